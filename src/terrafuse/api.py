@@ -1,0 +1,306 @@
+"""Every verb as one function, composed from the rooms.
+
+The command line and the web server call these; so can a notebook:
+
+    import terrafuse
+    run = terrafuse.load("runs/flood")
+    run.predict("out/map", rasters={"s1": "s1.tif", "s2": "s2.tif"})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from terrafuse.config import RunConfig, load_run_config
+from terrafuse.data import (
+    Finding,
+    Manifest,
+    Scene,
+    check_manifest,
+    compute_statistics,
+    describe,
+    load_manifest,
+    scene_from_rasters,
+    split_manifest,
+    write_manifest,
+)
+from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
+from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.methods import create_segmenter, load_segmenter
+from terrafuse.modalities import BandStatistics, window_alignment
+from terrafuse.prediction import Products, ScenePredictor
+from terrafuse.segmenter import Segmenter
+from terrafuse.weights import RunInfo, check_same_scheme, write_metrics
+
+#: Called with (done, total) while long work goes on.
+Progress = Callable[[int, int], None]
+Rasters = Mapping[str, str | Path | Sequence[str | Path]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model and where it lies.
+
+    Args:
+        folder: The run folder.
+        segmenter: The model, in evaluation mode.
+        info: What `model.json` says of it.
+        config: The settings it was trained with.
+    """
+
+    folder: Path
+    segmenter: Segmenter
+    info: RunInfo
+    config: RunConfig
+
+    def predict(
+        self,
+        out: str | Path,
+        *,
+        scene: str | None = None,
+        rasters: Rasters | None = None,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> Products:
+        """Map a scene.
+
+        Args:
+            out: Folder for the products.
+            scene: "dataset.yaml#id".
+            rasters: Modality → file or files, instead of `scene`.
+            device: "auto", "cpu", "cuda", "cuda:1" …
+            progress: Called with (windows done, windows in all).
+
+        Raises:
+            ConfigError: Neither or both of `scene` and `rasters`.
+            DataError: The rasters do not suit the model or each other.
+            OutputError: `out` cannot be written.
+        """
+        opened = self._open(scene, rasters)
+        predictor = ScenePredictor(
+            self.segmenter,
+            crop_size=self.config.predict_crop_size,
+            overlap=self.config.predict_overlap,
+            batch_size=self.config.predict_batch_size,
+            device=device,
+        )
+        try:
+            return predictor.predict(opened, Path(out), scheme=self.info.scheme, progress=progress)
+        finally:
+            opened.close()
+
+    def evaluate(
+        self,
+        *,
+        split: str | None = None,
+        subsets: bool = False,
+        manifest: str | Path | None = None,
+        device: str = "auto",
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Score the model on a split and write `metrics.json` into the run folder.
+
+        Args:
+            split: Name of the split; default: `evaluation.split` of the run.
+            subsets: Also score every other subset of modalities.
+            manifest: Another dataset than the run's; its classes must be the same.
+            device: As in `predict`.
+            progress: Called with (windows done, windows in all).
+
+        Raises:
+            SceneNotFoundError: The split has no labelled scenes.
+            ConfigError: The dataset has another class scheme than the run.
+        """
+        path = Path(manifest) if manifest else self.config.data.manifest
+        dataset = load_manifest(path).select([m.name for m in self.info.modalities])
+        check_same_scheme(self.info, dataset.scheme, str(path))
+        split = split or self.config.evaluation.split
+        scenes = [scene for scene in dataset.scenes(split) if scene.has_labels]
+        if not scenes:
+            raise SceneNotFoundError(
+                f"'{path}' has no labelled scenes in split '{split}'; "
+                f"splits are {', '.join(dataset.splits) or 'none'}"
+            )
+        metrics = evaluate_scenes(
+            self.segmenter,
+            scenes,
+            self.info.scheme,
+            self.config.evaluation.model_copy(update={"split": split}),
+            crop_size=self.config.predict_crop_size,
+            overlap=self.config.predict_overlap,
+            batch_size=self.config.predict_batch_size,
+            device=device,
+            subsets=subsets,
+            progress=progress,
+        )
+        write_metrics(self.folder, metrics)
+        return metrics
+
+    def _open(self, scene: str | None, rasters: Rasters | None) -> Scene:
+        if (scene is None) == (not rasters):
+            raise ConfigError("name what to map: either a scene (dataset.yaml#id) or rasters")
+        if scene is not None:
+            path, _, scene_id = scene.rpartition("#")
+            if not path or not scene_id:
+                raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
+            names = [modality.name for modality in self.info.modalities]
+            return load_manifest(Path(path)).select(names).scene(scene_id)
+        return scene_from_rasters(
+            self.info.modalities, rasters or {}, rules=self.info.rules, grid=self.info.grid
+        )
+
+
+def load(run: str | Path) -> Run:
+    """A trained model from its run folder.
+
+    Raises:
+        WeightsError: Not a run folder, damaged, or of another version.
+    """
+    folder = Path(run)
+    segmenter, info = load_segmenter(folder)
+    return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml"))
+
+
+def train(
+    config: str | Path | RunConfig,
+    out: str | Path,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train as `run.yaml` says; returns the run folder.
+
+    Args:
+        config: The file, or the settings themselves.
+        out: The run folder to make.
+        overrides: Dotted keys → YAML values that replace those of the file.
+        resume: Go on where an interrupted run stopped.
+        progress: Show a progress bar where the output is a terminal.
+
+    Raises:
+        ConfigError: The settings are wrong.
+        DataError: The data cannot be trained on.
+        OutputError: `out` holds another run or cannot be written.
+    """
+    from terrafuse.training import train as train_run  # Lightning takes seconds to import
+
+    settings = config if isinstance(config, RunConfig) else load_run_config(config, overrides or {})
+    return train_run(settings, Path(out), resume=resume, progress=progress)
+
+
+def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Check `run.yaml`, its manifest and the method's options without reading pixels.
+
+    Returns:
+        What would be trained: modalities, classes, scenes per split, parameters.
+
+    Raises:
+        ConfigError: Something in the settings is wrong.
+        DataError: Something in the manifest is wrong.
+        ModelError: The method cannot be built with these options.
+    """
+    settings = load_run_config(config, overrides or {})
+    dataset = load_manifest(settings.data.manifest).select(settings.data.modalities)
+    modalities = list(dataset.modalities.values())
+    alignment = window_alignment(modalities)
+    if settings.data.crop_size % alignment:
+        raise ConfigError(
+            f"data.crop_size is {settings.data.crop_size}; the scales of the modalities need a "
+            f"multiple of {alignment}"
+        )
+    segmenter = create_segmenter(
+        settings.method.name, modalities, dataset.scheme.num_classes, settings.method.options
+    )
+    return {
+        "method": settings.method.name,
+        "modalities": {m.name: list(m.bands) for m in modalities},
+        "classes": list(dataset.scheme.names),
+        "scenes": dataset.splits,
+        "parameters": sum(p.numel() for p in segmenter.parameters()),
+    }
+
+
+def data_describe(
+    root: str | Path, out: str | Path, *, layout: str = "folder", options: Mapping[str, str]
+) -> Manifest:
+    """Write the manifest of a folder of rasters; nothing is copied.
+
+    Args:
+        root: The folder.
+        out: The manifest to write.
+        layout: How the folder is organised (`terrafuse layouts`).
+        options: Options of the layout.
+
+    Raises:
+        OutputError: `out` exists.
+        DataError: The folder does not have this layout.
+    """
+    path = Path(out)
+    if path.exists():
+        raise OutputError(f"'{path}' exists; choose another name or remove it first")
+    write_manifest(describe(Path(root), layout, manifest_folder=path.parent, **options), path)
+    return load_manifest(path)
+
+
+def data_check(manifest: str | Path, *, progress: Progress | None = None) -> list[Finding]:
+    """Find what cannot be trained, before training."""
+    return check_manifest(load_manifest(Path(manifest)), progress=progress)
+
+
+def data_stats(
+    manifest: str | Path, *, split: str | None = "train", progress: Progress | None = None
+) -> dict[str, BandStatistics]:
+    """Statistics per modality and band over the pixels with data of a split.
+
+    Raises:
+        SceneNotFoundError: No scenes in the split.
+    """
+    dataset = load_manifest(Path(manifest))
+    scenes = dataset.scenes(split)
+    if not scenes:
+        raise SceneNotFoundError(
+            f"'{manifest}' has no scenes in split '{split}'; "
+            f"splits are {', '.join(dataset.splits) or 'none'}"
+        )
+    return compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
+
+
+def data_split(
+    manifest: str | Path,
+    out: str | Path,
+    *,
+    shares: Mapping[str, float],
+    block_px: int,
+    buffer_px: int,
+    seed: int = 0,
+) -> Manifest:
+    """Write a copy of a manifest with a new spatial split.
+
+    Args:
+        manifest: The manifest to split.
+        out: The manifest to write.
+        shares: Split → share of the labelled pixels.
+        block_px: Edge of the blocks that large scenes are cut into, in scene pixels.
+        buffer_px: Least distance between pixels of different splits.
+        seed: Of the draw.
+
+    Raises:
+        OutputError: `out` exists.
+    """
+    path = Path(out)
+    if path.exists():
+        raise OutputError(f"'{path}' exists; choose another name or remove it first")
+    values = split_manifest(
+        load_manifest(Path(manifest)),
+        shares=dict(shares),
+        block_px=block_px,
+        buffer_px=buffer_px,
+        seed=seed,
+        manifest_folder=path.parent,
+    )
+    write_manifest(values, path)
+    return load_manifest(path)

@@ -1,0 +1,206 @@
+"""Class schemes: names, colours, and what raw label values mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.errors import ConfigError, LabelError
+from terrafuse.samples import IGNORE_INDEX
+
+# Raw label values: a whole number, an attribute of a polygon, or a colour "#rrggbb".
+Code = int | str
+
+# Distinguishable on light and dark ground; used where a manifest gives no colours.
+DEFAULT_COLORS = (
+    "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
+    "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
+)  # fmt: skip
+_COLOR = re.compile(r"#[0-9a-f]{6}")
+
+
+@dataclass(frozen=True)
+class ClassScheme:
+    """Names, colours and raw codes of K classes; the position in the tuples is the class index.
+
+    Args:
+        names: Class names.
+        colors: Display colours "#rrggbb".
+        codes: Per class, every raw value that means it: whole numbers for coded rasters,
+            "#rrggbb" for colour-coded ones, strings for polygon attributes. Default: its index.
+        void: Raw values that are no class and become `ignore_index`.
+        ignore_index: Always 255.
+
+    Raises:
+        ConfigError: Names, colours or codes contradict each other.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[str, ...] = ()
+    codes: tuple[tuple[Code, ...], ...] = ()
+    void: tuple[Code, ...] = ()
+    ignore_index: int = IGNORE_INDEX
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.names) <= IGNORE_INDEX:
+            raise ConfigError(f"a class scheme has 1 to 255 classes, not {len(self.names)}")
+        if len(set(self.names)) != len(self.names):
+            raise ConfigError(f"class names are not unique: {list(self.names)}")
+        if not self.colors:
+            colors = tuple(DEFAULT_COLORS[i % len(DEFAULT_COLORS)] for i in range(self.num_classes))
+            object.__setattr__(self, "colors", colors)
+        if not self.codes:
+            object.__setattr__(self, "codes", tuple((i,) for i in range(self.num_classes)))
+        object.__setattr__(self, "colors", tuple(color.lower() for color in self.colors))
+        for name in ("colors", "codes"):
+            if len(getattr(self, name)) != self.num_classes:
+                raise ConfigError(
+                    f"{self.num_classes} classes but {len(getattr(self, name))} {name}; "
+                    "give one per class"
+                )
+        for color in self.colors:
+            if not _COLOR.fullmatch(color):
+                raise ConfigError(f"colour '{color}' is not of the form '#rrggbb'")
+        _check_codes(self)
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.names)
+
+    @property
+    def has_palette(self) -> bool:
+        """Whether labels are colour-coded (every code is a colour)."""
+        return all(_is_color(code) for codes in self.codes for code in codes)
+
+    def lookup(self) -> dict[Code, int]:
+        """Raw value → class index, void values → 255."""
+        table: dict[Code, int] = dict.fromkeys(map(_normal, self.void), self.ignore_index)
+        table |= {_normal(c): i for i, codes in enumerate(self.codes) for c in codes}
+        return table
+
+    def encode(
+        self, raw: NDArray[Any], *, nodata: float | None = None, where: str = "labels"
+    ) -> NDArray[np.uint8]:
+        """Class indices of a coded raster (H, W) or of a colour-coded one (3, H, W).
+
+        Args:
+            raw: Whole numbers in any dtype, or uint8 RGB.
+            nodata: The raster's nodata value; ignored unless it is a class code.
+            where: Names the labels in the message ("labels of scene 'a' (a.tif)").
+
+        Raises:
+            LabelError: A value that is neither class nor void nor nodata; lists value and count.
+        """
+        if raw.ndim == 3:
+            values = (raw.astype(np.int64) * np.array([[[65536]], [[256]], [[1]]])).sum(axis=0)
+            table = {int(str(c)[1:], 16): i for c, i in self.lookup().items() if _is_color(c)}
+        else:
+            values = raw
+            table = {int(c): i for c, i in self.lookup().items() if not isinstance(c, str)}
+            if nodata is not None and np.isfinite(nodata):
+                table.setdefault(int(nodata), self.ignore_index)
+        return _map_values(values, table, self.ignore_index, nodata, where, raw.ndim == 3)
+
+    def palette(self) -> NDArray[np.uint8]:
+        """Display colours, uint8 (K, 3)."""
+        rgb = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in self.colors]
+        return np.array(rgb, dtype=np.uint8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML, in the form a manifest has them."""
+        classes = [
+            {"name": n, "code": c[0] if len(c) == 1 else list(c), "color": color}
+            for n, c, color in zip(self.names, self.codes, self.colors, strict=True)
+        ]
+        return {"classes": classes, "void": list(self.void)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ClassScheme:
+        """Inverse of `to_dict`; `code` may be one value or a list, `color` may be absent."""
+        entries: Sequence[dict[str, Any]] = values["classes"]
+        codes = [e.get("code", i) for i, e in enumerate(entries)]
+        fallback = DEFAULT_COLORS
+        return cls(
+            names=tuple(str(e["name"]) for e in entries),
+            colors=tuple(
+                e.get("color") or fallback[i % len(fallback)] for i, e in enumerate(entries)
+            ),
+            codes=tuple(tuple(c) if isinstance(c, list | tuple) else (c,) for c in codes),
+            void=tuple(values.get("void", ())),
+        )
+
+
+def _is_color(code: Code) -> bool:
+    return isinstance(code, str) and _COLOR.fullmatch(code.lower()) is not None
+
+
+def _normal(code: Code) -> Code:
+    return code.lower() if isinstance(code, str) and _is_color(code) else code
+
+
+def _check_codes(scheme: ClassScheme) -> None:
+    flat = [_normal(code) for codes in (*scheme.codes, scheme.void) for code in codes]
+    twice = sorted({str(code) for code in flat if flat.count(code) > 1})
+    if twice:
+        raise ConfigError(
+            f"raw label values stand for more than one class or void: {', '.join(twice)}"
+        )
+
+
+def _map_values(
+    values: NDArray[Any],
+    table: dict[int, int],
+    ignore_index: int,
+    nodata: float | None,
+    where: str,
+    is_color: bool,
+) -> NDArray[np.uint8]:
+    # A window has few distinct values: look each up once, then gather.
+    if values.dtype == np.uint8:
+        counts = np.bincount(values.ravel(), minlength=256)
+        found = np.flatnonzero(counts)
+        lut = np.full(256, ignore_index, np.uint8)
+        lut[found] = [table.get(int(v), ignore_index) for v in found]
+        unknown = [(float(v), int(counts[v])) for v in found if int(v) not in table]
+        result: NDArray[np.uint8] = lut[values]
+    else:
+        distinct, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+        keys = [_whole(v, nodata) for v in distinct]
+        unknown = [
+            (float(v), int(n))
+            for v, k, n in zip(distinct, keys, counts, strict=True)
+            if k is None or (k != "nodata" and k not in table)
+        ]
+        mapped = [table.get(k, ignore_index) if isinstance(k, int) else ignore_index for k in keys]
+        result = np.array(mapped, np.uint8)[inverse].reshape(values.shape)
+    if unknown:
+        raise LabelError(_unknown_message(unknown, table, where, is_color, values.size))
+    return result
+
+
+def _whole(value: Any, nodata: float | None) -> int | str | None:
+    if nodata is not None and (value == nodata or (np.isnan(nodata) and np.isnan(value))):
+        return "nodata" if not np.isfinite(nodata) else int(nodata)
+    return int(value) if np.isfinite(value) and float(value).is_integer() else None
+
+
+def _unknown_message(
+    unknown: list[tuple[float, int]], table: dict[int, int], where: str, is_color: bool, size: int
+) -> str:
+    def show(value: float) -> str:
+        return f"#{int(value):06x}" if is_color else f"{value:g}"
+
+    worst = sorted(unknown, key=lambda item: -item[1])[:5]
+    listed = ", ".join(f"{show(v)} ({n} px, {n / size:.1%})" for v, n in worst)
+    more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+    known = ", ".join(show(code) for code in sorted(table)[:20])
+    return (
+        f"{where} contain values not in the class scheme: {listed}{more}; known are {known}. "
+        "Add them to a class ('code') or to 'void' in the manifest."
+    )

@@ -1,0 +1,303 @@
+"""The command line: `terrafuse VERB`. Each verb is one function of `terrafuse.api`.
+
+Heavy libraries are imported inside the verbs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from terrafuse import __version__
+from terrafuse.errors import ConfigError, TerrafuseError
+
+app = typer.Typer(
+    name="terrafuse",
+    help="Rasters in, map out: multimodal land-cover segmentation on foundation models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Replace a setting: training.lr=1e-3.", metavar="KEY=VALUE"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"terrafuse {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for data, runs, map and report.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Of landscape and training.")] = 0,
+) -> None:
+    """Make a synthetic landscape, train on it, map a scene and write report.html."""
+    from terrafuse.demo import run_demo
+
+    report = run_demo(out, seed=seed, say=_say)
+    typer.echo(f"open {report}")
+
+
+@app.command()
+def methods(as_json: AsJson = False) -> None:
+    """List the methods that run.yaml can name."""
+    from terrafuse.methods import list_methods
+
+    _rows("methods", list_methods(), as_json)
+
+
+@app.command()
+def backbones(as_json: AsJson = False) -> None:
+    """List the backbones that a method can stand on."""
+    from terrafuse.backbones import list_backbones
+
+    _rows("backbones", list_backbones(), as_json)
+
+
+@app.command()
+def layouts(as_json: AsJson = False) -> None:
+    """List the folder layouts that `data describe` recognises."""
+    from terrafuse.data.layouts import list_layouts
+
+    _rows("layouts", list_layouts(), as_json)
+
+
+@data_app.command("describe")
+def data_describe(
+    root: Annotated[Path, typer.Argument(help="Folder of rasters.", metavar="ROOT")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
+    layout: Annotated[str, typer.Option(help="How the folder is organised.")] = "folder",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", "-O", help="Option of the layout.", metavar="KEY=VALUE"),
+    ] = None,
+) -> None:
+    """Write a manifest for a folder of rasters; nothing is copied."""
+    from terrafuse import api
+
+    manifest = api.data_describe(root, out, layout=layout, options=_pairs(option))
+    scenes = ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
+    typer.echo(f"wrote {out}: {', '.join(manifest.modalities)}; scenes: {scenes}")
+
+
+@data_app.command("check")
+def data_check(manifest: ManifestFile, as_json: AsJson = False) -> None:
+    """Find what cannot be trained; exit code 1 if there are errors."""
+    from dataclasses import asdict
+
+    from terrafuse import api
+    from terrafuse.cli.progress import progress_bar
+
+    with progress_bar("checking", "scenes") as progress:
+        findings = api.data_check(manifest, progress=progress)
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, default=str))
+    else:
+        from terrafuse.cli.tables import print_findings
+
+        print_findings(findings)
+    if any(finding.severity == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@data_app.command("stats")
+def data_stats(
+    manifest: ManifestFile,
+    split: Annotated[str | None, typer.Option(help="Which scenes.")] = "train",
+    as_json: AsJson = False,
+) -> None:
+    """Mean, deviation and percentiles per band, over the pixels with data."""
+    from terrafuse import api
+    from terrafuse.cli.progress import progress_bar
+
+    with progress_bar("reading") as progress:
+        statistics = api.data_stats(manifest, split=split, progress=progress)
+    if as_json:
+        typer.echo(json.dumps({name: s.to_dict() for name, s in statistics.items()}, indent=2))
+    else:
+        from terrafuse.cli.tables import print_statistics
+        from terrafuse.data import load_manifest
+
+        print_statistics(load_manifest(manifest).modalities, statistics)
+
+
+@data_app.command("split")
+def data_split(
+    manifest: ManifestFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
+    shares: Annotated[str, typer.Option(help="Shares of the labelled pixels.")] = (
+        "train=0.6,val=0.2,test=0.2"
+    ),
+    block: Annotated[int, typer.Option(help="Edge of the blocks, scene pixels.", min=16)] = 512,
+    buffer: Annotated[int, typer.Option(help="Unused strip between splits, pixels.", min=0)] = 64,
+    seed: int = 0,
+) -> None:
+    """Split by whole scenes or spatial blocks with a buffer; writes a new manifest."""
+    from terrafuse import api
+
+    wanted = {name: _number(name, value) for name, value in _pairs(shares.split(",")).items()}
+    made = api.data_split(manifest, out, shares=wanted, block_px=block, buffer_px=buffer, seed=seed)
+    typer.echo(f"wrote {out}: " + ", ".join(f"{n} {split}" for split, n in made.splits.items()))
+
+
+@app.command()
+def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False) -> None:
+    """Check run.yaml, its manifest and the method's options, without reading pixels."""
+    from terrafuse import api
+
+    summary = api.validate(config, _pairs(settings))
+    if as_json:
+        typer.echo(json.dumps(summary, indent=2))
+        return
+    typer.echo(f"{config} is valid")
+    for key, value in summary.items():
+        typer.echo(f"  {key}: {value:,}" if isinstance(value, int) else f"  {key}: {value}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of run.yaml, for editors."""
+    from terrafuse.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@app.command()
+def train(
+    config: RunFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to make.")],
+    settings: Setting = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = (
+        False
+    ),
+) -> None:
+    """Train as run.yaml says."""
+    from terrafuse import api
+
+    folder = api.train(config, out, overrides=_pairs(settings), resume=resume)
+    typer.echo(f"trained {folder}; next: terrafuse evaluate {folder}")
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Score every subset of the modalities.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Another dataset.yaml than the run's.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on a split; writes metrics.json into the run folder."""
+    from terrafuse import api
+    from terrafuse.cli.progress import progress_bar
+
+    with progress_bar("evaluating") as progress:
+        metrics = api.load(run).evaluate(
+            split=split, subsets=subsets, manifest=data, device=device, progress=progress
+        )
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2))
+    else:
+        from terrafuse.cli.tables import print_metrics
+
+        print_metrics(metrics)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the map.")],
+    scene: Annotated[
+        str | None, typer.Option(help="A scene of a manifest.", metavar="dataset.yaml#id")
+    ] = None,
+    raster: Annotated[
+        list[str] | None,
+        typer.Option("--raster", "-r", help="Repeat per file.", metavar="MODALITY=FILE"),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Map a scene: class_map.tif and confidence.tif on the scene's grid."""
+    from terrafuse import api
+    from terrafuse.cli.progress import progress_bar
+
+    rasters: dict[str, list[str]] = {}
+    for item in raster or []:
+        for name, path in _pairs([item]).items():
+            rasters.setdefault(name, []).append(path)
+    with progress_bar("mapping") as progress:
+        products = api.load(run).predict(
+            out, scene=scene, rasters=rasters or None, device=device, progress=progress
+        )
+    typer.echo(f"wrote {products.class_map}")
+    typer.echo(f"wrote {products.confidence}")
+
+
+def _pairs(items: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for item in items or []:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"'{item}' is not of the form KEY=VALUE")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"share of '{name}' is '{text}', not a number") from None
+
+
+def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    from terrafuse.cli.tables import print_rows
+
+    print_rows(title, rows)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Entry point: errors a user can cause become one message and exit code 2."""
+    try:
+        app()
+    except TerrafuseError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,148 @@
+"""What a sensor product is: its bands and how they are to be understood."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from math import lcm
+from typing import Any, Literal
+
+from terrafuse.errors import ConfigError
+
+ModalityKind = Literal["optical", "sar", "elevation", "structure", "other"]
+KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "other")
+
+# Windows start on a common multiple of all scales; a numerator beyond this would leave
+# next to no start positions.
+MAX_SCALE_TERM = 64
+
+
+@dataclass(frozen=True)
+class Modality:
+    """A sensor product. The order of `bands` is the order of channels everywhere.
+
+    Args:
+        name: Key of the modality in a manifest and in every dict of images.
+        bands: Band names, one per channel.
+        kind: Decides photometric augmentation, default resampling and display.
+        wavelengths_um: Centre wavelength per band in micrometres, or None where it has no meaning.
+        unit: Unit of the pixel values after scale and offset tags ("reflectance", "db", "m", "dn").
+        scale: Pixel size relative to the scene grid: 2.0 arrives at half the crop's size. A ratio
+            of two whole numbers up to 64.
+
+    Raises:
+        ConfigError: A field does not fit the others.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    kind: ModalityKind = "other"
+    wavelengths_um: tuple[float, ...] | None = None
+    unit: str = "dn"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
+            raise ConfigError(
+                f"modality name '{self.name}' must be letters, digits and underscores, "
+                "starting with a letter"
+            )
+        if not self.bands:
+            raise ConfigError(f"modality '{self.name}' has no bands; list at least one")
+        if len(set(self.bands)) != len(self.bands):
+            raise ConfigError(f"modality '{self.name}' names a band twice: {list(self.bands)}")
+        if self.kind not in KINDS:
+            raise ConfigError(
+                f"modality '{self.name}' has kind '{self.kind}'; allowed are {', '.join(KINDS)}"
+            )
+        if self.wavelengths_um is not None and len(self.wavelengths_um) != len(self.bands):
+            raise ConfigError(
+                f"modality '{self.name}' has {len(self.bands)} bands but "
+                f"{len(self.wavelengths_um)} wavelengths_um; give one per band"
+            )
+        self.scale_ratio  # noqa: B018  (raises for a scale that cannot be aligned)
+
+    @property
+    def scale_ratio(self) -> Fraction:
+        """`scale` as an exact ratio.
+
+        Raises:
+            ConfigError: Not a ratio of whole numbers up to 64.
+        """
+        ratio = Fraction(self.scale).limit_denominator(MAX_SCALE_TERM) if self.scale > 0 else None
+        if (
+            ratio is None
+            or ratio.numerator > MAX_SCALE_TERM
+            or abs(float(ratio) - self.scale) > 1e-4 * self.scale
+        ):
+            raise ConfigError(
+                f"modality '{self.name}' has scale {self.scale}; allowed is a positive ratio of "
+                f"whole numbers up to {MAX_SCALE_TERM} (0.5, 2, 3.5 …). Choose a near one: the "
+                "raster is resampled to it while reading"
+            )
+        return ratio
+
+    def size_at(self, size: int) -> int:
+        """Pixels of this modality over `size` pixels of the scene grid.
+
+        Raises:
+            ConfigError: `size` is no multiple of what the scale needs.
+        """
+        pixels = Fraction(size) / self.scale_ratio
+        if pixels.denominator != 1:
+            raise ConfigError(
+                f"{size} scene pixels are {float(pixels):g} pixels of modality '{self.name}' "
+                f"(scale {self.scale:g}); use a multiple of {self.scale_ratio.numerator}"
+            )
+        return int(pixels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Modality:
+        """Inverse of `to_dict`."""
+        fixed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fixed)
+
+
+@dataclass(frozen=True)
+class BandStatistics:
+    """Per band of one modality, over pixels with data.
+
+    Args:
+        mean: Mean, in the modality's unit.
+        std: Standard deviation.
+        low: 2nd percentile, for display.
+        high: 98th percentile.
+        count: Pixels with data.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    count: tuple[int, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> BandStatistics:
+        """Inverse of `to_dict`."""
+        fixed: dict[str, Any] = {name: tuple(value) for name, value in values.items()}
+        return cls(**fixed)
+
+
+def window_alignment(modalities: tuple[Modality, ...] | list[Modality]) -> int:
+    """Scene pixels to whose multiples windows must start and measure.
+
+    Then every modality's part of a window is a whole number of its own pixels.
+    """
+    return lcm(1, *(modality.scale_ratio.numerator for modality in modalities))

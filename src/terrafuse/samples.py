@@ -1,0 +1,130 @@
+"""What travels from the rasters to the model: windows, samples, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True, order=True)
+class Window:
+    """Pixel rectangle on a scene's grid; may reach beyond the scene.
+
+    Args:
+        row: First row.
+        col: First column.
+        height: Rows.
+        width: Columns.
+    """
+
+    row: int
+    col: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        assert self.height > 0, self
+        assert self.width > 0, self
+
+    @property
+    def row_stop(self) -> int:
+        """Row after the last."""
+        return self.row + self.height
+
+    @property
+    def col_stop(self) -> int:
+        """Column after the last."""
+        return self.col + self.width
+
+    def intersection(self, other: Window) -> Window | None:
+        """The part shared with `other`, or None."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        height = min(self.row_stop, other.row_stop) - row
+        width = min(self.col_stop, other.col_stop) - col
+        return Window(row, col, height, width) if height > 0 and width > 0 else None
+
+    def slices(self, origin: Window | None = None) -> tuple[slice, slice]:
+        """Row and column slices into an array whose corner is that of `origin` (default: 0, 0)."""
+        row, col = (origin.row, origin.col) if origin else (0, 0)
+        return (
+            slice(self.row - row, self.row_stop - row),
+            slice(self.col - col, self.col_stop - col),
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One window of a scene.
+
+    Args:
+        images: Per modality, float32 tensor (C_m, H_m, W_m) in physical units; NaN where a band
+            has no data.
+        valid: Per modality, bool tensor (H_m, W_m): some band has data there. An absent modality
+            is present here with nothing valid.
+        labels: Int64 tensor (H, W) of class indices, 255 = ignore; None without labels.
+        window: Where on the scene's grid.
+        scene_id: Which scene.
+    """
+
+    images: Mapping[str, Tensor]
+    valid: Mapping[str, Tensor]
+    labels: Tensor | None
+    window: Window
+    scene_id: str
+
+    def without(self, names: set[str] | frozenset[str]) -> Sample:
+        """The sample with these modalities absent: NaN and nowhere valid."""
+        images = {
+            m: torch.full_like(x, torch.nan) if m in names else x for m, x in self.images.items()
+        }
+        valid = {m: torch.zeros_like(x) if m in names else x for m, x in self.valid.items()}
+        return replace(self, images=images, valid=valid)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples stacked: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W)."""
+
+    images: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    labels: Tensor | None
+    windows: tuple[Window, ...]
+    scene_ids: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch with its tensors on `device`."""
+        return replace(
+            self,
+            images={m: x.to(device, non_blocking=True) for m, x in self.images.items()},
+            valid={m: x.to(device, non_blocking=True) for m, x in self.valid.items()},
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+        )
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory (called by the data loader)."""
+        return replace(
+            self,
+            images={m: x.pin_memory() for m, x in self.images.items()},
+            valid={m: x.pin_memory() for m, x in self.valid.items()},
+            labels=None if self.labels is None else self.labels.pin_memory(),
+        )
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Stack samples of equal size into a batch."""
+    first = samples[0]
+    labelled = all(sample.labels is not None for sample in samples)
+    return Batch(
+        images={m: torch.stack([s.images[m] for s in samples]) for m in first.images},
+        valid={m: torch.stack([s.valid[m] for s in samples]) for m in first.valid},
+        labels=torch.stack([s.labels for s in samples if s.labels is not None])
+        if labelled
+        else None,
+        windows=tuple(sample.window for sample in samples),
+        scene_ids=tuple(sample.scene_id for sample in samples),
+    )

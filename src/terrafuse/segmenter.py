@@ -1,0 +1,264 @@
+"""`Segmenter`: the one model contract. Physical values in, class scores out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import ceil
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
+from terrafuse.modalities import BandStatistics, Modality
+
+
+@dataclass
+class SegmenterOutput:
+    """What a segmenter returns.
+
+    Args:
+        logits: Class scores before softmax (N, K, H, W), on the scene grid.
+        aux_logits: Scores of auxiliary heads, same shape; weighted by `training.aux_weight`.
+        losses: Further scalar terms a method adds to the loss, by name, already weighted.
+    """
+
+    logits: Tensor
+    aux_logits: tuple[Tensor, ...] = ()
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What `segment` receives: checked, normalised, padded.
+
+    Args:
+        images: Per modality, normalised (N, C_m, H_m, W_m); 0 where there is no data. All show the
+            same ground; sizes are multiples of the method's stride.
+        valid: Per modality, bool (N, 1, H_m, W_m).
+        size: Size of the padded scene window (H, W), to which logits are brought.
+    """
+
+    images: dict[str, Tensor]
+    valid: dict[str, Tensor]
+    size: tuple[int, int]
+
+    def present(self, name: str) -> Tensor:
+        """Bool (N,): which samples have any data of this modality."""
+        return self.valid[name].flatten(1).any(dim=1)
+
+
+class Segmenter(nn.Module, ABC):
+    """A multimodal segmentation model with its inputs and its normalisation.
+
+    A method derives from it, takes `(modalities, num_classes, *, …)` and writes `segment`. The base
+    class checks inputs by name, normalises with stored statistics, fills pixels without data with
+    0 (the mean), brings modalities of other scales to sizes the method can use, pads to the
+    stride, and crops the logits to the window.
+
+    Args:
+        modalities: What `forward` expects, in the order the method fuses.
+        num_classes: K.
+
+    Raises:
+        ModelError: The number of modalities does not suit the method.
+    """
+
+    #: Input sizes are padded to multiples of this (set by the method after its backbones exist).
+    stride: int = 32
+    #: False: every modality arrives at the size of the scene window. True: at its own scale,
+    #: rounded up to the stride.
+    own_scales: ClassVar[bool] = False
+    #: Whether samples may lack modalities.
+    supports_missing: ClassVar[bool] = False
+    #: Smallest and largest number of modalities; None = no limit.
+    num_modalities: ClassVar[tuple[int, int | None]] = (1, None)
+
+    def __init__(self, modalities: Sequence[Modality], num_classes: int) -> None:
+        super().__init__()
+        least, most = self.num_modalities
+        if not least <= len(modalities) <= (most or len(modalities)):
+            allowed = f"{least}" if least == most else f"{least} to {most or 'any number'}"
+            names = ", ".join(m.name for m in modalities)
+            raise ModelError(
+                f"{type(self).__name__} takes {allowed} modalities, got {len(modalities)} "
+                f"({names}). Choose with data.modalities"
+            )
+        self.modalities = tuple(modalities)
+        self.num_classes = num_classes
+        for modality in self.modalities:
+            bands = len(modality.bands)
+            self.register_buffer(f"mean_{modality.name}", torch.zeros(bands))
+            self.register_buffer(f"std_{modality.name}", torch.ones(bands))
+
+    @abstractmethod
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        """Logits for normalised, padded inputs.
+
+        They may have any stride; the base class brings them to `inputs.size`.
+        """
+
+    def forward(
+        self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
+    ) -> SegmenterOutput:
+        """Class scores of a batch.
+
+        Args:
+            images: Per modality float (N, C_m, H_m, W_m) in physical units; NaN = no data. A
+                modality may be left out where `supports_missing`.
+            valid: Per modality bool (N, H_m, W_m); default: where some band is not NaN.
+
+        Returns:
+            Logits (N, K, H, W) on the scene grid.
+
+        Raises:
+            InputShapeError: Unknown modality, or sizes that do not show the same ground.
+            MissingModalityError: A modality is absent and the method needs it.
+        """
+        height, width = self._check(images)
+        padded = (_round_up(height, self.stride), _round_up(width, self.stride))
+        prepared = {
+            modality.name: self._prepare(modality, images, valid, padded)
+            for modality in self.modalities
+        }
+        self._check_present({name: mask for name, (_, mask) in prepared.items()})
+        inputs = Inputs(
+            images={name: image for name, (image, _) in prepared.items()},
+            valid={name: mask for name, (_, mask) in prepared.items()},
+            size=padded,
+        )
+        output = self.segment(inputs)
+        return SegmenterOutput(
+            logits=_to_window(output.logits, padded, (height, width)),
+            aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
+            losses=output.losses,
+        )
+
+    def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
+        """Store the normalisation; it is saved with the weights.
+
+        Raises:
+            ModelError: A modality is missing, or a band has no spread.
+        """
+        for modality in self.modalities:
+            if modality.name not in statistics:
+                raise ModelError(f"no statistics for modality '{modality.name}'")
+            values = statistics[modality.name]
+            for band, std in zip(modality.bands, values.std, strict=True):
+                if not std > 0:
+                    raise ModelError(
+                        f"band '{band}' of modality '{modality.name}' is constant over the "
+                        "training split (standard deviation 0 or undefined); leave it out"
+                    )
+            self.get_buffer(f"mean_{modality.name}").copy_(torch.tensor(values.mean))
+            self.get_buffer(f"std_{modality.name}").copy_(torch.tensor(values.std))
+
+    def normalize(self, name: str, image: Tensor) -> Tensor:
+        """(x − mean) / std per band, in float32; NaN stays NaN."""
+        mean = self.get_buffer(f"mean_{name}").view(1, -1, 1, 1)
+        std = self.get_buffer(f"std_{name}").view(1, -1, 1, 1)
+        return (image.float() - mean) / std
+
+    def _check(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
+        known = {modality.name: modality for modality in self.modalities}
+        extra = sorted(set(images) - set(known))
+        if extra or not images:
+            raise InputShapeError(
+                f"images hold {sorted(images)}; this model takes {', '.join(known)}"
+            )
+        absent = [name for name in known if name not in images]
+        if absent and not self.supports_missing:
+            raise MissingModalityError(self._needs_all(absent))
+        sizes = {}
+        for name, image in images.items():
+            modality = known[name]
+            if image.ndim != 4 or image.shape[1] != len(modality.bands):
+                raise InputShapeError(
+                    f"modality '{name}' has shape {tuple(image.shape)}; expected "
+                    f"(N, {len(modality.bands)}, H, W) for bands {', '.join(modality.bands)}"
+                )
+            ratio = modality.scale_ratio
+            sizes[name] = tuple(round(float(length * ratio)) for length in image.shape[-2:])
+        if len(set(sizes.values())) > 1 or len({x.shape[0] for x in images.values()}) > 1:
+            shapes = ", ".join(
+                f"{n} {tuple(x.shape)} at scale {known[n].scale:g}" for n, x in images.items()
+            )
+            raise InputShapeError(f"modalities do not show the same ground: {shapes}")
+        height, width = next(iter(sizes.values()))
+        return height, width
+
+    def _prepare(
+        self,
+        modality: Modality,
+        images: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor] | None,
+        padded: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        target = self._target_size(modality, padded)
+        if modality.name not in images:
+            like = next(iter(images.values()))
+            shape = (like.shape[0], len(modality.bands), *target)
+            return like.new_zeros(shape), like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
+        image = self.normalize(modality.name, images[modality.name])
+        known = ~image.isnan()
+        mask = known.any(dim=1, keepdim=True)
+        if valid is not None and modality.name in valid:
+            mask = mask & valid[modality.name].unsqueeze(1)
+        image = torch.where(known & mask, image, 0.0)
+        # Pixels of the modality over the padded window; need not be whole numbers.
+        own = [Fraction(length) / modality.scale_ratio for length in padded]
+        return _bring_to(image, own, target), _bring_to(mask.float(), own, target) > 0.5
+
+    def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
+        if not self.own_scales:
+            return padded
+        height, width = (
+            _round_up(ceil(length / modality.scale_ratio), self.stride) for length in padded
+        )
+        return height, width
+
+    def _check_present(self, masks: Mapping[str, Tensor]) -> None:
+        if self.supports_missing:
+            return
+        absent = [n for n, mask in masks.items() if not mask.flatten(1).any(dim=1).all()]
+        if absent:
+            raise MissingModalityError(self._needs_all(absent))
+
+    def _needs_all(self, absent: list[str]) -> str:
+        return (
+            f"{type(self).__name__} needs every modality; without data here: {', '.join(absent)}. "
+            "Use a method that supports missing modalities (terrafuse methods)"
+        )
+
+
+def _round_up(size: int, multiple: int) -> int:
+    return ceil(size / multiple) * multiple
+
+
+def _bring_to(image: Tensor, own: Sequence[Fraction], target: tuple[int, int]) -> Tensor:
+    """Pad with 0 to `own` pixels, then resample these to `target`, exactly in register."""
+    rows, cols = (ceil(length) for length in own)
+    image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]))
+    factors = [float(size / length) for size, length in zip(target, own, strict=True)]
+    if factors != [1.0, 1.0]:
+        # With the factor given, not the size, the coordinates are exact where `own` is broken.
+        image = F.interpolate(
+            image,
+            scale_factor=factors,
+            mode="bilinear",
+            align_corners=False,
+            antialias=min(factors) < 1,
+            recompute_scale_factor=False,
+        )
+    missing = (0, max(0, target[1] - image.shape[-1]), 0, max(0, target[0] - image.shape[-2]))
+    return F.pad(image, missing, mode="replicate")[..., : target[0], : target[1]]
+
+
+def _to_window(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    if logits.shape[-2:] != torch.Size(padded):
+        logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
+    return logits[..., : size[0], : size[1]]

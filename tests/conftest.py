@@ -1,0 +1,39 @@
+"""Fixtures that several rooms' tests use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+DEFAULT_TRANSFORM = from_origin(500_000, 5_000_000, 10, 10)
+
+
+@pytest.fixture
+def make_raster() -> Callable[..., Path]:
+    """Function that writes an array (C, H, W) as a GeoTIFF."""
+
+    def write(
+        path: Path,
+        array: np.ndarray,
+        *,
+        crs: str | None = "EPSG:32633",
+        transform: Any = DEFAULT_TRANSFORM,
+        nodata: float | None = None,
+        **profile: Any,
+    ) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count, height, width = array.shape
+        with rasterio.open(
+            path, "w", driver="GTiff", count=count, height=height, width=width,
+            dtype=array.dtype, crs=crs, transform=transform, nodata=nodata, **profile,
+        ) as dataset:  # fmt: skip
+            dataset.write(array)
+        return path
+
+    return write
