@@ -37,7 +37,10 @@ def _row(name: str, found: list[dict[str, Any]], chosen: str | None) -> str:
     columns = [[subset["scores"][key] for subset in subsets] for key in ("miou", "mpa", "oa")]
     if chosen:
         columns.insert(0, [subset["per_class"][chosen]["iou"] for subset in subsets])
-    cells = [f"{statistics.mean(c):.3f} ± {statistics.stdev(c) if len(c) > 1 else 0:.3f}" for c in columns]
+    cells = [
+        f"{statistics.mean(c):.3f} ± {statistics.stdev(c) if len(c) > 1 else 0:.3f}"
+        for c in columns
+    ]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -51,8 +54,10 @@ def main() -> None:
     args = parser.parse_args()
     titles = [f"IoU {args.chosen}"] if args.chosen else []
     titles += ["mIoU", "mPA", "OA"]
-    print(f"terrafuse {__version__}, {datetime.date.today()}, {os.cpu_count()} cores, "
-          f"{platform.processor() or platform.machine()}; mean ± deviation of {args.seeds} seeds")
+    print(
+        f"terrafuse {__version__}, {datetime.date.today()}, {os.cpu_count()} cores, "
+        f"{platform.processor() or platform.machine()}; mean ± deviation of {args.seeds} seeds"
+    )
     print(f"| run | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
     for config in args.configs:
         name = f"{config.stem}-{args.steps}" if args.steps else config.stem

@@ -18,6 +18,7 @@ from terrafuse.config import RunConfig, load_run_config
 from terrafuse.data import (
     Finding,
     Manifest,
+    ReadingRules,
     Scene,
     check_manifest,
     compute_statistics,
@@ -148,9 +149,20 @@ class Run:
                 raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
             names = [modality.name for modality in self.info.modalities]
             return load_manifest(Path(path)).select(names).scene(scene_id)
+        given = rasters or {}
         return scene_from_rasters(
-            self.info.modalities, rasters or {}, rules=self.info.rules, grid=self.info.grid
+            self.info.modalities,
+            given,
+            sources={name: ReadingRules.from_dict(r) for name, r in self.info.rules.items()},
+            grid=_reference(self.info, list(given)),
         )
+
+
+def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
+    """Modality whose grid the scene gets: the training's, else one of the scene's pixel size."""
+    if info.grid in given:
+        return info.grid
+    return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
 
 
 def load(run: str | Path) -> Run:

@@ -62,7 +62,9 @@ def run_demo(out: Path, *, seed: int = 0, say: Callable[[str], None] = lambda _:
         )
     with _stage("report", timings, say):
         report = _report(out, dataset, scene, products, metrics, timings)
-    scores = ", ".join(f"{k} {m['subsets'][m['full']]['scores']['miou']:.3f}" for k, m in metrics.items())
+    scores = ", ".join(
+        f"{k} {m['subsets'][m['full']]['scores']['miou']:.3f}" for k, m in metrics.items()
+    )
     say(f"mIoU on the test scenes: {scores}")
     say(f"{sum(timings.values()):.0f} s in all")
     return report

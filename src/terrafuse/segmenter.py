@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
 from terrafuse.modalities import BandStatistics, Modality
 
@@ -68,10 +69,13 @@ class Segmenter(nn.Module, ABC):
         ModelError: The number of modalities does not suit the method.
     """
 
+    #: What the method is, in a line, and its reference (empty for a baseline).
+    title: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
     #: Input sizes are padded to multiples of this (set by the method after its backbones exist).
     stride: int = 32
     #: False: every modality arrives at the size of the scene window. True: at its own scale,
-    #: rounded up to the stride.
+    #: rounded up to the stride (its own one in `strides`, where backbones differ), at least two.
     own_scales: ClassVar[bool] = False
     #: Whether samples may lack modalities.
     supports_missing: ClassVar[bool] = False
@@ -90,6 +94,10 @@ class Segmenter(nn.Module, ABC):
             )
         self.modalities = tuple(modalities)
         self.num_classes = num_classes
+        self.strides: dict[str, int] = {}
+        # Name and options under which `create_segmenter` made it; a run folder keeps them.
+        self.method_name = ""
+        self.method_options: dict[str, Any] = {}
         for modality in self.modalities:
             bands = len(modality.bands)
             self.register_buffer(f"mean_{modality.name}", torch.zeros(bands))
@@ -120,12 +128,12 @@ class Segmenter(nn.Module, ABC):
             MissingModalityError: A modality is absent and the method needs it.
         """
         height, width = self._check(images)
+        self._check_present(images, valid or {})
         padded = (_round_up(height, self.stride), _round_up(width, self.stride))
         prepared = {
-            modality.name: self._prepare(modality, images, valid, padded)
+            modality.name: self._prepare(modality, images, valid or {}, padded)
             for modality in self.modalities
         }
-        self._check_present({name: mask for name, (_, mask) in prepared.items()})
         inputs = Inputs(
             images={name: image for name, (image, _) in prepared.items()},
             valid={name: mask for name, (_, mask) in prepared.items()},
@@ -137,6 +145,10 @@ class Segmenter(nn.Module, ABC):
             aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
             losses=output.losses,
         )
+
+    def backbones(self) -> list[Backbone]:
+        """Every backbone in it."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
         """Store the normalisation; it is saved with the weights.
@@ -195,35 +207,38 @@ class Segmenter(nn.Module, ABC):
         self,
         modality: Modality,
         images: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor] | None,
+        valid: Mapping[str, Tensor],
         padded: tuple[int, int],
     ) -> tuple[Tensor, Tensor]:
         target = self._target_size(modality, padded)
         if modality.name not in images:
             like = next(iter(images.values()))
             shape = (like.shape[0], len(modality.bands), *target)
-            return like.new_zeros(shape), like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
+            image = like.new_zeros(shape, dtype=torch.float32)
+            return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
         image = self.normalize(modality.name, images[modality.name])
-        known = ~image.isnan()
-        mask = known.any(dim=1, keepdim=True)
-        if valid is not None and modality.name in valid:
-            mask = mask & valid[modality.name].unsqueeze(1)
-        image = torch.where(known & mask, image, 0.0)
+        known = ~image.isnan() & _has_data(image, valid.get(modality.name))
         # Pixels of the modality over the padded window; need not be whole numbers.
         own = [Fraction(length) / modality.scale_ratio for length in padded]
-        return _bring_to(image, own, target), _bring_to(mask.float(), own, target) > 0.5
+        return _bring_to(torch.where(known, image, 0.0), known, own, target)
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         if not self.own_scales:
             return padded
+        stride = self.strides.get(modality.name, self.stride)
+        # Two strides at least: one pixel on the coarsest level has no variance, and a coarse
+        # modality over a small window would stop the training of any batch norm.
         height, width = (
-            _round_up(ceil(length / modality.scale_ratio), self.stride) for length in padded
+            max(_round_up(ceil(length / modality.scale_ratio), stride), 2 * stride)
+            for length in padded
         )
         return height, width
 
-    def _check_present(self, masks: Mapping[str, Tensor]) -> None:
+    def _check_present(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
         if self.supports_missing:
             return
+        # As it comes: at the method's scale, a few pixels with data may be averaged away.
+        masks = {name: _has_data(image, valid.get(name)) for name, image in images.items()}
         absent = [n for n, mask in masks.items() if not mask.flatten(1).any(dim=1).all()]
         if absent:
             raise MissingModalityError(self._needs_all(absent))
@@ -235,27 +250,57 @@ class Segmenter(nn.Module, ABC):
         )
 
 
+def _has_data(image: Tensor, valid: Tensor | None) -> Tensor:
+    """Where some band of (N, C, H, W) is known, and `valid` (N, H, W) agrees; bool (N, 1, H, W)."""
+    mask = ~image.isnan().all(dim=1, keepdim=True)
+    return mask if valid is None else mask & valid.unsqueeze(1)
+
+
 def _round_up(size: int, multiple: int) -> int:
     return ceil(size / multiple) * multiple
 
 
-def _bring_to(image: Tensor, own: Sequence[Fraction], target: tuple[int, int]) -> Tensor:
-    """Pad with 0 to `own` pixels, then resample these to `target`, exactly in register."""
-    rows, cols = (ceil(length) for length in own)
-    image = F.pad(image, (0, cols - image.shape[-1], 0, rows - image.shape[-2]))
+def _bring_to(
+    image: Tensor, known: Tensor, own: Sequence[Fraction], target: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Resample an image that covers the first of `own` pixels to `target`, exactly in register.
+
+    Only pixels with data count (normalised convolution): values beside a gap or beside the padding
+    are not drawn towards 0.
+
+    Args:
+        image: (N, C, H, W); 0 where there is no data.
+        known: Bool (N, C, H, W): has data.
+        own: Height and width of the padded window, in pixels of the image.
+        target: Height and width it is to have.
+
+    Returns:
+        The image, 0 where most of a pixel has no data, and bool (N, 1, *target): some band has.
+    """
     factors = [float(size / length) for size, length in zip(target, own, strict=True)]
-    if factors != [1.0, 1.0]:
-        # With the factor given, not the size, the coordinates are exact where `own` is broken.
-        image = F.interpolate(
-            image,
-            scale_factor=factors,
-            mode="bilinear",
-            align_corners=False,
-            antialias=min(factors) < 1,
-            recompute_scale_factor=False,
-        )
-    missing = (0, max(0, target[1] - image.shape[-1]), 0, max(0, target[0] - image.shape[-2]))
-    return F.pad(image, missing, mode="replicate")[..., : target[0], : target[1]]
+    if factors == [1.0, 1.0]:
+        image, known = _fit(image, target), _fit(known, target)
+        return image, known.any(dim=1, keepdim=True)
+    rows, cols = (ceil(length) for length in own)
+    both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
+    # With the factor given, not the size, the coordinates are exact where `own` is broken.
+    both = F.interpolate(
+        _fit(both, (rows, cols)),
+        scale_factor=factors,
+        mode="bilinear",
+        align_corners=False,
+        antialias=min(factors) < 1,
+        recompute_scale_factor=False,
+    )
+    values, share = _fit(both, target).chunk(2, dim=1)
+    known = share > 0.5
+    values = values / torch.where(known, share, 1.0)
+    return torch.where(known, values, 0.0), known.any(dim=1, keepdim=True)
+
+
+def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pad with 0, or cut, at the end of rows and columns."""
+    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))
 
 
 def _to_window(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +46,7 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[  # noqa: ARG001
+    version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -110,8 +112,6 @@ def data_describe(
 @data_app.command("check")
 def data_check(manifest: ManifestFile, as_json: AsJson = False) -> None:
     """Find what cannot be trained; exit code 1 if there are errors."""
-    from dataclasses import asdict
-
     from terrafuse import api
     from terrafuse.cli.progress import progress_bar
 
@@ -278,7 +278,8 @@ def _number(name: str, text: str) -> float:
         raise ConfigError(f"share of '{name}' is '{text}', not a number") from None
 
 
-def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _rows(title: str, summaries: Sequence[Any], as_json: bool) -> None:
+    rows = [asdict(summary) for summary in summaries]
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return

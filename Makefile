@@ -1,0 +1,82 @@
+# Everything runs in .venv. The first target that needs it makes it; it is made again only when
+# pyproject.toml or constraints.txt change. The packages are links into uv's cache, so that a
+# second clone on the same disk takes seconds and no space.
+
+PYTHON ?= python3
+WORKERS ?= auto
+DEMO ?= demo
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.installed-docs
+LOCAL_UV := .uv/bin/uv
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(LOCAL_UV))
+CODE := src tests benchmarks docs
+# scores.py trains for hours, and is told what to train.
+BENCHMARKS := $(filter-out benchmarks/scores.py,$(wildcard benchmarks/*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all check lint types format docs bench clean distclean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+install: $(STAMP) ## Make the environment .venv.
+
+demo: $(STAMP) ## Synthetic rasters, training, map and report in demo/ (or DEMO=folder).
+	$(BIN)/terrafuse demo --out $(DEMO)
+
+# One computing thread per process: two processes of two threads each would wait for each other.
+test: $(STAMP) ## The tests (ARGS="-k name" for some, WORKERS=n processes).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal $(ARGS)
+
+test-all: $(STAMP) ## The tests with the slow ones.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
+		-m "not gpu and not weights" $(ARGS)
+
+check: lint types test docs ## Everything that must hold before a change is proposed.
+
+lint: $(STAMP) ## Format and lint, without changing files.
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+types: $(STAMP) ## mypy, strict.
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format the code and mend what the linter can.
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+docs: $(DOCS_STAMP) ## Build the documentation into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(STAMP) ## Measure reading and the scene engine.
+	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove what was built, except the environment and runs/.
+	rm -rf build dist site demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the environment as well.
+	rm -rf $(VENV) .uv
+
+# An interpreter that is too old is not used: uv looks for another one, or fetches it.
+$(STAMP): pyproject.toml constraints.txt | $(filter $(LOCAL_UV),$(UV))
+	@$(BIN)/python -c '' 2>/dev/null || { \
+		rm -rf $(VENV); \
+		python=$$($(PYTHON) -c 'import sys; print(sys.executable if sys.version_info >= (3, 11) else "")'); \
+		$(UV) venv --python "$${python:->=3.11}" $(VENV); \
+	}
+	$(UV) pip install --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(UV) pip install --python $(BIN)/python -c constraints.txt -e '.[dev,docs]'
+	@touch $@
+
+# `--target` also works where the system's Python refuses to install; without pip, an environment.
+$(LOCAL_UV):
+	$(PYTHON) -m pip install --quiet --target .uv uv || \
+		{ rm -rf .uv; $(PYTHON) -m venv .uv && .uv/bin/python -m pip install --quiet uv; }

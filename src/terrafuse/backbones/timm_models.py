@@ -1,0 +1,206 @@
+"""Building timm models: any band count, any weights, errors that name what was wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+
+from terrafuse.backbones.base import PretrainedSource
+from terrafuse.errors import (
+    ModelError,
+    UnknownNameError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+
+#: Value of `weights` that asks timm for its own.
+TIMM_WEIGHTS = "timm"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UnknownNameError: With the nearest names.
+    """
+    if timm.is_model(name):
+        return
+    # There are more than a thousand names: near ones help, all of them do not.
+    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+    hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
+    raise UnknownNameError(
+        f"unknown backbone '{name}'.{hint} 'terrafuse backbones' lists families; any timm name "
+        "of a pyramid or a plain vision transformer is allowed"
+    )
+
+
+def module_of(name: str) -> str:
+    """Module of timm in which a model is written ("resnet", "vision_transformer")."""
+    return str(model_entrypoint(name.split(".")[0]).__module__).rpartition(".")[2]
+
+
+def wants_file(weights: str | None) -> bool:
+    """Whether `weights` names a file that is to be loaded now."""
+    return weights not in (None, TIMM_WEIGHTS) and pretrained_wanted()
+
+
+def build(
+    name: str,
+    in_channels: int,
+    weights: str | None,
+    own_options: Iterable[str],
+    **options: Any,
+) -> tuple[Any, PretrainedSource | None]:
+    """A timm model without classifier.
+
+    Args:
+        name: timm name.
+        in_channels: Bands of the image.
+        weights: None for random values, "timm" for timm's own, else left to `load_file_into`.
+        own_options: Options of our wrapper, for the message on an unknown one.
+        options: Arguments of timm's constructor.
+
+    Returns:
+        The model, and where its weights came from.
+
+    Raises:
+        UnknownNameError: timm's model takes no such option.
+        ModelError: The model cannot be built with these options.
+        WeightsNotFoundError: Pretrained weights are wanted and cannot be fetched.
+    """
+    pretrained = weights == TIMM_WEIGHTS and pretrained_wanted()
+    if pretrained:
+        _check_published(name)
+    try:
+        model = timm.create_model(name, in_chans=in_channels, num_classes=0, **options)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise ModelError(f"backbone '{name}' cannot be built: {error}") from error
+        raise UnknownNameError(
+            f"unknown option '{unknown[1]}' of backbone '{name}'. Known: "
+            f"{', '.join(sorted(own_options))}, weights and timm's arguments for this model"
+        ) from None
+    except (AssertionError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"backbone '{name}' cannot be built with {options}: {error}") from error
+    if not pretrained:
+        return model, None
+    del model  # it has shown that name and options are right; large ones need their memory twice
+    return _fetch(name, in_channels, options)
+
+
+def _check_published(name: str) -> None:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsNotFoundError(
+            f"timm has no pretrained weights for '{name}'. Leave 'weights' out to train from "
+            "scratch, or give the path of a checkpoint"
+        )
+
+
+def _fetch(name: str, in_channels: int, options: Mapping[str, Any]) -> tuple[Any, PretrainedSource]:
+    config = timm.get_pretrained_cfg(name)
+    try:
+        model = timm.create_model(
+            name, pretrained=True, in_chans=in_channels, num_classes=0, **options
+        )
+    except Exception as error:  # the hub's errors come from several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsNotFoundError(
+            f"pretrained weights of backbone '{name}' ({config.hf_hub_id or config.url}) are not "
+            f"on this machine and cannot be fetched ({reason}). Fetch them where there is a "
+            "network and give their path as 'weights', or leave 'weights' out"
+        ) from error
+    return model, PretrainedSource(name, str(config.hf_hub_id or config.url), licence_of(name))
+
+
+def licence_of(name: str) -> str:
+    """Licence of timm's weights of a model, or "unknown"."""
+    config = timm.get_pretrained_cfg(name)
+    return str((config and config.license) or "unknown")
+
+
+def load_file_into(
+    part: nn.Module,
+    rename: Callable[[str], str | None],
+    whole: nn.Module,
+    known: Mapping[str, Tensor],
+    name: str,
+    weights: str | Path,
+) -> PretrainedSource:
+    """Weights in a file → the parts of a timm model that are in use.
+
+    Names follow timm's; what timm converts (checkpoints of the original authors) is converted.
+    The classifier may be absent or of any size, parts that are not in use may be absent, and the
+    first convolution is adapted to the number of bands as timm does it. Everything else must fit.
+
+    Args:
+        part: What is in use.
+        rename: timm's name of a value → its name in `part`, or None where it is not in use.
+        whole: The timm model, which knows how to convert checkpoints.
+        known: Its values before any part was taken away, by which foreign names are told.
+        name: timm name.
+        weights: Path, or "hf://…".
+
+    Raises:
+        WeightsMismatchError: Values are missing, unknown or of another shape.
+    """
+    where = f"weights '{weights}' for backbone '{name}'"
+    state = _in_timms_names(read_weights(weights), whole, where)
+    config: Mapping[str, Any] = getattr(whole, "pretrained_cfg", {})
+    # The classifier "head.fc" stands for all of "head": a norm in it belongs to it.
+    heads = tuple(head.split(".")[0] + "." for head in _listed(config.get("classifier")))
+    first = [f"{layer}.weight" for layer in _listed(config.get("first_conv"))]
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        new = rename(key) if key in known else None
+        if new is not None:
+            renamed[new] = _fit_bands(value, known[key]) if key in first else value
+        elif key not in known and not key.startswith(heads):
+            renamed[key] = value  # reported as unexpected
+    load_strict(part, renamed, where=where)
+    return PretrainedSource(name, str(weights), "unknown")
+
+
+def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> dict[str, Tensor]:
+    # By timm's convention the module of a model holds a converter of that name.
+    convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        converted: dict[str, Tensor] = convert(state, whole)
+    except (KeyError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+        raise WeightsMismatchError(
+            f"{where} do not fit the model; timm's conversion of checkpoints fails on {error}. "
+            "Choose the model that they were made for, or other weights"
+        ) from None
+    return converted
+
+
+def _listed(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _fit_bands(weight: Tensor, like: Tensor) -> Tensor:
+    """Kernels (D, C, h, w) for another number of bands, as timm adapts them.
+
+    Bands are repeated in turn and scaled so that equal bands give the same response as before;
+    for a single band the kernels are summed.
+    """
+    bands, wanted = weight.shape[1], like.shape[1]
+    if bands == wanted or weight.ndim != 4:
+        return weight
+    if wanted == 1:
+        return weight.sum(dim=1, keepdim=True)
+    repeated = weight.repeat(1, ceil(wanted / bands), 1, 1)[:, :wanted]
+    return repeated * (bands / wanted)

@@ -1,0 +1,33 @@
+"""Rasters → samples: grids, scenes and manifests, read where they lie, and learning from them."""
+
+from terrafuse.data.checks import Finding, check_manifest, refuse_untrainable
+from terrafuse.data.dataset import TrainingDataset, TrainingLoader, training_loader
+from terrafuse.data.grid import Grid
+from terrafuse.data.landscape import make_landscape
+from terrafuse.data.layouts import describe
+from terrafuse.data.manifest import Manifest, load_manifest, write_manifest
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.scene import Scene, scene_from_rasters
+from terrafuse.data.splitting import split_manifest
+from terrafuse.data.statistics import class_counts, compute_statistics
+
+__all__ = [
+    "Finding",
+    "Grid",
+    "Manifest",
+    "ReadingRules",
+    "Scene",
+    "TrainingDataset",
+    "TrainingLoader",
+    "check_manifest",
+    "class_counts",
+    "compute_statistics",
+    "describe",
+    "load_manifest",
+    "make_landscape",
+    "refuse_untrainable",
+    "scene_from_rasters",
+    "split_manifest",
+    "training_loader",
+    "write_manifest",
+]

@@ -1,0 +1,222 @@
+"""Random changes of training samples, in register over modalities of different size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import torch
+from torch import Generator, Tensor
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as transforms
+
+from terrafuse.config import AugmentConfig
+from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.samples import Sample
+
+_DB_PER_NEPER = 10 / math.log(10)
+
+
+class Augment:
+    """Brings samples to the crop size and changes them at random.
+
+    Flips, quarter turns and zoom move all modalities and the labels over the same ground;
+    photometric changes go by the kind of modality. Pixels without data stay without, whatever the
+    sample's values around them.
+
+    Args:
+        config: What to change, and how much.
+        modalities: The modalities of the samples.
+        statistics: Of these modalities; their standard deviations scale `offset`.
+        crop_size: Samples of another size, read for the zoom, are resampled to this many scene
+            pixels; None: sizes stay.
+    """
+
+    def __init__(
+        self,
+        config: AugmentConfig,
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        *,
+        crop_size: int | None = None,
+    ) -> None:
+        self.config = config
+        self.modalities = tuple(modalities)
+        self.crop_size = crop_size
+        self._std = {m.name: torch.tensor(statistics[m.name].std) for m in self.modalities}
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """The changed sample; the given one is left as it is."""
+        if self.crop_size is not None:
+            sample = resize_sample(sample, self.modalities, self.crop_size)
+        sample = turn_sample(sample, *self._draw_turn(sample, generator))
+        images = dict(sample.images)
+        for modality in self.modalities:
+            images[modality.name] = self._photometric(modality, images[modality.name], generator)
+        return replace(sample, images=images)
+
+    def _draw_turn(self, sample: Sample, generator: Generator) -> tuple[bool, bool, int]:
+        rows, cols, quarters = (int(torch.randint(n, (), generator=generator)) for n in (2, 2, 4))
+        if sample.window.height != sample.window.width:
+            quarters -= quarters % 2  # a quarter turn would change the shape
+        flip, rotate = self.config.flip, self.config.rotate
+        return flip and bool(rows), flip and bool(cols), quarters if rotate else 0
+
+    def _photometric(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+        if modality.kind == "optical":
+            return self._change_optical(modality, image, generator)
+        if modality.kind == "sar":
+            return self._change_sar(modality, image, generator)
+        if modality.kind == "elevation" and self.config.elevation_shift_m:
+            return image + self.config.elevation_shift_m * _symmetric(generator)
+        return image
+
+    def _change_optical(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+        config, bands = self.config, (len(modality.bands), 1, 1)
+        if config.gain:
+            common, each = _symmetric(generator), _symmetric(generator, bands)
+            image = image * (1 + config.gain * common) * (1 + config.gain * each)
+        if config.offset:
+            shift = config.offset * _symmetric(generator, bands)
+            image = image + shift * self._std[modality.name].view(bands)
+        if config.blur_sigma_px:
+            sigma, blurred = torch.rand(2, generator=generator).tolist()
+            if blurred < 0.5:
+                image = blur(image, config.blur_sigma_px * sigma)
+        return image
+
+    def _change_sar(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+        config, unit = self.config, modality.unit.strip().lower()
+        if config.shift_db:
+            shift_db = config.shift_db * _symmetric(generator)
+            # Decibels are defined on power; an amplitude is its root.
+            per_decade = 20 if unit == "amplitude" else 10
+            image = image + shift_db if unit == "db" else image * 10 ** (shift_db / per_decade)
+        if config.speckle:
+            noise = torch.randn(image.shape, generator=generator)
+            image = _add_speckle(image, noise, config.speckle, in_db=unit == "db")
+        return image
+
+
+class ModalityDropout:
+    """Draws which modalities of a sample to leave out.
+
+    Args:
+        value: Share of samples that keep a proper non-empty subset, drawn evenly; or a weight per
+            subset kept, with names joined by "+".
+        names: All modalities.
+
+    Raises:
+        ConfigError: A subset names an unknown modality, or is named twice.
+    """
+
+    def __init__(self, value: float | Mapping[str, float], names: Sequence[str]) -> None:
+        everything = frozenset(names)
+        if isinstance(value, Mapping):
+            weights = _parse_subsets(value, everything)
+        else:
+            proper = [frozenset(c) for n in range(1, len(names)) for c in combinations(names, n)]
+            weights = {subset: value / len(proper) for subset in proper}
+            weights[everything] = 1 - value if proper else 1.0
+        self._dropped = [everything - subset for subset in weights]
+        self._weights = torch.tensor(list(weights.values()), dtype=torch.float64)
+
+    def draw(self, generator: Generator) -> frozenset[str]:
+        """Names of the modalities to leave out."""
+        return self._dropped[int(torch.multinomial(self._weights, 1, generator=generator))]
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """The sample without the modalities drawn; whole if the others have no data in it."""
+        dropped = self.draw(generator)
+        kept = [valid for name, valid in sample.valid.items() if name not in dropped]
+        return sample.without(dropped) if any(bool(valid.any()) for valid in kept) else sample
+
+
+def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> Sample:
+    """A sample shown at `size` scene pixels: images bilinear over data only, labels nearest."""
+    if (sample.window.height, sample.window.width) == (size, size):
+        return sample
+    images = {m.name: _resize(sample.images[m.name], m.size_at(size)) for m in modalities}
+    labels = sample.labels
+    if labels is not None:
+        # "exact" takes the pixel under the centre; plain nearest would shift by half a pixel.
+        labels = transforms.resize(
+            labels[None], [size, size], interpolation=InterpolationMode.NEAREST_EXACT
+        )[0]
+    valid = {name: ~image.isnan().all(dim=0) for name, image in images.items()}
+    return replace(sample, images=images, valid=valid, labels=labels)
+
+
+def turn_sample(sample: Sample, flip_rows: bool, flip_cols: bool, quarters: int) -> Sample:
+    """A sample flipped, then turned counter-clockwise by quarters; exact."""
+    axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_cols)) if flip]
+    if not axes and not quarters:
+        return sample
+
+    def turn(x: Tensor) -> Tensor:
+        return torch.rot90(x.flip(axes), quarters, (-2, -1)).contiguous()
+
+    return replace(
+        sample,
+        images={name: turn(image) for name, image in sample.images.items()},
+        valid={name: turn(valid) for name, valid in sample.valid.items()},
+        labels=None if sample.labels is None else turn(sample.labels),
+    )
+
+
+def blur(image: Tensor, sigma_px: float) -> Tensor:
+    """Gaussian blur of an image (C, H, W) over pixels with data; NaN stays NaN."""
+    # Beyond three sigmas there is nothing; the mirrored border must be shorter than the image.
+    radius = min(math.ceil(3 * sigma_px), min(image.shape[-2:]) - 1)
+    if sigma_px <= 0 or radius < 1:
+        return image
+    kernel, sigmas = [2 * radius + 1] * 2, [sigma_px] * 2
+    blurred, _ = _filter_known(image, lambda x: transforms.gaussian_blur(x, kernel, sigmas))
+    return torch.where(image.isnan(), torch.nan, blurred)
+
+
+def _resize(image: Tensor, size: int) -> Tensor:
+    resized, weight = _filter_known(image, lambda x: transforms.resize(x, [size, size]))
+    # Half of the ground must have data, so that the border of the data stays where it is.
+    return torch.where(weight > 0.499, resized, torch.nan)
+
+
+def _filter_known(image: Tensor, linear: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A linear filter over pixels with data, and the share of its weight that lay on them."""
+    known = ~image.isnan()
+    if bool(known.all()):
+        return linear(image), torch.ones(())
+    weight = linear(known.to(image.dtype))
+    filtered = linear(torch.where(known, image, 0.0))
+    return filtered / weight.clamp_min(1e-6), weight
+
+
+def _add_speckle(image: Tensor, noise: Tensor, std: float, *, in_db: bool) -> Tensor:
+    if in_db:
+        return image + _DB_PER_NEPER * std * noise
+    # Log-normal of mean 1 and this standard deviation: positive, and radiometry is kept.
+    spread = math.sqrt(math.log1p(std**2))
+    return image * torch.exp(spread * noise - spread**2 / 2)
+
+
+def _symmetric(generator: Generator, shape: tuple[int, ...] = ()) -> Tensor:
+    """Evenly drawn from -1 to 1."""
+    return 2 * torch.rand(shape, generator=generator) - 1
+
+
+def _parse_subsets(
+    value: Mapping[str, float], names: frozenset[str]
+) -> dict[frozenset[str], float]:
+    weights: dict[frozenset[str], float] = {}
+    for key, weight in value.items():
+        parts = [part.strip() for part in key.split("+")]
+        for part in parts:
+            if part not in names:
+                raise ConfigError("data.modality_dropout: " + unknown_name("modality", part, names))
+        if frozenset(parts) in weights:
+            raise ConfigError(f"data.modality_dropout names the subset '{key}' twice")
+        weights[frozenset(parts)] = weight
+    return weights

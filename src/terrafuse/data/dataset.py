@@ -1,0 +1,230 @@
+"""Training samples by number, and the loader that brings them as batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from terrafuse.config import DataConfig
+from terrafuse.data.augment import Augment, ModalityDropout
+from terrafuse.data.handles import limit_resources
+from terrafuse.data.sampling import WindowSampler
+from terrafuse.data.scene import Scene
+from terrafuse.data.streaming import Progress
+from terrafuse.errors import TerrafuseError
+from terrafuse.modalities import BandStatistics, Modality, window_alignment
+from terrafuse.samples import Batch, Sample, collate
+
+_MOST_WORKERS = 4
+# Crops are read at random: more than the blocks under a few of them is never used again.
+_WORKER_CACHE_MB = 64
+
+
+class TrainingDataset(Dataset[Sample]):
+    """Augmented crops. Sample number `index` depends on the seed and on `index` only.
+
+    Args:
+        scenes: The scenes of the training split.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crop size, sampling, augmentation, modality dropout.
+        seed: The run's.
+        require_all: Crops hold pixels with data of every modality, for methods that cannot do
+            without one.
+        progress: Called with (scenes done, scenes in total) while looking for usable pixels.
+
+    Raises:
+        ConfigError: A setting does not suit the modalities.
+        DataError, LabelError: There is nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        config: DataConfig,
+        *,
+        seed: int,
+        require_all: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        self.scenes = list(scenes)
+        self.config = config
+        self.seed = seed
+        self.alignment = window_alignment(list(modalities))
+        names = [modality.name for modality in modalities]
+        self.dropout = ModalityDropout(config.modality_dropout, names)
+        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
+        self.sampler = WindowSampler(
+            self.scenes,
+            crop_size=config.crop_size,
+            mode=config.sampling,
+            seed=seed,
+            smallest=self._read_size(config.augment.scale[1]),
+            require_all=require_all,
+            progress=progress,
+        )
+
+    def __getitem__(self, index: int) -> Sample:
+        generator = _generator(self.seed, index)
+        scene, window = self.sampler.draw(index, self._read_size(self._draw_zoom(generator)))
+        sample = self.scenes[scene].read(window)
+        sample = self.dropout(sample, generator)
+        return self.augment(sample, generator)
+
+    def __getitems__(self, indices: list[int]) -> list[Sample | TerrafuseError]:
+        """The samples of a batch, or the fault that was met: torch calls this in its workers."""
+        # As a value: torch would make the traceback in the worker the message of an exception.
+        try:
+            return [self[index] for index in indices]
+        except TerrafuseError as error:
+            return [error]
+
+    def _draw_zoom(self, generator: Generator) -> float:
+        # Evenly in the logarithm: halving is as likely as doubling.
+        low, high = np.log(self.config.augment.scale)
+        return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+
+    def _read_size(self, zoom: float) -> int:
+        """Scene pixels to read so that the crop shows the ground `zoom` times as large."""
+        if zoom == 1:
+            return self.config.crop_size
+        return max(1, round(self.config.crop_size / zoom / self.alignment)) * self.alignment
+
+
+class BatchIndices(Sampler[list[int]]):
+    """Numbers of the samples of each batch of one process.
+
+    Batch b of process r of w holds the samples from (b·w + r)·n on: over all processes every number
+    comes once, and where a batch lies does not depend on where training was taken up.
+
+    Args:
+        start: First batch.
+        stop: Batch after the last.
+        batch_size: n.
+        rank: r.
+        world_size: w.
+    """
+
+    def __init__(
+        self, start: int, stop: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.batches = range(start, max(start, stop))
+        self.batch_size = batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+
+class TrainingLoader(DataLoader[Batch]):
+    """`DataLoader` that raises a user's fault as a worker met it, without torch's traceback."""
+
+    def __iter__(self) -> Any:
+        """Batches."""
+        for batch in super().__iter__():
+            if isinstance(batch, TerrafuseError):
+                raise batch
+            yield batch
+
+
+def training_loader(
+    scenes: Sequence[Scene],
+    modalities: Sequence[Modality],
+    statistics: Mapping[str, BandStatistics],
+    config: DataConfig,
+    *,
+    seed: int,
+    steps: int,
+    accumulate: int = 1,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    require_all: bool = False,
+    progress: Progress | None = None,
+) -> TrainingLoader:
+    """All batches of a training from `start_step` on, for one process.
+
+    It does its own sharing among processes; Lightning needs `use_distributed_sampler=False`.
+
+    Args:
+        scenes: The scenes of the training split.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crops, batches, workers, sampling, augmentation, modality dropout.
+        seed: The run's.
+        steps: Optimiser steps of the whole training.
+        accumulate: Batches per optimiser step.
+        start_step: Steps already done.
+        rank: Number of this process.
+        world_size: Number of processes.
+        require_all: See `TrainingDataset`.
+        progress: See `TrainingDataset`.
+
+    Returns:
+        `(steps - start_step) * accumulate` batches.
+
+    Raises:
+        ConfigError: A setting does not suit the modalities.
+        DataError, LabelError: There is nothing to learn from.
+    """
+    dataset = TrainingDataset(
+        scenes, modalities, statistics, config, seed=seed, require_all=require_all,
+        progress=progress,
+    )  # fmt: skip
+    workers = default_workers() if config.workers is None else config.workers
+    return TrainingLoader(
+        dataset,  # type: ignore[arg-type]  # torch types a loader by its dataset's items
+        batch_sampler=BatchIndices(
+            start_step * accumulate,
+            steps * accumulate,
+            config.batch_size,
+            rank=rank,
+            world_size=world_size,
+        ),
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_prepare_worker,
+        # Without it the loader would advance the global generator, which seeds the model's.
+        generator=torch.Generator(),
+    )
+
+
+def default_workers() -> int:
+    """Reading processes for one device: a core stays for training, and four are enough."""
+    return max(0, min(_MOST_WORKERS, _num_cores() - 1))
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _generator(seed: int, index: int) -> Generator:
+    state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _prepare_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    limit_resources(cache_mb=_WORKER_CACHE_MB)
+
+
+def _collate(samples: list[Sample | TerrafuseError]) -> Batch | TerrafuseError:
+    fault = next((sample for sample in samples if isinstance(sample, TerrafuseError)), None)
+    return fault or collate([sample for sample in samples if isinstance(sample, Sample)])

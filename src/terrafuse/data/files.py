@@ -1,0 +1,326 @@
+"""What a raster file holds, and its bands read on a target grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.transform import from_gcps
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.data.grid import Grid
+from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.overlap import extent_in, meeting_points, relative_scale
+from terrafuse.data.warping import BandSource, warped_document
+from terrafuse.errors import GridMismatchError, RasterReadError
+from terrafuse.samples import Window
+
+# Ground control points are replaced by the affine map through them if it is this exact.
+_GCP_TOLERANCE_PX = 0.5
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """What a raster file says about itself, without its pixels.
+
+    Args:
+        path: File as given.
+        grid: Where it lies; no CRS = nowhere.
+        dtypes: numpy dtype name per band.
+        descriptions: Band descriptions, "" where there is none.
+        nodata: Nodata tag per band.
+        scales: Scale tag per band.
+        offsets: Offset tag per band.
+        hides: Per band, what hides pixels beside the nodata tag: "mask", "alpha" or "".
+        alpha: Per band, whether it is an alpha band.
+        palette: Colour table of the first band, uint8 (256, 3), or None.
+        unplaced: Why it has no grid although it is georeferenced in a way; "" if all is well.
+    """
+
+    path: str
+    grid: Grid
+    dtypes: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    hides: tuple[str, ...]
+    alpha: tuple[bool, ...]
+    palette: NDArray[np.uint8] | None = None
+    unplaced: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return len(self.dtypes)
+
+    def moved_to(self, grid: Grid) -> RasterFile:
+        """The file with another grid, for rasters that are matched by pixel."""
+        return replace(self, grid=grid)
+
+
+def inspect_raster(path: str | Path, where: str) -> RasterFile:
+    """Open a raster and note what reading it needs.
+
+    Args:
+        path: File, URL or GDAL path.
+        where: Names the raster in messages ("modality 's1' of scene '0001'").
+
+    Raises:
+        RasterReadError: Missing, no raster, or a container of several.
+    """
+    text = str(path)
+    if not is_remote(text) and not Path(text).exists():
+        raise RasterReadError(f"{where}: there is no file '{text}'")
+    pool.forget(text)  # a handle from before the file was rewritten would show its old pixels
+    try:
+        with pool.borrow(gdal_path(text)) as dataset:
+            return _describe(text, dataset, where)
+    except RasterReadError as error:
+        if str(error).startswith(where):
+            raise
+        raise RasterReadError(
+            f"{where}: '{text}' cannot be opened as a raster: {error}. Check that the file is "
+            "complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
+        ) from None
+
+
+def _describe(path: str, dataset: Any, where: str) -> RasterFile:
+    if dataset.count == 0:
+        inner = ", ".join(dataset.subdatasets[:5]) or "none"
+        raise RasterReadError(
+            f"{where}: '{path}' holds no bands itself. Name one of its parts instead: {inner}"
+        )
+    return RasterFile(
+        path=path,
+        **_placement(dataset),
+        # GDAL's complex integers arrive as complex64.
+        dtypes=tuple("complex64" if "complex_int" in name else name for name in dataset.dtypes),
+        descriptions=tuple(text or "" for text in dataset.descriptions),
+        nodata=tuple(dataset.nodatavals),
+        scales=tuple(dataset.scales),
+        offsets=tuple(dataset.offsets),
+        hides=tuple(map(_hiding, dataset.mask_flag_enums)),
+        alpha=tuple(color.name == "alpha" for color in dataset.colorinterp),
+        palette=_palette(dataset),
+    )
+
+
+def _hiding(flags: Sequence[MaskFlags]) -> str:
+    if MaskFlags.alpha in flags:
+        return "alpha"
+    # No flag at all means a mask of its own per band.
+    return "mask" if MaskFlags.per_dataset in flags or not flags else ""
+
+
+def _placement(dataset: Any) -> dict[str, Any]:
+    grid = Grid.from_dataset(dataset)
+    gcps, crs = dataset.gcps
+    if grid.crs is not None and grid.transform.determinant == 0:
+        return {"grid": replace(grid, crs=None), "unplaced": "its transform is degenerate"}
+    if grid.crs is not None or not (gcps or dataset.rpcs):
+        return {"grid": grid}
+    if not gcps:
+        return {"grid": grid, "unplaced": "it is placed by rational polynomials (RPC) only"}
+    transform = from_gcps(gcps)
+    points = np.array([(p.col, p.row, p.x, p.y) for p in gcps])
+    x, y = ~transform * (points[:, 2], points[:, 3])
+    error = float(np.hypot(x - points[:, 0], y - points[:, 1]).max())
+    if crs is not None and error <= _GCP_TOLERANCE_PX:
+        return {"grid": Grid(crs, transform, grid.height, grid.width)}
+    return {
+        "grid": grid,
+        "unplaced": f"it is placed by {len(gcps)} ground control points only, and a grid through "
+        f"them is up to {error:.1f} px off",
+    }
+
+
+def _palette(dataset: Any) -> NDArray[np.uint8] | None:
+    try:
+        table = dataset.colormap(1)
+    except ValueError:
+        return None
+    palette = np.zeros((256, 3), np.uint8)
+    for code, color in table.items():
+        if 0 <= code < 256:
+            palette[code] = color[:3]
+    return palette
+
+
+@dataclass(frozen=True)
+class GriddedBands:
+    """Some bands of a file, on a target grid.
+
+    Args:
+        file: The file.
+        bands: What to read of it.
+        extent: Part of the target grid that the file can fill, or None.
+        offset: (row, col) of the target grid in the file where pixels coincide, else None.
+        spec: What the pool of handles opens: the path, or a VRT document.
+        where: Names the raster in messages.
+    """
+
+    file: RasterFile
+    bands: tuple[BandSource, ...]
+    extent: Window | None
+    offset: tuple[int, int] | None
+    spec: str
+    where: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pixel has data for certain."""
+        return self.offset is not None and all(
+            band.finite and not band.masked and band.nodata is None for band in self.bands
+        )
+
+    @property
+    def _dtype(self) -> str | None:
+        # Only a file that mixes dtypes needs a common one.
+        names = {self.file.dtypes[band.index - 1] for band in self.bands}
+        return str(np.result_type(*names)) if len(names) > 1 else None
+
+    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Raw values of a window inside `extent`, and where there are none.
+
+        Returns:
+            Values (C, h, w), aligned in the file's dtype, else float with NaN; and a mask
+            (C or 1, h, w) of the pixels without data, or None.
+
+        Raises:
+            RasterReadError: Pixels cannot be decoded.
+        """
+        row, col = self.offset or (0, 0)
+        box = RasterWindow(window.col + col, window.row + row, window.width, window.height)
+        try:
+            with pool.borrow(self.spec) as dataset:
+                if self.offset is None:
+                    values = dataset.read(window=box)
+                    return values, _not_finite(values)
+                indexes = [band.index for band in self.bands]
+                values = dataset.read(indexes, window=box, out_dtype=self._dtype)
+                return values, self._hidden(dataset, values, box)
+        except (RasterioError, RasterReadError, OSError) as error:
+            raise RasterReadError(
+                f"{self.where}: pixels of '{self.file.path}' cannot be decoded: "
+                f"{error.__cause__ or error} (rows {window.row} to {window.row_stop}, columns "
+                f"{window.col} to {window.col_stop}). The file is damaged or incomplete: fetch it "
+                "again"
+            ) from error
+
+    def _hidden(
+        self, dataset: Any, values: NDArray[Any], box: RasterWindow
+    ) -> NDArray[np.bool_] | None:
+        found = [] if all(band.finite for band in self.bands) else [_not_finite(values)]
+        tags = {band.nodata for band in self.bands}
+        if len(tags) == 1:
+            (tag,) = tags
+            found += [] if tag is None else [values == values.dtype.type(tag)]
+        else:
+            found += [_equal_per_band(values, [band.nodata for band in self.bands])]
+        if any(band.masked for band in self.bands):
+            found += [dataset.read_masks([band.index for band in self.bands], window=box) == 0]
+        masks = [mask for mask in found if mask is not None]
+        return reduce(np.logical_or, masks) if masks else None
+
+
+def place(
+    file: RasterFile,
+    bands: Sequence[BandSource],
+    grid: Grid,
+    reference: Grid,
+    *,
+    resampling: str,
+    where: str,
+    dtype: str = "Float32",
+) -> GriddedBands:
+    """Prepare to read `bands` of a file on `grid`.
+
+    Args:
+        file: The file.
+        bands: What to read of it.
+        grid: Target grid.
+        reference: The whole of which `grid` is a part; the file must overlap it.
+        resampling: Rule between pixels, where those of the file and of `grid` do not coincide.
+        where: Names the raster in messages.
+        dtype: GDAL type to resample in.
+
+    Raises:
+        GridMismatchError: No overlap.
+    """
+    offset = grid.offset_in(file.grid)
+    if offset is not None and reference.offset_in(file.grid) is not None:
+        _check_overlap_aligned(file, reference, where)
+        own = Window(-offset[0], -offset[1], file.grid.height, file.grid.width)
+        extent = own.intersection(grid.window)
+        return GriddedBands(file, tuple(bands), extent, offset, gdal_path(file.path), where)
+    pool.close([gdal_path(file.path)])  # only the VRT is read from here on
+    scale = _check_overlap(file, reference, where)
+    document = warped_document(
+        gdal_path(file.path), file.grid, grid, list(bands),
+        resampling=resampling, scale=scale, dtype=dtype,
+    )  # fmt: skip
+    return GriddedBands(file, tuple(bands), grid.window, None, document, where)
+
+
+def _check_overlap_aligned(file: RasterFile, reference: Grid, where: str) -> None:
+    offset = reference.offset_in(file.grid)
+    assert offset is not None
+    own = Window(-offset[0], -offset[1], file.grid.height, file.grid.width)
+    if own.intersection(reference.window) is None:
+        raise GridMismatchError(_apart(file, reference, where))
+
+
+def _check_overlap(file: RasterFile, reference: Grid, where: str) -> tuple[float, float]:
+    try:
+        points = meeting_points(file.grid, reference)
+    except ValueError as error:
+        raise GridMismatchError(
+            f"{where}: '{file.path}' cannot be brought to the CRS of the scene's grid: {error}"
+        ) from None
+    if not points[0].size:
+        raise GridMismatchError(_apart(file, reference, where))
+    scale = relative_scale(file.grid, reference, points)
+    return min(1.0, scale[0]), min(1.0, scale[1])
+
+
+def _apart(file: RasterFile, reference: Grid, where: str) -> str:
+    def show(bounds: tuple[float, float, float, float]) -> str:
+        return "left {:.10g}, bottom {:.10g}, right {:.10g}, top {:.10g}".format(*bounds)
+
+    return (
+        f"{where}: '{file.path}' does not overlap the scene's grid. Its extent there is "
+        f"{show(extent_in(file.grid, reference.crs))}; the grid's is {show(reference.bounds)}. "
+        "Check that the file belongs to this scene and that its CRS is right"
+    )
+
+
+def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    finite = np.isfinite(values)
+    return None if finite.all() else ~finite
+
+
+def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArray[np.bool_]:
+    hits = np.zeros(values.shape, bool)
+    for band, tag in enumerate(tags):
+        if tag is not None:
+            hits[band] = values[band] == values.dtype.type(tag)
+    return hits
+
+
+def usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
+    """A nodata value that pixels of this dtype can have; NaN is none, as it never is data."""
+    if value is None or np.isnan(value):
+        return None
+    if dtype.kind not in "iu":
+        return value
+    limits = np.iinfo(dtype)
+    fits = float(value).is_integer() and limits.min <= value <= limits.max
+    return value if fits else None

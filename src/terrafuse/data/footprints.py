@@ -1,0 +1,70 @@
+"""Which rasters show the same ground."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from rasterio.crs import CRS
+
+from terrafuse.data.grid import Grid
+from terrafuse.data.overlap import project
+
+# Neighbouring sheets may share a line of pixels without showing the same place.
+_LEAST_OVERLAP = 1e-3
+# Straight edges bend in another CRS: points along an outline.
+_OUTLINE_POINTS = 64
+
+
+def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
+    """Pairs of georeferenced grids that share more than a thousandth of the smaller one."""
+    outlines = _outlines(grids)
+    placed = [i for i, outline in enumerate(outlines) if outline is not None]
+    polygons = np.array([outlines[i] for i in placed], dtype=object)
+    if len(placed) < 2:
+        return []
+    tree: Any = shapely.STRtree(polygons)
+    first, second = tree.query(polygons, predicate="intersects")
+    first, second = first[first < second], second[first < second]
+    shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
+    smaller = np.minimum(shapely.area(polygons[first]), shapely.area(polygons[second]))
+    much = shared > _LEAST_OVERLAP * smaller
+    return sorted((placed[a], placed[b]) for a, b in zip(first[much], second[much], strict=True))
+
+
+def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
+    """Indices of grids; those that overlap, be it through others, are together."""
+    group_of = list(range(len(grids)))
+
+    def root(i: int) -> int:
+        while group_of[i] != i:
+            group_of[i] = group_of[group_of[i]]
+            i = group_of[i]
+        return i
+
+    for a, b in overlapping_grids(grids):
+        group_of[max(root(a), root(b))] = min(root(a), root(b))
+    groups: dict[int, list[int]] = {}
+    for i in range(len(grids)):
+        groups.setdefault(root(i), []).append(i)
+    return list(groups.values())
+
+
+def _outlines(grids: Sequence[Grid]) -> list[Any]:
+    """Polygons in a common CRS; None for grids that lie nowhere."""
+    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
+    return [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
+
+
+def _outline(grid: Grid, *, in_degrees: bool) -> Any:
+    outline = shapely.polygons(np.stack(grid.corners(), axis=1))
+    if not in_degrees:
+        return outline
+    dense = shapely.segmentize(outline, shapely.length(outline) / _OUTLINE_POINTS)
+    try:
+        lon, lat = project(grid.crs, CRS.from_epsg(4326), *shapely.get_coordinates(dense).T)
+    except ValueError:  # a CRS that lies nowhere on Earth
+        return None
+    return shapely.polygons(np.stack([lon, lat], axis=1)) if np.isfinite(lon).all() else None

@@ -1,0 +1,125 @@
+"""`Grid`: where the pixels of a raster or of a scene lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil, hypot
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+
+from terrafuse.samples import Window
+
+# Metres per degree of latitude, to state the pixel size of geographic grids.
+_DEGREE_M = 111_320.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """CRS, transform and size of a raster or of a scene.
+
+    Args:
+        crs: Coordinate reference system; None for images that lie nowhere.
+        transform: Pixel (col, row) → map (x, y); pixel (0, 0) is the outer corner.
+        height: Rows.
+        width: Columns.
+    """
+
+    crs: CRS | None
+    transform: Affine
+    height: int
+    width: int
+
+    @classmethod
+    def from_dataset(cls, dataset: Any) -> Grid:
+        """Grid of an open rasterio dataset."""
+        return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
+
+    @property
+    def window(self) -> Window:
+        """The whole grid."""
+        return Window(0, 0, self.height, self.width)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Extent (left, bottom, right, top) in CRS units, also of rotated grids."""
+        x, y = self.corners()
+        return float(x.min()), float(y.min()), float(x.max()), float(y.max())
+
+    @property
+    def pixel_size(self) -> tuple[float, float]:
+        """Length of a pixel along its row and along its column, in CRS units."""
+        t = self.transform
+        return hypot(t.a, t.d), hypot(t.b, t.e)
+
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Geometric mean of both pixel lengths in metres; None without CRS."""
+        if self.crs is None:
+            return None
+        width, height = self.pixel_size
+        if self.crs.is_geographic:
+            _, bottom, _, top = self.bounds
+            shrink = float(np.cos(np.radians(np.clip((bottom + top) / 2, -89.9, 89.9))))
+            return float(np.sqrt(width * height * shrink)) * _DEGREE_M
+        try:
+            factor = float(self.crs.linear_units_factor[1])
+        except Exception:  # a CRS without linear units (engineering, unknown)
+            return None
+        return float(np.sqrt(width * height)) * factor
+
+    def corners(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Map x and y (4,) of the outer corners."""
+        cols = np.array([0.0, self.width, self.width, 0.0])
+        rows = np.array([0.0, 0.0, self.height, self.height])
+        t = self.transform
+        return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+
+    def offset_in(self, other: Grid, tolerance_px: float = 0.01) -> tuple[int, int] | None:
+        """(row, col) of this grid's first pixel among those of `other`.
+
+        None where the pixels of both do not coincide, be it at this grid's far corner. The grids
+        need not overlap.
+
+        Args:
+            other: Grid whose pixels are counted.
+            tolerance_px: Largest distance, in pixels of `other`, that still counts as none.
+        """
+        if self.crs != other.crs:
+            return None
+        to_other = ~other.transform * self.transform
+        col, row = round(to_other.c), round(to_other.f)
+        for corner in ((0, 0), (self.width, 0), (0, self.height), (self.width, self.height)):
+            x, y = to_other * corner
+            if abs(x - corner[0] - col) > tolerance_px or abs(y - corner[1] - row) > tolerance_px:
+                return None
+        return row, col
+
+    def almost_equal(self, other: Grid, tolerance_px: float = 0.01) -> bool:
+        """Whether both have the same pixels, up to a fraction of one at every corner."""
+        same_size = (self.height, self.width) == (other.height, other.width)
+        return same_size and self.offset_in(other, tolerance_px) == (0, 0)
+
+    def scaled(self, ratio: Fraction | int) -> Grid:
+        """Grid of the same origin with pixels `ratio` times as large; covers this one."""
+        ratio = Fraction(ratio)
+        if ratio == 1:
+            return self
+        return replace(
+            self,
+            transform=self.transform * Affine.scale(float(ratio)),
+            height=ceil(self.height / ratio),
+            width=ceil(self.width / ratio),
+        )
+
+    def crop(self, window: Window) -> Grid:
+        """Grid of a window, which may reach beyond."""
+        return replace(
+            self,
+            transform=self.transform * Affine.translation(window.col, window.row),
+            height=window.height,
+            width=window.width,
+        )

@@ -1,0 +1,145 @@
+"""Open rasters: GDAL's settings, and a bounded pool of handles per process."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# GDAL reads these when it is first used, hence before rasterio is. A user's own setting wins.
+os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB of decoded blocks; the default is 5 % of RAM
+os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hold 10⁵ files
+# Warp block by block of a fixed lattice: pixels do not depend on the window they are read in, and
+# overlapping windows share blocks. (No user's choice: results depend on it.)
+os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
+
+import rasterio
+from rasterio._env import set_gdal_config
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from terrafuse.errors import RasterReadError
+
+DEFAULT_LIMIT = 128
+
+
+class HandlePool:
+    """Open rasters, at most `limit` kept; the least recently used is closed first.
+
+    A handle belongs to one thread at a time (GDAL's are not thread-safe): two threads that read
+    one file hold two handles. After a fork the child opens its own: file positions are shared
+    with the parent otherwise.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self._idle: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
+
+    @contextmanager
+    def borrow(self, spec: str) -> Iterator[Any]:
+        """An open rasterio dataset.
+
+        Args:
+            spec: Path, GDAL path ("/vsicurl/…") or VRT document.
+
+        Raises:
+            RasterReadError: It cannot be opened.
+        """
+        with self._lock:
+            dataset = self._idle.pop(spec, None)
+        if dataset is None:
+            dataset = _open(spec)
+        try:
+            yield dataset
+        finally:
+            self._give_back(spec, dataset)
+
+    def close(self, specs: Iterable[str] | None = None) -> None:
+        """Close idle handles, all or those of `specs`."""
+        with self._lock:
+            names = list(self._idle) if specs is None else specs
+            found = [self._idle.pop(name) for name in names if name in self._idle]
+        for dataset in found:
+            dataset.close()
+
+    def forget(self, path: str) -> None:
+        """Close idle handles that read `path`, itself or within a VRT document: it may be new."""
+        with self._lock:
+            names = [name for name in self._idle if path in name]
+        self.close(names)
+
+    def __len__(self) -> int:
+        return len(self._idle)
+
+    def _give_back(self, spec: str, dataset: Any) -> None:
+        surplus = []
+        with self._lock:
+            if spec in self._idle:
+                surplus.append(dataset)
+            else:
+                self._idle[spec] = dataset
+            while len(self._idle) > self.limit:
+                surplus.append(self._idle.popitem(last=False)[1])
+        for handle in surplus:
+            handle.close()
+
+    def _forget(self) -> None:
+        # Neither closed nor freed: both would touch state shared with the parent.
+        _abandoned.append(self._idle)
+        self._idle = OrderedDict()
+        self._lock = threading.Lock()
+
+
+_abandoned: list[Any] = []
+_opening = threading.Lock()
+pool = HandlePool()
+
+
+def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
+    """Bound what this process keeps: for workers, of which there are many.
+
+    Args:
+        cache_mb: GDAL's cache of decoded blocks, in MB.
+        open_files: Handles kept open; None leaves the limit.
+    """
+    set_gdal_config("GDAL_CACHEMAX", cache_mb * 2**20)
+    if open_files is not None:
+        pool.limit = open_files
+
+
+def gdal_path(path: str) -> str:
+    """`path` as GDAL writes it: URLs become /vsi paths."""
+    for scheme, prefix in _SCHEMES.items():
+        if path.startswith(scheme):
+            return prefix + (path if scheme.startswith("http") else path[len(scheme) :])
+    return path
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URL or a GDAL virtual path, not a file on this disk."""
+    return path.startswith((*_SCHEMES, "/vsi"))
+
+
+_SCHEMES = {
+    "https://": "/vsicurl/",
+    "http://": "/vsicurl/",
+    "s3://": "/vsis3/",
+    "gs://": "/vsigs/",
+    "az://": "/vsiaz/",
+}
+
+
+def _open(spec: str) -> Any:
+    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if "/vsi" in spec[:4] else {}
+    try:
+        # The filter of warnings is shared by all threads.
+        with _opening, warnings.catch_warnings(), rasterio.Env(**options):
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(spec)
+    except (RasterioError, OSError) as error:
+        raise RasterReadError(str(error)) from error

@@ -1,0 +1,242 @@
+"""`dataset.yaml`: what lies where. Every data set becomes one; training reads nothing else."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from terrafuse.classes import ClassScheme
+from terrafuse.config import parse_settings, read_yaml
+from terrafuse.data.handles import gdal_path, is_remote
+from terrafuse.data.labels import LabelRules
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.scene import Scene, SceneFiles
+from terrafuse.data.schema import (
+    ManifestSettings,
+    SceneEntry,
+    check_names,
+    check_unique,
+    modality_values,
+    to_entry,
+    to_modality,
+    to_rules,
+)
+from terrafuse.errors import (
+    ConfigError,
+    MissingModalityError,
+    OutputError,
+    RasterReadError,
+    SceneNotFoundError,
+    unknown_name,
+)
+from terrafuse.modalities import Modality
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A data set: modalities, class scheme and scenes.
+
+    Args:
+        path: The file; paths in it are relative to its folder.
+        modalities: What scenes return, in order.
+        scheme: What labels mean.
+        entries: The scenes.
+        rules: How each modality is read.
+        label_rules: How labels are read.
+        grid: Modality whose grid is the scene's, or "labels", or None.
+        known: Every modality of the file; `select` leaves it, so that scenes keep their grid.
+    """
+
+    path: Path
+    modalities: Mapping[str, Modality]
+    scheme: ClassScheme
+    entries: tuple[SceneEntry, ...]
+    rules: Mapping[str, ReadingRules]
+    label_rules: LabelRules = field(default_factory=LabelRules)
+    grid: str | None = None
+    known: Mapping[str, Modality] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """Number of scenes per split, in order of appearance."""
+        counts: dict[str, int] = {}
+        for entry in self.entries:
+            if entry.split is not None:
+                counts[entry.split] = counts.get(entry.split, 0) + 1
+        return counts
+
+    def select(self, names: Sequence[str] | None) -> Manifest:
+        """The manifest with these modalities, in this order; None = as it is.
+
+        Raises:
+            ConfigError: A name that does not exist, or twice.
+        """
+        if names is None:
+            return self
+        for name in names:
+            if name not in self.known:
+                raise ConfigError(unknown_name("modality", name, self.known))
+        if not names or len(set(names)) != len(names):
+            raise ConfigError(f"modalities must be some, each once; got {list(names)}")
+        return replace(self, modalities={name: self.known[name] for name in names})
+
+    def scenes(self, split: str | None = None) -> list[Scene]:
+        """Open all scenes, or those of a split.
+
+        Raises:
+            SceneNotFoundError: No such split.
+            DataError: What `scene` raises.
+        """
+        if split is not None and split not in self.splits:
+            raise SceneNotFoundError(unknown_name("split", split, self.splits))
+        return [self._open(e) for e in self.entries if split is None or e.split == split]
+
+    def scene(self, id: str) -> Scene:
+        """Open one scene.
+
+        Raises:
+            SceneNotFoundError: No such scene.
+            RasterReadError: A file is missing, or no file matches.
+            MissingModalityError: A required modality is absent.
+            DataError: What `Scene` raises.
+        """
+        entries = {entry.id: entry for entry in self.entries}
+        if id not in entries:
+            near = unknown_name("scene", id, list(entries)[:20])
+            more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
+            raise SceneNotFoundError(near + more)
+        return self._open(entries[id])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in the file, with every modality."""
+        values = self.scheme.to_dict()
+        values["modalities"] = {
+            name: modality_values(modality, self.rules[name])
+            for name, modality in self.known.items()
+        }
+        if self.grid is not None:
+            values["grid"] = self.grid
+        rules = {k: v for k, v in vars(self.label_rules).items() if v is not None}
+        if rules:
+            values["labels"] = rules
+        return values | {"scenes": [entry.to_dict() for entry in self.entries]}
+
+    def _open(self, entry: SceneEntry) -> Scene:
+        for name in self.modalities:
+            if self.rules[name].required and name not in entry.rasters:
+                raise MissingModalityError(
+                    f"scene '{entry.id}' has no raster for modality '{name}'. Add it in "
+                    f"'{self.path}', or set 'required: false' on the modality"
+                )
+        area = self.label_rules.area
+        return Scene(
+            SceneFiles(
+                id=entry.id,
+                modalities=tuple(self.modalities.values()),
+                rasters={name: self._files(entry, name) for name in entry.rasters},
+                known=self.known,
+                rules=self.rules,
+                grid=self.grid,
+                labels=entry.labels and self._resolve(entry.labels),
+                label_rules=replace(self.label_rules, area=area and self._resolve(area)),
+                scheme=self.scheme,
+                split=entry.split,
+                window=entry.window,
+            )
+        )
+
+    def _files(self, entry: SceneEntry, name: str) -> tuple[str, ...]:
+        found: list[str] = []
+        for pattern in entry.rasters[name]:
+            path = self._resolve(pattern)
+            if is_remote(path) or Path(path).exists() or not glob.has_magic(path):
+                found.append(path)
+                continue
+            matches = glob.glob(path, recursive=True)  # noqa: PTH207  (absolute patterns)
+            if not matches:
+                raise RasterReadError(
+                    f"modality '{name}' of scene '{entry.id}': no file matches '{pattern}' in "
+                    f"'{self.path.parent}'"
+                )
+            found += _in_band_order(matches, self.known[name].bands)
+        return tuple(found)
+
+    def _resolve(self, path: str) -> str:
+        if is_remote(path):
+            return gdal_path(path)
+        return str(self.path.parent / Path(path).expanduser())
+
+
+def load_manifest(path: Path | str) -> Manifest:
+    """Read `dataset.yaml`; its rasters are opened with the scenes.
+
+    Raises:
+        ConfigError: Missing or invalid file; names the key or scene, and the nearest valid key.
+    """
+    path = Path(path).expanduser().absolute()
+    settings = parse_settings(ManifestSettings, read_yaml(path), str(path))
+    where = str(path)
+    try:
+        modalities = {n: to_modality(n, item) for n, item in settings.modalities.items()}
+        classes = [item.model_dump(exclude_none=True) for item in settings.classes]
+        scheme = ClassScheme.from_dict({"classes": classes, "void": settings.void})
+        rules = {n: to_rules(n, item) for n, item in settings.modalities.items()}
+        check_names(settings, modalities)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    entries = [to_entry(item, n, modalities, where) for n, item in enumerate(settings.scenes, 1)]
+    check_unique(entries, where)
+    return Manifest(
+        path=path,
+        modalities=modalities,
+        scheme=scheme,
+        entries=tuple(entries),
+        rules=rules,
+        label_rules=LabelRules(**settings.labels.model_dump()),
+        grid=settings.grid,
+        known=modalities,
+    )
+
+
+def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
+    """Write manifest values as YAML, at once or not at all.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    path = Path(path)
+    text = yaml.safe_dump(
+        dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000
+    )
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from None
+    return path
+
+
+def _in_band_order(paths: Sequence[str], bands: Sequence[str]) -> list[str]:
+    """Files that a pattern found: as the bands they are named after, else in natural order."""
+    if len(paths) == len(bands) > 1:
+        named = [[path for path in paths if _is_named(path, band)] for band in bands]
+        if all(len(found) == 1 for found in named):
+            return [found[0] for found in named]
+    return sorted(paths, key=_natural_key)
+
+
+def _is_named(path: str, band: str) -> bool:
+    word = rf"(?<![A-Za-z0-9]){re.escape(band)}(?![A-Za-z0-9])"
+    return re.search(word, Path(path).stem, re.IGNORECASE) is not None
+
+
+def _natural_key(path: str) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]

@@ -1,0 +1,125 @@
+"""Where two grids meet, and how large the pixels of one are in the other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import hypot
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.warp import transform as transform_points
+
+from terrafuse.data.grid import Grid
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+# Points per side that are tried: enough to find any overlap wider than 1/32 of the smaller grid.
+_LATTICE = 33
+
+
+def project(source: CRS | None, target: CRS | None, x: Any, y: Any) -> Points:
+    """Map coordinates of `source` in `target`; NaN where the projection has no answer.
+
+    Raises:
+        ValueError: No transform leads from one CRS to the other.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if source is None or target is None or source == target:
+        return x, y
+    try:
+        new_x, new_y = transform_points(source, target, x, y)[:2]
+    except Exception as error:  # GDAL's own classes: one bad point fails all
+        if type(error).__name__ == "CPLE_NotSupportedError":
+            raise ValueError(f"nothing leads from {_name(source)} to {_name(target)}") from None
+        if x.size == 1:
+            return np.full(1, np.nan), np.full(1, np.nan)
+        half = x.size // 2
+        parts = [project(source, target, x[s], y[s]) for s in (slice(half), slice(half, None))]
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    new = np.array([new_x, new_y])
+    new[:, ~np.isfinite(new).all(axis=0)] = np.nan
+    return new[0], new[1]
+
+
+def pixel_transform(source: Grid, target: Grid) -> Callable[[Any, Any], Points]:
+    """Function (cols, rows) of `source` → (cols, rows) in `target`; NaN where impossible."""
+    to_pixel = ~target.transform
+
+    def convert(cols: Any, rows: Any) -> Points:
+        x, y = _apply(source.transform, np.asarray(cols, float), np.asarray(rows, float))
+        return _apply(to_pixel, *project(source.crs, target.crs, x, y))
+
+    return convert
+
+
+def meeting_points(source: Grid, target: Grid) -> Points:
+    """Pixel coordinates (cols, rows) in `target` of points that lie in both grids.
+
+    Raises:
+        ValueError: No transform leads from one CRS to the other.
+    """
+    own_cols, own_rows = _lattice(target)
+    inside = _inside(source, *pixel_transform(target, source)(own_cols, own_rows))
+    cols, rows = pixel_transform(source, target)(*_lattice(source))
+    within = _inside(target, cols, rows)
+    return (
+        np.concatenate([own_cols[inside], cols[within]]),
+        np.concatenate([own_rows[inside], rows[within]]),
+    )
+
+
+def relative_scale(source: Grid, target: Grid, points: Points) -> tuple[float, float]:
+    """Target pixels per source pixel, along the source's columns and rows.
+
+    Args:
+        source: Grid that is read.
+        target: Grid that is read on.
+        points: Where both meet; the scale is taken in their middle.
+    """
+    cols, rows = points
+    middle = int(np.hypot(cols - cols.mean(), rows - rows.mean()).argmin())
+    col, row = cols[middle], rows[middle]
+    x, y = pixel_transform(target, source)(
+        [col - 0.5, col + 0.5, col, col], [row, row, row - 0.5, row + 0.5]
+    )
+    along_cols = hypot(x[1] - x[0], x[3] - x[2])
+    along_rows = hypot(y[1] - y[0], y[3] - y[2])
+    if not (along_cols > 0 and along_rows > 0):  # also where the projection has no answer
+        return 1.0, 1.0
+    return 1 / along_cols, 1 / along_rows
+
+
+def extent_in(source: Grid, crs: CRS | None) -> tuple[float, float, float, float]:
+    """Bounds (left, bottom, right, top) of a grid in another CRS.
+
+    Raises:
+        ValueError: No transform leads from one CRS to the other.
+    """
+    x, y = project(source.crs, crs, *_apply(source.transform, *_lattice(source)))
+    return float(np.nanmin(x)), float(np.nanmin(y)), float(np.nanmax(x)), float(np.nanmax(y))
+
+
+def _name(crs: CRS) -> str:
+    code = crs.to_epsg()
+    found = re.search(r'"([^"]+)"', crs.to_wkt())
+    return f"EPSG:{code}" if code else f"'{found.group(1)}'" if found else "an unnamed CRS"
+
+
+def _lattice(grid: Grid) -> Points:
+    cols, rows = np.meshgrid(
+        np.linspace(0, grid.width, _LATTICE), np.linspace(0, grid.height, _LATTICE)
+    )
+    return cols.ravel(), rows.ravel()
+
+
+def _inside(grid: Grid, cols: NDArray[np.float64], rows: NDArray[np.float64]) -> Any:
+    # Strictly: grids that only touch share no pixel.
+    edge = 1e-6
+    return (cols > edge) & (cols < grid.width - edge) & (rows > edge) & (rows < grid.height - edge)
+
+
+def _apply(t: Affine, x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:
+    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f

@@ -1,0 +1,155 @@
+"""Which grid is a scene's, and where its rasters lie relative to it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from terrafuse.data.files import RasterFile
+from terrafuse.data.grid import Grid
+from terrafuse.errors import ConfigError, GridMismatchError, unknown_name
+from terrafuse.modalities import Modality
+from terrafuse.samples import Window
+
+# Sizes of rasters that are matched by pixel may differ by this much (rows lost at an edge).
+_SIZE_TOLERANCE_PX = 2
+
+Files = Mapping[str, tuple[RasterFile, ...]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where everything of a scene lies.
+
+    Args:
+        grid: The scene's grid.
+        reference: The grid of which it is a part; the same unless the scene is a window.
+        files: Files per modality; those without CRS have got the place of their pixels.
+        labels: Raster of labels, likewise.
+    """
+
+    grid: Grid
+    reference: Grid
+    files: Files
+    labels: RasterFile | None
+
+
+def place_rasters(
+    files: Files,
+    labels: RasterFile | None,
+    modalities: Mapping[str, Modality],
+    *,
+    chosen: str | None,
+    window: Window | None,
+    where: str,
+) -> Placement:
+    """Choose the scene's grid and bring every raster into relation to it.
+
+    The grid is that of the chosen modality or of the labels; else the labels'; else the finest
+    raster's among those of scale 1, if there are any. A modality of scale s stands for a grid of
+    1/s of its pixel size.
+
+    Args:
+        files: Files per modality.
+        labels: Raster of labels.
+        modalities: What the modalities are.
+        chosen: Modality whose grid is wanted, or "labels". Where the scene lacks it, as if None.
+        window: Part of the grid that is the scene.
+        where: Names the scene in messages.
+
+    Raises:
+        GridMismatchError: CRS on some rasters only, a raster without grid, sizes that do not match.
+        ConfigError: `chosen` is no modality, or `window` leaves the grid.
+    """
+    if chosen not in (None, "labels", *modalities):
+        raise ConfigError(unknown_name("name in 'grid'", chosen, ["labels", *modalities]))
+    _check_crs(files, labels, where)
+    reference = _choose_grid(files, labels, modalities, chosen)
+    if reference.crs is None:
+        files = {
+            name: tuple(
+                _match_by_pixel(file, reference.scaled(modalities[name].scale_ratio), where)
+                for file in own
+            )
+            for name, own in files.items()
+        }
+        labels = labels and _match_by_pixel(labels, reference, where)
+    return Placement(_crop(reference, window, where), reference, files, labels)
+
+
+def _check_crs(files: Files, labels: RasterFile | None, where: str) -> None:
+    every = [(f"modality '{name}'", file) for name, own in files.items() for file in own]
+    every += [("labels", labels)] if labels else []
+    for name, file in every:
+        if file.unplaced:
+            raise GridMismatchError(
+                f"{where}, {name}: '{file.path}' has no grid: {file.unplaced}. Resample it to one "
+                "first, for instance with gdalwarp -tps -t_srs EPSG:…"
+            )
+    placed = [item for item in every if item[1].grid.crs is not None]
+    adrift = [item for item in every if item[1].grid.crs is None]
+    if placed and adrift:
+        (name, file), (other_name, other) = adrift[0], placed[0]
+        assert other.grid.crs is not None
+        raise GridMismatchError(
+            f"{where}: {name} ('{file.path}') has no CRS, but {other_name} ('{other.path}') has "
+            f"{other.grid.crs.to_string()[:60]}. Give it its CRS (gdal_edit.py -a_srs EPSG:… "
+            "-a_ullr …); only rasters that all lack one are matched by pixel"
+        )
+
+
+def _choose_grid(
+    files: Files,
+    labels: RasterFile | None,
+    modalities: Mapping[str, Modality],
+    chosen: str | None,
+) -> Grid:
+    if labels is not None and (chosen in (None, "labels") or chosen not in files):
+        return labels.grid
+    if chosen is not None and chosen in files:
+        names = [chosen]
+    else:
+        names = [name for name in files if modalities[name].scale == 1] or list(files)
+    grids = [
+        min((file.grid for file in files[name]), key=_pixel_area).scaled(
+            1 / modalities[name].scale_ratio
+        )
+        for name in names
+    ]
+    return min(grids, key=_pixel_area)
+
+
+def _pixel_area(grid: Grid) -> float:
+    if grid.crs is None:  # the more pixels, the finer
+        return -float(grid.height * grid.width)
+    size_m = grid.pixel_size_m
+    return prod(grid.pixel_size) if size_m is None else size_m**2
+
+
+def _match_by_pixel(file: RasterFile, expected: Grid, where: str) -> RasterFile:
+    own, wanted = (file.grid.height, file.grid.width), (expected.height, expected.width)
+    difference = max(abs(a - b) for a, b in zip(own, wanted, strict=True))
+    sizes = f"'{file.path}' has {own[0]} × {own[1]} pixels where the scene's grid has "
+    sizes += f"{wanted[0]} × {wanted[1]}"
+    if difference > _SIZE_TOLERANCE_PX:
+        raise GridMismatchError(
+            f"{where}: {sizes}. Rasters without CRS are matched by pixel: give equal sizes, a "
+            "'scale' for the modality if its pixels are larger or smaller, or georeference them"
+        )
+    if difference:
+        warnings.warn(f"{where}: {sizes}; the rest has no data", stacklevel=2)
+    return file.moved_to(Grid(None, expected.transform, *own))
+
+
+def _crop(reference: Grid, window: Window | None, where: str) -> Grid:
+    if window is None:
+        return reference
+    if window.intersection(reference.window) != window:
+        raise ConfigError(
+            f"{where}: window [{window.row}, {window.col}, {window.height}, {window.width}] (row, "
+            f"column, height, width) leaves the grid of {reference.height} × {reference.width} "
+            "pixels"
+        )
+    return reference.crop(window)

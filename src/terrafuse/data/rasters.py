@@ -1,0 +1,261 @@
+"""One modality of one scene: its files, read onto the modality's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data.files import GriddedBands, RasterFile, place, usable_nodata
+from terrafuse.data.grid import Grid
+from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.warping import BandSource
+from terrafuse.errors import BandError
+from terrafuse.modalities import Modality, ModalityKind
+from terrafuse.samples import Window
+
+ResamplingName = Literal["nearest", "bilinear", "cubic", "average"]
+
+
+@dataclass(frozen=True)
+class ReadingRules:
+    """How the files of one modality become its bands.
+
+    Args:
+        nodata: Value without data, instead of the files' own tag.
+        resampling: Used where a file lies on another grid.
+        read_bands: Bands to take, as 1-based numbers or band descriptions, counted through all
+            files of the modality; None = all, in order.
+        complex: "amplitude": take the modulus of complex values; None refuses them.
+        required: Whether a scene without this modality is a fault.
+    """
+
+    nodata: float | None = None
+    resampling: ResamplingName = "bilinear"
+    read_bands: tuple[int | str, ...] | None = None
+    complex: Literal["amplitude"] | None = None
+    required: bool = True
+
+    @classmethod
+    def for_kind(cls, kind: ModalityKind) -> ReadingRules:
+        """The default rules of a kind of modality."""
+        return cls(resampling="nearest" if kind == "structure" else "bilinear")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON and YAML."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ReadingRules:
+        """Inverse of `to_dict`."""
+        fixed: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fixed)
+
+
+class RasterSource:
+    """The rasters of one modality in one scene.
+
+    Args:
+        modality: Whose bands are read.
+        files: Its files, whose bands follow one another.
+        rules: How they are read.
+        grid: The modality's grid in the scene.
+        reference: The whole of which `grid` is a part (differs where a scene is a window).
+        where: Names the modality and scene in messages.
+
+    Raises:
+        BandError: The files have other bands than the modality, or complex values.
+        GridMismatchError: A file does not overlap the grid.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        files: Sequence[RasterFile],
+        rules: ReadingRules,
+        grid: Grid,
+        reference: Grid,
+        where: str,
+    ) -> None:
+        self.files = tuple(files)
+        self.grid = grid
+        self._channels = len(modality.bands)
+        self._parts = []
+        picked = pick_bands(modality, self.files, rules, where)
+        for position, file in enumerate(self.files):
+            own = [(c, band) for c, (number, band) in enumerate(picked) if number == position]
+            if own:
+                self._parts.append(_Part(file, own, rules, grid, reference, where))
+
+    def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Physical values of a window of the modality's grid.
+
+        Returns:
+            Float32 (C, h, w), NaN where a band has no data; bool (h, w), some band has data.
+
+        Raises:
+            RasterReadError: Pixels cannot be decoded.
+        """
+        if len(self._parts) == 1:
+            image, complete = self._parts[0].read(window)
+        else:
+            image = np.empty((self._channels, window.height, window.width), np.float32)
+            known = []
+            for part in self._parts:
+                image[part.channels], every = part.read(window)
+                known.append(every)
+            complete = all(known)
+        if complete:
+            return image, np.ones(image.shape[1:], bool)
+        return image, np.asarray(~np.isnan(image).all(axis=0))
+
+    def close(self) -> None:
+        """Close the files, as far as this process has them open."""
+        for file in self.files:
+            pool.forget(gdal_path(file.path))
+
+
+class _Part:
+    """The bands that one file gives to a modality.
+
+    Args:
+        file: The file.
+        own: (channel, 1-based band) pairs.
+        rules: How it is read.
+        grid: Target grid.
+        reference: The whole of which `grid` is a part.
+        where: Names the modality and scene in messages.
+    """
+
+    def __init__(
+        self,
+        file: RasterFile,
+        own: Sequence[tuple[int, int]],
+        rules: ReadingRules,
+        grid: Grid,
+        reference: Grid,
+        where: str,
+    ) -> None:
+        # A single file in order is read without going through a copy.
+        self.channels = [channel for channel, _ in own]
+        bands = [number for _, number in own]
+        sources = [_band_source(file, number, bands, rules) for number in bands]
+        self.bands: GriddedBands = place(
+            file, sources, grid, reference, resampling=rules.resampling, where=where
+        )
+        tags = np.array([[file.scales[b - 1], file.offsets[b - 1]] for b in bands], np.float32)
+        self._tags = None if (tags == [1, 0]).all() else tags
+
+    def read(self, window: Window) -> tuple[NDArray[np.float32], bool]:
+        """Float32 (C, h, w) with NaN, and whether there is none."""
+        inner = None if self.bands.extent is None else window.intersection(self.bands.extent)
+        shape = (len(self.channels), window.height, window.width)
+        if inner is None:
+            return np.full(shape, np.nan, np.float32), False
+        values, hidden = self.bands.read(inner)
+        image = self._to_physical(values)
+        if hidden is not None:
+            np.copyto(image, np.nan, where=hidden)
+        if inner == window:
+            return image, self.bands.complete
+        padded = np.full(shape, np.nan, np.float32)
+        padded[:, *inner.slices(window)] = image
+        return padded, False
+
+    def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        if np.iscomplexobj(values):
+            values = np.abs(values)
+        with np.errstate(over="ignore", invalid="ignore"):
+            image = values.astype(np.float32, copy=False)
+            if self._tags is not None:
+                image *= self._tags[:, 0, None, None]
+                image += self._tags[:, 1, None, None]
+        if values.dtype == np.float64:  # may have left the range of float32
+            np.copyto(image, np.nan, where=np.isinf(image))
+        return image
+
+
+def pick_bands(
+    modality: Modality, files: Sequence[RasterFile], rules: ReadingRules, where: str
+) -> list[tuple[int, int]]:
+    """Per channel, (position of the file, 1-based band in it).
+
+    Alpha bands hide pixels and are no channels, unless the modality has as many bands as the files
+    have with them (writers often mark a fourth band as alpha that is none).
+
+    Raises:
+        BandError: Numbers or names do not fit, or values are complex.
+    """
+    every = [(i, band) for i, file in enumerate(files) for band in range(1, file.count + 1)]
+    if rules.read_bands is not None:
+        picked = [_find_band(item, every, files, where) for item in rules.read_bands]
+    else:
+        opaque = [(i, band) for i, band in every if not files[i].alpha[band - 1]]
+        picked = every if len(every) == len(modality.bands) else opaque
+    if len(picked) != len(modality.bands):
+        raise BandError(_wrong_count(modality, files, rules, len(picked), where))
+    for i, band in picked:
+        dtype = files[i].dtypes[band - 1]
+        if dtype.startswith("complex") and rules.complex is None:
+            raise BandError(
+                f"{where}: '{files[i].path}' holds complex values ({dtype}); models take real "
+                "ones. Set 'complex: amplitude' on the modality to read their modulus"
+            )
+    return picked
+
+
+def _find_band(
+    item: int | str, every: Sequence[tuple[int, int]], files: Sequence[RasterFile], where: str
+) -> tuple[int, int]:
+    names = [files[i].descriptions[band - 1] for i, band in every]
+    if isinstance(item, int):
+        if 1 <= item <= len(every):
+            return every[item - 1]
+        problem = f"there is no band {item}; bands are 1 to {len(every)}"
+    elif names.count(item) == 1:
+        return every[names.index(item)]
+    else:
+        listed = ", ".join(f"'{name}'" for name in dict.fromkeys(names) if name) or "none at all"
+        times = f"{names.count(item)} bands are" if item in names else "no band is"
+        problem = f"{times} described as '{item}'; descriptions are {listed}"
+    listed = ", ".join(f"'{file.path}'" for file in files)
+    raise BandError(f"{where}: 'read_bands' does not fit {listed}: {problem}")
+
+
+def _wrong_count(
+    modality: Modality, files: Sequence[RasterFile], rules: ReadingRules, found: int, where: str
+) -> str:
+    declared = f"modality '{modality.name}' declares {len(modality.bands)} "
+    declared += f"({', '.join(modality.bands[:12])}{' …' if len(modality.bands) > 12 else ''})"
+    if rules.read_bands is not None:
+        return f"{where}: 'read_bands' picks {found} bands, but {declared}; give one per band"
+    listed = ", ".join(f"'{file.path}' has {file.count}" for file in files)
+    hint = ""
+    if files[0].palette is not None and len(modality.bands) == 3:
+        hint = "; it stores colours in a palette: expand it first (gdal_translate -expand rgb)"
+    return (
+        f"{where}: wrong number of bands: {listed}, but {declared}. Correct 'bands', or pick with "
+        f"'read_bands' (1-based numbers or descriptions){hint}"
+    )
+
+
+def _band_source(
+    file: RasterFile, number: int, picked: Sequence[int], rules: ReadingRules
+) -> BandSource:
+    dtype = np.dtype(file.dtypes[number - 1])
+    hides = file.hides[number - 1]
+    alpha_is_data = any(file.alpha[band - 1] for band in picked)
+    nodata = file.nodata[number - 1] if rules.nodata is None else rules.nodata
+    return BandSource(
+        index=number,
+        nodata=usable_nodata(nodata, dtype),
+        masked=hides == "mask" or (hides == "alpha" and not alpha_is_data),
+        complex=dtype.kind == "c",
+        finite=dtype.kind in "iu",
+    )

@@ -1,0 +1,219 @@
+"""What may stand in `dataset.yaml`, and its values as the vocabulary has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from terrafuse.config import Settings, parse_settings
+from terrafuse.data.rasters import ReadingRules, ResamplingName
+from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.modalities import Modality, ModalityKind
+from terrafuse.samples import Window
+
+_SCENE_KEYS = ("id", "split", "labels", "window")
+
+
+class ClassSettings(Settings):
+    """A class: its name and what it is in label files."""
+
+    name: str
+    code: Any = Field(None, description="Raw value or list of them; default: its position.")
+    color: str | None = Field(None, description="Display colour '#rrggbb'.")
+
+
+class ModalitySettings(Settings):
+    """A modality: what its bands are, and how its files are read."""
+
+    bands: tuple[str, ...] = Field(description="Names, one per channel.")
+    kind: ModalityKind = "other"
+    wavelengths_um: tuple[float, ...] | None = Field(None, description="Centre, one per band.")
+    unit: str = "dn"
+    scale: float = Field(1.0, gt=0, description="Pixel size relative to the scene grid.")
+    nodata: float | None = Field(None, description="Instead of the files' nodata tag.")
+    resampling: ResamplingName | None = Field(None, description="Default: by kind.")
+    read_bands: tuple[int | str, ...] | None = Field(
+        None, description="Bands to take from the files: 1-based numbers or descriptions."
+    )
+    complex: Literal["amplitude"] | None = Field(None, description="What to take of complex values")
+    required: bool = Field(True, description="Whether a scene without it is a fault.")
+
+
+class LabelSettings(Settings):
+    """How label files are read."""
+
+    attribute: str | None = Field(None, description="Polygons: field with the class code.")
+    area: str | None = Field(None, description="Polygons: file with the area that was labelled.")
+    background: int | str | None = Field(None, description="Polygons: class between them.")
+    nodata: float | None = Field(None, description="Rasters: instead of the file's nodata tag.")
+
+
+class ManifestSettings(Settings):
+    """All of `dataset.yaml`."""
+
+    classes: tuple[ClassSettings, ...]
+    void: tuple[Any, ...] = Field((), description="Raw label values that are no class.")
+    modalities: dict[str, ModalitySettings]
+    grid: str | None = Field(None, description="Modality whose grid is the scene's, or 'labels'.")
+    labels: LabelSettings = Field(default_factory=LabelSettings)
+    scenes: tuple[dict[str, Any], ...]
+
+
+class _SceneSettings(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    id: str | int
+    split: str | None = None
+    labels: str | None = None
+    window: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class SceneEntry:
+    """One scene of a manifest; paths as written there.
+
+    Args:
+        id: Unique name.
+        split: Part of the data set it belongs to.
+        rasters: Paths or patterns per modality.
+        labels: Path of its labels.
+        window: Part of the reference grid that is the scene.
+    """
+
+    id: str
+    split: str | None
+    rasters: Mapping[str, tuple[str, ...]]
+    labels: str | None = None
+    window: Window | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as in a manifest."""
+        values: dict[str, Any] = {"id": self.id}
+        if self.split is not None:
+            values["split"] = self.split
+        for name, paths in self.rasters.items():
+            values[name] = paths[0] if len(paths) == 1 else list(paths)
+        if self.labels is not None:
+            values["labels"] = self.labels
+        if self.window is not None:
+            w = self.window
+            values["window"] = [w.row, w.col, w.height, w.width]
+        return values
+
+
+def to_modality(name: str, item: ModalitySettings) -> Modality:
+    """The modality that the settings describe."""
+    return Modality(
+        name=name,
+        bands=item.bands,
+        kind=item.kind,
+        wavelengths_um=item.wavelengths_um,
+        unit=item.unit,
+        scale=item.scale,
+    )
+
+
+def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
+    """How the settings want the files of a modality read.
+
+    Raises:
+        ConfigError: `read_bands` does not fit `bands`.
+    """
+    if item.read_bands is not None and len(item.read_bands) != len(item.bands):
+        raise ConfigError(
+            f"modality '{name}' has {len(item.bands)} bands but {len(item.read_bands)} read_bands; "
+            "give one per band"
+        )
+    return ReadingRules(
+        nodata=item.nodata,
+        resampling=item.resampling or ReadingRules.for_kind(item.kind).resampling,
+        read_bands=item.read_bands,
+        complex=item.complex,
+        required=item.required,
+    )
+
+
+def modality_values(modality: Modality, rules: ReadingRules) -> dict[str, Any]:
+    """Plain values of a modality, as in a manifest; defaults are left out."""
+    values = modality.to_dict() | rules.to_dict()
+    del values["name"]
+    default = ModalitySettings(bands=modality.bands).model_dump()
+    default["resampling"] = ReadingRules.for_kind(modality.kind).resampling
+    return {key: value for key, value in values.items() if value != default[key]}
+
+
+def check_names(settings: ManifestSettings, modalities: Mapping[str, Modality]) -> None:
+    """Refuse names that cannot be told apart, or refer to nothing.
+
+    Raises:
+        ConfigError: Which name, and the nearest valid one.
+    """
+    if not modalities:
+        raise ConfigError("'modalities' is empty; describe at least one")
+    if not settings.scenes:
+        raise ConfigError("'scenes' is empty; list at least one")
+    reserved = set(_SCENE_KEYS) & set(modalities)
+    if reserved:
+        raise ConfigError(
+            f"a modality cannot be named '{reserved.pop()}': that is a key of scenes. Rename it"
+        )
+    if settings.grid not in (None, "labels", *modalities):
+        raise ConfigError(unknown_name("name in 'grid'", settings.grid, ["labels", *modalities]))
+
+
+def to_entry(
+    values: Mapping[str, Any], number: int, modalities: Mapping[str, Modality], where: str
+) -> SceneEntry:
+    """One item of `scenes`.
+
+    Args:
+        values: Its keys and values.
+        number: Its position, which names it in messages as long as it has no id.
+        modalities: What may be a key of it.
+        where: Names the file in messages.
+
+    Raises:
+        ConfigError: Unknown key (the nearest valid one is named), or a value of the wrong kind.
+    """
+    where = f"{where}: scene '{values['id']}'" if "id" in values else f"{where}: scene {number}"
+    item = parse_settings(_SceneSettings, values, where)
+    rasters = {}
+    for key, given in (item.model_extra or {}).items():
+        if key not in modalities:
+            raise ConfigError(f"{where}: {unknown_name('key', key, [*_SCENE_KEYS, *modalities])}")
+        paths = given if isinstance(given, list) else [given]
+        if given is None:  # a modality that this scene lacks
+            continue
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise ConfigError(f"{where}: '{key}' is {given!r}; give a path, a list of them or none")
+        rasters[key] = tuple(paths)
+    if not rasters:
+        raise ConfigError(f"{where} has no raster; give one of {', '.join(modalities)}")
+    return SceneEntry(str(item.id), item.split, rasters, item.labels, _window(item.window, where))
+
+
+def _window(values: tuple[int, int, int, int] | None, where: str) -> Window | None:
+    if values is None:
+        return None
+    if min(values[:2]) < 0 or min(values[2:]) < 1:
+        raise ConfigError(
+            f"{where}: 'window' is {list(values)}; it is [row, column, height, width] in pixels of "
+            "the reference grid, from 0 on"
+        )
+    return Window(*values)
+
+
+def check_unique(entries: Sequence[SceneEntry], where: str) -> None:
+    """Refuse two scenes of one id.
+
+    Raises:
+        ConfigError: Which id.
+    """
+    seen: set[str] = set()
+    for entry in entries:
+        if entry.id in seen:
+            raise ConfigError(f"{where}: two scenes have the id '{entry.id}'; ids must be unique")
+        seen.add(entry.id)

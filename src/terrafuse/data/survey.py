@@ -1,0 +1,138 @@
+"""Where in a scene there is something to learn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data.scene import Scene
+from terrafuse.data.streaming import Reservoir, cover, resize_mask, round_up
+from terrafuse.samples import IGNORE_INDEX, Sample, Window
+
+
+@dataclass(frozen=True)
+class SceneSurvey:
+    """Where in one scene there is something to learn from.
+
+    Args:
+        height: Rows of the scene.
+        width: Columns of the scene.
+        alignment: Windows start and measure multiples of this.
+        cell: Side of a cell, in scene pixels.
+        usable: Pixels with data and a label per cell, int32 (rows, cols).
+        labelled: Pixels with a label, with or without data.
+        class_counts: Usable pixels per class that has any.
+        class_pixels: Per class a random part of its usable pixels, int32 (n, 2): row, column.
+    """
+
+    height: int
+    width: int
+    alignment: int
+    cell: int
+    usable: NDArray[np.int32]
+    labelled: int
+    class_counts: dict[int, int]
+    class_pixels: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+
+    @cached_property
+    def row_ends(self) -> NDArray[np.int64]:
+        """Usable pixels up to and with each row of cells."""
+        ends: NDArray[np.int64] = self.usable.sum(axis=1, dtype=np.int64).cumsum()
+        return ends
+
+    @property
+    def total(self) -> int:
+        """Usable pixels of the scene."""
+        return int(self.row_ends[-1])
+
+    def cell_of(self, pixel: int) -> tuple[int, int]:
+        """Row and column, in scene pixels, of the cell that holds usable pixel number `pixel`."""
+        row = int(np.searchsorted(self.row_ends, pixel, side="right"))
+        pixel -= int(self.row_ends[row - 1]) if row else 0
+        col = int(np.searchsorted(self.usable[row].cumsum(), pixel, side="right"))
+        return row * self.cell, col * self.cell
+
+
+def survey_scene(
+    scene: Scene,
+    cell: int,
+    *,
+    pixels_per_class: int = 0,
+    require_all: bool = False,
+    seed: int = 0,
+) -> SceneSurvey:
+    """Go through a scene once and note where data and labels are.
+
+    Args:
+        scene: The scene.
+        cell: Side of the cells; a multiple of the scene's alignment.
+        pixels_per_class: How many pixels to remember per class.
+        require_all: A usable pixel has data of every modality, not only of one.
+        seed: Chooses the pixels.
+    """
+    rows, cols = (round_up(n, cell) // cell for n in (scene.grid.height, scene.grid.width))
+    usable = np.zeros((rows, cols), np.int32)
+    class_counts = np.zeros(256, np.int64)
+    rng = np.random.default_rng(seed)
+    reservoirs: dict[int, Reservoir] = {}
+    labelled = 0
+    for window in cover(scene, 512, cell) if scene.has_labels else []:
+        labels = scene.read_labels(window)
+        learnable = labels != IGNORE_INDEX
+        labelled += int(learnable.sum())
+        if not learnable.any():  # spares reading the images
+            continue
+        learnable &= _has_data(scene.read(window, labels=False), labels.shape, require_all)
+        usable[_cells(window, cell)] = _count_cells(learnable, cell)
+        class_counts += np.bincount(labels[learnable], minlength=256)
+        if pixels_per_class:
+            for value, pixels in _by_class(labels, learnable, window).items():
+                if value not in reservoirs:
+                    reservoirs[value] = Reservoir(pixels_per_class, rng)
+                reservoirs[value].add(pixels)
+    return SceneSurvey(
+        height=scene.grid.height,
+        width=scene.grid.width,
+        alignment=scene.alignment,
+        cell=cell,
+        usable=usable,
+        labelled=labelled,
+        class_counts={int(v): int(class_counts[v]) for v in np.flatnonzero(class_counts)},
+        class_pixels={value: reservoir.items for value, reservoir in reservoirs.items()},
+    )
+
+
+def _has_data(sample: Sample, shape: tuple[int, ...], require_all: bool) -> NDArray[np.bool_]:
+    masks = [resize_mask(valid.numpy(), (shape[0], shape[1])) for valid in sample.valid.values()]
+    result: NDArray[np.bool_] = (np.logical_and if require_all else np.logical_or).reduce(masks)
+    return result
+
+
+def _cells(window: Window, cell: int) -> tuple[slice, slice]:
+    return (
+        slice(window.row // cell, window.row_stop // cell),
+        slice(window.col // cell, window.col_stop // cell),
+    )
+
+
+def _count_cells(mask: NDArray[np.bool_], cell: int) -> NDArray[np.int32]:
+    height, width = mask.shape
+    blocks = mask.reshape(height // cell, cell, width // cell, cell)
+    counts: NDArray[np.int32] = blocks.sum(axis=(1, 3), dtype=np.int32)
+    return counts
+
+
+def _by_class(
+    labels: NDArray[np.uint8], mask: NDArray[np.bool_], window: Window
+) -> dict[int, NDArray[np.int32]]:
+    """Per class its pixels under the mask, int32 (n, 2), in rows and columns of the scene."""
+    pixels = np.flatnonzero(mask)
+    values = labels.ravel()[pixels]
+    found: dict[int, NDArray[np.int32]] = {}
+    for value in np.flatnonzero(np.bincount(values)).tolist():
+        rows, cols = np.divmod(pixels[values == value].astype(np.int32), np.int32(labels.shape[1]))
+        found[value] = np.stack([rows + np.int32(window.row), cols + np.int32(window.col)], axis=1)
+    return found

@@ -1,0 +1,56 @@
+"""Levels → class scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from terrafuse.decoders.fcn import FCNHead
+from terrafuse.decoders.segformer import SegFormerDecoder
+from terrafuse.decoders.upernet import UPerNetDecoder
+from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.options import check_options
+
+#: Every decoder by its name; takes (channels, num_classes, *, options).
+DECODERS: Mapping[str, type[SegFormerDecoder | UPerNetDecoder]] = {
+    "segformer": SegFormerDecoder,
+    "upernet": UPerNetDecoder,
+}
+
+
+def create_decoder(
+    name: str,
+    channels: Sequence[int],
+    strides: Sequence[float],
+    num_classes: int,
+    /,
+    **options: Any,
+) -> nn.Module:
+    """A decoder by its name.
+
+    Args:
+        name: One of `DECODERS`.
+        channels: Per level, fine → coarse.
+        strides: Per level; must ascend.
+        num_classes: K.
+        options: Keyword arguments of the decoder.
+
+    Returns:
+        A module: levels (N, C_l, H_l, W_l), fine → coarse → logits (N, K, H_0, W_0).
+
+    Raises:
+        UnknownNameError: No such decoder, or no such option.
+        ModelError: An option's value is wrong, or the levels are not in order.
+    """
+    if name not in DECODERS:
+        raise UnknownNameError(unknown_name("decoder", name, DECODERS))
+    if len(channels) != len(strides) or not channels or list(strides) != sorted(strides):
+        raise ModelError(
+            f"levels must come fine to coarse, one stride each; got channels {list(channels)} and "
+            f"strides {list(strides)}"
+        )
+    decoder = DECODERS[name]
+    return decoder(channels, num_classes, **check_options("decoder", name, decoder, options))
+
+
+__all__ = ["DECODERS", "FCNHead", "SegFormerDecoder", "UPerNetDecoder", "create_decoder"]

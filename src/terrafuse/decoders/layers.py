@@ -1,0 +1,73 @@
+"""What decoders are made of: convolution with norm, and resizing."""
+
+from __future__ import annotations
+
+from math import gcd
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NormName = Literal["batch", "group"]
+
+_GROUPS = 32  # Wu and He, Group normalization, ECCV 2018
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation that survives a single value per channel.
+
+    One value has no variance: torch refuses to train on it. It occurs where context is pooled to
+    one pixel (UPerNet's pooling bin 1) and the batch is one sample. Such a map is normalised by
+    the running statistics instead, which it does not change.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised map (N, C, H, W)."""
+        if self.training and input[:, 0].numel() == 1:
+            return F.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        return super().forward(input)
+
+
+def create_norm(name: NormName, channels: int) -> nn.Module:
+    """Normalisation of a map: over the batch, or over groups of channels of each sample.
+
+    "group" does not depend on the batch and suits batches of one or two samples.
+    """
+    if name == "batch":
+        return BatchNorm2d(channels)
+    # At least two channels per group, else a map of one pixel would have nothing to compare.
+    return nn.GroupNorm(gcd(_GROUPS, max(channels // 2, 1)), channels)
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, norm, ReLU; the size stays.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: 1 or 3.
+        norm: "batch" or "group".
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int, norm: NormName
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
+            create_norm(norm, out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Map (N, C, H, W) at another size, bilinear."""
+    if x.shape[-2:] == size:
+        return x
+    return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def size_of(x: Tensor) -> tuple[int, int]:
+    """Height and width of a map."""
+    return int(x.shape[-2]), int(x.shape[-1])

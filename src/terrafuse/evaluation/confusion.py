@@ -1,0 +1,75 @@
+"""The confusion matrix: one int64 table over all scored pixels of all scenes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.errors import LabelError, ModelError
+from terrafuse.samples import IGNORE_INDEX
+
+# Pixels counted at a time: numpy's bincount makes 8 bytes of each.
+_CHUNK = 2**20
+
+
+class ConfusionMatrix:
+    """Counts of reference class × mapped class.
+
+    Args:
+        num_classes: K, at most 255.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        #: Int64 (K, K), rows = reference, columns = map.
+        self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+        #: Pixels with a reference class where the map has no data; not in the matrix.
+        self.unmapped = 0
+
+    @property
+    def pixels(self) -> int:
+        """Scored pixels."""
+        return int(self.matrix.sum())
+
+    def update(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> None:
+        """Add the pixels of a map.
+
+        Args:
+            labels: Reference classes, uint8 (H, W); 255 is ignored.
+            class_map: Mapped classes, uint8 (H, W); 255 = no data.
+
+        Raises:
+            LabelError: A reference class that is none of the K.
+            ModelError: A mapped class that is none of the K.
+        """
+        assert labels.shape == class_map.shape, (labels.shape, class_map.shape)
+        counts = np.zeros(2**16, np.int64)
+        flat_labels, flat_map = labels.ravel(), class_map.ravel()
+        for start in range(0, flat_labels.size, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            joint = flat_labels[part].astype(np.uint16) << 8 | flat_map[part]
+            counts += np.bincount(joint, minlength=2**16)
+        table = counts.reshape(256, 256)[:IGNORE_INDEX]  # 255 in the reference is dropped here
+        self._check(table)
+        self.matrix += table[: self.num_classes, : self.num_classes]
+        self.unmapped += int(table[: self.num_classes, IGNORE_INDEX].sum())
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the counts of another matrix (another scene, another process)."""
+        self.matrix += other.matrix
+        self.unmapped += other.unmapped
+
+    def _check(self, table: NDArray[np.int64]) -> None:
+        highest = self.num_classes - 1
+        stray_labels = np.flatnonzero(table[self.num_classes :].any(axis=1)) + self.num_classes
+        if stray_labels.size:
+            raise LabelError(
+                f"labels hold class {stray_labels[0]}; allowed are 0 to {highest}, and 255 = ignore"
+            )
+        columns = table[:, self.num_classes : IGNORE_INDEX]
+        stray_classes = np.flatnonzero(columns.any(axis=0)) + self.num_classes
+        if stray_classes.size:
+            raise ModelError(
+                f"the map holds class {stray_classes[0]}; allowed are 0 to {highest}, "
+                "and 255 = no data"
+            )

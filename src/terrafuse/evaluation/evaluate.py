@@ -1,0 +1,248 @@
+"""Judging a segmenter on labelled scenes, with every subset of its modalities if wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from terrafuse.classes import ClassScheme
+from terrafuse.config import EvaluationConfig
+from terrafuse.data.streaming import Progress
+from terrafuse.errors import DataError, LabelError, ModelError
+from terrafuse.evaluation.boundary import BoundaryScore
+from terrafuse.evaluation.confusion import ConfusionMatrix
+from terrafuse.evaluation.scores import ClassMean, score, subset_report
+from terrafuse.prediction import ScenePredictor
+from terrafuse.prediction.predictor import Precision
+from terrafuse.samples import IGNORE_INDEX
+from terrafuse.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from terrafuse.data.scene import Scene
+
+METRICS_FORMAT = 1
+
+
+def modality_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """All 2^N − 1 non-empty subsets, the full one first, each in the order of `names`."""
+    return [
+        subset for size in range(len(names), 0, -1) for subset in combinations(tuple(names), size)
+    ]
+
+
+def evaluate(
+    segmenter: Segmenter,
+    scenes: Sequence[Scene],
+    scheme: ClassScheme,
+    config: EvaluationConfig,
+    *,
+    crop_size: int,
+    overlap: int,
+    batch_size: int = 8,
+    device: torch.device | str = "auto",
+    precision: Precision = "32-true",
+    subsets: bool = False,
+    boundary: bool = True,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a segmenter on scenes with labels.
+
+    Every scene is mapped as `ScenePredictor` maps it and compared once, pixel by pixel; all scenes
+    add to one matrix. Pixels with a reference class where no used modality has data cannot be
+    mapped: they are counted as `unmapped` and are not in the matrix.
+
+    Args:
+        segmenter: The model.
+        scenes: Scenes of the split.
+        scheme: The model's classes.
+        config: What is scored, and by which rule.
+        crop_size: As in `ScenePredictor`; so are the following four.
+        overlap: Scene pixels shared by neighbouring windows.
+        batch_size: Windows per forward pass.
+        device: Where to compute.
+        precision: Of the forward pass.
+        subsets: Also score every smaller subset of the modalities.
+        boundary: Also compare boundaries (costs more than everything else but the model).
+        progress: Called with (windows done, windows in all).
+
+    Returns:
+        The content of `metrics.json`.
+
+    Raises:
+        DataError: No scenes.
+        LabelError: A scene without labels or with other classes, or not one pixel to score.
+        ModelError: The model has another number of classes, or cannot do without a modality.
+    """
+    _check(segmenter, scenes, scheme, subsets)
+    predictor = ScenePredictor(
+        segmenter,
+        crop_size=crop_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+    )
+    names = tuple(modality.name for modality in segmenter.modalities)
+    tolerance_px = config.boundary_tolerance_px if boundary else None
+    tallies = {
+        subset: _Tally.empty(scheme.num_classes, tolerance_px)
+        for subset in (modality_subsets(names) if subsets else [names])
+    }
+    count = _Counter(progress, predictor, scenes, len(tallies))
+    per_scene = {}
+    for scene in scenes:
+        labels = _read_labels(scene)
+        for subset, tally in tallies.items():
+            without = frozenset(names) - frozenset(subset)
+            class_map = predictor.class_map(scene, without=without, progress=count.windows)
+            matrix = tally.add(labels, class_map)
+            if subset == names:
+                per_scene[scene.id] = _scene_row(matrix, config.class_mean)
+            count.next_map()
+    _check_anything_scored(tallies[names], config.split)
+    settings = {
+        "scored_classes": list(scheme.names),
+        "ignore_index": IGNORE_INDEX,
+        "reference": "full",
+        "crop_size": crop_size,
+        "overlap": overlap,
+        "test_time_augmentation": False,
+        "aggregation": "global",
+        "class_mean": config.class_mean,
+        "boundary_tolerance_px": tolerance_px,
+        "boundary_tolerance_m": _tolerance_m(tolerance_px, scenes),
+    }
+    return {
+        "format": METRICS_FORMAT,
+        "split": config.split,
+        "scenes": len(scenes),
+        "pixels": tallies[names].confusion.pixels,
+        "unmapped": tallies[names].confusion.unmapped,
+        "classes": list(scheme.names),
+        "full": "+".join(names),
+        "settings": settings,
+        "subsets": {
+            "+".join(subset): tally.report(scheme.names, config.class_mean)
+            for subset, tally in tallies.items()
+        },
+        "per_scene": per_scene,
+    }
+
+
+@dataclass
+class _Tally:
+    """What is counted for one subset of modalities."""
+
+    confusion: ConfusionMatrix
+    boundary: BoundaryScore | None
+
+    @classmethod
+    def empty(cls, num_classes: int, tolerance_px: float | None) -> _Tally:
+        score = None if tolerance_px is None else BoundaryScore(num_classes, tolerance_px)
+        return cls(ConfusionMatrix(num_classes), score)
+
+    def add(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> ConfusionMatrix:
+        """Count a scene; returns its own matrix."""
+        matrix = ConfusionMatrix(self.confusion.num_classes)
+        matrix.update(labels, class_map)
+        self.confusion.merge(matrix)
+        if self.boundary:
+            self.boundary.update(labels, class_map)
+        return matrix
+
+    def report(self, names: Sequence[str], class_mean: ClassMean) -> dict[str, Any]:
+        boundary_f1 = self.boundary.f1() if self.boundary else None
+        counts = {"pixels": self.confusion.pixels, "unmapped": self.confusion.unmapped}
+        return subset_report(self.confusion.matrix, names, class_mean, boundary_f1) | counts
+
+
+class _Counter:
+    """Progress over all maps, from the progress within each."""
+
+    def __init__(
+        self,
+        progress: Progress | None,
+        predictor: ScenePredictor,
+        scenes: Sequence[Scene],
+        maps_per_scene: int,
+    ) -> None:
+        self._progress = progress
+        self._total = sum(len(predictor.lattice(scene)) for scene in scenes) * maps_per_scene
+        self._before = self._now = 0
+
+    def windows(self, done: int, _: int) -> None:
+        self._now = self._before + done
+        if self._progress:
+            self._progress(self._now, self._total)
+
+    def next_map(self) -> None:
+        self._before = self._now
+
+
+def _check(
+    segmenter: Segmenter, scenes: Sequence[Scene], scheme: ClassScheme, subsets: bool
+) -> None:
+    if not scenes:
+        raise DataError("there are no scenes to evaluate on")
+    if segmenter.num_classes != scheme.num_classes:
+        raise ModelError(
+            f"the model tells {segmenter.num_classes} classes apart, the class scheme has "
+            f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one it was trained on"
+        )
+    if subsets and not segmenter.supports_missing and len(segmenter.modalities) > 1:
+        raise ModelError(
+            f"{type(segmenter).__name__} needs every modality and cannot be scored on subsets of "
+            "them. Leave subsets off, or use a method that supports missing modalities "
+            "(terrafuse methods)"
+        )
+    for scene in scenes:
+        if not scene.has_labels or scene.scheme is None:
+            raise LabelError(f"scene '{scene.id}' has no labels to compare with")
+        if scene.scheme.names != scheme.names:
+            raise LabelError(
+                f"labels of scene '{scene.id}' have the classes {', '.join(scene.scheme.names)}; "
+                f"the model has {', '.join(scheme.names)}"
+            )
+
+
+def _read_labels(scene: Scene) -> NDArray[np.uint8]:
+    return scene.read_labels(scene.full_window)[: scene.grid.height, : scene.grid.width]
+
+
+def _scene_row(matrix: ConfusionMatrix, class_mean: ClassMean) -> dict[str, Any]:
+    scores = score(matrix.matrix, class_mean)
+    return {
+        "oa": scores.oa,
+        "miou": scores.miou,
+        "pixels": matrix.pixels,
+        "unmapped": matrix.unmapped,
+    }
+
+
+def _check_anything_scored(tally: _Tally, split: str) -> None:
+    if tally.confusion.pixels:
+        return
+    if tally.confusion.unmapped:
+        raise DataError(
+            f"no pixel of split '{split}' can be scored: where there are labels, the rasters have "
+            "no data. Check their extent and their nodata values"
+        )
+    raise LabelError(
+        f"labels of split '{split}' are all ignored: there is nothing to score. "
+        "Check 'classes' and 'void' in the manifest"
+    )
+
+
+def _tolerance_m(tolerance_px: float | None, scenes: Sequence[Scene]) -> float | None:
+    """The boundary tolerance on the ground, if it is the same in all scenes (to 0.1 %)."""
+    sizes = [scene.grid.pixel_size_m for scene in scenes]
+    known = [size for size in sizes if size is not None]
+    if tolerance_px is None or len(known) < len(sizes) or max(known) > 1.001 * min(known):
+        return None
+    return tolerance_px * known[0]

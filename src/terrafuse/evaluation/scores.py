@@ -1,0 +1,188 @@
+"""Scores from a confusion matrix, by class and over classes.
+
+With M the matrix (rows = reference), TP_c = M_cc, FN_c = row sum − M_cc, FP_c = column sum − M_cc,
+n_c the row sum and N the sum of M:
+
+| score | formula | undefined when |
+|---|---|---|
+| OA | Σ TP_c / N | N = 0 |
+| recall_c; mPA = its mean over n_c > 0 | TP_c / n_c | n_c = 0 |
+| precision_c | TP_c / (TP_c + FP_c) | never mapped |
+| IoU_c; mIoU | TP_c / (TP_c + FP_c + FN_c) | in neither |
+| F1_c; mF1 | 2 TP_c / (2 TP_c + FP_c + FN_c) | in neither |
+| kappa | (OA − p) / (1 − p), p = Σ n_c · column_c / N² | p = 1 or N = 0 |
+| FWIoU | Σ n_c / N · IoU_c over n_c > 0 | N = 0 |
+
+An undefined score is None and is left out of means; it is never taken as 0 or 1. A mean covers the
+classes that occur in reference or map (`present`), or those in the reference (`reference`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ClassMean = Literal["present", "reference"]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ClassScores:
+    """Scores per class, float64 (K,) each; NaN = undefined.
+
+    Args:
+        iou: Intersection over union.
+        f1: F1, also called Dice.
+        recall: Producer's accuracy.
+        precision: User's accuracy.
+        boundary_f1: F1 of the boundaries; None where they were not compared.
+        pixels: Reference pixels, int64.
+        predicted: Mapped pixels, int64.
+    """
+
+    iou: Floats
+    f1: Floats
+    recall: Floats
+    precision: Floats
+    boundary_f1: Floats | None
+    pixels: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over all classes; None = undefined.
+
+    Args:
+        oa: Overall accuracy.
+        mpa: Mean pixel accuracy, the mean of recall.
+        miou: Mean IoU.
+        mf1: Mean F1.
+        kappa: Cohen's kappa.
+        fwiou: IoU weighted by reference pixels.
+        boundary_f1: Mean F1 of the boundaries; None also where they were not compared.
+        averaged: Number of classes in each mean.
+    """
+
+    oa: float | None
+    mpa: float | None
+    miou: float | None
+    mf1: float | None
+    kappa: float | None
+    fwiou: float | None
+    boundary_f1: float | None
+    averaged: dict[str, int]
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Scores by name, as in `metrics.json`."""
+        names = ("oa", "mpa", "miou", "mf1", "kappa", "fwiou", "boundary_f1")
+        return {name: getattr(self, name) for name in names}
+
+
+def score_classes(matrix: NDArray[np.int64], boundary_f1: Floats | None = None) -> ClassScores:
+    """Scores per class.
+
+    Args:
+        matrix: Int64 (K, K), rows = reference.
+        boundary_f1: Per class (K,), if boundaries were compared.
+    """
+    hit, pixels, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    return ClassScores(
+        iou=_ratio(hit, pixels + predicted - hit),
+        f1=_ratio(2 * hit, pixels + predicted),
+        recall=_ratio(hit, pixels),
+        precision=_ratio(hit, predicted),
+        boundary_f1=boundary_f1,
+        pixels=pixels,
+        predicted=predicted,
+    )
+
+
+def score(
+    matrix: NDArray[np.int64],
+    class_mean: ClassMean = "present",
+    boundary_f1: Floats | None = None,
+) -> Scores:
+    """Scores over all classes.
+
+    Args:
+        matrix: Int64 (K, K), rows = reference.
+        class_mean: Which classes a mean covers.
+        boundary_f1: Per class (K,), if boundaries were compared.
+    """
+    classes = score_classes(matrix, boundary_f1)
+    total = float(matrix.sum())
+    # In float64: products of pixel counts leave int64 at some 3 · 10⁹ pixels.
+    pixels, predicted = classes.pixels.astype(float), classes.predicted.astype(float)
+    in_reference = pixels > 0
+    oa = float(np.trace(matrix)) / total if total else None
+    chance = float((pixels * predicted).sum()) / total**2 if total else 1.0
+    weighted = (pixels * classes.iou)[in_reference].sum()
+    averaged = in_reference if class_mean == "reference" else np.ones_like(in_reference)
+    means = {
+        "miou": _mean(classes.iou, averaged),
+        "mpa": _mean(classes.recall, in_reference),
+        "mf1": _mean(classes.f1, averaged),
+        "boundary_f1": (None, 0) if boundary_f1 is None else _mean(boundary_f1, averaged),
+    }
+    return Scores(
+        oa=oa,
+        kappa=None if oa is None or chance == 1 else (oa - chance) / (1 - chance),
+        fwiou=float(weighted) / total if total else None,
+        **{name: value for name, (value, _) in means.items()},
+        averaged={name: count for name, (_, count) in means.items()},
+    )
+
+
+def subset_report(
+    matrix: NDArray[np.int64],
+    names: Sequence[str],
+    class_mean: ClassMean = "present",
+    boundary_f1: Floats | None = None,
+) -> dict[str, Any]:
+    """Scores, scores per class and matrix as plain values, as in `metrics.json`.
+
+    Args:
+        matrix: Int64 (K, K), rows = reference.
+        names: Class names.
+        class_mean: Which classes a mean covers.
+        boundary_f1: Per class (K,), if boundaries were compared.
+    """
+    overall = score(matrix, class_mean, boundary_f1)
+    classes = score_classes(matrix, boundary_f1)
+    ratios = {
+        key: _plain(getattr(classes, key))
+        for key in ("iou", "f1", "recall", "precision")
+    }  # fmt: skip
+    ratios["boundary_f1"] = [None] * len(names) if boundary_f1 is None else _plain(boundary_f1)
+    per_class = {
+        name: {key: values[i] for key, values in ratios.items()}
+        | {"pixels": int(classes.pixels[i]), "predicted": int(classes.predicted[i])}
+        for i, name in enumerate(names)
+    }
+    return {
+        "scores": overall.to_dict(),
+        "averaged": overall.averaged,
+        "per_class": per_class,
+        "matrix": matrix.tolist(),
+    }
+
+
+def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
+    with np.errstate(invalid="ignore"):
+        ratio: Floats = part / whole  # 0 / 0 = NaN: undefined
+    return ratio
+
+
+def _mean(values: Floats, averaged: NDArray[np.bool_]) -> tuple[float | None, int]:
+    """Mean of the defined values, and how many they are."""
+    defined = values[averaged & ~np.isnan(values)]
+    return (float(defined.mean()) if defined.size else None), int(defined.size)
+
+
+def _plain(values: Floats) -> list[float | None]:
+    return [None if np.isnan(value) else float(value) for value in values]

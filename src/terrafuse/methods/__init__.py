@@ -1,0 +1,179 @@
+"""Methods by name: build one, load a trained one, list them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from terrafuse.classes import ClassScheme
+from terrafuse.errors import UnknownNameError, WeightsMismatchError, unknown_name
+from terrafuse.methods.early_fusion import EarlyFusion
+from terrafuse.methods.late_fusion import LateFusion
+from terrafuse.methods.single import Single
+from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.options import check_options
+from terrafuse.segmenter import Segmenter
+from terrafuse.weights import (
+    STATE_FILE,
+    RunInfo,
+    load_strict,
+    read_run_info,
+    read_state,
+    without_pretrained,
+)
+
+#: Every method by its name; a new one is one line here.
+METHODS: Mapping[str, type[Segmenter]] = {
+    "single": Single,
+    "early_fusion": EarlyFusion,
+    "late_fusion": LateFusion,
+}
+
+
+@dataclass(frozen=True)
+class MethodSummary:
+    """A row of `terrafuse methods`.
+
+    Args:
+        name: As in `run.yaml`.
+        title: What it is, in a line.
+        paper: Reference; empty for a baseline.
+        modalities: How many it takes ("1", "2 to 3", "1 or more").
+        supports_missing: Whether samples may lack modalities.
+    """
+
+    name: str
+    title: str
+    paper: str
+    modalities: str
+    supports_missing: bool
+
+
+def create_segmenter(
+    name: str,
+    modalities: Sequence[Modality],
+    num_classes: int,
+    options: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """An untrained model.
+
+    Args:
+        name: One of `METHODS`.
+        modalities: What it will receive, in the order the method fuses.
+        num_classes: K.
+        options: Keyword arguments of the method's constructor.
+
+    Raises:
+        UnknownNameError: No such method, backbone, decoder or option; the nearest is named.
+        ModelError: The number of modalities or the value of an option does not suit the method.
+        WeightsError: Pretrained weights are wanted and cannot be used.
+    """
+    if name not in METHODS:
+        raise UnknownNameError(unknown_name("method", name, METHODS))
+    method = METHODS[name]
+    given = dict(options or {})
+    checked = check_options("method", name, method, given)
+    segmenter = method(tuple(modalities), num_classes, **checked)
+    segmenter.method_name, segmenter.method_options = name, given
+    return segmenter
+
+
+def load_segmenter(
+    run_folder: str | Path, device: str | torch.device = "cpu"
+) -> tuple[Segmenter, RunInfo]:
+    """The trained model of a run folder, in evaluation mode, and what it is.
+
+    Raises:
+        WeightsError: Not a run folder, damaged, or of another version.
+    """
+    info = read_run_info(run_folder)
+    state = read_state(run_folder)
+    where = f"weights in '{Path(run_folder) / STATE_FILE}'"
+    try:
+        # All weights come from the folder: nothing is to be fetched for them.
+        with without_pretrained():
+            segmenter = create_segmenter(
+                info.method, info.modalities, info.scheme.num_classes, info.method_options
+            )
+    except UnknownNameError as error:
+        raise WeightsMismatchError(
+            f"'{run_folder}' was written by terrafuse {info.version} and cannot be built by this "
+            f"one: {error}"
+        ) from error
+    load_strict(segmenter, state, where=where)
+    return segmenter.to(device).eval(), info
+
+
+def describe_run(
+    segmenter: Segmenter,
+    *,
+    scheme: ClassScheme,
+    statistics: Mapping[str, BandStatistics],
+    crop_size: int,
+    overlap: int,
+    rules: Mapping[str, Mapping[str, Any]] | None = None,
+    grid: str | None = None,
+) -> RunInfo:
+    """What `save_model` needs to know about a model, beside its state.
+
+    Args:
+        segmenter: As made by `create_segmenter`.
+        scheme: Its classes.
+        statistics: Per modality, over the training split.
+        crop_size: Window size of prediction, in scene pixels.
+        overlap: Overlap of windows, in scene pixels.
+        rules: Per modality, how its rasters are to be read.
+        grid: Modality whose grid is the scene's; None = the labels', else the finest.
+    """
+    sources = [b.pretrained.to_dict() for b in segmenter.backbones() if b.pretrained is not None]
+    return RunInfo(
+        method=segmenter.method_name,
+        method_options=segmenter.method_options,
+        modalities=segmenter.modalities,
+        scheme=scheme,
+        statistics={m.name: statistics[m.name] for m in segmenter.modalities},
+        crop_size=crop_size,
+        overlap=overlap,
+        rules={name: dict(rule) for name, rule in (rules or {}).items()},
+        grid=grid,
+        base_weights=tuple(sources),
+        total_parameters=sum(p.numel() for p in segmenter.parameters()),
+    )
+
+
+def list_methods() -> list[MethodSummary]:
+    """A row per method."""
+    return [
+        MethodSummary(
+            name=name,
+            title=method.title,
+            paper=method.paper,
+            modalities=_range(*method.num_modalities),
+            # With a single modality nothing can be missing.
+            supports_missing=method.supports_missing and method.num_modalities != (1, 1),
+        )
+        for name, method in METHODS.items()
+    ]
+
+
+def _range(least: int, most: int | None) -> str:
+    if most is None:
+        return f"{least} or more"
+    return str(least) if least == most else f"{least} to {most}"
+
+
+__all__ = [
+    "METHODS",
+    "EarlyFusion",
+    "LateFusion",
+    "MethodSummary",
+    "Single",
+    "create_segmenter",
+    "describe_run",
+    "list_methods",
+    "load_segmenter",
+]

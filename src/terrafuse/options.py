@@ -1,0 +1,62 @@
+"""Options of a thing known by name, checked against the signature that takes them."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+
+
+def check_options(
+    kind: str, name: str, function: Callable[..., Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`options` as keyword-only arguments of `function`.
+
+    Args:
+        kind: What the name stands for ("method", "decoder").
+        name: The name, for the message.
+        function: Function or class; its keyword-only parameters are the options there are.
+        options: Keys and values as a user wrote them.
+
+    Returns:
+        The options, in the annotated types (a list becomes a tuple where one is declared).
+
+    Raises:
+        UnknownNameError: An option that does not exist; the nearest one is named.
+        ModelError: A value of another type than the annotation.
+    """
+    allowed = option_names(function)
+    unknown = [key for key in options if key not in allowed]
+    if unknown:
+        raise UnknownNameError(unknown_name(f"option of {kind} '{name}'", unknown[0], allowed))
+    annotated = function.__init__ if inspect.isclass(function) else function
+    hints = typing.get_type_hints(annotated)
+    return {
+        key: _convert(f"option '{key}' of {kind} '{name}'", hints.get(key, Any), value)
+        for key, value in options.items()
+    }
+
+
+def option_names(function: Callable[..., Any]) -> list[str]:
+    """Names of the keyword-only parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def _convert(what: str, annotation: Any, value: Any) -> Any:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(
+            annotation, config=ConfigDict(arbitrary_types_allowed=True)
+        )
+    except PydanticSchemaGenerationError:
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        reasons = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
+        raise ModelError(f"{what} is {value!r}: {reasons}") from None

@@ -1,0 +1,17 @@
+"""Map a scene: the lattice of windows, blending of their logits, products on disk."""
+
+from terrafuse.prediction.blending import Accumulator, Strip, taper
+from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.predictor import ScenePredictor
+from terrafuse.prediction.products import MapWriter, Products, open_map
+
+__all__ = [
+    "Accumulator",
+    "Lattice",
+    "MapWriter",
+    "Products",
+    "ScenePredictor",
+    "Strip",
+    "open_map",
+    "taper",
+]

@@ -1,0 +1,216 @@
+"""Window-weighted averages of overlapping logits, and the map made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from terrafuse.errors import ModelError
+from terrafuse.prediction.lattice import Lattice
+from terrafuse.samples import IGNORE_INDEX, Window
+
+#: Value of a pixel without data, in class map and confidence.
+NODATA = IGNORE_INDEX
+#: Confidence is stored as a whole number of these parts of 1.
+CONFIDENCE_LEVELS = 254
+
+# Logits handled at a time when rows are finished: on a CPU they stay in its cache, on an
+# accelerator few large kernels are better than many small ones.
+_CPU_BAND_ELEMENTS = 2**18
+_DEVICE_BAND_ELEMENTS = 2**26
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Final rows of a map, over the whole width of the scene.
+
+    Args:
+        row: First row.
+        class_map: Class indices, uint8 (rows, width); 255 = no data.
+        confidence: Largest softmax probability of the averaged logits × 254, rounded, uint8
+            (rows, width); 255 = no data. None where it was not asked for.
+    """
+
+    row: int
+    class_map: NDArray[np.uint8]
+    confidence: NDArray[np.uint8] | None
+
+
+def taper(size: int, overlap: int) -> Tensor:
+    """Weights along one side of a window: a ramp 1, 2, … up to `overlap` + 1 at both ends.
+
+    Neighbours that share `overlap` pixels add up to the same total everywhere. The weights are
+    whole numbers, so that the average of equal whole-numbered logits is exact, and never 0, so
+    that a pixel at the scene's edge counts.
+
+    Args:
+        size: Side of the window.
+        overlap: Length of the ramp.
+
+    Returns:
+        Float32 tensor (size,).
+    """
+    position = torch.arange(size, dtype=torch.float32)
+    return torch.minimum(position + 1, size - position).clamp(max=overlap + 1)
+
+
+class Accumulator:
+    """Sums of weighted logits over one row of windows, on the device.
+
+    Windows are added in the lattice's order. When a row of windows is complete, the rows above the
+    start of the next are final: `advance` hands them out and frees their place. Memory is one row
+    of windows, whatever the height of the scene.
+
+    Args:
+        lattice: The windows.
+        num_classes: K.
+        device: Where logits are and sums are kept.
+    """
+
+    def __init__(
+        self, lattice: Lattice, num_classes: int, *, device: torch.device | str = "cpu"
+    ) -> None:
+        self.lattice = lattice
+        self.device = torch.device(device)
+        #: First row that is not handed out; the row of windows that is being added starts here.
+        self.row = 0
+        size, width = lattice.size, lattice.col_starts[-1] + lattice.size
+        # Buffers are rings: row r of the scene is at r modulo `size`.
+        self._sums = torch.zeros(num_classes, size, width, device=self.device)
+        self._known = torch.ones(size, width, dtype=torch.bool, device=self.device)
+        ramp = taper(size, lattice.overlap).to(self.device)
+        self._weights = ramp[:, None] * ramp
+        # Every valid pixel receives all windows that cover it, so the sum of its weights is a
+        # product of one sum along rows and one along columns.
+        self._row_totals = _totals(lattice.row_starts, ramp)
+        self._col_totals = _totals(lattice.col_starts, ramp)
+        limit = _CPU_BAND_ELEMENTS if self.device.type == "cpu" else _DEVICE_BAND_ELEMENTS
+        self._band_rows = max(1, limit // (num_classes * width))
+
+    def add(self, window: Window, logits: Tensor | None, valid: Tensor) -> None:
+        """Add one window.
+
+        Args:
+            window: One of the lattice's, in the current row of windows.
+            logits: Float tensor (K, size, size), or None where the model was not run: then the
+                window's pixels have no data.
+            valid: Bool tensor (size, size): some used modality has data.
+        """
+        assert window.row == self.row, (window, self.row)
+        cols = slice(window.col, window.col_stop)
+        for ring, rows in self._pieces(window.row, window.row_stop):
+            if logits is None:
+                self._known[ring, cols] = False
+                continue
+            part = slice(rows.start - window.row, rows.stop - window.row)
+            self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part])
+            # Windows agree on what is valid; `and` only matters beside windows not run.
+            self._known[ring, cols] &= valid[part]
+
+    def advance(self, row: int, *, confidence: bool = True) -> Strip:
+        """Hand out the rows before `row`, which the windows still to come do not touch.
+
+        Args:
+            row: Start of the next row of windows, or the scene's height.
+            confidence: Whether to compute it.
+
+        Raises:
+            ModelError: The model gave NaN.
+        """
+        first = self.row
+        class_map = np.empty((row - first, self.lattice.width), np.uint8)
+        certainty = np.empty_like(class_map) if confidence else None
+        for ring, rows in self._pieces(first, row, self._band_rows):
+            part = slice(rows.start - first, rows.stop - first)
+            best, index = self._best_class(ring)
+            class_map[part] = index.cpu().numpy()
+            if certainty is not None:
+                certainty[part] = self._confidence(ring, rows, best).cpu().numpy()
+            self._sums[:, ring].zero_()
+            self._known[ring] = True
+        self.row = row
+        return Strip(first, class_map, certainty)
+
+    def average(self, row: int, stop: int) -> Tensor:
+        """Averaged logits of rows `row` to `stop`, float32 (K, rows, width).
+
+        Meaningful for rows that all windows have been added to and that are not handed out.
+        """
+        parts = [
+            self._sums[:, ring, : self.lattice.width] / self._total_weights(rows)
+            for ring, rows in self._pieces(row, stop)
+        ]
+        return torch.cat(parts, dim=1)
+
+    def _pieces(
+        self, start: int, stop: int, most: int | None = None
+    ) -> Iterator[tuple[slice, slice]]:
+        """Scene rows `start` to `stop`, cut where the ring closes and into at most `most` rows.
+
+        Yields:
+            Rows of the buffer, and the same rows of the scene.
+        """
+        size = self.lattice.size
+        while start < stop:
+            ring = start % size
+            height = min(stop - start, size - ring, most or size)
+            yield slice(ring, ring + height), slice(start, start + height)
+            start += height
+
+    def _best_class(self, ring: slice) -> tuple[Tensor, Tensor]:
+        """Largest sum and its class (255 = no data) of some buffer rows, (rows, width) each."""
+        sums = self._sums[:, ring, : self.lattice.width]
+        best, index = largest(sums)
+        known = self._known[ring, : self.lattice.width]
+        if (best.isnan() & known).any():
+            raise ModelError(
+                "the model gives NaN scores for pixels with data; its weights are broken, or "
+                "precision '16-mixed' overflows: use '32-true'"
+            )
+        return best, index.masked_fill_(~known, NODATA)
+
+    def _confidence(self, ring: slice, rows: slice, best: Tensor) -> Tensor:
+        """Largest softmax probability in steps of 1/254, uint8 (rows, width)."""
+        inverse = self._total_weights(rows).reciprocal_()
+        total = torch.zeros_like(best)
+        for sums in self._sums[:, ring, : self.lattice.width]:
+            total += (sums - best).mul_(inverse).exp_()
+        share = total.reciprocal_().mul_(CONFIDENCE_LEVELS).round_().to(torch.uint8)
+        return share.masked_fill_(~self._known[ring, : self.lattice.width], NODATA)
+
+    def _total_weights(self, rows: slice) -> Tensor:
+        return self._row_totals[rows, None] * self._col_totals[: self.lattice.width]
+
+
+def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum over the first dimension and where it is (the first, if several are equal).
+
+    Several times faster on a CPU than `Tensor.max(dim=0)`, which walks the classes per pixel.
+
+    Args:
+        scores: Float tensor (K, …), K at most 255.
+
+    Returns:
+        Maximum (…) and uint8 index (…).
+    """
+    best = scores[0].clone()
+    index = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for k in range(1, scores.shape[0]):
+        # k grows, so the larger index is that of the later and better class.
+        better = (scores[k] > best).view(torch.uint8).mul_(k)
+        torch.maximum(index, better, out=index)
+        torch.maximum(best, scores[k], out=best)
+    return best, index
+
+
+def _totals(starts: Sequence[int], ramp: Tensor) -> Tensor:
+    """Sum of the weights along one side of the scene."""
+    totals = ramp.new_zeros(starts[-1] + len(ramp))
+    for start in starts:
+        totals[start : start + len(ramp)] += ramp
+    return totals

@@ -1,0 +1,296 @@
+"""`ScenePredictor`: a segmenter and a scene → the map of the whole scene."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from terrafuse.classes import ClassScheme
+from terrafuse.data.streaming import Progress
+from terrafuse.errors import (
+    BandError,
+    ConfigError,
+    DataError,
+    GridMismatchError,
+    MissingModalityError,
+    ModelError,
+    UnknownNameError,
+    unknown_name,
+)
+from terrafuse.modalities import Modality
+from terrafuse.prediction.blending import Accumulator, Strip
+from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.products import Products, open_map
+from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
+from terrafuse.samples import Batch, Window
+from terrafuse.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from terrafuse.data.scene import Scene
+
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
+
+_AUTOCAST: dict[Precision, torch.dtype | None] = {
+    "32-true": None,
+    "16-mixed": torch.float16,
+    "bf16-mixed": torch.bfloat16,
+}
+
+
+class ScenePredictor:
+    """Maps whole scenes with a segmenter.
+
+    The scene is read in the windows of a `Lattice`, by a thread that keeps ahead of the model;
+    overlapping logits are averaged. Windows without any data are not run. A method that needs every
+    modality is not run on windows where one of them has no data at all; pixels of such windows stay
+    without class, and a warning says how many windows these are.
+
+    Args:
+        segmenter: The model. It is moved to `device`, and set to evaluation mode while predicting.
+        crop_size: Side of the windows in scene pixels; rounded up to what the modalities' scales
+            need.
+        overlap: Scene pixels shared by neighbouring windows.
+        batch_size: Windows per forward pass.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+        precision: As in Lightning; logits are averaged in float32 in any case.
+
+    Raises:
+        ConfigError: Unknown precision, or a device that is not there.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        *,
+        crop_size: int,
+        overlap: int,
+        batch_size: int = 8,
+        device: torch.device | str = "auto",
+        precision: Precision = "32-true",
+    ) -> None:
+        if precision not in _AUTOCAST:
+            raise ConfigError(f"precision is '{precision}'; allowed are {', '.join(_AUTOCAST)}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; allowed are positive numbers")
+        self.device = _find_device(device)
+        self.segmenter = segmenter.to(self.device)
+        self.crop_size = crop_size
+        self.overlap = overlap
+        self.batch_size = batch_size
+        self.precision: Precision = precision
+
+    def lattice(self, scene: Scene) -> Lattice:
+        """Windows of a scene."""
+        grid = scene.grid
+        return Lattice(grid.height, grid.width, self.crop_size, self.overlap, scene.alignment)
+
+    def stream(
+        self,
+        scene: Scene,
+        *,
+        without: frozenset[str] | set[str] = frozenset(),
+        confidence: bool = True,
+        progress: Progress | None = None,
+    ) -> Generator[Strip, None, None]:
+        """The map of a scene in strips from top to bottom, which together cover it once.
+
+        Args:
+            scene: What to map.
+            without: Modalities to leave out.
+            confidence: Whether strips carry it.
+            progress: Called with (windows done, windows in all).
+
+        Raises:
+            MissingModalityError: The scene lacks a modality, or one is left out, that the method
+                needs.
+            BandError: The scene's modality has other bands than the model's.
+            GridMismatchError: It has another scale.
+            ModelError: The model gives something else than K finite scores per pixel.
+        """
+        used = self._used_modalities(scene, without)
+        lattice = self.lattice(scene)
+        sums = Accumulator(lattice, self.segmenter.num_classes, device=self.device)
+        done = not_run = 0
+        with _evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
+            for window, logits, valid in scored:
+                if window.row > sums.row:
+                    yield sums.advance(window.row, confidence=confidence)
+                sums.add(window, logits, valid)
+                done += 1
+                not_run += logits is None and bool(valid.any())
+                if progress:
+                    progress(done, len(lattice))
+            yield sums.advance(lattice.height, confidence=confidence)
+        if not_run:
+            warnings.warn(
+                f"{not_run} of {len(lattice)} windows of scene '{scene.id}' have no data in one of "
+                f"{', '.join(used)}, which {type(self.segmenter).__name__} needs; their pixels "
+                "stay without class",
+                stacklevel=2,
+            )
+
+    def class_map(
+        self,
+        scene: Scene,
+        *,
+        without: frozenset[str] | set[str] = frozenset(),
+        progress: Progress | None = None,
+    ) -> NDArray[np.uint8]:
+        """Class indices of a whole scene in memory, uint8 (H, W); 255 = no data."""
+        strips = self.stream(scene, without=without, confidence=False, progress=progress)
+        return np.concatenate([strip.class_map for strip in strips])
+
+    def predict(
+        self,
+        scene: Scene,
+        out_dir: Path | str,
+        *,
+        scheme: ClassScheme | None = None,
+        without: frozenset[str] | set[str] = frozenset(),
+        progress: Progress | None = None,
+    ) -> Products:
+        """Write `class_map.tif` and `confidence.tif` of a scene.
+
+        Args:
+            scene: What to map.
+            out_dir: Folder of the products; made if it is not there.
+            scheme: Names and colours of the model's classes; default: the scene's.
+            without: Modalities to leave out.
+            progress: Called with (windows done, windows in all).
+
+        Raises:
+            DataError: Not one pixel can be mapped.
+            ModelError: The class scheme is not the model's.
+            OutputError: The folder cannot be written; nothing is left in it.
+        """
+        scheme = self._checked_scheme(scheme or scene.scheme)
+        used = self._used_modalities(scene, without)
+        with (
+            open_map(Path(out_dir), scene.grid, scheme) as writer,
+            closing(self.stream(scene, without=without, progress=progress)) as strips,
+        ):
+            for strip in strips:
+                writer.write(strip)
+            if not writer.has_data:
+                raise DataError(self._nothing_to_map(scene, used))
+            return writer.finish()
+
+    def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
+        """Names of the modalities to run on, in the model's order."""
+        names = [modality.name for modality in self.segmenter.modalities]
+        for name in without:
+            if name not in names:
+                raise UnknownNameError(unknown_name("modality", name, names))
+        held = {m.name: m for m in scene.modalities if m.name not in scene.missing}
+        used = tuple(name for name in names if name in held and name not in set(without))
+        absent = [name for name in names if name not in used]
+        if absent and not self.segmenter.supports_missing:
+            raise MissingModalityError(
+                f"{type(self.segmenter).__name__} needs every modality; scene '{scene.id}' is to "
+                f"be mapped without {', '.join(absent)}. Use a method that supports missing "
+                "modalities (terrafuse methods)"
+            )
+        for modality in self.segmenter.modalities:
+            if modality.name in used:
+                _check_suits(held[modality.name], modality, f"scene '{scene.id}'")
+        return used
+
+    def _checked_scheme(self, scheme: ClassScheme | None) -> ClassScheme:
+        if scheme is None:
+            raise ModelError("the scene has no class scheme; give the one the model was trained on")
+        if scheme.num_classes != self.segmenter.num_classes:
+            raise ModelError(
+                f"the model tells {self.segmenter.num_classes} classes apart, the class scheme has "
+                f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one it was trained on"
+            )
+        return scheme
+
+    def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
+        where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
+        names = ", ".join(used) or "any modality"
+        return (
+            f"all-nodata scene '{scene.id}': no place has data {where} {names}. "
+            "Check the rasters' extent and their nodata values"
+        )
+
+    def _scored(
+        self, scene: Scene, lattice: Lattice, used: tuple[str, ...]
+    ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
+        """Windows in the lattice's order, each with logits (K, h, w) or None, and valid (h, w)."""
+
+        def read(windows: tuple[Window, ...]) -> WindowGroup:
+            return read_group(scene, windows, used, needs_all=not self.segmenter.supports_missing)
+
+        groups = read_ahead(read, chunks(lattice, self.batch_size))
+        with closing(groups):
+            for group in groups:
+                scores = iter(self._logits(group.batch) if group.batch else ())
+                valid = group.valid.to(self.device)
+                for i, window in enumerate(group.windows):
+                    yield window, next(scores) if group.is_run[i] else None, valid[i]
+
+    @torch.inference_mode()
+    def _logits(self, batch: Batch) -> Tensor:
+        batch = batch.to(self.device)
+        dtype = _AUTOCAST[self.precision]
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits: Tensor = self.segmenter(batch.images, batch.valid).logits
+        window = batch.windows[0]
+        expected = (
+            len(batch.windows),
+            self.segmenter.num_classes,
+            window.height,
+            window.width,
+        )
+        if tuple(logits.shape) != expected:
+            raise ModelError(
+                f"{type(self.segmenter).__name__} gives logits {tuple(logits.shape)}; "
+                f"expected (N, K, H, W) = {expected}"
+            )
+        return logits.float()
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module is in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _check_suits(found: Modality, trained: Modality, where: str) -> None:
+    if found.bands != trained.bands:
+        raise BandError(
+            f"modality '{trained.name}' of {where} has bands {', '.join(found.bands)}; "
+            f"the model was trained on {', '.join(trained.bands)}"
+        )
+    if found.scale_ratio != trained.scale_ratio:
+        raise GridMismatchError(
+            f"modality '{trained.name}' of {where} has scale {found.scale:g}; the model was "
+            f"trained with {trained.scale:g}. Set this scale in the manifest, and the raster is "
+            "resampled while it is read"
+        )
+
+
+def _find_device(device: torch.device | str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"device '{device}' cannot be used: {reason}. Choose auto, cpu or cuda"
+        ) from None

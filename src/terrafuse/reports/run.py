@@ -1,0 +1,241 @@
+"""The report of one or several runs: what came out, how good it is, what it took."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terrafuse import __version__
+from terrafuse.classes import ClassScheme
+from terrafuse.errors import OutputError
+from terrafuse.reports.figures import confusion_figure, curves_figure, score_bars
+from terrafuse.reports.html import Cell, Report
+
+#: Keys of metrics.json and how a table calls them, the most telling first.
+SCORES = {
+    "miou": "mIoU",
+    "oa": "OA",
+    "mpa": "mPA",
+    "mf1": "mF1",
+    "kappa": "kappa",
+    "fwiou": "FWIoU",
+    "boundary_f1": "boundary F1",
+}
+Metrics = Mapping[str, Any]
+Curves = Path | Sequence[Mapping[str, Any]]
+
+
+def run_report(
+    path: Path,
+    *,
+    title: str,
+    scenes: Sequence[Mapping[str, Any]],
+    metrics: Mapping[str, Metrics],
+    curves: Curves | Mapping[str, Curves] | None,
+    scheme: ClassScheme,
+    timings: Mapping[str, float] | None = None,
+    notes: str | Sequence[str] = (),
+) -> Path:
+    """Write the report of runs scored on the same split.
+
+    Args:
+        path: The HTML file.
+        title: Its title.
+        scenes: One dict per scene: `name`, and `images`: title → uint8 (H, W, 3). The last image
+            called "map" or "truth" is laid over the first image.
+        metrics: Run → what `evaluate` returned (metrics.json). The first run stands for the others
+            in the confusion matrix and in the table of modality subsets.
+        curves: `log.csv` or its rows; or several of them by run.
+        scheme: Names and colours of the classes.
+        timings: Stage → seconds.
+        notes: What a reader has to know, below the scores.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OutputError: The file cannot be written, or a log cannot be read.
+    """
+    report = Report(title, subtitle=describe_environment())
+    if metrics:
+        _add_scores(report, metrics)
+    for note in [notes] if isinstance(notes, str) else notes:
+        report.add_text(note, style="note")
+    _add_scenes(report, scenes, scheme)
+    if metrics:
+        _add_classes(report, metrics)
+        _add_subsets(report, metrics)
+        _add_confusion(report, metrics, scheme)
+    _add_curves(report, curves)
+    if timings:
+        _add_timings(report, timings)
+    if metrics:
+        _add_settings(report, metrics)
+    return report.write(path)
+
+
+def describe_environment() -> str:
+    """Date, machine and versions, in one line."""
+    parts = [f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"]
+    parts.append(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
+    parts.append(f"Python {platform.python_version()}, terrafuse {__version__}")
+    for package in ("torch", "rasterio"):
+        try:
+            parts[-1] += f", {package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    return " · ".join(parts)
+
+
+def _full(metrics: Metrics) -> Mapping[str, Any]:
+    """What was scored with every modality of the run."""
+    full: Mapping[str, Any] = metrics["subsets"][metrics["full"]]
+    return full
+
+
+def _add_scores(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    report.add_heading("Scores")
+    headline = _headline({run: _full(m)["scores"].get("miou") for run, m in metrics.items()})
+    if headline:
+        report.add_text(headline, style="lead")
+    columns = [
+        k for k in SCORES if any(_full(m)["scores"].get(k) is not None for m in metrics.values())
+    ]
+    rows: list[list[Cell]] = [
+        [run, *(_full(m)["scores"].get(key) for key in columns)] for run, m in metrics.items()
+    ]
+    first = next(iter(metrics.values()))
+    where = f"{first.get('scenes', '?')} scenes of the {first.get('split', '?')} split"
+    pixels = f", {first['pixels']:_} pixels".replace("_", "\u202f") if "pixels" in first else ""
+    report.add_table(
+        rows, ["", *(SCORES[key] for key in columns)], best="max", caption=f"On {where}{pixels}."
+    )
+
+
+def _headline(scores: Mapping[str, float | None]) -> str:
+    known = {run: score for run, score in scores.items() if score is not None}
+    if len(known) < 2:
+        return ""
+    best, second = sorted(known, key=lambda run: -known[run])[:2]
+    gain = 100 * (known[best] - known[second])
+    return (
+        f"Best by mIoU: {best} with {known[best]:.3f}, {gain:.1f} points above {second} "
+        f"({known[second]:.3f})."
+    )
+
+
+def _add_scenes(report: Report, scenes: Sequence[Mapping[str, Any]], scheme: ClassScheme) -> None:
+    if not scenes:
+        return
+    report.add_heading("Maps")
+    report.add_legend(scheme)
+    for scene in scenes:
+        images = dict(scene["images"])
+        report.add_heading(str(scene["name"]), level=3)
+        over = [title for title in ("truth", "map") if title in images]
+        pair = (next(iter(images)), over[-1]) if over and len(images) > 1 else None
+        report.add_gallery(images, compare=pair)
+
+
+def _add_classes(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    report.add_heading("Classes")
+    runs = {run: _full(m)["per_class"] for run, m in metrics.items()}
+    iou = {run: {n: c.get("iou") for n, c in classes.items()} for run, classes in runs.items()}
+    names = list(dict.fromkeys(name for classes in runs.values() for name in classes))
+    report.add_figure(score_bars(iou), "Intersection over union; “–” where a class is absent.")
+    by_class: list[list[Cell]] = [[run, *(iou[run].get(name) for name in names)] for run in metrics]
+    if len(metrics) > 1:
+        report.add_table(by_class, ["IoU", *names], best="max")
+    first = next(iter(metrics))
+    keys = [
+        key
+        for key in ("iou", "f1", "precision", "recall", "boundary_f1", "pixels", "predicted")
+        if any(classes.get(key) is not None for classes in runs[first].values())
+    ]
+    labels = {"iou": "IoU", "f1": "F1", "boundary_f1": "boundary F1", "predicted": "mapped pixels"}
+    report.add_table(
+        [[name, *(runs[first][name].get(key) for key in keys)] for name in runs[first]],
+        ["class", *(labels.get(key, key) for key in keys)],
+        caption=f"All scores of {first}.",
+    )
+
+
+def _add_subsets(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    several = {run: m["subsets"] for run, m in metrics.items() if len(m["subsets"]) > 1}
+    if several:
+        report.add_heading("Missing modalities")
+    for run, subsets in several.items():
+        columns = [
+            k for k in SCORES if any(s["scores"].get(k) is not None for s in subsets.values())
+        ]
+        rows = [
+            [name, *(subset["scores"].get(key) for key in columns)]
+            for name, subset in subsets.items()
+        ]
+        report.add_table(
+            rows,
+            ["present", *(SCORES[key] for key in columns)],
+            best="max",
+            caption=f"{run}, with some modalities withheld.",
+        )
+
+
+def _add_confusion(report: Report, metrics: Mapping[str, Metrics], scheme: ClassScheme) -> None:
+    run, result = next(iter(metrics.items()))
+    names = result.get("classes")
+    matrix = np.asarray(_full(result)["matrix"], np.int64)
+    shown = scheme if names is None or tuple(names) == scheme.names else ClassScheme(tuple(names))
+    report.add_heading("Confusion")
+    caption = f"{run}: each row is what became of the reference pixels of a class."
+    report.add_figure(confusion_figure(matrix, shown), caption)
+
+
+def _add_curves(report: Report, curves: Curves | Mapping[str, Curves] | None) -> None:
+    logs = dict(curves) if isinstance(curves, Mapping) else {"": curves} if curves else {}
+    read = {run: _read_rows(log) for run, log in logs.items()}
+    if not any(read.values()):
+        return
+    report.add_heading("Training")
+    for run, rows in read.items():
+        if rows:
+            report.add_figure(curves_figure(rows), run)
+
+
+def _read_rows(log: Curves) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(log, Path):
+        return log
+    try:
+        with log.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"the log '{log}' cannot be read: {error}") from error
+
+
+def _add_timings(report: Report, timings: Mapping[str, float]) -> None:
+    report.add_heading("Time")
+    rows: list[list[Cell]] = [[stage, f"{seconds:.1f}"] for stage, seconds in timings.items()]
+    rows.append(["in all", f"{sum(timings.values()):.1f}"])
+    report.add_table(rows, ["stage", "seconds"])
+
+
+def _add_settings(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    lines = []
+    for run, result in metrics.items():
+        averaged = _full(result).get("averaged", {})
+        lines.append(run)
+        lines.append(f"  modalities: {result['full']}")
+        lines += [f"  {key}: {value}" for key, value in result.get("settings", {}).items()]
+        if averaged:
+            counts = ", ".join(f"{SCORES.get(k, k)} {n}" for k, n in averaged.items())
+            lines.append(f"  classes in each mean: {counts}")
+    report.add_details("How it was scored", "\n".join(lines))

@@ -1,0 +1,182 @@
+"""What happens beside the steps: averaged weights, `log.csv`, the progress bar."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+
+from terrafuse.config import TrainingConfig
+from terrafuse.segmenter import Segmenter
+from terrafuse.training.log import RunLog
+from terrafuse.training.optim import learning_rate_factor
+from terrafuse.training.progress import Display
+from terrafuse.training.task import SegmentationTask
+
+#: Lines of training in a log, at most.
+_MOST_LINES = 1000
+
+
+def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
+    """Whether the weights move after this batch."""
+    return bool((batch_idx + 1) % trainer.accumulate_grad_batches == 0)
+
+
+class WeightAverage(Callback):  # type: ignore[misc]  # Lightning is not typed for us
+    """Exponential moving average of the weights, which is judged and saved in their place.
+
+    After step n: average ← d · average + (1 − d) · weights with d = min(decay, n / (n + 9)), so
+    that a short run forgets its start. Buffers are copied: statistics of the normalisation must
+    stay exact, and running statistics are averages already.
+
+    Lightning's own callback averages buffers too and exchanges weights to judge them.
+
+    Args:
+        decay: d of a long run.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.model: Segmenter
+        self._updates = 0
+
+    def setup(self, trainer: Trainer, module: SegmentationTask, stage: str) -> None:
+        """Begin with the first weights."""
+        del trainer, stage
+        self.model = deepcopy(module.segmenter).requires_grad_(False).eval()
+
+    def on_fit_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+        """Follow the weights to their device."""
+        del trainer
+        self.model.to(module.device)
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the weights after each optimiser step."""
+        del outputs, batch
+        if not is_step_end(trainer, batch_idx):
+            return
+        self._updates += 1
+        share = 1 - min(self.decay, self._updates / (self._updates + 9))
+        current = module.segmenter
+        for average, weight in zip(self.model.parameters(), current.parameters(), strict=True):
+            average.lerp_(weight, share)
+        for copy, buffer in zip(self.model.buffers(), current.buffers(), strict=True):
+            copy.copy_(buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `last.ckpt`."""
+        return {"updates": self._updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From `last.ckpt`."""
+        self._updates = state_dict["updates"]
+        self.model.load_state_dict(state_dict["model"])
+
+
+class StepLog(Callback):  # type: ignore[misc]
+    """Writes `log.csv` and the chosen loggers.
+
+    A line of training holds the means, over the steps since the line before, of what the first
+    process saw; there are at most a thousand of them.
+
+    Args:
+        run_log: The file; None in every process but the first.
+        config: Steps and learning rate.
+    """
+
+    def __init__(self, run_log: RunLog | None, config: TrainingConfig) -> None:
+        self.run_log = run_log  # Lightning sets `log` of callbacks
+        self.config = config
+        self.every = max(1, config.steps // _MOST_LINES)
+        self._sums: dict[str, float] = defaultdict(float)
+        self._batches = 0
+        self._seconds_before = 0.0
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in training and validation so far, over all parts of a resumed run."""
+        return self._seconds_before + time.monotonic() - self._start
+
+    def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+        """Start the clock."""
+        del trainer, module
+        self._start = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch; write a line where one is due."""
+        del module, batch
+        for name, value in outputs["terms"].items():
+            self._sums[name] += value
+        self._batches += 1
+        step = trainer.global_step
+        if not is_step_end(trainer, batch_idx) or (step % self.every and step < self.config.steps):
+            return
+        means = {f"loss_{name}": total / self._batches for name, total in self._sums.items()}
+        rate = self.config.lr * learning_rate_factor(step - 1, self.config)
+        row = {"lr": rate, "loss": means.pop("loss_total")}
+        self.write(trainer, row if len(means) == 1 else row | means)
+        self._sums.clear()
+        self._batches = 0
+
+    def write(self, trainer: Trainer, values: Mapping[str, float | None]) -> None:
+        """A line of the log.
+
+        Args:
+            trainer: Knows step and loggers.
+            values: By column; None is left empty.
+        """
+        if self.run_log is None:
+            return
+        self.run_log.add({"step": trainer.global_step, "seconds": self.seconds, **values})
+        known = {name: value for name, value in values.items() if value is not None}
+        for logger in trainer.loggers:
+            logger.log_metrics(known, step=trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For `last.ckpt`."""
+        return {"sums": dict(self._sums), "batches": self._batches, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From `last.ckpt`."""
+        self._sums = defaultdict(float, state_dict["sums"])
+        self._batches = state_dict["batches"]
+        self._seconds_before = state_dict["seconds"]
+
+
+class StepProgress(Callback):  # type: ignore[misc]
+    """Moves the progress bar with the steps and shows the loss.
+
+    Args:
+        display: The bar.
+        steps: Steps in all.
+    """
+
+    def __init__(self, display: Display, steps: int) -> None:
+        self.display = display
+        self.steps = steps
+        self.score = ""
+
+    def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+        """Show the bar, where a resumed run stands."""
+        del module
+        self.display.stage("training")(trainer.global_step, self.steps)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move it."""
+        del module, batch
+        if is_step_end(trainer, batch_idx):
+            self.display.update(trainer.global_step, self.steps)
+            self.display.note(f"loss {outputs['terms']['total']:.4f}{self.score}")

@@ -1,0 +1,82 @@
+"""`log.csv`: what training saw, one line per logged step and per validation."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+from terrafuse.errors import OutputError
+
+Value = str | int | float | None
+
+
+class RunLog:
+    """Appends lines to a CSV file; columns that turn up later are added to all lines.
+
+    Args:
+        path: The file. An existing one is continued.
+        last_step: Lines of later steps are dropped: the run goes on from there.
+
+    Raises:
+        OutputError: The file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, *, last_step: int = 0) -> None:
+        self.path = path
+        self._columns: list[str] = []
+        rows = [row for row in read_log(path) if int(row["step"]) <= last_step]
+        if rows:
+            self._columns = [*rows[0]]
+            self._write(rows, mode="w")
+        else:
+            path.unlink(missing_ok=True)
+
+    def add(self, row: Mapping[str, Value]) -> None:
+        """Append one line; `row` has a key "step".
+
+        Raises:
+            OutputError: Disk full or not writable.
+        """
+        new = [key for key in row if key not in self._columns]
+        if new:
+            rows = read_log(self.path)
+            self._columns += new
+            self._write([*rows, row], mode="w")
+        else:
+            self._write([row], mode="a")
+
+    def _write(self, rows: list[dict[str, str]] | list[Mapping[str, Value]], mode: str) -> None:
+        try:
+            with self.path.open(mode, newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+                if mode == "w":
+                    writer.writeheader()
+                writer.writerows(_text(row) for row in rows)
+        except OSError as error:
+            raise OutputError(
+                f"'{self.path}' cannot be written: {error}. Free space, then go on with --resume"
+            ) from None
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Lines of a log by column; an empty text where a column has no value.
+
+    Args:
+        path: The file; one that is not there has no lines.
+
+    Raises:
+        OutputError: The file cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            # A line cut short by a full disk or a kill lacks columns: it never happened.
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise OutputError(f"'{path}' cannot be read: {error}") from None
+
+
+def _text(row: Mapping[str, Value]) -> dict[str, Value]:
+    return {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}

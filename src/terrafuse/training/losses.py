@@ -1,0 +1,336 @@
+"""What is minimised: cross-entropy, Dice, focal and Lovász losses and their weighted sums.
+
+Every loss takes class scores (N, K, H, W) and labels (N, H, W), leaves pixels labelled 255 out,
+computes in float32 whatever the precision of training, and is exactly 0 (with a graph) for a
+batch without a labelled pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import ceil, inf
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terrafuse.classes import ClassScheme
+from terrafuse.config import LossConfig
+from terrafuse.errors import ConfigError, LabelError, UnknownNameError, unknown_name
+from terrafuse.options import check_options
+from terrafuse.samples import IGNORE_INDEX
+from terrafuse.segmenter import SegmenterOutput
+
+ClassWeights = Sequence[float] | Literal["balanced"] | None
+
+
+class CrossEntropy(nn.Module):
+    """Mean over labelled pixels of −log p of the labelled class, weighted by class.
+
+    As `torch.nn.functional.cross_entropy`: the mean is divided by the sum of the pixels' weights.
+
+    Args:
+        counts: Pixels per class of the training split, int64 (K,).
+        class_weights: One per class, or "balanced" (`balanced_weights`).
+        label_smoothing: Share of the target spread evenly over all classes, 0 to 1.
+        ohem: Share of the labelled pixels of a batch that count, those with the largest weighted
+            loss (online hard example mining); None = all.
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        counts: Tensor,
+        *,
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        ohem: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_buffer("weights", _resolve_weights("class_weights", class_weights, counts))
+        self.label_smoothing = _within("label_smoothing", label_smoothing, 0, 1)
+        self.ohem = None if ohem is None else _within("ohem", ohem, 0, 1)
+        if self.ohem == 0:
+            raise ConfigError("loss option 'ohem' is 0: no pixel would count; leave it out for all")
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        losses = F.cross_entropy(
+            logits.float(),
+            labels,
+            self.weights,
+            ignore_index=IGNORE_INDEX,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )  # (N, H, W), 0 where ignored
+        shares = _pixel_weights(labels, self.weights)
+        if self.ohem is not None:
+            known = labels != IGNORE_INDEX
+            losses, shares = losses[known], shares[known]  # (P,)
+            hardest = losses.detach().topk(ceil(self.ohem * len(losses))).indices
+            losses, shares = losses[hardest], shares[hardest]
+        return _mean(losses.sum(), shares.sum())
+
+
+class Dice(nn.Module):
+    """1 − mean over classes of the soft Dice coefficient 2 Σ p y / (Σ p + Σ y).
+
+    Sums run over all labelled pixels of the batch; a class without a pixel in the labels is left
+    out of the mean, so no smoothing constant is needed.
+
+    Args:
+        counts: Unused; every loss is built alike.
+
+    Reference:
+        Milletari et al., "V-Net", 3DV 2016 (there with squares in the denominator).
+    """
+
+    def __init__(self, counts: Tensor) -> None:  # noqa: ARG002
+        super().__init__()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        probs = logits.float().softmax(dim=1)
+        known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
+        classes = torch.arange(logits.shape[1], device=labels.device).view(1, -1, 1, 1)
+        truth = labels.unsqueeze(1) == classes  # (N, K, H, W)
+        overlap = torch.where(truth, probs, 0.0).sum(dim=(0, 2, 3))  # (K,)
+        predicted = torch.where(known, probs, 0.0).sum(dim=(0, 2, 3))
+        pixels = truth.sum(dim=(0, 2, 3))
+        present = pixels > 0
+        # An absent class has predicted + pixels ≥ 0, possibly 0: it must not divide.
+        dice = 2 * overlap / torch.where(present, predicted + pixels, 1.0)
+        return _mean(torch.where(present, 1 - dice, 0.0).sum(), present.sum())
+
+
+class Focal(nn.Module):
+    """Mean over labelled pixels of −α (1 − p)^γ log p of the labelled class.
+
+    Args:
+        counts: Pixels per class of the training split, int64 (K,).
+        gamma: How strongly well-classified pixels are discounted; 0 = cross-entropy.
+        alpha: Weight per class, or "balanced" (`balanced_weights`). Unlike cross-entropy's, the
+            mean is not divided by the weights.
+
+    Reference:
+        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+    """
+
+    alpha: Tensor | None
+
+    def __init__(self, counts: Tensor, *, gamma: float = 2.0, alpha: ClassWeights = None) -> None:
+        super().__init__()
+        self.gamma = _within("gamma", gamma, 0, 10)
+        self.register_buffer("alpha", _resolve_weights("alpha", alpha, counts))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        losses = F.cross_entropy(
+            logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none"
+        )  # −log p, (N, H, W)
+        # The bound keeps the slope finite at p = 1 where gamma < 1.
+        miss = -torch.expm1(-losses).clamp(max=-1e-6)
+        losses = _pixel_weights(labels, self.alpha) * miss**self.gamma * losses
+        return _mean(losses.sum(), (labels != IGNORE_INDEX).sum())
+
+
+class Lovasz(nn.Module):
+    """Lovász-softmax: the convex extension of the Jaccard loss 1 − IoU, mean over classes.
+
+    Pixels of the whole batch count together; a class without a pixel in the labels is left out.
+
+    Args:
+        counts: Unused; every loss is built alike.
+
+    Reference:
+        Berman et al., "The Lovász-Softmax Loss", CVPR 2018, equations 9 and 11, algorithm 1.
+    """
+
+    def __init__(self, counts: Tensor) -> None:  # noqa: ARG002
+        super().__init__()
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        known = labels != IGNORE_INDEX
+        probs = logits.float().softmax(dim=1).movedim(1, -1)[known]  # (P, K)
+        labels = labels[known]  # (P,)
+        pixels = torch.bincount(labels, minlength=logits.shape[1]).tolist()
+        present = [k for k, count in enumerate(pixels) if count]
+        if not present:
+            return _no_loss(logits)
+        return torch.stack([_lovasz_of_class(probs[:, k], labels == k) for k in present]).mean()
+
+
+LOSSES: Mapping[str, type[CrossEntropy | Dice | Focal | Lovasz]] = {
+    "cross_entropy": CrossEntropy,
+    "dice": Dice,
+    "focal": Focal,
+    "lovasz": Lovasz,
+}
+
+
+class WeightedSum(nn.Module):
+    """Weighted sum of losses over the main head, the auxiliary heads and a method's own terms.
+
+    Args:
+        losses: The losses by the name they are reported under.
+        weights: Their weights.
+    """
+
+    def __init__(self, losses: Mapping[str, nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleDict(losses)
+        self.weights = tuple(weights)
+
+    def forward(
+        self, output: SegmenterOutput, labels: Tensor, aux_weight: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Scalar terms of the loss, unweighted, and their weighted sum.
+
+        Args:
+            output: A segmenter's output for the batch.
+            labels: Class indices (N, H, W); 255 = ignore.
+            aux_weight: Weight of each auxiliary head.
+
+        Returns:
+            "total", then each loss by name on the main head, "aux" (the sum over the auxiliary
+            heads, if there are any) and the method's own terms, which arrive weighted.
+        """
+        with torch.autocast(labels.device.type, enabled=False):
+            terms = {name: loss(output.logits, labels) for name, loss in self.losses.items()}
+            total = self._weigh(terms)
+            if output.aux_logits:
+                heads = [
+                    self._weigh({name: loss(logits, labels) for name, loss in self.losses.items()})
+                    for logits in output.aux_logits
+                ]
+                terms["aux"] = torch.stack(heads).sum()
+                total = total + aux_weight * terms["aux"]
+            for name, value in output.losses.items():
+                terms[name] = value.float()
+                total = total + terms[name]
+        return {"total": total, **terms}
+
+    def _weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
+        weighted = [w * term for w, term in zip(self.weights, terms.values(), strict=True)]
+        return torch.stack(weighted).sum()
+
+
+def create_loss(
+    configs: Sequence[LossConfig], scheme: ClassScheme, class_counts: Tensor
+) -> WeightedSum:
+    """The loss that a run's settings describe.
+
+    Args:
+        configs: Names, weights and options.
+        scheme: The classes, for messages.
+        class_counts: Labelled pixels per class of the training split, int64 (K,).
+
+    Raises:
+        UnknownNameError: No such loss or option.
+        ConfigError: An option's value is not allowed.
+        LabelError: No class has a labelled pixel.
+    """
+    options = check_losses(configs)
+    if len(class_counts) != scheme.num_classes:
+        raise ConfigError(
+            f"{len(class_counts)} class counts for the {scheme.num_classes} classes "
+            f"{', '.join(scheme.names)}"
+        )
+    if not class_counts.sum() > 0:
+        raise LabelError(
+            "the training split has no labelled pixel: every label is ignored. Check 'code' and "
+            "'void' of the classes in the manifest"
+        )
+    losses: dict[str, nn.Module] = {}
+    for config, values in zip(configs, options, strict=True):
+        name = config.name
+        while name in losses:
+            name += "_again"
+        losses[name] = LOSSES[config.name](class_counts, **values)
+    return WeightedSum(losses, [config.weight for config in configs])
+
+
+def check_losses(configs: Sequence[LossConfig]) -> list[dict[str, Any]]:
+    """Refuse losses and options that do not exist.
+
+    Returns:
+        Options per loss, in the types that it takes.
+
+    Raises:
+        UnknownNameError: Names the nearest one that does.
+        ModelError: An option is of another type.
+        ConfigError: All weights are 0.
+    """
+    for config in configs:
+        if config.name not in LOSSES:
+            raise UnknownNameError(unknown_name("loss", config.name, LOSSES))
+    if not any(config.weight > 0 for config in configs):
+        raise ConfigError("every weight in training.losses is 0: there is nothing to learn from")
+    return [check_options("loss", c.name, LOSSES[c.name], c.options) for c in configs]
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """Class weights w_k = f_k^(−1/2) / Σ_j f_j^(1/2), f_k the share of class k in the labels.
+
+    The inverse square root helps rare classes without letting a handful of pixels rule; the
+    divisor makes the mean weight over pixels 1. A class without pixels gets 1.
+
+    Args:
+        counts: Pixels per class, int64 (K,).
+    """
+    shares = counts.double() / counts.sum()
+    weights = shares.clamp(min=torch.finfo(torch.double).tiny) ** -0.5 / shares.sqrt().sum()
+    return torch.where(counts > 0, weights, 1.0).float()
+
+
+def _lovasz_of_class(probs: Tensor, truth: Tensor) -> Tensor:
+    """Lovász extension of the Jaccard loss of one class: probs and truth (P,)."""
+    errors = torch.where(truth, 1 - probs, probs)
+    errors, order = errors.sort(descending=True)
+    truth = truth[order].float()
+    pixels = truth.sum()
+    overlap = pixels - truth.cumsum(0)
+    union = pixels + (1 - truth).cumsum(0)
+    jaccard = 1 - overlap / union
+    return errors @ torch.diff(jaccard, prepend=jaccard.new_zeros(1))
+
+
+def _pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """The weight of each pixel's class, 0 where ignored: (N, H, W)."""
+    known = labels != IGNORE_INDEX
+    if weights is None:
+        return known.float()
+    return torch.where(known, weights[torch.where(known, labels, 0)], 0.0)
+
+
+def _mean(total: Tensor, count: Tensor) -> Tensor:
+    """`total` / `count`, or `total` (an empty sum) where nothing was counted."""
+    return total / torch.where(count > 0, count, 1)
+
+
+def _no_loss(logits: Tensor) -> Tensor:
+    """0 with a graph; an empty sum, for 0 · inf is not 0."""
+    return logits[:0].float().sum()
+
+
+def _within(option: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise ConfigError(f"loss option '{option}' is {value:g}; allowed is {low:g} to {high:g}")
+    return value
+
+
+def _resolve_weights(option: str, value: ClassWeights, counts: Tensor) -> Tensor | None:
+    if value is None:
+        return None
+    if value == "balanced":
+        return balanced_weights(counts)
+    weights = torch.tensor([float(weight) for weight in value])
+    if len(weights) != len(counts) or not ((weights >= 0).all() and 0 < weights.sum() < inf):
+        raise ConfigError(
+            f"loss option '{option}' is {list(value)}; give {len(counts)} numbers (one per class, "
+            "in the manifest's order, not negative, not all 0) or 'balanced'"
+        )
+    return weights

@@ -1,0 +1,137 @@
+"""How weights move: parameter groups, optimiser, learning rate over the steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import cos, pi
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from terrafuse.config import TrainingConfig
+from terrafuse.segmenter import Segmenter
+
+# Learned positions and tokens are offsets, not maps: decay would only pull them to 0.
+_OFFSETS = re.compile(r"(^|[._])(pos|position|token|tokens|embedding|relative_position)([._]|$)")
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one learning rate and one weight decay.
+
+    Names and not tensors, for a strategy that shards the model replaces its tensors by flat ones.
+
+    Args:
+        names: As in `segmenter.named_parameters()`.
+        lr_factor: Learning rate relative to `training.lr`.
+        weight_decay: Decay of these parameters.
+    """
+
+    names: tuple[str, ...]
+    lr_factor: float
+    weight_decay: float
+
+
+def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[ParameterGroup]:
+    """Trainable parameters by learning rate and weight decay.
+
+    A backbone's learning rate is `backbone_lr_factor` × that of the rest, and falls by
+    `layer_decay` per layer group from the top: the top one has layer_decay¹ (Bao et al., "BEiT",
+    ICLR 2022). No decay for parameters of one dimension (biases, norms), learned positions and
+    tokens, and what a module lists in its `no_weight_decay()`.
+
+    Args:
+        segmenter: The model; parameters that do not require a gradient are left out.
+        config: Rates and factors.
+    """
+    factors = _backbone_factors(segmenter, config)
+    without_decay = _without_decay(segmenter)
+    groups: dict[tuple[float, float], list[str]] = {}
+    for name, parameter in segmenter.named_parameters():
+        factor = factors.get(id(parameter), 1.0)
+        if not parameter.requires_grad or factor == 0:
+            continue
+        decay = 0.0 if name in without_decay else config.weight_decay
+        groups.setdefault((factor, decay), []).append(name)
+    return [ParameterGroup(tuple(names), *key) for key, names in groups.items()]
+
+
+def create_optimizer(
+    parameters: Mapping[str, nn.Parameter],
+    groups: Sequence[ParameterGroup],
+    config: TrainingConfig,
+) -> Optimizer:
+    """AdamW or SGD over `groups`, at the peak learning rates.
+
+    Args:
+        parameters: The segmenter's parameters by name.
+        groups: From `parameter_groups`.
+        config: Optimiser and its settings.
+    """
+    settings = [
+        {
+            "params": [parameters[name] for name in group.names],
+            "lr": config.lr * group.lr_factor,
+            "weight_decay": group.weight_decay,
+        }
+        for group in groups
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
+    return torch.optim.AdamW(settings, lr=config.lr)
+
+
+def create_schedule(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:
+    """Schedule to be advanced once per optimiser step."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
+
+
+def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+    """Learning rate of a step relative to its peak, in (0, 1].
+
+    With W = `warmup_steps` of S = `steps`: (step + 1) / (W + 1) while step < W, then with
+    t = (step − W) / (S − W): (1 − t)^poly_power, (1 + cos πt) / 2, or 1.
+
+    Args:
+        step: Optimiser steps done before, from 0.
+        config: Schedule and its settings.
+    """
+    warmup = config.warmup_steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / (config.steps - warmup))
+    if config.schedule == "poly":
+        return float((1 - done) ** config.poly_power)
+    if config.schedule == "cosine":
+        return (1 + cos(pi * done)) / 2
+    return 1.0
+
+
+def _backbone_factors(segmenter: Segmenter, config: TrainingConfig) -> dict[int, float]:
+    """Learning rate factor by the identity of a backbone's parameters."""
+    factors: dict[int, float] = {}
+    for backbone in segmenter.backbones():
+        top = config.backbone_lr_factor
+        factors |= {id(parameter): top for parameter in backbone.parameters()}
+        for depth, layer in enumerate(reversed(backbone.layer_groups()), start=1):
+            factor = top * config.layer_decay**depth
+            factors |= {id(parameter): factor for parameter in layer}
+    return factors
+
+
+def _without_decay(segmenter: Segmenter) -> set[str]:
+    names = {
+        name
+        for name, parameter in segmenter.named_parameters()
+        if parameter.ndim <= 1 or _OFFSETS.search(name)
+    }
+    for prefix, module in segmenter.named_modules():
+        # timm's models list parameters that must not be decayed.
+        listed: Callable[[nn.Module], set[str]] | None
+        if listed := getattr(type(module), "no_weight_decay", None):
+            names |= {f"{prefix}.{name}" if prefix else name for name in listed(module)}
+    return names

@@ -1,0 +1,126 @@
+"""Pictures made while a run goes on: one validation window again and again, curves at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from terrafuse.classes import ClassScheme
+from terrafuse.data import Scene
+from terrafuse.errors import OutputError
+from terrafuse.modalities import BandStatistics
+from terrafuse.samples import Batch, Sample, Window, collate
+from terrafuse.segmenter import Segmenter
+from terrafuse.training.log import read_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Folder of the pictures in a run folder.
+FIGURES = "figures"
+#: Scenes looked at for a window worth showing.
+_MOST_SCENES = 16
+
+
+class SamplePicture:
+    """Writes `validation_<step>.png`: images, labels and class map of one window.
+
+    The window is fixed: of the middles of the first scenes, that with the most classes.
+
+    Args:
+        scenes: Validation scenes.
+        crop_size: Side of the window, in scene pixels.
+        statistics: For the stretch of the images.
+        scheme: For the colours.
+        folder: Of the pictures; made with the first.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        crop_size: int,
+        statistics: Mapping[str, BandStatistics],
+        scheme: ClassScheme,
+        folder: Path,
+    ) -> None:
+        self.scenes = scenes[:_MOST_SCENES]
+        self.crop_size = crop_size
+        self.statistics = statistics
+        self.scheme = scheme
+        self.folder = folder
+        self._sample: Sample | None = None
+
+    def __call__(self, segmenter: Segmenter, step: int) -> None:
+        """Write the picture of a step; none where no window suits the method."""
+        from terrafuse.reports import sample_panel  # matplotlib takes a second to import
+
+        self._sample = self._sample or self._choose(segmenter)
+        if self._sample is None:
+            return
+        figure = sample_panel(
+            self._sample,
+            segmenter.modalities,
+            self.statistics,
+            self.scheme,
+            _map_window(segmenter, collate([self._sample])),
+        )
+        _save(figure, self.folder / f"validation_{step:06d}.png")
+
+    def _choose(self, segmenter: Segmenter) -> Sample | None:
+        samples = [scene.read(_middle(scene, self.crop_size)) for scene in self.scenes]
+        needed = all if not segmenter.supports_missing else any
+        suitable = [s for s in samples if needed(bool(v.any()) for v in s.valid.values())]
+        return max(suitable, key=_num_classes, default=None)
+
+
+def save_curves(log: Path, score: str, folder: Path) -> None:
+    """Write `curves.png`: losses and validation scores against steps.
+
+    Args:
+        log: `log.csv`.
+        score: The score that decided.
+        folder: Of the pictures.
+    """
+    from terrafuse.reports import curves_figure
+
+    _save(curves_figure(read_log(log), score=score), folder / "curves.png")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be written: {error}") from None
+
+
+def _middle(scene: Scene, size: int) -> Window:
+    row, col = (
+        max(0, (length - size) // 2) // scene.alignment * scene.alignment
+        for length in (scene.grid.height, scene.grid.width)
+    )
+    return Window(row, col, size, size)
+
+
+def _num_classes(sample: Sample) -> int:
+    assert sample.labels is not None
+    return len(torch.bincount(sample.labels.flatten(), minlength=256)[:-1].nonzero())
+
+
+@torch.inference_mode()
+def _map_window(segmenter: Segmenter, batch: Batch) -> NDArray[np.int64]:
+    """Classes of the first sample, (H, W); the model's modules keep their modes."""
+    training = [module for module in segmenter.modules() if module.training]
+    segmenter.eval()
+    batch = batch.to(next(segmenter.parameters()).device)
+    logits: Tensor = segmenter(batch.images, batch.valid).logits
+    for module in training:
+        module.training = True
+    classes: NDArray[np.int64] = logits[0].argmax(dim=0).cpu().numpy()
+    return classes

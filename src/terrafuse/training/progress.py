@@ -1,0 +1,94 @@
+"""What a terminal shows while a run is prepared and trained."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class Display(AbstractContextManager["Display"]):
+    """A progress bar with rate, time left and a note; silent where stderr is no terminal.
+
+    Args:
+        enabled: False silences it everywhere.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._title = ""
+        if enabled and sys.stderr.isatty():
+            self._bar = _create_bar()
+
+    def __enter__(self) -> Display:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def stage(self, title: str) -> Callable[[int, int], None]:
+        """Begin something new; returns a function of (done, total)."""
+        self._title = title
+        if self._bar:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(title, total=None, note="")
+        return self.update
+
+    def update(self, done: int, total: int) -> None:
+        """Move the bar."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total)
+
+    def note(self, text: str) -> None:
+        """Text after the bar (the loss, the last score)."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, note=text)
+
+    def title(self, text: str = "") -> None:
+        """Text before the bar while something else goes on; default: the stage's."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, description=text or self._title)
+
+
+def _create_bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )

@@ -1,0 +1,62 @@
+"""Keeps Lightning from telling users about what we decide."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+_IRRELEVANT = (
+    # Lightning 2.6 uses what torch 2.15 has renamed.
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # We count batches ourselves: a resumed loader begins where the run was interrupted.
+    r".*your dataloader is not resumable.*",
+    # The number of workers is chosen by data.workers.
+    r".*does not have many workers.*",
+    # Frozen backbones stay in evaluation mode on purpose.
+    r".*in eval mode at the start of training.*",
+    # Which device is used is said by training.accelerator.
+    r".*available but not used.*",
+    # Validation is ours and needs no loop of Lightning's.
+    r".*no `val_dataloader`.*",
+    # In fp16 the first steps are skipped until the loss scale fits.
+    r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
+    # A run folder is checked before.
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # A progress bar of our own replaces Lightning's; so does log.csv.
+    r".*No `logger` configured.*",
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's notes, and warnings on what is intended, are not shown inside."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message in _IRRELEVANT:
+            warnings.filterwarnings("ignore", message)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def fitting_threads() -> Iterator[None]:
+    """No more threads than cores this process may use, unless OMP_NUM_THREADS says otherwise."""
+    before = torch.get_num_threads()
+    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(min(before, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

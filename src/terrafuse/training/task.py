@@ -1,0 +1,153 @@
+"""One step of learning, as Lightning wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import lightning.pytorch as lightning
+import numpy as np
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from terrafuse.config import TrainingConfig
+from terrafuse.errors import TrainingError
+from terrafuse.samples import Batch
+from terrafuse.segmenter import Segmenter
+from terrafuse.training.losses import WeightedSum
+from terrafuse.training.optim import create_optimizer, create_schedule, parameter_groups
+
+#: (rank, world size) → batches of this process from where training starts or goes on.
+LoaderFactory = Callable[[int, int], Iterable[Batch]]
+
+
+class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is not typed for us
+    """Trains a segmenter. Every random draw of a step depends on (seed, batch, rank) only.
+
+    Args:
+        segmenter: The model.
+        loss: What is minimised.
+        config: Optimiser, schedule, seed.
+        loader: Makes the batches once the processes are known.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: WeightedSum,
+        config: TrainingConfig,
+        loader: LoaderFactory,
+    ) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.loss = loss
+        self.config = config
+        self._loader = loader
+        # Before a strategy replaces the tensors by flat shards, whose shapes say nothing.
+        self._groups = parameter_groups(segmenter, config)
+        if config.backbone_lr_factor == 0:
+            for backbone in segmenter.backbones():
+                backbone.requires_grad_(False)
+        self.train()
+
+    def train(self, mode: bool = True) -> SegmentationTask:
+        """Frozen backbones stay in evaluation mode: their running statistics are frozen too."""
+        super().train(mode)
+        if self.config.backbone_lr_factor == 0:
+            for backbone in self.segmenter.backbones():
+                backbone.eval()
+        return self
+
+    def train_dataloader(self) -> Batches:
+        """Batches of this process."""
+        batches = self._loader(self.global_rank, self.trainer.world_size)
+        return Batches(batches, self.config.steps * self.config.accumulate)
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """The batch on the device of this process."""
+        del dataloader_idx
+        return batch.to(device)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed what the step draws (dropout, stochastic depth): a resumed run draws the same."""
+        del batch
+        torch.manual_seed(step_seed(self.config.seed, batch_idx, self.global_rank))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Loss of a batch, and its terms for the log.
+
+        Raises:
+            TrainingError: The loss is not finite.
+        """
+        assert batch.labels is not None
+        output = self.segmenter(batch.images, batch.valid)
+        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.config.aux_weight)
+        values = {name: term.item() for name, term in terms.items()}
+        if not np.isfinite(values["total"]):
+            raise TrainingError(self._not_finite(values, batch, batch_idx))
+        return {"loss": terms["total"], "terms": values}
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimiser, and the schedule per optimiser step."""
+        optimizer = create_optimizer(
+            dict(self.segmenter.named_parameters()), self._groups, self.config
+        )
+        scheduler = create_schedule(optimizer, self.config)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm over all parameters, also where they are sharded."""
+        if gradient_clip_val is not None and isinstance(self.trainer.strategy, FSDPStrategy):
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def _not_finite(self, values: dict[str, float], batch: Batch, batch_idx: int) -> str:
+        step = batch_idx // self.config.accumulate + 1
+        terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "total")
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        scenes = ", ".join(sorted(set(batch.scene_ids))[:4])
+        half = " or 32-true precision" if self.config.precision != "32-true" else ""
+        return (
+            f"the loss is {values['total']:g} at step {step} ({terms}; learning rate {rate:.3g}, "
+            f"scenes {scenes}). Try a lower training.lr, more warmup_steps{half}; if it happens at "
+            "the first step, look for extreme pixel values with 'terrafuse data stats'"
+        )
+
+
+class Batches:
+    """Batches with the length of the whole training, of which a resumed run sees the rest.
+
+    Lightning counts on from where a run was interrupted, so it must not be told the shorter length.
+
+    Args:
+        batches: What remains.
+        total: Batches of the whole training.
+    """
+
+    def __init__(self, batches: Iterable[Batch], total: int) -> None:
+        self.batches = batches
+        self.total = total
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+
+def step_seed(seed: int, batch_idx: int, rank: int) -> int:
+    """Seed of the random draws of one batch in one process."""
+    return int(np.random.SeedSequence((seed, batch_idx, rank)).generate_state(1, np.uint64)[0])

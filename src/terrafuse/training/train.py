@@ -1,0 +1,299 @@
+"""`train`: a run from its settings to its folder."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+
+from terrafuse.config import RunConfig
+from terrafuse.data import (
+    Manifest,
+    Scene,
+    check_manifest,
+    class_counts,
+    compute_statistics,
+    load_manifest,
+    refuse_untrainable,
+    training_loader,
+)
+from terrafuse.errors import ConfigError, LabelError, TrainingError
+from terrafuse.methods import create_segmenter, describe_run
+from terrafuse.modalities import window_alignment
+from terrafuse.segmenter import Segmenter
+from terrafuse.training import run_folder
+from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
+from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.log import RunLog
+from terrafuse.training.losses import WeightedSum, check_losses, create_loss
+from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
+from terrafuse.training.progress import Display
+from terrafuse.training.quiet import fitting_threads, quiet_lightning
+from terrafuse.training.run_folder import Facts, Position
+from terrafuse.training.task import LoaderFactory, SegmentationTask
+from terrafuse.training.trainer import check_trainer, create_trainer
+from terrafuse.training.validation import Validation, check_monitor
+from terrafuse.weights import digest, load_strict, read_weights, save_model
+
+#: Warnings about data that are shown one by one.
+_MOST_WARNINGS = 5
+
+
+def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
+    """Train as the settings say.
+
+    What can be wrong is looked for before the first step, cheap things first: settings, folder,
+    manifest and rasters, the method, statistics and class counts of the training split. Nothing
+    is written before all of it is right. Weights are chosen by the score `training.monitor` on
+    split 'val'; without that split the last ones are kept.
+
+    Args:
+        config: The run.
+        out: The run folder to make.
+        resume: Go on where an interrupted run in `out` stopped, exactly as if it had not been;
+            begins where there is none. A finished run is left as it is.
+        progress: Show a progress bar where stderr is a terminal.
+
+    Returns:
+        `out`, with `model.safetensors`, `model.json`, `config.yaml`, `log.csv` and figures.
+
+    Raises:
+        ConfigError: Settings contradict each other, the data, or the run to go on with.
+        UnknownNameError: No such method, loss, option or score.
+        DataError: The data cannot be trained on.
+        OutputError: `out` holds something, or cannot be written.
+        MissingDependencyError: A logger is not installed.
+        TrainingError: The loss is not finite; or Ctrl-C or SIGTERM stopped the run, which can then
+            be resumed.
+    """
+    out = Path(out)
+    data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
+    config = config.model_copy(update={"data": data})
+    _check_settings(config)
+    if run_folder.is_first_process():
+        run_folder.check_startable(out, config, resume=resume)
+    if resume and run_folder.is_finished(out):
+        return out
+    position = run_folder.read_position(out) if resume else Position()
+    with quiet_lightning(), fitting_threads(), Display(progress) as display:
+        run = _prepare(config, out, position, display)
+        if not position.is_done:
+            _fit(run)
+            gc.collect()  # Lightning's cycles keep the reading processes alive
+        if run_folder.is_first_process():
+            _finish(run)
+    return out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that a run is made of, checked."""
+
+    config: RunConfig
+    out: Path
+    position: Position
+    manifest: Manifest
+    train_scenes: list[Scene]
+    val_scenes: list[Scene]
+    facts: Facts
+    segmenter: Segmenter
+    loss: WeightedSum
+    display: Display
+
+
+def _check_settings(config: RunConfig) -> None:
+    training = config.training
+    check_losses(training.losses)
+    check_monitor(training)
+    with quiet_lightning():
+        check_trainer(training)
+
+
+def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
+    manifest = load_manifest(config.data.manifest).select(config.data.modalities)
+    _check_crop_size(config, manifest)
+    # Of an earlier part of the run, or of the first process, which has then checked the data.
+    facts = run_folder.read_facts(out, config.data.manifest)
+    if facts is None:
+        _check_data(manifest, display)
+    segmenter = _create_segmenter(config, manifest)
+    scenes = {name: _labelled(manifest, name) for name in ("train", "val")}
+    # Options of losses are checked with made-up counts: measuring the real ones may take long.
+    ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
+    create_loss(config.training.losses, manifest.scheme, ones)
+    facts = facts or _measure(manifest, scenes["train"], scenes["val"], display)
+    segmenter.set_statistics(facts.statistics)
+    counts = torch.tensor(facts.class_counts)
+    loss = create_loss(config.training.losses, manifest.scheme, counts)
+    if run_folder.is_first_process():
+        run_folder.begin(out, config, facts)
+    return _Run(
+        config, out, position, manifest, scenes["train"], scenes["val"], facts, segmenter, loss,
+        display,
+    )  # fmt: skip
+
+
+def _check_crop_size(config: RunConfig, manifest: Manifest) -> None:
+    alignment = window_alignment(list(manifest.modalities.values()))
+    if config.data.crop_size % alignment:
+        near = max(1, round(config.data.crop_size / alignment)) * alignment
+        raise ConfigError(
+            f"data.crop_size is {config.data.crop_size}; the scales of the modalities need a "
+            f"multiple of {alignment}, for instance {near}"
+        )
+
+
+def _check_data(manifest: Manifest, display: Display) -> None:
+    findings = check_manifest(manifest, deep=False, progress=display.stage("checking data"))
+    refuse_untrainable(findings)
+    doubts = [f for f in findings if f.severity == "warning" and f.code != "no-val"]
+    for finding in doubts[:_MOST_WARNINGS]:
+        warnings.warn(str(finding), stacklevel=4)
+    if len(doubts) > _MOST_WARNINGS:
+        warnings.warn(
+            f"{len(doubts) - _MOST_WARNINGS} more warnings about the data; list them with "
+            f"'terrafuse data check {manifest.path}'",
+            stacklevel=4,
+        )
+
+
+def _labelled(manifest: Manifest, split: str) -> list[Scene]:
+    scenes = manifest.scenes(split) if split in manifest.splits else []
+    return [scene for scene in scenes if scene.has_labels]
+
+
+def _create_segmenter(config: RunConfig, manifest: Manifest) -> Segmenter:
+    torch.manual_seed(config.training.seed)
+    return create_segmenter(
+        config.method.name,
+        list(manifest.modalities.values()),
+        manifest.scheme.num_classes,
+        config.method.options,
+    )
+
+
+def _measure(
+    manifest: Manifest, train: Sequence[Scene], val: Sequence[Scene], display: Display
+) -> Facts:
+    modalities = list(manifest.modalities.values())
+    statistics = compute_statistics(
+        train, modalities, progress=display.stage("measuring statistics")
+    )
+    progress = display.stage("counting labels")
+    if not val:
+        warnings.warn(
+            f"'{manifest.path}' has no labelled scenes in split 'val': the last weights are kept, "
+            "whatever their score. Set 'split: val' for some, or run 'terrafuse data split'",
+            stacklevel=4,
+        )
+    elif not class_counts(val, manifest.scheme, progress=progress).any():
+        raise LabelError(
+            "labels of split 'val' are all ignored, so no score can choose the weights. Correct "
+            "'classes', 'void' or the labels' 'nodata' in the manifest, or leave the split out"
+        )
+    counts = class_counts(train, manifest.scheme, progress=progress)
+    return Facts(statistics, tuple(counts.tolist()), digest(manifest.path))
+
+
+def _fit(run: _Run) -> None:
+    training = run.config.training
+    log = None
+    if run_folder.is_first_process():
+        log = RunLog(run.out / run_folder.LOG, last_step=run.position.step)
+    callbacks = _create_callbacks(run, log)
+    last: LastCheckpoint = callbacks[-1]
+    loader = _loader_factory(run, before=last.listen)
+    task = SegmentationTask(run.segmenter, run.loss, training, loader)
+    trainer = create_trainer(training, callbacks, run.out)
+    _warn_of_other_processes(run.position, trainer)
+    checkpoint = run.out / run_folder.LAST if run.position.step else None
+    trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    if last.stopped_by is not None and trainer.global_step < training.steps:
+        raise TrainingError(
+            f"training was stopped by {last.stopped_by.name} after step {trainer.global_step} of "
+            f"{training.steps}; go on with --resume (the run is kept in '{run.out}')"
+        )
+
+
+def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
+    config, training = run.config, run.config.training
+    step_log = StepLog(log, training)
+    step_progress = StepProgress(run.display, training.steps)
+    average = WeightAverage(training.ema_decay) if training.ema_decay else None
+    picture = SamplePicture(
+        run.val_scenes,
+        config.data.crop_size,
+        run.facts.statistics,
+        run.manifest.scheme,
+        run.out / FIGURES,
+    )
+    validation = Validation(
+        run.val_scenes,
+        config,
+        run.out / run_folder.KEPT,
+        step_log=step_log,
+        progress=step_progress,
+        average=average,
+        picture=picture,
+    )
+    last = LastCheckpoint(run.out / run_folder.LAST, validation)
+    averages = [average] if average else []
+    return [*averages, step_log, validation, step_progress, last]
+
+
+def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
+    training = run.config.training
+    loader = partial(
+        training_loader,
+        run.train_scenes,
+        list(run.manifest.modalities.values()),
+        run.facts.statistics,
+        run.config.data,
+        seed=training.seed,
+        start_step=run.position.step,
+        steps=training.steps,
+        accumulate=training.accumulate,
+        require_all=not run.segmenter.supports_missing,
+    )
+
+    def create(rank: int, world_size: int) -> Any:
+        before()
+        progress = run.display.stage("looking for crops")
+        return loader(rank=rank, world_size=world_size, progress=progress)
+
+    return create
+
+
+def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:
+    before = position.world_size
+    if before is not None and before != trainer.world_size:
+        warnings.warn(
+            f"the run goes on with {trainer.world_size} processes instead of {before}: it sees "
+            "other samples than it would have",
+            stacklevel=5,
+        )
+
+
+def _finish(run: _Run) -> None:
+    """Save the kept weights as the model, draw the curves, remove what is left over."""
+    kept = run.out / run_folder.KEPT
+    load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'")
+    info = describe_run(
+        run.segmenter,
+        scheme=run.manifest.scheme,
+        statistics=run.facts.statistics,
+        crop_size=run.config.predict_crop_size,
+        overlap=run.config.predict_overlap,
+        rules={name: rule.to_dict() for name, rule in run.manifest.rules.items()},
+        grid=run.manifest.grid,
+    )
+    save_model(run.out, run.segmenter.state_dict(), info)
+    save_curves(run.out / run_folder.LOG, run.config.training.monitor, run.out / FIGURES)
+    run_folder.tidy(run.out)

@@ -1,0 +1,104 @@
+"""Lightning's Trainer from our settings."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from terrafuse.config import TrainingConfig
+from terrafuse.errors import ConfigError, MissingDependencyError
+
+_BARE = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def check_trainer(config: TrainingConfig) -> None:
+    """Refuse what no trainer can be made of.
+
+    Raises:
+        ConfigError: Devices that are not there, or settings that exclude each other.
+        MissingDependencyError: A logger is not installed.
+    """
+    for name in config.loggers:
+        if find_spec(name) is None:
+            raise MissingDependencyError(
+                f"training.loggers names '{name}', which is not installed. "
+                "Run: pip install 'terrafuse[track]'"
+            )
+    if config.ema_decay is not None and config.strategy.startswith("fsdp"):
+        raise ConfigError(
+            "training.ema_decay cannot be used with strategy 'fsdp': the average needs whole "
+            "weights. Use strategy 'ddp', or leave ema_decay out"
+        )
+    _strategy(config)
+
+
+def create_trainer(config: TrainingConfig, callbacks: list[Any], out: Path) -> Trainer:
+    """A trainer that counts steps, and leaves validation, logging and saving to our callbacks.
+
+    Args:
+        config: Devices, precision, steps, loggers.
+        callbacks: In the order in which they run.
+        out: The run folder.
+
+    Raises:
+        ConfigError: Devices that are not there.
+    """
+    return Trainer(
+        **_devices(config),
+        strategy=_strategy(config),
+        precision=config.precision,
+        max_steps=config.steps,
+        accumulate_grad_batches=config.accumulate,
+        gradient_clip_val=config.gradient_clip,
+        callbacks=callbacks,
+        logger=[_create_logger(name, out) for name in config.loggers] or False,
+        default_root_dir=out,
+        use_distributed_sampler=False,  # the loader shares its samples among processes itself
+        num_sanity_val_steps=0,
+        **_BARE,
+    )
+
+
+def _devices(config: TrainingConfig) -> dict[str, Any]:
+    return {
+        "accelerator": config.accelerator,
+        "devices": config.devices,
+        "num_nodes": config.nodes,
+    }
+
+
+def _strategy(config: TrainingConfig) -> str:
+    """Lightning's name of the strategy.
+
+    Raises:
+        ConfigError: There are no such devices, or the strategy does not suit them.
+    """
+    try:
+        chosen = Trainer(**_devices(config), strategy=config.strategy, logger=False, **_BARE)
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            "training.accelerator, devices, nodes and strategy do not suit this machine: "
+            f"{str(error).splitlines()[0]}"
+        ) from None
+    # A modality may be absent from a whole batch; its backbone then gets no gradient.
+    is_plain_ddp = config.strategy in ("auto", "ddp") and isinstance(chosen.strategy, DDPStrategy)
+    return "ddp_find_unused_parameters_true" if is_plain_ddp else config.strategy
+
+
+def _create_logger(name: str, out: Path) -> Any:
+    from lightning.pytorch import loggers
+
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(out, name="tensorboard", version="")
+    if name == "wandb":
+        return loggers.WandbLogger(project="terrafuse", name=out.name, save_dir=out)
+    return loggers.MLFlowLogger("terrafuse", run_name=out.name, save_dir=str(out / "mlruns"))

@@ -1,0 +1,41 @@
+"""Where weights come from: strict, safe loading, and the folder a trained model lives in."""
+
+from terrafuse.weights.files import (
+    digest,
+    load_strict,
+    pretrained_wanted,
+    read_weights,
+    without_pretrained,
+)
+from terrafuse.weights.run_folder import (
+    FORMAT_VERSION,
+    METRICS_JSON,
+    MODEL_JSON,
+    STATE_FILE,
+    RunInfo,
+    check_same_scheme,
+    read_run_info,
+    read_state,
+    save_model,
+    write_metrics,
+    write_run_info,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "METRICS_JSON",
+    "MODEL_JSON",
+    "STATE_FILE",
+    "RunInfo",
+    "check_same_scheme",
+    "digest",
+    "load_strict",
+    "pretrained_wanted",
+    "read_run_info",
+    "read_state",
+    "read_weights",
+    "save_model",
+    "without_pretrained",
+    "write_metrics",
+    "write_run_info",
+]

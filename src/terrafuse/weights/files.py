@@ -1,0 +1,199 @@
+"""Files of weights: strict, safe loading, and the hub when it can be reached."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from terrafuse.errors import (
+    ChecksumError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+
+HUB_PREFIX = "hf://"
+
+# Keys under which training scripts keep the weights, beside optimiser state and the like.
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+_pretrained_wanted = ContextVar("pretrained_wanted", default=True)
+
+
+@contextmanager
+def without_pretrained() -> Iterator[None]:
+    """Models built inside start from random values, whatever weights their options name.
+
+    Used where all weights are about to be replaced by those of a run folder.
+    """
+    token = _pretrained_wanted.set(False)
+    try:
+        yield
+    finally:
+        _pretrained_wanted.reset(token)
+
+
+def pretrained_wanted() -> bool:
+    """Whether models being built should load the weights that their options name."""
+    return _pretrained_wanted.get()
+
+
+def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a file.
+
+    Args:
+        source: Path of a safetensors file or of a torch checkpoint (only tensors are unpickled), or
+            "hf://owner/repository/path/in/it.safetensors".
+        sha256: Expected digest of the file.
+
+    Raises:
+        WeightsNotFoundError: No such file, or the hub cannot be reached.
+        ChecksumError: The file is another one than published.
+        WeightsError: Not a file of weights, truncated, or with objects other than tensors.
+    """
+    path = _locate(source)
+    if sha256 is not None:
+        _check_digest(path, sha256)
+    return _unwrap(_read_file(path), path)
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Copy `state` into `module`; every name and shape must agree.
+
+    Args:
+        module: What receives the values.
+        state: Values by name.
+        where: Names the weights in the message.
+
+    Raises:
+        WeightsMismatchError: Lists missing and unexpected names and differing shapes.
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in state]
+    unexpected = [name for name in state if name not in own]
+    shapes = [
+        f"{name} is {_shape(state[name])}, needed {_shape(own[name])}"
+        for name in own
+        if name in state and own[name].shape != state[name].shape
+    ]
+    faults = [
+        f"{title}: {_some(names)}"
+        for title, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("other shape", shapes),
+        )
+        if names
+    ]
+    if faults:
+        raise WeightsMismatchError(
+            f"{where} do not fit the model; {'; '.join(faults)}. "
+            "Choose the model that they were made for, or other weights"
+        )
+    module.load_state_dict(dict(state))
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _locate(source: str | Path) -> Path:
+    if isinstance(source, str) and source.startswith(HUB_PREFIX):
+        return _fetch(source)
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsNotFoundError(
+            f"there is no file of weights '{path}'. Give the path of a safetensors or torch "
+            f"checkpoint, or '{HUB_PREFIX}owner/repository/file' to fetch it"
+        )
+    return path
+
+
+def _fetch(source: str) -> Path:
+    parts = source.removeprefix(HUB_PREFIX).split("/", maxsplit=2)
+    if len(parts) != 3 or not all(parts):
+        raise WeightsError(
+            f"'{source}' does not name a file on the hub; write '{HUB_PREFIX}owner/repository/file'"
+        )
+    # Slow to import and needed only here.
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
+    except Exception as error:  # the hub's errors come from several libraries
+        raise WeightsNotFoundError(
+            f"'{source}' is not on this machine and cannot be fetched ({_first_line(error)}). "
+            "Fetch it where there is a network and give its path instead"
+        ) from error
+
+
+def _check_digest(path: Path, expected: str) -> None:
+    found = digest(path)
+    if found != expected.lower():
+        raise ChecksumError(
+            f"'{path}' is not the published file: SHA-256 is {found}, expected {expected}. "
+            "Fetch it again"
+        )
+
+
+def _read_file(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings():
+            # torch warns about layouts of old checkpoints, which read all the same.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"'{path}' is no checkpoint, or holds Python objects beside tensors, which are not "
+            f"read for safety ({_first_line(error)}). Convert it to safetensors where you trust it"
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, BadZipFile, OSError, ValueError) as error:
+        raise WeightsError(
+            f"'{path}' cannot be read as weights: {_first_line(error)}. "
+            "It may be truncated; fetch or train it again"
+        ) from None
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping):
+        raise WeightsError(f"'{path}' holds {type(content).__name__}, not tensors by name")
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:
+        raise WeightsError(f"'{path}' holds no tensors by name")
+    # Written by DataParallel.
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "a number"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,282 @@
+"""The folder a trained model lives in: `model.safetensors` and `model.json`.
+
+`model.json` says everything needed to build the model again and to feed it: method, bands,
+statistics, classes, crop. The same facts stand in it as fields of the STAC machine learning model
+extension, so that catalogues can list the model.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+import terrafuse
+from terrafuse.classes import ClassScheme
+from terrafuse.errors import (
+    ConfigError,
+    OutputError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.weights.files import read_weights
+from terrafuse.weights.stac import stac_fields
+
+FORMAT_VERSION = 1
+MODEL_JSON = "model.json"
+METRICS_JSON = "metrics.json"
+STATE_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What a trained model is.
+
+    Args:
+        method: Name of the method.
+        method_options: Its options, as given to `create_segmenter`.
+        modalities: What it expects, in this order.
+        scheme: Classes it tells apart.
+        statistics: Per modality, over the training split.
+        crop_size: Window size of prediction, in scene pixels.
+        overlap: Overlap of windows, in scene pixels.
+        rules: Per modality, how its rasters are to be read (nodata, resampling …).
+        grid: Modality whose grid is the scene's; None = the labels', else the finest.
+        base_weights: Pretrained weights it started from: "backbone", "source" and "licence" each.
+        scores: Per subset of modalities ("s1+s2"), score by name; None where undefined.
+        total_parameters: Trainable and frozen values.
+        version: The terrafuse that wrote it.
+    """
+
+    method: str
+    method_options: dict[str, Any]
+    modalities: tuple[Modality, ...]
+    scheme: ClassScheme
+    statistics: dict[str, BandStatistics]
+    crop_size: int
+    overlap: int
+    rules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grid: str | None = None
+    base_weights: tuple[dict[str, str], ...] = ()
+    scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    total_parameters: int = 0
+    version: str = terrafuse.__version__
+
+    def to_dict(self) -> dict[str, Any]:
+        """Content of `model.json`."""
+        own = {
+            "format_version": FORMAT_VERSION,
+            "terrafuse_version": self.version,
+            "method": {"name": self.method, "options": self.method_options},
+            "modalities": [modality.to_dict() for modality in self.modalities],
+            "reading_rules": self.rules,
+            "grid": self.grid,
+            **self.scheme.to_dict(),
+            "statistics": {name: s.to_dict() for name, s in self.statistics.items()},
+            "crop_size": self.crop_size,
+            "overlap": self.overlap,
+            "base_weights": list(self.base_weights),
+            "scores": self.scores,
+            "total_parameters": self.total_parameters,
+        }
+        return own | stac_fields(
+            method=self.method,
+            modalities=self.modalities,
+            scheme=self.scheme,
+            statistics=self.statistics,
+            base_weights=self.base_weights,
+            total_parameters=self.total_parameters,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunInfo:
+        """Inverse of `to_dict`."""
+        return cls(
+            method=values["method"]["name"],
+            method_options=dict(values["method"]["options"]),
+            modalities=tuple(Modality.from_dict(m) for m in values["modalities"]),
+            scheme=ClassScheme.from_dict({key: values[key] for key in ("classes", "void")}),
+            statistics={
+                name: BandStatistics.from_dict(_nan_for_null(s))
+                for name, s in values["statistics"].items()
+            },
+            crop_size=int(values["crop_size"]),
+            overlap=int(values["overlap"]),
+            rules=dict(values["reading_rules"]),
+            grid=values["grid"],
+            base_weights=tuple(values["base_weights"]),
+            scores=dict(values["scores"]),
+            total_parameters=int(values["total_parameters"]),
+            version=str(values["terrafuse_version"]),
+        )
+
+
+def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -> None:
+    """Write both files of a run folder; they appear whole, together, or not at all.
+
+    Args:
+        folder: Made if it is not there.
+        state: `segmenter.state_dict()`.
+        info: What the model is.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    folder = Path(folder)
+    # Tensors may share memory or live on a device; the file wants plain copies.
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    with _written_whole(folder / STATE_FILE, folder / MODEL_JSON) as (weights, description):
+        save_file(plain, weights, metadata={"format": "pt", "terrafuse": info.version})
+        _write_json(description, info.to_dict())
+
+
+def write_run_info(folder: str | Path, info: RunInfo) -> None:
+    """Write `model.json` alone.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    with _written_whole(Path(folder) / MODEL_JSON) as (partial,):
+        _write_json(partial, info.to_dict())
+
+
+def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
+    """Write `metrics.json` into a run folder, and the scores per subset into its `model.json`.
+
+    Args:
+        folder: The run folder.
+        metrics: What an evaluation found; scores at ["subsets"][subset]["scores"].
+
+    Raises:
+        WeightsError: Not a run folder.
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    info = read_run_info(folder)
+    scores = {subset: dict(values["scores"]) for subset, values in metrics["subsets"].items()}
+    folder = Path(folder)
+    with _written_whole(folder / METRICS_JSON, folder / MODEL_JSON) as (found, description):
+        _write_json(found, metrics)
+        _write_json(description, replace(info, scores=scores).to_dict())
+
+
+def read_run_info(folder: str | Path) -> RunInfo:
+    """What the model in a run folder is.
+
+    Raises:
+        WeightsNotFoundError: Not a run folder.
+        WeightsMismatchError: Written in the format of another terrafuse.
+        WeightsError: `model.json` is damaged.
+    """
+    path = Path(folder) / MODEL_JSON
+    values = _read_json(path)
+    found = values.get("format_version")
+    if found != FORMAT_VERSION:
+        raise WeightsMismatchError(
+            f"'{path}' has format version {found}, written by terrafuse "
+            f"{values.get('terrafuse_version', '(unknown)')}; this is terrafuse "
+            f"{terrafuse.__version__}, which reads version {FORMAT_VERSION}. "
+            "Use the terrafuse that wrote it, or train again"
+        )
+    try:
+        return RunInfo.from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
+        raise WeightsError(f"'{path}' is damaged: {reason}. Save the model again") from None
+
+
+def read_state(folder: str | Path) -> dict[str, Tensor]:
+    """The state dict in a run folder.
+
+    Raises:
+        WeightsNotFoundError: The file is not there.
+        WeightsError: Truncated or damaged.
+    """
+    return read_weights(Path(folder) / STATE_FILE)
+
+
+def check_same_scheme(info: RunInfo, scheme: ClassScheme, where: str) -> None:
+    """Refuse labels of other classes than the model's.
+
+    Colours and raw codes may differ: they say how labels are stored, not what they mean.
+
+    Args:
+        info: The model.
+        scheme: Classes of the labels.
+        where: Names them in the message ("manifest 'dataset.yaml'").
+
+    Raises:
+        ConfigError: Other class names, or another order.
+    """
+    if info.scheme.names == scheme.names:
+        return
+    order = " in another order" if set(info.scheme.names) == set(scheme.names) else ""
+    raise ConfigError(
+        f"{where} has the classes {', '.join(scheme.names)}{order}; the model was trained for "
+        f"{', '.join(info.scheme.names)}. Use a manifest with the model's classes"
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsNotFoundError(
+            f"'{path.parent}' is not a run folder: it holds no {path.name}. "
+            "Give the folder that 'terrafuse train --out' wrote"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"'{path}' cannot be read: {error}. Save the model again") from None
+    if not isinstance(values, dict):
+        raise WeightsError(f"'{path}' does not describe a model: it holds no keys")
+    return values
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    text = json.dumps(
+        _null_for_nan(values), indent=2, ensure_ascii=False, allow_nan=False, default=str
+    )
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _written_whole(*paths: Path) -> Iterator[list[Path]]:
+    """Names to write under; the files get their own names once all of them are written."""
+    partials = [path.with_name(path.name + ".partial") for path in paths]
+    try:
+        paths[0].parent.mkdir(parents=True, exist_ok=True)
+        yield partials
+        for partial, path in zip(partials, paths, strict=True):
+            partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"'{paths[0]}' cannot be written: {error}. Free space, or choose another folder"
+        ) from error
+    finally:
+        # On failure nothing half-written stays; `os.path` forgives a folder that is a file.
+        for partial in partials:
+            if os.path.lexists(partial):
+                partial.unlink()
+
+
+def _null_for_nan(value: Any) -> Any:
+    # JSON knows no NaN; a band without data has undefined statistics.
+    if isinstance(value, Mapping):
+        return {key: _null_for_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_null_for_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nan_for_null(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: [math.nan if v is None else v for v in inner] for key, inner in values.items()}

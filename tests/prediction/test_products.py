@@ -1,0 +1,186 @@
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import rasterio.shutil
+from affine import Affine
+from rasterio.crs import CRS
+
+from terrafuse.classes import ClassScheme
+from terrafuse.data import Grid
+from terrafuse.errors import OutputError
+from terrafuse.prediction import Products, Strip, open_map
+from terrafuse.prediction import products as products_module
+
+SCHEME = ClassScheme(("bare & dry", "wét", "roof"), colors=("#102030", "#405060", "#ff0000"))
+NORTH_UP = Affine(10, 0, 500_000.123456789, 0, -10, 5_000_000.987654321)
+ROTATED = NORTH_UP * Affine.rotation(17.3)
+UTM = CRS.from_epsg(32633)
+# A rotated pole cannot be said in GeoTIFF keys.
+ROTATED_POLE = CRS.from_proj4("+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +lon_0=18 +R=6367470")
+
+
+def random_map(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    class_map = generator.choice(np.array([0, 2, 255], np.uint8), (height, width))
+    confidence = np.where(class_map == 255, 255, generator.integers(0, 255, (height, width)))
+    return class_map, confidence.astype(np.uint8)
+
+
+def write_map(folder: Path, grid: Grid, step: int = 100) -> Products:
+    class_map, confidence = random_map(grid.height, grid.width)
+    with open_map(folder, grid, SCHEME) as writer:
+        for row in range(0, grid.height, step):
+            part = slice(row, row + step)
+            writer.write(Strip(row, class_map[part], confidence[part]))
+        return writer.finish()
+
+
+def write_half_and_interrupt(folder: Path, grid: Grid) -> None:
+    with open_map(folder, grid, SCHEME) as writer:
+        writer.write(Strip(0, *random_map(grid.height // 2, grid.width)))
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("crs", [UTM, ROTATED_POLE, None])
+@pytest.mark.parametrize(
+    "transform",
+    [NORTH_UP, ROTATED, Affine(0.1, 0, 3, 0, 0.1, 4), Affine.identity()],
+    ids=["north_up", "rotated", "south_up", "identity"],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_grid_and_pixels_come_back_exactly(
+    tmp_path: Path, crs: CRS | None, transform: Affine
+) -> None:
+    grid = Grid(crs, transform, 133, 71)
+    made = write_map(tmp_path, grid)
+    for path, pixels in zip((made.class_map, made.confidence), random_map(133, 71), strict=True):
+        with rasterio.open(path) as dataset:
+            assert Grid.from_dataset(dataset) == grid
+            assert dataset.nodata == 255
+            assert dataset.dtypes == ("uint8",)
+            assert np.array_equal(dataset.read(1), pixels)
+
+
+def test_products_are_cogs_with_colours_names_and_scale(tmp_path: Path) -> None:
+    made = write_map(tmp_path / "new" / "map", Grid(UTM, NORTH_UP, 1100, 1300))
+    names = {"class_map.tif", "class_map.tif.aux.xml", "confidence.tif"}
+    assert {path.name for path in (tmp_path / "new" / "map").iterdir()} == names
+    for path in (made.class_map, made.confidence):
+        with rasterio.open(path) as dataset:
+            assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert dataset.compression.name == "deflate"
+            assert dataset.overviews(1) == [2, 4]
+    with rasterio.open(made.class_map) as dataset:
+        colors = dataset.colormap(1)
+        assert [colors[i] for i in range(3)] == [
+            (16, 32, 48, 255), (64, 80, 96, 255), (255, 0, 0, 255)
+        ]  # fmt: skip
+        assert colors[255][3] == 0
+        assert json.loads(dataset.tags()["classes"]) == list(SCHEME.names)
+    for level in (0, 1):
+        with rasterio.open(made.class_map, overview_level=level) as dataset:
+            assert set(np.unique(dataset.read(1))) <= {0, 2, 255}
+    with rasterio.open(made.confidence) as dataset:
+        assert dataset.scales == (1 / 254,)
+
+
+def test_overviews_of_the_class_map_show_the_commonest_class(tmp_path: Path) -> None:
+    class_map = np.full((1024, 1024), 1, np.uint8)
+    class_map[::2, ::2] = 2  # one of every four
+    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME) as writer:
+        writer.write(Strip(0, class_map, class_map))
+        made = writer.finish()
+    with rasterio.open(made.class_map, overview_level=0) as dataset:
+        assert (dataset.read(1) == 1).all()
+
+
+@pytest.mark.parametrize("crs", [UTM, ROTATED_POLE])
+def test_gdal_knows_the_class_names(tmp_path: Path, crs: CRS) -> None:
+    made = write_map(tmp_path, Grid(crs, NORTH_UP, 20, 20))
+    rasterio.shutil.copy(made.class_map, tmp_path / "seen.vrt", driver="VRT")
+    seen = (tmp_path / "seen.vrt").read_text(encoding="utf-8")
+    for name in ("bare &amp; dry", "wét", "roof"):
+        assert f"<Category>{name}</Category>" in seen
+
+
+def test_an_earlier_map_is_replaced_with_its_side_cars(tmp_path: Path) -> None:
+    write_map(tmp_path, Grid(ROTATED_POLE, NORTH_UP, 20, 20))
+    assert (tmp_path / "confidence.tif.aux.xml").exists()
+    grid = Grid(UTM, ROTATED, 30, 20)
+    made = write_map(tmp_path, grid)
+    for path in (made.class_map, made.confidence):
+        with rasterio.open(path) as dataset:
+            assert Grid.from_dataset(dataset) == grid
+    assert not (tmp_path / "confidence.tif.aux.xml").exists()
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "map").write_text("mine")
+    for folder in (tmp_path / "map", tmp_path / "map" / "deeper"):
+        with pytest.raises(OutputError, match=f"cannot be written to '{folder}'.*another folder"):
+            write_map(folder, Grid(UTM, NORTH_UP, 20, 20))
+    assert (tmp_path / "map").read_text() == "mine"
+
+
+def test_any_other_failure_leaves_nothing_and_keeps_the_earlier_map(tmp_path: Path) -> None:
+    grid = Grid(UTM, NORTH_UP, 20, 20)
+    made = write_map(tmp_path / "old", grid)
+    before = made.class_map.read_bytes()
+    for folder in (tmp_path / "old", tmp_path / "new" / "map"):
+        with pytest.raises(KeyboardInterrupt):
+            write_half_and_interrupt(folder, grid)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert len(list((tmp_path / "old").iterdir())) == 3
+    assert made.class_map.read_bytes() == before
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.97, 0.999])
+def test_a_full_disk_is_noticed_and_leaves_nothing(tmp_path: Path, share: float) -> None:
+    """Also one that is full for the last kilobytes only, of which GDAL says nothing."""
+    size = 1024
+    noise = np.random.default_rng(0).integers(0, 254, (size, size), np.uint8)
+
+    def write(folder: Path) -> Products:
+        with open_map(folder, Grid(UTM, NORTH_UP, size, size), SCHEME) as writer:
+            writer.write(Strip(0, noise % 3, noise))
+            return writer.finish()
+
+    whole = write(tmp_path / "whole").confidence.stat().st_size
+    assert whole * 0.97 > size**2 + 10_000  # what is written first is smaller
+    with (
+        file_size_limit(int(whole * share)),
+        pytest.raises(OutputError, match=r"cannot be written to .*broken'.*Make room"),
+    ):
+        write(tmp_path / "broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_truncated_product_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = rasterio.shutil.copy
+
+    def copy_most(source: Path, target: Path, **options: Any) -> None:
+        copy(source, target, **options)
+        target.write_bytes(target.read_bytes()[:-300])
+
+    monkeypatch.setattr(products_module.rasterio.shutil, "copy", copy_most)
+    with pytest.raises(OutputError, match="cannot be written"):
+        write_map(tmp_path / "map", Grid(UTM, NORTH_UP, 700, 800))
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Files cannot grow beyond `size` bytes: writing fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

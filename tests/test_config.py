@@ -1,0 +1,87 @@
+import pytest
+
+from terrafuse.config import RunConfig, load_run_config
+from terrafuse.errors import ConfigError, unknown_name
+
+MINIMAL = "data: {manifest: d/dataset.yaml}\nmethod: {name: single, backbone: resnet18}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_run(text: str):
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write_run
+
+
+def test_minimal_run_has_defaults_and_finds_its_manifest(write, tmp_path):
+    config = load_run_config(write(MINIMAL))
+    assert config.data.manifest == tmp_path / "d" / "dataset.yaml"
+    assert config.method.options == {"backbone": "resnet18"}
+    assert config.predict_crop_size == config.data.crop_size
+    assert config.predict_overlap == config.data.crop_size // 4
+
+
+def test_overrides_replace_and_add(write):
+    config = load_run_config(
+        write(MINIMAL),
+        {
+            "training.lr": "1e-3",
+            "training.seed": "4",
+            "method.decoder": "upernet",
+            "data.augment.flip": "no",
+        },
+    )
+    assert config.training.lr == 1e-3
+    assert config.training.seed == 4
+    assert config.method.options["decoder"] == "upernet"
+    assert config.data.augment.flip is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "trainning: {steps: 3}\n", "unknown key 'trainning'. Did you mean 'training'"),
+        (MINIMAL + "training: {step: 3}\n", "key in 'training' 'step'. Did you mean 'steps'"),
+        (MINIMAL + "training: {steps: few}\n", "'training.steps' is 'few'"),
+        (MINIMAL + "training: {steps: 5, warmup_steps: 5}\n", "must be fewer than steps"),
+        (MINIMAL + "training: {optimizer: adam}\n", "'adamw' or 'sgd'"),
+        (MINIMAL + "training: {losses: []}\n", "at least 1"),
+        ("data: {manifest: a, modality_dropout: 1.5}\nmethod: {name: x}\n", "between 0 and 1"),
+        ("data: {manifest: a, augment: {flips: yes}}\nmethod: {name: x}\n", "Did you mean 'flip'"),
+        ("method: {name: x}\n", "'data' is missing"),
+        ("- a\n", "must hold keys and values"),
+        ("data: [\n", "not valid YAML"),
+    ],
+)
+def test_faults_are_named(write, text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(write(text))
+    assert message in str(caught.value)
+
+
+def test_missing_file_and_bad_override(write, tmp_path):
+    with pytest.raises(ConfigError, match="there is no file"):
+        load_run_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="holds a value, not keys"):
+        load_run_config(write(MINIMAL), {"method.name.x": "1"})
+
+
+def test_yaml_cannot_run_code(write):
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_run_config(write("data: !!python/object/apply:os.getcwd []\n"))
+
+
+def test_every_setting_is_described_in_the_schema():
+    schema = RunConfig.model_json_schema()
+    assert schema["additionalProperties"] is False
+    assert "crop_size" in schema["$defs"]["DataConfig"]["properties"]
+
+
+def test_unknown_name_gives_the_nearest():
+    assert "Did you mean 'late_fusion'?" in unknown_name(
+        "method", "latefusion", ["late_fusion", "x"]
+    )
+    assert "Did you mean" not in unknown_name("method", "zzz", ["late_fusion"])

@@ -1,0 +1,99 @@
+"""Two processes on one machine: same weights in both, every sample once, scores over all scenes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from terrafuse.config import EvaluationConfig
+from terrafuse.data import load_manifest
+from terrafuse.evaluation import evaluate
+from terrafuse.methods import load_segmenter
+from terrafuse.training.log import read_log
+
+SCRIPT = """
+import hashlib, json, sys
+from pathlib import Path
+from terrafuse.config import load_run_config
+from terrafuse.training import train
+from terrafuse.training.task import SegmentationTask
+
+folder = Path(sys.argv[1])
+seen = []
+step, end = SegmentationTask.training_step, SegmentationTask.on_train_end
+
+def training_step(self, batch, batch_idx):
+    seen.append([[s, w.row, w.col] for s, w in zip(batch.scene_ids, batch.windows)])
+    return step(self, batch, batch_idx)
+
+def on_train_end(self):
+    digest = hashlib.sha256()
+    for value in self.segmenter.state_dict().values():
+        digest.update(value.numpy().tobytes())
+    report = {"digest": digest.hexdigest(), "seen": seen}
+    (folder / f"rank{self.global_rank}.json").write_text(json.dumps(report))
+    end(self)
+
+SegmentationTask.training_step = training_step
+SegmentationTask.on_train_end = on_train_end
+train(load_run_config(folder / "run.yaml"), folder / "run")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+    manifest = make_dataset(("train", "train", "val", "val", "val"))
+    settings: dict[str, Any] = {
+        "data": {"manifest": str(manifest), "crop_size": 32, "batch_size": 2, "workers": 0},
+        "method": {"name": "late_fusion", "backbone": "resnet10t", "decoder": "segformer"},
+        "training": {
+            "steps": 4, "validate_every": 2, "accelerator": "cpu", "devices": 2,
+            "strategy": "ddp",
+        },
+        "prediction": {"crop_size": 48, "overlap": 0},
+    }  # fmt: skip
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run_script(tmp_path, settings)
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
+    assert first["digest"] == second["digest"]
+    rows = read_log(tmp_path / "run" / "log.csv")
+    assert [int(row["step"]) for row in rows if row["val_miou"]] == [2, 4]
+    segmenter, info = load_segmenter(tmp_path / "run")
+    metrics = evaluate(
+        segmenter,
+        load_manifest(manifest).scenes("val"),
+        info.scheme,
+        EvaluationConfig(),
+        crop_size=info.crop_size,
+        overlap=info.overlap,
+        boundary=False,
+    )
+    best = max(float(row["val_miou"]) for row in rows if row["val_miou"])
+    assert metrics["subsets"]["a+b"]["scores"]["miou"] == pytest.approx(best, rel=1e-4)
+
+    # Step by step the two see what one process sees in batches of twice the size.
+    settings["training"] |= {"devices": 1, "strategy": "auto"}
+    settings["data"]["batch_size"] = 4
+    (tmp_path / "run").rename(tmp_path / "together")
+    run_script(tmp_path, settings)
+    alone = json.loads((tmp_path / "rank0.json").read_text())
+    assert len(alone["seen"]) == 4
+    assert [a + b for a, b in zip(first["seen"], second["seen"], strict=True)] == alone["seen"]
+
+
+def run_script(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    result = subprocess.run(
+        [sys.executable, str(folder / "script.py"), str(folder)],
+        capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,161 @@
+"""Parameter groups and learning rates, worked out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from terrafuse.config import TrainingConfig
+from terrafuse.modalities import Modality
+from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.training.optim import (
+    create_optimizer,
+    create_schedule,
+    learning_rate_factor,
+    parameter_groups,
+)
+
+
+class TinyBackbone(nn.Module):
+    """Stem, two stages, a token and a table that asks not to be decayed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 2, 1)
+        self.stages = nn.ModuleList([nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1, bias=False)])
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, 2))
+        self.bias_table = nn.Parameter(torch.zeros(3, 3))
+
+    def no_weight_decay(self) -> set[str]:
+        return {"bias_table"}
+
+    def layer_groups(self) -> list[list[nn.Parameter]]:
+        return [
+            [*self.stem.parameters(), self.cls_token, self.bias_table],
+            *(list(stage.parameters()) for stage in self.stages),
+        ]
+
+
+class TinySegmenter(Segmenter):
+    def __init__(self) -> None:
+        super().__init__([Modality("a", ("b1",))], 2)
+        self.backbone = TinyBackbone()
+        self.norm = nn.BatchNorm2d(2)
+        self.head = nn.Conv2d(2, 2, 1)
+
+    def backbones(self) -> Any:
+        return [self.backbone]
+
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        raise NotImplementedError
+
+
+def config(**values: Any) -> TrainingConfig:
+    return TrainingConfig(**{"steps": 10, "lr": 1.0, "weight_decay": 0.5} | values)
+
+
+def table(**values: Any) -> dict[str, tuple[float, float]]:
+    groups = parameter_groups(TinySegmenter(), config(**values))
+    return {name: (g.lr_factor, g.weight_decay) for g in groups for name in g.names}
+
+
+def test_norms_biases_and_offsets_are_not_decayed() -> None:
+    found = table()
+    assert {name for name, (_, decay) in found.items() if decay} == {
+        "backbone.stem.weight",
+        "backbone.stages.0.weight",
+        "backbone.stages.1.weight",
+        "head.weight",
+    }
+    assert set(found) == {name for name, _ in TinySegmenter().named_parameters()}
+
+
+def test_layer_decay_counts_from_the_top() -> None:
+    found = {name: factor for name, (factor, _) in table(layer_decay=0.5).items()}
+    assert found["head.weight"] == found["norm.bias"] == 1.0
+    assert found["backbone.stages.1.weight"] == 0.5
+    assert found["backbone.stages.0.weight"] == found["backbone.stages.0.bias"] == 0.25
+    assert found["backbone.stem.weight"] == found["backbone.cls_token"] == 0.125
+
+
+def test_backbone_factor_multiplies_layer_decay() -> None:
+    found = {n: f for n, (f, _) in table(layer_decay=0.5, backbone_lr_factor=0.1).items()}
+    assert found["head.weight"] == 1.0
+    assert found["backbone.stem.weight"] == pytest.approx(0.0125)
+
+
+def test_factor_zero_leaves_the_backbone_out() -> None:
+    assert {name.split(".")[0] for name in table(backbone_lr_factor=0)} == {"norm", "head"}
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    segmenter = TinySegmenter()
+    segmenter.head.requires_grad_(False)
+    groups = parameter_groups(segmenter, config())
+    assert not any(name.startswith("head") for group in groups for name in group.names)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+def test_optimizer_has_the_groups(name: str, kind: type) -> None:
+    segmenter = TinySegmenter()
+    settings = config(optimizer=name, lr=0.2, momentum=0.7, layer_decay=0.5)
+    groups = parameter_groups(segmenter, settings)
+    optimizer = create_optimizer(dict(segmenter.named_parameters()), groups, settings)
+    assert isinstance(optimizer, kind)
+    by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    stem = by_parameter[id(segmenter.backbone.stem.weight)]
+    assert (stem["lr"], stem["weight_decay"]) == (pytest.approx(0.025), 0.5)
+    assert by_parameter[id(segmenter.norm.weight)]["weight_decay"] == 0
+    if name == "sgd":
+        assert stem["momentum"] == 0.7
+
+
+def test_sgd_step_by_hand() -> None:
+    weight = nn.Parameter(torch.tensor([[2.0]]))
+    groups = [SimpleNamespace(names=("w",), lr_factor=0.5, weight_decay=0.1)]
+    settings = config(optimizer="sgd", lr=0.2, momentum=0.5)
+    optimizer = create_optimizer({"w": weight}, groups, settings)  # type: ignore[arg-type]
+    expected, velocity = 2.0, 0.0
+    for _ in range(2):
+        weight.grad = torch.tensor([[3.0]])
+        optimizer.step()
+        velocity = 0.5 * velocity + 3.0 + 0.1 * expected
+        expected -= 0.1 * velocity
+    assert weight.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        # Warm-up over 2 of 6 steps: thirds, then the schedule over the remaining 4.
+        ({"schedule": "constant"}, [1 / 3, 2 / 3, 1, 1, 1, 1]),
+        ({"schedule": "poly", "poly_power": 1.0}, [1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25]),
+        ({"schedule": "poly", "poly_power": 2.0}, [1 / 3, 2 / 3, 1, 0.5625, 0.25, 0.0625]),
+        ({"schedule": "cosine"}, [1 / 3, 2 / 3, 1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5]),
+    ],
+)
+def test_schedule_by_hand(values: dict[str, Any], expected: list[float]) -> None:
+    settings = config(steps=6, warmup_steps=2, **values)
+    assert [learning_rate_factor(step, settings) for step in range(6)] == pytest.approx(expected)
+
+
+def test_schedule_scales_every_group() -> None:
+    segmenter = TinySegmenter()
+    settings = config(
+        steps=4, schedule="poly", poly_power=1.0, layer_decay=0.5, lr=0.8, optimizer="sgd"
+    )
+    groups = parameter_groups(segmenter, settings)
+    optimizer = create_optimizer(dict(segmenter.named_parameters()), groups, settings)
+    schedule = create_schedule(optimizer, settings)
+    seen = []
+    for _ in range(4):
+        seen.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        schedule.step()
+    peaks = [0.8 * group.lr_factor for group in groups]
+    for step, rates in enumerate(seen):
+        assert rates == pytest.approx([peak * (1 - step / 4) for peak in peaks])
