@@ -2,7 +2,7 @@
 
     python benchmarks/engine.py [--size 4096] [--classes 8] [--bands 4] [--crop 512] [--overlap 128]
 
-The scene is a tiled GeoTIFF of unsigned 16-bit values on the scene's own grid. CPU time of all
+The scene is an uncompressed tiled GeoTIFF of uint16 on the scene's own grid. CPU time of all
 threads is counted (`time.process_time`), so waiting for the disk or for another thread costs
 nothing, and a second thread is no gain. "model" is the segmenter (normalising, masking, a 1×1
 convolution); the engine is everything else.

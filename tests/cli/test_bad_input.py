@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import yaml
 from rasterio.transform import from_origin
-from shared import shared_data
 
+from shared import shared_data
 from terrafuse.cli.app import main
 
 SIZE = 64

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio._env import get_gdal_config
 from rasterio.transform import from_origin
 
 from terrafuse.data import Scene, scene_from_rasters
@@ -172,6 +173,7 @@ def test_settings_of_gdal() -> None:
     assert os.environ["GDAL_CACHEMAX"]
     assert os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] == "NO"
     limit_resources(cache_mb=32, open_files=7)
+    assert get_gdal_config("GDAL_CACHEMAX") == 32 * 2**20
     assert pool.limit == 7
     limit_resources(cache_mb=256)
     assert pool.limit == 7

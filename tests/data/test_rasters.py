@@ -202,6 +202,23 @@ def test_complex_values_need_a_word(make_raster: MakeRaster, tmp_path: Path, dty
     np.testing.assert_allclose(image, 1, rtol=1e-5)
 
 
+def test_complex_integers(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.array([[[3 + 4j, 1j], [-2, 0]]], np.complex64)
+    profile = {"count": 1, "height": 2, "width": 2, "dtype": "complex_int16", "driver": "GTiff"}
+    profile |= {"crs": "EPSG:32633", "transform": from_origin(500_000, 5_000_000, 10, 10)}
+    with rasterio.open(tmp_path / "a.tif", "w", **profile) as dataset:
+        dataset.write(values)
+    image = read_one(tmp_path / "a.tif", 1, ReadingRules(complex="amplitude"))
+    np.testing.assert_allclose(image, [[[5, 1], [2, 0]]])
+
+
+def test_paths_of_any_spelling(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.full((1, 30, 30), 5, np.uint8)
+    path = make_raster(tmp_path / "Straße & <Weg> 'süd'.tif", values)
+    assert (read_one(path, 1) == 5).all()
+    assert np.nanmax(read_resampled(make_raster, path, 1)) == 5
+
+
 def test_bands_are_picked_by_number_and_by_description(
     make_raster: MakeRaster, tmp_path: Path
 ) -> None:

@@ -159,7 +159,7 @@ def test_partly_covered(make_raster: MakeRaster, tmp_path: Path, optical: Path) 
     assert valid[:5, :5].all()
 
 
-# CRS, overlap, no CRS -----------------------------------------------------------------------------
+# CRS, overlap, no CRS ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("x", [600_000, 600_003])
@@ -188,7 +188,10 @@ def test_rasters_that_only_touch_do_not_overlap(
 
 
 def test_another_planet_is_refused(make_raster: MakeRaster, tmp_path: Path, optical: Path) -> None:
-    moon = 'GEOGCS["Moon",DATUM["D_Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],UNIT["degree",0.0174532925199433]]'
+    moon = (
+        'GEOGCS["Moon",DATUM["D_Moon",SPHEROID["Moon",1737400,0]],PRIMEM["Reference",0],'
+        'UNIT["degree",0.0174532925199433]]'
+    )
     path = make_raster(
         tmp_path / "m.tif", pixels(1, 5, 5), crs=moon, transform=from_origin(15, 45, 1, 1)
     )
@@ -270,7 +273,7 @@ def test_ground_control_points(tmp_path: Path, optical: Path) -> None:
         scene_from_rasters([OPTICAL, SAR], {"optical": optical, "sar": bent})
 
 
-# What a caller may get wrong -----------------------------------------------------------------------
+# What a caller may get wrong ---------------------------------------------------------------------
 
 
 def test_calls_that_make_no_scene(optical: Path) -> None:

@@ -126,3 +126,14 @@ def test_torchmetrics_agrees(labels: np.ndarray, class_map: np.ndarray) -> None:
             assert expected.isnan()
         else:
             assert getattr(scores, name) == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_pixels_without_class_count_as_wrong() -> None:
+    # Four reference pixels of each class; of the second, two are not mapped.
+    counts = np.array([[4, 0, 0], [0, 2, 2]])
+    scores = score(counts)
+    assert scores.oa == pytest.approx(6 / 8)
+    assert scores.miou == pytest.approx((1 + 2 / 4) / 2)
+    assert scores.mpa == pytest.approx((1 + 2 / 4) / 2)
+    assert scores.mf1 == pytest.approx((1 + 4 / 6) / 2)
+    assert subset_report(counts, ["a", "b"])["matrix"] == [[4, 0], [0, 2]]

@@ -29,6 +29,7 @@ class TinyBackbone(nn.Module):
         self.stages = nn.ModuleList([nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1, bias=False)])
         self.cls_token = nn.Parameter(torch.zeros(1, 1, 2))
         self.bias_table = nn.Parameter(torch.zeros(3, 3))
+        self.neck = nn.Conv2d(2, 2, 1)  # new in every model, so in no group
 
     def no_weight_decay(self) -> set[str]:
         return {"bias_table"}
@@ -69,6 +70,7 @@ def test_norms_biases_and_offsets_are_not_decayed() -> None:
         "backbone.stem.weight",
         "backbone.stages.0.weight",
         "backbone.stages.1.weight",
+        "backbone.neck.weight",
         "head.weight",
     }
     assert set(found) == {name for name, _ in TinySegmenter().named_parameters()}
@@ -76,7 +78,7 @@ def test_norms_biases_and_offsets_are_not_decayed() -> None:
 
 def test_layer_decay_counts_from_the_top() -> None:
     found = {name: factor for name, (factor, _) in table(layer_decay=0.5).items()}
-    assert found["head.weight"] == found["norm.bias"] == 1.0
+    assert found["head.weight"] == found["norm.bias"] == found["backbone.neck.weight"] == 1.0
     assert found["backbone.stages.1.weight"] == 0.5
     assert found["backbone.stages.0.weight"] == found["backbone.stages.0.bias"] == 0.25
     assert found["backbone.stem.weight"] == found["backbone.cls_token"] == 0.125
@@ -89,7 +91,8 @@ def test_backbone_factor_multiplies_layer_decay() -> None:
 
 
 def test_factor_zero_leaves_the_backbone_out() -> None:
-    assert {name.split(".")[0] for name in table(backbone_lr_factor=0)} == {"norm", "head"}
+    names = {name.rpartition(".")[0] for name in table(backbone_lr_factor=0)}
+    assert names == {"backbone.neck", "norm", "head"}
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -18,11 +18,19 @@ from terrafuse.errors import ConfigError, OutputError, TrainingError, WeightsErr
 from terrafuse.training import train
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log
+from terrafuse.training.pictures import SamplePicture
 from terrafuse.training.task import SegmentationTask, step_seed
 from terrafuse.weights import read_state
 
 Make = Callable[..., Any]
 Losses = list[tuple[int, float]]
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than training."""
+    monkeypatch.setattr(SamplePicture, "__call__", lambda *_: None)
+    monkeypatch.setattr(sys.modules["terrafuse.training.train"], "save_curves", lambda *_: None)
 
 
 @pytest.fixture
@@ -174,7 +182,7 @@ def test_run_killed_while_the_model_is_saved_is_finished(
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_signals_stop_after_the_step(
     tmp_path: Path,
     make_dataset: Make,
@@ -184,7 +192,7 @@ def test_signals_stop_after_the_step(
 ) -> None:
     if threading.current_thread() is not threading.main_thread():
         pytest.skip("only a main thread can listen to signals")
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     at_batch(monkeypatch, 2, lambda _: os.kill(os.getpid(), number))
     with pytest.raises(TrainingError, match=f"stopped by {number.name} after step 3 of 8"):
         train(make_config(make_dataset()), tmp_path / "run")

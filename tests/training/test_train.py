@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
 from terrafuse.config import RunConfig, load_run_config
@@ -243,6 +244,32 @@ def test_non_finite_loss_stops_with_advice(
     with pytest.raises(TrainingError, match=r"the loss is \w+ at step [23] .*lower training.lr"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.json").exists()
+
+
+def test_loggers_get_the_lines_of_the_log(
+    tmp_path: Path, manifest: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    class Recorder(Logger):  # type: ignore[misc]
+        name, version = "recorder", 0
+
+        def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+            seen.append((step, metrics))
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+            pass
+
+    monkeypatch.setattr("terrafuse.training.trainer._create_logger", lambda *_: Recorder())
+    monkeypatch.setattr("terrafuse.training.trainer.find_spec", lambda _: True)
+    config = make_config(manifest, training={"loggers": ["mlflow"], "steps": 2})
+    rows = read_log(train(config, tmp_path / "run") / "log.csv")
+    assert [str(step) for step, _ in seen] == [row["step"] for row in rows] == ["1", "2", "2"]
+    for (_, metrics), row in zip(seen, rows, strict=True):
+        for name, value in metrics.items():
+            assert float(row[name]) == pytest.approx(value, rel=1e-5)
+    assert {"lr", "loss"} <= set(seen[0][1])
+    assert "val_miou" in seen[2][1]
 
 
 def test_a_real_method_trains(tmp_path: Path, manifest: Path, make_config: Make) -> None:

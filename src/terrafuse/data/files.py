@@ -38,7 +38,8 @@ class RasterFile:
         nodata: Nodata tag per band.
         scales: Scale tag per band.
         offsets: Offset tag per band.
-        hides: Per band, what hides pixels beside the nodata tag: "mask", "alpha" or "".
+        hides: Per band, what hides pixels beside the nodata tag: "mask" or "alpha", one for all
+            bands; "own mask"; or "".
         alpha: Per band, whether it is an alpha band.
         palette: Colour table of the first band, uint8 (256, 3), or None.
         unplaced: Why it has no grid although it is georeferenced in a way; "" if all is well.
@@ -79,7 +80,9 @@ def inspect_raster(path: str | Path, where: str) -> RasterFile:
     text = str(path)
     if not is_remote(text) and not Path(text).exists():
         raise RasterReadError(f"{where}: there is no file '{text}'")
-    pool.forget(text)  # a handle from before the file was rewritten would show its old pixels
+    pool.forget(
+        gdal_path(text)
+    )  # a handle from before the file was rewritten would show its old pixels
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             return _describe(text, dataset, where)
@@ -116,8 +119,9 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
 def _hiding(flags: Sequence[MaskFlags]) -> str:
     if MaskFlags.alpha in flags:
         return "alpha"
-    # No flag at all means a mask of its own per band.
-    return "mask" if MaskFlags.per_dataset in flags or not flags else ""
+    if MaskFlags.per_dataset in flags:
+        return "mask"
+    return "" if flags else "own mask"
 
 
 def _placement(dataset: Any) -> dict[str, Any]:
@@ -225,8 +229,10 @@ class GriddedBands:
             found += [] if tag is None else [values == values.dtype.type(tag)]
         else:
             found += [_equal_per_band(values, [band.nodata for band in self.bands])]
-        if any(band.masked for band in self.bands):
-            found += [dataset.read_masks([band.index for band in self.bands], window=box) == 0]
+        masked = [band.index for band in self.bands if band.masked]
+        if masked:
+            own = self.file.hides[masked[0] - 1] == "own mask"
+            found += [dataset.read_masks(masked if own else masked[:1], window=box) == 0]
         masks = [mask for mask in found if mask is not None]
         return reduce(np.logical_or, masks) if masks else None
 

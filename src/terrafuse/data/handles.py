@@ -38,7 +38,8 @@ class HandlePool:
         self.limit = limit
         self._idle: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
-        os.register_at_fork(after_in_child=self._forget)
+        if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+            os.register_at_fork(after_in_child=self._forget)
 
     @contextmanager
     def borrow(self, spec: str) -> Iterator[Any]:

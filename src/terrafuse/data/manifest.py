@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -211,17 +213,28 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
         OutputError: The folder cannot be written.
     """
     path = Path(path)
-    text = yaml.safe_dump(
-        dict(values), sort_keys=False, allow_unicode=True, default_flow_style=None, width=1000
-    )
+    text = "".join(_to_yaml(key, value) for key, value in values.items())
     partial = path.with_name(path.name + ".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from None
     return path
+
+
+def _to_yaml(key: str, value: Any) -> str:
+    def dump(part: Any, flow: bool | None) -> str:
+        return yaml.safe_dump(
+            part, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=math.inf
+        )
+
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{key}:\n" + "".join(f"  - {dump(item, True)}" for item in value)  # a line each
+    return dump({key: value}, None if isinstance(value, list | dict) else False)
 
 
 def _in_band_order(paths: Sequence[str], bands: Sequence[str]) -> list[str]:

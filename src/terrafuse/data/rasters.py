@@ -255,7 +255,7 @@ def _band_source(
     return BandSource(
         index=number,
         nodata=usable_nodata(nodata, dtype),
-        masked=hides == "mask" or (hides == "alpha" and not alpha_is_data),
+        masked=bool(hides) and not (hides == "alpha" and alpha_is_data),
         complex=dtype.kind == "c",
         finite=dtype.kind in "iu",
     )

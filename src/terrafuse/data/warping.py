@@ -23,7 +23,7 @@ _ALGORITHMS = {
     "cubic": "Cubic",
     "average": "Average",
 }
-BLOCK = 128
+BLOCK = 64
 # Across CRSs the transform is interpolated along a row of a block, to this many source pixels.
 _TOLERANCE_PX = 0.01
 

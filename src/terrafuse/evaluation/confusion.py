@@ -21,15 +21,23 @@ class ConfusionMatrix:
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        #: Int64 (K, K), rows = reference, columns = map.
-        self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
-        #: Pixels with a reference class where the map has no data; not in the matrix.
-        self.unmapped = 0
+        #: Int64 (K, K + 1), rows = reference, columns = map; the last one: the map has no data.
+        self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes + 1), np.int64)
+
+    @property
+    def matrix(self) -> NDArray[np.int64]:
+        """Int64 (K, K), rows = reference, columns = map, without pixels that are not mapped."""
+        return self.counts[:, : self.num_classes]
+
+    @property
+    def unmapped(self) -> int:
+        """Pixels with a reference class where the map has no data; they count as wrong."""
+        return int(self.counts[:, self.num_classes].sum())
 
     @property
     def pixels(self) -> int:
         """Scored pixels."""
-        return int(self.matrix.sum())
+        return int(self.counts.sum())
 
     def update(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> None:
         """Add the pixels of a map.
@@ -51,13 +59,12 @@ class ConfusionMatrix:
             counts += np.bincount(joint, minlength=2**16)
         table = counts.reshape(256, 256)[:IGNORE_INDEX]  # 255 in the reference is dropped here
         self._check(table)
-        self.matrix += table[: self.num_classes, : self.num_classes]
-        self.unmapped += int(table[: self.num_classes, IGNORE_INDEX].sum())
+        self.matrix[:] += table[: self.num_classes, : self.num_classes]
+        self.counts[:, self.num_classes] += table[: self.num_classes, IGNORE_INDEX]
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of another matrix (another scene, another process)."""
-        self.matrix += other.matrix
-        self.unmapped += other.unmapped
+        self.counts += other.counts
 
     def _check(self, table: NDArray[np.int64]) -> None:
         highest = self.num_classes - 1

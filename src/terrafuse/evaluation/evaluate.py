@@ -55,7 +55,8 @@ def evaluate(
 
     Every scene is mapped as `ScenePredictor` maps it and compared once, pixel by pixel; all scenes
     add to one matrix. Pixels with a reference class where no used modality has data cannot be
-    mapped: they are counted as `unmapped` and are not in the matrix.
+    mapped: they count as wrong, since a map with holes is no better for them, and their number is
+    stated as `unmapped`.
 
     Args:
         segmenter: The model.
@@ -159,7 +160,7 @@ class _Tally:
     def report(self, names: Sequence[str], class_mean: ClassMean) -> dict[str, Any]:
         boundary_f1 = self.boundary.f1() if self.boundary else None
         counts = {"pixels": self.confusion.pixels, "unmapped": self.confusion.unmapped}
-        return subset_report(self.confusion.matrix, names, class_mean, boundary_f1) | counts
+        return subset_report(self.confusion.counts, names, class_mean, boundary_f1) | counts
 
 
 class _Counter:
@@ -216,7 +217,7 @@ def _read_labels(scene: Scene) -> NDArray[np.uint8]:
 
 
 def _scene_row(matrix: ConfusionMatrix, class_mean: ClassMean) -> dict[str, Any]:
-    scores = score(matrix.matrix, class_mean)
+    scores = score(matrix.counts, class_mean)
     return {
         "oa": scores.oa,
         "miou": scores.miou,
@@ -226,7 +227,7 @@ def _scene_row(matrix: ConfusionMatrix, class_mean: ClassMean) -> dict[str, Any]
 
 
 def _check_anything_scored(tally: _Tally, split: str) -> None:
-    if tally.confusion.pixels:
+    if tally.confusion.matrix.any():
         return
     if tally.confusion.unmapped:
         raise DataError(

@@ -1,7 +1,8 @@
 """Scores from a confusion matrix, by class and over classes.
 
 With M the matrix (rows = reference), TP_c = M_cc, FN_c = row sum − M_cc, FP_c = column sum − M_cc,
-n_c the row sum and N the sum of M:
+n_c the row sum and N the sum of M (a further column of M holds pixels that the map leaves without
+class; they belong to n_c and N, and so count as wrong):
 
 | score | formula | undefined when |
 |---|---|---|
@@ -87,10 +88,11 @@ def score_classes(matrix: NDArray[np.int64], boundary_f1: Floats | None = None) 
     """Scores per class.
 
     Args:
-        matrix: Int64 (K, K), rows = reference.
+        matrix: Int64 (K, K) or (K, K + 1), rows = reference.
         boundary_f1: Per class (K,), if boundaries were compared.
     """
-    hit, pixels, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    hit, pixels = np.diag(matrix), matrix.sum(axis=1)
+    predicted = matrix.sum(axis=0)[: len(matrix)]
     return ClassScores(
         iou=_ratio(hit, pixels + predicted - hit),
         f1=_ratio(2 * hit, pixels + predicted),
@@ -110,7 +112,7 @@ def score(
     """Scores over all classes.
 
     Args:
-        matrix: Int64 (K, K), rows = reference.
+        matrix: Int64 (K, K) or (K, K + 1), rows = reference.
         class_mean: Which classes a mean covers.
         boundary_f1: Per class (K,), if boundaries were compared.
     """
@@ -147,7 +149,7 @@ def subset_report(
     """Scores, scores per class and matrix as plain values, as in `metrics.json`.
 
     Args:
-        matrix: Int64 (K, K), rows = reference.
+        matrix: Int64 (K, K) or (K, K + 1), rows = reference.
         names: Class names.
         class_mean: Which classes a mean covers.
         boundary_f1: Per class (K,), if boundaries were compared.
@@ -168,7 +170,7 @@ def subset_report(
         "scores": overall.to_dict(),
         "averaged": overall.averaged,
         "per_class": per_class,
-        "matrix": matrix.tolist(),
+        "matrix": matrix[:, : len(matrix)].tolist(),
     }
 
 

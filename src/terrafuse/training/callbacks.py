@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
+from math import ceil
 from typing import Any
 
 import torch
@@ -95,7 +96,7 @@ class StepLog(Callback):  # type: ignore[misc]
     def __init__(self, run_log: RunLog | None, config: TrainingConfig) -> None:
         self.run_log = run_log  # Lightning sets `log` of callbacks
         self.config = config
-        self.every = max(1, config.steps // _MOST_LINES)
+        self.every = ceil(config.steps / _MOST_LINES)
         self._sums: dict[str, float] = defaultdict(float)
         self._batches = 0
         self._seconds_before = 0.0

@@ -18,11 +18,16 @@ from terrafuse.training.run_folder import Position, position_fields, written_who
 from terrafuse.training.task import SegmentationTask
 from terrafuse.training.validation import Validation, is_validation_due
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Job schedulers announce the end of a job by SIGTERM or, where asked to, by SIGUSR1.
+_SIGNALS = tuple(
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if name in signal.Signals.__members__
+)
 
 
 class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Saves after each validation, and when Ctrl-C or SIGTERM asks the run to stop.
+    """Saves after each validation, and when Ctrl-C, SIGTERM or SIGUSR1 asks the run to stop.
 
     The first signal lets the step end, saves and stops; a second one stops at once. Must be the
     last callback: what others keep has then taken in the step.

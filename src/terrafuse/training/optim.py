@@ -16,7 +16,7 @@ from terrafuse.config import TrainingConfig
 from terrafuse.segmenter import Segmenter
 
 # Learned positions and tokens are offsets, not maps: decay would only pull them to 0.
-_OFFSETS = re.compile(r"(^|[._])(pos|position|token|tokens|embedding|relative_position)([._]|$)")
+_OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class ParameterGroup:
 def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[ParameterGroup]:
     """Trainable parameters by learning rate and weight decay.
 
-    A backbone's learning rate is `backbone_lr_factor` × that of the rest, and falls by
-    `layer_decay` per layer group from the top: the top one has layer_decay¹ (Bao et al., "BEiT",
-    ICLR 2022). No decay for parameters of one dimension (biases, norms), learned positions and
-    tokens, and what a module lists in its `no_weight_decay()`.
+    A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
+    learning rate is `backbone_lr_factor` × that of the rest, and falls by `layer_decay` per group
+    from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). No decay for
+    parameters of one dimension (biases, norms), learned positions and tokens, and what a module
+    lists in its `no_weight_decay()`.
 
     Args:
         segmenter: The model; parameters that do not require a gradient are left out.
@@ -115,10 +116,8 @@ def _backbone_factors(segmenter: Segmenter, config: TrainingConfig) -> dict[int,
     """Learning rate factor by the identity of a backbone's parameters."""
     factors: dict[int, float] = {}
     for backbone in segmenter.backbones():
-        top = config.backbone_lr_factor
-        factors |= {id(parameter): top for parameter in backbone.parameters()}
         for depth, layer in enumerate(reversed(backbone.layer_groups()), start=1):
-            factor = top * config.layer_decay**depth
+            factor = config.backbone_lr_factor * config.layer_decay**depth
             factors |= {id(parameter): factor for parameter in layer}
     return factors
 
@@ -127,7 +126,7 @@ def _without_decay(segmenter: Segmenter) -> set[str]:
     names = {
         name
         for name, parameter in segmenter.named_parameters()
-        if parameter.ndim <= 1 or _OFFSETS.search(name)
+        if parameter.ndim <= 1 or _OFFSETS.search(name.rpartition(".")[2])
     }
     for prefix, module in segmenter.named_modules():
         # timm's models list parameters that must not be decayed.

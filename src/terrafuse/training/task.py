@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -49,7 +50,8 @@ class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is n
         self._groups = parameter_groups(segmenter, config)
         if config.backbone_lr_factor == 0:
             for backbone in segmenter.backbones():
-                backbone.requires_grad_(False)
+                for parameter in chain.from_iterable(backbone.layer_groups()):
+                    parameter.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> SegmentationTask:

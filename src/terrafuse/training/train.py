@@ -76,7 +76,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
-    _check_settings(config)
+    check_settings(config)
     if run_folder.is_first_process():
         run_folder.check_startable(out, config, resume=resume)
     if resume and run_folder.is_finished(out):
@@ -108,7 +108,14 @@ class _Run:
     display: Display
 
 
-def _check_settings(config: RunConfig) -> None:
+def check_settings(config: RunConfig) -> None:
+    """Refuse settings of training that can be seen to be wrong without data.
+
+    Raises:
+        ConfigError: Values that exclude each other, unknown scores, devices that are not there.
+        UnknownNameError: No such loss, or option of it.
+        MissingDependencyError: A logger is not installed.
+    """
     training = config.training
     check_losses(training.losses)
     check_monitor(training)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def create_trainer(config: TrainingConfig, callbacks: list[Any], out: Path) -> T
         logger=[_create_logger(name, out) for name in config.loggers] or False,
         default_root_dir=out,
         use_distributed_sampler=False,  # the loader shares its samples among processes itself
+        log_every_n_steps=1,  # log.csv and its lines are ours; this only silences a warning
         num_sanity_val_steps=0,
         **_BARE,
     )
@@ -101,4 +103,7 @@ def _create_logger(name: str, out: Path) -> Any:
         return loggers.TensorBoardLogger(out, name="tensorboard", version="")
     if name == "wandb":
         return loggers.WandbLogger(project="terrafuse", name=out.name, save_dir=out)
-    return loggers.MLFlowLogger("terrafuse", run_name=out.name, save_dir=str(out / "mlruns"))
+    # MLflow itself would write into the working directory, in a form it is giving up.
+    own = f"sqlite:///{out.absolute() / 'mlflow.db'}"
+    uri = os.environ.get("MLFLOW_TRACKING_URI", own)
+    return loggers.MLFlowLogger("terrafuse", run_name=out.name, tracking_uri=uri)

@@ -140,9 +140,9 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         for scene in self.scenes[trainer.global_rank :: trainer.world_size]:
             labels = scene.read_labels(scene.full_window)[: scene.grid.height, : scene.grid.width]
             confusion.update(labels, predictor.class_map(scene))
-        counts = torch.from_numpy(confusion.matrix).to(device)
+        counts = torch.from_numpy(confusion.counts).to(device)
         matrix = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
-        if not matrix.any():
+        if not matrix[:, : segmenter.num_classes].any():
             raise LabelError(
                 "no pixel of split 'val' can be scored: labels are all ignored, or the rasters "
                 "have no data where they are. Correct the manifest"
