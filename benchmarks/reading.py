@@ -143,11 +143,10 @@ def show_warped(folder: Path, size: int, repeats: int) -> None:
             {"m": path, "grid": folder / "grid.tif"}, grid="grid",
         )  # fmt: skip
         windows = list(choose_windows("random", 256, min(shape)))
-        source = scene._sources["m"]
         times = []
         for _ in range(repeats):
             pool.close()
-            times.append(measure(source.read, windows))
+            times.append(measure(scene.read, windows))
         values = len(windows) * 256 * 256 * 6 / 1e6
         print(f"  {name:20} {values / statistics.median(times):6.0f}")
 

@@ -107,6 +107,8 @@ def test_nodata_tag_and_override(make_raster: MakeRaster, tmp_path: Path) -> Non
     # The override replaces the tag.
     np.testing.assert_array_equal(np.isnan(read_one(path, 1, ReadingRules(nodata=3))), values == 3)
     # One that no pixel can have hides nothing.
+    floats = make_raster(tmp_path / "b.tif", np.float32(values))
+    assert not np.isnan(read_one(floats, 1, ReadingRules(nodata=-1.7e308))).any()
     assert not np.isnan(read_one(path, 1, ReadingRules(nodata=-99999))).any()
     assert not np.isnan(read_one(path, 1, ReadingRules(nodata=0.5))).any()
 
@@ -394,3 +396,23 @@ def test_combinations_of_band_and_tile_layouts(make_raster: MakeRaster, tmp_path
         path = make_raster(tmp_path / f"{n}.tif", values, **profile)
         image = open_one(path, 3).read(window).images["m"]
         np.testing.assert_array_equal(image, values[(slice(None), *window.slices())])
+
+
+def test_masks_of_single_bands(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.arange(1, 13, dtype=np.uint8).reshape(2, 2, 3)
+    make_raster(tmp_path / "a.tif", values)
+    make_raster(tmp_path / "m.tif", np.array([[[255, 0, 255], [255, 255, 0]]], np.uint8))
+    source = '<SimpleSource><SourceFilename relativeToVRT="1">{}</SourceFilename>'
+    source += "<SourceBand>{}</SourceBand></SimpleSource>"
+    mask = f'<MaskBand><VRTRasterBand dataType="Byte">{source.format("m.tif", 1)}'
+    mask += "</VRTRasterBand></MaskBand>"
+    (tmp_path / "a.vrt").write_text(
+        '<VRTDataset rasterXSize="3" rasterYSize="2"><SRS>EPSG:32633</SRS>'
+        "<GeoTransform>500000,10,0,5000000,0,-10</GeoTransform>"
+        f'<VRTRasterBand dataType="Byte" band="1">{source.format("a.tif", 1)}</VRTRasterBand>'
+        f'<VRTRasterBand dataType="Byte" band="2">{source.format("a.tif", 2)}{mask}'
+        "</VRTRasterBand></VRTDataset>"
+    )
+    image = read_one(tmp_path / "a.vrt", 2)
+    assert not np.isnan(image[0]).any()
+    assert np.argwhere(np.isnan(image[1])).tolist() == [[0, 1], [1, 2]]

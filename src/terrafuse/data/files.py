@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class RasterFile:
     offsets: tuple[float, ...]
     hides: tuple[str, ...]
     alpha: tuple[bool, ...]
-    palette: NDArray[np.uint8] | None = None
+    palette: NDArray[np.uint8] | None = field(default=None, compare=False)
     unplaced: str = ""
 
     @property
@@ -80,9 +80,8 @@ def inspect_raster(path: str | Path, where: str) -> RasterFile:
     text = str(path)
     if not is_remote(text) and not Path(text).exists():
         raise RasterReadError(f"{where}: there is no file '{text}'")
-    pool.forget(
-        gdal_path(text)
-    )  # a handle from before the file was rewritten would show its old pixels
+    # A handle from before the file was rewritten would show its old pixels.
+    pool.forget(gdal_path(text))
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             return _describe(text, dataset, where)
@@ -231,8 +230,9 @@ class GriddedBands:
             found += [_equal_per_band(values, [band.nodata for band in self.bands])]
         masked = [band.index for band in self.bands if band.masked]
         if masked:
-            own = self.file.hides[masked[0] - 1] == "own mask"
-            found += [dataset.read_masks(masked if own else masked[:1], window=box) == 0]
+            own = "own mask" in {self.file.hides[index - 1] for index in masked}
+            indexes = [band.index for band in self.bands] if own else masked[:1]
+            found += [dataset.read_masks(indexes, window=box) == 0]
         masks = [mask for mask in found if mask is not None]
         return reduce(np.logical_or, masks) if masks else None
 
@@ -301,9 +301,13 @@ def _apart(file: RasterFile, reference: Grid, where: str) -> str:
     def show(bounds: tuple[float, float, float, float]) -> str:
         return "left {:.10g}, bottom {:.10g}, right {:.10g}, top {:.10g}".format(*bounds)
 
+    try:
+        extent = show(extent_in(file.grid, reference.crs))
+    except ValueError:
+        extent = "beyond the projection"
     return (
-        f"{where}: '{file.path}' does not overlap the scene's grid. Its extent there is "
-        f"{show(extent_in(file.grid, reference.crs))}; the grid's is {show(reference.bounds)}. "
+        f"{where}: '{file.path}' does not overlap the scene's grid. Its extent there is {extent}; "
+        f"the grid's is {show(reference.bounds)}. "
         "Check that the file belongs to this scene and that its CRS is right"
     )
 
@@ -326,7 +330,8 @@ def usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
     if value is None or np.isnan(value):
         return None
     if dtype.kind not in "iu":
-        return value
+        # Beyond its range (often -1.8e308 on float32) no pixel has it.
+        return value if abs(value) <= float(np.finfo(dtype).max) else None
     limits = np.iinfo(dtype)
     fits = float(value).is_integer() and limits.min <= value <= limits.max
     return value if fits else None

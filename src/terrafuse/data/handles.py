@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 # GDAL reads these when it is first used, hence before rasterio is. A user's own setting wins.
@@ -136,10 +136,15 @@ _SCHEMES = {
 
 
 def _open(spec: str) -> Any:
-    options = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"} if "/vsi" in spec[:4] else {}
+    # Far away, every look for a file that may lie beside costs a request.
+    remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
         # The filter of warnings is shared by all threads.
-        with _opening, warnings.catch_warnings(), rasterio.Env(**options):
+        with (
+            _opening,
+            warnings.catch_warnings(),
+            remote if spec.startswith("/vsi") else nullcontext(),
+        ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             return rasterio.open(spec)
     except (RasterioError, OSError) as error:

@@ -96,9 +96,11 @@ def extent_in(source: Grid, crs: CRS | None) -> tuple[float, float, float, float
     """Bounds (left, bottom, right, top) of a grid in another CRS.
 
     Raises:
-        ValueError: No transform leads from one CRS to the other.
+        ValueError: No transform leads from one CRS to the other, or not at this place.
     """
     x, y = project(source.crs, crs, *_apply(source.transform, *_lattice(source)))
+    if not np.isfinite(x).any():
+        raise ValueError(f"{_name(crs) if crs else 'no CRS'} does not reach there")
     return float(np.nanmin(x)), float(np.nanmin(y)), float(np.nanmax(x)), float(np.nanmax(y))
 
 

@@ -142,7 +142,6 @@ class _Part:
         reference: Grid,
         where: str,
     ) -> None:
-        # A single file in order is read without going through a copy.
         self.channels = [channel for channel, _ in own]
         bands = [number for _, number in own]
         sources = [_band_source(file, number, bands, rules) for number in bands]
