@@ -5,7 +5,6 @@ Its data need not be here: rasters of the modalities and classes of its manifest
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 import yaml
 from rasterio.transform import from_origin
 
-from terrafuse.cli.app import main
 from terrafuse.config import load_run_config
 from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.modalities import window_alignment
@@ -28,29 +26,30 @@ def made_up(manifest: Manifest, folder: Path, size: int, make_raster) -> Path:
     values = manifest.to_dict() | {"grid": None, "labels": {}}
     values.pop("root", None)
     values["scenes"] = []
-    for split in ("train", "val", "test"):
+    for number, split in enumerate(("train", "val", "test")):  # three places
+        east = 500_000 + 100_000 * number
         scene = {"id": split, "split": split, "labels": f"{split}.tif"}
         for name, modality in manifest.modalities.items():
             pixels = modality.size_at(size)
             noise = rng.uniform(1, 200, (len(modality.bands), pixels, pixels))
             scene[name] = f"{split}_{name}.tif"
-            transform = from_origin(500_000, 5_000_000, 10 * modality.scale, 10 * modality.scale)
+            transform = from_origin(east, 5_000_000, 10 * modality.scale, 10 * modality.scale)
             make_raster(folder / scene[name], noise.astype(np.float32), transform=transform)
         codes = [codes[0] for codes in manifest.scheme.codes]
         labels = rng.choice(np.array(codes, np.int16), (1, size, size))
-        make_raster(folder / scene["labels"], labels)
+        transform = from_origin(east, 5_000_000, 10, 10)
+        make_raster(folder / scene["labels"], labels, transform=transform)
         values["scenes"].append(scene)
     return write_manifest({k: v for k, v in values.items() if v}, folder / "dataset.yaml")
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(CONFIGS)))
-def test_one_step(path, tmp_path, make_raster, monkeypatch):
+def test_one_step(path, tmp_path, make_raster, command_line):
     config = load_run_config(path)
     manifest = load_manifest(config.data.manifest).select(config.data.modalities)
     step = window_alignment(list(manifest.modalities.values()))
     crop = -(-64 // step) * step
     dataset = made_up(manifest, tmp_path, crop, make_raster)
-    words = ["terrafuse", "train", str(path), "--out", str(tmp_path / "run")]
     settings = {
         "data.manifest": dataset,
         "data.crop_size": crop,
@@ -63,9 +62,9 @@ def test_one_step(path, tmp_path, make_raster, monkeypatch):
         "prediction.crop_size": crop,
         "prediction.overlap": 0,
     }
-    words += [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
-    monkeypatch.setattr(sys, "argv", words)
-    main()
+    words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    code, _, message = command_line("train", path, "--out", tmp_path / "run", *words)
+    assert code == 0, message
     assert (tmp_path / "run" / "model.safetensors").exists()
 
 

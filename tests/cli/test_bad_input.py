@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import yaml
 from rasterio.transform import from_origin
 
 from shared import shared_data
-from terrafuse.cli.app import main
 
 SIZE = 64
 RUN = {
@@ -31,8 +29,8 @@ RUN = {
 class Place:
     """A folder with a small dataset, a run.yaml and what the command line said last."""
 
-    def __init__(self, folder: Path, make_raster, capsys) -> None:
-        self.folder, self.make_raster, self.capsys = folder, make_raster, capsys
+    def __init__(self, folder: Path, make_raster, command_line) -> None:
+        self.folder, self.make_raster, self.command_line = folder, make_raster, command_line
         self.values = {
             "classes": [{"name": "dry", "code": 0}, {"name": "wet", "code": 1}],
             "modalities": {
@@ -52,21 +50,19 @@ class Place:
         self.write()
 
     def raster(self, name: str, array: np.ndarray, **options) -> Path:
+        # Every split is another place.
+        east = 500_000 + 10_000 * ["train", "val", "test", "empty"].index(name.split("_")[0])
+        options = {"transform": from_origin(east, 5_000_000, 10, 10)} | options
         return self.make_raster(self.folder / name, array, **options)
 
     def write(self, run: dict | None = None) -> None:
         (self.folder / "dataset.yaml").write_text(yaml.safe_dump(self.values))
         (self.folder / "run.yaml").write_text(yaml.safe_dump(run or RUN))
 
-    def call(self, *words: str) -> tuple[int, str]:
+    def call(self, *words: object) -> tuple[int, str]:
         """Exit code and what was printed to stderr."""
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["terrafuse", *map(str, words)])
-            try:
-                main()
-            except SystemExit as end:
-                code = end.code or 0
-        return int(code), self.capsys.readouterr().err
+        code, _, message = self.command_line(*words)
+        return code, message
 
     def train(self, *words: str, out: str = "run") -> tuple[int, str]:
         return self.call("train", self.folder / "run.yaml", "--out", self.folder / out, *words)
@@ -82,8 +78,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path, make_raster, capsys) -> Place:
-    return Place(tmp_path, make_raster, capsys)
+def place(tmp_path, make_raster, command_line) -> Place:
+    return Place(tmp_path, make_raster, command_line)
 
 
 @pytest.fixture
@@ -138,9 +134,14 @@ def test_unknown_label_value(place):
     place.refused("7 (10 px", "train_l.tif")
 
 
-def test_labels_with_nan(place):
+def test_labels_that_are_no_whole_numbers(place):
+    place.raster("train_l.tif", np.full((1, SIZE, SIZE), 0.5, np.float32))
+    place.refused("train_l.tif", "0.5 (")
+
+
+def test_labels_of_nan_only(place):
     place.raster("train_l.tif", np.full((1, SIZE, SIZE), np.nan, np.float32))
-    place.refused("train_l.tif", "nan")
+    place.refused("'train'", "all ignored")
 
 
 def test_all_nodata_scene(place):

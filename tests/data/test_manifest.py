@@ -298,3 +298,15 @@ def test_paths_may_be_absolute_or_urls(values: dict[str, Any], tmp_path: Path) -
     url = change(values, (*SCENE, "s1"), "https://localhost:1/none.tif")
     with pytest.raises(RasterReadError, match=r"/vsicurl/https://localhost:1/none\.tif"):
         load(url, tmp_path).scene("one")
+
+
+def test_paths_start_from_the_root(values: dict[str, Any], tmp_path: Path) -> None:
+    inside = tmp_path / "settings" / "mine"
+    inside.mkdir(parents=True)
+    manifest = load(values | {"root": "../.."}, inside)
+    expected = load(values, tmp_path).scene(manifest.entries[0].id).paths()
+    found = manifest.scene(manifest.entries[0].id).paths()
+    assert {k: [p.resolve() for p in v] for k, v in found.items()} == {
+        k: [p.resolve() for p in v] for k, v in expected.items()
+    }
+    assert manifest.to_dict()["root"] == "../.."

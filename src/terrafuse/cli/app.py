@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -292,8 +293,13 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
+def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"warning: {message}\n"
+
+
 def main() -> None:
     """Entry point: errors a user can cause become one message and exit code 2."""
+    warnings.formatwarning = _format_warning  # where in our code it arose is of no interest
     try:
         app()
     except TerrafuseError as error:

@@ -45,13 +45,14 @@ class Manifest:
     """A data set: modalities, class scheme and scenes.
 
     Args:
-        path: The file; paths in it are relative to its folder.
+        path: The file; paths in it are relative to `folder`.
         modalities: What scenes return, in order.
         scheme: What labels mean.
         entries: The scenes.
         rules: How each modality is read.
         label_rules: How labels are read.
         grid: Modality whose grid is the scene's, or "labels", or None.
+        root: Folder that paths start from, as written; None = that of the file.
         known: Every modality of the file; `select` leaves it, so that scenes keep their grid.
     """
 
@@ -62,7 +63,13 @@ class Manifest:
     rules: Mapping[str, ReadingRules]
     label_rules: LabelRules = field(default_factory=LabelRules)
     grid: str | None = None
+    root: str | None = None
     known: Mapping[str, Modality] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Folder that paths start from."""
+        return self.path.parent / Path(self.root or "").expanduser()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -117,7 +124,8 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file, with every modality."""
-        values = self.scheme.to_dict()
+        values = {} if self.root is None else {"root": self.root}
+        values |= self.scheme.to_dict()
         values["modalities"] = {
             name: modality_values(modality, self.rules[name])
             for name, modality in self.known.items()
@@ -164,7 +172,7 @@ class Manifest:
             if not matches:
                 raise RasterReadError(
                     f"modality '{name}' of scene '{entry.id}': no file matches '{pattern}' in "
-                    f"'{self.path.parent}'"
+                    f"'{self.folder}'"
                 )
             found += _in_band_order(matches, self.known[name].bands)
         return tuple(found)
@@ -172,7 +180,7 @@ class Manifest:
     def _resolve(self, path: str) -> str:
         if is_remote(path):
             return gdal_path(path)
-        return str(self.path.parent / Path(path).expanduser())
+        return str(self.folder / Path(path).expanduser())
 
 
 def load_manifest(path: Path | str) -> Manifest:
@@ -202,6 +210,7 @@ def load_manifest(path: Path | str) -> Manifest:
         rules=rules,
         label_rules=LabelRules(**settings.labels.model_dump()),
         grid=settings.grid,
+        root=settings.root,
         known=modalities,
     )
 

@@ -54,6 +54,9 @@ class LabelSettings(Settings):
 class ManifestSettings(Settings):
     """All of `dataset.yaml`."""
 
+    root: str | None = Field(
+        None, description="Folder that paths start from, relative to this file; default: its own."
+    )
     classes: tuple[ClassSettings, ...]
     void: tuple[Any, ...] = Field((), description="Raw label values that are no class.")
     modalities: dict[str, ModalitySettings]

@@ -1,0 +1,102 @@
+"""The verbs, as a user calls them one after the other."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rasterio.transform import from_origin
+
+SIZE = 96
+RUN = {
+    "data": {"manifest": "dataset.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},
+    "method": {
+        "name": "early_fusion",
+        "backbone": "resnet10t",
+        "decoder": "segformer",
+        "decoder_options": {"channels": 16},
+    },
+    "training": {"steps": 3, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def folder(tmp_path, make_raster):
+    """A folder per modality; the second has pixels of double size."""
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        east = 500_000 + 10_000 * number
+        fine = from_origin(east, 5_000_000, 10, 10)
+        coarse = from_origin(east, 5_000_000, 20, 20)
+        truth = (rng.random((1, SIZE, SIZE)) > 0.5).astype(np.uint8)
+        image = 100 + 50 * truth + rng.normal(0, 5, (3, SIZE, SIZE))
+        radar = rng.normal(-12, 3, (2, SIZE // 2, SIZE // 2))
+        name = f"place_{number}.tif"
+        data = tmp_path / "data"
+        make_raster(data / "optical" / name, image.astype(np.uint16), transform=fine)
+        make_raster(data / "sar" / name, radar.astype(np.float32), transform=coarse)
+        make_raster(data / "labels" / name, truth, transform=fine)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    return tmp_path
+
+
+def test_from_a_folder_to_a_map(folder, command_line):
+    def ok(*words):
+        code, out, message = command_line(*words)
+        assert code == 0, message
+        return out
+
+    described = folder / "described.yaml"
+    dataset = folder / "dataset.yaml"
+    ok("data", "describe", folder / "data", "--layout", "folder", "-o", described)
+    values = yaml.safe_load(described.read_text())
+    assert values["modalities"]["sar"]["scale"] == 2
+    assert [c["code"] for c in values["classes"]] == [0, 1]
+    ok("data", "split", described, "-o", dataset, "--shares", "train=0.5,val=0.2,test=0.3")
+    assert "0 errors" in ok("data", "check", dataset)
+    statistics = json.loads(ok("data", "stats", dataset, "--json"))
+    assert statistics["sar"]["mean"][0] == pytest.approx(-12, abs=0.5)
+    assert "valid" in ok("validate", folder / "run.yaml")
+    run = folder / "run"
+    ok("train", folder / "run.yaml", "--out", run)
+    metrics = json.loads(ok("evaluate", run, "--subsets", "--json"))
+    assert set(metrics["subsets"]) == {"optical+sar", "optical", "sar"}
+    assert metrics == json.loads((run / "metrics.json").read_text())
+    scene = yaml.safe_load(dataset.read_text())["scenes"][0]
+    ok("predict", run, "--scene", f"{dataset}#{scene['id']}", "--out", folder / "map")
+    with (
+        rasterio.open(folder / scene["optical"]) as optical,
+        rasterio.open(folder / "map" / "class_map.tif") as class_map,
+    ):
+        assert class_map.transform == optical.transform
+        assert class_map.crs == optical.crs
+        assert class_map.shape == (SIZE, SIZE)
+    assert "mIoU" in ok("evaluate", run)
+
+
+def test_check_exits_with_1_on_errors(folder, command_line):
+    described = folder / "dataset.yaml"
+    command_line("data", "describe", folder / "data", "-o", described)
+    (folder / "data" / "sar" / "place_3.tif").write_text("broken")
+    code, out, _ = command_line("data", "check", described)
+    assert code == 1
+    assert "place_3.tif" in out
+    code, out, _ = command_line("data", "check", described, "--json")
+    assert code == 1
+    assert any("place_3" in finding["message"] for finding in json.loads(out))
+
+
+@pytest.mark.parametrize("verb", ["methods", "backbones", "layouts"])
+def test_lists(verb, command_line):
+    code, out, _ = command_line(verb, "--json")
+    assert code == 0
+    assert json.loads(out)
+    assert command_line(verb)[0] == 0
+
+
+def test_schema_and_version(command_line):
+    assert "training" in json.loads(command_line("schema")[1])["properties"]
+    assert command_line("--version")[1].startswith("terrafuse ")
