@@ -27,12 +27,12 @@ import torch
 from rasterio.transform import from_origin
 from torch import nn
 
-from terrafuse import __version__
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Scene, scene_from_rasters
 from terrafuse.modalities import Modality
 from terrafuse.prediction import Accumulator, ScenePredictor, Strip, open_map
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.version import VERSION
 
 TARGET_US = 0.2
 
@@ -173,7 +173,7 @@ def main() -> None:
 def report(args: argparse.Namespace, parts: Clock, whole: Clock, wall: float) -> None:
     pixels = args.size**2
     print(
-        f"terrafuse {__version__}, torch {torch.__version__}, GDAL {rasterio.__gdal_version__}, "
+        f"terrafuse {VERSION}, torch {torch.__version__}, GDAL {rasterio.__gdal_version__}, "
         f"{datetime.date.today()}, {os.cpu_count()} cores {platform.machine()}"
     )
     print(

@@ -16,7 +16,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from terrafuse import __version__, api
+from terrafuse import api
+from terrafuse.version import VERSION
 
 
 def _run(config: Path, folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def main() -> None:
     titles = [f"IoU {args.chosen}"] if args.chosen else []
     titles += ["mIoU", "mPA", "OA"]
     print(
-        f"terrafuse {__version__}, {datetime.date.today()}, {os.cpu_count()} cores, "
+        f"terrafuse {VERSION}, {datetime.date.today()}, {os.cpu_count()} cores, "
         f"{platform.processor() or platform.machine()}; mean ± deviation of {args.seeds} seeds"
     )
     print(f"| run | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")

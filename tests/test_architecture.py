@@ -88,7 +88,7 @@ GOOD = {
         '''The app.'''
         from typing import TYPE_CHECKING
         import typer
-        from terrafuse import __version__
+        from terrafuse.errors import unknown_name
         if TYPE_CHECKING:
             import torch
         def verb():
@@ -117,6 +117,7 @@ def test_a_good_tree_has_no_violations(tmp_path: Path) -> None:
             "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n  from terrafuse.cli import app",
             "must not know 'cli'",
         ),
+        ("data/x.py", "from terrafuse import load", "'data' must not know '__init__'"),
         ("errors.py", "from terrafuse.data import Scene", "'errors' must not know 'data'"),
         ("prediction/x.py", "import lightning", "'prediction' must not import lightning"),
         ("evaluation/x.py", "def f():\n  import lightning.pytorch", "must not import lightning"),

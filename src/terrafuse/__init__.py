@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from terrafuse.version import VERSION
+
 if TYPE_CHECKING:
     from terrafuse.api import Run, load, train
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = ["Run", "__version__", "load", "train"]
 
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from terrafuse import __version__
 from terrafuse.errors import ConfigError, TerrafuseError
+from terrafuse.version import VERSION
 
 app = typer.Typer(
     name="terrafuse",
@@ -41,7 +41,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 def _version(value: bool) -> None:
     if value:
-        typer.echo(f"terrafuse {__version__}")
+        typer.echo(f"terrafuse {VERSION}")
         raise typer.Exit
 
 

@@ -124,7 +124,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file, with every modality."""
-        values = {} if self.root is None else {"root": self.root}
+        values: dict[str, Any] = {} if self.root is None else {"root": self.root}
         values |= self.scheme.to_dict()
         values["modalities"] = {
             name: modality_values(modality, self.rules[name])

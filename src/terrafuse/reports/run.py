@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from terrafuse import __version__
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError
 from terrafuse.reports.figures import confusion_figure, curves_figure, score_bars
 from terrafuse.reports.html import Cell, Report
+from terrafuse.version import VERSION
 
 #: Keys of metrics.json and how a table calls them, the most telling first.
 SCORES = {
@@ -86,7 +86,7 @@ def describe_environment() -> str:
     """Date, machine and versions, in one line."""
     parts = [f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"]
     parts.append(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
-    parts.append(f"Python {platform.python_version()}, terrafuse {__version__}")
+    parts.append(f"Python {platform.python_version()}, terrafuse {VERSION}")
     for package in ("torch", "rasterio"):
         try:
             parts[-1] += f", {package} {version(package)}"

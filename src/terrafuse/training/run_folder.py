@@ -20,7 +20,6 @@ import torch
 import yaml
 from torch import nn
 
-import terrafuse
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.errors import (
     ConfigError,
@@ -30,6 +29,7 @@ from terrafuse.errors import (
     WeightsMismatchError,
 )
 from terrafuse.modalities import BandStatistics
+from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 
 CONFIG, START, LOG = "config.yaml", "start.json", "log.csv"
@@ -185,14 +185,14 @@ def read_position(out: Path) -> Position:
         raise WeightsMismatchError(
             f"'{path}' is a checkpoint of format {own.get('format', '(unknown)')}, written by "
             f"terrafuse {own.get('version', '(unknown)')}; this is terrafuse "
-            f"{terrafuse.__version__} with format {CHECKPOINT_FORMAT}. {remedy}"
+            f"{VERSION} with format {CHECKPOINT_FORMAT}. {remedy}"
         )
     return Position(own["step"], own["is_done"], own["world_size"])
 
 
 def position_fields(position: Position) -> dict[str, Any]:
     """What a checkpoint holds for `read_position`."""
-    return {"format": CHECKPOINT_FORMAT, "version": terrafuse.__version__, **vars(position)}
+    return {"format": CHECKPOINT_FORMAT, "version": VERSION, **vars(position)}
 
 
 def save_weights(path: Path, module: nn.Module) -> None:

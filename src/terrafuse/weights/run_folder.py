@@ -20,7 +20,6 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-import terrafuse
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import (
     ConfigError,
@@ -30,6 +29,7 @@ from terrafuse.errors import (
     WeightsNotFoundError,
 )
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.version import VERSION
 from terrafuse.weights.files import read_weights
 from terrafuse.weights.stac import stac_fields
 
@@ -71,7 +71,7 @@ class RunInfo:
     base_weights: tuple[dict[str, str], ...] = ()
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     total_parameters: int = 0
-    version: str = terrafuse.__version__
+    version: str = VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `model.json`."""
@@ -185,7 +185,7 @@ def read_run_info(folder: str | Path) -> RunInfo:
         raise WeightsMismatchError(
             f"'{path}' has format version {found}, written by terrafuse "
             f"{values.get('terrafuse_version', '(unknown)')}; this is terrafuse "
-            f"{terrafuse.__version__}, which reads version {FORMAT_VERSION}. "
+            f"{VERSION}, which reads version {FORMAT_VERSION}. "
             "Use the terrafuse that wrote it, or train again"
         )
     try:
