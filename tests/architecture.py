@@ -10,12 +10,22 @@ from pathlib import Path
 
 LONGEST_FILE = 350
 
-VOCABULARY = ("version", "errors", "samples", "modalities", "classes", "config", "options")
+VOCABULARY = (
+    "version",
+    "progress",
+    "errors",
+    "samples",
+    "modalities",
+    "classes",
+    "config",
+    "options",
+)
 _LEARNABLE = ("weights", "backbones", "tuning", "fusion", "decoders", "segmenter")
 
 #: Room → the rooms it may know, from the ground up: each knows only rooms above its own line.
 KNOWS: dict[str, tuple[str, ...]] = {
     "version": (),
+    "progress": (),
     "errors": (),
     "samples": (),
     "modalities": ("errors",),
@@ -80,7 +90,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "scipy": ("data", "evaluation", "prediction", "training", "reports"),
     "matplotlib": ("reports",),
     "PIL": ("reports", "data", "prediction"),
-    "rich": ("cli", "training"),
+    "rich": ("progress", "cli"),
     "typer": ("cli",),
     "ray": ("prediction",),
     "fastapi": ("web",),

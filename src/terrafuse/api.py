@@ -9,7 +9,7 @@ The command line and the web server call these; so can a notebook:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,10 @@ from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics, window_alignment
 from terrafuse.prediction import Products, ScenePredictor
+from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import RunInfo, check_same_scheme, write_metrics
 
-#: Called with (done, total) while long work goes on.
-Progress = Callable[[int, int], None]
 Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from terrafuse.config import TrainingConfig
 from terrafuse.errors import ConfigError, OutputError
-from terrafuse.training.progress import Display
+from terrafuse.progress import Display
 from terrafuse.training.run_folder import is_first_process, written_whole
 from terrafuse.training.train import train
 from terrafuse.training.validation import check_monitor, is_validation_due

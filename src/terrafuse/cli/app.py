@@ -114,10 +114,10 @@ def data_describe(
 def data_check(manifest: ManifestFile, as_json: AsJson = False) -> None:
     """Find what cannot be trained; exit code 1 if there are errors."""
     from terrafuse import api
-    from terrafuse.cli.progress import progress_bar
+    from terrafuse.progress import Display
 
-    with progress_bar("checking", "scenes") as progress:
-        findings = api.data_check(manifest, progress=progress)
+    with Display() as display:
+        findings = api.data_check(manifest, progress=display.stage("checking"))
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, default=str))
     else:
@@ -136,10 +136,10 @@ def data_stats(
 ) -> None:
     """Mean, deviation and percentiles per band, over the pixels with data."""
     from terrafuse import api
-    from terrafuse.cli.progress import progress_bar
+    from terrafuse.progress import Display
 
-    with progress_bar("reading") as progress:
-        statistics = api.data_stats(manifest, split=split, progress=progress)
+    with Display() as display:
+        statistics = api.data_stats(manifest, split=split, progress=display.stage("reading"))
     if as_json:
         typer.echo(json.dumps({name: s.to_dict() for name, s in statistics.items()}, indent=2))
     else:
@@ -219,11 +219,15 @@ def evaluate(
 ) -> None:
     """Score a run on a split; writes metrics.json into the run folder."""
     from terrafuse import api
-    from terrafuse.cli.progress import progress_bar
+    from terrafuse.progress import Display
 
-    with progress_bar("evaluating") as progress:
+    with Display() as display:
         metrics = api.load(run).evaluate(
-            split=split, subsets=subsets, manifest=data, device=device, progress=progress
+            split=split,
+            subsets=subsets,
+            manifest=data,
+            device=device,
+            progress=display.stage("evaluating"),
         )
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
@@ -248,15 +252,19 @@ def predict(
 ) -> None:
     """Map a scene: class_map.tif and confidence.tif on the scene's grid."""
     from terrafuse import api
-    from terrafuse.cli.progress import progress_bar
+    from terrafuse.progress import Display
 
     rasters: dict[str, list[str]] = {}
     for item in raster or []:
         for name, path in _pairs([item]).items():
             rasters.setdefault(name, []).append(path)
-    with progress_bar("mapping") as progress:
+    with Display() as display:
         products = api.load(run).predict(
-            out, scene=scene, rasters=rasters or None, device=device, progress=progress
+            out,
+            scene=scene,
+            rasters=rasters or None,
+            device=device,
+            progress=display.stage("mapping"),
         )
     typer.echo(f"wrote {products.class_map}")
     typer.echo(f"wrote {products.confidence}")

@@ -8,9 +8,8 @@ from dataclasses import replace
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as transforms
 
 from terrafuse.config import AugmentConfig
 from terrafuse.errors import ConfigError, unknown_name
@@ -143,9 +142,8 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
     labels = sample.labels
     if labels is not None:
         # "exact" takes the pixel under the centre; plain nearest would shift by half a pixel.
-        labels = transforms.resize(
-            labels[None], [size, size], interpolation=InterpolationMode.NEAREST_EXACT
-        )[0]
+        exact = F.interpolate(labels[None, None].float(), (size, size), mode="nearest-exact")
+        labels = exact[0, 0].long()
     valid = {name: ~image.isnan().all(dim=0) for name, image in images.items()}
     return replace(sample, images=images, valid=valid, labels=labels)
 
@@ -174,12 +172,16 @@ def blur(image: Tensor, sigma_px: float) -> Tensor:
     if sigma_px <= 0 or radius < 1:
         return image
     kernel, sigmas = [2 * radius + 1] * 2, [sigma_px] * 2
-    blurred, _ = _filter_known(image, lambda x: transforms.gaussian_blur(x, kernel, sigmas))
+    from torchvision.transforms.v2.functional import gaussian_blur  # seconds to import
+
+    blurred, _ = _filter_known(image, lambda x: gaussian_blur(x, kernel, sigmas))
     return torch.where(image.isnan(), torch.nan, blurred)
 
 
 def _resize(image: Tensor, size: int) -> Tensor:
-    resized, weight = _filter_known(image, lambda x: transforms.resize(x, [size, size]))
+    from torchvision.transforms.v2.functional import resize  # seconds to import
+
+    resized, weight = _filter_known(image, lambda x: resize(x, [size, size]))
     # Half of the ground must have data, so that the border of the data stays where it is.
     return torch.where(weight > 0.499, resized, torch.nan)
 

@@ -19,7 +19,7 @@ from terrafuse.data.handles import pool
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
 from terrafuse.data.statistics import class_counts
-from terrafuse.data.streaming import Progress, cover
+from terrafuse.data.streaming import cover
 from terrafuse.errors import (
     BandError,
     DataError,
@@ -29,6 +29,7 @@ from terrafuse.errors import (
     RasterReadError,
     TerrafuseError,
 )
+from terrafuse.progress import Progress
 
 Severity = Literal["error", "warning", "note"]
 _Range = tuple[NDArray[np.float32], NDArray[np.float32]]

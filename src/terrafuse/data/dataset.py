@@ -16,9 +16,9 @@ from terrafuse.data.augment import Augment, ModalityDropout
 from terrafuse.data.handles import limit_resources
 from terrafuse.data.sampling import WindowSampler
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import Progress
 from terrafuse.errors import TerrafuseError
 from terrafuse.modalities import BandStatistics, Modality, window_alignment
+from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, collate
 
 _MOST_WORKERS = 4

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import Progress, Reservoir, cover
+from terrafuse.data.streaming import Reservoir, cover
 from terrafuse.errors import DataError
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.progress import Progress
 from terrafuse.samples import Sample
 
 # Percentiles are exact up to this many pixels per band; beyond, they are off by 0.05 % of the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -11,9 +10,6 @@ from numpy.typing import NDArray
 
 from terrafuse.data.scene import Scene
 from terrafuse.samples import Window
-
-#: Called with (done, total) while something long goes on.
-Progress = Callable[[int, int], None]
 
 
 def round_up(size: int, multiple: int) -> int:

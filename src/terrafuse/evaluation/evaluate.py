@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
-from terrafuse.data.streaming import Progress
 from terrafuse.errors import DataError, LabelError, ModelError
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.scores import ClassMean, score, subset_report
 from terrafuse.prediction import ScenePredictor
 from terrafuse.prediction.predictor import Precision
+from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from terrafuse.classes import ClassScheme
-from terrafuse.data.streaming import Progress
 from terrafuse.errors import (
     BandError,
     ConfigError,
@@ -30,6 +29,7 @@ from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice
 from terrafuse.prediction.products import Products, open_map
 from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
+from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
 from terrafuse.segmenter import Segmenter
 

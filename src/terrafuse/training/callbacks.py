@@ -13,10 +13,10 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from terrafuse.config import TrainingConfig
+from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.log import RunLog
 from terrafuse.training.optim import learning_rate_factor
-from terrafuse.training.progress import Display
 from terrafuse.training.task import SegmentationTask
 
 #: Lines of training in a log, at most.

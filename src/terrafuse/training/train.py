@@ -27,6 +27,7 @@ from terrafuse.data import (
 from terrafuse.errors import ConfigError, LabelError, TrainingError
 from terrafuse.methods import create_segmenter, describe_run
 from terrafuse.modalities import window_alignment
+from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
 from terrafuse.training import run_folder
 from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
@@ -34,7 +35,6 @@ from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
-from terrafuse.training.progress import Display
 from terrafuse.training.quiet import fitting_threads, quiet_lightning
 from terrafuse.training.run_folder import Facts, Position
 from terrafuse.training.task import LoaderFactory, SegmentationTask

@@ -1,4 +1,4 @@
-"""What a terminal shows while a run is prepared and trained."""
+"""How long work is reported, and what a terminal shows of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+#: Called with (done, total) while long work goes on.
+Progress = Callable[[int, int], None]
 
 
 class Display(AbstractContextManager["Display"]):
@@ -20,7 +24,7 @@ class Display(AbstractContextManager["Display"]):
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._title = ""
         if enabled and sys.stderr.isatty():
@@ -40,7 +44,7 @@ class Display(AbstractContextManager["Display"]):
         if self._bar:
             self._bar.stop()
 
-    def stage(self, title: str) -> Callable[[int, int], None]:
+    def stage(self, title: str) -> Progress:
         """Begin something new; returns a function of (done, total)."""
         self._title = title
         if self._bar:
@@ -65,17 +69,17 @@ class Display(AbstractContextManager["Display"]):
             self._bar.update(self._task, description=text or self._title)
 
 
-def _create_bar() -> Progress:
+def _create_bar() -> Bar:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         ProgressColumn,
         Task,
         TextColumn,
         TimeRemainingColumn,
     )
+    from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -83,7 +87,7 @@ def _create_bar() -> Progress:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
 
-    return Progress(
+    return Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
