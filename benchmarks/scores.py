@@ -1,8 +1,10 @@
 """Scores of several run.yaml over several seeds, as a Markdown table.
 
     python benchmarks/scores.py configs/ombria/{s1,s2,early_fusion,late_fusion}.yaml --seeds 3
+    python benchmarks/scores.py configs/ombria/{s2,early_fusion}.yaml --steps 300 600 1200 --seeds 1
 
-Every run stays under --out; one that has its metrics is not trained again.
+Every run stays under --out; one that has its metrics is not trained again. With several --steps the
+chosen score is also drawn against them (--figure).
 """
 
 from __future__ import annotations
@@ -16,55 +18,82 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from terrafuse import api
+from terrafuse.config import load_run_config
 from terrafuse.version import VERSION
 
+Metrics = list[dict[str, Any]]
 
-def _run(config: Path, folder: Path, seed: int, steps: int | None) -> dict[str, Any]:
+
+def _run(config: Path, folder: Path, seed: int, steps: int) -> dict[str, Any]:
     stored = folder / "metrics.json"
     if not stored.exists():
-        overrides = {"training.seed": str(seed)}
-        if steps:
-            overrides["training.steps"] = str(steps)
-        resume = (folder / "last.ckpt").exists()
-        api.train(config, folder, overrides=overrides, resume=resume, progress=False)
+        overrides = {"training.seed": str(seed), "training.steps": str(steps)}
+        if load_run_config(config).training.validate_every is not None:
+            overrides["training.validate_every"] = str(steps)
+        api.train(config, folder, overrides=overrides, resume=folder.exists(), progress=False)
         api.load(folder).evaluate()
     metrics: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
     return metrics
 
 
-def _row(name: str, found: list[dict[str, Any]], chosen: str | None) -> str:
+def _columns(found: Metrics, chosen: str | None) -> list[list[float]]:
     subsets = [metrics["subsets"][metrics["full"]] for metrics in found]
     columns = [[subset["scores"][key] for subset in subsets] for key in ("miou", "mpa", "oa")]
     if chosen:
         columns.insert(0, [subset["per_class"][chosen]["iou"] for subset in subsets])
-    cells = [
-        f"{statistics.mean(c):.3f} ± {statistics.stdev(c) if len(c) > 1 else 0:.3f}"
-        for c in columns
-    ]
-    return f"| {name} | " + " | ".join(cells) + " |"
+    return columns
+
+
+def _spread(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _draw(curves: dict[str, dict[int, list[float]]], title: str, path: Path) -> None:
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot(xlabel="steps", ylabel=title, xscale="log")
+    for name, curve in curves.items():
+        means = [statistics.mean(values) for values in curve.values()]
+        axes.errorbar(
+            list(curve), means, [_spread(v) for v in curve.values()],
+            marker="o", capsize=3, label=name,
+        )  # fmt: skip
+    ticks = sorted({steps for curve in curves.values() for steps in curve})
+    axes.set_xticks(ticks, [str(steps) for steps in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=150)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("configs", nargs="+", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="instead of the steps in the files")
+    parser.add_argument("--steps", type=int, nargs="+", help="instead of the steps in the files")
     parser.add_argument("--class", dest="chosen", help="also print the IoU of this class")
+    parser.add_argument("--figure", type=Path, help="picture of the first score against steps")
     parser.add_argument("--out", type=Path, default=Path("runs/scores"))
     args = parser.parse_args()
-    titles = [f"IoU {args.chosen}"] if args.chosen else []
-    titles += ["mIoU", "mPA", "OA"]
+    titles = [*([f"IoU {args.chosen}"] if args.chosen else []), "mIoU", "mPA", "OA"]
     print(
         f"terrafuse {VERSION}, {datetime.date.today()}, {os.cpu_count()} cores, "
         f"{platform.processor() or platform.machine()}; mean ± deviation of {args.seeds} seeds"
     )
-    print(f"| run | {' | '.join(titles)} |\n|---|{'---|' * len(titles)}")
+    print(f"| run | steps | {' | '.join(titles)} |\n|---|---:|{'---|' * len(titles)}")
+    curves: dict[str, dict[int, list[float]]] = {}
     for config in args.configs:
-        name = f"{config.stem}-{args.steps}" if args.steps else config.stem
-        folders = [args.out / f"{name}-{seed}" for seed in range(args.seeds)]
-        found = [_run(config, f, seed, args.steps) for seed, f in enumerate(folders)]
-        print(_row(config.stem, found, args.chosen), flush=True)
+        for steps in args.steps or [load_run_config(config).training.steps]:
+            folders = [args.out / f"{config.stem}-{steps}-{n}" for n in range(args.seeds)]
+            found = [_run(config, folder, seed, steps) for seed, folder in enumerate(folders)]
+            columns = _columns(found, args.chosen)
+            cells = [f"{statistics.mean(c):.3f} ± {_spread(c):.3f}" for c in columns]
+            print(f"| {config.stem} | {steps} | {' | '.join(cells)} |", flush=True)
+            curves.setdefault(config.stem, {})[steps] = columns[0]
+    if args.figure:
+        _draw(curves, titles[0], args.figure)
 
 
 if __name__ == "__main__":

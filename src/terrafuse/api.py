@@ -31,7 +31,7 @@ from terrafuse.data import (
 from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.methods import create_segmenter, load_segmenter
-from terrafuse.modalities import BandStatistics, window_alignment
+from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import Products, ScenePredictor
 from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
@@ -214,21 +214,21 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         DataError: Something in the manifest is wrong.
         ModelError: The method cannot be built with these options.
     """
+    from terrafuse.training import check_crop_size, check_settings  # seconds to import
+
     settings = load_run_config(config, overrides or {})
+    check_settings(settings)
     dataset = load_manifest(settings.data.manifest).select(settings.data.modalities)
-    modalities = list(dataset.modalities.values())
-    alignment = window_alignment(modalities)
-    if settings.data.crop_size % alignment:
-        raise ConfigError(
-            f"data.crop_size is {settings.data.crop_size}; the scales of the modalities need a "
-            f"multiple of {alignment}"
-        )
+    check_crop_size(settings, dataset)
     segmenter = create_segmenter(
-        settings.method.name, modalities, dataset.scheme.num_classes, settings.method.options
+        settings.method.name,
+        list(dataset.modalities.values()),
+        dataset.scheme.num_classes,
+        settings.method.options,
     )
     return {
         "method": settings.method.name,
-        "modalities": {m.name: list(m.bands) for m in modalities},
+        "modalities": {m.name: list(m.bands) for m in dataset.modalities.values()},
         "classes": list(dataset.scheme.names),
         "scenes": dataset.splits,
         "parameters": sum(p.numel() for p in segmenter.parameters()),

@@ -1,6 +1,6 @@
 """Learn: from a run's settings to a run folder. The only room that knows Lightning."""
 
 from terrafuse.training.losses import LOSSES, create_loss
-from terrafuse.training.train import check_settings, train
+from terrafuse.training.train import check_crop_size, check_settings, train
 
-__all__ = ["LOSSES", "check_settings", "create_loss", "train"]
+__all__ = ["LOSSES", "check_crop_size", "check_settings", "create_loss", "train"]

@@ -125,7 +125,7 @@ def check_settings(config: RunConfig) -> None:
 
 def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
     manifest = load_manifest(config.data.manifest).select(config.data.modalities)
-    _check_crop_size(config, manifest)
+    check_crop_size(config, manifest)
     # Of an earlier part of the run, or of the first process, which has then checked the data.
     facts = run_folder.read_facts(out, config.data.manifest)
     if facts is None:
@@ -147,7 +147,12 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     )  # fmt: skip
 
 
-def _check_crop_size(config: RunConfig, manifest: Manifest) -> None:
+def check_crop_size(config: RunConfig, manifest: Manifest) -> None:
+    """Refuse a crop that breaks a pixel of a modality with another pixel size.
+
+    Raises:
+        ConfigError: Names a size that suits.
+    """
     alignment = window_alignment(list(manifest.modalities.values()))
     if config.data.crop_size % alignment:
         near = max(1, round(config.data.crop_size / alignment)) * alignment
