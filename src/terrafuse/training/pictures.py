@@ -31,7 +31,8 @@ _MOST_SCENES = 16
 class SamplePicture:
     """Writes `validation_<step>.png`: images, labels and class map of one window.
 
-    The window is fixed: of the middles of the first scenes, that with the most classes.
+    The window is fixed: of the middles of the first scenes, that with the most even mix of
+    classes.
 
     Args:
         scenes: Validation scenes.
@@ -76,7 +77,7 @@ class SamplePicture:
         samples = [scene.read(_middle(scene, self.crop_size)) for scene in self.scenes]
         needed = all if not segmenter.supports_missing else any
         suitable = [s for s in samples if needed(bool(v.any()) for v in s.valid.values())]
-        return max(suitable, key=_num_classes, default=None)
+        return max(suitable, key=_evenness, default=None)
 
 
 def save_curves(log: Path, score: str, folder: Path) -> None:
@@ -108,9 +109,12 @@ def _middle(scene: Scene, size: int) -> Window:
     return Window(row, col, size, size)
 
 
-def _num_classes(sample: Sample) -> int:
+def _evenness(sample: Sample) -> float:
+    """Entropy of the labels: 0 for one class, the greater the more classes and the more alike."""
     assert sample.labels is not None
-    return len(torch.bincount(sample.labels.flatten(), minlength=256)[:-1].nonzero())
+    counts = torch.bincount(sample.labels.flatten(), minlength=256)[:-1]
+    shares = counts / counts.sum().clamp_min(1)
+    return float(torch.special.entr(shares).sum())
 
 
 @torch.inference_mode()
