@@ -397,3 +397,12 @@ def test_nothing_is_printed_without_a_terminal(
 ) -> None:
     train(make_config(manifest, training={"steps": 1}), tmp_path / "run")
     assert capfd.readouterr() == ("", "")
+
+
+def test_modality_dropout_needs_a_method_that_can_miss_modalities(
+    tmp_path: Path, make_dataset: Make, make_config: Make
+) -> None:
+    config = make_config(make_dataset(), data={"modality_dropout": 0.2})
+    with pytest.raises(ConfigError, match="method 'tiny' needs every modality"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

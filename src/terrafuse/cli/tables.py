@@ -47,7 +47,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
         if finding.remedy:
             console.print(f"  → {finding.remedy}", style="green", markup=False, highlight=False)
     counts = {s: sum(f.severity == s for f in findings) for s in _STYLES}
-    console.print(", ".join(f"{n} {severity}s" for severity, n in counts.items()))
+    console.print(
+        ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items())
+    )
 
 
 def print_statistics(

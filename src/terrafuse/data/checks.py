@@ -261,7 +261,7 @@ def _check_training(
         yield Finding("error", "no-train", message, remedy=remedy)
     elif "val" not in manifest.splits:
         message = f"no scene of '{manifest.path}' is in split 'val'"
-        remedy = "Without one, the best weights cannot be chosen by a score"
+        remedy = "Put some there, or run 'terrafuse data split': the best weights are chosen by it"
         yield Finding("warning", "no-val", message, remedy=remedy)
     train = [survey for survey in surveys if survey.split == "train"]
     if train:

@@ -183,12 +183,19 @@ def _labelled(manifest: Manifest, split: str) -> list[Scene]:
 
 def _create_segmenter(config: RunConfig, manifest: Manifest) -> Segmenter:
     torch.manual_seed(config.training.seed)
-    return create_segmenter(
+    segmenter = create_segmenter(
         config.method.name,
         list(manifest.modalities.values()),
         manifest.scheme.num_classes,
         config.method.options,
     )
+    if config.data.modality_dropout and not segmenter.supports_missing:
+        raise ConfigError(
+            f"data.modality_dropout is {config.data.modality_dropout}, but method "
+            f"'{config.method.name}' needs every modality. Leave it out, or choose a method that "
+            "supports missing modalities (terrafuse methods)"
+        )
+    return segmenter
 
 
 def _measure(
