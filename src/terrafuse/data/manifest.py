@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import math
 import re
@@ -32,12 +31,12 @@ from terrafuse.data.schema import (
 from terrafuse.errors import (
     ConfigError,
     MissingModalityError,
-    OutputError,
     RasterReadError,
     SceneNotFoundError,
     unknown_name,
 )
 from terrafuse.modalities import Modality
+from terrafuse.writing import written_whole
 
 
 @dataclass(frozen=True)
@@ -223,15 +222,8 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
     """
     path = Path(path)
     text = "".join(_to_yaml(key, value) for key, value in values.items())
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as (partial,):
         partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OutputError(f"'{path}' cannot be written: {error.strerror or error}") from None
     return path
 
 

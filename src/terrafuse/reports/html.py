@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Literal
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import OutputError
 from terrafuse.reports.figures import recolor
 from terrafuse.reports.previews import VOID_COLOR
+from terrafuse.writing import written_whole
 
 Cell = str | int | float | None
 Picture = Figure | NDArray[np.uint8] | Path
@@ -172,15 +171,8 @@ class Report:
         Raises:
             OutputError: The file cannot be written.
         """
-        partial = path.with_name(path.name + ".partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as (partial,):
             partial.write_text(self.render(), encoding="utf-8")
-            partial.replace(path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise OutputError(f"the report '{path}' cannot be written: {error}") from error
         return path
 
     def _figure(self, picture: Picture, title: str, caption: str) -> str:

@@ -14,9 +14,10 @@ from lightning.pytorch import Callback, Trainer
 
 from terrafuse.errors import TrainingError
 from terrafuse.training.callbacks import is_step_end
-from terrafuse.training.run_folder import Position, position_fields, written_whole
+from terrafuse.training.run_folder import Position, position_fields
 from terrafuse.training.task import SegmentationTask
 from terrafuse.training.validation import Validation, is_validation_due
+from terrafuse.writing import written_whole
 
 # Job schedulers announce the end of a job by SIGTERM or, where asked to, by SIGUSR1.
 _SIGNALS = tuple(
@@ -102,7 +103,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         if not trainer.is_global_zero:
             trainer.save_checkpoint(partial)  # takes part; the first process writes
             return
-        with written_whole(self.path) as partial:
+        with written_whole(self.path) as (partial,):
             trainer.save_checkpoint(partial)
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,13 +23,13 @@ from terrafuse.config import RunConfig, load_run_config
 from terrafuse.errors import (
     ConfigError,
     OutputError,
-    TerrafuseError,
     WeightsError,
     WeightsMismatchError,
 )
 from terrafuse.modalities import BandStatistics
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
+from terrafuse.writing import written_whole
 
 CONFIG, START, LOG = "config.yaml", "start.json", "log.csv"
 KEPT, LAST = "best.pt", "last.ckpt"
@@ -131,7 +130,7 @@ def begin(out: Path, config: RunConfig, facts: Facts) -> None:
         OutputError: Not writable, or the disk is full.
     """
     values = config.model_dump(mode="json")
-    with written_whole(out / CONFIG) as partial:
+    with written_whole(out / CONFIG) as (partial,):
         partial.write_text(
             yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -140,7 +139,7 @@ def begin(out: Path, config: RunConfig, facts: Facts) -> None:
         "class_counts": list(facts.class_counts),
         "statistics": {name: s.to_dict() for name, s in facts.statistics.items()},
     }
-    with written_whole(out / START) as partial:
+    with written_whole(out / START) as (partial,):
         partial.write_text(json.dumps(start), encoding="utf-8")
 
 
@@ -202,7 +201,7 @@ def save_weights(path: Path, module: nn.Module) -> None:
         OutputError: Not writable, or the disk is full.
     """
     state = {name: value.cpu() for name, value in module.state_dict().items()}
-    with written_whole(path) as partial:
+    with written_whole(path) as (partial,):
         torch.save(state, partial)
 
 
@@ -210,29 +209,6 @@ def tidy(out: Path) -> None:
     """Remove what only an unfinished run needs."""
     for name in (KEPT, LAST, START):
         (out / name).unlink(missing_ok=True)
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yields the path to write to; renamed to `path` at the end, removed on failure.
-
-    Raises:
-        OutputError: Not writable, or the disk is full.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        if isinstance(error, TerrafuseError):
-            raise
-        raise OutputError(
-            f"'{path}' cannot be written: {error}. Free space, then go on with --resume, or choose "
-            "another folder with --out"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _check_same_settings(stored: RunConfig, config: RunConfig, out: Path) -> None:

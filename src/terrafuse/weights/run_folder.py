@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from torch import Tensor
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import (
     ConfigError,
-    OutputError,
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
@@ -32,6 +29,7 @@ from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
 from terrafuse.weights.files import read_weights
 from terrafuse.weights.stac import stac_fields
+from terrafuse.writing import written_whole
 
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
@@ -136,8 +134,11 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
     folder = Path(folder)
     # Tensors may share memory or live on a device; the file wants plain copies.
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
-    with _written_whole(folder / STATE_FILE, folder / MODEL_JSON) as (weights, description):
-        save_file(plain, weights, metadata={"format": "pt", "terrafuse": info.version})
+    with written_whole(folder / STATE_FILE, folder / MODEL_JSON) as (weights, description):
+        try:
+            save_file(plain, weights, metadata={"format": "pt", "terrafuse": info.version})
+        except SafetensorError as error:  # its way to say that the disk is full
+            raise OSError(str(error)) from error
         _write_json(description, info.to_dict())
 
 
@@ -147,7 +148,7 @@ def write_run_info(folder: str | Path, info: RunInfo) -> None:
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
     """
-    with _written_whole(Path(folder) / MODEL_JSON) as (partial,):
+    with written_whole(Path(folder) / MODEL_JSON) as (partial,):
         _write_json(partial, info.to_dict())
 
 
@@ -165,7 +166,7 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
     info = read_run_info(folder)
     scores = {subset: dict(values["scores"]) for subset, values in metrics["subsets"].items()}
     folder = Path(folder)
-    with _written_whole(folder / METRICS_JSON, folder / MODEL_JSON) as (found, description):
+    with written_whole(folder / METRICS_JSON, folder / MODEL_JSON) as (found, description):
         _write_json(found, metrics)
         _write_json(description, replace(info, scores=scores).to_dict())
 
@@ -247,26 +248,6 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
         _null_for_nan(values), indent=2, ensure_ascii=False, allow_nan=False, default=str
     )
     path.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _written_whole(*paths: Path) -> Iterator[list[Path]]:
-    """Names to write under; the files get their own names once all of them are written."""
-    partials = [path.with_name(path.name + ".partial") for path in paths]
-    try:
-        paths[0].parent.mkdir(parents=True, exist_ok=True)
-        yield partials
-        for partial, path in zip(partials, paths, strict=True):
-            partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(
-            f"'{paths[0]}' cannot be written: {error}. Free space, or choose another folder"
-        ) from error
-    finally:
-        # On failure nothing half-written stays; `os.path` forgives a folder that is a file.
-        for partial in partials:
-            if os.path.lexists(partial):
-                partial.unlink()
 
 
 def _null_for_nan(value: Any) -> Any:
