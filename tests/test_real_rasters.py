@@ -112,3 +112,46 @@ def test_a_map_from_files_equals_that_from_the_manifest(tmp_path):
     with rasterio.open(one.class_map) as a, rasterio.open(two.class_map) as b:
         np.testing.assert_array_equal(a.read(1), b.read(1))
         assert a.transform == b.transform
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "rasters", "reference"),
+    [
+        (
+            "terramesh",
+            "terramesh_s1_s2_dem",
+            {
+                "s1": "S1RTC/433D_629L_3_1.tif",
+                "s2": "S2L2A/433D_629L_3_1.tif",
+                "dem": "DEM/433D_629L_3_1.tif",
+            },
+            "s2",
+        ),
+        ("slovenia", "slovenia_s2_dem", {"s2": "s2_l1c/2015-07-11.tif", "dem": "dem.tif"}, "s2"),
+    ],
+)
+def test_shipped_configurations_map_whole_scenes(name, folder, rasters, reference, tmp_path):
+    data = shared_data(folder)
+    overrides = {"training.steps": "2", "training.warmup_steps": "0", "data.workers": "0"}
+    config = CONFIGS / name / "late_fusion.yaml"
+    api.train(config, tmp_path / "run", overrides=overrides, progress=False)
+    run = api.load(tmp_path / "run")
+    paths = {key: data / path for key, path in rasters.items()}
+    products = run.predict(tmp_path / "map", rasters=paths)
+    with (
+        rasterio.open(paths[reference]) as expected,
+        rasterio.open(products.class_map) as found,
+        rasterio.open(products.confidence) as confidence,
+    ):
+        for product in (found, confidence):
+            assert tuple(product.transform) == tuple(expected.transform)
+            assert product.crs == expected.crs
+            assert product.shape == expected.shape
+        known = expected.read(masked=False).any(axis=0)  # 0 in all bands is no data
+        np.testing.assert_array_equal(found.read(1)[known] == 255, False)
+        assert found.colormap(1)[0][:3] == tuple(run.info.scheme.palette()[0])
+    metrics = run.evaluate()
+    assert 0 <= metrics["subsets"][metrics["full"]]["scores"]["oa"] <= 1
