@@ -68,7 +68,7 @@ def test_from_a_folder_to_a_map(folder, command_line):
     scene = yaml.safe_load(dataset.read_text())["scenes"][0]
     ok("predict", run, "--scene", f"{dataset}#{scene['id']}", "--out", folder / "map")
     with (
-        rasterio.open(folder / scene["optical"]) as optical,
+        rasterio.open(folder / "data" / scene["optical"]) as optical,
         rasterio.open(folder / "map" / "class_map.tif") as class_map,
     ):
         assert class_map.transform == optical.transform

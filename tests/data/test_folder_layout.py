@@ -40,6 +40,7 @@ def dataset(make_raster: MakeRaster, tmp_path: Path) -> Path:
 
 def test_a_folder_becomes_a_manifest_that_reads(dataset: Path, tmp_path: Path) -> None:
     values = describe(dataset, "folder", manifest_folder=tmp_path / "elsewhere")
+    assert values["root"] == "../set"
     assert [c["code"] for c in values["classes"]] == [1, 4]
     assert values["void"] == [-1]
     assert values["modalities"] == {
@@ -49,9 +50,9 @@ def test_a_folder_becomes_a_manifest_that_reads(dataset: Path, tmp_path: Path) -
     assert values["scenes"][0] == {
         "id": "a",
         "split": "train",
-        "dem_30m": "../set/DEM 30m/a.tif",
-        "s2": "../set/s2/a.tif",
-        "labels": "../set/labels/a.tif",
+        "dem_30m": "DEM 30m/a.tif",
+        "s2": "s2/a.tif",
+        "labels": "labels/a.tif",
     }
     path = write_manifest(values, tmp_path / "elsewhere/dataset.yaml")
     manifest = load_manifest(path)

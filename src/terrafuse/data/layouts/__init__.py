@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from terrafuse.errors import RasterReadError, UnknownNameError, unknown_name
 
 __all__ = ["LAYOUTS", "LayoutSummary", "describe", "list_layouts"]
 
-#: (root, folder of the manifest, options as text) → manifest values. The first line of the
+#: (root, options as text) → manifest values with paths relative to the root. The first line of the
 #: docstring is shown by `terrafuse layouts`.
-LAYOUTS: dict[str, Callable[[Path, Path, dict[str, str]], dict[str, Any]]] = {
+LAYOUTS: dict[str, Callable[[Path, dict[str, str]], dict[str, Any]]] = {
     "folder": describe_folder,
 }
 
@@ -43,7 +44,7 @@ def describe(
     Args:
         root: The folder.
         layout: Name of the layout.
-        manifest_folder: Where the manifest will be; paths are relative to it. Default: `root`.
+        manifest_folder: Where the manifest will be, to name `root` from there. Default: `root`.
         options: Options of the layout, as text.
 
     Raises:
@@ -56,5 +57,7 @@ def describe(
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         raise RasterReadError(f"there is no folder '{root}'")
-    beside = folder if manifest_folder is None else Path(manifest_folder).expanduser().absolute()
-    return LAYOUTS[layout](folder, beside, options)
+    values = LAYOUTS[layout](folder, options)
+    beside = folder if manifest_folder is None else Path(manifest_folder).expanduser()
+    way = os.path.relpath(folder.resolve(), beside.resolve())
+    return values if way == "." else {"root": Path(way).as_posix(), **values}

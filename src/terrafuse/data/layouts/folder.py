@@ -41,14 +41,13 @@ class _Found:
         return next(iter(self.files.values()))
 
 
-def describe_folder(root: Path, manifest_folder: Path, options: dict[str, str]) -> dict[str, Any]:
+def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """One sub-folder (or pattern) per modality and one of labels; files of a scene share a name.
 
     Sub-folders `train`, `val`, `test` may stand above; else `splits/NAME.txt` lists scene names.
 
     Args:
-        root: The folder.
-        manifest_folder: Paths are relative to it.
+        root: The folder; paths are relative to it.
         options: "labels" names the sub-folder or pattern of labels; every other key is a modality
             with its sub-folder or pattern. Without modalities, each sub-folder is one.
 
@@ -78,10 +77,7 @@ def describe_folder(root: Path, manifest_folder: Path, options: dict[str, str]) 
             name: _describe_modality(name, item, labels, required=set(ids) <= set(item.files))
             for name, item in found.items()
         },
-        "scenes": [
-            {"id": names[i], **_scene(i, found, labels, splits.get(i), manifest_folder)}
-            for i in ids
-        ],
+        "scenes": [{"id": names[i], **_scene(i, found, labels, splits.get(i), root)} for i in ids],
     }
 
 
