@@ -28,7 +28,7 @@ from terrafuse.reports import class_map_image, confidence_image, modality_previe
 FUSION = "all modalities"
 _MARKER = ".terrafuse-demo"
 #: Of each training; four fit into two minutes on two cores.
-STEPS = 120
+STEPS = 100
 _DATA = {"crop_size": 96, "batch_size": 8, "sampling": "balanced", "workers": 0}
 _METHOD = {
     "backbone": "resnet10t",
