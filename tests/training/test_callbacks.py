@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from terrafuse.config import TrainingConfig
-from terrafuse.errors import ConfigError, OutputError
+from terrafuse.errors import ConfigError
 from terrafuse.progress import Display
-from terrafuse.training.run_folder import is_first_process, written_whole
+from terrafuse.training.run_folder import is_first_process
 from terrafuse.training.train import train
 from terrafuse.training.validation import check_monitor, is_validation_due
 
@@ -40,22 +40,6 @@ def test_only_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, name: st
     assert is_first_process()
     monkeypatch.setenv(name, "1")
     assert not is_first_process()
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("write failed")])
-def test_half_written_files_are_removed(tmp_path: Path, error: Exception) -> None:
-    path = tmp_path / "best.pt"
-    path.write_text("before")
-
-    def write() -> None:
-        with written_whole(path) as partial:
-            partial.write_text("half")
-            raise error
-
-    with pytest.raises(OutputError, match=r"best.pt' cannot be written"):
-        write()
-    assert path.read_text() == "before"
-    assert [p.name for p in tmp_path.iterdir()] == ["best.pt"]
 
 
 def test_bar_shows_rate_loss_and_score_on_a_terminal(
