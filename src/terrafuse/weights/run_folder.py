@@ -157,7 +157,7 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
 
     Args:
         folder: The run folder.
-        metrics: What an evaluation found; scores at ["subsets"][subset]["scores"].
+        metrics: What an evaluation found; scores at `["subsets"][subset]["scores"]`.
 
     Raises:
         WeightsError: Not a run folder.
