@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.samples import round_up
 
 
 @dataclass
@@ -129,7 +130,7 @@ class Segmenter(nn.Module, ABC):
         """
         height, width = self._check(images)
         self._check_present(images, valid or {})
-        padded = (_round_up(height, self.stride), _round_up(width, self.stride))
+        padded = (round_up(height, self.stride), round_up(width, self.stride))
         prepared = {
             modality.name: self._prepare(modality, images, valid or {}, padded)
             for modality in self.modalities
@@ -229,7 +230,7 @@ class Segmenter(nn.Module, ABC):
         # Two strides at least: one pixel on the coarsest level has no variance, and a coarse
         # modality over a small window would stop the training of any batch norm.
         height, width = (
-            max(_round_up(ceil(length / modality.scale_ratio), stride), 2 * stride)
+            max(round_up(ceil(length / modality.scale_ratio), stride), 2 * stride)
             for length in padded
         )
         return height, width
@@ -254,10 +255,6 @@ def _has_data(image: Tensor, valid: Tensor | None) -> Tensor:
     """Where some band of (N, C, H, W) is known, and `valid` (N, H, W) agrees; bool (N, 1, H, W)."""
     mask = ~image.isnan().all(dim=1, keepdim=True)
     return mask if valid is None else mask & valid.unsqueeze(1)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return ceil(size / multiple) * multiple
 
 
 def _bring_to(

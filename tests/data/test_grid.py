@@ -39,13 +39,12 @@ def test_pixel_size_in_metres_of_degrees_and_feet() -> None:
 
 
 def test_same_grid_up_to_a_hundredth_of_a_pixel() -> None:
-    assert GRID.almost_equal(moved(GRID, 0.009, -0.009))
-    assert not GRID.almost_equal(moved(GRID, 0.011, 0))
+    assert GRID.offset_in(moved(GRID, 0.009, -0.009)) == (0, 0)
+    assert GRID.offset_in(moved(GRID, 0.011, 0)) is None
     # One part in 10 000: nothing at the origin, 0.02 px at the far corner of 200 columns.
-    assert not GRID.almost_equal(moved(GRID, 0, 0, stretch=1.0001))
-    assert GRID.almost_equal(moved(GRID, 0, 0, stretch=1.00001))
-    assert not GRID.almost_equal(Grid(CRS.from_epsg(32632), GRID.transform, 100, 200))
-    assert not GRID.almost_equal(Grid(UTM, GRID.transform, 101, 200))
+    assert GRID.offset_in(moved(GRID, 0, 0, stretch=1.0001)) is None
+    assert GRID.offset_in(moved(GRID, 0, 0, stretch=1.00001)) == (0, 0)
+    assert GRID.offset_in(Grid(CRS.from_epsg(32632), GRID.transform, 100, 200)) is None
 
 
 @given(st.integers(-500, 500), st.integers(-500, 500))

@@ -99,15 +99,6 @@ def test_scene_without_any_of_the_modalities_is_passed_over():
     assert scenes[0].image_reads == 0
 
 
-def test_limit_stops_once_every_modality_has_shown_enough():
-    array = np.random.default_rng(2).normal(size=(2, 64, 64))
-    array[:, :32] = np.nan
-    scene = MemoryScene([OPTICAL], {"s2": array})
-    found = compute_statistics([scene], [OPTICAL], block=8, max_pixels_per_scene=128)["s2"]
-    assert found.count == (128, 128)
-    assert scene.image_reads < 64
-
-
 def test_progress_ends_complete():
     scene = MemoryScene([OPTICAL], {"s2": np.ones((2, 20, 20))})
     steps: list[tuple[int, int]] = []

@@ -98,11 +98,6 @@ class Grid:
                 return None
         return row, col
 
-    def almost_equal(self, other: Grid, tolerance_px: float = 0.01) -> bool:
-        """Whether both have the same pixels, up to a fraction of one at every corner."""
-        same_size = (self.height, self.width) == (other.height, other.width)
-        return same_size and self.offset_in(other, tolerance_px) == (0, 0)
-
     def scaled(self, ratio: Fraction | int) -> Grid:
         """Grid of the same origin with pixels `ratio` times as large; covers this one."""
         ratio = Fraction(ratio)

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import round_up
 from terrafuse.data.survey import SceneSurvey, survey_scene
 from terrafuse.errors import ConfigError, DataError, LabelError
 from terrafuse.progress import Progress
-from terrafuse.samples import Window
+from terrafuse.samples import Window, round_up
 
 _Windows = NDArray[np.int32]
 SamplingMode = Literal["random", "balanced", "grid"]

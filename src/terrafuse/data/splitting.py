@@ -19,10 +19,9 @@ from terrafuse.data.handles import is_remote
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
 from terrafuse.data.statistics import class_counts
-from terrafuse.data.streaming import round_up
 from terrafuse.errors import ConfigError, DataError
 from terrafuse.progress import Progress
-from terrafuse.samples import Window
+from terrafuse.samples import Window, round_up
 
 DEFAULT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from terrafuse.data.streaming import Reservoir, cover
 from terrafuse.errors import DataError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.progress import Progress
-from terrafuse.samples import Sample
 
 # Percentiles are exact up to this many pixels per band; beyond, they are off by 0.05 % of the
 # pixels (standard error of the 2nd percentile).
@@ -87,7 +85,6 @@ def compute_statistics(
     modalities: Sequence[Modality],
     *,
     block: int = 512,
-    max_pixels_per_scene: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, BandStatistics]:
@@ -97,9 +94,7 @@ def compute_statistics(
         scenes: The scenes of the training split.
         modalities: What to describe; other modalities of the scenes are left alone.
         block: Height and width of what is read at once, in pixels of the finest modality.
-        max_pixels_per_scene: Stop with a scene once every modality it has showed this many pixels
-            with data, in windows drawn at random; default: look at everything.
-        seed: Chooses these windows and the values for the percentiles.
+        seed: Chooses the values for the percentiles.
         progress: Called with (windows done, windows in total).
 
     Returns:
@@ -112,29 +107,18 @@ def compute_statistics(
     windows = [cover(scene, block) for scene in scenes]
     total = sum(map(len, windows))
     done = 0
-    limit = inf if max_pixels_per_scene is None else max_pixels_per_scene
-    for index, (scene, own) in enumerate(zip(scenes, windows, strict=True)):
-        if max_pixels_per_scene is not None:
-            np.random.default_rng((seed, index)).shuffle(own)
-        seen = {m.name: 0 for m in modalities if m.name not in scene.missing}
-        for count, window in enumerate(own, start=1):
-            if all(pixels >= limit for pixels in seen.values()):
-                break
-            _add(accumulators, scene.read(window, labels=False), seen)
+    for scene, own in zip(scenes, windows, strict=True):
+        present = [a for a in accumulators if a.modality.name not in scene.missing]
+        for count, window in enumerate(own if present else (), start=1):
+            images = scene.read(window, labels=False).images
+            for accumulator in present:
+                accumulator.add(images[accumulator.modality.name].numpy())
             if progress:
                 progress(done + count, total)
         done += len(own)
     if progress:
         progress(total, total)
     return {a.modality.name: a.result(_where(scenes)) for a in accumulators}
-
-
-def _add(accumulators: list[_BandAccumulator], sample: Sample, seen: dict[str, int]) -> None:
-    for accumulator in accumulators:
-        name = accumulator.modality.name
-        if name in seen:
-            accumulator.add(sample.images[name].numpy())
-            seen[name] += int(np.count_nonzero(sample.valid[name].numpy()))
 
 
 def class_counts(

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from math import ceil
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.scene import Scene
-from terrafuse.samples import Window
-
-
-def round_up(size: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `size`."""
-    return ceil(size / multiple) * multiple
+from terrafuse.samples import Window, round_up
 
 
 def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window]:

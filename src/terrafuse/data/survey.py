@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import Reservoir, cover, resize_mask, round_up
-from terrafuse.samples import IGNORE_INDEX, Sample, Window
+from terrafuse.data.streaming import Reservoir, cover, resize_mask
+from terrafuse.samples import IGNORE_INDEX, Sample, Window, round_up
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
 
 from terrafuse.errors import ConfigError
-from terrafuse.samples import Window
+from terrafuse.samples import Window, round_up
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Lattice:
     @cached_property
     def size(self) -> int:
         """Side of a window: `crop_size` rounded up so that aligned neighbours can overlap."""
-        return _round_up(max(self.crop_size, self.overlap + self.alignment), self.alignment)
+        return round_up(max(self.crop_size, self.overlap + self.alignment), self.alignment)
 
     @cached_property
     def step(self) -> int:
@@ -84,9 +83,5 @@ class Lattice:
     def _starts(self, length: int) -> tuple[int, ...]:
         if length <= self.size:
             return (0,)
-        last = _round_up(length - self.size, self.alignment)
+        last = round_up(length - self.size, self.alignment)
         return (*range(0, last, self.step), last)
-
-
-def _round_up(size: int, multiple: int) -> int:
-    return ceil(size / multiple) * multiple
