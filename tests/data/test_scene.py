@@ -299,3 +299,21 @@ def test_a_scene_reads_the_same_again_after_close(optical: Path, sar: Path) -> N
     before = scene.read(scene.full_window).images["sar"]
     scene.close()
     np.testing.assert_array_equal(scene.read(scene.full_window).images["sar"], before)
+
+
+def test_a_part_of_a_scene_reads_as_the_whole_does(make_raster: MakeRaster, tmp_path: Path) -> None:
+    # The second raster drifts by 0.02 px over the whole, which is resampled then; over the part it
+    # drifts by a quarter of that, and must be resampled all the same.
+    drifting = from_origin(500_000, 5_000_000, 10 * (1 + 0.02 / 64), 10)
+    noise = np.random.default_rng(0).normal(size=(1, 64, 64)).astype(np.float32)
+    rasters = {
+        "optical": make_raster(tmp_path / "o.tif", pixels(2, 64, 64)),
+        "sar": make_raster(tmp_path / "s.tif", noise, transform=drifting),
+    }
+    whole = scene_from_rasters([OPTICAL, SAR], rasters, grid="optical")
+    window = Window(8, 0, 16, 16)
+    part = scene_from_rasters([OPTICAL, SAR], rasters, grid="optical", window=window)
+    expected = whole.read(window).images["sar"].numpy()
+    assert not np.array_equal(expected, noise[:, 8:24, :16])
+    found = part.read(part.full_window).images["sar"].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
