@@ -18,6 +18,7 @@ VOCABULARY = (
     "samples",
     "modalities",
     "classes",
+    "settings",
     "config",
     "options",
 )
@@ -32,7 +33,8 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "samples": (),
     "modalities": ("errors",),
     "classes": ("errors", "samples"),
-    "config": ("errors",),
+    "settings": ("errors",),
+    "config": ("errors", "settings"),
     "options": ("errors",),
     "data": VOCABULARY,
     "weights": VOCABULARY,
@@ -77,7 +79,7 @@ _TENSORS = (
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "numpy": _EVERY,
     "pydantic": _EVERY,
-    "yaml": ("config", "data", "training", "weights", "demo", "cli"),
+    "yaml": ("settings", "data", "training", "weights", "demo", "cli"),
     "torch": _TENSORS,
     "torchvision": ("data", "backbones", "methods"),
     "timm": ("backbones", "tuning", "methods", "generate"),

@@ -19,8 +19,9 @@ import pytest
 import typer
 
 from terrafuse.cli.app import app
-from terrafuse.config import AugmentConfig, RunConfig, TrainingConfig, parse_settings, read_yaml
+from terrafuse.config import AugmentConfig, RunConfig, TrainingConfig
 from terrafuse.data.manifest import ManifestSettings, load_manifest
+from terrafuse.settings import parse_settings, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,36 +6,14 @@ room that owns the name checks the options.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from terrafuse.errors import ConfigError, unknown_name
-
-_S = TypeVar("_S", bound=BaseModel)
-
-
-class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are fixed once read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class NamedOptions(BaseModel):
-    """A thing known by name; every further key is an option of its constructor."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    name: str
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The keys beside `name`."""
-        return dict(self.model_extra or {})
+from terrafuse.errors import ConfigError
+from terrafuse.settings import NamedOptions, Settings, parse_settings, parse_value, read_yaml
 
 
 class AugmentConfig(Settings):
@@ -73,6 +51,20 @@ class AugmentConfig(Settings):
         return value
 
 
+class FixedStatistics(Settings):
+    """Mean and standard deviation by which a modality is normalised, instead of measured ones."""
+
+    mean: float | tuple[float, ...] = Field(0.0, description="Of all bands, or one per band.")
+    std: float | tuple[float, ...] = Field(1.0, description="Of all bands, or one per band.")
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError("standard deviations must be above 0")
+        return value
+
+
 class DataConfig(Settings):
     """Which data, and how samples are drawn from it."""
 
@@ -80,15 +72,23 @@ class DataConfig(Settings):
     modalities: tuple[str, ...] | None = Field(
         None, description="Modalities to use, in this order; default: all of the manifest."
     )
+    train_splits: tuple[str, ...] = Field(
+        ("train",), description="Splits to learn from.", min_length=1
+    )
+    normalization: dict[str, Literal["measured", "scene_range"] | FixedStatistics] = Field(
+        default_factory=dict,
+        description="By modality: 'measured' (mean and deviation of the training splits, the "
+        "default), {mean, std}, or 'scene_range' (each scene's own minimum → 0, maximum → 1).",
+    )
     crop_size: int = Field(256, ge=8, description="Height and width of crops, in scene pixels.")
     batch_size: int = Field(8, ge=1, description="Samples per step and device.")
     workers: int | None = Field(
         None, ge=0, description="Reading processes per device; default: by the number of cores."
     )
-    sampling: Literal["random", "balanced", "grid"] = Field(
+    sampling: Literal["random", "balanced", "grid", "scene"] = Field(
         "random",
         description="Where crops come from: anywhere with data and labels, around pixels of "
-        "classes drawn evenly, or a regular grid.",
+        "classes drawn evenly, a regular grid, or anywhere in a scene drawn evenly.",
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     modality_dropout: float | dict[str, float] = Field(
@@ -121,6 +121,7 @@ class TrainingConfig(Settings):
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
+    decay_all: bool = Field(False, description="Apply it to norms, biases and positions too.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
@@ -128,7 +129,11 @@ class TrainingConfig(Settings):
     backbone_lr_factor: float = Field(
         1.0, ge=0, description="Learning rate of the backbone relative to the rest."
     )
-    schedule: Literal["poly", "cosine", "constant"] = "cosine"
+    schedule: Literal["poly", "cosine", "constant", "multistep"] = "cosine"
+    milestones: tuple[int, ...] = Field(
+        (), description="Multistep only: steps from which on the rate is multiplied by `gamma`."
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="Multistep only.")
     warmup_steps: int = Field(0, ge=0, description="Linear rise from nothing to `lr`.")
     poly_power: float = Field(0.9, gt=0)
     gradient_clip: float | None = Field(1.0, gt=0, description="Norm; null switches it off.")
@@ -144,6 +149,10 @@ class TrainingConfig(Settings):
     validate_every: int | None = Field(
         None, ge=1, description="Steps between validations; default: ten over the run."
     )
+    validation_split: str = Field("val", description="Split that chooses the weights to keep.")
+    validation_overlap: int | None = Field(
+        None, ge=0, description="Overlap of windows in validations; default: prediction's."
+    )
     monitor: str = Field("miou", description="Validation score that decides which weights to keep.")
     early_stop: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
@@ -158,11 +167,15 @@ class TrainingConfig(Settings):
     )
 
     @model_validator(mode="after")
-    def _warmup_fits(self) -> TrainingConfig:
+    def _schedule_fits(self) -> TrainingConfig:
         if self.warmup_steps >= self.steps:
             raise ValueError(
                 f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})"
             )
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("schedule 'multistep' and 'milestones' need each other")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("'milestones' are steps in ascending order")
         return self
 
 
@@ -170,6 +183,12 @@ class EvaluationConfig(Settings):
     """What is scored, and by which rule."""
 
     split: str = "test"
+    reference: Literal["labels", "labels_eroded"] = Field(
+        "labels", description="Which labels of a scene to compare with."
+    )
+    mean_over: tuple[str, ...] | None = Field(
+        None, description="Classes in means over classes; default: all.", min_length=1
+    )
     boundary_tolerance_px: float = Field(
         3.0, gt=0, description="Distance at which two boundary pixels still match."
     )
@@ -187,11 +206,20 @@ class PredictionConfig(Settings):
         None, ge=0, description="Scene pixels shared by neighbours; default: a quarter of the crop."
     )
     batch_size: int | None = Field(None, ge=1, description="Default: the training's.")
+    blending: Literal["taper", "uniform", "repeated"] = Field(
+        "taper",
+        description="Weights of overlapping windows: falling towards their rims, equal, or equal "
+        "with windows at the scene's end as often as published sliding windows repeat them.",
+    )
 
     @model_validator(mode="after")
     def _overlap_fits(self) -> PredictionConfig:
-        if self.crop_size and self.overlap is not None and self.overlap * 2 > self.crop_size:
-            raise ValueError("overlap must be at most half of crop_size")
+        if self.crop_size is None or self.overlap is None:
+            return self
+        if self.blending == "taper" and self.overlap * 2 > self.crop_size:
+            raise ValueError("overlap must be at most half of crop_size with blending 'taper'")
+        if self.overlap >= self.crop_size:
+            raise ValueError("overlap must be less than crop_size")
         return self
 
 
@@ -235,75 +263,11 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     path = Path(path)
     values = read_yaml(path)
     for key, value in (overrides or {}).items():
-        _set_dotted(values, key, _parse_value(value))
+        _set_dotted(values, key, parse_value(value))
     config = parse_settings(RunConfig, values, str(path))
     manifest = (path.parent / config.data.manifest.expanduser()).resolve()
     data = config.data.model_copy(update={"manifest": manifest})
     return config.model_copy(update={"data": data})
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
-
-    Raises:
-        ConfigError: Not there, not YAML, or something else than a mapping.
-    """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file '{path}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"'{path}' must hold keys and values, not {type(values).__name__}")
-    return values
-
-
-def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
-    """`values` as `model`, with every fault in one readable message.
-
-    Args:
-        model: The settings class.
-        values: Keys and values.
-        where: Names the file in the message.
-
-    Raises:
-        ConfigError: Lists each faulty key, the value received and what is allowed.
-    """
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        lines = [_explain(model, dict(item)) for item in error.errors()]
-        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
-
-
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
-    key = ".".join(location)
-    if item["type"] == "extra_forbidden":
-        parent = ".".join(location[:-1])
-        kind = f"key in '{parent}'" if parent else "key"
-        return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
-    if item["type"] == "missing":
-        return f"'{key}' is missing"
-    message = re.sub(r"^Value error, ", "", item["msg"])
-    return f"'{key}' is {item['input']!r}: {message}" if key else message
-
-
-def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    for part in location:
-        if part in model.model_fields:
-            model = next(_models_in(model.model_fields[part].annotation), model)
-    return list(model.model_fields)
-
-
-def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _models_in(inner)
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
@@ -314,24 +278,3 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"'{key}' cannot be set: '{parent}' holds a value, not keys")
         values = inner
     values[last] = value
-
-
-def _parse_value(text: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{text}' is not a YAML value: {error}") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 and every user do."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+"
-        r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-    ),
-    list("-+0123456789."),
-)

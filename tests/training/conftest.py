@@ -14,9 +14,10 @@ from torch import nn
 
 from terrafuse import methods
 from terrafuse.backbones import Backbone
-from terrafuse.config import RunConfig, parse_settings
+from terrafuse.config import RunConfig
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.settings import parse_settings
 
 SIZE = 48
 

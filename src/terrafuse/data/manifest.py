@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from terrafuse.classes import ClassScheme
-from terrafuse.config import parse_settings, read_yaml
 from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.rasters import ReadingRules
@@ -36,6 +35,7 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
+from terrafuse.settings import parse_settings, read_yaml
 from terrafuse.writing import written_whole
 
 

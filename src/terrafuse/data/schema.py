@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from terrafuse.config import Settings, parse_settings
 from terrafuse.data.rasters import ReadingRules, ResamplingName
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window
+from terrafuse.settings import Settings, parse_settings
 
 _SCENE_KEYS = ("id", "split", "labels", "window")
 

@@ -1,0 +1,124 @@
+"""What every settings file is made of: strict models, YAML, and faults in readable messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from terrafuse.errors import ConfigError, unknown_name
+
+_S = TypeVar("_S", bound=BaseModel)
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, values are fixed once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NamedOptions(BaseModel):
+    """A thing known by name; every further key is an option of its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keys beside `name`."""
+        return dict(self.model_extra or {})
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        ConfigError: Not there, not YAML, or something else than a mapping.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file '{path}'") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{path}' must hold keys and values, not {type(values).__name__}")
+    return values
+
+
+def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
+    """`values` as `model`, with every fault in one readable message.
+
+    Args:
+        model: The settings class.
+        values: Keys and values.
+        where: Names the file in the message.
+
+    Raises:
+        ConfigError: Lists each faulty key, the value received and what is allowed.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, dict(item)) for item in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
+    location = [str(part) for part in item["loc"]]
+    key = ".".join(location)
+    if item["type"] == "extra_forbidden":
+        parent = ".".join(location[:-1])
+        kind = f"key in '{parent}'" if parent else "key"
+        return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
+    if item["type"] == "missing":
+        return f"'{key}' is missing"
+    message = re.sub(r"^Value error, ", "", item["msg"])
+    return f"'{key}' is {item['input']!r}: {message}" if key else message
+
+
+def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    for part in location:
+        if part in model.model_fields:
+            model = next(_models_in(model.model_fields[part].annotation), model)
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in getattr(annotation, "__args__", ()):
+        yield from _models_in(inner)
+
+
+def parse_value(text: str) -> Any:
+    """A YAML value as given on the command line.
+
+    Raises:
+        ConfigError: Not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506
+    except yaml.YAMLError as error:
+        raise ConfigError(f"'{text}' is not a YAML value: {error}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 and every user do."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+"
+        r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+    ),
+    list("-+0123456789."),
+)
