@@ -27,6 +27,7 @@ class ArrayScene(MemoryScene):
         images: Mapping[str, np.ndarray],
         labels: np.ndarray | None = None,
         *,
+        labels_eroded: np.ndarray | None = None,
         scales: Mapping[str, float] | None = None,
         missing: frozenset[str] = frozenset(),
         scheme: ClassScheme | None = None,
@@ -42,6 +43,8 @@ class ArrayScene(MemoryScene):
         transform = Affine(10, 0, 500_000, 0, -10, 5_000_000)
         self.grid = Grid(CRS.from_epsg(32633), transform, *size)
         self.windows_read: list[Window] = []
+        named = {"labels": labels, "labels_eroded": labels_eroded}
+        self.references = {name: x for name, x in named.items() if x is not None}
 
     @property
     def full_window(self) -> Window:
@@ -49,6 +52,13 @@ class ArrayScene(MemoryScene):
             -(-n // self.alignment) * self.alignment for n in (self.grid.height, self.grid.width)
         )
         return Window(0, 0, height, width)
+
+    def has_reference(self, name: str) -> bool:
+        return name in self.references
+
+    def read_labels(self, window: Window, reference: str = "labels") -> np.ndarray:
+        self.labels = self.references[reference]
+        return super().read_labels(window)
 
     def read(self, window: Window, *, labels: bool = True) -> Sample:
         self.windows_read.append(window)

@@ -8,8 +8,7 @@ import yaml
 from rasterio.transform import from_origin
 
 from shared import shared_data
-from terrafuse.data import load_manifest
-from terrafuse.data.checks import Finding, check_manifest, refuse_untrainable
+from terrafuse.data import Finding, check_manifest, load_manifest, refuse_untrainable
 from terrafuse.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -34,6 +33,7 @@ def check(make_raster, tmp_path):
         classes: str = "ab",
         drop_splits: bool = False,
         drop_val: bool = False,
+        options: dict | None = None,
         **rules,
     ) -> list[Finding]:
         entries = []
@@ -45,13 +45,13 @@ def check(make_raster, tmp_path):
             entry: dict = {"id": f"x{i}", "split": parts.pop("split", "train")}
             if drop_splits:
                 del entry["split"]
-            options = parts.pop("options", {})
+            profiles = parts.pop("options", {})
             origin = parts.pop("origin", (500_000 + 10_000 * i, 5_000_000))
             transform = from_origin(*origin, 10, 10)
             for name, value in parts.items():
                 if isinstance(value, np.ndarray):
                     path = tmp_path / f"{i}_{name}.tif"
-                    make_raster(path, value, **{"transform": transform} | options.get(name, {}))
+                    make_raster(path, value, **{"transform": transform} | profiles.get(name, {}))
                     entry[name] = path.name
                 elif value is not None:
                     entry[name] = value
@@ -66,7 +66,8 @@ def check(make_raster, tmp_path):
             "scenes": entries,
         }
         (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(values))
-        return check_manifest(load_manifest(tmp_path / "dataset.yaml"), deep=deep)
+        manifest = load_manifest(tmp_path / "dataset.yaml")
+        return check_manifest(manifest, deep=deep, **options or {})
 
     return run
 
@@ -198,6 +199,60 @@ def test_splits_that_are_missing(check):
     assert "terrafuse data split" in str(finding)
     finding = only(check({}, {"split": "test"}, drop_val=True))
     assert (finding.severity, finding.code) == ("warning", "no-val")
+
+
+def test_other_splits_to_learn_from(check):
+    both = {"train_splits": ["train", "more"], "validation_split": "dev"}
+    labels = two_classes()
+    labels[0, 0, 0] = 2
+    scenes = ({}, {"split": "more", "labels": labels}, {"split": "dev"})
+    assert check(*scenes, classes="abc", options=both) == []
+    alone = check(*scenes, classes="abc", drop_val=True)
+    assert [f.code for f in alone] == ["no-val", "class-missing"]
+    assert "'c' has no pixel in split 'train'" in str(alone[1])
+    assert "other splits have 1 pixels" in str(alone[1])
+    # Scenes of splits that are all learned from may show the same ground.
+    origin = {"origin": (500_000, 5_000_000)}
+    same = ({}, {"split": "more"} | origin, {"split": "dev"})
+    assert check(*same, options=both) == []
+    assert only(check(*same, options=both | {"train_splits": ["train"]})).code == "split-overlap"
+    findings = check({}, {"split": "more", "labels": None}, {"split": "dev"}, options=both)
+    assert "scene 'x1' is in split 'more' but has no labels" in str(only(findings))
+    ignored = {"labels": np.full((1, SIZE, SIZE), 255, np.uint8)}
+    findings = check(ignored, ignored | {"split": "more"}, {"split": "dev"}, options=both)
+    assert "labels of splits 'train', 'more' are all ignored" in str(findings[-1])
+    findings = check({}, {"split": "dev"}, options=both)
+    assert only(findings).code == "no-train"
+    assert "is in split 'more'; splits found: train, dev, val" in str(findings[0])
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_labels_to_score_with(check, deep):
+    eroded = two_classes()
+    eroded[0, :5] = 255
+    assert check({"labels_eroded": eroded}, deep=deep) == []
+    finding = only(check({"labels_eroded": "gone.tif"}, deep=deep))
+    assert (finding.severity, finding.code, finding.scene) == ("error", "unreadable", "x0")
+    assert "labels_eroded of scene 'x0': there is no file" in finding.message
+    eroded[0, 7, 7] = 9
+    finding = only(check({"labels_eroded": eroded}, deep=deep))
+    assert (finding.severity, finding.code) == ("error", "labels")
+    assert "9 (1 px, 0.1%)" in finding.message
+    nothing = np.full((1, SIZE, SIZE), 255, np.uint8)
+    finding = only(check({"labels_eroded": nothing}, deep=deep))
+    assert (finding.severity, finding.code) == ("warning", "labels-ignored")
+
+
+def test_rescaled_modalities_are_looked_at_as_they_are_in_the_files(check, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("all of the scene was read")
+
+    monkeypatch.setattr("terrafuse.data.rescaling.SceneRange.measure", refuse)
+    assert check({}, rescale="scene_range", deep=False) == []
+    constant = {"s1": noise() * 0 + 3}
+    finding = only(check(constant, rescale="scene_range"))
+    assert finding.code == "constant-band"
+    assert "is 3 everywhere" in str(finding)
 
 
 def test_grids_that_do_not_fit(check):

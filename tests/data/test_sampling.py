@@ -15,7 +15,9 @@ from terrafuse.samples import IGNORE_INDEX, Window
 
 ONE = Modality("s2", ("b",), kind="optical")
 THREE = Modality("s1", ("b",), kind="sar", scale=3.0)
-MODES = ["random", "balanced", "grid"]
+MODES = ["random", "balanced", "grid", "scene"]
+# Those whose windows hold something to learn from in any case.
+SURE = MODES[:3]
 
 
 def make_scene(labels: np.ndarray, image: np.ndarray | None = None, id: str = "a") -> MemoryScene:
@@ -92,15 +94,19 @@ def test_scenes_are_drawn_by_their_usable_area():
     assert drawn[0] == pytest.approx(1 / 3, abs=0.05)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "require_all"), [*((mode, False) for mode in SURE), ("scene", True)]
+)
 @pytest.mark.parametrize("read", [4, 16, 24])
-def test_every_window_holds_something_to_learn_from(mode, read):
+def test_every_window_holds_something_to_learn_from(mode, require_all, read):
     rng = np.random.default_rng(5)
     labels, image = blank(90, 70), np.full((90, 70), np.nan, np.float32)
     for row, col in rng.integers(0, 70, (4, 2)):
         labels[row : row + 9, col : col + 9] = rng.integers(3)
         image[row + 2 : row + 6, col + 2 : col + 11] = 1
-    sampler = WindowSampler([make_scene(labels, image)], crop_size=16, mode=mode, smallest=4)
+    sampler = WindowSampler(
+        [make_scene(labels, image)], crop_size=16, mode=mode, smallest=4, require_all=require_all
+    )
     usable = (labels != IGNORE_INDEX) & ~np.isnan(image)
     held = [usable[sampler.draw(i, read)[1].slices()].any() for i in range(300)]
     assert all(held)
@@ -172,6 +178,51 @@ def test_grid_shows_everything_once_per_epoch_in_another_order_and_phase():
     following = [sampler.draw(sum(lengths) + i) for i in range(sum(lengths))]
     assert following != cycle
     assert sorted(following) == sorted(cycle)
+
+
+def test_by_scene_every_scene_and_every_position_is_as_likely():
+    large, small = np.zeros((60, 90)), np.zeros((19, 21))
+    small[5:] = IGNORE_INDEX
+    scenes = [make_scene(blank(40, 40)), make_scene(large), make_scene(small)]
+    sampler = WindowSampler(scenes, crop_size=16, mode="scene", seed=4)
+    draws = [sampler.draw(i) for i in range(6000)]
+    drawn = np.bincount([scene for scene, _ in draws], minlength=3)
+    assert drawn[0] == 0  # nothing is usable in it
+    assert drawn[1] / 6000 == pytest.approx(0.5, abs=0.02)  # standard deviation 0.0065
+    # Also the last offset, and those without a label.
+    positions = [(w.row, w.col) for scene, w in draws if scene == 2]
+    counts = np.array([positions.count((row, col)) for row in range(4) for col in range(6)])
+    assert counts.sum() == drawn[2]
+    # 125 are expected of each; their chi-square has 23 degrees of freedom, 50 is at 0.1 %.
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 50
+    rows = {w.row for scene, w in draws if scene == 1}
+    cols = {w.col for scene, w in draws if scene == 1}
+    assert rows == set(range(60 - 16 + 1))
+    assert cols == set(range(90 - 16 + 1))
+
+
+def test_by_scene_a_window_without_labels_counts_unless_every_modality_is_needed():
+    labels = blank(64, 64)
+    labels[:10, :10] = 0
+    anywhere = WindowSampler([make_scene(labels)], crop_size=16, mode="scene")
+    held = [(labels[anywhere.draw(i)[1].slices()] == 0).any() for i in range(500)]
+    assert 0.01 < np.mean(held) < 0.12  # 100 of 2401 positions
+    needed = WindowSampler([make_scene(labels)], crop_size=16, mode="scene", require_all=True)
+    windows = [needed.draw(i)[1] for i in range(500)]
+    assert all((labels[window.slices()] == 0).any() for window in windows)
+    assert len({(window.row, window.col) for window in windows}) > 20
+
+
+def test_by_scene_positions_are_aligned():
+    scene = MemoryScene([ONE, THREE], {"s2": np.ones((1, 40, 50))}, np.zeros((40, 50)))
+    sampler = WindowSampler([scene], crop_size=12, mode="scene")
+    windows = [sampler.draw(i)[1] for i in range(800)]
+    # Up to the rounding to the alignment: 40 − 12 = 28 → 30.
+    assert {window.row for window in windows} == set(range(0, 31, 3))
+    assert {window.col for window in windows} == set(range(0, 40, 3))
+    zoomed = [sampler.draw(i, 24)[1] for i in range(800)]
+    assert {window.row for window in zoomed} == set(range(0, 19, 3))
+    assert {window.height for window in zoomed} == {24}
 
 
 def test_where_every_modality_is_required():

@@ -1,11 +1,13 @@
 """Rasters → samples: grids, scenes and manifests, read where they lie, and learning from them."""
 
-from terrafuse.data.checks import Finding, check_manifest, refuse_untrainable
+from terrafuse.data.checks import check_manifest
 from terrafuse.data.dataset import TrainingDataset, TrainingLoader, training_loader
+from terrafuse.data.findings import Finding, refuse_untrainable
 from terrafuse.data.grid import Grid
 from terrafuse.data.landscape import make_landscape
 from terrafuse.data.layouts import describe
 from terrafuse.data.manifest import Manifest, load_manifest, write_manifest
+from terrafuse.data.normalization import apply_normalization, open_dataset
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene, scene_from_rasters
 from terrafuse.data.splitting import split_manifest
@@ -19,12 +21,14 @@ __all__ = [
     "Scene",
     "TrainingDataset",
     "TrainingLoader",
+    "apply_normalization",
     "check_manifest",
     "class_counts",
     "compute_statistics",
     "describe",
     "load_manifest",
     "make_landscape",
+    "open_dataset",
     "refuse_untrainable",
     "scene_from_rasters",
     "split_manifest",

@@ -26,10 +26,15 @@ class Augment:
     photometric changes go by the kind of modality. Pixels without data stay without, whatever the
     sample's values around them.
 
+    Changes are of the values as read: of a modality rescaled to the range of its scene,
+    `elevation_shift_m` is a share of that range, and radar is no longer in decibels, so that level
+    and speckle are factors.
+
     Args:
         config: What to change, and how much.
         modalities: The modalities of the samples.
-        statistics: Of these modalities; their standard deviations scale `offset`.
+        statistics: Of these modalities; the standard deviations by which they are normalised scale
+            `offset`.
         crop_size: Samples of another size, read for the zoom, are resampled to this many scene
             pixels; None: sizes stay.
     """

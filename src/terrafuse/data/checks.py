@@ -6,13 +6,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
+from terrafuse.data.findings import Finding
 from terrafuse.data.footprints import overlapping_grids
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool
@@ -22,7 +23,6 @@ from terrafuse.data.statistics import class_counts
 from terrafuse.data.streaming import cover
 from terrafuse.errors import (
     BandError,
-    DataError,
     GridMismatchError,
     LabelError,
     MissingModalityError,
@@ -30,8 +30,8 @@ from terrafuse.errors import (
     TerrafuseError,
 )
 from terrafuse.progress import Progress
+from terrafuse.samples import IGNORE_INDEX
 
-Severity = Literal["error", "warning", "note"]
 _Range = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 _CODES: dict[type[TerrafuseError], str] = {
@@ -41,31 +41,20 @@ _CODES: dict[type[TerrafuseError], str] = {
     MissingModalityError: "modality",
     LabelError: "labels",
 }
-_MOST_LISTED = 10
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something about a data set that its owner should know.
+class _Splits:
+    """What the splits of a manifest are for."""
 
-    Args:
-        severity: error: training would fail or learn nonsense; warning: probably a mistake; note.
-        code: Short name of the kind of finding, for programs.
-        message: What is wrong, where, and what was found.
-        scene: Id of the scene, or None where it concerns all.
-        path: The file, if it is one.
-        remedy: What to do; empty where the message says it.
-    """
+    train: tuple[str, ...]
+    validation: str
 
-    severity: Severity
-    code: str
-    message: str
-    scene: str | None = None
-    path: Path | None = None
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.message.rstrip('.')}. {self.remedy}".strip()
+    @property
+    def name(self) -> str:
+        """The training splits, as messages call them."""
+        listed = ", ".join(f"'{split}'" for split in self.train)
+        return f"split {listed}" if len(self.train) == 1 else f"splits {listed}"
 
 
 @dataclass
@@ -82,7 +71,12 @@ class _Survey:
 
 
 def check_manifest(
-    manifest: Manifest, *, deep: bool = True, progress: Progress | None = None
+    manifest: Manifest,
+    *,
+    deep: bool = True,
+    train_splits: Sequence[str] = ("train",),
+    validation_split: str = "val",
+    progress: Progress | None = None,
 ) -> list[Finding]:
     """Everything found wrong with a data set, one scene after the other.
 
@@ -90,11 +84,16 @@ def check_manifest(
         manifest: The data set, with the modalities to be used (`Manifest.select`).
         deep: Decode every pixel. Otherwise labels are read entirely, but of each raster only the
             first and last block and what is needed to see that there is data.
+        train_splits: Splits to learn from.
+        validation_split: Split that chooses the weights to keep.
         progress: Called with (scenes done, scenes in total).
 
     Returns:
         Findings by scene, then those about splits; empty for a sound data set.
     """
+    # Values as they are in the files: rescaling would read all of a scene to see one block.
+    manifest = manifest.with_rescale(dict.fromkeys(manifest.rules))
+    splits = _Splits(tuple(train_splits), validation_split)
     findings: list[Finding] = []
     surveys: list[_Survey] = []
     for done, entry in enumerate(manifest.entries, start=1):
@@ -103,37 +102,22 @@ def check_manifest(
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", UserWarning)
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            found, survey = _check_scene(replace(manifest, entries=(entry,)), entry.id, deep)
+            single = replace(manifest, entries=(entry,))
+            found, survey = _check_scene(single, entry.id, splits, deep)
         findings += found
         findings += [Finding("warning", "reading", str(w.message), entry.id) for w in caught]
         if survey is not None:
             surveys.append(survey)
         if progress:
             progress(done, len(manifest.entries))
-    findings += _check_training(manifest, surveys, deep)
-    findings += _check_overlap(surveys)
+    findings += _check_training(manifest, surveys, splits, deep)
+    findings += _check_overlap(surveys, splits)
     return findings
 
 
-def refuse_untrainable(findings: Sequence[Finding]) -> None:
-    """Stop here if there is an error among the findings.
-
-    Raises:
-        DataError: Lists up to ten of them.
-    """
-    errors = [str(finding) for finding in findings if finding.severity == "error"]
-    if len(errors) == 1:
-        raise DataError(errors[0])
-    if errors:
-        more = len(errors) - _MOST_LISTED
-        listed = [f"  {error}" for error in errors[:_MOST_LISTED]]
-        rest = [f"  … and {more} more (terrafuse data check lists all)"] if more > 0 else []
-        raise DataError(
-            "\n".join([f"the data cannot be trained on, {len(errors)} errors:", *listed, *rest])
-        )
-
-
-def _check_scene(manifest: Manifest, id: str, deep: bool) -> tuple[list[Finding], _Survey | None]:
+def _check_scene(
+    manifest: Manifest, id: str, splits: _Splits, deep: bool
+) -> tuple[list[Finding], _Survey | None]:
     try:
         scene = manifest.scene(id)
     except TerrafuseError as error:
@@ -145,12 +129,13 @@ def _check_scene(manifest: Manifest, id: str, deep: bool) -> tuple[list[Finding]
             return findings, None  # reading on would repeat the same fault
         if scene.has_labels:
             survey.counts = class_counts([scene], manifest.scheme)
+        findings += _check_eroded(scene)
         _look_at_images(scene, survey, deep)
     except TerrafuseError as error:
         return [_from_error(error, id)], None
     finally:
         scene.close()
-    return findings + list(_judge_scene(survey)), survey
+    return findings + list(_judge_scene(survey, splits)), survey
 
 
 def _from_error(error: TerrafuseError, id: str) -> Finding:
@@ -207,6 +192,23 @@ def _check_nan(dataset: Any, override: float | None, id: str, path: Path) -> lis
     return [Finding("warning", "nan-beside-nodata", message, id, path, remedy)]
 
 
+def _check_eroded(scene: Scene) -> list[Finding]:
+    """Faults of the labels to score with; the scene can be learned from all the same."""
+    if not scene.has_reference("labels_eroded"):
+        return []
+    try:
+        known = [
+            (scene.read_labels(window, "labels_eroded") != IGNORE_INDEX).any()
+            for window in cover(scene, 2048)
+        ]
+    except TerrafuseError as error:
+        return [_from_error(error, scene.id)]
+    if any(known):
+        return []
+    message = f"labels_eroded of scene '{scene.id}' are all ignored: there is nothing to score"
+    return [Finding("warning", "labels-ignored", message, scene.id)]
+
+
 def _look_at_images(scene: Scene, survey: _Survey, deep: bool) -> None:
     here = [m for m in scene.modalities if m.name not in scene.missing]
     survey.with_data = {m.name: False for m in here}
@@ -233,7 +235,7 @@ def _join(one: _Range, other: _Range) -> _Range:
     return np.minimum(one[0], other[0]), np.maximum(one[1], other[1])
 
 
-def _judge_scene(survey: _Survey) -> Iterator[Finding]:
+def _judge_scene(survey: _Survey, splits: _Splits) -> Iterator[Finding]:
     empty = [name for name, found in survey.with_data.items() if not found]
     remedy = "Correct 'nodata' in the manifest, or leave the scene out"
     if empty and len(empty) == len(survey.with_data):
@@ -246,45 +248,47 @@ def _judge_scene(survey: _Survey) -> Iterator[Finding]:
     if survey.has_labels and not survey.counts.any():
         message = f"labels of scene '{survey.id}' are all ignored: void, nodata or outside 'area'"
         yield Finding("warning", "labels-ignored", message, survey.id)
-    if survey.split == "train" and not survey.has_labels:
-        message = f"scene '{survey.id}' is in split 'train' but has no labels; nothing is drawn"
-        yield Finding("warning", "no-labels", f"{message} from it", survey.id)
+    if survey.split in splits.train and not survey.has_labels:
+        message = f"scene '{survey.id}' is in split '{survey.split}' but has no labels; nothing is"
+        yield Finding("warning", "no-labels", f"{message} drawn from it", survey.id)
 
 
 def _check_training(
-    manifest: Manifest, surveys: Sequence[_Survey], deep: bool
+    manifest: Manifest, surveys: Sequence[_Survey], splits: _Splits, deep: bool
 ) -> Iterator[Finding]:
-    if "train" not in manifest.splits:
+    absent = [split for split in splits.train if split not in manifest.splits]
+    for split in absent:
         known = ", ".join(manifest.splits) or "none"
-        message = f"no scene of '{manifest.path}' is in split 'train'; splits found: {known}"
-        remedy = "Set 'split: train' for scenes to learn from, or let terrafuse data split do it"
+        message = f"no scene of '{manifest.path}' is in split '{split}'; splits found: {known}"
+        remedy = f"Set 'split: {split}' for scenes to learn from, or let terrafuse data split do it"
         yield Finding("error", "no-train", message, remedy=remedy)
-    elif "val" not in manifest.splits:
-        message = f"no scene of '{manifest.path}' is in split 'val'"
+    if not absent and splits.validation not in manifest.splits:
+        message = f"no scene of '{manifest.path}' is in split '{splits.validation}'"
         remedy = "Put some there, or run 'terrafuse data split': the best weights are chosen by it"
         yield Finding("warning", "no-val", message, remedy=remedy)
-    train = [survey for survey in surveys if survey.split == "train"]
+    train = [survey for survey in surveys if survey.split in splits.train]
     if train:
-        yield from _check_labels(manifest, surveys, train)
-        yield from _check_bands(manifest, train, deep)
+        others = [survey for survey in surveys if survey.split not in splits.train]
+        yield from _check_labels(manifest, train, others, splits.name)
+        yield from _check_bands(manifest, train, splits.name, deep)
 
 
 def _check_labels(
-    manifest: Manifest, surveys: Sequence[_Survey], train: Sequence[_Survey]
+    manifest: Manifest, train: Sequence[_Survey], others: Sequence[_Survey], where: str
 ) -> Iterator[Finding]:
     if not any(survey.has_labels for survey in train):
-        message = "no scene of split 'train' has labels"
+        message = f"no scene of {where} has labels"
         yield Finding("error", "no-labels", message, remedy="Give 'labels' in the manifest")
         return
     counts = _sum_counts(manifest, train)
     if not counts.any():
-        message = "labels of split 'train' are all ignored"
+        message = f"labels of {where} are all ignored"
         remedy = "Correct 'classes', 'void' or the labels' 'nodata' in the manifest"
         yield Finding("error", "labels-ignored", message, remedy=remedy)
         return
-    elsewhere = _sum_counts(manifest, [survey for survey in surveys if survey.split != "train"])
+    elsewhere = _sum_counts(manifest, others)
     for index in np.flatnonzero(counts == 0):
-        message = f"class '{manifest.scheme.names[index]}' has no pixel in split 'train'"
+        message = f"class '{manifest.scheme.names[index]}' has no pixel in {where}"
         remedy = f"It cannot be learned; other splits have {elsewhere[index]} pixels of it"
         yield Finding("warning", "class-missing", message, remedy=remedy)
 
@@ -294,10 +298,12 @@ def _sum_counts(manifest: Manifest, surveys: Sequence[_Survey]) -> NDArray[np.in
     return sum((survey.counts for survey in surveys if survey.has_labels), zero)
 
 
-def _check_bands(manifest: Manifest, train: Sequence[_Survey], deep: bool) -> Iterator[Finding]:
+def _check_bands(
+    manifest: Manifest, train: Sequence[_Survey], where: str, deep: bool
+) -> Iterator[Finding]:
     for name, modality in manifest.modalities.items():
         if not any(survey.with_data.get(name) for survey in train):
-            message = f"modality '{name}' has no data in split 'train'"
+            message = f"modality '{name}' has no data in {where}"
             remedy = "Correct its 'nodata' in the manifest, or leave it out with data.modalities"
             yield Finding("error", "modality-without-data", message, remedy=remedy)
             continue
@@ -307,17 +313,16 @@ def _check_bands(manifest: Manifest, train: Sequence[_Survey], deep: bool) -> It
                 low, high = _join((low, high), survey.ranges[name])
         for band, lowest, highest in zip(modality.bands, low, high, strict=True):
             if lowest == highest:
-                message = (
-                    f"band '{band}' of modality '{name}' is {lowest:g} everywhere in split 'train'"
-                )
+                message = f"band '{band}' of modality '{name}' is {lowest:g} everywhere in {where}"
                 remedy = "It carries nothing; leave it out with 'read_bands'"
                 yield Finding("error", "constant-band", message, remedy=remedy)
 
 
-def _check_overlap(surveys: Sequence[_Survey]) -> Iterator[Finding]:
+def _check_overlap(surveys: Sequence[_Survey], splits: _Splits) -> Iterator[Finding]:
     for first, second in overlapping_grids([survey.grid for survey in surveys]):
         a, b = surveys[first], surveys[second]
-        if a.split is not None and b.split is not None and a.split != b.split:
+        learned = a.split in splits.train and b.split in splits.train
+        if a.split is not None and b.split is not None and a.split != b.split and not learned:
             message = (
                 f"scenes '{a.id}' ({a.split}) and '{b.id}' ({b.split}) show the same ground, so "
                 "scores would be too good"

@@ -30,7 +30,7 @@ class TrainingDataset(Dataset[Sample]):
     """Augmented crops. Sample number `index` depends on the seed and on `index` only.
 
     Args:
-        scenes: The scenes of the training split.
+        scenes: The scenes to learn from.
         modalities: Their modalities.
         statistics: Of these modalities.
         config: Crop size, sampling, augmentation, modality dropout.
@@ -160,7 +160,7 @@ def training_loader(
     It does its own sharing among processes; Lightning needs `use_distributed_sampler=False`.
 
     Args:
-        scenes: The scenes of the training split.
+        scenes: The scenes to learn from.
         modalities: Their modalities.
         statistics: Of these modalities.
         config: Crops, batches, workers, sampling, augmentation, modality dropout.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ import yaml
 from terrafuse.classes import ClassScheme
 from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
-from terrafuse.data.rasters import ReadingRules
-from terrafuse.data.scene import Scene, SceneFiles
+from terrafuse.data.rasters import ReadingRules, RescaleName
+from terrafuse.data.rescaling import RESCALED_UNIT
+from terrafuse.data.scene import Scene
+from terrafuse.data.scene_files import SceneFiles
 from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
@@ -45,7 +47,7 @@ class Manifest:
 
     Args:
         path: The file; paths in it are relative to `folder`.
-        modalities: What scenes return, in order.
+        modalities: What scenes return, in order. A rescaled one has lost its unit.
         scheme: What labels mean.
         entries: The scenes.
         rules: How each modality is read.
@@ -92,7 +94,19 @@ class Manifest:
                 raise ConfigError(unknown_name("modality", name, self.known))
         if not names or len(set(names)) != len(names):
             raise ConfigError(f"modalities must be some, each once; got {list(names)}")
-        return replace(self, modalities={name: self.known[name] for name in names})
+        return self._returning(names)
+
+    def with_rescale(self, wanted: Mapping[str, RescaleName | None]) -> Manifest:
+        """The manifest with other `rescale` rules; modalities that it does not have are left out.
+
+        Args:
+            wanted: Modality → how to rescale it, or None for its physical values.
+        """
+        rules = {
+            name: replace(rule, rescale=wanted.get(name, rule.rescale))
+            for name, rule in self.rules.items()
+        }
+        return replace(self, rules=rules)._returning(self.modalities)
 
     def scenes(self, split: str | None = None) -> list[Scene]:
         """Open all scenes, or those of a split.
@@ -136,6 +150,10 @@ class Manifest:
             values["labels"] = rules
         return values | {"scenes": [entry.to_dict() for entry in self.entries]}
 
+    def _returning(self, names: Iterable[str]) -> Manifest:
+        modalities = {name: _as_read(self.known[name], self.rules[name]) for name in names}
+        return replace(self, modalities=modalities)
+
     def _open(self, entry: SceneEntry) -> Scene:
         for name in self.modalities:
             if self.rules[name].required and name not in entry.rasters:
@@ -153,6 +171,7 @@ class Manifest:
                 rules=self.rules,
                 grid=self.grid,
                 labels=entry.labels and self._resolve(entry.labels),
+                labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
                 label_rules=replace(self.label_rules, area=area and self._resolve(area)),
                 scheme=self.scheme,
                 split=entry.split,
@@ -203,7 +222,7 @@ def load_manifest(path: Path | str) -> Manifest:
     check_unique(entries, where)
     return Manifest(
         path=path,
-        modalities=modalities,
+        modalities={name: _as_read(modality, rules[name]) for name, modality in modalities.items()},
         scheme=scheme,
         entries=tuple(entries),
         rules=rules,
@@ -225,6 +244,11 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
     with written_whole(path) as (partial,):
         partial.write_text(text, encoding="utf-8")
     return path
+
+
+def _as_read(modality: Modality, rules: ReadingRules) -> Modality:
+    """The modality as scenes return it."""
+    return replace(modality, unit=RESCALED_UNIT) if rules.rescale else modality
 
 
 def _to_yaml(key: str, value: Any) -> str:

@@ -79,15 +79,42 @@ def place_rasters(
     return Placement(_crop(reference, window, where), reference, files, labels)
 
 
+def place_further(file: RasterFile, reference: Grid, where: str) -> RasterFile:
+    """Bring a raster into relation to a scene whose grid has been chosen without it.
+
+    Args:
+        file: The raster.
+        reference: The grid of which the scene is a part.
+        where: Names the raster in messages.
+
+    Raises:
+        GridMismatchError: Only one of raster and grid has a CRS, or sizes do not match.
+    """
+    _check_placed(file, where)
+    if (file.grid.crs is None) != (reference.crs is None):
+        lacking, other = (
+            ("has a CRS", "has none") if reference.crs is None else ("has no CRS", "has one")
+        )
+        raise GridMismatchError(
+            f"{where}: '{file.path}' {lacking}, but the scene's grid {other}. Give all rasters of "
+            "the scene their CRS; only rasters that all lack one are matched by pixel"
+        )
+    return file if reference.crs is not None else _match_by_pixel(file, reference, where)
+
+
+def _check_placed(file: RasterFile, where: str) -> None:
+    if file.unplaced:
+        raise GridMismatchError(
+            f"{where}: '{file.path}' has no grid: {file.unplaced}. Resample it to one first, for "
+            "instance with gdalwarp -tps -t_srs EPSG:…"
+        )
+
+
 def _check_crs(files: Files, labels: RasterFile | None, where: str) -> None:
     every = [(f"modality '{name}'", file) for name, own in files.items() for file in own]
     every += [("labels", labels)] if labels else []
     for name, file in every:
-        if file.unplaced:
-            raise GridMismatchError(
-                f"{where}, {name}: '{file.path}' has no grid: {file.unplaced}. Resample it to one "
-                "first, for instance with gdalwarp -tps -t_srs EPSG:…"
-            )
+        _check_placed(file, f"{where}, {name}")
     placed = [item for item in every if item[1].grid.crs is not None]
     adrift = [item for item in every if item[1].grid.crs is None]
     if placed and adrift:

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from terrafuse.data.files import GriddedBands, RasterFile, place, usable_nodata
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.rescaling import SceneRange
 from terrafuse.data.warping import BandSource
 from terrafuse.errors import BandError
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window
 
 ResamplingName = Literal["nearest", "bilinear", "cubic", "average"]
+RescaleName = Literal["scene_range"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class ReadingRules:
             files of the modality; None = all, in order.
         complex: "amplitude": take the modulus of complex values; None refuses them.
         required: Whether a scene without this modality is a fault.
+        rescale: "scene_range": per band, the smallest value of the scene becomes 0 and the largest
+            1 (a constant band becomes 0); None leaves physical values.
     """
 
     nodata: float | None = None
@@ -38,6 +42,7 @@ class ReadingRules:
     read_bands: tuple[int | str, ...] | None = None
     complex: Literal["amplitude"] | None = None
     required: bool = True
+    rescale: RescaleName | None = None
 
     @classmethod
     def for_kind(cls, kind: ModalityKind) -> ReadingRules:
@@ -51,7 +56,7 @@ class ReadingRules:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ReadingRules:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; rules written before a key existed have its default."""
         fixed: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
@@ -85,6 +90,9 @@ class RasterSource:
     ) -> None:
         self.files = tuple(files)
         self.grid = grid
+        self._rescale = rules.rescale
+        # Measured when first needed, and then part of what other processes receive.
+        self._range: SceneRange | None = None
         self._channels = len(modality.bands)
         self._parts = []
         picked = pick_bands(modality, self.files, rules, where)
@@ -94,7 +102,9 @@ class RasterSource:
                 self._parts.append(_Part(file, own, rules, grid, reference, where))
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Physical values of a window of the modality's grid.
+        """Values of a window of the modality's grid: physical, or rescaled if the rules say so.
+
+        The first window of a rescaled modality costs reading all of it once.
 
         Returns:
             Float32 (C, h, w), NaN where a band has no data; bool (h, w), some band has data.
@@ -102,6 +112,24 @@ class RasterSource:
         Raises:
             RasterReadError: Pixels cannot be decoded.
         """
+        image, valid = self._read_physical(window)
+        if self._rescale == "scene_range":
+            self._scene_range().rescale(image)
+        return image, valid
+
+    def close(self) -> None:
+        """Close the files, as far as this process has them open."""
+        for file in self.files:
+            pool.forget(gdal_path(file.path))
+
+    def _scene_range(self) -> SceneRange:
+        if self._range is None:
+            self._range = SceneRange.measure(
+                lambda window: self._read_physical(window)[0], self.grid.height, self.grid.width
+            )
+        return self._range
+
+    def _read_physical(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if len(self._parts) == 1:
             image, complete = self._parts[0].read(window)
         else:
@@ -114,11 +142,6 @@ class RasterSource:
         if complete:
             return image, np.ones(image.shape[1:], bool)
         return image, np.asarray(~np.isnan(image).all(axis=0))
-
-    def close(self) -> None:
-        """Close the files, as far as this process has them open."""
-        for file in self.files:
-            pool.forget(gdal_path(file.path))
 
 
 class _Part:

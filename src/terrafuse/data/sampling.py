@@ -1,4 +1,4 @@
-"""Where training crops come from: random, balanced over classes, or a regular grid.
+"""Where training crops come from: random, balanced over classes, a regular grid, or by scene.
 
 A draw is a pure function of (seed, index). Training can therefore be resumed at any step and
 shared among any number of processes without keeping state.
@@ -19,7 +19,7 @@ from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
 
 _Windows = NDArray[np.int32]
-SamplingMode = Literal["random", "balanced", "grid"]
+SamplingMode = Literal["random", "balanced", "grid", "scene"]
 
 # Cells of the usability map per side of a crop; also the phases of the grid per axis.
 _CELLS_PER_CROP = 4
@@ -35,12 +35,16 @@ class WindowSampler:
     alignment); where it is smaller, the window starts with the scene and reaches beyond it.
 
     Args:
-        scenes: The scenes of one split.
+        scenes: The scenes to learn from.
         crop_size: Height and width of windows, in scene pixels.
         mode: `random`: every usable pixel is as likely to be in the window as any other, up to the
             borders of scenes. `balanced`: a class is drawn evenly among those present, then one of
             its pixels, then a window around it at a random offset. `grid`: every epoch is a
             permutation of a lattice of windows without overlap, each epoch with another phase.
+            `scene`: a scene is drawn evenly among those with usable pixels, then the window evenly
+            among all inside it, as published protocols do. It may then hold nothing to learn
+            from, except with `require_all`: a window without a usable pixel, which a method might
+            refuse, is replaced by one with some.
         seed: Draws depend on this and on the index only.
         smallest: Smallest size that `draw` will be asked for; default: `crop_size`.
         require_all: Only pixels with data of every modality are usable, for methods that cannot do
@@ -67,6 +71,7 @@ class WindowSampler:
         if not scenes:
             raise DataError("there are no scenes to learn from; set 'split: train' in the manifest")
         self.crop_size, self.mode, self.seed = crop_size, mode, seed
+        self._require_all = require_all
         self.surveys: list[SceneSurvey] = []
         pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // len(scenes))
         for index, scene in enumerate(scenes):
@@ -83,6 +88,7 @@ class WindowSampler:
             if progress:
                 progress(index + 1, len(scenes))
         _check_usable(scenes, self.surveys, require_all)
+        self._usable = [i for i, survey in enumerate(self.surveys) if survey.total]
         self._scene_ends = np.cumsum([survey.total for survey in self.surveys])
         self._classes = sorted({value for s in self.surveys for value in s.class_counts})
         self._class_ends = np.cumsum(
@@ -104,6 +110,8 @@ class WindowSampler:
             Position of the scene in the sequence, and the window.
         """
         rng = np.random.default_rng((self.seed, index))
+        if self.mode == "scene":
+            return self._draw_in_scene(size or self.crop_size, rng)
         if self.mode == "grid":
             scene, row, col = self._draw_from_grid(index)
         elif self.mode == "balanced":
@@ -125,6 +133,23 @@ class WindowSampler:
     def _limit(self, size: int, survey: SceneSurvey) -> int:
         shorter = round_up(min(survey.height, survey.width), survey.alignment)
         return min(size, max(self.crop_size, shorter))
+
+    def _draw_in_scene(self, size: int, rng: np.random.Generator) -> tuple[int, Window]:
+        scene = self._usable[int(rng.integers(len(self._usable)))]
+        survey = self.surveys[scene]
+        size, alignment = self._limit(size, survey), survey.alignment
+        sides = (survey.height, survey.width)
+        row, col = (
+            int(rng.integers(_last_start(length, size, alignment) // alignment + 1)) * alignment
+            for length in sides
+        )
+        if self._require_all and not _holds_usable(survey, row, col, size):
+            place = survey.cell_of(int(rng.integers(survey.total)))
+            row, col = (
+                _place_window(start, survey.cell, size, length, alignment, rng)
+                for start, length in zip(place, sides, strict=True)
+            )
+        return scene, Window(row, col, size, size)
 
     def _draw_cell(self, rng: np.random.Generator) -> tuple[int, int, int]:
         pixel = int(rng.integers(self._scene_ends[-1]))
@@ -201,8 +226,19 @@ def _place_window(
 
 def _clamp(start: int, length: int, size: int, alignment: int) -> int:
     """`start` moved so that the window is inside the scene if it can be."""
-    last = round_up(max(0, length - size), alignment)
-    return min(max(0, start // alignment * alignment), last)
+    return min(max(0, start // alignment * alignment), _last_start(length, size, alignment))
+
+
+def _last_start(length: int, size: int, alignment: int) -> int:
+    """The last start of a window inside the scene, up to the rounding to its alignment."""
+    return round_up(max(0, length - size), alignment)
+
+
+def _holds_usable(survey: SceneSurvey, row: int, col: int, size: int) -> bool:
+    """Whether a usable cell lies entirely in a window, which then surely holds something."""
+    rows = slice(*_inner_cells(row, size, survey.height, survey.cell))
+    cols = slice(*_inner_cells(col, size, survey.width, survey.cell))
+    return bool(survey.usable[rows, cols].any())
 
 
 def _lattice(index: int, survey: SceneSurvey, size: int, phase: tuple[int, int]) -> _Windows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,46 +13,16 @@ from terrafuse.classes import ClassScheme
 from terrafuse.data.files import RasterFile, inspect_raster
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import is_remote
-from terrafuse.data.labels import LabelRules, Labels, RasterLabels
-from terrafuse.data.placement import Placement, place_rasters
-from terrafuse.data.polygons import PolygonLabels, is_vector
+from terrafuse.data.label_files import ReferenceName, inspect_labels, open_labels
+from terrafuse.data.labels import LabelRules, Labels
+from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.rasters import RasterSource, ReadingRules
+from terrafuse.data.scene_files import SceneFiles
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import Sample, Window
 
 PathLike = str | Path
-
-
-@dataclass(frozen=True)
-class SceneFiles:
-    """What a scene is made of.
-
-    Args:
-        id: Name of the scene.
-        modalities: What `read` returns, in order.
-        rasters: Files per modality; may hold modalities that are not read but have the grid.
-        known: Every modality of `rasters`, read or not; default: `modalities`.
-        rules: How modalities are read; default: by kind.
-        grid: Modality whose grid is the scene's, or "labels"; None chooses.
-        labels: Raster or vector file.
-        label_rules: How it is read.
-        scheme: What label values mean.
-        split: Part of the data set the scene belongs to.
-        window: Part of the reference grid that is the scene; None = all.
-    """
-
-    id: str
-    modalities: tuple[Modality, ...]
-    rasters: Mapping[str, tuple[str, ...]]
-    known: Mapping[str, Modality] = field(default_factory=dict)
-    rules: Mapping[str, ReadingRules] = field(default_factory=dict)
-    grid: str | None = None
-    labels: str | None = None
-    label_rules: LabelRules = field(default_factory=LabelRules)
-    scheme: ClassScheme | None = None
-    split: str | None = None
-    window: Window | None = None
 
 
 class Scene:
@@ -80,19 +49,22 @@ class Scene:
         }
         placement = place_rasters(
             inspected,
-            _inspect_labels(files),
+            inspect_labels(files.labels, _labels_where(files.id, "labels")),
             {m.name: m for m in files.modalities} | dict(files.known),
             chosen=files.grid,
             window=files.window,
             where=f"scene '{files.id}'",
         )
         self.grid: Grid = placement.grid
+        self._reference: Grid = placement.reference
         self._sources = {
             modality.name: self._source(modality, placement)
             for modality in files.modalities
             if modality.name in placement.files
         }
-        self._labels = self._open_labels(placement)
+        self._labels: dict[ReferenceName, Labels] = {}
+        if "labels" in files.references:
+            self._labels["labels"] = self._open_labels("labels", placement.labels)
 
     @property
     def id(self) -> str:
@@ -121,8 +93,8 @@ class Scene:
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are labels."""
-        return self._labels is not None
+        """Whether there are labels to learn from."""
+        return self.has_reference("labels")
 
     @property
     def missing(self) -> frozenset[str]:
@@ -135,16 +107,18 @@ class Scene:
         n = self.alignment
         return Window(0, 0, -(-self.grid.height // n) * n, -(-self.grid.width // n) * n)
 
+    def has_reference(self, name: ReferenceName) -> bool:
+        """Whether the scene names such labels to score with."""
+        return name in self._files.references
+
     def paths(self) -> dict[str, tuple[Path, ...]]:
-        """Files on this disk, per modality and "labels"."""
+        """Files on this disk, per modality, "labels" and "labels_eroded"."""
         paths = {
             name: tuple(Path(file.path) for file in source.files if not is_remote(file.path))
             for name, source in self._sources.items()
         }
-        labels = self._files.labels
-        if labels is not None and not is_remote(labels):
-            paths["labels"] = (Path(labels),)
-        return paths
+        labels = self._files.references
+        return paths | {k: (Path(path),) for k, path in labels.items() if not is_remote(path)}
 
     def read(self, window: Window, *, labels: bool = True) -> Sample:
         """Everything of one window.
@@ -176,23 +150,35 @@ class Scene:
             scene_id=self.id,
         )
 
-    def read_labels(self, window: Window) -> NDArray[np.uint8]:
+    def read_labels(self, window: Window, reference: ReferenceName = "labels") -> NDArray[np.uint8]:
         """Class indices (h, w) of a window, 255 = ignore, also beyond the scene.
 
+        Args:
+            window: Scene pixels.
+            reference: Which labels. Other ones than "labels" are opened when first read.
+
         Raises:
-            LabelError: The scene has no labels, or values outside the class scheme.
-            RasterReadError: Pixels cannot be decoded.
+            LabelError: The scene has no such labels, or values outside the class scheme.
+            RasterReadError: A file is missing, or pixels cannot be decoded.
+            GridMismatchError: The labels do not lie on the scene's grid.
         """
-        if self._labels is None:
-            raise LabelError(f"scene '{self.id}' has no labels; name a file under 'labels'")
-        return self._labels.read(window)
+        if not self.has_reference(reference):
+            raise LabelError(
+                f"scene '{self.id}' has no {reference}; name a file under '{reference}'"
+            )
+        if reference not in self._labels:
+            where = _labels_where(self.id, reference)
+            file = inspect_labels(self._files.references[reference], where)
+            file = file and place_further(file, self._reference, where)
+            self._labels[reference] = self._open_labels(reference, file)
+        return self._labels[reference].read(window)
 
     def close(self) -> None:
         """Close the scene's files, as far as this process has them open; reading reopens them."""
         for source in self._sources.values():
             source.close()
-        if self._labels is not None:
-            self._labels.close()
+        for labels in self._labels.values():
+            labels.close()
 
     def __repr__(self) -> str:
         names = ", ".join(self._sources)
@@ -219,16 +205,14 @@ class Scene:
             where=_where(self.id, modality.name),
         )
 
-    def _open_labels(self, placement: Placement) -> Labels | None:
+    def _open_labels(self, name: ReferenceName, file: RasterFile | None) -> Labels:
         files = self._files
-        if files.labels is None or files.scheme is None:
-            return None
-        where, rules = f"labels of scene '{files.id}'", files.label_rules
-        if placement.labels is None:
-            return PolygonLabels(files.labels, files.scheme, rules, placement.grid, where)
-        return RasterLabels(
-            placement.labels, files.scheme, rules, placement.grid, placement.reference, where
-        )
+        assert files.scheme is not None
+        where = _labels_where(files.id, name)
+        return open_labels(
+            files.references[name], file, files.scheme, files.label_rules,
+            self.grid, self._reference, where,
+        )  # fmt: skip
 
 
 def own_window(modality: Modality, window: Window) -> Window:
@@ -255,6 +239,7 @@ def scene_from_rasters(
     id: str = "scene",
     sources: Mapping[str, ReadingRules] | None = None,
     labels: PathLike | None = None,
+    labels_eroded: PathLike | None = None,
     label_rules: LabelRules | None = None,
     scheme: ClassScheme | None = None,
     split: str | None = None,
@@ -270,8 +255,9 @@ def scene_from_rasters(
         id: Name of the scene in messages and samples.
         sources: Reading rules per modality; default: by kind.
         labels: Raster or vector file.
-        label_rules: How it is read.
-        scheme: What label values mean; needed with `labels`.
+        labels_eroded: Likewise, without the boundaries between classes; read only to score.
+        label_rules: How both are read.
+        scheme: What label values mean; needed with labels.
         split: Part of the data set the scene belongs to.
         window: Part of the grid that is the scene; default: all.
 
@@ -282,7 +268,7 @@ def scene_from_rasters(
     for name in rasters:
         if name not in names:
             raise DataError(unknown_name("modality", name, names))
-    if labels is not None and scheme is None:
+    if (labels is not None or labels_eroded is not None) and scheme is None:
         raise DataError("labels need a class scheme that says what their values mean")
     if not rasters:
         raise MissingModalityError(f"scene '{id}' has no raster; give one of {', '.join(names)}")
@@ -294,6 +280,7 @@ def scene_from_rasters(
             rules=dict(sources or {}),
             grid=grid,
             labels=None if labels is None else str(labels),
+            labels_eroded=None if labels_eroded is None else str(labels_eroded),
             label_rules=label_rules or LabelRules(),
             scheme=scheme,
             split=split,
@@ -306,11 +293,9 @@ def _where(scene_id: str, modality: str) -> str:
     return f"modality '{modality}' of scene '{scene_id}'"
 
 
+def _labels_where(scene_id: str, name: ReferenceName) -> str:
+    return f"{name} of scene '{scene_id}'"
+
+
 def _paths(given: PathLike | Sequence[PathLike]) -> tuple[str, ...]:
     return (str(given),) if isinstance(given, PathLike) else tuple(str(path) for path in given)
-
-
-def _inspect_labels(files: SceneFiles) -> RasterFile | None:
-    if files.labels is None or is_vector(files.labels):
-        return None
-    return inspect_raster(files.labels, f"labels of scene '{files.id}'")

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from terrafuse.data.rasters import ReadingRules, ResamplingName
+from terrafuse.data.rasters import ReadingRules, ResamplingName, RescaleName
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window
 from terrafuse.settings import Settings, parse_settings
 
-_SCENE_KEYS = ("id", "split", "labels", "window")
+_SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window")
 
 
 class ClassSettings(Settings):
@@ -40,6 +40,11 @@ class ModalitySettings(Settings):
     )
     complex: Literal["amplitude"] | None = Field(None, description="What to take of complex values")
     required: bool = Field(True, description="Whether a scene without it is a fault.")
+    rescale: RescaleName | None = Field(
+        None,
+        description="'scene_range': per band, the smallest value of each scene becomes 0, the "
+        "largest 1.",
+    )
 
 
 class LabelSettings(Settings):
@@ -71,6 +76,7 @@ class _SceneSettings(BaseModel):
     id: str | int
     split: str | None = None
     labels: str | None = None
+    labels_eroded: str | None = None
     window: tuple[int, int, int, int] | None = None
 
 
@@ -83,6 +89,7 @@ class SceneEntry:
         split: Part of the data set it belongs to.
         rasters: Paths or patterns per modality.
         labels: Path of its labels.
+        labels_eroded: Path of labels without the boundaries between classes, to score with.
         window: Part of the reference grid that is the scene.
     """
 
@@ -90,6 +97,7 @@ class SceneEntry:
     split: str | None
     rasters: Mapping[str, tuple[str, ...]]
     labels: str | None = None
+    labels_eroded: str | None = None
     window: Window | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,6 +109,8 @@ class SceneEntry:
             values[name] = paths[0] if len(paths) == 1 else list(paths)
         if self.labels is not None:
             values["labels"] = self.labels
+        if self.labels_eroded is not None:
+            values["labels_eroded"] = self.labels_eroded
         if self.window is not None:
             w = self.window
             values["window"] = [w.row, w.col, w.height, w.width]
@@ -136,6 +146,7 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
         read_bands=item.read_bands,
         complex=item.complex,
         required=item.required,
+        rescale=item.rescale,
     )
 
 
@@ -195,7 +206,14 @@ def to_entry(
         rasters[key] = tuple(paths)
     if not rasters:
         raise ConfigError(f"{where} has no raster; give one of {', '.join(modalities)}")
-    return SceneEntry(str(item.id), item.split, rasters, item.labels, _window(item.window, where))
+    return SceneEntry(
+        id=str(item.id),
+        split=item.split,
+        rasters=rasters,
+        labels=item.labels,
+        labels_eroded=item.labels_eroded,
+        window=_window(item.window, where),
+    )
 
 
 def _window(values: tuple[int, int, int, int] | None, where: str) -> Window | None:

@@ -295,7 +295,8 @@ def _move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
         values["root"] = moved(values["root"])
         return
     for entry in values["scenes"]:
-        entry |= {k: moved(entry[k]) for k in (*values["modalities"], "labels") if k in entry}
+        files = (*values["modalities"], "labels", "labels_eroded")
+        entry |= {k: moved(entry[k]) for k in files if k in entry}
     labels = values.get("labels")
     if isinstance(labels, dict) and "area" in labels:
         labels["area"] = moved(labels["area"])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.data.scene import Scene
 from terrafuse.samples import Window, round_up
+
+if TYPE_CHECKING:  # scenes are read by blocks themselves
+    from terrafuse.data.scene import Scene
 
 
 def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window]:
@@ -23,7 +25,14 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
     alignment = alignment or scene.alignment
     finest = min([1.0, *(modality.scale for modality in scene.modalities)])
     size = round_up(max(1, int(block * finest)), alignment)
-    height, width = scene.grid.height, scene.grid.width
+    return blocks(scene.grid.height, scene.grid.width, size, alignment)
+
+
+def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:
+    """Windows of `size` (a multiple of the alignment) that cover a grid without overlap.
+
+    Those at the end are cut off there, rounded up to the alignment.
+    """
     return [
         Window(
             row,

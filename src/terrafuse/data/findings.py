@@ -1,0 +1,56 @@
+"""What the doctor says about a data set, and whether it can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from terrafuse.errors import DataError
+
+Severity = Literal["error", "warning", "note"]
+
+_MOST_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a data set that its owner should know.
+
+    Args:
+        severity: error: training would fail or learn nonsense; warning: probably a mistake; note.
+        code: Short name of the kind of finding, for programs.
+        message: What is wrong, where, and what was found.
+        scene: Id of the scene, or None where it concerns all.
+        path: The file, if it is one.
+        remedy: What to do; empty where the message says it.
+    """
+
+    severity: Severity
+    code: str
+    message: str
+    scene: str | None = None
+    path: Path | None = None
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.message.rstrip('.')}. {self.remedy}".strip()
+
+
+def refuse_untrainable(findings: Sequence[Finding]) -> None:
+    """Stop here if there is an error among the findings.
+
+    Raises:
+        DataError: Lists up to ten of them.
+    """
+    errors = [str(finding) for finding in findings if finding.severity == "error"]
+    if len(errors) == 1:
+        raise DataError(errors[0])
+    if errors:
+        more = len(errors) - _MOST_LISTED
+        listed = [f"  {error}" for error in errors[:_MOST_LISTED]]
+        rest = [f"  … and {more} more (terrafuse data check lists all)"] if more > 0 else []
+        raise DataError(
+            "\n".join([f"the data cannot be trained on, {len(errors)} errors:", *listed, *rest])
+        )

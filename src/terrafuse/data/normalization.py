@@ -1,0 +1,94 @@
+"""A data set as a run's settings want it, and the numbers its modalities are normalised by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from terrafuse.config import DataConfig, FixedStatistics
+from terrafuse.data.manifest import Manifest, load_manifest
+from terrafuse.data.rasters import RescaleName
+from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
+from terrafuse.modalities import BandStatistics, Modality
+
+_AS_IT_IS = FixedStatistics(mean=0.0, std=1.0)
+
+
+def open_dataset(config: DataConfig) -> Manifest:
+    """The manifest of a run: its modalities, rescaled where `normalization` says so.
+
+    Args:
+        config: Manifest, modalities, training splits and normalisation. Modalities may be
+            normalised that are not used, so that a run without them needs no other settings.
+
+    Raises:
+        ConfigError: An invalid manifest; a modality that does not exist; a split named twice; a
+            normalisation that does not fit the bands.
+        SceneNotFoundError: A training split does not exist.
+    """
+    manifest = load_manifest(config.manifest).select(config.modalities)
+    _check_splits(config.train_splits, manifest)
+    for name, wanted in config.normalization.items():
+        if name not in manifest.known:
+            raise ConfigError(
+                "data.normalization: " + unknown_name("modality", name, manifest.known)
+            )
+        if isinstance(wanted, FixedStatistics):
+            _per_band(manifest.known[name], "mean", wanted.mean)
+            _per_band(manifest.known[name], "std", wanted.std)
+    rescaled: dict[str, RescaleName | None] = {
+        name: "scene_range" for name, how in config.normalization.items() if how == "scene_range"
+    }
+    return manifest.with_rescale(rescaled)
+
+
+def apply_normalization(
+    statistics: Mapping[str, BandStatistics], manifest: Manifest, config: DataConfig
+) -> dict[str, BandStatistics]:
+    """Statistics with the mean and deviation that the settings want; percentiles stay measured.
+
+    Args:
+        statistics: Per modality, measured on scenes of `manifest`.
+        manifest: As `open_dataset` gives it.
+        config: Settings it was opened with.
+    """
+    result = {}
+    for name, measured in statistics.items():
+        how = config.normalization.get(name, "measured")
+        fixed = _AS_IT_IS if how == "scene_range" else how
+        if isinstance(fixed, FixedStatistics):
+            modality = manifest.modalities[name]
+            mean = _per_band(modality, "mean", fixed.mean)
+            std = _per_band(modality, "std", fixed.std)
+            measured = replace(measured, mean=mean, std=std)
+        result[name] = measured
+    return result
+
+
+def _check_splits(splits: Sequence[str], manifest: Manifest) -> None:
+    if len(set(splits)) != len(splits):
+        raise ConfigError(f"data.train_splits must name each split once; got {list(splits)}")
+    for split in splits:
+        if split not in manifest.splits:
+            raise SceneNotFoundError(
+                f"data.train_splits: {unknown_name('split', split, manifest.splits)} Set 'split: "
+                f"{split}' for scenes of '{manifest.path}', or let terrafuse data split do it"
+            )
+
+
+def _per_band(modality: Modality, key: str, given: float | tuple[float, ...]) -> tuple[float, ...]:
+    """One value per band.
+
+    Raises:
+        ConfigError: Neither one value nor one per band.
+    """
+    values = given if isinstance(given, tuple) else (given,)
+    if len(values) == 1:
+        return values * len(modality.bands)
+    if len(values) != len(modality.bands):
+        raise ConfigError(
+            f"data.normalization.{modality.name}.{key} has {len(values)} values, but modality "
+            f"'{modality.name}' has {len(modality.bands)} bands ({', '.join(modality.bands)}). "
+            "Give one value for all, or one per band"
+        )
+    return values
