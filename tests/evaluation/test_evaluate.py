@@ -7,8 +7,8 @@ import pytest
 from array_scene import ArrayScene, Identity, NeedsAll
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
-from terrafuse.errors import DataError, LabelError, ModelError
-from terrafuse.evaluation import evaluate, modality_subsets
+from terrafuse.errors import ConfigError, DataError, LabelError, ModelError
+from terrafuse.evaluation import evaluate, modality_subsets, scored_classes
 
 SCHEME = ClassScheme(("water", "land"))
 SETTINGS: dict[str, Any] = {"crop_size": 32, "overlap": 8, "batch_size": 4, "device": "cpu"}
@@ -64,6 +64,50 @@ def test_one_matrix_over_all_scenes() -> None:
     assert metrics["per_scene"]["n1"]["oa"] == pytest.approx((labels[1] == maps[1]).mean())
     assert metrics["per_scene"]["n0"]["pixels"] == 35 * 50
     assert json.loads(json.dumps(metrics, allow_nan=False)) == metrics
+
+
+def test_another_reference_and_means_over_some_classes() -> None:
+    labels = random_classes((40, 50), 0)
+    eroded = np.where(random_classes(labels.shape, 1, share=0.3), 255, labels).astype(np.uint8)
+    class_map = random_classes(labels.shape, 2)
+    scene = make_scene("a", labels, class_map, labels_eroded=eroded)
+    config = EvaluationConfig(reference="labels_eroded", mean_over=("land",))
+    metrics = run([scene], config=config)
+    known = eroded < 2
+    expected = np.zeros((2, 2), int)
+    np.add.at(expected, (eroded[known], class_map[known]), 1)
+    subset = metrics["subsets"]["s1"]
+    assert subset["matrix"] == expected.tolist()
+    assert metrics["pixels"] == known.sum() < labels.size
+    iou = {name: scores["iou"] for name, scores in subset["per_class"].items()}
+    assert subset["scores"]["miou"] == iou["land"] != iou["water"]
+    assert subset["averaged"]["miou"] == 1
+    assert subset["scores"]["oa"] == pytest.approx(np.trace(expected) / expected.sum())
+    assert metrics["per_scene"]["a"]["miou"] == iou["land"]
+    assert metrics["classes"] == ["water", "land"]
+    assert metrics["settings"]["scored_classes"] == ["land"]
+    assert metrics["settings"]["reference"] == "labels_eroded"
+
+
+def test_scored_classes_are_in_the_order_of_the_scheme() -> None:
+    scheme = ClassScheme(("impervious", "building", "car"))
+    assert scored_classes(EvaluationConfig(), scheme) == (0, 1, 2)
+    chosen = EvaluationConfig(mean_over=("car", "building", "car"))
+    assert scored_classes(chosen, scheme) == (1, 2)
+    with pytest.raises(ConfigError, match=r"'evaluation.mean_over' 'bilding'.*'building'"):
+        scored_classes(EvaluationConfig(mean_over=("bilding",)), scheme)
+
+
+def test_blending_is_passed_on_and_recorded() -> None:
+    labels = random_classes((40, 50), 0)
+    scene = make_scene("a", labels, labels)
+    metrics = run([scene], overlap=28, blending="repeated")
+    assert metrics["settings"]["blending"] == "repeated"
+    assert metrics["subsets"]["s1"]["scores"]["oa"] == 1
+    assert len(scene.windows_read) == 3 * 6  # starts 0, 4, 8 and 0, 4, … 16, 18
+    assert run([scene], overlap=16)["settings"]["blending"] == "taper"
+    with pytest.raises(ConfigError, match="overlap is 28"):
+        run([scene], overlap=28)
 
 
 def test_boundaries_can_be_left_out() -> None:
@@ -135,6 +179,11 @@ def test_what_cannot_be_evaluated() -> None:
     unlabelled = ArrayScene({"s1": scores_for(labels)}, scheme=SCHEME, id="plain")
     with pytest.raises(LabelError, match="scene 'plain' has no labels"):
         run([scene, unlabelled])
+    with pytest.raises(LabelError, match=r"'a' has no labels_eroded to .*evaluation.reference"):
+        run([scene], config=EvaluationConfig(reference="labels_eroded"))
+    with pytest.raises(ConfigError, match="mean 'land'"):
+        run([scene], config=EvaluationConfig(mean_over=("lnd",)))
+    assert not scene.windows_read
     foreign = make_scene("b", labels, labels)
     foreign.scheme = ClassScheme(("cat", "dog"))
     with pytest.raises(LabelError, match="'b' have the classes cat, dog; the model has water"):

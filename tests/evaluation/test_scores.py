@@ -1,6 +1,7 @@
 """The vectors are those of the written definitions; torchmetrics is a second opinion."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torchmetrics import functional as oracle
 
 from terrafuse.evaluation import ConfusionMatrix, score, score_classes, subset_report
 
+PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 MATRIX = np.array([[50, 10, 0], [5, 30, 5], [0, 0, 0]])
 
 
@@ -89,6 +91,37 @@ def test_boundary_scores_take_part_in_the_rules() -> None:
     assert (scores.boundary_f1, scores.averaged["boundary_f1"]) == (0.5, 1)
     per_class = subset_report(MATRIX, "abc", boundary_f1=boundary)["per_class"]
     assert [per_class[name]["boundary_f1"] for name in "abc"] == [0.5, None, 0.1]
+
+
+@pytest.mark.parametrize(
+    ("rules", "mean_over"), [("isprs", range(5)), ("mmhunan", None), ("mmhunan", range(7))]
+)
+def test_published_scores(rules: str, mean_over: Any) -> None:
+    """Recorded from the MFNet code. ISPRS: clutter, class 5, is in the matrix, not in the means."""
+    golden = json.loads(PROTOCOL.read_text(encoding="utf-8"))[f"metrics_{rules}"]
+    matrix = np.array(golden["confusion_rows_gt_cols_pred"])
+    scores, classes = score(matrix, mean_over=mean_over), score_classes(matrix)
+    for name in ("OA", "mF1", "mIoU", "kappa"):
+        assert getattr(scores, name.lower()) == pytest.approx(golden[name], rel=1e-12)
+    assert scores.averaged["miou"] == scores.averaged["mf1"] == golden["classes_in_mean"]
+    assert classes.recall == pytest.approx(golden["per_class_recall"], rel=1e-12)
+    assert classes.f1 == pytest.approx(golden["F1"], rel=1e-12)
+    assert classes.iou == pytest.approx(golden["IoU"], rel=1e-12)
+
+
+def test_means_over_some_classes_by_hand() -> None:
+    # Class 1 and what is wrongly mapped as class 2, which counts against it all the same.
+    scores = score(MATRIX, mean_over=[1], boundary_f1=np.array([0.2, 0.4, 0.9]))
+    assert scores.miou == pytest.approx(30 / 50)
+    assert scores.mpa == pytest.approx(30 / 40)
+    assert scores.mf1 == pytest.approx(60 / 80)
+    assert scores.boundary_f1 == 0.4
+    assert scores.averaged == {"miou": 1, "mpa": 1, "mf1": 1, "boundary_f1": 1}
+    whole = score(MATRIX)
+    for name in ("oa", "kappa", "fwiou"):
+        assert getattr(scores, name) == getattr(whole, name)
+    assert score(MATRIX, "reference", mean_over=[1, 2]).averaged["miou"] == 1
+    assert score(MATRIX, "reference", mean_over=[2]).miou is None
 
 
 def test_report_is_plain_json() -> None:

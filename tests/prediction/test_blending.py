@@ -1,10 +1,13 @@
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
 from terrafuse.errors import ModelError
@@ -12,6 +15,7 @@ from terrafuse.prediction import Accumulator, Lattice, Strip, taper
 from terrafuse.prediction.blending import largest
 from terrafuse.samples import Window
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "mfnet"
 Model = Callable[[Tensor, Window], Tensor]
 
 
@@ -56,21 +60,76 @@ def test_neighbours_tapers_add_up_to_the_same_everywhere() -> None:
     assert weights[4:8].tolist() == [5, 5, 5, 5]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(
-    st.integers(1, 70), st.integers(1, 70), st.integers(2, 24), st.floats(0, 0.5),
-    st.integers(1, 5), st.integers(0, 2**31),
+    st.integers(1, 70), st.integers(1, 70), st.integers(2, 24), st.floats(0, 1, exclude_max=True),
+    st.integers(1, 5), st.sampled_from(["taper", "uniform", "repeated"]), st.integers(0, 2**31),
 )  # fmt: skip
 def test_averages_of_equal_whole_numbers_are_exact(
-    height: int, width: int, crop_size: int, share: float, alignment: int, seed: int
+    height: int, width: int, crop_size: int, share: float, alignment: int, blending: Any, seed: int
 ) -> None:
-    lattice = Lattice(height, width, crop_size, int(crop_size * share), alignment)
+    overlap = int(crop_size * share / (2 if blending == "taper" else 1))
+    lattice = Lattice(height, width, crop_size, overlap, alignment, blending)
     generator = torch.Generator().manual_seed(seed)
     scene = torch.randint(-1000, 1000, (3, height, width), generator=generator).float()
     strips, average = blend(scene, lattice)
     assert torch.equal(average, scene)
     assert np.array_equal(class_map(strips), scene.argmax(dim=0).numpy())
     assert [strip.row for strip in strips] == list(lattice.row_starts)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 50), st.integers(1, 50), st.integers(2, 16), st.floats(0, 1, exclude_max=True),
+    st.sampled_from(["uniform", "repeated"]), st.integers(0, 2**31),
+)  # fmt: skip
+def test_sums_are_those_of_every_window_on_its_own(
+    height: int, width: int, crop_size: int, share: float, blending: Any, seed: int
+) -> None:
+    """A model that answers differently in every window, added up the plain way in float64."""
+    lattice = Lattice(height, width, crop_size, int(crop_size * share), blending=blending)
+    generator = torch.Generator().manual_seed(seed)
+    answers = {w: torch.randn(2, lattice.size, lattice.size, generator=generator) for w in lattice}
+    _, average = blend(torch.zeros(2, height, width), lattice, lambda _, window: answers[window])
+    shape = (2, max(height, lattice.size), max(width, lattice.size))
+    sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape[1:])
+    step, size = lattice.step, lattice.size
+    seen = set()
+    for row in (min(r, max(0, height - size)) for r in range(0, height, step)):
+        for col in (min(c, max(0, width - size)) for c in range(0, width, step)):
+            window = Window(row, col, size, size)
+            if blending == "repeated" or window not in seen:
+                rows, cols = window.slices()
+                sums[:, rows, cols] += answers[window]
+                counts[rows, cols] += 1
+            seen.add(window)
+    assert seen == set(lattice)
+    expected = (sums / counts)[:, :height, :width].float()
+    torch.testing.assert_close(average, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_sums_of_the_published_sliding_window() -> None:
+    """Recorded from the MFNet code: stride 8 of 32, border windows repeated, float64 sums."""
+    golden = load_file(GOLDEN / "sliding_window.safetensors")
+    dsm = golden["in.dsm_raw"]
+    elevation = (dsm - dsm.min()) / (dsm.max() - dsm.min())
+    torch.testing.assert_close(elevation, golden["mid.dsm_normalised"])
+    scene = torch.cat([golden["in.image_hwc"].movedim(-1, 0), elevation[None]])  # (4, H, W)
+    lattice = Lattice(48, 60, crop_size=32, overlap=24, blending="repeated")
+
+    def toy(crop: Tensor, _: Window) -> Tensor:
+        weight, bias = golden["toy.weight"], golden["toy.bias"]
+        return torch.nn.functional.conv2d(crop, weight, bias, padding=1)
+
+    strips, average = blend(scene, lattice, toy)
+    visits = torch.zeros(48, 60)
+    for window in lattice:
+        visits[window.slices()] += lattice.times(window)
+    assert torch.equal(visits.double(), golden["out.visit_count"])
+    # The average is the sum divided by the visits. Tolerance as given with the recording.
+    sums = golden["out.logit_sum_hwc"].movedim(-1, 0).float()
+    torch.testing.assert_close(average * visits, sums, rtol=1e-4, atol=1e-5)
+    assert np.array_equal(class_map(strips), golden["out.argmax"].numpy())
 
 
 def test_no_seam_on_a_ramp() -> None:
@@ -128,13 +187,14 @@ def test_a_window_that_was_not_run_has_no_data() -> None:
     assert (strip.class_map[:, 8:] == 255).all()
 
 
-def test_memory_does_not_grow_with_the_height() -> None:
-    def held(height: int) -> int:
-        accumulator = Accumulator(Lattice(height, 100, 32, 8), 3)
+def test_memory_grows_with_neither_the_height_nor_the_overlap() -> None:
+    def held(height: int, overlap: int = 8) -> int:
+        lattice = Lattice(height, 100, 32, overlap, blending="uniform")
+        accumulator = Accumulator(lattice, 3)
         tensors = [v for v in vars(accumulator).values() if isinstance(v, Tensor) and v.ndim > 1]
         return sum(tensor.nbytes for tensor in tensors)
 
-    assert held(10_000) == held(100)
+    assert held(10_000) == held(100) == held(10_000, overlap=31)
 
 
 def test_nan_scores_are_refused_where_there_is_data() -> None:

@@ -36,20 +36,57 @@ def predictor_for(scene: ArrayScene, model: type[Identity] = Identity, **options
 def test_identity_model_gives_the_scene_back(seed: int) -> None:
     draw = random.Random(seed)
     crop_size = draw.randint(4, 64)
+    blending = draw.choice(["taper", "uniform", "repeated"])
     image = whole_numbers(draw.randint(2, 6), draw.randint(1, 150), draw.randint(1, 150), seed=seed)
     predictor = predictor_for(
         scene := ArrayScene({"a": image}),
         crop_size=crop_size,
-        overlap=draw.randint(0, crop_size // 2),
+        overlap=draw.randint(0, crop_size // 2)
+        if blending == "taper"
+        else crop_size - draw.randint(2, crop_size),
+        blending=blending,
         batch_size=draw.randint(1, 9),
     )
     assert np.array_equal(predictor.class_map(scene), image.argmax(axis=0))
 
 
-def test_the_map_does_not_depend_on_the_batch_size() -> None:
+@pytest.mark.parametrize("blending", ["taper", "uniform", "repeated"])
+def test_a_constant_model_gives_a_constant_map(blending: str) -> None:
+    """Without data in places, and with every window's place and repetition."""
+
+    class Constant(Identity):
+        def segment(self, inputs: Inputs) -> SegmenterOutput:
+            scores = torch.tensor([0.1, 0.7, -1.3]).view(3, 1, 1)
+            return SegmenterOutput(scores + 0 * inputs.images["a"])
+
+    image = np.zeros((3, 91, 77), np.float32)
+    image[:, 40:60, :30] = np.nan
+    predictor = predictor_for(
+        scene := ArrayScene({"a": image}), Constant, overlap=13, blending=blending
+    )
+    strips = list(predictor.stream(scene))
+    classes = np.concatenate([strip.class_map for strip in strips])
+    confidence = np.concatenate([strip.confidence for strip in strips])
+    assert np.array_equal(classes, np.where(np.isnan(image[0]), 255, 1))
+    expected = round(254 * torch.tensor([0.1, 0.7, -1.3]).softmax(0)[1].item())
+    assert np.array_equal(confidence, np.where(np.isnan(image[0]), 255, expected))
+
+
+def test_a_repeated_window_is_run_once() -> None:
+    scene = ArrayScene({"a": whole_numbers(2, 40, 40)})
+    predictor = predictor_for(scene, overlap=24, blending="repeated", batch_size=5)
+    predictor.class_map(scene)
+    assert sum(predictor.segmenter.batches) == len(set(scene.windows_read)) == 4
+    assert len(scene.windows_read) == 4
+    assert sum(predictor.lattice(scene).times(w) for w in scene.windows_read) == 25
+
+
+@pytest.mark.parametrize(("overlap", "blending"), [(8, "taper"), (24, "uniform"), (28, "repeated")])
+def test_the_map_does_not_depend_on_the_batch_size(overlap: int, blending: str) -> None:
     image = np.random.default_rng(0).normal(size=(5, 90, 75))
     scene = ArrayScene({"a": image})
-    maps = [list(predictor_for(scene, batch_size=n).stream(scene)) for n in (1, 4, 100)]
+    options = {"overlap": overlap, "blending": blending}
+    maps = [list(predictor_for(scene, batch_size=n, **options).stream(scene)) for n in (1, 4, 100)]
     for strips in maps[1:]:
         for one, other in zip(maps[0], strips, strict=True):
             assert np.array_equal(one.class_map, other.class_map)
@@ -207,7 +244,9 @@ def test_precision_is_used_and_averages_stay_float32() -> None:
     [({"precision": "64"}, "precision is '64'; allowed are 32-true, 16-mixed, bf16-mixed"),
      ({"device": "gpu"}, "device 'gpu' cannot be used"),
      ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
-     ({"batch_size": 0}, "batch_size is 0")],
+     ({"batch_size": 0}, "batch_size is 0"),
+     ({"overlap": 20}, "overlap is 20 with crop_size 32; allowed is 0 to half"),
+     ({"overlap": 32, "blending": "uniform"}, "allowed is 0 to 31")],
 )  # fmt: skip
 def test_settings_that_cannot_be_used(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):

@@ -2,7 +2,13 @@
 
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.evaluate import evaluate, modality_subsets
+from terrafuse.evaluation.evaluate import (
+    check_references,
+    evaluate,
+    modality_subsets,
+    read_reference,
+    scored_classes,
+)
 from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes, subset_report
 
 __all__ = [
@@ -10,9 +16,12 @@ __all__ = [
     "ClassScores",
     "ConfusionMatrix",
     "Scores",
+    "check_references",
     "evaluate",
     "modality_subsets",
+    "read_reference",
     "score",
     "score_classes",
+    "scored_classes",
     "subset_report",
 ]

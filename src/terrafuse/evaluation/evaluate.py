@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
-from terrafuse.errors import DataError, LabelError, ModelError
+from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.scores import ClassMean, score, subset_report
-from terrafuse.prediction import ScenePredictor
+from terrafuse.prediction import Blending, ScenePredictor
 from terrafuse.prediction.predictor import Precision
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
@@ -36,6 +36,43 @@ def modality_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
     ]
 
 
+def scored_classes(config: EvaluationConfig, scheme: ClassScheme) -> tuple[int, ...]:
+    """Classes that means over classes may cover: those of `mean_over`, else all.
+
+    Raises:
+        ConfigError: A name that is no class; the nearest is named.
+    """
+    names = scheme.names if config.mean_over is None else config.mean_over
+    for name in names:
+        if name not in scheme.names:
+            raise ConfigError(unknown_name("class in 'evaluation.mean_over'", name, scheme.names))
+    return tuple(sorted({scheme.names.index(name) for name in names}))
+
+
+def check_references(scenes: Sequence[Scene], config: EvaluationConfig) -> None:
+    """Refuse scenes without the labels that maps are to be compared with.
+
+    Raises:
+        LabelError: Names the first of them.
+    """
+    for scene in scenes:
+        if not scene.has_reference(config.reference):
+            raise LabelError(
+                f"scene '{scene.id}' has no {config.reference} to compare with. Name a file under "
+                f"'{config.reference}' in the manifest, or change evaluation.reference"
+            )
+
+
+def read_reference(scene: Scene, config: EvaluationConfig) -> NDArray[np.uint8]:
+    """The labels that a map of the scene is compared with, uint8 (H, W); 255 = ignore.
+
+    Raises:
+        LabelError: The scene has no such labels, or they hold values that are no class.
+    """
+    labels = scene.read_labels(scene.full_window, reference=config.reference)
+    return labels[: scene.grid.height, : scene.grid.width]
+
+
 def evaluate(
     segmenter: Segmenter,
     scenes: Sequence[Scene],
@@ -44,6 +81,7 @@ def evaluate(
     *,
     crop_size: int,
     overlap: int,
+    blending: Blending = "taper",
     batch_size: int = 8,
     device: torch.device | str = "auto",
     precision: Precision = "32-true",
@@ -63,8 +101,9 @@ def evaluate(
         scenes: Scenes of the split.
         scheme: The model's classes.
         config: What is scored, and by which rule.
-        crop_size: As in `ScenePredictor`; so are the following four.
+        crop_size: As in `ScenePredictor`; so are the following five.
         overlap: Scene pixels shared by neighbouring windows.
+        blending: How overlapping windows are weighted.
         batch_size: Windows per forward pass.
         device: Where to compute.
         precision: Of the forward pass.
@@ -76,15 +115,19 @@ def evaluate(
         The content of `metrics.json`.
 
     Raises:
+        ConfigError: `mean_over` names a class that does not exist; windows that do not cover.
         DataError: No scenes.
         LabelError: A scene without labels or with other classes, or not one pixel to score.
         ModelError: The model has another number of classes, or cannot do without a modality.
     """
+    check_references(scenes, config)
     _check(segmenter, scenes, scheme, subsets)
+    rule = _Rule(scheme.names, scored_classes(config, scheme), config.class_mean)
     predictor = ScenePredictor(
         segmenter,
         crop_size=crop_size,
         overlap=overlap,
+        blending=blending,
         batch_size=batch_size,
         device=device,
         precision=precision,
@@ -98,21 +141,22 @@ def evaluate(
     count = _Counter(progress, predictor, scenes, len(tallies))
     per_scene = {}
     for scene in scenes:
-        labels = _read_labels(scene)
+        labels = read_reference(scene, config)
         for subset, tally in tallies.items():
             without = frozenset(names) - frozenset(subset)
             class_map = predictor.class_map(scene, without=without, progress=count.windows)
             matrix = tally.add(labels, class_map)
             if subset == names:
-                per_scene[scene.id] = _scene_row(matrix, config.class_mean)
+                per_scene[scene.id] = rule.scene_row(matrix)
             count.next_map()
-    _check_anything_scored(tallies[names], config.split)
+    _check_anything_scored(tallies[names], config)
     settings = {
-        "scored_classes": list(scheme.names),
+        "scored_classes": [scheme.names[k] for k in rule.mean_over],
         "ignore_index": IGNORE_INDEX,
-        "reference": "full",
+        "reference": config.reference,
         "crop_size": crop_size,
         "overlap": overlap,
+        "blending": blending,
         "test_time_augmentation": False,
         "aggregation": "global",
         "class_mean": config.class_mean,
@@ -128,10 +172,7 @@ def evaluate(
         "classes": list(scheme.names),
         "full": "+".join(names),
         "settings": settings,
-        "subsets": {
-            "+".join(subset): tally.report(scheme.names, config.class_mean)
-            for subset, tally in tallies.items()
-        },
+        "subsets": {"+".join(subset): rule.report(tally) for subset, tally in tallies.items()},
         "per_scene": per_scene,
     }
 
@@ -157,10 +198,34 @@ class _Tally:
             self.boundary.update(labels, class_map)
         return matrix
 
-    def report(self, names: Sequence[str], class_mean: ClassMean) -> dict[str, Any]:
-        boundary_f1 = self.boundary.f1() if self.boundary else None
-        counts = {"pixels": self.confusion.pixels, "unmapped": self.confusion.unmapped}
-        return subset_report(self.confusion.counts, names, class_mean, boundary_f1) | counts
+
+@dataclass(frozen=True)
+class _Rule:
+    """How counts become scores: class names, classes in means, which of them count."""
+
+    names: tuple[str, ...]
+    mean_over: tuple[int, ...]
+    class_mean: ClassMean
+
+    def report(self, tally: _Tally) -> dict[str, Any]:
+        """A subset's part of `metrics.json`."""
+        confusion = tally.confusion
+        boundary_f1 = tally.boundary.f1() if tally.boundary else None
+        counts = {"pixels": confusion.pixels, "unmapped": confusion.unmapped}
+        scores = subset_report(
+            confusion.counts, self.names, self.class_mean, boundary_f1, self.mean_over
+        )
+        return scores | counts
+
+    def scene_row(self, matrix: ConfusionMatrix) -> dict[str, Any]:
+        """A scene's row of `metrics.json`."""
+        scores = score(matrix.counts, self.class_mean, mean_over=self.mean_over)
+        return {
+            "oa": scores.oa,
+            "miou": scores.miou,
+            "pixels": matrix.pixels,
+            "unmapped": matrix.unmapped,
+        }
 
 
 class _Counter:
@@ -203,8 +268,7 @@ def _check(
             "(terrafuse methods)"
         )
     for scene in scenes:
-        if not scene.has_labels or scene.scheme is None:
-            raise LabelError(f"scene '{scene.id}' has no labels to compare with")
+        assert scene.scheme is not None  # a scene with labels has one
         if scene.scheme.names != scheme.names:
             raise LabelError(
                 f"labels of scene '{scene.id}' have the classes {', '.join(scene.scheme.names)}; "
@@ -212,30 +276,16 @@ def _check(
             )
 
 
-def _read_labels(scene: Scene) -> NDArray[np.uint8]:
-    return scene.read_labels(scene.full_window)[: scene.grid.height, : scene.grid.width]
-
-
-def _scene_row(matrix: ConfusionMatrix, class_mean: ClassMean) -> dict[str, Any]:
-    scores = score(matrix.counts, class_mean)
-    return {
-        "oa": scores.oa,
-        "miou": scores.miou,
-        "pixels": matrix.pixels,
-        "unmapped": matrix.unmapped,
-    }
-
-
-def _check_anything_scored(tally: _Tally, split: str) -> None:
+def _check_anything_scored(tally: _Tally, config: EvaluationConfig) -> None:
     if tally.confusion.matrix.any():
         return
     if tally.confusion.unmapped:
         raise DataError(
-            f"no pixel of split '{split}' can be scored: where there are labels, the rasters have "
-            "no data. Check their extent and their nodata values"
+            f"no pixel of split '{config.split}' can be scored: where there are labels, the "
+            "rasters have no data. Check their extent and their nodata values"
         )
     raise LabelError(
-        f"labels of split '{split}' are all ignored: there is nothing to score. "
+        f"{config.reference} of split '{config.split}' are all ignored: there is nothing to score. "
         "Check 'classes' and 'void' in the manifest"
     )
 

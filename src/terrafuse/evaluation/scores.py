@@ -15,7 +15,10 @@ class; they belong to n_c and N, and so count as wrong):
 | FWIoU | Σ n_c / N · IoU_c over n_c > 0 | N = 0 |
 
 An undefined score is None and is left out of means; it is never taken as 0 or 1. A mean covers the
-classes that occur in reference or map (`present`), or those in the reference (`reference`).
+classes that occur in reference or map (`present`), or those in the reference (`reference`), and of
+these only the ones it was restricted to (`mean_over`). Classes left out of the means stay in the
+matrix: what is mapped as one of them is still an error of another, and OA, kappa and FWIoU are over
+all.
 """
 
 from __future__ import annotations
@@ -108,6 +111,7 @@ def score(
     matrix: NDArray[np.int64],
     class_mean: ClassMean = "present",
     boundary_f1: Floats | None = None,
+    mean_over: Sequence[int] | None = None,
 ) -> Scores:
     """Scores over all classes.
 
@@ -115,6 +119,7 @@ def score(
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
         class_mean: Which classes a mean covers.
         boundary_f1: Per class (K,), if boundaries were compared.
+        mean_over: Classes that a mean may cover; default: all.
     """
     classes = score_classes(matrix, boundary_f1)
     total = float(matrix.sum())
@@ -124,10 +129,11 @@ def score(
     oa = float(np.trace(matrix)) / total if total else None
     chance = float((pixels * predicted).sum()) / total**2 if total else 1.0
     weighted = (pixels * classes.iou)[in_reference].sum()
-    averaged = in_reference if class_mean == "reference" else np.ones_like(in_reference)
+    allowed = _chosen(mean_over, len(matrix))
+    averaged = allowed & in_reference if class_mean == "reference" else allowed
     means = {
         "miou": _mean(classes.iou, averaged),
-        "mpa": _mean(classes.recall, in_reference),
+        "mpa": _mean(classes.recall, allowed),  # undefined where a class is not in the reference
         "mf1": _mean(classes.f1, averaged),
         "boundary_f1": (None, 0) if boundary_f1 is None else _mean(boundary_f1, averaged),
     }
@@ -145,6 +151,7 @@ def subset_report(
     names: Sequence[str],
     class_mean: ClassMean = "present",
     boundary_f1: Floats | None = None,
+    mean_over: Sequence[int] | None = None,
 ) -> dict[str, Any]:
     """Scores, scores per class and matrix as plain values, as in `metrics.json`.
 
@@ -153,8 +160,9 @@ def subset_report(
         names: Class names.
         class_mean: Which classes a mean covers.
         boundary_f1: Per class (K,), if boundaries were compared.
+        mean_over: Classes that a mean may cover; default: all.
     """
-    overall = score(matrix, class_mean, boundary_f1)
+    overall = score(matrix, class_mean, boundary_f1, mean_over)
     classes = score_classes(matrix, boundary_f1)
     ratios = {
         key: _plain(getattr(classes, key))
@@ -172,6 +180,13 @@ def subset_report(
         "per_class": per_class,
         "matrix": matrix[:, : len(matrix)].tolist(),
     }
+
+
+def _chosen(classes: Sequence[int] | None, num_classes: int) -> NDArray[np.bool_]:
+    """Which of K classes are listed, bool (K,); all without a list."""
+    chosen = np.full(num_classes, classes is None)
+    chosen[list(classes or ())] = True
+    return chosen
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:

@@ -1,17 +1,19 @@
 """Map a scene: the lattice of windows, blending of their logits, products on disk."""
 
 from terrafuse.prediction.blending import Accumulator, Strip, taper
-from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.lattice import Blending, Lattice, check_windows
 from terrafuse.prediction.predictor import ScenePredictor
 from terrafuse.prediction.products import MapWriter, Products, open_map
 
 __all__ = [
     "Accumulator",
+    "Blending",
     "Lattice",
     "MapWriter",
     "Products",
     "ScenePredictor",
     "Strip",
+    "check_windows",
     "open_map",
     "taper",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,7 @@ class Accumulator:
 
     Windows are added in the lattice's order. When a row of windows is complete, the rows above the
     start of the next are final: `advance` hands them out and frees their place. Memory is one row
-    of windows, whatever the height of the scene.
+    of windows, whatever the height of the scene and the overlap.
 
     Args:
         lattice: The windows.
@@ -80,15 +80,16 @@ class Accumulator:
         #: First row that is not handed out; the row of windows that is being added starts here.
         self.row = 0
         size, width = lattice.size, lattice.col_starts[-1] + lattice.size
-        # Buffers are rings: row r of the scene is at r modulo `size`.
+        # Buffers are rings: row r of the scene is at r modulo `size`. A row of windows fills the
+        # ring, so it begins when the rows above it are handed out, however far they overlap.
         self._sums = torch.zeros(num_classes, size, width, device=self.device)
         self._known = torch.ones(size, width, dtype=torch.bool, device=self.device)
-        ramp = taper(size, lattice.overlap).to(self.device)
-        self._weights = ramp[:, None] * ramp
+        side = _side_weights(lattice).to(self.device)
+        self._weights = side[:, None] * side
         # Every valid pixel receives all windows that cover it, so the sum of its weights is a
         # product of one sum along rows and one along columns.
-        self._row_totals = _totals(lattice.row_starts, ramp)
-        self._col_totals = _totals(lattice.col_starts, ramp)
+        self._row_totals = _totals(lattice.row_counts, side)
+        self._col_totals = _totals(lattice.col_counts, side)
         limit = _CPU_BAND_ELEMENTS if self.device.type == "cpu" else _DEVICE_BAND_ELEMENTS
         self._band_rows = max(1, limit // (num_classes * width))
 
@@ -102,13 +103,13 @@ class Accumulator:
             valid: Bool tensor (size, size): some used modality has data.
         """
         assert window.row == self.row, (window, self.row)
-        cols = slice(window.col, window.col_stop)
+        cols, times = slice(window.col, window.col_stop), self.lattice.times(window)
         for ring, rows in self._pieces(window.row, window.row_stop):
             if logits is None:
                 self._known[ring, cols] = False
                 continue
             part = slice(rows.start - window.row, rows.stop - window.row)
-            self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part])
+            self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
             # Windows agree on what is valid; `and` only matters beside windows not run.
             self._known[ring, cols] &= valid[part]
 
@@ -208,9 +209,16 @@ def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
     return best, index
 
 
-def _totals(starts: Sequence[int], ramp: Tensor) -> Tensor:
+def _side_weights(lattice: Lattice) -> Tensor:
+    """Weights along one side of a window of `lattice`: a taper, or ones. Float32 tensor (size,)."""
+    if lattice.blending == "taper":
+        return taper(lattice.size, lattice.overlap)
+    return torch.ones(lattice.size)
+
+
+def _totals(counts: Mapping[int, int], side: Tensor) -> Tensor:
     """Sum of the weights along one side of the scene."""
-    totals = ramp.new_zeros(starts[-1] + len(ramp))
-    for start in starts:
-        totals[start : start + len(ramp)] += ramp
+    totals = side.new_zeros(max(counts) + len(side))
+    for start, times in counts.items():
+        totals[start : start + len(side)] += times * side
     return totals

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
-from terrafuse.errors import ConfigError
+from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.samples import Window, round_up
+
+#: How overlapping windows are weighted (`prediction.blending`).
+Blending = Literal["taper", "uniform", "repeated"]
 
 
 @dataclass(frozen=True)
 class Lattice:
     """Overlapping square windows that cover a scene.
 
-    The lattice depends on these five numbers only, never on batches or on how the work is cut up;
+    The lattice depends on these settings only, never on batches or on how the work is cut up;
     that is what makes the map independent of them. Windows start at multiples of a step; the last
     one of a row or column is moved back so that it ends with the scene. Where that is impossible
     (a scene smaller than a window, or an end that is no multiple of `alignment`) it reaches beyond.
+
+    Published sliding windows often start at every multiple of the step inside the scene, each that
+    would reach beyond is moved back, and the several windows that then lie on the last place are
+    all run and added. With blending "repeated" such a window counts as often, but is run once.
 
     Args:
         height: Rows of the scene.
         width: Columns of the scene.
         crop_size: Wanted side of a window; `size` is the one used.
-        overlap: Least number of pixels shared by neighbours; at most half of `crop_size`.
+        overlap: Least number of pixels shared by neighbours; at most half of `crop_size` with
+            blending "taper", else less than it.
         alignment: Starts and sizes of windows are multiples of this.
+        blending: "taper" (weights fall towards a window's rim), "uniform" (equal weights) or
+            "repeated" (equal, times the number of repetitions).
 
     Raises:
         ConfigError: `overlap` does not suit `crop_size`.
@@ -35,16 +47,11 @@ class Lattice:
     crop_size: int
     overlap: int
     alignment: int = 1
+    blending: Blending = "taper"
 
     def __post_init__(self) -> None:
         assert min(self.height, self.width, self.alignment) > 0, self
-        if self.crop_size < 1:
-            raise ConfigError(f"crop_size is {self.crop_size}; allowed are positive numbers")
-        if not 0 <= 2 * self.overlap <= self.crop_size:
-            raise ConfigError(
-                f"overlap is {self.overlap} with crop_size {self.crop_size}; allowed is 0 to half "
-                f"of it ({self.crop_size // 2})"
-            )
+        check_windows(self.crop_size, self.overlap, self.blending)
 
     @cached_property
     def size(self) -> int:
@@ -57,14 +64,28 @@ class Lattice:
         return (self.size - self.overlap) // self.alignment * self.alignment
 
     @cached_property
+    def row_counts(self) -> Mapping[int, int]:
+        """First rows of windows, ascending, and how often each counts."""
+        return self._counts(self.height)
+
+    @cached_property
+    def col_counts(self) -> Mapping[int, int]:
+        """First columns of windows, ascending, and how often each counts."""
+        return self._counts(self.width)
+
+    @cached_property
     def row_starts(self) -> tuple[int, ...]:
         """First rows of windows, ascending."""
-        return self._starts(self.height)
+        return tuple(self.row_counts)
 
     @cached_property
     def col_starts(self) -> tuple[int, ...]:
         """First columns of windows, ascending."""
-        return self._starts(self.width)
+        return tuple(self.col_counts)
+
+    def times(self, window: Window) -> int:
+        """How often a window counts."""
+        return self.row_counts[window.row] * self.col_counts[window.col]
 
     def rows(self) -> Iterator[tuple[Window, ...]]:
         """Windows by row of windows, from the top; each from left to right."""
@@ -77,11 +98,30 @@ class Lattice:
             yield from windows
 
     def __len__(self) -> int:
-        """Number of windows."""
+        """Number of windows to run."""
         return len(self.row_starts) * len(self.col_starts)
 
-    def _starts(self, length: int) -> tuple[int, ...]:
-        if length <= self.size:
-            return (0,)
-        last = round_up(length - self.size, self.alignment)
-        return (*range(0, last, self.step), last)
+    def _counts(self, length: int) -> Mapping[int, int]:
+        last = max(0, round_up(length - self.size, self.alignment))
+        counts = Counter(min(start, last) for start in range(0, length, self.step))
+        return counts if self.blending == "repeated" else dict.fromkeys(counts, 1)
+
+
+def check_windows(crop_size: int, overlap: int, blending: Blending) -> None:
+    """Refuse windows that cannot cover a scene, or not with this blending.
+
+    Raises:
+        ConfigError: Names what is allowed.
+    """
+    if blending not in get_args(Blending):
+        raise ConfigError(unknown_name("blending", blending, get_args(Blending)))
+    if crop_size < 1:
+        raise ConfigError(f"crop_size is {crop_size}; allowed are positive numbers")
+    tapered = blending == "taper"
+    most = crop_size // 2 if tapered else crop_size - 1
+    if not 0 <= overlap <= most:
+        limit = f"half of it ({most}) with blending 'taper'" if tapered else f"{most}"
+        more = "; 'uniform' allows more" if tapered and 0 < overlap < crop_size else ""
+        raise ConfigError(
+            f"overlap is {overlap} with crop_size {crop_size}; allowed is 0 to {limit}{more}"
+        )

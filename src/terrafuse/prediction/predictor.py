@@ -26,7 +26,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
-from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.lattice import Blending, Lattice, check_windows
 from terrafuse.prediction.products import Products, open_map
 from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
 from terrafuse.progress import Progress
@@ -57,13 +57,16 @@ class ScenePredictor:
         segmenter: The model. It is moved to `device`, and set to evaluation mode while predicting.
         crop_size: Side of the windows in scene pixels; rounded up to what the modalities' scales
             need.
-        overlap: Scene pixels shared by neighbouring windows.
+        overlap: Scene pixels shared by neighbouring windows; at most half of `crop_size` with
+            blending "taper", else less than it.
+        blending: How overlapping windows are weighted, as in `Lattice`.
         batch_size: Windows per forward pass.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
         precision: As in Lightning; logits are averaged in float32 in any case.
 
     Raises:
-        ConfigError: Unknown precision, or a device that is not there.
+        ConfigError: Unknown precision, a device that is not there, or an overlap that does not
+            suit `crop_size`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class ScenePredictor:
         *,
         crop_size: int,
         overlap: int,
+        blending: Blending = "taper",
         batch_size: int = 8,
         device: torch.device | str = "auto",
         precision: Precision = "32-true",
@@ -80,17 +84,26 @@ class ScenePredictor:
             raise ConfigError(f"precision is '{precision}'; allowed are {', '.join(_AUTOCAST)}")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; allowed are positive numbers")
+        check_windows(crop_size, overlap, blending)
         self.device = _find_device(device)
         self.segmenter = segmenter.to(self.device)
         self.crop_size = crop_size
         self.overlap = overlap
+        self.blending: Blending = blending
         self.batch_size = batch_size
         self.precision: Precision = precision
 
     def lattice(self, scene: Scene) -> Lattice:
         """Windows of a scene."""
         grid = scene.grid
-        return Lattice(grid.height, grid.width, self.crop_size, self.overlap, scene.alignment)
+        return Lattice(
+            grid.height,
+            grid.width,
+            self.crop_size,
+            self.overlap,
+            scene.alignment,
+            self.blending,
+        )
 
     def stream(
         self,

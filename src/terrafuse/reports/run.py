@@ -6,7 +6,7 @@ import csv
 import datetime
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -115,9 +115,33 @@ def _add_scores(report: Report, metrics: Mapping[str, Metrics]) -> None:
     first = next(iter(metrics.values()))
     where = f"{first.get('scenes', '?')} scenes of the {first.get('split', '?')} split"
     pixels = f", {first['pixels']:_} pixels".replace("_", "\u202f") if "pixels" in first else ""
-    report.add_table(
-        rows, ["", *(SCORES[key] for key in columns)], best="max", caption=f"On {where}{pixels}."
-    )
+    caption = " ".join([f"On {where}{pixels}.", *_rules(metrics)])
+    report.add_table(rows, ["", *(SCORES[key] for key in columns)], best="max", caption=caption)
+
+
+def _rules(metrics: Mapping[str, Metrics]) -> list[str]:
+    """Sentences on unusual rules of scoring; they name their runs where not all have them."""
+    told: dict[str, list[str]] = {}
+    for run, result in metrics.items():
+        for text in _unusual(result):
+            told.setdefault(text, []).append(run)
+    return [
+        f"{', '.join(runs)}: {text}."
+        if len(runs) < len(metrics)
+        else f"{text[0].upper()}{text[1:]}."
+        for text, runs in told.items()
+    ]
+
+
+def _unusual(result: Metrics) -> Iterator[str]:
+    settings = result.get("settings", {})
+    scored, classes = settings.get("scored_classes"), result.get("classes")
+    if scored is not None and classes is not None and len(scored) < len(classes):
+        yield f"means cover {len(scored)} of {len(classes)} classes ({', '.join(scored)})"
+    if settings.get("reference") == "labels_eroded":
+        yield "boundaries between classes are not scored"
+    if "split" in result and settings.get("selected_on") == result["split"]:
+        yield "weights were chosen on this split, so the scores are too good"
 
 
 def _headline(scores: Mapping[str, float | None]) -> str:
