@@ -7,13 +7,15 @@ from torch import nn
 
 from terrafuse.decoders.fcn import FCNHead
 from terrafuse.decoders.segformer import SegFormerDecoder
+from terrafuse.decoders.unetformer import UNetFormerDecoder, convert_unetformer_state_dict
 from terrafuse.decoders.upernet import UPerNetDecoder
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.options import check_options
 
 #: Every decoder by its name; takes (channels, num_classes, *, options).
-DECODERS: Mapping[str, type[SegFormerDecoder | UPerNetDecoder]] = {
+DECODERS: Mapping[str, type[SegFormerDecoder | UNetFormerDecoder | UPerNetDecoder]] = {
     "segformer": SegFormerDecoder,
+    "unetformer": UNetFormerDecoder,
     "upernet": UPerNetDecoder,
 }
 
@@ -53,4 +55,12 @@ def create_decoder(
     return decoder(channels, num_classes, **check_options("decoder", name, decoder, options))
 
 
-__all__ = ["DECODERS", "FCNHead", "SegFormerDecoder", "UPerNetDecoder", "create_decoder"]
+__all__ = [
+    "DECODERS",
+    "FCNHead",
+    "SegFormerDecoder",
+    "UNetFormerDecoder",
+    "UPerNetDecoder",
+    "convert_unetformer_state_dict",
+    "create_decoder",
+]

@@ -1,10 +1,11 @@
-"""What decoders are made of: convolution with norm, and resizing."""
+"""What decoders are made of: convolution with norm, resizing and padding."""
 
 from __future__ import annotations
 
 from math import gcd
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,8 +42,8 @@ def create_norm(name: NormName, channels: int) -> nn.Module:
     return nn.GroupNorm(gcd(_GROUPS, max(channels // 2, 1)), channels)
 
 
-class ConvNormAct(nn.Sequential):
-    """Convolution without bias, norm, ReLU; the size stays.
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, norm; the size stays.
 
     Args:
         in_channels: C.
@@ -57,7 +58,55 @@ class ConvNormAct(nn.Sequential):
         super().__init__(
             nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
             create_norm(norm, out_channels),
-            nn.ReLU(inplace=True),
+        )
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution without bias, norm, activation; the size stays.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        kernel_size: 1 or 3.
+        norm: "batch" or "group".
+        activation: ReLU, or ReLU6 (at most 6).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        norm: NormName,
+        activation: type[nn.ReLU | nn.ReLU6] = nn.ReLU,
+    ) -> None:
+        super().__init__(
+            *ConvNorm(in_channels, out_channels, kernel_size=kernel_size, norm=norm),
+            activation(inplace=True),
+        )
+
+
+class SeparableConv(nn.Sequential):
+    """A convolution in each channel, norm, a convolution across channels; none has a bias.
+
+    Zeros are padded, (kernel_size - 1) // 2 on each side: an odd kernel keeps the size, an even
+    one takes a row and a column.
+
+    Args:
+        channels: C.
+        kernel_size: Of the first convolution.
+        norm: "batch" or "group".
+    """
+
+    def __init__(self, channels: int, *, kernel_size: int, norm: NormName) -> None:
+        padding = (kernel_size - 1) // 2
+        super().__init__(
+            nn.Conv2d(
+                channels, channels, kernel_size, padding=padding, groups=channels, bias=False
+            ),
+            create_norm(norm, channels),
+            nn.Conv2d(channels, channels, kernel_size=1, bias=False),
         )
 
 
@@ -71,3 +120,25 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 def size_of(x: Tensor) -> tuple[int, int]:
     """Height and width of a map."""
     return int(x.shape[-2]), int(x.shape[-1])
+
+
+def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:
+    """Map (N, C, H, W) → (N, C, H + bottom, W + right), mirrored at its last row and column.
+
+    Where the map is smaller than the padding, which torch refuses, its mirror images follow each
+    other as with numpy's mode "reflect"; a single row or column is repeated.
+    """
+    height, width = size_of(x)
+    if not (bottom or right):
+        return x
+    if bottom < height and right < width:
+        return F.pad(x, (0, right, 0, bottom), mode="reflect")
+    x = x.index_select(-2, _mirrored(height, bottom, x.device))
+    return x.index_select(-1, _mirrored(width, right, x.device))
+
+
+def _mirrored(size: int, extra: int, device: torch.device) -> Tensor:
+    """Indices 0, 1, …, size - 1, size - 2, …, 0, 1, … of `size + extra` places."""
+    period = max(2 * (size - 1), 1)
+    indices = torch.arange(size + extra, device=device) % period
+    return torch.minimum(indices, period - indices)

@@ -1,5 +1,12 @@
 """Levels of several modalities → levels of one."""
 
+from terrafuse.fusion.deep_fusion import (
+    DeepFusion,
+    FeaturePyramid,
+    LevelSqueezeFusion,
+    SqueezeExcitationFusion,
+    convert_deep_fusion_state_dict,
+)
 from terrafuse.fusion.levels import (
     FUSIONS,
     ConcatFusion,
@@ -12,8 +19,13 @@ from terrafuse.fusion.levels import (
 __all__ = [
     "FUSIONS",
     "ConcatFusion",
+    "DeepFusion",
+    "FeaturePyramid",
     "GatedFusion",
     "LevelFusion",
+    "LevelSqueezeFusion",
+    "SqueezeExcitationFusion",
     "SumFusion",
+    "convert_deep_fusion_state_dict",
     "create_level_fusion",
 ]
