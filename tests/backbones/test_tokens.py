@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 import torch
+from torch import nn
 
 from terrafuse.backbones import TokenBackbone, create_backbone
-from terrafuse.backbones.feature_pyramid import SimpleFeaturePyramid
+from terrafuse.backbones.necks import SimpleFeaturePyramid
 from terrafuse.errors import ModelError, UnknownNameError
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -26,6 +28,9 @@ TOKENS: dict[str, dict[str, Any]] = {
 }
 
 
+NOT_SAM = [name for name in TOKENS if not name.startswith("samvit")]
+
+
 def _make(name: str, in_channels: int = 3, **options: Any) -> TokenBackbone:
     backbone = create_backbone(name, in_channels, **TOKENS[name], **options).eval()
     assert isinstance(backbone, TokenBackbone)
@@ -33,26 +38,48 @@ def _make(name: str, in_channels: int = 3, **options: Any) -> TokenBackbone:
 
 
 @pytest.mark.parametrize("final_norm", [True, False])
-@pytest.mark.parametrize("name", TOKENS)
+@pytest.mark.parametrize("name", NOT_SAM)
 def test_taps_equal_timms_intermediates(name: str, final_norm: bool) -> None:
     backbone = _make(name, neck="none", final_norm=final_norm, in_channels=4)
-    is_sam = name.startswith("samvit")
-    extra = {} if is_sam else {"dynamic_img_size": True}
+    extra = {"dynamic_img_size": True}
     theirs = timm.create_model(name, in_chans=4, num_classes=0, **TOKENS[name], **extra).eval()
     missing = theirs.load_state_dict(backbone.vit.state_dict(), strict=False)
     assert not missing.unexpected_keys
     p = backbone.patch_size
     image = torch.randn(2, 4, 4 * p, 6 * p)  # another size than timm's default, and not square
     with torch.no_grad():
-        expected = theirs.forward_intermediates(
-            image, norm=final_norm and not is_sam, intermediates_only=True
-        )
+        expected = theirs.forward_intermediates(image, norm=final_norm, intermediates_only=True)
         for level, other in zip(backbone(image), expected, strict=True):
             assert level.shape == (2, 32, 4, 6)
             torch.testing.assert_close(level, other, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", [n for n in TOKENS if not n.startswith("samvit")])
+@pytest.mark.parametrize("rel_pos", ["sam", "zero"])
+def test_sams_taps_are_close_to_timms_intermediates(rel_pos: str) -> None:
+    """1e-5: the attention is our own and sums in another order.
+
+    timm leaves LayerNorm's eps at 1e-5, the original has 1e-6; on its own grid nothing is resized.
+    """
+    name = "samvit_base_patch16"
+    backbone = _make(name, neck="none", in_channels=4, rel_pos=rel_pos)
+    theirs = timm.create_model(
+        name, in_chans=4, num_classes=0, norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        **TOKENS[name] | {"use_rel_pos": rel_pos == "sam"},
+    ).eval()  # fmt: skip
+    torch.manual_seed(0)
+    for parameter in backbone.parameters():  # tables and positions start as 0
+        nn.init.normal_(parameter, std=0.3)
+    missing = theirs.load_state_dict(backbone.vit.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    assert all(key.startswith(("neck.", "head.")) for key in missing.missing_keys)
+    image = torch.randn(2, 4, 64, 64)
+    with torch.no_grad():
+        expected = theirs.forward_intermediates(image, intermediates_only=True)
+        for level, other in zip(backbone(image), expected, strict=True):
+            torch.testing.assert_close(level, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NOT_SAM)
 def test_tokens_equal_timms_features(name: str) -> None:
     backbone = _make(name, neck="none")
     extra = {"dynamic_img_size": True}
@@ -120,10 +147,26 @@ def test_taps() -> None:
             create_backbone(name, 3, taps=taps)
     with pytest.raises(ModelError, match="takes 1 to 4 taps, got 5"):
         create_backbone(name, 3, taps=[0, 1, 2, 3, 4])
-    with pytest.raises(ModelError, match=r"option 'neck' .* 'pyramid' or 'none'"):
+    with pytest.raises(ModelError, match=r"option 'neck' .* 'pyramid', 'map' or 'none'"):
         create_backbone(name, 3, neck="pyramd")
     with pytest.raises(UnknownNameError, match=r"unknown option 'tap' .*taps"):
         create_backbone(name, 3, tap=[1])
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_the_neck_map_gives_one_level_of_the_patches_stride(name: str) -> None:
+    backbone = _make(name, neck="map", neck_channels=12)
+    p = backbone.patch_size
+    assert (backbone.channels, backbone.strides, backbone.stride) == ((12,), (p,), p)
+    assert backbone.taps == (3,)
+    with torch.no_grad():
+        (level,) = backbone(torch.randn(2, 3, 3 * p, p))
+    assert level.shape == (2, 12, 3, 1)
+    # SAM is pretrained with its neck; to others it is new.
+    groups = {id(q) for group in backbone.layer_groups() for q in group}
+    new = {n for n, q in backbone.named_parameters() if id(q) not in groups}
+    assert bool(new) != name.startswith("samvit")
+    assert all(n.startswith("pyramid.") for n in new)
 
 
 @pytest.mark.parametrize("num_maps", [1, 2, 3, 4])

@@ -1,7 +1,12 @@
 """Image → levels: any timm pyramid or vision transformer, for any number of bands."""
 
 from terrafuse.backbones.base import Backbone, PretrainedSource, PyramidBackbone, TokenBackbone
-from terrafuse.backbones.registry import BackboneSummary, create_backbone, list_backbones
+from terrafuse.backbones.registry import (
+    BackboneSummary,
+    create_backbone,
+    is_token_backbone,
+    list_backbones,
+)
 
 __all__ = [
     "Backbone",
@@ -10,5 +15,6 @@ __all__ = [
     "PyramidBackbone",
     "TokenBackbone",
     "create_backbone",
+    "is_token_backbone",
     "list_backbones",
 ]

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Self
 
+import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from terrafuse.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,19 @@ class Backbone(nn.Module, ABC):
             is no power of two (patch 14: 3.5, 7, 14, 28).
         stride: Height and width of images must be multiples of it.
         pretrained: Where the weights came from; None from scratch.
+        gradient_checkpointing: Whether training keeps only what goes into each block or stage and
+            computes the rest again on the way back: less memory, about a third more time.
+        tuning: How it is adapted (`terrafuse.tuning`); empty where all of it learns.
+        added: Names of the parameters that the tuning added.
     """
 
     channels: tuple[int, ...]
     strides: tuple[float, ...]
     stride: int
     pretrained: PretrainedSource | None = None
+    gradient_checkpointing: bool = False
+    tuning: str = ""
+    added: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -59,8 +73,26 @@ class Backbone(nn.Module, ABC):
         """Parameters that pretrained weights set, from the stem up, each once.
 
         For a learning rate that falls with depth, and for freezing. What is new in every model (a
-        transformer's neck) is in no group.
+        transformer's neck) is in no group; what a tuning adds to a block is in the block's.
         """
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, except for what is frozen.
+
+        A part without trainable parameters stays in evaluation mode: running statistics of frozen
+        norms are frozen too, and what does not learn needs no dropout.
+        """
+        super().train(mode)
+        if mode:
+            _rest(self)
+        return self
+
+    def _run(self, part: Callable[..., Tensor], *inputs: object) -> Tensor:
+        """The output of a block or stage, kept or computed again as wanted."""
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            kept: Tensor = checkpoint(part, *inputs, use_reentrant=False)
+            return kept
+        return part(*inputs)
 
 
 class PyramidBackbone(Backbone):
@@ -78,12 +110,23 @@ class PyramidBackbone(Backbone):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels, fine → coarse."""
+        self._check_checkpointing()
         x = self.stem(image)
         levels = []
         for stage in self.stages:
-            x = stage(x)
+            x = self._run(stage, x)
             levels.append(x)
         return levels
+
+    def _check_checkpointing(self) -> None:
+        if not (self.gradient_checkpointing and self.training):
+            return
+        if any(isinstance(m, _BatchNorm) and m.training for m in self.stages.modules()):
+            raise ModelError(
+                "training.gradient_checkpointing runs a stage twice, and running statistics of "
+                "batch norms would move twice. Leave it out, freeze the backbone, or choose one "
+                "without batch norm (convnext*, swin*, vit_*)"
+            )
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """The stem, then one group per stage."""
@@ -99,12 +142,20 @@ class TokenBackbone(Backbone):
         num_prefix_tokens: Class and register tokens before the patches'.
         blocks: The transformer blocks; call them through `run_block`.
         taps: Indices of the blocks whose output is used.
+        prompts: (index of a block, samples) → tokens (samples, P, D) that the block's attention
+            sees beside the image's, and that end with the block; None: there are none.
     """
 
     patch_size: int
     embed_dim: int
     num_prefix_tokens: int
     taps: tuple[int, ...]
+    prompts: nn.Module | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Not a default of the class: that would be found before a module set later.
+        self.prompts = None
 
     @property
     @abstractmethod
@@ -139,7 +190,19 @@ class TokenBackbone(Backbone):
         tokens, grid = self.embed(image)
         maps = []
         for index in range(len(self.blocks)):
-            tokens = self.run_block(index, tokens, grid)
+            tokens = self._run(self.run_block, index, tokens, grid)
             if index in self.taps:
                 maps.append(self.to_map(tokens, grid))
         return self.neck(maps)
+
+
+def _rest(module: nn.Module) -> None:
+    """Evaluation mode for parts whose parameters are all frozen."""
+    own = [p.requires_grad for p in module.parameters(recurse=False)]
+    learns = [p.requires_grad for p in module.parameters()]
+    # A norm of which only the offset learns (BitFit) keeps its running statistics.
+    if learns and (not any(learns) or (isinstance(module, _BatchNorm) and not all(own))):
+        module.eval()
+        return
+    for child in module.children():
+        _rest(child)

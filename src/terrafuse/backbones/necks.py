@@ -1,4 +1,4 @@
-"""A pyramid from maps of one resolution.
+"""Necks of transformers: a pyramid, or one level, from maps of one resolution.
 
 Reference: Li, Mao, Girshick, He: Exploring plain vision transformer backbones for object detection
 (ViTDet), ECCV 2022, arXiv 2203.16527, figure 2c.
@@ -43,6 +43,23 @@ class SimpleFeaturePyramid(nn.Module):
         return [
             level(maps[source]) for level, source in zip(self.levels, self.sources, strict=True)
         ]
+
+
+class ConvolutionNeck(nn.Module):
+    """Map (N, D, h, w) → one level of the same size: the convolutions that end SAM's encoder.
+
+    Args:
+        in_channels: D.
+        out_channels: Channels of the level.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*_project(in_channels, out_channels))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """One level (N, out_channels, h, w) per map."""
+        return [self.layers(x) for x in maps]
 
 
 def _width(in_channels: int, scale: float) -> int:

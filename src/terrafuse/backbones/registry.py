@@ -7,6 +7,7 @@ from typing import Any
 
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import Backbone
+from terrafuse.backbones.timm_hiera import HIERA_MODULE, TimmHiera
 from terrafuse.backbones.timm_pyramid import TimmPyramid
 from terrafuse.backbones.timm_vit import TOKEN_MODULES, TimmViT
 from terrafuse.options import check_options, option_names
@@ -39,6 +40,7 @@ _PYRAMIDS = {
     "MobileNetV3": ("mobilenetv3_small_100", "mobilenetv3_large_100"),
     "RegNet": ("regnety_002", "regnety_032"),
     "PVT v2": ("pvt_v2_b0", "pvt_v2_b2"),
+    "SAM 2": ("sam2_hiera_tiny", "sam2_hiera_base_plus", "sam2_hiera_large"),
 }
 _TOKENS = {
     "ViT": ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
@@ -46,7 +48,7 @@ _TOKENS = {
     "DINOv2": ("vit_small_patch14_dinov2", "vit_base_patch14_reg4_dinov2"),
     "DINOv3": ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3"),
     "EVA-02": ("eva02_tiny_patch14_224", "eva02_base_patch14_224"),
-    "SAM": ("samvit_base_patch16", "samvit_large_patch16"),
+    "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
 }
 
 
@@ -61,7 +63,7 @@ def create_backbone(
         weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; else the
             path of a checkpoint ("hf://owner/repository/file" fetches it).
         options: `strides` of a pyramid; `taps`, `neck`, `neck_channels`, `final_norm` of a
-            transformer; further ones go to timm (`drop_path_rate`, `img_size` …).
+            transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …).
 
     Raises:
         UnknownNameError: No such backbone, or no such option.
@@ -69,12 +71,26 @@ def create_backbone(
         WeightsError: The weights are not there, or do not fit.
     """
     timm_models.check_name(name)
-    is_tokens = timm_models.module_of(name) in TOKEN_MODULES
-    backbone: type[TimmViT] | type[TimmPyramid] = TimmViT if is_tokens else TimmPyramid
+    module = timm_models.module_of(name)
+    backbone: type[TimmViT] | type[TimmHiera] | type[TimmPyramid] = TimmPyramid
+    if module in TOKEN_MODULES:
+        backbone = TimmViT
+    elif module == HIERA_MODULE:
+        backbone = TimmHiera
     own = {key: value for key, value in options.items() if key in option_names(backbone)}
     timm_options = {key: value for key, value in options.items() if key not in own}
     checked = check_options("backbone", name, backbone, own)
     return backbone(name, in_channels, weights=weights, **checked, **timm_options)
+
+
+def is_token_backbone(name: str) -> bool:
+    """Whether a name is that of a plain transformer (`TokenBackbone`).
+
+    Raises:
+        UnknownNameError: timm knows no such model.
+    """
+    timm_models.check_name(name)
+    return timm_models.module_of(name) in TOKEN_MODULES
 
 
 def list_backbones() -> list[BackboneSummary]:

@@ -26,6 +26,19 @@ from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 #: Value of `weights` that asks timm for its own.
 TIMM_WEIGHTS = "timm"
 
+#: Files of the original authors by their names: SHA-256, licence.
+PUBLISHED_FILES: Mapping[str, tuple[str, str]] = {
+    "sam_vit_b_01ec64.pth": (
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "apache-2.0",
+    ),
+    "sam_vit_l_0b3195.pth": (
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", "apache-2.0",
+    ),
+    "sam_vit_h_4b8939.pth": (
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "apache-2.0",
+    ),
+}  # fmt: skip
+
 
 def check_name(name: str) -> None:
     """Refuse a name that timm does not know.
@@ -137,12 +150,15 @@ def load_file_into(
     known: Mapping[str, Tensor],
     name: str,
     weights: str | Path,
+    *,
+    prefix: str = "",
 ) -> PretrainedSource:
     """Weights in a file → the parts of a timm model that are in use.
 
     Names follow timm's; what timm converts (checkpoints of the original authors) is converted.
     The classifier may be absent or of any size, parts that are not in use may be absent, and the
     first convolution is adapted to the number of bands as timm does it. Everything else must fit.
+    A file with the name of one in `PUBLISHED_FILES` must be that file.
 
     Args:
         part: What is in use.
@@ -151,12 +167,19 @@ def load_file_into(
         known: Its values before any part was taken away, by which foreign names are told.
         name: timm name.
         weights: Path, or "hf://…".
+        prefix: Under which the authors' own files hold this model beside others, which are left
+            out.
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
+        ChecksumError: The file is not the published one of its name.
     """
     where = f"weights '{weights}' for backbone '{name}'"
-    state = _in_timms_names(read_weights(weights), whole, where)
+    sha256, licence = PUBLISHED_FILES.get(Path(weights).name, (None, "unknown"))
+    state = read_weights(weights, sha256=sha256)
+    if prefix and any(key.startswith(prefix) for key in state):
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state = _in_timms_names(state, whole, where)
     config: Mapping[str, Any] = getattr(whole, "pretrained_cfg", {})
     # The classifier "head.fc" stands for all of "head": a norm in it belongs to it.
     heads = tuple(head.split(".")[0] + "." for head in _listed(config.get("classifier")))
@@ -169,7 +192,7 @@ def load_file_into(
         elif key not in known and not key.startswith(heads):
             renamed[key] = value  # reported as unexpected
     load_strict(part, renamed, where=where)
-    return PretrainedSource(name, str(weights), "unknown")
+    return PretrainedSource(name, str(weights), licence)
 
 
 def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> dict[str, Tensor]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import lcm
 from typing import Any, Literal
 
-from timm.layers import resample_abs_pos_embed_nhwc
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrafuse.backbones import timm_models
+from terrafuse.backbones import sam_attention, timm_models
 from terrafuse.backbones.base import TokenBackbone
-from terrafuse.backbones.feature_pyramid import SimpleFeaturePyramid
-from terrafuse.errors import ModelError
+from terrafuse.backbones.necks import ConvolutionNeck, SimpleFeaturePyramid
+from terrafuse.errors import ModelError, WeightsMismatchError
 
 #: timm's modules whose models are plain transformers with positions for any image size.
 TOKEN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
-_OWN_OPTIONS = ("taps", "neck", "neck_channels", "final_norm")
 NUM_TAPS = 4
+
+NeckName = Literal["pyramid", "map", "none"]
+_OWN_OPTIONS = ("taps", "neck", "neck_channels", "final_norm", "rel_pos")
+# timm's, which our attention would ignore.
+_NOT_WITH_SAM = ("qk_norm", "use_rope")
 
 
 class TimmViT(TokenBackbone):
@@ -28,11 +34,15 @@ class TimmViT(TokenBackbone):
         in_channels: Bands of the image.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
-            evenly spaced, the last among them.
+            evenly spaced, the last among them; with neck "map" the last.
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p (p = patch size; 4, 8, 16, 32
-            for 16); "none" returns the taps as they are, all of stride p.
-        neck_channels: Channels of the pyramid's levels.
+            for 16); "map" makes one of stride p by the convolutions that end SAM's encoder
+            (pretrained with it; new for other transformers); "none" returns the taps as they are,
+            all of stride p.
+        neck_channels: Channels of the neck's levels.
         final_norm: Whether taps pass through the transformer's final norm.
+        rel_pos: SAM only. "sam" adds its relative positions to the attention; "zero" leaves them
+            out, as the published MFNet does, whose loader misses them.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `img_size`, `depth` …).
 
     Raises:
@@ -46,46 +56,87 @@ class TimmViT(TokenBackbone):
         *,
         weights: str | None = None,
         taps: Sequence[int] | None = None,
-        neck: Literal["pyramid", "none"] = "pyramid",
+        neck: NeckName = "pyramid",
         neck_channels: int = 256,
         final_norm: bool = True,
+        rel_pos: Literal["sam", "zero"] = "sam",
         **timm_options: Any,
     ) -> None:
         super().__init__()
         self.is_sam = timm_models.module_of(name) == "vision_transformer_sam"
-        if not self.is_sam:  # SAM's takes any size without being asked
-            timm_options = {"dynamic_img_size": True, **timm_options}
+        if rel_pos == "zero" and not self.is_sam:
+            raise ModelError(
+                f"rel_pos is 'zero'; backbone '{name}' has no relative positions of SAM's"
+            )
+        refused = [key for key in _NOT_WITH_SAM if self.is_sam and timm_options.get(key)]
+        if refused:
+            raise ModelError(f"backbone '{name}' cannot be built with option '{refused[0]}' here")
+        options = self._timm_options(neck, neck_channels, rel_pos) | timm_options
         self.vit, self.pretrained = timm_models.build(
-            name, in_channels, weights, _OWN_OPTIONS, **timm_options
+            name, in_channels, weights, _OWN_OPTIONS, **options
         )
+        if neck == "map":
+            taps = [-1] if taps is None else taps
         self.taps = _choose_taps(name, len(self.vit.blocks), taps)
-        known = self.vit.state_dict()
-        # SAM's "norm" is a neck of convolutions; the maps before it are what is wanted.
+        known = self._known()
+        # SAM's "norm" is its neck of convolutions, of no use for maps before it.
         self.vit.prune_intermediate_layers(
-            [self.taps[-1]], prune_norm=self.is_sam or not final_norm
+            [self.taps[-1]], prune_norm=neck != "map" if self.is_sam else not final_norm
         )
         if timm_models.wants_file(weights):
-            used = set(self.vit.state_dict())
-            self.pretrained = timm_models.load_file_into(
-                self.vit,
-                lambda key: key if key in used else None,
-                self.vit,
-                known,
-                name,
-                str(weights),
-            )
+            self._load(name, str(weights), known)
         self.patch_size = int(max(self.vit.patch_embed.patch_size))
         self.embed_dim = int(self.vit.embed_dim)
         self.num_prefix_tokens = int(getattr(self.vit, "num_prefix_tokens", 0))
         self._set_neck(neck, neck_channels)
 
-    def _set_neck(self, neck: Literal["pyramid", "none"], neck_channels: int) -> None:
-        self.pyramid: SimpleFeaturePyramid | None = None
-        if neck == "none":
-            self.channels = (self.embed_dim,) * len(self.taps)
-            self.strides = (self.patch_size,) * len(self.taps)
-            self.stride = self.patch_size
+    def _timm_options(self, neck: NeckName, channels: int, rel_pos: str) -> dict[str, Any]:
+        if not self.is_sam:
+            return {"dynamic_img_size": True}  # SAM's takes any size without being asked
+        options = {
+            "norm_layer": partial(nn.LayerNorm, eps=1e-6),  # the original's; timm leaves 1e-5
+            "use_rel_pos": rel_pos == "sam",
+        }
+        return options | ({"neck_chans": channels} if neck == "map" else {})
+
+    def _known(self) -> dict[str, Tensor]:
+        """Values that files may hold, of all blocks; in use or not."""
+        known: dict[str, Tensor] = self.vit.state_dict()
+        if self.is_sam:  # with rel_pos "zero" there are no tables
+            tables = (f"blocks.{i}.attn.rel_pos_" for i in range(len(self.vit.blocks)))
+            known |= {table + axis: torch.empty(0) for table in tables for axis in "hw"}
+        return known
+
+    def _load(self, name: str, weights: str, known: dict[str, Tensor]) -> None:
+        used = set(self.vit.state_dict())
+        try:
+            self.pretrained = timm_models.load_file_into(
+                self.vit, lambda key: key if key in used else None, self.vit, known, name, weights
+            )
+        except WeightsMismatchError as error:
+            if "missing: " not in str(error) or "rel_pos" not in str(error):
+                raise
+            raise WeightsMismatchError(
+                f"{error}. These are relative positions: a file without them is no complete "
+                "SAM encoder; backbone option rel_pos 'zero' does without them"
+            ) from None
+
+    def _set_neck(self, neck: NeckName, neck_channels: int) -> None:
+        self.pyramid: SimpleFeaturePyramid | ConvolutionNeck | None = None
+        if neck == "pyramid":
+            self._set_pyramid(neck_channels)
             return
+        if neck == "map":
+            if len(self.taps) > 1:
+                raise ModelError(f"the neck 'map' takes one tap, got {list(self.taps)}")
+            if not self.is_sam:
+                self.pyramid = ConvolutionNeck(self.embed_dim, neck_channels)
+        width = neck_channels if neck == "map" else self.embed_dim
+        self.channels = (width,) * len(self.taps)
+        self.strides = (self.patch_size,) * len(self.taps)
+        self.stride = self.patch_size
+
+    def _set_pyramid(self, neck_channels: int) -> None:
         if len(self.taps) > len(SimpleFeaturePyramid.SCALES):
             raise ModelError(
                 f"the neck 'pyramid' takes 1 to {len(SimpleFeaturePyramid.SCALES)} taps, got "
@@ -115,17 +166,23 @@ class TimmViT(TokenBackbone):
 
     def run_block(self, index: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (N, L, D) after block `index`, with rotary positions where the model has them."""
+        prompts = None if self.prompts is None else self.prompts(index, len(tokens))
         block = self.vit.blocks[index]
-        result: Tensor
         if self.is_sam:
-            maps = tokens.reshape(tokens.shape[0], *grid, self.embed_dim)  # (N, h, w, D)
-            result = block(maps).flatten(1, 2)  # (N, L, D)
-        elif getattr(self.vit, "rope", None) is not None:
+            return sam_attention.run_block(block, tokens, grid, prompts)
+        prefix = self.num_prefix_tokens
+        if prompts is not None:  # they join the prefix, which has no place in the image
+            tokens = torch.cat([tokens[:, :prefix], prompts, tokens[:, prefix:]], dim=1)
+        result: Tensor
+        if getattr(self.vit, "rope", None) is not None:
             rope = self.vit.rope.get_embed(shape=grid)
             # Mixed rotations are learnt per block.
             result = block(tokens, rope=rope[index] if self.vit.rope_mixed else rope)
         else:
             result = block(tokens)
+        if prompts is not None:
+            end = prefix + prompts.shape[1]
+            result = torch.cat([result[:, :prefix], result[:, end:]], dim=1)
         return result
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -137,22 +194,32 @@ class TimmViT(TokenBackbone):
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of the taps → levels."""
+        if self.is_sam and self.pyramid is None:
+            return [self.vit.neck(x) for x in maps]  # nothing where the neck is "none"
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The embedding, then one group per block; the final norm belongs to the last."""
+        """The embedding, then one group per block; the final norm or neck belongs to the last."""
         blocks = [list(block.parameters()) for block in self.vit.blocks]
-        if not self.is_sam:
-            blocks[-1] += self.vit.norm.parameters()
+        blocks[-1] += (self.vit.neck if self.is_sam else self.vit.norm).parameters()
         later = {id(parameter) for group in blocks for parameter in group}
         embedding = [p for p in self.vit.parameters() if id(p) not in later]
         return [embedding, *blocks]
 
     def _embed_sam(self, x: Tensor) -> Tensor:
         if self.vit.pos_embed is not None:
-            x = x + resample_abs_pos_embed_nhwc(self.vit.pos_embed, list(x.shape[1:3]))
+            x = x + _resize_positions(self.vit.pos_embed, (x.shape[1], x.shape[2]))
         result: Tensor = self.vit.norm_pre(self.vit.pos_drop(x))
         return result
+
+
+def _resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Positions (1, h, w, D) on another grid, as the published MFNet resizes them."""
+    if positions.shape[1:3] == torch.Size(grid):
+        return positions
+    maps = positions.permute(0, 3, 1, 2)  # (1, D, h, w)
+    maps = F.interpolate(maps.float(), grid, mode="bicubic", align_corners=False)
+    return maps.to(positions.dtype).permute(0, 2, 3, 1)
 
 
 def _choose_taps(name: str, depth: int, taps: Sequence[int] | None) -> tuple[int, ...]:

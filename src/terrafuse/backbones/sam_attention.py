@@ -1,0 +1,245 @@
+"""The attention of SAM's image encoder: the original's result for a fraction of its work.
+
+The original fills a map up with zero tokens until windows fit, and runs the filling through every
+layer: of a 16 × 16 grid in windows of 14 it makes 28 × 28 tokens. Filled-up tokens reach the
+attention as zeros, so their queries, keys and values are the bias of the projection. Here only real
+tokens are projected; the filling appears where it counts, as keys and values of incomplete windows,
+and its queries, whose results are thrown away, are left out.
+
+Reference: Kirillov et al., Segment anything, ICCV 2023, arXiv 2304.02643; relative positions as in
+Li et al., MViTv2, CVPR 2022, arXiv 2112.01526.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Side of a part of a map in tokens: rows and columns.
+_Size = tuple[int, int]
+
+# From this many keys on, relative positions are carried by longer queries and keys instead of a
+# bias per pair: no matrix of pairs is stored, and fused kernels apply. Below it, that costs more
+# than it saves.
+_MANY_KEYS = 1024
+
+
+def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = None) -> Tensor:
+    """Tokens (N, L, D) after a block of timm's SAM encoder.
+
+    Args:
+        block: `timm.models.vision_transformer_sam.Block`.
+        tokens: (N, L, D), row by row.
+        grid: Rows and columns of the tokens.
+        prompts: Further tokens (N, P, D) that every window sees as keys and values, without
+            position.
+    """
+    seen = None if prompts is None else block.norm1(prompts)
+    attended = _attend(block.attn, block.norm1(tokens), grid, block.window_size, seen)
+    tokens = tokens + block.drop_path1(block.ls1(attended))
+    result: Tensor = tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+    return result
+
+
+def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
+    """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
+    heads = attn.num_heads
+    maps = _split(attn.qkv(tokens), grid, heads)  # (3, N, h, w, heads, d)
+    extra = None
+    if prompts is not None:
+        extra = _split(attn.qkv(prompts), (1, prompts.shape[1]), heads)[1:].flatten(2, 3)
+    tables = (attn.rel_pos_h, attn.rel_pos_w) if attn.use_rel_pos else None
+    dropout = attn.attn_drop.p if attn.training else 0.0
+    if window == 0:
+        x = _attend_windows(maps[0], maps[1:], _size(maps), tables, extra, dropout)
+    else:
+        x = _by_windows(attn, maps, window, tables, extra, dropout)
+    result: Tensor = attn.proj_drop(attn.proj(x.flatten(3).flatten(1, 2)))  # (N, L, D)
+    return result
+
+
+def _by_windows(
+    attn: Any,
+    maps: Tensor,
+    window: int,
+    tables: tuple[Tensor, Tensor] | None,
+    extra: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    """Attention within windows: complete ones together, those at the end in groups of one shape."""
+    height, width = _size(maps)
+    keys = _fill_up(attn.qkv, maps[1:], window)
+    rows = []
+    for top, bottom in _runs(height, window):
+        row = []
+        for left, right in _runs(width, window):
+            queries = maps[0, :, top:bottom, left:right]
+            down, across = (_windows(bottom - top, window), _windows(right - left, window))
+            held = keys[:, :, top : top + down * window, left : left + across * window]
+            row.append(
+                _attend_windows(
+                    queries, held, (window, window), tables, extra, dropout, (down, across)
+                )
+            )
+        rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
+    return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
+
+
+def _attend_windows(
+    queries: Tensor,
+    keys: Tensor,
+    size: _Size,
+    tables: tuple[Tensor, Tensor] | None,
+    extra: Tensor | None,
+    dropout: float,
+    count: _Size = (1, 1),
+) -> Tensor:
+    """Attention of equal windows that lie side by side.
+
+    Args:
+        queries: (N, h, w, heads, d).
+        keys: Keys and values (2, N, H, W, heads, d), H and W at least h and w.
+        size: Rows and columns of keys per window.
+        tables: Relative positions of rows and columns, (2n − 1, d) each.
+        extra: Keys and values without position (2, N, P, heads, d).
+        dropout: Share of attention weights dropped.
+        count: Windows along rows and columns.
+
+    Returns:
+        Map (N, h, w, heads, d).
+    """
+    samples, height, width = queries.shape[:3]
+    own = (height // count[0], width // count[1])  # queries per window
+    q = _cut(queries, own, count)  # (N · windows, heads, own rows · own columns, d)
+    k, v = _cut(keys[0], size, count), _cut(keys[1], size, count)
+    bias = None if tables is None else _position_bias(q, tables, own, size)
+    if extra is not None:
+        more = extra.movedim(3, 2)  # (2, N, heads, P, d)
+        more = more.repeat_interleave(count[0] * count[1], dim=1)
+        k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
+    x = _attend_with_bias(q, k, v, bias, size, dropout)
+    x = x.reshape(samples, *count, -1, *own, x.shape[-1])  # (N, down, across, heads, rows, cols, d)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(samples, height, width, -1, x.shape[-1])
+
+
+def _attend_with_bias(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: tuple[Tensor, Tensor] | None,
+    size: _Size,
+    dropout: float,
+) -> Tensor:
+    """softmax(q kᵀ / √d + row bias + column bias) v.
+
+    Args:
+        q: (B, heads, L, d).
+        k: (B, heads, S, d); the first keys are those of the window, row by row.
+        v: Like k.
+        bias: Per query, of each row (B, heads, L, rows) and each column of keys.
+        size: Rows and columns of keys.
+        dropout: Share of attention weights dropped.
+    """
+    if bias is None:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    rows, cols = bias
+    without = k.shape[2] - size[0] * size[1]  # keys without position
+    if k.shape[2] < _MANY_KEYS:
+        both = (rows.unsqueeze(-1) + cols.unsqueeze(-2)).flatten(-2)  # (B, heads, L, S)
+        both = F.pad(both, (0, without))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=both, dropout_p=dropout)
+    # q · k / √d + bias = [q / √d, rows, columns] · [k, is row, is column]
+    d = q.shape[-1]
+    long_q = torch.cat([q * d**-0.5, rows, cols], dim=-1)
+    marks = F.pad(_marks(size, k), (0, 0, 0, without))
+    long_k = torch.cat([k, marks.expand(*k.shape[:2], -1, -1)], dim=-1)
+    # Fused kernels want values as wide as keys.
+    long_v = F.pad(v, (0, long_k.shape[-1] - d))
+    x = F.scaled_dot_product_attention(long_q, long_k, long_v, dropout_p=dropout, scale=1.0)
+    return x[..., :d]
+
+
+def _position_bias(
+    q: Tensor, tables: tuple[Tensor, Tensor], own: _Size, size: _Size
+) -> tuple[Tensor, Tensor]:
+    """Bias of each query for every row and for every column of keys."""
+    maps = q.view(*q.shape[:2], *own, -1)  # (B, heads, rows, cols, d)
+    by_row = relative_positions(tables[0], own[0], size[0]).to(q.dtype)
+    by_col = relative_positions(tables[1], own[1], size[1]).to(q.dtype)
+    rows = torch.einsum("bnhwd,hkd->bnhwk", maps, by_row)
+    cols = torch.einsum("bnhwd,wkd->bnhwk", maps, by_col)
+    return rows.flatten(2, 3), cols.flatten(2, 3)
+
+
+def relative_positions(table: Tensor, queries: int, keys: int) -> Tensor:
+    """Vectors of query i relative to key k, entry i − k + keys − 1 of the table.
+
+    Args:
+        table: (2n − 1, d); brought to 2 · keys − 1 entries by linear interpolation.
+        queries: How many of the keys' places, from the first on, are queried.
+        keys: Places along the axis.
+
+    Returns:
+        (queries, keys, d).
+    """
+    length = 2 * keys - 1
+    if len(table) != length:
+        table = F.interpolate(table.T.unsqueeze(0), length, mode="linear").squeeze(0).T
+    places = torch.arange(keys, device=table.device)
+    return table[places[:queries, None] - places + keys - 1]
+
+
+def _split(qkv: Tensor, grid: _Size, heads: int) -> Tensor:
+    """(N, L, 3D) → maps (3, N, h, w, heads, d)."""
+    return qkv.view(qkv.shape[0], *grid, 3, heads, -1).movedim(3, 0)
+
+
+def _fill_up(qkv: Any, keys: Tensor, window: int) -> Tensor:
+    """Keys and values (2, N, h, w, heads, d) with what zero tokens give, up to whole windows."""
+    height, width = _size(keys)
+    target = (_windows(height, window) * window, _windows(width, window) * window)
+    if target == (height, width):
+        return keys
+    filling = keys.new_zeros(2, 1, 1, 1, *keys.shape[4:])
+    if qkv.bias is not None:
+        filling = qkv.bias.to(keys.dtype).view(3, 1, 1, 1, *keys.shape[4:])[1:]
+    right = filling.expand(-1, keys.shape[1], height, target[1] - width, -1, -1)
+    below = filling.expand(-1, keys.shape[1], target[0] - height, target[1], -1, -1)
+    return torch.cat([torch.cat([keys, right], dim=3), below], dim=2)
+
+
+def _cut(maps: Tensor, size: _Size, count: _Size) -> Tensor:
+    """Map (N, h, w, heads, d) → windows (N · count, heads, tokens, d)."""
+    samples, _, _, heads, d = maps.shape
+    x = maps.reshape(samples, count[0], size[0], count[1], size[1], heads, d)
+    x = x.permute(0, 1, 3, 5, 2, 4, 6)  # (N, down, across, heads, rows, cols, d)
+    return x.flatten(4, 5).flatten(0, 2)
+
+
+def _marks(size: _Size, like: Tensor) -> Tensor:
+    """Which row and which column a key is in: (rows · columns, rows + columns) of 0 and 1."""
+    rows = torch.eye(size[0], dtype=like.dtype, device=like.device).repeat_interleave(size[1], 0)
+    cols = torch.eye(size[1], dtype=like.dtype, device=like.device).repeat(size[0], 1)
+    return torch.cat([rows, cols], dim=1)
+
+
+def _runs(length: int, window: int) -> Iterator[tuple[int, int]]:
+    """First and last + 1 token of the complete windows, and of the incomplete one."""
+    complete = length // window * window
+    if complete:
+        yield 0, complete
+    if complete < length:
+        yield complete, length
+
+
+def _windows(length: int, window: int) -> int:
+    return -(-length // window)
+
+
+def _size(maps: Tensor) -> _Size:
+    """Rows and columns of maps (…, N, h, w, heads, d)."""
+    return int(maps.shape[2]), int(maps.shape[3])

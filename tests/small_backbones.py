@@ -1,0 +1,84 @@
+"""Small backbones of every kind that tunings meet, and values as training would leave them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from terrafuse.backbones import Backbone, create_backbone
+
+_VIT: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8}
+
+#: Short name → timm's name and small options. Between them: windows, shifted windows, class and
+#: register tokens, rotary positions; queries, keys and values in one layer, in two and in three.
+BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
+    "samvit": (
+        "samvit_base_patch16",
+        _VIT | {"depth": 3, "img_size": 64, "window_size": 3, "global_attn_indexes": (1,)},
+    ),
+    "vit": ("vit_tiny_patch16_224", _VIT | {"img_size": 64}),
+    "dinov2": ("vit_small_patch14_reg4_dinov2", _VIT | {"img_size": 56}),
+    "dinov3": ("vit_small_patch16_dinov3", _VIT | {"img_size": 64}),
+    "eva02": ("eva02_tiny_patch14_224", _VIT | {"img_size": 56}),
+    "eva02_split": ("eva02_base_patch14_224", _VIT | {"img_size": 56}),
+    "swin": (
+        "swin_tiny_patch4_window7_224",
+        {
+            "embed_dim": 8,
+            "depths": (2, 2, 1, 1),
+            "num_heads": (1, 1, 2, 2),
+            "window_size": 4,
+            "drop_path_rate": 0.0,
+        },
+    ),
+    "hiera": (
+        "sam2_hiera_tiny",
+        {"embed_dim": 8, "stages": (1, 2, 2, 1), "global_att_blocks": (4,)},
+    ),
+    "convnext": ("convnext_tiny", {"dims": (8, 8, 16, 16), "depths": (1, 1, 2, 1)}),
+    "pvt": (
+        "pvt_v2_b0",
+        {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
+    ),
+    "resnet": ("resnet18", {"channels": (8, 8, 16, 16), "layers": (1, 1, 1, 1)}),
+}
+TOKENS = ("samvit", "vit", "dinov2", "dinov3", "eva02", "eva02_split")
+WITH_BLOCKS = tuple(name for name in BACKBONES if name != "resnet")
+
+
+def make(name: str, in_channels: int = 3, *, seed: int = 0, **options: Any) -> Backbone:
+    """A small backbone whose blocks matter: no layer scale, norm or table at its first value."""
+    torch.manual_seed(seed)
+    full_name, own = BACKBONES[name]
+    backbone = create_backbone(full_name, in_channels, **own | options)
+    return train_a_little(backbone)
+
+
+def train_a_little(module: nn.Module) -> Any:
+    """Random values for all parameters, as different from each other as after training."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.uniform_(parameter, -0.5, 0.5)
+        elif parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.4, 1.2)
+        else:
+            nn.init.normal_(parameter, std=max(parameter[0].numel(), 8) ** -0.5)
+    return module
+
+
+def image_for(backbone: Backbone, batch: int, *, seed: int = 1) -> Tensor:
+    """Image (batch, 3, 2 strides, 3 strides)."""
+    generator = torch.Generator().manual_seed(seed)
+    size = (2 * backbone.stride, 3 * backbone.stride)
+    return torch.randn(batch, 3, *size, generator=generator)
+
+
+def nudge(backbone: Backbone, seed: int = 2) -> None:
+    """Move what a tuning added away from its first values."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in backbone.named_parameters():
+            if name in backbone.added:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
