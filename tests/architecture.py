@@ -49,12 +49,13 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
     "reports": VOCABULARY,
     "training": (
-        *VOCABULARY, "data", "weights", "segmenter", "methods", "prediction", "evaluation",
-        "reports",
+        *VOCABULARY, "data", "weights", "backbones", "segmenter", "methods", "prediction",
+        "evaluation", "reports",
     ),
+    "overview": (*VOCABULARY, "weights", "data", "segmenter", "methods"),
     "api": (
         *VOCABULARY, *_LEARNABLE, "data", "methods", "prediction", "generate", "evaluation",
-        "reports", "training",
+        "reports", "training", "overview",
     ),
     "demo": (*VOCABULARY, "data", "prediction", "reports", "api"),
     "cli": (

@@ -85,3 +85,24 @@ def test_unknown_name_gives_the_nearest():
         "method", "latefusion", ["late_fusion", "x"]
     )
     assert "Did you mean" not in unknown_name("method", "zzz", ["late_fusion"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sam.pth", "{}/sam.pth"),
+        ("other.pth", "other.pth"),
+        ("timm", "timm"),
+        ("null", None),
+        ("{a: sam.pth, b: timm}", {"a": "{}/sam.pth", "b": "timm"}),
+    ],
+)
+def test_weights_beside_the_settings_are_found(write, tmp_path, given, expected):
+    def place(value):
+        if isinstance(value, dict):
+            return {key: place(inner) for key, inner in value.items()}
+        return value and value.replace("{}", str(tmp_path))
+
+    (tmp_path / "sam.pth").write_bytes(b"")
+    text = f"data: {{manifest: d.yaml}}\nmethod: {{name: late_fusion, weights: {given}}}\n"
+    assert load_run_config(write(text)).method.options["weights"] == place(expected)

@@ -14,6 +14,7 @@ import yaml
 import terrafuse
 
 ROOT = Path(__file__).parents[1]
+_BINARY = {".png", ".safetensors"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -30,7 +31,7 @@ def _repository_files() -> list[Path]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     names = [name for name in listed.stdout.split("\0") if name]
-    return [ROOT / n for n in names if (ROOT / n).is_file() and Path(n).suffix not in {".png"}]
+    return [ROOT / n for n in names if (ROOT / n).is_file() and Path(n).suffix not in _BINARY]
 
 
 def _make(*arguments: str, cwd: Path = ROOT) -> str:

@@ -24,14 +24,17 @@ from terrafuse.data import (
     compute_statistics,
     describe,
     load_manifest,
+    open_dataset,
     scene_from_rasters,
     split_manifest,
     write_manifest,
 )
 from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.evaluation import scored_classes
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics
+from terrafuse.overview import describe_model as describe_model
 from terrafuse.prediction import Products, ScenePredictor
 from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
@@ -84,6 +87,7 @@ class Run:
             self.segmenter,
             crop_size=self.config.predict_crop_size,
             overlap=self.config.predict_overlap,
+            blending=self.config.prediction.blending,
             batch_size=self.config.predict_batch_size,
             device=device,
         )
@@ -112,13 +116,19 @@ class Run:
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes.
+            LabelError: Scenes of it lack the labels that `evaluation.reference` names.
             ConfigError: The dataset has another class scheme than the run.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
-        dataset = load_manifest(path).select([m.name for m in self.info.modalities])
+        dataset = self._dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or self.config.evaluation.split
-        scenes = [scene for scene in dataset.scenes(split) if scene.has_labels]
+        config = self.config.evaluation.model_copy(update={"split": split})
+        scenes = [
+            scene
+            for scene in dataset.scenes(split)
+            if scene.has_labels or scene.has_reference(config.reference)
+        ]
         if not scenes:
             raise SceneNotFoundError(
                 f"'{path}' has no labelled scenes in split '{split}'; "
@@ -128,16 +138,24 @@ class Run:
             self.segmenter,
             scenes,
             self.info.scheme,
-            self.config.evaluation.model_copy(update={"split": split}),
+            config,
             crop_size=self.config.predict_crop_size,
             overlap=self.config.predict_overlap,
+            blending=self.config.prediction.blending,
             batch_size=self.config.predict_batch_size,
             device=device,
             subsets=subsets,
             progress=progress,
         )
+        metrics["settings"]["selected_on"] = self._selected_on()
         write_metrics(self.folder, metrics)
         return metrics
+
+    def _selected_on(self) -> str | None:
+        """Split whose score chose the weights; None where the last ones were kept."""
+        log = self.folder / "log.csv"
+        columns = log.read_text(encoding="utf-8").partition("\n")[0] if log.exists() else "val_"
+        return self.config.training.validation_split if "val_" in columns else None
 
     def _open(self, scene: str | None, rasters: Rasters | None) -> Scene:
         if (scene is None) == (not rasters):
@@ -146,15 +164,22 @@ class Run:
             path, _, scene_id = scene.rpartition("#")
             if not path or not scene_id:
                 raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
-            names = [modality.name for modality in self.info.modalities]
-            return load_manifest(Path(path)).select(names).scene(scene_id)
+            return self._dataset(Path(path)).scene(scene_id)
         given = rasters or {}
         return scene_from_rasters(
             self.info.modalities,
             given,
-            sources={name: ReadingRules.from_dict(r) for name, r in self.info.rules.items()},
+            sources=self._rules(),
             grid=_reference(self.info, list(given)),
         )
+
+    def _dataset(self, path: Path) -> Manifest:
+        """A manifest as the model needs it: its modalities, rescaled as in training."""
+        dataset = load_manifest(path).select([m.name for m in self.info.modalities])
+        return dataset.with_rescale({name: rule.rescale for name, rule in self._rules().items()})
+
+    def _rules(self) -> dict[str, ReadingRules]:
+        return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
 
 
 def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
@@ -164,14 +189,20 @@ def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
     return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
 
 
-def load(run: str | Path) -> Run:
+def load(run: str | Path, *, merge: bool = False) -> Run:
     """A trained model from its run folder.
 
+    Args:
+        run: The folder.
+        merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
+            rounding.
+
     Raises:
-        WeightsError: Not a run folder, damaged, or of another version.
+        WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
+            tuned run are not there, or not the same.
     """
     folder = Path(run)
-    segmenter, info = load_segmenter(folder)
+    segmenter, info = load_segmenter(folder, merge=merge)
     return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml"))
 
 
@@ -218,8 +249,9 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
 
     settings = load_run_config(config, overrides or {})
     check_settings(settings)
-    dataset = load_manifest(settings.data.manifest).select(settings.data.modalities)
+    dataset = open_dataset(settings.data)
     check_crop_size(settings, dataset)
+    scored_classes(settings.evaluation, dataset.scheme)  # refuses what is no class
     segmenter = create_segmenter(
         settings.method.name,
         list(dataset.modalities.values()),

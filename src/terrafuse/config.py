@@ -7,6 +7,7 @@ room that owns the name checks the options.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,13 @@ class FixedStatistics(Settings):
     def _positive(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
         if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
             raise ValueError("standard deviations must be above 0")
+        return value
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(isfinite(v) for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError("give finite numbers")
         return value
 
 
@@ -138,6 +146,9 @@ class TrainingConfig(Settings):
     poly_power: float = Field(0.9, gt=0)
     gradient_clip: float | None = Field(1.0, gt=0, description="Norm; null switches it off.")
     accumulate: int = Field(1, ge=1, description="Batches per optimiser step.")
+    gradient_checkpointing: bool = Field(
+        False, description="Keep less for the way back and compute it again: less memory, slower."
+    )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Exponential moving average of the weights, used to judge."
@@ -253,7 +264,8 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     """Read `run.yaml`.
 
     Args:
-        path: The file. `data.manifest` is resolved relative to it.
+        path: The file. `data.manifest` is resolved relative to it, and so is `method.weights` where
+            such a file lies beside it.
         overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`.
 
     Raises:
@@ -267,7 +279,20 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     config = parse_settings(RunConfig, values, str(path))
     manifest = (path.parent / config.data.manifest.expanduser()).resolve()
     data = config.data.model_copy(update={"manifest": manifest})
-    return config.model_copy(update={"data": data})
+    method = config.method.model_copy(update=_found_weights(config.method, path.parent))
+    return config.model_copy(update={"data": data, "method": method})
+
+
+def _found_weights(method: NamedOptions, folder: Path) -> dict[str, Any]:
+    """Option `weights` with whole paths where files of these names lie in the folder."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: whole(inner) for key, inner in value.items()}
+        found = isinstance(value, str) and (folder / value).is_file()
+        return str((folder / value).resolve()) if found else value
+
+    return {"weights": whole(method.options["weights"])} if "weights" in method.options else {}
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:

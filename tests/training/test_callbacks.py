@@ -8,13 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
+import yaml
 
-from terrafuse.config import TrainingConfig
-from terrafuse.errors import ConfigError
+from terrafuse import api
+from terrafuse.config import RunConfig, TrainingConfig
+from terrafuse.errors import ConfigError, LabelError
+from terrafuse.prediction import ScenePredictor
 from terrafuse.progress import Display
+from terrafuse.settings import parse_settings
+from terrafuse.training import validation
+from terrafuse.training.log import read_log
 from terrafuse.training.run_folder import is_first_process
 from terrafuse.training.train import train
-from terrafuse.training.validation import check_monitor, is_validation_due
+from terrafuse.training.validation import (
+    check_monitor,
+    check_scene_windows,
+    is_validation_due,
+    validation_overlap,
+)
+
+Make = Callable[..., Any]
 
 
 def due(**values: Any) -> list[int]:
@@ -34,6 +48,121 @@ def test_unknown_monitor_is_answered_with_the_nearest() -> None:
         check_monitor(TrainingConfig(monitor="kapa"))
 
 
+def windows(prediction: dict[str, Any], validation_overlap: int | None = None) -> RunConfig:
+    values = {
+        "data": {"manifest": "dataset.yaml", "crop_size": 64},
+        "method": {"name": "tiny"},
+        "training": {"validation_overlap": validation_overlap},
+        "prediction": prediction,
+    }
+    return parse_settings(RunConfig, values, "run.yaml")
+
+
+def test_validation_has_the_overlap_of_prediction_unless_told() -> None:
+    assert validation_overlap(windows({})) == 16
+    assert validation_overlap(windows({"overlap": 20})) == 20
+    assert validation_overlap(windows({"overlap": 20}, 0)) == 0
+
+
+def test_windows_that_cannot_be_are_refused_by_the_name_of_the_setting() -> None:
+    check_scene_windows(windows({"overlap": 63, "blending": "repeated"}, 40))
+    with pytest.raises(ConfigError, match=r"^prediction.overlap: overlap is 40 with crop_size 64"):
+        check_scene_windows(windows({"overlap": 40}))
+    with pytest.raises(ConfigError, match=r"^training.validation_overlap: overlap is 64 .*to 63$"):
+        check_scene_windows(windows({"blending": "uniform"}, 64))
+
+
+def erode(manifest: Path, splits: tuple[str, ...]) -> None:
+    """Give the scenes of some splits labels without their left half."""
+    values = yaml.safe_load(manifest.read_text())
+    for scene in values["scenes"]:
+        if scene["split"] in splits:
+            with rasterio.open(manifest.parent / scene["labels"]) as dataset:
+                labels, profile = dataset.read(), dataset.profile
+            labels[:, :, :24] = 7
+            scene["labels_eroded"] = scene["labels"].replace("labels", "eroded")
+            with rasterio.open(manifest.parent / scene["labels_eroded"], "w", **profile) as dataset:
+                dataset.write(labels)
+    manifest.write_text(yaml.safe_dump(values | {"void": [7]}, sort_keys=False))
+
+
+def test_weights_are_chosen_by_the_rules_of_the_run(
+    tmp_path: Path, make_dataset: Make, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Split, labels, classes in means and windows are those of the settings, and are recorded."""
+    manifest = make_dataset(("train", "choice", "test"))
+    erode(manifest, ("choice", "test"))
+    made = []
+
+    def create(*args: Any, **options: Any) -> ScenePredictor:
+        made.append(options)
+        return ScenePredictor(*args, **options)
+
+    monkeypatch.setattr(validation, "ScenePredictor", create)
+    config = make_config(
+        manifest,
+        training={"validation_split": "choice", "validation_overlap": 12},
+        evaluation={"reference": "labels_eroded", "mean_over": ["wet"]},
+        prediction={"crop_size": 16, "overlap": 8, "blending": "uniform"},
+    )
+    out = train(config, tmp_path / "run")
+    assert [(o["overlap"], o["blending"]) for o in made] == [(12, "uniform")] * 2
+    best = max(float(row["val_miou"]) for row in read_log(out / "log.csv") if row["val_miou"])
+    run = api.load(out)
+    metrics = run.evaluate(split="choice", device="cpu")
+    (subset,) = metrics["subsets"].values()
+    # The same weights on the same labels; another overlap moves few pixels.
+    assert subset["scores"]["miou"] == pytest.approx(best, abs=0.02)
+    assert subset["scores"]["miou"] == subset["per_class"]["wet"]["iou"]
+    assert metrics["pixels"] == 48 * 24
+    settings = {"reference": "labels_eroded", "blending": "uniform", "selected_on": "choice"}
+    assert metrics["settings"] | settings == metrics["settings"]
+    assert metrics["settings"]["scored_classes"] == ["wet"]
+
+
+def test_choosing_on_the_reported_split_warns_and_is_recorded(
+    tmp_path: Path, make_dataset: Make, make_config: Make
+) -> None:
+    config = make_config(make_dataset(("train", "test")), training={"validation_split": "test"})
+    with pytest.warns(UserWarning, match="chosen by their score on split 'test', the one") as seen:
+        out = train(config, tmp_path / "run")
+    assert sum("chosen by" in str(warning.message) for warning in seen) == 1
+    assert "val_miou" in read_log(out / "log.csv")[0]
+    metrics = api.load(out).evaluate(device="cpu")
+    assert metrics["settings"]["selected_on"] == "test"
+    assert metrics["settings"]["reference"] == "labels"
+
+
+def test_choosing_on_a_split_that_is_learned_from_warns(
+    tmp_path: Path, make_dataset: Make, make_config: Make
+) -> None:
+    config = make_config(make_dataset(), data={"train_splits": ["train", "val"]})
+    with pytest.warns(UserWarning, match="on split 'val', which is also learned from"):
+        train(config, tmp_path / "run")
+
+
+def test_without_a_choice_nothing_is_recorded(
+    tmp_path: Path, make_dataset: Make, make_config: Make
+) -> None:
+    config = make_config(make_dataset(("train", "test")), training={"validation_split": "best"})
+    with pytest.warns(UserWarning, match=r"in split 'best': the last .* now train, test"):
+        out = train(config, tmp_path / "run")
+    assert api.load(out).evaluate(device="cpu")["settings"]["selected_on"] is None
+
+
+def test_validation_without_the_reference_is_refused_before_the_first_step(
+    tmp_path: Path, make_dataset: Make, make_config: Make
+) -> None:
+    evaluation = {"reference": "labels_eroded", "mean_over": ["wett"]}
+    manifest = make_dataset()
+    with pytest.raises(ConfigError, match=r"'evaluation.mean_over' 'wett'. Did you mean 'wet'"):
+        train(make_config(manifest, evaluation=evaluation), tmp_path / "run")
+    config = make_config(manifest, evaluation={"reference": "labels_eroded"})
+    with pytest.raises(LabelError, match="scene 'scene2' has no labels_eroded to compare with"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
 def test_only_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "0")
@@ -44,8 +173,8 @@ def test_only_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, name: st
 
 def test_bar_shows_rate_loss_and_score_on_a_terminal(
     tmp_path: Path,
-    make_dataset: Callable[..., Path],
-    make_config: Callable[..., Any],
+    make_dataset: Make,
+    make_config: Make,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

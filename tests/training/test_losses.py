@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
 from terrafuse.classes import ClassScheme
@@ -24,6 +27,7 @@ from terrafuse.training.losses import (
     create_loss,
 )
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "mfnet"
 COUNTS = torch.tensor([600, 300, 100])
 SCHEME = ClassScheme(("a", "b", "c"))
 
@@ -47,6 +51,21 @@ GUESS = torch.tensor([[[0, 0, 0], [0, 1, 1], [1, 0, 0]]])
 # Intersections 4 and 2; predicted 5 and 3 (known pixels); labelled 5 and 3; unions 6 and 4.
 DICE_BY_HAND = 1 - (2 * 4 / 10 + 2 * 2 / 6) / 2
 JACCARD_BY_HAND = 1 - (4 / 6 + 2 / 4) / 2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_cross_entropy_equals_the_published_one(weighted: bool) -> None:
+    """Recorded from the MFNet code, where a negative target is invalid too."""
+    golden = load_file(GOLDEN / "loss.safetensors")
+    labels = golden["in.target"].long()
+    assert (labels == -1).any()
+    assert (labels == 255).any()
+    labels[labels < 0] = 255
+    weights = golden["in.weights"].tolist() if weighted else None
+    loss = CrossEntropy(torch.ones(6), class_weights=weights)
+    expected = golden[f"out.loss_{'weighted' if weighted else 'unweighted'}"].squeeze()
+    # Tolerance as given with the recording.
+    torch.testing.assert_close(loss(golden["in.logits"], labels), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

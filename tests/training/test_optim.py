@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import nn
 
 from terrafuse.config import TrainingConfig
+from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.training.optim import (
@@ -18,6 +21,8 @@ from terrafuse.training.optim import (
     learning_rate_factor,
     parameter_groups,
 )
+
+PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 
 
 class TinyBackbone(nn.Module):
@@ -76,6 +81,13 @@ def test_norms_biases_and_offsets_are_not_decayed() -> None:
     assert set(found) == {name for name, _ in TinySegmenter().named_parameters()}
 
 
+def test_everything_is_decayed_on_demand() -> None:
+    found = table(decay_all=True)
+    assert {decay for _, decay in found.values()} == {0.5}
+    assert set(found) == {name for name, _ in TinySegmenter().named_parameters()}
+    assert len(parameter_groups(TinySegmenter(), config(decay_all=True))) == 1
+
+
 def test_layer_decay_counts_from_the_top() -> None:
     found = {name: factor for name, (factor, _) in table(layer_decay=0.5).items()}
     assert found["head.weight"] == found["norm.bias"] == found["backbone.neck.weight"] == 1.0
@@ -93,6 +105,24 @@ def test_backbone_factor_multiplies_layer_decay() -> None:
 def test_factor_zero_leaves_the_backbone_out() -> None:
     names = {name.rpartition(".")[0] for name in table(backbone_lr_factor=0)}
     assert names == {"backbone.neck", "norm", "head"}
+
+
+def test_what_a_tuning_adds_to_a_block_has_the_rate_of_the_block() -> None:
+    small = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "neck_channels": 8}
+    segmenter = create_segmenter(
+        "mfnet",
+        [Modality("rgb", ("r", "g", "b")), Modality("dsm", ("z",))],
+        2,
+        {"backbone_options": small | {"global_attn_indexes": (1,)}, "tuning": "adapter+lora"},
+    )
+    groups = parameter_groups(segmenter, config(layer_decay=0.5))
+    found = {name: group.lr_factor for group in groups for name in group.names}
+    block = "backbone.vit.blocks.{}.mlp.base.fc1.down"
+    assert found[block.format(1)] == 0.5
+    assert found[block.format(0)] == 0.25
+    assert found["backbone.vit.blocks.0.attn.proj.adapters.1.up.weight"] == 0.25
+    assert {f for name, f in found.items() if name.startswith(("fusion", "decoder"))} == {1.0}
+    assert not any(name.endswith("base.weight") for name in found)
 
 
 def test_frozen_parameters_are_left_out() -> None:
@@ -139,11 +169,31 @@ def test_sgd_step_by_hand() -> None:
         ({"schedule": "poly", "poly_power": 1.0}, [1 / 3, 2 / 3, 1, 0.75, 0.5, 0.25]),
         ({"schedule": "poly", "poly_power": 2.0}, [1 / 3, 2 / 3, 1, 0.5625, 0.25, 0.0625]),
         ({"schedule": "cosine"}, [1 / 3, 2 / 3, 1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5]),
+        # The steps before a milestone have the rate before it.
+        (
+            {"schedule": "multistep", "milestones": (3, 5), "gamma": 0.2},
+            [1 / 3, 2 / 3, 1, 0.2, 0.2, 0.04],
+        ),
+        (
+            {"schedule": "multistep", "milestones": (1, 4), "gamma": 0.5},
+            [1 / 3, 2 / 3, *[0.5] * 2, *[0.25] * 2],
+        ),
     ],
 )
 def test_schedule_by_hand(values: dict[str, Any], expected: list[float]) -> None:
     settings = config(steps=6, warmup_steps=2, **values)
     assert [learning_rate_factor(step, settings) for step in range(6)] == pytest.approx(expected)
+
+
+def test_multistep_gives_the_published_rates() -> None:
+    """Recorded from the MFNet code, whose scheduler lowers the rate as epoch 25 begins."""
+    rates = json.loads(PROTOCOL.read_text(encoding="utf-8"))["lr_per_epoch_1_to_50"]
+    settings = config(
+        steps=50_000, schedule="multistep", milestones=(24_000, 34_000, 44_000), lr=0.01
+    )
+    for epoch, rate in enumerate(rates):
+        for step in (1000 * epoch, 1000 * epoch + 999):
+            assert 0.01 * learning_rate_factor(step, settings) == pytest.approx(rate, rel=1e-12)
 
 
 def test_schedule_scales_every_group() -> None:

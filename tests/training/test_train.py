@@ -177,6 +177,7 @@ def test_average_by_hand(
         assert torch.equal(saved[buffer], weights[-1][buffer])
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has no pretrained weights")
 def test_frozen_backbone_stays(tmp_path: Path, manifest: Path, make_config: Make) -> None:
     config = make_config(manifest, training={"backbone_lr_factor": 0})
     start = initial_state(config)
@@ -194,6 +195,7 @@ def test_gradient_clip_bounds_the_step(tmp_path: Path, manifest: Path, make_conf
     assert torch.stack(squares).sum().sqrt().item() == pytest.approx(1e-3, rel=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has no pretrained weights")
 def test_accumulation_equals_one_large_batch(
     tmp_path: Path, manifest: Path, make_config: Make
 ) -> None:

@@ -183,6 +183,26 @@ def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False)
 
 
 @app.command()
+def describe(
+    model: Annotated[
+        Path, typer.Argument(help="run.yaml, or the folder of a trained run.", metavar="MODEL")
+    ],
+    settings: Setting = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show parts, trainable and frozen parameters, FLOPs, memory and licences of a model."""
+    from terrafuse import api
+
+    overview = api.describe_model(model, _pairs(settings))
+    if as_json:
+        typer.echo(json.dumps(overview, indent=2))
+        return
+    from terrafuse.cli.tables import print_model
+
+    print_model(overview)
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of run.yaml, for editors."""
     from terrafuse.config import RunConfig

@@ -89,6 +89,75 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     Console().print(table)
 
 
+def print_model(overview: Mapping[str, Any]) -> None:
+    """Parts of a model with their parameters, its weights, what it costs and how it scored."""
+    console = Console(soft_wrap=True, highlight=False)
+    inputs = "; ".join(f"{name} ({', '.join(b)})" for name, b in overview["modalities"].items())
+    classes = overview["classes"]
+    console.print(f"{overview['method']} on {inputs}", markup=False)
+    console.print(f"{len(classes)} classes: {', '.join(classes)}", markup=False)
+    for base in overview["backbones"]:
+        console.print(_base_line(base), markup=False)
+    for modality, share in overview.get("gates", {}).items():
+        console.print(f"{modality} keeps {share:.2f} of its own", markup=False)
+    for subset, scores in overview.get("scores", {}).items():
+        found = [f"{t} {_percent(scores[key])}" for key, t in _SCORES.items() if key in scores]
+        console.print(f"scores of {subset} in %: {', '.join(found)}", markup=False)
+    console.print(_parts_table(overview))
+    console.print(f"saved in a run folder: {overview['saved_values']:,} values, with buffers")
+    _print_cost(console, overview["cost"])
+
+
+def _base_line(base: Mapping[str, Any]) -> str:
+    tuning = f", tuning {base['tuning']}" if base["tuning"] else ""
+    weights = f"weights '{base['source']}' (licence: {base['licence']})"
+    start = weights if base["source"] else "from scratch"
+    return f"{base['part']}: {base['backbone']}{tuning}, {start}"
+
+
+def _parts_table(overview: Mapping[str, Any]) -> Table:
+    table = Table(title="parameters")
+    table.add_column("part")
+    table.add_column("")
+    for column in ("parameters", "trainable", "frozen"):
+        table.add_column(column, justify="right", no_wrap=True)
+    last = None
+    for row in overview["parts"]:
+        is_new = last is None or row["part"] != last["part"]
+        if last is not None and is_new and (row["piece"] or last["piece"]):
+            table.add_section()
+        table.add_row(row["part"] if is_new else "", row["piece"], *_counts(row))
+        last = row
+    table.add_section()
+    table.add_row("total", "", *_counts(overview["total"]), style="bold")
+    return table
+
+
+def _counts(row: Mapping[str, int]) -> list[str]:
+    return [f"{row[key]:,}" for key in ("parameters", "trainable", "frozen")]
+
+
+def _print_cost(console: Console, cost: Mapping[str, Any]) -> None:
+    if "error" in cost:
+        said = f"FLOPs and memory could not be derived from shapes alone: {cost['error']}"
+        console.print(said, style="yellow", markup=False)
+        return
+    size = cost["crop_size"]
+    table = Table(title=f"memory of training, batches of {cost['batch_size']}")
+    table.add_column("")
+    table.add_column("MiB", justify="right")
+    for name, count in cost["training_bytes"].items():
+        if name == "total":
+            table.add_section()
+        if count:
+            table.add_row(name, f"{count / 2**20:,.1f}", style="bold" if name == "total" else None)
+    console.print(table)
+    console.print(
+        f"a sample of {size} × {size} px: {cost['flops'] / 1e9:,.2f} GFLOPs forward, "
+        f"{cost['activation_bytes_per_sample'] / 2**20:,.1f} MiB of activations kept in training"
+    )
+
+
 def _percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 

@@ -10,17 +10,28 @@ from typing import Any
 import torch
 
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import UnknownNameError, WeightsMismatchError, unknown_name
+from terrafuse.errors import (
+    UnknownNameError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+    unknown_name,
+)
+from terrafuse.methods.costs import without_values
+from terrafuse.methods.describing import describe_segmenter, mean_gates
 from terrafuse.methods.early_fusion import EarlyFusion
 from terrafuse.methods.late_fusion import LateFusion
+from terrafuse.methods.mfnet import MFNet
+from terrafuse.methods.saving import base_state, load_tuned, missing_base, tuned_state
 from terrafuse.methods.single import Single
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.options import check_options
 from terrafuse.segmenter import Segmenter
+from terrafuse.tuning import merge_tuning
 from terrafuse.weights import (
     STATE_FILE,
     RunInfo,
-    load_strict,
+    also_looking_in,
+    digest_values,
     read_run_info,
     read_state,
     without_pretrained,
@@ -31,6 +42,7 @@ METHODS: Mapping[str, type[Segmenter]] = {
     "single": Single,
     "early_fusion": EarlyFusion,
     "late_fusion": LateFusion,
+    "mfnet": MFNet,
 }
 
 
@@ -83,19 +95,27 @@ def create_segmenter(
 
 
 def load_segmenter(
-    run_folder: str | Path, device: str | torch.device = "cpu"
+    run_folder: str | Path, device: str | torch.device = "cpu", *, merge: bool = False
 ) -> tuple[Segmenter, RunInfo]:
     """The trained model of a run folder, in evaluation mode, and what it is.
 
+    Args:
+        run_folder: Of a finished run.
+        device: Where the model is to be.
+        merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
+            rounding.
+
     Raises:
-        WeightsError: Not a run folder, damaged, or of another version.
+        WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
+            tuned run are not there, or not the same.
     """
     info = read_run_info(run_folder)
     state = read_state(run_folder)
     where = f"weights in '{Path(run_folder) / STATE_FILE}'"
+    is_whole = info.base_values_sha256 is None
     try:
-        # All weights come from the folder: nothing is to be fetched for them.
-        with without_pretrained():
+        # Where all weights come from the folder, nothing is to be fetched for them.
+        with without_pretrained() if is_whole else also_looking_in(run_folder):
             segmenter = create_segmenter(
                 info.method, info.modalities, info.scheme.num_classes, info.method_options
             )
@@ -104,7 +124,11 @@ def load_segmenter(
             f"'{run_folder}' was written by terrafuse {info.version} and cannot be built by this "
             f"one: {error}"
         ) from error
-    load_strict(segmenter, state, where=where)
+    except WeightsNotFoundError as error:
+        raise missing_base(error, run_folder) from None
+    load_tuned(segmenter, state, info, where)
+    if merge:
+        merge_tuning(segmenter)
     return segmenter.to(device).eval(), info
 
 
@@ -130,6 +154,7 @@ def describe_run(
         grid: Modality whose grid is the scene's; None = the labels', else the finest.
     """
     sources = [b.pretrained.to_dict() for b in segmenter.backbones() if b.pretrained is not None]
+    left_out = base_state(segmenter)
     return RunInfo(
         method=segmenter.method_name,
         method_options=segmenter.method_options,
@@ -141,6 +166,7 @@ def describe_run(
         rules={name: dict(rule) for name, rule in (rules or {}).items()},
         grid=grid,
         base_weights=tuple(sources),
+        base_values_sha256=digest_values(left_out) if left_out else None,
         total_parameters=sum(p.numel() for p in segmenter.parameters()),
     )
 
@@ -170,10 +196,15 @@ __all__ = [
     "METHODS",
     "EarlyFusion",
     "LateFusion",
+    "MFNet",
     "MethodSummary",
     "Single",
     "create_segmenter",
     "describe_run",
+    "describe_segmenter",
     "list_methods",
     "load_segmenter",
+    "mean_gates",
+    "tuned_state",
+    "without_values",
 ]

@@ -15,6 +15,7 @@ import torch
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tuning import TuningOption
 
 
 class EarlyFusion(Segmenter):
@@ -26,6 +27,7 @@ class EarlyFusion(Segmenter):
         backbone: timm name.
         weights: Pretrained weights: "timm", a path, or None to train from scratch.
         backbone_options: Options of `create_backbone`.
+        tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         validity_channels: Adds one channel per modality: 1 where it has data.
@@ -43,6 +45,7 @@ class EarlyFusion(Segmenter):
         backbone: str = "resnet18",
         weights: str | None = None,
         backbone_options: dict[str, Any] | None = None,
+        tuning: TuningOption = None,
         decoder: str = "upernet",
         decoder_options: dict[str, Any] | None = None,
         validity_channels: bool = False,
@@ -52,7 +55,7 @@ class EarlyFusion(Segmenter):
         self.validity_channels = validity_channels
         channels = sum(len(m.bands) for m in modalities)
         channels += len(modalities) if validity_channels else 0
-        self.backbone = build_backbone(backbone, channels, weights, backbone_options)
+        self.backbone = build_backbone(backbone, channels, weights, backbone_options, tuning=tuning)
         self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
         self.stride = self.backbone.stride
 

@@ -21,6 +21,7 @@ from terrafuse.fusion import create_level_fusion
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tuning import TuningOption
 
 _T = TypeVar("_T")
 
@@ -34,6 +35,7 @@ class LateFusion(Segmenter):
         backbone: timm name for all modalities, or one by modality.
         weights: Pretrained weights ("timm", a path, None = from scratch) for all, or by modality.
         backbone_options: Options of `create_backbone`, for all.
+        tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
         fusion: "sum" (mean over the modalities present), "concat" (1×1 convolution) or "gated"
             (weights learnt per pixel).
         decoder: Name of the decoder.
@@ -57,6 +59,7 @@ class LateFusion(Segmenter):
         backbone: str | dict[str, str] = "resnet18",
         weights: str | dict[str, str | None] | None = None,
         backbone_options: dict[str, Any] | None = None,
+        tuning: TuningOption = None,
         fusion: Literal["sum", "concat", "gated"] = "sum",
         decoder: str = "upernet",
         decoder_options: dict[str, Any] | None = None,
@@ -67,7 +70,9 @@ class LateFusion(Segmenter):
         chosen = _by_modality("backbone", backbone, names)
         sources = _by_modality("weights", weights, names, default=None)
         branches = {
-            m.name: build_backbone(chosen[m.name], len(m.bands), sources[m.name], backbone_options)
+            m.name: build_backbone(
+                chosen[m.name], len(m.bands), sources[m.name], backbone_options, tuning=tuning
+            )
             for m in modalities
         }
         first = branches[names[0]]

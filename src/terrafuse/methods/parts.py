@@ -10,13 +10,22 @@ from torch import Tensor, nn
 from terrafuse.backbones import Backbone, create_backbone
 from terrafuse.decoders import FCNHead, create_decoder
 from terrafuse.segmenter import SegmenterOutput
+from terrafuse.tuning import TuningOption, apply_tuning
 
 
 def build_backbone(
-    name: str, in_channels: int, weights: str | None, options: Mapping[str, Any] | None
+    name: str,
+    in_channels: int,
+    weights: str | None,
+    options: Mapping[str, Any] | None,
+    *,
+    tuning: TuningOption = None,
+    num_modalities: int = 1,
 ) -> Backbone:
-    """`create_backbone` with options as a run file gives them."""
-    return create_backbone(name, in_channels, weights=weights, **(options or {}))
+    """`create_backbone` with options as a run file gives them, then `apply_tuning`."""
+    backbone = create_backbone(name, in_channels, weights=weights, **(options or {}))
+    apply_tuning(backbone, tuning, num_modalities)
+    return backbone
 
 
 class SegmentationHead(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tuning import TuningOption
 
 
 class Single(Segmenter):
@@ -23,6 +24,7 @@ class Single(Segmenter):
         backbone: timm name.
         weights: Pretrained weights: "timm", a path, or None to train from scratch.
         backbone_options: Options of `create_backbone`.
+        tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the middle level.
@@ -42,13 +44,16 @@ class Single(Segmenter):
         backbone: str = "resnet18",
         weights: str | None = None,
         backbone_options: dict[str, Any] | None = None,
+        tuning: TuningOption = None,
         decoder: str = "upernet",
         decoder_options: dict[str, Any] | None = None,
         aux: bool = False,
     ) -> None:
         super().__init__(modalities, num_classes)
         (modality,) = modalities
-        self.backbone = build_backbone(backbone, len(modality.bands), weights, backbone_options)
+        self.backbone = build_backbone(
+            backbone, len(modality.bands), weights, backbone_options, tuning=tuning
+        )
         self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
         self.stride = self.backbone.stride
 

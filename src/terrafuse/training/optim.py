@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
@@ -43,14 +44,14 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[Param
     learning rate is `backbone_lr_factor` × that of the rest, and falls by `layer_decay` per group
     from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). No decay for
     parameters of one dimension (biases, norms), learned positions and tokens, and what a module
-    lists in its `no_weight_decay()`.
+    lists in its `no_weight_decay()`; with `decay_all` every parameter is decayed.
 
     Args:
         segmenter: The model; parameters that do not require a gradient are left out.
         config: Rates and factors.
     """
     factors = _backbone_factors(segmenter, config)
-    without_decay = _without_decay(segmenter)
+    without_decay = set() if config.decay_all else _without_decay(segmenter)
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in segmenter.named_parameters():
         factor = factors.get(id(parameter), 1.0)
@@ -95,7 +96,8 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     """Learning rate of a step relative to its peak, in (0, 1].
 
     With W = `warmup_steps` of S = `steps`: (step + 1) / (W + 1) while step < W, then with
-    t = (step − W) / (S − W): (1 − t)^poly_power, (1 + cos πt) / 2, or 1.
+    t = (step − W) / (S − W): (1 − t)^poly_power, (1 + cos πt) / 2, 1, or γ^n after n `milestones`.
+    The step whose number is a milestone is the first with the lower rate.
 
     Args:
         step: Optimiser steps done before, from 0.
@@ -109,6 +111,8 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
         return float((1 - done) ** config.poly_power)
     if config.schedule == "cosine":
         return (1 + cos(pi * done)) / 2
+    if config.schedule == "multistep":
+        return float(config.gamma ** bisect_right(config.milestones, step))
     return 1.0
 
 

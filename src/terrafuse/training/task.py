@@ -48,19 +48,12 @@ class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is n
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, whose shapes say nothing.
         self._groups = parameter_groups(segmenter, config)
-        if config.backbone_lr_factor == 0:
-            for backbone in segmenter.backbones():
+        for backbone in segmenter.backbones():
+            backbone.gradient_checkpointing = config.gradient_checkpointing
+            if config.backbone_lr_factor == 0:
                 for parameter in chain.from_iterable(backbone.layer_groups()):
                     parameter.requires_grad_(False)
-        self.train()
-
-    def train(self, mode: bool = True) -> SegmentationTask:
-        """Frozen backbones stay in evaluation mode: their running statistics are frozen too."""
-        super().train(mode)
-        if self.config.backbone_lr_factor == 0:
-            for backbone in self.segmenter.backbones():
-                backbone.eval()
-        return self
+        self.train()  # what is frozen now stays in evaluation mode
 
     def train_dataloader(self) -> Batches:
         """Batches of this process."""

@@ -17,19 +17,22 @@ from terrafuse.config import RunConfig
 from terrafuse.data import (
     Manifest,
     Scene,
+    apply_normalization,
     check_manifest,
     class_counts,
     compute_statistics,
-    load_manifest,
+    open_dataset,
     refuse_untrainable,
     training_loader,
 )
-from terrafuse.errors import ConfigError, LabelError, TrainingError
-from terrafuse.methods import create_segmenter, describe_run
+from terrafuse.errors import ConfigError, TrainingError
+from terrafuse.evaluation import scored_classes
+from terrafuse.methods import describe_run, tuned_state
 from terrafuse.modalities import window_alignment
 from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
 from terrafuse.training import run_folder
+from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import RunLog
@@ -39,7 +42,13 @@ from terrafuse.training.quiet import fitting_threads, quiet_lightning
 from terrafuse.training.run_folder import Facts, Position
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer, create_trainer
-from terrafuse.training.validation import Validation, check_monitor
+from terrafuse.training.validation import (
+    Validation,
+    check_monitor,
+    check_scene_windows,
+    check_selection,
+    validation_scenes,
+)
 from terrafuse.weights import digest, load_strict, read_weights, save_model
 
 #: Warnings about data that are shown one by one.
@@ -50,9 +59,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     """Train as the settings say.
 
     What can be wrong is looked for before the first step, cheap things first: settings, folder,
-    manifest and rasters, the method, statistics and class counts of the training split. Nothing
+    manifest and rasters, the method, statistics and class counts of the training splits. Nothing
     is written before all of it is right. Weights are chosen by the score `training.monitor` on
-    split 'val'; without that split the last ones are kept.
+    `training.validation_split`; without that split the last ones are kept.
 
     Args:
         config: The run.
@@ -119,32 +128,34 @@ def check_settings(config: RunConfig) -> None:
     training = config.training
     check_losses(training.losses)
     check_monitor(training)
+    check_scene_windows(config)
     with quiet_lightning():
         check_trainer(training)
 
 
 def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
-    manifest = load_manifest(config.data.manifest).select(config.data.modalities)
+    manifest = open_dataset(config.data)
     check_crop_size(config, manifest)
+    scored_classes(config.evaluation, manifest.scheme)  # refuses what is no class
     # Of an earlier part of the run, or of the first process, which has then checked the data.
     facts = run_folder.read_facts(out, config.data.manifest)
     if facts is None:
-        _check_data(manifest, display)
-    segmenter = _create_segmenter(config, manifest)
-    scenes = {name: _labelled(manifest, name) for name in ("train", "val")}
+        _check_data(config, manifest, display)
+    segmenter = build_segmenter(config, manifest)
+    train_scenes = [s for split in config.data.train_splits for s in _labelled(manifest, split)]
+    val_scenes = validation_scenes(config, manifest)
     # Options of losses are checked with made-up counts: measuring the real ones may take long.
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
-    facts = facts or _measure(manifest, scenes["train"], scenes["val"], display)
+    facts = facts or _measure(config, manifest, train_scenes, val_scenes, display)
     segmenter.set_statistics(facts.statistics)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_folder.is_first_process():
         run_folder.begin(out, config, facts)
     return _Run(
-        config, out, position, manifest, scenes["train"], scenes["val"], facts, segmenter, loss,
-        display,
-    )  # fmt: skip
+        config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
+    )
 
 
 def check_crop_size(config: RunConfig, manifest: Manifest) -> None:
@@ -162,8 +173,14 @@ def check_crop_size(config: RunConfig, manifest: Manifest) -> None:
         )
 
 
-def _check_data(manifest: Manifest, display: Display) -> None:
-    findings = check_manifest(manifest, deep=False, progress=display.stage("checking data"))
+def _check_data(config: RunConfig, manifest: Manifest, display: Display) -> None:
+    findings = check_manifest(
+        manifest,
+        deep=False,
+        train_splits=config.data.train_splits,
+        validation_split=config.training.validation_split,
+        progress=display.stage("checking data"),
+    )
     refuse_untrainable(findings)
     doubts = [f for f in findings if f.severity == "warning" and f.code != "no-val"]
     for finding in doubts[:_MOST_WARNINGS]:
@@ -181,43 +198,21 @@ def _labelled(manifest: Manifest, split: str) -> list[Scene]:
     return [scene for scene in scenes if scene.has_labels]
 
 
-def _create_segmenter(config: RunConfig, manifest: Manifest) -> Segmenter:
-    torch.manual_seed(config.training.seed)
-    segmenter = create_segmenter(
-        config.method.name,
-        list(manifest.modalities.values()),
-        manifest.scheme.num_classes,
-        config.method.options,
-    )
-    if config.data.modality_dropout and not segmenter.supports_missing:
-        raise ConfigError(
-            f"data.modality_dropout is {config.data.modality_dropout}, but method "
-            f"'{config.method.name}' needs every modality. Leave it out, or choose a method that "
-            "supports missing modalities (terrafuse methods)"
-        )
-    return segmenter
-
-
 def _measure(
-    manifest: Manifest, train: Sequence[Scene], val: Sequence[Scene], display: Display
+    config: RunConfig,
+    manifest: Manifest,
+    train: Sequence[Scene],
+    val: Sequence[Scene],
+    display: Display,
 ) -> Facts:
+    check_selection(config, manifest, val, display.stage("reading validation labels"))
     modalities = list(manifest.modalities.values())
     statistics = compute_statistics(
         train, modalities, progress=display.stage("measuring statistics")
     )
     progress = display.stage("counting labels")
-    if not val:
-        warnings.warn(
-            f"'{manifest.path}' has no labelled scenes in split 'val': the last weights are kept, "
-            "whatever their score. Set 'split: val' for some, or run 'terrafuse data split'",
-            stacklevel=4,
-        )
-    elif not class_counts(val, manifest.scheme, progress=progress).any():
-        raise LabelError(
-            "labels of split 'val' are all ignored, so no score can choose the weights. Correct "
-            "'classes', 'void' or the labels' 'nodata' in the manifest, or leave the split out"
-        )
     counts = class_counts(train, manifest.scheme, progress=progress)
+    statistics = apply_normalization(statistics, manifest, config.data)
     return Facts(statistics, tuple(counts.tolist()), digest(manifest.path))
 
 
@@ -247,7 +242,7 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
     step_progress = StepProgress(run.display, training.steps)
     average = WeightAverage(training.ema_decay) if training.ema_decay else None
     picture = SamplePicture(
-        run.val_scenes,
+        [scene for scene in run.val_scenes if scene.has_labels],
         config.data.crop_size,
         run.facts.statistics,
         run.manifest.scheme,
@@ -255,6 +250,7 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
     )
     validation = Validation(
         run.val_scenes,
+        run.manifest.scheme,
         config,
         run.out / run_folder.KEPT,
         step_log=step_log,
@@ -313,6 +309,6 @@ def _finish(run: _Run) -> None:
         rules={name: rule.to_dict() for name, rule in run.manifest.rules.items()},
         grid=run.manifest.grid,
     )
-    save_model(run.out, run.segmenter.state_dict(), info)
+    save_model(run.out, tuned_state(run.segmenter), info)
     save_curves(run.out / run_folder.LOG, run.config.training.monitor, run.out / FIGURES)
     run_folder.tidy(run.out)

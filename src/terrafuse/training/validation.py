@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from math import ceil
@@ -12,11 +13,20 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 
-from terrafuse.config import RunConfig, TrainingConfig
-from terrafuse.data import Scene
+from terrafuse.classes import ClassScheme
+from terrafuse.config import EvaluationConfig, RunConfig, TrainingConfig
+from terrafuse.data import Manifest, Scene
 from terrafuse.errors import ConfigError, LabelError, unknown_name
-from terrafuse.evaluation import ConfusionMatrix, score
-from terrafuse.prediction import ScenePredictor
+from terrafuse.evaluation import (
+    ConfusionMatrix,
+    check_references,
+    read_reference,
+    score,
+    scored_classes,
+)
+from terrafuse.prediction import ScenePredictor, check_windows
+from terrafuse.progress import Progress
+from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage, is_step_end
 from terrafuse.training.run_folder import save_weights
@@ -39,10 +49,97 @@ def check_monitor(config: TrainingConfig) -> None:
         raise ConfigError(unknown_name("score in 'training.monitor'", config.monitor, SCORES))
 
 
+def check_scene_windows(config: RunConfig) -> None:
+    """Refuse windows of prediction or validation that do not suit the blending.
+
+    Raises:
+        ConfigError: Names the setting and what is allowed.
+    """
+    settings = {
+        "prediction.overlap": config.predict_overlap,
+        "training.validation_overlap": validation_overlap(config),
+    }
+    for key, overlap in settings.items():
+        try:
+            check_windows(config.predict_crop_size, overlap, config.prediction.blending)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+
+
+def validation_scenes(config: RunConfig, manifest: Manifest) -> list[Scene]:
+    """Scenes of the validation split that have labels, whole or eroded."""
+    split, reference = config.training.validation_split, config.evaluation.reference
+    scenes = manifest.scenes(split) if split in manifest.splits else []
+    return [scene for scene in scenes if scene.has_labels or scene.has_reference(reference)]
+
+
+def check_selection(
+    config: RunConfig, manifest: Manifest, scenes: Sequence[Scene], progress: Progress | None = None
+) -> None:
+    """Refuse scenes that cannot choose the weights; warn where their choice is worth less.
+
+    Args:
+        config: The run.
+        manifest: The dataset.
+        scenes: Its `validation_scenes`.
+        progress: Of reading labels.
+
+    Raises:
+        LabelError: All labels are ignored, or scenes lack those to compare with.
+    """
+    split = config.training.validation_split
+    if not scenes:
+        warnings.warn(
+            f"'{manifest.path}' has no labelled scenes in split '{split}': the last weights are "
+            f"kept, whatever their score. Set 'split: {split}' for some, or run 'terrafuse data "
+            f"split'; splits are now {', '.join(manifest.splits) or 'none'}",
+            stacklevel=5,
+        )
+        return
+    check_references(scenes, config.evaluation)
+    if not _has_reference_pixels(scenes, config.evaluation, progress):
+        raise LabelError(
+            f"{config.evaluation.reference} of split '{split}' are all ignored, so no score can "
+            "choose the weights. Correct 'classes', 'void' or the labels' 'nodata' in the "
+            "manifest, or leave the split out"
+        )
+    if split in ("test", config.evaluation.split):
+        warnings.warn(
+            f"weights are chosen by their score on split '{split}', the one to be reported: that "
+            "score will be too good. Choose on another split (training.validation_split), unless "
+            "you repeat a published protocol",
+            stacklevel=5,
+        )
+    if split in config.data.train_splits:
+        warnings.warn(
+            f"weights are chosen by their score on split '{split}', which is also learned from "
+            "(data.train_splits): the score says nothing of other places. Choose on another split",
+            stacklevel=5,
+        )
+
+
+def validation_overlap(config: RunConfig) -> int:
+    """Overlap of windows in validations, in scene pixels."""
+    overlap = config.training.validation_overlap
+    return config.predict_overlap if overlap is None else overlap
+
+
 def is_validation_due(step: int, config: TrainingConfig) -> bool:
     """Whether weights are judged and kept after `step` optimiser steps."""
     every = config.validate_every or ceil(config.steps / 10)
     return step % every == 0 or step == config.steps
+
+
+def _has_reference_pixels(
+    scenes: Sequence[Scene], config: EvaluationConfig, progress: Progress | None
+) -> bool:
+    """Whether some scene has a pixel to compare; reads all, so that no label surprises later."""
+    found = False
+    for number, scene in enumerate(scenes, start=1):
+        found |= bool((read_reference(scene, config) != IGNORE_INDEX).any())
+        if progress:
+            progress(number, len(scenes))
+    return found
 
 
 class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for us
@@ -52,6 +149,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
 
     Args:
         scenes: Labelled scenes of the validation split.
+        scheme: Their classes.
         config: The run.
         kept: File for the weights to keep.
         step_log: Takes the scores.
@@ -63,6 +161,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
     def __init__(
         self,
         scenes: Sequence[Scene],
+        scheme: ClassScheme,
         config: RunConfig,
         kept: Path,
         *,
@@ -72,6 +171,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         picture: Picture | None = None,
     ) -> None:
         self.scenes = list(scenes)
+        self.scheme = scheme
         self.config = config
         self.kept = kept
         self.step_log = step_log
@@ -132,22 +232,25 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         predictor = ScenePredictor(
             segmenter,
             crop_size=self.config.predict_crop_size,
-            overlap=self.config.predict_overlap,
+            overlap=validation_overlap(self.config),
+            blending=self.config.prediction.blending,
             batch_size=self.config.predict_batch_size,
             device=device,
         )
+        evaluation = self.config.evaluation
         confusion = ConfusionMatrix(segmenter.num_classes)
         for scene in self.scenes[trainer.global_rank :: trainer.world_size]:
-            labels = scene.read_labels(scene.full_window)[: scene.grid.height, : scene.grid.width]
-            confusion.update(labels, predictor.class_map(scene))
+            confusion.update(read_reference(scene, evaluation), predictor.class_map(scene))
         counts = torch.from_numpy(confusion.counts).to(device)
         matrix = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
         if not matrix[:, : segmenter.num_classes].any():
             raise LabelError(
-                "no pixel of split 'val' can be scored: labels are all ignored, or the rasters "
-                "have no data where they are. Correct the manifest"
+                f"no pixel of split '{self.config.training.validation_split}' can be scored: "
+                f"{evaluation.reference} are all ignored, or the rasters have no data where they "
+                "are. Correct the manifest"
             )
-        scores = score(matrix, self.config.evaluation.class_mean).to_dict()
+        mean_over = scored_classes(evaluation, self.scheme)
+        scores = score(matrix, evaluation.class_mean, mean_over=mean_over).to_dict()
         return {name: scores[name] for name in SCORES}
 
     def _judged(self, trainer: Trainer, module: SegmentationTask) -> Segmenter:

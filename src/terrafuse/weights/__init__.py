@@ -1,7 +1,9 @@
 """Where weights come from: strict, safe loading, and the folder a trained model lives in."""
 
 from terrafuse.weights.files import (
+    also_looking_in,
     digest,
+    digest_values,
     load_strict,
     pretrained_wanted,
     read_weights,
@@ -27,8 +29,10 @@ __all__ = [
     "MODEL_JSON",
     "STATE_FILE",
     "RunInfo",
+    "also_looking_in",
     "check_same_scheme",
     "digest",
+    "digest_values",
     "load_strict",
     "pretrained_wanted",
     "read_run_info",

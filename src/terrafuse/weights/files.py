@@ -30,6 +30,7 @@ HUB_PREFIX = "hf://"
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 _pretrained_wanted = ContextVar("pretrained_wanted", default=True)
+_second_place: ContextVar[Path | None] = ContextVar("second_place", default=None)
 
 
 @contextmanager
@@ -48,6 +49,19 @@ def without_pretrained() -> Iterator[None]:
 def pretrained_wanted() -> bool:
     """Whether models being built should load the weights that their options name."""
     return _pretrained_wanted.get()
+
+
+@contextmanager
+def also_looking_in(folder: str | Path) -> Iterator[None]:
+    """Files of weights that are not where they should be are looked for by name in a folder.
+
+    For a run folder that has moved to a machine where its base weights lie elsewhere.
+    """
+    token = _second_place.set(Path(folder))
+    try:
+        yield
+    finally:
+        _second_place.reset(token)
 
 
 def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -105,6 +119,16 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     module.load_state_dict(dict(state))
 
 
+def digest_values(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and values, whatever their order."""
+    found = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
@@ -112,6 +136,11 @@ def digest(path: Path) -> str:
 
 
 def _locate(source: str | Path) -> Path:
+    folder = _second_place.get()
+    if folder is not None and not Path(source).expanduser().is_file():
+        beside = folder / Path(source).name
+        if beside.is_file():
+            return beside
     if isinstance(source, str) and source.startswith(HUB_PREFIX):
         return _fetch(source)
     path = Path(source).expanduser()

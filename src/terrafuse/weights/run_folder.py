@@ -53,6 +53,8 @@ class RunInfo:
         grid: Modality whose grid is the scene's; None = the labels', else the finest.
         base_weights: Pretrained weights it started from: "backbone", "source" and "licence" each.
         scores: Per subset of modalities ("s1+s2"), score by name; None where undefined.
+        base_values_sha256: Digest of the values that were not tuned, which the state file leaves
+            out: they are those of the base weights. None where it holds all.
         total_parameters: Trainable and frozen values.
         version: The terrafuse that wrote it.
     """
@@ -68,6 +70,7 @@ class RunInfo:
     grid: str | None = None
     base_weights: tuple[dict[str, str], ...] = ()
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    base_values_sha256: str | None = None
     total_parameters: int = 0
     version: str = VERSION
 
@@ -85,6 +88,7 @@ class RunInfo:
             "crop_size": self.crop_size,
             "overlap": self.overlap,
             "base_weights": list(self.base_weights),
+            "base_values_sha256": self.base_values_sha256,
             "scores": self.scores,
             "total_parameters": self.total_parameters,
         }
@@ -114,6 +118,7 @@ class RunInfo:
             rules=dict(values["reading_rules"]),
             grid=values["grid"],
             base_weights=tuple(values["base_weights"]),
+            base_values_sha256=values.get("base_values_sha256"),
             scores=dict(values["scores"]),
             total_parameters=int(values["total_parameters"]),
             version=str(values["terrafuse_version"]),
@@ -125,7 +130,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
 
     Args:
         folder: Made if it is not there.
-        state: `segmenter.state_dict()`.
+        state: `segmenter.state_dict()`, or what of it is not in the base weights.
         info: What the model is.
 
     Raises:

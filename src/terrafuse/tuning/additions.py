@@ -1,0 +1,70 @@
+"""What tunings that add parameters have in common: modalities side by side in a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Addition(nn.Module):
+    """A pretrained module with trainable parameters around it.
+
+    Tokens of several modalities pass through the pretrained module as one batch, one modality
+    after the other: of M · N samples the first N are the first modality's. Attention, windows and
+    everything else that works on samples keeps this order, so any layer can tell modalities apart
+    by halving (in M parts) its first dimension.
+
+    Args:
+        base: The pretrained module; its parameters are not the addition's.
+        num_modalities: M.
+    """
+
+    def __init__(self, base: nn.Module, num_modalities: int) -> None:
+        super().__init__()
+        self.base = base
+        self.num_modalities = num_modalities
+
+    def merged(self) -> nn.Module | None:
+        """A plain module with the same output; None where there is none."""
+        return None
+
+
+class Mixing(nn.Module):
+    """Gates between modalities: of each its own part and the others'.
+
+    With w_m learnt, one per modality, out_m = w_m · part_m + (1 − w_m) · mean of the other parts.
+    w_m starts as 1/M, which treats all alike. For two modalities this is the paper's gating, for
+    one there is nothing to mix and no parameter.
+
+    Reference: Ma et al., "A unified framework with multimodal fine-tuning for remote sensing
+    semantic segmentation", IEEE TGRS 63, 2025 (two modalities).
+
+    Args:
+        num_modalities: M.
+    """
+
+    def __init__(self, num_modalities: int) -> None:
+        super().__init__()
+        if num_modalities > 1:
+            self.own = nn.Parameter(torch.full((num_modalities,), 1 / num_modalities))
+
+    def forward(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Mixed parts, one per modality."""
+        if len(parts) == 1:
+            return list(parts)
+        gates = self.own.to(parts[0].dtype)
+        return [
+            torch.lerp(_mean_of_others(parts, m), part, gates[m]) for m, part in enumerate(parts)
+        ]
+
+
+def _mean_of_others(parts: Sequence[Tensor], own: int) -> Tensor:
+    others = [part for m, part in enumerate(parts) if m != own]
+    return others[0] if len(others) == 1 else torch.stack(others).mean(dim=0)
+
+
+def by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
+    """Each modality's part of a batch (M · N, …) through its own module."""
+    return [module(part) for module, part in zip(modules, x.chunk(len(modules)), strict=True)]

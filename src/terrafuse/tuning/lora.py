@@ -1,0 +1,215 @@
+"""Low-rank updates of linear layers (LoRA), for one modality or several (MMLoRA).
+
+Reference: Hu et al., "LoRA: Low-rank adaptation of large language models", ICLR 2022; for several
+modalities Ma et al., "A unified framework with multimodal fine-tuning for remote sensing semantic
+segmentation" (MFNet), IEEE TGRS 63, 2025, DOI 10.1109/TGRS.2025.3585238, figure 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terrafuse.backbones import Backbone
+from terrafuse.errors import ModelError
+from terrafuse.tuning.additions import Addition, Mixing
+from terrafuse.tuning.places import LinearPlace, Target, find_layers
+
+#: Queries, values and the MLP, as published for several modalities.
+DEFAULT_TARGETS: tuple[Target, ...] = ("q", "v", "mlp")
+
+
+def lora(
+    backbone: Backbone,
+    num_modalities: int,
+    *,
+    rank: int = 4,
+    alpha: float = 1.0,
+    targets: tuple[Target, ...] = DEFAULT_TARGETS,
+    mix: bool = True,
+) -> None:
+    """Add low-rank updates to linear layers of every block; the output is unchanged at the start.
+
+    Args:
+        backbone: Changed in place.
+        num_modalities: M; every modality has updates of its own.
+        rank: r.
+        alpha: Updates are scaled by alpha / r; those of the MLP are not where they mix.
+        targets: Layers to update: "q", "k", "v" and "proj" of the attention, "mlp".
+        mix: Whether the MLP's updates mix modalities by gates. Without effect on one modality,
+            whose updates are all scaled.
+
+    Raises:
+        ModelError: The backbone has no transformer blocks, or a value is not allowed.
+    """
+    check_rank("lora", rank, alpha, targets)
+    for block, place in find_layers(backbone, "lora", targets):
+        is_mixed = mix and num_modalities > 1 and place.parent is not getattr(block, "attn", 0)
+        layer = LoRALinear(
+            place.layer,
+            num_modalities,
+            rank=rank,
+            scale=1.0 if is_mixed else alpha / rank,
+            rows=place.rows,
+            mix=is_mixed,
+        )
+        replace_layer(place, layer)
+
+
+class LoRALinear(Addition):
+    """A linear layer plus s · B A x, with A and B of each modality.
+
+    Args:
+        base: The pretrained layer, or one that is tuned already.
+        num_modalities: M.
+        rank: r.
+        scale: s.
+        rows: Outputs that are updated (first, last + 1), one or several parts of equal size.
+        mix: Whether modalities mix.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        num_modalities: int,
+        *,
+        rank: int,
+        scale: float,
+        rows: Sequence[tuple[int, int]],
+        mix: bool = False,
+    ) -> None:
+        super().__init__(base, num_modalities)
+        if isinstance(base, LoRALinear):
+            raise ModelError("two low-rank tunings cannot share a layer; choose lora or dora")
+        linear = linear_in(base)
+        self.rows = tuple(rows)
+        self.scale = scale
+        parts, size = len(self.rows), self.rows[0][1] - self.rows[0][0]
+        self.down = nn.Parameter(
+            linear.weight.new_empty(num_modalities, parts * rank, linear.in_features)
+        )
+        self.up = nn.Parameter(linear.weight.new_zeros(num_modalities, parts * size, rank))
+        for modality in self.down:
+            nn.init.kaiming_uniform_(modality, a=sqrt(5))
+        self.mixing = Mixing(num_modalities) if mix else None
+
+    @property
+    def weight(self) -> Tensor:
+        """Of the pretrained layer, for models that look at it."""
+        return linear_in(self.base).weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """Of the pretrained layer: what it gives for 0."""
+        return linear_in(self.base).bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (M · N, …, D) → tokens (M · N, …, D')."""
+        y: Tensor = self.base(x)
+        for (first, last), update in zip(self.rows, self.updates(x), strict=True):
+            y[..., first:last] += update
+        return y
+
+    def updates(self, x: Tensor) -> list[Tensor]:
+        """The updates s · B A x per part of the output, (M · N, …, size) each."""
+        parts = len(self.rows)
+        flat = x.reshape(self.num_modalities, -1, x.shape[-1])  # (M, L, D)
+        low = flat @ self.down.to(x.dtype).mT * self.scale  # (M, L, parts · r)
+        found = [
+            a @ b.to(x.dtype).mT  # (M, L, size)
+            for a, b in zip(low.chunk(parts, dim=2), self.up.chunk(parts, dim=1), strict=True)
+        ]
+        if self.mixing is not None:
+            found = [torch.stack(self.mixing(update.unbind(0))) for update in found]
+        return [update.reshape(*x.shape[:-1], -1) for update in found]
+
+    def full_updates(self) -> list[Tensor]:
+        """The updates as matrices s · B A, per part of the output (M, size, D)."""
+        parts = len(self.rows)
+        pairs = zip(self.up.chunk(parts, dim=1), self.down.chunk(parts, dim=1), strict=True)
+        return [self.scale * b @ a for b, a in pairs]
+
+    def merged(self) -> nn.Module | None:
+        """Linear layers with the updates in their weights; None where modalities mix.
+
+        A mixed update depends on the other modalities' tokens, so no weight holds it.
+        """
+        if self.mixing is not None or not isinstance(self.base, nn.Linear):
+            return None
+        return ModalityLinear.of(self.merged_weights(), self.base.bias)
+
+    @torch.no_grad()
+    def merged_weights(self) -> Tensor:
+        """Weights of each modality with the updates in them, (M, D', D)."""
+        weights = self.weight.expand(self.num_modalities, -1, -1).clone()
+        for (first, last), update in zip(self.rows, self.full_updates(), strict=True):
+            weights[:, first:last] += update
+        return weights
+
+
+class ModalityLinear(nn.Module):
+    """A linear layer with weights of its own for each modality: merged updates.
+
+    Args:
+        weights: (M, D', D).
+        bias: (D'), in common.
+    """
+
+    def __init__(self, weights: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @classmethod
+    def of(cls, weights: Tensor, bias: Tensor | None) -> nn.Module:
+        """A plain linear layer for one modality, else a layer with several weights."""
+        if len(weights) > 1:
+            return cls(weights, bias)
+        linear = nn.Linear(weights.shape[2], weights.shape[1], device="meta")
+        linear.weight = nn.Parameter(weights[0], requires_grad=False)
+        kept = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        linear.register_parameter("bias", kept)
+        return linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (M · N, …, D) → tokens (M · N, …, D')."""
+        parts = zip(x.chunk(len(self.weights)), self.weights, strict=True)
+        return torch.cat([F.linear(part, weight, self.bias) for part, weight in parts])
+
+
+def check_rank(tuning: str, rank: int, alpha: float, targets: Sequence[Target]) -> None:
+    """Refuse values that no low-rank update can have.
+
+    Raises:
+        ModelError: Which option.
+    """
+    if rank < 1 or alpha <= 0:
+        raise ModelError(
+            f"options of tuning '{tuning}' are rank {rank} and alpha {alpha:g}; allowed are a rank "
+            "of at least 1 and an alpha above 0"
+        )
+    if not targets or len(set(targets)) != len(targets):
+        raise ModelError(
+            f"option 'targets' of tuning '{tuning}' is {list(targets)}; name one or more of q, k, "
+            "v, proj, mlp, each once"
+        )
+
+
+def linear_in(layer: nn.Module) -> nn.Linear:
+    """The pretrained linear layer under what tunings have put around it."""
+    while not isinstance(layer, nn.Linear):
+        assert isinstance(layer.base, nn.Module)
+        layer = layer.base
+    return layer
+
+
+def replace_layer(place: LinearPlace, layer: nn.Module) -> None:
+    """Put a tuned layer into the place of a pretrained one."""
+    setattr(place.parent, place.name, layer)
+    # Some models of timm take the weight out of the layer unless told to call it.
+    if hasattr(place.parent, "qkv_bias_separate"):
+        setattr(place.parent, "qkv_bias_separate", True)  # noqa: B010  (typed as a module)

@@ -1,0 +1,138 @@
+"""Where a tuning acts: attention and MLPs of a backbone's blocks, whatever model they are from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from torch import nn
+
+from terrafuse.backbones import Backbone
+from terrafuse.errors import ModelError
+
+#: Parts of a block that a low-rank update can change.
+Target = Literal["q", "k", "v", "proj", "mlp"]
+
+
+@dataclass(frozen=True)
+class LinearPlace:
+    """A linear layer of a block, and which of its outputs are meant.
+
+    Args:
+        parent: Module that holds it.
+        name: Under which name.
+        rows: Outputs of each part that is meant (first, last + 1).
+    """
+
+    parent: nn.Module
+    name: str
+    rows: tuple[tuple[int, int], ...]
+
+    @property
+    def layer(self) -> nn.Module:
+        """The layer, or what has taken its place."""
+        layer: nn.Module = getattr(self.parent, self.name)
+        return layer
+
+
+def find_blocks(backbone: Backbone, tuning: str) -> list[Any]:
+    """Transformer blocks in order of depth: what holds an MLP of linear layers.
+
+    Args:
+        backbone: Any.
+        tuning: Name of the tuning, for the message.
+
+    Raises:
+        ModelError: The backbone has none.
+    """
+    blocks: list[Any] = [m for m in backbone.modules() if linears_of_mlp(m)]
+    if not blocks:
+        raise ModelError(
+            f"tuning '{tuning}' changes transformer blocks, and this backbone "
+            f"({type(backbone).__name__}) has none. Choose full, frozen, bitfit or norms, or a "
+            "backbone with blocks whose MLP is of linear layers (vit_*, samvit_*, swin*, pvt_v2_*, "
+            "convnext_tiny and larger)"
+        )
+    return blocks
+
+
+def find_layers(
+    backbone: Backbone, tuning: str, targets: tuple[Target, ...]
+) -> list[tuple[Any, LinearPlace]]:
+    """Linear layers that stand for the targets in all blocks, each with its block.
+
+    Args:
+        backbone: Any.
+        tuning: Name of the tuning, for the message.
+        targets: Which layers.
+
+    Raises:
+        ModelError: No block has any of them.
+    """
+    blocks = find_blocks(backbone, tuning)
+    found = [(block, place) for block in blocks for place in find_targets(block, targets)]
+    if not found:
+        raise ModelError(
+            f"option 'targets' of tuning '{tuning}' is {list(targets)}, and the blocks of this "
+            f"backbone ({type(blocks[0]).__name__}) have none of these layers; 'mlp' they have"
+        )
+    return found
+
+
+def linears_of_mlp(block: nn.Module) -> list[LinearPlace]:
+    """Linear layers of a block's MLP, in order; none where there is no MLP."""
+    mlp = getattr(block, "mlp", None)
+    if not isinstance(mlp, nn.Module):
+        return []
+    base = cast(nn.Module, _unwrapped(mlp))
+    children = [(name, _unwrapped(child)) for name, child in base.named_children()]
+    return [
+        LinearPlace(base, name, ((0, child.out_features),))
+        for name, child in children
+        if isinstance(child, nn.Linear)
+    ]
+
+
+def projection_of(block: nn.Module) -> LinearPlace | None:
+    """Projection after the attention of a block; None where there is no attention."""
+    attention = getattr(block, "attn", None)
+    layer = _unwrapped(getattr(attention, "proj", None))
+    if attention is None or not isinstance(layer, nn.Linear):
+        return None
+    return LinearPlace(attention, "proj", ((0, layer.out_features),))
+
+
+def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPlace]:
+    """Linear layers of a block that stand for the targets; q, k and v of one layer together."""
+    attention = getattr(block, "attn", None)
+    places = []
+    if attention is not None:
+        inputs = [_input_of(attention, target) for target in targets if target in ("q", "k", "v")]
+        for name in dict.fromkeys(name for name, _ in inputs):
+            rows = tuple(rows for layer, rows in inputs if layer == name)
+            places.append(LinearPlace(attention, name, rows))
+        projection = projection_of(block)
+        if "proj" in targets and projection is not None:
+            places.append(projection)
+    return places + (linears_of_mlp(block) if "mlp" in targets else [])
+
+
+def _input_of(attention: nn.Module, which: str) -> tuple[str, tuple[int, int]]:
+    """Layer that makes queries, keys or values, and the rows of its output that are meant."""
+    # In timm: one layer for all three, one each, or one for queries and one for the others.
+    for name, order in (("qkv", "qkv"), (f"{which}_proj", which), (which, which), ("kv", "kv")):
+        layer = _unwrapped(getattr(attention, name, None))
+        if isinstance(layer, nn.Linear) and which in order:
+            size = layer.out_features // len(order)
+            first = order.index(which) * size
+            return name, (first, first + size)
+    raise ModelError(
+        f"the attention of this backbone ({type(attention).__name__}) has no layer for '{which}'"
+    )
+
+
+def _unwrapped(layer: object) -> object:
+    """The pretrained layer under what tunings have put around it."""
+    while isinstance(base := getattr(layer, "base", None), nn.Module):
+        layer = base
+    return layer
