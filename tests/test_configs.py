@@ -30,8 +30,10 @@ RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "method" in read_yaml(
 ISPRS = ("impervious", "building", "low vegetation", "tree", "car", "clutter")
 HUNAN = ("cropland", "forest", "grassland", "wetland", "water", "unused land", "built-up area")
 RGB, HEIGHT = ["red", "green", "blue"], ["height"]
+LANDSCAPE = ("water", "wetland", "arable", "grassland", "forest", "buildings")
 #: Manifests that do not ship: bands of the optical image, elevation modality, classes.
 LAYOUTS = {
+    "dataset": ({"optical": ["blue", "green", "red", "nir"]}, "dsm", LANDSCAPE),  # of the demo
     "vaihingen": ({"irrg": ["nir", "red", "green"]}, "dsm", ISPRS),
     "potsdam": ({"rgb": RGB}, "dsm", ISPRS),
     "mmhunan": ({"rgb": RGB}, "dem", HUNAN),
@@ -87,7 +89,8 @@ def expected_warnings(config: RunConfig) -> Iterator[str]:
     """What a run is right to warn of."""
     if config.training.validation_split == config.evaluation.split:
         yield "weights are chosen by their score on split 'test', the one to be reported"
-    if config.method.name == "mfnet":  # a file of weights is left for the user to name
+    tuning = config.method.options.get("tuning")
+    if tuning in ("adapter", "lora"):  # a file of weights is left for the user to name
         yield "the backbone has no pretrained weights"
 
 
