@@ -152,7 +152,7 @@ def test_the_stem_takes_any_number_of_bands(bands: int, write: Write) -> None:
     torch.testing.assert_close(weight, expected)
 
 
-@pytest.mark.parametrize("name", list(timm_models.PUBLISHED_FILES))
+@pytest.mark.parametrize("name", [n for n in timm_models.PUBLISHED_FILES if n.startswith("sam_")])
 def test_a_file_by_a_published_name_must_be_that_file(name: str, write: Write) -> None:
     with pytest.raises(ChecksumError, match=rf"{name}' is not the published file: SHA-256"):
         create_backbone(NAME, 3, weights=write(name), neck="map", **SMALL)

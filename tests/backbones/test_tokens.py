@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from terrafuse.backbones import TokenBackbone, create_backbone
-from terrafuse.backbones.necks import SimpleFeaturePyramid
+from terrafuse.backbones.necks import ConvolutionNeck, SimpleFeaturePyramid
 from terrafuse.errors import ModelError, UnknownNameError
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -167,6 +167,15 @@ def test_the_neck_map_gives_one_level_of_the_patches_stride(name: str) -> None:
     new = {n for n, q in backbone.named_parameters() if id(q) not in groups}
     assert bool(new) != name.startswith("samvit")
     assert all(n.startswith("pyramid.") for n in new)
+
+
+def test_the_convolutions_of_that_neck_are_sams() -> None:
+    neck = ConvolutionNeck(32, 12)
+    sam: Any = _make("samvit_base_patch16", neck="map", neck_channels=12)
+    neck.layers.load_state_dict(sam.vit.neck.state_dict())
+    x = torch.randn(2, 32, 3, 4)
+    (level,) = neck([x])
+    assert torch.equal(level, sam.vit.neck(x))
 
 
 @pytest.mark.parametrize("num_maps", [1, 2, 3, 4])

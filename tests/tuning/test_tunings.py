@@ -153,6 +153,21 @@ def _loss(level: Tensor) -> Tensor:
     return (level * weights).mean() + level.pow(3).mean()
 
 
+@pytest.mark.parametrize("tuning", ["lora", "dora"])
+def test_low_rank_updates_start_as_published(tuning: str) -> None:
+    """B is 0; A is not, and not the same for all, since two zeros would never learn."""
+    backbone = _tuned("vit", tuning, 3).train()
+    sum(_loss(level) for level in backbone(image_for(backbone, 3))).backward()
+    for name, parameter in backbone.named_parameters():
+        if name.endswith(".up"):
+            assert not parameter.any()
+            assert parameter.grad.flatten(1).any(dim=1).all(), name
+        if name.endswith(".down"):
+            bound = parameter.shape[2] ** -0.5  # Kaiming's uniform with a = √5
+            assert 0.8 * bound < parameter.abs().max() <= bound
+            assert not torch.equal(parameter[0], parameter[1])
+
+
 def _of_modality(backbone: Backbone, modality: int) -> list[Tensor]:
     """Added values that belong to one modality, as views that can be changed."""
     found = []

@@ -30,13 +30,11 @@ def bitfit(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
 
 def norms(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
     """The norms learn: their scales and offsets."""
-    known = {id(p) for p in pretrained_parameters(backbone).values()}
     _unfreeze(
         parameter
-        for module in backbone.modules()
+        for module in backbone.modules()  # a neck's too, which learn anyway
         if "norm" in type(module).__name__.lower()
         for parameter in module.parameters(recurse=False)
-        if id(parameter) in known
     )
 
 
