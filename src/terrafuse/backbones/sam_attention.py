@@ -12,7 +12,6 @@ Li et al., MViTv2, CVPR 2022, arXiv 2112.01526.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -48,43 +47,44 @@ def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = 
 def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
     """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
     heads = attn.num_heads
-    maps = _split(attn.qkv(tokens), grid, heads)  # (3, N, h, w, heads, d)
+    # Cut by `split` throughout: on the way back it is one copy, a slice is a map of zeros each.
+    queries, keys = torch.tensor_split(_split(attn.qkv(tokens), grid, heads), (1,))
     extra = None
     if prompts is not None:
         extra = _split(attn.qkv(prompts), (1, prompts.shape[1]), heads)[1:].flatten(2, 3)
     tables = (attn.rel_pos_h, attn.rel_pos_w) if attn.use_rel_pos else None
     dropout = attn.attn_drop.p if attn.training else 0.0
     if window == 0:
-        x = _attend_windows(maps[0], maps[1:], _size(maps), tables, extra, dropout)
+        x = _attend_windows(queries[0], keys, grid, tables, extra, dropout)
     else:
-        x = _by_windows(attn, maps, window, tables, extra, dropout)
+        x = _by_windows(attn, queries[0], keys, window, tables, extra, dropout)
     result: Tensor = attn.proj_drop(attn.proj(x.flatten(3).flatten(1, 2)))  # (N, L, D)
     return result
 
 
 def _by_windows(
     attn: Any,
-    maps: Tensor,
+    queries: Tensor,
+    keys: Tensor,
     window: int,
     tables: tuple[Tensor, Tensor] | None,
     extra: Tensor | None,
     dropout: float,
 ) -> Tensor:
     """Attention within windows: complete ones together, those at the end in groups of one shape."""
-    height, width = _size(maps)
-    keys = _fill_up(attn.qkv, maps[1:], window)
+    keys = _fill_up(attn.qkv, keys, window)
+    heights, widths = (_parts(length, window) for length in queries.shape[1:3])
+    filled = [[_windows(part, window) * window for part in parts] for parts in (heights, widths)]
     rows = []
-    for top, bottom in _runs(height, window):
+    for q_row, k_row in zip(
+        torch.split(queries, heights, 1), torch.split(keys, filled[0], 2), strict=True
+    ):
         row = []
-        for left, right in _runs(width, window):
-            queries = maps[0, :, top:bottom, left:right]
-            down, across = (_windows(bottom - top, window), _windows(right - left, window))
-            held = keys[:, :, top : top + down * window, left : left + across * window]
-            row.append(
-                _attend_windows(
-                    queries, held, (window, window), tables, extra, dropout, (down, across)
-                )
-            )
+        for q, k in zip(
+            torch.split(q_row, widths, 2), torch.split(k_row, filled[1], 3), strict=True
+        ):
+            count = (k.shape[2] // window, k.shape[3] // window)
+            row.append(_attend_windows(q, k, (window, window), tables, extra, dropout, count))
         rows.append(torch.cat(row, dim=2) if len(row) > 1 else row[0])
     return torch.cat(rows, dim=1) if len(rows) > 1 else rows[0]
 
@@ -115,7 +115,7 @@ def _attend_windows(
     samples, height, width = queries.shape[:3]
     own = (height // count[0], width // count[1])  # queries per window
     q = _cut(queries, own, count)  # (N · windows, heads, own rows · own columns, d)
-    k, v = _cut(keys[0], size, count), _cut(keys[1], size, count)
+    k, v = (_cut(x, size, count) for x in keys.unbind(0))
     bias = None if tables is None else _position_bias(q, tables, own, size)
     if extra is not None:
         more = extra.movedim(3, 2)  # (2, N, heads, P, d)
@@ -150,7 +150,12 @@ def _attend_with_bias(
     without = k.shape[2] - size[0] * size[1]  # keys without position
     if k.shape[2] < _MANY_KEYS:
         both = (rows.unsqueeze(-1) + cols.unsqueeze(-2)).flatten(-2)  # (B, heads, L, S)
-        both = F.pad(both, (0, without))
+        both = F.pad(both, (0, without)) if without else both
+        if q.device.type == "cpu" and both.requires_grad and dropout == 0:
+            # There SDPA takes attention with a learnt bias apart too, into more steps than these.
+            flat = (both.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT)
+            scores = torch.baddbmm(*flat, alpha=q.shape[-1] ** -0.5)  # (B · heads, L, S)
+            return scores.softmax(dim=-1).view_as(both) @ v
         return F.scaled_dot_product_attention(q, k, v, attn_mask=both, dropout_p=dropout)
     # q · k / √d + bias = [q / √d, rows, columns] · [k, is row, is column]
     d = q.shape[-1]
@@ -227,13 +232,10 @@ def _marks(size: _Size, like: Tensor) -> Tensor:
     return torch.cat([rows, cols], dim=1)
 
 
-def _runs(length: int, window: int) -> Iterator[tuple[int, int]]:
-    """First and last + 1 token of the complete windows, and of the incomplete one."""
+def _parts(length: int, window: int) -> list[int]:
+    """Tokens in complete windows, and in the incomplete one."""
     complete = length // window * window
-    if complete:
-        yield 0, complete
-    if complete < length:
-        yield complete, length
+    return [part for part in (complete, length - complete) if part]
 
 
 def _windows(length: int, window: int) -> int:

@@ -50,6 +50,12 @@ class Mixing(nn.Module):
         if num_modalities > 1:
             self.own = nn.Parameter(torch.full((num_modalities,), 1 / num_modalities))
 
+    def shares(self) -> Tensor:
+        """Share of each part (column) in what a modality (row) gets, (M, M); rows sum to 1."""
+        others = (1 - self.own) / (len(self.own) - 1)
+        own = torch.eye(len(self.own), dtype=torch.bool, device=self.own.device)
+        return torch.where(own, self.own[:, None], others[:, None])
+
     def forward(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Mixed parts, one per modality."""
         if len(parts) == 1:

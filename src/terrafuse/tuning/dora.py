@@ -79,15 +79,17 @@ class DoRALinear(LoRALinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (M · N, …, D) → tokens (M · N, …, D')."""
-        y: Tensor = self.base(x)
-        bias = self.bias
-        factors, updates = self._factors(), self.updates(x)
-        for (first, last), factor, update in zip(self.rows, factors, updates, strict=True):
-            offset = 0 if bias is None else bias[first:last]
-            part = y[..., first:last] - offset + update
-            part = part.view(self.num_modalities, -1, part.shape[-1]) * factor.to(x.dtype)
-            y[..., first:last] = part.view(*y.shape[:-1], -1) + offset
-        return y
+        y = super().forward(x)
+        offset = 0 if self.bias is None else self.bias.to(y.dtype)
+        lengthened = (y - offset).view(self.num_modalities, -1, y.shape[-1]) * self._whole_factor()
+        return lengthened.view(y.shape).to(y.dtype) + offset
+
+    def _whole_factor(self) -> Tensor:
+        """Factor of every output, 1 where it is not updated: (M, 1, D')."""
+        factor = self.weight.new_ones(self.num_modalities, 1, len(self.weight))
+        for (first, last), part in zip(self.rows, self._factors(), strict=True):
+            factor = torch.cat([factor[..., :first], part, factor[..., last:]], dim=2)
+        return factor
 
     def _factors(self) -> list[Tensor]:
         """Learnt over actual length of the rows, per part (M, 1, size)."""

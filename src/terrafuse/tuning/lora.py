@@ -110,22 +110,29 @@ class LoRALinear(Addition):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (M · N, …, D) → tokens (M · N, …, D')."""
         y: Tensor = self.base(x)
-        for (first, last), update in zip(self.rows, self.updates(x), strict=True):
-            y[..., first:last] += update
-        return y
-
-    def updates(self, x: Tensor) -> list[Tensor]:
-        """The updates s · B A x per part of the output, (M · N, …, size) each."""
-        parts = len(self.rows)
-        flat = x.reshape(self.num_modalities, -1, x.shape[-1])  # (M, L, D)
-        low = flat @ self.down.to(x.dtype).mT * self.scale  # (M, L, parts · r)
-        found = [
-            a @ b.to(x.dtype).mT  # (M, L, size)
-            for a, b in zip(low.chunk(parts, dim=2), self.up.chunk(parts, dim=1), strict=True)
-        ]
+        low = x.reshape(self.num_modalities, -1, x.shape[-1]) @ self.down.to(x.dtype).mT
+        low = low * self.scale  # (M, L, parts · r)
+        up = self._whole_up().to(y.dtype)  # (M, D', parts · r)
         if self.mixing is not None:
-            found = [torch.stack(self.mixing(update.unbind(0))) for update in found]
-        return [update.reshape(*x.shape[:-1], -1) for update in found]
+            low, up = _mixed(low, up, self.mixing.shares().to(low.dtype))
+        # One product that adds: to change parts of y in place would copy all of it on the way back.
+        flat = y.reshape(self.num_modalities, -1, y.shape[-1])  # (M, L, D')
+        return torch.baddbmm(flat, low.to(y.dtype), up.mT).view(y.shape)
+
+    def _whole_up(self) -> Tensor:
+        """B of all parts for all outputs, 0 elsewhere: (M, D', parts · r)."""
+        outputs, parts = linear_in(self.base).out_features, len(self.rows)
+        if parts == 1 and self.rows[0] == (0, outputs):
+            return self.up
+        rank = self.up.shape[2]
+        placed = [
+            F.pad(up, (i * rank, (parts - 1 - i) * rank, first, outputs - last))
+            for i, ((first, last), up) in enumerate(
+                zip(self.rows, self.up.chunk(parts, dim=1), strict=True)
+            )
+        ]
+        whole: Tensor = sum(placed[1:], placed[0])
+        return whole
 
     def full_updates(self) -> list[Tensor]:
         """The updates as matrices s · B A, per part of the output (M, size, D)."""
@@ -149,6 +156,23 @@ class LoRALinear(Addition):
         for (first, last), update in zip(self.rows, self.full_updates(), strict=True):
             weights[:, first:last] += update
         return weights
+
+
+def _mixed(low: Tensor, up: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors whose product is the mixture: Σ_k share_mk B_k A_k x_k.
+
+    Args:
+        low: A_k x_k (M, L, r).
+        up: B_k (M, D', r).
+        shares: (M, M).
+
+    Returns:
+        Of each modality all factors side by side (M, L, M · r), and B to match (M, D', M · r).
+    """
+    count, length, _ = low.shape
+    scaled = shares[:, :, None, None] * low  # (M, M, L, r)
+    side_by_side = scaled.transpose(1, 2).reshape(count, length, -1)
+    return side_by_side, up.transpose(0, 1).flatten(1).expand(count, -1, -1)
 
 
 class ModalityLinear(nn.Module):
