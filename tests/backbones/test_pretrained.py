@@ -12,8 +12,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from terrafuse.backbones import create_backbone, list_backbones
+from terrafuse.backbones import create_backbone, is_dofa, list_backbones
 from terrafuse.errors import ModelError, WeightsMismatchError, WeightsNotFoundError
+from terrafuse.modalities import Modality
 from terrafuse.weights import without_pretrained
 
 SMALL_VIT: dict[str, Any] = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
@@ -166,11 +167,12 @@ def test_listed_backbones_exist() -> None:
     rows = list_backbones()
     assert {row.kind for row in rows} == {"pyramid", "tokens"}
     for row in rows:
-        assert all(timm.is_model(name) for name in row.examples), row
+        assert all(timm.is_model(name) or is_dofa(name) for name in row.examples), row
         assert row.licence
     licences = {row.family: row.licence for row in rows}
     assert licences["ResNet"] == "apache-2.0"
     assert licences["DINOv3"] == "dinov3-license"
+    assert licences["DOFA"] == licences["DOFA 2"] == "cc-by-4.0"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(row.kind, row.examples[0])
@@ -178,10 +180,12 @@ def test_listed_backbones_exist() -> None:
 def test_listed_families_work(kind: str, name: str) -> None:
     """One example of each family, as large as it is, gives levels in register."""
     if "base" in name and kind == "tokens":
-        options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": 64}
+        size = 56 if "patch14" in name else 64
+        options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": size}
     else:
         options = {}
-    backbone = create_backbone(name, 2, **options).eval()
+    sar = Modality("sar", ("VV", "VH"), "sar")
+    backbone = create_backbone(name, 2, modalities=[sar], **options).eval()
     size = backbone.stride * 2
     with torch.no_grad():
         levels = backbone(torch.randn(1, 2, size, size))

@@ -187,13 +187,32 @@ class TokenBackbone(Backbone):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels, fine → coarse."""
-        tokens, grid = self.embed(image)
+        return self._levels(*self.embed(image))
+
+    def _levels(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
+        """Embedded tokens (N, L, D) → levels."""
         maps = []
         for index in range(len(self.blocks)):
             tokens = self._run(self.run_block, index, tokens, grid)
             if index in self.taps:
                 maps.append(self.to_map(tokens, grid))
         return self.neck(maps)
+
+    def _beside_prompts(
+        self, index: int, tokens: Tensor, block: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Tokens (N, L, D) after a block that sees the prompts of block `index` beside them."""
+        if self.prompts is None:
+            return block(tokens)
+        prompts = self.prompts(index, len(tokens))
+        first = self.num_prefix_tokens  # prompts join the prefix, which has no place in the image
+        result = block(torch.cat([tokens[:, :first], prompts, tokens[:, first:]], dim=1))
+        return torch.cat([result[:, :first], result[:, first + prompts.shape[1] :]], dim=1)
+
+    def _patches_as_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (N, L, D) without their prefix as (N, D, h, w)."""
+        patches = tokens[:, self.num_prefix_tokens :]
+        return patches.transpose(1, 2).reshape(-1, self.embed_dim, *grid)
 
 
 def _rest(module: nn.Module) -> None:

@@ -6,10 +6,18 @@ Reference: Li, Mao, Girshick, He: Exploring plain vision transformer backbones f
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+
+from terrafuse.errors import ModelError
+
+#: What a transformer's taps become: four levels, one level, or nothing else.
+NeckName = Literal["pyramid", "map", "none"]
+NUM_TAPS = 4
 
 
 class SimpleFeaturePyramid(nn.Module):
@@ -60,6 +68,101 @@ class ConvolutionNeck(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One level (N, out_channels, h, w) per map."""
         return [self.layers(x) for x in maps]
+
+
+@dataclass(frozen=True)
+class Neck:
+    """A neck and the levels it makes.
+
+    Args:
+        layers: Maps → levels; None where maps are the levels, or the transformer has a neck.
+        channels: Per level.
+        strides: Per level, in pixels of the image.
+        stride: Height and width of images must be multiples of it.
+    """
+
+    layers: SimpleFeaturePyramid | ConvolutionNeck | None
+    channels: tuple[int, ...]
+    strides: tuple[float, ...]
+    stride: int
+
+
+def create_neck(
+    kind: NeckName,
+    embed_dim: int,
+    patch_size: int,
+    taps: Sequence[int],
+    out_channels: int,
+    *,
+    has_own: bool = False,
+) -> Neck:
+    """The neck of a transformer by its name.
+
+    Args:
+        kind: "pyramid", "map" or "none".
+        embed_dim: D.
+        patch_size: Pixels per token.
+        taps: Blocks whose maps come in.
+        out_channels: Channels of its levels.
+        has_own: Whether the transformer itself has the convolutions of "map".
+
+    Raises:
+        ModelError: The neck does not take so many maps.
+    """
+    if kind == "pyramid":
+        return _create_pyramid(embed_dim, patch_size, taps, out_channels)
+    layers = None
+    if kind == "map":
+        if len(taps) > 1:
+            raise ModelError(f"the neck 'map' takes one tap, got {list(taps)}")
+        layers = None if has_own else ConvolutionNeck(embed_dim, out_channels)
+    width = out_channels if kind == "map" else embed_dim
+    return Neck(layers, (width,) * len(taps), (patch_size,) * len(taps), patch_size)
+
+
+def _create_pyramid(
+    embed_dim: int, patch_size: int, taps: Sequence[int], out_channels: int
+) -> Neck:
+    scales = SimpleFeaturePyramid.SCALES
+    if len(taps) > len(scales):
+        raise ModelError(
+            f"the neck 'pyramid' takes 1 to {len(scales)} taps, got {len(taps)}; choose fewer, or "
+            "neck 'none'"
+        )
+    strides = [patch_size / scale for scale in scales]
+    return Neck(
+        SimpleFeaturePyramid(embed_dim, out_channels, len(taps)),
+        (out_channels,) * len(scales),
+        tuple(int(s) if s.is_integer() else s for s in strides),
+        2 * patch_size,
+    )
+
+
+def choose_taps(
+    name: str, depth: int, taps: Sequence[int] | None, neck: NeckName
+) -> tuple[int, ...]:
+    """Blocks whose output is used, in order.
+
+    Args:
+        name: Of the backbone, for the message.
+        depth: Blocks there are.
+        taps: As the user gave them, negative from the end; None: four evenly spaced, the last among
+            them, and with neck "map" the last.
+        neck: What takes them.
+
+    Raises:
+        ModelError: A block that does not exist.
+    """
+    if taps is None:
+        count = 1 if neck == "map" else min(NUM_TAPS, depth)
+        return tuple(depth * (i + 1) // count - 1 for i in range(count))
+    wrong = [tap for tap in taps if not -depth <= tap < depth]
+    if wrong or not taps:
+        raise ModelError(
+            f"taps of backbone '{name}' are {list(taps)}; allowed are one or more blocks from 0 to "
+            f"{depth - 1}, or from the end with a minus sign"
+        )
+    return tuple(sorted({tap % depth for tap in taps}))
 
 
 def _width(in_channels: int, scale: float) -> int:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import Backbone
+from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.dofa_encoder import DOFA_PREFIX, find_variant, licence_of
 from terrafuse.backbones.timm_hiera import HIERA_MODULE, TimmHiera
 from terrafuse.backbones.timm_pyramid import TimmPyramid
 from terrafuse.backbones.timm_vit import TOKEN_MODULES, TimmViT
+from terrafuse.backbones.wavelengths import band_codes
+from terrafuse.errors import ModelError
+from terrafuse.modalities import Modality
 from terrafuse.options import check_options, option_names
 
 
@@ -20,8 +26,8 @@ class BackboneSummary:
     Args:
         family: Name of the family.
         kind: "pyramid" has levels of its own; "tokens" gets them from a neck.
-        examples: timm names, small → large.
-        licence: Of timm's pretrained weights for the examples.
+        examples: Names, small → large.
+        licence: Of the pretrained weights for the examples.
     """
 
     family: str
@@ -49,27 +55,45 @@ _TOKENS = {
     "DINOv3": ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3"),
     "EVA-02": ("eva02_tiny_patch14_224", "eva02_base_patch14_224"),
     "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
+    "DOFA": ("dofa_base_patch16", "dofa_large_patch16"),
+    "DOFA 2": ("dofa_v2_base_patch14", "dofa_v2_large_patch14"),
 }
+#: Name of the set of bands of a DOFA that sees all bands as one image.
+ALL_BANDS = "all"
 
 
 def create_backbone(
-    name: str, in_channels: int, *, weights: str | None = None, **options: Any
+    name: str,
+    in_channels: int,
+    *,
+    weights: str | None = None,
+    modalities: Sequence[Modality] | None = None,
+    one_image: bool = True,
+    **options: Any,
 ) -> Backbone:
-    """A backbone by its timm name.
+    """A backbone by its name.
 
     Args:
-        name: Any pyramid or plain vision transformer of timm ("resnet18", "vit_tiny_patch16_224").
+        name: Any pyramid or plain vision transformer of timm ("resnet18", "vit_tiny_patch16_224"),
+            or a DOFA ("dofa_base_patch16").
         in_channels: Bands of the image.
-        weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; else the
-            path of a checkpoint ("hf://owner/repository/file" fetches it).
+        weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
+            DOFA's; else the path of a checkpoint ("hf://owner/repository/file" fetches it).
+        modalities: Whose bands come in, in this order. Only DOFA looks at them, and needs them.
+        one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
+            each modality as an image of its own (a set by its name).
         options: `strides` of a pyramid; `taps`, `neck`, `neck_channels`, `final_norm` of a
-            transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …).
+            transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …). DOFA's
+            are the arguments of `DOFA`.
 
     Raises:
         UnknownNameError: No such backbone, or no such option.
         ModelError: It cannot be built this way.
         WeightsError: The weights are not there, or do not fit.
     """
+    if is_dofa(name):
+        sets = _band_sets(name, modalities, in_channels, one_image)
+        return DOFA(name, sets, weights=weights, **check_options("backbone", name, DOFA, options))
     timm_models.check_name(name)
     module = timm_models.module_of(name)
     backbone: type[TimmViT] | type[TimmHiera] | type[TimmPyramid] = TimmPyramid
@@ -83,12 +107,26 @@ def create_backbone(
     return backbone(name, in_channels, weights=weights, **checked, **timm_options)
 
 
+def is_dofa(name: str) -> bool:
+    """Whether a name is that of a DOFA, which needs to know modalities.
+
+    Raises:
+        UnknownNameError: It looks like one, and is none.
+    """
+    if not name.startswith(DOFA_PREFIX):
+        return False
+    find_variant(name)
+    return True
+
+
 def is_token_backbone(name: str) -> bool:
     """Whether a name is that of a plain transformer (`TokenBackbone`).
 
     Raises:
-        UnknownNameError: timm knows no such model.
+        UnknownNameError: There is no such model.
     """
+    if is_dofa(name):
+        return True
     timm_models.check_name(name)
     return timm_models.module_of(name) in TOKEN_MODULES
 
@@ -100,8 +138,33 @@ def list_backbones() -> list[BackboneSummary]:
             family=family,
             kind=kind,
             examples=examples,
-            licence=", ".join(dict.fromkeys(map(timm_models.licence_of, examples))),
+            licence=", ".join(dict.fromkeys(map(_licence_of, examples))),
         )
         for kind, families in (("pyramid", _PYRAMIDS), ("tokens", _TOKENS))
         for family, examples in families.items()
     ]
+
+
+def _licence_of(name: str) -> str:
+    return licence_of(name) if is_dofa(name) else timm_models.licence_of(name)
+
+
+def _band_sets(
+    name: str, modalities: Sequence[Modality] | None, in_channels: int, one_image: bool
+) -> Mapping[str, Sequence[float | None]]:
+    """What a DOFA is told of the bands of each image."""
+    if modalities is None:
+        raise ModelError(
+            f"backbone '{name}' tells bands by their wavelengths; say which modalities come in"
+        )
+    version = find_variant(name).version
+    codes = {m.name: band_codes(m, version, "exact") for m in modalities}
+    if not one_image:
+        return codes
+    together = [code for own in codes.values() for code in own]
+    if len(together) != in_channels:
+        raise ModelError(
+            f"backbone '{name}' is to get {in_channels} channels, and {', '.join(codes)} have "
+            f"{len(together)} bands; every channel needs to be known"
+        )
+    return {ALL_BANDS: together}

@@ -26,8 +26,8 @@ from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 #: Value of `weights` that asks timm for its own.
 TIMM_WEIGHTS = "timm"
 
-#: Files of the original authors by their names: SHA-256, licence.
-PUBLISHED_FILES: Mapping[str, tuple[str, str]] = {
+#: Published files by their names: SHA-256 or its first digits, as far as known, and licence.
+PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "sam_vit_b_01ec64.pth": (
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "apache-2.0",
     ),
@@ -37,6 +37,13 @@ PUBLISHED_FILES: Mapping[str, tuple[str, str]] = {
     "sam_vit_h_4b8939.pth": (
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "apache-2.0",
     ),
+    # torchgeo's copies of DOFA have the first digits in their names, as is the habit of torch.hub.
+    "dofa_base_patch16_224-a0275954.pth": ("a0275954", "cc-by-4.0"),
+    "dofa_large_patch16_224-0ff904d3.pth": ("0ff904d3", "cc-by-4.0"),
+    "DOFA_ViT_base_e100.pth": (None, "cc-by-4.0"),
+    "DOFA_ViT_large_e100.pth": (None, "cc-by-4.0"),
+    "dofav2_vit_base_e150.pth": (None, "cc-by-4.0"),
+    "dofav2_vit_large_e150.pth": (None, "cc-by-4.0"),
 }  # fmt: skip
 
 

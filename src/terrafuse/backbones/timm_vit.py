@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from math import lcm
 from typing import Any, Literal
 
 import torch
@@ -13,14 +12,11 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import sam_attention, timm_models
 from terrafuse.backbones.base import TokenBackbone
-from terrafuse.backbones.necks import ConvolutionNeck, SimpleFeaturePyramid
+from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.errors import ModelError, WeightsMismatchError
 
 #: timm's modules whose models are plain transformers with positions for any image size.
 TOKEN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
-NUM_TAPS = 4
-
-NeckName = Literal["pyramid", "map", "none"]
 _OWN_OPTIONS = ("taps", "neck", "neck_channels", "final_norm", "rel_pos")
 # timm's, which our attention would ignore.
 _NOT_WITH_SAM = ("qk_norm", "use_rope")
@@ -75,9 +71,7 @@ class TimmViT(TokenBackbone):
         self.vit, self.pretrained = timm_models.build(
             name, in_channels, weights, _OWN_OPTIONS, **options
         )
-        if neck == "map":
-            taps = [-1] if taps is None else taps
-        self.taps = _choose_taps(name, len(self.vit.blocks), taps)
+        self.taps = choose_taps(name, len(self.vit.blocks), taps, neck)
         known = self._known()
         # SAM's "norm" is its neck of convolutions, of no use for maps before it.
         self.vit.prune_intermediate_layers(
@@ -121,32 +115,12 @@ class TimmViT(TokenBackbone):
                 "SAM encoder; backbone option rel_pos 'zero' does without them"
             ) from None
 
-    def _set_neck(self, neck: NeckName, neck_channels: int) -> None:
-        self.pyramid: SimpleFeaturePyramid | ConvolutionNeck | None = None
-        if neck == "pyramid":
-            self._set_pyramid(neck_channels)
-            return
-        if neck == "map":
-            if len(self.taps) > 1:
-                raise ModelError(f"the neck 'map' takes one tap, got {list(self.taps)}")
-            if not self.is_sam:
-                self.pyramid = ConvolutionNeck(self.embed_dim, neck_channels)
-        width = neck_channels if neck == "map" else self.embed_dim
-        self.channels = (width,) * len(self.taps)
-        self.strides = (self.patch_size,) * len(self.taps)
-        self.stride = self.patch_size
-
-    def _set_pyramid(self, neck_channels: int) -> None:
-        if len(self.taps) > len(SimpleFeaturePyramid.SCALES):
-            raise ModelError(
-                f"the neck 'pyramid' takes 1 to {len(SimpleFeaturePyramid.SCALES)} taps, got "
-                f"{len(self.taps)}; choose fewer, or neck 'none'"
-            )
-        self.pyramid = SimpleFeaturePyramid(self.embed_dim, neck_channels, len(self.taps))
-        self.channels = (neck_channels,) * len(SimpleFeaturePyramid.SCALES)
-        strides = [self.patch_size / scale for scale in SimpleFeaturePyramid.SCALES]
-        self.strides = tuple(int(s) if s.is_integer() else s for s in strides)
-        self.stride = lcm(self.patch_size, 2 * self.patch_size)
+    def _set_neck(self, kind: NeckName, neck_channels: int) -> None:
+        neck = create_neck(
+            kind, self.embed_dim, self.patch_size, self.taps, neck_channels, has_own=self.is_sam
+        )
+        self.pyramid = neck.layers
+        self.channels, self.strides, self.stride = neck.channels, neck.strides, neck.stride
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:
@@ -166,31 +140,21 @@ class TimmViT(TokenBackbone):
 
     def run_block(self, index: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (N, L, D) after block `index`, with rotary positions where the model has them."""
-        prompts = None if self.prompts is None else self.prompts(index, len(tokens))
         block = self.vit.blocks[index]
         if self.is_sam:
+            prompts = None if self.prompts is None else self.prompts(index, len(tokens))
             return sam_attention.run_block(block, tokens, grid, prompts)
-        prefix = self.num_prefix_tokens
-        if prompts is not None:  # they join the prefix, which has no place in the image
-            tokens = torch.cat([tokens[:, :prefix], prompts, tokens[:, prefix:]], dim=1)
-        result: Tensor
         if getattr(self.vit, "rope", None) is not None:
             rope = self.vit.rope.get_embed(shape=grid)
             # Mixed rotations are learnt per block.
-            result = block(tokens, rope=rope[index] if self.vit.rope_mixed else rope)
-        else:
-            result = block(tokens)
-        if prompts is not None:
-            end = prefix + prompts.shape[1]
-            result = torch.cat([result[:, :prefix], result[:, end:]], dim=1)
-        return result
+            block = partial(block, rope=rope[index] if self.vit.rope_mixed else rope)
+        return self._beside_prompts(index, tokens, block)
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch tokens as a map (N, D, h, w), after the final norm where there is one."""
         if not self.is_sam:
             tokens = self.vit.norm(tokens)
-        patches = tokens[:, self.num_prefix_tokens :]
-        return patches.transpose(1, 2).reshape(-1, self.embed_dim, *grid)  # (N, D, h, w)
+        return self._patches_as_map(tokens, grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of the taps → levels."""
@@ -220,16 +184,3 @@ def _resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     maps = positions.permute(0, 3, 1, 2)  # (1, D, h, w)
     maps = F.interpolate(maps.float(), grid, mode="bicubic", align_corners=False)
     return maps.to(positions.dtype).permute(0, 2, 3, 1)
-
-
-def _choose_taps(name: str, depth: int, taps: Sequence[int] | None) -> tuple[int, ...]:
-    if taps is None:
-        count = min(NUM_TAPS, depth)
-        return tuple(depth * (i + 1) // count - 1 for i in range(count))
-    wrong = [tap for tap in taps if not -depth <= tap < depth]
-    if wrong or not taps:
-        raise ModelError(
-            f"taps of backbone '{name}' are {list(taps)}; allowed are one or more blocks from 0 to "
-            f"{depth - 1}, or from the end with a minus sign"
-        )
-    return tuple(sorted({tap % depth for tap in taps}))
