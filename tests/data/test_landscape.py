@@ -14,13 +14,16 @@ from scipy.spatial import cKDTree
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.landscape import class_scheme, make_landscape
-from terrafuse.data.landscape.surfaces import SURFACES
+from terrafuse.data.landscape.cover import make_cover
+from terrafuse.data.landscape.ground import make_ground
+from terrafuse.data.landscape.scenes import make_rasters
+from terrafuse.data.landscape.surfaces import PALETTES, SURFACES
 from terrafuse.data.manifest import load_manifest
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.samples import Window
 
 SIZE = 256
-WATER, WETLAND, ARABLE, GRASSLAND, FOREST, BUILDINGS = range(6)
+WATER, WETLAND, ARABLE, GRASSLAND, FOREST, BUILDINGS, WHEAT, RAPE = range(8)
 
 
 @pytest.fixture(scope="module")
@@ -162,16 +165,22 @@ class NearestNeighbours:
     """How often a pixel's 31 nearest neighbours of the train split, 700 per class, name a class."""
 
     def __init__(self, path: Path) -> None:
+        self.codes = range(load_manifest(path).scheme.num_classes)
         rng = np.random.default_rng(0)
         self.train, self.train_classes = self._draw(rng, *read_features(path, "train"), 700)
         self.test, self.classes = self._draw(rng, *read_features(path, "test"), 400)
         self._votes: dict[tuple[str, ...], NDArray[np.int64]] = {}
 
-    @staticmethod
     def _draw(
-        rng: np.random.Generator, features: Features, classes: NDArray[np.int64], count: int
+        self,
+        rng: np.random.Generator,
+        features: Features,
+        classes: NDArray[np.int64],
+        count: int,
     ) -> tuple[Features, NDArray[np.int64]]:
-        chosen = np.concatenate([rng.choice(np.flatnonzero(classes == k), count) for k in range(6)])
+        chosen = np.concatenate(
+            [rng.choice(np.flatnonzero(classes == k), count) for k in self.codes]
+        )
         return {name: x[chosen] for name, x in features.items()}, classes[chosen]
 
     def votes(self, names: tuple[str, ...]) -> NDArray[np.int64]:
@@ -179,7 +188,7 @@ class NearestNeighbours:
             tree = cKDTree(np.hstack([self.train[name] for name in names]))
             _, near = tree.query(np.hstack([self.test[name] for name in names]), k=31)
             found = self.train_classes[near]
-            self._votes[names] = np.stack([(found == k).sum(1) for k in range(6)], 1)
+            self._votes[names] = np.stack([(found == k).sum(1) for k in self.codes], 1)
         return self._votes[names]
 
     def tell_apart(self, first: int, second: int, *names: str) -> float:
@@ -233,14 +242,109 @@ def test_all_sensors_together_beat_every_pair(neighbours: NearestNeighbours) -> 
     assert accuracy("optical", "sar", "dsm") > max(single) + 0.1
 
 
-def test_exclusive_or_pair_shares_palettes_and_backscatter() -> None:
+@pytest.mark.parametrize(("one", "other"), [("arable", "grassland"), ("wheat", "rape")])
+def test_exclusive_or_pair_shares_palettes_and_backscatter(one: str, other: str) -> None:
     looks = {
         name: {(s.palette, s.vv_db, s.vh_db) for s in SURFACES if s.class_name == name}
-        for name in ("arable", "grassland")
+        for name in (one, other)
     }
-    assert looks["arable"].isdisjoint(looks["grassland"])
+    assert looks[one].isdisjoint(looks[other])
     for part in range(3):  # each marginal is equal, only the pairing differs
-        assert {x[part] for x in looks["arable"]} == {x[part] for x in looks["grassland"]}
+        assert {x[part] for x in looks[one]} == {x[part] for x in looks[other]}
+
+
+def test_no_other_surface_has_the_colours_of_wheat_and_rape() -> None:
+    crops = {s.palette for s in SURFACES if s.class_name in ("wheat", "rape")}
+    others = {s.palette for s in SURFACES if s.class_name not in ("wheat", "rape")}
+    assert crops == {"lush", "yellow"}
+    assert crops.isdisjoint(others)
+    assert crops | others == set(PALETTES)
+
+
+def information_bits(counts: NDArray[np.int64]) -> float:
+    """Mutual information of rows and columns of a table of counts, in bits."""
+    joint = counts / counts.sum()
+    product = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    found = joint > 0
+    return float((joint[found] * np.log2(joint[found] / product[found])).sum())
+
+
+def test_information_of_tables_worked_out_by_hand() -> None:
+    assert information_bits(np.array([[5, 5], [5, 5]])) == 0
+    assert information_bits(np.array([[8, 0], [0, 8]])) == pytest.approx(1)
+    assert information_bits(np.array([[2, 2], [0, 0]])) == 0
+    # Rows: 3/4, 1/4; of the first a third is in the second column, of the second all.
+    expected = 1 - 0.75 * (np.log2(3) - 2 / 3)
+    assert information_bits(np.array([[2, 1], [0, 1]])) == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def crop_objects() -> NDArray[np.int64]:
+    """How many patches of wheat and rape there are: (colour, backscatter, class), 2 each."""
+    counts = np.zeros((2, 2, 2), np.int64)
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        surface = make_cover(rng, make_ground(rng, SIZE), synergy=True).surface
+        for index, kind in enumerate(SURFACES):
+            if kind.class_name in ("wheat", "rape"):
+                cell = (kind.palette == "yellow", kind.vv_db > -12, kind.class_name == "rape")
+                counts[tuple(map(int, cell))] += ndimage.label(surface == index)[1]
+    return counts
+
+
+def test_one_sensor_knows_nothing_of_wheat_and_rape_and_two_know_all(
+    crop_objects: NDArray[np.int64],
+) -> None:
+    assert crop_objects.sum() > 600
+    colour, backscatter = crop_objects.sum(1), crop_objects.sum(0)
+    # Of so many tosses of fair coins the information is about 1 / (2 ln 2 · count) by chance.
+    for alone in (colour, backscatter, crop_objects.sum(2)):
+        assert information_bits(alone) < 0.005
+        assert alone.min() > 0.2 * alone.sum()
+    assert information_bits(crop_objects.reshape(4, 2)) > 0.98
+
+
+def test_synergy_changes_fields_only() -> None:
+    plain, synergy = (
+        make_rasters(np.random.default_rng(4), SIZE, blank_clouds=True, synergy=on)
+        for on in (False, True)
+    )
+    changed = (plain.labels != synergy.labels)[0]
+    assert set(np.unique(plain.labels[0, changed])) == {ARABLE, GRASSLAND}
+    assert set(np.unique(synergy.labels[0, changed])) == {WHEAT, RAPE}
+    shares = np.bincount(synergy.labels.ravel(), minlength=256) / synergy.labels.size
+    assert shares[[WHEAT, RAPE]].sum() > 0.2
+    assert 0.6 < shares[WHEAT] / shares[RAPE] < 1.7
+    np.testing.assert_array_equal(plain.dsm, synergy.dsm)
+    # Sensors blur: a few pixels from what changed, and from what lies outside, all is equal.
+    far = ~ndimage.binary_dilation(
+        np.pad(changed[6:-6, 6:-6], 6, constant_values=True), iterations=6
+    )
+    assert far.sum() > 1000
+    np.testing.assert_array_equal(plain.optical[:, far], synergy.optical[:, far])
+
+
+def test_wheat_and_rape_as_the_sensors_see_them(tmp_path: Path) -> None:
+    path = make_landscape(tmp_path, seed=3, size=SIZE, train=2, val=0, test=2, synergy=True)
+    assert load_manifest(path).scheme == class_scheme(synergy=True)
+    neighbours = NearestNeighbours(path)
+    for alone in ("optical", "sar", "dsm"):
+        assert 0.4 < neighbours.tell_apart(WHEAT, RAPE, alone) < 0.6, alone
+    assert neighbours.tell_apart(WHEAT, RAPE, "optical", "sar") > 0.8
+
+
+def test_the_landscape_of_a_seed_stays_what_it_was() -> None:
+    """Published scores are of these scenes. One draw more or less would change every pixel.
+
+    Sums instead of a digest of the files: sines and transforms of other processors may differ in
+    the last place.
+    """
+    rasters = make_rasters(np.random.default_rng([11, 0, 0]), 96, blank_clouds=False)
+    counts = np.bincount(rasters.labels.ravel(), minlength=256)[[*range(6), 255]]
+    np.testing.assert_allclose(counts, [1014, 513, 1724, 1363, 3507, 275, 820], atol=2)
+    assert rasters.optical.mean() == pytest.approx(1743.2039, rel=1e-5)
+    assert rasters.sar.mean() == pytest.approx(-14.95783, rel=1e-5)
+    assert rasters.dsm.mean() == pytest.approx(238.45236, rel=1e-5)
 
 
 def test_class_scheme_is_what_the_manifest_says() -> None:

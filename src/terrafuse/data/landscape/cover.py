@@ -25,6 +25,7 @@ from terrafuse.data.landscape.surfaces import SURFACES, index_of
 SHARE_WETLAND = 0.075
 SHARE_FOREST = 0.21
 SHARE_THICKET = 0.035
+SHARE_SYNERGY = 0.7  # of the parcels
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,18 @@ class Cover:
     texture: Float
 
 
-def make_cover(rng: np.random.Generator, ground: Ground) -> Cover:
-    """Cover the ground, from what nature decides to what people built."""
+def make_cover(rng: np.random.Generator, ground: Ground, *, synergy: bool = False) -> Cover:
+    """Cover the ground, from what nature decides to what people built.
+
+    Args:
+        rng: Source of randomness.
+        ground: The bare land.
+        synergy: Wheat and rape grow on most fields; everything else is as without them.
+    """
     size = ground.height.shape[0]
     salt = int(rng.integers(1 << 31))
     fields = make_quilt(rng, size, block_px=56, width_px=(7, 15), length_px=(16, 44), warp_px=2.5)
-    surface = _choose_crops(fields, ground, salt)
+    surface = _choose_crops(fields, ground, salt, synergy)
     objects = fields.cell + 1
 
     wood, thicket = _grow_forest(rng, ground, fields)
@@ -75,7 +82,7 @@ def make_cover(rng: np.random.Generator, ground: Ground) -> Cover:
     return _dress(rng, surface, objects, fields, salt)
 
 
-def _choose_crops(fields: Quilt, ground: Ground, salt: int) -> Byte:
+def _choose_crops(fields: Quilt, ground: Ground, salt: int, synergy: bool) -> Byte:
     # Whether a parcel is arable depends on the ground; its state never does: what the sensors see
     # (green or brown, smooth or rough) says nothing about the class unless both are known.
     arable_here = np.clip(0.78 - 1.1 * ground.slope, 0.2, 0.8)
@@ -88,6 +95,16 @@ def _choose_crops(fields: Quilt, ground: Ground, salt: int) -> Byte:
         np.where(green, index_of("crop in leaf"), index_of("seedbed")),
         np.where(green, index_of("short sward"), index_of("dry tussocks")),
     )
+    if synergy:
+        # Whatever the ground: each pairing of colour and backscatter on a quarter of the parcels.
+        yellow = hash_unit(cells, salt=salt + 20) < 0.5
+        bright = hash_unit(cells, salt=salt + 21) < 0.5
+        crops = np.where(
+            yellow,
+            np.where(bright, index_of("rape in flower"), index_of("ripe wheat")),
+            np.where(bright, index_of("wheat in shoot"), index_of("rape rosettes")),
+        )
+        table = np.where(hash_unit(cells, salt=salt + 22) < SHARE_SYNERGY, crops, table)
     return table.astype(np.uint8)[fields.cell]
 
 

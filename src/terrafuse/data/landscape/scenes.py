@@ -50,7 +50,14 @@ class Rasters:
 
 
 def make_landscape(
-    folder: Path, *, seed: int = 0, size: int = 512, train: int = 4, val: int = 1, test: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    size: int = 512,
+    train: int = 4,
+    val: int = 1,
+    test: int = 2,
+    synergy: bool = False,
 ) -> Path:
     """Write scenes and the manifest of a synthetic place; see the module for what they show.
 
@@ -61,6 +68,8 @@ def make_landscape(
         train: Scenes to learn from.
         val: Scenes to choose by.
         test: Scenes to judge by.
+        synergy: Two further classes, wheat and rape, which only colour and backscatter together
+            tell apart. They take most of the fields; the rest of the place does not change.
 
     Returns:
         The path of `dataset.yaml`.
@@ -79,24 +88,28 @@ def make_landscape(
         for part, (split, count) in enumerate(counts.items()):
             for number in range(count):
                 rng = np.random.default_rng([seed, part, number])
-                rasters = make_rasters(rng, size, blank_clouds=number % 2 == 1)
+                rasters = make_rasters(rng, size, blank_clouds=number % 2 == 1, synergy=synergy)
                 corner = (400_000 + 8_000 * number, 5_300_000 - 8_000 * part)
                 paths = _write(folder, f"{split}_{number + 1}", rasters, corner)
                 scenes.append({"id": f"{split}_{number + 1}", "split": split} | paths)
-        values = class_scheme().to_dict() | {"modalities": MODALITIES, "grid": "optical"}
+        scheme = class_scheme(synergy=synergy)
+        values = scheme.to_dict() | {"modalities": MODALITIES, "grid": "optical"}
         write_manifest(values | {"scenes": scenes}, folder / "dataset.yaml")
     except (OSError, RasterioError) as error:
         raise OutputError(f"the landscape cannot be written to '{folder}': {error}") from error
     return folder / "dataset.yaml"
 
 
-def make_rasters(rng: np.random.Generator, size: int, *, blank_clouds: bool) -> Rasters:
+def make_rasters(
+    rng: np.random.Generator, size: int, *, blank_clouds: bool, synergy: bool = False
+) -> Rasters:
     """One place as all sensors see it.
 
     Args:
         rng: Source of randomness.
         size: H = W of the optical image.
         blank_clouds: Thick cloud becomes nodata.
+        synergy: With the further classes of `make_landscape`.
     """
     # Parts of scipy that nothing else in this room needs take a second to import.
     from terrafuse.data.landscape.cover import make_cover
@@ -104,7 +117,7 @@ def make_rasters(rng: np.random.Generator, size: int, *, blank_clouds: bool) -> 
     from terrafuse.data.landscape.sensors import make_sky, see_optical, see_radar, see_surface
 
     ground = make_ground(rng, size + 2 * MARGIN)
-    cover = make_cover(rng, ground)
+    cover = make_cover(rng, ground, synergy=synergy)
     sky = make_sky(rng, size + 2 * MARGIN, share=rng.uniform(0.07, 0.2))
     optical = see_optical(rng, ground, cover, sky, blank_clouds=blank_clouds)
     inner = slice(MARGIN, MARGIN + size)

@@ -1,7 +1,7 @@
 """What the synthetic ground is made of, and how each sensor sees it.
 
-Two palettes are shared on purpose: every surface of a palette draws its colours from the same
-distribution, so that the optical image cannot tell them apart.
+Palettes are shared on purpose: every surface of a palette draws its colours from the same
+distribution, so that the optical image cannot tell them apart. Backscatter is shared likewise.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from terrafuse.classes import ClassScheme
 
 PIXEL_M = 10.0  # of the optical image, the surface model and the labels
-Palette = Literal["green", "brown", "wood", "water", "road"]
+Palette = Literal["green", "brown", "lush", "yellow", "wood", "water", "road"]
 
 #: Reflectance of blue, green, red, near infrared; a pixel mixes two neighbouring rows.
 PALETTES: dict[Palette, tuple[tuple[float, float, float, float], ...]] = {
@@ -32,6 +32,16 @@ PALETTES: dict[Palette, tuple[tuple[float, float, float, float], ...]] = {
         (0.098, 0.160, 0.204, 0.30),
         (0.112, 0.160, 0.196, 0.27),
         (0.096, 0.114, 0.150, 0.20),
+    ),
+    "lush": (
+        (0.022, 0.058, 0.022, 0.53),
+        (0.025, 0.064, 0.024, 0.57),
+        (0.028, 0.070, 0.027, 0.60),
+    ),
+    "yellow": (
+        (0.046, 0.150, 0.136, 0.40),
+        (0.052, 0.172, 0.160, 0.44),
+        (0.060, 0.190, 0.184, 0.42),
     ),
     "wood": (
         (0.018, 0.034, 0.020, 0.24),
@@ -81,6 +91,11 @@ SURFACES = (
     # Walls facing the radar bounce twice, others hardly at all: from like tussocks to like reed.
     Surface("roof", "buildings", "brown", -6.5, -15.5, 2.2, (6.0, 16.0)),
     Surface("road", None, "road", -16.5, -25.0),
+    # On request only: colour and backscatter say nothing alone, their pairing everything.
+    Surface("wheat in shoot", "wheat", "lush", -9.0, -15.0),
+    Surface("ripe wheat", "wheat", "yellow", -15.5, -23.0),
+    Surface("rape rosettes", "rape", "lush", -15.5, -23.0),
+    Surface("rape in flower", "rape", "yellow", -9.0, -15.0),
 )
 VOID = 255
 CLASS_COLORS = {
@@ -91,6 +106,7 @@ CLASS_COLORS = {
     "forest": "#1f7a3d",
     "buildings": "#b5384b",
 }
+SYNERGY_COLORS = {"wheat": "#c98a2b", "rape": "#f2e64b"}
 
 
 def index_of(name: str) -> int:
@@ -98,13 +114,18 @@ def index_of(name: str) -> int:
     return [surface.name for surface in SURFACES].index(name)
 
 
-def class_scheme() -> ClassScheme:
-    """The six classes with their colours; codes are the indices, 255 is void."""
-    return ClassScheme(names=tuple(CLASS_COLORS), colors=tuple(CLASS_COLORS.values()), void=(VOID,))
+def class_scheme(*, synergy: bool = False) -> ClassScheme:
+    """The six classes with their colours; codes are the indices, 255 is void.
+
+    Args:
+        synergy: With wheat and rape, which come last.
+    """
+    colors = CLASS_COLORS | (SYNERGY_COLORS if synergy else {})
+    return ClassScheme(names=tuple(colors), colors=tuple(colors.values()), void=(VOID,))
 
 
 def class_codes() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """Label code per surface, uint8; 255 for unlabelled ones."""
-    names = list(CLASS_COLORS)
+    names = [*CLASS_COLORS, *SYNERGY_COLORS]
     codes = [VOID if s.class_name is None else names.index(s.class_name) for s in SURFACES]
     return np.array(codes, np.uint8)
