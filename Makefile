@@ -14,8 +14,8 @@ DOCS_STAMP := $(VENV)/.installed-docs
 LOCAL_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(LOCAL_UV))
 CODE := src tests benchmarks docs
-# scores.py trains for hours, and is told what to train.
-BENCHMARKS := $(filter-out benchmarks/scores.py,$(wildcard benchmarks/*.py))
+# scores.py and ladder.py train for hours.
+BENCHMARKS := $(filter-out benchmarks/scores.py benchmarks/ladder.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all check lint types format docs bench clean distclean

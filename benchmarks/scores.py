@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +28,40 @@ from terrafuse.version import VERSION
 Metrics = list[dict[str, Any]]
 
 
-def _run(config: Path, folder: Path, seed: int, steps: int) -> dict[str, Any]:
+def metrics_of_run(
+    config: Path,
+    folder: Path,
+    seed: int,
+    steps: int,
+    overrides: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Contents of the run's metrics.json; it is trained first where there is none yet."""
     stored = folder / "metrics.json"
     if not stored.exists():
-        overrides = {"training.seed": str(seed), "training.steps": str(steps)}
+        values = {"training.seed": str(seed), "training.steps": str(steps), **(overrides or {})}
         if load_run_config(config).training.validate_every is not None:
-            overrides["training.validate_every"] = str(steps)
-        api.train(config, folder, overrides=overrides, resume=folder.exists(), progress=False)
+            values["training.validate_every"] = str(steps)
+        api.train(config, folder, overrides=values, resume=folder.exists(), progress=False)
         api.load(folder).evaluate()
     metrics: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
     return metrics
 
 
-def _columns(found: Metrics, chosen: str | None) -> list[list[float]]:
+def columns(found: Metrics, classes: Sequence[str] = ()) -> list[list[float]]:
+    """IoU of the classes, mIoU, mPA and OA, each of all runs, with all modalities."""
     subsets = [metrics["subsets"][metrics["full"]] for metrics in found]
-    columns = [[subset["scores"][key] for subset in subsets] for key in ("miou", "mpa", "oa")]
-    if chosen:
-        columns.insert(0, [subset["per_class"][chosen]["iou"] for subset in subsets])
-    return columns
+    return [
+        *([subset["per_class"][name]["iou"] for subset in subsets] for name in classes),
+        *([subset["scores"][key] for subset in subsets] for key in ("miou", "mpa", "oa")),
+    ]
+
+
+def machine() -> str:
+    """Version, day and processor, for the line above a table."""
+    return (
+        f"terrafuse {VERSION}, {datetime.date.today()}, {os.cpu_count()} cores, "
+        f"{platform.processor() or platform.machine()}"
+    )
 
 
 def _spread(values: list[float]) -> float:
@@ -77,21 +94,19 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="picture of the first score against steps")
     parser.add_argument("--out", type=Path, default=Path("runs/scores"))
     args = parser.parse_args()
-    titles = [*([f"IoU {args.chosen}"] if args.chosen else []), "mIoU", "mPA", "OA"]
-    print(
-        f"terrafuse {VERSION}, {datetime.date.today()}, {os.cpu_count()} cores, "
-        f"{platform.processor() or platform.machine()}; mean ± deviation of {args.seeds} seeds"
-    )
+    chosen = [args.chosen] if args.chosen else []
+    titles = [*(f"IoU {name}" for name in chosen), "mIoU", "mPA", "OA"]
+    print(f"{machine()}; mean ± deviation of {args.seeds} seeds")
     print(f"| run | steps | {' | '.join(titles)} |\n|---|---:|{'---|' * len(titles)}")
     curves: dict[str, dict[int, list[float]]] = {}
     for config in args.configs:
         for steps in args.steps or [load_run_config(config).training.steps]:
             folders = [args.out / f"{config.stem}-{steps}-{n}" for n in range(args.seeds)]
-            found = [_run(config, folder, seed, steps) for seed, folder in enumerate(folders)]
-            columns = _columns(found, args.chosen)
-            cells = [f"{statistics.mean(c):.3f} ± {_spread(c):.3f}" for c in columns]
+            found = [metrics_of_run(config, f, seed, steps) for seed, f in enumerate(folders)]
+            values = columns(found, chosen)
+            cells = [f"{statistics.mean(v):.3f} ± {_spread(v):.3f}" for v in values]
             print(f"| {config.stem} | {steps} | {' | '.join(cells)} |", flush=True)
-            curves.setdefault(config.stem, {})[steps] = columns[0]
+            curves.setdefault(config.stem, {})[steps] = values[0]
     if args.figure:
         _draw(curves, titles[0], args.figure)
 

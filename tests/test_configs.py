@@ -18,7 +18,8 @@ from rasterio.transform import from_origin
 
 from terrafuse.config import AugmentConfig, RunConfig, load_run_config
 from terrafuse.data import Manifest, load_manifest, write_manifest
-from terrafuse.modalities import window_alignment
+from terrafuse.methods import METHODS, without_values
+from terrafuse.modalities import Modality, window_alignment
 from terrafuse.prediction import Lattice
 from terrafuse.settings import read_yaml
 from terrafuse.training.optim import learning_rate_factor
@@ -29,28 +30,62 @@ RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "method" in read_yaml(
 
 ISPRS = ("impervious", "building", "low vegetation", "tree", "car", "clutter")
 HUNAN = ("cropland", "forest", "grassland", "wetland", "water", "unused land", "built-up area")
-RGB, HEIGHT = ["red", "green", "blue"], ["height"]
-LANDSCAPE = ("water", "wetland", "arable", "grassland", "forest", "buildings")
-#: Manifests that do not ship: bands of the optical image, elevation modality, classes.
+LANDSCAPE = ("water", "wetland", "arable", "grassland", "forest", "buildings", "wheat", "rape")
+WHU = ("farmland", "city", "village", "water", "forest", "road", "others")
+GID5 = ("built-up", "farmland", "forest", "meadow", "water")
+GID15 = (
+    "industrial land", "urban residential", "rural residential", "traffic land", "paddy field",
+    "irrigated land", "dry cropland", "garden plot", "arbor woodland", "shrub land",
+    "natural grassland", "artificial grassland", "river", "lake", "pond",
+)  # fmt: skip
+HEIGHT = {"kind": "elevation", "bands": ["height"]}
+
+
+def optical(*bands, um=None):
+    """An optical modality as in a manifest."""
+    return {"kind": "optical", "bands": list(bands), "wavelengths_um": um}
+
+
+RGB = optical("red", "green", "blue", um=[0.66, 0.555, 0.485])
+NIR = optical("nir", um=[0.83])
+#: Manifests that do not ship: modalities, classes.
 LAYOUTS = {
-    "dataset": ({"optical": ["blue", "green", "red", "nir"]}, "dsm", LANDSCAPE),  # of the demo
-    "vaihingen": ({"irrg": ["nir", "red", "green"]}, "dsm", ISPRS),
-    "potsdam": ({"rgb": RGB}, "dsm", ISPRS),
-    "mmhunan": ({"rgb": RGB}, "dem", HUNAN),
+    "dataset": (  # of the demo and the ladder
+        {
+            "optical": optical("blue", "green", "red", "nir", um=[0.49, 0.56, 0.665, 0.842]),
+            "sar": {"kind": "sar", "bands": ["VV", "VH"], "scale": 2.0},
+            "dsm": HEIGHT,
+        },
+        LANDSCAPE,
+    ),
+    "vaihingen": ({"irrg": optical("nir", "red", "green"), "dsm": HEIGHT}, ISPRS),
+    "potsdam": ({"rgb": RGB, "dsm": HEIGHT}, ISPRS),
+    "mmhunan": ({"rgb": RGB, "dem": HEIGHT}, HUNAN),
+    "whu_opt_sar": (
+        {
+            "optical": optical("blue", "green", "red", "nir", um=[0.485, 0.555, 0.66, 0.83]),
+            "sar": {"kind": "sar", "bands": ["sar"]},
+        },
+        WHU,
+    ),
+    "gid5": ({"rgb": RGB, "nir": NIR}, GID5),
+    "gid15": ({"rgb": RGB, "nir": NIR}, GID15),
 }
-#: Methods whose published backbone is too large to try, with the settings that make it small.
+#: Backbones too large to try, or to fetch, with the settings of the method that make them small.
 SMALL = {
-    "mfnet": {"embed_dim": 32, "depth": 2, "num_heads": 2, "global_attn_indexes": [1]},
-}
+    "samvit": {"backbone_options": {"embed_dim": 32, "depth": 2, "num_heads": 2,
+                                    "global_attn_indexes": [1]}},
+    "dofa": {"weights": None, "neck_channels": 16, "decoder_options": {"channels": 16},
+             "backbone_options": {"embed_dim": 32, "depth": 4, "num_heads": 2,
+                                  "dynamic_embed_dim": 32}},
+}  # fmt: skip
 
 
 def read_manifest(path: Path, folder: Path) -> Manifest:
     """The manifest, or one of the layout it will have."""
     if path.exists():
         return load_manifest(path)
-    optical, elevation, classes = LAYOUTS[path.stem]
-    modalities = {name: {"kind": "optical", "bands": bands} for name, bands in optical.items()}
-    modalities[elevation] = {"kind": "elevation", "bands": HEIGHT}
+    modalities, classes = LAYOUTS[path.stem]
     scene = {"id": "none", **{name: f"{name}.tif" for name in modalities}, "labels": "labels.tif"}
     values = {
         "classes": [{"name": name, "code": code} for code, name in enumerate(classes)],
@@ -114,8 +149,11 @@ def test_one_step(path, tmp_path, make_raster, command_line):
         "prediction.crop_size": crop,
         "prediction.overlap": 0,
     }
-    small = SMALL.get(config.method.name, {})
-    settings |= {f"method.backbone_options.{key}": value for key, value in small.items()}
+    small = SMALL.get(str(config.method.options["backbone"]).split("_")[0], {})
+    for key, value in small.items():
+        inner = value if isinstance(value, dict) else {}
+        settings |= {f"method.{key}.{name}": number for name, number in inner.items()}
+        settings |= {} if inner else {f"method.{key}": "null" if value is None else value}
     words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
     with ExitStack() as stack:
         for text in expected_warnings(config):
@@ -174,12 +212,11 @@ def test_published_data(published):
     assert f"# all {len(splits[name]['train'])} training" in text
     assert config.data.train_splits == ("train", "val")
     assert config.training.validation_split == config.evaluation.split == "test"
-    optical, elevation, _ = LAYOUTS[name]
-    assert config.data.modalities == (*optical, elevation)
+    image, elevation = LAYOUTS[name][0]
+    assert config.data.modalities == (image, elevation)
     normalization = config.data.normalization
     assert normalization[elevation] == "scene_range"
     if name != "mmhunan":  # there each patch was stretched to 8 bits before it was divided
-        (image,) = optical
         assert (normalization[image].mean, normalization[image].std) == (0, 255)
 
 
@@ -206,7 +243,7 @@ def test_published_scores(published):
     name, config = published
     rules = "metrics_mmhunan" if name == "mmhunan" else "metrics_isprs"
     golden = json.loads((GOLDEN / "protocol.json").read_text())[rules]
-    classes = LAYOUTS[name][2]
+    classes = LAYOUTS[name][1]
     assert len(classes) == len(golden["confusion_rows_gt_cols_pred"])
     means = config.evaluation.mean_over or classes
     assert means == classes[: golden["classes_in_mean"]]
@@ -230,3 +267,74 @@ def test_sound_variants_differ_where_they_must(published):
         expected.add("prediction.blending")
     assert changed == expected
     assert path.read_text(encoding="utf-8").count("# sound: ") == len(expected)
+
+
+UPSEG = CONFIGS / "upseg"
+LADDER = {path.stem: path for path in (UPSEG / "ablation").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("name", "crop", "modalities"),
+    [("whu_opt_sar", 256, ("optical", "sar")), ("gid5", 512, ("rgb", "nir")),
+     ("gid15", 512, ("rgb", "nir"))],
+)  # fmt: skip
+def test_upseg_protocol(name, crop, modalities):
+    """The recipe of the reconstruction, and the marks that say that it is one."""
+    config = load_run_config(UPSEG / f"{name}.yaml")
+    training = config.training
+    assert (training.optimizer, training.lr, training.weight_decay) == ("adamw", 6e-5, 0.01)
+    assert (training.steps, training.warmup_steps) == (80_000, 1500)
+    assert learning_rate_factor(1500, training) == 1
+    # Linear from there: half-way half of it.
+    assert learning_rate_factor((1500 + 80_000) // 2, training) == pytest.approx(0.5)
+    assert (training.gradient_clip, training.backbone_lr_factor) == (1, 0.1)
+    assert (config.data.crop_size, config.data.batch_size) == (crop, 16)
+    assert config.data.modalities == modalities
+    assert config.data.augment.scale == (0.5, 2)
+    assert (config.data.augment.speckle, config.data.augment.shift_db) == (0, 0)
+    assert training.validation_split not in (config.evaluation.split, *config.data.train_splits)
+    assert config.evaluation.class_mean == "reference"
+    assert config.method.options["backbone"] == "dofa_base_patch16"
+    text = (UPSEG / f"{name}.yaml").read_text(encoding="utf-8")
+    assert "The authors' protocol is not public [?]" in text
+    assert ("our\n# working assumption [R]" in text) == ("gid" in name)
+
+
+def test_rungs_of_the_ladder_differ_where_they_say():
+    full = load_run_config(LADDER["full"])
+    assert full.data.modality_dropout == 0.2
+    for name, path in LADDER.items():
+        config = load_run_config(path)
+        if name != "full":
+            assert config.data.modality_dropout == 0
+        for section in ("training", "evaluation", "prediction"):
+            assert getattr(config, section) == getattr(full, section)
+        without = {"modality_dropout": 0}
+        assert config.data.model_copy(update=without) == full.data.model_copy(update=without)
+        for option in ("backbone", "decoder", "decoder_options"):
+            assert config.method.options[option] == full.method.options[option]
+    full_options = dict(full.method.options)
+    for name in LADDER.keys() - {"early_concat", "full"}:
+        options = dict(load_run_config(LADDER[name]).method.options)
+        changed = {key for key in options if options[key] != full_options.get(key)}
+        assert changed <= {"vem", "prompt", "interact_stages"}, name
+    kinds = {name: load_run_config(p).method.options.get("vem") for name, p in LADDER.items()}
+    for kind in ("innovation", "content", "project", "differential"):
+        assert kinds[f"vem_{kind}"]["kind"] == kind
+    assert kinds["full"] == kinds["vem_innovation"]
+    assert kinds["vem_no_loss"] == kinds["full"] | {"aux_weight": 0}
+    assert kinds["prompts"]["kind"] == "none"
+
+
+def test_control_has_the_parameters_of_what_it_controls():
+    modalities = [Modality("optical", tuple("bgrn"), kind="optical"), Modality("sar", ("VV", "VH"))]
+
+    def count(name):
+        options = load_run_config(LADDER[name]).method.options
+        model = without_values(lambda: METHODS["upseg"](modalities, 8, **options))
+        return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+    interaction = count("vem_innovation") - count("two_streams")
+    assert interaction > 0.05 * count("two_streams")
+    assert count("control") - count("two_streams") == pytest.approx(interaction, rel=0.01)
+    assert count("full") == count("vem_innovation")

@@ -151,6 +151,10 @@ class Segmenter(nn.Module, ABC):
         """Every backbone in it."""
         return [module for module in self.modules() if isinstance(module, Backbone)]
 
+    def lr_factors(self) -> dict[str, float]:
+        """Factors to the learning rates of parameters, by their names; 1 where not named."""
+        return {}
+
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
         """Store the normalisation; it is saved with the weights.
 

@@ -6,7 +6,7 @@ A method whose defaults are too large for a test adds small options to `SMALL`.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ VIT: dict[str, Any] = {
     "decoder": "segformer",
     "decoder_options": {"channels": 8},
 }  # fmt: skip
+DOFA: dict[str, Any] = VIT | {
+    "backbone": "dofa_base_patch16",
+    "backbone_options": VIT["backbone_options"] | {"dynamic_embed_dim": 8},
+}
 TINY_SAM: dict[str, Any] = {
     "backbone": "samvit_base_patch16",
     "backbone_options": {
@@ -50,16 +54,35 @@ TINY_SAM: dict[str, Any] = {
     },
     "decoder_options": {"channels": 8, "num_heads": 2, "window_size": 2},
 }  # fmt: skip
+SYNERGY: dict[str, Any] = {
+    "backbone": "vit_tiny_patch16_224",
+    "backbone_options": {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64},
+    "vem": {"dim": 8, "heads": 2},
+    "decoder": "upernet",
+    "neck_channels": 8,
+    "decoder_options": {"channels": 8, "bins": [1, 2]},
+}
+SYNERGY_DOFA: dict[str, Any] = SYNERGY | {
+    "backbone": "dofa_base_patch16",
+    "backbone_options": {
+        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "dynamic_embed_dim": 16,
+    },
+}  # fmt: skip
 TINY_DECODER: dict[str, Any] = {"decoder_options": {"channels": 8, "num_heads": 2}}
 
 #: Per method, small options to test it with; a method that is not here is tested with its defaults.
 SMALL: dict[str, list[dict[str, Any]]] = {
-    "single": [RESNET, VIT | {"tuning": "prompt"}],
-    "early_fusion": [RESNET | {"tuning": "norms"}, VIT | {"validity_channels": True}],
+    "single": [RESNET, VIT | {"tuning": "prompt"}, DOFA | {"tuning": "lora"}],
+    "early_fusion": [
+        RESNET | {"tuning": "norms"},
+        VIT | {"validity_channels": True},
+        DOFA | {"tuning": "frozen", "validity_channels": True},
+    ],
     "late_fusion": [
         RESNET,
         VIT | {"fusion": "gated", "tuning": "adapter+lora"},
         RESNET | {"fusion": "concat", "aux": True, "tuning": "bitfit"},
+        DOFA,
     ],
     "mfnet": [
         TINY_SAM | {"tuning": "adapter"},
@@ -67,6 +90,27 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         VIT | {"tuning": "dora", "decoder": "segformer"},
         RESNET | {"tuning": "full", "decoder": "unetformer"} | TINY_DECODER,
         TINY_SAM | {"tuning": "frozen", "deep_fusion": False},
+        DOFA | {"tuning": "adapter"},
+    ],
+    "upseg": [
+        SYNERGY,
+        SYNERGY_DOFA,
+        SYNERGY_DOFA | {"tuning": "lora", "interact_stages": [1], "decoder": "light"},
+        SYNERGY_DOFA | {"tuning": "full", "grid": "own", "wave_delta": True},
+        SYNERGY
+        | {"grid": "own", "prompt": {"pool": 2}, "tuning": "lora", "interact_stages": [1, 2]},
+        SYNERGY
+        | {"vem": {"kind": "content", "dim": 8}, "prompt": {"kind": "summary"}, "aux": False},
+        SYNERGY | {"vem": {"kind": "differential", "dim": 8}, "fusion": "concat1x1"},
+        SYNERGY | {"vem": {"kind": "project", "dim": 8}, "schedule": "two-pass", "tuning": "full"},
+        SYNERGY | {"interact_stages": [], "fusion": "mean_unique", "gate": {"scope": "shared"}},
+        SYNERGY | {"vem": {"kind": "none"}, "prompt": {"source": "self"}, "fusion": "mean"},
+        SYNERGY
+        | {
+            "prompt": {"kind": "aligned", "hosts": ["rgb"]},
+            "decoder": "segformer",
+            "decoder_options": {"channels": 8},
+        },
     ],
 }
 #: Per method, names of parameters that by design get no gradient.
@@ -74,7 +118,7 @@ WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 
 K = 3
 MODALITIES = (
-    Modality("rgb", ("r", "g", "b"), kind="optical"),
+    Modality("rgb", ("r", "g", "b"), kind="optical", wavelengths_um=(0.665, 0.56, 0.49)),
     Modality("sar", ("vv", "vh"), kind="sar", scale=2.0),
     Modality("dsm", ("z",), kind="elevation", scale=0.5),
 )
@@ -99,7 +143,7 @@ class Case:
                 # Scales around 1: many of one half in a row would hide what comes in.
                 mean = 0.5 if name.endswith("bias") else 1.0
                 torch.nn.init.normal_(parameter, mean=mean, std=0.2)
-            elif name.endswith(".up"):  # low-rank updates start as 0
+            elif name.endswith((".up", ".gates", ".aligned.up.weight")):  # start as 0
                 torch.nn.init.normal_(parameter, std=0.2)
         segmenter.set_statistics(_statistics(segmenter.modalities))
         return segmenter
@@ -155,7 +199,7 @@ def test_logits_have_the_shape_of_the_window(case: Case, size: tuple[int, int]) 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 3.0, 20.0])
 def test_modalities_may_have_any_scale(case: Case, scale: float) -> None:
     *others, last = case.modalities
-    modalities = (*others, Modality(last.name, last.bands, last.kind, scale=scale))
+    modalities = (*others, replace(last, scale=scale))
     segmenter = case.make(modalities)
     with torch.no_grad():
         logits = segmenter(_images(modalities, (60, 60))).logits

@@ -186,6 +186,13 @@ def test_sources(weights, source, licence):
     )  # fmt: skip
 
 
+def test_the_source_of_dofa():
+    found = find_source("dofa_base_patch16", "hub")
+    assert found.source == "hf://torchgeo/dofa/dofa_base_patch16_224-a0275954.pth"
+    assert found.licence == "cc-by-4.0"
+    assert find_source("dofa_base_patch16", "/data/mine.pth").licence == "unknown"
+
+
 def test_a_run_folder_says_where_weights_came_from():
     segmenter = shapes("mfnet", **SMALL_VIT, weights="moved.safetensors")
     known = ({"backbone": "vit_tiny_patch16_224", "source": "hf://a/b/c", "licence": "mit"},)

@@ -12,7 +12,8 @@ from small_backbones import BACKBONES, train_a_little
 from terrafuse.errors import ModelError, UnknownNameError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion
 from terrafuse.methods import create_segmenter
-from terrafuse.methods.mfnet import MFNet, ToRGB
+from terrafuse.methods.mfnet import MFNet
+from terrafuse.methods.parts import ToRGB
 from terrafuse.modalities import Modality
 from terrafuse.tuning import TUNINGS
 

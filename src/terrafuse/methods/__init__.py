@@ -23,6 +23,7 @@ from terrafuse.methods.late_fusion import LateFusion
 from terrafuse.methods.mfnet import MFNet
 from terrafuse.methods.saving import base_state, load_tuned, missing_base, tuned_state
 from terrafuse.methods.single import Single
+from terrafuse.methods.upseg import UPSeg
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.options import check_options
 from terrafuse.segmenter import Segmenter
@@ -43,6 +44,7 @@ METHODS: Mapping[str, type[Segmenter]] = {
     "early_fusion": EarlyFusion,
     "late_fusion": LateFusion,
     "mfnet": MFNet,
+    "upseg": UPSeg,
 }
 
 
@@ -199,6 +201,7 @@ __all__ = [
     "MFNet",
     "MethodSummary",
     "Single",
+    "UPSeg",
     "create_segmenter",
     "describe_run",
     "describe_segmenter",

@@ -13,7 +13,14 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import Backbone, PretrainedSource, timm_models
+from terrafuse.backbones import (
+    HUB_WEIGHTS,
+    Backbone,
+    PretrainedSource,
+    hub_location,
+    is_dofa,
+    timm_models,
+)
 from terrafuse.config import RunConfig
 from terrafuse.methods.costs import derive_cost
 from terrafuse.methods.saving import tuned_state
@@ -157,9 +164,11 @@ def find_source(backbone: str, weights: str) -> PretrainedSource:
     """Where weights come from, without looking for them.
 
     Args:
-        backbone: timm name.
-        weights: "timm" or a path.
+        backbone: Its name.
+        weights: "timm", "hub" or a path.
     """
+    if weights == HUB_WEIGHTS and is_dofa(backbone):
+        weights = hub_location(backbone)
     if weights != timm_models.TIMM_WEIGHTS:
         _, licence = timm_models.PUBLISHED_FILES.get(Path(weights).name, ("", "unknown"))
         return PretrainedSource(backbone, weights, licence)

@@ -24,8 +24,8 @@ class EarlyFusion(Segmenter):
     Args:
         modalities: Any number; bands are stacked in this order.
         num_classes: K.
-        backbone: timm name.
-        weights: Pretrained weights: "timm", a path, or None to train from scratch.
+        backbone: Its name (timm's, or a DOFA).
+        weights: Pretrained weights: "timm", "hub" (DOFA's), a path; None = from scratch.
         backbone_options: Options of `create_backbone`.
         tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
         decoder: Name of the decoder.
@@ -53,9 +53,13 @@ class EarlyFusion(Segmenter):
     ) -> None:
         super().__init__(modalities, num_classes)
         self.validity_channels = validity_channels
-        channels = sum(len(m.bands) for m in modalities)
-        channels += len(modalities) if validity_channels else 0
-        self.backbone = build_backbone(backbone, channels, weights, backbone_options, tuning=tuning)
+        stacked = list(modalities)
+        if validity_channels:
+            stacked += [Modality(f"valid_{m.name}", ("valid",)) for m in modalities]
+        channels = sum(len(m.bands) for m in stacked)
+        self.backbone = build_backbone(
+            backbone, channels, weights, backbone_options, tuning=tuning, modalities=stacked
+        )
         self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
         self.stride = self.backbone.stride
 

@@ -32,7 +32,7 @@ class LateFusion(Segmenter):
     Args:
         modalities: Any number; the decoder gets levels like those of the first one's backbone.
         num_classes: K.
-        backbone: timm name for all modalities, or one by modality.
+        backbone: Its name for all modalities, or one by modality.
         weights: Pretrained weights ("timm", a path, None = from scratch) for all, or by modality.
         backbone_options: Options of `create_backbone`, for all.
         tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
@@ -71,7 +71,12 @@ class LateFusion(Segmenter):
         sources = _by_modality("weights", weights, names, default=None)
         branches = {
             m.name: build_backbone(
-                chosen[m.name], len(m.bands), sources[m.name], backbone_options, tuning=tuning
+                chosen[m.name],
+                len(m.bands),
+                sources[m.name],
+                backbone_options,
+                tuning=tuning,
+                modalities=[m],
             )
             for m in modalities
         }

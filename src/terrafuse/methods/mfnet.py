@@ -30,14 +30,11 @@ from terrafuse.backbones import is_token_backbone
 from terrafuse.decoders import convert_unetformer_state_dict, create_decoder
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion, convert_deep_fusion_state_dict
-from terrafuse.methods.parts import build_backbone
+from terrafuse.methods.parts import COLOUR, RGB, ToRGB, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.options import check_options
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
-
-#: Bands that the encoder sees of every modality.
-RGB = 3
 
 
 class MFNet(Segmenter):
@@ -46,7 +43,7 @@ class MFNet(Segmenter):
     Args:
         modalities: Any number; the paper has an optical image and a surface model, in this order.
         num_classes: K.
-        backbone: timm name. A plain transformer gives one map per modality, of which the Deep
+        backbone: Its name. A plain transformer gives one map per modality, of which the Deep
             Fusion Module makes levels; a pyramid's own levels are fused by the same gates.
         weights: Pretrained weights: "timm", a path (`sam_vit_b_01ec64.pth`), or None to train from
             scratch.
@@ -83,7 +80,13 @@ class MFNet(Segmenter):
             options.setdefault("neck", "map")
         self.to_rgb = nn.ModuleDict({m.name: ToRGB(len(m.bands)) for m in self.modalities})
         self.backbone = build_backbone(
-            backbone, RGB, weights, options, tuning=tuning, num_modalities=count
+            backbone,
+            RGB,
+            weights,
+            options,
+            tuning=tuning,
+            num_modalities=count,
+            modalities=[COLOUR],
         )
         channels, strides = self.backbone.channels, self.backbone.strides
         decoder_options = dict(decoder_options or {})
@@ -136,39 +139,6 @@ def _check_one_map(backbone: str, channels: Sequence[int]) -> None:
             f"backbone '{backbone}' gives {len(channels)} levels. Choose a plain transformer "
             "(samvit_*, vit_*) with neck 'map', or leave deep_fusion on"
         )
-
-
-class ToRGB(nn.Module):
-    """Any number of bands → the three that the encoder was made for.
-
-    Three bands stay, one is repeated (both as published). Two, or more than three, pass through a
-    learnt 1×1 convolution that starts as: two bands and their mean; the first three bands.
-
-    Args:
-        bands: Bands of the modality.
-    """
-
-    def __init__(self, bands: int) -> None:
-        super().__init__()
-        self.bands = bands
-        if bands in (1, RGB):
-            return
-        self.mix = nn.Conv2d(bands, RGB, kernel_size=1)
-        start = torch.eye(RGB, bands)
-        if bands < RGB:
-            start[bands:] = 1 / bands
-        with torch.no_grad():
-            self.mix.weight.copy_(start[:, :, None, None])
-            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]  # has one
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (N, C, H, W) → (N, 3, H, W)."""
-        if self.bands == 1:
-            return image.expand(-1, RGB, -1, -1)
-        if self.bands == RGB:
-            return image
-        mixed: Tensor = self.mix(image)
-        return mixed
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

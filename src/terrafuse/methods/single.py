@@ -21,8 +21,8 @@ class Single(Segmenter):
     Args:
         modalities: One.
         num_classes: K.
-        backbone: timm name.
-        weights: Pretrained weights: "timm", a path, or None to train from scratch.
+        backbone: Its name (timm's, or a DOFA).
+        weights: Pretrained weights: "timm", "hub" (DOFA's), a path; None = from scratch.
         backbone_options: Options of `create_backbone`.
         tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
         decoder: Name of the decoder.
@@ -52,7 +52,12 @@ class Single(Segmenter):
         super().__init__(modalities, num_classes)
         (modality,) = modalities
         self.backbone = build_backbone(
-            backbone, len(modality.bands), weights, backbone_options, tuning=tuning
+            backbone,
+            len(modality.bands),
+            weights,
+            backbone_options,
+            tuning=tuning,
+            modalities=[modality],
         )
         self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
         self.stride = self.backbone.stride

@@ -42,9 +42,10 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[Param
 
     A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
     learning rate is `backbone_lr_factor` × that of the rest, and falls by `layer_decay` per group
-    from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). No decay for
-    parameters of one dimension (biases, norms), learned positions and tokens, and what a module
-    lists in its `no_weight_decay()`; with `decay_all` every parameter is decayed.
+    from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). The factors of the
+    method's `lr_factors()` multiply all this. No decay for parameters of one dimension (biases,
+    norms), learned positions and tokens, and what a module lists in its `no_weight_decay()`; with
+    `decay_all` every parameter is decayed.
 
     Args:
         segmenter: The model; parameters that do not require a gradient are left out.
@@ -52,9 +53,10 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[Param
     """
     factors = _backbone_factors(segmenter, config)
     without_decay = set() if config.decay_all else _without_decay(segmenter)
+    own_factors = segmenter.lr_factors()
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in segmenter.named_parameters():
-        factor = factors.get(id(parameter), 1.0)
+        factor = factors.get(id(parameter), 1.0) * own_factors.get(name, 1.0)
         if not parameter.requires_grad or factor == 0:
             continue
         decay = 0.0 if name in without_decay else config.weight_decay
