@@ -134,3 +134,20 @@ def collate(samples: list[Sample]) -> Batch:
         windows=tuple(sample.window for sample in samples),
         scene_ids=tuple(sample.scene_id for sample in samples),
     )
+
+
+def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:
+    """Windows of `size` (a multiple of the alignment) that cover a grid without overlap.
+
+    Those at the end are cut off there, rounded up to the alignment.
+    """
+    return [
+        Window(
+            row,
+            col,
+            min(size, round_up(height - row, alignment)),
+            min(size, round_up(width - col, alignment)),
+        )
+        for row in range(0, height, size)
+        for col in range(0, width, size)
+    ]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.data.streaming import blocks
-from terrafuse.samples import Window
+from terrafuse.samples import Window, blocks
 
 #: Unit of a rescaled modality, whatever it was before: decibels and metres are none any more.
 RESCALED_UNIT = "scene range"

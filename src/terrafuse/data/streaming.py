@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.samples import Window, round_up
+from terrafuse.samples import Window, blocks, round_up
 
-if TYPE_CHECKING:  # scenes are read by blocks themselves
+if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
 
@@ -26,23 +26,6 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
     finest = min([1.0, *(modality.scale for modality in scene.modalities)])
     size = round_up(max(1, int(block * finest)), alignment)
     return blocks(scene.grid.height, scene.grid.width, size, alignment)
-
-
-def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:
-    """Windows of `size` (a multiple of the alignment) that cover a grid without overlap.
-
-    Those at the end are cut off there, rounded up to the alignment.
-    """
-    return [
-        Window(
-            row,
-            col,
-            min(size, round_up(height - row, alignment)),
-            min(size, round_up(width - col, alignment)),
-        )
-        for row in range(0, height, size)
-        for col in range(0, width, size)
-    ]
 
 
 def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
