@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terrafuse.tuning.additions import Mixing, by_modality
+from terrafuse.tuning.lora import LoRALinear
 
 
 def test_two_modalities_mix_by_the_papers_formula() -> None:
@@ -61,3 +62,20 @@ def test_a_batch_is_taken_apart_in_order() -> None:
         torch.nn.init.constant_(module.bias, m)
     parts = by_modality(modules, torch.zeros(6, 1))
     assert torch.cat(parts).flatten().tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_low_rank_updates_of_three_modalities_mix_by_hand() -> None:
+    """Σ_k share_mk B_k A_k x_k with shares w_m of one's own and (1 − w_m) / 2 of each other."""
+    torch.manual_seed(0)
+    base = torch.nn.Linear(6, 5)
+    layer = LoRALinear(base, 3, rank=2, scale=1.0, rows=[(0, 5)], mix=True)
+    torch.nn.init.normal_(layer.up)
+    assert layer.mixing is not None
+    with torch.no_grad():
+        layer.mixing.own.copy_(torch.tensor([0.2, 0.5, 0.9]))
+    x = torch.randn(3, 4, 6)  # one sample of each modality
+    own = [x[m] @ layer.down[m].T @ layer.up[m].T for m in range(3)]
+    for m, w in enumerate((0.2, 0.5, 0.9)):
+        others = sum(own[k] for k in range(3) if k != m) / 2
+        expected = base(x[m]) + w * own[m] + (1 - w) * others
+        torch.testing.assert_close(layer(x)[m], expected, rtol=1e-5, atol=1e-5)

@@ -57,7 +57,6 @@ def apply_tuning(backbone: Backbone, tuning: TuningOption, num_modalities: int =
     before = {id(p) for p in backbone.parameters()}
     for parameter in pretrained_parameters(backbone).values():
         parameter.requires_grad_(False)
-    # Layers that are replaced (low-rank updates) before those that wrap them.
     for name, options in chosen:
         TUNINGS[name](backbone, num_modalities, **options)
     added = {id(p) for p in backbone.parameters()} - before

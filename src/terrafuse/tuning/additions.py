@@ -60,15 +60,9 @@ class Mixing(nn.Module):
         """Mixed parts, one per modality."""
         if len(parts) == 1:
             return list(parts)
-        gates = self.own.to(parts[0].dtype)
-        return [
-            torch.lerp(_mean_of_others(parts, m), part, gates[m]) for m, part in enumerate(parts)
-        ]
-
-
-def _mean_of_others(parts: Sequence[Tensor], own: int) -> Tensor:
-    others = [part for m, part in enumerate(parts) if m != own]
-    return others[0] if len(others) == 1 else torch.stack(others).mean(dim=0)
+        together = torch.stack(list(parts))  # (M, …)
+        shares = self.shares().to(together.dtype)
+        return list(torch.einsum("mk,k...->m...", shares, together).unbind(0))
 
 
 def by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
