@@ -15,7 +15,9 @@ from typing import Annotated, Any
 
 import typer
 
-from terrafuse.errors import ConfigError, TerrafuseError
+from terrafuse.cli.data import data_app
+from terrafuse.cli.options import AsJson, Device, RunFile, RunFolder, Setting, pairs
+from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
 
 app = typer.Typer(
@@ -25,18 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
-ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Setting = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Replace a setting: training.lr=1e-3.", metavar="KEY=VALUE"),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 
 def _version(value: bool) -> None:
@@ -92,88 +83,12 @@ def layouts(as_json: AsJson = False) -> None:
     _rows("layouts", list_layouts(), as_json)
 
 
-@data_app.command("describe")
-def data_describe(
-    root: Annotated[Path, typer.Argument(help="Folder of rasters.", metavar="ROOT")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
-    layout: Annotated[str, typer.Option(help="How the folder is organised.")] = "folder",
-    option: Annotated[
-        list[str] | None,
-        typer.Option("--option", "-O", help="Option of the layout.", metavar="KEY=VALUE"),
-    ] = None,
-) -> None:
-    """Write a manifest for a folder of rasters; nothing is copied."""
-    from terrafuse import api
-
-    manifest = api.data_describe(root, out, layout=layout, options=_pairs(option))
-    scenes = ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
-    typer.echo(f"wrote {out}: {', '.join(manifest.modalities)}; scenes: {scenes}")
-
-
-@data_app.command("check")
-def data_check(manifest: ManifestFile, as_json: AsJson = False) -> None:
-    """Find what cannot be trained; exit code 1 if there are errors."""
-    from terrafuse import api
-    from terrafuse.progress import Display
-
-    with Display() as display:
-        findings = api.data_check(manifest, progress=display.stage("checking"))
-    if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, default=str))
-    else:
-        from terrafuse.cli.tables import print_findings
-
-        print_findings(findings)
-    if any(finding.severity == "error" for finding in findings):
-        raise typer.Exit(1)
-
-
-@data_app.command("stats")
-def data_stats(
-    manifest: ManifestFile,
-    split: Annotated[str | None, typer.Option(help="Which scenes.")] = "train",
-    as_json: AsJson = False,
-) -> None:
-    """Mean, deviation and percentiles per band, over the pixels with data."""
-    from terrafuse import api
-    from terrafuse.progress import Display
-
-    with Display() as display:
-        statistics = api.data_stats(manifest, split=split, progress=display.stage("reading"))
-    if as_json:
-        typer.echo(json.dumps({name: s.to_dict() for name, s in statistics.items()}, indent=2))
-    else:
-        from terrafuse.cli.tables import print_statistics
-        from terrafuse.data import load_manifest
-
-        print_statistics(load_manifest(manifest).modalities, statistics)
-
-
-@data_app.command("split")
-def data_split(
-    manifest: ManifestFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
-    shares: Annotated[str, typer.Option(help="Shares of the labelled pixels.")] = (
-        "train=0.6,val=0.2,test=0.2"
-    ),
-    block: Annotated[int, typer.Option(help="Edge of the blocks, scene pixels.", min=16)] = 512,
-    buffer: Annotated[int, typer.Option(help="Unused strip between splits, pixels.", min=0)] = 64,
-    seed: int = 0,
-) -> None:
-    """Split by whole scenes or spatial blocks with a buffer; writes a new manifest."""
-    from terrafuse import api
-
-    wanted = {name: _number(name, value) for name, value in _pairs(shares.split(",")).items()}
-    made = api.data_split(manifest, out, shares=wanted, block_px=block, buffer_px=buffer, seed=seed)
-    typer.echo(f"wrote {out}: " + ", ".join(f"{n} {split}" for split, n in made.splits.items()))
-
-
 @app.command()
 def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False) -> None:
     """Check run.yaml, its manifest and the method's options, without reading pixels."""
     from terrafuse import api
 
-    summary = api.validate(config, _pairs(settings))
+    summary = api.validate(config, pairs(settings))
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
         return
@@ -193,7 +108,7 @@ def describe(
     """Show parts, trainable and frozen parameters, FLOPs, memory and licences of a model."""
     from terrafuse import api
 
-    overview = api.describe_model(model, _pairs(settings))
+    overview = api.describe_model(model, pairs(settings))
     if as_json:
         typer.echo(json.dumps(overview, indent=2))
         return
@@ -222,7 +137,7 @@ def train(
     """Train as run.yaml says."""
     from terrafuse import api
 
-    folder = api.train(config, out, overrides=_pairs(settings), resume=resume)
+    folder = api.train(config, out, overrides=pairs(settings), resume=resume)
     typer.echo(f"trained {folder}; next: terrafuse evaluate {folder}")
 
 
@@ -276,7 +191,7 @@ def predict(
 
     rasters: dict[str, list[str]] = {}
     for item in raster or []:
-        for name, path in _pairs([item]).items():
+        for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
     with Display() as display:
         products = api.load(run).predict(
@@ -288,23 +203,6 @@ def predict(
         )
     typer.echo(f"wrote {products.class_map}")
     typer.echo(f"wrote {products.confidence}")
-
-
-def _pairs(items: list[str] | None) -> dict[str, str]:
-    pairs = {}
-    for item in items or []:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"'{item}' is not of the form KEY=VALUE")
-        pairs[key.strip()] = value.strip()
-    return pairs
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"share of '{name}' is '{text}', not a number") from None
 
 
 def _rows(title: str, summaries: Sequence[Any], as_json: bool) -> None:

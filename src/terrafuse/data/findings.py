@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from terrafuse.errors import DataError
+from terrafuse.samples import Window
 
 Severity = Literal["error", "warning", "note"]
 
@@ -25,6 +26,9 @@ class Finding:
         scene: Id of the scene, or None where it concerns all.
         path: The file, if it is one.
         remedy: What to do; empty where the message says it.
+        modality: Its name, or "labels", where the finding is about one.
+        window: Where in the scene, in scene pixels.
+        fix: What would mend it in `dataset.yaml`: dotted key → value. Suggested, never applied.
     """
 
     severity: Severity
@@ -33,6 +37,9 @@ class Finding:
     scene: str | None = None
     path: Path | None = None
     remedy: str = ""
+    modality: str | None = None
+    window: Window | None = None
+    fix: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}. {self.remedy}".strip()
