@@ -34,8 +34,8 @@ from terrafuse.data import load_manifest, make_landscape
 FOLDER = Path(__file__).parents[1] / "configs" / "upseg" / "ablation"
 BASE = "two_streams"
 RUNGS = (
-    "early_concat", BASE, "control", "prompts", "vem_no_loss", "vem_innovation", "vem_content",
-    "vem_project", "vem_differential", "full",
+    "early_concat", BASE, "gated_streams", "control", "prompts", "vem_no_loss", "vem_innovation",
+    "vem_content", "vem_project", "vem_differential", "full",
 )  # fmt: skip
 
 

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terrafuse.decoders import DECODERS, FCNHead, SegFormerDecoder, UPerNetDecoder, create_decoder
+from terrafuse.decoders import (
+    DECODERS,
+    FCNHead,
+    LinearDecoder,
+    SegFormerDecoder,
+    UPerNetDecoder,
+    create_decoder,
+)
 from terrafuse.decoders.layers import BatchNorm2d, create_norm
 from terrafuse.errors import ModelError, UnknownNameError
 
@@ -22,6 +29,10 @@ def _levels(
 ) -> list[torch.Tensor]:
     sizes = [(-(-height // 2**i), -(-width // 2**i)) for i in range(len(channels))]
     return [torch.randn(batch, c, *size) for c, size in zip(channels, sizes, strict=True)]
+
+
+def _narrow(name: str) -> dict[str, Any]:
+    return {} if name == "linear" else {"channels": 8}  # which has no width of its own
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -38,7 +49,7 @@ def test_any_levels_of_any_size(
 ) -> None:
     channels = (4, 6, 8, 10, 12)[:num_levels]
     strides = (2, 4, 8, 16, 32)[:num_levels]
-    decoder = create_decoder(name, channels, strides, 3, channels=8).train(training)
+    decoder = create_decoder(name, channels, strides, 3, **_narrow(name)).train(training)
     logits = decoder(_levels(batch, height, width, channels))
     assert logits.shape == (batch, 3, height, width)
     assert logits.isfinite().all()
@@ -47,14 +58,14 @@ def test_any_levels_of_any_size(
 @pytest.mark.parametrize("norm", ["batch", "group"])
 @pytest.mark.parametrize("name", DECODERS)
 def test_every_parameter_learns_from_one_sample(name: str, norm: str) -> None:
-    decoder = create_decoder(name, CHANNELS, STRIDES, 3, channels=8, norm=norm).train()
+    decoder = create_decoder(name, CHANNELS, STRIDES, 3, **_narrow(name), norm=norm).train()
     decoder(_levels(1, 8, 8)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in decoder.parameters())
 
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_samples_do_not_depend_on_their_neighbours(name: str) -> None:
-    decoder = create_decoder(name, CHANNELS, STRIDES, 3, channels=8).eval()
+    decoder = create_decoder(name, CHANNELS, STRIDES, 3, **_narrow(name)).eval()
     levels = _levels(3, 9, 7)
     with torch.no_grad():
         together = decoder(levels)
@@ -171,3 +182,29 @@ def test_mistakes_are_named(
 def test_levels_out_of_order_are_refused() -> None:
     with pytest.raises(ModelError, match="fine to coarse"):
         create_decoder("upernet", CHANNELS, STRIDES[::-1], 2)
+
+
+def test_a_linear_decoder_is_linear_once_trained() -> None:
+    decoder = create_decoder("linear", CHANNELS, STRIDES, 3)
+    decoder(_levels(4, 9, 7))  # statistics of the norms
+    decoder.eval()
+    one, other = _levels(2, 9, 7), _levels(2, 9, 7)
+    zero = [torch.zeros_like(x) for x in one]
+    both = decoder([a + 2 * b for a, b in zip(one, other, strict=True)])
+    expected = decoder(one) + 2 * (decoder(other) - decoder(zero))
+    torch.testing.assert_close(both, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_linear_decoder_sums_its_levels_by_hand() -> None:
+    decoder = LinearDecoder([1, 2], 1).eval()
+    fine, coarse = decoder.classifiers
+    with torch.no_grad():
+        fine.weight.fill_(3.0)
+        fine.bias.fill_(0.5)
+        coarse.weight.copy_(torch.tensor([1.0, -2.0]).view(1, 2, 1, 1))
+    levels = [
+        torch.full((1, 1, 4, 4), 2.0),
+        torch.ones(1, 2, 2, 2) * torch.tensor([5.0, 1.0])[:, None, None],
+    ]
+    expected = torch.full((1, 1, 4, 4), 3 * 2 + 0.5 + 5 - 2 * 1)
+    torch.testing.assert_close(decoder(levels), expected, rtol=1e-4, atol=1e-4)  # eps of the norms

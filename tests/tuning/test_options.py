@@ -63,6 +63,7 @@ def test_ways_to_write_it(tuning: Any, expected: list[tuple[str, dict[str, Any]]
         ({"name": "lora", "targets": ["qk"]}, ModelError, r"'targets' .*'q', 'k', 'v'"),
         ({"name": "lora", "targets": []}, ModelError, r"'targets' of tuning 'lora' is \[\]"),
         ({"name": "lora", "targets": ["q", "q"]}, ModelError, r"is \['q', 'q'\]; .*each once"),
+        ({"name": "lora", "targets": ["qkv", "k"]}, ModelError, r"is \['qkv', 'k'\]; .*each once"),
         ({"name": "lora", "targets": "q"}, ModelError, "option 'targets' of tuning 'lora' is 'q'"),
         ({"name": "adapter", "ratio": 0.01}, ModelError, r"is 0.01, .*\(16 channels\); .* 0.0625"),
         ({"name": "adapter", "ratio": -1}, ModelError, "without width"),

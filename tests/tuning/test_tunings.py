@@ -268,13 +268,15 @@ def _widths(backbone: Backbone) -> set[str]:
 
 
 @pytest.mark.parametrize("name", [n for n in WITH_BLOCKS if n != "convnext"])
-@pytest.mark.parametrize("targets", [["mlp"], ["q"], ["proj", "k"], ["q", "k", "v", "proj", "mlp"]])
+@pytest.mark.parametrize(
+    "targets", [["mlp"], ["q"], ["proj", "k"], ["qkv"], ["q", "k", "v", "proj", "mlp"]]
+)
 def test_targets_choose_layers(name: str, targets: list[str]) -> None:
     lora: Any = {"name": "lora", "targets": targets, "mix": False}
     backbone = _tuned(name, lora)
     kinds = {n.split(".")[-2] for n in backbone.added if n.endswith((".down", ".up"))}
     in_attention = kinds & {"qkv", "q", "k", "v", "kv", "q_proj", "k_proj", "v_proj"}
-    assert bool(in_attention) == bool({"q", "k", "v"} & set(targets))
+    assert bool(in_attention) == bool({"q", "k", "v", "qkv"} & set(targets))
     assert ("proj" in kinds) == ("proj" in targets)
     assert ("fc2" in kinds) == bool({"fc1", "fc1_g"} & kinds) == ("mlp" in targets)
 

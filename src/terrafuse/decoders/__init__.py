@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from terrafuse.decoders.fcn import FCNHead
+from terrafuse.decoders.linear import LinearDecoder
 from terrafuse.decoders.segformer import SegFormerDecoder
 from terrafuse.decoders.unetformer import UNetFormerDecoder, convert_unetformer_state_dict
 from terrafuse.decoders.upernet import UPerNetDecoder
@@ -13,7 +14,10 @@ from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.options import check_options
 
 #: Every decoder by its name; takes (channels, num_classes, *, options).
-DECODERS: Mapping[str, type[SegFormerDecoder | UNetFormerDecoder | UPerNetDecoder]] = {
+DECODERS: Mapping[
+    str, type[LinearDecoder | SegFormerDecoder | UNetFormerDecoder | UPerNetDecoder]
+] = {
+    "linear": LinearDecoder,
     "segformer": SegFormerDecoder,
     "unetformer": UNetFormerDecoder,
     "upernet": UPerNetDecoder,
@@ -58,6 +62,7 @@ def create_decoder(
 __all__ = [
     "DECODERS",
     "FCNHead",
+    "LinearDecoder",
     "SegFormerDecoder",
     "UNetFormerDecoder",
     "UPerNetDecoder",

@@ -51,7 +51,7 @@ _T = TypeVar("_T")
 
 #: What "lora" means here [R]: in the attention only, shared by all modalities.
 LORA: dict[str, Any] = {
-    "name": "lora", "rank": 8, "alpha": 8.0, "targets": ["q", "k", "v", "proj"]
+    "name": "lora", "rank": 8, "alpha": 8.0, "targets": ["qkv", "proj"]
 }  # fmt: skip
 #: Channels of neck and decoder of "light" [R].
 LIGHT = 256

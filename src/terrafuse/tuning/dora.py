@@ -37,7 +37,7 @@ def dora(
         num_modalities: M; every modality has updates of its own, which do not mix.
         rank: r.
         alpha: Updates are scaled by alpha / r.
-        targets: Layers to update: "q", "k", "v" and "proj" of the attention, "mlp".
+        targets: Layers to update: "q", "k", "v" (or "qkv") and "proj" of the attention, "mlp".
 
     Raises:
         ModelError: The backbone has no transformer blocks, or a value is not allowed.

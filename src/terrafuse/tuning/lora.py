@@ -39,7 +39,8 @@ def lora(
         num_modalities: M; every modality has updates of its own.
         rank: r.
         alpha: Updates are scaled by alpha / r; those of the MLP are not where they mix.
-        targets: Layers to update: "q", "k", "v" and "proj" of the attention, "mlp".
+        targets: Layers to update: "q", "k", "v" and "proj" of the attention, "mlp". With "qkv"
+            the three have one A where one layer makes them, as in most code for LoRA.
         mix: Whether the MLP's updates mix modalities by gates. Without effect on one modality,
             whose updates are all scaled.
 
@@ -216,10 +217,11 @@ def check_rank(tuning: str, rank: int, alpha: float, targets: Sequence[Target]) 
             f"options of tuning '{tuning}' are rank {rank} and alpha {alpha:g}; allowed are a rank "
             "of at least 1 and an alpha above 0"
         )
-    if not targets or len(set(targets)) != len(targets):
+    twice = len(set(targets)) != len(targets) or ("qkv" in targets and set("qkv") & set(targets))
+    if not targets or twice:
         raise ModelError(
             f"option 'targets' of tuning '{tuning}' is {list(targets)}; name one or more of q, k, "
-            "v, proj, mlp, each once"
+            "v, proj, mlp, each once; qkv stands for the first three with one update for all"
         )
 
 

@@ -11,7 +11,7 @@ from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
 
 #: Parts of a block that a low-rank update can change.
-Target = Literal["q", "k", "v", "proj", "mlp"]
+Target = Literal["q", "k", "v", "qkv", "proj", "mlp"]
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,17 @@ def projection_of(block: nn.Module) -> LinearPlace | None:
 
 
 def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPlace]:
-    """Linear layers of a block that stand for the targets; q, k and v of one layer together."""
+    """Linear layers of a block that stand for the targets; q, k and v of one layer together.
+
+    "qkv" means all outputs of the layer or layers that make the three.
+    """
     attention = getattr(block, "attn", None)
     places = []
     if attention is not None:
+        if "qkv" in targets:
+            for name in dict.fromkeys(_input_of(attention, which)[0] for which in "qkv"):
+                layer: Any = _unwrapped(getattr(attention, name))
+                places.append(LinearPlace(attention, name, ((0, layer.out_features),)))
         inputs = [_input_of(attention, target) for target in targets if target in ("q", "k", "v")]
         for name in dict.fromkeys(name for name, _ in inputs):
             rows = tuple(rows for layer, rows in inputs if layer == name)
