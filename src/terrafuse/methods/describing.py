@@ -73,7 +73,8 @@ class PartSummary:
 
     Args:
         part: Name within the segmenter ("decoder", "branches.sar").
-        piece: Of a backbone: "pretrained part" or "from scratch", "tuning …", "neck"; else "".
+        piece: Of a backbone: "pretrained part" or "from scratch", "tuning …", "neck", "of bands";
+            else "".
         modality: Whose backbone it is, where each modality has one.
         parameters: Values.
         trainable: How many of them learn.
@@ -207,9 +208,11 @@ def _pieces(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
         "pretrained part" if backbone.pretrained else "from scratch": [],
         f"tuning {backbone.tuning}": [],
         "neck": [],
+        "of bands": [],  # what DOFA learns of each
     }
-    first, added, new = pieces.values()
+    first, added, neck, bands = pieces.values()
     for name, parameter in by_name.items():
+        new = bands if name.startswith(("pseudo_bands", "wave_delta")) else neck
         where = added if name in backbone.added else first if id(parameter) in base else new
         where.append(parameter)
     return pieces
