@@ -1,7 +1,7 @@
 """What a model keeps when modalities are missing, trained with and without modality dropout.
 
     python benchmarks/subsets.py demo/all-modalities.yaml [--dropout 0 0.3] [--seeds 3]
-        [--steps 300]
+        [--steps 300] [-s data.manifest=other.yaml]
 
 Every subset of the modalities is scored on the test split. Retention is the mIoU of a subset
 divided by that of all modalities, of the same run; cells are means over the seeds ± half of the
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, nargs="+", default=[0.0, 0.3])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="instead of the steps in the file")
+    parser.add_argument("-s", "--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path("runs/subsets"))
     args = parser.parse_args()
     steps = args.steps or load_run_config(args.config).training.steps
