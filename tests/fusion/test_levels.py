@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from terrafuse.errors import UnknownNameError
 from terrafuse.fusion import FUSIONS, GatedFusion, LevelFusion, SumFusion, create_level_fusion
-from terrafuse.fusion.levels import pool_validity
+from terrafuse.fusion.levels import pool_validity, resize_map
 
 CHANNELS, SIZES = (4, 6), ((8, 6), (4, 3))
 
@@ -152,6 +152,14 @@ def test_levels_of_other_sizes_are_brought_into_register(name: str) -> None:
         expected = ((torch.arange(width) + 0.5) / width).expand(1, 1, *size)
         inside = slice(width // 4, -width // 4)
         torch.testing.assert_close(fused[..., inside], expected[..., inside])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (12, 4), (4, 12), (12, 12)])
+def test_maps_of_half_precision_are_resized(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    resized = resize_map(x.bfloat16(), size)
+    assert resized.dtype == torch.bfloat16
+    torch.testing.assert_close(resized.float(), resize_map(x, size), rtol=0.02, atol=0.02)
 
 
 def test_validity_is_the_share_of_valid_pixels() -> None:

@@ -126,7 +126,7 @@ class LevelFusion(nn.Module):
         fused = []
         for index, (fusion, size) in enumerate(zip(self.fusions, sizes, strict=True)):
             validity = torch.stack([pool_validity(v, size) for v in valid], dim=1)
-            maps = torch.stack([_resize(own[index], size) for own in levels], dim=1)
+            maps = torch.stack([resize_map(own[index], size) for own in levels], dim=1)
             # `where`, not a product: what an absent modality holds may not even be finite.
             maps = torch.where(validity > 0, maps, 0.0)  # (N, M, C, h, w)
             fused.append(fusion(maps, validity.to(maps.dtype)))
@@ -171,11 +171,14 @@ def _shares(weights: Tensor) -> Tensor:
     return weights / torch.where(total > 0, total, 1.0)
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """A map (N, C, H, W) at another size, without aliasing where it shrinks."""
     if x.shape[-2:] == size:
         return x
-    shrinks = size[0] < x.shape[-2]
-    return F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=shrinks)
+    shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
+    wide = x.float() if shrinks else x  # antialiasing knows no half precision on every device
+    resized = F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return resized.to(x.dtype)
 
 
 #: Every fusion by its name.

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terrafuse.fusion.levels import resize_map
+
 
 @dataclass(frozen=True)
 class TokenMap:
@@ -141,12 +143,4 @@ def _seen(x: TokenMap) -> Tensor:
 
 
 def _resize(values: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    shrinks = new[0] < old[0] or new[1] < old[1]
-    resized = F.interpolate(  # antialiasing knows no half precision
-        as_map(values.float() if shrinks else values, old),
-        new,
-        mode="bilinear",
-        align_corners=False,
-        antialias=shrinks,
-    )
-    return resized.flatten(2).transpose(1, 2).to(values.dtype)
+    return resize_map(as_map(values, old), new).flatten(2).transpose(1, 2)
