@@ -34,6 +34,7 @@ def check(make_raster, tmp_path):
         drop_splits: bool = False,
         drop_val: bool = False,
         options: dict | None = None,
+        notes: bool = False,
         **rules,
     ) -> list[Finding]:
         entries = []
@@ -67,7 +68,8 @@ def check(make_raster, tmp_path):
         }
         (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(values))
         manifest = load_manifest(tmp_path / "dataset.yaml")
-        return check_manifest(manifest, deep=deep, **options or {})
+        findings = check_manifest(manifest, deep=deep, **options or {})
+        return [finding for finding in findings if notes or finding.severity != "note"]
 
     return run
 
@@ -165,9 +167,11 @@ def test_class_that_is_only_in_validation(check):
 def test_constant_band_over_the_training_split(check):
     constant = noise(2)
     constant[1] = 5
-    assert check({"s2": constant}, {}) == []  # constant in one scene only
-    finding = only(check({"s2": constant}, {"s2": constant}))
+    finding = only(check({"s2": constant}, {}))  # constant in one scene only
+    assert (finding.severity, finding.code, finding.scene) == ("warning", "constant-in-scene", "x0")
+    finding = check({"s2": constant}, {"s2": constant})[-1]
     assert (finding.severity, finding.code) == ("error", "constant-band")
+    assert finding.fix["modalities.s2.read_bands"] == [1]
     assert "band 'n' of modality 's2' is 5 everywhere" in str(finding)
 
 
@@ -191,6 +195,13 @@ def test_splits_that_show_the_same_ground(check):
     assert (finding.severity, finding.code) == ("warning", "split-overlap")
     assert "'x0' (train) and 'x1' (val)" in str(finding)
     assert check({}, {"origin": (500_000, 5_000_000)}, {"origin": origin}) == []
+
+
+def test_a_split_to_judge_by_is_missed_in_a_note(check):
+    assert [f.code for f in check({}, notes=True)] == ["no-test"]
+    assert check({}, {"split": "test"}, notes=True) == []
+    findings = check({}, {"split": "test", "labels": None}, notes=True)
+    assert [(f.severity, f.code) for f in findings] == [("note", "no-labels")]
 
 
 def test_splits_that_are_missing(check):
@@ -250,7 +261,7 @@ def test_rescaled_modalities_are_looked_at_as_they_are_in_the_files(check, monke
     monkeypatch.setattr("terrafuse.data.rescaling.SceneRange.measure", refuse)
     assert check({}, rescale="scene_range", deep=False) == []
     constant = {"s1": noise() * 0 + 3}
-    finding = only(check(constant, rescale="scene_range"))
+    finding = check(constant, rescale="scene_range")[-1]
     assert finding.code == "constant-band"
     assert "is 3 everywhere" in str(finding)
 

@@ -10,7 +10,14 @@ import rasterio
 from rasterio.warp import transform
 
 from shared import shared_data
-from terrafuse.data import ReadingRules, Scene, scene_from_rasters
+from terrafuse.data import (
+    ReadingRules,
+    Scene,
+    check_manifest,
+    load_manifest,
+    scene_from_rasters,
+    write_manifest,
+)
 from terrafuse.errors import BandError, GridMismatchError, RasterReadError
 from terrafuse.modalities import Modality
 
@@ -180,3 +187,50 @@ def test_rasters_of_different_places_and_one_without_crs(zoo: Path) -> None:
         files = {"a": zoo / reference, "b": zoo / other}
         with pytest.raises(GridMismatchError, match=message):
             scene_from_rasters([modality("a", bands), modality("b", others)], files, grid="a")
+
+
+# What `data check` says of each file alone, but for notes.
+CHECKED = {
+    "all_nodata_4band.tif": {"no-data"},
+    "corrupt_truncated.tif": {"unreadable"},
+    "float32_nan_pixels.tif": {"nan-beside-nodata"},
+    "landsat7_8band_stack.gtif": {"constant-in-scene"},  # its eighth band is empty
+    "rgba_uint16_utm12.tif": {"constant-in-scene"},  # 10000 wherever alpha shows it
+    "sentinel1_gcps_only.tif": {"grid"},
+    **{name: {"bands"} for name in COMPLEX},
+}
+KINDS = {"olinda_dem_90m.tif": "elevation", "zion_srtm_wgs84.tif": "elevation"}
+
+
+def check(folder: Path, files: dict[str, tuple[Path, int, dict]]) -> set[str]:
+    """Codes of the errors and warnings about a scene of these files."""
+    values = {
+        "classes": [{"name": "any"}],
+        "modalities": {
+            name: {"bands": [f"{name}{i}" for i in range(bands)]} | given
+            for name, (_, bands, given) in files.items()
+        },
+        "scenes": [{"id": "x", "split": "all"} | {k: str(v[0]) for k, v in files.items()}],
+    }
+    manifest = load_manifest(write_manifest(values, folder / "dataset.yaml"))
+    findings = check_manifest(manifest, train_splits=(), validation_split="all")
+    return {finding.code for finding in findings if finding.severity != "note"}
+
+
+@pytest.mark.parametrize("name", sorted({*READABLE, *REFUSED, "corrupt_truncated.tif"}))
+def test_what_the_check_says(zoo: Path, tmp_path: Path, name: str) -> None:
+    bands = READABLE[name][0] if name in READABLE else 3 if "corrupt" in name else 1
+    kind = KINDS.get(name) or ("optical" if bands >= 3 and "sar" not in name else "other")
+    assert check(tmp_path, {"m": (zoo / name, bands, {"kind": kind})}) == CHECKED.get(name, set())
+
+
+def test_what_the_check_says_of_pairs_on_different_grids(zoo: Path, tmp_path: Path) -> None:
+    ms = (zoo / "rotterdam_ms_1m_float64.tif", 4, {"kind": "optical", "scale": 2.0})
+    pan = (zoo / "rotterdam_pan_0p5m.tif", 1, {"kind": "optical"})
+    assert check(tmp_path, {"ms": ms, "pan": pan}) == set()
+    assert check(tmp_path, {"ms": (*ms[:2], {"kind": "optical"}), "pan": pan}) == {"pixel-size"}
+    dem = (zoo / "olinda_dem_90m.tif", 1, {"kind": "elevation"})
+    etm = (zoo / "olinda_landsat7_6band.tif", 6, {"kind": "optical"})
+    assert check(tmp_path, {"etm": etm, "dem": dem}) == {"pixel-size"}
+    sar = (zoo / "rotterdam_sar_4pol_nan_edges.tif", 4, {})
+    assert check(tmp_path, {"ms": ms, "sar": sar}) == {"grid"}

@@ -7,19 +7,35 @@ The command line and the web server call these; so can a notebook:
     run.predict("out/map", rasters={"s1": "s1.tif", "s2": "s2.tif"})
 """
 
-from terrafuse.api.datasets import data_check, data_describe, data_split, data_stats
+from terrafuse.api.datasets import (
+    data_check,
+    data_describe,
+    data_split,
+    data_stats,
+    data_stats_by_split,
+    suggested_fixes,
+)
+from terrafuse.api.expectations import expect_run
+from terrafuse.api.generating import GeneratedSet, generate
 from terrafuse.api.runs import Rasters, Run, load, train, validate
+from terrafuse.api.thumbnails import data_preview
 from terrafuse.overview import describe_model
 
 __all__ = [
+    "GeneratedSet",
     "Rasters",
     "Run",
     "data_check",
     "data_describe",
+    "data_preview",
     "data_split",
     "data_stats",
+    "data_stats_by_split",
     "describe_model",
+    "expect_run",
+    "generate",
     "load",
+    "suggested_fixes",
     "train",
     "validate",
 ]

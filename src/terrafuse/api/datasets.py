@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from terrafuse.data import (
     Finding,
@@ -42,9 +43,58 @@ def data_describe(
     return load_manifest(path)
 
 
-def data_check(manifest: str | Path, *, progress: Progress | None = None) -> list[Finding]:
-    """Find what cannot be trained, before training."""
-    return check_manifest(load_manifest(Path(manifest)), progress=progress)
+def data_check(
+    manifest: str | Path | Manifest,
+    *,
+    quick: bool = False,
+    workers: int | None = None,
+    html: str | Path | None = None,
+    progress: Progress | None = None,
+    report: Callable[[Finding], None] | None = None,
+) -> list[Finding]:
+    """Find what cannot or should not be trained on, before training.
+
+    Args:
+        manifest: The manifest.
+        quick: Only what training itself checks: files, labels, whether there is data.
+        workers: Scenes looked at at the same time; default: one per core, at most 4.
+        html: Write a page with the findings and pictures of their places.
+        progress: Called with (scenes done, scenes in total).
+        report: Called with each finding as soon as it is known.
+
+    Raises:
+        ConfigError: Something in the manifest is wrong.
+        OutputError: The page cannot be written.
+    """
+    dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+    findings = check_manifest(
+        dataset, deep=not quick, workers=workers, progress=progress, report=report
+    )
+    if html is not None:
+        from terrafuse.api.thumbnails import finding_views
+        from terrafuse.reports import write_doctor_page  # takes a while to import
+
+        scenes = f"Looked at {len(dataset.entries)} scenes of '{dataset.path}'."
+        write_doctor_page(
+            finding_views(dataset, findings), Path(html), summary=scenes, scheme=dataset.scheme
+        )
+    return findings
+
+
+def suggested_fixes(findings: Sequence[Finding]) -> dict[str, Any]:
+    """What the findings would change in `dataset.yaml`, as nested values to merge into it.
+
+    Where two findings want another value for one key, the first one's counts.
+    """
+    merged: dict[str, Any] = {}
+    for finding in findings:
+        for key, value in finding.fix.items():
+            *folders, last = key.split(".")
+            place = merged
+            for name in folders:
+                place = place.setdefault(name, {})
+            place.setdefault(last, value)
+    return merged
 
 
 def data_stats(
@@ -65,6 +115,21 @@ def data_stats(
     return compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
 
 
+def data_stats_by_split(
+    manifest: str | Path, *, progress: Progress | None = None
+) -> dict[str, dict[str, BandStatistics]]:
+    """Statistics of every split: split → modality → per band.
+
+    Raises:
+        SceneNotFoundError: No scene is in any split.
+        DataError: A band has no data in a split, or a raster cannot be read.
+    """
+    dataset = load_manifest(Path(manifest))
+    if not dataset.splits:
+        raise SceneNotFoundError(f"'{manifest}' names no splits; terrafuse data split makes some")
+    return {split: data_stats(manifest, split=split, progress=progress) for split in dataset.splits}
+
+
 def data_split(
     manifest: str | Path,
     out: str | Path,
@@ -73,8 +138,10 @@ def data_split(
     block_px: int,
     buffer_px: int,
     seed: int = 0,
+    seeds: int = 8,
+    progress: Progress | None = None,
 ) -> Manifest:
-    """Write a copy of a manifest with a new spatial split.
+    """Write a copy of a manifest with a new spatial split (`report_split` tells what came out).
 
     Args:
         manifest: The manifest to split.
@@ -83,9 +150,12 @@ def data_split(
         block_px: Edge of the blocks that large scenes are cut into, in scene pixels.
         buffer_px: Least distance between pixels of different splits.
         seed: Of the draw.
+        seeds: The best balanced of so many draws.
+        progress: Called with (scenes done, scenes in total) while labels are counted.
 
     Raises:
         OutputError: `out` exists.
+        DataError: There are too few scenes or blocks for the splits.
     """
     path = Path(out)
     if path.exists():
@@ -96,7 +166,9 @@ def data_split(
         block_px=block_px,
         buffer_px=buffer_px,
         seed=seed,
+        seeds=seeds,
         manifest_folder=path.parent,
+        progress=progress,
     )
     write_manifest(values, path)
     return load_manifest(path)

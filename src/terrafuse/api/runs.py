@@ -161,10 +161,23 @@ class Run:
     def _dataset(self, path: Path) -> Manifest:
         """A manifest as the model needs it: its modalities, rescaled as in training."""
         dataset = load_manifest(path).select([m.name for m in self.info.modalities])
-        return dataset.with_rescale({name: rule.rescale for name, rule in self._rules().items()})
+        rules = self._rules()
+        for name in dataset.modalities:
+            trained = rules[name].generator if name in rules else None
+            _check_same_generator(name, trained, dataset.rules[name].generator, path)
+        return dataset.with_rescale({name: rule.rescale for name, rule in rules.items()})
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def _check_same_generator(name: str, trained: str | None, found: str | None, path: Path) -> None:
+    if trained is not None and found != trained:
+        raise ConfigError(
+            f"modality '{name}' of '{path}' comes from generator {found or 'unknown'}; the model "
+            f"was trained on that of {trained}. Make its rasters with the same model and settings "
+            "(terrafuse generate)"
+        )
 
 
 def _reference(info: RunInfo, given: Sequence[str]) -> str | None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from terrafuse.cli.data import data_app
+from terrafuse.cli.generate import generate
 from terrafuse.cli.options import AsJson, Device, RunFile, RunFolder, Setting, pairs
 from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
@@ -28,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.command()(generate)
 
 
 def _version(value: bool) -> None:

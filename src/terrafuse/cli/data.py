@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from terrafuse.cli.options import AsJson, ManifestFile, number, pairs
+
+if TYPE_CHECKING:
+    from terrafuse.data import Finding
 
 data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_args_is_help=True)
 
@@ -33,33 +37,88 @@ def data_describe(
 
 
 @data_app.command("check")
-def data_check(manifest: ManifestFile, as_json: AsJson = False) -> None:
-    """Find what cannot be trained; exit code 1 if there are errors."""
+def data_check(
+    manifest: ManifestFile,
+    as_json: AsJson = False,
+    fixes: Annotated[
+        bool, typer.Option("--fix-suggestions", help="Print keys that mend dataset.yaml.")
+    ] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with pictures of the places.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only what training checks before it starts.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Scenes at a time; default: one per core, at most 4.", min=1)
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Also: steps, memory and time of a run.", metavar="run.yaml")
+    ] = None,
+) -> None:
+    """Find faults in a dataset; exit code 1 if there are errors."""
     from terrafuse import api
+    from terrafuse.cli.findings import Ticker, print_expected, print_findings, print_fixes
     from terrafuse.progress import Display
 
+    ticker = Ticker(enabled=not as_json)
     with Display() as display:
-        findings = api.data_check(manifest, progress=display.stage("checking"))
+        findings = api.data_check(
+            manifest,
+            quick=quick,
+            workers=workers,
+            html=html,
+            progress=display.stage("checking"),
+            report=ticker.show,
+        )
+        expected = None
+        if run is not None:
+            display.stage("timing two steps")
+            # Of the data that were checked, whatever the run names.
+            expected = api.expect_run(run, {"data.manifest": str(manifest.absolute())})
+    suggested = api.suggested_fixes(findings)
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2, default=str))
+        typer.echo(json.dumps(_plain(findings, suggested, expected, fixes), indent=2, default=str))
     else:
-        from terrafuse.cli.tables import print_findings
-
         print_findings(findings)
+        if fixes:
+            print_fixes(suggested)
+        if expected is not None:
+            print_expected(expected)
+        if html is not None:
+            typer.echo(f"wrote {html}")
     if any(finding.severity == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+def _plain(
+    findings: Sequence[Finding],
+    suggested: Mapping[str, Any],
+    expected: Mapping[str, Any] | None,
+    fixes: bool,
+) -> Any:
+    """A list of findings; with more asked for, an object that has them under "findings"."""
+    listed = [asdict(finding) for finding in findings]
+    if not fixes and expected is None:
+        return listed
+    values: dict[str, Any] = {"findings": listed}
+    values |= {"fixes": suggested} if fixes else {}
+    return values | ({"run": expected} if expected is not None else {})
 
 
 @data_app.command("stats")
 def data_stats(
     manifest: ManifestFile,
-    split: Annotated[str | None, typer.Option(help="Which scenes.")] = "train",
+    split: Annotated[str, typer.Option(help="Which scenes; 'all': every split.")] = "train",
     as_json: AsJson = False,
 ) -> None:
     """Mean, deviation and percentiles per band, over the pixels with data."""
     from terrafuse import api
     from terrafuse.progress import Display
 
+    if split == "all":
+        _show_all_splits(manifest, as_json)
+        return
     with Display() as display:
         statistics = api.data_stats(manifest, split=split, progress=display.stage("reading"))
     if as_json:
@@ -71,6 +130,26 @@ def data_stats(
         print_statistics(load_manifest(manifest).modalities, statistics)
 
 
+def _show_all_splits(manifest: Path, as_json: bool) -> None:
+    from terrafuse import api
+    from terrafuse.cli.splits import print_split, print_statistics_by_split
+    from terrafuse.data import load_manifest, report_split
+    from terrafuse.progress import Display
+
+    with Display() as display:
+        statistics = api.data_stats_by_split(manifest, progress=display.stage("reading"))
+        report = report_split(load_manifest(manifest), display.stage("counting labels"))
+    if as_json:
+        plain = {
+            split: {name: bands.to_dict() for name, bands in own.items()}
+            for split, own in statistics.items()
+        }
+        typer.echo(json.dumps({"statistics": plain, "split": report.to_dict()}, indent=2))
+    else:
+        print_statistics_by_split(load_manifest(manifest).modalities, statistics)
+        print_split(report)
+
+
 @data_app.command("split")
 def data_split(
     manifest: ManifestFile,
@@ -80,11 +159,40 @@ def data_split(
     ),
     block: Annotated[int, typer.Option(help="Edge of the blocks, scene pixels.", min=16)] = 512,
     buffer: Annotated[int, typer.Option(help="Unused strip between splits, pixels.", min=0)] = 64,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="Decides among equals.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Best balanced of so many draws.", min=1)] = 8,
+    as_json: AsJson = False,
 ) -> None:
     """Split by whole scenes or spatial blocks with a buffer; writes a new manifest."""
     from terrafuse import api
+    from terrafuse.cli.splits import print_split
+    from terrafuse.data import report_split
+    from terrafuse.progress import Display
 
     wanted = {name: number(name, value) for name, value in pairs(shares.split(",")).items()}
-    made = api.data_split(manifest, out, shares=wanted, block_px=block, buffer_px=buffer, seed=seed)
-    typer.echo(f"wrote {out}: " + ", ".join(f"{n} {split}" for split, n in made.splits.items()))
+    with Display() as display:
+        made = api.data_split(
+            manifest, out, shares=wanted, block_px=block, buffer_px=buffer, seed=seed, seeds=seeds,
+            progress=display.stage("counting labels"),
+        )  # fmt: skip
+        report = report_split(made, display.stage("looking at the splits"))
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        print_split(report)
+        listed = ", ".join(f"{n} {split}" for split, n in made.splits.items())
+        typer.echo(f"wrote {out}: {listed}")
+
+
+@data_app.command("preview")
+def data_preview(
+    manifest: ManifestFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The picture (PNG) to write.")],
+    split: Annotated[str | None, typer.Option(help="Only scenes of this split.")] = None,
+    scenes: Annotated[int, typer.Option(help="How many scenes, picked evenly.", min=1)] = 6,
+) -> None:
+    """Draw a contact sheet: a row per scene, a column per modality and one for labels."""
+    from terrafuse import api
+
+    shown = api.data_preview(manifest, out, split=split, scenes=scenes)
+    typer.echo(f"wrote {out}: {', '.join(shown)}")

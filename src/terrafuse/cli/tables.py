@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from terrafuse.modalities import BandStatistics, Modality
-
-if TYPE_CHECKING:
-    from terrafuse.data import Finding
 
 _SCORES = {
     "oa": "OA",
@@ -22,7 +19,6 @@ _SCORES = {
     "fwiou": "FWIoU",
     "boundary_f1": "boundary F1",
 }
-_STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -33,23 +29,6 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
     Console().print(table)
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """What the check found, worst first, each with place and remedy."""
-    console = Console(soft_wrap=True)
-    order = {name: i for i, name in enumerate(_STYLES)}
-    for finding in sorted(findings, key=lambda f: order[f.severity]):
-        place = " · ".join(str(x) for x in (finding.scene, finding.path) if x)
-        console.print(finding.severity, style=_STYLES[finding.severity], end=" ", markup=False)
-        console.print(f"[{finding.code}] {place}", markup=False, highlight=False)
-        console.print(f"  {finding.message}", markup=False, highlight=False)
-        if finding.remedy:
-            console.print(f"  → {finding.remedy}", style="green", markup=False, highlight=False)
-    counts = {s: sum(f.severity == s for f in findings) for s in _STYLES}
-    console.print(
-        ", ".join(f"{n} {severity}{'' if n == 1 else 's'}" for severity, n in counts.items())
-    )
 
 
 def print_statistics(

@@ -1,7 +1,8 @@
 """Rasters → samples: grids, scenes and manifests, read where they lie, and learning from them."""
 
-from terrafuse.data.checks import check_manifest
+from terrafuse.data.balance import SplitReport, report_split
 from terrafuse.data.dataset import TrainingDataset, TrainingLoader, training_loader
+from terrafuse.data.doctor import check_manifest, iterate_findings
 from terrafuse.data.findings import Finding, refuse_untrainable
 from terrafuse.data.grid import Grid
 from terrafuse.data.landscape import make_landscape
@@ -19,6 +20,7 @@ __all__ = [
     "Manifest",
     "ReadingRules",
     "Scene",
+    "SplitReport",
     "TrainingDataset",
     "TrainingLoader",
     "apply_normalization",
@@ -26,10 +28,12 @@ __all__ = [
     "class_counts",
     "compute_statistics",
     "describe",
+    "iterate_findings",
     "load_manifest",
     "make_landscape",
     "open_dataset",
     "refuse_untrainable",
+    "report_split",
     "scene_from_rasters",
     "split_manifest",
     "training_loader",

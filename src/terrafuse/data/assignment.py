@@ -7,11 +7,17 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+Float = NDArray[np.float64]
+
 _MOST_ROUNDS = 10
+# Exchanging two units pays for few and large ones; with many, moving single ones meets the shares.
+_MOST_EXCHANGED = 500
+# A change must be worth this much, so that rounding errors do not go round in circles.
+_LEAST_GAIN = 1e-12
 
 
 def assign_units(
-    counts: NDArray[np.int64], shares: Sequence[float], seed: int
+    counts: NDArray[np.int64], shares: Sequence[float], seed: int, *, draws: int = 1
 ) -> NDArray[np.int64]:
     """Distribute units over splits so that each split has its share of everything counted.
 
@@ -19,44 +25,101 @@ def assign_units(
         counts: What each unit holds, (units, kinds): pixels per class, for example.
         shares: Per split, summing to 1.
         seed: Decides among equals.
+        draws: The best of so many results, from seeds that follow `seed`.
 
     Returns:
         Split index per unit (units,); every split gets at least one.
     """
-    rng = np.random.default_rng(seed)
     totals = counts.sum(axis=0)
     held = counts[:, totals > 0] / totals[totals > 0]
     wanted = np.array(shares)[:, None]
-    filled = np.zeros((len(shares), held.shape[1]))
-    chosen = np.full(len(held), -1)
+    results = [_Assignment(held, wanted, seed + draw).search() for draw in range(draws)]
+    return min(results, key=_Cost(held, wanted))
 
-    def cost_of_adding(unit: int) -> NDArray[np.float64]:
-        # How the squared distance to the shares changes, per split.
-        change: NDArray[np.float64] = held[unit] * (held[unit] + 2 * (filled - wanted)) / wanted
-        return np.asarray(change.sum(axis=1))
 
-    order = rng.permutation(len(held))
-    order = order[np.argsort(-held[order].max(axis=1), kind="stable")]
-    for round_ in range(_MOST_ROUNDS):
+class _Cost:
+    """Squared distance of what splits hold to their shares, relative to these."""
+
+    def __init__(self, held: Float, wanted: Float) -> None:
+        self._held, self._wanted = held, wanted
+
+    def __call__(self, chosen: NDArray[np.int64]) -> float:
+        filled = np.zeros((len(self._wanted), self._held.shape[1]))
+        np.add.at(filled, chosen, self._held)
+        return float(((filled - self._wanted) ** 2 / self._wanted).sum())
+
+
+class _Assignment:
+    """One attempt: units given away one by one, then moved and exchanged while that helps.
+
+    Args:
+        held: Part of each kind that a unit holds (units, kinds).
+        wanted: Share per split (splits, 1).
+        seed: Decides among equals.
+    """
+
+    def __init__(self, held: Float, wanted: Float, seed: int) -> None:
+        self.held, self.wanted = held, wanted
+        self.rng = np.random.default_rng(seed)
+        self.filled = np.zeros((len(wanted), held.shape[1]))
+        self.chosen = np.full(len(held), -1)
+
+    def search(self) -> NDArray[np.int64]:
+        """Split index per unit."""
+        order = self.rng.permutation(len(self.held))
+        # The largest holdings of a class first: they are the hardest to fit in.
+        order = order[np.argsort(-self.held[order].max(axis=1), kind="stable")]
+        self._move(order)
+        for _ in range(_MOST_ROUNDS):
+            moved = self._move(self.rng.permutation(len(self.held)))
+            if len(self.held) <= _MOST_EXCHANGED:
+                moved |= self._exchange()
+            if not moved:
+                break
+        _fill_empty(self.chosen, self.held, len(self.wanted))
+        return self.chosen
+
+    def _move(self, order: NDArray[np.int64]) -> bool:
+        """Give each unit to the split that then is nearest to its shares; whether any moved."""
         moved = False
-        for unit in order if round_ == 0 else rng.permutation(len(held)):
-            before = chosen[unit]
+        for unit in order:
+            before = int(self.chosen[unit])
+            own = self.held[unit]
             if before >= 0:
-                filled[before] -= held[unit]
-            cost = cost_of_adding(unit)
+                self.filled[before] -= own
+            # How the squared distance to the shares changes, per split.
+            cost = (own * (own + 2 * (self.filled - self.wanted)) / self.wanted).sum(axis=1)
             best = int(cost.argmin())
-            if before >= 0 and not cost[best] < cost[before] - 1e-12:
-                best = int(before)
-            filled[best] += held[unit]
-            chosen[unit] = best
+            if before >= 0 and not cost[best] < cost[before] - _LEAST_GAIN:
+                best = before
+            self.filled[best] += own
+            self.chosen[unit] = best
             moved |= best != before
-        if not moved:
-            break
-    _fill_empty(chosen, held, len(shares))
-    return chosen
+        return moved
+
+    def _exchange(self) -> bool:
+        """Let each unit change places with the one of another split that helps most."""
+        changed = False
+        for unit in self.rng.permutation(len(self.held)):
+            here = int(self.chosen[unit])
+            there = self.chosen
+            gained = self.held - self.held[unit]  # by the split of `unit`; lost by the other
+            here_change = gained + 2 * (self.filled[here] - self.wanted[here])
+            there_change = gained - 2 * (self.filled[there] - self.wanted[there])
+            cost = (gained * here_change).sum(axis=1) / self.wanted[here]
+            cost += (gained * there_change).sum(axis=1) / self.wanted[there, 0]
+            cost[there == here] = 0
+            best = int(cost.argmin())
+            if cost[best] < -_LEAST_GAIN:
+                other = int(there[best])
+                self.filled[here] += gained[best]
+                self.filled[other] -= gained[best]
+                self.chosen[unit], self.chosen[best] = other, here
+                changed = True
+        return changed
 
 
-def _fill_empty(chosen: NDArray[np.int64], held: NDArray[np.float64], splits: int) -> None:
+def _fill_empty(chosen: NDArray[np.int64], held: Float, splits: int) -> None:
     """Give each split without a unit the smallest one of those that have several."""
     for split in range(splits):
         if not (chosen == split).any():

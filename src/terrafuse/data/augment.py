@@ -140,15 +140,19 @@ class ModalityDropout:
 
 
 def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> Sample:
-    """A sample shown at `size` scene pixels: images bilinear over data only, labels nearest."""
+    """A sample shown at `size` scene pixels: images bilinear over data only, labels nearest.
+
+    Structure is shown as labels are: between the colours of two segments lies a third one's.
+    """
     if (sample.window.height, sample.window.width) == (size, size):
         return sample
-    images = {m.name: _resize(sample.images[m.name], m.size_at(size)) for m in modalities}
+    images = {}
+    for m in modalities:
+        resized = _pick_nearest if m.kind == "structure" else _resize
+        images[m.name] = resized(sample.images[m.name], m.size_at(size))
     labels = sample.labels
     if labels is not None:
-        # "exact" takes the pixel under the centre; plain nearest would shift by half a pixel.
-        exact = F.interpolate(labels[None, None].float(), (size, size), mode="nearest-exact")
-        labels = exact[0, 0].long()
+        labels = _pick_nearest(labels[None].float(), size)[0].long()
     valid = {name: ~image.isnan().all(dim=0) for name, image in images.items()}
     return replace(sample, images=images, valid=valid, labels=labels)
 
@@ -181,6 +185,11 @@ def blur(image: Tensor, sigma_px: float) -> Tensor:
 
     blurred, _ = _filter_known(image, lambda x: gaussian_blur(x, kernel, sigmas))
     return torch.where(image.isnan(), torch.nan, blurred)
+
+
+def _pick_nearest(image: Tensor, size: int) -> Tensor:
+    # "exact" takes the pixel under the centre; plain nearest would shift by half a pixel.
+    return F.interpolate(image[None], (size, size), mode="nearest-exact")[0]
 
 
 def _resize(image: Tensor, size: int) -> Tensor:

@@ -190,8 +190,15 @@ class GriddedBands:
         names = {self.file.dtypes[band.index - 1] for band in self.bands}
         return str(np.result_type(*names)) if len(names) > 1 else None
 
-    def read(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    def read(
+        self, window: Window, shape: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         """Raw values of a window inside `extent`, and where there are none.
+
+        Args:
+            window: Pixels of the target grid.
+            shape: Rows and columns to pick from it, evenly, if not all: from an overview where
+                the file has one.
 
         Returns:
             Values (C, h, w), aligned in the file's dtype, else float with NaN; and a mask
@@ -205,10 +212,12 @@ class GriddedBands:
         try:
             with pool.borrow(self.spec) as dataset:
                 if self.offset is None:
-                    values = dataset.read(window=box)
+                    size = shape and (dataset.count, *shape)
+                    values = dataset.read(window=box, out_shape=size)
                     return values, _not_finite(values)
                 indexes = [band.index for band in self.bands]
-                values = dataset.read(indexes, window=box, out_dtype=self._dtype)
+                size = shape and (len(indexes), *shape)
+                values = dataset.read(indexes, window=box, out_dtype=self._dtype, out_shape=size)
                 return values, self._hidden(dataset, values, box)
         except (RasterioError, RasterReadError, OSError) as error:
             raise RasterReadError(
@@ -232,7 +241,8 @@ class GriddedBands:
         if masked:
             own = "own mask" in {self.file.hides[index - 1] for index in masked}
             indexes = [band.index for band in self.bands] if own else masked[:1]
-            found += [dataset.read_masks(indexes, window=box) == 0]
+            size = (len(indexes), *values.shape[1:])
+            found += [dataset.read_masks(indexes, window=box, out_shape=size) == 0]
         masks = [mask for mask in found if mask is not None]
         return reduce(np.logical_or, masks) if masks else None
 

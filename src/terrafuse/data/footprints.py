@@ -34,6 +34,39 @@ def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
     return sorted((placed[a], placed[b]) for a, b in zip(first[much], second[much], strict=True))
 
 
+def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, int, float]]:
+    """Pairs of georeferenced grids of one CRS that lie apart, but not by more than this.
+
+    Args:
+        grids: The grids.
+        distance_px: In pixels of the finer of both.
+
+    Returns:
+        Positions of both, and pixels between them; 0 = they touch.
+    """
+    overlapping = set(overlapping_grids(grids))
+    by_crs: dict[str, list[int]] = {}
+    for i, grid in enumerate(grids):
+        if grid.crs is not None:
+            by_crs.setdefault(grid.crs.to_wkt(), []).append(i)
+    found = []
+    for members in by_crs.values():
+        polygons = np.array([_outline(grids[i], in_degrees=False) for i in members], dtype=object)
+        pixels = np.array([min(grids[i].pixel_size) for i in members])
+        tree: Any = shapely.STRtree(polygons)
+        first, second = tree.query(polygons, predicate="dwithin", distance=distance_px * pixels)
+        apart = shapely.distance(polygons[first], polygons[second])
+        apart = apart / np.minimum(pixels[first], pixels[second])
+        # A pair is found from either side where both have pixels of one size.
+        pairs = {
+            (min(members[a], members[b]), max(members[a], members[b])): float(px)
+            for a, b, px in zip(first, second, apart, strict=True)
+            if a != b and px <= distance_px
+        }
+        found += [(a, b, px) for (a, b), px in pairs.items() if (a, b) not in overlapping]
+    return sorted(found)
+
+
 def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
     """Indices of grids; those that overlap, be it through others, are together."""
     group_of = list(range(len(grids)))

@@ -24,6 +24,8 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from terrafuse.errors import RasterReadError
 
 DEFAULT_LIMIT = 128
+#: Held by whoever changes the filter of warnings, which all threads share.
+warning_filter = threading.RLock()
 
 
 class HandlePool:
@@ -97,7 +99,6 @@ class HandlePool:
 
 
 _abandoned: list[Any] = []
-_opening = threading.Lock()
 pool = HandlePool()
 
 
@@ -139,9 +140,8 @@ def _open(spec: str) -> Any:
     # Far away, every look for a file that may lie beside costs a request.
     remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
-        # The filter of warnings is shared by all threads.
         with (
-            _opening,
+            warning_filter,
             warnings.catch_warnings(),
             remote if spec.startswith("/vsi") else nullcontext(),
         ):

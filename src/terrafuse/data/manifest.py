@@ -135,6 +135,26 @@ class Manifest:
             raise SceneNotFoundError(near + more)
         return self._open(entries[id])
 
+    def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
+        """Files of a scene on this disk, whether they exist or not, without opening any.
+
+        Returns:
+            Per modality returned, "labels" and "labels_eroded".
+
+        Raises:
+            RasterReadError: No file matches a pattern.
+        """
+        found = {
+            name: self._files(entry, name) for name in self.modalities if name in entry.rasters
+        }
+        for name, path in (("labels", entry.labels), ("labels_eroded", entry.labels_eroded)):
+            if path is not None:
+                found[name] = (self._resolve(path),)
+        return {
+            name: tuple(Path(path) for path in paths if not is_remote(path))
+            for name, paths in found.items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in the file, with every modality."""
         values: dict[str, Any] = {} if self.root is None else {"root": self.root}

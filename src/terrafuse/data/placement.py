@@ -14,7 +14,7 @@ from terrafuse.modalities import Modality
 from terrafuse.samples import Window
 
 # Sizes of rasters that are matched by pixel may differ by this much (rows lost at an edge).
-_SIZE_TOLERANCE_PX = 2
+SIZE_TOLERANCE_PX = 2
 
 Files = Mapping[str, tuple[RasterFile, ...]]
 
@@ -160,7 +160,7 @@ def _match_by_pixel(file: RasterFile, expected: Grid, where: str) -> RasterFile:
     difference = max(abs(a - b) for a, b in zip(own, wanted, strict=True))
     sizes = f"'{file.path}' has {own[0]} × {own[1]} pixels where the scene's grid has "
     sizes += f"{wanted[0]} × {wanted[1]}"
-    if difference > _SIZE_TOLERANCE_PX:
+    if difference > SIZE_TOLERANCE_PX:
         raise GridMismatchError(
             f"{where}: {sizes}. Rasters without CRS are matched by pixel: give equal sizes, a "
             "'scale' for the modality if its pixels are larger or smaller, or georeference them"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.data.encoding import Encoder, EncodingName, check_generator
 from terrafuse.data.files import GriddedBands, RasterFile, place, usable_nodata
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import gdal_path, pool
@@ -35,6 +36,8 @@ class ReadingRules:
         required: Whether a scene without this modality is a fault.
         rescale: "scene_range": per band, the smallest value of the scene becomes 0 and the largest
             1 (a constant band becomes 0); None leaves physical values.
+        encoding: What to make of the one band of a generated raster; None takes its values.
+        generator: Fingerprint of what made the rasters; others are refused.
     """
 
     nodata: float | None = None
@@ -43,6 +46,8 @@ class ReadingRules:
     complex: Literal["amplitude"] | None = None
     required: bool = True
     rescale: RescaleName | None = None
+    encoding: EncodingName | None = None
+    generator: str | None = None
 
     @classmethod
     def for_kind(cls, kind: ModalityKind) -> ReadingRules:
@@ -93,16 +98,20 @@ class RasterSource:
         self._rescale = rules.rescale
         # Measured when first needed, and then part of what other processes receive.
         self._range: SceneRange | None = None
-        self._channels = len(modality.bands)
         self._parts = []
         picked = pick_bands(modality, self.files, rules, where)
+        self._channels = len(picked)
+        for file in self.files if rules.generator else ():
+            check_generator(file, rules.generator or "", where)
+        encoding = rules.encoding
+        self._encoder = Encoder(encoding, self.files[picked[0][0]], where) if encoding else None
         for position, file in enumerate(self.files):
             own = [(c, band) for c, (number, band) in enumerate(picked) if number == position]
             if own:
                 self._parts.append(_Part(file, own, rules, grid, reference, where))
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values of a window of the modality's grid: physical, or rescaled if the rules say so.
+        """Values of a window of the modality's grid: physical, or encoded or rescaled by the rules.
 
         The first window of a rescaled modality costs reading all of it once.
 
@@ -112,10 +121,23 @@ class RasterSource:
         Raises:
             RasterReadError: Pixels cannot be decoded.
         """
-        image, valid = self._read_physical(window)
+        image, valid = self._read_values(window)
         if self._rescale == "scene_range":
             self._scene_range().rescale(image)
         return image, valid
+
+    def read_decimated(self, step: int) -> NDArray[np.float32]:
+        """Every `step`-th pixel along rows and columns, physical, of the whole grid.
+
+        Returns:
+            Float32 (C, ceil(H / step), ceil(W / step)), NaN without data. At the edges of a file
+            that ends within a step there is none.
+        """
+        shape = (-(-self.grid.height // step), -(-self.grid.width // step))
+        image = np.full((self._channels, *shape), np.nan, np.float32)
+        for part in self._parts:
+            image[part.channels] = part.read_decimated(step, shape)
+        return image if self._encoder is None else self._encoder.encode(image)
 
     def close(self) -> None:
         """Close the files, as far as this process has them open."""
@@ -125,9 +147,15 @@ class RasterSource:
     def _scene_range(self) -> SceneRange:
         if self._range is None:
             self._range = SceneRange.measure(
-                lambda window: self._read_physical(window)[0], self.grid.height, self.grid.width
+                lambda window: self._read_values(window)[0], self.grid.height, self.grid.width
             )
         return self._range
+
+    def _read_values(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        if self._encoder is None:
+            return self._read_physical(window)
+        image = self._encoder.read(window, lambda part: self._read_physical(part)[0])
+        return image, np.asarray(~np.isnan(image).all(axis=0))
 
     def _read_physical(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if len(self._parts) == 1:
@@ -190,6 +218,25 @@ class _Part:
         padded[:, *inner.slices(window)] = image
         return padded, False
 
+    def read_decimated(self, step: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+        """Float32 (C, *shape) with NaN: a pixel of every step."""
+        image = np.full((len(self.channels), *shape), np.nan, np.float32)
+        extent = self.bands.extent
+        if extent is None:
+            return image
+        # Whole steps only, so that the pixels picked are those in the middle of each.
+        first = -(-extent.row // step), -(-extent.col // step)
+        count = extent.row_stop // step - first[0], extent.col_stop // step - first[1]
+        if min(count) < 1:
+            return image
+        window = Window(first[0] * step, first[1] * step, count[0] * step, count[1] * step)
+        values, hidden = self.bands.read(window, count)
+        found = self._to_physical(values)
+        if hidden is not None:
+            np.copyto(found, np.nan, where=hidden)
+        image[:, first[0] : first[0] + count[0], first[1] : first[1] + count[1]] = found
+        return image
+
     def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if np.iscomplexobj(values):
             values = np.abs(values)
@@ -220,7 +267,14 @@ def pick_bands(
     else:
         opaque = [(i, band) for i, band in every if not files[i].alpha[band - 1]]
         picked = every if len(every) == len(modality.bands) else opaque
-    if len(picked) != len(modality.bands):
+    if rules.encoding is not None:
+        if len(picked) != 1:
+            listed = ", ".join(f"'{files[i].path}'" for i, _ in picked[:2])
+            raise BandError(
+                f"{where}: encoding '{rules.encoding}' is made of one band; {listed} has "
+                f"{len(picked)}. Pick it with 'read_bands', or remove 'encoding'"
+            )
+    elif len(picked) != len(modality.bands):
         raise BandError(_wrong_count(modality, files, rules, len(picked), where))
     for i, band in picked:
         dtype = files[i].dtypes[band - 1]

@@ -20,7 +20,7 @@ from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.scene_files import SceneFiles
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
-from terrafuse.samples import Sample, Window
+from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
 
 PathLike = str | Path
 
@@ -92,6 +92,11 @@ class Scene:
         return window_alignment(self.modalities)
 
     @property
+    def grid_name(self) -> str | None:
+        """Modality whose grid was chosen for the scene, or "labels"; None = nobody chose."""
+        return self._files.grid
+
+    @property
     def has_labels(self) -> bool:
         """Whether there are labels to learn from."""
         return self.has_reference("labels")
@@ -110,6 +115,11 @@ class Scene:
     def has_reference(self, name: ReferenceName) -> bool:
         """Whether the scene names such labels to score with."""
         return name in self._files.references
+
+    @property
+    def files(self) -> dict[str, tuple[RasterFile, ...]]:
+        """Per modality that has rasters here, what they say about themselves."""
+        return {name: source.files for name, source in self._sources.items()}
 
     def paths(self) -> dict[str, tuple[Path, ...]]:
         """Files on this disk, per modality, "labels" and "labels_eroded"."""
@@ -172,6 +182,38 @@ class Scene:
             file = file and place_further(file, self._reference, where)
             self._labels[reference] = self._open_labels(reference, file)
         return self._labels[reference].read(window)
+
+    def read_decimated(self, step: int) -> dict[str, NDArray[np.float32]]:
+        """The whole scene in small, for people and for comparisons between scenes.
+
+        Args:
+            step: Every modality gives a pixel per about `step` scene pixels, along rows and
+                columns, from overviews where its files have some.
+
+        Returns:
+            Per modality present, float32 (C, h, w) in physical units, NaN without data. Sizes
+            differ between modalities of other scales.
+
+        Raises:
+            RasterReadError: Pixels cannot be decoded.
+        """
+        return {
+            m.name: self._sources[m.name].read_decimated(max(1, round(step / m.scale)))
+            for m in self.modalities
+            if m.name in self._sources
+        }
+
+    def read_labels_decimated(self, step: int) -> NDArray[np.uint8]:
+        """Class indices (ceil(H / step), ceil(W / step)), 255 = ignore; all labels are read."""
+        rows, cols = (-(-n // step) for n in (self.grid.height, self.grid.width))
+        small = np.full((rows, cols), IGNORE_INDEX, np.uint8)
+        side = max(1, 1024 // (step * self.alignment)) * step * self.alignment
+        for window in blocks(self.grid.height, self.grid.width, side, self.alignment):
+            row, col = window.row // step, window.col // step
+            part = self.read_labels(window)[step // 2 :: step, step // 2 :: step]
+            part = part[: rows - row, : cols - col]
+            small[row : row + part.shape[0], col : col + part.shape[1]] = part
+        return small
 
     def close(self) -> None:
         """Close the scene's files, as far as this process has them open; reading reopens them."""

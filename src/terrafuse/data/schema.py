@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.rasters import ReadingRules, ResamplingName, RescaleName
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import Modality, ModalityKind
@@ -44,6 +45,12 @@ class ModalitySettings(Settings):
         None,
         description="'scene_range': per band, the smallest value of each scene becomes 0, the "
         "largest 1.",
+    )
+    encoding: EncodingName | None = Field(
+        None, description="Channels to make of a generated raster: of segments, or 'stretch'."
+    )
+    generator: str | None = Field(
+        None, description="Fingerprint of what made the rasters; others are refused."
     )
 
 
@@ -135,11 +142,14 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
     Raises:
         ConfigError: `read_bands` does not fit `bands`.
     """
-    if item.read_bands is not None and len(item.read_bands) != len(item.bands):
+    needed = 1 if item.encoding else len(item.bands)
+    if item.read_bands is not None and len(item.read_bands) != needed:
         raise ConfigError(
-            f"modality '{name}' has {len(item.bands)} bands but {len(item.read_bands)} read_bands; "
-            "give one per band"
+            f"modality '{name}' has {needed} bands{' in its files' if item.encoding else ''} but "
+            f"{len(item.read_bands)} read_bands; give one per band"
         )
+    if item.encoding is not None:
+        _check_encoding(name, item, item.encoding)
     return ReadingRules(
         nodata=item.nodata,
         resampling=item.resampling or ReadingRules.for_kind(item.kind).resampling,
@@ -147,7 +157,22 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
         complex=item.complex,
         required=item.required,
         rescale=item.rescale,
+        encoding=item.encoding,
+        generator=item.generator,
     )
+
+
+def _check_encoding(name: str, item: ModalitySettings, encoding: EncodingName) -> None:
+    bands = ENCODED_BANDS[encoding]
+    where = f"modality '{name}' has encoding '{encoding}'"
+    if item.bands != bands:
+        raise ConfigError(f"{where}, which makes the bands {list(bands)}, not {list(item.bands)}")
+    resampling = item.resampling or ReadingRules.for_kind(item.kind).resampling
+    if encoding != "stretch" and resampling != "nearest":
+        raise ConfigError(
+            f"{where} and resampling '{resampling}'; between two segments lies none: write "
+            "'resampling: nearest'"
+        )
 
 
 def modality_values(modality: Modality, rules: ReadingRules) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.assignment import assign_units
+from terrafuse.data.balance import least_gap
 from terrafuse.data.footprints import overlap_groups
 from terrafuse.data.handles import is_remote
 from terrafuse.data.manifest import Manifest
@@ -27,6 +28,8 @@ DEFAULT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 # With this many scenes per split, whole scenes can represent the classes.
 _SCENES_PER_SPLIT = 3
+# So many can be given away exactly enough at the first attempt.
+_MOST_UNITS = 2000
 
 
 @dataclass(frozen=True)
@@ -58,15 +61,17 @@ def split_manifest(
     block_px: int = 512,
     buffer_px: int = 64,
     seed: int = 0,
+    seeds: int = 8,
     manifest_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """The values of a manifest whose scenes are divided among splits, new.
 
-    Every class shall have its share of pixels in every split: the largest holdings of a class are
-    given away first, each to the split that then is nearest to its shares. Scenes that show the
-    same ground stay together. Without any labels the shares are of area; otherwise scenes without
-    labels are in no split.
+    Every class shall have its share of pixels in every split, as near as whole scenes or blocks
+    allow: the largest holdings of a class are given away first, each to the split that then is
+    nearest to its shares; then single ones are moved and pairs exchanged while that helps. Scenes
+    that show the same ground stay together. Without any labels the shares are of area; otherwise
+    scenes without labels are in no split.
 
     Args:
         manifest: What to divide; splits it has are forgotten.
@@ -78,6 +83,7 @@ def split_manifest(
         buffer_px: Ground left out between blocks of different splits, in scene pixels; at most half
             of `block_px`.
         seed: Decides among equals.
+        seeds: The best balanced of so many draws, from seeds that follow `seed`.
         manifest_folder: Where the new manifest will lie; default: beside the old one. Relative
             paths are adapted to it.
         progress: Called with (scenes done, scenes in total) while counting labels.
@@ -90,6 +96,8 @@ def split_manifest(
         DataError: There are too few scenes or blocks, or a raster cannot be read.
     """
     shares = _check_shares(shares or DEFAULT_SHARES)
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; at least one draw is needed")
     if not 0 <= 2 * buffer_px <= block_px or block_px < 1:
         raise ConfigError(
             f"buffer_px is {buffer_px} and block_px {block_px}; a buffer is at most half of a block"
@@ -112,8 +120,12 @@ def split_manifest(
             f"{len(shares)} splits {', '.join(shares)}. "
             + ("Use a smaller block_px" if by == "block" else "Divide by blocks (by='block')")
         )
-    chosen = assign_units(np.stack([u.counts for u in units]), list(shares.values()), seed)
+    chosen = assign_units(
+        np.stack([unit.counts for unit in units]), list(shares.values()), seed,
+        draws=seeds if len(units) <= _MOST_UNITS else 1,
+    )  # fmt: skip
     pieces = _pieces(scenes, units, chosen, blocks, buffer_px)
+    _assert_apart(pieces, buffer_px)
     return _new_values(manifest, list(shares), pieces, manifest_folder)
 
 
@@ -207,6 +219,15 @@ def _pieces(
         margin = round_up(ceil(buffer_px / 2), scenes[i].alignment)
         pieces[scenes[i].id] = _windows(splits, blocks[i], margin)
     return pieces
+
+
+def _assert_apart(
+    pieces: Mapping[str, Sequence[tuple[int, Window | None]]], buffer_px: int
+) -> None:
+    for parts in pieces.values():
+        windows = [(window, split) for split, window in parts if window is not None]
+        gap = least_gap([w for w, _ in windows], [split for _, split in windows])
+        assert gap is None or gap[0] >= buffer_px, (parts, gap, buffer_px)
 
 
 def _windows(

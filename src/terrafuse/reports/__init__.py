@@ -1,5 +1,7 @@
 """Figures and self-contained HTML pages from results."""
 
+from terrafuse.reports.contact import contact_sheet
+from terrafuse.reports.doctor_page import FindingView, write_doctor_page
 from terrafuse.reports.figures import (
     confusion_figure,
     curves_figure,
@@ -11,13 +13,16 @@ from terrafuse.reports.previews import class_map_image, confidence_image, modali
 from terrafuse.reports.run import run_report
 
 __all__ = [
+    "FindingView",
     "Report",
     "class_map_image",
     "confidence_image",
     "confusion_figure",
+    "contact_sheet",
     "curves_figure",
     "modality_preview",
     "run_report",
     "sample_panel",
     "score_bars",
+    "write_doctor_page",
 ]

@@ -69,7 +69,9 @@ _CELLS = LinearSegmentedColormap.from_list("cells", [(0.0, 0.36, 0.64, 0.0), (0.
 _LABELS_IN_CELLS, _COUNTS_IN_CELLS = 20, 10
 
 
-def _styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
+    """A function that makes figures, with the style of all of them."""
+
     @wraps(make)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
@@ -110,7 +112,7 @@ def _hex(color: Any) -> str:
     return to_hex(color) if to_rgba(color)[3] > 0 else ""
 
 
-@_styled
+@styled
 def confusion_figure(matrix: NDArray[np.int64], scheme: ClassScheme) -> Figure:
     """Confusion matrix in shares of the reference, for up to 20 classes with numbers in the cells.
 
@@ -164,7 +166,7 @@ def _write_cells(axes: Any, share: NDArray[np.float64], matrix: NDArray[np.int64
             )  # fmt: skip
 
 
-@_styled
+@styled
 def curves_figure(rows: Sequence[Mapping[str, Any]], *, score: str = "miou") -> Figure:
     """Loss and validation scores against steps.
 
@@ -239,7 +241,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((total[high] - total[low]) / (high - low), np.float64)
 
 
-@_styled
+@styled
 def score_bars(
     scores: Mapping[str, Mapping[str, float | None]], *, title: str = "IoU per class"
 ) -> Figure:
@@ -275,7 +277,7 @@ def score_bars(
     return figure
 
 
-@_styled
+@styled
 def sample_panel(
     sample: Sample,
     modalities: Sequence[Modality],

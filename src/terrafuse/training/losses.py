@@ -21,6 +21,7 @@ from terrafuse.errors import ConfigError, LabelError, UnknownNameError, unknown_
 from terrafuse.options import check_options
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import SegmenterOutput
+from terrafuse.training.adaptive_loss import AdaptiveClassWeighting
 
 ClassWeights = Sequence[float] | Literal["balanced"] | None
 
@@ -163,7 +164,8 @@ class Lovasz(nn.Module):
         return torch.stack([_lovasz_of_class(probs[:, k], labels == k) for k in present]).mean()
 
 
-LOSSES: Mapping[str, type[CrossEntropy | Dice | Focal | Lovasz]] = {
+LOSSES: Mapping[str, type[AdaptiveClassWeighting | CrossEntropy | Dice | Focal | Lovasz]] = {
+    "acw": AdaptiveClassWeighting,
     "cross_entropy": CrossEntropy,
     "dice": Dice,
     "focal": Focal,

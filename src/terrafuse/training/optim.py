@@ -95,17 +95,21 @@ def create_schedule(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Learning rate of a step relative to its peak, in (0, 1].
+    """Learning rate of a step relative to its peak, in [0, 1].
 
     With W = `warmup_steps` of S = `steps`: (step + 1) / (W + 1) while step < W, then with
     t = (step − W) / (S − W): (1 − t)^poly_power, (1 + cos πt) / 2, 1, or γ^n after n `milestones`.
-    The step whose number is a milestone is the first with the lower rate.
+    The step whose number is a milestone is the first with the lower rate. "poly_whole" is step / W
+    while step < W, then (1 − step / S)^poly_power.
 
     Args:
         step: Optimiser steps done before, from 0.
         config: Schedule and its settings.
     """
     warmup = config.warmup_steps
+    if config.schedule == "poly_whole":
+        whole = (1 - min(1.0, step / config.steps)) ** config.poly_power
+        return step / warmup if step < warmup else float(whole)
     if step < warmup:
         return (step + 1) / (warmup + 1)
     done = min(1.0, (step - warmup) / (config.steps - warmup))

@@ -8,7 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terrafuse.data.layouts.dfc2020 import describe_dfc2020
 from terrafuse.data.layouts.folder import describe_folder
+from terrafuse.data.layouts.forests import describe_forests
+from terrafuse.data.layouts.gid import (
+    describe_five_billion_pixels,
+    describe_gid5,
+    describe_gid15,
+)
+from terrafuse.data.layouts.items import describe_items
+from terrafuse.data.layouts.mmhunan import describe_mmhunan
+from terrafuse.data.layouts.ombria import describe_ombria
+from terrafuse.data.layouts.potsdam import describe_potsdam
+from terrafuse.data.layouts.sen1floods11 import describe_sen1floods11
+from terrafuse.data.layouts.vaihingen import describe_vaihingen
+from terrafuse.data.layouts.whu_opt_sar import describe_whu_opt_sar
 from terrafuse.errors import RasterReadError, UnknownNameError, unknown_name
 
 __all__ = ["LAYOUTS", "LayoutSummary", "describe", "list_layouts"]
@@ -17,6 +31,18 @@ __all__ = ["LAYOUTS", "LayoutSummary", "describe", "list_layouts"]
 #: docstring is shown by `terrafuse layouts`.
 LAYOUTS: dict[str, Callable[[Path, dict[str, str]], dict[str, Any]]] = {
     "folder": describe_folder,
+    "items": describe_items,
+    "whu-opt-sar": describe_whu_opt_sar,
+    "gid-5": describe_gid5,
+    "gid-15": describe_gid15,
+    "five-billion-pixels": describe_five_billion_pixels,
+    "vaihingen": describe_vaihingen,
+    "potsdam": describe_potsdam,
+    "mmhunan": describe_mmhunan,
+    "forests": describe_forests,
+    "sen1floods11": describe_sen1floods11,
+    "ombria": describe_ombria,
+    "dfc2020": describe_dfc2020,
 }
 
 

@@ -7,27 +7,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from terrafuse.classes import DEFAULT_COLORS
-from terrafuse.data.files import RasterFile, inspect_raster
+from terrafuse.data.files import inspect_raster
 from terrafuse.data.layouts.codes import find_codes
+from terrafuse.data.layouts.guessing import guess_modality, guess_scale
 from terrafuse.errors import DataError, LabelError
-from terrafuse.modalities import ModalityKind
 
 _SUFFIXES = {".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".vrt", ".jp2", ".img"}
 _LABEL_FOLDERS = ("labels", "label", "masks", "mask", "annotations", "ground_truth", "gt")
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _SPLIT_LISTS = "splits"
-_WAVELENGTH = re.compile(r"([\d.]+) ?(nm|um|µm)")
-_KINDS: Mapping[ModalityKind, str] = {
-    "sar": r"s1(?!\d)\w*|sar|sentinel_?1|radar|vv|vh",
-    "elevation": r"dem|dsm|dtm|ndsm|chm|hag|srtm|elevation|height|lidar",
-    "optical": r"s2(?!\d)\w*|rgbn?|optical|sentinel_?2|naip|landsat|l[578]|aerial|photo|ms|pan"
-    r"|nir|vnir|swir|hsi|images?|img",
-}
 
 
 @dataclass(frozen=True)
@@ -149,55 +141,15 @@ def _without(found: _Found, at: str) -> _Found:
 
 def _describe_modality(name: str, found: _Found, labels: _Found, required: bool) -> dict[str, Any]:
     where = f"modality '{name}'"
-    file = inspect_raster(found.first, where)
-    values: dict[str, Any] = {"kind": _guess_kind(name), "bands": _band_names(file)}
-    wavelengths = [_WAVELENGTH.fullmatch(band) for band in values["bands"]]
-    if all(wavelengths):
-        values["wavelengths_um"] = [_to_um(*match.groups()) for match in wavelengths if match]
+    values = guess_modality(name, [inspect_raster(found.first, where)])
     scene = next((i for i in found.files if i in labels.files), None)
     if scene is not None:
-        scale = _guess_scale(
+        scale = guess_scale(
             inspect_raster(found.files[scene], where),
             inspect_raster(labels.files[scene], f"labels of '{scene}'"),
         )
         values |= {} if scale == 1 else {"scale": float(scale)}
-    if any(dtype.startswith("complex") for dtype in file.dtypes):
-        values["complex"] = "amplitude"
     return values if required else values | {"required": False}
-
-
-def _to_um(number: str, unit: str) -> float:
-    return round(float(number) / 1000, 7) if unit == "nm" else float(number)
-
-
-def _guess_kind(name: str) -> ModalityKind:
-    for kind, words in _KINDS.items():
-        if re.search(rf"(?<![a-z])(?:{words})(?![a-z0-9])", name.lower()):
-            return kind
-    return "other"
-
-
-def _band_names(file: RasterFile) -> list[str]:
-    # Writers often mark a fourth band as alpha that is none: near infrared, say.
-    both = zip(file.descriptions, file.alpha, strict=True)
-    opaque = [text for text, alpha in both if not alpha or text.lower() not in ("", "alpha")]
-    if len(opaque) < 3:
-        opaque = list(file.descriptions)
-    if all(opaque) and len(set(opaque)) == len(opaque):
-        return opaque
-    return [f"B{number}" for number in range(1, len(opaque) + 1)]
-
-
-def _guess_scale(image: RasterFile, labels: RasterFile) -> Fraction:
-    """Pixel size relative to the labels', as a simple ratio."""
-    sizes = image.grid.pixel_size_m, labels.grid.pixel_size_m
-    if sizes[0] is not None and sizes[1] is not None:
-        ratio = sizes[0] / sizes[1]
-    else:
-        ratio = labels.grid.height / image.grid.height
-    if ratio < 1:
-        return 1 / Fraction(1 / ratio).limit_denominator(2)
-    return Fraction(ratio).limit_denominator(2)
 
 
 def _splits(root: Path, ids: Sequence[str], labels: _Found) -> dict[str, str]:

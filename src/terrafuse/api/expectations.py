@@ -1,0 +1,56 @@
+"""What a run will cost on a data set, before it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from terrafuse.config import load_run_config
+from terrafuse.data import open_dataset
+from terrafuse.overview import describe_model
+
+
+def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Steps, memory and time that `run.yaml` will take on this machine.
+
+    Two steps with made-up batches of the run's crop and batch size are timed, after one that does
+    not count. Reading and validating come on top: reading happens beside the steps, in
+    `data.workers` processes.
+
+    Args:
+        config: The file.
+        overrides: Dotted keys → YAML values that replace those of the file.
+
+    Returns:
+        "steps", "samples" (crops that will be drawn), "scenes" (per split), "passes" (how often the
+        pixels of the training scenes are seen, nodata and void included), "memory_bytes" (weights,
+        gradients, optimiser, activations; None where shapes alone do not tell), "seconds_per_step",
+        "seconds".
+
+    Raises:
+        ConfigError: Something in the settings is wrong.
+        DataError: A scene cannot be opened.
+        ModelError: The method cannot be built with these options.
+    """
+    from terrafuse.training import check_crop_size, time_steps  # seconds to import
+
+    settings = load_run_config(config, overrides or {})
+    dataset = open_dataset(settings.data)
+    check_crop_size(settings, dataset)
+    cost = describe_model(config, overrides)["cost"]
+    seconds = time_steps(settings, dataset)
+    steps = settings.training.steps
+    samples = steps * settings.training.accumulate * settings.data.batch_size
+    splits = [split for split in settings.data.train_splits if split in dataset.splits]
+    grids = [scene.grid for split in splits for scene in dataset.scenes(split)]
+    pixels = sum(grid.height * grid.width for grid in grids)
+    return {
+        "steps": steps,
+        "samples": samples,
+        "scenes": dataset.splits,
+        "passes": samples * settings.data.crop_size**2 / pixels if pixels else None,
+        "memory_bytes": cost.get("training_bytes", {}).get("total"),
+        "seconds_per_step": seconds,
+        "seconds": seconds * steps,
+    }

@@ -1,0 +1,240 @@
+"""The verb that makes a second modality out of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data import Manifest, load_manifest, write_manifest
+from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
+from terrafuse.errors import ConfigError, OutputError, unknown_name
+from terrafuse.generate import (
+    DepthRecipe,
+    Generated,
+    Generator,
+    Job,
+    MaskRecipe,
+    Recipe,
+    SuperpixelRecipe,
+    WindowRunner,
+    choose_modality,
+    describe_modality,
+    extend_manifest,
+    find_model,
+    generate_raster,
+    plan_image,
+    plan_jobs,
+    refuse_other_settings,
+)
+from terrafuse.modalities import Modality
+from terrafuse.progress import Progress
+from terrafuse.reports import modality_preview
+from terrafuse.settings import read_yaml
+
+Kind = Literal["sam", "depth", "superpixels"]
+KINDS = ("sam", "depth", "superpixels")
+_MANIFESTS = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class GeneratedSet:
+    """What `generate` made.
+
+    Args:
+        rasters: One per photo, in the order of the scenes.
+        manifest: The manifest with one modality more; None for a bare image.
+        modality: What the rasters are as a modality.
+    """
+
+    rasters: tuple[Generated, ...]
+    manifest: Path | None
+    modality: Modality
+
+
+def generate(
+    source: str | Path,
+    *,
+    kind: Kind,
+    model: str | None = None,
+    modality: str | None = None,
+    name: str | None = None,
+    manifest: str | Path | None = None,
+    out: str | Path | None = None,
+    encoding: EncodingName | Literal["auto", "none"] = "auto",
+    rgb: tuple[int, int, int] | None = None,
+    window: int = 1024,
+    overlap: int = 128,
+    workers: int = 1,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    report: Callable[[Generated], None] | None = None,
+) -> GeneratedSet:
+    """Make a raster of segments or depth of every photo, and a manifest that names them.
+
+    An interrupted call is gone on with by the same call; what is there already is left alone.
+
+    Args:
+        source: A manifest, or one image with red, green and blue.
+        kind: "sam": masks of everything by a Segment Anything model. "depth": monocular depth.
+            "superpixels": patches of similar colour, without any model.
+        model: Folder, or hub id "owner/name"; not for superpixels.
+        modality: Which modality is the photo; default: the only one with red, green and blue.
+        name: Of the new modality; default: "structure", or "depth".
+        manifest: The manifest to write; default: `<stem>_<name>.yaml` beside the given one.
+        out: Folder of the rasters; default: `generated/<kind>` beside `source`.
+        encoding: What reading makes of the rasters; "auto": colours of segments, depth stretched
+            to 0 to 255, heights as they are; "none": their values.
+        rgb: Bands of the photo that are red, green and blue, from 1 on, where names and
+            wavelengths do not tell.
+        window: Side of what the model sees at once, in pixels.
+        overlap: Pixels that windows share.
+        workers: Processes, each with a model of its own.
+        options: Of the kind: fields of `MaskRecipe`, `DepthRecipe` or `SuperpixelRecipe`.
+        overwrite: Whether rasters and a manifest that were made otherwise are replaced.
+        progress: Called with (windows done, windows in all).
+        report: Called with each raster as soon as it is there.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DataError: A photo cannot be read, or is none.
+        WeightsError: The model is not there, or damaged.
+        ModelError: The model is for something else, or fails.
+        OutputError: Something is there that was made otherwise.
+    """
+    path = Path(source)
+    dataset = load_manifest(path) if path.suffix.lower() in _MANIFESTS else None
+    if dataset is None and manifest is not None:
+        raise ConfigError(f"'{source}' is an image; only a manifest can be extended to another")
+    recipe = make_recipe(kind, model, dict(options or {}))
+    generator = Generator(recipe, window, overlap)
+    wanted = _find_encoding(recipe, encoding)
+    name = name or ("depth" if recipe.result == "depth" else "structure")
+    made, _ = describe_modality(name, generator, wanted)
+    folder = Path(out) if out is not None else path.parent / "generated" / kind
+    new: tuple[Path, dict[str, Any]] | None = None
+    if dataset is None:
+        jobs = [plan_image(str(source), rgb, folder)]
+        _refuse_others(jobs, generator, overwrite)
+    else:
+        photo = choose_modality(dataset, modality, rgb)
+        jobs, rasters = plan_jobs(dataset, photo, rgb, folder)
+        _refuse_others(jobs, generator, overwrite)
+        target = Path(manifest) if manifest else path.with_name(f"{path.stem}_{name}.yaml")
+        values = extend_manifest(dataset, photo, name, rasters, generator, wanted, target.parent)
+        _check_manifest(target, values, dataset, overwrite)
+        new = target, values
+    made_rasters = _run(jobs, generator, workers, overwrite, progress, report)
+    if new is not None:
+        write_manifest(new[1], new[0])
+    return GeneratedSet(made_rasters, new and new[0], made)
+
+
+def make_recipe(kind: Kind, model: str | None, options: Mapping[str, Any]) -> Recipe:
+    """How windows are made.
+
+    Raises:
+        ConfigError: An unknown kind or option; a model where there is none, or none where one is
+            needed.
+        WeightsError: The model is not there.
+        ModelError: The model is for something else.
+    """
+    if kind not in KINDS:
+        raise ConfigError(unknown_name("kind", kind, KINDS))
+    recipes: dict[Kind, type[Any]] = {
+        "sam": MaskRecipe,
+        "depth": DepthRecipe,
+        "superpixels": SuperpixelRecipe,
+    }
+    known = [f.name for f in fields(recipes[kind]) if f.init and f.name != "model"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(unknown_name(f"option of --kind {kind}", option, known))
+    if kind == "superpixels":
+        if model is not None:
+            raise ConfigError("superpixels need no model; remove --model, or choose --kind sam")
+        return SuperpixelRecipe(**options)
+    if model is None:
+        raise ConfigError(
+            f"--kind {kind} needs --model: a folder, or 'owner/name' on the hub. Without any "
+            "weights at hand there is --kind superpixels"
+        )
+    if kind == "sam":
+        return MaskRecipe(find_model(model, "mask-generation"), **options)
+    return DepthRecipe(find_model(model, "depth-estimation"), **options)
+
+
+def _find_encoding(recipe: Recipe, encoding: str) -> EncodingName | None:
+    if encoding == "none":
+        return None
+    if encoding == "auto":
+        if recipe.result == "segments":
+            return "color"
+        return "stretch" if recipe.aligned else None
+    for known in ENCODED_BANDS:
+        if known == encoding:
+            return known
+    raise ConfigError(unknown_name("encoding", encoding, [*ENCODED_BANDS, "auto", "none"]))
+
+
+def _refuse_others(jobs: list[Job], generator: Generator, overwrite: bool) -> None:
+    for job in jobs:
+        refuse_other_settings(job.files, generator.settings, overwrite)
+
+
+def _check_manifest(
+    target: Path, values: Mapping[str, Any], given: Manifest, overwrite: bool
+) -> None:
+    if not target.exists():
+        return
+    if target.resolve() == given.path.resolve() and not overwrite:
+        raise OutputError(
+            f"'{target}' is the manifest given; another -o leaves it as it is, "
+            "--overwrite replaces it"
+        )
+    if not overwrite and read_yaml(target) != values:
+        raise OutputError(
+            f"'{target}' exists and says something else; choose another -o, or --overwrite"
+        )
+
+
+def _run(
+    jobs: list[Job],
+    generator: Generator,
+    workers: int,
+    overwrite: bool,
+    progress: Progress | None,
+    report: Callable[[Generated], None] | None,
+) -> tuple[Generated, ...]:
+    total = sum(len(generator.plan(job.photo).windows) for job in jobs)
+    done = count(1)
+
+    def advance() -> None:
+        number = next(done)
+        if progress:
+            progress(number, total)
+
+    made, _ = describe_modality("made", generator, None)
+    preview = partial(_show, made)
+    rasters = []
+    with WindowRunner(generator.recipe, workers) as runner:
+        for job in jobs:
+            raster = generate_raster(
+                job, generator, runner, preview=preview, overwrite=overwrite, report=advance
+            )
+            rasters.append(raster)
+            job.photo.scene.close()
+            if report:
+                report(raster)
+    return tuple(rasters)
+
+
+def _show(modality: Modality, image: NDArray[np.float32]) -> NDArray[np.uint8]:
+    return modality_preview(image, modality)

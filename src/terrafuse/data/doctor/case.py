@@ -1,0 +1,225 @@
+"""What the doctor knows of one scene when its pixels have been seen once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cached_property
+from math import ceil, floor
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.classes import ClassScheme
+from terrafuse.data.grid import Grid
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.scene import Scene
+from terrafuse.data.schema import SceneEntry
+from terrafuse.modalities import Modality
+from terrafuse.samples import Window
+
+#: Percentiles kept of every band, for comparisons between scenes.
+PERCENTS = (0.5, 5.0, 50.0, 90.0, 99.0)
+
+# Enough to know the half percent at either end within a twentieth of itself.
+_PERCENTILE_PIXELS = 1 << 16
+
+Side = Literal["top", "bottom", "left", "right"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What the splits of a data set are for.
+
+    Args:
+        train: Learned from.
+        validation: Chooses the weights to keep.
+    """
+
+    train: tuple[str, ...]
+    validation: str
+
+    @property
+    def name(self) -> str:
+        """The training splits, as messages call them."""
+        listed = ", ".join(f"'{split}'" for split in self.train)
+        return f"split {listed}" if len(self.train) == 1 else f"splits {listed}"
+
+
+@dataclass
+class Seen:
+    """One modality of one scene; places count in pixels of the modality.
+
+    Args:
+        modality: What it is.
+        low: Smallest value per band, float32 (C,); +inf without data.
+        high: Largest; -inf without data.
+        at_low: Pixels that have exactly the smallest value, int64 (C,).
+        at_high: Pixels that have exactly the largest.
+        low_at: Where one of the former lies, int64 (C, 2): row, column.
+        high_at: Where one of the latter lies.
+        known: Pixels with data per band, int64 (C,).
+        valid: Pixels where some band has data.
+        pixels: All of the scene.
+        mini: Every `step`-th pixel of every `step`-th row, float32 (C, h, w), NaN without data.
+        step: Of `mini`.
+        frame: Outermost line of pixels on each side, float32 (C, n).
+        dtypes: Of the bands in the files.
+        jumps: Pairs of neighbours that differ by nearly all of what a byte holds, and by about
+            half of it, int64 (2, C); counted in optical images of bytes only.
+    """
+
+    modality: Modality
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    at_low: NDArray[np.int64]
+    at_high: NDArray[np.int64]
+    low_at: NDArray[np.int64]
+    high_at: NDArray[np.int64]
+    known: NDArray[np.int64]
+    valid: int
+    pixels: int
+    mini: NDArray[np.float32]
+    step: int
+    frame: dict[Side, NDArray[np.float32]] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = ()
+    jumps: NDArray[np.int64] | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the modality."""
+        return self.modality.name
+
+    @cached_property
+    def percentiles(self) -> NDArray[np.float32]:
+        """`PERCENTS` of each band's values, float32 (P, C); NaN without data."""
+        flat = self.mini.reshape(len(self.mini), -1)
+        flat = flat[:, :: max(1, flat.shape[1] // _PERCENTILE_PIXELS)]
+        rows = [
+            np.percentile(band[~np.isnan(band)], PERCENTS)
+            if not np.isnan(band).all()
+            else np.full(len(PERCENTS), np.nan)
+            for band in flat
+        ]
+        return np.array(rows, np.float32).T
+
+    def scene_window(self, row: int, col: int, height: int, width: int) -> Window:
+        """A rectangle of the modality's pixels in scene pixels."""
+        ratio: Fraction = self.modality.scale_ratio
+        first = floor(row * ratio), floor(col * ratio)
+        last = ceil((row + height) * ratio), ceil((col + width) * ratio)
+        return Window(*first, max(1, last[0] - first[0]), max(1, last[1] - first[1]))
+
+    def mini_window(self, mask: NDArray[np.bool_]) -> Window:
+        """What surrounds the pixels of a mask on `mini` (h, w), in scene pixels."""
+        rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        top, left = int(rows[0]) * self.step, int(cols[0]) * self.step
+        height = (int(rows[-1]) + 1) * self.step - top
+        width = (int(cols[-1]) + 1) * self.step - left
+        return self.scene_window(top, left, height, width)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is kept of a modality of a scene, for comparisons between scenes.
+
+    Args:
+        low: Smallest value per band, float32 (C,).
+        high: Largest.
+        known: Pixels with data per band, int64 (C,).
+        percentiles: Float32 (P, C).
+        whole: Whether all values looked at are whole numbers.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    known: NDArray[np.int64]
+    percentiles: NDArray[np.float32]
+    whole: bool
+
+    @classmethod
+    def of(cls, seen: Seen) -> Summary:
+        """The summary of what was seen."""
+        values = seen.mini[~np.isnan(seen.mini)]
+        whole = bool((values == np.round(values)).all())
+        return cls(seen.low, seen.high, seen.known, seen.percentiles, whole)
+
+
+@dataclass
+class Record:
+    """What is kept of a scene until all have been seen.
+
+    Args:
+        entry: The scene in the manifest.
+        grid: Its grid.
+        has_labels: Whether there are labels to learn from.
+        counts: Labelled pixels per class, int64 (K,).
+        with_data: Per modality, whether any pixel has data.
+        summaries: Per modality that has data, if every pixel was looked at.
+    """
+
+    entry: SceneEntry
+    grid: Grid
+    has_labels: bool
+    counts: NDArray[np.int64]
+    with_data: dict[str, bool] = field(default_factory=dict)
+    summaries: dict[str, Summary] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Name of the scene."""
+        return self.entry.id
+
+    @property
+    def split(self) -> str | None:
+        """Part of the data set it belongs to."""
+        return self.entry.split
+
+
+@dataclass
+class Case:
+    """A scene whose pixels have all been seen, for the topics to judge.
+
+    Args:
+        scene: The scene, open.
+        scheme: What its labels mean.
+        rules: How its modalities are read.
+        seen: Per modality with a raster.
+        counts: Labelled pixels per class, int64 (K,).
+        ignored: Pixels of the scene without a label.
+        labels: Every `label_step`-th pixel, uint8 (h, w), 255 = ignore; None without labels.
+        label_step: Of `labels`.
+        eroded_known: Whether labels to score with have a class anywhere; None without them.
+    """
+
+    scene: Scene
+    scheme: ClassScheme
+    rules: dict[str, ReadingRules]
+    seen: dict[str, Seen]
+    counts: NDArray[np.int64]
+    ignored: int = 0
+    labels: NDArray[np.uint8] | None = None
+    label_step: int = 1
+    eroded_known: bool | None = None
+
+    @property
+    def id(self) -> str:
+        """Name of the scene."""
+        return self.scene.id
+
+    def labels_on(self, seen: Seen) -> NDArray[np.uint8] | None:
+        """The labels where `seen.mini` has its pixels, uint8 (h, w); None without labels."""
+        if self.labels is None:
+            return None
+        scale = float(seen.modality.scale_ratio)
+        rows, cols = (
+            # The label under the middle of each pixel.
+            np.minimum(
+                ((np.arange(n) * seen.step + 0.5) * scale / self.label_step).astype(np.intp),
+                most - 1,
+            )
+            for n, most in zip(seen.mini.shape[1:], self.labels.shape, strict=True)
+        )
+        found: NDArray[np.uint8] = self.labels[np.ix_(rows, cols)]
+        return found

@@ -1,0 +1,103 @@
+"""OMBRIA: Sentinel-1 and Sentinel-2 before and after floods, 8-bit pictures of 256 pixels.
+
+Reference: Drakonakis et al., "OmbriaNet: Supervised flood mapping via convolutional neural networks
+using multitemporal Sentinel-1 and Sentinel-2 data fusion", IEEE JSTARS 15 (2022) 2341-2356.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from terrafuse.data.layouts.facts import read_facts
+from terrafuse.data.layouts.layout import Layout, Reading
+from terrafuse.data.layouts.published import compose, look_through, need_split, read_options
+from terrafuse.data.layouts.tree import FileKind, Tree
+from terrafuse.modalities import ModalityKind
+
+# Neighbouring numbers often show one scene: runs of them go into one split.
+_RUN = 16
+_RUNS = {3: "val", 6: "test", 9: "test"}  # of ten; the others train
+
+
+def _pictures(sensor: str, what: str, channels: int = 0) -> FileKind:
+    folders = (rf"Ombria{sensor}/(?:train|test)/{what}", f"{sensor}_{what}")
+    bands = tuple(f"{what}_{n}" if channels > 1 else what for n in range(1, channels + 1))
+    stem = rf"(?:{sensor}_{what}_)?(?P<id>\d+)"
+    return FileKind(f"{sensor}_{what}".lower(), folders, stem, bands, "uint8", (256, 256))
+
+
+_PAIRS = {
+    sensor.lower(): (_pictures(sensor, "before", n), _pictures(sensor, "after", n))
+    for sensor, n in (("S1", 1), ("S2", 3))
+}
+# Both sensors' masks are the same, pixel by pixel.
+_MASK = FileKind(
+    "mask", (r"OmbriaS2/(?:train|test)/mask", r"OmbriaS1/(?:train|test)/mask", "mask"),
+    r"(?:S[12]_mask_)?(?P<id>\d+)", (), "uint8", (256, 256),
+)  # fmt: skip
+
+
+def _reading(sensor: str) -> Reading:
+    before, after = _PAIRS[sensor]
+    kind: ModalityKind = "sar" if sensor == "s1" else "optical"
+    return Reading(kind, before.bands + after.bands, (before.name,), then=after.name)
+
+
+_LAYOUT = Layout(
+    title="OMBRIA",
+    kinds=(*_PAIRS["s1"], *_PAIRS["s2"], _MASK),
+    readings={sensor: _reading(sensor) for sensor in _PAIRS},
+    default=("s1", "s2"),
+)
+
+
+def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
+    """OMBRIA: OmbriaS1 and OmbriaS2 with BEFORE, AFTER, MASK; or s1_before … s2_after, mask.
+
+    Sentinel-1 is published for more places than Sentinel-2; those of both are taken.
+
+    Args:
+        root: The folder.
+        options: "split": sound (lists splits/train.txt and its like if there are, else runs of 16
+            numbers, as neighbours often show one scene) or official (folders train and test, drawn
+            picture by picture). "modalities": some of s1, s2. "incomplete": refuse or allow.
+
+    Raises:
+        DataError: No such files, or not all of them.
+    """
+    facts = read_facts("ombria")
+    chosen = read_options(_LAYOUT, facts, options)
+    tree = look_through(root, _LAYOUT)
+    labels = tree.find(_MASK)
+    shown = [
+        {id for kind in _PAIRS[name] for id in tree.find(kind).files}
+        for name in chosen.modalities or _LAYOUT.default
+    ]
+    both = set.intersection(*shown)
+    official = need_split(facts, chosen, ("sound", "official")) == "official"
+    split = _folders(tree) if official else _lists(root) or {id: split_of_run(id) for id in both}
+    split = {id: name for id, name in split.items() if id in both} if official else split
+    return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
+
+
+def _folders(tree: Tree) -> dict[str, str]:
+    return {id: path.parts[-3].lower() for id, path in tree.find(_MASK).files.items()
+            if len(path.parts) > 2}  # fmt: skip
+
+
+def _lists(root: Path) -> dict[str, str]:
+    """Ids by list, where somebody has put lists beside the pictures."""
+    return {
+        line.strip(): name
+        for name in ("train", "val", "test")
+        for path in (root / "splits" / f"{name}.txt",)
+        if path.is_file()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
+
+
+def split_of_run(id: str) -> str:
+    """Split of a number, the same for all 16 of its run."""
+    return _RUNS.get(int(id) // _RUN % 10, "train")
