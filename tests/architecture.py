@@ -44,6 +44,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "decoders": (*VOCABULARY, "weights"),
     "segmenter": (*VOCABULARY, "weights", "backbones", "tuning", "fusion", "decoders"),
     "methods": (*VOCABULARY, *_LEARNABLE),
+    "pretraining": (*VOCABULARY, *_LEARNABLE, "methods"),
     "prediction": (*VOCABULARY, "data", "segmenter"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
@@ -73,7 +74,8 @@ _EVERY = tuple(KNOWS)
 _MODELS = ("backbones", "tuning", "fusion", "decoders", "segmenter", "methods")
 _RASTERS = ("data", "prediction", "generate", "demo", "web")
 _TENSORS = (
-    "samples", *_MODELS, "weights", "data", "prediction", "generate", "evaluation", "training",
+    "samples", *_MODELS, "weights", "data", "pretraining", "prediction", "generate", "evaluation",
+    "training",
 )  # fmt: skip
 
 #: Library → the rooms that may import it. What is not here is not a dependency.
@@ -85,6 +87,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "torchvision": ("data", "backbones", "methods"),
     "timm": ("backbones", "tuning", "methods", "generate"),
     "transformers": ("backbones", "methods", "generate"),
+    "skimage": ("generate",),
     "safetensors": ("weights",),
     "huggingface_hub": ("weights",),
     "lightning": ("training",),
@@ -92,9 +95,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "affine": _RASTERS,
     "pyogrio": ("data", "prediction"),
     "shapely": ("data", "prediction"),
-    "scipy": ("data", "evaluation", "prediction", "training", "reports"),
+    "scipy": ("data", "generate", "evaluation", "prediction", "training", "reports"),
     "matplotlib": ("reports",),
-    "PIL": ("reports", "data", "prediction"),
+    "PIL": ("reports", "data", "generate", "prediction"),
     "rich": ("progress", "cli"),
     "typer": ("cli",),
     "ray": ("prediction",),

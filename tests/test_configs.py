@@ -18,6 +18,7 @@ from rasterio.transform import from_origin
 
 from terrafuse.config import AugmentConfig, RunConfig, load_run_config
 from terrafuse.data import Manifest, load_manifest, write_manifest
+from terrafuse.data.layouts.facts import read_facts
 from terrafuse.methods import METHODS, without_values
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.prediction import Lattice
@@ -28,22 +29,22 @@ from terrafuse.training.validation import validation_overlap
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "method" in read_yaml(path))
 
-ISPRS = ("impervious", "building", "low vegetation", "tree", "car", "clutter")
-HUNAN = ("cropland", "forest", "grassland", "wetland", "water", "unused land", "built-up area")
+ISPRS, HUNAN, WHU, GID5, GID15 = (
+    tuple(item["name"] for item in read_facts(name).classes)
+    for name in ("potsdam", "mmhunan", "whu-opt-sar", "gid-5", "gid-15")
+)
 LANDSCAPE = ("water", "wetland", "arable", "grassland", "forest", "buildings", "wheat", "rape")
-WHU = ("farmland", "city", "village", "water", "forest", "road", "others")
-GID5 = ("built-up", "farmland", "forest", "meadow", "water")
-GID15 = (
-    "industrial land", "urban residential", "rural residential", "traffic land", "paddy field",
-    "irrigated land", "dry cropland", "garden plot", "arbor woodland", "shrub land",
-    "natural grassland", "artificial grassland", "river", "lake", "pond",
-)  # fmt: skip
 HEIGHT = {"kind": "elevation", "bands": ["height"]}
 
 
 def optical(*bands, um=None):
     """An optical modality as in a manifest."""
     return {"kind": "optical", "bands": list(bands), "wavelengths_um": um}
+
+
+def structure(*bands):
+    """Structure made of the image, encoded; here without what would be needed to encode it."""
+    return {"kind": "structure", "bands": list(bands)}
 
 
 RGB = optical("red", "green", "blue", um=[0.66, 0.555, 0.485])
@@ -59,7 +60,7 @@ LAYOUTS = {
         LANDSCAPE,
     ),
     "vaihingen": ({"irrg": optical("nir", "red", "green"), "dsm": HEIGHT}, ISPRS),
-    "potsdam": ({"rgb": RGB, "dsm": HEIGHT}, ISPRS),
+    "potsdam": ({"rgb": RGB, "ndsm": HEIGHT}, ISPRS),
     "mmhunan": ({"rgb": RGB, "dem": HEIGHT}, HUNAN),
     "whu_opt_sar": (
         {
@@ -68,16 +69,22 @@ LAYOUTS = {
         },
         WHU,
     ),
+    "potsdam_gray": ({"rgb": RGB, "structure": structure("gray")}, ISPRS[:5]),
+    "potsdam_color": ({"rgb": RGB, "structure": structure("red", "green", "blue")}, ISPRS[:5]),
+    "forests": ({"rgb": RGB, "structure": structure("gray")}, ("ground", "trees")),
     "gid5": ({"rgb": RGB, "nir": NIR}, GID5),
     "gid15": ({"rgb": RGB, "nir": NIR}, GID15),
 }
-#: Backbones too large to try, or to fetch, with the settings of the method that make them small.
+#: Backbones, and methods, too large to try, or to fetch, with settings that make them small.
 SMALL = {
     "samvit": {"backbone_options": {"embed_dim": 32, "depth": 2, "num_heads": 2,
                                     "global_attn_indexes": [1]}},
     "dofa": {"weights": None, "neck_channels": 16, "decoder_options": {"channels": 16},
              "backbone_options": {"embed_dim": 32, "depth": 4, "num_heads": 2,
                                   "dynamic_embed_dim": 32}},
+    "vsgnet": {"weights": None, "channels": [8, 8], "depths": [1, 1], "num_heads": [1, 2],
+               "mlp_ratios": [2, 1], "decoder_options": {"channels": 8},
+               "backbone_options": {"embed_dim": 192, "depth": 1, "num_heads": 2}},
 }  # fmt: skip
 
 
@@ -125,7 +132,9 @@ def expected_warnings(config: RunConfig) -> Iterator[str]:
     if config.training.validation_split == config.evaluation.split:
         yield "weights are chosen by their score on split 'test', the one to be reported"
     tuning = config.method.options.get("tuning")
-    if tuning in ("adapter", "lora"):  # a file of weights is left for the user to name
+    # A file of weights is left for the user to name, or not fetched here.
+    stays = config.method.name == "vsgnet" and config.method.options["backbone"]
+    if stays or tuning in ("adapter", "lora"):
         yield "the backbone has no pretrained weights"
 
 
@@ -149,7 +158,8 @@ def test_one_step(path, tmp_path, make_raster, command_line):
         "prediction.crop_size": crop,
         "prediction.overlap": 0,
     }
-    small = SMALL.get(str(config.method.options["backbone"]).split("_")[0], {})
+    backbone = str(config.method.options["backbone"]).split("_")[0]
+    small = SMALL.get(config.method.name, SMALL.get(backbone, {}))
     for key, value in small.items():
         inner = value if isinstance(value, dict) else {}
         settings |= {f"method.{key}.{name}": number for name, number in inner.items()}
@@ -311,13 +321,14 @@ def test_rungs_of_the_ladder_differ_where_they_say():
             assert getattr(config, section) == getattr(full, section)
         without = {"modality_dropout": 0}
         assert config.data.model_copy(update=without) == full.data.model_copy(update=without)
-        for option in ("backbone", "decoder", "decoder_options"):
+        for option in ("backbone", "decoder"):
             assert config.method.options[option] == full.method.options[option]
     full_options = dict(full.method.options)
     for name in LADDER.keys() - {"early_concat", "full"}:
         options = dict(load_run_config(LADDER[name]).method.options)
         changed = {key for key in options if options[key] != full_options.get(key)}
-        assert changed <= {"vem", "prompt", "interact_stages"}, name
+        assert changed <= {"vem", "prompt", "interact_stages", "fusion"}, name
+        assert ("fusion" in options) == (name != "gated_streams"), name  # else gates would interact
     kinds = {name: load_run_config(p).method.options.get("vem") for name, p in LADDER.items()}
     for kind in ("innovation", "content", "project", "differential"):
         assert kinds[f"vem_{kind}"]["kind"] == kind
@@ -337,4 +348,63 @@ def test_control_has_the_parameters_of_what_it_controls():
     interaction = count("vem_innovation") - count("two_streams")
     assert interaction > 0.05 * count("two_streams")
     assert count("control") - count("two_streams") == pytest.approx(interaction, rel=0.01)
-    assert count("full") == count("vem_innovation")
+    gates = count("gated_streams") - count("two_streams")
+    assert count("full") - gates == count("vem_innovation")
+
+
+VSGNET = CONFIGS / "vsgnet"
+
+
+def test_vsgnet_protocol():
+    """Numbers of the publication's code for Potsdam; Forests has them as far as they carry over."""
+    published = load_run_config(VSGNET / "potsdam_published.yaml")
+    training, epoch_steps = published.training, 412
+    assert (training.steps, training.warmup_steps) == (300 * epoch_steps, 10 * epoch_steps)
+    assert training.validate_every == 25 * epoch_steps
+    assert (training.optimizer, training.lr, training.weight_decay) == ("adamw", 8e-5, 0.01)
+    assert (training.schedule, training.poly_power) == ("poly", 0.9)
+    assert (training.gradient_clip, training.precision, training.decay_all) == (
+        None,
+        "32-true",
+        False,
+    )
+    assert [(loss.name, loss.weight, loss.options) for loss in training.losses] == [
+        ("dice", 0.5, {}), ("cross_entropy", 0.5, {"label_smoothing": 0.1}),
+    ]  # fmt: skip
+    assert (published.data.crop_size, published.data.batch_size) == (512, 16)
+    assert published.data.augment == AugmentConfig(
+        flip=True, rotate=False, scale=(0.5, 1.75), gain=0, offset=0
+    )
+    structure = published.data.normalization["structure"]
+    assert (structure.mean, structure.std) == pytest.approx((0.48 * 255, 0.28 * 255))
+    image = published.data.normalization["rgb"]
+    assert [m / 255 for m in image.mean] == pytest.approx([0.485, 0.456, 0.406])
+    assert [s / 255 for s in image.std] == pytest.approx([0.229, 0.224, 0.225])
+    # Patches of 512 pixels, 17 of which cover 6000.
+    assert published.predict_crop_size - published.predict_overlap == 343 == -(-(6000 - 512) // 16)
+    forests = load_run_config(VSGNET / "forests.yaml")
+    for key in ("optimizer", "lr", "weight_decay", "schedule", "poly_power", "losses"):
+        assert getattr(forests.training, key) == getattr(training, key), key
+    assert forests.data.normalization == published.data.normalization
+    assert forests.training.warmup_steps / forests.training.steps == pytest.approx(1 / 30, rel=0.1)
+    text = (VSGNET / "forests.yaml").read_text(encoding="utf-8")
+    assert "not public are classes, numbers, pixel sizes, splits, crops and schedule" in text
+
+
+def test_vsgnet_sound_differs_where_it_must():
+    published, sound = (
+        load_run_config(VSGNET / f"potsdam_{name}.yaml") for name in ("published", "sound")
+    )
+    assert sound.training.validation_split not in (sound.evaluation.split, *sound.data.train_splits)
+    changed = {
+        f"{section}.{key}"
+        for section, values in sound.model_dump().items()
+        for key, value in values.items()
+        if value != published.model_dump()[section][key]
+    }
+    assert changed == {
+        "data.manifest", "data.train_splits", "training.validation_split", "method.tokens",
+        "method.layer_scale_init",
+    }  # fmt: skip
+    text = (VSGNET / "potsdam_sound.yaml").read_text(encoding="utf-8")
+    assert text.count("# sound: ") == len(changed)

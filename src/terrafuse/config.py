@@ -137,7 +137,11 @@ class TrainingConfig(Settings):
     backbone_lr_factor: float = Field(
         1.0, ge=0, description="Learning rate of the backbone relative to the rest."
     )
-    schedule: Literal["poly", "cosine", "constant", "multistep"] = "cosine"
+    schedule: Literal["poly", "poly_whole", "cosine", "constant", "multistep"] = Field(
+        "cosine",
+        description="After the warm-up; poly_whole falls as if there had been none, as in the code "
+        "of CMX and DFormer.",
+    )
     milestones: tuple[int, ...] = Field(
         (), description="Multistep only: steps from which on the rate is multiplied by `gamma`."
     )

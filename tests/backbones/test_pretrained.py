@@ -12,7 +12,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from terrafuse.backbones import create_backbone, is_dofa, list_backbones
+from terrafuse.backbones import create_backbone, has_hub_weights, list_backbones
 from terrafuse.errors import ModelError, WeightsMismatchError, WeightsNotFoundError
 from terrafuse.modalities import Modality
 from terrafuse.weights import without_pretrained
@@ -167,12 +167,13 @@ def test_listed_backbones_exist() -> None:
     rows = list_backbones()
     assert {row.kind for row in rows} == {"pyramid", "tokens"}
     for row in rows:
-        assert all(timm.is_model(name) or is_dofa(name) for name in row.examples), row
+        assert all(timm.is_model(name) or has_hub_weights(name) for name in row.examples), row
         assert row.licence
     licences = {row.family: row.licence for row in rows}
     assert licences["ResNet"] == "apache-2.0"
     assert licences["DINOv3"] == "dinov3-license"
     assert licences["DOFA"] == licences["DOFA 2"] == "cc-by-4.0"
+    assert licences["CROMA"] == "mit"
 
 
 @pytest.mark.parametrize(("kind", "name"), [(row.kind, row.examples[0])
@@ -181,7 +182,8 @@ def test_listed_families_work(kind: str, name: str) -> None:
     """One example of each family, as large as it is, gives levels in register."""
     if "base" in name and kind == "tokens":
         size = 56 if "patch14" in name else 64
-        options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 2, "img_size": size}
+        options: dict[str, Any] = {"depth": 2, "embed_dim": 48, "num_heads": 2}
+        options |= {} if name.startswith("croma") else {"img_size": size}
     else:
         options = {}
     sar = Modality("sar", ("VV", "VH"), "sar")

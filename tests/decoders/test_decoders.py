@@ -32,6 +32,8 @@ def _levels(
 
 
 def _narrow(name: str) -> dict[str, Any]:
+    if name == "hamburger":
+        return {"channels": 8, "ham_channels": 6, "rank": 4}
     return {} if name == "linear" else {"channels": 8}  # which has no width of its own
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from golden_files import load_golden
 from terrafuse.config import TrainingConfig
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
@@ -183,6 +184,21 @@ def test_sgd_step_by_hand() -> None:
 def test_schedule_by_hand(values: dict[str, Any], expected: list[float]) -> None:
     settings = config(steps=6, warmup_steps=2, **values)
     assert [learning_rate_factor(step, settings) for step in range(6)] == pytest.approx(expected)
+
+
+def test_poly_whole_gives_the_published_rates() -> None:
+    """Of CMX's code, which DFormer's shares."""
+    stored, settings = load_golden("cmx/schedule_and_metric")
+    config = TrainingConfig(
+        steps=settings["total_iters"],
+        warmup_steps=settings["warmup_iters"],
+        schedule="poly_whole",
+        poly_power=settings["power"],
+        lr=settings["base_lr"],
+    )
+    factors = [learning_rate_factor(int(step), config) for step in stored["in.iteration"]]
+    rates = [config.lr * factor for factor in factors]
+    assert rates == pytest.approx(stored["out.lr"].tolist(), rel=1e-12, abs=0)
 
 
 def test_multistep_gives_the_published_rates() -> None:

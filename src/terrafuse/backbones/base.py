@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         strides: Pixels of the image per pixel of the level; not whole where a transformer's patch
             is no power of two (patch 14: 3.5, 7, 14, 28).
         stride: Height and width of images must be multiples of it.
+        name: As `create_backbone` takes it, where no option of the method says it; else empty.
         pretrained: Where the weights came from; None from scratch.
         gradient_checkpointing: Whether training keeps only what goes into each block or stage and
             computes the rest again on the way back: less memory, about a third more time.
@@ -52,6 +53,7 @@ class Backbone(nn.Module, ABC):
     channels: tuple[int, ...]
     strides: tuple[float, ...]
     stride: int
+    name: str = ""
     pretrained: PretrainedSource | None = None
     gradient_checkpointing: bool = False
     tuning: str = ""
@@ -98,7 +100,7 @@ class Backbone(nn.Module, ABC):
 class PyramidBackbone(Backbone):
     """Stages of falling resolution, which a method may run one by one.
 
-    `levels = []; x = stem(x); for stage in stages: x = stage(x); levels.append(x)` is `forward`.
+    `x = stem(image)`, then `x = run_stage(i, x)` for each of `stages`, is `forward`.
 
     Attributes:
         stem: Image → input of the first stage.
@@ -110,13 +112,17 @@ class PyramidBackbone(Backbone):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels, fine → coarse."""
-        self._check_checkpointing()
         x = self.stem(image)
         levels = []
-        for stage in self.stages:
-            x = self._run(stage, x)
+        for index in range(len(self.stages)):
+            x = self.run_stage(index, x)
             levels.append(x)
         return levels
+
+    def run_stage(self, index: int, x: Tensor) -> Tensor:
+        """Level → next level, kept for the way back or computed again as wanted."""
+        self._check_checkpointing()
+        return self._run(self.stages[index], x)
 
     def _check_checkpointing(self) -> None:
         if not (self.gradient_checkpointing and self.training):

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.dofa_embedding import HEADS, WaveEmbedding
-from terrafuse.backbones.timm_models import PUBLISHED_FILES, TIMM_WEIGHTS
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
@@ -29,8 +28,6 @@ from terrafuse.errors import (
 )
 from terrafuse.weights import load_strict, read_weights
 
-#: Value of `weights` that asks for the published file.
-HUB_WEIGHTS = "hub"
 #: How names of all DOFA begin.
 DOFA_PREFIX = "dofa_"
 
@@ -190,7 +187,7 @@ def hub_location(name: str) -> str:
 def licence_of(name: str) -> str:
     """Licence of the published weights of a DOFA, or "unknown"."""
     file = find_variant(name).file
-    return PUBLISHED_FILES[Path(file).name][1] if file else "unknown"
+    return find_published(file)[1] if file else "unknown"
 
 
 # In the files beside what is used: of pre-training, and of a classifier.
@@ -219,7 +216,7 @@ def load_published(
     """
     location = hub_location(name) if weights == HUB_WEIGHTS else weights
     where = f"weights '{location}' for backbone '{name}'"
-    sha256, licence = PUBLISHED_FILES.get(Path(location).name, (None, "unknown"))
+    sha256, licence = find_published(location)
     state = read_weights(location, sha256=sha256)
     # Version 2 keeps the transformer beside the embedding.
     state = {key.removeprefix("model."): value for key, value in state.items()}

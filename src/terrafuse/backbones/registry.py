@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from terrafuse.backbones import timm_models
+from terrafuse.backbones import croma_weights, dofa_encoder, mit, timm_models
 from terrafuse.backbones.base import Backbone
+from terrafuse.backbones.croma import CROMASensor
+from terrafuse.backbones.croma_weights import CROMA_PREFIX
 from terrafuse.backbones.dofa import DOFA
-from terrafuse.backbones.dofa_encoder import DOFA_PREFIX, find_variant, licence_of
+from terrafuse.backbones.dofa_encoder import DOFA_PREFIX, find_variant
+from terrafuse.backbones.mit import MiT, is_mit
 from terrafuse.backbones.timm_hiera import HIERA_MODULE, TimmHiera
 from terrafuse.backbones.timm_pyramid import TimmPyramid
 from terrafuse.backbones.timm_vit import TOKEN_MODULES, TimmViT
@@ -46,6 +49,7 @@ _PYRAMIDS = {
     "MobileNetV3": ("mobilenetv3_small_100", "mobilenetv3_large_100"),
     "RegNet": ("regnety_002", "regnety_032"),
     "PVT v2": ("pvt_v2_b0", "pvt_v2_b2"),
+    "MiT": ("mit_b0", "mit_b2", "mit_b5"),
     "SAM 2": ("sam2_hiera_tiny", "sam2_hiera_base_plus", "sam2_hiera_large"),
 }
 _TOKENS = {
@@ -56,6 +60,7 @@ _TOKENS = {
     "EVA-02": ("eva02_tiny_patch14_224", "eva02_base_patch14_224"),
     "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
     "DOFA": ("dofa_base_patch16", "dofa_large_patch16"),
+    "CROMA": ("croma_base_optical", "croma_base_sar", "croma_large_optical"),
     "DOFA 2": ("dofa_v2_base_patch14", "dofa_v2_large_patch14"),
 }
 #: Name of the set of bands of a DOFA that sees all bands as one image.
@@ -75,16 +80,18 @@ def create_backbone(
 
     Args:
         name: Any pyramid or plain vision transformer of timm ("resnet18", "vit_tiny_patch16_224"),
-            or a DOFA ("dofa_base_patch16").
+            a MiT ("mit_b0" to "mit_b5"), a DOFA ("dofa_base_patch16"), or the transformer of one
+            sensor of CROMA ("croma_base_optical", "croma_base_sar").
         in_channels: Bands of the image.
         weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
-            DOFA's; else the path of a checkpoint ("hf://owner/repository/file" fetches it).
-        modalities: Whose bands come in, in this order. Only DOFA looks at them, and needs them.
+            DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it).
+        modalities: Whose bands come in, in this order. DOFA needs them; of weights made for the
+            bands of Sentinel, each band takes its own kernels.
         one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
             each modality as an image of its own (a set by its name).
         options: `strides` of a pyramid; `taps`, `neck`, `neck_channels`, `final_norm` of a
             transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …). DOFA's
-            are the arguments of `DOFA`.
+            are the arguments of `DOFA`, MiT's those of `MiT`, CROMA's of `CROMASensor`.
 
     Raises:
         UnknownNameError: No such backbone, or no such option.
@@ -94,6 +101,12 @@ def create_backbone(
     if is_dofa(name):
         sets = _band_sets(name, modalities, in_channels, one_image)
         return DOFA(name, sets, weights=weights, **check_options("backbone", name, DOFA, options))
+    if is_croma(name):
+        checked = check_options("backbone", name, CROMASensor, options)
+        return CROMASensor(name, in_channels, modalities, weights=weights, **checked)
+    if is_mit(name):
+        checked = check_options("backbone", name, MiT, options)
+        return MiT(name, in_channels, weights=weights, **checked)
     timm_models.check_name(name)
     module = timm_models.module_of(name)
     backbone: type[TimmViT] | type[TimmHiera] | type[TimmPyramid] = TimmPyramid
@@ -104,7 +117,7 @@ def create_backbone(
     own = {key: value for key, value in options.items() if key in option_names(backbone)}
     timm_options = {key: value for key, value in options.items() if key not in own}
     checked = check_options("backbone", name, backbone, own)
-    return backbone(name, in_channels, weights=weights, **checked, **timm_options)
+    return backbone(name, in_channels, modalities, weights=weights, **checked, **timm_options)
 
 
 def is_dofa(name: str) -> bool:
@@ -119,16 +132,39 @@ def is_dofa(name: str) -> bool:
     return True
 
 
+def is_croma(name: str) -> bool:
+    """Whether a name is that of a CROMA: of both sensors (for method "croma") or of one."""
+    return name.startswith(CROMA_PREFIX)
+
+
 def is_token_backbone(name: str) -> bool:
     """Whether a name is that of a plain transformer (`TokenBackbone`).
 
     Raises:
         UnknownNameError: There is no such model.
     """
-    if is_dofa(name):
+    if is_dofa(name) or is_croma(name):
         return True
+    if is_mit(name):
+        return False
     timm_models.check_name(name)
     return timm_models.module_of(name) in TOKEN_MODULES
+
+
+def has_hub_weights(name: str) -> bool:
+    """Whether `weights: hub` means something for a backbone."""
+    return is_dofa(name) or is_mit(name) or is_croma(name)
+
+
+def hub_location(name: str) -> str:
+    """Where the published weights of a DOFA, MiT or CROMA are ("hf://owner/repository/file").
+
+    Raises:
+        WeightsNotFoundError: None are published.
+    """
+    if is_croma(name):
+        return croma_weights.hub_location(name)
+    return mit.hub_location(name) if is_mit(name) else dofa_encoder.hub_location(name)
 
 
 def list_backbones() -> list[BackboneSummary]:
@@ -146,7 +182,9 @@ def list_backbones() -> list[BackboneSummary]:
 
 
 def _licence_of(name: str) -> str:
-    return licence_of(name) if is_dofa(name) else timm_models.licence_of(name)
+    if is_mit(name) or is_croma(name):
+        return timm_models.find_published(hub_location(name))[1]
+    return dofa_encoder.licence_of(name) if is_dofa(name) else timm_models.licence_of(name)
 
 
 def _band_sets(

@@ -6,6 +6,7 @@ Reference: Ravi et al., SAM 2: Segment anything in images and videos, 2024, arXi
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import PyramidBackbone
 from terrafuse.backbones.timm_pyramid import Stage
+from terrafuse.modalities import Modality
 
 #: timm's module with SAM 2's encoders.
 HIERA_MODULE = "hieradet_sam2"
@@ -27,12 +29,19 @@ class TimmHiera(PyramidBackbone):
     Args:
         name: timm name ("sam2_hiera_tiny").
         in_channels: Bands of the image.
+        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `stages` …).
     """
 
     def __init__(
-        self, name: str, in_channels: int, *, weights: str | None = None, **timm_options: Any
+        self,
+        name: str,
+        in_channels: int,
+        modalities: Sequence[Modality] | None = None,
+        *,
+        weights: str | None = None,
+        **timm_options: Any,
     ) -> None:
         super().__init__()
         net, self.pretrained = timm_models.build(name, in_channels, weights, (), **timm_options)
@@ -53,7 +62,14 @@ class TimmHiera(PyramidBackbone):
         )
         if timm_models.wants_file(weights):
             self.pretrained = timm_models.load_file_into(
-                self, self._rename, net, known, name, str(weights), prefix=_META_PREFIX
+                self,
+                self._rename,
+                net,
+                known,
+                name,
+                str(weights),
+                prefix=_META_PREFIX,
+                modalities=modalities,
             )
 
     def _rename(self, key: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,25 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
+from terrafuse.backbones.sentinel import BANDS_BY_NUMBER, adapt_bands, match_bands
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: Value of `weights` that asks timm for its own.
 TIMM_WEIGHTS = "timm"
+#: Value of `weights` that asks for the published file of a model that timm does not have.
+HUB_WEIGHTS = "hub"
 
-#: Published files by their names: SHA-256 or its first digits, as far as known, and licence.
+_NVIDIA = "NVIDIA Source Code License for SegFormer (non-commercial)"
+
+#: Published files by their names, or where a name is everybody's by their places: SHA-256 or its
+#: first digits, as far as known, and licence.
 PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "sam_vit_b_01ec64.pth": (
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "apache-2.0",
@@ -44,7 +51,34 @@ PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "DOFA_ViT_large_e100.pth": (None, "cc-by-4.0"),
     "dofav2_vit_base_e150.pth": (None, "cc-by-4.0"),
     "dofav2_vit_large_e150.pth": (None, "cc-by-4.0"),
+    # torchgeo's copies, and the authors' own files.
+    "CROMA_base-0238d814.pt": ("0238d814", "mit"),
+    "CROMA_large-921e69ad.pt": ("921e69ad", "mit"),
+    "CROMA_base.pt": (None, "mit"),
+    "CROMA_large.pt": (None, "mit"),
+    "rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth": ("f0e69ba2", "unknown"),
+    "rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth": ("fc6b09ff", "unknown"),
+    **{
+        f"DFormer_{size}.pth.tar": (None, "non-commercial use only (README of VCIP-RGBD/DFormer)")
+        for size in ("Tiny", "Small", "Base", "Large")
+    },
+    "hf://bbynku/DFormerv2/": (None, "non-commercial use only (README of VCIP-RGBD/DFormer)"),
+    **{f"mit_b{i}.pth": (None, _NVIDIA) for i in range(6)},
+    **{f"hf://nvidia/mit-b{i}/pytorch_model.bin": (None, _NVIDIA) for i in range(6)},
 }  # fmt: skip
+
+
+def find_published(weights: str | Path) -> tuple[str | None, str]:
+    """SHA-256 of a published file as far as known, and licence, or None and "unknown".
+
+    Args:
+        weights: Path, or "hf://…".
+    """
+    for key, found in PUBLISHED_FILES.items():
+        whole = key.endswith("/") and str(weights).startswith(key)  # a repository
+        if whole or key in (str(weights), Path(weights).name):
+            return found
+    return None, "unknown"
 
 
 def check_name(name: str) -> None:
@@ -159,6 +193,7 @@ def load_file_into(
     weights: str | Path,
     *,
     prefix: str = "",
+    modalities: Sequence[Modality] | None = None,
 ) -> PretrainedSource:
     """Weights in a file → the parts of a timm model that are in use.
 
@@ -176,13 +211,15 @@ def load_file_into(
         weights: Path, or "hf://…".
         prefix: Under which the authors' own files hold this model beside others, which are left
             out.
+        modalities: Whose bands come in. Kernels made for the bands of Sentinel are then taken band
+            by band (`terrafuse.backbones.sentinel`).
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
         ChecksumError: The file is not the published one of its name.
     """
     where = f"weights '{weights}' for backbone '{name}'"
-    sha256, licence = PUBLISHED_FILES.get(Path(weights).name, (None, "unknown"))
+    sha256, licence = find_published(weights)
     state = read_weights(weights, sha256=sha256)
     if prefix and any(key.startswith(prefix) for key in state):
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
@@ -195,7 +232,9 @@ def load_file_into(
     for key, value in state.items():
         new = rename(key) if key in known else None
         if new is not None:
-            renamed[new] = _fit_bands(value, known[key]) if key in first else value
+            renamed[new] = (
+                fit_bands(value, known[key].shape[1], modalities) if key in first else value
+            )
         elif key not in known and not key.startswith(heads):
             renamed[key] = value  # reported as unexpected
     load_strict(part, renamed, where=where)
@@ -221,16 +260,22 @@ def _listed(names: str | Iterable[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
 
 
-def _fit_bands(weight: Tensor, like: Tensor) -> Tensor:
-    """Kernels (D, C, h, w) for another number of bands, as timm adapts them.
+def fit_bands(weight: Tensor, wanted: int, modalities: Sequence[Modality] | None = None) -> Tensor:
+    """Kernels (D, C, h, w) for `wanted` bands.
 
-    Bands are repeated in turn and scaled so that equal bands give the same response as before;
-    for a single band the kernels are summed.
+    Those made for the bands of Sentinel are taken band by band (`adapt_bands`) where modalities say
+    which bands come in. All others as timm adapts them: repeated in turn and scaled so that equal
+    bands give the same response as before; for a single band summed.
     """
-    bands, wanted = weight.shape[1], like.shape[1]
-    if bands == wanted or weight.ndim != 4:
+    known = BANDS_BY_NUMBER.get(weight.shape[1]) if weight.ndim == 4 else None
+    if known is not None and modalities is not None:
+        places = match_bands(modalities, known)
+        if len(places) == wanted and any(place is not None for place in places):
+            return adapt_bands(weight, places)
+    if weight.ndim != 4 or weight.shape[1] == wanted:
         return weight
     if wanted == 1:
         return weight.sum(dim=1, keepdim=True)
+    bands = weight.shape[1]
     repeated = weight.repeat(1, ceil(wanted / bands), 1, 1)[:, :wanted]
     return repeated * (bands / wanted)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import PyramidBackbone
 from terrafuse.errors import ModelError
+from terrafuse.modalities import Modality
 
 # These pad their attention windows themselves once timm is told that any size may come.
 _ANY_SIZE_ON_REQUEST = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
+_OWN_OPTIONS = ("strides", "every_stage")
 
 
 class TimmPyramid(PyramidBackbone):
@@ -25,8 +27,11 @@ class TimmPyramid(PyramidBackbone):
     Args:
         name: timm name.
         in_channels: Bands of the image.
+        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         strides: Which levels; default: all from 4 on. ResNets and others also have 2.
+        every_stage: Whether each stage makes a level; else, of stages with one stride (as with
+            timm's `output_stride`), only the last does.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `depths` …).
 
     Raises:
@@ -38,17 +43,19 @@ class TimmPyramid(PyramidBackbone):
         self,
         name: str,
         in_channels: int,
+        modalities: Sequence[Modality] | None = None,
         *,
         weights: str | None = None,
         strides: Sequence[int] | None = None,
+        every_stage: bool = False,
         **timm_options: Any,
     ) -> None:
         super().__init__()
         options = timm_options | _any_size_options(name)
         net, self.pretrained = timm_models.build(
-            name, in_channels, weights, ("strides",), features_only=True, **options
+            name, in_channels, weights, _OWN_OPTIONS, features_only=True, **options
         )
-        taps = _choose_taps(name, net, strides)
+        taps = _choose_taps(name, net, strides, every_stage)
         modules = _modules_in_order(name, net)
         self.channels = tuple(info["num_chs"] for info in taps)
         self.strides = tuple(info["reduction"] for info in taps)
@@ -56,9 +63,15 @@ class TimmPyramid(PyramidBackbone):
         channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
         self.stem, self.stages = _split(modules, [info["module"] for info in taps], channels_last)
         if timm_models.wants_file(weights):
-            whole, _ = timm_models.build(name, in_channels, None, ("strides",), **options)
+            whole, _ = timm_models.build(name, in_channels, None, _OWN_OPTIONS, **options)
             self.pretrained = timm_models.load_file_into(
-                self, self._rename(list(modules)), whole, whole.state_dict(), name, str(weights)
+                self,
+                self._rename(list(modules)),
+                whole,
+                whole.state_dict(),
+                name,
+                str(weights),
+                modalities=modalities,
             )
 
     def _rename(self, modules: Sequence[str]) -> Callable[[str], str | None]:
@@ -114,7 +127,9 @@ def _any_size_options(name: str) -> dict[str, Any]:
     return {}
 
 
-def _choose_taps(name: str, net: Any, strides: Sequence[int] | None) -> list[dict[str, Any]]:
+def _choose_taps(
+    name: str, net: Any, strides: Sequence[int] | None, every_stage: bool
+) -> list[dict[str, Any]]:
     # Of several features with one stride the last has seen most.
     by_stride = {info["reduction"]: info for info in net.feature_info.info}
     wanted = sorted(set(strides)) if strides else [s for s in by_stride if s >= 4]
@@ -124,6 +139,8 @@ def _choose_taps(name: str, net: Any, strides: Sequence[int] | None) -> list[dic
             f"backbone '{name}' has no level of stride {', '.join(map(str, lacking))}; it has "
             f"{', '.join(map(str, by_stride))}"
         )
+    if every_stage:
+        return [info for info in net.feature_info.info if info["reduction"] in wanted]
     return [by_stride[stride] for stride in wanted]
 
 

@@ -14,6 +14,7 @@ from terrafuse.backbones import sam_attention, timm_models
 from terrafuse.backbones.base import TokenBackbone
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.errors import ModelError, WeightsMismatchError
+from terrafuse.modalities import Modality
 
 #: timm's modules whose models are plain transformers with positions for any image size.
 TOKEN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
@@ -28,6 +29,7 @@ class TimmViT(TokenBackbone):
     Args:
         name: timm name.
         in_channels: Bands of the image.
+        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
             evenly spaced, the last among them; with neck "map" the last.
@@ -49,6 +51,7 @@ class TimmViT(TokenBackbone):
         self,
         name: str,
         in_channels: int,
+        modalities: Sequence[Modality] | None = None,
         *,
         weights: str | None = None,
         taps: Sequence[int] | None = None,
@@ -78,7 +81,7 @@ class TimmViT(TokenBackbone):
             [self.taps[-1]], prune_norm=neck != "map" if self.is_sam else not final_norm
         )
         if timm_models.wants_file(weights):
-            self._load(name, str(weights), known)
+            self._load(name, str(weights), known, modalities)
         self.patch_size = int(max(self.vit.patch_embed.patch_size))
         self.embed_dim = int(self.vit.embed_dim)
         self.num_prefix_tokens = int(getattr(self.vit, "num_prefix_tokens", 0))
@@ -101,11 +104,23 @@ class TimmViT(TokenBackbone):
             known |= {table + axis: torch.empty(0) for table in tables for axis in "hw"}
         return known
 
-    def _load(self, name: str, weights: str, known: dict[str, Tensor]) -> None:
+    def _load(
+        self,
+        name: str,
+        weights: str,
+        known: dict[str, Tensor],
+        modalities: Sequence[Modality] | None,
+    ) -> None:
         used = set(self.vit.state_dict())
         try:
             self.pretrained = timm_models.load_file_into(
-                self.vit, lambda key: key if key in used else None, self.vit, known, name, weights
+                self.vit,
+                lambda key: key if key in used else None,
+                self.vit,
+                known,
+                name,
+                weights,
+                modalities=modalities,
             )
         except WeightsMismatchError as error:
             if "missing: " not in str(error) or "rel_pos" not in str(error):

@@ -5,9 +5,11 @@ from typing import Any
 
 from torch import nn
 
+from terrafuse.decoders.aspp import AtrousBranches, PooledContext
 from terrafuse.decoders.fcn import FCNHead
+from terrafuse.decoders.hamburger import HamburgerDecoder, convert_hamburger_state_dict
 from terrafuse.decoders.linear import LinearDecoder
-from terrafuse.decoders.segformer import SegFormerDecoder
+from terrafuse.decoders.segformer import SegFormerDecoder, convert_segformer_state_dict
 from terrafuse.decoders.unetformer import UNetFormerDecoder, convert_unetformer_state_dict
 from terrafuse.decoders.upernet import UPerNetDecoder
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
@@ -15,8 +17,10 @@ from terrafuse.options import check_options
 
 #: Every decoder by its name; takes (channels, num_classes, *, options).
 DECODERS: Mapping[
-    str, type[LinearDecoder | SegFormerDecoder | UNetFormerDecoder | UPerNetDecoder]
+    str,
+    type[HamburgerDecoder | LinearDecoder | SegFormerDecoder | UNetFormerDecoder | UPerNetDecoder],
 ] = {
+    "hamburger": HamburgerDecoder,
     "linear": LinearDecoder,
     "segformer": SegFormerDecoder,
     "unetformer": UNetFormerDecoder,
@@ -61,11 +65,16 @@ def create_decoder(
 
 __all__ = [
     "DECODERS",
+    "AtrousBranches",
     "FCNHead",
+    "HamburgerDecoder",
     "LinearDecoder",
+    "PooledContext",
     "SegFormerDecoder",
     "UNetFormerDecoder",
     "UPerNetDecoder",
+    "convert_hamburger_state_dict",
+    "convert_segformer_state_dict",
     "convert_unetformer_state_dict",
     "create_decoder",
 ]

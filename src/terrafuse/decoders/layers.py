@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from math import gcd
 from typing import Literal
 
@@ -50,15 +51,27 @@ class ConvNorm(nn.Sequential):
         out_channels: C'.
         kernel_size: 1 or 3.
         norm: "batch" or "group".
+        dilation: Distance between the pixels that the convolution sees.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, kernel_size: int, norm: NormName
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int,
+        norm: NormName,
+        dilation: int = 1,
     ) -> None:
-        super().__init__(
-            nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False),
-            create_norm(norm, out_channels),
+        conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            padding=dilation * (kernel_size // 2),
+            dilation=dilation,
+            bias=False,
         )
+        super().__init__(conv, create_norm(norm, out_channels))
 
 
 class ConvNormAct(nn.Sequential):
@@ -70,6 +83,7 @@ class ConvNormAct(nn.Sequential):
         kernel_size: 1 or 3.
         norm: "batch" or "group".
         activation: ReLU, or ReLU6 (at most 6).
+        dilation: Distance between the pixels that the convolution sees.
     """
 
     def __init__(
@@ -80,9 +94,12 @@ class ConvNormAct(nn.Sequential):
         kernel_size: int,
         norm: NormName,
         activation: type[nn.ReLU | nn.ReLU6] = nn.ReLU,
+        dilation: int = 1,
     ) -> None:
         super().__init__(
-            *ConvNorm(in_channels, out_channels, kernel_size=kernel_size, norm=norm),
+            *ConvNorm(
+                in_channels, out_channels, kernel_size=kernel_size, norm=norm, dilation=dilation
+            ),
             activation(inplace=True),
         )
 
@@ -108,6 +125,14 @@ class SeparableConv(nn.Sequential):
             create_norm(norm, channels),
             nn.Conv2d(channels, channels, kernel_size=1, bias=False),
         )
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """Autocast off, where the tensor's device knows it."""
+    kind = like.device.type
+    if not torch.amp.is_autocast_available(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:

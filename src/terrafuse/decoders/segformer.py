@@ -6,8 +6,10 @@ semantic segmentation with transformers, NeurIPS 2021, arXiv 2105.15203, equatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -54,3 +56,32 @@ class SegFormerDecoder(nn.Module):
         x = F.relu(self.norm(sum(projected[1:], projected[0])))
         logits: Tensor = self.classifier(self.dropout(x))
         return logits
+
+
+_LEVEL = re.compile(r"^linear_c(\d)\.proj\.")
+
+
+def convert_segformer_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the published decoder ("linear_c1.proj.weight" …) under our names.
+
+    Its levels are stacked coarse → fine, and the layer that fuses them has an offset before a norm,
+    which becomes part of the norm's running mean.
+
+    Args:
+        state: Names of the published code. Others stay, for `load_strict` to report.
+    """
+    converted = {}
+    for name, value in state.items():
+        if found := _LEVEL.match(name):
+            value = value[:, :, None, None] if value.ndim == 2 else value
+            name = name.replace(found[0], f"linears.{int(found[1]) - 1}.")
+        elif name == "linear_fuse.0.weight":
+            levels = sum(bool(_LEVEL.match(other)) for other in state if other.endswith("weight"))
+            value = torch.cat(value.chunk(levels, dim=1)[::-1], dim=1)
+            name = "fuse.weight"
+        elif name == "linear_fuse.1.running_mean":
+            value = value - state.get("linear_fuse.0.bias", 0)
+        if name != "linear_fuse.0.bias":
+            name = name.replace("linear_fuse.1.", "norm.").replace("linear_pred.", "classifier.")
+            converted[name] = value
+    return converted

@@ -9,6 +9,12 @@ from terrafuse.evaluation.evaluate import (
     read_reference,
     scored_classes,
 )
+from terrafuse.evaluation.published import (
+    average_windows,
+    resize_bytes,
+    sum_exponentials,
+    sum_probabilities,
+)
 from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes, subset_report
 
 __all__ = [
@@ -16,12 +22,16 @@ __all__ = [
     "ClassScores",
     "ConfusionMatrix",
     "Scores",
+    "average_windows",
     "check_references",
     "evaluate",
     "modality_subsets",
     "read_reference",
+    "resize_bytes",
     "score",
     "score_classes",
     "scored_classes",
     "subset_report",
+    "sum_exponentials",
+    "sum_probabilities",
 ]

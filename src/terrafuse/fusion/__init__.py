@@ -1,11 +1,19 @@
 """Levels of several modalities → levels of one."""
 
 from terrafuse.fusion.deep_fusion import (
+    ChannelLayerNorm,
     DeepFusion,
     FeaturePyramid,
     LevelSqueezeFusion,
     SqueezeExcitationFusion,
     convert_deep_fusion_state_dict,
+)
+from terrafuse.fusion.guided import (
+    ChannelNorm,
+    DepthwiseMlp,
+    GuidedBlock,
+    GuidedGate,
+    PooledQueryAttention,
 )
 from terrafuse.fusion.levels import (
     FUSIONS,
@@ -25,13 +33,19 @@ from terrafuse.fusion.synergy_variance import VarianceEnhancement, VarianceSetti
 __all__ = [
     "FUSIONS",
     "STREAM_FUSIONS",
+    "ChannelLayerNorm",
+    "ChannelNorm",
     "ConcatFusion",
     "DeepFusion",
+    "DepthwiseMlp",
     "FeaturePyramid",
     "GatedFusion",
     "Guidance",
+    "GuidedBlock",
+    "GuidedGate",
     "LevelFusion",
     "LevelSqueezeFusion",
+    "PooledQueryAttention",
     "PromptSettings",
     "SqueezeExcitationFusion",
     "StreamFusion",

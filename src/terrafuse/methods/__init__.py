@@ -16,14 +16,23 @@ from terrafuse.errors import (
     WeightsNotFoundError,
     unknown_name,
 )
+from terrafuse.methods.ammfusenet import AMMFuseNet
+from terrafuse.methods.cmx import CMX
 from terrafuse.methods.costs import without_values
+from terrafuse.methods.croma import CROMASegmenter
+from terrafuse.methods.decur import DeCUR
 from terrafuse.methods.describing import describe_segmenter, mean_gates
+from terrafuse.methods.dformer import DFormer
 from terrafuse.methods.early_fusion import EarlyFusion
 from terrafuse.methods.late_fusion import LateFusion
+from terrafuse.methods.mcanet import MCANet
 from terrafuse.methods.mfnet import MFNet
+from terrafuse.methods.pagnet import PAGNet
 from terrafuse.methods.saving import base_state, load_tuned, missing_base, tuned_state
 from terrafuse.methods.single import Single
+from terrafuse.methods.sslvit import SSLViT
 from terrafuse.methods.upseg import UPSeg
+from terrafuse.methods.vsgnet import VSGNet
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.options import check_options
 from terrafuse.segmenter import Segmenter
@@ -44,7 +53,16 @@ METHODS: Mapping[str, type[Segmenter]] = {
     "early_fusion": EarlyFusion,
     "late_fusion": LateFusion,
     "mfnet": MFNet,
+    "croma": CROMASegmenter,
+    "decur": DeCUR,
+    "sslvit": SSLViT,
     "upseg": UPSeg,
+    "vsgnet": VSGNet,
+    "cmx": CMX,
+    "dformer": DFormer,
+    "mcanet": MCANet,
+    "pagnet": PAGNet,
+    "ammfusenet": AMMFuseNet,
 }
 
 
@@ -195,13 +213,22 @@ def _range(least: int, most: int | None) -> str:
 
 
 __all__ = [
+    "CMX",
     "METHODS",
+    "AMMFuseNet",
+    "CROMASegmenter",
+    "DFormer",
+    "DeCUR",
     "EarlyFusion",
     "LateFusion",
+    "MCANet",
     "MFNet",
     "MethodSummary",
+    "PAGNet",
+    "SSLViT",
     "Single",
     "UPSeg",
+    "VSGNet",
     "create_segmenter",
     "describe_run",
     "describe_segmenter",

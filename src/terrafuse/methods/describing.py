@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -17,8 +16,9 @@ from terrafuse.backbones import (
     HUB_WEIGHTS,
     Backbone,
     PretrainedSource,
+    find_published,
+    has_hub_weights,
     hub_location,
-    is_dofa,
     timm_models,
 )
 from terrafuse.config import RunConfig
@@ -168,11 +168,10 @@ def find_source(backbone: str, weights: str) -> PretrainedSource:
         backbone: Its name.
         weights: "timm", "hub" or a path.
     """
-    if weights == HUB_WEIGHTS and is_dofa(backbone):
+    if weights == HUB_WEIGHTS and has_hub_weights(backbone):
         weights = hub_location(backbone)
     if weights != timm_models.TIMM_WEIGHTS:
-        _, licence = timm_models.PUBLISHED_FILES.get(Path(weights).name, ("", "unknown"))
-        return PretrainedSource(backbone, weights, licence)
+        return PretrainedSource(backbone, weights, find_published(weights)[1])
     config = timm.get_pretrained_cfg(backbone)
     place = (config.hf_hub_id or config.url) if config is not None else None
     return PretrainedSource(backbone, str(place or weights), timm_models.licence_of(backbone))
@@ -245,13 +244,13 @@ def _modality_of(segmenter: Segmenter, path: str) -> str | None:
 
 
 def _backbone_name(segmenter: Segmenter, path: str, backbone: Backbone) -> str:
-    return str(_option(segmenter, "backbone", path) or type(backbone).__name__)
+    return backbone.name or str(_option(segmenter, "backbone", path) or type(backbone).__name__)
 
 
 def _option(segmenter: Segmenter, name: str, path: str) -> Any:
-    """Value of a method's option, for the part at `path` where it is given by modality."""
+    """Value of a method's option, for the part at `path` where it is given by part."""
     parameter = inspect.signature(type(segmenter)).parameters.get(name)
     value = segmenter.method_options.get(name, parameter.default if parameter else None)
     if isinstance(value, Mapping):
-        return value.get(_modality_of(segmenter, path))
+        return value.get(path.rpartition(".")[2])  # of a modality, or a stream of several
     return value

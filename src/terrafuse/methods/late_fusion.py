@@ -67,8 +67,8 @@ class LateFusion(Segmenter):
     ) -> None:
         super().__init__(modalities, num_classes)
         names = [m.name for m in modalities]
-        chosen = _by_modality("backbone", backbone, names)
-        sources = _by_modality("weights", weights, names, default=None)
+        chosen = by_modality("backbone", backbone, names)
+        sources = by_modality("weights", weights, names, default=None)
         branches = {
             m.name: build_backbone(
                 chosen[m.name],
@@ -151,9 +151,21 @@ def _project(backbone: Backbone, first: Backbone, name: str) -> nn.ModuleList:
     )
 
 
-def _by_modality(
+def by_modality(
     what: str, value: _T | Mapping[str, _T], names: Sequence[str], **default: _T
 ) -> dict[str, _T]:
+    """A value for each modality.
+
+    Args:
+        what: Option it is of, for the message.
+        value: One for all, or by modality.
+        names: Of all modalities.
+        default: Value of modalities that are not named; without it, all must be.
+
+    Raises:
+        UnknownNameError: A modality that is not there.
+        ModelError: A modality that is not named.
+    """
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
     unknown = [key for key in value if key not in names]

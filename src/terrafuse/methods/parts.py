@@ -1,18 +1,28 @@
-"""What methods share: a backbone from options, three bands of any, a head for logits."""
+"""What methods share: a backbone from options, three bands of any, stems, a head for logits."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import Backbone, create_backbone
-from terrafuse.decoders import FCNHead, create_decoder
+from terrafuse.backbones import (
+    HUB_WEIGHTS,
+    TIMM_WEIGHTS,
+    Backbone,
+    PretrainedSource,
+    create_backbone,
+    find_published,
+)
+from terrafuse.decoders import FCNHead, SegFormerDecoder, create_decoder
+from terrafuse.decoders.layers import NormName, create_norm
 from terrafuse.modalities import Modality
-from terrafuse.segmenter import SegmenterOutput
+from terrafuse.segmenter import Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: Bands that an encoder of colour images sees.
 RGB = 3
@@ -44,6 +54,71 @@ def build_backbone(
     return backbone
 
 
+def build_branches(
+    modalities: Sequence[Modality],
+    name: str,
+    weights: str | None,
+    options: Mapping[str, Any] | None,
+    *,
+    tuning: TuningOption = None,
+) -> nn.ModuleDict:
+    """A backbone for each modality, all alike but for their bands, by the modalities' names."""
+    return nn.ModuleDict(
+        {
+            m.name: build_backbone(
+                name, len(m.bands), weights, options, tuning=tuning, modalities=[m]
+            )
+            for m in modalities
+        }
+    )
+
+
+def read_reference(weights: str | None, mark: str) -> dict[str, Tensor] | None:
+    """Values of a whole model that a published code saved, by its names.
+
+    Args:
+        weights: As a method's option has it.
+        mark: Regular expression of a name that tells such a file from one of an encoder alone.
+
+    Returns:
+        None where the file is none, where there is none, and where weights are not wanted.
+    """
+    if weights in (None, TIMM_WEIGHTS, HUB_WEIGHTS) or not pretrained_wanted():
+        return None
+    state = read_weights(str(weights), sha256=find_published(str(weights))[0])
+    return state if any(re.search(mark, name) for name in state) else None
+
+
+def start_from(
+    segmenter: Segmenter, state: Mapping[str, Tensor], backbone: str, weights: str
+) -> None:
+    """A converted checkpoint of a whole model into a segmenter, of which everything must fit.
+
+    Normalisation statistics stay; so does a layer of the decoder or auxiliary head that gives
+    scores for another number of classes.
+
+    Args:
+        segmenter: Changed in place.
+        state: Under our names.
+        backbone: Name of the encoders.
+        weights: Where the values are from.
+
+    Raises:
+        WeightsMismatchError: Values are missing, unknown or of another shape.
+    """
+    own = segmenter.state_dict()
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name.startswith(("mean_", "std_"))
+        or (".classifier." in name and name in state and state[name].shape != value.shape)
+    }
+    where = f"weights '{weights}' for method '{type(segmenter).__name__.lower()}'"
+    load_strict(segmenter, {**state, **kept}, where=where)
+    for part in segmenter.backbones():
+        part.pretrained = PretrainedSource(backbone, weights, find_published(weights)[1])
+
+
 class SegmentationHead(nn.Module):
     """Levels → logits, with an auxiliary head on the middle level where wanted.
 
@@ -53,6 +128,7 @@ class SegmentationHead(nn.Module):
         decoder: Name of the decoder.
         decoder_options: Its options.
         aux: Whether there is an auxiliary head; it works in training only.
+        aux_channels: Width of the auxiliary head.
     """
 
     def __init__(
@@ -62,6 +138,8 @@ class SegmentationHead(nn.Module):
         decoder: str,
         decoder_options: Mapping[str, Any] | None,
         aux: bool,
+        *,
+        aux_channels: int = 256,
     ) -> None:
         super().__init__()
         self.decoder = create_decoder(
@@ -69,7 +147,8 @@ class SegmentationHead(nn.Module):
         )
         # The last but one of four levels, as in UPerNet's and PSPNet's published settings.
         self.aux_level = len(backbone.channels) // 2
-        self.aux = FCNHead(backbone.channels[self.aux_level], num_classes) if aux else None
+        level = backbone.channels[self.aux_level]
+        self.aux = FCNHead(level, num_classes, channels=aux_channels) if aux else None
 
     def forward(self, levels: Sequence[Tensor]) -> SegmenterOutput:
         """Logits at the finest level's size, auxiliary ones at theirs."""
@@ -77,6 +156,25 @@ class SegmentationHead(nn.Module):
         if self.aux is None or not self.training:
             return SegmenterOutput(logits)
         return SegmenterOutput(logits, aux_logits=(self.aux(levels[self.aux_level]),))
+
+
+def start_as_published(head: nn.Module, norm_eps: float = 1e-3) -> None:
+    """First values and norms of a head as CMX's code and its descendants have them.
+
+    Convolutions N(0, 2 / n) with n the values that one result sums; biases, and SegFormer's linear
+    layers, stay as torch draws them. Batch norms have another eps than torch's 1e-5.
+
+    Args:
+        head: Changed in place.
+        norm_eps: Eps of batch norms.
+    """
+    decoders = [m for m in head.modules() if isinstance(m, SegFormerDecoder)]
+    linears = {id(layer) for decoder in decoders for layer in decoder.linears}
+    for layer in head.modules():
+        if isinstance(layer, nn.Conv2d) and id(layer) not in linears:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.eps = norm_eps
 
 
 class ToRGB(nn.Module):
@@ -110,3 +208,39 @@ class ToRGB(nn.Module):
             return image
         mixed: Tensor = self.mix(image)
         return mixed
+
+
+class QuarterStem(nn.Sequential):
+    """Image → map of a quarter of its size: two 3×3 convolutions of stride 2, each with a norm.
+
+    Args:
+        bands: Channels of the image.
+        channels: C of the map; half of it inside.
+        norm: After each convolution.
+    """
+
+    def __init__(self, bands: int, channels: int, *, norm: NormName = "batch") -> None:
+        half = channels // 2
+        super().__init__(
+            nn.Conv2d(bands, half, kernel_size=3, stride=2, padding=1),
+            create_norm(norm, half),
+            nn.GELU(),
+            nn.Conv2d(half, channels, kernel_size=3, stride=2, padding=1),
+            create_norm(norm, channels),
+        )
+
+
+class HalvingConv(nn.Sequential):
+    """A map → half of its size, rounded up: norm, 3×3 convolution of stride 2.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        norm: Before the convolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
+        super().__init__(
+            create_norm(norm, in_channels),
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1),
+        )

@@ -47,7 +47,8 @@ def adapter(
         if projection is not None:
             size = projection.rows[0][1]
             adapters = _adapters(num_modalities, size, ratio, zero_init)
-            block.attn.proj = AdaptedProjection(projection.layer, adapters)
+            adapted = AdaptedProjection(projection.layer, adapters)
+            setattr(projection.parent, projection.name, adapted)
         if mlp:
             size = linears_of_mlp(block)[-1].rows[0][1]
             adapters = _adapters(num_modalities, size, ratio, zero_init)

@@ -95,11 +95,12 @@ def linears_of_mlp(block: nn.Module) -> list[LinearPlace]:
 
 def projection_of(block: nn.Module) -> LinearPlace | None:
     """Projection after the attention of a block; None where there is no attention."""
-    attention = getattr(block, "attn", None)
-    layer = _unwrapped(getattr(attention, "proj", None))
-    if attention is None or not isinstance(layer, nn.Linear):
-        return None
-    return LinearPlace(attention, "proj", ((0, layer.out_features),))
+    attention = _attention_of(block)
+    for name in ("proj", "o_proj"):
+        layer = _unwrapped(getattr(attention, name, None))
+        if attention is not None and isinstance(layer, nn.Linear):
+            return LinearPlace(attention, name, ((0, layer.out_features),))
+    return None
 
 
 def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPlace]:
@@ -107,7 +108,7 @@ def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPl
 
     "qkv" means all outputs of the layer or layers that make the three.
     """
-    attention = getattr(block, "attn", None)
+    attention = _attention_of(block)
     places = []
     if attention is not None:
         if "qkv" in targets:
@@ -122,6 +123,12 @@ def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPl
         if "proj" in targets and projection is not None:
             places.append(projection)
     return places + (linears_of_mlp(block) if "mlp" in targets else [])
+
+
+def _attention_of(block: nn.Module) -> nn.Module | None:
+    """As timm names it, or transformers."""
+    attention: nn.Module | None = getattr(block, "attn", None) or getattr(block, "attention", None)
+    return attention
 
 
 def _input_of(attention: nn.Module, which: str) -> tuple[str, tuple[int, int]]:

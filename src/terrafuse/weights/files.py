@@ -27,7 +27,7 @@ from terrafuse.errors import (
 HUB_PREFIX = "hf://"
 
 # Keys under which training scripts keep the weights, beside optimiser state and the like.
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
 
 _pretrained_wanted = ContextVar("pretrained_wanted", default=True)
 _second_place: ContextVar[Path | None] = ContextVar("second_place", default=None)
@@ -207,6 +207,14 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"'{path}' holds {type(content).__name__}, not tensors by name")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not state:  # parts of a model by name, each with its tensors
+        state = {
+            f"{part}.{name}": value
+            for part, own in content.items()
+            if isinstance(own, Mapping)
+            for name, value in own.items()
+            if isinstance(value, Tensor)
+        }
     if not state:
         raise WeightsError(f"'{path}' holds no tensors by name")
     # Written by DataParallel.

@@ -1,0 +1,191 @@
+"""MiT, the pyramid transformer of SegFormer, B0 to B5, on the blocks of `transformers`.
+
+Reference: Xie, Wang, Yu, Anandkumar, Alvarez, Luo: SegFormer: simple and efficient design for
+semantic segmentation with transformers, NeurIPS 2021, arXiv 2105.15203, section 3.1. The code of
+`transformers` is under Apache-2.0; NVIDIA's weights are for non-commercial use only.
+
+Different from `transformers`: layer norms of blocks and stages have eps 1e-6, as the original has
+them, and values start as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from torch import nn
+
+from terrafuse.backbones.base import PretrainedSource, PyramidBackbone
+from terrafuse.backbones.mit_names import convert_mit_state_dict
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published, fit_bands
+from terrafuse.errors import ModelError, UnknownNameError, WeightsNotFoundError, unknown_name
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+
+#: How names of all MiT begin.
+MIT_PREFIX = "mit_"
+#: Of blocks and stages; embeddings and reductions keep torch's 1e-5.
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Sizes of a MiT.
+
+    Args:
+        channels: Per stage.
+        depths: Blocks per stage.
+    """
+
+    channels: tuple[int, ...]
+    depths: tuple[int, ...]
+
+
+_WIDE = (64, 128, 320, 512)
+#: Every MiT by its name.
+VARIANTS: Mapping[str, Variant] = {
+    "mit_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": Variant(_WIDE, (2, 2, 2, 2)),
+    "mit_b2": Variant(_WIDE, (3, 4, 6, 3)),
+    "mit_b3": Variant(_WIDE, (3, 4, 18, 3)),
+    "mit_b4": Variant(_WIDE, (3, 8, 27, 3)),
+    "mit_b5": Variant(_WIDE, (3, 6, 40, 3)),
+}
+
+
+def is_mit(name: str) -> bool:
+    """Whether a name is that of a MiT.
+
+    Raises:
+        UnknownNameError: It looks like one, and is none.
+    """
+    if not name.startswith(MIT_PREFIX):
+        return False
+    if name not in VARIANTS:
+        raise UnknownNameError(unknown_name("backbone", name, VARIANTS))
+    return True
+
+
+def hub_location(name: str) -> str:
+    """Where the published ImageNet weights of a MiT are."""
+    return f"hf://nvidia/{name.replace('_', '-')}/pytorch_model.bin"
+
+
+class MiT(PyramidBackbone):
+    """Four stages of strides 4, 8, 16, 32; each ends with its own layer norm.
+
+    Args:
+        name: One of `VARIANTS`.
+        in_channels: Bands of the image.
+        weights: None = from scratch, "hub" = NVIDIA's ImageNet weights (non-commercial), else a
+            path: a file of the authors (`mit_b2.pth`), or one of `transformers`.
+        drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
+            0 at the first.
+        channels: Per stage; default: the name's, as for the following, which make small models.
+        depths: Blocks per stage.
+        num_heads: Heads per stage.
+
+    Raises:
+        UnknownNameError: No such MiT.
+        ModelError: Sizes that cannot be.
+        WeightsError: The weights are not there, or do not fit.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        *,
+        weights: str | None = None,
+        drop_path_rate: float = 0.1,
+        channels: tuple[int, int, int, int] | None = None,
+        depths: tuple[int, int, int, int] | None = None,
+        num_heads: tuple[int, int, int, int] = (1, 2, 5, 8),
+    ) -> None:
+        super().__init__()
+        if not is_mit(name):
+            raise UnknownNameError(unknown_name("backbone", name, VARIANTS))
+        variant = VARIANTS[name]
+        self.channels = channels or variant.channels
+        self.strides = (4, 8, 16, 32)
+        self.stride = 32
+        self.num_heads = num_heads
+        _check_sizes(name, self.channels, num_heads, drop_path_rate)
+        # Slow to import and needed only here.
+        from transformers import SegformerConfig, SegformerModel
+
+        config = SegformerConfig(
+            num_channels=in_channels,
+            hidden_sizes=list(self.channels),
+            depths=list(depths or variant.depths),
+            num_attention_heads=list(num_heads),
+            drop_path_rate=drop_path_rate,
+        )
+        self.stem = nn.Identity()  # embedding belongs to the stage, at every scale
+        self.stages = SegformerModel(config).stages
+        _initialize(self.stages)
+        if weights is not None:
+            self.pretrained = _load(self, name, weights)
+
+
+def _check_sizes(
+    name: str, channels: Sequence[int], num_heads: Sequence[int], drop_path_rate: float
+) -> None:
+    if any(c < 1 or heads < 1 or c % heads for c, heads in zip(channels, num_heads, strict=True)):
+        raise ModelError(
+            f"backbone '{name}' cannot have channels {list(channels)} with num_heads "
+            f"{list(num_heads)}; each stage's heads must divide its channels"
+        )
+    if not 0 <= drop_path_rate < 1:
+        raise ModelError(
+            f"option 'drop_path_rate' of backbone '{name}' is {drop_path_rate:g}; allowed is 0 to "
+            "less than 1"
+        )
+
+
+def _initialize(stages: nn.Module) -> None:
+    initialize_as_segformer(stages)
+    for stage in stages.children():
+        norms: Any = [stage.layer_norm]
+        for block in stage.blocks.children():  # type: ignore[union-attr]  # a list of modules
+            norms += [block.layernorm_before, block.layernorm_after]
+        for norm in norms:
+            norm.eps = _EPS
+
+
+def initialize_as_segformer(module: nn.Module) -> None:
+    """First values as the original encoder has them, and CMX's fusion.
+
+    Linear layers N(0, 0.02²) cut at 2, convolutions N(0, 2 / n) with n the number of values that
+    one input value reaches, biases 0. Norms stay as torch makes them.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+        elif isinstance(layer, nn.Conv2d):
+            height, width = layer.kernel_size
+            reached = height * width * layer.out_channels // layer.groups
+            nn.init.normal_(layer.weight, std=sqrt(2 / reached))
+        else:
+            continue
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
+
+
+def _load(backbone: MiT, name: str, weights: str) -> PretrainedSource | None:
+    if weights == TIMM_WEIGHTS:
+        raise WeightsNotFoundError(
+            f"timm has no weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for NVIDIA's "
+            "(non-commercial), give the path of a checkpoint, or leave 'weights' out"
+        )
+    if not pretrained_wanted():
+        return None
+    location = hub_location(name) if weights == HUB_WEIGHTS else weights
+    sha256, licence = find_published(location)
+    state = convert_mit_state_dict(read_weights(location, sha256=sha256))
+    first = "stages.0.patch_embeddings.proj.weight"
+    if first in state:
+        state[first] = fit_bands(state[first], backbone.state_dict()[first].shape[1])
+    load_strict(backbone, state, where=f"weights '{location}' for backbone '{name}'")
+    return PretrainedSource(name, location, licence)

@@ -1,0 +1,92 @@
+"""Weights made for the bands of Sentinel-1 and Sentinel-2, used for the bands that an image has.
+
+Where a first layer knows its bands, each band of an image takes the kernels of its own kind: by
+name ("B8A", "nir", "VV") or by the nearest wavelength.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from terrafuse.backbones.wavelengths import SENSORS
+from terrafuse.modalities import Modality
+
+#: Bands of Sentinel-2 in the order of its files: level 1C, and without the cirrus band.
+SENTINEL2_L1C = tuple(SENSORS["Sentinel-2"])
+SENTINEL2_L2A = tuple(band for band in SENTINEL2_L1C if band != "B10")
+SENTINEL1 = ("VV", "VH")
+#: Bands of a first layer, by their number.
+BANDS_BY_NUMBER: Mapping[int, tuple[str, ...]] = {
+    len(bands): bands for bands in (SENTINEL2_L1C, SENTINEL2_L2A, SENTINEL1)
+}
+
+_CENTRES_UM = {band: um for band, (um, _) in SENSORS["Sentinel-2"].items() if um is not None}
+_COLOURS = {
+    "B": "B2", "BLUE": "B2", "G": "B3", "GREEN": "B3", "R": "B4", "RED": "B4", "N": "B8",
+    "NIR": "B8",
+}  # fmt: skip
+#: Farther from any known band than this, in micrometres, a band is none of them.
+_WITHIN_UM = 0.1
+
+
+def match_bands(modalities: Sequence[Modality], known: Sequence[str]) -> list[int | None]:
+    """For each band of the modalities, its place among known bands.
+
+    Args:
+        modalities: Whose bands come in, one after the other.
+        known: Bands that a first layer was made for.
+
+    Returns:
+        Indices into `known`; None for a band that is none of these.
+    """
+    found: list[int | None] = []
+    for modality in modalities:
+        waves = modality.wavelengths_um or (None,) * len(modality.bands)
+        for band, um in zip(modality.bands, waves, strict=True):
+            found.append(_place(band, um, known))
+    return found
+
+
+def adapt_bands(kernels: Tensor, places: Sequence[int | None]) -> Tensor:
+    """Kernels of a first layer for other bands.
+
+    Each band takes the kernels at its place, an unknown one the mean of all; times the ratio of
+    the numbers of bands, so that responses keep their size.
+
+    Args:
+        kernels: (D, C, h, w) for C known bands.
+        places: Per band of the image, its place among them, or None.
+
+    Returns:
+        (D, len(places), h, w).
+    """
+    mean = kernels.mean(dim=1)
+    chosen = [mean if place is None else kernels[:, place] for place in places]
+    return torch.stack(chosen, dim=1) * (kernels.shape[1] / len(chosen))
+
+
+def scale_two_sigma(image: Tensor) -> Tensor:
+    """Standardised values (x − mean) / std to [0, 1]: two deviations below the mean are 0.
+
+    How CROMA and DeCUR saw their images in pre-training, there with the statistics of a batch or of
+    their data.
+    """
+    return ((image + 2) / 4).clamp(0, 1)
+
+
+def _place(band: str, um: float | None, known: Sequence[str]) -> int | None:
+    # "b02", "B2" and "S2_B02" are one band; so are "vv" and "VV_db".
+    words = re.split(r"[^A-Z0-9]+", band.upper())
+    names = {re.sub(r"^B0", "B", word) for word in words}
+    names |= {_COLOURS[word] for word in words if word in _COLOURS}
+    by_name = [place for place, name in enumerate(known) if name in names]
+    if by_name:
+        return by_name[0]
+    near = [(abs(_CENTRES_UM[name] - um), place) for place, name in enumerate(known)
+            if um is not None and name in _CENTRES_UM]  # fmt: skip
+    distance, place = min(near, default=(_WITHIN_UM + 1, None))
+    return place if distance <= _WITHIN_UM else None

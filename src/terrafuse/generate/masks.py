@@ -1,0 +1,97 @@
+"""Segments by a model that finds masks of everything: SAM, SAM-HQ, SAM 2, SAM 3's tracker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.errors import ConfigError
+from terrafuse.generate.models import Model, Precision, load_pipeline, model_note, run_model
+from terrafuse.generate.photos import Picture
+from terrafuse.generate.recipes import Maker, Result
+from terrafuse.generate.segments import paint
+
+
+@dataclass(frozen=True)
+class MaskRecipe:
+    """Automatic masks: the model is asked at the points of a grid.
+
+    Args:
+        model: What finds masks.
+        points: Points per side of a window.
+        iou: Least quality that the model itself predicts for a mask; 0 keeps all.
+        stability: Least overlap of a mask drawn with a lower and a higher threshold; 0 keeps all.
+        nms: Of masks whose boxes overlap more than this (IoU), only the best is kept.
+        min_area: Masks of fewer pixels are left out.
+        points_per_batch: Points at a time: costs memory, and changes nothing else.
+        precision: Of the model's numbers.
+        device: Where it runs.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+
+    model: Model
+    points: int = 32
+    iou: float = 0.88
+    stability: float = 0.95
+    nms: float = 0.7
+    min_area: int = 0
+    points_per_batch: int = 16
+    precision: Precision = "float32"
+    device: str = "auto"
+    result: Result = field(default="segments", init=False)
+    aligned: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("points", 1, 512),
+            ("iou", 0, 1),
+            ("stability", 0, 1),
+            ("nms", 0, 1),
+            ("min_area", 0, None),
+            ("points_per_batch", 1, None),
+        ):
+            value = getattr(self, name)
+            if value < low or (high is not None and value > high):
+                allowed = f"from {low}" + ("" if high is None else f" to {high}")
+                raise ConfigError(f"{name} is {value}; allowed are numbers {allowed}")
+
+    def describe(self) -> dict[str, Any]:
+        """All that the result depends on beside the photo."""
+        return {
+            "kind": "sam",
+            "model": self.model.describe(),
+            "points": self.points,
+            "iou": self.iou,
+            "stability": self.stability,
+            "nms": self.nms,
+            "min_area": self.min_area,
+            "precision": self.precision,
+        }
+
+    def note(self) -> dict[str, Any]:
+        """What else is worth knowing."""
+        return model_note(self.model, device=self.device, precision=self.precision)
+
+    def build(self) -> Maker:
+        """Load the model."""
+        pipeline = load_pipeline(self.model, precision=self.precision, device=self.device)
+
+        def make(picture: Picture) -> NDArray[np.integer[Any]]:
+            found = run_model(
+                pipeline,
+                picture,
+                points_per_crop=self.points,
+                points_per_batch=self.points_per_batch,
+                pred_iou_thresh=self.iou,
+                stability_score_thresh=self.stability,
+                crops_nms_thresh=self.nms,
+            )
+            masks = [np.asarray(mask, bool) for mask in found["masks"]]
+            return paint(masks, picture.shape[:2], min_area=self.min_area)
+
+        return make

@@ -1,0 +1,307 @@
+"""Vision foundation models from a folder or the hub, through the pipelines of transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from terrafuse.errors import (
+    ConfigError,
+    MissingDependencyError,
+    ModelError,
+    WeightsError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from terrafuse.weights import digest
+
+Task = Literal["mask-generation", "depth-estimation"]
+Precision = Literal["float32", "float16", "bfloat16"]
+PRECISIONS = ("float32", "float16", "bfloat16")
+
+_NEEDED: dict[Task, str] = {"mask-generation": "masks", "depth-estimation": "depth"}
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_WEIGHTS = ("*.safetensors", "*.bin")
+_DIGESTED = ("config.json", "processor_config.json", "preprocessor_config.json", *_WEIGHTS)
+_FETCH = "Fetch it where there is a network (hf download {0} --local-dir FOLDER), and give FOLDER"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that has been found and suits its task; not loaded.
+
+    Args:
+        source: Folder or hub id to load it from.
+        name: Name of the folder, or hub id.
+        revision: Commit on the hub; of a folder the SHA-256 of its files.
+        architecture: As transformers calls it ("sam2").
+        licence: As its card says; "unknown" where that is not there.
+        task: What it is for.
+        metric: Whether its depth is in metres, as far as its settings tell.
+    """
+
+    source: str
+    name: str
+    revision: str
+    architecture: str
+    licence: str
+    task: Task
+    metric: bool = False
+
+    def describe(self) -> dict[str, str]:
+        """What decides what it gives."""
+        return {"name": self.name, "revision": self.revision, "architecture": self.architecture}
+
+
+def find_model(source: str, task: Task) -> Model:
+    """Look whether a model is there and can do what is asked, without loading its weights.
+
+    Args:
+        source: A folder, or a hub id "owner/name", also "owner/name@revision".
+        task: What it is for.
+
+    Raises:
+        WeightsNotFoundError: No such folder, no weights in it, or the hub cannot be reached.
+        ModelError: The model is for something else.
+    """
+    folder = Path(source).expanduser()
+    wanted, _, revision = source.partition("@")
+    if folder.is_dir():
+        _check_folder(folder)
+        wanted, revision = str(folder), ""
+    elif not _HUB_ID.fullmatch(wanted):
+        raise WeightsNotFoundError(
+            f"there is no folder '{source}', and a model on the hub is called 'owner/name'. Give "
+            "either: the folder has config.json, *.safetensors and a processor's .json"
+        )
+    config = _read_config(wanted, revision or None)
+    architecture = str(config.model_type)
+    _check_task(source, architecture, task)
+    commit = getattr(config, "_commit_hash", None) or revision
+    return Model(
+        source=wanted,
+        name=folder.resolve().name if folder.is_dir() else wanted,
+        revision=_digest_folder(folder) if folder.is_dir() else commit,
+        architecture=architecture,
+        licence=_read_licence(wanted, commit, folder.is_dir()),
+        task=task,
+        metric=getattr(config, "depth_estimation_type", "") == "metric",
+    )
+
+
+def load_pipeline(model: Model, *, precision: Precision, device: str) -> Any:
+    """The pipeline of transformers, with all weights of the model.
+
+    Raises:
+        WeightsMismatchError: Weights are missing.
+        WeightsError: They are damaged, or the processor is not there.
+        MissingDependencyError: A package is missing that the model needs.
+        ConfigError: The device is not there.
+    """
+    import transformers
+
+    auto = (
+        transformers.AutoModelForMaskGeneration
+        if model.task == "mask-generation"
+        else transformers.AutoModelForDepthEstimation
+    )
+    place = find_device(device)
+    local = Path(model.source).is_dir()
+    options = {"revision": None if local else model.revision or None, "trust_remote_code": False}
+    with _quiet(), _explained(model.source, local):
+        network, report = auto.from_pretrained(
+            model.source, dtype=getattr(torch, precision), output_loading_info=True, **options
+        )
+        _check_complete(model, report)
+        network.register_forward_hook(_to_float)
+        processor = transformers.AutoImageProcessor.from_pretrained(model.source, **options)
+        return transformers.pipeline(
+            model.task, model=network.eval(), image_processor=processor, device=place
+        )
+
+
+def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
+    """What a pipeline says of a picture (h, w, 3).
+
+    Raises:
+        ModelError: There is too little memory.
+    """
+    try:
+        # Depth that is the same everywhere divides by zero in a picture that we do not use.
+        with torch.inference_mode(), np.errstate(invalid="ignore", divide="ignore"):
+            return pipeline(Image.fromarray(picture), **options)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"the device has too little memory ({_first_line(error)}). Use a smaller --window, or "
+            "fewer --points-per-batch"
+        ) from None
+
+
+def model_note(model: Model, *, device: str, precision: Precision) -> dict[str, Any]:
+    """What else is worth knowing of what a model made."""
+    import transformers
+
+    return {
+        "licence": model.licence,
+        "device": find_device(device).type,
+        "precision": precision,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def find_device(device: str) -> torch.device:
+    """A device by name; "auto" is the first GPU, if there is one.
+
+    Raises:
+        ConfigError: It is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device '{device}' cannot be used: {_first_line(error)}. Choose auto, cpu or cuda"
+        ) from None
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise WeightsNotFoundError(
+            f"'{folder}' is no folder of a model: config.json is not in it. Give the folder that "
+            "save_pretrained or hf download wrote"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        raise WeightsNotFoundError(
+            f"'{folder}' has no weights (*.safetensors). The download was interrupted, or fetched "
+            "pointers only: fetch it again"
+        )
+
+
+def _read_config(source: str, revision: str | None) -> Any:
+    import transformers
+
+    with _quiet(), _explained(source, Path(source).is_dir()):
+        return transformers.AutoConfig.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
+
+
+def _check_task(source: str, architecture: str, task: Task) -> None:
+    from transformers.models.auto import modeling_auto
+
+    known = {
+        "mask-generation": modeling_auto.MODEL_FOR_MASK_GENERATION_MAPPING_NAMES,
+        "depth-estimation": modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES,
+    }
+    if architecture in known[task]:
+        return
+    other = next((name for name, models in known.items() if architecture in models), None)
+    kind = {"mask-generation": "sam", "depth-estimation": "depth"}
+    hint = f". Did you mean --kind {kind[other]}?" if other else ""
+    raise ModelError(
+        f"model '{source}' is a '{architecture}', which makes no {_NEEDED[task]}; allowed are "
+        f"{', '.join(sorted(known[task]))}{hint}"
+    )
+
+
+def _to_float(_network: Any, _inputs: Any, output: Any) -> Any:
+    """What a model of half precision gives, for pipelines that expect single precision."""
+    for key, value in output.items():
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            output[key] = value.float()
+    return output
+
+
+def _check_complete(model: Model, report: Any) -> None:
+    missing = sorted(report.get("missing_keys") or ())
+    mismatched = [str(item[0]) for item in report.get("mismatched_keys") or ()]
+    if missing or mismatched:
+        names = [*missing, *mismatched]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        raise WeightsMismatchError(
+            f"model '{model.source}' lacks weights that a '{model.architecture}' for "
+            f"{_NEEDED[model.task]} needs: {', '.join(names[:4])}{more}. It may be a backbone "
+            "without its head: choose a model with it"
+        )
+
+
+def _digest_folder(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted({path for pattern in _DIGESTED for path in folder.glob(pattern)}):
+        found.update(f"{path.name} {digest(path)}\n".encode())
+    return found.hexdigest()
+
+
+def _read_licence(source: str, revision: str, local: bool) -> str:
+    path: str | Path | None = Path(source) / "README.md"
+    if not local:
+        from transformers.utils import cached_file
+
+        try:
+            path = cached_file(source, "README.md", revision=revision or None)
+        except Exception:  # no card, or no network: not worth stopping for
+            path = None
+    if path is None or not Path(path).is_file():
+        return "unknown"
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+    found = dict(
+        re.findall(r"^(license|license_name): *['\"]?([^'\"\n]+)", head[1] if head else "", re.M)
+    )
+    named = found.get("license_name") if found.get("license") == "other" else None
+    return str(named or found.get("license") or "unknown").strip()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Neither progress bars nor advice of transformers."""
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _explained(source: str, local: bool) -> Iterator[None]:
+    """Failures of loading, which come from several libraries, as ours."""
+    try:
+        yield
+    except (WeightsError, ModelError, ConfigError):
+        raise
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"model '{source}' needs a package that is not installed: {_first_line(error)}"
+        ) from error
+    except Exception as error:
+        reason = _first_line(error)
+        if local:
+            raise WeightsError(
+                f"model '{source}' cannot be loaded: {reason}. Files may be missing or truncated: "
+                "fetch it again"
+            ) from error
+        raise WeightsNotFoundError(
+            f"model '{source}' is not on this machine and cannot be fetched ({reason}). "
+            + _FETCH.format(source)
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

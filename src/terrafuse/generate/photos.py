@@ -1,0 +1,274 @@
+"""What a vision model is shown: three bands of a raster as an 8-bit picture."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.scene import Scene, scene_from_rasters
+from terrafuse.data.streaming import Reservoir
+from terrafuse.errors import BandError, ConfigError, DataError
+from terrafuse.modalities import Modality
+from terrafuse.samples import Window, blocks
+
+#: What counts as red, green and blue, in micrometres, and how far a band may be off.
+VISIBLE_UM = (0.665, 0.56, 0.49)
+TOLERANCE_UM = 0.06
+_NAMES = (("red", "r"), ("green", "g"), ("blue", "b"))
+
+# What is read at once while going through a photo. (The digest depends on it.)
+_BLOCK = 1024
+_RESERVOIR = 1 << 16
+_PERCENTILES = (2, 98)
+# What is this many times as bright as the typical pixel is white; at least this share of the range.
+_WHITE, _LEAST_WHITE = 4, 0.2
+#: Longer side of previews.
+PREVIEW_PX = 1024
+
+Picture = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Photo:
+    """Three bands of a raster on its own grid.
+
+    Args:
+        name: Names the photo: in file names, and colours of its segments are drawn by it.
+        scene: Holds its modality alone.
+        channels: Which bands are red, green and blue, from 0 on.
+        limits: Per channel, values shown as 0 and 255; None: values are 0 to 255 already.
+    """
+
+    name: str
+    scene: Scene
+    channels: tuple[int, int, int]
+    limits: tuple[tuple[float, float], ...] | None = None
+
+    @property
+    def modality(self) -> Modality:
+        """Whose bands these are."""
+        return self.scene.modalities[0]
+
+    @property
+    def is_8bit(self) -> bool:
+        """Whether the files hold bytes without scale, which need no stretch."""
+        return all(
+            set(file.dtypes) == {"uint8"} and set(file.scales) == {1} and set(file.offsets) == {0}
+            for file in self.scene.files[self.modality.name]
+        )
+
+    def read(self, window: Window) -> tuple[Picture, NDArray[np.bool_]]:
+        """A window as the model sees it.
+
+        Returns:
+            Uint8 (h, w, 3), 0 without data; bool (h, w), where all three bands have data.
+        """
+        image, valid = self.read_values(window)
+        if self.limits is not None:
+            low, high = np.array(self.limits, np.float32).T[..., None, None]  # (3, 1, 1) each
+            with np.errstate(invalid="ignore"):
+                image = (image - low) * (255 / np.where(high > low, high - low, 1))
+        shown = np.clip(np.where(valid, image, 0), 0, 255)
+        return np.ascontiguousarray(np.moveaxis(np.rint(shown).astype(np.uint8), 0, -1)), valid
+
+    def read_values(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """Values (3, h, w) as in the files, and where all three have data (h, w)."""
+        sample = self.scene.read(window, labels=False)
+        image = sample.images[self.modality.name].numpy()[list(self.channels)]
+        return image, np.asarray(np.isfinite(image).all(axis=0))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What going through a photo once has told.
+
+    Args:
+        photo: The photo with its limits.
+        digest: SHA-256 of grid, values and valid pixels.
+        preview: The photo made small, uint8 (h, w, 3).
+        step: Every `step`-th pixel is in the preview.
+    """
+
+    photo: Photo
+    digest: str
+    preview: Picture
+    step: int
+
+
+def open_photo(
+    name: str,
+    modality: Modality,
+    files: Sequence[str],
+    rules: ReadingRules,
+    channels: tuple[int, int, int],
+) -> Photo:
+    """A photo on the grid of its own files.
+
+    Args:
+        name: Of the photo.
+        modality: Its bands.
+        files: Its files, whose bands follow one another.
+        rules: How they are read; a rescaled modality is read as it is.
+        channels: Which bands are red, green and blue, from 0 on.
+
+    Raises:
+        DataError: A file is missing, or no raster, or has other bands.
+    """
+    plain = replace(modality, scale=1.0)
+    scene = scene_from_rasters(
+        [plain],
+        {modality.name: list(files)},
+        id=name,
+        sources={modality.name: replace(rules, rescale=None)},
+    )
+    return Photo(name, scene, channels)
+
+
+def choose_channels(
+    modality: Modality, rgb: tuple[int, int, int] | None = None
+) -> tuple[int, int, int] | None:
+    """Which bands of a modality are red, green and blue, from 0 on; None if that is not known.
+
+    By the names red, green, blue (or r, g, b), else by wavelength.
+
+    Args:
+        modality: The modality.
+        rgb: Said by the user, from 1 on.
+
+    Raises:
+        BandError: There is no such band.
+    """
+    if rgb is not None:
+        if not all(1 <= number <= len(modality.bands) for number in rgb):
+            raise BandError(
+                f"--rgb {' '.join(map(str, rgb))}: modality '{modality.name}' has bands 1 to "
+                f"{len(modality.bands)} ({', '.join(modality.bands)})"
+            )
+        return rgb[0] - 1, rgb[1] - 1, rgb[2] - 1
+    names = [band.lower() for band in modality.bands]
+    found = [[names.index(name) for name in pair if name in names] for pair in _NAMES]
+    if all(found):
+        return found[0][0], found[1][0], found[2][0]
+    waves = modality.wavelengths_um or ()
+    if modality.kind != "optical" or not waves:
+        return None
+    nearest = [min(range(len(waves)), key=lambda i: abs(waves[i] - um)) for um in VISIBLE_UM]
+    near = [abs(waves[i] - um) <= TOLERANCE_UM for i, um in zip(nearest, VISIBLE_UM, strict=True)]
+    if all(near) and len(set(nearest)) == 3:
+        return nearest[0], nearest[1], nearest[2]
+    return None
+
+
+def require_channels(modality: Modality, rgb: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """As `choose_channels`, where a photo is needed.
+
+    Raises:
+        BandError: The modality is no photo, or which of its bands are red, green and blue is not
+            known.
+    """
+    if modality.kind not in ("optical", "other"):
+        raise BandError(
+            f"modality '{modality.name}' is of kind '{modality.kind}'; vision models look at "
+            "photos: choose an optical modality with red, green and blue"
+        )
+    channels = choose_channels(modality, rgb)
+    if channels is None:
+        raise BandError(
+            f"which bands of modality '{modality.name}' are red, green and blue is not known; it "
+            f"has {', '.join(modality.bands)}. Name them so, give wavelengths_um, or say which "
+            "they are: --rgb 3 2 1"
+        )
+    return channels
+
+
+def find_photo_modality(modalities: Sequence[Modality]) -> Modality:
+    """The only modality with red, green and blue.
+
+    Raises:
+        ConfigError: There is none, or several.
+    """
+    found = [m for m in modalities if m.kind == "optical" and choose_channels(m) is not None]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{m.name} ({m.kind}: {', '.join(m.bands)})" for m in modalities)
+    problem = "several modalities are" if found else "no modality is known to be"
+    raise ConfigError(
+        f"{problem} a photo with red, green and blue; there are {listed}. Say which with "
+        "--modality, and which of its bands with --rgb 3 2 1"
+    )
+
+
+def survey(photo: Photo) -> Survey:
+    """Go through a photo once: its digest, its limits, and a preview.
+
+    Raises:
+        DataError: It has no pixel with data, or cannot be read.
+    """
+    grid = photo.scene.grid
+    step = -(-max(grid.height, grid.width) // PREVIEW_PX)
+    small = np.full((3, -(-grid.height // step), -(-grid.width // step)), np.nan, np.float32)
+    reservoirs = [Reservoir(_RESERVOIR, np.random.default_rng(n)) for n in range(3)]
+    digest = hashlib.sha256(repr((grid.height, grid.width, grid.transform[:6])).encode())
+    digest.update((grid.crs.to_wkt() if grid.crs else "").encode())
+    for block in blocks(grid.height, grid.width, _BLOCK):
+        image, valid = photo.read_values(block)
+        digest.update(np.ascontiguousarray(np.where(valid, image, 0)).data)
+        digest.update(np.packbits(valid).data)
+        for reservoir, band in zip(reservoirs, image, strict=True):
+            reservoir.add(band[valid])
+        _add_to_preview(small, np.where(valid, image, np.nan), block, step)
+    if not reservoirs[0].items.size:
+        raise DataError(
+            f"photo '{photo.name}' has no pixel with data in red, green and blue. Check its nodata "
+            "value and its bands"
+        )
+    seen = photo if photo.is_8bit else replace(photo, limits=_limits(reservoirs))
+    return Survey(seen, digest.hexdigest(), _picture(small, seen.limits), step)
+
+
+def _limits(reservoirs: Sequence[Reservoir]) -> tuple[tuple[float, float], ...]:
+    """Per band its 2nd percentile, and the 98th or what the eye takes for white before it.
+
+    Clouds and snow push the upper percentile so far up that the ground would be nearly black. The
+    factor is common to the bands, so that colours keep their balance.
+    """
+    values = [reservoir.items.astype(np.float64) for reservoir in reservoirs]
+    pairs = [np.percentile(band, _PERCENTILES) for band in values]
+    shares = [
+        (b - low) / max(high - low, 1e-30) for b, (low, high) in zip(values, pairs, strict=True)
+    ]
+    white = float(np.clip(_WHITE * np.median(np.concatenate(shares)), _LEAST_WHITE, 1))
+    return tuple((float(low), float(low + white * (high - low))) for low, high in pairs)
+
+
+def _add_to_preview(
+    small: NDArray[np.float32], image: NDArray[np.float32], block: Window, step: int
+) -> None:
+    rows, cols = (-start % step for start in (block.row, block.col))
+    part = image[:, rows::step, cols::step]
+    row, col = (block.row + rows) // step, (block.col + cols) // step
+    small[:, row : row + part.shape[1], col : col + part.shape[2]] = part
+
+
+def _picture(small: NDArray[np.float32], limits: tuple[tuple[float, float], ...] | None) -> Picture:
+    low, high = np.array(limits or ((0, 255),) * 3, np.float32).T[..., None, None]
+    shown = (small - low) * (255 / np.where(high > low, high - low, 1))
+    return np.moveaxis(np.clip(np.nan_to_num(shown), 0, 255).astype(np.uint8), 0, -1)
+
+
+def describe_photo(found: Survey) -> dict[str, Any]:
+    """What to note of a photo beside what was made of it."""
+    photo = found.photo
+    files = photo.scene.files[photo.modality.name]
+    return {
+        "files": [file.path.replace("\\", "/").rpartition("/")[2] for file in files],
+        "sha256": found.digest,
+        "bands": [photo.modality.bands[n] for n in photo.channels],
+        "stretch": None if photo.limits is None else [list(pair) for pair in photo.limits],
+    }

@@ -1,0 +1,204 @@
+"""From a manifest, or a bare image, to jobs; and back to a manifest with one modality more."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
+from terrafuse.data.files import RasterFile, inspect_raster
+from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.manifest import Manifest
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.schema import modality_values
+from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
+from terrafuse.generate.depth import DepthRecipe
+from terrafuse.generate.photos import find_photo_modality, open_photo, require_channels
+from terrafuse.generate.products import RasterFiles
+from terrafuse.generate.rasters import Generator, Job
+from terrafuse.modalities import Modality
+
+Channels = tuple[int, int, int] | None
+
+
+def choose_modality(manifest: Manifest, name: str | None, rgb: Channels) -> Modality:
+    """The modality to look at.
+
+    Args:
+        manifest: Where it is.
+        name: Its name; None: the only one with red, green and blue.
+        rgb: Its bands that are those, from 1 on; None: by their names or wavelengths.
+
+    Raises:
+        ConfigError: There is no such modality, or several.
+        BandError: It is no photo.
+    """
+    if name is not None and name not in manifest.known:
+        raise ConfigError(unknown_name("modality", name, manifest.known))
+    chosen = manifest.known[name] if name else find_photo_modality(list(manifest.known.values()))
+    require_channels(chosen, rgb)
+    return chosen
+
+
+def plan_jobs(
+    manifest: Manifest, modality: Modality, rgb: Channels, folder: Path
+) -> tuple[list[Job], dict[str, Path]]:
+    """One job per photo; scenes that are windows of one photo share it.
+
+    Args:
+        manifest: The data set.
+        modality: What to look at.
+        rgb: Which of its bands are red, green and blue.
+        folder: Where rasters go.
+
+    Returns:
+        The jobs, and the raster of each scene that has the modality, by its id.
+
+    Raises:
+        DataError: A scene cannot be opened.
+        SceneNotFoundError: No scene has the modality.
+    """
+    channels = require_channels(modality, rgb)
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for scene in manifest.select([modality.name]).scenes():
+        held = scene.files.get(modality.name, ())
+        if held:
+            sharing.setdefault(tuple(file.path for file in held), []).append(scene.id)
+    if not sharing:
+        raise SceneNotFoundError(
+            f"no scene of '{manifest.path}' has a raster of modality '{modality.name}'"
+        )
+    jobs: list[Job] = []
+    rasters: dict[str, Path] = {}
+    taken: set[str] = set()
+    for files, ids in sharing.items():
+        name = ids[0] if len(ids) == 1 else Path(files[0]).stem
+        photo = open_photo(name, modality, files, manifest.rules[modality.name], channels)
+        jobs.append(Job(photo, RasterFiles(folder / f"{_file_name(name, files, taken)}.tif")))
+        rasters |= dict.fromkeys(ids, jobs[-1].files.raster)
+    return jobs, rasters
+
+
+def plan_image(path: str, rgb: Channels, folder: Path) -> Job:
+    """The job of a bare image.
+
+    Args:
+        path: File or URL.
+        rgb: Its bands that are red, green and blue, from 1 on; None: as the file says.
+        folder: Where the raster goes.
+
+    Raises:
+        DataError: It cannot be opened.
+        BandError: Which of its bands are red, green and blue is not known.
+    """
+    file = inspect_raster(path, "image")
+    modality = Modality("image", _band_names(file), kind="optical")
+    channels = require_channels(modality, rgb)
+    photo = open_photo(Path(path).stem, modality, [path], ReadingRules(), channels)
+    return Job(photo, RasterFiles(folder / f"{_file_name(photo.name, [path], set())}.tif"))
+
+
+def extend_manifest(
+    manifest: Manifest,
+    photo: Modality,
+    name: str,
+    rasters: Mapping[str, Path],
+    generator: Generator,
+    encoding: EncodingName | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Values of a manifest with one modality more.
+
+    Args:
+        manifest: What it shall extend.
+        photo: The modality that was looked at, whose pixels the new one has.
+        name: Of the new modality.
+        rasters: Its raster by scene id.
+        generator: What the rasters were made with.
+        encoding: What reading makes of them; None takes their values.
+        folder: Where the new manifest will lie.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+    if name in manifest.known or name in ("labels", "id", "split", "window", "labels_eroded"):
+        raise ConfigError(
+            f"'{manifest.path}' has '{name}' already; choose another --name for the new modality"
+        )
+    values = manifest.to_dict()
+    if folder.absolute() != manifest.path.parent.absolute():
+        values = {"root": _relative(manifest.folder, folder)} | values
+        values["root"] = _relative(manifest.folder, folder)
+    lacking = any(entry.id not in rasters for entry in manifest.entries)
+    modality, rules = describe_modality(name, generator, encoding)
+    values["modalities"][name] = modality_values(
+        replace(modality, scale=photo.scale), replace(rules, required=not lacking)
+    )
+    for entry in values["scenes"]:
+        if entry["id"] in rasters:
+            entry[name] = _relative(rasters[entry["id"]], manifest.folder)
+    return values
+
+
+def describe_modality(
+    name: str, generator: Generator, encoding: EncodingName | None
+) -> tuple[Modality, ReadingRules]:
+    """What generated rasters are as a modality, and how they are read.
+
+    Raises:
+        ConfigError: The encoding does not suit what was generated.
+    """
+    recipe = generator.recipe
+    depth = recipe.result == "depth"
+    if encoding is not None and (encoding == "stretch") != depth:
+        suits = ["stretch"] if depth else [e for e in ENCODED_BANDS if e != "stretch"]
+        raise ConfigError(
+            f"encoding '{encoding}' is not made of {recipe.result}; "
+            f"allowed are {', '.join(suits)} and none"
+        )
+    unit = recipe.unit if isinstance(recipe, DepthRecipe) else "dn"
+    plain = ("depth",) if depth else ("segment",)
+    bands = ENCODED_BANDS[encoding] if encoding else plain
+    return (
+        Modality(name, bands, kind="structure", unit="dn" if encoding else unit),
+        ReadingRules(
+            resampling="bilinear" if depth else "nearest",
+            encoding=encoding,
+            generator=generator.id,
+        ),
+    )
+
+
+def _band_names(file: RasterFile) -> tuple[str, ...]:
+    """Names of the bands of a bare image: colours as the file says, else numbers."""
+    with pool.borrow(gdal_path(file.path)) as dataset:
+        colors = [color.name for color in dataset.colorinterp]
+    opaque = [n for n in range(file.count) if not file.alpha[n]]
+    names = []
+    for n in opaque:
+        named = colors[n] if colors[n] in ("red", "green", "blue") else file.descriptions[n].lower()
+        names.append(named if named and named not in names else f"band{n + 1}")
+    return tuple(names)
+
+
+def _file_name(name: str, files: Any, taken: set[str]) -> str:
+    """A name that every file system takes, and that no other photo has."""
+    plain = re.sub(r"[^\w.-]+", "_", name).strip(".") or "photo"
+    if plain.lower() in taken:
+        plain += "-" + hashlib.sha256("\n".join(files).encode()).hexdigest()[:6]
+    taken.add(plain.lower())
+    return plain
+
+
+def _relative(path: Path, folder: Path) -> str:
+    if is_remote(str(path)):
+        return str(path)
+    try:
+        return Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix()
+    except ValueError:  # on another drive
+        return str(path.absolute())

@@ -1,0 +1,207 @@
+"""Making windows, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from terrafuse.data.handles import limit_resources
+from terrafuse.errors import ConfigError, ModelError
+from terrafuse.generate.cache import WindowCache
+from terrafuse.generate.photos import Photo, Picture
+from terrafuse.generate.recipes import Maker, Recipe
+from terrafuse.generate.segments import as_labels
+from terrafuse.generate.windows import WindowPlan
+from terrafuse.samples import Window
+
+_CACHE_MB = 64
+
+
+class WindowRunner(AbstractContextManager["WindowRunner"]):
+    """Follows a recipe window by window; each is on disk as soon as it is made.
+
+    Args:
+        recipe: What to make.
+        workers: Processes, each with a model of its own; 1: this one.
+
+    Raises:
+        ConfigError: There is no such number of workers.
+    """
+
+    def __init__(self, recipe: Recipe, workers: int = 1) -> None:
+        if workers < 1:
+            raise ConfigError(f"workers is {workers}; allowed are numbers from 1")
+        self._recipe = recipe
+        self._workers = workers
+        self._maker: Maker | None = None
+        self._pool: ProcessPoolExecutor | None = None
+        self._stop: Event | None = None
+
+    def run(
+        self,
+        photo: Photo,
+        plan: WindowPlan,
+        cache: WindowCache,
+        numbers: Sequence[int],
+        report: Callable[[], None],
+    ) -> None:
+        """Make windows of a photo.
+
+        Args:
+            photo: What to look at.
+            plan: All its windows.
+            cache: Where they are kept.
+            numbers: Which to make.
+            report: Called after each.
+
+        Raises:
+            ModelError: The model fails, or a worker dies.
+            DataError: Pixels cannot be read.
+            OutputError: The disk is full.
+        """
+        if not numbers:
+            return
+        if self._workers == 1:
+            self._run_here(photo, plan, cache, numbers, report)
+        else:
+            self._run_there(photo, plan, cache, numbers, report)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is None:
+            return
+        if error is not None and self._stop is not None:
+            self._stop.set()  # windows take long: give up those under way
+        self._pool.shutdown(cancel_futures=True)
+
+    def _run_here(
+        self,
+        photo: Photo,
+        plan: WindowPlan,
+        cache: WindowCache,
+        numbers: Sequence[int],
+        report: Callable[[], None],
+    ) -> None:
+        if self._maker is None:
+            self._maker = self._recipe.build()
+        with ThreadPoolExecutor(1, "terrafuse-read") as reader:
+            following = iter([*numbers[1:], None])
+            reading = reader.submit(photo.read, plan.windows[numbers[0]])
+            for number, after in zip(numbers, following, strict=True):
+                picture, valid = reading.result()
+                if after is not None:  # while the model is busy
+                    reading = reader.submit(photo.read, plan.windows[after])
+                cache.save(number, make_window(self._recipe, self._maker, picture, valid))
+                report()
+
+    def _run_there(
+        self,
+        photo: Photo,
+        plan: WindowPlan,
+        cache: WindowCache,
+        numbers: Sequence[int],
+        report: Callable[[], None],
+    ) -> None:
+        pool = self._start()
+        try:
+            waiting = [
+                pool.submit(_make_there, photo, plan.windows[n], cache.folder, n) for n in numbers
+            ]
+            for future in as_completed(waiting):
+                future.result()
+                report()
+        except BrokenProcessPool:
+            raise ModelError(
+                "a worker died, most likely for lack of memory. Use fewer --workers or a smaller "
+                "--window; windows that are done are kept"
+            ) from None
+
+    def _start(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            # Forking would copy threads' locks and CUDA's state.
+            context = multiprocessing.get_context("spawn")
+            self._stop = context.Event()
+            threads = max(1, (os.cpu_count() or 1) // self._workers)
+            self._pool = ProcessPoolExecutor(
+                self._workers,
+                mp_context=context,
+                initializer=_prepare,
+                initargs=(self._recipe, self._stop, threads),
+            )
+        return self._pool
+
+
+def make_window(
+    recipe: Recipe, maker: Maker, picture: Picture, valid: NDArray[np.bool_]
+) -> NDArray[Any]:
+    """What a recipe makes of a window: segments (h, w), 0 without data; or depth, then NaN.
+
+    Args:
+        recipe: What is made.
+        maker: What makes it.
+        picture: Uint8 (h, w, 3).
+        valid: Bool (h, w).
+
+    Raises:
+        ModelError: It has another size than the picture.
+    """
+    depth = recipe.result == "depth"
+    if not valid.any():
+        return (
+            np.full(valid.shape, np.nan, np.float32) if depth else np.zeros(valid.shape, np.uint16)
+        )
+    values = np.asarray(maker(picture))
+    if values.shape != valid.shape:
+        raise ModelError(
+            f"the model gives {recipe.result} of shape {values.shape} for a picture of "
+            f"{valid.shape}"
+        )
+    if depth:
+        return np.where(valid, values, np.nan).astype(np.float32)
+    return as_labels(np.where(valid, values, 0))
+
+
+#: Of a worker: what it makes, and with what once that is loaded.
+_here: dict[str, Any] = {}
+
+
+def _prepare(recipe: Recipe, stop: Event, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
+    _here["recipe"] = recipe
+    torch.set_num_threads(threads)
+    limit_resources(cache_mb=_CACHE_MB)
+    threading.Thread(target=_watch, args=(stop,), daemon=True).start()
+
+
+def _watch(stop: Event) -> None:
+    """End this process when told to, or when its parent is no more."""
+    parent = multiprocessing.parent_process()
+    while not stop.wait(0.5):
+        if parent is None or not parent.is_alive():
+            break
+    os._exit(1)
+
+
+def _make_there(photo: Photo, window: Window, folder: Path, number: int) -> None:
+    recipe = _here["recipe"]
+    if "maker" not in _here:
+        _here["maker"] = recipe.build()
+    WindowCache(folder).save(number, make_window(recipe, _here["maker"], *photo.read(window)))

@@ -1,0 +1,134 @@
+"""CROMA: radar and optical encoders, pre-trained together, and one in which radar reads optical.
+
+Anthony Fuller, Koreen Millard, James R. Green: "CROMA: Remote sensing representations with
+contrastive radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566.
+
+| paper | here |
+|---|---|
+| radar and optical transformers, position bias | `terrafuse.backbones.croma_encoder` |
+| multimodal encoder, cross-attention | `JointEncoder` there |
+| pre-training: contrast and reconstruction | `terrafuse.pretraining.CROMAPretraining` |
+| segmentation | `CROMASegmenter` |
+
+The paper evaluates frozen encodings and has no segmentation network for two sensors; the head is a
+choice, near what benchmarks do: maps of four layers of the joint transformer, a pyramid of them,
+UPerNet. More general than the published code: images of any size, any bands, several modalities per
+sensor, samples that lack a sensor. docs/methods/croma.md compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from terrafuse.backbones import CROMA, convert_croma_state_dict
+from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.methods.parts import SegmentationHead
+from terrafuse.modalities import Modality
+from terrafuse.options import check_options
+from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tuning import TuningOption, apply_tuning
+
+
+class CROMASegmenter(Segmenter):
+    """Both sensors through CROMA, levels of its joint encodings, one decoder.
+
+    Args:
+        modalities: Two or more, each seen by the radar or by the optical transformer.
+        num_classes: K.
+        backbone: "croma_base" or "croma_large".
+        weights: "hub" for the published weights, a path, or None to train from scratch.
+        backbone_options: Options of `terrafuse.backbones.CROMA`.
+        tuning: What learns in it (`terrafuse.tuning`); None = everything.
+        radar: Names of the modalities that the radar transformer sees. Default: those of kind sar;
+            without any, the last one.
+        features: "joint": levels of the joint transformer's layers; "concat": of the last maps of
+            radar, optical and joint side by side.
+        decoder: Name of the decoder.
+        decoder_options: Options of `create_decoder`.
+        aux: Adds an auxiliary head on the third level.
+
+    Raises:
+        UnknownNameError: `radar` names a modality that is not there.
+        ModelError: No modality would be left for one of the two.
+    """
+
+    title = "Radar and optical encoders, and one in which radar reads optical"
+    paper = "Fuller et al., NeurIPS 2023, arXiv 2311.00566"
+    num_modalities = (2, None)
+    supports_missing = True
+
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        num_classes: int,
+        *,
+        backbone: Literal["croma_base", "croma_large"] = "croma_base",
+        weights: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        tuning: TuningOption = None,
+        radar: tuple[str, ...] | None = None,
+        features: Literal["joint", "concat"] = "joint",
+        decoder: str = "upernet",
+        decoder_options: dict[str, Any] | None = None,
+        aux: bool = True,
+    ) -> None:
+        super().__init__(modalities, num_classes)
+        self.radar, self.optical = _choose(self.modalities, radar)
+        checked = check_options("backbone", backbone, CROMA, backbone_options or {})
+        self.backbone = CROMA(backbone, self.radar, self.optical, weights, features, **checked)
+        apply_tuning(self.backbone, tuning)
+        self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
+        self.stride = self.backbone.stride
+
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        """Bands of each sensor stacked → CROMA's levels → logits."""
+        sar, has_sar = _stack(inputs, self.radar)
+        optical, has_optical = _stack(inputs, self.optical)
+        output: SegmenterOutput = self.head(self.backbone.see(sar, optical, has_sar, has_optical))
+        return output
+
+
+def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the original CROMA, of its inference or its pre-training class, under our names.
+
+    The original has no segmentation head; heads of pooled vectors, which segmentation does not use,
+    are left out, as is what is only for pre-training.
+
+    Args:
+        state: Original names, the groups of a file joined with a dot.
+    """
+    parts = ("sar.", "optical.", "joint.")
+    converted = convert_croma_state_dict(state)
+    return {f"backbone.{k}": v for k, v in converted.items() if k.startswith(parts)}
+
+
+def _choose(
+    modalities: Sequence[Modality], radar: Sequence[str] | None
+) -> tuple[tuple[Modality, ...], tuple[Modality, ...]]:
+    """Modalities for the radar and for the optical transformer."""
+    names = [m.name for m in modalities]
+    if radar is None:
+        radar = [m.name for m in modalities if m.kind == "sar"] or names[-1:]
+    unknown = [name for name in radar if name not in names]
+    if unknown:
+        raise UnknownNameError(unknown_name("modality in option 'radar'", unknown[0], names))
+    chosen = tuple(m for m in modalities if m.name in radar)
+    others = tuple(m for m in modalities if m.name not in radar)
+    if not chosen or not others:
+        raise ModelError(
+            f"method 'croma' needs a modality for each of its two transformers; option 'radar' "
+            f"would give {', '.join(names)} to one. For one sensor: method 'single' with backbone "
+            "croma_base_optical or croma_base_sar"
+        )
+    return chosen, others
+
+
+def _stack(inputs: Inputs, modalities: Sequence[Modality]) -> tuple[Tensor, Tensor]:
+    """Bands of the modalities side by side (N, C, H, W), and which samples have any of them."""
+    image = torch.cat([inputs.images[m.name] for m in modalities], dim=1)
+    has = torch.stack([inputs.present(m.name) for m in modalities]).any(dim=0)
+    return image, has

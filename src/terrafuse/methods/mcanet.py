@@ -1,0 +1,274 @@
+"""MCANet: two encoders that share nothing, cross attention between them at two levels, ASPP.
+
+X. Li, G. Zhang, H. Cui, S. Hou, S. Wang, X. Li, Y. Chen, Z. Li, L. Zhang: "MCANet: A joint semantic
+segmentation framework of optical and SAR images for land use classification", International Journal
+of Applied Earth Observation and Geoinformation 106, 2022, 102638, DOI 10.1016/j.jag.2021.102638.
+
+| paper | here |
+|---|---|
+| whole network | `MCANet` |
+| multimodal cross attention module, "MCAM" | `CrossAttention` |
+| atrous spatial pyramid pooling, "ASPP" | `terrafuse.decoders.AtrousBranches` and a convolution |
+| fusion of low and high features | `MCANet.segment` |
+
+The authors published no code and the text of the paper was not at hand: the wiring is that of an
+independent re-implementation (CMCDNet's `mcanet.py`), with which two others agree, and the decoder
+after it is DeepLabv3+'s. What the attention contributes is next to nothing at real sizes;
+docs/methods/mcanet.md says why, and `renormalized` is our remedy. More general: any number of
+modalities and bands, any pyramid as backbone, images of any size, attention in chunks of rows, so
+that its memory does not grow with the square of the pixels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from terrafuse.decoders import AtrousBranches
+from terrafuse.decoders.layers import ConvNormAct, NormName, full_precision, resize, size_of
+from terrafuse.errors import ModelError
+from terrafuse.methods.parts import build_branches
+from terrafuse.modalities import Modality
+from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tuning import TuningOption
+
+#: Values of one attention map that are held at once (64 MiB in float32).
+VALUES_AT_ONCE = 2**24
+
+
+class CrossAttention(nn.Module):
+    """Pixels that every modality relates to each other: Y = Π_m (S v_m) with S = Π_m S_m ("MCAM").
+
+    S_m = softmax(q_mᵀ k_m) over the pixels, (L, L), and both products go value by value. Nothing is
+    added to Y, and rows of S do not sum to 1: where maps are flat, S = L^(−M) everywhere and two
+    modalities leave Y in the order of 1 / L².
+
+    Always in float32: q_mᵀ k_m is a sum over all channels without a scale.
+
+    Args:
+        channels: C of every modality's map.
+        num_modalities: M.
+        inner_channels: C' of queries, keys and values; default: C.
+        scaled: Divides q_mᵀ k_m by √C'. Ours.
+        renormalized: Divides rows of S by their sums; S is softmax(Σ_m q_mᵀ k_m) then. Ours.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_modalities: int = 2,
+        *,
+        inner_channels: int | None = None,
+        scaled: bool = False,
+        renormalized: bool = False,
+    ) -> None:
+        super().__init__()
+        inner = inner_channels or channels
+        self.scale = inner**-0.5 if scaled else 1.0
+        self.renormalized = renormalized
+        self.qkv = nn.ModuleList(
+            nn.Conv2d(channels, 3 * inner, kernel_size=1) for _ in range(num_modalities)
+        )
+        for layer in self.qkv:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps of the modalities (N, C, H, W) → (N, C', H, W)."""
+        qkv = [layer(x).flatten(2).float() for layer, x in zip(self.qkv, maps, strict=True)]
+        queries, keys, values = zip(*(x.chunk(3, dim=1) for x in qkv), strict=True)
+        num_samples, _, pixels = queries[0].shape
+        rows = max(VALUES_AT_ONCE // (num_samples * pixels), 1)
+        ends = [*range(0, pixels, rows), pixels]
+        with full_precision(maps[0]):
+            parts = [
+                self._run([q[:, :, a:b] for q in queries], keys, values, whole=rows >= pixels)
+                for a, b in pairwise(ends)
+            ]
+        shared = torch.cat(parts, dim=2)  # (N, C', L)
+        return shared.view(*shared.shape[:2], *size_of(maps[0]))
+
+    def _run(
+        self,
+        queries: Sequence[Tensor],
+        keys: Sequence[Tensor],
+        values: Sequence[Tensor],
+        *,
+        whole: bool,
+    ) -> Tensor:
+        if whole or not torch.is_grad_enabled():
+            return self._attend(queries, keys, values)
+        # Rows of the attention do not depend on each other, so that none has to be kept.
+        result: Tensor = checkpoint(self._attend, queries, keys, values, use_reentrant=False)
+        return result
+
+    def _attend(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> Tensor:
+        """Queries of some pixels (N, C', R), keys and values of all (N, C', L) → (N, C', R)."""
+        scores = [
+            self.scale * q.transpose(1, 2) @ k for q, k in zip(queries, keys, strict=True)
+        ]  # (N, R, L) each
+        if self.renormalized:
+            shared = torch.stack(scores).sum(dim=0).softmax(dim=-1)
+        else:
+            shared = reduce(torch.mul, [s.softmax(dim=-1) for s in scores])
+        return reduce(torch.mul, [v @ shared.transpose(1, 2) for v in values])
+
+
+class MCANet(Segmenter):
+    """A backbone per modality; attention beside the low and the high level; ASPP; decoder.
+
+    Args:
+        modalities: Two as published, optical and SAR, or more; all at the pixels of the scene.
+        num_classes: K.
+        backbone: Its name: a pyramid with a level of stride 4. The re-implementation has a deep
+            stem (resnet50c, resnet101c).
+        weights: Pretrained weights ("timm", a path, None = from scratch), for all.
+        backbone_options: Options of `create_backbone`, for all.
+        tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
+        output_stride: Pixels of the image per pixel of the high level. 8 and 16 dilate the last
+            stages, which ResNets can; 32 leaves the backbone as it is.
+        attention: "cross" has MCAM, "none" leaves it out, as the best-known published code does.
+        scaled: Whether scores are divided by the root of the channels; not published. Alone it
+            makes attention flatter, and its share smaller still.
+        renormalized: Whether rows of the shared attention sum to 1; not published.
+        low_channels: Of the fused low level.
+        high_channels: Of each modality's high level, of ASPP and of the decoder.
+        rates: Dilations of ASPP.
+        norm: After the convolutions of ASPP and decoder.
+
+    Raises:
+        ModelError: The backbone has one level only.
+    """
+
+    title = "Cross attention between optical and SAR features at two levels, ASPP"
+    paper = "Li et al., JAG 106, 2022, DOI 10.1016/j.jag.2021.102638"
+    num_modalities = (2, None)
+
+    def __init__(
+        self,
+        modalities: Sequence[Modality],
+        num_classes: int,
+        *,
+        backbone: str = "resnet101",
+        weights: str | None = None,
+        backbone_options: dict[str, Any] | None = None,
+        tuning: TuningOption = None,
+        output_stride: Literal[8, 16, 32] = 8,
+        attention: Literal["cross", "none"] = "cross",
+        scaled: bool = False,
+        renormalized: bool = False,
+        low_channels: int = 48,
+        high_channels: int = 256,
+        rates: tuple[int, ...] = (6, 12, 18),
+        norm: NormName = "batch",
+    ) -> None:
+        super().__init__(modalities, num_classes)
+        options = dict(backbone_options or {})
+        if output_stride != 32:  # not all backbones know the option
+            options.setdefault("output_stride", output_stride)
+        self.branches = build_branches(self.modalities, backbone, weights, options, tuning=tuning)
+        first = self.backbones()[0]
+        if len(first.channels) < 2:
+            raise ModelError(
+                f"backbone '{backbone}' gives one level; method 'mcanet' needs a low and a high "
+                "one. Choose a pyramid (resnet*, convnext*), or backbone option neck 'pyramid'"
+            )
+        self.stride = first.stride
+        count, low, high = len(self.modalities), first.channels[0], first.channels[-1]
+        self.low_attention: nn.Module | None = None
+        self.high_attention: nn.Module | None = None
+        if attention == "cross":
+            self.low_attention, self.high_attention = (
+                CrossAttention(c, count, scaled=scaled, renormalized=renormalized)
+                for c in (low, high)
+            )
+        maps = count + (attention == "cross")
+        self.fuse_low = ConvNormAct(maps * low, low_channels, kernel_size=1, norm=norm)
+        self.reduce_high = nn.ModuleDict(
+            {
+                m.name: ConvNormAct(high, high_channels, kernel_size=1, norm=norm)
+                for m in self.modalities
+            }
+        )
+        # The attention's map is not reduced.
+        width = count * high_channels + (high if attention == "cross" else 0)
+        views = AtrousBranches(width, high_channels, rates=rates, norm=norm)
+        self.context = nn.Sequential(
+            views, ConvNormAct(views.out_channels, high_channels, kernel_size=3, norm=norm)
+        )
+        self.decoder = nn.Sequential(
+            ConvNormAct(high_channels + low_channels, high_channels, kernel_size=3, norm=norm),
+            ConvNormAct(high_channels, high_channels, kernel_size=3, norm=norm),
+            nn.Conv2d(high_channels, num_classes, kernel_size=1),
+        )
+
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        """Low and high level of each modality → fused low, context of high → logits."""
+        names = [m.name for m in self.modalities]
+        levels = {name: self.branches[name](inputs.images[name]) for name in names}
+        low, high = [levels[n][0] for n in names], [levels[n][-1] for n in names]
+        fine = self.fuse_low(torch.cat([*_attend(self.low_attention, low), *low], dim=1))
+        reduced = [self.reduce_high[name](levels[name][-1]) for name in names]
+        coarse = torch.cat([*_attend(self.high_attention, high), *reduced], dim=1)
+        context = resize(self.context(coarse), size_of(fine))
+        return SegmenterOutput(self.decoder(torch.cat([context, fine], dim=1)))
+
+
+def _attend(attention: nn.Module | None, maps: Sequence[Tensor]) -> list[Tensor]:
+    return [] if attention is None else [attention(maps).to(maps[0].dtype)]
+
+
+#: Original names → ours, in this order; "<1>" and "<2>" stand for the modalities.
+_RENAMES = (
+    (r"^backbone_opt\.", "branches.<1>."),
+    (r"^backbone_sar\.", "branches.<2>."),
+    (r"^(branches\.<\d>)\.stem\.7\.", r"\1.stem.bn1."),
+    (r"^(branches\.<\d>)\.stem\.(?=\d)", r"\1.stem.conv1."),
+    (r"^(branches\.<\d>)\.layer1\.", r"\1.stages.0.layer1."),
+    (r"^(branches\.<\d>)\.(?=layer[2-4]\.)", r"\1.stages.1."),
+    (r"^conv_fuse_low\.", "fuse_low."),
+    (r"^conv_opt_high\.", "reduce_high.<1>."),
+    (r"^conv_sar_high\.", "reduce_high.<2>."),
+    (r"^aspp\.image_pool\.1\.", "context.0.branches.0."),
+    (r"^aspp\.aspp_modules\.(\d+)\.", lambda m: f"context.0.branches.{int(m[1]) + 1}."),
+    (r"^aspp\.bottleneck\.", "context.1."),
+    (r"^((?:fuse_low|reduce_high|context)\.(?:.*\.)?)conv\.", r"\g<1>0."),
+    (r"^((?:fuse_low|reduce_high|context)\.(?:.*\.)?)bn\.", r"\g<1>1."),
+)
+_QUERY = re.compile(r"^mcam_(low|high)\.qkv_(opt|sar)\.conv_q\.conv\.(weight|bias)$")
+
+
+def convert_reference_state_dict(
+    state: Mapping[str, Tensor], modalities: Sequence[str] = ("optical", "sar")
+) -> dict[str, Tensor]:
+    """Weights of the re-implementation, CMCDNet's `mcanet.py`, under our names.
+
+    It ends before the decoder, and has ResNets with a deep stem (resnet50c) of output stride 8.
+    Normalisation statistics are no part.
+
+    Args:
+        state: Original names.
+        modalities: How the optical modality and SAR are called.
+    """
+    converted = {}
+    for name, value in state.items():
+        if found := _QUERY.match(name):
+            triple = [state[name.replace("conv_q", f"conv_{part}")] for part in "qkv"]
+            index = ("opt", "sar").index(found[2])
+            converted[f"{found[1]}_attention.qkv.{index}.{found[3]}"] = torch.cat(triple)
+        elif not name.startswith("mcam_"):
+            for pattern, replacement in _RENAMES:
+                name = re.sub(pattern, replacement, name)
+            for index, modality in enumerate(modalities, start=1):
+                name = name.replace(f"<{index}>", modality)
+            converted[name] = value
+    return converted

@@ -1,0 +1,127 @@
+"""Frozen vision transformers at the entrance of VSGNet, and maps of their tokens.
+
+Reference: Oquab et al., "DINOv2", TMLR 2024, arXiv 2304.07193; its registers: Darcet et al., ICLR
+2024, arXiv 2309.16588.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from terrafuse.backbones import TokenBackbone, is_dofa, is_token_backbone
+from terrafuse.decoders.layers import resize, size_of
+from terrafuse.errors import ModelError
+from terrafuse.methods.parts import build_backbone
+from terrafuse.modalities import Modality
+from terrafuse.samples import round_up
+
+TokensName = Literal["shuffle", "raw"]
+
+#: Every token becomes so many pixels, squared, with D / 64 channels.
+SHUFFLE = 8
+
+#: What red, green and blue are called, and their wavelengths in micrometres.
+_COLOURS = (
+    (("red", "r", "b04", "b4"), 0.665),
+    (("green", "g", "b03", "b3"), 0.56),
+    (("blue", "b", "b02", "b2"), 0.49),
+)
+#: How far from it a band may lie.
+_WITHIN_UM = 0.06
+
+
+def build_vision(
+    name: str, weights: str | None, options: Mapping[str, Any] | None, bands: int
+) -> TokenBackbone:
+    """A frozen transformer, of which the tokens after the last block are used.
+
+    Args:
+        name: Of a plain transformer of timm.
+        weights: As in `create_backbone`.
+        options: Further options of `create_backbone`.
+        bands: Channels of its image.
+
+    Raises:
+        ModelError: No such transformer, or its tokens cannot become pixels.
+    """
+    if is_dofa(name) or not is_token_backbone(name):
+        raise ModelError(
+            f"method 'vsgnet' needs a plain transformer that can stay frozen, and backbone "
+            f"'{name}' is none. Choose vit_base_patch14_reg4_dinov2 or another of timm's (vit_*, "
+            "deit_*, samvit_*), or null to do without"
+        )
+    fixed = sorted(set(options or {}) & {"neck", "neck_channels", "taps"})
+    if fixed:
+        raise ModelError(
+            f"method 'vsgnet' takes the tokens of the last block as they are: leave "
+            f"'{fixed[0]}' out of backbone_options"
+        )
+    backbone = build_backbone(
+        name, bands, weights, {**(options or {}), "neck": "none", "taps": [-1]}, tuning="frozen"
+    )
+    assert isinstance(backbone, TokenBackbone)
+    if backbone.embed_dim % SHUFFLE**2:
+        raise ModelError(
+            f"backbone '{name}' has tokens of width {backbone.embed_dim}; method 'vsgnet' makes "
+            f"{SHUFFLE} × {SHUFFLE} pixels of each, so a multiple of {SHUFFLE**2} is needed"
+        )
+    return backbone
+
+
+def see_pixels(backbone: TokenBackbone, image: Tensor, tokens: TokensName) -> Tensor:
+    """What a frozen transformer sees in an image, at its pixels.
+
+    Args:
+        backbone: From `build_vision`.
+        image: Normalised (N, C, H, W) of any size.
+        tokens: How tokens become pixels: `shuffle_tokens` or `lay_out_tokens`.
+
+    Returns:
+        (N, D / 64, H, W), without gradient.
+    """
+    height, width = size_of(image)
+    patch = backbone.patch_size
+    with torch.no_grad():
+        whole = resize(image, (round_up(height, patch), round_up(width, patch)))
+        (found,) = backbone(whole)  # (N, D, h, w)
+        pixels = shuffle_tokens(found) if tokens == "shuffle" else lay_out_tokens(found)
+        return resize(pixels, (height, width))
+
+
+def shuffle_tokens(tokens: Tensor) -> Tensor:
+    """Map of tokens (N, D, h, w) → (N, D / 64, 8h, 8w): each fills the square where it lies."""
+    return F.pixel_shuffle(tokens, SHUFFLE)
+
+
+def lay_out_tokens(tokens: Tensor) -> Tensor:
+    """The same by the order of values in memory, as published: columns are scrambled."""
+    height, width = size_of(tokens)
+    rows = tokens.permute(0, 2, 3, 1).reshape(
+        len(tokens), SHUFFLE * height, SHUFFLE * width, -1
+    )  # (N, 8h, 8w, D / 64)
+    return rows.permute(0, 3, 1, 2)
+
+
+def find_colours(modality: Modality) -> tuple[int, ...] | None:
+    """Indices of red, green and blue among the bands, by names or wavelengths; None without them.
+
+    A transformer that learnt from colour images is to see these three, in this order.
+    """
+    names = [band.lower() for band in modality.bands]
+    by_name = [[i for i, name in enumerate(names) if name in known] for known, _ in _COLOURS]
+    if all(by_name):
+        return tuple(indices[0] for indices in by_name)
+    known_um = list(enumerate(modality.wavelengths_um or ()))
+    if not known_um:
+        return None
+    nearest = [min(known_um, key=lambda band: abs(band[1] - um)) for _, um in _COLOURS]
+    near = [
+        abs(own - um) <= _WITHIN_UM for (_, own), (_, um) in zip(nearest, _COLOURS, strict=True)
+    ]
+    found = tuple(i for i, _ in nearest)
+    return found if all(near) and len(set(found)) == len(found) else None

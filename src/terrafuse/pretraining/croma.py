@@ -1,0 +1,266 @@
+"""CROMA's pre-training: contrast between sensors, and pixels of both from what radar read.
+
+Reference: Fuller, Millard, Green: "CROMA: Remote sensing representations with contrastive
+radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566. Masked autoencoding: He et al.,
+"Masked autoencoders are scalable vision learners", CVPR 2022, arXiv 2111.06377.
+
+Own code, written from a description of the published one and equal to it; images may have any
+size and bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import log
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from terrafuse.backbones import CROMA, convert_croma_state_dict
+from terrafuse.backbones.croma_encoder import EncoderLayer, PooledHead, cut_patches
+from terrafuse.backbones.croma_weights import rename_transformer
+from terrafuse.backbones.dofa_encoder import wave_positions
+from terrafuse.errors import ModelError
+from terrafuse.pretraining.gathering import gather_rows
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which tokens of each sample an encoder sees.
+
+    Args:
+        keep: Places of the kept tokens, int64 (N, K).
+        hidden: Bool (N, L): which tokens it does not see.
+    """
+
+    keep: Tensor
+    hidden: Tensor
+
+    @classmethod
+    def draw(cls, samples: int, tokens: int, ratio: float, device: torch.device) -> Self:
+        """Random places, a share `ratio` of them hidden; at least one is kept."""
+        count = max(1, int(tokens * (1 - ratio)))
+        order = torch.rand(samples, tokens, device=device).argsort(dim=1)
+        return cls.of(order[:, :count], tokens)
+
+    @classmethod
+    def of(cls, keep: Tensor, tokens: int) -> Self:
+        """From the places that are kept (N, K) of `tokens`."""
+        hidden = torch.ones(len(keep), tokens, dtype=torch.bool, device=keep.device)
+        return cls(keep, hidden.scatter(1, keep, False))
+
+
+class CROMAPretraining(nn.Module):
+    """Two losses of images of both sensors, each sensor seen in part.
+
+    Args:
+        backbone: What learns; its neck takes no part.
+        mask_ratio: Share of tokens that are hidden, independently per sensor.
+        decoder_dim: Width of the decoder of pixels.
+        decoder_heads: Its heads.
+        decoder_depth: Its layers.
+        published_joint_bias: Whether attention among radar's tokens in the joint transformer is
+            biased by distances of radar's places to optical ones, which are other tokens there, as
+            the published code does it. Otherwise by their own distances, as without masks.
+    """
+
+    def __init__(
+        self,
+        backbone: CROMA,
+        *,
+        mask_ratio: float = 0.75,
+        decoder_dim: int = 512,
+        decoder_heads: int = 8,
+        decoder_depth: int = 1,
+        published_joint_bias: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= mask_ratio < 1:
+            raise ModelError(f"option 'mask_ratio' is {mask_ratio:g}; at least 0 and below 1")
+        dim = backbone.joint.norm.normalized_shape[0]
+        self.backbone = backbone
+        self.mask_ratio = mask_ratio
+        self.published_joint_bias = published_joint_bias
+        self.pool_sar, self.pool_optical = PooledHead(dim), PooledHead(dim)
+        self.contrast = Contrast(dim)
+        patch = backbone.sar.patch_size
+        values = (backbone.bands["sar"] + backbone.bands["optical"]) * patch**2
+        self.decoder = PixelDecoder(
+            dim, decoder_dim, values, num_heads=decoder_heads, depth=decoder_depth
+        )
+
+    def forward(
+        self,
+        sar: Tensor,
+        optical: Tensor,
+        sar_mask: Masking | None = None,
+        optical_mask: Masking | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of images in which every sample has both sensors.
+
+        Args:
+            sar: (N, C, H, W), standardised as the backbone's `scaling` wants it.
+            optical: Likewise, of the same size.
+            sar_mask: What radar's encoder sees; None: drawn.
+            optical_mask: Likewise.
+
+        Returns:
+            "contrast" and "reconstruction"; their sum is the loss.
+        """
+        sar, optical = self.backbone.rescale(sar), self.backbone.rescale(optical)
+        tokens, grid = self.backbone.sar.embed(sar)
+        others, _ = self.backbone.optical.embed(optical)
+        shape = (*tokens.shape[:2], self.mask_ratio, tokens.device)
+        sar_mask = sar_mask or Masking.draw(*shape)
+        optical_mask = optical_mask or Masking.draw(*shape)
+        bias = self.backbone.bias(grid, tokens)
+        own, between = _pairs(bias, sar_mask, sar_mask), _pairs(bias, sar_mask, optical_mask)
+        radar = self.backbone.sar(_take(tokens, sar_mask), own)  # (N, K, D)
+        theirs = _pairs(bias, optical_mask, optical_mask)
+        colour = self.backbone.optical(_take(others, optical_mask), theirs)
+        among = between if self.published_joint_bias else own
+        joint = self.backbone.joint(radar, colour, among, between)
+        pixels = self.decoder(joint, sar_mask, grid)  # (N, L, (C + C') p²)
+        patch = self.backbone.sar.patch_size
+        target = cut_patches(torch.cat([optical, sar], dim=1), patch)
+        return {
+            "contrast": self.contrast(self.pool_sar(radar), self.pool_optical(colour)),
+            "reconstruction": reconstruction_loss(
+                pixels, target, optical.shape[1] * patch**2, optical_mask.hidden, sar_mask.hidden
+            ),
+        }
+
+
+class Contrast(nn.Module):
+    """Which optical image belongs to which radar image, and the other way round.
+
+    Both vectors through a linear layer to length 1; cosines of all pairs, scaled by exp(s), as
+    logits; cross entropy over rows and over columns, halved. Vectors of the other side, of all
+    processes, carry no gradient, as published.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.sar, self.optical = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        # One value and not a scalar, which FSDP cannot shard.
+        self.logit_scale = nn.Parameter(torch.full((1,), log(1 / 0.07)))
+
+    def forward(self, sar: Tensor, optical: Tensor) -> Tensor:
+        """Pooled vectors (N, D) of both sensors → loss."""
+        a, b = F.normalize(self.sar(sar), dim=1), F.normalize(self.optical(optical), dim=1)
+        scale = self.logit_scale.exp()
+        (all_a, first), (all_b, _) = gather_rows(a.detach()), gather_rows(b.detach())
+        own = torch.arange(len(a), device=a.device) + first
+        terms = [F.cross_entropy(scale * x @ all_y.T, own) for x, all_y in ((a, all_b), (b, all_a))]
+        return (terms[0] + terms[1]) / 2
+
+
+class PixelDecoder(nn.Module):
+    """Joint encodings of what was seen → pixels of both sensors everywhere.
+
+    Args:
+        dim: D of the encodings.
+        width: Of the decoder.
+        values: Pixels of a patch, all bands.
+        num_heads: Heads.
+        depth: Layers; they have no bias of distances.
+    """
+
+    def __init__(self, dim: int, width: int, values: int, *, num_heads: int, depth: int) -> None:
+        super().__init__()
+        self.width = width
+        self.enter = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        self.blocks = nn.ModuleList(EncoderLayer(width, num_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, values)
+
+    def forward(self, joint: Tensor, mask: Masking, grid: tuple[int, int]) -> Tensor:
+        """Encodings (N, K, D) at the places of `mask.keep` → pixels (N, L, values)."""
+        seen = self.enter(joint)
+        places = mask.keep.unsqueeze(2).expand(-1, -1, self.width)
+        tokens = self.mask_token.to(seen.dtype).expand(*mask.hidden.shape, -1)
+        tokens = tokens.scatter(1, places, seen) + self._positions(grid, seen)
+        for block in self.blocks:
+            tokens = block(tokens, None)
+        pixels: Tensor = self.leave(self.norm(tokens))
+        return pixels
+
+    def _positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
+        """Fixed positions (1, L, width)."""
+        side = max(grid)
+        table = wave_positions(self.width, side)[:, 1:].reshape(1, side, side, self.width)
+        return table[:, : grid[0], : grid[1]].flatten(1, 2).to(like.device, like.dtype)
+
+
+def reconstruction_loss(
+    pixels: Tensor, target: Tensor, optical: int, hidden_optical: Tensor, hidden_sar: Tensor
+) -> Tensor:
+    """Squared error of hidden patches, mean of the optical ones plus mean of radar's.
+
+    A patch is standardised over all its bands together, as published.
+
+    Args:
+        pixels: (N, L, values), the optical ones first.
+        target: Likewise.
+        optical: How many values are optical.
+        hidden_optical: Bool (N, L).
+        hidden_sar: Bool (N, L).
+    """
+    variance, mean = torch.var_mean(target, dim=2, keepdim=True)
+    errors = (pixels.float() - (target - mean) / (variance + _EPS).sqrt()).square()
+    parts = ((errors[..., :optical], hidden_optical), (errors[..., optical:], hidden_sar))
+    losses = [
+        (error.mean(dim=2) * hidden).sum() / hidden.sum().clamp(min=1) for error, hidden in parts
+    ]
+    return losses[0] + losses[1]
+
+
+#: Names of the original's heads → ours.
+_HEADS = {
+    "decoder.encoder_to_decoder.": "decoder.enter.",
+    "decoder.linear_output.": "decoder.leave.",
+    "global_contrast_loss.radar_proj.": "contrast.sar.",
+    "global_contrast_loss.optical_proj.": "contrast.optical.",
+    "global_contrast_loss.logit_scale": "contrast.logit_scale",
+}
+
+
+def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the original's pre-training class under our names; its fixed positions go.
+
+    Args:
+        state: Original names ("radar_encoder.linear_input.weight").
+    """
+    converted = {}
+    for name, value in convert_croma_state_dict(state).items():
+        if name.endswith("decoder_pos_embed"):
+            continue
+        if name.startswith("decoder.decoder."):
+            name = "decoder." + rename_transformer(name.removeprefix("decoder.decoder."))
+        elif name.startswith(("sar.", "optical.", "joint.")):
+            name = f"backbone.{name}"
+        for original, ours in _HEADS.items():
+            name = name.replace(original, ours)
+        converted[name] = value.reshape(1) if name.endswith("logit_scale") else value
+    return converted
+
+
+def _take(tokens: Tensor, mask: Masking) -> Tensor:
+    """Kept tokens (N, K, D) of (N, L, D)."""
+    return tokens.gather(1, mask.keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
+
+
+def _pairs(bias: Tensor, asking: Masking, answering: Masking) -> Tensor:
+    """Bias (1, heads, L, L) → that of kept pairs (N, heads, K, K')."""
+    rows, cols = asking.keep[:, :, None], answering.keep[:, None, :]
+    return bias[0][:, rows, cols].transpose(0, 1)
