@@ -1,6 +1,6 @@
 """What a model keeps when modalities are missing, trained with and without modality dropout.
 
-    python benchmarks/subsets.py demo/all-modalities.yaml [--dropout 0 0.3] [--seeds 3]
+    python benchmarks/subsets.py demo/all_modalities.yaml [--dropout 0 0.3] [--seeds 3]
         [--steps 300] [-s data.manifest=other.yaml]
 
 Every subset of the modalities is scored on the test split. Retention is the mIoU of a subset

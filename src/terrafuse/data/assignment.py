@@ -14,6 +14,8 @@ _MOST_ROUNDS = 10
 _MOST_EXCHANGED = 500
 # A change must be worth this much, so that rounding errors do not go round in circles.
 _LEAST_GAIN = 1e-12
+# Up to so many ways to distribute, all are looked at.
+_MOST_WAYS = 20_000
 
 
 def assign_units(
@@ -33,8 +35,23 @@ def assign_units(
     totals = counts.sum(axis=0)
     held = counts[:, totals > 0] / totals[totals > 0]
     wanted = np.array(shares)[:, None]
+    if len(wanted) <= len(held) and len(wanted) ** len(held) <= _MOST_WAYS:
+        return _best_of_all(held, wanted, seed)
     results = [_Assignment(held, wanted, seed + draw).search() for draw in range(draws)]
     return min(results, key=_Cost(held, wanted))
+
+
+def _best_of_all(held: Float, wanted: Float, seed: int) -> NDArray[np.int64]:
+    """The best of all ways that leave no split empty."""
+    splits, units = len(wanted), len(held)
+    ways = np.indices((splits,) * units).reshape(units, -1).T  # (ways, units)
+    given = ways[:, :, None] == np.arange(splits)  # (ways, units, splits)
+    ways, given = ways[given.any(axis=1).all(axis=1)], given[given.any(axis=1).all(axis=1)]
+    filled = np.einsum("wus,uk->wsk", given.astype(float), held)
+    cost = ((filled - wanted) ** 2 / wanted).sum(axis=(1, 2))
+    equals = np.flatnonzero(cost <= cost.min() + _LEAST_GAIN)
+    best: NDArray[np.int64] = ways[np.random.default_rng(seed).choice(equals)]
+    return best
 
 
 class _Cost:
