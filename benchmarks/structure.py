@@ -26,28 +26,27 @@ _CNN = {
     "backbone_options": {"strides": [2, 4, 8, 16]},
     "decoder_options": {"channels": 32},
 }
-ROWS: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "photo alone, `single`": (["rgb"], {"name": "single", **_CNN}),
-    "photo and superpixels, `late_fusion`": (
-        ["rgb", "structure"],
-        {"name": "late_fusion", "fusion": "concat", **_CNN},
-    ),
-    "photo and superpixels, `vsgnet`": (
-        ["rgb", "structure"],
-        {
-            "name": "vsgnet",
-            "backbone": None,
-            "channels": [24, 48, 72, 144],
-            "depths": [1, 1, 2, 1],
-            "decoder_options": {"channels": 64},
-        },
-    ),
+_LATE = {"name": "late_fusion", "fusion": "concat", **_CNN}
+_VSGNET = {
+    "name": "vsgnet",
+    "backbone": None,
+    "channels": [24, 48, 72, 144],
+    "depths": [1, 1, 2, 1],
+    "decoder_options": {"channels": 64},
 }
+#: Title, encoding of the superpixels (None: without them), method.
+ROWS: tuple[tuple[str, str | None, dict[str, Any]], ...] = (
+    ("photo alone, `single`", None, {"name": "single", **_CNN}),
+    ("photo and superpixels, `late_fusion`", "color", _LATE),
+    ("the same, `encoding: mean_rgb`", "mean_rgb", _LATE),
+    ("the same, `encoding: boundary`", "boundary", _LATE),
+    ("photo and superpixels, `vsgnet`", "color", _VSGNET),
+)
 
 
-def make_data(folder: Path) -> Path:
-    """The manifest of photos and their superpixels."""
-    made = folder / "rgb_structure.yaml"
+def make_data(folder: Path, encoding: str) -> Path:
+    """The manifest of photos and their superpixels; the rasters are made once."""
+    made = folder / f"rgb_{encoding}.yaml"
     if made.exists():
         return made
     path = folder / "dataset.yaml"
@@ -70,7 +69,7 @@ def make_data(folder: Path) -> Path:
         for name in ("sar", "dsm"):
             scene.pop(name, None)
     photos = write_manifest(values, folder / "rgb.yaml")
-    api.generate(photos, kind="superpixels", manifest=made)
+    api.generate(photos, kind="superpixels", manifest=made, encoding=encoding)
     return made
 
 
@@ -82,15 +81,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/structure"))
     args = parser.parse_args()
-    manifest = make_data(args.out / "data").resolve()
     print(f"{machine()}; {args.steps} steps, {args.seeds} seeds")
     print("| what | mIoU | mPA | Δ mIoU |\n|---|---|---|---|")
     base: list[float] | None = None
-    for number, (title, (modalities, method)) in enumerate(ROWS.items()):
+    for title, encoding, method in ROWS:
+        manifest = make_data(args.out / "data", encoding or "color").resolve()
         settings = {
             "data": {
                 "manifest": str(manifest),
-                "modalities": modalities,
+                "modalities": ["rgb", "structure"] if encoding else ["rgb"],
                 "crop_size": 96,
                 "batch_size": 8,
                 "sampling": "balanced",
@@ -100,15 +99,18 @@ def main() -> None:
             "training": {"steps": args.steps, "lr": 3e-3, "validate_every": args.steps},
             "prediction": {"crop_size": 256, "overlap": 64},
         }
-        config = args.out / f"{number}.yaml"
+        name = f"{method['name']}_{encoding}"
+        config = args.out / f"{name}.yaml"
         config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         found = [
-            metrics_of_run(config, args.out / f"{number}-{args.steps}-{seed}", seed, args.steps)
+            metrics_of_run(config, args.out / f"{name}-{args.steps}-{seed}", seed, args.steps)
             for seed in range(args.seeds)
         ]
         miou, mpa, _ = columns(found)
         base = base or miou
-        gain = "" if number == 0 else cell([a - b for a, b in zip(miou, base, strict=True)], "+")
+        gain = (
+            "" if encoding is None else cell([a - b for a, b in zip(miou, base, strict=True)], "+")
+        )
         print(f"| {title} | {cell(miou)} | {cell(mpa)} | {gain} |", flush=True)
 
 
