@@ -58,3 +58,21 @@ def test_dicts_and_back():
     assert Modality.from_dict(whole.to_dict()) == whole
     statistics = BandStatistics((1.0,), (2.0,), (0.0,), (3.0,), (10,))
     assert BandStatistics.from_dict(statistics.to_dict()) == statistics
+
+
+@pytest.mark.parametrize(
+    ("bands", "wavelengths", "expected"),
+    [
+        (("Blue", "G", "RED"), None, (2, 1, 0)),
+        (("B02", "B03", "B04", "B08"), None, (2, 1, 0)),
+        (("a", "b1", "c", "d"), (0.842, 0.665, 0.56, 0.49), (1, 2, 3)),
+        (("red", "green", "blue"), (0.49, 0.56, 0.665), (0, 1, 2)),  # names say more
+        (("B4", "B3", "B2", "B1"), (0.835, 0.66, 0.56, 0.485), (1, 2, 3)),  # Landsat 7
+        (("nir", "red", "green"), (0.84, 0.665, 0.56), None),
+        (("a", "c", "d"), (0.61, 0.49, 0.80), None),  # one band cannot be two colours
+        (("a", "c", "d"), (0.74, 0.56, 0.49), None),
+        (("VV", "VH", "r"), None, None),
+    ],
+)
+def test_bands_that_show_colours(bands, wavelengths, expected):
+    assert Modality("m", bands, "optical", wavelengths_um=wavelengths).rgb_bands == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import lcm
@@ -16,6 +17,13 @@ KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "
 # Windows start on a common multiple of all scales; a numerator beyond this would leave
 # next to no start positions.
 MAX_SCALE_TERM = 64
+
+
+#: What red, green and blue are called, also by Sentinel-2, and their wavelengths in micrometres.
+_VISIBLE_NAMES = (("red", "r"), ("green", "g"), ("blue", "b"))
+_SENTINEL_NAMES = (("b04", "b4"), ("b03", "b3"), ("b02", "b2"))
+_VISIBLE_UM = (0.665, 0.56, 0.49)
+_WITHIN_UM = 0.06
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,29 @@ class Modality:
                 "raster is resampled to it while reading"
             )
         return ratio
+
+    @property
+    def rgb_bands(self) -> tuple[int, int, int] | None:
+        """Indices of red, green and blue, by names, else by wavelengths; None if not known.
+
+        Numbers of bands count as Sentinel-2's where there are no wavelengths: other sensors have
+        other ones.
+        """
+        by_name = self._named(_VISIBLE_NAMES)
+        if by_name is not None or self.wavelengths_um is None:
+            return by_name or self._named(_SENTINEL_NAMES)
+        waves = self.wavelengths_um
+        nearest = [min(range(len(waves)), key=lambda i: abs(waves[i] - um)) for um in _VISIBLE_UM]
+        far = any(
+            abs(waves[i] - um) > _WITHIN_UM for i, um in zip(nearest, _VISIBLE_UM, strict=True)
+        )
+        red, green, blue = nearest
+        return None if far or len(set(nearest)) < 3 else (red, green, blue)
+
+    def _named(self, wanted: Sequence[Sequence[str]]) -> tuple[int, int, int] | None:
+        names = [band.lower() for band in self.bands]
+        found = [[names.index(name) for name in known if name in names] for known in wanted]
+        return (found[0][0], found[1][0], found[2][0]) if all(found) else None
 
     def size_at(self, size: int) -> int:
         """Pixels of this modality over `size` pixels of the scene grid.

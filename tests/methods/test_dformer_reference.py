@@ -23,7 +23,7 @@ from terrafuse.methods.dformer_geometry import (
     measure,
     measure_all,
 )
-from terrafuse.methods.dformer_v1 import GuidedAttention, LastBlock
+from terrafuse.methods.dformer_v1 import GuidedAttention
 from terrafuse.methods.dformer_v2 import ConvFeedForward, GeometryBlock, GeometryEncoder
 from terrafuse.modalities import Modality
 from terrafuse.training.losses import CrossEntropy
@@ -96,11 +96,7 @@ def test_block_of_version_1(name: str) -> None:
     heads = config["num_head"] if config["window"] else 0
     attention = GuidedAttention(dim, heads, last=last)
     settings = {"mlp_ratio": config["mlp_ratio"], "drop_path": 0.0, "layer_scale_init": 1e-6}
-    block = (
-        LastBlock(attention, dim, **settings)
-        if last
-        else GuidedBlock(attention, dim, dim // 2, **settings)
-    )
+    block = GuidedBlock(attention, dim, None if last else dim // 2, **settings)
     fill(block, part(stored, "sd."), "encoder.stages.1.0.", "stages.1.0.")
     x, guide = block(stored["in.x"], stored["in.x_e"])
     assert_close(x, stored["out.x"])

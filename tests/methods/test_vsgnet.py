@@ -28,7 +28,7 @@ from terrafuse.methods.costs import forward_flops
 from terrafuse.methods.describing import describe_bases, describe_parts, name_sources
 from terrafuse.methods.vsgnet import VSGNet
 from terrafuse.methods.vsgnet_blocks import FeatureRecalibration, pool_softly
-from terrafuse.methods.vsgnet_vision import build_vision, find_colours, see_pixels
+from terrafuse.methods.vsgnet_vision import build_vision, see_pixels
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.settings import parse_settings
 from terrafuse.training.optim import parameter_groups
@@ -333,7 +333,7 @@ BGRN = Modality("s2", ("b", "g", "r", "nir"), "optical")
 def test_colours_are_found(
     bands: tuple[str, ...], um: tuple[float, ...] | None, expected: tuple[int, ...] | None
 ) -> None:
-    assert find_colours(Modality("m", bands, "optical", wavelengths_um=um)) == expected
+    assert Modality("m", bands, "optical", wavelengths_um=um).rgb_bands == expected
 
 
 @torch.no_grad()

@@ -138,7 +138,7 @@ class GuidedBlock(nn.Module):
     Args:
         attention: Streams (N, H, W, C), (N, H, W, C') → what is added to each.
         channels: C of the image stream.
-        guide_channels: C' of the guiding stream.
+        guide_channels: C' of the guiding stream; None leaves that as it is, after the last block.
         mlp_ratio: Width inside the MLPs.
         drop_path: Probability that a part is left out of a sample, in training.
         layer_scale_init: First value of the scales, one per channel.
@@ -148,7 +148,7 @@ class GuidedBlock(nn.Module):
         self,
         attention: nn.Module,
         channels: int,
-        guide_channels: int,
+        guide_channels: int | None,
         *,
         mlp_ratio: int,
         drop_path: float,
@@ -157,20 +157,23 @@ class GuidedBlock(nn.Module):
         super().__init__()
         self.attention = attention
         self.mlp = DepthwiseMlp(channels, mlp_ratio)
-        self.mlp_guide = DepthwiseMlp(guide_channels, mlp_ratio)
         self.drop_path = drop_path
         self.scale_attention = _scale(channels, layer_scale_init)
         self.scale_mlp = _scale(channels, layer_scale_init)
-        self.scale_attention_guide = _scale(guide_channels, layer_scale_init)
-        self.scale_mlp_guide = _scale(guide_channels, layer_scale_init)
+        self.mlp_guide = None
+        if guide_channels is not None:
+            self.mlp_guide = DepthwiseMlp(guide_channels, mlp_ratio)
+            self.scale_attention_guide = _scale(guide_channels, layer_scale_init)
+            self.scale_mlp_guide = _scale(guide_channels, layer_scale_init)
 
     def forward(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams after the block."""
         to_x, to_guide = self.attention(x, guide)
         x = x + self._drop(self.scale_attention * to_x)
         x = x + self._drop(self.scale_mlp * self.mlp(x))
-        guide = guide + self._drop(self.scale_attention_guide * to_guide)
-        guide = guide + self._drop(self.scale_mlp_guide * self.mlp_guide(guide))
+        if self.mlp_guide is not None:
+            guide = guide + self._drop(self.scale_attention_guide * to_guide)
+            guide = guide + self._drop(self.scale_mlp_guide * self.mlp_guide(guide))
         return x, guide
 
     def _drop(self, x: Tensor) -> Tensor:

@@ -17,11 +17,6 @@ from terrafuse.errors import BandError, ConfigError, DataError
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window, blocks
 
-#: What counts as red, green and blue, in micrometres, and how far a band may be off.
-VISIBLE_UM = (0.665, 0.56, 0.49)
-TOLERANCE_UM = 0.06
-_NAMES = (("red", "r"), ("green", "g"), ("blue", "b"))
-
 # What is read at once while going through a photo. (The digest depends on it.)
 _BLOCK = 1024
 _RESERVOIR = 1 << 16
@@ -151,18 +146,7 @@ def choose_channels(
                 f"{len(modality.bands)} ({', '.join(modality.bands)})"
             )
         return rgb[0] - 1, rgb[1] - 1, rgb[2] - 1
-    names = [band.lower() for band in modality.bands]
-    found = [[names.index(name) for name in pair if name in names] for pair in _NAMES]
-    if all(found):
-        return found[0][0], found[1][0], found[2][0]
-    waves = modality.wavelengths_um or ()
-    if modality.kind != "optical" or not waves:
-        return None
-    nearest = [min(range(len(waves)), key=lambda i: abs(waves[i] - um)) for um in VISIBLE_UM]
-    near = [abs(waves[i] - um) <= TOLERANCE_UM for i, um in zip(nearest, VISIBLE_UM, strict=True)]
-    if all(near) and len(set(nearest)) == 3:
-        return nearest[0], nearest[1], nearest[2]
-    return None
+    return modality.rgb_bands
 
 
 def require_channels(modality: Modality, rgb: tuple[int, int, int] | None) -> tuple[int, int, int]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
@@ -20,7 +19,6 @@ from terrafuse.decoders.layers import NormName
 from terrafuse.errors import ModelError
 from terrafuse.fusion import (
     ChannelNorm,
-    DepthwiseMlp,
     GuidedBlock,
     GuidedGate,
     PooledQueryAttention,
@@ -62,39 +60,6 @@ class GuidedAttention(nn.Module):
             parts.append(self.attention(x, guide, context))
         y = torch.cat([*parts, self.gate(x, guide)], dim=-1)  # (N, H, W, 2C or 3C/2)
         return self.project(y), None if self.project_guide is None else self.project_guide(y)
-
-
-class LastBlock(nn.Module):
-    """A block after which X is needed no more: only the image stream goes on.
-
-    Args:
-        attention: As of a `GuidedBlock`, of which only the first result is used.
-        channels: C of the image stream.
-        mlp_ratio: Width inside the MLP.
-        drop_path: Probability that a part is left out of a sample, in training.
-        layer_scale_init: First value of the scales, one per channel.
-    """
-
-    def __init__(
-        self,
-        attention: nn.Module,
-        channels: int,
-        *,
-        mlp_ratio: int,
-        drop_path: float,
-        layer_scale_init: float,
-    ) -> None:
-        super().__init__()
-        self.attention = attention
-        self.mlp = DepthwiseMlp(channels, mlp_ratio)
-        self.drop = DropPath(drop_path)
-        self.scale_attention = nn.Parameter(torch.full((channels,), layer_scale_init))
-        self.scale_mlp = nn.Parameter(torch.full((channels,), layer_scale_init))
-
-    def forward(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        """The image stream after the block; X as it came."""
-        x = x + self.drop(self.scale_attention * self.attention(x, guide)[0])
-        return x + self.drop(self.scale_mlp * self.mlp(x)), guide
 
 
 class GuidedEncoder(Backbone):
@@ -209,6 +174,4 @@ def _two(image: nn.Module, guide: nn.Module) -> nn.ModuleList:
 
 def _block(channels: int, num_heads: int, *, last: bool, **settings: Any) -> nn.Module:
     attention = GuidedAttention(channels, num_heads, last=last)
-    if last:
-        return LastBlock(attention, channels, **settings)
-    return GuidedBlock(attention, channels, channels // 2, **settings)
+    return GuidedBlock(attention, channels, None if last else channels // 2, **settings)

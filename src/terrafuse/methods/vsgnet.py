@@ -43,7 +43,6 @@ from terrafuse.methods.vsgnet_vision import (
     SHUFFLE,
     TokensName,
     build_vision,
-    find_colours,
     see_pixels,
 )
 from terrafuse.modalities import Modality
@@ -121,7 +120,7 @@ class VSGNet(Segmenter):
         self.tokens = tokens
         image, *others = self.modalities
         # The transformer knows colours; what else an image has, only its convolutions see.
-        self.colours = find_colours(image) if image.kind == "optical" else None
+        self.colours = image.rgb_bands if image.kind == "optical" else None
         bands = {"image": len(image.bands), "structure": sum(len(m.bands) for m in others)}
         seen = bands | ({"image": len(self.colours)} if self.colours else {})
         names, sources = _by_stream("backbone", backbone), _by_stream("weights", weights)

@@ -17,22 +17,12 @@ from terrafuse.backbones import TokenBackbone, is_dofa, is_token_backbone
 from terrafuse.decoders.layers import resize, size_of
 from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_backbone
-from terrafuse.modalities import Modality
 from terrafuse.samples import round_up
 
 TokensName = Literal["shuffle", "raw"]
 
 #: Every token becomes so many pixels, squared, with D / 64 channels.
 SHUFFLE = 8
-
-#: What red, green and blue are called, and their wavelengths in micrometres.
-_COLOURS = (
-    (("red", "r", "b04", "b4"), 0.665),
-    (("green", "g", "b03", "b3"), 0.56),
-    (("blue", "b", "b02", "b2"), 0.49),
-)
-#: How far from it a band may lie.
-_WITHIN_UM = 0.06
 
 
 def build_vision(
@@ -105,23 +95,3 @@ def lay_out_tokens(tokens: Tensor) -> Tensor:
         len(tokens), SHUFFLE * height, SHUFFLE * width, -1
     )  # (N, 8h, 8w, D / 64)
     return rows.permute(0, 3, 1, 2)
-
-
-def find_colours(modality: Modality) -> tuple[int, ...] | None:
-    """Indices of red, green and blue among the bands, by names or wavelengths; None without them.
-
-    A transformer that learnt from colour images is to see these three, in this order.
-    """
-    names = [band.lower() for band in modality.bands]
-    by_name = [[i for i, name in enumerate(names) if name in known] for known, _ in _COLOURS]
-    if all(by_name):
-        return tuple(indices[0] for indices in by_name)
-    known_um = list(enumerate(modality.wavelengths_um or ()))
-    if not known_um:
-        return None
-    nearest = [min(known_um, key=lambda band: abs(band[1] - um)) for _, um in _COLOURS]
-    near = [
-        abs(own - um) <= _WITHIN_UM for (_, own), (_, um) in zip(nearest, _COLOURS, strict=True)
-    ]
-    found = tuple(i for i, _ in nearest)
-    return found if all(near) and len(set(found)) == len(found) else None

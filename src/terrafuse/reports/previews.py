@@ -17,9 +17,6 @@ from terrafuse.modalities import BandStatistics, Modality
 Picture = NDArray[np.uint8]
 Image = NDArray[np.floating[Any]]
 
-#: What the eye takes for red, green and blue, in micrometres, and how far a band may be off.
-VISIBLE_UM = (0.665, 0.56, 0.49)
-TOLERANCE_UM = 0.06
 #: Mean brightness that previews of optical images are brought to, 0 to 1.
 MEAN_BRIGHTNESS = 0.38
 #: Of radar composites, whose speckle would be garish in full colour.
@@ -137,14 +134,8 @@ def _stretch(band: Image, limits: tuple[float, float]) -> Image:
 
 
 def _choose_bands(modality: Modality) -> tuple[int, int, int]:
-    waves = modality.wavelengths_um
-    if modality.kind == "optical" and waves is not None:
-        order = [min(range(len(waves)), key=lambda i: abs(waves[i] - w)) for w in VISIBLE_UM]
-        near = all(
-            abs(waves[i] - w) <= TOLERANCE_UM for i, w in zip(order, VISIBLE_UM, strict=True)
-        )
-        if near and len(set(order)) == 3:
-            return order[0], order[1], order[2]
+    if modality.kind == "optical" and modality.rgb_bands is not None:
+        return modality.rgb_bands
     return (0, 1, 2) if len(modality.bands) >= 3 else (0, 0, 0)
 
 
