@@ -47,10 +47,15 @@ PYTHON = list(_blocks("python"))
 @pytest.fixture(scope="module")
 def hooks() -> ModuleType:
     """`docs/hooks.py`, which makes the tables of the reference."""
-    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    return _load("hooks")
+
+
+def _load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where its dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
 
@@ -218,6 +223,18 @@ def test_methods_page_describes_every_method() -> None:
     for name in METHODS:
         assert f"## {name}\n" in page
         assert f"| `{name}` |" in readme
+
+
+def test_every_method_page_shows_its_data_flow() -> None:
+    figures = _load("flows").figures()
+    folder = ROOT / "docs" / "assets" / "flow"
+    assert {path.stem for path in folder.iterdir()} == set(figures)
+    for name, svg in figures.items():
+        stored = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        assert stored == svg, "run: python docs/flows.py"
+    for page in (ROOT / "docs" / "methods").glob("*.md"):
+        shown = f"](../assets/flow/{page.stem}.svg)" in page.read_text(encoding="utf-8")
+        assert shown or page.stem == "index", page.name
 
 
 def test_errors_page_draws_the_tree() -> None:
