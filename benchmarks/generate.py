@@ -29,6 +29,8 @@ import rasterio
 from rasterio.transform import from_origin
 from scipy import ndimage
 
+from machine import processor
+
 CASES = ("known segments", "known depth", "superpixels", "watershed", "sam, tiny", "depth, tiny")
 
 
@@ -195,13 +197,6 @@ def show_seams() -> None:
         smooth = ndimage.uniform_filter1d(error, 31, axis=0)  # what the noise is not
         steps = np.abs(np.concatenate([smooth[:, c] - smooth[:, c - 1] for c in columns]))
         print(f"  {name:24} {steps.mean():.4f} {steps.max():.4f}, error {error.std():.3f}")
-
-
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -22,14 +22,12 @@ import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
-
-from scipy import stats
 
 from scores import columns, machine, metrics_of_run
 from terrafuse.config import load_run_config
 from terrafuse.data import load_manifest, make_landscape
+from terrafuse.evaluation import half_interval
 
 FOLDER = Path(__file__).parents[1] / "configs" / "upseg" / "ablation"
 BASE = "two_streams"
@@ -52,12 +50,6 @@ class Rung:
     title: str
     config: Path
     modalities: tuple[str, ...]
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half the width of the 95 % confidence interval of the mean, of two values or more."""
-    quantile = float(stats.t.ppf(0.975, len(values) - 1))
-    return quantile * statistics.stdev(values) / sqrt(len(values))
 
 
 def cell(values: Sequence[float], sign: str = "") -> str:

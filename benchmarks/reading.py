@@ -24,6 +24,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window as RasterWindow
 
+from machine import processor
 from terrafuse.data import Scene, scene_from_rasters
 from terrafuse.data.handles import pool
 from terrafuse.modalities import Modality
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=3072, help="height and width of the files")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
-    print(f"{date.today()}, {platform.machine()}, {_processor()}, GDAL {rasterio.__gdal_version__}")
+    print(f"{date.today()}, {platform.machine()}, {processor()}, GDAL {rasterio.__gdal_version__}")
     print(f"tiled 512 × 512, deflate, {options.size} × {options.size} pixels")
     print(f"{'file':20} {'windows':16} {'decode':>9} {'Scene.read':>11} {'share':>6}")
     with tempfile.TemporaryDirectory() as folder:
@@ -149,13 +150,6 @@ def show_warped(folder: Path, size: int, repeats: int) -> None:
             times.append(measure(scene.read, windows))
         values = len(windows) * 256 * 256 * 6 / 1e6
         print(f"  {name:20} {values / statistics.median(times):6.0f}")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

@@ -220,6 +220,13 @@ def run_settings() -> str:
     return settings_tables(RunConfig)
 
 
+def pretrain_settings() -> str:
+    """Every key of `pretrain.yaml`."""
+    from terrafuse.pretrain_config import PretrainConfig
+
+    return settings_tables(PretrainConfig)
+
+
 def dataset_settings() -> str:
     """Every key of `dataset.yaml`."""
     from terrafuse.data import manifest
@@ -235,6 +242,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "run": run_settings,
+    "pretrain": pretrain_settings,
     "dataset": dataset_settings,
     "commands": commands_table,
     "methods": methods_table,

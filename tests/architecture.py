@@ -20,6 +20,7 @@ VOCABULARY = (
     "classes",
     "settings",
     "config",
+    "pretrain_config",
     "options",
 )
 _LEARNABLE = ("weights", "backbones", "tuning", "fusion", "decoders", "segmenter")
@@ -35,6 +36,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "classes": ("errors", "samples"),
     "settings": ("errors",),
     "config": ("errors", "settings"),
+    "pretrain_config": ("errors", "settings", "config"),
     "options": ("errors",),
     "data": VOCABULARY,
     "weights": VOCABULARY,
@@ -50,13 +52,13 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
     "reports": VOCABULARY,
     "training": (
-        *VOCABULARY, "data", "weights", "backbones", "segmenter", "methods", "prediction",
-        "evaluation", "reports",
+        *VOCABULARY, "data", "weights", "backbones", "segmenter", "methods", "pretraining",
+        "prediction", "evaluation", "reports",
     ),
     "overview": (*VOCABULARY, "weights", "data", "segmenter", "methods"),
     "api": (
-        *VOCABULARY, *_LEARNABLE, "data", "methods", "prediction", "generate", "evaluation",
-        "reports", "training", "overview",
+        *VOCABULARY, *_LEARNABLE, "data", "methods", "pretraining", "prediction", "generate",
+        "evaluation", "reports", "training", "overview",
     ),
     "demo": (*VOCABULARY, "data", "prediction", "reports", "api"),
     "cli": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from affine import Affine
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.grid import Grid
+from terrafuse.data.kept_labels import KeptArea
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window
 
@@ -68,6 +70,12 @@ class MemoryScene:
     def read_labels(self, window: Window) -> np.ndarray:
         place, shape = [window.row, window.col], (window.height, window.width)
         return _cut(self.labels[None].astype(np.uint8), place, shape, IGNORE_INDEX)[0]
+
+    def keep_labels(self, area: KeptArea) -> MemoryScene:
+        kept = copy(self)
+        everywhere = area.mask(Window(0, 0, *self.labels.shape))
+        kept.labels = np.where(everywhere, self.labels, IGNORE_INDEX).astype(np.uint8)
+        return kept
 
     def close(self) -> None:
         pass

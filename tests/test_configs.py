@@ -22,6 +22,7 @@ from terrafuse.data.layouts.facts import read_facts
 from terrafuse.methods import METHODS, without_values
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.prediction import Lattice
+from terrafuse.pretrain_config import load_pretrain_config
 from terrafuse.settings import read_yaml
 from terrafuse.training.optim import learning_rate_factor
 from terrafuse.training.validation import validation_overlap
@@ -82,6 +83,8 @@ SMALL = {
     "dofa": {"weights": None, "neck_channels": 16, "decoder_options": {"channels": 16},
              "backbone_options": {"embed_dim": 32, "depth": 4, "num_heads": 2,
                                   "dynamic_embed_dim": 32}},
+    "resnet50": {"weights": None, "decoder_options": {"channels": 8}},
+    "galileo": {"weights": None, "backbone_options": {"embed_dim": 16, "depth": 2, "num_heads": 2}},
     "vsgnet": {"weights": None, "channels": [8, 8], "depths": [1, 1], "num_heads": [1, 2],
                "mlp_ratios": [2, 1], "decoder_options": {"channels": 8},
                "backbone_options": {"embed_dim": 192, "depth": 1, "num_heads": 2}},
@@ -102,18 +105,25 @@ def read_manifest(path: Path, folder: Path) -> Manifest:
     return load_manifest(write_manifest(values, folder / "layout" / path.name))
 
 
+#: Values that sensors give, by unit; what looks at scales refuses others.
+VALUES = {"db": (-25, -2), "reflectance": (0.01, 0.5), "reflectance_10000": (50, 4000)}
+
+
 def made_up(manifest: Manifest, folder: Path, size: int, make_raster) -> Path:
     """A dataset of the same modalities and classes, with noise for pixels."""
     rng = np.random.default_rng(0)
     values = manifest.to_dict() | {"grid": None, "labels": {}}
     values.pop("root", None)
     values["scenes"] = []
+    for settings in values["modalities"].values():
+        settings.pop("read_bands", None)  # only these are made up
     for number, split in enumerate(("train", "val", "test")):  # three places
         east = 500_000 + 100_000 * number
         scene = {"id": split, "split": split}
         for name, modality in manifest.modalities.items():
             pixels = modality.size_at(size)
-            noise = rng.uniform(1, 200, (len(modality.bands), pixels, pixels))
+            low, high = VALUES.get(modality.unit, (1, 200))
+            noise = rng.uniform(low, high, (len(modality.bands), pixels, pixels))
             scene[name] = f"{split}_{name}.tif"
             transform = from_origin(east, 5_000_000, 10 * modality.scale, 10 * modality.scale)
             make_raster(folder / scene[name], noise.astype(np.float32), transform=transform)
@@ -134,11 +144,21 @@ def expected_warnings(config: RunConfig) -> Iterator[str]:
     tuning = config.method.options.get("tuning")
     # A file of weights is left for the user to name, or not fetched here.
     stays = config.method.name == "vsgnet" and config.method.options["backbone"]
+    stays = stays or str(config.method.options["backbone"]).startswith("galileo")
     if stays or tuning in ("adapter", "lora"):
         yield "the backbone has no pretrained weights"
 
 
-@pytest.mark.parametrize("path", RUNS, ids=lambda path: str(path.relative_to(CONFIGS)))
+def run_cases():
+    """Every run; of those that differ by their data only, one is not slow."""
+    same = ("forests", "gid15", "mmhunan", "potsdam", "vaihingen")  # as whu_opt_sar
+    for path in RUNS:
+        is_slow = path.parent.name == "compare" and path.stem in same
+        marks = [pytest.mark.slow] if is_slow else []
+        yield pytest.param(path, id=str(path.relative_to(CONFIGS)), marks=marks)
+
+
+@pytest.mark.parametrize("path", list(run_cases()))
 def test_one_step(path, tmp_path, make_raster, command_line):
     config = load_run_config(path)
     manifest = read_manifest(config.data.manifest, tmp_path).select(config.data.modalities)
@@ -171,6 +191,31 @@ def test_one_step(path, tmp_path, make_raster, command_line):
         code, _, message = command_line("train", path, "--out", tmp_path / "run", *words)
     assert code == 0, message
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+PRETRAININGS = sorted((CONFIGS / "pretrain").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRETRAININGS, ids=lambda path: path.stem)
+def test_one_step_of_pretraining(path, tmp_path, make_raster, command_line):
+    config = load_pretrain_config(path)
+    assert config.objective.name == path.stem
+    manifest = load_manifest(config.data.manifest).select(config.data.modalities)
+    dataset = made_up(manifest, tmp_path, 64, make_raster)
+    settings = {
+        "data.manifest": dataset,
+        "data.crop_size": 64,
+        "data.batch_size": 2,
+        "data.workers": 0,
+        "training.steps": 1,
+        "training.warmup_steps": 0,
+        "training.accelerator": "cpu",
+    }
+    words = [word for key, value in settings.items() for word in ("-s", f"{key}={value}")]
+    code, out, message = command_line("pretrain", path, "--out", tmp_path / "run", *words)
+    assert code == 0, message
+    assert "weights: " in out
+    assert list((tmp_path / "run").glob("*.safetensors"))
 
 
 def test_there_are_runs_and_their_datasets_are_read():

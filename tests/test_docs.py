@@ -18,9 +18,13 @@ from typing import Any
 import pytest
 import typer
 
+from terrafuse.api.sweep_plan import read_methods
 from terrafuse.cli.app import app
 from terrafuse.config import AugmentConfig, RunConfig, TrainingConfig
 from terrafuse.data.manifest import ManifestSettings, load_manifest
+from terrafuse.modalities import Modality
+from terrafuse.pretrain_config import PretrainConfig, PretrainTrainingConfig
+from terrafuse.pretraining import create_pretrainer
 from terrafuse.settings import parse_settings, read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +78,13 @@ def test_yaml_is_valid(page: str, block: str, tmp_path: Path) -> None:
     path.write_text(block, encoding="utf-8")
     if block.startswith("# dataset.yaml"):
         assert load_manifest(path).entries
+        return
+    if block.startswith("# pretrain.yaml"):
+        settings = parse_settings(PretrainConfig, read_yaml(path), page)
+        create_pretrainer(settings, [Modality("s1", ("vv", "vh")), Modality("s2", ("r", "nir"))])
+        return
+    if block.startswith("# methods.yaml"):
+        assert read_methods(path)
         return
     values = read_yaml(path)
     if not block.startswith("# run.yaml"):  # a part of one
@@ -185,6 +196,10 @@ def test_settings_tables_name_every_key(hooks: ModuleType) -> None:
             assert not field.description or field.description in text
     assert "## `training.losses[]`" in text
     assert "(≥ 0, < 1)" in text
+    text = hooks.pretrain_settings()
+    for model in (PretrainConfig, PretrainTrainingConfig):
+        for name in model.model_fields:
+            assert f"| `{name}` |" in text
     text = hooks.dataset_settings()
     for name in ManifestSettings.model_fields:
         assert f"| `{name}` |" in text

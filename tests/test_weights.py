@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import terrafuse.weights.run_folder as run_folder
+import terrafuse.weights.files as files
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import (
     ChecksumError,
@@ -236,7 +236,7 @@ def test_a_full_disk_leaves_the_old_model_whole(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     if failing == "weights":
-        monkeypatch.setattr(run_folder, "save_file", lambda state, path, metadata: fail(path))
+        monkeypatch.setattr(files, "save_file", lambda state, path, metadata: fail(path))
     else:
         monkeypatch.setattr(Path, "write_text", fail)
     before = {p.name: p.read_bytes() for p in run.iterdir()}

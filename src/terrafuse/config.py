@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from terrafuse.errors import ConfigError
-from terrafuse.settings import NamedOptions, Settings, parse_settings, parse_value, read_yaml
+from terrafuse.settings import NamedOptions, Settings, parse_settings, read_yaml
 
 
 class AugmentConfig(Settings):
@@ -98,6 +97,15 @@ class DataConfig(Settings):
         description="Where crops come from: anywhere with data and labels, around pixels of "
         "classes drawn evenly, a regular grid, or anywhere in a scene drawn evenly.",
     )
+    label_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the labelled training pixels to learn from, by whole scenes where "
+        "these are many, else by blocks; all other labels are void. A smaller share of the same "
+        "seed is part of a larger.",
+    )
+    label_seed: int = Field(0, ge=0, description="Chooses what `label_share` keeps.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     modality_dropout: float | dict[str, float] = Field(
         0.0,
@@ -115,6 +123,11 @@ class DataConfig(Settings):
             raise ValueError("the weights of the subsets sum to nothing")
         return value
 
+    def beside(self, folder: Path) -> Self:
+        """The settings of a file in `folder`, to which the path of the manifest is relative."""
+        manifest = (folder / self.manifest.expanduser()).resolve()
+        return self.model_copy(update={"manifest": manifest})
+
 
 class LossConfig(NamedOptions):
     """One term of the loss: its name, weight and options."""
@@ -122,8 +135,8 @@ class LossConfig(NamedOptions):
     weight: float = Field(1.0, ge=0)
 
 
-class TrainingConfig(Settings):
-    """How the model learns."""
+class LearningConfig(Settings):
+    """How weights move, whatever is made small."""
 
     steps: int = Field(2000, ge=1, description="Optimiser steps.")
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
@@ -131,12 +144,6 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
     decay_all: bool = Field(False, description="Apply it to norms, biases and positions too.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
-    layer_decay: float = Field(
-        1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
-    )
-    backbone_lr_factor: float = Field(
-        1.0, ge=0, description="Learning rate of the backbone relative to the rest."
-    )
     schedule: Literal["poly", "poly_whole", "cosine", "constant", "multistep"] = Field(
         "cosine",
         description="After the warm-up; poly_whole falls as if there had been none, as in the code "
@@ -154,6 +161,37 @@ class TrainingConfig(Settings):
         False, description="Keep less for the way back and compute it again: less memory, slower."
     )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    seed: int = Field(0, ge=0)
+    accelerator: str = Field("auto", description="As in Lightning: auto, cpu, gpu.")
+    devices: int | str = Field("auto", description="As in Lightning.")
+    nodes: int = Field(1, ge=1)
+    strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp.")
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Beside log.csv; need the extra 'track'."
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})"
+            )
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("schedule 'multistep' and 'milestones' need each other")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("'milestones' are steps in ascending order")
+        return self
+
+
+class TrainingConfig(LearningConfig):
+    """How the model learns."""
+
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
+    )
+    backbone_lr_factor: float = Field(
+        1.0, ge=0, description="Learning rate of the backbone relative to the rest."
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Exponential moving average of the weights, used to judge."
     )
@@ -172,26 +210,6 @@ class TrainingConfig(Settings):
     early_stop: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
     )
-    seed: int = Field(0, ge=0)
-    accelerator: str = Field("auto", description="As in Lightning: auto, cpu, gpu.")
-    devices: int | str = Field("auto", description="As in Lightning.")
-    nodes: int = Field(1, ge=1)
-    strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp.")
-    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Beside log.csv; need the extra 'track'."
-    )
-
-    @model_validator(mode="after")
-    def _schedule_fits(self) -> TrainingConfig:
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})"
-            )
-        if (self.schedule == "multistep") != bool(self.milestones):
-            raise ValueError("schedule 'multistep' and 'milestones' need each other")
-        if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("'milestones' are steps in ascending order")
-        return self
 
 
 class EvaluationConfig(Settings):
@@ -277,33 +295,20 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
             of the wrong kind.
     """
     path = Path(path)
-    values = read_yaml(path)
-    for key, value in (overrides or {}).items():
-        _set_dotted(values, key, parse_value(value))
-    config = parse_settings(RunConfig, values, str(path))
-    manifest = (path.parent / config.data.manifest.expanduser()).resolve()
-    data = config.data.model_copy(update={"manifest": manifest})
+    config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))
+    data = config.data.beside(path.parent)
     method = config.method.model_copy(update=_found_weights(config.method, path.parent))
     return config.model_copy(update={"data": data, "method": method})
 
 
 def _found_weights(method: NamedOptions, folder: Path) -> dict[str, Any]:
-    """Option `weights` with whole paths where files of these names lie in the folder."""
+    """Option `weights` with whole paths where files or folders of these names lie there."""
 
     def whole(value: Any) -> Any:
         if isinstance(value, Mapping):
             return {key: whole(inner) for key, inner in value.items()}
-        found = isinstance(value, str) and (folder / value).is_file()
+        names_a_place = isinstance(value, str) and value not in ("hub", "timm")
+        found = names_a_place and (folder / value).exists()
         return str((folder / value).resolve()) if found else value
 
     return {"weights": whole(method.options["weights"])} if "weights" in method.options else {}
-
-
-def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        inner = values.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"'{key}' cannot be set: '{parent}' holds a value, not keys")
-        values = inner
-    values[last] = value

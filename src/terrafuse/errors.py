@@ -79,6 +79,10 @@ class TrainingError(TerrafuseError, RuntimeError):
     """Training cannot start or go on."""
 
 
+class StoppedError(TrainingError):
+    """Ctrl-C or SIGTERM stopped training, which can be gone on with."""
+
+
 class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+
+_T = TypeVar("_T")
 
 
 def check_options(
@@ -46,6 +48,32 @@ def option_names(function: Callable[..., Any]) -> list[str]:
     """Names of the keyword-only parameters."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def by_modality(
+    what: str, value: _T | Mapping[str, _T], names: Sequence[str], **default: _T
+) -> dict[str, _T]:
+    """A value for each modality.
+
+    Args:
+        what: Option it is of, for the message.
+        value: One for all, or by modality.
+        names: Of all modalities.
+        default: Value of modalities that are not named; without it, all must be.
+
+    Raises:
+        UnknownNameError: A modality that is not there.
+        ModelError: A modality that is not named.
+    """
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    unknown = [key for key in value if key not in names]
+    if unknown:
+        raise UnknownNameError(unknown_name(f"modality in option '{what}'", unknown[0], names))
+    lacking = [name for name in names if name not in value]
+    if lacking and not default:
+        raise ModelError(f"option '{what}' names none for modality {', '.join(lacking)}")
+    return {name: value[name] if name in value else default["default"] for name in names}
 
 
 def _convert(what: str, annotation: Any, value: Any) -> Any:

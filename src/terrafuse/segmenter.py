@@ -54,13 +54,119 @@ class Inputs:
         return self.valid[name].flatten(1).any(dim=1)
 
 
-class Segmenter(nn.Module, ABC):
+class SensorModel(nn.Module):
+    """A model of images of several sensors, with its normalisation.
+
+    Values come in physical units. The base class normalises them with stored statistics, fills
+    pixels without data with 0 (the mean), brings modalities to the sizes the model uses, and pads.
+
+    Args:
+        modalities: What comes in, in order.
+    """
+
+    def __init__(self, modalities: Sequence[Modality]) -> None:
+        super().__init__()
+        self.modalities = tuple(modalities)
+        for modality in self.modalities:
+            bands = len(modality.bands)
+            self.register_buffer(f"mean_{modality.name}", torch.zeros(bands))
+            self.register_buffer(f"std_{modality.name}", torch.ones(bands))
+
+    def backbones(self) -> list[Backbone]:
+        """Every backbone in it."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
+
+    def lr_factors(self) -> dict[str, float]:
+        """Factors to the learning rates of parameters, by their names; 1 where not named."""
+        return {}
+
+    def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
+        """Store the normalisation; it is saved with the weights.
+
+        Raises:
+            ModelError: A modality is missing, or a band has no spread.
+            BandError: A backbone takes values of another scale.
+        """
+        for modality in self.modalities:
+            if modality.name not in statistics:
+                raise ModelError(f"no statistics for modality '{modality.name}'")
+            values = statistics[modality.name]
+            for band, std in zip(modality.bands, values.std, strict=True):
+                if not std > 0:
+                    raise ModelError(
+                        f"band '{band}' of modality '{modality.name}' is constant over the "
+                        "training split (standard deviation 0 or undefined); leave it out"
+                    )
+            self.get_buffer(f"mean_{modality.name}").copy_(torch.tensor(values.mean))
+            self.get_buffer(f"std_{modality.name}").copy_(torch.tensor(values.std))
+        for backbone in self.backbones():
+            backbone.set_statistics(statistics)
+
+    def set_pixel_size(self, metres: float) -> None:
+        """Tell backbones that take it into account the pixel size of scenes on the ground."""
+        own = {m.name: self._target_size(m, (2**16, 2**16))[0] for m in self.modalities}
+        for backbone in self.backbones():
+            backbone.set_pixel_sizes({name: metres * 2**16 / size for name, size in own.items()})
+
+    def normalize(self, name: str, image: Tensor) -> Tensor:
+        """(x − mean) / std per band, in float32; NaN stays NaN."""
+        mean = self.get_buffer(f"mean_{name}").view(1, -1, 1, 1)
+        std = self.get_buffer(f"std_{name}").view(1, -1, 1, 1)
+        return (image.float() - mean) / std
+
+    def prepare(
+        self,
+        images: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor],
+        padded: tuple[int, int],
+    ) -> Inputs:
+        """Images and where they have data, normalised and padded.
+
+        Args:
+            images: Per modality (N, C_m, H_m, W_m) in physical units; NaN = no data; absent
+                modalities may be left out.
+            valid: Per modality bool (N, H_m, W_m), as far as given.
+            padded: Size of the padded scene window.
+        """
+        prepared = {m.name: self._prepare(m, images, valid, padded) for m in self.modalities}
+        return Inputs(
+            images={name: image for name, (image, _) in prepared.items()},
+            valid={name: mask for name, (_, mask) in prepared.items()},
+            size=padded,
+        )
+
+    def _prepare(
+        self,
+        modality: Modality,
+        images: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor],
+        padded: tuple[int, int],
+    ) -> tuple[Tensor, Tensor]:
+        target = self._target_size(modality, padded)
+        if modality.name not in images:
+            like = next(iter(images.values()))
+            shape = (like.shape[0], len(modality.bands), *target)
+            image = like.new_zeros(shape, dtype=torch.float32)
+            return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
+        image = self.normalize(modality.name, images[modality.name])
+        known = ~image.isnan() & _has_data(image, valid.get(modality.name))
+        # Pixels of the modality over the padded window; need not be whole numbers.
+        own = [Fraction(length) / modality.scale_ratio for length in padded]
+        return _bring_to(torch.where(known, image, 0.0), known, own, target)
+
+    def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
+        """Height and width at which a modality comes in; that of the padded window."""
+        del modality
+        return padded
+
+
+class Segmenter(SensorModel, ABC):
     """A multimodal segmentation model with its inputs and its normalisation.
 
     A method derives from it, takes `(modalities, num_classes, *, …)` and writes `segment`. The base
-    class checks inputs by name, normalises with stored statistics, fills pixels without data with
-    0 (the mean), brings modalities of other scales to sizes the method can use, pads to the
-    stride, and crops the logits to the window.
+    classes check inputs by name, normalise them, fill pixels without data with 0 (the mean), bring
+    modalities of other scales to sizes the method can use, pad to the stride, and crop the logits
+    to the window.
 
     Args:
         modalities: What `forward` expects, in the order the method fuses.
@@ -84,7 +190,6 @@ class Segmenter(nn.Module, ABC):
     num_modalities: ClassVar[tuple[int, int | None]] = (1, None)
 
     def __init__(self, modalities: Sequence[Modality], num_classes: int) -> None:
-        super().__init__()
         least, most = self.num_modalities
         if not least <= len(modalities) <= (most or len(modalities)):
             allowed = f"{least}" if least == most else f"{least} to {most or 'any number'}"
@@ -93,16 +198,12 @@ class Segmenter(nn.Module, ABC):
                 f"{type(self).__name__} takes {allowed} modalities, got {len(modalities)} "
                 f"({names}). Choose with data.modalities"
             )
-        self.modalities = tuple(modalities)
+        super().__init__(modalities)
         self.num_classes = num_classes
         self.strides: dict[str, int] = {}
         # Name and options under which `create_segmenter` made it; a run folder keeps them.
         self.method_name = ""
         self.method_options: dict[str, Any] = {}
-        for modality in self.modalities:
-            bands = len(modality.bands)
-            self.register_buffer(f"mean_{modality.name}", torch.zeros(bands))
-            self.register_buffer(f"std_{modality.name}", torch.ones(bands))
 
     @abstractmethod
     def segment(self, inputs: Inputs) -> SegmenterOutput:
@@ -131,54 +232,12 @@ class Segmenter(nn.Module, ABC):
         height, width = self._check(images)
         self._check_present(images, valid or {})
         padded = (round_up(height, self.stride), round_up(width, self.stride))
-        prepared = {
-            modality.name: self._prepare(modality, images, valid or {}, padded)
-            for modality in self.modalities
-        }
-        inputs = Inputs(
-            images={name: image for name, (image, _) in prepared.items()},
-            valid={name: mask for name, (_, mask) in prepared.items()},
-            size=padded,
-        )
-        output = self.segment(inputs)
+        output = self.segment(self.prepare(images, valid or {}, padded))
         return SegmenterOutput(
             logits=_to_window(output.logits, padded, (height, width)),
             aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
             losses=output.losses,
         )
-
-    def backbones(self) -> list[Backbone]:
-        """Every backbone in it."""
-        return [module for module in self.modules() if isinstance(module, Backbone)]
-
-    def lr_factors(self) -> dict[str, float]:
-        """Factors to the learning rates of parameters, by their names; 1 where not named."""
-        return {}
-
-    def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
-        """Store the normalisation; it is saved with the weights.
-
-        Raises:
-            ModelError: A modality is missing, or a band has no spread.
-        """
-        for modality in self.modalities:
-            if modality.name not in statistics:
-                raise ModelError(f"no statistics for modality '{modality.name}'")
-            values = statistics[modality.name]
-            for band, std in zip(modality.bands, values.std, strict=True):
-                if not std > 0:
-                    raise ModelError(
-                        f"band '{band}' of modality '{modality.name}' is constant over the "
-                        "training split (standard deviation 0 or undefined); leave it out"
-                    )
-            self.get_buffer(f"mean_{modality.name}").copy_(torch.tensor(values.mean))
-            self.get_buffer(f"std_{modality.name}").copy_(torch.tensor(values.std))
-
-    def normalize(self, name: str, image: Tensor) -> Tensor:
-        """(x − mean) / std per band, in float32; NaN stays NaN."""
-        mean = self.get_buffer(f"mean_{name}").view(1, -1, 1, 1)
-        std = self.get_buffer(f"std_{name}").view(1, -1, 1, 1)
-        return (image.float() - mean) / std
 
     def _check(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
         known = {modality.name: modality for modality in self.modalities}
@@ -207,25 +266,6 @@ class Segmenter(nn.Module, ABC):
             raise InputShapeError(f"modalities do not show the same ground: {shapes}")
         height, width = next(iter(sizes.values()))
         return height, width
-
-    def _prepare(
-        self,
-        modality: Modality,
-        images: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor],
-        padded: tuple[int, int],
-    ) -> tuple[Tensor, Tensor]:
-        target = self._target_size(modality, padded)
-        if modality.name not in images:
-            like = next(iter(images.values()))
-            shape = (like.shape[0], len(modality.bands), *target)
-            image = like.new_zeros(shape, dtype=torch.float32)
-            return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
-        image = self.normalize(modality.name, images[modality.name])
-        known = ~image.isnan() & _has_data(image, valid.get(modality.name))
-        # Pixels of the modality over the padded window; need not be whole numbers.
-        own = [Fraction(length) / modality.scale_ratio for length in padded]
-        return _bring_to(torch.where(known, image, 0.0), known, own, target)
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         if not self.own_scales:

@@ -34,8 +34,12 @@ class NamedOptions(BaseModel):
         return dict(self.model_extra or {})
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
     """A YAML file that holds a mapping.
+
+    Args:
+        path: The file.
+        overrides: Dotted keys → YAML values that replace those of the file.
 
     Raises:
         ConfigError: Not there, not YAML, or something else than a mapping.
@@ -50,6 +54,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"'{path}' must hold keys and values, not {type(values).__name__}")
+    for key, value in (overrides or {}).items():
+        _set_dotted(values, key, parse_value(value))
     return values
 
 
@@ -108,6 +114,16 @@ def parse_value(text: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506
     except yaml.YAMLError as error:
         raise ConfigError(f"'{text}' is not a YAML value: {error}") from None
+
+
+def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"'{key}' cannot be set: '{parent}' holds a value, not keys")
+        values = inner
+    values[last] = value
 
 
 class _Loader(yaml.SafeLoader):

@@ -33,6 +33,7 @@ def test_the_order_of_bands_is_that_of_the_files() -> None:
         (("red", "G", "blue", "NIR"), None, ["B4", "B3", "B2", "B8"]),
         (("x", "y", "z"), (0.67, 0.86, 1.55), ["B4", "B8A", "B11"]),
         (("nir", "thermal"), (0.83, 10.9), ["B8", None]),
+        (("red_edge_1", "nir_narrow", "SWIR2", "cirrus"), None, ["B5", "B8A", "B12", None]),
         (("VV", "height"), None, [None, None]),
     ],
 )

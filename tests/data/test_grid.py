@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.crs import CRS
 
-from terrafuse.data import Grid
+from terrafuse.data import Grid, typical_pixel_size_m
 from terrafuse.samples import Window
 
 UTM = CRS.from_epsg(32633)
@@ -67,3 +67,12 @@ def test_crop_is_where_the_window_is() -> None:
     assert part.offset_in(GRID) == (-10, 20)
     assert (part.height, part.width) == (30, 40)
     assert part.bounds == (500_200, 4_999_800, 500_600, 5_000_100)
+
+
+def test_the_typical_pixel_size_is_the_median_of_those_known() -> None:
+    def grid(size: float, crs: str | None = "EPSG:32633") -> Grid:
+        return Grid(CRS.from_string(crs) if crs else None, Affine.scale(size), 10, 10)
+
+    assert typical_pixel_size_m([grid(10), grid(30), grid(20), grid(1, None)]) == 20
+    assert typical_pixel_size_m([grid(1, None)]) is None
+    assert typical_pixel_size_m([]) is None

@@ -117,6 +117,20 @@ SSLVIT: dict[str, Any] = {
         "img_size": 64,
     },
 }  # fmt: skip
+GALILEO: dict[str, Any] = {
+    "backbone": "galileo_nano",
+    "backbone_options": {
+        "embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8, "patch_size": 8,
+        "scaling": "data",
+    },
+    "decoder_options": {"channels": 8},
+}  # fmt: skip
+GALILEO_UPSEG: dict[str, Any] = {
+    "backbone": "galileo_nano",
+    "backbone_options": {
+        "embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "scaling": "data",
+    },
+}  # fmt: skip
 TINY_DECODER: dict[str, Any] = {"decoder_options": {"channels": 8, "num_heads": 2}}
 
 #: Per method, small options to test it with; a method that is not here is tested with its defaults.
@@ -155,6 +169,28 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         VIT | {"fusion": "gated", "tuning": "adapter+lora"},
         RESNET | {"fusion": "concat", "aux": True, "tuning": "bitfit"},
         DOFA,
+        GALILEO | {"decoder": "segformer", "tuning": "lora"},
+    ],
+    "galileo": [
+        GALILEO,
+        GALILEO | {"fusion": "gated", "tuning": "lora"},
+        GALILEO
+        | {
+            "fusion": "concat",
+            "tuning": "prompt",
+            "aux": True,
+            "backbone_options": GALILEO["backbone_options"]
+            | {"subtract_reference": True, "stem_channels": 4, "final_norm": False},
+        },
+        GALILEO
+        | {
+            "fusion": "sum",
+            "tuning": "frozen",
+            "decoder": "linear",
+            "decoder_options": {},
+            "backbone_options": GALILEO_UPSEG["backbone_options"]
+            | {"neck": "none", "taps": [-1], "subtract_reference": True},
+        },
     ],
     "mcanet": [
         MCANET,
@@ -168,6 +204,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         RESNET | {"tuning": "full", "decoder": "unetformer"} | TINY_DECODER,
         TINY_SAM | {"tuning": "frozen", "deep_fusion": False},
         DOFA | {"tuning": "adapter"},
+        GALILEO | {"tuning": "lora", "decoder": "segformer"},
     ],
     "pagnet": [
         {"variant": "mobile", "channels": 8, "key_channels": 4, "num_heads": 2},
@@ -178,6 +215,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         SYNERGY,
         SYNERGY_DOFA,
         SYNERGY_DOFA | {"tuning": "lora", "interact_stages": [1], "decoder": "light"},
+        SYNERGY | GALILEO_UPSEG | {"tuning": "lora"},
         SYNERGY_DOFA | {"tuning": "full", "grid": "own", "wave_delta": True},
         SYNERGY
         | {"grid": "own", "prompt": {"pool": 2}, "tuning": "lora", "interact_stages": [1, 2]},

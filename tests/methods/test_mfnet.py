@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from small_backbones import BACKBONES, train_a_little
+from terrafuse.backbones import ToRGB
 from terrafuse.errors import ModelError, UnknownNameError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion
 from terrafuse.methods import create_segmenter
 from terrafuse.methods.mfnet import MFNet
-from terrafuse.methods.parts import ToRGB
 from terrafuse.modalities import Modality
 from terrafuse.tuning import TUNINGS
 

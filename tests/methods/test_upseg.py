@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import DOFA
+from terrafuse.backbones import DOFA, Galileo
 from terrafuse.config import TrainingConfig
 from terrafuse.errors import ModelError, UnknownNameError
 from terrafuse.methods import create_segmenter, without_values
@@ -20,6 +20,7 @@ from terrafuse.segmenter import Inputs
 from terrafuse.training.optim import parameter_groups
 from terrafuse.tuning import merge_tuning
 
+OPTICAL = Modality("optical", ("B2", "B3", "B4", "B8", "B12"), "optical")
 RGB = Modality("rgb", ("r", "g", "b"), "optical", wavelengths_um=(0.665, 0.56, 0.49))
 SAR = Modality("sar", ("vv", "vh"), "sar")
 SAR_2 = Modality("sar_2", ("vv", "vh"), "sar")
@@ -37,6 +38,17 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "dinov2": {
         "backbone": "vit_small_patch14_reg4_dinov2",
         "backbone_options": _SMALL | {"img_size": 56},
+    },
+    "galileo": {  # places of 1 to 3 tokens
+        "backbone": "galileo_nano",
+        "backbone_options": {
+            "embed_dim": 16,
+            "depth": 4,
+            "num_heads": 2,
+            "patch_size": 8,
+            "scaling": "data",
+            "ndvi": True,
+        },
     },
 }
 _HEADS: dict[str, Any] = {
@@ -86,7 +98,7 @@ def _lacking(inputs: Inputs, name: str, samples: slice = slice(None)) -> Inputs:
 
 def _alone(model: UPSeg, name: str, image: Tensor) -> list[Tensor]:
     """Maps of the plain encoder."""
-    if isinstance(model.backbone, DOFA):
+    if isinstance(model.backbone, DOFA | Galileo):
         return model.backbone(image, bands=name)
     levels: list[Tensor] = model.backbone(model.to_rgb[name](image))
     return levels
@@ -134,7 +146,7 @@ def test_tunings_reach_every_stream(backbone: str, tuning: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backbone", ["dofa", "vit"])
+@pytest.mark.parametrize("backbone", ["dofa", "vit", "galileo"])
 def test_low_rank_updates_reach_prompts_too(backbone: str) -> None:
     """Merged, keys and values of prompts come from rows of the weights; unmerged they do not."""
     model = _make(ALL, backbone, trained=True, tuning="lora")
@@ -143,7 +155,8 @@ def test_low_rank_updates_reach_prompts_too(backbone: str) -> None:
             nn.init.normal_(parameter, std=0.2)
     inputs = _inputs(ALL)
     before, _ = model.encode(inputs)
-    assert merge_tuning(model) == 2 * 4
+    # Queries, keys and values are one layer, in Galileo three.
+    assert merge_tuning(model) == (4 if backbone == "galileo" else 2) * 4
     for a, b in zip(before, model.encode(inputs)[0], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
@@ -418,3 +431,26 @@ def test_what_cannot_be_is_refused(
 def test_dofa_wants_wavelengths() -> None:
     with pytest.raises(ModelError, match=r"optical modality 'rgb' has no wavelengths"):
         _whole((Modality("rgb", ("r", "g", "b"), "optical"),))
+
+
+@torch.no_grad()
+def test_places_of_several_tokens_get_their_hint_in_each() -> None:
+    """Galileo's optical groups are guided by radar's single one, and the other way round."""
+    model = _make(
+        (OPTICAL, SAR), "galileo", prompt={"kind": "aligned"}, interact_stages=(3,), trained=True
+    )
+    assert isinstance(model.backbone, Galileo)
+    inputs = _inputs((OPTICAL, SAR))
+    streams = model.embed(inputs)
+    places = 8 * 8
+    assert [s.tokens.shape[1] for s in streams] == [4 * places, places]  # RGB, NIR, SWIR, NDVI
+    hint = torch.randn(2, places, 16)
+    tokens = streams[0].tokens
+    added = model.backbone.add_at_places(tokens, hint, (8, 8)) - tokens
+    for group in range(4):
+        torch.testing.assert_close(added.view(2, places, 4, 16)[:, :, group], hint)
+    mean = model.backbone.at_places(tokens + added, (8, 8))
+    torch.testing.assert_close(mean - model.backbone.at_places(tokens, (8, 8)), hint)
+    taps, lacking = _taps(model, inputs), _taps(model, _lacking(inputs, "sar"))
+    assert torch.equal(taps[1][0], lacking[1][0])
+    assert (taps[3][0] - lacking[3][0]).abs().max() > 1e-3

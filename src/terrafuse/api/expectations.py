@@ -37,7 +37,7 @@ def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -
 
     settings = load_run_config(config, overrides or {})
     dataset = open_dataset(settings.data)
-    check_crop_size(settings, dataset)
+    check_crop_size(settings.data, dataset)
     cost = describe_model(config, overrides)["cost"]
     seconds = time_steps(settings, dataset)
     steps = settings.training.steps

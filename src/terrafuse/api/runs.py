@@ -248,7 +248,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     settings = load_run_config(config, overrides or {})
     check_settings(settings)
     dataset = open_dataset(settings.data)
-    check_crop_size(settings, dataset)
+    check_crop_size(settings.data, dataset)
     scored_classes(settings.evaluation, dataset.scheme)  # refuses what is no class
     segmenter = create_segmenter(
         settings.method.name,

@@ -1,49 +1,69 @@
 """Image → levels: any timm pyramid or transformer, MiT, DOFA, CROMA, for any number of bands."""
 
 from terrafuse.backbones.base import Backbone, PretrainedSource, PyramidBackbone, TokenBackbone
+from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
-from terrafuse.backbones.croma_weights import convert_croma_state_dict
+from terrafuse.backbones.croma_weights import convert_croma_state_dict, divide_sensors
 from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.galileo import Galileo
+from terrafuse.backbones.galileo_encoder import GalileoAttention, GalileoBlock
 from terrafuse.backbones.mit import MiT, initialize_as_segformer, is_mit
 from terrafuse.backbones.mit_names import convert_mit_state_dict
+from terrafuse.backbones.own_weights import is_own, refuse_own, save_backbone
 from terrafuse.backbones.registry import (
     BackboneSummary,
     create_backbone,
+    create_croma,
     has_hub_weights,
     hub_location,
     is_dofa,
+    is_galileo,
     is_token_backbone,
+    knows_modalities,
     list_backbones,
 )
 from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published, fit_bands
 from terrafuse.backbones.wavelengths import band_codes, snap_wavelength
 
 __all__ = [
+    "COLOUR",
     "CROMA",
     "DOFA",
     "HUB_WEIGHTS",
+    "RGB",
     "TIMM_WEIGHTS",
     "Backbone",
     "BackboneSummary",
     "CROMASensor",
     "Encodings",
+    "Galileo",
+    "GalileoAttention",
+    "GalileoBlock",
     "MiT",
     "PretrainedSource",
     "PyramidBackbone",
     "Scaling",
+    "ToRGB",
     "TokenBackbone",
     "band_codes",
     "convert_croma_state_dict",
     "convert_mit_state_dict",
     "create_backbone",
+    "create_croma",
+    "divide_sensors",
     "find_published",
     "fit_bands",
     "has_hub_weights",
     "hub_location",
     "initialize_as_segformer",
     "is_dofa",
+    "is_galileo",
     "is_mit",
+    "is_own",
     "is_token_backbone",
+    "knows_modalities",
     "list_backbones",
+    "refuse_own",
+    "save_backbone",
     "snap_wavelength",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from terrafuse.errors import ModelError
+from terrafuse.modalities import BandStatistics
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Backbone(nn.Module, ABC):
         gradient_checkpointing: Whether training keeps only what goes into each block or stage and
             computes the rest again on the way back: less memory, about a third more time.
         tuning: How it is adapted (`terrafuse.tuning`); empty where all of it learns.
+        num_modalities: Modalities side by side in its batches, as its tuning was told.
         added: Names of the parameters that the tuning added.
     """
 
@@ -57,6 +59,7 @@ class Backbone(nn.Module, ABC):
     pretrained: PretrainedSource | None = None
     gradient_checkpointing: bool = False
     tuning: str = ""
+    num_modalities: int = 1
     added: frozenset[str] = frozenset()
 
     @abstractmethod
@@ -76,6 +79,23 @@ class Backbone(nn.Module, ABC):
 
         For a learning rate that falls with depth, and for freezing. What is new in every model (a
         transformer's neck) is in no group; what a tuning adds to a block is in the block's.
+        """
+
+    def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
+        """Learn how images were standardised; for a backbone that has a scale of its own.
+
+        Args:
+            statistics: Per modality; those that are not its own are left out.
+
+        Raises:
+            BandError: The values are of another scale than the backbone takes.
+        """
+
+    def set_pixel_sizes(self, metres: Mapping[str, float]) -> None:
+        """Learn the pixel size on the ground; for a backbone that takes it into account.
+
+        Args:
+            metres: Per modality, of its images as they come in.
         """
 
     def train(self, mode: bool = True) -> Self:
@@ -148,6 +168,8 @@ class TokenBackbone(Backbone):
         num_prefix_tokens: Class and register tokens before the patches'.
         blocks: The transformer blocks; call them through `run_block`.
         taps: Indices of the blocks whose output is used.
+        takes_any_tokens: Whether blocks run on some of the patches' tokens as on all; not where
+            they work with the places of tokens.
         prompts: (index of a block, samples) → tokens (samples, P, D) that the block's attention
             sees beside the image's, and that end with the block; None: there are none.
     """
@@ -156,6 +178,7 @@ class TokenBackbone(Backbone):
     embed_dim: int
     num_prefix_tokens: int
     taps: tuple[int, ...]
+    takes_any_tokens: bool = False
     prompts: nn.Module | None
 
     def __init__(self) -> None:
@@ -191,9 +214,31 @@ class TokenBackbone(Backbone):
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of the taps (N, D, h, w) → levels."""
 
+    def at_places(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
+        """The patches' tokens as they are between blocks, one per place: (N, h · w, D)."""
+        return tokens[:, self.num_prefix_tokens :]
+
+    def add_at_places(self, tokens: Tensor, added: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
+        """Tokens (N, L, D) with something added to all of a place; added is (N, h · w, D)."""
+        first = self.num_prefix_tokens
+        patches = tokens[:, first:] + added
+        return torch.cat([tokens[:, :first].to(patches.dtype), patches], dim=1)
+
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels, fine → coarse."""
         return self._levels(*self.embed(image))
+
+    def run_blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Tokens (N, L, D), or some of them where `takes_any_tokens`, after all blocks.
+
+        Normalised where the backbone has a final norm.
+        """
+        for index in range(len(self.blocks)):
+            tokens = self._run(self.run_block, index, tokens, grid)
+        return self._normalize(tokens)
+
+    def _normalize(self, tokens: Tensor) -> Tensor:
+        return tokens
 
     def _levels(self, tokens: Tensor, grid: tuple[int, int]) -> list[Tensor]:
         """Embedded tokens (N, L, D) → levels."""

@@ -111,7 +111,7 @@ class DistanceBias(nn.Module):
         return self._kept[1]
 
 
-class SelfAttention(nn.Module):
+class _Attention(nn.Module):
     """Attention with a bias per pair of tokens; queries, keys and values have no offset.
 
     Args:
@@ -122,35 +122,39 @@ class SelfAttention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in (q, k, v))
+        mask = None if bias is None else bias.to(q.dtype)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, heads, L, d)
+        result: Tensor = self.proj(x.transpose(1, 2).flatten(2))  # (N, L, D)
+        return result
+
+
+class SelfAttention(_Attention):
+    """Attention of a sequence to itself."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
         """Tokens (N, L, D), bias broadcast to (N, heads, L, L) or none → (N, L, D)."""
         q, k, v = self.qkv(x).chunk(3, dim=2)
-        result: Tensor = self.proj(_attend(q, k, v, bias, self.num_heads))
-        return result
+        return self._attend(q, k, v, bias)
 
 
-class CrossAttention(nn.Module):
-    """Attention in which one sequence asks and another answers.
-
-    Args:
-        dim: D.
-        num_heads: Heads.
-    """
+class CrossAttention(_Attention):
+    """Attention in which one sequence asks and another answers."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
-        super().__init__()
-        self.num_heads = num_heads
+        super().__init__(dim, num_heads)
         self.q, self.k, self.v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
-        self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
         """Asking (N, L, D), answering (N, S, D), bias (N, heads, L, S) → (N, L, D)."""
-        q, k, v = self.q(x), self.k(context), self.v(context)
-        result: Tensor = self.proj(_attend(q, k, v, bias, self.num_heads))
-        return result
+        return self._attend(self.q(x), self.k(context), self.v(context), bias)
 
 
 class EncoderLayer(nn.Module):
@@ -305,10 +309,3 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def even_layers(depth: int, count: int) -> Sequence[int]:
     """Layers at which `count` parts of equal depth end."""
     return [max(depth * (i + 1) // count - 1, 0) for i in range(count)]
-
-
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, heads: int) -> Tensor:
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    mask = None if bias is None else bias.to(q.dtype)
-    x = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (N, heads, L, d)
-    return x.transpose(1, 2).flatten(2)  # (N, L, D)

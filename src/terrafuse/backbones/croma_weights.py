@@ -18,12 +18,14 @@ from terrafuse.backbones.croma_encoder import Variant
 from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L2A, adapt_bands
 from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
 from terrafuse.errors import (
+    ModelError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
     unknown_name,
 )
-from terrafuse.weights import load_strict, read_weights
+from terrafuse.modalities import Modality
+from terrafuse.weights import load_strict, read_weights, rename
 
 #: How names of all CROMA begin.
 CROMA_PREFIX = "croma_"
@@ -64,6 +66,36 @@ def split_name(name: str) -> tuple[str, str]:
         raise UnknownNameError(unknown_name("backbone", name, SENSOR_NAMES) + hint)
     base, _, sensor = name.rpartition("_")
     return base, sensor
+
+
+def divide_sensors(
+    modalities: Sequence[Modality], radar: Sequence[str] | None
+) -> tuple[tuple[Modality, ...], tuple[Modality, ...]]:
+    """Modalities for the radar and for the optical transformer.
+
+    Args:
+        modalities: Two or more.
+        radar: Names of those for radar. Default: those of kind sar; without any, the last one.
+
+    Raises:
+        UnknownNameError: `radar` names a modality that is not there.
+        ModelError: No modality would be left for one of the two.
+    """
+    names = [m.name for m in modalities]
+    if radar is None:
+        radar = [m.name for m in modalities if m.kind == "sar"] or names[-1:]
+    unknown = [name for name in radar if name not in names]
+    if unknown:
+        raise UnknownNameError(unknown_name("modality in option 'radar'", unknown[0], names))
+    chosen = tuple(m for m in modalities if m.name in radar)
+    others = tuple(m for m in modalities if m.name not in radar)
+    if not chosen or not others:
+        raise ModelError(
+            f"CROMA needs a modality for each of its two transformers; option 'radar' would give "
+            f"{', '.join(names)} to one. For one sensor: method 'single' with backbone "
+            "croma_base_optical or croma_base_sar"
+        )
+    return chosen, others
 
 
 def hub_location(name: str) -> str:
@@ -148,12 +180,8 @@ def rename_transformer(name: str) -> str:
     if rest.startswith(".input_norm."):
         return f"blocks.{index}.norm{part + 1}{rest.removeprefix('.input_norm')}"
     if rest.startswith(".net."):
-        for pattern, replacement in _MLP:
-            rest = re.sub(pattern, replacement, rest)
-        return f"blocks.{index}.mlp{rest}"
-    for pattern, replacement in _ATTENTION:
-        rest = re.sub(pattern, replacement, rest)
-    return f"blocks.{index}.{('attn', 'cross')[part]}{rest}"
+        return f"blocks.{index}.mlp{rename(rest, _MLP)}"
+    return f"blocks.{index}.{('attn', 'cross')[part]}{rename(rest, _ATTENTION)}"
 
 
 def load_published(

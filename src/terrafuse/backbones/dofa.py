@@ -71,6 +71,8 @@ class DOFA(TokenBackbone):
         WeightsError: The weights are not there, or do not fit.
     """
 
+    takes_any_tokens = True
+
     def __init__(
         self,
         name: str,

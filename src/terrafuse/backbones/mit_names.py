@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from terrafuse.weights import rename
+
 #: Beside the encoder in published files: classifier or decoder.
 _HEADS = re.compile(r"^(head|classifier|decode_head|auxiliary_head)\.")
 _PREFIXES = re.compile(r"^(segformer\.|backbone\.)?(encoder\.)?")
@@ -58,7 +60,8 @@ def convert_mit_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in state.items():
         if _HEADS.match(key):
             continue
-        name = _rename(_PREFIXES.sub("", key))
+        # The authors count stages from 1.
+        name = rename(_PREFIXES.sub("", key), (*_AUTHORS, *_TRANSFORMERS))
         if ".attention.kv." not in name:
             converted[name] = value
             continue
@@ -66,10 +69,3 @@ def convert_mit_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for which, half in zip("kv", torch.chunk(value, 2), strict=True):
             converted[name.replace(".kv.", f".{which}_proj.")] = half
     return converted
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in (*_AUTHORS, *_TRANSFORMERS):
-        name = re.sub(pattern, replacement, name)
-    # The authors count stages from 1.
-    return re.sub(r"<(\d)>", lambda found: str(int(found[1]) - 1), name)

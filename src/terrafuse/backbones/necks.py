@@ -21,7 +21,7 @@ NUM_TAPS = 4
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps (N, D, h, w) → levels of 4, 2, 1 and 1/2 times their resolution.
+    """Maps (N, D, h, w) → levels of 4, 2, 1 and 1/2 times their resolution, or as wanted.
 
     The paper makes all levels from the last map. With several maps each level takes the one of its
     depth: fine levels the early maps, coarse levels the late ones; with one map it is the paper's.
@@ -30,20 +30,27 @@ class SimpleFeaturePyramid(nn.Module):
         in_channels: D.
         out_channels: Channels of every level.
         num_maps: Maps there are, from early to late.
+        scales: Resolution of the levels relative to the maps, fine → coarse.
     """
 
-    #: Resolution of the levels relative to the maps.
+    #: The paper's, for patches of 16 pixels.
     SCALES: ClassVar[tuple[float, ...]] = (4, 2, 1, 0.5)
 
-    def __init__(self, in_channels: int, out_channels: int, num_maps: int) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        num_maps: int,
+        scales: Sequence[float] = SCALES,
+    ) -> None:
         super().__init__()
-        self.sources = [i * num_maps // len(self.SCALES) for i in range(len(self.SCALES))]
+        self.sources = [i * num_maps // len(scales) for i in range(len(scales))]
         self.sources[-1] = num_maps - 1  # the last map, which has seen most, is always used
         self.levels = nn.ModuleList(
             nn.Sequential(
                 *_resample(in_channels, scale), *_project(_width(in_channels, scale), out_channels)
             )
-            for scale in self.SCALES
+            for scale in scales
         )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -68,6 +75,24 @@ class ConvolutionNeck(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """One level (N, out_channels, h, w) per map."""
         return [self.layers(x) for x in maps]
+
+
+class RawStem(nn.Sequential):
+    """Image (N, C, H, W) → a level of its own size, for what patches blur: two 3×3 convolutions.
+
+    Args:
+        in_channels: C.
+        out_channels: Channels of the level.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+            nn.GELU(),
+            nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(out_channels),
+        )
 
 
 @dataclass(frozen=True)
@@ -95,6 +120,7 @@ def create_neck(
     out_channels: int,
     *,
     has_own: bool = False,
+    scales: Sequence[float] = SimpleFeaturePyramid.SCALES,
 ) -> Neck:
     """The neck of a transformer by its name.
 
@@ -105,12 +131,13 @@ def create_neck(
         taps: Blocks whose maps come in.
         out_channels: Channels of its levels.
         has_own: Whether the transformer itself has the convolutions of "map".
+        scales: Of a pyramid: resolution of the levels relative to the maps, each half of the last.
 
     Raises:
         ModelError: The neck does not take so many maps.
     """
     if kind == "pyramid":
-        return _create_pyramid(embed_dim, patch_size, taps, out_channels)
+        return _create_pyramid(embed_dim, patch_size, taps, out_channels, scales)
     layers = None
     if kind == "map":
         if len(taps) > 1:
@@ -121,9 +148,12 @@ def create_neck(
 
 
 def _create_pyramid(
-    embed_dim: int, patch_size: int, taps: Sequence[int], out_channels: int
+    embed_dim: int,
+    patch_size: int,
+    taps: Sequence[int],
+    out_channels: int,
+    scales: Sequence[float],
 ) -> Neck:
-    scales = SimpleFeaturePyramid.SCALES
     if len(taps) > len(scales):
         raise ModelError(
             f"the neck 'pyramid' takes 1 to {len(scales)} taps, got {len(taps)}; choose fewer, or "
@@ -131,10 +161,10 @@ def _create_pyramid(
         )
     strides = [patch_size / scale for scale in scales]
     return Neck(
-        SimpleFeaturePyramid(embed_dim, out_channels, len(taps)),
+        SimpleFeaturePyramid(embed_dim, out_channels, len(taps), scales),
         (out_channels,) * len(scales),
         tuple(int(s) if s.is_integer() else s for s in strides),
-        2 * patch_size,
+        round(patch_size / scales[-1]),
     )
 
 
@@ -179,7 +209,7 @@ def _resample(in_channels: int, scale: float) -> list[nn.Module]:
         ]
     if scale == 2:
         return [nn.ConvTranspose2d(in_channels, in_channels // 2, kernel_size=2, stride=2)]
-    return [nn.MaxPool2d(kernel_size=2, stride=2)] if scale < 1 else []
+    return [nn.MaxPool2d(kernel_size=round(1 / scale))] if scale < 1 else []
 
 
 def _project(in_channels: int, out_channels: int) -> list[nn.Module]:

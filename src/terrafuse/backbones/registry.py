@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from terrafuse.backbones import croma_weights, dofa_encoder, mit, timm_models
+from terrafuse.backbones import (
+    croma_weights,
+    dofa_encoder,
+    galileo_weights,
+    mit,
+    timm_models,
+)
 from terrafuse.backbones.base import Backbone
-from terrafuse.backbones.croma import CROMASensor
+from terrafuse.backbones.croma import CROMA, CROMASensor
 from terrafuse.backbones.croma_weights import CROMA_PREFIX
 from terrafuse.backbones.dofa import DOFA
 from terrafuse.backbones.dofa_encoder import DOFA_PREFIX, find_variant
+from terrafuse.backbones.galileo import Galileo
+from terrafuse.backbones.galileo_weights import GALILEO_PREFIX
 from terrafuse.backbones.mit import MiT, is_mit
+from terrafuse.backbones.own_weights import IMAGE, create_with
 from terrafuse.backbones.timm_hiera import HIERA_MODULE, TimmHiera
 from terrafuse.backbones.timm_pyramid import TimmPyramid
 from terrafuse.backbones.timm_vit import TOKEN_MODULES, TimmViT
@@ -61,6 +70,7 @@ _TOKENS = {
     "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
     "DOFA": ("dofa_base_patch16", "dofa_large_patch16"),
     "CROMA": ("croma_base_optical", "croma_base_sar", "croma_large_optical"),
+    "Galileo": ("galileo_nano", "galileo_tiny", "galileo_base"),
     "DOFA 2": ("dofa_v2_base_patch14", "dofa_v2_large_patch14"),
 }
 #: Name of the set of bands of a DOFA that sees all bands as one image.
@@ -84,7 +94,8 @@ def create_backbone(
             sensor of CROMA ("croma_base_optical", "croma_base_sar").
         in_channels: Bands of the image.
         weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
-            DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it).
+            DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it),
+            which may be a file of `terrafuse pretrain`.
         modalities: Whose bands come in, in this order. DOFA needs them; of weights made for the
             bands of Sentinel, each band takes its own kernels.
         one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
@@ -98,12 +109,78 @@ def create_backbone(
         ModelError: It cannot be built this way.
         WeightsError: The weights are not there, or do not fit.
     """
+    return create_with(
+        name,
+        weights,
+        in_channels if modalities is None else _images(name, modalities, one_image),
+        lambda source: _create(
+            name, in_channels, source, modalities, one_image=one_image, options=options
+        ),
+    )
+
+
+def create_croma(
+    name: str,
+    sar: Sequence[Modality],
+    optical: Sequence[Modality],
+    *,
+    weights: str | None = None,
+    features: Literal["joint", "concat"] = "joint",
+    options: Mapping[str, Any] | None = None,
+) -> CROMA:
+    """Both sensors of a CROMA and the joint transformer.
+
+    Args:
+        name: "croma_base" or "croma_large".
+        sar: Modalities whose bands the radar transformer sees, stacked.
+        optical: Modalities whose bands the optical transformer sees, stacked.
+        weights: As of `create_backbone`.
+        features: See `CROMA`.
+        options: Keyword arguments of `CROMA`.
+
+    Raises:
+        UnknownNameError: No such option.
+        WeightsError: The weights are not there, or do not fit.
+    """
+    checked = check_options("backbone", name, CROMA, options or {})
+    return create_with(
+        name,
+        weights,
+        {"sar": sar, "optical": optical},
+        lambda source: CROMA(name, sar, optical, source, features, **checked),
+    )
+
+
+def _images(
+    name: str, modalities: Sequence[Modality], one_image: bool
+) -> dict[str, Sequence[Modality]]:
+    """What a backbone is shown."""
+    if not is_dofa(name):
+        return {IMAGE: modalities}
+    return {ALL_BANDS: modalities} if one_image else {m.name: [m] for m in modalities}
+
+
+def _create(
+    name: str,
+    in_channels: int,
+    weights: str | None,
+    modalities: Sequence[Modality] | None,
+    *,
+    one_image: bool,
+    options: Mapping[str, Any],
+) -> Backbone:
+    """As `create_backbone`, of weights that others made."""
     if is_dofa(name):
         sets = _band_sets(name, modalities, in_channels, one_image)
         return DOFA(name, sets, weights=weights, **check_options("backbone", name, DOFA, options))
     if is_croma(name):
         checked = check_options("backbone", name, CROMASensor, options)
         return CROMASensor(name, in_channels, modalities, weights=weights, **checked)
+    if is_galileo(name):
+        known = _known_modalities(name, modalities)
+        checked = check_options("backbone", name, Galileo, options)
+        channels = in_channels if one_image else sum(len(m.bands) for m in known)
+        return Galileo(name, channels, known, weights=weights, **checked)
     if is_mit(name):
         checked = check_options("backbone", name, MiT, options)
         return MiT(name, in_channels, weights=weights, **checked)
@@ -137,13 +214,23 @@ def is_croma(name: str) -> bool:
     return name.startswith(CROMA_PREFIX)
 
 
+def is_galileo(name: str) -> bool:
+    """Whether a name is that of a Galileo, which needs to know modalities."""
+    return name.startswith(GALILEO_PREFIX)
+
+
+def knows_modalities(name: str) -> bool:
+    """Whether a backbone takes the bands of each modality as what they are, by `bands=name`."""
+    return is_dofa(name) or is_galileo(name)
+
+
 def is_token_backbone(name: str) -> bool:
     """Whether a name is that of a plain transformer (`TokenBackbone`).
 
     Raises:
         UnknownNameError: There is no such model.
     """
-    if is_dofa(name) or is_croma(name):
+    if is_dofa(name) or is_croma(name) or is_galileo(name):
         return True
     if is_mit(name):
         return False
@@ -153,17 +240,19 @@ def is_token_backbone(name: str) -> bool:
 
 def has_hub_weights(name: str) -> bool:
     """Whether `weights: hub` means something for a backbone."""
-    return is_dofa(name) or is_mit(name) or is_croma(name)
+    return is_dofa(name) or is_mit(name) or is_croma(name) or is_galileo(name)
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a DOFA, MiT or CROMA are ("hf://owner/repository/file").
+    """Where the published weights of a DOFA, MiT, CROMA or Galileo are ("hf://owner/repository/file").
 
     Raises:
         WeightsNotFoundError: None are published.
     """
     if is_croma(name):
         return croma_weights.hub_location(name)
+    if is_galileo(name):
+        return galileo_weights.hub_location(name)
     return mit.hub_location(name) if is_mit(name) else dofa_encoder.hub_location(name)
 
 
@@ -182,7 +271,7 @@ def list_backbones() -> list[BackboneSummary]:
 
 
 def _licence_of(name: str) -> str:
-    if is_mit(name) or is_croma(name):
+    if is_mit(name) or is_croma(name) or is_galileo(name):
         return timm_models.find_published(hub_location(name))[1]
     return dofa_encoder.licence_of(name) if is_dofa(name) else timm_models.licence_of(name)
 
@@ -191,10 +280,7 @@ def _band_sets(
     name: str, modalities: Sequence[Modality] | None, in_channels: int, one_image: bool
 ) -> Mapping[str, Sequence[float | None]]:
     """What a DOFA is told of the bands of each image."""
-    if modalities is None:
-        raise ModelError(
-            f"backbone '{name}' tells bands by their wavelengths; say which modalities come in"
-        )
+    modalities = _known_modalities(name, modalities)
     version = find_variant(name).version
     codes = {m.name: band_codes(m, version, "exact") for m in modalities}
     if not one_image:
@@ -206,3 +292,12 @@ def _band_sets(
             f"{len(together)} bands; every channel needs to be known"
         )
     return {ALL_BANDS: together}
+
+
+def _known_modalities(name: str, modalities: Sequence[Modality] | None) -> Sequence[Modality]:
+    if modalities is None:
+        raise ModelError(
+            f"backbone '{name}' has to know its bands, by wavelengths or names; say which "
+            "modalities come in"
+        )
+    return modalities

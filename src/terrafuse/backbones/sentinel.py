@@ -29,6 +29,12 @@ _COLOURS = {
     "B": "B2", "BLUE": "B2", "G": "B3", "GREEN": "B3", "R": "B4", "RED": "B4", "N": "B8",
     "NIR": "B8",
 }  # fmt: skip
+#: Whole names whose single words would mislead: "red_edge_1" is not red.
+_WHOLE = {
+    "COASTAL": "B1", "COASTALAEROSOL": "B1", "REDEDGE1": "B5", "REDEDGE2": "B6", "REDEDGE3": "B7",
+    "RE1": "B5", "RE2": "B6", "RE3": "B7", "NIRNARROW": "B8A", "NARROWNIR": "B8A", "NIR2": "B8A",
+    "WATERVAPOR": "B9", "WATERVAPOUR": "B9", "CIRRUS": "B10", "SWIR1": "B11", "SWIR2": "B12",
+}  # fmt: skip
 #: Farther from any known band than this, in micrometres, a band is none of them.
 _WITHIN_UM = 0.1
 
@@ -47,7 +53,7 @@ def match_bands(modalities: Sequence[Modality], known: Sequence[str]) -> list[in
     for modality in modalities:
         waves = modality.wavelengths_um or (None,) * len(modality.bands)
         for band, um in zip(modality.bands, waves, strict=True):
-            found.append(_place(band, um, known))
+            found.append(place_of(band, um, known))
     return found
 
 
@@ -78,7 +84,11 @@ def scale_two_sigma(image: Tensor) -> Tensor:
     return ((image + 2) / 4).clamp(0, 1)
 
 
-def _place(band: str, um: float | None, known: Sequence[str]) -> int | None:
+def place_of(band: str, um: float | None, known: Sequence[str]) -> int | None:
+    """Place of a band among known ones, by its name, else by its wavelength in micrometres."""
+    whole = _WHOLE.get(re.sub(r"[^A-Z0-9]", "", band.upper()))
+    if whole is not None:
+        return known.index(whole) if whole in known else None
     # "b02", "B2" and "S2_B02" are one band; so are "vv" and "VV_db".
     words = re.split(r"[^A-Z0-9]+", band.upper())
     names = {re.sub(r"^B0", "B", word) for word in words}

@@ -56,6 +56,10 @@ PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "CROMA_large-921e69ad.pt": ("921e69ad", "mit"),
     "CROMA_base.pt": (None, "mit"),
     "CROMA_large.pt": (None, "mit"),
+    "hf://nasaharvest/galileo/models/nano/encoder.pt": (
+        "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c", "mit",
+    ),
+    "hf://nasaharvest/galileo/": (None, "mit"),
     "rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth": ("f0e69ba2", "unknown"),
     "rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth": ("fc6b09ff", "unknown"),
     **{

@@ -85,6 +85,7 @@ class TimmViT(TokenBackbone):
         self.patch_size = int(max(self.vit.patch_embed.patch_size))
         self.embed_dim = int(self.vit.embed_dim)
         self.num_prefix_tokens = int(getattr(self.vit, "num_prefix_tokens", 0))
+        self.takes_any_tokens = not self.is_sam and getattr(self.vit, "rope", None) is None
         self._set_neck(neck, neck_channels)
 
     def _timm_options(self, neck: NeckName, channels: int, rel_pos: str) -> dict[str, Any]:
@@ -167,9 +168,11 @@ class TimmViT(TokenBackbone):
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Patch tokens as a map (N, D, h, w), after the final norm where there is one."""
-        if not self.is_sam:
-            tokens = self.vit.norm(tokens)
-        return self._patches_as_map(tokens, grid)
+        return self._patches_as_map(self._normalize(tokens), grid)
+
+    def _normalize(self, tokens: Tensor) -> Tensor:
+        normalized: Tensor = tokens if self.is_sam else self.vit.norm(tokens)
+        return normalized
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of the taps → levels."""

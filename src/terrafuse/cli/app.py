@@ -16,8 +16,11 @@ from typing import Annotated, Any
 import typer
 
 from terrafuse.cli.data import data_app
+from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.generate import generate
 from terrafuse.cli.options import AsJson, Device, RunFile, RunFolder, Setting, pairs
+from terrafuse.cli.pretrain import pretrain
+from terrafuse.cli.sweep import sweep
 from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
 
@@ -30,6 +33,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command()(generate)
+app.command()(pretrain)
+app.command()(sweep)
 
 
 def _version(value: bool) -> None:
@@ -120,11 +125,17 @@ def describe(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Of pretrain.yaml instead of run.yaml.")
+    ] = False,
+) -> None:
     """Print the JSON Schema of run.yaml, for editors."""
     from terrafuse.config import RunConfig
+    from terrafuse.pretrain_config import PretrainConfig
 
-    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+    model = PretrainConfig if pretrain else RunConfig
+    typer.echo(json.dumps(model.model_json_schema(), indent=2))
 
 
 @app.command()
@@ -143,35 +154,7 @@ def train(
     typer.echo(f"trained {folder}; next: terrafuse evaluate {folder}")
 
 
-@app.command()
-def evaluate(
-    run: RunFolder,
-    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
-    subsets: Annotated[
-        bool, typer.Option("--subsets", help="Score every subset of the modalities.")
-    ] = False,
-    data: Annotated[Path | None, typer.Option(help="Another dataset.yaml than the run's.")] = None,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """Score a run on a split; writes metrics.json into the run folder."""
-    from terrafuse import api
-    from terrafuse.progress import Display
-
-    with Display() as display:
-        metrics = api.load(run).evaluate(
-            split=split,
-            subsets=subsets,
-            manifest=data,
-            device=device,
-            progress=display.stage("evaluating"),
-        )
-    if as_json:
-        typer.echo(json.dumps(metrics, indent=2))
-    else:
-        from terrafuse.cli.tables import print_metrics
-
-        print_metrics(metrics)
+app.command()(evaluate)
 
 
 @app.command()

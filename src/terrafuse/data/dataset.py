@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, collate
 
+_T = TypeVar("_T")
+_B = TypeVar("_B")
 _MOST_WORKERS = 4
 # Crops are read at random: more than the blocks under a few of them is never used again.
 _WORKER_CACHE_MB = 64
@@ -33,7 +36,8 @@ class TrainingDataset(Dataset[Sample]):
         scenes: The scenes to learn from.
         modalities: Their modalities.
         statistics: Of these modalities.
-        config: Crop size, sampling, augmentation, modality dropout.
+        config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
+            which `share_labels` applies to the scenes, every crop holds labels.
         seed: The run's.
         require_all: Crops hold pixels with data of every modality, for methods that cannot do
             without one.
@@ -69,11 +73,12 @@ class TrainingDataset(Dataset[Sample]):
             seed=seed,
             smallest=self._read_size(config.augment.scale[1]),
             require_all=require_all,
+            require_usable=config.label_share < 1,
             progress=progress,
         )
 
     def __getitem__(self, index: int) -> Sample:
-        generator = _generator(self.seed, index)
+        generator = sample_generator(self.seed, index)
         scene, window = self.sampler.draw(index, self._read_size(self._draw_zoom(generator)))
         sample = self.scenes[scene].read(window)
         sample = self.dropout(sample, generator)
@@ -88,15 +93,10 @@ class TrainingDataset(Dataset[Sample]):
             return [error]
 
     def _draw_zoom(self, generator: Generator) -> float:
-        # Evenly in the logarithm: halving is as likely as doubling.
-        low, high = np.log(self.config.augment.scale)
-        return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+        return draw_zoom(self.config.augment.scale, generator)
 
     def _read_size(self, zoom: float) -> int:
-        """Scene pixels to read so that the crop shows the ground `zoom` times as large."""
-        if zoom == 1:
-            return self.config.crop_size
-        return max(1, round(self.config.crop_size / zoom / self.alignment)) * self.alignment
+        return read_size(self.config.crop_size, zoom, self.alignment)
 
 
 class BatchIndices(Sampler[list[int]]):
@@ -129,7 +129,7 @@ class BatchIndices(Sampler[list[int]]):
             yield list(range(first, first + self.batch_size))
 
 
-class TrainingLoader(DataLoader[Batch]):
+class TrainingLoader(DataLoader[_B]):
     """`DataLoader` that raises a user's fault as a worker met it, without torch's traceback."""
 
     def __iter__(self) -> Any:
@@ -154,7 +154,7 @@ def training_loader(
     world_size: int = 1,
     require_all: bool = False,
     progress: Progress | None = None,
-) -> TrainingLoader:
+) -> TrainingLoader[Batch]:
     """All batches of a training from `start_step` on, for one process.
 
     It does its own sharing among processes; Lightning needs `use_distributed_sampler=False`.
@@ -184,18 +184,36 @@ def training_loader(
         scenes, modalities, statistics, config, seed=seed, require_all=require_all,
         progress=progress,
     )  # fmt: skip
+    batches = BatchIndices(
+        start_step * accumulate,
+        steps * accumulate,
+        config.batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
+    return create_loader(dataset, batches, config, collate)
+
+
+def create_loader(
+    dataset: Dataset[_T],
+    batches: BatchIndices,
+    config: DataConfig,
+    join: Callable[[list[_T]], _B],
+) -> TrainingLoader[_B]:
+    """A loader of a dataset whose `__getitems__` returns a fault as a value.
+
+    Args:
+        dataset: Samples by number.
+        batches: Numbers of each batch.
+        config: Workers.
+        join: Samples → batch.
+    """
     workers = default_workers() if config.workers is None else config.workers
     return TrainingLoader(
         dataset,  # type: ignore[arg-type]  # torch types a loader by its dataset's items
-        batch_sampler=BatchIndices(
-            start_step * accumulate,
-            steps * accumulate,
-            config.batch_size,
-            rank=rank,
-            world_size=world_size,
-        ),
+        batch_sampler=batches,
         num_workers=workers,
-        collate_fn=_collate,
+        collate_fn=partial(_join, join),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker,
@@ -215,9 +233,23 @@ def _num_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _generator(seed: int, index: int) -> Generator:
+def sample_generator(seed: int, index: int) -> Generator:
+    """Random draws of one sample, by the run's seed and its number."""
     state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
+    """A zoom factor in a range, evenly in the logarithm: halving is as likely as doubling."""
+    low, high = np.log(scale)
+    return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+
+
+def read_size(crop_size: int, zoom: float, alignment: int) -> int:
+    """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
+    if zoom == 1:
+        return crop_size
+    return max(1, round(crop_size / zoom / alignment)) * alignment
 
 
 def _prepare_worker(_: int) -> None:
@@ -225,6 +257,8 @@ def _prepare_worker(_: int) -> None:
     limit_resources(cache_mb=_WORKER_CACHE_MB)
 
 
-def _collate(samples: list[Sample | TerrafuseError]) -> Batch | TerrafuseError:
+def _join(
+    join: Callable[[list[_T]], _B], samples: list[_T | TerrafuseError]
+) -> _B | TerrafuseError:
     fault = next((sample for sample in samples if isinstance(sample, TerrafuseError)), None)
-    return fault or collate([sample for sample in samples if isinstance(sample, Sample)])
+    return fault or join([s for s in samples if not isinstance(s, TerrafuseError)])

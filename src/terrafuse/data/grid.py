@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, hypot
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -118,3 +120,9 @@ class Grid:
             height=window.height,
             width=window.width,
         )
+
+
+def typical_pixel_size_m(grids: Iterable[Grid]) -> float | None:
+    """Median pixel size in metres of the grids that have one; None where none has."""
+    known = [size for grid in grids if (size := grid.pixel_size_m) is not None]
+    return median(known) if known else None

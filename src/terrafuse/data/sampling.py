@@ -43,12 +43,15 @@ class WindowSampler:
             permutation of a lattice of windows without overlap, each epoch with another phase.
             `scene`: a scene is drawn evenly among those with usable pixels, then the window evenly
             among all inside it, as published protocols do. It may then hold nothing to learn
-            from, except with `require_all`: a window without a usable pixel, which a method might
-            refuse, is replaced by one with some.
+            from, except with `require_all` or `require_usable`: a window without a usable pixel is
+            replaced by one with some.
         seed: Draws depend on this and on the index only.
         smallest: Smallest size that `draw` will be asked for; default: `crop_size`.
         require_all: Only pixels with data of every modality are usable, for methods that cannot do
-            without one.
+            without one and might refuse a window that has none.
+        require_usable: Every window holds usable pixels in mode `scene` too, for labels so few that
+            most would hold none.
+        use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
@@ -66,12 +69,14 @@ class WindowSampler:
         seed: int = 0,
         smallest: int | None = None,
         require_all: bool = False,
+        require_usable: bool = False,
+        use_labels: bool = True,
         progress: Progress | None = None,
     ) -> None:
         if not scenes:
             raise DataError("there are no scenes to learn from; set 'split: train' in the manifest")
         self.crop_size, self.mode, self.seed = crop_size, mode, seed
-        self._require_all = require_all
+        self._require_usable = require_all or require_usable
         self.surveys: list[SceneSurvey] = []
         pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // len(scenes))
         for index, scene in enumerate(scenes):
@@ -82,12 +87,13 @@ class WindowSampler:
                 max(1, cell // scene.alignment) * scene.alignment,
                 pixels_per_class=pixels if mode == "balanced" else 0,
                 require_all=require_all,
+                use_labels=use_labels,
                 seed=index,
             )
             self.surveys.append(survey)
             if progress:
                 progress(index + 1, len(scenes))
-        _check_usable(scenes, self.surveys, require_all)
+        _check_usable(scenes, self.surveys, require_all, use_labels)
         self._usable = [i for i, survey in enumerate(self.surveys) if survey.total]
         self._scene_ends = np.cumsum([survey.total for survey in self.surveys])
         self._classes = sorted({value for s in self.surveys for value in s.class_counts})
@@ -143,7 +149,7 @@ class WindowSampler:
             int(rng.integers(_last_start(length, size, alignment) // alignment + 1)) * alignment
             for length in sides
         )
-        if self._require_all and not _holds_usable(survey, row, col, size):
+        if self._require_usable and not _holds_usable(survey, row, col, size):
             place = survey.cell_of(int(rng.integers(survey.total)))
             row, col = (
                 _place_window(start, survey.cell, size, length, alignment, rng)
@@ -282,12 +288,18 @@ def _check_crop_size(crop_size: int, scene: Scene) -> None:
 
 
 def _check_usable(
-    scenes: Sequence[Scene], surveys: Sequence[SceneSurvey], require_all: bool
+    scenes: Sequence[Scene], surveys: Sequence[SceneSurvey], require_all: bool, use_labels: bool
 ) -> None:
     if any(survey.total for survey in surveys):
         return
     ids = ", ".join(f"'{scene.id}'" for scene in scenes[:5])
     where = f"the scenes to learn from ({ids}{', …' if len(scenes) > 5 else ''})"
+    every = "every" if require_all else "any"
+    if not use_labels:
+        raise DataError(
+            f"no data: in {where} no pixel has data of {every} modality. Correct 'nodata' in the "
+            "manifest"
+        )
     if not any(scene.has_labels for scene in scenes):
         raise LabelError(f"{where} have no labels; give each 'labels' in the manifest")
     if not any(survey.labelled for survey in surveys):
@@ -297,6 +309,6 @@ def _check_usable(
         )
     raise DataError(
         f"no data where labels are: in {where} no labelled pixel has data of "
-        f"{'every' if require_all else 'any'} modality. Correct 'nodata' in the manifest, or "
+        f"{every} modality. Correct 'nodata' in the manifest, or "
         "whether the rasters cover the labels"
     )

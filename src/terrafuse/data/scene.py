@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ from terrafuse.classes import ClassScheme
 from terrafuse.data.files import RasterFile, inspect_raster
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import is_remote
+from terrafuse.data.kept_labels import KeptArea, KeptLabels
 from terrafuse.data.label_files import ReferenceName, inspect_labels, open_labels
 from terrafuse.data.labels import LabelRules, Labels
 from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.scene_files import SceneFiles
+from terrafuse.data.streaming import own_window
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
@@ -183,6 +186,12 @@ class Scene:
             self._labels[reference] = self._open_labels(reference, file)
         return self._labels[reference].read(window)
 
+    def keep_labels(self, area: KeptArea) -> Scene:
+        """The scene with the labels to learn from void outside an area; for one that has some."""
+        scene = copy(self)
+        scene._labels = self._labels | {"labels": KeptLabels(self._labels["labels"], area)}
+        return scene
+
     def read_decimated(self, step: int) -> dict[str, NDArray[np.float32]]:
         """The whole scene in small, for people and for comparisons between scenes.
 
@@ -255,22 +264,6 @@ class Scene:
             files.references[name], file, files.scheme, files.label_rules,
             self.grid, self._reference, where,
         )  # fmt: skip
-
-
-def own_window(modality: Modality, window: Window) -> Window:
-    """A window of the scene in pixels of a modality.
-
-    Raises:
-        ConfigError: The window does not fit the modality's scale.
-    """
-    if modality.scale == 1:
-        return window
-    return Window(
-        modality.size_at(window.row),
-        modality.size_at(window.col),
-        modality.size_at(window.height),
-        modality.size_at(window.width),
-    )
 
 
 def scene_from_rasters(

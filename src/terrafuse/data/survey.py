@@ -22,7 +22,8 @@ class SceneSurvey:
         width: Columns of the scene.
         alignment: Windows start and measure multiples of this.
         cell: Side of a cell, in scene pixels.
-        usable: Pixels with data and a label per cell, int32 (rows, cols).
+        usable: Pixels with data and a label per cell, int32 (rows, cols); where labels play no
+            part, those with data.
         labelled: Pixels with a label, with or without data.
         class_counts: Usable pixels per class that has any.
         class_pixels: Per class a random part of its usable pixels, int32 (n, 2): row, column.
@@ -62,6 +63,7 @@ def survey_scene(
     *,
     pixels_per_class: int = 0,
     require_all: bool = False,
+    use_labels: bool = True,
     seed: int = 0,
 ) -> SceneSurvey:
     """Go through a scene once and note where data and labels are.
@@ -71,6 +73,7 @@ def survey_scene(
         cell: Side of the cells; a multiple of the scene's alignment.
         pixels_per_class: How many pixels to remember per class.
         require_all: A usable pixel has data of every modality, not only of one.
+        use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
         seed: Chooses the pixels.
     """
     rows, cols = (round_up(n, cell) // cell for n in (scene.grid.height, scene.grid.width))
@@ -79,14 +82,17 @@ def survey_scene(
     rng = np.random.default_rng(seed)
     reservoirs: dict[int, Reservoir] = {}
     labelled = 0
-    for window in cover(scene, 512, cell) if scene.has_labels else []:
-        labels = scene.read_labels(window)
+    for window in cover(scene, 512, cell) if scene.has_labels or not use_labels else []:
+        if use_labels:
+            labels = scene.read_labels(window)
+        else:
+            labels = np.zeros((window.height, window.width), np.uint8)
         learnable = labels != IGNORE_INDEX
         labelled += int(learnable.sum())
         if not learnable.any():  # spares reading the images
             continue
         learnable &= _has_data(scene.read(window, labels=False), labels.shape, require_all)
-        usable[_cells(window, cell)] = _count_cells(learnable, cell)
+        usable[_cells(window, cell)] = count_cells(learnable, cell)
         class_counts += np.bincount(labels[learnable], minlength=256)
         if pixels_per_class:
             for value, pixels in _by_class(labels, learnable, window).items():
@@ -118,7 +124,8 @@ def _cells(window: Window, cell: int) -> tuple[slice, slice]:
     )
 
 
-def _count_cells(mask: NDArray[np.bool_], cell: int) -> NDArray[np.int32]:
+def count_cells(mask: NDArray[np.bool_], cell: int) -> NDArray[np.int32]:
+    """Pixels of a mask (H, W) per cell of a side that divides both, int32 (H / cell, W / cell)."""
     height, width = mask.shape
     blocks = mask.reshape(height // cell, cell, width // cell, cell)
     counts: NDArray[np.int32] = blocks.sum(axis=(1, 3), dtype=np.int32)

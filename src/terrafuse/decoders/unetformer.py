@@ -29,6 +29,7 @@ from terrafuse.decoders.layers import (
     size_of,
 )
 from terrafuse.errors import ModelError, WeightsMismatchError
+from terrafuse.weights import rename
 
 _EPS = 1e-8
 _GATE_REDUCTION = 16
@@ -210,14 +211,8 @@ def convert_unetformer_state_dict(
         if name.endswith(_INDEX):
             _check_position_index(name, value)
         elif skips or not _UNUSED_WITHOUT_SKIPS.match(name):
-            converted[_rename(name)] = value
+            converted[rename(name, _RENAMES)] = value
     return converted
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _check_position_index(name: str, index: Tensor) -> None:

@@ -9,6 +9,7 @@ from terrafuse.evaluation.evaluate import (
     read_reference,
     scored_classes,
 )
+from terrafuse.evaluation.intervals import half_interval
 from terrafuse.evaluation.published import (
     average_windows,
     resize_bytes,
@@ -25,6 +26,7 @@ __all__ = [
     "average_windows",
     "check_references",
     "evaluate",
+    "half_interval",
     "modality_subsets",
     "read_reference",
     "resize_bytes",

@@ -12,8 +12,7 @@ fusion of `terrafuse.fusion.levels`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.fusion.levels import pool_validity
+from terrafuse.weights import Rename, rename
 
 PyramidNorms = Literal["published", "layer", "batch"]
 
@@ -223,7 +223,7 @@ def _weighted_mean(weighted: Tensor, weights: Tensor) -> Tensor:
 
 #: Names of the original → ours. x is the optical image, y the surface model.
 _MODALITY = {"x": 0, "y": 1, "rgb": 0, "depth": 1}
-_RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+_RENAMES: tuple[Rename, ...] = (
     (r"^fpn1([xy])\.1\.ln\.", r"fpn1\1.1."),
     (r"^fpn1([xy])\.", lambda m: f"pyramids.{_MODALITY[m[1]]}.up4."),
     (r"^fpn2([xy])\.0\.", lambda m: f"pyramids.{_MODALITY[m[1]]}.up2."),
@@ -241,10 +241,4 @@ def convert_deep_fusion_state_dict(state: Mapping[str, Tensor]) -> dict[str, Ten
         state: Original names, "fpn1x.0.weight" … "fusion4.se_depth.fc.2.bias". A name that is not
             the original's stays as it is, for `load_strict` to report.
     """
-    return {_rename(name): value for name, value in state.items()}
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+    return {rename(name, _RENAMES): value for name, value in state.items()}

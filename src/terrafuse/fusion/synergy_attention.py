@@ -18,7 +18,7 @@ from terrafuse.fusion.synergy_tokens import TokenMap, attend, join_keys, merge_h
 
 #: Parts of timm's `Block` and of its `Attention`, as far as `run_prompted` calls them.
 _BLOCK = {"norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2"}
-_ATTENTION = {"qkv", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
+_ATTENTION = {"qkv", "q", "k", "v", "q_norm", "k_norm", "attn_drop", "norm", "proj", "proj_drop"}
 
 
 def check_block(block: nn.Module, backbone: str) -> None:
@@ -85,15 +85,22 @@ def run_prompted(
 
 
 def _queries_keys_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (split_heads(y, attention.num_heads) for y in attention.qkv(x).chunk(3, dim=2))
+    parts = (
+        attention.qkv(x).chunk(3, dim=2)
+        if _has_one_layer(attention)
+        else (attention.q(x), attention.k(x), attention.v(x))
+    )
+    q, k, v = (split_heads(y, attention.num_heads) for y in parts)
     return attention.q_norm(q), attention.k_norm(k), v
 
 
 def _keys_and_values(block: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values (N, heads, K, d) of prompts, by the block's own layers."""
     attention, x = block.attn, block.norm1(prompts)
-    layer = attention.qkv
-    if isinstance(layer, nn.Linear):
+    layer = attention.qkv if _has_one_layer(attention) else None
+    if layer is None:
+        k, v = attention.k(x), attention.v(x)
+    elif isinstance(layer, nn.Linear):
         first = layer.out_features // 3
         bias = None if layer.bias is None else layer.bias[first:]
         k, v = F.linear(x, layer.weight[first:], bias).chunk(2, dim=2)
@@ -101,6 +108,11 @@ def _keys_and_values(block: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
         _, k, v = layer(x).chunk(3, dim=2)
     k, v = (split_heads(y, attention.num_heads) for y in (k, v))
     return attention.k_norm(k), v
+
+
+def _has_one_layer(attention: nn.Module) -> bool:
+    """Whether one layer makes queries, keys and values, or each has its own."""
+    return hasattr(attention, "qkv")
 
 
 def _rest_of_block(block: Any, x: Tensor, attended: Tensor) -> Tensor:

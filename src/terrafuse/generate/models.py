@@ -23,6 +23,7 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from terrafuse.prediction import find_device
 from terrafuse.weights import digest
 
 Task = Literal["mask-generation", "depth-estimation"]
@@ -157,22 +158,6 @@ def model_note(model: Model, *, device: str, precision: Precision) -> dict[str, 
         "precision": precision,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-
-
-def find_device(device: str) -> torch.device:
-    """A device by name; "auto" is the first GPU, if there is one.
-
-    Raises:
-        ConfigError: It is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device '{device}' cannot be used: {_first_line(error)}. Choose auto, cpu or cuda"
-        ) from None
 
 
 def _check_folder(folder: Path) -> None:

@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
+from itertools import zip_longest
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,9 @@ from terrafuse.generate.windows import WindowPlan
 from terrafuse.samples import Window
 
 _CACHE_MB = 64
+
+#: A window with its number.
+_Job = tuple[int, Window]
 
 
 class WindowRunner(AbstractContextManager["WindowRunner"]):
@@ -73,12 +77,12 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
             DataError: Pixels cannot be read.
             OutputError: The disk is full.
         """
-        if not numbers:
+        jobs = [(number, plan.windows[number]) for number in numbers]
+        if not jobs:
             return
-        if self._workers == 1:
-            self._run_here(photo, plan, cache, numbers, report)
-        else:
-            self._run_there(photo, plan, cache, numbers, report)
+        make = self._make_here if self._workers == 1 else self._make_there
+        for _ in make(photo, cache, jobs):
+            report()
 
     def __exit__(
         self,
@@ -92,42 +96,25 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
             self._stop.set()  # windows take long: give up those under way
         self._pool.shutdown(cancel_futures=True)
 
-    def _run_here(
-        self,
-        photo: Photo,
-        plan: WindowPlan,
-        cache: WindowCache,
-        numbers: Sequence[int],
-        report: Callable[[], None],
-    ) -> None:
+    def _make_here(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
         if self._maker is None:
             self._maker = self._recipe.build()
         with ThreadPoolExecutor(1, "terrafuse-read") as reader:
-            following = iter([*numbers[1:], None])
-            reading = reader.submit(photo.read, plan.windows[numbers[0]])
-            for number, after in zip(numbers, following, strict=True):
+            reading = reader.submit(photo.read, jobs[0][1])
+            for (number, _), after in zip_longest(jobs, jobs[1:]):
                 picture, valid = reading.result()
                 if after is not None:  # while the model is busy
-                    reading = reader.submit(photo.read, plan.windows[after])
+                    reading = reader.submit(photo.read, after[1])
                 cache.save(number, make_window(self._recipe, self._maker, picture, valid))
-                report()
+                yield
 
-    def _run_there(
-        self,
-        photo: Photo,
-        plan: WindowPlan,
-        cache: WindowCache,
-        numbers: Sequence[int],
-        report: Callable[[], None],
-    ) -> None:
+    def _make_there(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
         pool = self._start()
         try:
-            waiting = [
-                pool.submit(_make_there, photo, plan.windows[n], cache.folder, n) for n in numbers
-            ]
+            waiting = [pool.submit(_make_there, photo, w, cache.folder, n) for n, w in jobs]
             for future in as_completed(waiting):
                 future.result()
-                report()
+                yield
         except BrokenProcessPool:
             raise ModelError(
                 "a worker died, most likely for lack of memory. Use fewer --workers or a smaller "

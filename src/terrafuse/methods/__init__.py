@@ -24,6 +24,7 @@ from terrafuse.methods.decur import DeCUR
 from terrafuse.methods.describing import describe_segmenter, mean_gates
 from terrafuse.methods.dformer import DFormer
 from terrafuse.methods.early_fusion import EarlyFusion
+from terrafuse.methods.galileo import GalileoSegmenter
 from terrafuse.methods.late_fusion import LateFusion
 from terrafuse.methods.mcanet import MCANet
 from terrafuse.methods.mfnet import MFNet
@@ -54,6 +55,7 @@ METHODS: Mapping[str, type[Segmenter]] = {
     "late_fusion": LateFusion,
     "mfnet": MFNet,
     "croma": CROMASegmenter,
+    "galileo": GalileoSegmenter,
     "decur": DeCUR,
     "sslvit": SSLViT,
     "upseg": UPSeg,
@@ -220,6 +222,7 @@ __all__ = [
     "DFormer",
     "DeCUR",
     "EarlyFusion",
+    "GalileoSegmenter",
     "LateFusion",
     "MCANet",
     "MFNet",

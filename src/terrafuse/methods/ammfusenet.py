@@ -31,6 +31,7 @@ from terrafuse.methods.parts import build_branches
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
+from terrafuse.weights import rename
 
 
 class AttentiveDenseASPP(nn.Module):
@@ -126,7 +127,8 @@ class AMMFuseNet(Segmenter):
         modalities: Two as published, or more; all at the pixels of the scene.
         num_classes: K.
         backbone: Its name: any pyramid.
-        weights: Pretrained weights ("timm", a path, None = from scratch, as published), for all.
+        weights: Pretrained weights ("timm", a path, None = from scratch, as published), for
+            all or by modality.
         backbone_options: Options of `create_backbone`, for all.
         tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
         output_stride: Pixels of the image per pixel of the coarsest level. 8 and 16 dilate the last
@@ -149,7 +151,7 @@ class AMMFuseNet(Segmenter):
         num_classes: int,
         *,
         backbone: str = "resnet50",
-        weights: str | None = None,
+        weights: str | dict[str, str | None] | None = None,
         backbone_options: dict[str, Any] | None = None,
         tuning: TuningOption = None,
         output_stride: Literal[8, 16, 32] = 16,
@@ -234,11 +236,6 @@ def convert_reference_state_dict(
     """
     converted = {}
     for name, value in state.items():
-        if _UNUSED.search(name):
-            continue
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        for index, modality in enumerate(modalities, start=1):
-            name = name.replace(f"<{index}>", modality)
-        converted[name] = value
+        if not _UNUSED.search(name):
+            converted[rename(name, _RENAMES, modalities)] = value
     return converted

@@ -45,10 +45,12 @@ from terrafuse.methods.parts import (
     read_reference,
     start_as_published,
     start_from,
+    weights_by_stream,
 )
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
+from terrafuse.weights import rename
 
 #: The two encoders, by the names of the streams they see.
 STREAMS = ("image", "x")
@@ -64,7 +66,8 @@ class CMX(Segmenter):
         backbone: Name of both encoders: "mit_b0" to "mit_b5" (the paper has B2, B4, B5), or any
             pyramid (the published code also has Swin).
         weights: Where both start: ImageNet weights of the backbone ("hub" for MiT, "timm", a path),
-            or a checkpoint of the published code, from which all starts; None: from scratch.
+            or by stream ("image", "x") or modality; or a checkpoint of the published code, from
+            which all starts; None: from scratch.
         backbone_options: Options of `create_backbone`, for both.
         tuning: What learns in the encoders (`terrafuse.tuning`); None = everything.
         fusion_heads: Heads of the fusion per level; default: those of the encoder's stage.
@@ -90,7 +93,7 @@ class CMX(Segmenter):
         num_classes: int,
         *,
         backbone: str = "mit_b2",
-        weights: str | None = None,
+        weights: str | dict[str, str | None] | None = None,
         backbone_options: dict[str, Any] | None = None,
         tuning: TuningOption = None,
         fusion_heads: tuple[int, ...] | None = None,
@@ -107,12 +110,13 @@ class CMX(Segmenter):
         sets = {"image": [first], "x": others}
         bands = [sum(len(m.bands) for m in own) for own in sets.values()]
         whole = read_reference(weights, r"^backbone\.extra_patch_embed")
+        sources = weights_by_stream(weights if whole is None else None, sets)
         self.encoders = nn.ModuleDict(
             {
                 stream: build_backbone(
                     backbone,
                     bands,
-                    weights if whole is None else None,
+                    sources[stream],
                     backbone_options,
                     tuning=tuning,
                     modalities=sets[stream],
@@ -234,7 +238,7 @@ def convert_reference_state_dict(
         if name.startswith("decode_head."):
             decoder[name.removeprefix("decode_head.")] = value
         elif inner.startswith(("FRMs.", "FFMs.")):
-            fusion[_rename(inner)] = value
+            fusion[rename(inner, _RENAMES)] = value  # the original counts modalities from 1
         else:
             stream = "x" if _OF_X.match(inner) else "image"
             encoders[stream][_OF_X.sub("", inner)] = value
@@ -245,10 +249,3 @@ def convert_reference_state_dict(
             part[first] = fit_bands(part[first], wanted)
     parts |= {"": fusion, "head.decoder.": convert_segformer_state_dict(decoder)}
     return {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}
-
-
-def _rename(name: str) -> str:
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    # The original counts modalities from 1.
-    return re.sub(r"<(\d)>", lambda found: str(int(found[1]) - 1), name)

@@ -24,11 +24,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from terrafuse.backbones import CROMA, convert_croma_state_dict
-from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.backbones import convert_croma_state_dict, create_croma, divide_sensors
 from terrafuse.methods.parts import SegmentationHead
 from terrafuse.modalities import Modality
-from terrafuse.options import check_options
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 
@@ -77,9 +75,15 @@ class CROMASegmenter(Segmenter):
         aux: bool = True,
     ) -> None:
         super().__init__(modalities, num_classes)
-        self.radar, self.optical = _choose(self.modalities, radar)
-        checked = check_options("backbone", backbone, CROMA, backbone_options or {})
-        self.backbone = CROMA(backbone, self.radar, self.optical, weights, features, **checked)
+        self.radar, self.optical = divide_sensors(self.modalities, radar)
+        self.backbone = create_croma(
+            backbone,
+            self.radar,
+            self.optical,
+            weights=weights,
+            features=features,
+            options=backbone_options,
+        )
         apply_tuning(self.backbone, tuning)
         self.head = SegmentationHead(self.backbone, num_classes, decoder, decoder_options, aux)
         self.stride = self.backbone.stride
@@ -104,27 +108,6 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
     parts = ("sar.", "optical.", "joint.")
     converted = convert_croma_state_dict(state)
     return {f"backbone.{k}": v for k, v in converted.items() if k.startswith(parts)}
-
-
-def _choose(
-    modalities: Sequence[Modality], radar: Sequence[str] | None
-) -> tuple[tuple[Modality, ...], tuple[Modality, ...]]:
-    """Modalities for the radar and for the optical transformer."""
-    names = [m.name for m in modalities]
-    if radar is None:
-        radar = [m.name for m in modalities if m.kind == "sar"] or names[-1:]
-    unknown = [name for name in radar if name not in names]
-    if unknown:
-        raise UnknownNameError(unknown_name("modality in option 'radar'", unknown[0], names))
-    chosen = tuple(m for m in modalities if m.name in radar)
-    others = tuple(m for m in modalities if m.name not in radar)
-    if not chosen or not others:
-        raise ModelError(
-            f"method 'croma' needs a modality for each of its two transformers; option 'radar' "
-            f"would give {', '.join(names)} to one. For one sensor: method 'single' with backbone "
-            "croma_base_optical or croma_base_sar"
-        )
-    return chosen, others
 
 
 def _stack(inputs: Inputs, modalities: Sequence[Modality]) -> tuple[Tensor, Tensor]:

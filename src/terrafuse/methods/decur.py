@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrafuse.backbones import PyramidBackbone
+from terrafuse.backbones import PyramidBackbone, is_own
 from terrafuse.backbones.deformable import AttendedStage, DeformableAttention
 from terrafuse.backbones.sentinel import scale_two_sigma
 from terrafuse.decoders import create_decoder
@@ -36,9 +36,10 @@ from terrafuse.methods.decur_weights import (
     is_resnet,
     load_encoder,
 )
-from terrafuse.methods.late_fusion import by_modality, run_where_present
+from terrafuse.methods.late_fusion import run_where_present
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
+from terrafuse.options import by_modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 
@@ -210,7 +211,7 @@ def _build_branch(
     attention: bool,
 ) -> PyramidBackbone:
     """Backbone of a modality, the `number`-th, which files of both sensors count from 1."""
-    own_file = weights not in (None, "timm") and is_resnet(name)
+    own_file = weights not in (None, "timm") and is_resnet(name) and not is_own(weights)
     backbone = build_backbone(
         name,
         len(modality.bands),

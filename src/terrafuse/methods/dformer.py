@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from terrafuse.backbones import Backbone, PretrainedSource, find_published
+from terrafuse.backbones import Backbone, PretrainedSource, find_published, refuse_own
 from terrafuse.decoders import create_decoder
 from terrafuse.decoders.layers import NormName
 from terrafuse.errors import UnknownNameError, WeightsNotFoundError, unknown_name
@@ -182,6 +182,7 @@ class DFormer(Segmenter):
                 f"there are no weights '{weights}' for '{backbone}'. Give the path of a file of "
                 "the authors ('hf://bbynku/DFormerv2/…' for version 2), or leave 'weights' out"
             )
+        refuse_own(weights, "dformer", "files of its authors")
         sha256, licence = find_published(weights)
         state = read_weights(weights, sha256=sha256)
         rank = getattr(self.decoder, "bases", torch.empty(0, 64)).shape[1]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from terrafuse.backbones import fit_bands
 from terrafuse.decoders import convert_hamburger_state_dict
+from terrafuse.weights import rename
 
 #: Original names of version 1 → ours, in this order; "e" is the depth's.
 _FIRST = (
@@ -80,7 +81,7 @@ def convert_reference_state_dict(
         if name.startswith("decode_head."):
             head[name.removeprefix("decode_head.")] = value
         elif not _DERIVED.search(name):
-            ours = _rename(name.removeprefix("backbone."), _SECOND if second else _FIRST)
+            ours = rename(name.removeprefix("backbone."), _SECOND if second else _FIRST)
             flat = ours.endswith((".prior.weight", ".scale1", ".scale2"))
             encoder[ours] = value.flatten() if flat else value
     firsts = ("stem.0.weight",) if second else ("downs.0.0.0.weight", "downs.0.1.0.weight")
@@ -90,9 +91,3 @@ def convert_reference_state_dict(
     converted = {f"encoder.{k}" if _ENCODER.match(k) else k: v for k, v in encoder.items()}
     decoder = convert_hamburger_state_dict(head, rank)
     return converted | {f"decoder.{k}": v for k, v in decoder.items()}
-
-
-def _rename(name: str, renames: Sequence[tuple[str, str]]) -> str:
-    for pattern, replacement in renames:
-        name = re.sub(pattern, replacement, name)
-    return name

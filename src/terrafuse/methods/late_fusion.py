@@ -9,21 +9,20 @@ statistics.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
-from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.errors import ModelError
 from terrafuse.fusion import create_level_fusion
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
+from terrafuse.options import by_modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
-
-_T = TypeVar("_T")
 
 
 class LateFusion(Segmenter):
@@ -149,29 +148,3 @@ def _project(backbone: Backbone, first: Backbone, name: str) -> nn.ModuleList:
         nn.Identity() if own == wanted else nn.Conv2d(own, wanted, kernel_size=1)
         for own, wanted in zip(backbone.channels, first.channels, strict=True)
     )
-
-
-def by_modality(
-    what: str, value: _T | Mapping[str, _T], names: Sequence[str], **default: _T
-) -> dict[str, _T]:
-    """A value for each modality.
-
-    Args:
-        what: Option it is of, for the message.
-        value: One for all, or by modality.
-        names: Of all modalities.
-        default: Value of modalities that are not named; without it, all must be.
-
-    Raises:
-        UnknownNameError: A modality that is not there.
-        ModelError: A modality that is not named.
-    """
-    if not isinstance(value, Mapping):
-        return dict.fromkeys(names, value)
-    unknown = [key for key in value if key not in names]
-    if unknown:
-        raise UnknownNameError(unknown_name(f"modality in option '{what}'", unknown[0], names))
-    lacking = [name for name in names if name not in value]
-    if lacking and not default:
-        raise ModelError(f"option '{what}' names none for modality {', '.join(lacking)}")
-    return {name: value[name] if name in value else default["default"] for name in names}

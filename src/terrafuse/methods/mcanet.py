@@ -38,6 +38,7 @@ from terrafuse.methods.parts import build_branches
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
+from terrafuse.weights import rename
 
 #: Values of one attention map that are held at once (64 MiB in float32).
 VALUES_AT_ONCE = 2**24
@@ -131,7 +132,8 @@ class MCANet(Segmenter):
         num_classes: K.
         backbone: Its name: a pyramid with a level of stride 4. The re-implementation has a deep
             stem (resnet50c, resnet101c).
-        weights: Pretrained weights ("timm", a path, None = from scratch), for all.
+        weights: Pretrained weights ("timm", a path, None = from scratch), for all or by
+            modality.
         backbone_options: Options of `create_backbone`, for all.
         tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
         output_stride: Pixels of the image per pixel of the high level. 8 and 16 dilate the last
@@ -159,7 +161,7 @@ class MCANet(Segmenter):
         num_classes: int,
         *,
         backbone: str = "resnet101",
-        weights: str | None = None,
+        weights: str | dict[str, str | None] | None = None,
         backbone_options: dict[str, Any] | None = None,
         tuning: TuningOption = None,
         output_stride: Literal[8, 16, 32] = 8,
@@ -266,9 +268,5 @@ def convert_reference_state_dict(
             index = ("opt", "sar").index(found[2])
             converted[f"{found[1]}_attention.qkv.{index}.{found[3]}"] = torch.cat(triple)
         elif not name.startswith("mcam_"):
-            for pattern, replacement in _RENAMES:
-                name = re.sub(pattern, replacement, name)
-            for index, modality in enumerate(modalities, start=1):
-                name = name.replace(f"<{index}>", modality)
-            converted[name] = value
+            converted[rename(name, _RENAMES, modalities)] = value
     return converted

@@ -26,15 +26,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import is_token_backbone
+from terrafuse.backbones import COLOUR, RGB, ToRGB, is_token_backbone
 from terrafuse.decoders import convert_unetformer_state_dict, create_decoder
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion, convert_deep_fusion_state_dict
-from terrafuse.methods.parts import COLOUR, RGB, ToRGB, build_backbone
+from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.options import check_options
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
+from terrafuse.weights import rename
 
 
 class MFNet(Segmenter):
@@ -227,10 +228,7 @@ def _rename_in_block(name: str, renames: Sequence[tuple[str, str]]) -> str:
     found = re.match(r"^(blocks\.\d+\.)(.*)$", name)
     if found is None:
         return name
-    inner = found[2]
-    for pattern, replacement in renames:
-        inner = re.sub(pattern, replacement, inner)
-    return found[1] + inner
+    return found[1] + rename(found[2], renames)
 
 
 def _check_copies(state: Mapping[str, Tensor]) -> None:

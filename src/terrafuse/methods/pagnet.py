@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import TIMM_WEIGHTS
+from terrafuse.backbones import TIMM_WEIGHTS, refuse_own
 from terrafuse.decoders.layers import resize, size_of
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.methods.pagnet_blocks import (
@@ -39,7 +39,7 @@ from terrafuse.methods.parts import read_reference, start_from
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
-from terrafuse.weights import pretrained_wanted
+from terrafuse.weights import pretrained_wanted, rename
 
 #: Of the PReLU that the whole network shares.
 START_SLOPE = 0.25
@@ -130,6 +130,7 @@ class PAGNet(Segmenter):
         self.classifier = nn.Conv2d(2 * channels, num_classes, kernel_size=1, bias=False)
         initialize(self.classifier)
         if weights not in (None, TIMM_WEIGHTS) and pretrained_wanted():
+            refuse_own(weights, "pagnet", "'timm', or a file of its published code")
             state = read_reference(weights, r"^paf_1\.")
             if state is None:
                 raise WeightsMismatchError(
@@ -222,8 +223,7 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
     for name, value in state.items():
         if _COPIES.match(name):
             continue
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
+        name = rename(name, _RENAMES)
         if ".se.gate.conv_" in name and value.ndim == 2:
             value = value[:, :, None, None]
         converted[name] = value

@@ -1,4 +1,4 @@
-"""What methods share: a backbone from options, three bands of any, stems, a head for logits."""
+"""What methods share: a backbone from options, stems, a head for logits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import (
@@ -19,15 +18,12 @@ from terrafuse.backbones import (
 )
 from terrafuse.decoders import FCNHead, SegFormerDecoder, create_decoder
 from terrafuse.decoders.layers import NormName, create_norm
+from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
+from terrafuse.options import by_modality
 from terrafuse.segmenter import Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
-
-#: Bands that an encoder of colour images sees.
-RGB = 3
-#: What such an encoder takes every modality for.
-COLOUR = Modality("colour", ("R", "G", "B"), "optical", wavelengths_um=(0.665, 0.56, 0.49))
 
 
 def build_backbone(
@@ -57,23 +53,55 @@ def build_backbone(
 def build_branches(
     modalities: Sequence[Modality],
     name: str,
-    weights: str | None,
+    weights: str | Mapping[str, str | None] | None,
     options: Mapping[str, Any] | None,
     *,
     tuning: TuningOption = None,
 ) -> nn.ModuleDict:
-    """A backbone for each modality, all alike but for their bands, by the modalities' names."""
+    """A backbone for each modality, all alike but for their bands, by the modalities' names.
+
+    `weights` are for all, or by modality.
+    """
+    names = [m.name for m in modalities]
+    sources = by_modality("weights", weights, names, default=None)
     return nn.ModuleDict(
         {
             m.name: build_backbone(
-                name, len(m.bands), weights, options, tuning=tuning, modalities=[m]
+                name, len(m.bands), sources[m.name], options, tuning=tuning, modalities=[m]
             )
             for m in modalities
         }
     )
 
 
-def read_reference(weights: str | None, mark: str) -> dict[str, Tensor] | None:
+def weights_by_stream(
+    weights: str | Mapping[str, str | None] | None, streams: Mapping[str, Sequence[Modality]]
+) -> dict[str, str | None]:
+    """Pretrained weights of each stream.
+
+    Args:
+        weights: For all streams, by stream, or by modality.
+        streams: Modalities of each stream; a file of one modality starts a stream of that one.
+
+    Raises:
+        UnknownNameError: Neither a stream nor such a modality.
+    """
+    if not isinstance(weights, Mapping):
+        return dict.fromkeys(streams, weights)
+    stream_of = {own[0].name: stream for stream, own in streams.items() if len(own) == 1}
+    found: dict[str, str | None] = dict.fromkeys(streams)
+    for name, source in weights.items():
+        stream = name if name in streams else stream_of.get(name)
+        if stream is None:
+            allowed = [*streams, *stream_of]
+            raise UnknownNameError(unknown_name("stream in option 'weights'", name, allowed))
+        found[stream] = source
+    return found
+
+
+def read_reference(
+    weights: str | Mapping[str, str | None] | None, mark: str
+) -> dict[str, Tensor] | None:
     """Values of a whole model that a published code saved, by its names.
 
     Args:
@@ -83,7 +111,8 @@ def read_reference(weights: str | None, mark: str) -> dict[str, Tensor] | None:
     Returns:
         None where the file is none, where there is none, and where weights are not wanted.
     """
-    if weights in (None, TIMM_WEIGHTS, HUB_WEIGHTS) or not pretrained_wanted():
+    is_file = isinstance(weights, str) and weights not in (TIMM_WEIGHTS, HUB_WEIGHTS)
+    if not is_file or not pretrained_wanted():
         return None
     state = read_weights(str(weights), sha256=find_published(str(weights))[0])
     return state if any(re.search(mark, name) for name in state) else None
@@ -175,39 +204,6 @@ def start_as_published(head: nn.Module, norm_eps: float = 1e-3) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
         elif isinstance(layer, nn.BatchNorm2d):
             layer.eps = norm_eps
-
-
-class ToRGB(nn.Module):
-    """Any number of bands → the three that the encoder was made for.
-
-    Three bands stay, one is repeated (both as published). Two, or more than three, pass through a
-    learnt 1×1 convolution that starts as: two bands and their mean; the first three bands.
-
-    Args:
-        bands: Bands of the modality.
-    """
-
-    def __init__(self, bands: int) -> None:
-        super().__init__()
-        self.bands = bands
-        if bands in (1, RGB):
-            return
-        self.mix = nn.Conv2d(bands, RGB, kernel_size=1)
-        start = torch.eye(RGB, bands)
-        if bands < RGB:
-            start[bands:] = 1 / bands
-        with torch.no_grad():
-            self.mix.weight.copy_(start[:, :, None, None])
-            nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]  # has one
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Image (N, C, H, W) → (N, 3, H, W)."""
-        if self.bands == 1:
-            return image.expand(-1, RGB, -1, -1)
-        if self.bands == RGB:
-            return image
-        mixed: Tensor = self.mix(image)
-        return mixed
 
 
 class QuarterStem(nn.Sequential):

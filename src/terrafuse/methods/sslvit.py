@@ -30,12 +30,12 @@ from torch.utils.checkpoint import checkpoint
 from terrafuse.backbones import PretrainedSource, PyramidBackbone, find_published, fit_bands
 from terrafuse.backbones.timm_models import check_name, module_of
 from terrafuse.errors import ModelError
-from terrafuse.methods.late_fusion import by_modality
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
+from terrafuse.options import by_modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename
 
 #: How files of the authors name the encoders of sensors, counted from 1.
 _ENCODER = "backbone{}."
@@ -249,9 +249,7 @@ def _convert_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             inner = found[3].removeprefix("blocks.")
             name = f"{part}{int(found[2]) - 1}.{inner}"
         if found is None or "upsample" in key:
-            name = key
-            for pattern, replacement in renames:
-                name = re.sub(pattern, replacement, name)
+            name = rename(key, renames)
         if name.startswith(("expand.", "join.", "stages.", "norm_out.")) and _is_learnt(key):
             converted[name] = value
     return converted

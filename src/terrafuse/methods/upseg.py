@@ -34,13 +34,21 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import DOFA, TokenBackbone, is_dofa, is_token_backbone
+from terrafuse.backbones import (
+    COLOUR,
+    RGB,
+    TokenBackbone,
+    ToRGB,
+    is_dofa,
+    is_token_backbone,
+    knows_modalities,
+)
 from terrafuse.decoders import FCNHead, create_decoder
 from terrafuse.decoders.layers import resize, size_of
 from terrafuse.errors import ModelError
 from terrafuse.fusion import STREAM_FUSIONS, PromptSettings, VarianceSettings
 from terrafuse.fusion.synergy_tokens import as_map, see_tokens
-from terrafuse.methods.parts import RGB, ToRGB, build_backbone
+from terrafuse.methods.parts import build_backbone
 from terrafuse.methods.upseg_streams import GateSettings, GuidedStreams, Schedule, Stream
 from terrafuse.modalities import Modality
 from terrafuse.options import check_options
@@ -53,6 +61,8 @@ _T = TypeVar("_T")
 LORA: dict[str, Any] = {
     "name": "lora", "rank": 8, "alpha": 8.0, "targets": ["qkv", "proj"]
 }  # fmt: skip
+#: Options of backbones for what comes after their blocks, which is not run here.
+_OWN = {"neck", "neck_channels", "stem_channels", "subtract_reference"}
 #: Channels of neck and decoder of "light" [R].
 LIGHT = 256
 
@@ -65,8 +75,8 @@ class UPSeg(Segmenter):
     Args:
         modalities: Any number.
         num_classes: K.
-        backbone: A DOFA, or another plain transformer (vit_*, deit_*, vit_*_dinov2), which sees
-            three bands of every modality.
+        backbone: A DOFA or Galileo, or another plain transformer (vit_*, deit_*, vit_*_dinov2),
+            which sees three bands of every modality.
         weights: Pretrained weights: "hub" (DOFA's), "timm", a path, or None to train from scratch.
         backbone_options: Options of `create_backbone`; `taps` end the stages (default: four of
             equal depth).
@@ -124,13 +134,15 @@ class UPSeg(Segmenter):
         super().__init__(modalities, num_classes)
         names, self.grid = [m.name for m in self.modalities], grid
         self.variance = _settings("vem", VarianceSettings, vem)
-        self.to_rgb = nn.ModuleDict()  # DOFA sees every band
+        self.to_rgb = nn.ModuleDict()  # DOFA and Galileo see every band
         options = dict(backbone_options or {})
         if is_dofa(backbone):
             learns = tuning in (None, "full")
             options["wave_delta"] = not learns if wave_delta is None else wave_delta
         else:
             _check_wave_delta(backbone, wave_delta)
+        self.knows_modalities = knows_modalities(backbone)
+        if not self.knows_modalities:
             self.to_rgb.update({m.name: ToRGB(len(m.bands)) for m in self.modalities})
         self.backbone = _build_encoder(backbone, weights, options, tuning, self.modalities)
         self.interaction = GuidedStreams(
@@ -192,8 +204,10 @@ class UPSeg(Segmenter):
         return streams
 
     def _embed(self, name: str, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        if isinstance(self.backbone, DOFA):
-            return self.backbone.embed(image, bands=name)
+        if self.knows_modalities:
+            embed: Any = self.backbone.embed
+            tokens, grid = embed(image, bands=name)
+            return tokens, grid
         return self.backbone.embed(self.to_rgb[name](image))
 
     def lr_factors(self) -> dict[str, float]:
@@ -286,13 +300,15 @@ def _build_encoder(
     """The transformer that all modalities share, without neck."""
     if not is_token_backbone(name):
         raise ModelError(
-            f"method 'upseg' runs on a plain transformer (dofa_*, vit_*, deit_*), and backbone "
-            f"'{name}' has levels of its own"
+            f"method 'upseg' runs on a plain transformer (dofa_*, galileo_*, vit_*, deit_*), and "
+            f"backbone '{name}' has levels of its own"
         )
-    if set(options) & {"neck", "neck_channels"}:
+    refused = sorted(set(options) & _OWN)
+    if refused:
         raise ModelError(
-            "method 'upseg' has a neck of its own: leave 'neck' and 'neck_channels' out of "
-            "backbone_options; its channels are the option neck_channels of the method"
+            f"method 'upseg' has a neck of its own and meets its streams between blocks: leave "
+            f"'{refused[0]}' out of backbone_options; the neck's channels are the option "
+            "neck_channels of the method"
         )
     backbone = build_backbone(
         name,
@@ -300,7 +316,7 @@ def _build_encoder(
         weights,
         {**options, "neck": "none"},
         tuning=LORA if tuning == "lora" else tuning,
-        modalities=modalities,
+        modalities=modalities if knows_modalities(name) else [COLOUR],
         one_image=False,
     )
     assert isinstance(backbone, TokenBackbone)

@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Attention, Block
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from terrafuse.backbones import TokenBackbone
+from terrafuse.backbones import GalileoAttention, GalileoBlock, TokenBackbone
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.fusion import (
     Guidance,
@@ -27,6 +27,8 @@ from terrafuse.fusion import (
     run_prompted,
 )
 
+#: Blocks that prompts pass, with their attention.
+_PLAIN = {(Block, Attention), (GalileoBlock, GalileoAttention)}
 #: "lock-step": modalities guide each other as they pass. "two-pass": each passes alone first, and
 #: guidance is made from what was seen then.
 Schedule = Literal["lock-step", "two-pass"]
@@ -254,7 +256,7 @@ def _heads_of(backbone: TokenBackbone, blocks: Sequence[int] | dict[int, int], n
     """Attention heads of the blocks, which prompts must be able to pass."""
     for index in blocks:
         block: Any = backbone.blocks[index]
-        if type(block) is not Block or type(block.attn) is not Attention:
+        if (type(block), type(block.attn)) not in _PLAIN:
             raise ModelError(
                 f"prompts between modalities pass through plain transformer blocks, and backbone "
                 f"'{name}' has others ({type(block).__name__}). Choose a plain one (vit_*, deit_*, "
@@ -290,7 +292,7 @@ def _run_guided(
 
 def _patches(backbone: TokenBackbone, stream: Stream) -> TokenMap:
     """The patches' tokens as they are between blocks."""
-    values = stream.tokens[:, backbone.num_prefix_tokens :]
+    values = backbone.at_places(stream.tokens, stream.grid)
     return TokenMap(values, stream.grid, stream.seen, stream.whole)
 
 
@@ -304,12 +306,9 @@ def _add_hints(
     backbone: TokenBackbone, streams: Sequence[Stream], guidance: Guidance
 ) -> list[Stream]:
     """Patches' tokens plus hints; the prefix stays."""
-    first, added = backbone.num_prefix_tokens, []
-    for stream, hint in zip(streams, guidance.hints, strict=True):
-        if hint is None:
-            added.append(stream)
-            continue
-        patches = stream.tokens[:, first:] + hint
-        tokens = torch.cat([stream.tokens[:, :first].to(patches.dtype), patches], dim=1)
-        added.append(replace(stream, tokens=tokens))
-    return added
+    return [
+        stream
+        if hint is None
+        else replace(stream, tokens=backbone.add_at_places(stream.tokens, hint, stream.grid))
+        for stream, hint in zip(streams, guidance.hints, strict=True)
+    ]

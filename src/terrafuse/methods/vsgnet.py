@@ -32,7 +32,7 @@ from terrafuse.backbones import TokenBackbone
 from terrafuse.decoders import create_decoder
 from terrafuse.decoders.layers import NormName, full_precision
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
-from terrafuse.methods.parts import QuarterStem, start_as_published
+from terrafuse.methods.parts import QuarterStem, start_as_published, weights_by_stream
 from terrafuse.methods.vsgnet_blocks import (
     SoftmaxName,
     SpatialGateName,
@@ -66,8 +66,8 @@ class VSGNet(Segmenter):
         backbone: A plain transformer that stays frozen ("vision foundation model"): its name, or
             one by stream ("image", "structure"); None: that stream has only its convolutions. The
             paper has vit_giant_patch14_reg4_dinov2 for the image.
-        weights: Its pretrained weights ("timm", a path), or by stream. None leaves it at random
-            values, of no use but for trying.
+        weights: Its pretrained weights ("timm", a path), or by stream or modality. None leaves it
+            at random values, of no use but for trying.
         backbone_options: Options of `create_backbone`, for both.
         channels: Per scale, fine → coarse.
         depths: Blocks per scale.
@@ -123,7 +123,8 @@ class VSGNet(Segmenter):
         self.colours = image.rgb_bands if image.kind == "optical" else None
         bands = {"image": len(image.bands), "structure": sum(len(m.bands) for m in others)}
         seen = bands | ({"image": len(self.colours)} if self.colours else {})
-        names, sources = _by_stream("backbone", backbone), _by_stream("weights", weights)
+        names = _by_stream("backbone", backbone)
+        sources = weights_by_stream(weights, {"image": [image], "structure": others})
         vision = {
             stream: build_vision(name, sources[stream], backbone_options, seen[stream])
             for stream in STREAMS

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from terrafuse.decoders import convert_segformer_state_dict
+from terrafuse.weights import rename
 
 #: Original names → ours, in this order; "e" and "_2" are the structure's.
 _RENAMES = (
@@ -62,8 +63,6 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
     for name, value in state.items():
         if _UNUSED.search(name) or name.startswith((ends, head)):
             continue
-        for pattern, replacement in _RENAMES:
-            name = re.sub(pattern, replacement, name)
-        converted[name] = value
+        converted[rename(name, _RENAMES)] = value
     decoder = {k.removeprefix(head): v for k, v in state.items() if k.startswith(head)}
     return converted | {f"decoder.{k}": v for k, v in convert_segformer_state_dict(decoder).items()}

@@ -85,7 +85,7 @@ class ScenePredictor:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; allowed are positive numbers")
         check_windows(crop_size, overlap, blending)
-        self.device = _find_device(device)
+        self.device = find_device(device)
         self.segmenter = segmenter.to(self.device)
         self.crop_size = crop_size
         self.overlap = overlap
@@ -132,7 +132,7 @@ class ScenePredictor:
         lattice = self.lattice(scene)
         sums = Accumulator(lattice, self.segmenter.num_classes, device=self.device)
         done = not_run = 0
-        with _evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
+        with evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
             for window, logits, valid in scored:
                 if window.row > sums.row:
                     yield sums.advance(window.row, confidence=confidence)
@@ -272,7 +272,7 @@ class ScenePredictor:
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode; afterwards every module is in the mode it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -297,7 +297,12 @@ def _check_suits(found: Modality, trained: Modality, where: str) -> None:
         )
 
 
-def _find_device(device: torch.device | str) -> torch.device:
+def find_device(device: torch.device | str) -> torch.device:
+    """The device of a name; "auto" is the first GPU, if there is one.
+
+    Raises:
+        ConfigError: It is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -4,17 +4,26 @@ An objective is a module: images in, scalar losses by name out, whose sum is to 
 it trains are backbones that methods can start from.
 """
 
-from terrafuse.pretraining.croma import CROMAPretraining, Masking
+from terrafuse.pretraining.croma import CROMAPretraining
 from terrafuse.pretraining.decur import DeCURPretraining
 from terrafuse.pretraining.gathering import gather_rows
 from terrafuse.pretraining.infonce import SSLViTPretraining, contrast, contrast_logits
+from terrafuse.pretraining.mae import MaskedAutoencoding
+from terrafuse.pretraining.masking import Masking
+from terrafuse.pretraining.objectives import OBJECTIVES, create_pretrainer
+from terrafuse.pretraining.pretrainer import Learned, Pretrainer
 
 __all__ = [
+    "OBJECTIVES",
     "CROMAPretraining",
     "DeCURPretraining",
+    "Learned",
+    "MaskedAutoencoding",
     "Masking",
+    "Pretrainer",
     "SSLViTPretraining",
     "contrast",
     "contrast_logits",
+    "create_pretrainer",
     "gather_rows",
 ]

@@ -11,48 +11,20 @@ size and bands.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import log
-from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.backbones import CROMA, convert_croma_state_dict
-from terrafuse.backbones.croma_encoder import EncoderLayer, PooledHead, cut_patches
+from terrafuse.backbones.croma_encoder import PooledHead, cut_patches
 from terrafuse.backbones.croma_weights import rename_transformer
-from terrafuse.backbones.dofa_encoder import wave_positions
 from terrafuse.errors import ModelError
 from terrafuse.pretraining.gathering import gather_rows
+from terrafuse.pretraining.masking import Masking, TokenDecoder, take_kept
 
 _EPS = 1e-6
-
-
-@dataclass(frozen=True)
-class Masking:
-    """Which tokens of each sample an encoder sees.
-
-    Args:
-        keep: Places of the kept tokens, int64 (N, K).
-        hidden: Bool (N, L): which tokens it does not see.
-    """
-
-    keep: Tensor
-    hidden: Tensor
-
-    @classmethod
-    def draw(cls, samples: int, tokens: int, ratio: float, device: torch.device) -> Self:
-        """Random places, a share `ratio` of them hidden; at least one is kept."""
-        count = max(1, int(tokens * (1 - ratio)))
-        order = torch.rand(samples, tokens, device=device).argsort(dim=1)
-        return cls.of(order[:, :count], tokens)
-
-    @classmethod
-    def of(cls, keep: Tensor, tokens: int) -> Self:
-        """From the places that are kept (N, K) of `tokens`."""
-        hidden = torch.ones(len(keep), tokens, dtype=torch.bool, device=keep.device)
-        return cls(keep, hidden.scatter(1, keep, False))
 
 
 class CROMAPretraining(nn.Module):
@@ -120,9 +92,9 @@ class CROMAPretraining(nn.Module):
         optical_mask = optical_mask or Masking.draw(*shape)
         bias = self.backbone.bias(grid, tokens)
         own, between = _pairs(bias, sar_mask, sar_mask), _pairs(bias, sar_mask, optical_mask)
-        radar = self.backbone.sar(_take(tokens, sar_mask), own)  # (N, K, D)
+        radar = self.backbone.sar(take_kept(tokens, sar_mask), own)  # (N, K, D)
         theirs = _pairs(bias, optical_mask, optical_mask)
-        colour = self.backbone.optical(_take(others, optical_mask), theirs)
+        colour = self.backbone.optical(take_kept(others, optical_mask), theirs)
         among = between if self.published_joint_bias else own
         joint = self.backbone.joint(radar, colour, among, between)
         pixels = self.decoder(joint, sar_mask, grid)  # (N, L, (C + C') p²)
@@ -163,7 +135,7 @@ class Contrast(nn.Module):
         return (terms[0] + terms[1]) / 2
 
 
-class PixelDecoder(nn.Module):
+class PixelDecoder(TokenDecoder):
     """Joint encodings of what was seen → pixels of both sensors everywhere.
 
     Args:
@@ -175,31 +147,13 @@ class PixelDecoder(nn.Module):
     """
 
     def __init__(self, dim: int, width: int, values: int, *, num_heads: int, depth: int) -> None:
-        super().__init__()
-        self.width = width
-        self.enter = nn.Linear(dim, width)
-        self.mask_token = nn.Parameter(torch.empty(1, 1, width))
-        nn.init.normal_(self.mask_token, std=0.02)
-        self.blocks = nn.ModuleList(EncoderLayer(width, num_heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        super().__init__(dim, width, num_heads=num_heads, depth=depth)
         self.leave = nn.Linear(width, values)
 
     def forward(self, joint: Tensor, mask: Masking, grid: tuple[int, int]) -> Tensor:
         """Encodings (N, K, D) at the places of `mask.keep` → pixels (N, L, values)."""
-        seen = self.enter(joint)
-        places = mask.keep.unsqueeze(2).expand(-1, -1, self.width)
-        tokens = self.mask_token.to(seen.dtype).expand(*mask.hidden.shape, -1)
-        tokens = tokens.scatter(1, places, seen) + self._positions(grid, seen)
-        for block in self.blocks:
-            tokens = block(tokens, None)
-        pixels: Tensor = self.leave(self.norm(tokens))
+        pixels: Tensor = self.leave(super().forward(joint, mask, grid))
         return pixels
-
-    def _positions(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """Fixed positions (1, L, width)."""
-        side = max(grid)
-        table = wave_positions(self.width, side)[:, 1:].reshape(1, side, side, self.width)
-        return table[:, : grid[0], : grid[1]].flatten(1, 2).to(like.device, like.dtype)
 
 
 def reconstruction_loss(
@@ -253,11 +207,6 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
             name = name.replace(original, ours)
         converted[name] = value.reshape(1) if name.endswith("logit_scale") else value
     return converted
-
-
-def _take(tokens: Tensor, mask: Masking) -> Tensor:
-    """Kept tokens (N, K, D) of (N, L, D)."""
-    return tokens.gather(1, mask.keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))
 
 
 def _pairs(bias: Tensor, asking: Masking, answering: Masking) -> Tensor:

@@ -2,6 +2,7 @@
 
 from terrafuse.reports.contact import contact_sheet
 from terrafuse.reports.doctor_page import FindingView, write_doctor_page
+from terrafuse.reports.efficiency import SharePoint, efficiency_figure
 from terrafuse.reports.figures import (
     confusion_figure,
     curves_figure,
@@ -11,18 +12,23 @@ from terrafuse.reports.figures import (
 from terrafuse.reports.html import Report
 from terrafuse.reports.previews import class_map_image, confidence_image, modality_preview
 from terrafuse.reports.run import run_report
+from terrafuse.reports.seeds import ScoreRow, seeds_figure
 
 __all__ = [
     "FindingView",
     "Report",
+    "ScoreRow",
+    "SharePoint",
     "class_map_image",
     "confidence_image",
     "confusion_figure",
     "contact_sheet",
     "curves_figure",
+    "efficiency_figure",
     "modality_preview",
     "run_report",
     "sample_panel",
     "score_bars",
+    "seeds_figure",
     "write_doctor_page",
 ]

@@ -1,7 +1,19 @@
 """Learn: from a run's settings to a run folder. The only room that knows Lightning."""
 
 from terrafuse.training.losses import LOSSES, create_loss
+from terrafuse.training.pretrain import pretrain
 from terrafuse.training.rehearsal import time_steps
+from terrafuse.training.run_folder import check_startable, is_first_process
 from terrafuse.training.train import check_crop_size, check_settings, train
 
-__all__ = ["LOSSES", "check_crop_size", "check_settings", "create_loss", "time_steps", "train"]
+__all__ = [
+    "LOSSES",
+    "check_crop_size",
+    "check_settings",
+    "check_startable",
+    "create_loss",
+    "is_first_process",
+    "pretrain",
+    "time_steps",
+    "train",
+]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from terrafuse.config import TrainingConfig
+from terrafuse.config import LearningConfig
 from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.log import RunLog
 from terrafuse.training.optim import learning_rate_factor
-from terrafuse.training.task import SegmentationTask
+from terrafuse.training.task import LearningTask, SegmentationTask
 
 #: Lines of training in a log, at most.
 _MOST_LINES = 1000
@@ -26,6 +26,17 @@ _MOST_LINES = 1000
 def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
     """Whether the weights move after this batch."""
     return bool((batch_idx + 1) % trainer.accumulate_grad_batches == 0)
+
+
+def is_due(step: int, steps: int, every: int | None) -> bool:
+    """Whether what is done every so many steps (default: ten times), and at the end, is done now.
+
+    Args:
+        step: Optimiser steps done.
+        steps: In all.
+        every: Steps between.
+    """
+    return step % (every or ceil(steps / 10)) == 0 or step == steps
 
 
 class WeightAverage(Callback):  # type: ignore[misc]  # Lightning is not typed for us
@@ -91,10 +102,14 @@ class StepLog(Callback):  # type: ignore[misc]
     Args:
         run_log: The file; None in every process but the first.
         config: Steps and learning rate.
+        names_one: Whether a term has a column of its own where it is the only one.
     """
 
-    def __init__(self, run_log: RunLog | None, config: TrainingConfig) -> None:
+    def __init__(
+        self, run_log: RunLog | None, config: LearningConfig, *, names_one: bool = False
+    ) -> None:
         self.run_log = run_log  # Lightning sets `log` of callbacks
+        self.names_one = names_one
         self.config = config
         self.every = ceil(config.steps / _MOST_LINES)
         self._sums: dict[str, float] = defaultdict(float)
@@ -107,13 +122,13 @@ class StepLog(Callback):  # type: ignore[misc]
         """Time spent in training and validation so far, over all parts of a resumed run."""
         return self._seconds_before + time.monotonic() - self._start
 
-    def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+    def on_train_start(self, trainer: Trainer, module: LearningTask) -> None:
         """Start the clock."""
         del trainer, module
         self._start = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch; write a line where one is due."""
         del module, batch
@@ -126,7 +141,7 @@ class StepLog(Callback):  # type: ignore[misc]
         means = {f"loss_{name}": total / self._batches for name, total in self._sums.items()}
         rate = self.config.lr * learning_rate_factor(step - 1, self.config)
         row = {"lr": rate, "loss": means.pop("loss_total")}
-        self.write(trainer, row if len(means) == 1 else row | means)
+        self.write(trainer, row | means if self.names_one or len(means) > 1 else row)
         self._sums.clear()
         self._batches = 0
 
@@ -168,13 +183,13 @@ class StepProgress(Callback):  # type: ignore[misc]
         self.steps = steps
         self.score = ""
 
-    def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+    def on_train_start(self, trainer: Trainer, module: LearningTask) -> None:
         """Show the bar, where a resumed run stands."""
         del module
         self.display.stage("training")(trainer.global_step, self.steps)
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move it."""
         del module, batch

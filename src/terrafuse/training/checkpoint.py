@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,8 +16,7 @@ from lightning.pytorch import Callback, Trainer
 from terrafuse.errors import TrainingError
 from terrafuse.training.callbacks import is_step_end
 from terrafuse.training.run_folder import Position, position_fields
-from terrafuse.training.task import SegmentationTask
-from terrafuse.training.validation import Validation, is_validation_due
+from terrafuse.training.task import LearningTask
 from terrafuse.writing import written_whole
 
 # Job schedulers announce the end of a job by SIGTERM or, where asked to, by SIGUSR1.
@@ -28,19 +28,25 @@ _SIGNALS = tuple(
 
 
 class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Saves after each validation, and when Ctrl-C, SIGTERM or SIGUSR1 asks the run to stop.
+    """Saves where it is due, and when Ctrl-C, SIGTERM or SIGUSR1 asks the run to stop.
 
     The first signal lets the step end, saves and stops; a second one stops at once. Must be the
     last callback: what others keep has then taken in the step.
 
     Args:
         path: The checkpoint.
-        validation: Knows whether the run is done early.
+        is_due: Whether to save after so many optimiser steps.
+        is_exhausted: Whether the run is done early.
     """
 
-    def __init__(self, path: Path, validation: Validation) -> None:
+    def __init__(
+        self,
+        path: Path,
+        is_due: Callable[[int], bool],
+        is_exhausted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.path = path
-        self.validation = validation
+        self.is_due, self.is_exhausted = is_due, is_exhausted
         self.stopped_by: signal.Signals | None = None
         self._handlers: dict[signal.Signals, Any] = {}
         self._process = os.getpid()
@@ -56,7 +62,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             self._handlers = {s: signal.signal(s, self._request_stop) for s in _SIGNALS}
 
     def on_train_batch_end(
-        self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due or asked for."""
         del outputs, batch
@@ -68,36 +74,36 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             if stop and self.stopped_by is None:
                 self.stopped_by = signal.SIGTERM
-        if stop or is_validation_due(trainer.global_step, module.config):
+        if stop or self.is_due(trainer.global_step):
             self._save(trainer, module)
         if stop:
             trainer.should_stop = True
 
     def on_save_checkpoint(
-        self, trainer: Trainer, module: SegmentationTask, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: LearningTask, checkpoint: dict[str, Any]
     ) -> None:
         """Add what can be known of a checkpoint without loading it into a model."""
         step = trainer.global_step
         position = Position(
             step=step,
-            is_done=self.validation.is_exhausted or step >= module.config.steps,
+            is_done=self.is_exhausted() or step >= module.config.steps,
             world_size=trainer.world_size,
         )
         checkpoint["terrafuse"] = position_fields(position)
 
-    def on_train_end(self, trainer: Trainer, module: SegmentationTask) -> None:
+    def on_train_end(self, trainer: Trainer, module: LearningTask) -> None:
         """Give signals back."""
         del trainer, module
         self._restore_handlers()
 
     def on_exception(
-        self, trainer: Trainer, module: SegmentationTask, exception: BaseException
+        self, trainer: Trainer, module: LearningTask, exception: BaseException
     ) -> None:
         """Give signals back."""
         del trainer, module, exception
         self._restore_handlers()
 
-    def _save(self, trainer: Trainer, module: SegmentationTask) -> None:
+    def _save(self, trainer: Trainer, module: LearningTask) -> None:
         _check_finite(module, trainer.global_step)
         partial = self.path.with_name(self.path.name + ".partial")
         if not trainer.is_global_zero:
@@ -119,7 +125,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         self._handlers = {}
 
 
-def _check_finite(module: SegmentationTask, step: int) -> None:
+def _check_finite(module: LearningTask, step: int) -> None:
     """A poisoned checkpoint would take the place of a sound one."""
     parameters = [p for p in module.parameters() if p.requires_grad and p.numel()]
     if not all(torch.stack([p.detach().isfinite().all() for p in parameters])):

@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from terrafuse.config import TrainingConfig
-from terrafuse.segmenter import Segmenter
+from terrafuse.config import LearningConfig, TrainingConfig
+from terrafuse.segmenter import SensorModel
 
 # Learned positions and tokens are offsets, not maps: decay would only pull them to 0.
 _OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
@@ -27,7 +27,7 @@ class ParameterGroup:
     Names and not tensors, for a strategy that shards the model replaces its tensors by flat ones.
 
     Args:
-        names: As in `segmenter.named_parameters()`.
+        names: As in `model.named_parameters()`.
         lr_factor: Learning rate relative to `training.lr`.
         weight_decay: Decay of these parameters.
     """
@@ -37,25 +37,25 @@ class ParameterGroup:
     weight_decay: float
 
 
-def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[ParameterGroup]:
+def parameter_groups(model: SensorModel, config: LearningConfig) -> list[ParameterGroup]:
     """Trainable parameters by learning rate and weight decay.
 
     A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
-    learning rate is `backbone_lr_factor` × that of the rest, and falls by `layer_decay` per group
-    from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). The factors of the
-    method's `lr_factors()` multiply all this. No decay for parameters of one dimension (biases,
-    norms), learned positions and tokens, and what a module lists in its `no_weight_decay()`; with
-    `decay_all` every parameter is decayed.
+    learning rate in a run is `backbone_lr_factor` × that of the rest, and falls by `layer_decay`
+    per group from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). The
+    factors of the method's `lr_factors()` multiply all this. No decay for parameters of one
+    dimension (biases, norms), learned positions and tokens, and what a module lists in its
+    `no_weight_decay()`; with `decay_all` every parameter is decayed.
 
     Args:
-        segmenter: The model; parameters that do not require a gradient are left out.
+        model: The model; parameters that do not require a gradient are left out.
         config: Rates and factors.
     """
-    factors = _backbone_factors(segmenter, config)
-    without_decay = set() if config.decay_all else _without_decay(segmenter)
-    own_factors = segmenter.lr_factors()
+    factors = _backbone_factors(model, config) if isinstance(config, TrainingConfig) else {}
+    without_decay = set() if config.decay_all else _without_decay(model)
+    own_factors = model.lr_factors()
     groups: dict[tuple[float, float], list[str]] = {}
-    for name, parameter in segmenter.named_parameters():
+    for name, parameter in model.named_parameters():
         factor = factors.get(id(parameter), 1.0) * own_factors.get(name, 1.0)
         if not parameter.requires_grad or factor == 0:
             continue
@@ -67,12 +67,12 @@ def parameter_groups(segmenter: Segmenter, config: TrainingConfig) -> list[Param
 def create_optimizer(
     parameters: Mapping[str, nn.Parameter],
     groups: Sequence[ParameterGroup],
-    config: TrainingConfig,
+    config: LearningConfig,
 ) -> Optimizer:
     """AdamW or SGD over `groups`, at the peak learning rates.
 
     Args:
-        parameters: The segmenter's parameters by name.
+        parameters: The model's parameters by name.
         groups: From `parameter_groups`.
         config: Optimiser and its settings.
     """
@@ -89,12 +89,12 @@ def create_optimizer(
     return torch.optim.AdamW(settings, lr=config.lr)
 
 
-def create_schedule(optimizer: Optimizer, config: TrainingConfig) -> LambdaLR:
+def create_schedule(optimizer: Optimizer, config: LearningConfig) -> LambdaLR:
     """Schedule to be advanced once per optimiser step."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
 
 
-def learning_rate_factor(step: int, config: TrainingConfig) -> float:
+def learning_rate_factor(step: int, config: LearningConfig) -> float:
     """Learning rate of a step relative to its peak, in [0, 1].
 
     With W = `warmup_steps` of S = `steps`: (step + 1) / (W + 1) while step < W, then with
@@ -122,23 +122,23 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     return 1.0
 
 
-def _backbone_factors(segmenter: Segmenter, config: TrainingConfig) -> dict[int, float]:
+def _backbone_factors(model: SensorModel, config: TrainingConfig) -> dict[int, float]:
     """Learning rate factor by the identity of a backbone's parameters."""
     factors: dict[int, float] = {}
-    for backbone in segmenter.backbones():
+    for backbone in model.backbones():
         for depth, layer in enumerate(reversed(backbone.layer_groups()), start=1):
             factor = config.backbone_lr_factor * config.layer_decay**depth
             factors |= {id(parameter): factor for parameter in layer}
     return factors
 
 
-def _without_decay(segmenter: Segmenter) -> set[str]:
+def _without_decay(model: SensorModel) -> set[str]:
     names = {
         name
-        for name, parameter in segmenter.named_parameters()
+        for name, parameter in model.named_parameters()
         if parameter.ndim <= 1 or _OFFSETS.search(name.rpartition(".")[2])
     }
-    for prefix, module in segmenter.named_modules():
+    for prefix, module in model.named_modules():
         # timm's models list parameters that must not be decayed.
         listed: Callable[[nn.Module], set[str]] | None
         if listed := getattr(type(module), "no_weight_decay", None):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
-from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config import load_run_config
 from terrafuse.errors import (
     ConfigError,
     OutputError,
@@ -27,6 +27,7 @@ from terrafuse.errors import (
     WeightsMismatchError,
 )
 from terrafuse.modalities import BandStatistics
+from terrafuse.settings import Settings
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import written_whole
@@ -45,6 +46,7 @@ FREE_SETTINGS = frozenset(
         "training.nodes",
         "training.strategy",
         "training.loggers",
+        "training.save_every",
         "evaluation.split",
         "evaluation.boundary_tolerance_px",
     }
@@ -90,8 +92,20 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
-def check_startable(out: Path, config: RunConfig, *, resume: bool) -> None:
+def check_startable(
+    out: Path,
+    config: Settings,
+    *,
+    resume: bool,
+    read: Callable[[Path], Settings] = load_run_config,
+) -> None:
     """Refuse a folder that a run cannot be begun in, or gone on with.
+
+    Args:
+        out: The folder.
+        config: The settings.
+        resume: Whether to go on.
+        read: Reads the settings in a folder.
 
     Raises:
         OutputError: Not empty without `resume`; not a folder; not writable.
@@ -115,15 +129,15 @@ def check_startable(out: Path, config: RunConfig, *, resume: bool) -> None:
             f"'{out}' is not empty and holds no run to go on with ('{CONFIG}' is missing). "
             "Choose another folder with --out"
         )
-    _check_same_settings(load_run_config(out / CONFIG), config, out)
+    _check_same_settings(read(out / CONFIG), config, out)
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the run in a folder has its model."""
-    return (out / MODEL_JSON).exists()
+def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
+    """Whether the run in a folder has what it makes last: its model."""
+    return (out / mark).exists()
 
 
-def begin(out: Path, config: RunConfig, facts: Facts) -> None:
+def begin(out: Path, config: Settings, facts: Facts) -> None:
     """Make the folder and write what the run is.
 
     Raises:
@@ -200,7 +214,16 @@ def save_weights(path: Path, module: nn.Module) -> None:
     Raises:
         OutputError: Not writable, or the disk is full.
     """
-    state = {name: value.cpu() for name, value in module.state_dict().items()}
+    save_state(path, module.state_dict())
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write values by name; the file appears whole or not at all.
+
+    Raises:
+        OutputError: Not writable, or the disk is full.
+    """
+    state = {name: value.cpu() for name, value in state.items()}
     with written_whole(path) as (partial,):
         torch.save(state, partial)
 
@@ -211,7 +234,7 @@ def tidy(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _check_same_settings(stored: RunConfig, config: RunConfig, out: Path) -> None:
+def _check_same_settings(stored: Settings, config: Settings, out: Path) -> None:
     before, now = (_flat(c.model_dump(mode="json")) for c in (stored, config))
     differing = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"

@@ -13,74 +13,67 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from terrafuse.config import TrainingConfig
+from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import create_optimizer, create_schedule, parameter_groups
 
 #: (rank, world size) → batches of this process from where training starts or goes on.
-LoaderFactory = Callable[[int, int], Iterable[Batch]]
+LoaderFactory = Callable[[int, int], Iterable[Any]]
 
 
-class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is not typed for us
-    """Trains a segmenter. Every random draw of a step depends on (seed, batch, rank) only.
+class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not typed for us
+    """Makes a loss small. Every random draw of a step depends on (seed, batch, rank) only.
+
+    A task keeps its model under a name of its own, and writes `model`, `terms` and `views`.
 
     Args:
-        segmenter: The model.
-        loss: What is minimised.
+        model: What learns.
         config: Optimiser, schedule, seed.
         loader: Makes the batches once the processes are known.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        loss: WeightedSum,
-        config: TrainingConfig,
-        loader: LoaderFactory,
-    ) -> None:
+    def __init__(self, model: SensorModel, config: LearningConfig, loader: LoaderFactory) -> None:
         super().__init__()
-        self.segmenter = segmenter
-        self.loss = loss
         self.config = config
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, whose shapes say nothing.
-        self._groups = parameter_groups(segmenter, config)
-        for backbone in segmenter.backbones():
+        self._groups = parameter_groups(model, config)
+        for backbone in model.backbones():
             backbone.gradient_checkpointing = config.gradient_checkpointing
-            if config.backbone_lr_factor == 0:
-                for parameter in chain.from_iterable(backbone.layer_groups()):
-                    parameter.requires_grad_(False)
-        self.train()  # what is frozen now stays in evaluation mode
+
+    @property
+    def model(self) -> SensorModel:
+        """What learns."""
+        raise NotImplementedError
+
+    def terms(self, batch: Any) -> dict[str, Tensor]:
+        """Terms of the loss of a batch by name, and their sum as "total"."""
+        raise NotImplementedError
+
+    def views(self, batch: Any) -> tuple[Batch, ...]:
+        """The samples in a batch."""
+        raise NotImplementedError
 
     def train_dataloader(self) -> Batches:
         """Batches of this process."""
         batches = self._loader(self.global_rank, self.trainer.world_size)
         return Batches(batches, self.config.steps * self.config.accumulate)
 
-    def transfer_batch_to_device(
-        self, batch: Batch, device: torch.device, dataloader_idx: int
-    ) -> Batch:
-        """The batch on the device of this process."""
-        del dataloader_idx
-        return batch.to(device)
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed what the step draws (dropout, stochastic depth): a resumed run draws the same."""
         del batch
         torch.manual_seed(step_seed(self.config.seed, batch_idx, self.global_rank))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss of a batch, and its terms for the log.
 
         Raises:
             TrainingError: The loss is not finite.
         """
-        assert batch.labels is not None
-        output = self.segmenter(batch.images, batch.valid)
-        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.config.aux_weight)
+        terms = self.terms(batch)
         values = {name: term.item() for name, term in terms.items()}
         if not np.isfinite(values["total"]):
             raise TrainingError(self._not_finite(values, batch, batch_idx))
@@ -88,9 +81,7 @@ class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is n
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimiser, and the schedule per optimiser step."""
-        optimizer = create_optimizer(
-            dict(self.segmenter.named_parameters()), self._groups, self.config
-        )
+        optimizer = create_optimizer(dict(self.model.named_parameters()), self._groups, self.config)
         scheduler = create_schedule(optimizer, self.config)
         return {
             "optimizer": optimizer,
@@ -109,17 +100,68 @@ class SegmentationTask(lightning.LightningModule):  # type: ignore[misc]  # is n
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
-    def _not_finite(self, values: dict[str, float], batch: Batch, batch_idx: int) -> str:
+    def _not_finite(self, values: dict[str, float], batch: Any, batch_idx: int) -> str:
         step = batch_idx // self.config.accumulate + 1
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "total")
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        scenes = ", ".join(sorted(set(batch.scene_ids))[:4])
+        scenes = ", ".join(sorted(set(self.views(batch)[0].scene_ids))[:4])
         half = " or 32-true precision" if self.config.precision != "32-true" else ""
         return (
             f"the loss is {values['total']:g} at step {step} ({terms}; learning rate {rate:.3g}, "
             f"scenes {scenes}). Try a lower training.lr, more warmup_steps{half}; if it happens at "
             "the first step, look for extreme pixel values with 'terrafuse data stats'"
         )
+
+
+class SegmentationTask(LearningTask):
+    """Trains a segmenter.
+
+    Args:
+        segmenter: The model.
+        loss: What is minimised.
+        config: Optimiser, schedule, seed.
+        loader: Makes the batches once the processes are known.
+    """
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        loss: WeightedSum,
+        config: TrainingConfig,
+        loader: LoaderFactory,
+    ) -> None:
+        super().__init__(segmenter, config, loader)
+        self.segmenter = segmenter
+        self.loss = loss
+        self.aux_weight = config.aux_weight
+        if config.backbone_lr_factor == 0:
+            for backbone in segmenter.backbones():
+                for parameter in chain.from_iterable(backbone.layer_groups()):
+                    parameter.requires_grad_(False)
+        self.train()  # what is frozen now stays in evaluation mode
+
+    @property
+    def model(self) -> SensorModel:
+        """The segmenter."""
+        return self.segmenter
+
+    def transfer_batch_to_device(
+        self, batch: Batch, device: torch.device, dataloader_idx: int
+    ) -> Batch:
+        """The batch on the device of this process."""
+        del dataloader_idx
+        return batch.to(device)
+
+    def terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Loss of a batch, and its terms."""
+        assert batch.labels is not None
+        output = self.segmenter(batch.images, batch.valid)
+        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight)
+        return terms
+
+    def views(self, batch: Batch) -> tuple[Batch, ...]:
+        """The batch."""
+        return (batch,)
 
 
 class Batches:
@@ -132,14 +174,14 @@ class Batches:
         total: Batches of the whole training.
     """
 
-    def __init__(self, batches: Iterable[Batch], total: int) -> None:
+    def __init__(self, batches: Iterable[Any], total: int) -> None:
         self.batches = batches
         self.total = total
 
     def __len__(self) -> int:
         return self.total
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
 
 

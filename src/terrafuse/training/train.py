@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
 
-from terrafuse.config import RunConfig
+from terrafuse.config import DataConfig, RunConfig
 from terrafuse.data import (
     Manifest,
     Scene,
@@ -21,11 +20,14 @@ from terrafuse.data import (
     check_manifest,
     class_counts,
     compute_statistics,
+    labelled_scenes,
     open_dataset,
     refuse_untrainable,
+    share_labels,
     training_loader,
+    typical_pixel_size_m,
 )
-from terrafuse.errors import ConfigError, TrainingError
+from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import describe_run, tuned_state
 from terrafuse.modalities import window_alignment
@@ -35,18 +37,20 @@ from terrafuse.training import run_folder
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.fitting import fit_task, open_log
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
 from terrafuse.training.quiet import fitting_threads, quiet_lightning
 from terrafuse.training.run_folder import Facts, Position
 from terrafuse.training.task import LoaderFactory, SegmentationTask
-from terrafuse.training.trainer import check_trainer, create_trainer
+from terrafuse.training.trainer import check_trainer
 from terrafuse.training.validation import (
     Validation,
     check_monitor,
     check_scene_windows,
     check_selection,
+    is_validation_due,
     validation_scenes,
 )
 from terrafuse.weights import digest, load_strict, read_weights, save_model
@@ -79,8 +83,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         DataError: The data cannot be trained on.
         OutputError: `out` holds something, or cannot be written.
         MissingDependencyError: A logger is not installed.
-        TrainingError: The loss is not finite; or Ctrl-C or SIGTERM stopped the run, which can then
-            be resumed.
+        TrainingError: The loss is not finite.
+        StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
     """
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
@@ -135,20 +139,28 @@ def check_settings(config: RunConfig) -> None:
 
 def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
     manifest = open_dataset(config.data)
-    check_crop_size(config, manifest)
+    check_crop_size(config.data, manifest)
     scored_classes(config.evaluation, manifest.scheme)  # refuses what is no class
     # Of an earlier part of the run, or of the first process, which has then checked the data.
     facts = run_folder.read_facts(out, config.data.manifest)
     if facts is None:
         _check_data(config, manifest, display)
     segmenter = build_segmenter(config, manifest)
-    train_scenes = [s for split in config.data.train_splits for s in _labelled(manifest, split)]
+    train_scenes = share_labels(
+        labelled_scenes(manifest, config.data.train_splits),
+        config.data,
+        manifest.scheme,
+        display.stage("choosing labels"),
+    )
     val_scenes = validation_scenes(config, manifest)
     # Options of losses are checked with made-up counts: measuring the real ones may take long.
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
     facts = facts or _measure(config, manifest, train_scenes, val_scenes, display)
     segmenter.set_statistics(facts.statistics)
+    pixel_size = typical_pixel_size_m(scene.grid for scene in train_scenes)
+    if pixel_size is not None:
+        segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_folder.is_first_process():
@@ -158,17 +170,17 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     )
 
 
-def check_crop_size(config: RunConfig, manifest: Manifest) -> None:
+def check_crop_size(config: DataConfig, manifest: Manifest) -> None:
     """Refuse a crop that breaks a pixel of a modality with another pixel size.
 
     Raises:
         ConfigError: Names a size that suits.
     """
     alignment = window_alignment(list(manifest.modalities.values()))
-    if config.data.crop_size % alignment:
-        near = max(1, round(config.data.crop_size / alignment)) * alignment
+    if config.crop_size % alignment:
+        near = max(1, round(config.crop_size / alignment)) * alignment
         raise ConfigError(
-            f"data.crop_size is {config.data.crop_size}; the scales of the modalities need a "
+            f"data.crop_size is {config.crop_size}; the scales of the modalities need a "
             f"multiple of {alignment}, for instance {near}"
         )
 
@@ -193,11 +205,6 @@ def _check_data(config: RunConfig, manifest: Manifest, display: Display) -> None
         )
 
 
-def _labelled(manifest: Manifest, split: str) -> list[Scene]:
-    scenes = manifest.scenes(split) if split in manifest.splits else []
-    return [scene for scene in scenes if scene.has_labels]
-
-
 def _measure(
     config: RunConfig,
     manifest: Manifest,
@@ -218,22 +225,11 @@ def _measure(
 
 def _fit(run: _Run) -> None:
     training = run.config.training
-    log = None
-    if run_folder.is_first_process():
-        log = RunLog(run.out / run_folder.LOG, last_step=run.position.step)
-    callbacks = _create_callbacks(run, log)
+    callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
     task = SegmentationTask(run.segmenter, run.loss, training, loader)
-    trainer = create_trainer(training, callbacks, run.out)
-    _warn_of_other_processes(run.position, trainer)
-    checkpoint = run.out / run_folder.LAST if run.position.step else None
-    trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-    if last.stopped_by is not None and trainer.global_step < training.steps:
-        raise TrainingError(
-            f"training was stopped by {last.stopped_by.name} after step {trainer.global_step} of "
-            f"{training.steps}; go on with --resume (the run is kept in '{run.out}')"
-        )
+    fit_task(task, callbacks, run.out, run.position)
 
 
 def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
@@ -258,7 +254,11 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
         average=average,
         picture=picture,
     )
-    last = LastCheckpoint(run.out / run_folder.LAST, validation)
+    last = LastCheckpoint(
+        run.out / run_folder.LAST,
+        lambda step: is_validation_due(step, training),
+        lambda: validation.is_exhausted,
+    )
     averages = [average] if average else []
     return [*averages, step_log, validation, step_progress, last]
 
@@ -284,16 +284,6 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
         return loader(rank=rank, world_size=world_size, progress=progress)
 
     return create
-
-
-def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:
-    before = position.world_size
-    if before is not None and before != trainer.world_size:
-        warnings.warn(
-            f"the run goes on with {trainer.world_size} processes instead of {before}: it sees "
-            "other samples than it would have",
-            stacklevel=5,
-        )
 
 
 def _finish(run: _Run) -> None:

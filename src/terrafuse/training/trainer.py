@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from terrafuse.config import TrainingConfig
+from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import ConfigError, MissingDependencyError
 
 _BARE = {
@@ -21,7 +21,7 @@ _BARE = {
 }
 
 
-def check_trainer(config: TrainingConfig) -> None:
+def check_trainer(config: LearningConfig) -> None:
     """Refuse what no trainer can be made of.
 
     Raises:
@@ -34,7 +34,8 @@ def check_trainer(config: TrainingConfig) -> None:
                 f"training.loggers names '{name}', which is not installed. "
                 "Run: pip install 'terrafuse[track]'"
             )
-    if config.ema_decay is not None and config.strategy.startswith("fsdp"):
+    averages = isinstance(config, TrainingConfig) and config.ema_decay is not None
+    if averages and config.strategy.startswith("fsdp"):
         raise ConfigError(
             "training.ema_decay cannot be used with strategy 'fsdp': the average needs whole "
             "weights. Use strategy 'ddp', or leave ema_decay out"
@@ -42,7 +43,7 @@ def check_trainer(config: TrainingConfig) -> None:
     _strategy(config)
 
 
-def create_trainer(config: TrainingConfig, callbacks: list[Any], out: Path) -> Trainer:
+def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> Trainer:
     """A trainer that counts steps, and leaves validation, logging and saving to our callbacks.
 
     Args:
@@ -70,7 +71,7 @@ def create_trainer(config: TrainingConfig, callbacks: list[Any], out: Path) -> T
     )
 
 
-def _devices(config: TrainingConfig) -> dict[str, Any]:
+def _devices(config: LearningConfig) -> dict[str, Any]:
     return {
         "accelerator": config.accelerator,
         "devices": config.devices,
@@ -78,7 +79,7 @@ def _devices(config: TrainingConfig) -> dict[str, Any]:
     }
 
 
-def _strategy(config: TrainingConfig) -> str:
+def _strategy(config: LearningConfig) -> str:
     """Lightning's name of the strategy.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,13 @@ from terrafuse.prediction import ScenePredictor, check_windows
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
-from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage, is_step_end
+from terrafuse.training.callbacks import (
+    StepLog,
+    StepProgress,
+    WeightAverage,
+    is_due,
+    is_step_end,
+)
 from terrafuse.training.run_folder import save_weights
 from terrafuse.training.task import SegmentationTask
 
@@ -126,8 +131,7 @@ def validation_overlap(config: RunConfig) -> int:
 
 def is_validation_due(step: int, config: TrainingConfig) -> bool:
     """Whether weights are judged and kept after `step` optimiser steps."""
-    every = config.validate_every or ceil(config.steps / 10)
-    return step % every == 0 or step == config.steps
+    return is_due(step, config.steps, config.validate_every)
 
 
 def _has_reference_pixels(

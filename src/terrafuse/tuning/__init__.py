@@ -60,6 +60,7 @@ def apply_tuning(backbone: Backbone, tuning: TuningOption, num_modalities: int =
     for name, options in chosen:
         TUNINGS[name](backbone, num_modalities, **options)
     added = {id(p) for p in backbone.parameters()} - before
+    backbone.num_modalities = num_modalities
     backbone.tuning = "+".join(name for name, _ in chosen)
     backbone.added = frozenset(n for n, p in backbone.named_parameters() if id(p) in added)
 

@@ -6,9 +6,12 @@ from terrafuse.weights.files import (
     digest_values,
     load_strict,
     pretrained_wanted,
+    read_metadata,
     read_weights,
     without_pretrained,
+    write_tensors,
 )
+from terrafuse.weights.renaming import Rename, rename
 from terrafuse.weights.run_folder import (
     FORMAT_VERSION,
     METRICS_JSON,
@@ -28,6 +31,7 @@ __all__ = [
     "METRICS_JSON",
     "MODEL_JSON",
     "STATE_FILE",
+    "Rename",
     "RunInfo",
     "also_looking_in",
     "check_same_scheme",
@@ -35,11 +39,14 @@ __all__ = [
     "digest_values",
     "load_strict",
     "pretrained_wanted",
+    "read_metadata",
     "read_run_info",
     "read_state",
     "read_weights",
+    "rename",
     "save_model",
     "without_pretrained",
     "write_metrics",
     "write_run_info",
+    "write_tensors",
 ]

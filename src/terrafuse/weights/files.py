@@ -13,8 +13,8 @@ from typing import Any
 from zipfile import BadZipFile
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from terrafuse.errors import (
@@ -81,6 +81,40 @@ def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, 
     if sha256 is not None:
         _check_digest(path, sha256)
     return _unwrap(_read_file(path), path)
+
+
+def read_metadata(source: str | Path) -> dict[str, str]:
+    """What a safetensors file on this machine says of itself; nothing where there is none.
+
+    Args:
+        source: As `read_weights` takes it; a file is not fetched for this.
+    """
+    if str(source).startswith(HUB_PREFIX):
+        return {}
+    try:
+        with safe_open(_locate(source), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (WeightsNotFoundError, SafetensorError, OSError):
+        return {}
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; call it under `written_whole`.
+
+    Args:
+        path: The file.
+        state: Values by name.
+        metadata: What it is to say of itself.
+
+    Raises:
+        OSError: Not writable, or the disk is full.
+    """
+    # Tensors may share memory or live on a device; the file wants plain copies.
+    plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    try:
+        save_file(plain, path, metadata={"format": "pt", **metadata})
+    except SafetensorError as error:  # its way to say that the disk is full
+        raise OSError(str(error)) from error
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from terrafuse.classes import ClassScheme
@@ -27,7 +25,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
-from terrafuse.weights.files import read_weights
+from terrafuse.weights.files import read_weights, write_tensors
 from terrafuse.weights.stac import stac_fields
 from terrafuse.writing import written_whole
 
@@ -137,13 +135,8 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
         OutputError: The folder cannot be written, or the disk is full.
     """
     folder = Path(folder)
-    # Tensors may share memory or live on a device; the file wants plain copies.
-    plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     with written_whole(folder / STATE_FILE, folder / MODEL_JSON) as (weights, description):
-        try:
-            save_file(plain, weights, metadata={"format": "pt", "terrafuse": info.version})
-        except SafetensorError as error:  # its way to say that the disk is full
-            raise OSError(str(error)) from error
+        write_tensors(weights, state, {"terrafuse": info.version})
         _write_json(description, info.to_dict())
 
 

@@ -58,7 +58,7 @@ def test_manifest_of_a_run(
 
 
 def test_every_run_on_a_benchmark_says_how_its_manifest_is_made() -> None:
-    assert len(RUNS) == 12
+    assert len(RUNS) == 18
     for path in CONFIGS.rglob("*.yaml"):
         assert "describe` will write it" not in path.read_text()
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from terrafuse.classes import ClassScheme
 from terrafuse.data.doctor.case import Case, Seen, Side
 from terrafuse.data.rasters import ReadingRules
-from terrafuse.data.scene import Scene, own_window
-from terrafuse.data.streaming import cover
+from terrafuse.data.scene import Scene
+from terrafuse.data.streaming import cover, own_window
 from terrafuse.modalities import Modality
 from terrafuse.samples import IGNORE_INDEX, Window
 

@@ -15,6 +15,13 @@ from terrafuse.data.layouts.published import compose, look_through, need_split, 
 from terrafuse.data.layouts.tree import FileKind, Tree
 from terrafuse.modalities import ModalityKind
 
+# Our guess: the composite looks like short-wave infrared, near infrared and red; no source says so.
+# DOFA refuses optical bands without.
+_UM = {
+    f"{what}_{n}": um
+    for what in ("before", "after")
+    for n, um in enumerate((2.19, 0.865, 0.665), 1)
+}
 # Neighbouring numbers often show one scene: runs of them go into one split.
 _RUN = 16
 _RUNS = {3: "val", 6: "test", 9: "test"}  # of ten; the others train
@@ -49,6 +56,7 @@ _LAYOUT = Layout(
     kinds=(*_PAIRS["s1"], *_PAIRS["s2"], _MASK),
     readings={sensor: _reading(sensor) for sensor in _PAIRS},
     default=("s1", "s2"),
+    wavelengths_um=_UM,
 )
 
 

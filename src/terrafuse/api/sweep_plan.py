@@ -1,0 +1,217 @@
+"""What a sweep consists of: run files × methods × seeds, each run with its folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from terrafuse.config import RunConfig, load_run_config
+from terrafuse.data import load_manifest
+from terrafuse.errors import ConfigError, ModelError, UnknownNameError, unknown_name
+from terrafuse.methods import METHODS
+from terrafuse.options import check_options
+from terrafuse.pretrain_config import PretrainConfig, PretrainTrainingConfig, without_labels
+from terrafuse.pretraining.pretrainer import NECK_OPTIONS
+from terrafuse.settings import NamedOptions, Settings, parse_settings, read_yaml
+
+#: Settings of training that say on what machine it runs, which a pre-training takes over.
+_HARDWARE = ("accelerator", "devices", "nodes", "strategy", "precision")
+_SEED = "training.seed"
+
+
+class SweepPretraining(Settings):
+    """What a method's backbone learns before, from the images of the training splits alone."""
+
+    objective: NamedOptions
+    data: dict[str, Any] = Field(
+        default_factory=dict, description="What differs from the run's: batch_size, augment …"
+    )
+    backbone: str | dict[str, str] | None = Field(None, description="Default: the method's.")
+    backbone_options: dict[str, Any] | None = Field(
+        None, description="Default: the method's, without those of necks."
+    )
+    training: PretrainTrainingConfig = Field(default_factory=PretrainTrainingConfig)
+
+
+class SweepMethod(Settings):
+    """An entry of a file of methods."""
+
+    method: NamedOptions = Field(description="In place of the method of each run file.")
+    modalities: Literal["each"] | tuple[str, ...] | None = Field(
+        None,
+        description="In place of data.modalities; 'each': a row for each of them alone.",
+    )
+    pretrain: SweepPretraining | None = Field(
+        None, description="Goes before, and gives method.weights."
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep.
+
+    Args:
+        group: Heading of the table that it belongs to.
+        title: Its row.
+        seed: Of training, and of pre-training.
+        config: Its settings, whole.
+        folder: Its run folder.
+        pretrain: What goes before, where something does.
+    """
+
+    group: str
+    title: str
+    seed: int
+    config: RunConfig
+    folder: Path
+    pretrain: PretrainConfig | None = None
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return self.folder.name
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Table and title."""
+        return self.group, self.title
+
+    @property
+    def pretrain_folder(self) -> Path:
+        """Where the pre-trained weights lie."""
+        return self.folder.with_name(f"{self.folder.name}-pretrain")
+
+
+def read_methods(path: Path) -> dict[str, SweepMethod]:
+    """A file of methods: title → method.
+
+    Raises:
+        ConfigError: Missing or invalid file; unknown key (the nearest valid one is named).
+        UnknownNameError: No such method, or no such option of it.
+    """
+    methods = {}
+    for title, values in read_yaml(path).items():
+        where = f"{path}: '{title}'"
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{where} must hold keys and values, with 'method' among them")
+        entry = parse_settings(SweepMethod, values, where)
+        name = entry.method.name
+        if name not in METHODS:
+            raise UnknownNameError(f"{where}: {unknown_name('method', name, METHODS)}")
+        try:
+            check_options("method", name, METHODS[name], entry.method.options)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{where}: {error}") from None
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from None
+        methods[str(title)] = entry
+    return methods
+
+
+def plan_sweep(
+    configs: Sequence[Path],
+    out: Path,
+    *,
+    methods: Path | None = None,
+    seeds: int = 3,
+    overrides: Mapping[str, str] | None = None,
+) -> list[Job]:
+    """Every run of a sweep, in the order of its tables.
+
+    Args:
+        configs: Run files.
+        out: Folder of the sweep.
+        methods: File of methods, each of which takes the place of the run files' own.
+        seeds: How many; they are 0, 1 …
+        overrides: Dotted keys → YAML values that replace those of every run.
+
+    Raises:
+        ConfigError: Invalid settings, or two runs of one name.
+        UnknownNameError: No such method, or no such option of it.
+    """
+    overrides = dict(overrides or {})
+    if seeds < 1:
+        raise ConfigError(f"seeds is {seeds}; a sweep needs one or more")
+    if _SEED in overrides:
+        raise ConfigError(f"'{_SEED}' cannot be set: a sweep has the seeds 0, 1 … (--seeds)")
+    entries = read_methods(methods) if methods else None
+    jobs = []
+    for path in configs:
+        for title, config, pretraining in _rows(path, entries, overrides):
+            name = _slug(path.stem if entries is None else f"{path.stem}-{title}")
+            for seed in range(seeds):
+                training = config.training.model_copy(update={"seed": seed})
+                seeded = config.model_copy(update={"training": training})
+                before = _pretraining(title, seeded, pretraining) if pretraining else None
+                group = "" if entries is None else path.stem
+                jobs.append(Job(group, title, seed, seeded, out / f"{name}-{seed}", before))
+    _check_names(jobs)
+    return jobs
+
+
+def _rows(
+    path: Path, entries: Mapping[str, SweepMethod] | None, overrides: Mapping[str, str]
+) -> Iterator[tuple[str, RunConfig, SweepPretraining | None]]:
+    """Titles with their settings, for one run file."""
+    if entries is None:
+        yield path.stem, load_run_config(path, overrides), None
+        return
+    for title, entry in entries.items():
+        method = {"method": json.dumps(entry.method.model_dump(mode="json"))}
+        config = load_run_config(path, {**method, **overrides})
+        if entry.modalities is None:
+            yield title, config, entry.pretrain
+        elif entry.modalities == "each":
+            for name in config.data.modalities or load_manifest(config.data.manifest).modalities:
+                yield f"{name} {title}", _with_modalities(config, (name,)), entry.pretrain
+        else:
+            yield title, _with_modalities(config, entry.modalities), entry.pretrain
+
+
+def _with_modalities(config: RunConfig, names: tuple[str, ...]) -> RunConfig:
+    data = config.data.model_copy(update={"modalities": names})
+    return config.model_copy(update={"data": data})
+
+
+def _pretraining(title: str, run: RunConfig, before: SweepPretraining) -> PretrainConfig:
+    """Settings of a pre-training on the images of a run, of the backbone that it will start."""
+    options = run.method.options
+    if "backbone" not in options and before.backbone is None:
+        raise ConfigError(
+            f"'{title}': name the backbone to pre-train, under 'pretrain' or 'method'"
+        )
+    hardware = {key: getattr(run.training, key) for key in _HARDWARE}
+    given = before.training.model_dump(exclude_unset=True)
+    body = before.backbone_options
+    if body is None:
+        own = options.get("backbone_options") or {}
+        body = {key: value for key, value in own.items() if key not in NECK_OPTIONS}
+    values = {
+        "data": without_labels(run.data).model_dump() | before.data,
+        "objective": before.objective.model_dump(),
+        "backbone": before.backbone or options["backbone"],
+        "backbone_options": body,
+        "training": hardware | {"seed": run.training.seed} | given,
+    }
+    return parse_settings(PretrainConfig, values, f"'{title}', pretrain")
+
+
+def _check_names(jobs: Sequence[Job]) -> None:
+    seen: dict[Path, Job] = {}
+    for job in jobs:
+        other = seen.setdefault(job.folder, job)
+        if other is not job:
+            raise ConfigError(
+                f"two runs would lie in '{job.folder}': of '{other.title}' and '{job.title}'. "
+                "Run files and titles must differ by more than case, blanks and signs"
+            )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("_").lower()

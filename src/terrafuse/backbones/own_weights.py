@@ -1,0 +1,293 @@
+"""Files of weights that `terrafuse pretrain` writes: what they hold, and how a backbone starts."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from terrafuse.backbones.base import Backbone, PretrainedSource, TokenBackbone
+from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS
+from terrafuse.backbones.timm_pyramid import TimmPyramid
+from terrafuse.errors import WeightsError, WeightsMismatchError
+from terrafuse.modalities import Modality
+from terrafuse.version import VERSION
+from terrafuse.weights import (
+    load_strict,
+    pretrained_wanted,
+    read_metadata,
+    read_weights,
+    write_tensors,
+)
+
+#: What a backbone is shown: the modalities of each of its images, by the image's name.
+Images = Mapping[str, Sequence[Modality]]
+#: Name of the image of a backbone that is shown one.
+IMAGE = "image"
+
+_KEY = "terrafuse_backbone"
+_B = TypeVar("_B", bound=Backbone)
+# New in every model, and not learnt from pixels alone.
+_NECKS = ("pyramid.", "vit.neck.", "tap_norms.")
+# Of a transformer, whose embedding is no stem: convolutions beside it.
+_BESIDE = ("stem.",)
+_NORM = re.compile(r"^vit\.norm\.")
+_STAGE = re.compile(r"^(stem|stages\.\d+)\.")
+_BLOCK = re.compile(r"^(?:vit\.|joint\.)?blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class OwnFile:
+    """What a file of `terrafuse pretrain` says of itself.
+
+    Args:
+        path: The file.
+        backbone: Name of the backbone.
+        options: Its options.
+        objective: What it learnt by.
+        bands: Per image that it was shown, modality and band of each channel.
+        pseudo_bands: Of a DOFA, per image the places of the channels without a wavelength.
+    """
+
+    path: str
+    backbone: str
+    options: Mapping[str, Any]
+    objective: str
+    bands: Mapping[str, tuple[tuple[str, str], ...]]
+    pseudo_bands: Mapping[str, Sequence[int]]
+
+
+def save_backbone(
+    path: Path,
+    backbone: Backbone,
+    name: str,
+    options: Mapping[str, Any],
+    images: Images,
+    objective: str,
+) -> None:
+    """Write a backbone without its neck; call it under `written_whole`.
+
+    Args:
+        path: A safetensors file.
+        backbone: What learnt.
+        name: Its name.
+        options: Its options.
+        images: What it is shown.
+        objective: What it learnt by.
+
+    Raises:
+        OSError: Not writable, or the disk is full.
+    """
+    facts = {
+        "backbone": name,
+        "options": dict(options),
+        "objective": objective,
+        "bands": {image: _channels(modalities) for image, modalities in images.items()},
+        "pseudo_bands": _pseudo_bands(backbone),
+    }
+    state = backbone.state_dict()
+    values = {new: state[name] for name, new in _names_in_file(backbone).items()}
+    write_tensors(path, values, {"terrafuse": VERSION, _KEY: json.dumps(facts)})
+
+
+def is_own(weights: str | None) -> bool:
+    """Whether weights are a file of `terrafuse pretrain`, and wanted."""
+    return read_own(weights) is not None
+
+
+def read_own(weights: str | None) -> OwnFile | None:
+    """What a file of `terrafuse pretrain` says of itself; None for all other weights.
+
+    Raises:
+        WeightsError: It says something else than this version understands.
+    """
+    if weights in (None, TIMM_WEIGHTS, HUB_WEIGHTS) or not pretrained_wanted():
+        return None
+    text = read_metadata(str(weights)).get(_KEY)
+    if text is None:
+        return None
+    try:
+        facts = json.loads(text)
+        bands = {
+            image: tuple((str(modality), str(band)) for modality, band in channels)
+            for image, channels in facts["bands"].items()
+        }
+        return OwnFile(
+            path=str(weights),
+            backbone=facts["backbone"],
+            options=facts["options"],
+            objective=facts["objective"],
+            bands=bands,
+            pseudo_bands=facts["pseudo_bands"],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"'{weights}' does not say what it holds ({error}). Run 'terrafuse pretrain' again"
+        ) from None
+
+
+def refuse_own(weights: str | None, method: str, instead: str) -> None:
+    """Refuse a file of `terrafuse pretrain` where there is none for a method.
+
+    Args:
+        weights: Its option.
+        method: Its name.
+        instead: What it starts from.
+
+    Raises:
+        WeightsMismatchError: Names both.
+    """
+    own = read_own(weights)
+    if own is not None:
+        raise WeightsMismatchError(
+            f"weights '{weights}' were made by terrafuse pretrain for backbone '{own.backbone}'; "
+            f"method '{method}' has an encoder of its own, which pretrain does not know, and "
+            f"starts from {instead}"
+        )
+
+
+def create_with(
+    name: str, weights: str | None, images: Images | int, create: Callable[[str | None], _B]
+) -> _B:
+    """A backbone that starts from weights of any kind.
+
+    Args:
+        name: Of the backbone.
+        weights: As of `create_backbone`.
+        images: What it is shown, or the number of bands where that is all that is known.
+        create: Makes it, with the weights that are not of `terrafuse pretrain`.
+
+    Raises:
+        WeightsMismatchError: The file is of another backbone, or of other bands.
+    """
+    own = read_own(weights)
+    backbone = create(None if own else weights)
+    if own is not None:
+        _load(backbone, name, own, images)
+    return backbone
+
+
+def _load(backbone: Backbone, name: str, own: OwnFile, images: Images | int) -> None:
+    where = f"weights '{own.path}' for backbone '{name}'"
+    if own.backbone != name:
+        raise WeightsMismatchError(
+            f"{where} were made by terrafuse pretrain for backbone '{own.backbone}'. Choose that "
+            f"backbone, or pre-train '{name}'"
+        )
+    if not isinstance(backbone, DOFA):  # which tells bands by their wavelengths
+        _check_bands(own, images, where)
+    state = read_weights(own.path)
+    if isinstance(backbone, DOFA):
+        state = _fit_bands_of_dofa(state, backbone, own, images)
+    names = {in_file: name for name, in_file in _names_in_file(backbone).items()}
+    used = {
+        names.get(key, key): value
+        for key, value in state.items()
+        if key in names or not _is_beyond(key, names, backbone)
+    }
+    necks = {k: v for k, v in backbone.state_dict().items() if k.startswith(_necks(backbone))}
+    load_strict(backbone, used | necks, where=f"{where}{_options(own)}")
+    backbone.pretrained = PretrainedSource(name, own.path, "that of the images it learnt from")
+
+
+def _check_bands(own: OwnFile, images: Images | int, where: str) -> None:
+    if isinstance(images, int):
+        found = sum(len(channels) for channels in own.bands.values())
+        if found != images:
+            raise WeightsMismatchError(
+                f"{where} were made for {found} bands ({_listed(own)}), and the image has {images}"
+            )
+        return
+    given = {image: _channels(modalities) for image, modalities in images.items()}
+    ours = {image: [band for _, band in channels] for image, channels in given.items()}
+    theirs = {image: [band for _, band in channels] for image, channels in own.bands.items()}
+    if ours == theirs:
+        return
+    same = {i: sorted(bands) for i, bands in ours.items()} == {
+        i: sorted(bands) for i, bands in theirs.items()
+    }
+    bands = "; ".join(", ".join(own_bands) for own_bands in ours.values())
+    raise WeightsMismatchError(
+        f"{where} were made for the bands {_listed(own)}, and the image has {bands}"
+        f"{', the same in another order' if same else ''}. Choose weights of these bands, or "
+        "pre-train on them"
+    )
+
+
+def _fit_bands_of_dofa(
+    state: Mapping[str, Tensor], backbone: DOFA, own: OwnFile, images: Images | int
+) -> dict[str, Tensor]:
+    """Values with, for each band that has no wavelength, what was learnt of it where it was.
+
+    Offsets of bands, which only tunings use, start as they do without a file.
+    """
+    learnt: dict[tuple[str, str], Tensor] = {}
+    for image, channels in own.bands.items():
+        embeddings = state.get(f"pseudo_bands.{image}")
+        if embeddings is not None:
+            places = own.pseudo_bands[image]
+            learnt |= dict(zip([channels[place] for place in places], embeddings, strict=True))
+    ours = {} if isinstance(images, int) else images
+    values = {k: v for k, v in state.items() if not k.startswith(("pseudo_bands.", "wave_delta."))}
+    for image, places in _pseudo_bands(backbone).items():
+        rows = backbone.pseudo_bands[image].detach().clone()
+        known = dict(enumerate(_channels(ours.get(image, ()))))
+        for row, place in enumerate(places):
+            rows[row] = learnt.get(known.get(place, ("", "")), rows[row])
+        values[f"pseudo_bands.{image}"] = rows
+    for image, offsets in backbone.wave_delta.items():
+        values[f"wave_delta.{image}"] = torch.zeros_like(offsets)
+    return values
+
+
+def _pseudo_bands(backbone: Backbone) -> dict[str, list[int]]:
+    """Per image of a DOFA, the places of channels without a wavelength."""
+    if not isinstance(backbone, DOFA):
+        return {}
+    sets = backbone.band_sets
+    return {n: [i for i, um in enumerate(sets[n]) if um is None] for n in backbone.pseudo_bands}
+
+
+def _names_in_file(backbone: Backbone) -> dict[str, str]:
+    """Names of the values that files hold → their names there.
+
+    Which layers of a pyramid of timm are one stage, its options say; their own names are the same.
+    """
+    names = [name for name in backbone.state_dict() if not name.startswith(_necks(backbone))]
+    if not isinstance(backbone, TimmPyramid):
+        return {name: name for name in names}
+    return {name: _STAGE.sub("", name) for name in names}
+
+
+def _necks(backbone: Backbone) -> tuple[str, ...]:
+    return (*_NECKS, *_BESIDE) if isinstance(backbone, TokenBackbone) else _NECKS
+
+
+def _is_beyond(key: str, known: Mapping[str, str], backbone: Backbone) -> bool:
+    """Whether a value is of what comes after the last level, or of a final norm not in use."""
+    if isinstance(backbone, TimmPyramid):
+        return not any(name.startswith(f"{key.partition('.')[0]}.") for name in known)
+    found = _BLOCK.match(key)
+    if found is None:
+        return _NORM.match(key) is not None
+    return not any(name.startswith(f"{found[0]}") for name in known)
+
+
+def _channels(modalities: Sequence[Modality]) -> list[tuple[str, str]]:
+    return [(m.name, band) for m in modalities for band in m.bands]
+
+
+def _listed(own: OwnFile) -> str:
+    return "; ".join(", ".join(band for _, band in channels) for channels in own.bands.values())
+
+
+def _options(own: OwnFile) -> str:
+    """For the message of a misfit: with which options the file was made."""
+    return f" (made with backbone_options {json.dumps(own.options)})" if own.options else ""

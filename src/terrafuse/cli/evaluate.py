@@ -1,0 +1,119 @@
+"""`terrafuse evaluate`: scores of a run, and of its settings on fewer labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from terrafuse.cli.options import AsJson, Device, RunFolder
+from terrafuse.errors import ConfigError
+
+_EFFICIENCY = "--label-efficiency"
+
+
+def evaluate(
+    run: RunFolder,
+    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Score every subset of the modalities.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Another dataset.yaml than the run's.")] = None,
+    label_efficiency: Annotated[
+        bool,
+        typer.Option(
+            _EFFICIENCY,
+            help="Train the run's settings again on shares of the labels, and score each.",
+        ),
+    ] = False,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="Of the labels, in %; default: 1,3,10,30,100.", metavar="1,3,10,…"),
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Trainings of each share; default: 3.", metavar="N")
+    ] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another run, to draw beside.", metavar="OTHER_RUN")
+    ] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a run on a split; writes metrics.json into the run folder."""
+    if label_efficiency:
+        _refuse({"--subsets": subsets or None, "--data": data}, f"without {_EFFICIENCY}")
+        _measure_labels(run, split, shares, seeds, against, device, as_json)
+        return
+    given = {"--shares": shares, "--seeds": seeds, "--against": against}
+    _refuse(given, f"with {_EFFICIENCY}")
+    from terrafuse import api
+    from terrafuse.progress import Display
+
+    with Display() as display:
+        metrics = api.load(run).evaluate(
+            split=split,
+            subsets=subsets,
+            manifest=data,
+            device=device,
+            progress=display.stage("evaluating"),
+        )
+    if as_json:
+        typer.echo(json.dumps(metrics, indent=2))
+    else:
+        from terrafuse.cli.tables import print_metrics
+
+        print_metrics(metrics)
+
+
+def _measure_labels(
+    run: Path,
+    split: str | None,
+    shares: str | None,
+    seeds: int | None,
+    against: Path | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    from terrafuse import api
+
+    results = api.label_efficiency(
+        run,
+        shares=api.LABEL_SHARES if shares is None else _parts(shares),
+        seeds=3 if seeds is None else seeds,
+        against=against,
+        split=split,
+        device=device,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(results, indent=2))
+        return
+    folder = run / "label_efficiency"
+    typer.echo((folder / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"wrote {folder / 'curve.png'}, table.md and results.json")
+
+
+def _parts(text: str) -> list[float]:
+    """Percentages, separated by commas, as parts.
+
+    Raises:
+        ConfigError: Something else stands there.
+    """
+    try:
+        return [float(word) / 100 for word in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--shares is '{text}'; give percentages such as 1,10,100") from None
+
+
+def _refuse(options: Mapping[str, object], when: str) -> None:
+    """Refuse options that would have no effect.
+
+    Raises:
+        ConfigError: Names the first of them.
+    """
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} has an effect only {when}")

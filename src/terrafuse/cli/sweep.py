@@ -1,0 +1,55 @@
+"""The verb for many runs: `terrafuse sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from terrafuse.cli.options import AsJson, Device, Setting, pairs
+
+
+def sweep(
+    configs: Annotated[
+        list[Path], typer.Argument(help="Settings of runs, one or more.", metavar="run.yaml…")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on in.")],
+    methods: Annotated[
+        Path | None,
+        typer.Option(
+            help="Methods that take the place of the runs' own, each a row.",
+            metavar="methods.yaml",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each row, with seeds 0, 1 …", min=1)] = 3,
+    settings: Setting = None,
+    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
+    device: Device = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Train and score run files × methods × seeds, and leave a table.
+
+    Go on after an interruption with the same command: what is done is not done again.
+    """
+    from terrafuse import api
+
+    done = api.sweep(
+        configs,
+        out,
+        methods=methods,
+        seeds=seeds,
+        overrides=pairs(settings),
+        split=split,
+        device=device,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    if as_json:
+        typer.echo(json.dumps(done.results, indent=2))
+    else:
+        typer.echo((done.out / "table.md").read_text(encoding="utf-8"), nl=False)
+    if done.failures:
+        for name, message in done.failures.items():
+            typer.echo(f"error: {name}: {message}", err=True)
+        raise typer.Exit(2)

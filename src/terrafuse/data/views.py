@@ -1,0 +1,193 @@
+"""Samples for learning without labels: one view of a place, or several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import torch
+from torch import Generator
+from torch.utils.data import Dataset
+
+from terrafuse.config import DataConfig
+from terrafuse.data.augment import Augment
+from terrafuse.data.dataset import (
+    BatchIndices,
+    TrainingLoader,
+    create_loader,
+    draw_zoom,
+    read_size,
+    sample_generator,
+)
+from terrafuse.data.sampling import WindowSampler
+from terrafuse.data.scene import Scene
+from terrafuse.data.streaming import own_window
+from terrafuse.errors import TerrafuseError
+from terrafuse.modalities import BandStatistics, Modality, window_alignment
+from terrafuse.progress import Progress
+from terrafuse.samples import Batch, Sample, Window, collate
+
+#: Parts of a window that are tried until one has the data that are needed.
+_MOST_DRAWS = 10
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a sample is without labels.
+
+    Args:
+        count: Views of each place, changed independently.
+        area: Range of the part of the window that a view shows, by area; drawn anew for each view.
+        require_all: Whether each view holds data of every modality; otherwise of any.
+    """
+
+    count: int = 1
+    area: tuple[float, float] = (1.0, 1.0)
+    require_all: bool = False
+
+
+class ViewsDataset(Dataset[tuple[Sample, ...]]):
+    """Views of windows; no labels are read. Number `index` depends on the seed and on `index` only.
+
+    Args:
+        scenes: The scenes to learn from, with or without labels.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crop size, sampling, augmentation.
+        views: What a sample is.
+        seed: The run's.
+        progress: Called with (scenes done, scenes in total) while looking for usable pixels.
+
+    Raises:
+        ConfigError: A setting does not suit the modalities.
+        DataError: There is nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        config: DataConfig,
+        views: Views,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+    ) -> None:
+        self.scenes, self.modalities = list(scenes), tuple(modalities)
+        self.config, self.views, self.seed = config, views, seed
+        self.alignment = window_alignment(list(modalities))
+        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
+        self.sampler = WindowSampler(
+            self.scenes,
+            crop_size=config.crop_size,
+            mode=config.sampling,
+            seed=seed,
+            smallest=read_size(config.crop_size, config.augment.scale[1], self.alignment),
+            require_all=views.require_all,
+            use_labels=False,
+            progress=progress,
+        )
+
+    def __getitem__(self, index: int) -> tuple[Sample, ...]:
+        generator = sample_generator(self.seed, index)
+        zoom = draw_zoom(self.config.augment.scale, generator)
+        size = read_size(self.config.crop_size, zoom, self.alignment)
+        scene, window = self.sampler.draw(index, size)
+        sample = self.scenes[scene].read(window, labels=False)
+        return tuple(
+            self.augment(self._draw_part(sample, generator), generator)
+            for _ in range(self.views.count)
+        )
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Sample, ...] | TerrafuseError]:
+        """The samples of a batch, or the fault that was met: torch calls this in its workers."""
+        try:
+            return [self[index] for index in indices]
+        except TerrafuseError as error:
+            return [error]
+
+    def _draw_part(self, sample: Sample, generator: Generator) -> Sample:
+        """A square part of the sample with the data that are needed; if none is found, all."""
+        low, high = self.views.area
+        if low == high == 1:
+            return sample
+        for _ in range(_MOST_DRAWS):
+            share, *place = torch.rand(3, generator=generator).tolist()
+            side = sqrt(low + (high - low) * share) * sample.window.height
+            side = max(1, round(side / self.alignment)) * self.alignment
+            spare = (sample.window.height - side) // self.alignment
+            row, col = (int(p * (spare + 1)) * self.alignment for p in place)
+            part = crop_sample(sample, self.modalities, Window(row, col, side, side))
+            needed = all if self.views.require_all else any
+            if needed(bool(valid.any()) for valid in part.valid.values()):
+                return part
+        return sample
+
+
+def crop_sample(sample: Sample, modalities: Sequence[Modality], part: Window) -> Sample:
+    """A part of a sample without its labels.
+
+    Args:
+        sample: The sample.
+        modalities: Its modalities.
+        part: Relative to the sample's window, in scene pixels; a multiple of the alignment.
+    """
+    slices = {m.name: own_window(m, part).slices() for m in modalities}
+    return replace(
+        sample,
+        images={name: image[(..., *slices[name])] for name, image in sample.images.items()},
+        valid={name: valid[slices[name]] for name, valid in sample.valid.items()},
+        labels=None,
+        window=replace(part, row=sample.window.row + part.row, col=sample.window.col + part.col),
+    )
+
+
+def views_loader(
+    scenes: Sequence[Scene],
+    modalities: Sequence[Modality],
+    statistics: Mapping[str, BandStatistics],
+    config: DataConfig,
+    views: Views,
+    *,
+    seed: int,
+    steps: int,
+    accumulate: int = 1,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Progress | None = None,
+) -> TrainingLoader[tuple[Batch, ...]]:
+    """All batches of a pre-training from `start_step` on, for one process: a `Batch` per view.
+
+    Args:
+        scenes: See `ViewsDataset`, as for the following.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crops, batches, workers, sampling, augmentation.
+        views: What a sample is.
+        seed: The run's.
+        steps: Optimiser steps of the whole training.
+        accumulate: Batches per optimiser step.
+        start_step: Steps already done.
+        rank: Number of this process.
+        world_size: Number of processes.
+        progress: See `ViewsDataset`.
+    """
+    dataset = ViewsDataset(
+        scenes, modalities, statistics, config, views, seed=seed, progress=progress
+    )
+    batches = BatchIndices(
+        start_step * accumulate,
+        steps * accumulate,
+        config.batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
+    return create_loader(dataset, batches, config, collate_views)
+
+
+def collate_views(samples: list[tuple[Sample, ...]]) -> tuple[Batch, ...]:
+    """Stack samples of several views: a batch per view."""
+    return tuple(collate(list(view)) for view in zip(*samples, strict=True))

@@ -1,0 +1,59 @@
+"""Lightning's loop from where a run stands to its end, or to where it is stopped."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from terrafuse.errors import StoppedError
+from terrafuse.training import run_folder
+from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.log import RunLog
+from terrafuse.training.run_folder import Position
+from terrafuse.training.task import LearningTask
+from terrafuse.training.trainer import create_trainer
+
+
+def open_log(out: Path, position: Position) -> RunLog | None:
+    """The log of a run from where it stands on; None in every process but the first."""
+    if not run_folder.is_first_process():
+        return None
+    return RunLog(out / run_folder.LOG, last_step=position.step)
+
+
+def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Position) -> None:
+    """Learn.
+
+    Args:
+        task: What is made small, and its settings.
+        callbacks: In the order in which they run; the last one is the `LastCheckpoint`.
+        out: The run folder.
+        position: Where the run stands.
+
+    Raises:
+        TrainingError: The loss is not finite.
+        StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
+    """
+    last: LastCheckpoint = callbacks[-1]
+    trainer = create_trainer(task.config, callbacks, out)
+    _warn_of_other_processes(position, trainer)
+    checkpoint = out / run_folder.LAST if position.step else None
+    trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    if last.stopped_by is not None and trainer.global_step < task.config.steps:
+        raise StoppedError(
+            f"training was stopped by {last.stopped_by.name} after step {trainer.global_step} of "
+            f"{task.config.steps}; go on with --resume (the run is kept in '{out}')"
+        )
+
+
+def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:
+    before = position.world_size
+    if before is not None and before != trainer.world_size:
+        warnings.warn(
+            f"the run goes on with {trainer.world_size} processes instead of {before}: it sees "
+            "other samples than it would have",
+            stacklevel=6,
+        )

@@ -1,0 +1,276 @@
+"""`pretrain`: backbones that learn from images without labels, and the folder they are left in."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from terrafuse.backbones import save_backbone
+from terrafuse.data import (
+    Manifest,
+    Scene,
+    Views,
+    apply_normalization,
+    compute_statistics,
+    open_dataset,
+    views_loader,
+)
+from terrafuse.errors import ConfigError
+from terrafuse.pretrain_config import PretrainConfig, load_pretrain_config
+from terrafuse.pretraining import Pretrainer, create_pretrainer
+from terrafuse.progress import Display
+from terrafuse.samples import Batch
+from terrafuse.segmenter import SensorModel
+from terrafuse.training import run_folder
+from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
+from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.fitting import fit_task, open_log
+from terrafuse.training.pictures import FIGURES, save_curves
+from terrafuse.training.quiet import fitting_threads, quiet_lightning
+from terrafuse.training.run_folder import Facts, Position
+from terrafuse.training.task import LearningTask, LoaderFactory
+from terrafuse.training.train import check_crop_size
+from terrafuse.training.trainer import check_trainer
+from terrafuse.version import VERSION
+from terrafuse.weights import digest, load_strict, read_weights
+from terrafuse.writing import written_whole
+
+#: Says what a folder of pre-training holds; written last.
+PRETRAIN_JSON = "pretrain.json"
+
+
+def pretrain(
+    config: PretrainConfig, out: Path, *, resume: bool = False, progress: bool = True
+) -> Path:
+    """Learn backbones from images. No labels are read.
+
+    What can be wrong is looked for before the first step: settings, folder, manifest, objective and
+    backbones, statistics of the scenes. The last weights are kept.
+
+    Args:
+        config: The settings.
+        out: The folder to make.
+        resume: Go on where an interrupted run in `out` stopped, exactly as if it had not been;
+            begins where there is none. A finished run is left as it is.
+        progress: Show a progress bar where stderr is a terminal.
+
+    Returns:
+        `out`, with a file of weights per backbone, `pretrain.json`, `config.yaml`, `log.csv` and a
+        figure.
+
+    Raises:
+        ConfigError: Settings contradict each other, the data, or the run to go on with.
+        UnknownNameError: No such objective, backbone or option.
+        DataError: There is nothing to learn from.
+        OutputError: `out` holds something, or cannot be written.
+        MissingDependencyError: A logger is not installed.
+        TrainingError: The loss is not finite.
+        StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
+    """
+    out = Path(out)
+    data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
+    config = config.model_copy(update={"data": data})
+    with quiet_lightning():
+        check_trainer(config.training)
+    if run_folder.is_first_process():
+        run_folder.check_startable(out, config, resume=resume, read=load_pretrain_config)
+    if resume and run_folder.is_finished(out, PRETRAIN_JSON):
+        return out
+    position = run_folder.read_position(out) if resume else Position()
+    with quiet_lightning(), fitting_threads(), Display(progress) as display:
+        run = _prepare(config, out, position, display)
+        if not position.is_done:
+            _fit(run)
+            gc.collect()  # Lightning's cycles keep the reading processes alive
+        if run_folder.is_first_process():
+            _finish(run)
+    return out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that a pre-training is made of, checked."""
+
+    config: PretrainConfig
+    out: Path
+    position: Position
+    manifest: Manifest
+    scenes: list[Scene]
+    facts: Facts
+    pretrainer: Pretrainer
+    display: Display
+
+
+class PretrainingTask(LearningTask):
+    """Makes the sum of an objective's losses small.
+
+    Args:
+        pretrainer: The objective and its backbones.
+        config: Optimiser, schedule, seed.
+        loader: Makes the batches once the processes are known.
+    """
+
+    def __init__(
+        self, pretrainer: Pretrainer, config: PretrainConfig, loader: LoaderFactory
+    ) -> None:
+        super().__init__(pretrainer, config.training, loader)
+        self.pretrainer = pretrainer
+
+    @property
+    def model(self) -> SensorModel:
+        """The objective and its backbones."""
+        return self.pretrainer
+
+    def transfer_batch_to_device(
+        self, batch: tuple[Batch, ...], device: torch.device, dataloader_idx: int
+    ) -> tuple[Batch, ...]:
+        """All views on the device of this process."""
+        del dataloader_idx
+        return tuple(view.to(device) for view in batch)
+
+    def terms(self, batch: tuple[Batch, ...]) -> dict[str, Tensor]:
+        """Losses by name, and their sum."""
+        losses: dict[str, Tensor] = self.pretrainer(batch)
+        return {**losses, "total": torch.stack(list(losses.values())).sum()}
+
+    def views(self, batch: tuple[Batch, ...]) -> tuple[Batch, ...]:
+        """The views."""
+        return batch
+
+
+class KeepLast(Callback):  # type: ignore[misc]  # Lightning is not typed for us
+    """Keeps the weights whole, also where a strategy shards them, at every checkpoint.
+
+    Args:
+        kept: File for them.
+        config: Steps between checkpoints.
+    """
+
+    def __init__(self, kept: Path, config: PretrainConfig) -> None:
+        self.kept = kept
+        self.config = config
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: PretrainingTask, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write them where it is due."""
+        del module, outputs, batch
+        if not (is_step_end(trainer, batch_idx) and _is_due(self.config, trainer.global_step)):
+            return
+        state = trainer.strategy.lightning_module_state_dict()  # all processes take part
+        if trainer.is_global_zero:
+            prefix = "pretrainer."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            run_folder.save_state(self.kept, own)
+
+
+def _is_due(config: PretrainConfig, step: int) -> bool:
+    return is_due(step, config.training.steps, config.training.save_every)
+
+
+def _prepare(config: PretrainConfig, out: Path, position: Position, display: Display) -> _Run:
+    manifest = open_dataset(config.data)
+    check_crop_size(config.data, manifest)
+    modalities = list(manifest.modalities.values())
+    torch.manual_seed(config.training.seed)
+    pretrainer = create_pretrainer(config, modalities)
+    scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
+    if pretrainer.needs_all:
+        scenes = _complete(scenes, config)
+    facts = run_folder.read_facts(out, config.data.manifest)
+    if facts is None:
+        measured = compute_statistics(
+            scenes, modalities, progress=display.stage("measuring statistics")
+        )
+        statistics = apply_normalization(measured, manifest, config.data)
+        facts = Facts(statistics, (), digest(manifest.path))
+    pretrainer.set_statistics(facts.statistics)
+    pretrainer.train()
+    if run_folder.is_first_process():
+        run_folder.begin(out, config, facts)
+    return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
+
+
+def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
+    """Scenes with rasters of every modality."""
+    found = [scene for scene in scenes if not scene.missing]
+    if not found:
+        raise ConfigError(
+            f"objective '{config.objective.name}' compares modalities, and no scene of "
+            f"{', '.join(config.data.train_splits)} has all of them. Name fewer in "
+            "data.modalities, or choose objective 'mae', which takes each for itself"
+        )
+    return found
+
+
+def _fit(run: _Run) -> None:
+    training = run.config.training
+    last = LastCheckpoint(run.out / run_folder.LAST, partial(_is_due, run.config))
+    callbacks = [
+        StepLog(open_log(run.out, run.position), training, names_one=True),
+        StepProgress(run.display, training.steps),
+        KeepLast(run.out / run_folder.KEPT, run.config),
+        last,
+    ]
+    task = PretrainingTask(run.pretrainer, run.config, _loader_factory(run, last))
+    fit_task(task, callbacks, run.out, run.position)
+
+
+def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
+    training, pretrainer = run.config.training, run.pretrainer
+    loader = partial(
+        views_loader,
+        run.scenes,
+        list(run.manifest.modalities.values()),
+        run.facts.statistics,
+        run.config.data,
+        Views(pretrainer.views, pretrainer.view_area, pretrainer.needs_all),
+        seed=training.seed,
+        start_step=run.position.step,
+        steps=training.steps,
+        accumulate=training.accumulate,
+    )
+
+    def create(rank: int, world_size: int) -> Any:
+        last.listen()
+        progress = run.display.stage("looking for crops")
+        return loader(rank=rank, world_size=world_size, progress=progress)
+
+    return create
+
+
+def _finish(run: _Run) -> None:
+    """Save each backbone, say what they are, draw the curve, remove what is left over."""
+    kept = run.out / run_folder.KEPT
+    load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'")
+    learned = run.pretrainer.learned
+    files = {name: f"{name}.safetensors" for name in learned}
+    objective = run.config.objective.name
+    save_curves(run.out / run_folder.LOG, "", run.out / FIGURES)
+    with written_whole(*(run.out / file for file in files.values()), run.out / PRETRAIN_JSON) as (
+        *paths,
+        description,
+    ):
+        for path, found in zip(paths, learned.values(), strict=True):
+            save_backbone(path, found.backbone, found.name, found.options, found.images, objective)
+        facts = {
+            "weights": next(iter(files.values())) if len(files) == 1 else files,
+            "objective": run.config.objective.model_dump(mode="json"),
+            "backbone": run.config.backbone,
+            "backbone_options": run.config.backbone_options,
+            "steps": run.config.training.steps,
+            "modalities": {m.name: list(m.bands) for m in run.pretrainer.modalities},
+            "statistics": {name: s.to_dict() for name, s in run.facts.statistics.items()},
+            "terrafuse_version": VERSION,
+        }
+        description.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    run_folder.tidy(run.out)
