@@ -13,6 +13,7 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 
+from terrafuse.modalities import Modality
 from terrafuse.samples import Window
 
 # Metres per degree of latitude, to state the pixel size of geographic grids.
@@ -120,6 +121,22 @@ class Grid:
             height=window.height,
             width=window.width,
         )
+
+
+def own_window(modality: Modality, window: Window) -> Window:
+    """A window of the scene in pixels of a modality.
+
+    Raises:
+        ConfigError: The window does not fit the modality's scale.
+    """
+    if modality.scale == 1:
+        return window
+    return Window(
+        modality.size_at(window.row),
+        modality.size_at(window.col),
+        modality.size_at(window.height),
+        modality.size_at(window.width),
+    )
 
 
 def typical_pixel_size_m(grids: Iterable[Grid]) -> float | None:

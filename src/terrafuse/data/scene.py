@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.files import RasterFile, inspect_raster
-from terrafuse.data.grid import Grid
+from terrafuse.data.grid import Grid, own_window
 from terrafuse.data.handles import is_remote
 from terrafuse.data.kept_labels import KeptArea, KeptLabels
 from terrafuse.data.label_files import ReferenceName, inspect_labels, open_labels
@@ -20,7 +20,6 @@ from terrafuse.data.labels import LabelRules, Labels
 from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.scene_files import SceneFiles
-from terrafuse.data.streaming import own_window
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.modalities import Modality
 from terrafuse.samples import Window, blocks, round_up
 
 if TYPE_CHECKING:
@@ -27,22 +26,6 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
     finest = min([1.0, *(modality.scale for modality in scene.modalities)])
     size = round_up(max(1, int(block * finest)), alignment)
     return blocks(scene.grid.height, scene.grid.width, size, alignment)
-
-
-def own_window(modality: Modality, window: Window) -> Window:
-    """A window of the scene in pixels of a modality.
-
-    Raises:
-        ConfigError: The window does not fit the modality's scale.
-    """
-    if modality.scale == 1:
-        return window
-    return Window(
-        modality.size_at(window.row),
-        modality.size_at(window.col),
-        modality.size_at(window.height),
-        modality.size_at(window.width),
-    )
 
 
 def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -20,9 +20,9 @@ from terrafuse.data.dataset import (
     read_size,
     sample_generator,
 )
+from terrafuse.data.grid import own_window
 from terrafuse.data.sampling import WindowSampler
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import own_window
 from terrafuse.errors import TerrafuseError
 from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.progress import Progress

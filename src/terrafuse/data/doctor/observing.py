@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.doctor.case import Case, Seen, Side
+from terrafuse.data.grid import own_window
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import cover, own_window
+from terrafuse.data.streaming import cover
 from terrafuse.modalities import Modality
 from terrafuse.samples import IGNORE_INDEX, Window
 
