@@ -149,13 +149,17 @@ def expected_warnings(config: RunConfig) -> Iterator[str]:
         yield "the backbone has no pretrained weights"
 
 
+#: Runs that take the same way as others: compare/whu_opt_sar, galileo/terramesh, floods_linear.
+ALIKE = ("compare/forests", "compare/gid15", "compare/mmhunan", "compare/potsdam",
+         "compare/vaihingen", "galileo/floods", "galileo/slovenia", "galileo/slovenia_linear",
+         "galileo/terramesh_linear")  # fmt: skip
+
+
 def run_cases():
-    """Every run; of those that differ by their data only, one is not slow."""
-    same = ("forests", "gid15", "mmhunan", "potsdam", "vaihingen")  # as whu_opt_sar
+    """Every run; those like others are slow."""
     for path in RUNS:
-        is_slow = path.parent.name == "compare" and path.stem in same
-        marks = [pytest.mark.slow] if is_slow else []
-        yield pytest.param(path, id=str(path.relative_to(CONFIGS)), marks=marks)
+        name = path.relative_to(CONFIGS).with_suffix("").as_posix()
+        yield pytest.param(path, id=name, marks=[pytest.mark.slow] if name in ALIKE else [])
 
 
 @pytest.mark.parametrize("path", list(run_cases()))
