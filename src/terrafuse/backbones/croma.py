@@ -29,13 +29,13 @@ from terrafuse.backbones.croma_encoder import (
 )
 from terrafuse.backbones.croma_weights import (
     SENSOR_BANDS,
-    check_weights,
     find_variant,
     load_published,
     split_name,
 )
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.backbones.sentinel import match_bands, scale_two_sigma
+from terrafuse.backbones.timm_models import refuse_timm
 from terrafuse.modalities import Modality
 from terrafuse.weights import pretrained_wanted
 
@@ -91,7 +91,7 @@ class CROMASensor(TokenBackbone):
     ) -> None:
         super().__init__()
         base, sensor = split_name(name)
-        check_weights(name, weights)
+        refuse_timm(name, weights)
         variant = find_variant(
             base, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads
         )
@@ -195,7 +195,7 @@ class CROMA(Backbone):
         num_heads: int | None = None,
     ) -> None:
         super().__init__()
-        check_weights(name, weights)
+        refuse_timm(name, weights)
         variant = find_variant(
             name, patch_size=patch_size, embed_dim=embed_dim, depth=depth, num_heads=num_heads
         )

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.croma_encoder import Variant
 from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L2A, adapt_bands
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
     WeightsMismatchError,
-    WeightsNotFoundError,
     unknown_name,
 )
 from terrafuse.modalities import Modality
@@ -108,19 +107,6 @@ def hub_location(name: str) -> str:
     location = VARIANTS[base].file
     assert location is not None
     return location
-
-
-def check_weights(name: str, weights: str | None) -> None:
-    """Refuse weights that cannot be meant.
-
-    Raises:
-        WeightsNotFoundError: "timm", which has none.
-    """
-    if weights == TIMM_WEIGHTS:
-        raise WeightsNotFoundError(
-            f"timm has no pretrained weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for the "
-            "published ones, give the path of a checkpoint, or leave 'weights' out"
-        )
 
 
 #: Groups of published files, of the original's classes and of its pre-training → our parts.

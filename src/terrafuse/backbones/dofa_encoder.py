@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.dofa_embedding import HEADS, WaveEmbedding
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, refuse_timm
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
@@ -232,11 +232,7 @@ def check_weights(name: str, weights: str | None) -> None:
     Raises:
         WeightsNotFoundError: "timm", which has none, or "hub" where none are published.
     """
-    if weights == TIMM_WEIGHTS:
-        raise WeightsNotFoundError(
-            f"timm has no pretrained weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for the "
-            "published ones, give the path of a checkpoint, or leave 'weights' out"
-        )
+    refuse_timm(name, weights)
     if weights == HUB_WEIGHTS:
         hub_location(name)
 

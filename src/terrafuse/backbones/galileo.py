@@ -32,8 +32,9 @@ from terrafuse.backbones.galileo_shown import (
     months_of,
     show_image,
 )
-from terrafuse.backbones.galileo_weights import check_weights, find_variant, load_published
+from terrafuse.backbones.galileo_weights import find_variant, load_published
 from terrafuse.backbones.necks import NeckName, RawStem, choose_taps, create_neck
+from terrafuse.backbones.timm_models import refuse_timm
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.weights import pretrained_wanted
@@ -113,7 +114,7 @@ class Galileo(TokenBackbone):
         mlp_ratio: float | None = None,
     ) -> None:
         super().__init__()
-        check_weights(name, weights)
+        refuse_timm(name, weights)
         variant = find_variant(
             name, embed_dim=embed_dim, depth=depth, num_heads=num_heads, mlp_ratio=mlp_ratio
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.galileo_encoder import GalileoEncoder, Variant
 from terrafuse.backbones.galileo_inputs import GROUPS
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published
 from terrafuse.errors import (
     UnknownNameError,
     WeightsError,
@@ -72,20 +72,6 @@ def hub_location(name: str) -> str:
     location = find_variant(name).file
     assert location is not None
     return location
-
-
-def check_weights(name: str, weights: str | None) -> None:
-    """Refuse weights that cannot be meant.
-
-    Raises:
-        WeightsNotFoundError: "timm", which has none.
-    """
-    if weights == TIMM_WEIGHTS:
-        raise WeightsNotFoundError(
-            f"timm has no pretrained weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for the "
-            "published ones, give a folder with them or the path of a checkpoint, or leave "
-            "'weights' out"
-        )
 
 
 def load_published(

@@ -19,8 +19,8 @@ from torch import nn
 
 from terrafuse.backbones.base import PretrainedSource, PyramidBackbone
 from terrafuse.backbones.mit_names import convert_mit_state_dict
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published, fit_bands
-from terrafuse.errors import ModelError, UnknownNameError, WeightsNotFoundError, unknown_name
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, fit_bands, refuse_timm
+from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: How names of all MiT begin.
@@ -174,11 +174,7 @@ def initialize_as_segformer(module: nn.Module) -> None:
 
 
 def _load(backbone: MiT, name: str, weights: str) -> PretrainedSource | None:
-    if weights == TIMM_WEIGHTS:
-        raise WeightsNotFoundError(
-            f"timm has no weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for NVIDIA's "
-            "(non-commercial), give the path of a checkpoint, or leave 'weights' out"
-        )
+    refuse_timm(name, weights)
     if not pretrained_wanted():
         return None
     location = hub_location(name) if weights == HUB_WEIGHTS else weights

@@ -112,6 +112,19 @@ def wants_file(weights: str | None) -> bool:
     return weights not in (None, TIMM_WEIGHTS) and pretrained_wanted()
 
 
+def refuse_timm(name: str, weights: str | None) -> None:
+    """Refuse timm's weights for a backbone that is not timm's.
+
+    Raises:
+        WeightsNotFoundError: They are asked for.
+    """
+    if weights == TIMM_WEIGHTS:
+        raise WeightsNotFoundError(
+            f"timm has no pretrained weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for the "
+            "published ones, give the path of a checkpoint, or leave 'weights' out"
+        )
+
+
 def build(
     name: str,
     in_channels: int,

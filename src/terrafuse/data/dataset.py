@@ -20,7 +20,7 @@ from terrafuse.data.scene import Scene
 from terrafuse.errors import TerrafuseError
 from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.progress import Progress
-from terrafuse.samples import Batch, Sample, collate
+from terrafuse.samples import Batch, Sample, Window, collate
 
 _T = TypeVar("_T")
 _B = TypeVar("_B")
@@ -29,8 +29,67 @@ _MOST_WORKERS = 4
 _WORKER_CACHE_MB = 64
 
 
-class TrainingDataset(Dataset[Sample]):
-    """Augmented crops. Sample number `index` depends on the seed and on `index` only.
+class CropDataset(Dataset[_T]):
+    """What is made of crops of scenes. Number `index` depends on the seed and on `index` only.
+
+    Args:
+        scenes: The scenes to learn from.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crop size, sampling, augmentation.
+        seed: The run's.
+        **wanted: What a crop holds: see `WindowSampler`.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        config: DataConfig,
+        *,
+        seed: int,
+        **wanted: Any,
+    ) -> None:
+        self.scenes, self.modalities = list(scenes), tuple(modalities)
+        self.config, self.seed = config, seed
+        self.alignment = window_alignment(list(modalities))
+        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
+        self.sampler = WindowSampler(
+            self.scenes,
+            crop_size=config.crop_size,
+            mode=config.sampling,
+            seed=seed,
+            smallest=self._read_size(config.augment.scale[1]),
+            **wanted,
+        )
+
+    def __getitem__(self, index: int) -> _T:
+        raise NotImplementedError
+
+    def __getitems__(self, indices: list[int]) -> list[_T | TerrafuseError]:
+        """The items of a batch, or the fault that was met: torch calls this in its workers."""
+        # As a value: torch would make the traceback in the worker the message of an exception.
+        try:
+            return [self[index] for index in indices]
+        except TerrafuseError as error:
+            return [error]
+
+    def draw(self, index: int, generator: Generator) -> tuple[Scene, Window]:
+        """A scene, and the window of it that shows the ground as large as was drawn."""
+        size = self._read_size(_draw_zoom(self.config.augment.scale, generator))
+        scene, window = self.sampler.draw(index, size)
+        return self.scenes[scene], window
+
+    def _read_size(self, zoom: float) -> int:
+        """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
+        if zoom == 1:
+            return self.config.crop_size
+        return max(1, round(self.config.crop_size / zoom / self.alignment)) * self.alignment
+
+
+class TrainingDataset(CropDataset[Sample]):
+    """Augmented crops with labels.
 
     Args:
         scenes: The scenes to learn from.
@@ -59,44 +118,17 @@ class TrainingDataset(Dataset[Sample]):
         require_all: bool = False,
         progress: Progress | None = None,
     ) -> None:
-        self.scenes = list(scenes)
-        self.config = config
-        self.seed = seed
-        self.alignment = window_alignment(list(modalities))
         names = [modality.name for modality in modalities]
         self.dropout = ModalityDropout(config.modality_dropout, names)
-        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
-        self.sampler = WindowSampler(
-            self.scenes,
-            crop_size=config.crop_size,
-            mode=config.sampling,
-            seed=seed,
-            smallest=self._read_size(config.augment.scale[1]),
-            require_all=require_all,
-            require_usable=config.label_share < 1,
-            progress=progress,
-        )
+        super().__init__(
+            scenes, modalities, statistics, config, seed=seed, require_all=require_all,
+            require_usable=config.label_share < 1, progress=progress,
+        )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
         generator = sample_generator(self.seed, index)
-        scene, window = self.sampler.draw(index, self._read_size(self._draw_zoom(generator)))
-        sample = self.scenes[scene].read(window)
-        sample = self.dropout(sample, generator)
-        return self.augment(sample, generator)
-
-    def __getitems__(self, indices: list[int]) -> list[Sample | TerrafuseError]:
-        """The samples of a batch, or the fault that was met: torch calls this in its workers."""
-        # As a value: torch would make the traceback in the worker the message of an exception.
-        try:
-            return [self[index] for index in indices]
-        except TerrafuseError as error:
-            return [error]
-
-    def _draw_zoom(self, generator: Generator) -> float:
-        return draw_zoom(self.config.augment.scale, generator)
-
-    def _read_size(self, zoom: float) -> int:
-        return read_size(self.config.crop_size, zoom, self.alignment)
+        scene, window = self.draw(index, generator)
+        return self.augment(self.dropout(scene.read(window), generator), generator)
 
 
 class BatchIndices(Sampler[list[int]]):
@@ -239,17 +271,10 @@ def sample_generator(seed: int, index: int) -> Generator:
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
+def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
     """A zoom factor in a range, evenly in the logarithm: halving is as likely as doubling."""
     low, high = np.log(scale)
     return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
-
-
-def read_size(crop_size: int, zoom: float, alignment: int) -> int:
-    """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
-    if zoom == 1:
-        return crop_size
-    return max(1, round(crop_size / zoom / alignment)) * alignment
 
 
 def _prepare_worker(_: int) -> None:

@@ -8,23 +8,18 @@ from math import sqrt
 
 import torch
 from torch import Generator
-from torch.utils.data import Dataset
 
 from terrafuse.config import DataConfig
-from terrafuse.data.augment import Augment
 from terrafuse.data.dataset import (
     BatchIndices,
+    CropDataset,
     TrainingLoader,
     create_loader,
-    draw_zoom,
-    read_size,
     sample_generator,
 )
 from terrafuse.data.grid import own_window
-from terrafuse.data.sampling import WindowSampler
 from terrafuse.data.scene import Scene
-from terrafuse.errors import TerrafuseError
-from terrafuse.modalities import BandStatistics, Modality, window_alignment
+from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
 
@@ -47,8 +42,8 @@ class Views:
     require_all: bool = False
 
 
-class ViewsDataset(Dataset[tuple[Sample, ...]]):
-    """Views of windows; no labels are read. Number `index` depends on the seed and on `index` only.
+class ViewsDataset(CropDataset[tuple[Sample, ...]]):
+    """Views of windows; no labels are read.
 
     Args:
         scenes: The scenes to learn from, with or without labels.
@@ -75,38 +70,20 @@ class ViewsDataset(Dataset[tuple[Sample, ...]]):
         seed: int,
         progress: Progress | None = None,
     ) -> None:
-        self.scenes, self.modalities = list(scenes), tuple(modalities)
-        self.config, self.views, self.seed = config, views, seed
-        self.alignment = window_alignment(list(modalities))
-        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
-        self.sampler = WindowSampler(
-            self.scenes,
-            crop_size=config.crop_size,
-            mode=config.sampling,
-            seed=seed,
-            smallest=read_size(config.crop_size, config.augment.scale[1], self.alignment),
-            require_all=views.require_all,
-            use_labels=False,
-            progress=progress,
-        )
+        self.views = views
+        super().__init__(
+            scenes, modalities, statistics, config, seed=seed, require_all=views.require_all,
+            use_labels=False, progress=progress,
+        )  # fmt: skip
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         generator = sample_generator(self.seed, index)
-        zoom = draw_zoom(self.config.augment.scale, generator)
-        size = read_size(self.config.crop_size, zoom, self.alignment)
-        scene, window = self.sampler.draw(index, size)
-        sample = self.scenes[scene].read(window, labels=False)
+        scene, window = self.draw(index, generator)
+        sample = scene.read(window, labels=False)
         return tuple(
             self.augment(self._draw_part(sample, generator), generator)
             for _ in range(self.views.count)
         )
-
-    def __getitems__(self, indices: list[int]) -> list[tuple[Sample, ...] | TerrafuseError]:
-        """The samples of a batch, or the fault that was met: torch calls this in its workers."""
-        try:
-            return [self[index] for index in indices]
-        except TerrafuseError as error:
-            return [error]
 
     def _draw_part(self, sample: Sample, generator: Generator) -> Sample:
         """A square part of the sample with the data that are needed; if none is found, all."""

@@ -2,19 +2,51 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
 from terrafuse.errors import StoppedError
+from terrafuse.progress import Display
 from terrafuse.training import run_folder
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import RunLog
+from terrafuse.training.quiet import fitting_threads, quiet_lightning
 from terrafuse.training.run_folder import Position
 from terrafuse.training.task import LearningTask
 from terrafuse.training.trainer import create_trainer
+
+_R = TypeVar("_R")
+
+
+def carry_out(
+    prepare: Callable[[Display], _R],
+    fit: Callable[[_R], None],
+    finish: Callable[[_R], None],
+    *,
+    position: Position,
+    progress: bool,
+) -> None:
+    """Prepare a run, fit it where steps remain, and finish it in the first process.
+
+    Args:
+        prepare: Checks all that the run is made of, and returns it.
+        fit: Learns.
+        finish: Leaves what the run is for.
+        position: Where the run stands.
+        progress: Show a progress bar where stderr is a terminal.
+    """
+    with quiet_lightning(), fitting_threads(), Display(progress) as display:
+        run = prepare(display)
+        if not position.is_done:
+            fit(run)
+            gc.collect()  # Lightning's cycles keep the reading processes alive
+        if run_folder.is_first_process():
+            finish(run)
 
 
 def open_log(out: Path, position: Position) -> RunLog | None:

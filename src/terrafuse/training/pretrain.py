@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,9 +32,9 @@ from terrafuse.segmenter import SensorModel
 from terrafuse.training import run_folder
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import fit_task, open_log
+from terrafuse.training.fitting import carry_out, fit_task, open_log
 from terrafuse.training.pictures import FIGURES, save_curves
-from terrafuse.training.quiet import fitting_threads, quiet_lightning
+from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_folder import Facts, Position
 from terrafuse.training.task import LearningTask, LoaderFactory
 from terrafuse.training.train import check_crop_size
@@ -86,13 +85,8 @@ def pretrain(
     if resume and run_folder.is_finished(out, PRETRAIN_JSON):
         return out
     position = run_folder.read_position(out) if resume else Position()
-    with quiet_lightning(), fitting_threads(), Display(progress) as display:
-        run = _prepare(config, out, position, display)
-        if not position.is_done:
-            _fit(run)
-            gc.collect()  # Lightning's cycles keep the reading processes alive
-        if run_folder.is_first_process():
-            _finish(run)
+    prepare = partial(_prepare, config, out, position)
+    carry_out(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 

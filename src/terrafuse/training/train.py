@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,11 +36,11 @@ from terrafuse.training import run_folder
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import fit_task, open_log
+from terrafuse.training.fitting import carry_out, fit_task, open_log
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
-from terrafuse.training.quiet import fitting_threads, quiet_lightning
+from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_folder import Facts, Position
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer
@@ -95,13 +94,8 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     if resume and run_folder.is_finished(out):
         return out
     position = run_folder.read_position(out) if resume else Position()
-    with quiet_lightning(), fitting_threads(), Display(progress) as display:
-        run = _prepare(config, out, position, display)
-        if not position.is_done:
-            _fit(run)
-            gc.collect()  # Lightning's cycles keep the reading processes alive
-        if run_folder.is_first_process():
-            _finish(run)
+    prepare = partial(_prepare, config, out, position)
+    carry_out(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 
