@@ -192,6 +192,9 @@ class TrainingConfig(LearningConfig):
     backbone_lr_factor: float = Field(
         1.0, ge=0, description="Learning rate of the backbone relative to the rest."
     )
+    head_first_steps: int = Field(
+        0, ge=0, description="Steps before the backbone learns; until then only the rest does."
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Exponential moving average of the weights, used to judge."
     )
@@ -210,6 +213,15 @@ class TrainingConfig(LearningConfig):
     early_stop: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
     )
+
+    @model_validator(mode="after")
+    def _backbone_learns(self) -> Self:
+        if self.head_first_steps and self.head_first_steps >= self.steps:
+            raise ValueError(
+                f"head_first_steps ({self.head_first_steps}) must be fewer than steps "
+                f"({self.steps}); for a backbone that never learns write 'tuning: frozen'"
+            )
+        return self
 
 
 class EvaluationConfig(Settings):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import rasterio
 import yaml
+from pydantic import ValidationError
 
 from terrafuse import api
 from terrafuse.config import RunConfig, TrainingConfig
@@ -20,6 +21,7 @@ from terrafuse.settings import parse_settings
 from terrafuse.training import validation
 from terrafuse.training.log import read_log
 from terrafuse.training.run_folder import is_first_process
+from terrafuse.training.task import SegmentationTask
 from terrafuse.training.train import train
 from terrafuse.training.validation import (
     check_monitor,
@@ -199,3 +201,34 @@ def test_bar_is_silent_when_told(
         display.note("loss 1")
         display.title("validating")
     assert capsys.readouterr().err == ""
+
+
+def test_backbone_waits_for_the_head(
+    tmp_path: Path, make_dataset: Make, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then neither weights nor running statistics of the backbone move."""
+    seen: list[tuple[bool, bytes, bytes]] = []
+    original = SegmentationTask.training_step
+
+    def remember(self: SegmentationTask, batch: Any, batch_idx: int) -> dict[str, Any]:
+        (backbone,), head = self.segmenter.backbones(), self.segmenter.head
+        values = [
+            b"".join(value.numpy().tobytes() for value in part.state_dict().values())
+            for part in (backbone, head)
+        ]
+        seen.append((backbone.body[1].training, *values))
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", remember)
+    training = {"steps": 5, "head_first_steps": 3, "accumulate": 2, "validate_every": 2}
+    train(make_config(make_dataset(), training=training), tmp_path / "run", progress=False)
+    assert [is_training for is_training, *_ in seen] == [False] * 6 + [True] * 4
+    backbones = [backbone for _, backbone, _ in seen]
+    assert len(set(backbones[:7])) == 1  # batch 6 is the first that teaches it
+    assert len(set(backbones[6:])) == 4  # and each moves its statistics
+    assert len({head for *_, head in seen}) == 5
+
+
+def test_backbone_waits_for_fewer_steps_than_there_are() -> None:
+    with pytest.raises(ValidationError, match=r"head_first_steps \(4\) must be fewer than steps"):
+        TrainingConfig(steps=4, head_first_steps=4)

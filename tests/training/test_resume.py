@@ -79,6 +79,8 @@ def log_of(folder: Path) -> list[dict[str, str]]:
         ({}, 4),  # between two
         ({"ema_decay": 0.9, "accumulate": 2, "warmup_steps": 2}, 8),
         ({"optimizer": "sgd", "losses": [{"name": "focal"}, {"name": "dice"}]}, 5),
+        ({"head_first_steps": 4}, 1),  # while the backbone waits
+        ({"head_first_steps": 4, "ema_decay": 0.9, "accumulate": 2}, 8),  # and when it learns
     ],
 )
 def test_resumed_equals_uninterrupted(

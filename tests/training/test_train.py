@@ -301,6 +301,11 @@ def test_a_real_method_trains(tmp_path: Path, manifest: Path, make_config: Make)
             ConfigError,
             "ema_decay cannot be used with strategy 'fsdp'",
         ),
+        (
+            {"training": {"strategy": "fsdp", "head_first_steps": 2}},
+            ConfigError,
+            "head_first_steps cannot be used with strategy 'fsdp': shards learn or wait",
+        ),
         ({"training": {"accelerator": "gpuu"}}, ConfigError, "training.accelerator, devices"),
         ({"method": {"name": "tinny"}}, UnknownNameError, "mean 'tiny'"),
         ({"method": {"dropuot": 0.1}}, UnknownNameError, "mean 'dropout'"),

@@ -1,4 +1,4 @@
-"""What happens beside the steps: averaged weights, `log.csv`, the progress bar."""
+"""What happens beside the steps: waiting backbones, averaged weights, `log.csv`, the progress."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping
 from copy import deepcopy
+from itertools import chain
 from math import ceil
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import nn
 
 from terrafuse.config import LearningConfig
 from terrafuse.progress import Display
@@ -39,7 +41,48 @@ def is_due(step: int, steps: int, every: int | None) -> bool:
     return step % (every or ceil(steps / 10)) == 0 or step == steps
 
 
-class WeightAverage(Callback):  # type: ignore[misc]  # Lightning is not typed for us
+class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for us
+    """Lets the backbones wait while the rest of the model takes its first steps.
+
+    A random head's gradients distort pretrained features more than they teach them (Kumar et al.,
+    "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
+    What waits is frozen: no gradient, no decay, no drop path, no running statistics; these steps
+    cost what those of a frozen backbone do. What tuning added waits too.
+
+    Args:
+        steps: Optimiser steps until the backbones learn.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+        self._waiting: list[nn.Parameter] = []
+
+    def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
+        """Freeze, unless a resumed run is beyond the first steps."""
+        if trainer.global_step >= self.steps:
+            return
+        for backbone in module.segmenter.backbones():
+            layers = chain.from_iterable(backbone.layer_groups())
+            added = (p for name, p in backbone.named_parameters() if name in backbone.added)
+            self._waiting += [p for p in (*layers, *added) if p.requires_grad]
+        self._let_learn(module, learns=False)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, module: SegmentationTask, batch: Any, batch_idx: int
+    ) -> None:
+        """Unfreeze before the first batch of the step that is not only the head's."""
+        del batch, batch_idx
+        if self._waiting and trainer.global_step >= self.steps:
+            self._let_learn(module, learns=True)
+            self._waiting.clear()
+
+    def _let_learn(self, module: SegmentationTask, *, learns: bool) -> None:
+        for parameter in self._waiting:
+            parameter.requires_grad_(learns)
+        module.train()  # what is frozen is in evaluation mode
+
+
+class WeightAverage(Callback):  # type: ignore[misc]
     """Exponential moving average of the weights, which is judged and saved in their place.
 
     After step n: average ← d · average + (1 − d) · weights with d = min(decay, n / (n + 9)), so

@@ -34,7 +34,7 @@ from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
 from terrafuse.training import run_folder
 from terrafuse.training.building import build_segmenter
-from terrafuse.training.callbacks import StepLog, StepProgress, WeightAverage
+from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import carry_out, fit_task, open_log
 from terrafuse.training.log import RunLog
@@ -253,8 +253,10 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
         lambda step: is_validation_due(step, training),
         lambda: validation.is_exhausted,
     )
-    averages = [average] if average else []
-    return [*averages, step_log, validation, step_progress, last]
+    extra: list[Any] = [average] if average else []
+    if training.head_first_steps:
+        extra.append(HeadFirst(training.head_first_steps))
+    return [*extra, step_log, validation, step_progress, last]
 
 
 def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:

@@ -34,13 +34,22 @@ def check_trainer(config: LearningConfig) -> None:
                 f"training.loggers names '{name}', which is not installed. "
                 "Run: pip install 'terrafuse[track]'"
             )
-    averages = isinstance(config, TrainingConfig) and config.ema_decay is not None
-    if averages and config.strategy.startswith("fsdp"):
-        raise ConfigError(
-            "training.ema_decay cannot be used with strategy 'fsdp': the average needs whole "
-            "weights. Use strategy 'ddp', or leave ema_decay out"
-        )
+    if isinstance(config, TrainingConfig) and config.strategy.startswith("fsdp"):
+        _refuse_with_shards(config)
     _strategy(config)
+
+
+def _refuse_with_shards(config: TrainingConfig) -> None:
+    wanted = {
+        "ema_decay": (config.ema_decay is not None, "the average needs whole weights"),
+        "head_first_steps": (config.head_first_steps > 0, "shards learn or wait as a whole"),
+    }
+    for name, (is_set, reason) in wanted.items():
+        if is_set:
+            raise ConfigError(
+                f"training.{name} cannot be used with strategy 'fsdp': {reason}. Use strategy "
+                f"'ddp', or leave {name} out"
+            )
 
 
 def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> Trainer:
