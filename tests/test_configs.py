@@ -176,6 +176,7 @@ def test_one_step(path, tmp_path, make_raster, command_line):
         "data.workers": 0,
         "training.steps": 1,
         "training.warmup_steps": 0,
+        "training.head_first_steps": 0,
         "training.validate_every": 1,
         "training.validation_overlap": 0,
         "training.accelerator": "cpu",

@@ -203,6 +203,7 @@ def test_bar_is_silent_when_told(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has no pretrained weights")
 def test_backbone_waits_for_the_head(
     tmp_path: Path, make_dataset: Make, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,7 @@ def log_of(folder: Path) -> list[dict[str, str]]:
     return [{**row, "seconds": ""} for row in read_log(folder / "log.csv")]
 
 
+@pytest.mark.filterwarnings("ignore:the backbone has no pretrained weights")
 @pytest.mark.parametrize(
     ("training", "stop_at_batch"),
     [

@@ -133,6 +133,15 @@ def test_a_frozen_backbone_without_weights_is_doubted(
         train(config, tmp_path / "run")
 
 
+def test_a_random_backbone_that_waits_is_doubted(
+    tmp_path: Path, manifest: Path, make_config: Any
+) -> None:
+    training = {"steps": 2, "head_first_steps": 1}
+    config = make_config(manifest, method=_method(None, "full"), training=training)
+    with pytest.warns(UserWarning, match="head_first_steps the rest learns from random features"):
+        train(config, tmp_path / "run")
+
+
 def test_a_tuning_needs_a_learning_backbone(
     tmp_path: Path, base: Path, manifest: Path, make_config: Any
 ) -> None:

@@ -75,7 +75,8 @@ class Galileo(TokenBackbone):
         scaling: "published" brings physical values to the range of pre-training by its table, and
             refuses those of another scale; "data" takes the data set's own mean and deviations in
             place of the table's, for values that are no reflectances or decibels.
-        drop_path_rate: How often training skips a branch of a block.
+        drop_path_rate: How often training skips a branch of a block; the authors fine-tune with
+            0.1.
         embed_dim: D; default: the name's, as for the following, which make small models.
         depth: Blocks.
         num_heads: Heads.
@@ -107,7 +108,7 @@ class Galileo(TokenBackbone):
         subtract_reference: bool = False,
         stem_channels: int = 0,
         scaling: Literal["published", "data"] = "published",
-        drop_path_rate: float = 0.1,
+        drop_path_rate: float = 0.0,
         embed_dim: int | None = None,
         depth: int | None = None,
         num_heads: int | None = None,

@@ -55,6 +55,12 @@ def _check_tuning(backbone: Backbone, config: RunConfig) -> None:
             "of its random values. Name weights in 'method.weights', or let all of it learn",
             stacklevel=4,
         )
+    elif config.training.head_first_steps and backbone.pretrained is None:
+        warnings.warn(
+            "the backbone has no pretrained weights: during training.head_first_steps the rest "
+            "learns from random features. Name weights in 'method.weights', or set it to 0",
+            stacklevel=4,
+        )
 
 
 def _reason(backbone: Backbone) -> str:
