@@ -1,4 +1,4 @@
-"""When does Galileo's pre-training help? Sets × inputs × tunings × seeds, as a Markdown table.
+"""When does Galileo's pre-training help? Sets × inputs × tunings × seeds, as Markdown tables.
 
     python benchmarks/galileo.py                            # all: 9 inputs × 7 rows × 3 seeds
     python benchmarks/galileo.py --sets terramesh --inputs S2 both --tunings linear full scratch
@@ -148,19 +148,20 @@ def found_in(
 
 
 def compare(args: argparse.Namespace) -> None:
-    """The table; a row is printed as soon as its runs are there."""
-    print_head("set", "input", "tuning", "mIoU", "OA", "learns: encoder / all")
+    """A table per set, mIoU with OA in brackets; a row is printed as soon as its runs are there."""
     scores: Scores = {}
     for name in args.sets:
-        for kind in INPUTS[name]:
-            if args.inputs and kind not in args.inputs:
-                continue
-            for tuning in args.tunings:
+        kinds = [kind for kind in INPUTS[name] if not args.inputs or kind in args.inputs]
+        print_head(name, *kinds, f"learns with {kinds[-1]}: encoder / all")
+        for tuning in args.tunings:
+            cells = []
+            for kind in kinds:
                 config, settings = settings_of(name, kind, tuning, args.weights)
                 folders, found = found_in(args, config, tuning, settings)
                 miou, _, oa = columns(found)
-                print_row(name, kind, tuning, cell(miou), cell(oa), learning(folders[0]))
+                cells.append(f"{cell(miou)} ({mean(oa):.3f})")
                 scores.setdefault((name, kind), {})[tuning] = miou
+            print_row(tuning, *cells, learning(folders[0]))
     if args.figure:
         draw(scores).savefig(args.figure, dpi=150)
 
@@ -207,7 +208,7 @@ def choose(args: argparse.Namespace) -> None:
 
 
 def print_head(*titles: str) -> None:
-    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    print(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
 
 
 def print_row(*cells: str) -> None:
@@ -230,6 +231,8 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="picture; dashed: linear on raw pixels")
     parser.add_argument("--out", type=Path, default=Path("runs/galileo"))
     args = parser.parse_args()
+    if not all(set(args.inputs or INPUTS[name]) & set(INPUTS[name]) for name in args.sets):
+        parser.error(f"one of the sets {args.sets} has none of the inputs {args.inputs}")
     print(f"{machine()}; n = {args.seeds} seeds, mean ± half of its 95 % interval")
     if args.choose:
         choose(args)

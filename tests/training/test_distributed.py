@@ -56,7 +56,7 @@ def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> Non
         "method": {"name": "late_fusion", "backbone": "resnet10t", "decoder": "segformer"},
         "training": {
             "steps": 4, "validate_every": 2, "accelerator": "cpu", "devices": 2,
-            "strategy": "ddp",
+            "strategy": "ddp", "head_first_steps": 2,
         },
         "prediction": {"crop_size": 48, "overlap": 0},
     }  # fmt: skip
