@@ -7,7 +7,8 @@
 Files are those of configs/galileo: `linear` is the frozen encoder with a linear layer on its last
 map (SET_linear.yaml); all others are SET.yaml, with a stem beside the encoder, and differ only in
 what of the encoder learns and how fast. `scratch` is the same encoder from random values, which
-learns from the first step. Steps, crops and seeds are the same for all rows.
+learns from the first step. `lora, gated` fuses the sensors' maps by gates instead of taking the
+mean over all tokens of a place. Steps, crops and seeds are the same for all rows of a set.
 
 Every run stays under --out; one that has its metrics is not trained again. A cell is the mean over
 the seeds ± half of its 95 % confidence interval, by Student's t: of one test scene per set, so it
@@ -55,6 +56,7 @@ TUNINGS: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "linear": ("{}_linear.yaml", {}),
     "frozen": ("{}.yaml", {"method.tuning": "frozen"}),
     "lora": ("{}.yaml", {}),
+    "lora, gated": ("{}.yaml", {"method.fusion": "gated"}),
     "adapter": ("{}.yaml", {"method.tuning": "{name: adapter, zero_init: true}"}),
     "prompt": ("{}.yaml", {"method.tuning": "prompt"}),
     "full": ("{}.yaml", {"method.tuning": "full", RATE: "0.01"}),
@@ -63,6 +65,8 @@ TUNINGS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         {"method.tuning": "full", "method.weights": "null", HEAD_FIRST: "0", RATE: "1"},
     ),
 }
+#: Rows for several sensors only.
+OF_BOTH = ("lora, gated",)
 #: mIoU in % of a linear layer on raw pixels or on all values of 5 × 5 of them, the better of both:
 #: quoted from the check in docs/howto/pretraining-helps.md.
 RAW: Mapping[tuple[str, str], float] = {
@@ -140,7 +144,7 @@ def found_in(
     """Folders and metrics of a row's runs; what is missing is trained."""
     steps = args.steps or load_run_config(config).training.steps
     place = args.out / folder_of(config, settings)
-    folders = [place / f"{tuning}-{steps}-{seed}" for seed in range(args.seeds)]
+    folders = [place / f"{tuning.replace(', ', '_')}-{steps}-{seed}" for seed in range(args.seeds)]
     found = [
         metrics_of_run(config, folder, seed, steps, settings) for seed, folder in enumerate(folders)
     ]
@@ -156,6 +160,9 @@ def compare(args: argparse.Namespace) -> None:
         for tuning in args.tunings:
             cells = []
             for kind in kinds:
+                if tuning in OF_BOTH and kind != "both":
+                    cells.append("")
+                    continue
                 config, settings = settings_of(name, kind, tuning, args.weights)
                 folders, found = found_in(args, config, tuning, settings)
                 miou, _, oa = columns(found)
@@ -174,7 +181,7 @@ def draw(scores: Scores) -> Figure:
     panels = figure.subplots(rows, 3, squeeze=False).flat
     for axes, (key, found) in zip(panels, scores.items(), strict=False):
         for place, (tuning, values) in enumerate(found.items()):
-            color = SERIES[list(TUNINGS).index(tuning)]
+            color = SERIES[list(TUNINGS).index(tuning) % len(SERIES)]
             percent = [100 * value for value in values]
             axes.plot(percent, [place] * len(percent), ls="", marker="o", ms=3, color=color)
             if len(values) > 1:
@@ -196,7 +203,7 @@ def choose(args: argparse.Namespace) -> None:
     print_head("tuning", "tried", *(f"{name}, mIoU" for name in args.sets), "mean")
     manifests = {name: manifest_of_parts(name, args.out) for name in args.sets}
     for tuning in args.tunings:
-        for tried in TRIED[tuning]:
+        for tried in TRIED.get(tuning, ()):
             scores = []
             for name, manifest in manifests.items():
                 config, settings = settings_of(name, "S2", tuning, args.weights)
@@ -221,7 +228,9 @@ def main() -> None:
     )
     parser.add_argument("--sets", nargs="+", choices=INPUTS, default=list(INPUTS))
     parser.add_argument("--inputs", nargs="+", choices=["S1", "S2", "dates", "both"])
-    parser.add_argument("--tunings", nargs="+", choices=TUNINGS, default=list(TUNINGS))
+    parser.add_argument(
+        "--tunings", nargs="+", choices=TUNINGS, default=list(TUNINGS), metavar="TUNING"
+    )
     parser.add_argument("--choose", action="store_true", help="compare settings instead")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="instead of the steps in the files")
