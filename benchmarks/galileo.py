@@ -179,7 +179,7 @@ def draw(scores: Scores) -> Figure:
     rows = -(-len(scores) // 3)
     figure = Figure(figsize=(9, 2.3 * rows), layout="constrained")
     panels = figure.subplots(rows, 3, squeeze=False).flat
-    for axes, (key, found) in zip(panels, scores.items(), strict=False):
+    for (key, found), axes in zip(scores.items(), panels, strict=False):
         for place, (tuning, values) in enumerate(found.items()):
             color = SERIES[list(TUNINGS).index(tuning) % len(SERIES)]
             percent = [100 * value for value in values]
@@ -200,7 +200,8 @@ def draw(scores: Scores) -> Figure:
 
 def choose(args: argparse.Namespace) -> None:
     """What was tried, scored on parts of the training scenes."""
-    print_head("tuning", "tried", *(f"{name}, mIoU" for name in args.sets), "mean")
+    several = len(args.sets) > 1
+    print_head("tuning", "tried", *(f"{name}, mIoU" for name in args.sets), *["mean"] * several)
     manifests = {name: manifest_of_parts(name, args.out) for name in args.sets}
     for tuning in args.tunings:
         for tried in TRIED.get(tuning, ()):
@@ -210,8 +211,10 @@ def choose(args: argparse.Namespace) -> None:
                 settings |= {"data.manifest": str(manifest), **tried}
                 scores.append(columns(found_in(args, config, tuning, settings)[1])[0])
             of_tried = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in tried.items())
-            means = [mean(values) for values in scores]
-            print_row(tuning, of_tried or "as it is", *map(cell, scores), f"{mean(means):.3f}")
+            cells = [cell(values) for values in scores]
+            if several:
+                cells.append(f"{mean(mean(values) for values in scores):.3f}")
+            print_row(tuning, of_tried or "as it is", *cells)
 
 
 def print_head(*titles: str) -> None:
