@@ -216,34 +216,35 @@ def training_loader(
         scenes, modalities, statistics, config, seed=seed, require_all=require_all,
         progress=progress,
     )  # fmt: skip
-    batches = BatchIndices(
-        start_step * accumulate,
-        steps * accumulate,
-        config.batch_size,
-        rank=rank,
-        world_size=world_size,
-    )
-    return create_loader(dataset, batches, config, collate)
+    batches = range(start_step * accumulate, steps * accumulate)
+    return create_loader(dataset, batches, config, collate, rank=rank, world_size=world_size)
 
 
 def create_loader(
-    dataset: Dataset[_T],
-    batches: BatchIndices,
+    dataset: CropDataset[_T],
+    batches: range,
     config: DataConfig,
     join: Callable[[list[_T]], _B],
+    *,
+    rank: int,
+    world_size: int,
 ) -> TrainingLoader[_B]:
-    """A loader of a dataset whose `__getitems__` returns a fault as a value.
+    """The batches of one process.
 
     Args:
         dataset: Samples by number.
-        batches: Numbers of each batch.
-        config: Workers.
+        batches: Numbers of the batches, of those of the whole training.
+        config: Samples per batch, workers.
         join: Samples → batch.
+        rank: Number of this process.
+        world_size: Number of processes.
     """
+    size = config.batch_size
+    indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
     workers = default_workers() if config.workers is None else config.workers
     return TrainingLoader(
         dataset,  # type: ignore[arg-type]  # torch types a loader by its dataset's items
-        batch_sampler=batches,
+        batch_sampler=indices,
         num_workers=workers,
         collate_fn=partial(_join, join),
         pin_memory=torch.cuda.is_available(),

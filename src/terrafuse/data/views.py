@@ -11,7 +11,6 @@ from torch import Generator
 
 from terrafuse.config import DataConfig
 from terrafuse.data.dataset import (
-    BatchIndices,
     CropDataset,
     TrainingLoader,
     create_loader,
@@ -155,14 +154,8 @@ def views_loader(
     dataset = ViewsDataset(
         scenes, modalities, statistics, config, views, seed=seed, progress=progress
     )
-    batches = BatchIndices(
-        start_step * accumulate,
-        steps * accumulate,
-        config.batch_size,
-        rank=rank,
-        world_size=world_size,
-    )
-    return create_loader(dataset, batches, config, collate_views)
+    batches = range(start_step * accumulate, steps * accumulate)
+    return create_loader(dataset, batches, config, collate_views, rank=rank, world_size=world_size)
 
 
 def collate_views(samples: list[tuple[Sample, ...]]) -> tuple[Batch, ...]:
