@@ -12,7 +12,8 @@ mean over all tokens of a place. Steps, crops and seeds are the same for all row
 
 Every run stays under --out; one that has its metrics is not trained again. A cell is the mean over
 the seeds ± half of its 95 % confidence interval, by Student's t: of one test scene per set, so it
-says nothing about other places. "learns" counts parameters: of the encoder, and of all.
+says nothing about other places. Differences are taken run by run of the same seed. "learns" counts
+parameters: of the encoder, and of all.
 
 With --choose runs learn from parts of the training scenes and are scored on the rest of them, with
 S2 alone: the test scenes have no part in the choice.
@@ -21,7 +22,7 @@ S2 alone: the test scenes have no part in the choice.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -169,8 +170,27 @@ def compare(args: argparse.Namespace) -> None:
                 cells.append(f"{cell(miou)} ({mean(oa):.3f})")
                 scores.setdefault((name, kind), {})[tuning] = miou
             print_row(tuning, *cells, learning(folders[0]))
+        for base in ("scratch", "linear"):
+            if base in args.tunings:
+                print_differences(scores, name, kinds, args.tunings, base)
     if args.figure:
         draw(scores).savefig(args.figure, dpi=150)
+
+
+def print_differences(
+    scores: Scores, name: str, kinds: Sequence[str], tunings: Sequence[str], base: str
+) -> None:
+    """A row's mIoU minus that of `base`, run by run of the same seed."""
+    print_head(f"{name}, mIoU above {base}", *kinds)
+    for tuning in tunings:
+        if tuning in (base, "scratch"):
+            continue
+        cells = []
+        for found in (scores[name, kind] for kind in kinds):
+            pairs = zip(found.get(tuning, ()), found[base], strict=False)
+            gains = [own - other for own, other in pairs]
+            cells.append(cell(gains, "+") if gains else "")
+        print_row(tuning, *cells)
 
 
 @styled
