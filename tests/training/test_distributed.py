@@ -27,18 +27,20 @@ from terrafuse.training import train
 from terrafuse.training.task import SegmentationTask
 
 folder = Path(sys.argv[1])
-seen = []
+seen, backbones = [], []
 step, end = SegmentationTask.training_step, SegmentationTask.on_train_end
 
 def training_step(self, batch, batch_idx):
     seen.append([[s, w.row, w.col] for s, w in zip(batch.scene_ids, batch.windows)])
+    weights = next(self.segmenter.backbones()[0].parameters())
+    backbones.append(weights.detach().sum().item())
     return step(self, batch, batch_idx)
 
 def on_train_end(self):
     digest = hashlib.sha256()
     for value in self.segmenter.state_dict().values():
         digest.update(value.numpy().tobytes())
-    report = {"digest": digest.hexdigest(), "seen": seen}
+    report = {"digest": digest.hexdigest(), "seen": seen, "backbones": backbones}
     (folder / f"rank{self.global_rank}.json").write_text(json.dumps(report))
     end(self)
 
@@ -64,6 +66,10 @@ def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> Non
     run_script(tmp_path, settings)
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
     assert first["digest"] == second["digest"]
+    # It waits for two steps, the third teaches it.
+    waiting, *others, learnt = first["backbones"]
+    assert others == [waiting, waiting]
+    assert learnt != waiting
     rows = read_log(tmp_path / "run" / "log.csv")
     assert [int(row["step"]) for row in rows if row["val_miou"]] == [2, 4]
     segmenter, info = load_segmenter(tmp_path / "run")
