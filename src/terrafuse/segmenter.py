@@ -77,7 +77,10 @@ class SensorModel(nn.Module):
         return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def lr_factors(self) -> dict[str, float]:
-        """Factors to the learning rates of parameters, by their names; 1 where not named."""
+        """Factors to learning rates, by the name of a parameter or of a part that holds some.
+
+        Any module of a model may have such a method, of names within itself; factors multiply.
+        """
         return {}
 
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from golden_files import GOLDEN, part
 from small_backbones import train_a_little
 from terrafuse.backbones import DOFA, create_backbone, is_dofa, is_token_backbone
+from terrafuse.backbones.dofa import find_alike
 from terrafuse.backbones.dofa_embedding import encode_wavelengths
 from terrafuse.backbones.dofa_encoder import resize_positions, wave_positions
+from terrafuse.backbones.wavelengths import SEEN_UM
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError
 from terrafuse.modalities import Modality
 from terrafuse.tuning import apply_tuning
@@ -248,26 +251,65 @@ def test_bands_without_wavelength_start_as_red_and_always_learn() -> None:
 
 def test_offsets_tell_bands_of_one_wavelength_apart() -> None:
     torch.manual_seed(0)
-    sets = {"sar": (3.75, 3.75), "one": (3.75,)}
+    sets = {"sar": (3.75, 3.75), "one": (0.49, 0.665)}
     dofa = DOFA("dofa_base_patch16", sets, wave_delta=True, **TINY)
     plain = DOFA("dofa_base_patch16", sets, **TINY)
     plain.load_state_dict(dofa.state_dict(), strict=False)
     image = torch.randn(2, 2, 32, 32)
     with torch.no_grad():
-        assert torch.equal(dofa.embed(image, "sar")[0], plain.embed(image, "sar")[0])
+        # As published where bands differ by themselves, and the first of those that do not.
+        assert torch.equal(dofa.embed(image, "one")[0], plain.embed(image, "one")[0])
+        assert not dofa.wave_delta["one"].any()
+        assert not dofa.wave_delta["sar"][0].any()
+        tokens, published = dofa.embed(image, "sar")[0], plain.embed(image, "sar")[0]
+        assert (tokens - dofa.embed(image.flip(1), "sar")[0]).abs().max() > 1e-3
+        torch.testing.assert_close(published, plain.embed(image.flip(1), "sar")[0])
     apply_tuning(dofa, "frozen")
-    (dofa(image, "sar")[0].sum() + dofa(image[:, :1], "one")[0].sum()).backward()
+    (dofa(image, "sar")[0].sum() + dofa(image, "one")[0].sum()).backward()
+    for name in ("sar", "one"):
+        parameter = dofa.wave_delta[name]
+        assert parameter.shape == (2, 8)
+        assert parameter.grad is not None
+        assert parameter.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "alike"),
+    [
+        ((0.49, 0.665), [False, False]),
+        ((2.19, 0.865, 2.19, 2.19), [False, False, True, True]),
+        ((None, 0.49, None), [False, False, True]),
+        ((None, 0.665), [True, False]),  # starts as red light, and red is there
+    ],
+)
+def test_offsets_come_by_themselves_where_bands_are_alike(
+    codes: tuple[float | None, ...], alike: list[bool]
+) -> None:
+    assert find_alike(codes) == alike
+    torch.manual_seed(0)
+    known = [um for um in codes if um is not None]
+    shares = len(set(known)) < len(known)
+    dofa = DOFA("dofa_base_patch16", {"x": codes}, wave_delta=None, **TINY)
+    assert ("x" in dofa.wave_delta) == shares
+    kernel, _ = dofa.kernel("x")
+    for i in range(len(codes)):
+        for j in range(i):
+            assert (kernel[:, i] - kernel[:, j]).abs().max() > 1e-4, (i, j)
+
+
+def test_offsets_on_pretrained_weights_are_small(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = DOFA("dofa_base_patch16", {"x": (0.49,)}, **TINY)
+    state = plain.vit.state_dict()
+    torch.save(state, tmp_path / "dofa.pth")
+    options = TINY | {"weights": str(tmp_path / "dofa.pth"), "wave_delta": None}
+    sar = DOFA("dofa_base_patch16", {"sar": (3.75, 3.75)}, **options)
     with torch.no_grad():
-        for name, bands in (("sar", 2), ("one", 1)):
-            parameter = dofa.wave_delta[name]
-            assert parameter.shape == (bands, 8)
-            assert parameter.grad is not None
-            assert parameter.grad.abs().max() > 0
-        dofa.wave_delta["sar"][1] += 0.1
-        kernel, _ = dofa.kernel("sar")
-        assert not torch.equal(kernel[:, 0], kernel[:, 1])
-        tokens, _ = dofa.embed(image, "sar")
-        assert not torch.equal(tokens, dofa.embed(image.flip(1), "sar")[0])
+        typical = (
+            sar.vit.patch_embed.embed_wavelengths(torch.tensor(SEEN_UM)).square().mean().sqrt()
+        )
+    size = sar.wave_delta["sar"][1].detach().square().mean().sqrt()
+    assert 0.03 < (size / typical).item() < 0.3
 
 
 def test_everything_learns_but_fixed_positions() -> None:

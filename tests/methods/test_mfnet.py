@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from small_backbones import BACKBONES, train_a_little
 from terrafuse.backbones import ToRGB
+from terrafuse.classes import ClassScheme
 from terrafuse.errors import ModelError, UnknownNameError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion
-from terrafuse.methods import create_segmenter
+from terrafuse.methods import create_segmenter, describe_run
 from terrafuse.methods.mfnet import MFNet
-from terrafuse.modalities import Modality
+from terrafuse.methods.saving import load_tuned
+from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.tuning import TUNINGS
 
 RGB = Modality("rgb", ("r", "g", "b"))
@@ -132,9 +134,13 @@ def test_without_deep_fusion_maps_are_added(backbone: str, decoder: str) -> None
     assert model(_images((RGB, DSM), (33, 47))).logits.shape == (2, K, 33, 47)
 
 
+def _bands(*names: str, wavelengths: tuple[float, ...] | None = None) -> Modality:
+    return Modality("x", names, "optical", wavelengths)
+
+
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 12])
 def test_any_bands_become_three(bands: int) -> None:
-    convert = ToRGB(bands)
+    convert = ToRGB(_bands(*(f"x{i}" for i in range(bands))))
     image = torch.randn(2, bands, 4, 5)
     result = convert(image)
     assert result.shape == (2, 3, 4, 5)
@@ -143,9 +149,53 @@ def test_any_bands_become_three(bands: int) -> None:
     elif bands == 2:
         torch.testing.assert_close(result[:, :2], image)
         torch.testing.assert_close(result[:, 2], image.mean(dim=1))
+    elif bands == 3:
+        assert torch.equal(result, image)
     else:
-        torch.testing.assert_close(result, image[:, :3])
+        rest = convert(torch.cat([image[:, :3], 0 * image[:, 3:]], dim=1))
+        torch.testing.assert_close(rest, image[:, :3])
     assert bool(list(convert.parameters())) == (bands not in (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("modality", "expected"),
+    [
+        (_bands("b", "g", "r"), (2, 1, 0)),
+        (_bands("B02", "B03", "B04", "B08"), (2, 1, 0)),
+        (_bands("NIR", "1", "2", "3", wavelengths=(0.842, 0.49, 0.56, 0.665)), (3, 2, 1)),
+        (_bands("nir", "red", "green"), (0, 1, 2)),  # as published for infrared images
+    ],
+)
+def test_red_green_and_blue_are_found_where_they_are(
+    modality: Modality, expected: tuple[int, int, int]
+) -> None:
+    image = torch.randn(1, len(modality.bands), 2, 2)
+    others = [i for i in range(len(modality.bands)) if i not in expected]
+    image[:, others] = 0
+    torch.testing.assert_close(ToRGB(modality)(image), image[:, list(expected)])
+
+
+@pytest.mark.parametrize("bands", [2, 4, 6, 13])
+def test_no_band_is_unseen_or_another_one_at_the_start(bands: int) -> None:
+    weight = ToRGB(_bands(*(f"x{i}" for i in range(bands)))).mix.weight[:, :, 0, 0]
+    assert (weight.norm(dim=0) > 0.05).all()
+    apart = torch.cdist(weight.T, weight.T) + torch.eye(bands)
+    assert apart.min() > 0.05
+
+
+def test_a_run_from_before_sees_three_bands_in_their_own_order() -> None:
+    modality = Modality("bgr", ("b", "g", "r"), "optical")
+    model = _make("vit", (modality, DSM))
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith(".order")}
+    assert len(state) == len(model.state_dict()) - 1
+    one = (1.0,) * 3
+    statistics = dict.fromkeys(("bgr", "dsm"), BandStatistics(one, one, one, one, (1, 1, 1)))
+    scheme = ClassScheme(("a", "b", "c"))
+    info = describe_run(model, scheme=scheme, statistics=statistics, crop_size=32, overlap=0)
+    image = torch.randn(1, 3, 4, 4)
+    assert torch.equal(model.to_rgb["bgr"](image), image.flip(1))
+    load_tuned(model, state, info, "weights")
+    assert torch.equal(model.to_rgb["bgr"](image), image)
 
 
 @pytest.mark.parametrize("bands", [2, 4, 12])

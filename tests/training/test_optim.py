@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +14,10 @@ from torch import nn
 
 from golden_files import load_golden
 from terrafuse.config import TrainingConfig
+from terrafuse.errors import ModelError
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
-from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput, SensorModel
 from terrafuse.training.optim import (
     create_optimizer,
     create_schedule,
@@ -228,3 +230,43 @@ def test_schedule_scales_every_group() -> None:
     peaks = [0.8 * group.lr_factor for group in groups]
     for step, rates in enumerate(seen):
         assert rates == pytest.approx([peak * (1 - step / 4) for peak in peaks])
+
+
+class _Part(nn.Module):
+    """A part whose scale learns three times, and its inner layer half as fast."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2))
+        self.inner = nn.Linear(2, 2)
+        self.inner_too = nn.Linear(2, 2)
+        self.wrong = wrong
+
+    def lr_factors(self) -> dict[str, float]:
+        return {"scale": 3.0, "inner": 0.5} | ({self.wrong: 2.0} if self.wrong else {})
+
+
+class _Whole(SensorModel):
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__([Modality("x", ("b",))])
+        self.parts = nn.ModuleList([_Part(), _Part(wrong)])
+
+    def lr_factors(self) -> dict[str, float]:
+        return {"parts.1": 10.0}
+
+
+def test_every_part_may_ask_for_rates_and_a_name_stands_for_all_below_it() -> None:
+    groups = parameter_groups(_Whole(), TrainingConfig(steps=10))
+    found = {name: group.lr_factor for group in groups for name in group.names}
+    assert found == {
+        "parts.0.scale": 3.0, "parts.0.inner.weight": 0.5, "parts.0.inner.bias": 0.5,
+        "parts.0.inner_too.weight": 1.0, "parts.0.inner_too.bias": 1.0,
+        "parts.1.scale": 30.0, "parts.1.inner.weight": 5.0, "parts.1.inner.bias": 5.0,
+        "parts.1.inner_too.weight": 10.0, "parts.1.inner_too.bias": 10.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", ["inn", "scale.weight", "other"])
+def test_a_rate_for_nothing_is_an_error(wrong: str) -> None:
+    with pytest.raises(ModelError, match=rf"_Part names '{re.escape(wrong)}'"):
+        parameter_groups(_Whole(wrong), TrainingConfig(steps=10))

@@ -27,9 +27,24 @@ from terrafuse.backbones.dofa_encoder import (
     load_published,
 )
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
-from terrafuse.backbones.wavelengths import SAR_UM, START_UM, WavelengthPolicy, snap_wavelength
+from terrafuse.backbones.wavelengths import (
+    SAR_UM,
+    SEEN_UM,
+    START_UM,
+    WavelengthPolicy,
+    snap_wavelength,
+)
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
 from terrafuse.weights import pretrained_wanted
+
+
+#: Size of the offset that a band starts with which DOFA would take for another one: from scratch,
+#: and with pretrained weights as a share of the size of the embeddings. docs/methods/dofa.md has
+#: the measurement.
+OFFSET_STD = 1.0
+PUBLISHED_OFFSET_STD = 0.1
+#: Learning rate of offsets, relative to that of the rest.
+OFFSET_LR_FACTOR = 10.0
 
 
 class DOFA(TokenBackbone):
@@ -51,8 +66,11 @@ class DOFA(TokenBackbone):
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p; "map" one of stride p;
             "none" returns the taps as they are, all of stride p.
         neck_channels: Channels of the neck's levels.
-        wave_delta: Whether each band has an offset to its embedding, 0 at the start, that always
-            learns: bands of one wavelength (VV, VH) may then differ.
+        wave_delta: Whether the bands of a set have an offset each to their embedding, which always
+            learns, whatever the tuning; None: in sets where bands share a wavelength (VV and VH,
+            two dates), which without it enter as their sum, as published. The first band of a
+            wavelength starts at 0, the others at random values of the size `OFFSET_STD` (from
+            scratch) or `PUBLISHED_OFFSET_STD` × that of the embeddings.
         repeat_single_sar: Whether an image of a single radar band is shown as two equal ones,
             divided by √2: in pre-training there were always two.
         wavelengths: "snap" draws wavelengths to those of pre-training (`snap_wavelength`), "exact"
@@ -82,7 +100,7 @@ class DOFA(TokenBackbone):
         taps: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
-        wave_delta: bool = False,
+        wave_delta: bool | None = False,
         repeat_single_sar: bool = True,
         wavelengths: WavelengthPolicy = "snap",
         img_size: int = 224,
@@ -113,9 +131,11 @@ class DOFA(TokenBackbone):
         }
         self.pseudo_bands = self._start_pseudo_bands()
         self.wave_delta = nn.ParameterDict(
-            {n: torch.zeros(len(set_), variant.width) for n, set_ in self.band_sets.items()}
-            if wave_delta
-            else {}
+            {
+                n: self._start_offsets(set_)
+                for n, set_ in self.band_sets.items()
+                if wave_delta or (wave_delta is None and _share_wavelengths(set_))
+            }
         )
         made = create_neck(neck, self.embed_dim, self.patch_size, self.taps, neck_channels)
         self.pyramid = made.layers
@@ -191,6 +211,14 @@ class DOFA(TokenBackbone):
         """Names of the embeddings of bands and their offsets."""
         return {n for n, _ in self.named_parameters() if n.startswith(("pseudo_", "wave_delta"))}
 
+    def lr_factors(self) -> dict[str, float]:
+        """Offsets of bands learn faster: kernels answer to them only where they are large."""
+        return {"wave_delta": OFFSET_LR_FACTOR} if self.wave_delta else {}
+
+    def values_before(self) -> dict[str, Tensor]:
+        """Offsets that runs without them mean: none."""
+        return {f"wave_delta.{n}": torch.zeros_like(p) for n, p in self.wave_delta.items()}
+
     def train(self, mode: bool = True) -> Self:
         """As every backbone; kernels are made anew.
 
@@ -233,9 +261,33 @@ class DOFA(TokenBackbone):
     @torch.no_grad()
     def _start_pseudo_bands(self) -> nn.ParameterDict:
         """Per set with bands of no wavelength, their embeddings (bands, d)."""
-        counts = {name: set_.count(None) for name, set_ in self.band_sets.items()}
         start = self.vit.patch_embed.embed_wavelengths(torch.tensor([START_UM]))  # (1, d)
-        return nn.ParameterDict({n: start.repeat(count, 1) for n, count in counts.items() if count})
+        found = {}
+        for name, set_ in self.band_sets.items():
+            alike = [a for a, um in zip(find_alike(set_), set_, strict=True) if um is None]
+            if alike:
+                found[name] = start + self._draw_offsets(alike)
+        return nn.ParameterDict(found)
+
+    def _start_offsets(self, codes: Sequence[float | None]) -> Tensor:
+        """Offsets (C, d) of a set; a band without wavelength has its own in its embedding."""
+        alike = find_alike(codes)
+        return self._draw_offsets(
+            [a and um is not None for a, um in zip(alike, codes, strict=True)]
+        )
+
+    @torch.no_grad()
+    def _draw_offsets(self, alike: Sequence[bool]) -> Tensor:
+        """Offsets (C, d): 0, or random ones for bands that another is like."""
+        width = self.vit.patch_embed.fclayer.w1.in_features
+        offsets = torch.zeros(len(alike), width)
+        if any(alike):
+            std = OFFSET_STD
+            if self.pretrained is not None:
+                typical = self.vit.patch_embed.embed_wavelengths(torch.tensor(SEEN_UM))
+                std = PUBLISHED_OFFSET_STD * typical.square().mean().sqrt().item()
+            offsets[torch.tensor(alike)] = std * torch.randn(sum(alike), width)
+        return offsets
 
     def _set_of(self, bands: str | None) -> str:
         if bands is None and len(self.band_sets) == 1:
@@ -258,6 +310,26 @@ class DOFA(TokenBackbone):
             f"the image has shape {tuple(image.shape)}; for the set of bands '{bands}' DOFA takes "
             f"(N, {wanted}, H, W) with H and W multiples of {p}. Pad the image"
         )
+
+
+def find_alike(codes: Sequence[float | None]) -> list[bool]:
+    """Per band, whether DOFA would take it for an earlier one: it is told the same of both.
+
+    A band without a wavelength starts as red light and comes after those that have one.
+    """
+    seen: set[float] = set()
+    alike = [False] * len(codes)
+    for index in sorted(range(len(codes)), key=lambda i: codes[i] is None):
+        code = codes[index]
+        um = START_UM if code is None else code
+        alike[index] = um in seen
+        seen.add(um)
+    return alike
+
+
+def _share_wavelengths(codes: Sequence[float | None]) -> bool:
+    known = [um for um in codes if um is not None]
+    return len(set(known)) < len(known)
 
 
 def _check_sets(

@@ -38,6 +38,8 @@ _B = TypeVar("_B", bound=Backbone)
 _NECKS = ("pyramid.", "vit.neck.", "tap_norms.")
 # Of a transformer, whose embedding is no stem: convolutions beside it.
 _BESIDE = ("stem.",)
+# What a DOFA learns of single bands.
+_PSEUDO, _OFFSETS = "pseudo_bands.", "wave_delta."
 _NORM = re.compile(r"^vit\.norm\.")
 _STAGE = re.compile(r"^(stem|stages\.\d+)\.")
 _BLOCK = re.compile(r"^(?:vit\.|joint\.)?blocks\.(\d+)\.")
@@ -224,27 +226,45 @@ def _check_bands(own: OwnFile, images: Images | int, where: str) -> None:
 def _fit_bands_of_dofa(
     state: Mapping[str, Tensor], backbone: DOFA, own: OwnFile, images: Images | int
 ) -> dict[str, Tensor]:
-    """Values with, for each band that has no wavelength, what was learnt of it where it was.
+    """Values with what was learnt of single bands, for those that the file knows.
 
-    Offsets of bands, which only tunings use, start as they do without a file.
+    That is the embedding of a band without a wavelength, and the offset of one that shares it.
     """
+    ours = {} if isinstance(images, int) else images
+    values = {k: v for k, v in state.items() if not k.startswith((_PSEUDO, _OFFSETS))}
+    for image, places in _pseudo_bands(backbone).items():
+        learnt = _learnt_of_bands(state, own, _PSEUDO, own.pseudo_bands)
+        rows = backbone.pseudo_bands[image].detach().clone()
+        channels = _channels(ours.get(image, ()))
+        _take_known(rows, [channels[place] for place in places if channels], learnt)
+        values[f"{_PSEUDO}{image}"] = rows
+    for image, offsets in backbone.wave_delta.items():
+        every = {name: range(len(channels)) for name, channels in own.bands.items()}
+        rows = offsets.detach().clone()
+        channels = _channels(ours.get(image, ()))
+        _take_known(rows, channels, _learnt_of_bands(state, own, _OFFSETS, every))
+        values[f"{_OFFSETS}{image}"] = rows
+    return values
+
+
+def _learnt_of_bands(
+    state: Mapping[str, Tensor], own: OwnFile, kind: str, places: Mapping[str, Sequence[int]]
+) -> dict[tuple[str, str], Tensor]:
+    """Rows of a file's values of one kind, by modality and band."""
     learnt: dict[tuple[str, str], Tensor] = {}
     for image, channels in own.bands.items():
-        embeddings = state.get(f"pseudo_bands.{image}")
-        if embeddings is not None:
-            places = own.pseudo_bands[image]
-            learnt |= dict(zip([channels[place] for place in places], embeddings, strict=True))
-    ours = {} if isinstance(images, int) else images
-    values = {k: v for k, v in state.items() if not k.startswith(("pseudo_bands.", "wave_delta."))}
-    for image, places in _pseudo_bands(backbone).items():
-        rows = backbone.pseudo_bands[image].detach().clone()
-        known = dict(enumerate(_channels(ours.get(image, ()))))
-        for row, place in enumerate(places):
-            rows[row] = learnt.get(known.get(place, ("", "")), rows[row])
-        values[f"pseudo_bands.{image}"] = rows
-    for image, offsets in backbone.wave_delta.items():
-        values[f"wave_delta.{image}"] = torch.zeros_like(offsets)
-    return values
+        rows = state.get(f"{kind}{image}")
+        if rows is not None:
+            learnt |= dict(zip([channels[i] for i in places[image]], rows, strict=True))
+    return learnt
+
+
+def _take_known(
+    rows: Tensor, channels: Sequence[tuple[str, str]], learnt: Mapping[tuple[str, str], Tensor]
+) -> None:
+    """Rows of those channels that a file knows, from it."""
+    for row, channel in enumerate(channels):
+        rows[row] = learnt.get(channel, rows[row])
 
 
 def _pseudo_bands(backbone: Backbone) -> dict[str, list[int]]:

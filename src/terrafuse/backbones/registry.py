@@ -172,7 +172,9 @@ def _create(
     """As `create_backbone`, of weights that others made."""
     if is_dofa(name):
         sets = _band_sets(name, modalities, in_channels, one_image)
-        return DOFA(name, sets, weights=weights, **check_options("backbone", name, DOFA, options))
+        checked = check_options("backbone", name, DOFA, options)
+        # Two bands of one wavelength are told apart wherever a model is to learn from them.
+        return DOFA(name, sets, weights=weights, **{"wave_delta": None, **checked})
     if is_croma(name):
         checked = check_options("backbone", name, CROMASensor, options)
         return CROMASensor(name, in_channels, modalities, weights=weights, **checked)

@@ -79,7 +79,7 @@ class MFNet(Segmenter):
         options = dict(backbone_options or {})
         if is_token_backbone(backbone):
             options.setdefault("neck", "map")
-        self.to_rgb = nn.ModuleDict({m.name: ToRGB(len(m.bands)) for m in self.modalities})
+        self.to_rgb = nn.ModuleDict({m.name: ToRGB(m) for m in self.modalities})
         self.backbone = build_backbone(
             backbone,
             RGB,

@@ -6,9 +6,10 @@ holds a digest of these values, so that a model is never put together from other
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from terrafuse.errors import ChecksumError, WeightsNotFoundError
 from terrafuse.segmenter import Segmenter
@@ -50,6 +51,7 @@ def load_tuned(segmenter: Segmenter, state: dict[str, Tensor], info: RunInfo, wh
         ChecksumError: The base weights are not those that the run was tuned on.
         WeightsMismatchError: Values are missing, unknown or of another shape.
     """
+    state = {**_values_before(segmenter), **state}
     left_out: dict[str, Tensor] = {}
     if info.base_values_sha256 is not None:
         left_out = {n: p for n, p in segmenter.named_parameters() if n not in state}
@@ -60,6 +62,16 @@ def load_tuned(segmenter: Segmenter, state: dict[str, Tensor], info: RunInfo, wh
             f"{where} were tuned on other values than the base weights {sources} have now. Restore "
             "the file of base weights that the run was trained with"
         )
+
+
+def _values_before(segmenter: Segmenter) -> dict[str, Tensor]:
+    """Values that run folders of earlier versions lack, as they were meant there, by name."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in segmenter.named_modules():
+        listed: Callable[[nn.Module], dict[str, Tensor]] | None
+        if listed := getattr(type(module), "values_before", None):
+            found |= {f"{prefix}.{name}": value for name, value in listed(module).items()}
+    return found
 
 
 def missing_base(error: WeightsNotFoundError, folder: str | Path) -> WeightsNotFoundError:

@@ -83,8 +83,9 @@ class UPSeg(Segmenter):
         tuning: What learns in the encoder (`terrafuse.tuning`), the same for all modalities.
             "frozen" and "full" as everywhere, "lora" with rank 8 on queries, keys, values and
             projection.
-        wave_delta: Whether DOFA's bands have an offset to their embedding that learns; None: unless
-            all of the encoder does.
+        wave_delta: Whether DOFA's bands have an offset to their embedding that learns; None: all of
+            them, or, where all of the encoder learns, those of modalities in which bands share a
+            wavelength.
         interact_stages: Stages, counted from 1, at whose entrance modalities meet; None = all but
             the first, whose input is no feature yet. Empty: streams meet in the fusion only.
         schedule: "lock-step", or "two-pass": each modality passes alone first, and is guided by
@@ -138,12 +139,12 @@ class UPSeg(Segmenter):
         options = dict(backbone_options or {})
         if is_dofa(backbone):
             learns = tuning in (None, "full")
-            options["wave_delta"] = not learns if wave_delta is None else wave_delta
+            options["wave_delta"] = wave_delta if wave_delta is not None or learns else True
         else:
             _check_wave_delta(backbone, wave_delta)
         self.knows_modalities = knows_modalities(backbone)
         if not self.knows_modalities:
-            self.to_rgb.update({m.name: ToRGB(len(m.bands)) for m in self.modalities})
+            self.to_rgb.update({m.name: ToRGB(m) for m in self.modalities})
         self.backbone = _build_encoder(backbone, weights, options, tuning, self.modalities)
         self.interaction = GuidedStreams(
             self.backbone,

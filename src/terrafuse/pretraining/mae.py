@@ -65,9 +65,7 @@ class MaskedAutoencoding(nn.Module):
             _check_free_of_places(encoder)
         self.mask_ratio, self.normalize_pixels = mask_ratio, normalize_pixels
         self.encoders = nn.ModuleDict(encoders)
-        self.to_rgb = nn.ModuleDict(
-            {m.name: ToRGB(len(m.bands)) for m in modalities} if as_colour else {}
-        )
+        self.to_rgb = nn.ModuleDict({m.name: ToRGB(m) for m in modalities} if as_colour else {})
         first = next(iter(encoders.values()))
         # Published encoders of DOFA have no norm after the last block; that of pre-training goes.
         self.norm = nn.LayerNorm(first.embed_dim) if isinstance(first, DOFA) else nn.Identity()

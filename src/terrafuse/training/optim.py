@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from terrafuse.config import LearningConfig, TrainingConfig
+from terrafuse.errors import ModelError
 from terrafuse.segmenter import SensorModel
 
 # Learned positions and tokens are offsets, not maps: decay would only pull them to 0.
@@ -43,17 +44,20 @@ def parameter_groups(model: SensorModel, config: LearningConfig) -> list[Paramet
     A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
     learning rate in a run is `backbone_lr_factor` × that of the rest, and falls by `layer_decay`
     per group from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). The
-    factors of the method's `lr_factors()` multiply all this. No decay for parameters of one
+    factors that modules list in `lr_factors()` multiply all this. No decay for parameters of one
     dimension (biases, norms), learned positions and tokens, and what a module lists in its
     `no_weight_decay()`; with `decay_all` every parameter is decayed.
 
     Args:
         model: The model; parameters that do not require a gradient are left out.
         config: Rates and factors.
+
+    Raises:
+        ModelError: A module lists a factor for something that it does not have.
     """
     factors = _backbone_factors(model, config) if isinstance(config, TrainingConfig) else {}
     without_decay = set() if config.decay_all else _without_decay(model)
-    own_factors = model.lr_factors()
+    own_factors = _own_factors(model)
     groups: dict[tuple[float, float], list[str]] = {}
     for name, parameter in model.named_parameters():
         factor = factors.get(id(parameter), 1.0) * own_factors.get(name, 1.0)
@@ -130,6 +134,31 @@ def _backbone_factors(model: SensorModel, config: TrainingConfig) -> dict[int, f
             factor = config.backbone_lr_factor * config.layer_decay**depth
             factors |= {id(parameter): factor for parameter in layer}
     return factors
+
+
+def _own_factors(model: SensorModel) -> dict[str, float]:
+    """Learning rate factor by name, of what modules list in `lr_factors()`.
+
+    Raises:
+        ModelError: A module lists something that no parameter of its own begins with.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    found: dict[str, float] = {}
+    for prefix, module in model.named_modules():
+        listed: Callable[[nn.Module], Mapping[str, float]] | None
+        listed = getattr(type(module), "lr_factors", None)
+        for key, factor in listed(module).items() if listed else ():
+            start = f"{prefix}.{key}" if prefix else key
+            meant = [name for name in names if name == start or name.startswith(f"{start}.")]
+            if not meant:
+                raise ModelError(
+                    f"lr_factors() of {type(module).__name__} names '{key}', and none of its "
+                    "parameters is called so or lies in a part called so. Name a parameter or a "
+                    "part of the module"
+                )
+            for name in meant:
+                found[name] = found.get(name, 1.0) * factor
+    return found
 
 
 def _without_decay(model: SensorModel) -> set[str]:
