@@ -328,3 +328,54 @@ def test_a_method_starts_from_what_it_pretrained(folder: Path) -> None:
     assert not done.failures
     options = load_run_config(folder / "out/run-mae-0/config.yaml").method.options
     assert options["weights"] == api.pretrained_weights(folder / "out/run-mae-0-pretrain")
+
+
+def test_each_row_chooses_a_rate_by_validation(folder: Path, command_line: Any) -> None:
+    """The scores of the table come from the split to score on, the choice does not."""
+    write_methods(folder, {"a": METHODS["Early fusion"], "b": METHODS["Early fusion"]})
+    command = [
+        "sweep", folder / "run.yaml", "--methods", folder / "methods.yaml", "--seeds", "2",
+        "--choose", "training.lr=1e-9,1e-2,1e9", "-s", "training.steps=12",
+        "-s", "training.gradient_clip=null", "--out", folder / "out",
+    ]  # fmt: skip
+    status, _, errors = command_line(*command)
+    assert status == 0, errors
+    rows = json.loads((folder / "out/results.json").read_text())["rows"]
+    for row in rows:
+        scores = row["chosen"]["scores"]
+        assert list(scores) == ["1e-9", "1e-2", "1e9"]
+        known = {value: score for value, score in scores.items() if score is not None}
+        assert row["chosen"]["value"] == max(known, key=known.get) == "1e-2"
+        assert row["n"] == 2
+    table = (folder / "out/table.md").read_text()
+    assert "training.lr of each row: of 1e-9, 1e-2, 1e9 the one with the best miou" in table
+    assert "| training.lr (chosen) |" in table
+    names = {path.name for path in (folder / "out").iterdir() if path.is_dir()}
+    assert {"run-a-1e-2-0", "run-a-1e-2-1", "run-a-1e-9-0", "run-b-1e-2-1"} <= names
+    assert "run-a-1e-9-1" not in names
+    before = {name: (folder / "out" / name / "log.csv").stat().st_mtime_ns for name in names}
+    assert command_line(*command)[0] == 0
+    assert before == {n: (folder / "out" / n / "log.csv").stat().st_mtime_ns for n in names}
+
+
+@pytest.mark.parametrize(
+    ("choose", "text"),
+    [
+        ("training.lr=1e-3", "two or more values"),
+        ("training.seed=1,2", "cannot be chosen by validation"),
+        ("data.crop_size=64,96", "Compare others as rows"),
+    ],
+)
+def test_what_cannot_be_chosen(folder: Path, choose: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        api.sweep([folder / "run.yaml"], folder / "out", choose=choose)
+    with pytest.raises(ConfigError, match="both set and to be chosen"):
+        api.sweep(
+            [folder / "run.yaml"], folder / "out",
+            choose="training.lr=1,2", overrides={"training.lr": "3"},
+        )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"no training\.validate_every"):
+        api.sweep(
+            [folder / "run.yaml"], folder / "out",
+            choose="training.lr=1,2", overrides={"training.validate_every": "null"},
+        )  # fmt: skip

@@ -63,6 +63,7 @@ class Job:
         config: Its settings, whole.
         folder: Its run folder.
         pretrain: What goes before, where something does.
+        pretrain_folder: Where the pre-trained weights lie.
     """
 
     group: str
@@ -70,7 +71,8 @@ class Job:
     seed: int
     config: RunConfig
     folder: Path
-    pretrain: PretrainConfig | None = None
+    pretrain: PretrainConfig | None
+    pretrain_folder: Path
 
     @property
     def name(self) -> str:
@@ -82,10 +84,34 @@ class Job:
         """Table and title."""
         return self.group, self.title
 
-    @property
-    def pretrain_folder(self) -> Path:
-        """Where the pre-trained weights lie."""
-        return self.folder.with_name(f"{self.folder.name}-pretrain")
+
+@dataclass(frozen=True)
+class Candidates:
+    """Values of one setting, of which each row of a sweep takes the one that validates best.
+
+    Args:
+        key: Dotted key.
+        values: YAML values.
+    """
+
+    key: str
+    values: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Candidates:
+        """Of "key=value,value,…".
+
+        Raises:
+            ConfigError: No key, or less than two different values.
+        """
+        key, _, values = text.partition("=")
+        found = tuple(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
+        if not key.strip() or len(found) < 2:
+            raise ConfigError(
+                f"'{text}' does not say what to choose from; write a key and two or more values, "
+                "as in training.lr=3e-4,1e-3,3e-3"
+            )
+        return cls(key.strip(), found)
 
 
 def read_methods(path: Path) -> dict[str, SweepMethod]:
@@ -121,6 +147,7 @@ def plan_sweep(
     methods: Path | None = None,
     seeds: int = 3,
     overrides: Mapping[str, str] | None = None,
+    candidate: tuple[str, str] | None = None,
 ) -> list[Job]:
     """Every run of a sweep, in the order of its tables.
 
@@ -130,6 +157,7 @@ def plan_sweep(
         methods: File of methods, each of which takes the place of the run files' own.
         seeds: How many; they are 0, 1 …
         overrides: Dotted keys → YAML values that replace those of every run.
+        candidate: One more such key and value, after which the folders are named too.
 
     Raises:
         ConfigError: Invalid settings, or two runs of one name.
@@ -140,6 +168,12 @@ def plan_sweep(
         raise ConfigError(f"seeds is {seeds}; a sweep needs one or more")
     if _SEED in overrides:
         raise ConfigError(f"'{_SEED}' cannot be set: a sweep has the seeds 0, 1 … (--seeds)")
+    suffix = ""
+    if candidate is not None:
+        key, value = candidate
+        _check_candidate(key, overrides)
+        overrides[key] = value
+        suffix = f"-{_slug(value)}"
     entries = read_methods(methods) if methods else None
     jobs = []
     for path in configs:
@@ -150,9 +184,30 @@ def plan_sweep(
                 seeded = config.model_copy(update={"training": training})
                 before = _pretraining(title, seeded, pretraining) if pretraining else None
                 group = "" if entries is None else path.stem
-                jobs.append(Job(group, title, seed, seeded, out / f"{name}-{seed}", before))
+                jobs.append(
+                    Job(
+                        group,
+                        title,
+                        seed,
+                        seeded,
+                        out / f"{name}{suffix}-{seed}",
+                        before,
+                        # What the labels are learnt with does not concern what goes before.
+                        out / f"{name}-{seed}-pretrain",
+                    )
+                )
     _check_names(jobs)
     return jobs
+
+
+def _check_candidate(key: str, overrides: Mapping[str, str]) -> None:
+    if not key.startswith("training.") or key == _SEED:
+        raise ConfigError(
+            f"'{key}' cannot be chosen by validation; a setting of training can, other than the "
+            "seed (training.lr, training.weight_decay …). Compare others as rows of their own"
+        )
+    if key in overrides:
+        raise ConfigError(f"'{key}' is both set and to be chosen; leave one of them out")
 
 
 def _rows(

@@ -7,9 +7,11 @@ import io
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from terrafuse.api.sweep_choice import Choice
 from terrafuse.api.sweep_plan import Job
 from terrafuse.evaluation import half_interval
 from terrafuse.reports import ScoreRow, seeds_figure
@@ -28,6 +30,7 @@ def write_tables(
     jobs: Sequence[Job],
     found: Mapping[str, Record],
     failures: Mapping[str, str],
+    choices: Mapping[tuple[str, str], Choice] | None = None,
 ) -> dict[str, Any]:
     """Write all four files; they appear whole, together, or not at all.
 
@@ -36,6 +39,7 @@ def write_tables(
         jobs: Every run, in the order of the rows.
         found: What a run scored and cost, by its name, of those that are done.
         failures: Message by name, of those that failed.
+        choices: Of rows that chose a setting, what they chose.
 
     Returns:
         The content of `results.json`.
@@ -43,7 +47,7 @@ def write_tables(
     Raises:
         OutputError: `out` cannot be written.
     """
-    rows = _rows(jobs, found)
+    rows = _rows(jobs, found, choices or {})
     results = {"rows": rows, "runs": [_run(job, found, failures) for job in jobs]}
     paths = (out / TABLE, out / CSV, out / RESULTS, out / PICTURE)
     with written_whole(*paths) as (table, sheet, plain, picture):
@@ -69,13 +73,19 @@ def _run(job: Job, found: Mapping[str, Record], failures: Mapping[str, str]) -> 
     return known | dict(found.get(job.name, {})) | error
 
 
-def _rows(jobs: Sequence[Job], found: Mapping[str, Record]) -> list[Row]:
+def _rows(
+    jobs: Sequence[Job],
+    found: Mapping[str, Record],
+    choices: Mapping[tuple[str, str], Choice],
+) -> list[Row]:
     """One row per group and title, of the runs that are done."""
     rows = []
     for row in dict.fromkeys(job.row for job in jobs):
         records = [found[job.name] for job in jobs if job.row == row and job.name in found]
         if records:
-            rows.append({"group": row[0], "title": row[1], "n": len(records)} | _row(records))
+            known = {"group": row[0], "title": row[1], "n": len(records)}
+            chosen = {"chosen": asdict(choices[row])} if row in choices else {}
+            rows.append(known | _row(records) | chosen)
     return rows
 
 
@@ -114,12 +124,18 @@ def _score_names(rows: Iterable[Row]) -> list[str]:
 
 def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
     done = [run for run in runs if "scores" in run]
-    lines = [_heading(done)]
+    lines = [_heading(done) + _how_chosen(rows)]
     for group, own in _by_group(rows).items():
         names = _score_names(own)
+        chosen = _chosen_keys(own)
         heads = ["method", "n", *names, "parameters, M", "learning, M", "GFLOPs", "ms / Mpx"]
+        heads += [f"{key} (chosen)" for key in chosen]
         lines += [f"## {group}"] if group else []
-        body = [heads, ["---", *["---:"] * (len(heads) - 1)], *(_cells(r, names) for r in own)]
+        body = [
+            heads,
+            ["---", *["---:"] * (len(heads) - 1)],
+            *(_cells(r, names, chosen) for r in own),
+        ]
         lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in body))
     failed = [run for run in runs if "error" in run]
     if failed:
@@ -148,11 +164,26 @@ def _heading(done: Sequence[Record]) -> str:
     )
 
 
+def _how_chosen(rows: Iterable[Row]) -> str:
+    found = [row["chosen"] for row in rows if "chosen" in row]
+    if not found:
+        return ""
+    values = ", ".join(dict.fromkeys(value for choice in found for value in choice["scores"]))
+    return (
+        f" {found[0]['key']} of each row: of {values} the one with the best "
+        f"{found[0]['score_name']} in validation, with the first seed."
+    )
+
+
 def _all(key: str, records: Iterable[Record]) -> str:
     return " and ".join(dict.fromkeys(str(record[key]) for record in records))
 
 
-def _cells(row: Row, names: Iterable[str]) -> list[str]:
+def _chosen_keys(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row["chosen"]["key"] for row in rows if "chosen" in row))
+
+
+def _cells(row: Row, names: Iterable[str], chosen: Sequence[str]) -> list[str]:
     flops = row["flops"]
     return [
         row["title"].replace("|", "\\|"),
@@ -162,6 +193,7 @@ def _cells(row: Row, names: Iterable[str]) -> list[str]:
         f"{row['trainable'] / 1e6:.3g}",
         _NONE if flops is None else f"{flops / 1e9:.3g}",
         f"{row['ms_per_megapixel']:.0f}",
+        *(row["chosen"]["value"] if "chosen" in row else _NONE for _ in chosen),
     ]
 
 

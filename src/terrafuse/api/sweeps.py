@@ -14,7 +14,8 @@ from typing import Any
 
 from terrafuse.api.pretraining import pretrain, pretrained_weights
 from terrafuse.api.runs import load, train
-from terrafuse.api.sweep_plan import Job, plan_sweep
+from terrafuse.api.sweep_choice import Choice, choose_value
+from terrafuse.api.sweep_plan import Candidates, Job, plan_sweep
 from terrafuse.api.sweep_tables import write_tables
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError, WeightsNotFoundError
 from terrafuse.overview import describe_model
@@ -53,6 +54,7 @@ def sweep(
     methods: str | Path | None = None,
     seeds: int = 3,
     overrides: Mapping[str, str] | None = None,
+    choose: str | None = None,
     split: str | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -71,6 +73,8 @@ def sweep(
             the place of the run files' own.
         seeds: How many; they are 0, 1 …
         overrides: Dotted keys → YAML values that replace those of every run.
+        choose: "key=value,value,…" of a setting of training: each row takes the value whose run
+            with the first seed validates best; the split to score on chooses nothing.
         split: To score on; default: `evaluation.split` of each run.
         device: To score on: "auto", "cpu", "cuda", "cuda:1" …
         progress: Show a progress bar for each run where the output is a terminal.
@@ -82,37 +86,104 @@ def sweep(
         OutputError: `out` cannot be written.
         StoppedError: Ctrl-C or SIGTERM stopped a run; the same call goes on.
     """
-    jobs = plan_sweep(
-        [Path(path) for path in configs],
-        Path(out),
-        methods=None if methods is None else Path(methods),
-        seeds=seeds,
-        overrides=overrides,
-    )
     out = Path(out)
-    found = {job.name: done for job in jobs if (done := _stored(job, split)) is not None}
-    failures: dict[str, str] = {}
-    clock = _Clock(len(jobs) - len(found))
-    results = write_tables(out, jobs, found, failures)
-    for number, job in enumerate(jobs, start=1):
-        if job.name in found:
-            continue
-        head = f"[{number}/{len(jobs)}] {job.name}"
-        say(f"{head} …{clock.left()}")
+    candidates = Candidates.parse(choose) if choose else None
+    plans = [
+        plan_sweep(
+            [Path(path) for path in configs],
+            out,
+            methods=None if methods is None else Path(methods),
+            seeds=seeds,
+            overrides=overrides,
+            candidate=None if candidates is None else (candidates.key, value),
+        )
+        for value in (candidates.values if candidates else ("",))
+    ]
+    work = _Sweeping(out, plans, candidates, split, device, progress, say)
+    for row in work.rows:
+        work.run_row(row)
+    return Sweep(out, work.results, work.failures)
+
+
+class _Sweeping:
+    """A sweep under way.
+
+    Args:
+        out: Its folder.
+        plans: Per candidate every run; without candidates one plan.
+        candidates: What each row chooses from.
+        split: To score on.
+        device: To score on.
+        progress: Whether to show bars.
+        say: Called with a line per run.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        plans: Sequence[list[Job]],
+        candidates: Candidates | None,
+        split: str | None,
+        device: str,
+        progress: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self.out, self.plans, self.candidates = out, plans, candidates
+        self.split, self.device, self.progress, self.say = split, device, progress, say
+        self.rows = list(dict.fromkeys(job.row for job in plans[0]))
+        self.choices: dict[tuple[str, str], Choice] = {}
+        self.failures: dict[str, str] = {}
+        stored = {job.name: _stored(job, split) for plan in plans for job in plan}
+        self.found = {name: record for name, record in stored.items() if record is not None}
+        self.clock = _Clock(sum(job.name not in self.found for job in self.jobs))
+        self.results = self._write()
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Runs of the tables: of a row that has not chosen yet, those of the first candidate."""
+        return [self._plan_of(job.row)[number] for number, job in enumerate(self.plans[0])]
+
+    def run_row(self, row: tuple[str, str]) -> None:
+        """Choose where there is a choice, then train and score every seed."""
+        if self.candidates is not None:
+            first = [next(job for job in plan if job.row == row) for plan in self.plans]
+            self.choices[row] = choose_value(self.candidates, first, self._train, self.say)
+        for number, job in enumerate(self.jobs, start=1):
+            if job.row == row and job.name not in self.found:
+                self._run(number, job)
+        self.results = self._write()
+
+    def _plan_of(self, row: tuple[str, str]) -> list[Job]:
+        if self.candidates is None or row not in self.choices:
+            return self.plans[0]
+        return self.plans[self.candidates.values.index(self.choices[row].value)]
+
+    def _run(self, number: int, job: Job) -> None:
+        head = f"[{number}/{len(self.jobs)}] {job.name}"
+        self.say(f"{head} …{self.clock.left()}")
         try:
             # What a model costs does not depend on the seed.
-            same = (found[j.name] for j in jobs if j.row == job.row and j.name in found)
-            found[job.name] = _run(job, split, device, progress, next(same, None))
-            say(f"{head}: {_in_a_line(found[job.name])}")
+            twins = (self.found.get(j.name) for j in self.jobs if j.row == job.row)
+            twin = next((record for record in twins if record is not None), None)
+            self.found[job.name] = _run(job, self.split, self.device, self.progress, twin)
+            self.say(f"{head}: {_in_a_line(self.found[job.name])}")
         except StoppedError as error:
             raise StoppedError(f"{error}. The same command goes on with the sweep") from None
         except Exception as error:  # whatever it is, it concerns one run
-            failures[job.name] = _message(error)
-            say(f"{head} failed: {failures[job.name]}")
-        clock.tick()
-        results = write_tables(out, jobs, found, failures)
+            self.failures[job.name] = _message(error)
+            self.say(f"{head} failed: {self.failures[job.name]}")
+        self.clock.tick()
+        self.results = self._write()
         gc.collect()  # of a failed run, with what its traceback held
-    return Sweep(out, results, failures)
+
+    def _train(self, job: Job) -> Path:
+        """A run of a candidate, trained and not scored."""
+        if job.pretrain is not None:
+            job = _pretrained(job, self.progress)
+        return train(job.config, job.folder, resume=True, progress=self.progress)
+
+    def _write(self) -> dict[str, Any]:
+        return write_tables(self.out, self.jobs, self.found, self.failures, self.choices)
 
 
 def _run(job: Job, split: str | None, device: str, progress: bool, twin: Record | None) -> Record:

@@ -37,7 +37,6 @@ from terrafuse.backbones.wavelengths import (
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
 from terrafuse.weights import pretrained_wanted
 
-
 #: Size of the offset that a band starts with which DOFA would take for another one: from scratch,
 #: and with pretrained weights as a share of the size of the embeddings. docs/methods/dofa.md has
 #: the measurement.

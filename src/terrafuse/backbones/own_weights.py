@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from terrafuse.backbones.base import Backbone, PretrainedSource, TokenBackbone

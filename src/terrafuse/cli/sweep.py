@@ -25,6 +25,13 @@ def sweep(
     ] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each row, with seeds 0, 1 …", min=1)] = 3,
     settings: Setting = None,
+    choose: Annotated[
+        str | None,
+        typer.Option(
+            help="Setting of training that each row chooses by validation with the first seed.",
+            metavar="KEY=VALUE,VALUE…",
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
     device: Device = "auto",
     as_json: AsJson = False,
@@ -41,6 +48,7 @@ def sweep(
         methods=methods,
         seeds=seeds,
         overrides=pairs(settings),
+        choose=choose,
         split=split,
         device=device,
         say=lambda text: typer.echo(text, err=True),

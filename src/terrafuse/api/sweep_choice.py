@@ -1,0 +1,80 @@
+"""Choosing a setting per row of a sweep, by its validation score with the first seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from terrafuse.api.sweep_plan import Candidates, Job
+from terrafuse.errors import ConfigError, StoppedError, TerrafuseError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a row chose.
+
+    Args:
+        key: Dotted key of the setting.
+        value: The value that validated best.
+        scores: Best validation score by value; None where the run failed.
+        score_name: Which score.
+    """
+
+    key: str
+    value: str
+    scores: dict[str, float | None]
+    score_name: str
+
+
+def choose_value(
+    candidates: Candidates,
+    jobs: Sequence[Job],
+    train: Callable[[Job], Path],
+    say: Callable[[str], None],
+) -> Choice:
+    """Train a run per value, as far as it is not done, and take the best.
+
+    A run that fails (a rate so high that the loss is no number) is out. Where all do, the first
+    value is taken, whose run then fails in the table.
+
+    Args:
+        candidates: The values.
+        jobs: Per value, the run of the row with the first seed.
+        train: Trains a run, or finds it done.
+        say: Called with a line per value.
+
+    Raises:
+        ConfigError: A run does not validate.
+        StoppedError: Ctrl-C or SIGTERM stopped a run; the same call goes on.
+    """
+    scores: dict[str, float | None] = {}
+    monitor = jobs[0].config.training.monitor
+    for value, job in zip(candidates.values, jobs, strict=True):
+        if job.config.training.validate_every is None:
+            raise ConfigError(
+                f"'{job.title}' cannot choose {candidates.key} by validation: its run has no "
+                "training.validate_every. Set it, or give one value with -s"
+            )
+        try:
+            scores[value] = _best_score(train(job), monitor)
+        except StoppedError as error:
+            raise StoppedError(f"{error}. The same command goes on with the sweep") from None
+        except TerrafuseError as error:
+            scores[value] = None
+            say(f"{job.name} failed: {error}")
+            continue
+        found = "undefined" if scores[value] is None else f"{scores[value]:.4f}"
+        say(f"{job.name}: {monitor} {found} in validation")
+    known = {value: score for value, score in scores.items() if score is not None}
+    best = max(known, key=lambda value: known[value], default=candidates.values[0])
+    say(f"{jobs[0].title}: {candidates.key} {best} of {', '.join(candidates.values)}")
+    return Choice(candidates.key, best, scores, monitor)
+
+
+def _best_score(folder: Path, monitor: str) -> float | None:
+    from terrafuse.training.log import read_log  # training takes seconds to import
+
+    rows = read_log(folder / "log.csv")
+    found = [float(text) for row in rows if (text := row.get(f"val_{monitor}"))]
+    return max(found, default=None)
