@@ -31,7 +31,7 @@ class AugmentConfig(Settings):
     zoom_out: Literal["ground", "pad"] = Field(
         "ground",
         description="Around what a zoom below 1 makes smaller: more ground, or a border without "
-        "data and labels, as published with VSGNet.",
+        "data and labels, as published with CMX, DFormer and VSGNet.",
     )
     gain: float = Field(
         0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and in common."
