@@ -50,6 +50,10 @@ def test_overrides_replace_and_add(write):
         (MINIMAL + "training: {optimizer: adam}\n", "'adamw' or 'sgd'"),
         (MINIMAL + "training: {losses: []}\n", "at least 1"),
         ("data: {manifest: a, modality_dropout: 1.5}\nmethod: {name: x}\n", "between 0 and 1"),
+        (
+            "data: {manifest: a, augment: {flip: left}}\nmethod: {name: x}\n",
+            "'data.augment.flip' is 'left': Input should be True, False, 'horizontal' or 'vert",
+        ),
         ("data: {manifest: a, augment: {flips: yes}}\nmethod: {name: x}\n", "Did you mean 'flip'"),
         ("method: {name: x}\n", "'data' is missing"),
         ("- a\n", "must hold keys and values"),

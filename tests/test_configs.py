@@ -412,7 +412,10 @@ def test_vsgnet_protocol():
     assert (training.steps, training.warmup_steps) == (300 * epoch_steps, 10 * epoch_steps)
     assert training.validate_every == 25 * epoch_steps
     assert (training.optimizer, training.lr, training.weight_decay) == ("adamw", 8e-5, 0.01)
-    assert (training.schedule, training.poly_power) == ("poly", 0.9)
+    assert (training.schedule, training.poly_power) == ("poly_whole", 0.9)
+    # Half of all iterations, of which the warm-up is a part, not half of those after it.
+    assert learning_rate_factor(61_800, training) == pytest.approx(0.5**0.9)
+    assert learning_rate_factor(2060, training) == pytest.approx(0.5)
     assert (training.gradient_clip, training.precision, training.decay_all) == (
         None,
         "32-true",
@@ -423,7 +426,7 @@ def test_vsgnet_protocol():
     ]  # fmt: skip
     assert (published.data.crop_size, published.data.batch_size) == (512, 16)
     assert published.data.augment == AugmentConfig(
-        flip=True, rotate=False, scale=(0.5, 1.75), gain=0, offset=0
+        flip="horizontal", rotate=False, scale=(0.5, 1.75), zoom_out="pad", gain=0, offset=0
     )
     structure = published.data.normalization["structure"]
     assert (structure.mean, structure.std) == pytest.approx((0.48 * 255, 0.28 * 255))
@@ -436,6 +439,9 @@ def test_vsgnet_protocol():
     for key in ("optimizer", "lr", "weight_decay", "schedule", "poly_power", "losses"):
         assert getattr(forests.training, key) == getattr(training, key), key
     assert forests.data.normalization == published.data.normalization
+    # But for quarter turns.
+    turned = {"rotate": True}
+    assert forests.data.augment == published.data.augment.model_copy(update=turned)
     assert forests.training.warmup_steps / forests.training.steps == pytest.approx(1 / 30, rel=0.1)
     text = (VSGNET / "forests.yaml").read_text(encoding="utf-8")
     assert "not public are classes, numbers, pixel sizes, splits, crops and schedule" in text

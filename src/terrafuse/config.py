@@ -19,10 +19,19 @@ from terrafuse.settings import NamedOptions, Settings, parse_settings, read_yaml
 class AugmentConfig(Settings):
     """Random changes of training samples, in register over all modalities."""
 
-    flip: bool = Field(True, description="Mirror rows and columns, each with probability 0.5.")
+    flip: Literal[True, False, "horizontal", "vertical"] = Field(
+        True,
+        description="Mirror with probability 0.5: 'horizontal' left and right, 'vertical' top and "
+        "bottom, true each of the two.",
+    )
     rotate: bool = Field(True, description="Quarter turns, uniformly 0 to 3.")
     scale: tuple[float, float] = Field(
         (1.0, 1.0), description="Range of the zoom factor; 2 shows the ground at double size."
+    )
+    zoom_out: Literal["ground", "pad"] = Field(
+        "ground",
+        description="Around what a zoom below 1 makes smaller: more ground, or a border without "
+        "data and labels, as published with CMX, DFormer and VSGNet.",
     )
     gain: float = Field(
         0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and in common."
@@ -33,12 +42,18 @@ class AugmentConfig(Settings):
     blur_sigma_px: float = Field(
         0.0, ge=0, description="Optical: Gaussian blur up to this, on half of the samples."
     )
-    speckle: float = Field(
-        0.1,
+    speckle: float | None = Field(
+        None,
         ge=0,
-        description="SAR: standard deviation of multiplicative noise (additive, × 4.34, in dB).",
+        description="SAR: standard deviation of multiplicative noise (additive, × 4.34, in dB); "
+        "default: 0.1 where the unit is db or linear, 0 in others (dn).",
     )
-    shift_db: float = Field(1.0, ge=0, description="SAR: radiometric shift drawn from ± this.")
+    shift_db: float | None = Field(
+        None,
+        ge=0,
+        description="SAR: radiometric shift drawn from ± this; default: 1 where the unit is db or "
+        "linear, 0 in others (dn).",
+    )
     elevation_shift_m: float = Field(
         0.0, ge=0, description="Elevation: constant drawn from ± this many of its units."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import lcm
@@ -18,6 +18,11 @@ KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "
 # next to no start positions.
 MAX_SCALE_TERM = 64
 
+#: Units of radar that is linear in power, or in its root → decibels per factor of ten.
+LINEAR_UNITS: Mapping[str, float] = {
+    **dict.fromkeys(("linear", "power", "intensity", "sigma0", "gamma0", "beta0"), 10.0),
+    "amplitude": 20.0,
+}
 
 #: What red, green and blue are called, also by Sentinel-2, and their wavelengths in micrometres.
 _VISIBLE_NAMES = (("red", "r"), ("green", "g"), ("blue", "b"))

@@ -14,7 +14,7 @@ from typing import Any
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import load_run_config
-from terrafuse.data import open_dataset
+from terrafuse.data import describe_augmentation, open_dataset
 from terrafuse.errors import ConfigError
 from terrafuse.methods import create_segmenter, describe_segmenter, mean_gates, without_values
 from terrafuse.modalities import Modality
@@ -35,7 +35,8 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
 
     Returns:
         "method", "classes", "modalities", "backbones" (weights and their licences), "parts",
-        "total", "saved_values" and "cost"; of a run folder also "scores" per subset of modalities
+        "total", "saved_values", "cost" and "augmentation" (what is done to training samples, line
+        by line); of a run folder also "scores" per subset of modalities
         and "gates" (per modality the share of its own features, where a tuning mixes them).
 
     Raises:
@@ -50,7 +51,11 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     dataset = open_dataset(config.data)
     modalities, scheme = list(dataset.modalities.values()), dataset.scheme
     segmenter = _shapes(config.method.name, modalities, scheme, config.method.options)
-    return {"classes": list(scheme.names), **describe_segmenter(segmenter, config)}
+    return {
+        "classes": list(scheme.names),
+        **describe_segmenter(segmenter, config),
+        "augmentation": describe_augmentation(config.data.augment, modalities),
+    }
 
 
 def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -66,6 +71,7 @@ def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, An
     return {
         "classes": list(info.scheme.names),
         **describe_segmenter(segmenter, config, info.base_weights),
+        "augmentation": describe_augmentation(config.data.augment, info.modalities),
         "scores": info.scores,
         "gates": mean_gates(segmenter, read_state(folder)),
     }

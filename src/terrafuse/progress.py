@@ -58,6 +58,11 @@ class Display(AbstractContextManager["Display"]):
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, total=total)
 
+    def say(self, text: str) -> None:
+        """A line that stays, above the bar."""
+        if self._bar:
+            self._bar.console.print(text, markup=False, highlight=False)
+
     def note(self, text: str) -> None:
         """Text after the bar (the loss, the last score)."""
         if self._bar and self._task is not None:

@@ -81,6 +81,9 @@ def test_a_run_file(place, ok):
         assert any(all(word in row for word in words) for row in rows), words
     assert "a sample of 64 × 64 px" in out
     assert "GFLOPs forward" in out
+    assert (
+        "  together: flips, quarter turns\n  rgb: gain 0.1, offset 0.1\n  dsm: unchanged\n" in out
+    )
     assert "keeps" not in out  # there are no gates before training
 
 
@@ -88,6 +91,7 @@ def test_json(place, ok):
     overview = json.loads(ok("describe", place / "run.yaml", "--json"))
     assert list(overview) == [
         "classes", "method", "modalities", "backbones", "parts", "total", "saved_values", "cost",
+        "augmentation",
     ]  # fmt: skip
     assert overview["modalities"] == {"rgb": ["red", "green", "blue"], "dsm": ["height"]}
     assert overview["backbones"] == [

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from terrafuse.config import AugmentConfig
-from terrafuse.data.augment import Augment, ModalityDropout, blur, resize_sample, turn_sample
+from terrafuse.data.augment import (
+    Augment,
+    ModalityDropout,
+    blur,
+    describe_augmentation,
+    frame_sample,
+    resize_sample,
+    turn_sample,
+)
 from terrafuse.errors import ConfigError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Sample, Window
@@ -87,6 +95,32 @@ def test_all_eight_turns_are_drawn_evenly():
         seen[key] = seen.get(key, 0) + 1
     assert len(seen) == 8
     assert min(seen.values()) > 25  # 50 ± 6.6
+
+
+@pytest.mark.parametrize(
+    ("flip", "expected"),
+    [
+        (False, {"abcd"}),
+        ("horizontal", {"abcd", "badc"}),
+        ("vertical", {"abcd", "cdab"}),
+        (True, {"abcd", "badc", "cdab", "dcba"}),
+    ],
+)
+def test_flips_are_of_the_axis_that_is_named(flip, expected):
+    corners = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(2, 2, 2)  # a b over c d
+    config = STILL.model_copy(update={"flip": flip})
+    found = {}
+    for seed in range(60):
+        image = augment(config, make_sample({"rgb": corners}, None, 2), seed).images["rgb"][0]
+        found[seed] = "".join("abcd"[int(value)] for value in image.ravel())
+    assert set(found.values()) == expected
+    both = config.model_copy(update={"flip": True})
+    for seed, letters in found.items():  # each axis by the same draws, whatever the other does
+        image = augment(both, make_sample({"rgb": corners}, None, 2), seed).images["rgb"][0]
+        rows, columns = bool(image[0, 0] >= 2), bool(image[0, 0] % 2)
+        row = "cdab" if rows and flip in (True, "vertical") else "abcd"
+        swapped = row[1] + row[0] + row[3] + row[2]
+        assert letters == (swapped if columns and flip in (True, "horizontal") else row)
 
 
 def test_windows_that_are_not_square_keep_their_shape():
@@ -182,6 +216,73 @@ def test_sar_shift_is_one_factor_in_linear_units_and_one_term_in_db():
     assert values["amp"].mean().item() == pytest.approx(10 ** (shift_db / 20), rel=1e-5)
 
 
+def radar(unit: str, config: AugmentConfig, seed: int = 5) -> tuple[Tensor, Tensor]:
+    """Radar of this unit, before an optical image, changed."""
+    modalities = (Modality("sar", ("vv",), kind="sar", unit=unit), FINE)
+    images = {"sar": torch.arange(1.0, 17).view(1, 4, 4), "rgb": torch.full((2, 4, 4), 2.0)}
+    change = Augment(config, modalities, statistics(*modalities))
+    changed = change(make_sample(images, None, 4), torch.Generator().manual_seed(seed)).images
+    return changed["sar"], changed["rgb"]
+
+
+UNTURNED = AugmentConfig(flip=False, rotate=False)
+STATED = AugmentConfig(flip=False, rotate=False, shift_db=1.0, speckle=0.1)
+
+
+@pytest.mark.parametrize("unit", ["db", " dB", "linear", "power", "Sigma0", "amplitude"])
+def test_radar_in_a_physical_unit_is_changed_without_being_asked(unit):
+    (found, _), (stated, _) = radar(unit, UNTURNED), radar(unit, STATED)
+    assert torch.equal(found, stated)
+    assert (found != torch.arange(1.0, 17).view(1, 4, 4)).all()
+
+
+@pytest.mark.parametrize("unit", ["dn", "scene range", "db of a stretch"])
+def test_radar_in_another_unit_is_changed_only_when_asked(unit):
+    before = torch.arange(1.0, 17).view(1, 4, 4)
+    found, optical = radar(unit, UNTURNED)
+    assert torch.equal(found, before)
+    without = UNTURNED.model_copy(update={"shift_db": 0.0, "speckle": 0.0})
+    assert torch.equal(optical, radar(unit, without)[1])  # nor is anything drawn for it
+    # What is stated acts, as factors.
+    shift = UNTURNED.model_copy(update={"shift_db": 2.0})
+    factor = radar(unit, shift)[0] / before
+    assert factor.std() < 1e-6
+    assert factor.mean() != 1
+    assert torch.equal(radar(unit, shift)[0], radar("linear", shift.model_copy(
+        update={"speckle": 0.0}))[0])  # fmt: skip
+
+
+def test_a_change_of_radar_that_is_switched_off_stays_off():
+    before = torch.arange(1.0, 17).view(1, 4, 4)
+    still = UNTURNED.model_copy(update={"shift_db": 0.0, "speckle": 0.0})
+    assert torch.equal(radar("db", still)[0], before)
+    level = radar("db", UNTURNED.model_copy(update={"speckle": 0.0}))[0] - before
+    assert level.std() < 1e-6  # the level by default, no speckle
+    assert 0 < level.abs().max() <= 1
+
+
+def test_what_is_changed_is_said():
+    dn, db = Modality("s1", ("vv",), kind="sar"), DB
+    assert describe_augmentation(AugmentConfig(), (FINE, db, DSM, LINES)) == [
+        "together: flips, quarter turns",
+        "rgb: gain 0.1, offset 0.1",
+        "db: shift_db 1, speckle 0.1",
+        "dsm: unchanged",
+        "lines: unchanged",
+    ]
+    config = AugmentConfig(flip="horizontal", rotate=False, scale=(0.5, 1.75), zoom_out="pad")
+    together, radar = describe_augmentation(config, (dn,))
+    assert together == "together: horizontal flips, zoom 0.5 to 1.75 (padded below 1)"
+    assert radar.startswith("s1: unchanged, as its unit 'dn' is neither db nor linear")
+    assert "shift_db and speckle" in radar
+    asked = AugmentConfig(flip=False, rotate=False, speckle=0.2, scale=(2, 3), zoom_out="pad")
+    assert describe_augmentation(asked, (dn,)) == [
+        "together: zoom 2 to 3",
+        "s1: speckle 0.2 (as factors)",
+    ]
+    assert describe_augmentation(STILL, (dn,)) == ["together: unchanged", "s1: unchanged"]
+
+
 def test_elevation_is_shifted_as_a_whole():
     config = STILL.model_copy(update={"elevation_shift_m": 50.0})
     image = torch.rand(1, 8, 8) * 100
@@ -221,6 +322,25 @@ def test_zoom_keeps_the_register(read):
     torch.testing.assert_close(shown.images["s1"][0, inner, 3], coarse[inner], atol=0.1, rtol=0)
     expected = (centre[:, None].floor() // 4 * 10 + centre.floor() // 4).long()
     assert torch.equal(shown.labels, expected)
+
+
+def test_a_border_without_data_keeps_the_register():
+    """6 of 12 pixels: 2 before and 4 after, for 3 would break a pixel of the coarse image."""
+    sample = ground_sample(6)
+    framed = frame_sample(sample, (FINE, COARSE), 6, 12)
+    assert framed.images["rgb"].shape == (2, 12, 12)
+    assert framed.images["s1"].shape == (1, 6, 6)
+    assert torch.equal(framed.images["rgb"][:, 2:8, 2:8], sample.images["rgb"])
+    assert torch.equal(framed.images["s1"][:, 1:4, 1:4], sample.images["s1"])
+    assert torch.equal(framed.labels[2:8, 2:8], sample.labels)
+    inside = torch.zeros(12, 12, dtype=torch.bool)
+    inside[2:8, 2:8] = True
+    assert torch.equal(framed.valid["rgb"], inside)
+    assert torch.equal(framed.images["rgb"].isnan(), ~inside.expand(2, -1, -1))
+    assert torch.equal(framed.labels == 255, ~inside)
+    assert torch.equal(framed.valid["s1"], inside[::2, ::2])
+    assert torch.equal(framed.images["s1"][0].isnan(), ~inside[::2, ::2])
+    assert frame_sample(sample, (FINE, COARSE), 6, 6) is sample
 
 
 @given(read=st.sampled_from([8, 24, 40]), seed=st.integers(0, 50))

@@ -12,6 +12,7 @@ from rasterio.transform import from_origin
 from terrafuse.classes import ClassScheme
 from terrafuse.config import AugmentConfig, DataConfig
 from terrafuse.data import dataset as module
+from terrafuse.data.augment import resize_sample
 from terrafuse.data.dataset import BatchIndices, TrainingDataset, default_workers, training_loader
 from terrafuse.data.scene import Scene, scene_from_rasters
 from terrafuse.data.statistics import compute_statistics
@@ -164,6 +165,38 @@ def test_zoomed_samples_have_the_size_of_the_crop(scenes):
     # Evenly in the logarithm: as often enlarged as shrunk.
     again = [samples[i].window.height for i in range(60)]
     assert 15 < sum(size < 16 for size in again) < 45
+
+
+def test_a_zoom_below_one_may_pad_instead_of_reading_more(scenes):
+    statistics = compute_statistics(scenes, MODALITIES)
+    still = {"flip": False, "rotate": False, "gain": 0, "offset": 0}
+    padded, filled = (
+        TrainingDataset(
+            scenes, MODALITIES, statistics,
+            config(augment=AugmentConfig(scale=(0.5, 2), zoom_out=how, **still)), seed=0,
+        )
+        for how in ("pad", "ground")
+    )  # fmt: skip
+    shown = set()
+    for index in range(40):
+        found, other = padded[index], filled[index]
+        assert found.labels.shape == (16, 16)
+        if other.window.height <= 16:  # enlarged, or so little smaller that nothing changes
+            assert_equal(collate([found]), collate([other]))
+            continue
+        assert found.window.height == 16
+        size = int((found.labels != 255).any(dim=0).sum())
+        shown.add(size)
+        before = (16 - size) // 2 // 2 * 2
+        inside = slice(before, before + size)
+        read = scenes[0 if found.scene_id == "a" else 1].read(found.window)
+        expected = resize_sample(read, MODALITIES, size)
+        assert torch.equal(found.labels[inside, inside], expected.labels)
+        assert torch.equal(found.images["s2"][:, inside, inside], expected.images["s2"])
+        assert int(found.valid["s2"].sum()) == size * size
+        assert int(found.valid["s1"].sum()) == size * size // 4
+        assert int((found.labels != 255).sum()) == size * size
+    assert shown == {8, 10, 12, 14}  # even, for a pixel of the radar is two of the scene
 
 
 @pytest.mark.parametrize("workers", [0, 1])

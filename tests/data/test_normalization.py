@@ -117,6 +117,8 @@ def test_rescaled_radar_is_changed_by_factors_and_not_by_decibels(
         after = change(sample, torch.Generator().manual_seed(seed)).images["dsm"]
         assert after.min() >= 0
         assert after.mean().item() == pytest.approx(before.mean().item(), rel=0.3)  # 1 dB: 26 %
+    unasked = Augment(AugmentConfig(flip=False, rotate=False), modalities, measured)
+    assert torch.equal(unasked(sample, torch.Generator().manual_seed(0)).images["dsm"], before)
 
 
 def test_statistics_get_the_mean_and_deviation_asked_for(

@@ -94,6 +94,20 @@ def test_views_are_parts_of_one_window_in_register() -> None:
     assert max(areas) <= 0.6 + 0.2  # sides are rounded to whole pixels of radar
 
 
+def test_a_zoom_below_one_may_pad() -> None:
+    """Half as large: 8 of 16 pixels, in the middle, of a window as large as the crop."""
+    still = STILL.model_copy(update={"scale": (0.5, 0.5), "zoom_out": "pad"})
+    views = dataset([scene()], Views(count=2), augment=still)[0]
+    for view in views:
+        assert view.window.height == 16
+        inside = torch.zeros(16, 16, dtype=torch.bool)
+        inside[4:12, 4:12] = True
+        assert torch.equal(view.valid["s2"], inside)
+        assert torch.equal(view.valid["s1"], inside[::2, ::2])
+        rows, _ = view.images["s2"][:, inside].view(2, 8, 8)
+        assert float(rows[4, 4] - rows[3, 4]) == pytest.approx(2, abs=0.1)
+
+
 def test_samples_depend_on_seed_and_number_only() -> None:
     views = Views(count=2, area=(0.2, 1.0))
     settings = {"augment": AugmentConfig(scale=(0.5, 2.0))}

@@ -209,7 +209,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
     "pagnet": [
         {"variant": "mobile", "channels": 8, "key_channels": 4, "num_heads": 2},
         {"channels": 8, "key_channels": 4, "views": 2, "tuning": "norms"},
-        {"variant": "mobile", "gate": "replaced"},
+        {"variant": "mobile", "gate": "replaced", "graph": False},
     ],
     "upseg": [
         SYNERGY,

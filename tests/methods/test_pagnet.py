@@ -355,6 +355,23 @@ def test_edges_are_shares(views: int) -> None:
 
 
 @torch.no_grad()
+def test_without_its_graph_the_rest_is_the_same() -> None:
+    sizes: dict[str, Any] = {"key_channels": 3, "num_heads": 1, "views": 2, "dropout": 0.5}
+    whole = PyramidAttentionFusion((5, 6, 7), 4, **sizes).eval()
+    rest = PyramidAttentionFusion((5, 6, 7), 4, **sizes, graph=False).eval()
+    left_out = whole.state_dict().keys() - rest.state_dict().keys()
+    assert {name.split(".")[0] for name in left_out} == {"relations", "graph", "graph_norm"}
+    rest.load_state_dict({k: v for k, v in whole.state_dict().items() if k not in left_out})
+    found: list[Tensor] = []
+    whole.graph_dropout.register_forward_hook(lambda _module, _inputs, output: found.append(output))
+    fine, middle, deep = torch.randn(2, 5, 6, 9), torch.randn(2, 6, 4, 5), torch.randn(2, 7, 2, 3)
+    levels, slope = (fine, middle, deep), torch.tensor([0.25])
+    graph = whole(*levels, slope) - rest(*levels, slope)
+    torch.testing.assert_close(graph, found[0].reshape(2, 4, 6, 9))
+    assert graph.abs().max() > 0.01
+
+
+@torch.no_grad()
 def test_views_are_turned_back() -> None:
     """With a kernel that only sees its own pixel, all views are the same."""
     attention = PyramidAttentionFusion(

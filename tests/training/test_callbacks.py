@@ -192,6 +192,30 @@ def test_bar_shows_rate_loss_and_score_on_a_terminal(
     assert "miou" in shown
 
 
+def test_a_line_stays_above_the_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Display() as display:
+        display.stage("training")(1, 2)
+        display.say("random changes, s1: [none]")
+    assert "random changes, s1: [none]\n" in capsys.readouterr().err
+
+
+def test_training_says_what_is_changed(
+    tmp_path: Path, make_dataset: Make, make_config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(Display, "say", lambda _, text: said.append(text))
+    augment = {"flip": "vertical", "rotate": False}
+    config = make_config(make_dataset(), training={"steps": 1}, data={"augment": augment})
+    train(config, tmp_path / "run")
+    together, first, second = said
+    assert together == "random changes, together: vertical flips"
+    assert first.startswith("random changes, a: ")
+    assert second.startswith("random changes, b: ")
+
+
 def test_bar_is_silent_when_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +224,7 @@ def test_bar_is_silent_when_told(
         display.stage("training")(1, 2)
         display.note("loss 1")
         display.title("validating")
+        display.say("a line")
     assert capsys.readouterr().err == ""
 
 

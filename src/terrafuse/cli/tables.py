@@ -85,6 +85,9 @@ def print_model(overview: Mapping[str, Any]) -> None:
     console.print(_parts_table(overview))
     console.print(f"saved in a run folder: {overview['saved_values']:,} values, with buffers")
     _print_cost(console, overview["cost"])
+    console.print("training samples are changed at random, at most by:")
+    for line in overview["augmentation"]:
+        console.print(f"  {line}", markup=False)
 
 
 def _base_line(base: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Rasters → samples: grids, scenes and manifests, read where they lie, and learning from them."""
 
+from terrafuse.data.augment import describe_augmentation
 from terrafuse.data.balance import SplitReport, report_split
 from terrafuse.data.dataset import TrainingDataset, TrainingLoader, training_loader
 from terrafuse.data.doctor import check_manifest, iterate_findings
@@ -40,6 +41,7 @@ __all__ = [
     "class_counts",
     "compute_statistics",
     "describe",
+    "describe_augmentation",
     "iterate_findings",
     "label_units",
     "labelled_scenes",

@@ -13,10 +13,12 @@ from torch import Generator, Tensor
 
 from terrafuse.config import AugmentConfig
 from terrafuse.errors import ConfigError, unknown_name
-from terrafuse.modalities import BandStatistics, Modality
-from terrafuse.samples import Sample
+from terrafuse.modalities import LINEAR_UNITS, BandStatistics, Modality, window_alignment
+from terrafuse.samples import IGNORE_INDEX, Sample
 
 _DB_PER_NEPER = 10 / math.log(10)
+#: Shift in dB and speckle of radar, where its unit says what they are.
+_RADAR_CHANGES = (1.0, 0.1)
 
 
 class Augment:
@@ -27,8 +29,10 @@ class Augment:
     sample's values around them.
 
     Changes are of the values as read: of a modality rescaled to the range of its scene,
-    `elevation_shift_m` is a share of that range, and radar is no longer in decibels, so that level
-    and speckle are factors.
+    `elevation_shift_m` is a share of that range, and radar is no longer in decibels. Level and
+    speckle of radar have a meaning in decibels and in linear units. In any other, as of 8-bit
+    pictures with a stretch that nobody knows, radar is left as it is, except where the settings
+    ask for a change: that is then by factors.
 
     Args:
         config: What to change, and how much.
@@ -52,10 +56,19 @@ class Augment:
         self.crop_size = crop_size
         self._std = {m.name: torch.tensor(statistics[m.name].std) for m in self.modalities}
 
-    def __call__(self, sample: Sample, generator: Generator) -> Sample:
-        """The changed sample; the given one is left as it is."""
+    def __call__(self, sample: Sample, generator: Generator, *, shown: int | None = None) -> Sample:
+        """The changed sample; the given one is left as it is.
+
+        Args:
+            sample: As read.
+            generator: For the draws.
+            shown: Scene pixels of the crop that show the sample's window, amid a border without
+                data; default: all.
+        """
         if self.crop_size is not None:
-            sample = resize_sample(sample, self.modalities, self.crop_size)
+            shown = self.crop_size if shown is None else shown
+            sample = resize_sample(sample, self.modalities, shown)
+            sample = frame_sample(sample, self.modalities, shown, self.crop_size)
         sample = turn_sample(sample, *self._draw_turn(sample, generator))
         images = dict(sample.images)
         for modality in self.modalities:
@@ -67,7 +80,9 @@ class Augment:
         if sample.window.height != sample.window.width:
             quarters -= quarters % 2  # a quarter turn would change the shape
         flip, rotate = self.config.flip, self.config.rotate
-        return flip and bool(rows), flip and bool(cols), quarters if rotate else 0
+        flip_rows = flip in (True, "vertical") and bool(rows)
+        flip_cols = flip in (True, "horizontal") and bool(cols)
+        return flip_rows, flip_cols, quarters if rotate else 0
 
     def _photometric(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
         if modality.kind == "optical":
@@ -93,15 +108,16 @@ class Augment:
         return image
 
     def _change_sar(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
-        config, unit = self.config, modality.unit.strip().lower()
-        if config.shift_db:
-            shift_db = config.shift_db * _symmetric(generator)
+        unit = _unit_of(modality)
+        most_db, speckle = radar_changes(self.config, modality)
+        if most_db:
+            shift_db = most_db * _symmetric(generator)
             # Decibels are defined on power; an amplitude is its root.
-            per_decade = 20 if unit == "amplitude" else 10
+            per_decade = LINEAR_UNITS.get(unit, 10.0)
             image = image + shift_db if unit == "db" else image * 10 ** (shift_db / per_decade)
-        if config.speckle:
+        if speckle:
             noise = torch.randn(image.shape, generator=generator)
-            image = _add_speckle(image, noise, config.speckle, in_db=unit == "db")
+            image = _add_speckle(image, noise, speckle, in_db=unit == "db")
         return image
 
 
@@ -139,6 +155,59 @@ class ModalityDropout:
         return sample.without(dropped) if any(bool(valid.any()) for valid in kept) else sample
 
 
+def radar_changes(config: AugmentConfig, modality: Modality) -> tuple[float, float]:
+    """Most shift in dB and speckle of a radar modality: as set, else by its unit."""
+    known = _unit_of(modality) == "db" or _unit_of(modality) in LINEAR_UNITS
+    shift_db, speckle = _RADAR_CHANGES if known else (0.0, 0.0)
+    return (
+        shift_db if config.shift_db is None else config.shift_db,
+        speckle if config.speckle is None else config.speckle,
+    )
+
+
+def describe_augmentation(config: AugmentConfig, modalities: Sequence[Modality]) -> list[str]:
+    """What is done to training samples, a line for all modalities together and one for each."""
+    flips = "flips" if config.flip is True else f"{config.flip} flips"
+    turns = [flips] * bool(config.flip) + ["quarter turns"] * config.rotate
+    lines = ["together: " + (", ".join([*turns, *_describe_zoom(config)]) or "unchanged")]
+    for m in modalities:
+        changes = [f"{name} {most:g}" for name, most in _photometry_of(config, m).items() if most]
+        said = ", ".join(changes) + _manner(m) if changes else "unchanged" + _reason(config, m)
+        lines.append(f"{m.name}: {said}")
+    return lines
+
+
+def _describe_zoom(config: AugmentConfig) -> list[str]:
+    low, high = config.scale
+    padded = " (padded below 1)" if low < 1 and config.zoom_out == "pad" else ""
+    return [] if low == high == 1 else [f"zoom {low:g} to {high:g}{padded}"]
+
+
+def _photometry_of(config: AugmentConfig, modality: Modality) -> dict[str, float]:
+    """Most that is changed, by the name of the setting."""
+    if modality.kind == "optical":
+        names = ("gain", "offset", "blur_sigma_px")
+        return {name: getattr(config, name) for name in names}
+    if modality.kind == "sar":
+        return dict(zip(("shift_db", "speckle"), radar_changes(config, modality), strict=True))
+    if modality.kind == "elevation":
+        return {"elevation_shift_m": config.elevation_shift_m}
+    return {}
+
+
+def _manner(modality: Modality) -> str:
+    return " (as factors)" if modality.kind == "sar" and _unit_of(modality) != "db" else ""
+
+
+def _reason(config: AugmentConfig, modality: Modality) -> str:
+    if modality.kind != "sar" or None not in (config.shift_db, config.speckle):
+        return ""
+    return (
+        f", as its unit '{modality.unit}' is neither db nor linear. Where the values are, name "
+        "their unit in the manifest; data.augment.shift_db and speckle change any, as factors"
+    )
+
+
 def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> Sample:
     """A sample shown at `size` scene pixels: images bilinear over data only, labels nearest.
 
@@ -154,6 +223,30 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
     if labels is not None:
         labels = _pick_nearest(labels[None].float(), size)[0].long()
     valid = {name: ~image.isnan().all(dim=0) for name, image in images.items()}
+    return replace(sample, images=images, valid=valid, labels=labels)
+
+
+def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, size: int) -> Sample:
+    """A sample of `shown` scene pixels amid a border without data and labels: `size` in all.
+
+    Where the border cannot be equal on both sides, what is before is the smaller, so that all
+    modalities stay over the same ground.
+    """
+    if shown == size:
+        return sample
+    alignment = window_alignment(list(modalities))
+    before = (size - shown) // 2 // alignment * alignment
+
+    sides = (before, size - shown - before)
+    images, valid = {}, {}
+    for m in modalities:
+        first, last = map(m.size_at, sides)
+        around = (first, last, first, last)
+        images[m.name] = F.pad(sample.images[m.name], around, value=torch.nan)
+        valid[m.name] = F.pad(sample.valid[m.name], around, value=False)
+    labels = sample.labels
+    if labels is not None:
+        labels = F.pad(labels, (*sides, *sides), value=IGNORE_INDEX)
     return replace(sample, images=images, valid=valid, labels=labels)
 
 
@@ -216,6 +309,10 @@ def _add_speckle(image: Tensor, noise: Tensor, std: float, *, in_db: bool) -> Te
     # Log-normal of mean 1 and this standard deviation: positive, and radiometry is kept.
     spread = math.sqrt(math.log1p(std**2))
     return image * torch.exp(spread * noise - spread**2 / 2)
+
+
+def _unit_of(modality: Modality) -> str:
+    return modality.unit.strip().lower()
 
 
 def _symmetric(generator: Generator, shape: tuple[int, ...] = ()) -> Tensor:

@@ -75,17 +75,25 @@ class CropDataset(Dataset[_T]):
         except TerrafuseError as error:
             return [error]
 
-    def draw(self, index: int, generator: Generator) -> tuple[Scene, Window]:
-        """A scene, and the window of it that shows the ground as large as was drawn."""
-        size = self._read_size(_draw_zoom(self.config.augment.scale, generator))
-        scene, window = self.sampler.draw(index, size)
-        return self.scenes[scene], window
+    def draw(self, index: int, generator: Generator) -> tuple[Scene, Window, int]:
+        """A scene, a window of it, and the scene pixels of the crop that are to show it.
+
+        These are all of them, but where a zoom below 1 shows the window amid a border.
+        """
+        zoom, shown = _draw_zoom(self.config.augment.scale, generator), self.config.crop_size
+        if zoom < 1 and self.config.augment.zoom_out == "pad":
+            zoom, shown = 1.0, self._align(shown * zoom)
+        scene, window = self.sampler.draw(index, self._read_size(zoom))
+        return self.scenes[scene], window, shown
 
     def _read_size(self, zoom: float) -> int:
         """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
         if zoom == 1:
             return self.config.crop_size
-        return max(1, round(self.config.crop_size / zoom / self.alignment)) * self.alignment
+        return self._align(self.config.crop_size / zoom)
+
+    def _align(self, pixels: float) -> int:
+        return max(1, round(pixels / self.alignment)) * self.alignment
 
 
 class TrainingDataset(CropDataset[Sample]):
@@ -127,8 +135,9 @@ class TrainingDataset(CropDataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         generator = sample_generator(self.seed, index)
-        scene, window = self.draw(index, generator)
-        return self.augment(self.dropout(scene.read(window), generator), generator)
+        scene, window, shown = self.draw(index, generator)
+        sample = self.dropout(scene.read(window), generator)
+        return self.augment(sample, generator, shown=shown)
 
 
 class BatchIndices(Sampler[list[int]]):

@@ -77,10 +77,10 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
         generator = sample_generator(self.seed, index)
-        scene, window = self.draw(index, generator)
+        scene, window, shown = self.draw(index, generator)
         sample = scene.read(window, labels=False)
         return tuple(
-            self.augment(self._draw_part(sample, generator), generator)
+            self.augment(self._draw_part(sample, generator), generator, shown=shown)
             for _ in range(self.views.count)
         )
 

@@ -65,6 +65,8 @@ class PAGNet(Segmenter):
         num_heads: Readings of the middle level.
         views: Of the deepest level: 1 to 3.
         dropout: In the attention.
+        graph: Whether fine pixels get from deep ones, as published; False leaves the attention's
+            graph out, to see what it is worth.
         gate: Form of the gate (`GatedFusionUnit`); default: the variant's.
         ndvi: Whether the second stream sees the vegetation index of its band (near infrared) and
             the first band of the primary modality (red) instead of its band, as published for
@@ -92,6 +94,7 @@ class PAGNet(Segmenter):
         num_heads: int = 1,
         views: int = 3,
         dropout: float = 0.3,
+        graph: bool = True,
         gate: GateName | None = None,
         ndvi: bool = False,
     ) -> None:
@@ -117,6 +120,7 @@ class PAGNet(Segmenter):
                 num_heads=num_heads,
                 views=views,
                 dropout=dropout,
+                graph=graph,
             )
             for stream in ([self.primary] if shared else [self.primary, self.secondary])
         )

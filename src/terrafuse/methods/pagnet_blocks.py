@@ -41,6 +41,7 @@ class PyramidAttentionFusion(nn.Module):
         num_heads: Readings of the middle level.
         views: Of the deepest level, at most three.
         dropout: Share of values, and of channels, left out in training.
+        graph: Whether there is a graph; False leaves the convolution alone.
 
     Raises:
         ModelError: More views than there are, or none.
@@ -55,6 +56,7 @@ class PyramidAttentionFusion(nn.Module):
         num_heads: int,
         views: int,
         dropout: float,
+        graph: bool = True,
     ) -> None:
         super().__init__()
         if not 1 <= views <= MOST_VIEWS:
@@ -67,10 +69,12 @@ class PyramidAttentionFusion(nn.Module):
         self.query = nn.Conv2d(fine, d, kernel_size=3, padding=1)
         self.middle = nn.Conv2d(middle, num_heads * d, kernel_size=3, padding=1)
         self.key = nn.Conv2d(deep, d, kernel_size=3, padding=1)
-        self.relations = nn.Parameter(torch.eye(d))
-        self.graph = nn.Linear(deep, out_channels)
-        self.graph_norm = nn.BatchNorm1d(out_channels)
-        self.graph_dropout = nn.Dropout(dropout)
+        self.has_graph = graph
+        if graph:
+            self.relations = nn.Parameter(torch.eye(d))
+            self.graph = nn.Linear(deep, out_channels)
+            self.graph_norm = nn.BatchNorm1d(out_channels)
+            self.graph_dropout = nn.Dropout(dropout)
         width = d + num_heads * d + views * num_heads * d
         self.smooth = nn.Conv2d(width, out_channels, kernel_size=3, padding=1, bias=False)
         self.smooth_norm = BatchNorm2d(out_channels, momentum=0.01)
@@ -95,11 +99,13 @@ class PyramidAttentionFusion(nn.Module):
         seen = torch.cat(
             [queries, resize(between, size), resize(self._stack(keys), size)], dim=1
         )  # (N, d (1 + heads + views · heads), H, W)
-        edges = self._edges(queries, between, keys)
-        graph = self._pass_on(edges, deep, slope).reshape(len(fine), -1, *size)
+        graph: Tensor | None = None
+        if self.has_graph:
+            edges = self._edges(queries, between, keys)
+            graph = self._pass_on(edges, deep, slope).reshape(len(fine), -1, *size)
         smooth = self.smooth_norm(_activate(self.smooth(seen), slope))
-        result: Tensor = graph + self.smooth_dropout(smooth)
-        return result
+        result: Tensor = self.smooth_dropout(smooth)
+        return result if graph is None else graph + result
 
     def _look(self, deep: Tensor, view: int) -> Tensor:
         """Keys of a view, turned back so that they lie on the deep map."""

@@ -20,6 +20,7 @@ from terrafuse.data import (
     Views,
     apply_normalization,
     compute_statistics,
+    describe_augmentation,
     open_dataset,
     views_loader,
 )
@@ -190,6 +191,8 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     pretrainer.set_statistics(facts.statistics)
     pretrainer.train()
     if run_folder.is_first_process():
+        for line in describe_augmentation(config.data.augment, modalities):
+            display.say(f"random changes, {line}")
         run_folder.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
 

@@ -19,6 +19,7 @@ from terrafuse.data import (
     check_manifest,
     class_counts,
     compute_statistics,
+    describe_augmentation,
     labelled_scenes,
     open_dataset,
     refuse_untrainable,
@@ -158,6 +159,8 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_folder.is_first_process():
+        for line in describe_augmentation(config.data.augment, segmenter.modalities):
+            display.say(f"random changes, {line}")
         run_folder.begin(out, config, facts)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display

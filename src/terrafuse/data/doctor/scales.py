@@ -10,7 +10,7 @@ import numpy as np
 
 from terrafuse.data.doctor.case import PERCENTS, Record, Summary
 from terrafuse.data.findings import Finding
-from terrafuse.modalities import Modality
+from terrafuse.modalities import LINEAR_UNITS, Modality
 
 Family = Literal["0–1", "0–255", "0–10000", "decibels", "linear"]
 
@@ -19,7 +19,6 @@ _Q_LOW, _Q5, _Q50, _Q90, _Q99 = range(len(PERCENTS))
 _REFLECTANCE = 1.6
 # Scenes of one sensor differ in brightness, but not by this.
 _BRIGHTER = 8.0
-_LINEAR_UNITS = ("linear", "power", "amplitude", "intensity", "sigma0", "gamma0", "beta0")
 _REFLECTANCE_UNITS = {"reflectance": ("0–1",), "reflectance_10000": ("0–10000", "0–255")}
 # Sentinel-2 since processing baseline 04.00: 1000 is added, so that nothing is darker.
 _OFFSET, _DARK = (950.0, 1400.0), 600.0
@@ -133,7 +132,7 @@ def _check_radar(modality: Modality, found: Mapping[str, Summary]) -> Iterator[F
     families = {id: _radar_family(summary) for id, summary in found.items()}
     unit = modality.unit.strip().lower()
     expected: Family | None = (
-        "decibels" if unit == "db" else "linear" if unit in _LINEAR_UNITS else None
+        "decibels" if unit == "db" else "linear" if unit in LINEAR_UNITS else None
     )
     usual = Counter(families.values()).most_common(1)[0][0]
     if expected is not None and usual != expected:
