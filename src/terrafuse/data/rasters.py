@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.encoding import Encoder, EncodingName, check_generator
-from terrafuse.data.files import GriddedBands, RasterFile, place, usable_nodata
+from terrafuse.data.files import RasterFile
 from terrafuse.data.grid import Grid
+from terrafuse.data.gridded import GriddedBands, place, usable_nodata
 from terrafuse.data.handles import gdal_path, pool
 from terrafuse.data.rescaling import SceneRange
 from terrafuse.data.warping import BandSource
