@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
 from rasterio.transform import from_gcps
 
+from terrafuse.data.alpha import alpha_holds_data
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
 # Ground control points are replaced by the affine map through them if it is this exact.
@@ -25,7 +27,7 @@ class RasterFile:
     """What a raster file says about itself, without its pixels.
 
     Args:
-        path: File as given.
+        path: File as given, without "GTIFF_RAW:".
         grid: Where it lies; no CRS = nowhere.
         dtypes: numpy dtype name per band.
         descriptions: Band descriptions, "" where there is none.
@@ -35,7 +37,10 @@ class RasterFile:
         hides: Per band, what hides pixels beside the nodata tag: "mask" or "alpha", one for all
             bands; "own mask"; or "".
         alpha: Per band, whether it is an alpha band.
+        alpha_tags: Per band, whether the file calls it alpha, which many do whatever it shows.
         palette: Colour table of the first band, uint8 (256, 3), or None.
+        spec: What GDAL opens: the path, or what gives its stored samples (see `stored`).
+        color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would make RGB of it, else "".
         unplaced: Why it has no grid although it is georeferenced in a way; "" if all is well.
     """
 
@@ -48,7 +53,10 @@ class RasterFile:
     offsets: tuple[float, ...]
     hides: tuple[str, ...]
     alpha: tuple[bool, ...]
+    alpha_tags: tuple[bool, ...]
     palette: NDArray[np.uint8] | None = field(default=None, compare=False)
+    spec: str = ""
+    color_model: str = ""
     unplaced: str = ""
 
     @property
@@ -56,29 +64,53 @@ class RasterFile:
         """Number of bands."""
         return len(self.dtypes)
 
+    @property
+    def notices(self) -> dict[str, str]:
+        """Sentences on how the file is read that its owner should know, by the doctor's codes."""
+        found = {"color-model": _color_notice(self)} if self.color_model else {}
+        if self.alpha != self.alpha_tags:
+            band = self.alpha_tags.index(True) + 1
+            found["alpha"] = (
+                f"band {band} of '{self.path}' is tagged alpha, but taken for a band of data: it "
+                "hides no pixels"
+            )
+        return found
+
+    def with_alpha_as_data(self) -> RasterFile:
+        """The file with its alpha band as a band like the others."""
+        hides = tuple("" if by == "alpha" else by for by in self.hides)
+        return replace(self, alpha=(False,) * self.count, hides=hides)
+
+    def with_alpha_judged(self) -> RasterFile:
+        """The file with its alpha band as a band like the others if its values say so."""
+        if any(self.alpha) and alpha_holds_data(self.path, self.alpha.index(True) + 1):
+            return self.with_alpha_as_data()
+        return self
+
     def moved_to(self, grid: Grid) -> RasterFile:
         """The file with another grid, for rasters that are matched by pixel."""
         return replace(self, grid=grid)
 
 
-def inspect_raster(path: str | Path, where: str) -> RasterFile:
+def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) -> RasterFile:
     """Open a raster and note what reading it needs.
 
     Args:
         path: File, URL or GDAL path.
         where: Names the raster in messages ("modality 's1' of scene '0001'").
+        judge_alpha: Whether to look at the values of an alpha band; otherwise its tag counts.
 
     Raises:
         RasterReadError: Missing, no raster, or a container of several.
     """
-    text = str(path)
+    text = plain_path(str(path))
     if not is_remote(text) and not Path(text).exists():
         raise RasterReadError(f"{where}: there is no file '{text}'")
     # A handle from before the file was rewritten would show its old pixels.
     pool.forget(gdal_path(text))
     try:
         with pool.borrow(gdal_path(text)) as dataset:
-            return _describe(text, dataset, where)
+            file = _describe(text, dataset, where)
     except RasterReadError as error:
         if str(error).startswith(where):
             raise
@@ -86,6 +118,7 @@ def inspect_raster(path: str | Path, where: str) -> RasterFile:
             f"{where}: '{text}' cannot be opened as a raster: {error}. Check that the file is "
             "complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
         ) from None
+    return file.with_alpha_judged() if judge_alpha else file
 
 
 def _describe(path: str, dataset: Any, where: str) -> RasterFile:
@@ -94,6 +127,7 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         raise RasterReadError(
             f"{where}: '{path}' holds no bands itself. Name one of its parts instead: {inner}"
         )
+    alpha = tuple(color.name == "alpha" for color in dataset.colorinterp)
     return RasterFile(
         path=path,
         **_placement(dataset),
@@ -104,9 +138,20 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
         hides=tuple(map(_hiding, dataset.mask_flag_enums)),
-        alpha=tuple(color.name == "alpha" for color in dataset.colorinterp),
+        alpha=alpha,
+        alpha_tags=alpha,
         palette=_palette(dataset),
+        spec=dataset.name,
+        color_model=color_model(dataset),
     )
+
+
+def _color_notice(file: RasterFile) -> str:
+    start = f"'{file.path}' is stored as {file.color_model}; "
+    if file.spec == gdal_path(file.path):
+        return f"{start}it is read as the RGB that GDAL computes from it"
+    many = "1 plain band" if file.count == 1 else f"{file.count} plain bands"
+    return f"{start}read as {many} of the stored samples, without its overviews"
 
 
 def _hiding(flags: Sequence[MaskFlags]) -> str:

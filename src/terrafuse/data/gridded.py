@@ -144,7 +144,7 @@ def place(
     pool.close([gdal_path(file.path)])  # only the VRT is read from here on
     scale = _check_overlap(file, reference, where)
     document = warped_document(
-        gdal_path(file.path), file.grid, grid, list(bands),
+        file.spec, file.grid, grid, list(bands),
         resampling=resampling, scale=scale, dtype=dtype,
     )  # fmt: skip
     return GriddedBands(file, tuple(bands), grid.window, None, document, where)
