@@ -80,8 +80,7 @@ class GriddedBands:
                     values = dataset.read(window=box, out_shape=size)
                     return values, _not_finite(values)
                 indexes = [band.index for band in self.bands]
-                size = shape and (len(indexes), *shape)
-                values = dataset.read(indexes, window=box, out_dtype=self._dtype, out_shape=size)
+                values = self._read(dataset, indexes, box, shape)
                 return values, self._hidden(dataset, values, box)
         except (RasterioError, RasterReadError, OSError) as error:
             raise RasterReadError(
@@ -90,6 +89,17 @@ class GriddedBands:
                 f"{window.col} to {window.col_stop}). The file is damaged or incomplete: fetch it "
                 "again"
             ) from error
+
+    def _read(
+        self, dataset: Any, indexes: list[int], box: RasterWindow, shape: tuple[int, int] | None
+    ) -> NDArray[Any]:
+        if self._dtype is None:
+            size = shape and (len(indexes), *shape)
+            values: NDArray[Any] = dataset.read(indexes, window=box, out_shape=size)
+            return values
+        # rasterio reads bands of one dtype at once.
+        bands = [dataset.read(index, window=box, out_shape=shape) for index in indexes]
+        return np.stack([band.astype(self._dtype) for band in bands])
 
     def _hidden(
         self, dataset: Any, values: NDArray[Any], box: RasterWindow

@@ -108,7 +108,8 @@ def _decode_ends(dataset: Any) -> None:
     last = ((dataset.height - 1) // rows * rows, (dataset.width - 1) // cols * cols)
     for row, col in {(0, 0), last}:
         height, width = min(rows, dataset.height - row), min(cols, dataset.width - col)
-        dataset.read(window=RasterWindow(col, row, width, height))
+        for band in dataset.indexes:  # one by one: dtypes may differ
+            dataset.read(band, window=RasterWindow(col, row, width, height))
 
 
 def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Finding]:
@@ -124,10 +125,15 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
         asked = rules[modality.name].read_bands is not None
         for file in files:
             path = None if is_remote(file.path) else Path(file.path)
-            for code, notice in file.notices.items():
-                message = f"modality '{modality.name}' of scene '{scene.id}': {notice}"
-                remedy = _ALPHA_REMEDY if code == "alpha" and unread and not asked else ""
-                yield Finding("note", code, message, scene.id, path, remedy, modality.name)
+            about = f"modality '{modality.name}' of scene '{scene.id}': "
+            color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
+            if color:
+                message = about + color
+                yield Finding("note", "color-model", message, scene.id, path, "", modality.name)
+            if alpha:
+                message = about + alpha
+                remedy = _ALPHA_REMEDY if unread and not asked else ""
+                yield Finding("note", "alpha", message, scene.id, path, remedy, modality.name)
 
 
 def check_storage(scene: Scene) -> Iterator[Finding]:
