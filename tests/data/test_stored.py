@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import yaml
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
-from terrafuse.data import ReadingRules, Scene, compute_statistics, scene_from_rasters
+from terrafuse.data import (
+    ReadingRules,
+    Scene,
+    compute_statistics,
+    load_manifest,
+    scene_from_rasters,
+)
 from terrafuse.data.files import inspect_raster
 from terrafuse.data.handles import pool
 from terrafuse.errors import RasterReadError
@@ -272,6 +280,7 @@ def test_a_vrt_over_such_files_gives_their_samples(
     assert (
         "stored as CMYK; read as 4 plain bands" in inspect_raster(path, "x").notices["color-model"]
     )
+    assert not any(inspect_raster(path, "x").alpha_tags)
     pool.close()
     scene = open_warped(path, 4, grid)
     before = len(pool)
@@ -279,6 +288,37 @@ def test_a_vrt_over_such_files_gives_their_samples(
     assert len(pool) == before + 1
     inspect_raster(path, "x")  # it may be new: what was made of it is closed
     assert len(pool) == before + 1
+
+
+def test_files_in_an_archive(make_raster: MakeRaster, tmp_path: Path) -> None:
+    """GDAL's virtual paths, as those of files elsewhere."""
+    values = image()
+    cmyk(make_raster, tmp_path / "a.tif", values)
+    vrt(tmp_path / "a.vrt", "a.tif")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.tif", "a.vrt"):
+            archive.write(tmp_path / name, name)
+    for name in ("a.tif", "a.vrt"):
+        path = f"/vsizip/{tmp_path}/a.zip/{name}"
+        for given in (path, f"GTIFF_RAW:{path}"):
+            scene = open_one(given, 4)
+            np.testing.assert_array_equal(read(scene), values)
+            assert scene.paths() == {"m": ()}
+
+
+def test_a_manifest_takes_the_prefix_with_patterns_and_a_root(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    cmyk(make_raster, tmp_path / "data/a_1.tif", image())
+    make_raster(tmp_path / "data/a_2.tif", image()[:1, ::-1])
+    scene = {"id": "x", "m": "GTIFF_RAW:a_*.tif"}
+    values = {"root": "data", "classes": [{"name": "c", "code": 1}], "scenes": [scene]}
+    values["modalities"] = {"m": {"bands": list("abcde")}}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(values))
+    manifest = load_manifest(tmp_path / "dataset.yaml")
+    found = read(manifest.scene("x"))
+    np.testing.assert_array_equal(found, np.concatenate([image(), image()[:1, ::-1]]))
+    assert manifest.local_files(manifest.entries[0])["m"][0] == tmp_path / "data/a_1.tif"
 
 
 def test_a_vrt_over_plain_files_stays_what_it_is(make_raster: MakeRaster, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from terrafuse.data.handles import gdal_path, is_remote, pool
 from terrafuse.errors import RasterReadError
 
 # Of the pixels above 0, those within 3 % of the largest value: 80 % of a mask with soft edges, a
-# third of one that is feathered over a fifth of its side; near infrared of 256 × 256 pixels has 4 %.
+# third of one that is feathered over a fifth of its side; of near infrared, mostly less than 5 %.
 _FULL, _SHARE = 0.97, 0.3
 # Larger rasters are judged by an overview, else by windows spread over them.
 _WHOLE_PIXELS = 1 << 20
