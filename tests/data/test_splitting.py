@@ -252,6 +252,9 @@ def test_urls_and_absolute_paths_are_left(make_manifest, tmp_path):
     assert values["scenes"][0]["s2"] == kept
     assert values["scenes"][0]["labels"] == "../l.tif"
     assert values["labels"]["area"] == "../area.geojson"
+    named = {"modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "GTIFF_RAW:in/a*.tif"}]}
+    _move_paths(named, Path("old"), Path("old/new"))
+    assert named["scenes"][0]["s2"] == "../in/a*.tif"
     rooted = {"root": "data", "modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "a.tif"}]}
     _move_paths(rooted, Path("old"), Path("old/new"))
     assert (rooted["root"], rooted["scenes"][0]["s2"]) == ("../data", "a.tif")

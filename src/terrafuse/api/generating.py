@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
+from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, OutputError, unknown_name
 from terrafuse.generate import (
     DepthRecipe,
@@ -109,6 +110,7 @@ def generate(
         ModelError: The model is for something else, or fails.
         OutputError: Something is there that was made otherwise.
     """
+    source = plain_path(str(source))
     path = Path(source)
     dataset = load_manifest(path) if path.suffix.lower() in _MANIFESTS else None
     if dataset is None and manifest is not None:
@@ -121,7 +123,7 @@ def generate(
     folder = Path(out) if out is not None else path.parent / "generated" / kind
     new: tuple[Path, dict[str, Any]] | None = None
     if dataset is None:
-        jobs = [plan_image(str(source), rgb, folder)]
+        jobs = [plan_image(source, rgb, folder)]
         _refuse_others(jobs, generator, overwrite)
     else:
         photo = choose_modality(dataset, modality, rgb)

@@ -21,6 +21,7 @@ import rasterio
 from rasterio._env import set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+from terrafuse.data.stored import open_stored, plain_path
 from terrafuse.errors import RasterReadError
 
 DEFAULT_LIMIT = 128
@@ -45,7 +46,7 @@ class HandlePool:
 
     @contextmanager
     def borrow(self, spec: str) -> Iterator[Any]:
-        """An open rasterio dataset.
+        """An open rasterio dataset, of the samples that a file stores (see `stored`).
 
         Args:
             spec: Path, GDAL path ("/vsicurl/…") or VRT document.
@@ -115,7 +116,8 @@ def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
 
 
 def gdal_path(path: str) -> str:
-    """`path` as GDAL writes it: URLs become /vsi paths."""
+    """`path` as GDAL writes it: URLs become /vsi paths; "GTIFF_RAW:" is left to `open_stored`."""
+    path = plain_path(path)
     for scheme, prefix in _SCHEMES.items():
         if path.startswith(scheme):
             return prefix + (path if scheme.startswith("http") else path[len(scheme) :])
@@ -124,7 +126,7 @@ def gdal_path(path: str) -> str:
 
 def is_remote(path: str) -> bool:
     """Whether `path` is a URL or a GDAL virtual path, not a file on this disk."""
-    return path.startswith((*_SCHEMES, "/vsi"))
+    return plain_path(path).startswith((*_SCHEMES, "/vsi"))
 
 
 _SCHEMES = {
@@ -146,6 +148,6 @@ def _open(spec: str) -> Any:
             remote if spec.startswith("/vsi") else nullcontext(),
         ):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(spec)
+            return open_stored(spec)
     except (RasterioError, OSError) as error:
         raise RasterReadError(str(error)) from error

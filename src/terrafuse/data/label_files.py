@@ -20,7 +20,9 @@ def inspect_labels(path: str | None, where: str) -> RasterFile | None:
     Raises:
         RasterReadError: Missing, or no raster.
     """
-    return None if path is None or is_vector(path) else inspect_raster(path, where)
+    if path is None or is_vector(path):
+        return None
+    return inspect_raster(path, where, judge_alpha=False)  # what is drawn over is not labelled
 
 
 def open_labels(

@@ -29,6 +29,7 @@ from terrafuse.data.schema import (
     to_modality,
     to_rules,
 )
+from terrafuse.data.stored import plain_path
 from terrafuse.errors import (
     ConfigError,
     MissingModalityError,
@@ -218,7 +219,7 @@ class Manifest:
     def _resolve(self, path: str) -> str:
         if is_remote(path):
             return gdal_path(path)
-        return str(self.folder / Path(path).expanduser())
+        return str(self.folder / Path(plain_path(path)).expanduser())
 
 
 def load_manifest(path: Path | str) -> Manifest:

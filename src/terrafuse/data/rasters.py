@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.encoding import Encoder, EncodingName, check_generator
-from terrafuse.data.files import GriddedBands, RasterFile, place, usable_nodata
+from terrafuse.data.files import RasterFile
 from terrafuse.data.grid import Grid
+from terrafuse.data.gridded import GriddedBands, place, usable_nodata
 from terrafuse.data.handles import gdal_path, pool
 from terrafuse.data.rescaling import SceneRange
 from terrafuse.data.warping import BandSource
@@ -93,13 +94,16 @@ class RasterSource:
         reference: Grid,
         where: str,
     ) -> None:
-        self.files = tuple(files)
+        picked = pick_bands(modality, files, rules, where)
+        self.files = tuple(
+            _settle_alpha(file, [band for i, band in picked if i == position])
+            for position, file in enumerate(files)
+        )
         self.grid = grid
         self._rescale = rules.rescale
         # Measured when first needed, and then part of what other processes receive.
         self._range: SceneRange | None = None
         self._parts = []
-        picked = pick_bands(modality, self.files, rules, where)
         self._channels = len(picked)
         for file in self.files if rules.generator else ():
             check_generator(file, rules.generator or "", where)
@@ -195,7 +199,7 @@ class _Part:
     ) -> None:
         self.channels = [channel for channel, _ in own]
         bands = [number for _, number in own]
-        sources = [_band_source(file, number, bands, rules) for number in bands]
+        sources = [_band_source(file, number, rules) for number in bands]
         self.bands: GriddedBands = place(
             file, sources, grid, reference, resampling=rules.resampling, where=where
         )
@@ -255,8 +259,7 @@ def pick_bands(
 ) -> list[tuple[int, int]]:
     """Per channel, (position of the file, 1-based band in it).
 
-    Alpha bands hide pixels and are no channels, unless the modality has as many bands as the files
-    have with them (writers often mark a fourth band as alpha that is none).
+    Alpha bands are no channels, unless the modality has as many bands as the files have with them.
 
     Raises:
         BandError: Numbers or names do not fit, or values are complex.
@@ -284,6 +287,13 @@ def pick_bands(
                 "ones. Set 'complex: amplitude' on the modality to read their modulus"
             )
     return picked
+
+
+def _settle_alpha(file: RasterFile, picked: Sequence[int]) -> RasterFile:
+    """The file with its alpha band as data if it is among the bands picked, or holds data."""
+    if any(file.alpha[band - 1] for band in picked):
+        return file.with_alpha_as_data()
+    return file.with_alpha_judged() if picked else file
 
 
 def _find_band(
@@ -321,17 +331,13 @@ def _wrong_count(
     )
 
 
-def _band_source(
-    file: RasterFile, number: int, picked: Sequence[int], rules: ReadingRules
-) -> BandSource:
+def _band_source(file: RasterFile, number: int, rules: ReadingRules) -> BandSource:
     dtype = np.dtype(file.dtypes[number - 1])
-    hides = file.hides[number - 1]
-    alpha_is_data = any(file.alpha[band - 1] for band in picked)
     nodata = file.nodata[number - 1] if rules.nodata is None else rules.nodata
     return BandSource(
         index=number,
         nodata=usable_nodata(nodata, dtype),
-        masked=bool(hides) and not (hides == "alpha" and alpha_is_data),
+        masked=bool(file.hides[number - 1]),
         complex=dtype.kind == "c",
         finite=dtype.kind in "iu",
     )

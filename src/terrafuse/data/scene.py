@@ -20,6 +20,7 @@ from terrafuse.data.labels import LabelRules, Labels
 from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.scene_files import SceneFiles
+from terrafuse.data.stored import plain_path
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
@@ -46,7 +47,10 @@ class Scene:
     def __init__(self, files: SceneFiles) -> None:
         self._files = files
         inspected = {
-            name: tuple(inspect_raster(path, _where(files.id, name)) for path in paths)
+            # Whether an alpha band is data depends on the bands that are asked for.
+            name: tuple(
+                inspect_raster(path, _where(files.id, name), judge_alpha=False) for path in paths
+            )
             for name, paths in files.rasters.items()
         }
         placement = place_rasters(
@@ -313,8 +317,8 @@ def scene_from_rasters(
             rasters={name: _paths(given) for name, given in rasters.items()},
             rules=dict(sources or {}),
             grid=grid,
-            labels=None if labels is None else str(labels),
-            labels_eroded=None if labels_eroded is None else str(labels_eroded),
+            labels=None if labels is None else plain_path(str(labels)),
+            labels_eroded=None if labels_eroded is None else plain_path(str(labels_eroded)),
             label_rules=label_rules or LabelRules(),
             scheme=scheme,
             split=split,

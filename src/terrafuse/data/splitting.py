@@ -20,6 +20,7 @@ from terrafuse.data.handles import is_remote
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
 from terrafuse.data.statistics import class_counts
+from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, DataError
 from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
@@ -308,7 +309,10 @@ def _move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
     def moved(path: Any) -> Any:
         if isinstance(path, list):
             return [moved(part) for part in path]
-        if not isinstance(path, str) or is_remote(path) or Path(path).expanduser().is_absolute():
+        if not isinstance(path, str) or is_remote(path):
+            return path
+        path = plain_path(path)
+        if Path(path).expanduser().is_absolute():
             return path
         return Path(os.path.relpath((old / path).absolute(), new.absolute())).as_posix()
 

@@ -16,6 +16,7 @@ import numpy as np
 from affine import Affine
 
 from terrafuse.data.grid import Grid
+from terrafuse.data.stored import RAW_PREFIX, raw_options
 
 _ALGORITHMS = {
     "nearest": "NearestNeighbour",
@@ -60,7 +61,7 @@ def warped_document(
     """VRT document: `bands` of the file on the target grid, NaN where there is no data.
 
     Args:
-        path: File as GDAL names it.
+        path: File as GDAL opens it (`RasterFile.spec`).
         source: Its grid.
         target: Grid to read on; same CRS rules as for `Grid` (None on both: pixel to pixel).
         bands: What to read.
@@ -151,6 +152,8 @@ def _source(parent: ET.Element, kind: str, path: str, index: int) -> ET.Element:
     source = ET.SubElement(parent, kind)
     # Not shared: a handle that two VRTs share would be used by two threads.
     _text(source, "SourceFilename", path, relativeToVRT=0, shared=0)
+    if path.startswith(RAW_PREFIX):
+        source.append(raw_options())
     _text(source, "SourceBand", index)
     return source
 

@@ -28,6 +28,7 @@ def data(make_raster, tmp_path):
             "modalities": {"m": {"bands": ["b"]}, "n": {"bands": ["b"]}},
             "scenes": [{"id": "x", "split": "train"} | given],
         }
+        values["modalities"] = values["scenes"][0].pop("modalities", values["modalities"])
         (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(values))
         return check_manifest(load_manifest(tmp_path / "dataset.yaml"))
 
@@ -86,3 +87,30 @@ def test_one_file_in_two_roles(data):
     assert ("warning", "same-file") in codes
     codes = [(f.severity, f.code) for f in data(n="labels.tif")]
     assert ("error", "labels-as-input") in codes
+
+
+def test_bands_of_different_dtypes_are_read_and_checked(data, make_raster, tmp_path):
+    """Only a VRT has them: its bands come from other files."""
+    one = np.random.default_rng(1).integers(1, 200, (1, SIZE, SIZE)).astype(np.uint8)
+    two = one[:, ::-1] / np.float32(8)
+    two[0, 3, 4] = np.nan
+    make_raster(tmp_path / "one.tif", one)
+    make_raster(tmp_path / "two.tif", two, nodata=-1)
+    bands = "".join(
+        f'<VRTRasterBand dataType="{dtype}" band="{n}"><NoDataValue>-1</NoDataValue><SimpleSource>'
+        f'<SourceFilename relativeToVRT="1">{name}</SourceFilename></SimpleSource></VRTRasterBand>'
+        for n, (name, dtype) in enumerate((("two.tif", "Float32"), ("one.tif", "Byte")), start=1)
+    )
+    (tmp_path / "mixed.vrt").write_text(
+        f'<VRTDataset rasterXSize="{SIZE}" rasterYSize="{SIZE}"><SRS>EPSG:32633</SRS>'
+        f"<GeoTransform>500000,10,0,5000000,0,-10</GeoTransform>{bands}</VRTDataset>"
+    )
+    found = data(m="mixed.vrt", modalities={"m": {"bands": ["a", "b"]}, "n": {"bands": ["b"]}})
+    (nan,) = (f for f in found if f.code == "nan-beside-nodata")
+    assert "also 1 NaN values" in nan.message
+    assert not [f for f in found if f.severity == "error" and f.modality == "m"]
+    scene = load_manifest(tmp_path / "dataset.yaml").scene("x")
+    image = scene.read(scene.grid.window).images["m"].numpy()
+    np.testing.assert_array_equal(image, np.concatenate([two, one]))
+    small = scene.read_decimated(4)["m"]
+    np.testing.assert_array_equal(small[1], one[0, 2::4, 2::4])

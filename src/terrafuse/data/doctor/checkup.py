@@ -17,7 +17,13 @@ from terrafuse.data.doctor.bands import check_bands
 from terrafuse.data.doctor.case import Case, Record, Splits, Summary
 from terrafuse.data.doctor.duplicates import Fingerprint, find_duplicates, fingerprint
 from terrafuse.data.doctor.elevation import check_elevation
-from terrafuse.data.doctor.files import check_ends, check_storage, explain_unreadable, from_error
+from terrafuse.data.doctor.files import (
+    check_ends,
+    check_storage,
+    check_stored,
+    explain_unreadable,
+    from_error,
+)
 from terrafuse.data.doctor.labels import check_labels, explain_unknown
 from terrafuse.data.doctor.nodata import check_nan, check_nodata
 from terrafuse.data.doctor.observing import observe
@@ -213,6 +219,7 @@ def _look(
     splits: Splits,
     deep: bool,
 ) -> _Result:
+    findings += check_stored(scene, manifest.rules)
     findings += check_ends(scene)
     if any(f.severity == "error" and f.modality is not None for f in findings):
         return _Result(findings)  # reading on would repeat the same fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.findings import Finding
-from terrafuse.data.handles import pool
+from terrafuse.data.handles import is_remote, pool
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
 from terrafuse.errors import (
@@ -36,6 +37,7 @@ _CODES: dict[type[TerrafuseError], str] = {
 _WINDOW = 512
 _MOST_DECODED = 12
 
+_ALPHA_REMEDY = "To read it too (near infrared, say), add its name to 'bands' of the modality"
 _LFS = b"version https://git-lfs"
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 _LOSSY = (".jpg", ".jpeg")
@@ -106,7 +108,32 @@ def _decode_ends(dataset: Any) -> None:
     last = ((dataset.height - 1) // rows * rows, (dataset.width - 1) // cols * cols)
     for row, col in {(0, 0), last}:
         height, width = min(rows, dataset.height - row), min(cols, dataset.width - col)
-        dataset.read(window=RasterWindow(col, row, width, height))
+        for band in dataset.indexes:  # one by one: dtypes may differ
+            dataset.read(band, window=RasterWindow(col, row, width, height))
+
+
+def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Finding]:
+    """Files whose bands are others than their tags say: stored colours, and alpha that is data.
+
+    Args:
+        scene: The scene.
+        rules: How its modalities are read.
+    """
+    for modality in scene.modalities:
+        files = scene.files.get(modality.name, ())
+        unread = sum(file.count for file in files) > len(modality.bands)
+        asked = rules[modality.name].read_bands is not None
+        for file in files:
+            path = None if is_remote(file.path) else Path(file.path)
+            about = f"modality '{modality.name}' of scene '{scene.id}': "
+            color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
+            if color:
+                message = about + color
+                yield Finding("note", "color-model", message, scene.id, path, "", modality.name)
+            if alpha:
+                message = about + alpha
+                remedy = _ALPHA_REMEDY if unread and not asked else ""
+                yield Finding("note", "alpha", message, scene.id, path, remedy, modality.name)
 
 
 def check_storage(scene: Scene) -> Iterator[Finding]:

@@ -177,8 +177,9 @@ def _count_nan(dataset: Any) -> int:
     for row in range(0, dataset.height, 1024):
         for col in range(0, dataset.width, 1024):
             height, width = min(1024, dataset.height - row), min(1024, dataset.width - col)
-            values = dataset.read(window=RasterWindow(col, row, width, height))
-            count += int(np.isnan(values).sum())
+            window = RasterWindow(col, row, width, height)
+            for band in dataset.indexes:  # one by one: dtypes may differ
+                count += int(np.isnan(dataset.read(band, window=window)).sum())
     return count
 
 

@@ -1,0 +1,221 @@
+"""Bands of a raster file, read on a target grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.data.files import RasterFile
+from terrafuse.data.grid import Grid
+from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.overlap import extent_in, meeting_points, relative_scale
+from terrafuse.data.warping import BandSource, warped_document
+from terrafuse.errors import GridMismatchError, RasterReadError
+from terrafuse.samples import Window
+
+
+@dataclass(frozen=True)
+class GriddedBands:
+    """Some bands of a file, on a target grid.
+
+    Args:
+        file: The file.
+        bands: What to read of it.
+        extent: Part of the target grid that the file can fill, or None.
+        offset: (row, col) of the target grid in the file where pixels coincide, else None.
+        spec: What the pool of handles opens: the path, or a VRT document.
+        where: Names the raster in messages.
+    """
+
+    file: RasterFile
+    bands: tuple[BandSource, ...]
+    extent: Window | None
+    offset: tuple[int, int] | None
+    spec: str
+    where: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether every pixel has data for certain."""
+        return self.offset is not None and all(
+            band.finite and not band.masked and band.nodata is None for band in self.bands
+        )
+
+    @property
+    def _dtype(self) -> str | None:
+        # Only a file that mixes dtypes needs a common one.
+        names = {self.file.dtypes[band.index - 1] for band in self.bands}
+        return str(np.result_type(*names)) if len(names) > 1 else None
+
+    def read(
+        self, window: Window, shape: tuple[int, int] | None = None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+        """Raw values of a window inside `extent`, and where there are none.
+
+        Args:
+            window: Pixels of the target grid.
+            shape: Rows and columns to pick from it, evenly, if not all: from an overview where
+                the file has one.
+
+        Returns:
+            Values (C, h, w), aligned in the file's dtype, else float with NaN; and a mask
+            (C or 1, h, w) of the pixels without data, or None.
+
+        Raises:
+            RasterReadError: Pixels cannot be decoded.
+        """
+        row, col = self.offset or (0, 0)
+        box = RasterWindow(window.col + col, window.row + row, window.width, window.height)
+        try:
+            with pool.borrow(self.spec) as dataset:
+                if self.offset is None:
+                    size = shape and (dataset.count, *shape)
+                    values = dataset.read(window=box, out_shape=size)
+                    return values, _not_finite(values)
+                indexes = [band.index for band in self.bands]
+                values = self._read(dataset, indexes, box, shape)
+                return values, self._hidden(dataset, values, box)
+        except (RasterioError, RasterReadError, OSError) as error:
+            raise RasterReadError(
+                f"{self.where}: pixels of '{self.file.path}' cannot be decoded: "
+                f"{error.__cause__ or error} (rows {window.row} to {window.row_stop}, columns "
+                f"{window.col} to {window.col_stop}). The file is damaged or incomplete: fetch it "
+                "again"
+            ) from error
+
+    def _read(
+        self, dataset: Any, indexes: list[int], box: RasterWindow, shape: tuple[int, int] | None
+    ) -> NDArray[Any]:
+        if self._dtype is None:
+            size = shape and (len(indexes), *shape)
+            values: NDArray[Any] = dataset.read(indexes, window=box, out_shape=size)
+            return values
+        # rasterio reads bands of one dtype at once.
+        bands = [dataset.read(index, window=box, out_shape=shape) for index in indexes]
+        return np.stack([band.astype(self._dtype) for band in bands])
+
+    def _hidden(
+        self, dataset: Any, values: NDArray[Any], box: RasterWindow
+    ) -> NDArray[np.bool_] | None:
+        found = [] if all(band.finite for band in self.bands) else [_not_finite(values)]
+        tags = {band.nodata for band in self.bands}
+        if len(tags) == 1:
+            (tag,) = tags
+            found += [] if tag is None else [values == values.dtype.type(tag)]
+        else:
+            found += [_equal_per_band(values, [band.nodata for band in self.bands])]
+        masked = [band.index for band in self.bands if band.masked]
+        if masked:
+            own = "own mask" in {self.file.hides[index - 1] for index in masked}
+            indexes = [band.index for band in self.bands] if own else masked[:1]
+            size = (len(indexes), *values.shape[1:])
+            found += [dataset.read_masks(indexes, window=box, out_shape=size) == 0]
+        masks = [mask for mask in found if mask is not None]
+        return reduce(np.logical_or, masks) if masks else None
+
+
+def place(
+    file: RasterFile,
+    bands: Sequence[BandSource],
+    grid: Grid,
+    reference: Grid,
+    *,
+    resampling: str,
+    where: str,
+    dtype: str = "Float32",
+) -> GriddedBands:
+    """Prepare to read `bands` of a file on `grid`.
+
+    Args:
+        file: The file.
+        bands: What to read of it.
+        grid: Target grid.
+        reference: The whole of which `grid` is a part; the file must overlap it.
+        resampling: Rule between pixels, where those of the file and of `grid` do not coincide.
+        where: Names the raster in messages.
+        dtype: GDAL type to resample in.
+
+    Raises:
+        GridMismatchError: No overlap.
+    """
+    offset = grid.offset_in(file.grid)
+    if offset is not None and reference.offset_in(file.grid) is not None:
+        _check_overlap_aligned(file, reference, where)
+        own = Window(-offset[0], -offset[1], file.grid.height, file.grid.width)
+        extent = own.intersection(grid.window)
+        return GriddedBands(file, tuple(bands), extent, offset, gdal_path(file.path), where)
+    pool.close([gdal_path(file.path)])  # only the VRT is read from here on
+    scale = _check_overlap(file, reference, where)
+    document = warped_document(
+        file.spec, file.grid, grid, list(bands),
+        resampling=resampling, scale=scale, dtype=dtype,
+    )  # fmt: skip
+    return GriddedBands(file, tuple(bands), grid.window, None, document, where)
+
+
+def _check_overlap_aligned(file: RasterFile, reference: Grid, where: str) -> None:
+    offset = reference.offset_in(file.grid)
+    assert offset is not None
+    own = Window(-offset[0], -offset[1], file.grid.height, file.grid.width)
+    if own.intersection(reference.window) is None:
+        raise GridMismatchError(_apart(file, reference, where))
+
+
+def _check_overlap(file: RasterFile, reference: Grid, where: str) -> tuple[float, float]:
+    try:
+        points = meeting_points(file.grid, reference)
+    except ValueError as error:
+        raise GridMismatchError(
+            f"{where}: '{file.path}' cannot be brought to the CRS of the scene's grid: {error}"
+        ) from None
+    if not points[0].size:
+        raise GridMismatchError(_apart(file, reference, where))
+    scale = relative_scale(file.grid, reference, points)
+    return min(1.0, scale[0]), min(1.0, scale[1])
+
+
+def _apart(file: RasterFile, reference: Grid, where: str) -> str:
+    def show(bounds: tuple[float, float, float, float]) -> str:
+        return "left {:.10g}, bottom {:.10g}, right {:.10g}, top {:.10g}".format(*bounds)
+
+    try:
+        extent = show(extent_in(file.grid, reference.crs))
+    except ValueError:
+        extent = "beyond the projection"
+    return (
+        f"{where}: '{file.path}' does not overlap the scene's grid. Its extent there is {extent}; "
+        f"the grid's is {show(reference.bounds)}. "
+        "Check that the file belongs to this scene and that its CRS is right"
+    )
+
+
+def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
+    finite = np.isfinite(values)
+    return None if finite.all() else ~finite
+
+
+def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArray[np.bool_]:
+    hits = np.zeros(values.shape, bool)
+    for band, tag in enumerate(tags):
+        if tag is not None:
+            hits[band] = values[band] == values.dtype.type(tag)
+    return hits
+
+
+def usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
+    """A nodata value that pixels of this dtype can have; NaN is none, as it never is data."""
+    if value is None or np.isnan(value):
+        return None
+    if dtype.kind not in "iu":
+        # Beyond its range (often -1.8e308 on float32) no pixel has it.
+        return value if abs(value) <= float(np.finfo(dtype).max) else None
+    limits = np.iinfo(dtype)
+    fits = float(value).is_integer() and limits.min <= value <= limits.max
+    return value if fits else None

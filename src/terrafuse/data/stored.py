@@ -1,0 +1,193 @@
+"""Samples as a TIFF stores them, where GDAL would make colours of them.
+
+GDAL shows a TIFF that calls its samples CMYK, CIELab or YCbCr as RGB that it computes. Imagery is
+often tagged so only because it has four bands, or by a mistake of its writer; its values would be
+lost. Such files are opened with GDAL's prefix "GTIFF_RAW:" and give what they store. Their
+overviews are passed over: GDAL makes them from the computed colours, and does not read them as
+stored samples. YCbCr within JPEG is part of the compression and stays what it is: RGB.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree as ET
+
+import rasterio
+from rasterio.errors import RasterioError, RasterioIOError
+
+RAW_PREFIX = "GTIFF_RAW:"
+#: GDAL's option of files that are opened with the prefix.
+RAW_OPTIONS = {"OVERVIEW_LEVEL": "NONE"}
+
+# Metadata of the documents that stand for VRT files.
+_DOMAIN = "terrafuse"
+# The first band tells, except of CIELab, for which GDAL has no word.
+_MODELS = {"cyan": "CMYK", "Y": "YCbCr"}
+_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_Stamp = tuple[int, int] | None
+
+
+def plain_path(path: str) -> str:
+    """`path` without "GTIFF_RAW:"; stored samples are read wherever it makes a difference."""
+    return path[len(RAW_PREFIX) :] if path.upper().startswith(RAW_PREFIX) else path
+
+
+def open_stored(spec: str) -> Any:
+    """Open a rasterio dataset of the samples that are stored.
+
+    Its `name` is what GDAL opens: `spec`, the same with the prefix, or a VRT document in which the
+    files of a VRT have it.
+
+    Args:
+        spec: Path, GDAL path or VRT document.
+
+    Raises:
+        RasterioError: It cannot be opened.
+    """
+    spec = plain_path(spec)
+    dataset = rasterio.open(spec)
+    if dataset.driver == "VRT":
+        return dataset if spec.startswith("<") else _open_vrt(spec, dataset)
+    model = color_model(dataset)
+    if not model or dataset.driver != "GTiff":
+        return dataset
+    try:
+        raw = rasterio.open(RAW_PREFIX + spec, **RAW_OPTIONS)
+    except RasterioIOError:
+        if model != "YCbCr":
+            raise
+        return dataset  # several pixels share one Cb and Cr: there is no sample per pixel
+    dataset.close()
+    return raw
+
+
+def color_model(dataset: Any) -> str:
+    """Colours that a file calls its samples and that GDAL would convert: "CMYK", "YCbCr", "CIELab".
+
+    Args:
+        dataset: What `open_stored` opened.
+
+    Returns:
+        "" for all other files.
+    """
+    if dataset.name.startswith(RAW_PREFIX):
+        return _MODELS.get(dataset.colorinterp[0].name, "CIELab")
+    if dataset.driver == "VRT":
+        return str(dataset.tags(ns=_DOMAIN).get("COLOR_MODEL", ""))
+    if dataset.driver not in ("GTiff", "JPEG"):
+        return ""
+    tags = dataset.tags(ns="IMAGE_STRUCTURE")
+    model = tags.get("SOURCE_COLOR_SPACE", "")
+    compressed = dataset.driver == "JPEG" or "JPEG" in tags.get("COMPRESSION", "")
+    if model == "YCbCr" and compressed:
+        return ""
+    return "CIELab" if model == "CIELAB" else str(model)
+
+
+class _Stored(NamedTuple):
+    """What stands for a file within a VRT; without a model, the file itself."""
+
+    spec: str
+    model: str = ""
+    bands: int = 0
+
+
+def _open_vrt(spec: str, dataset: Any) -> Any:
+    """The VRT itself, or a document with stored samples instead of colours of its files."""
+    root = ET.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])  # noqa: S314  (GDAL wrote it)
+    models = sorted(set(_replace_sources(root, spec)))
+    if not models:
+        return dataset
+    for band in root.iter("ColorInterp"):  # "Alpha" was the fourth of the computed colours
+        band.text = "Undefined"
+    about = ET.Element("Metadata", domain=_DOMAIN)
+    # With its path, so that the pool of handles finds what reads it.
+    for key, value in (("COLOR_MODEL", ", ".join(models)), ("PATH", spec)):
+        ET.SubElement(about, "MDI", key=key).text = value
+    root.insert(0, about)
+    dataset.close()
+    return rasterio.open(ET.tostring(root, encoding="unicode"))
+
+
+def _replace_sources(root: ET.Element, spec: str) -> Iterator[str]:
+    """Name stored samples where a VRT names files; gives the colour models met.
+
+    Of files elsewhere only the first is looked at: each costs a request, and all are of one kind.
+    """
+    far: _Stored | None = None
+    for parent in list(root.iter()):
+        for element in [*parent.findall("SourceFilename"), *parent.findall("SourceDataset")]:
+            text = element.text or ""
+            if text.startswith("<"):
+                continue
+            path = plain_path(text)
+            if element.get("relativeToVRT") == "1":
+                path = _beside(spec, path)
+                element.set("relativeToVRT", "0")
+            if path.startswith("/vsi"):
+                far = far or _find_stored(path, None)
+                found = far._replace(spec=RAW_PREFIX + path) if far.model else _Stored(path)
+            else:
+                found = _find_stored(path, _stamp(path))
+            element.text = found.spec
+            if found.model:
+                _check_band(parent, path, found)
+                _add_options(parent, element, found.spec)
+                yield found.model
+
+
+def _beside(spec: str, path: str) -> str:
+    if spec.startswith("/vsi"):
+        return posixpath.join(posixpath.dirname(spec), path)
+    return str(Path(spec).absolute().parent / path)
+
+
+def _stamp(path: str) -> _Stamp:
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_size
+
+
+@lru_cache(maxsize=1 << 14)
+def _find_stored(path: str, stamp: _Stamp) -> _Stored:
+    """What stands for a file; `stamp` tells a new one of the same name."""
+    if stamp is None and not path.startswith("/vsi"):
+        return _Stored(path)  # missing: reading it will tell
+    try:
+        if stamp is not None and Path(path).suffix.lower() != ".vrt":
+            with Path(path).open("rb") as file:
+                if file.read(4) not in _MAGIC:
+                    return _Stored(path)
+        with open_stored(path) as dataset:
+            model = "" if dataset.name == path else color_model(dataset)
+            return _Stored(dataset.name, model, dataset.count)
+    except (RasterioError, OSError):
+        return _Stored(path)
+
+
+def _check_band(parent: ET.Element, path: str, found: _Stored) -> None:
+    band = parent.findtext("SourceBand", "1")
+    if band.isdigit() and int(band) > found.bands:
+        raise RasterioIOError(
+            f"it takes band {band} of '{path}', which stores {found.bands} ({found.model}); the "
+            "others are colours that GDAL computes. Name the file itself instead of the VRT"
+        )
+
+
+def _add_options(parent: ET.Element, element: ET.Element, spec: str) -> None:
+    if spec.startswith(RAW_PREFIX):
+        parent.insert(list(parent).index(element) + 1, raw_options())
+
+
+def raw_options() -> ET.Element:
+    """Options of a source of a VRT that has the prefix."""
+    options = ET.Element("OpenOptions")
+    for key, value in RAW_OPTIONS.items():
+        ET.SubElement(options, "OOI", key=key).text = value
+    return options
