@@ -47,7 +47,7 @@ def test_overrides_replace_and_add(write):
         (MINIMAL + "training: {step: 3}\n", "key in 'training' 'step'. Did you mean 'steps'"),
         (MINIMAL + "training: {steps: few}\n", "'training.steps' is 'few'"),
         (MINIMAL + "training: {steps: 5, warmup_steps: 5}\n", "must be fewer than steps"),
-        (MINIMAL + "training: {optimizer: adam}\n", "'adamw' or 'sgd'"),
+        (MINIMAL + "training: {optimizer: lion}\n", "'adamw', 'adam' or 'sgd'"),
         (MINIMAL + "training: {losses: []}\n", "at least 1"),
         ("data: {manifest: a, modality_dropout: 1.5}\nmethod: {name: x}\n", "between 0 and 1"),
         (

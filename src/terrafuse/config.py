@@ -155,7 +155,10 @@ class LearningConfig(Settings):
 
     steps: int = Field(2000, ge=1, description="Optimiser steps.")
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="Adam has the decay in its gradient, AdamW apart from it."
+    )
+    amsgrad: bool = Field(False, description="Adam and AdamW: divide by the largest mean so far.")
     weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
     decay_all: bool = Field(False, description="Apply it to norms, biases and positions too.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")

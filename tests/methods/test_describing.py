@@ -315,6 +315,7 @@ def test_mixed_precision_keeps_about_half():
     ("training", "values"),
     [
         ({}, 2),
+        ({"optimizer": "adam", "amsgrad": True}, 3),
         ({"optimizer": "sgd"}, 1),
         ({"optimizer": "sgd", "momentum": 0.0}, 0),
     ],

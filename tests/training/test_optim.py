@@ -135,19 +135,38 @@ def test_frozen_parameters_are_left_out() -> None:
     assert not any(name.startswith("head") for group in groups for name in group.names)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("adamw", torch.optim.AdamW), ("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)],
+)
 def test_optimizer_has_the_groups(name: str, kind: type) -> None:
     segmenter = TinySegmenter()
     settings = config(optimizer=name, lr=0.2, momentum=0.7, layer_decay=0.5)
     groups = parameter_groups(segmenter, settings)
     optimizer = create_optimizer(dict(segmenter.named_parameters()), groups, settings)
-    assert isinstance(optimizer, kind)
+    assert type(optimizer) is kind  # AdamW is a kind of Adam
     by_parameter = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     stem = by_parameter[id(segmenter.backbone.stem.weight)]
     assert (stem["lr"], stem["weight_decay"]) == (pytest.approx(0.025), 0.5)
     assert by_parameter[id(segmenter.norm.weight)]["weight_decay"] == 0
     if name == "sgd":
         assert stem["momentum"] == 0.7
+
+
+def test_adam_has_its_decay_in_the_gradient() -> None:
+    """Of a weight 3 without gradient: AdamW takes lr · decay of it, Adam a whole step."""
+    steps = {}
+    for name in ("adamw", "adam"):
+        weight = nn.Parameter(torch.tensor([[3.0]]))
+        group: Any = SimpleNamespace(names=("w",), lr_factor=1.0, weight_decay=0.1)
+        settings = config(optimizer=name, lr=0.2, amsgrad=True)
+        optimizer = create_optimizer({"w": weight}, [group], settings)
+        assert optimizer.defaults["amsgrad"]
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        steps[name] = weight.item() - 3
+    assert steps["adamw"] == pytest.approx(-0.2 * 0.1 * 3)
+    assert steps["adam"] == pytest.approx(-0.2)
 
 
 def test_sgd_step_by_hand() -> None:

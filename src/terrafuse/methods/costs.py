@@ -246,5 +246,5 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _values_per_parameter(training: TrainingConfig) -> int:
-    """AdamW keeps two means, SGD its momentum."""
-    return 2 if training.optimizer == "adamw" else int(training.momentum > 0)
+    """Adam keeps two means, with amsgrad the largest of one too; SGD its momentum."""
+    return int(training.momentum > 0) if training.optimizer == "sgd" else 2 + training.amsgrad

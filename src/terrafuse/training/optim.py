@@ -73,7 +73,7 @@ def create_optimizer(
     groups: Sequence[ParameterGroup],
     config: LearningConfig,
 ) -> Optimizer:
-    """AdamW or SGD over `groups`, at the peak learning rates.
+    """AdamW, Adam or SGD over `groups`, at the peak learning rates.
 
     Args:
         parameters: The model's parameters by name.
@@ -90,7 +90,8 @@ def create_optimizer(
     ]
     if config.optimizer == "sgd":
         return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(settings, lr=config.lr)
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    return kind(settings, lr=config.lr, amsgrad=config.amsgrad)
 
 
 def create_schedule(optimizer: Optimizer, config: LearningConfig) -> LambdaLR:
