@@ -114,6 +114,12 @@ class Modality:
         red, green, blue = nearest
         return None if far or len(set(nearest)) < 3 else (red, green, blue)
 
+    @property
+    def alike_bands(self) -> list[tuple[str, ...]]:
+        """Names of bands that share a wavelength, group by group: dates of one band, mostly."""
+        groups = places_of_equals(self.wavelengths_um or ())
+        return [tuple(self.bands[place] for place in group) for group in groups]
+
     def _named(self, wanted: Sequence[Sequence[str]]) -> tuple[int, int, int] | None:
         names = [band.lower() for band in self.bands]
         found = [[names.index(name) for name in known if name in names] for known in wanted]
@@ -174,6 +180,15 @@ class BandStatistics:
         """Inverse of `to_dict`."""
         fixed: dict[str, Any] = {name: tuple(value) for name, value in values.items()}
         return cls(**fixed)
+
+
+def places_of_equals(values: Sequence[float | None]) -> list[tuple[int, ...]]:
+    """Places of values that stand more than once, group by group; None is no value."""
+    groups: dict[float, list[int]] = {}
+    for place, value in enumerate(values):
+        if value is not None:
+            groups.setdefault(value, []).append(place)
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def window_alignment(modalities: tuple[Modality, ...] | list[Modality]) -> int:

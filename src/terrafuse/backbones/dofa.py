@@ -35,6 +35,7 @@ from terrafuse.backbones.wavelengths import (
     snap_wavelength,
 )
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
+from terrafuse.modalities import places_of_equals
 from terrafuse.weights import pretrained_wanted
 
 #: Size of the offset that a band starts with which DOFA would take for another one: from scratch,
@@ -133,7 +134,7 @@ class DOFA(TokenBackbone):
             {
                 n: self._start_offsets(set_)
                 for n, set_ in self.band_sets.items()
-                if wave_delta or (wave_delta is None and _share_wavelengths(set_))
+                if wave_delta or (wave_delta is None and self.alike_bands(n))
             }
         )
         made = create_neck(neck, self.embed_dim, self.patch_size, self.taps, neck_channels)
@@ -141,6 +142,10 @@ class DOFA(TokenBackbone):
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
         # Per set: what it was made from, kernel, bias.
         self._kept: dict[str, tuple[object, Tensor, Tensor]] = {}
+
+    def alike_bands(self, bands: str) -> list[tuple[int, ...]]:
+        """Places of bands of a set that are told the same wavelength, group by group."""
+        return places_of_equals(self.band_sets[bands])
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -324,11 +329,6 @@ def find_alike(codes: Sequence[float | None]) -> list[bool]:
         alike[index] = um in seen
         seen.add(um)
     return alike
-
-
-def _share_wavelengths(codes: Sequence[float | None]) -> bool:
-    known = [um for um in codes if um is not None]
-    return len(set(known)) < len(known)
 
 
 def _check_sets(

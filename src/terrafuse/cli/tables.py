@@ -82,6 +82,8 @@ def print_model(overview: Mapping[str, Any]) -> None:
     for subset, scores in overview.get("scores", {}).items():
         found = [f"{t} {_percent(scores[key])}" for key, t in _SCORES.items() if key in scores]
         console.print(f"scores of {subset} in %: {', '.join(found)}", markup=False)
+    for line in overview["alike_bands"]:
+        console.print(line, markup=False)
     console.print(_parts_table(overview))
     console.print(f"saved in a run folder: {overview['saved_values']:,} values, with buffers")
     _print_cost(console, overview["cost"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import (
+    DOFA,
     HUB_WEIGHTS,
     Backbone,
     PretrainedSource,
@@ -38,8 +39,9 @@ def describe_segmenter(
         known: What a run folder says of its base weights, backbone by backbone.
 
     Returns:
-        "method", "modalities" (name → bands), "backbones", "parts", "total", "saved_values" (what a
-        run folder holds) and "cost"; that is {"error": why} where shapes alone do not tell it.
+        "method", "modalities" (name → bands), "backbones", "parts", "total", "alike_bands" (lines
+        on bands that a backbone takes for one another), "saved_values" (what a run folder holds)
+        and "cost"; that is {"error": why} where shapes alone do not tell it.
     """
     name_sources(segmenter, known)
     for backbone in segmenter.backbones():
@@ -55,6 +57,7 @@ def describe_segmenter(
         "backbones": [asdict(base) for base in describe_bases(segmenter)],
         "parts": rows,
         "total": {key: sum(row[key] for row in rows) for key in counts},
+        "alike_bands": describe_alike_bands(segmenter),
         "saved_values": sum(value.numel() for value in tuned_state(segmenter).values()),
         "cost": _cost(segmenter, config),
     }
@@ -197,6 +200,32 @@ def mean_gates(segmenter: Segmenter, state: Mapping[str, Tensor]) -> dict[str, f
         return {}
     means = torch.stack(gates).float().mean(dim=0).tolist()
     return {m.name: mean for m, mean in zip(segmenter.modalities, means, strict=True)}
+
+
+def describe_alike_bands(segmenter: Segmenter) -> list[str]:
+    """A line per set of bands in which a DOFA is told one wavelength of several."""
+    lines = []
+    for path, backbone in _backbones_in(segmenter):
+        for name in backbone.band_sets if isinstance(backbone, DOFA) else ():
+            bands = _band_names(segmenter, path, name)
+            groups = [", ".join(bands[i] for i in g) for g in backbone.alike_bands(name)]
+            how = (
+                "are told apart by offsets that learn"
+                if name in backbone.wave_delta
+                else "enter as their sum, for wave_delta is false"
+            )
+            if groups:
+                lines.append(f"{path}: bands of one wavelength ({'; '.join(groups)}) {how}")
+    return lines
+
+
+def _band_names(segmenter: Segmenter, path: str, band_set: str) -> list[str]:
+    """Bands of a set, with their modalities where it has several."""
+    by_name = {m.name: m for m in segmenter.modalities}
+    own = by_name.get(band_set) or by_name.get(_modality_of(segmenter, path) or "")
+    if own is not None:
+        return list(own.bands)
+    return [f"{m.name} {band}" for m in segmenter.modalities for band in m.bands]
 
 
 def _pieces(backbone: Backbone) -> dict[str, list[nn.Parameter]]:

@@ -40,6 +40,7 @@ from terrafuse.data.schema import SceneEntry
 from terrafuse.data.statistics import class_counts
 from terrafuse.data.streaming import cover
 from terrafuse.errors import LabelError, RasterReadError, TerrafuseError
+from terrafuse.modalities import Modality
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
 
@@ -113,12 +114,24 @@ def iterate_findings(
             prints[result.record.id] = (result.record.split, result.fingerprint)
         if progress:
             progress(done, len(manifest.entries))
-    if deep:
-        for modality in manifest.modalities.values():
+    for modality in manifest.modalities.values():
+        yield from _check_alike_bands(modality)
+        if deep:
             yield from check_scales(modality, records)
     yield from check_splits(manifest, records, splits, deep=deep)
     if deep:
         yield from find_duplicates(prints)
+
+
+def _check_alike_bands(modality: Modality) -> Iterator[Finding]:
+    if modality.alike_bands:
+        groups = "; ".join(", ".join(group) for group in modality.alike_bands)
+        message = (
+            f"bands of modality '{modality.name}' share a wavelength: {groups}. Models that know "
+            "bands by their wavelength (DOFA) tell these apart by an offset that they learn"
+        )
+        remedy = "If they are dates, docs/howto/dates.md compares a modality per date with this"
+        yield Finding("note", "alike-bands", message, None, None, remedy, modality.name)
 
 
 @dataclass

@@ -25,12 +25,14 @@ _UM = {
 # Neighbouring numbers often show one scene: runs of them go into one split.
 _RUN = 16
 _RUNS = {3: "val", 6: "test", 9: "test"}  # of ten; the others train
+# Those of single events, of 2021, are named: "ALBANIA_001".
+_ID = r"(?:[A-Za-z]+_)?\d+"
 
 
 def _pictures(sensor: str, what: str, channels: int = 0) -> FileKind:
     folders = (rf"Ombria{sensor}/(?:train|test)/{what}", f"{sensor}_{what}")
     bands = tuple(f"{what}_{n}" if channels > 1 else what for n in range(1, channels + 1))
-    stem = rf"(?:{sensor}_{what}_)?(?P<id>\d+)"
+    stem = rf"(?:{sensor}_{what}_)?(?P<id>{_ID})"
     return FileKind(f"{sensor}_{what}".lower(), folders, stem, bands, "uint8", (256, 256))
 
 
@@ -41,20 +43,22 @@ _PAIRS = {
 # Both sensors' masks are the same, pixel by pixel.
 _MASK = FileKind(
     "mask", (r"OmbriaS2/(?:train|test)/mask", r"OmbriaS1/(?:train|test)/mask", "mask"),
-    r"(?:S[12]_mask_)?(?P<id>\d+)", (), "uint8", (256, 256),
+    rf"(?:S[12]_mask_)?(?P<id>{_ID})", (), "uint8", (256, 256),
 )  # fmt: skip
 
 
-def _reading(sensor: str) -> Reading:
+def _readings(sensor: str) -> dict[str, Reading]:
+    """Both dates as bands of one modality, and each date as a modality."""
     before, after = _PAIRS[sensor]
     kind: ModalityKind = "sar" if sensor == "s1" else "optical"
-    return Reading(kind, before.bands + after.bands, (before.name,), then=after.name)
+    both = Reading(kind, before.bands + after.bands, (before.name,), then=after.name)
+    return {sensor: both} | {d.name: Reading(kind, d.bands, (d.name,)) for d in (before, after)}
 
 
 _LAYOUT = Layout(
     title="OMBRIA",
     kinds=(*_PAIRS["s1"], *_PAIRS["s2"], _MASK),
-    readings={sensor: _reading(sensor) for sensor in _PAIRS},
+    readings=_readings("s1") | _readings("s2"),
     default=("s1", "s2"),
     wavelengths_um=_UM,
 )
@@ -68,8 +72,10 @@ def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     Args:
         root: The folder.
         options: "split": sound (lists splits/train.txt and its like if there are, else runs of 16
-            numbers, as neighbours often show one scene) or official (folders train and test, drawn
-            picture by picture). "modalities": some of s1, s2. "incomplete": refuse or allow.
+            numbers, as neighbours often show one scene; pictures named after an event test) or
+            official (folders train and test, drawn picture by picture). "modalities": some of s1,
+            s2, with both dates as bands, or of s1_before, s1_after, s2_before, s2_after.
+            "incomplete": refuse or allow.
 
     Raises:
         DataError: No such files, or not all of them.
@@ -79,7 +85,7 @@ def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     tree = look_through(root, _LAYOUT)
     labels = tree.find(_MASK)
     shown = [
-        {id for kind in _PAIRS[name] for id in tree.find(kind).files}
+        {id for kind in _kinds_of(name) for id in tree.find(kind).files}
         for name in chosen.modalities or _LAYOUT.default
     ]
     both = set.intersection(*shown)
@@ -87,6 +93,11 @@ def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     split = _folders(tree) if official else _lists(root) or {id: split_of_run(id) for id in both}
     split = {id: name for id, name in split.items() if id in both} if official else split
     return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
+
+
+def _kinds_of(modality: str) -> tuple[FileKind, ...]:
+    pair = _PAIRS[modality.partition("_")[0]]
+    return tuple(kind for kind in pair if modality in (kind.name, kind.name.partition("_")[0]))
 
 
 def _folders(tree: Tree) -> dict[str, str]:
@@ -107,5 +118,7 @@ def _lists(root: Path) -> dict[str, str]:
 
 
 def split_of_run(id: str) -> str:
-    """Split of a number, the same for all 16 of its run."""
+    """Split of a number, the same for all 16 of its run; pictures of a named event test."""
+    if not id.isdigit():
+        return "test"
     return _RUNS.get(int(id) // _RUN % 10, "train")
