@@ -90,8 +90,8 @@ def test_a_run_file(place, ok):
 def test_json(place, ok):
     overview = json.loads(ok("describe", place / "run.yaml", "--json"))
     assert list(overview) == [
-        "classes", "method", "modalities", "backbones", "parts", "total", "saved_values", "cost",
-        "augmentation",
+        "classes", "method", "modalities", "backbones", "parts", "total", "alike_bands",
+        "saved_values", "cost", "augmentation",
     ]  # fmt: skip
     assert overview["modalities"] == {"rgb": ["red", "green", "blue"], "dsm": ["height"]}
     assert overview["backbones"] == [
@@ -114,6 +114,21 @@ def test_json(place, ok):
     assert set(cost["training_bytes"]) == {
         "parameters", "gradients", "optimizer", "average", "activations", "total",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("told_apart", [True, False])
+def test_bands_that_dofa_takes_for_one_another_are_named(place, ok, told_apart):
+    text = yaml.safe_load((place / "dataset.yaml").read_text())
+    text["modalities"]["rgb"] |= {"wavelengths_um": [0.842, 0.56, 0.842]}
+    (place / "dataset.yaml").write_text(yaml.safe_dump(text))
+    options = {"dynamic_embed_dim": 16} | VIT | ({} if told_apart else {"wave_delta": False})
+    method = {"name": "late_fusion", "backbone": "dofa_base_patch16", "backbone_options": options}
+    (place / "run.yaml").write_text(yaml.safe_dump(RUN | {"method": method}))
+    how = "told apart by offsets that learn" if told_apart else "enter as their sum"
+    printed = " ".join(ok("describe", place / "run.yaml").split())
+    assert (
+        f"branches.rgb: bands of one wavelength (red, blue) {'are ' * told_apart}{how}" in printed
+    )
 
 
 def test_settings_can_be_replaced(place, ok):

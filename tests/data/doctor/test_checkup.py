@@ -108,6 +108,19 @@ def test_how_many_workers(monkeypatch):
     assert checkup._count_workers(9, deep=True) == 9
 
 
+def test_bands_of_one_wavelength_are_named(manifest):
+    text = yaml.safe_load(manifest.path.read_text())
+    dates = {"bands": ["nir_may", "nir_july"], "wavelengths_um": [0.842, 0.842], "kind": "optical"}
+    text["modalities"]["m"] = dates
+    manifest.path.write_text(yaml.safe_dump(text))
+    for deep in (True, False):
+        found = check_manifest(load_manifest(manifest.path), deep=deep)
+        (note,) = [finding for finding in found if finding.code == "alike-bands"]
+        assert (note.severity, note.modality) == ("note", "m")
+        assert "nir_may, nir_july" in note.message
+        assert (Path(__file__).parents[3] / note.remedy.split()[4]).is_file()
+
+
 def test_every_code_is_in_the_documentation_and_only_those():
     """Codes stand second in `Finding(severity, code, …)`, and in the table of errors."""
     root = Path(__file__).parents[3]

@@ -93,7 +93,10 @@ def test_decibels_and_linear(check):
     assert finding.fix == {"modalities.m.unit": "db"}
     (finding,) = check(decibels() * 100, kind="sar", unit="db")
     assert "multiplied by 10 or 100" in finding.remedy
+    (finding,) = check(decibels(), kind="sar", unit="dn")
+    assert (finding.severity, finding.fix) == ("note", {"modalities.m.unit": "db"})
     bytes_ = RNG.integers(1, 255, (1, 48, 48)).astype(np.uint8)
+    assert check(bytes_, kind="sar", unit="dn") == []
     (finding,) = check(bytes_, kind="sar", unit="db")
     assert finding.fix == {"modalities.m.unit": "dn"}
 

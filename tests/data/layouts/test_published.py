@@ -249,6 +249,24 @@ def test_ombria_pairs_sensors_and_times(copies: Callable[[str], Path]) -> None:
     assert "0060" in {entry.id for entry in alone.entries}
 
 
+def test_dates_of_ombria_may_be_modalities(copies: Callable[[str], Path]) -> None:
+    names = "s1_after,s2_before,s2_after"
+    manifest = manifest_of(copies("ombria"), "ombria", modalities=names)
+    assert list(manifest.modalities) == names.split(",")
+    assert [mean // 100 for mean in band_means(manifest, "s1_after")] == [1]
+    assert [mean // 100 for mean in band_means(manifest, "s2_before")] == [0, 0, 0]
+    assert manifest.modalities["s2_after"].wavelengths_um == (2.19, 0.865, 0.665)
+
+
+def test_pictures_of_a_named_event_are_for_testing(tmp_path: Path) -> None:
+    for sensor, bands in (("s1", 1), ("s2", 3)):
+        for time in ("before", "after"):
+            published.save(tmp_path / f"{sensor}_{time}/peru_007.png", published.numbers(bands))
+    mask = (published.classes_for("x", 2) == 1).astype(np.uint8)[None] * 255
+    published.save(tmp_path / "mask/peru_007.png", mask)
+    assert manifest_of(tmp_path, "ombria").splits == {"test": 1}
+
+
 def test_classes_of_hunan(tmp_path: Path) -> None:
     root = published.make_hunan(tmp_path)
     told: dict[str, Any] = {}

@@ -148,6 +148,15 @@ def _check_radar(modality: Modality, found: Mapping[str, Summary]) -> Iterator[F
         remedy = f"Say 'unit: {named}', or convert the files (dB = 10·log10 of power)"
         fix = {f"modalities.{modality.name}.unit": named}
         yield Finding("warning", "unit", message, None, None, remedy, modality.name, fix=fix)
+    if expected is None and usual == "decibels":
+        message = (
+            f"modality '{modality.name}' says unit '{modality.unit}', but its values look like "
+            f"{_radar_text(usual)}; without the unit its level and speckle are not varied in "
+            "training"
+        )
+        fix = {f"modalities.{modality.name}.unit": "db"}
+        remedy = "Say 'unit: db' if they are decibels"
+        yield Finding("note", "unit", message, None, None, remedy, modality.name, fix=fix)
     for id, family in families.items():
         if family != usual:
             message = (
