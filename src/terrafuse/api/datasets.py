@@ -11,6 +11,7 @@ from terrafuse.data import (
     Manifest,
     check_manifest,
     compute_statistics,
+    count_unknown_labels,
     describe,
     load_manifest,
     split_manifest,
@@ -70,6 +71,8 @@ def data_check(
     findings = check_manifest(
         dataset, deep=not quick, workers=workers, progress=progress, report=report
     )
+    unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
+    findings += count_unknown_labels(dataset, skip=unreadable)
     if html is not None:
         from terrafuse.api.thumbnails import finding_views
         from terrafuse.reports import write_doctor_page  # takes a while to import

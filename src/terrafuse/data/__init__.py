@@ -20,6 +20,7 @@ from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene, scene_from_rasters
 from terrafuse.data.splitting import split_manifest
 from terrafuse.data.statistics import class_counts, compute_statistics
+from terrafuse.data.unknown_labels import count_unknown_labels
 from terrafuse.data.views import Views, ViewsDataset, views_loader
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_manifest",
     "class_counts",
     "compute_statistics",
+    "count_unknown_labels",
     "describe",
     "iterate_findings",
     "label_units",
