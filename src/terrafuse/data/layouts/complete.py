@@ -62,6 +62,7 @@ def inspect_parts(root: Path, parts: Sequence[Part]) -> list[Part]:
                 broken[id] = header
             else:
                 headers[id] = header
+        broken = {**part.broken, **broken}
         files = {id: path for id, path in part.found.files.items() if id in headers}
         found = replace(part.found, files=files)
         inspected.append(replace(part, found=found, headers=headers, broken=broken))
@@ -69,7 +70,12 @@ def inspect_parts(root: Path, parts: Sequence[Part]) -> list[Part]:
 
 
 def settle(
-    tree: Tree, layout: Layout, parts: Sequence[Part], split: Mapping[str, str], allow: bool
+    tree: Tree,
+    layout: Layout,
+    parts: Sequence[Part],
+    split: Mapping[str, str],
+    allow: bool,
+    others: Mapping[str, Mapping[str, str]],
 ) -> tuple[list[str], set[str]]:
     """Scenes to be in the manifest, and modalities that some of them lack.
 
@@ -79,6 +85,7 @@ def settle(
         parts: Modalities and labels.
         split: Id → split of the scenes wanted.
         allow: Whether to carry on with what there is.
+        others: Name → id → split, of other lists, of which some may be complete.
 
     Raises:
         DataError: Something is missing and that is not allowed, or nothing is left.
@@ -97,6 +104,10 @@ def settle(
         whole = f"this copy of {layout.title} is not complete"
         if not allow:
             way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
+            complete = [name for name, own in others.items() if _is_whole(layout, parts, own)]
+            if complete:
+                named = " or ".join(f"-O split={name}" for name in complete)
+                way = f"Of this copy is complete: {named}. {way}"
             raise DataError(f"{whole}:\n{text}\n{way}")
         if not scenes:
             raise DataError(f"nothing is left of {layout.title}:\n{text}")
@@ -104,6 +115,14 @@ def settle(
         warnings.warn(told, stacklevel=2)
     _compare_with_published(layout.title, groups, split)
     return scenes, {p.name for p in images if any(id not in p.found.files for id in scenes)}
+
+
+def _is_whole(layout: Layout, parts: Sequence[Part], split: Mapping[str, str]) -> bool:
+    """Whether every scene of a split has all files, of equal sizes."""
+    every = [replace(part, required=None) for part in parts]
+    if any(True for _ in _faults(replace(layout, expected=None), _by_files(every), split, 0)):
+        return False
+    return not any(_sizes(every, id)[0] > SIZE_TOLERANCE_PX for id in split)
 
 
 def _inspect(path: Path) -> RasterFile | str:
@@ -162,18 +181,10 @@ def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dic
     """Scenes whose files cannot be matched by pixel; smaller differences are only told."""
     bad, small = {}, []
     for id in split:
-        headers = {part.title: part.headers[id] for part in parts if id in part.headers}
-        sizes = {n: (h.grid.width, h.grid.height) for n, h in headers.items() if not h.grid.crs}
-        if len(set(sizes.values())) < 2:
-            continue
-        most = max(sizes.values())
-        least = min(sizes.values())
-        shown = ", ".join(f"{name} {w} × {h}" for name, (w, h) in sizes.items())
-        apart = max(abs(a - b) for one in sizes.values() for a, b in zip(one, most, strict=True))
-        apart = max(apart, *(abs(a - b) for a, b in zip(least, most, strict=True)))
+        apart, shown = _sizes(parts, id)
         if apart > SIZE_TOLERANCE_PX:
             bad[id] = f"sizes differ (width × height): {shown}"
-        else:
+        elif apart:
             small.append(f"{id} ({shown})")
     if small:
         warnings.warn(
@@ -182,6 +193,15 @@ def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dic
             stacklevel=2,
         )
     return bad
+
+
+def _sizes(parts: Sequence[Part], id: str) -> tuple[int, str]:
+    """Most pixels by which files of a scene without CRS differ in size, and their sizes."""
+    headers = {part.title: part.headers[id] for part in parts if id in part.headers}
+    sizes = {n: (h.grid.width, h.grid.height) for n, h in headers.items() if not h.grid.crs}
+    shown = ", ".join(f"{name} {w} × {h}" for name, (w, h) in sizes.items())
+    apart = max((max(side) - min(side) for side in zip(*sizes.values(), strict=True)), default=0)
+    return apart, shown
 
 
 def _compare_with_published(

@@ -12,7 +12,8 @@ from typing import Any
 
 from terrafuse.data.layouts.facts import Facts, read_facts
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, need_split, read_options
+from terrafuse.data.layouts.options import need_split, read_options
+from terrafuse.data.layouts.published import compose, look_through
 from terrafuse.data.layouts.tree import FileKind
 
 _UM = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from terrafuse.data.layouts.facts import draw_by_name
 from terrafuse.data.layouts.folder import describe_folder
-from terrafuse.data.layouts.published import choice
+from terrafuse.data.layouts.options import choice
 from terrafuse.errors import DataError, UnknownNameError, unknown_name
 
 _IGNORED = 255
