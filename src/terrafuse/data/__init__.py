@@ -13,7 +13,7 @@ from terrafuse.data.label_shares import (
     share_labels,
 )
 from terrafuse.data.landscape import make_landscape
-from terrafuse.data.layouts import describe
+from terrafuse.data.layouts import describe, recognise_layout, summarise
 from terrafuse.data.manifest import Manifest, load_manifest, write_manifest
 from terrafuse.data.normalization import apply_normalization, open_dataset
 from terrafuse.data.rasters import ReadingRules
@@ -48,11 +48,13 @@ __all__ = [
     "load_manifest",
     "make_landscape",
     "open_dataset",
+    "recognise_layout",
     "refuse_untrainable",
     "report_split",
     "scene_from_rasters",
     "share_labels",
     "split_manifest",
+    "summarise",
     "training_loader",
     "typical_pixel_size_m",
     "views_loader",

@@ -43,7 +43,10 @@ _LAYOUT = Layout(
     default=("s1", "s2"),
     wavelengths_um=_UM,
     series=lambda id: id.rpartition("_p")[0],
+    tells=("s1", "s2"),
+    labels=("dfc",),
 )
+EDITIONS = (_LAYOUT,)
 
 
 def describe_dfc2020(root: Path, options: dict[str, str]) -> dict[str, Any]:

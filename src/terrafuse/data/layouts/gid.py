@@ -80,7 +80,7 @@ def _layout(title: str, labels: tuple[FileKind, ...], **options: Any) -> Layout:
         "default": ("rgb", "nir"),
         "wavelengths_um": _UM,
         "choices": ("images",),
-        "tells": tuple(kind.name for kind in _IMAGES),
+        "tells": tuple(kind.name for kind in (*_IMAGES, *labels)),
         "labels": tuple(kind.name for kind in labels),
     }
     return Layout(title, **(values | options))

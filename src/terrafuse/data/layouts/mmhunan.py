@@ -63,7 +63,7 @@ _LAYOUT = Layout(
     wavelengths_um=_UM,
     expected=500,
     choices=("classes",),
-    tells=("s2", "s1"),
+    tells=("lc",),  # anybody's own data may be called s1 and s2
     labels=("lc",),
 )
 

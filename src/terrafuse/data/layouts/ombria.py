@@ -58,7 +58,10 @@ _LAYOUT = Layout(
     readings={sensor: _reading(sensor) for sensor in _PAIRS},
     default=("s1", "s2"),
     wavelengths_um=_UM,
+    tells=("s1_before", "s2_before"),
+    labels=("mask",),
 )
+EDITIONS = (_LAYOUT,)
 
 
 def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:

@@ -36,7 +36,10 @@ _LAYOUT = Layout(
     default=("s1", "s2"),
     wavelengths_um=_UM,
     series=lambda id: id.partition("_")[0],
+    tells=("S1Hand", "S2Hand"),
+    labels=("LabelHand",),
 )
+EDITIONS = (_LAYOUT,)
 _LISTS = {"train": "train", "valid": "val", "test": "test", "bolivia": "bolivia"}
 
 
