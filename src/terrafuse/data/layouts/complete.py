@@ -103,12 +103,8 @@ def settle(
         text = "\n".join([*faults, looked])
         whole = f"this copy of {layout.title} is not complete"
         if not allow:
-            way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
-            complete = [name for name, own in others.items() if _is_whole(layout, parts, own)]
-            if complete:
-                named = " or ".join(f"-O split={name}" for name in complete)
-                way = f"Of this copy is complete: {named}. {way}"
-            raise DataError(f"{whole}:\n{text}\n{way}")
+            ways = _ways(layout, parts, split, others)
+            raise DataError(f"{whole}:\n{text}\n{ways}")
         if not scenes:
             raise DataError(f"nothing is left of {layout.title}:\n{text}")
         told = f"{whole}; {len(scenes)} scenes go into the manifest:\n{text}"
@@ -117,12 +113,30 @@ def settle(
     return scenes, {p.name for p in images if any(id not in p.found.files for id in scenes)}
 
 
+def _ways(
+    layout: Layout,
+    parts: Sequence[Part],
+    split: Mapping[str, str],
+    others: Mapping[str, Mapping[str, str]],
+) -> str:
+    """What a user can do about an incomplete copy; the splits and modalities that are whole."""
+    way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
+    every = [replace(part, required=None) for part in parts]
+    whole = [f"-O split={name}" for name, own in others.items() if _is_whole(layout, every, own)]
+    named = [part for part in parts if part.name != "labels"]
+    there = {p.name for p in named} - {p.name for p in named if not p.found.files}
+    rest = [part for part in parts if part.name in there or part.name == "labels"]
+    if 0 < len(there) < len({p.name for p in named}) and _is_whole(layout, rest, split):
+        kept = dict.fromkeys(part.name for part in rest if part.name in there)
+        whole.append(f"-O modalities={','.join(kept)}")
+    return f"Of this copy is complete: {' or '.join(whole)}. {way}" if whole else way
+
+
 def _is_whole(layout: Layout, parts: Sequence[Part], split: Mapping[str, str]) -> bool:
     """Whether every scene of a split has all files, of equal sizes."""
-    every = [replace(part, required=None) for part in parts]
-    if any(True for _ in _faults(replace(layout, expected=None), _by_files(every), split, 0)):
+    if any(True for _ in _faults(replace(layout, expected=None), _by_files(parts), split, 0)):
         return False
-    return not any(_sizes(every, id)[0] > SIZE_TOLERANCE_PX for id in split)
+    return not any(_sizes(parts, id)[0] > SIZE_TOLERANCE_PX for id in split)
 
 
 def _inspect(path: Path) -> RasterFile | str:

@@ -128,7 +128,14 @@ def recipes(
     """
 
     def recipe(
-        form: str, images: str, labels: str, stem: str, first_code: int, void: tuple[int, ...]
+        form: str,
+        images: str,
+        labels: str,
+        stem: str,
+        first_code: int,
+        void: tuple[int, ...],
+        *,
+        eroded: bool = False,
     ) -> Recipe:
         layout = Layout(
             title=f"{title}, pieces of {form}",
@@ -140,14 +147,15 @@ def recipes(
             tells=("images",),
             labels=("labels",),
         )
-        return Recipe(form, layout, "images", "labels", re.compile(scene), first_code, void)
+        start = re.compile(scene)
+        return Recipe(form, layout, "images", "labels", start, first_code, void, eroded)
 
     splits = "(?:train|val|test)"
     short = prefix.rpartition("_")[2] if prefix.endswith("area") else ""
     return (
         # Four numbers more: the corners of the piece. 0 is the boundary, or nothing.
         recipe("mmsegmentation", f"img_dir/{splits}", f"ann_dir/{splits}",
-               rf"{short}(?P<id>{scene}(?:_\d+){{4}})", 1, (0, 255)),
+               rf"{short}(?P<id>{scene}(?:_\d+){{4}})", 1, (0, 255), eroded=True),
         # Numbers of the flip and of the piece. 6 is the boundary.
         recipe("geoseg", rf"{splits}/images(?:_\d+)?", rf"{splits}/masks(?:_\d+)?",
                rf"{prefix}(?P<id>{scene}(?:_\d+){{2,3}})", 0, (6, 255)),

@@ -36,6 +36,7 @@ class Recipe:
         scene: Start of a piece's id that is the id of its scene.
         first_code: Code of the first class; the others follow. None: as published.
         void: Codes that are no class.
+        eroded: Whether the labels have no boundaries between classes.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Recipe:
     scene: re.Pattern[str]
     first_code: int | None = None
     void: tuple[int, ...] = ()
+    eroded: bool = False
 
     def classes(self, facts: Facts) -> list[dict[str, Any]]:
         """The classes with the codes of the recipe."""
@@ -117,7 +119,8 @@ def describe_pieces(
             )
     labels = tree.find(recipe.layout.kind(recipe.labels))
     chosen = replace(chosen, others={})  # lists of scenes, not of pieces
-    return compose(tree, recipe.layout, chosen, split, classes, void, labels=labels)
+    eroded = labels if recipe.eroded else None
+    return compose(tree, recipe.layout, chosen, split, classes, void, labels=labels, eroded=eroded)
 
 
 def _folder_split(path: PurePosixPath) -> str | None:

@@ -49,7 +49,7 @@ def _counted(scenes: Sequence[Mapping[str, Any]], name: str) -> str:
     own = sum(name in scene for scene in scenes)
     short = "" if own == len(scenes) else f" of {len(scenes)}"
     places = _by_folder([PurePosixPath(p) for scene in scenes for p in _paths(scene, name)])
-    return f"{own}{short} scenes, {places}"
+    return f"{own}{short} scenes: {places}"
 
 
 def _paths(scene: Mapping[str, Any], name: str) -> Iterator[str]:
