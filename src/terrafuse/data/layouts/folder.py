@@ -67,6 +67,7 @@ def describe_folders(
     eroded = found.pop(ERODED, {})
     found = _with_matches(root, roles, found, labels, given=set(options))
     ids = [i for i in labels if any(i in files for files in found.values())]
+    ids.sort(key=lambda i: (_rank_of_split(labels[i].split), natural_key(i)))
     if not ids:
         listed = ", ".join(f"'{places[0].path.parent}'" for places in roles.values())
         first = next(iter(labels.values())).path.name
@@ -279,6 +280,11 @@ def _scene(
     return values | {
         name: _relative(root / files[i].path, root) for name, files in roles.items() if i in files
     }
+
+
+def _rank_of_split(split: str | None) -> int:
+    """To train, to validate, to test."""
+    return 0 if split is None else list(SPLITS.values()).index(split)
 
 
 def _stem(i: str) -> str:

@@ -30,7 +30,8 @@ _COMPOUND = re.compile(
 )
 _MERGED = re.compile(r"train[_-]?val", re.IGNORECASE)
 _NAMED = re.compile(
-    rf"(?P<before>{_WORD})[_-]?(?P<end>.+)|(?P<start>.+?)[_-]\d*(?P<after>{_WORD})", re.IGNORECASE
+    rf"(?P<before>{_WORD})[_-]?(?P<end>(?<=[_-]).+|\d.*)|(?P<start>.+?)[_-]\d*(?P<after>{_WORD})",
+    re.IGNORECASE,
 )
 
 
@@ -81,7 +82,9 @@ def find_places(
         role = own[index] if own else ""
         group = "/".join((*own[:index], *own[index + 1 :]))
         places.append(Place(path, read[path.parent][0], role, group, path.stem))
-    if not any(is_like_labels(place.role) or place.role == labels for place in places):
+    if not any(
+        place.role and (is_like_labels(place.role) or place.role == labels) for place in places
+    ):
         places = _by_names(places)
     return places, merged
 
