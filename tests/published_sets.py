@@ -374,6 +374,19 @@ def make_geoseg_vaihingen(root: Path) -> Path:
     return root
 
 
+def make_geoseg_potsdam(root: Path) -> Path:
+    """The same of Potsdam: names tell images from labels."""
+    make_potsdam(root / "all")
+    for id, split in read_facts("potsdam").split("official").items():
+        name = f"top_potsdam_{id}"
+        where = "5_Labels_for_participants" if split == "train" else "5_Labels_all"
+        move(root, f"all/2_Ortho_RGB/{name}_RGB.tif", f"{split}_images")
+        move(root, f"all/{where}/{name}_label.tif", f"{split}_masks")
+        move(root, f"all/5_Labels_all_noBoundary/{name}_*.tif", f"{split}_masks_eroded")
+    shutil.rmtree(root / "all")
+    return root
+
+
 def make_geoseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Path:
     """What GeoSeg cuts: images_1024 and masks_1024 of indices, 6 = boundary."""
     for id, name in split.items():
@@ -450,10 +463,16 @@ def make_gid_on_billions(
     return root
 
 
-def make_tree(root: Path, files: Mapping[str, np.ndarray]) -> Path:
-    """Rasters at these paths."""
-    for path, pixels in files.items():
-        save(root / path, pixels)
+def make_tree(root: Path, images: str, heights: str, labels: str, *, lists: bool = False) -> Path:
+    """Three scenes in a tree with SPLIT and NAME in it; with lists, all splits in one folder."""
+    for split, name in (("train", "1"), ("val", "2"), ("test", "3")):
+        for path, pixels in (
+            (images, numbers(3)), (heights, numbers(1)), (labels, classes_for(name, 4)[None] % 250),
+        ):  # fmt: skip
+            if path:
+                save(root / path.replace("SPLIT", split).replace("NAME", name), pixels)
+        if lists:
+            (root / f"{split}.txt").write_text(f"{name}\n")
     return root
 
 

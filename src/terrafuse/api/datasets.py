@@ -49,6 +49,9 @@ def data_describe(
     path = Path(out)
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")
+    if layout is None and "labels" in options:
+        layout = "folder"  # no other has this option
+        say("read as folders (layout 'folder'), as the option 'labels' asks for")
     if layout is None:
         seen = recognise_layout(root)
         say(f"recognised: {seen.reason}")

@@ -6,6 +6,7 @@ Each is described by one command without a layout; what its manifest must say is
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -96,6 +97,86 @@ HUNAN = {"cropland": 0, "forest": 1, "grassland": 2, "wetland": 3, "water": 4, "
 BILLIONS = {"rgb": (RGB, [2, 3, 4]), "nir": (["nir"], [1])}
 
 FORMS: dict[str, Form] = {
+    "whu, as published": Form(
+        published.make_whu, "WHU-OPT-SAR (layout 'whu-opt-sar'",
+        {"train": 60, "val": 20, "test": 20}, [10, 20, 30, 40, 50, 60, 70], [0],
+        {"optical": (["blue", "green", "red", "nir"], None), "sar": (["sar"], None)},
+        {"id": "NH49E001014", "split": "test", "optical": "optical/NH49E001014.tif",
+         "sar": "sar/NH49E001014.tif", "labels": "lbl/NH49E001014.tif"},
+        (), "upseg/whu_opt_sar",
+    ),
+    "whu, the authors' split": Form(
+        lambda root: published.make_whu(root, divisor=10, optical="opt"),
+        "WHU-OPT-SAR (layout 'whu-opt-sar'",
+        {"train": 60, "val": 20, "test": 20}, [1, 2, 3, 4, 5, 6, 7], [0],
+        {"optical": (["blue", "green", "red", "nir"], None), "sar": (["sar"], None)},
+        {"id": "NH49E001013", "split": "val", "optical": "opt/NH49E001013.tif",
+         "sar": "sar/NH49E001013.tif", "labels": "lbl/NH49E001013.tif"},
+        ("-O", "split=authors"), "upseg/whu_opt_sar",
+    ),
+    "gid-5, as published": Form(
+        published.make_gid5, "GID-5 (layout 'gid-5'", {"test": 30, "train": 107, "val": 13},
+        ["#ff0000", "#00ff00", "#00ffff", "#ffff00", "#0000ff"], ["#000000"], BILLIONS,
+        {"id": GF2, "split": "test",
+         "rgb": f"Large-scale Classification_5classes/image_NirRGB/{GF2}.tif",
+         "nir": f"Large-scale Classification_5classes/image_NirRGB/{GF2}.tif",
+         "labels": f"Large-scale Classification_5classes/label_5classes/{GF2}_label.tif"},
+        (), "upseg/gid5",
+    ),
+    "gid-15, challenge": Form(
+        published.make_gid15_challenge, "GID-15 (layout 'gid-15'",
+        {"train": 12, "val": 2, "test": 3, "unlabelled": 3}, list(range(1, 16)), [0], BILLIONS,
+        {"id": GF2, "split": "train", "rgb": f"GID/img_dir/train/{GF2}.tif",
+         "nir": f"GID/img_dir/train/{GF2}.tif",
+         "labels": f"GID/ann_dir/train/{GF2}_15label.png"},
+        (), "upseg/gid15",
+    ),
+    "five-billion-pixels, as published": Form(
+        lambda root: published.make_gid_on_billions(root, 24),
+        "Five-Billion-Pixels (layout 'five-billion-pixels'",
+        {"test": 30, "train": 107, "val": 13}, list(range(1, 25)), [0], BILLIONS,
+        {"id": GF2, "split": "test", "rgb": f"Image__8bit_NirRGB/{GF2}.tiff",
+         "nir": f"Image__8bit_NirRGB/{GF2}.tiff",
+         "labels": f"Annotation__index/{GF2}_24label.png"},
+        (), "upseg/gid15",
+    ),
+    "vaihingen, as published": Form(
+        published.make_vaihingen, "ISPRS Vaihingen (layout 'vaihingen'",
+        {"train": 13, "test": 17, "val": 3}, COLORS, ISPRS_VOID,
+        {"irrg": (IRRG, None), "dsm": (["height"], None)},
+        {"id": "1", "split": "train",
+         "irrg": "ISPRS_semantic_labeling_Vaihingen/top/top_mosaic_09cm_area1.tif",
+         "dsm": "ISPRS_semantic_labeling_Vaihingen/dsm/dsm_09cm_matching_area1.tif",
+         "labels": "ISPRS_semantic_labeling_Vaihingen/gts_for_participants/"
+                   "top_mosaic_09cm_area1.tif",
+         "labels_eroded": "ISPRS_semantic_labeling_Vaihingen_ground_truth_eroded_COMPLETE/"
+                          "top_mosaic_09cm_area1_noBoundary.tif"},
+        (), "compare/vaihingen",
+    ),
+    "potsdam, as published": Form(
+        published.make_potsdam, "ISPRS Potsdam (layout 'potsdam'",
+        {"train": 18, "val": 5, "test": 14}, COLORS, ISPRS_VOID, POTSDAM_BOTH,
+        {**POTSDAM_SCENE, "labels": "5_Labels_for_participants/top_potsdam_2_10_label.tif",
+         "labels_eroded": "5_Labels_all_noBoundary/top_potsdam_2_10_label_noBoundary.tif"},
+        AS_MFNET, "mfnet/potsdam_sound",
+    ),
+    "potsdam, GeoSeg's folders": Form(
+        published.make_geoseg_potsdam, "ISPRS Potsdam (layout 'potsdam'",
+        {"train": 18, "val": 5, "test": 14}, COLORS, ISPRS_VOID, {"rgb": (RGB, None)},
+        {"id": "2_13", "split": "test", "rgb": "test_images/top_potsdam_2_13_RGB.tif",
+         "labels": "test_masks/top_potsdam_2_13_label.tif",
+         "labels_eroded": "test_masks_eroded/top_potsdam_2_13_label_noBoundary.tif"},
+        ("-O", "modalities=rgb"), "compare/potsdam", {"data.modalities": ["rgb"]},
+    ),
+    "mmhunan, as published": Form(
+        published.make_hunan, "MMHunan (layout 'mmhunan'",
+        {"train": 4, "val": 4, "test": 4}, [1, 2, 3, 5, 6, 8, 9], [0, 4, 7, 10, 11, 255],
+        {"rgb": (["B04", "B03", "B02"], [4, 3, 2]), "dem": (["height"], [1])},
+        {"id": "639", "split": "test", "rgb": "Hunan_Dataset/test/s2/s2_639.tif",
+         "dem": "Hunan_Dataset/test/topo/topo_639.tif",
+         "labels": "Hunan_Dataset/test/lc/lc_639.tif"},
+        ("-O", "classes=mfnet", "-O", "modalities=rgb,dem", *ALLOW), "mfnet/mmhunan_published",
+    ),
     "potsdam, flat labels": Form(
         published.make_potsdam_flat, "ISPRS Potsdam (layout 'potsdam'",
         {"train": 18, "val": 5, "test": 14}, COLORS, ISPRS_VOID, POTSDAM_BOTH,
@@ -211,7 +292,7 @@ FORMS: dict[str, Form] = {
         {"rgb": (["B04", "B03", "B02"], [4, 3, 2]), "dem": (["height"], [1])},
         {"id": "639", "split": "test", "rgb": "Hunan_Dataset/test/s2/s2_639.tif",
          "dem": "Hunan_Dataset/test/topo/topo_639.tif", "labels": "Hunan_Dataset/test/lc/639.tif"},
-        ("-O", "classes=mfnet", "-O", "modalities=rgb,dem", *ALLOW), "compare/mmhunan",
+        ("-O", "classes=mfnet", "-O", "modalities=rgb,dem", *ALLOW), "mfnet/mmhunan_published",
     ),
     "mmhunan, lc/ID.tif remapped": Form(
         lambda root: published.make_hunan_renamed(root, remapped=True), "MMHunan (layout 'mmhunan'",
@@ -219,7 +300,7 @@ FORMS: dict[str, Form] = {
         {"rgb": (["B04", "B03", "B02"], [4, 3, 2]), "dem": (["height"], [1])},
         {"id": "639", "split": "test", "rgb": "Hunan_Dataset/test/s2/s2_639.tif",
          "dem": "Hunan_Dataset/test/topo/topo_639.tif", "labels": "Hunan_Dataset/test/lc/639.tif"},
-        ("-O", "modalities=rgb,dem", *ALLOW), "compare/mmhunan",
+        ("-O", "modalities=rgb,dem", *ALLOW), "mfnet/mmhunan_published",
     ),
     "gid-5 on Five-Billion-Pixels": Form(
         lambda root: published.make_gid_on_billions(root, 5, labels="GID5/Annotation__index"),
@@ -271,6 +352,28 @@ FORMS: dict[str, Form] = {
         (), "compare/whu_opt_sar",
         {"data.modalities": ["images_png"], "evaluation.split": "val"}, slow=False,
     ),
+    **{
+        name: Form(
+            lambda root, tree=tree, lists=lists: published.make_tree(root, *tree, lists=lists),
+            "no published data set; folders of rasters (layout 'folder')",
+            {"train": 1, "val": 1, "test": 1}, [0, 1, 2, 3, 5], [],
+            {image: (["B1", "B2", "B3"], None), height: (["B1"], None)},
+            {"id": "3", "split": "test",
+             **{key: path.replace("SPLIT", "test").replace("NAME", "3")
+                for key, path in zip((image, height, "labels"), tree, strict=True)}},
+            (), "compare/whu_opt_sar", {"data.modalities": [image, height]},
+        )
+        for name, image, height, tree, lists in (
+            ("RGB, NDSM, SEM", "rgb", "ndsm",
+             ("SPLIT/RGB/NAME.tif", "SPLIT/NDSM/NAME.tif", "SPLIT/SEM/NAME.tif"), False),
+            ("splits below modalities", "img_dir", "dem_dir",
+             ("img_dir/SPLIT/NAME.png", "dem_dir/SPLIT/NAME.tif", "ann_dir/SPLIT/NAME.png"), False),
+            ("names alone, and lists", "image", "dem",
+             ("Image_NAME.tif", "Dem_NAME.tif", "Label_NAME.tif"), True),
+            ("lists", "images", "dsm",
+             ("images/NAME.tif", "dsm/NAME.tif", "labels/NAME.tif"), True),
+        )
+    },
 }  # fmt: skip
 
 
@@ -301,8 +404,26 @@ def test_manifest(name: str, tmp_path: Path, command_line: CommandLine) -> None:
     seen: set[int] = set()
     for scene in manifest.scenes():
         assert not scene.missing
-        seen |= set(np.unique(scene.read_labels(scene.full_window)).tolist())
+        if scene.split != "unlabelled":
+            seen |= set(np.unique(scene.read_labels(scene.full_window)).tolist())
     assert seen - {255} == set(range(manifest.scheme.num_classes))
+
+
+def test_the_page_gives_the_commands_that_are_tested() -> None:
+    """But for what tiny copies need; a form whose command has no option is that of the page."""
+    page = (CONFIGS.parent / "docs/howto/benchmarks.md").read_text()
+    page = page[page.index("## Which form") : page.index("### Then train")]
+    given = {
+        tuple(word for word in re.findall(r"-O (\S+)", line))
+        for line in page.splitlines()
+        if line.startswith("terrafuse data describe ROOT -o ")
+    }
+    tested = {
+        tuple(word for word in form.words if word != "-O" and word != "incomplete=allow")
+        for form in FORMS.values()
+    }
+    assert given <= tested
+    assert tested - given == {("modalities=rgb",), ("split=authors",)}
 
 
 def run_cases() -> Iterator[Any]:
@@ -336,4 +457,6 @@ def test_two_steps_and_a_score(name: str, tmp_path: Path, command_line: CommandL
         code, _, message = command_line("evaluate", run, "--split", split)
     assert code == 0, message
     scores = json.loads((run / "metrics.json").read_text())
-    assert scores
+    assert (scores["split"], scores["scenes"]) == (split, form.splits[split])
+    assert scores["pixels"] > 0
+    assert scores["classes"] == list(load_manifest(out).scheme.names)
