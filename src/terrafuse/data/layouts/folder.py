@@ -234,7 +234,7 @@ def _check_sizes(
         apart = max(
             abs(image.width * scale - truth.width), abs(image.height * scale - truth.height)
         )
-        if apart > SIZE_TOLERANCE_PX * max(1, scale):
+        if apart > SIZE_TOLERANCE_PX * max(Fraction(1), scale):
             sizes = f"{image.width} × {image.height}, labels {truth.width} × {truth.height}"
             bad.append(f"  {id}: {name} {sizes} ('{files[id].path}')")
     if bad:
