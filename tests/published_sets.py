@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -315,4 +316,176 @@ def make_dfc2020(root: Path, *, places: bool = False) -> Path:
                 name = f"ROIs0000_{season}_{kind}_{place}_p{number}.tif"
                 top = root / "DFC_Public_Dataset" / f"ROIs0000_{season}"
                 save(top / f"{kind}_{folder}/{name}", pixels.astype(pixels.dtype.newbyteorder("=")))
+    return root
+
+
+# The forms in which these sets circulate, as public readers expect them.
+
+
+def move(root: Path, pattern: str, to: str, *, remove: str = "", prefix: str = "") -> None:
+    """Move files into a folder, taking off an end, or putting something before the names."""
+    for path in sorted(root.glob(pattern)):
+        name = prefix + path.name.replace(remove, "") if remove else prefix + path.name
+        target = root / to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(target)
+
+
+def make_potsdam_flat(root: Path, ids: Iterable[str] | None = None) -> Path:
+    """Labels flat in the root beside 4_Ortho_RGBIR and the models, as torchgeo has them."""
+    make_potsdam(root, ids=ids)
+    move(root, "5_Labels_for_participants/*.tif", ".")
+    for id in read_facts("potsdam").splits["official"]["test"]:
+        move(root, f"5_Labels_all/top_potsdam_{id}_label.tif", ".")
+    for folder in root.glob("5_*"):
+        shutil.rmtree(folder)
+    return root
+
+
+def make_potsdam_without(root: Path, *folders: str, ids: Iterable[str] | None = None) -> Path:
+    """Potsdam with some of the archives of labels not fetched."""
+    make_potsdam(root, ids=ids)
+    for folder in folders:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    return root
+
+
+def make_vaihingen_eroded(root: Path, ids: Iterable[str] | None = None) -> Path:
+    """Vaihingen with the archive of eroded labels only."""
+    make_vaihingen(root, ids=ids)
+    name = "ISPRS_semantic_labeling_Vaihingen"
+    shutil.rmtree(root / f"{name}_ground_truth_COMPLETE")
+    shutil.rmtree(root / name / "gts_for_participants")
+    return root
+
+
+def make_geoseg_vaihingen(root: Path) -> Path:
+    """The tree that GeoSeg asks for: images and labels of equal names in folders by split."""
+    make_vaihingen(root / "all")
+    official = read_facts("vaihingen").split("official")
+    top = "all/ISPRS_semantic_labeling_Vaihingen"
+    for id, split in official.items():
+        name = f"top_mosaic_09cm_area{id}"
+        move(root, f"{top}/top/{name}.tif", f"{split}_images")
+        move(root, f"{top}_ground_truth_COMPLETE/{name}.tif", f"{split}_masks")
+        if split == "test":
+            move(root, f"{top}_ground_truth_eroded_COMPLETE/{name}_*.tif", "test_masks_eroded")
+    shutil.rmtree(root / "all")
+    return root
+
+
+def make_geoseg_potsdam(root: Path) -> Path:
+    """The same of Potsdam: names tell images from labels."""
+    make_potsdam(root / "all")
+    for id, split in read_facts("potsdam").split("official").items():
+        name = f"top_potsdam_{id}"
+        where = "5_Labels_for_participants" if split == "train" else "5_Labels_all"
+        move(root, f"all/2_Ortho_RGB/{name}_RGB.tif", f"{split}_images")
+        move(root, f"all/{where}/{name}_label.tif", f"{split}_masks")
+        move(root, f"all/5_Labels_all_noBoundary/{name}_*.tif", f"{split}_masks_eroded")
+    shutil.rmtree(root / "all")
+    return root
+
+
+def make_geoseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Path:
+    """What GeoSeg cuts: images_1024 and masks_1024 of indices, 6 = boundary."""
+    for id, name in split.items():
+        for piece in ("0_0", "0_1"):
+            stem = f"{prefix}{id}_{piece}"
+            codes = np.where(classes_for(stem, 6) == 255, 6, classes_for(stem, 6))
+            save(root / name / f"images_1024/{stem}.tif", numbers(3))
+            save(root / name / f"masks_1024/{stem}.png", codes[None].astype(np.uint8))
+    return root
+
+
+def make_mmseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Path:
+    """What mmsegmentation cuts: img_dir and ann_dir of indices from 1 on, 0 = boundary."""
+    for id, name in split.items():
+        for corner in ("0_0_512_512", "0_512_512_1024"):
+            stem = f"{prefix}{id}_{corner}"
+            codes = (classes_for(stem, 6) + 1).astype(np.uint8)  # 255 → 0
+            save(root / f"img_dir/{name}/{stem}.png", numbers(3))
+            save(root / f"ann_dir/{name}/{stem}.png", codes[None])
+    return root
+
+
+def make_whu_chips(
+    root: Path, sheets: Iterable[str], *, chips: int = 3, divisor: int = 10, folders: bool = True
+) -> Path:
+    """Chips of 256 pixels by SOLC: train, val, test with opt, sar, lbl; drawn chip by chip."""
+    for sheet in sheets:
+        for number in range(1, chips + 1):
+            id = f"{sheet}_{number}"
+            top = root / ("train", "val", "test")[number % 3] if folders else root / "crop"
+            classes = classes_for(id, 7)
+            codes = np.where(classes == 255, 0, (classes + 1) * 10) // divisor
+            save(top / f"opt/{id}.tif", numbers(4), photometric="rgb", alpha="unspecified")
+            save(top / f"sar/{id}.tif", numbers(1, seed=1))
+            save(top / f"lbl/{id}.tif", codes[None].astype(np.uint8))
+    return root
+
+
+def make_hunan_mfnet(root: Path, *, per_split: int = 4) -> Path:
+    """What MFNet's script leaves: 8-bit pictures, and masks of int8 from -1 to 6."""
+    facts = read_facts("mmhunan").splits["mfnet-val"]
+    for part in ("train", "val", "test"):
+        for id in facts[part][:per_split]:
+            codes = np.resize(np.arange(-1, 7, dtype=np.int8), (HEIGHT, WIDTH))
+            save(root / f"Hunan/images_png/{id}.png", numbers(3))
+            save(root / f"Hunan/dsm_pngs/{id}.png", numbers(1))
+            save(root / f"Hunan/masks_png/{id}.tif", codes[None])
+    return root
+
+
+def make_hunan_renamed(root: Path, *, per_split: int = 4, remapped: bool = False) -> Path:
+    """MMHunan after the first, or after all lines of MFNet's script: lc/2604.tif."""
+    make_hunan(root, per_split=per_split)
+    for split in ("train", "val", "test"):
+        move(root, f"Hunan_Dataset/{split}/lc/*.tif", f"Hunan_Dataset/{split}/lc", remove="lc_")
+        for path in (root / f"Hunan_Dataset/{split}/lc").iterdir() if remapped else ():
+            codes = np.resize(np.arange(-1, 7, dtype=np.int8), (HEIGHT, WIDTH))
+            path.unlink()
+            save(path, codes[None])
+    return root
+
+
+def make_gid_on_billions(
+    root: Path, classes: int, *, images: str = "Image__8bit_NirRGB",
+    labels: str = "Annotation__index", ids: Iterable[str] | None = None, top: str = "",
+) -> Path:  # fmt: skip
+    """Labels of 5, 15 or 24 classes as indices on images of Five-Billion-Pixels."""
+    dtype = "uint16" if "16bit" in images else "uint8"
+    # Band k of a file lies between 40 k + 1 and 40 k + 30.
+    for id in gid_ids() if ids is None else ids:
+        codes = (classes_for(id, classes) + 1).astype(np.uint8)  # 255 → 0
+        save(root / top / images / f"{id}.tiff", numbers(4, dtype))
+        save(root / top / labels / f"{id}_{classes}label.png", codes[None])
+    return root
+
+
+def make_tree(root: Path, images: str, heights: str, labels: str, *, lists: bool = False) -> Path:
+    """Three scenes in a tree with SPLIT and NAME in it; with lists, all splits in one folder."""
+    for split, name in (("train", "1"), ("val", "2"), ("test", "3")):
+        for path, pixels in (
+            (images, numbers(3)), (heights, numbers(1)), (labels, classes_for(name, 4)[None] % 250),
+        ):  # fmt: skip
+            if path:
+                save(root / path.replace("SPLIT", split).replace("NAME", name), pixels)
+        if lists:
+            (root / f"{split}.txt").write_text(f"{name}\n")
+    return root
+
+
+def make_loveda(root: Path) -> Path:
+    """LoveDA: deeper splits, numbers that occur in all, converted masks, no labels to test."""
+    for split in ("Train", "Val", "Test"):
+        for place in ("Urban", "Rural"):
+            for number in (0, 1):
+                top = root / split / place
+                save(top / f"images_png/{number}.png", numbers(3, seed=number))
+                codes = classes_for(split + place + str(number), 7)[None]
+                codes = np.where(codes == 255, 0, codes + 1).astype(np.uint8)
+                if split != "Test":
+                    save(top / f"masks_png/{number}.png", codes)
+                    save(top / f"masks_png_convert/{number}.png", codes)
     return root

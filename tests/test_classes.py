@@ -1,3 +1,5 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,33 @@ def test_unknown_values_are_listed_with_their_counts():
     raw = np.array([[0, 3, 3], [9, 0, 7]], np.uint8)
     with pytest.raises(LabelError, match=r"labels of scene 'a' .*3 \(2 px, 33.3%\), 9 \(1 px"):
         CODED.encode(raw, where="labels of scene 'a'")
+
+
+def test_unknown_values_become_what_the_scheme_says_and_are_counted():
+    raw = np.array([[1, 4, 9], [9, 7, 0]])
+    for dtype in (np.uint8, np.int16, np.float32):
+        for unknown, index in (("void", 255), ("b", 1)):
+            scheme = ClassScheme(("a", "b"), codes=((1,), (4,)), void=(0,), unknown=unknown)
+            met: Counter[str] = Counter()
+            labels = scheme.encode(raw.astype(dtype), met=met)
+            np.testing.assert_array_equal(labels, [[0, 1, index], [index, index, 255]])
+            assert met == {"9": 2, "7": 1}
+    # NaN and broken numbers are unknown as well, a nodata value is not.
+    scheme = ClassScheme(("a", "b"), codes=((1,), (4,)), unknown="b")
+    labels = scheme.encode(np.array([[1, 0.5, np.nan, -9]]), nodata=-9)
+    np.testing.assert_array_equal(labels, [[0, 1, 1, 255]])
+
+
+def test_unknown_colours_become_a_class():
+    scheme = ClassScheme(("a", "b"), codes=(("#ff0000",), ("#00ff00",)), unknown="b")
+    raw = np.array([[[255, 252]], [[0, 255]], [[0, 0]]], np.uint8)
+    met: Counter[str] = Counter()
+    np.testing.assert_array_equal(scheme.encode(raw, met=met), [[0, 1]])
+    assert met == {"#fcff00": 1}
+    assert ClassScheme.from_dict(scheme.to_dict()).unknown == "b"
+    assert scheme == ClassScheme(("a", "b"), codes=(("#ff0000",), ("#00ff00",)))
+    with pytest.raises(ConfigError, match=r"unknown value of 'unknown' 'B'.*(void|'b')"):
+        ClassScheme(("a", "b"), unknown="B")
 
 
 def test_unknown_colours_are_shown_as_colours():

@@ -24,6 +24,20 @@ def test_minimal_run_has_defaults_and_finds_its_manifest(write, tmp_path):
     assert config.predict_overlap == config.data.crop_size // 4
 
 
+def test_a_manifest_typed_on_the_command_line_counts_from_the_working_directory(
+    write, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    config = load_run_config(write(MINIMAL), {"data.manifest": "e/dataset.yaml"})
+    assert config.data.manifest == tmp_path / "here" / "e" / "dataset.yaml"
+    config = load_run_config(write(MINIMAL), {"data.manifest": "/f/dataset.yaml"})
+    assert str(config.data.manifest) == "/f/dataset.yaml"
+    # Any other override leaves the manifest of the file where it is.
+    config = load_run_config(write(MINIMAL), {"data.crop_size": "64"})
+    assert config.data.manifest == tmp_path / "d" / "dataset.yaml"
+
+
 def test_overrides_replace_and_add(write):
     config = load_run_config(
         write(MINIMAL),

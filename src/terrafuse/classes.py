@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.errors import ConfigError, LabelError
+from terrafuse.errors import ConfigError, LabelError, unknown_name
 from terrafuse.samples import IGNORE_INDEX
 
 # Raw label values: a whole number, an attribute of a polygon, or a colour "#rrggbb".
@@ -22,6 +23,8 @@ DEFAULT_COLORS = (
     "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
 )  # fmt: skip
 _COLOR = re.compile(r"#[0-9a-f]{6}")
+#: What `unknown` may be beside the name of a class.
+VOID = "void"
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class ClassScheme:
             "#rrggbb" for colour-coded ones, strings for polygon attributes. Default: its index.
         void: Raw values that are no class and become `ignore_index`.
         ignore_index: Always 255.
+        unknown: Name of the class, or "void", that all other raw values become; None: they are
+            refused. How labels are read, no part of what the classes are.
 
     Raises:
         ConfigError: Names, colours or codes contradict each other.
@@ -45,6 +50,7 @@ class ClassScheme:
     codes: tuple[tuple[Code, ...], ...] = ()
     void: tuple[Code, ...] = ()
     ignore_index: int = IGNORE_INDEX
+    unknown: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= IGNORE_INDEX:
@@ -67,6 +73,8 @@ class ClassScheme:
             if not _COLOR.fullmatch(color):
                 raise ConfigError(f"colour '{color}' is not of the form '#rrggbb'")
         _check_codes(self)
+        if self.unknown is not None and self.unknown not in (VOID, *self.names):
+            raise ConfigError(unknown_name("value of 'unknown'", self.unknown, [VOID, *self.names]))
 
     @property
     def num_classes(self) -> int:
@@ -85,7 +93,12 @@ class ClassScheme:
         return table
 
     def encode(
-        self, raw: NDArray[Any], *, nodata: float | None = None, where: str = "labels"
+        self,
+        raw: NDArray[Any],
+        *,
+        nodata: float | None = None,
+        where: str = "labels",
+        met: Counter[str] | None = None,
     ) -> NDArray[np.uint8]:
         """Class indices of a coded raster (H, W) or of a colour-coded one (3, H, W).
 
@@ -93,11 +106,14 @@ class ClassScheme:
             raw: Whole numbers in any dtype, or uint8 RGB.
             nodata: The raster's nodata value; ignored unless it is a class code.
             where: Names the labels in the message ("labels of scene 'a' (a.tif)").
+            met: Counts the pixels per raw value that became what `unknown` says.
 
         Raises:
-            LabelError: A value that is neither class nor void nor nodata; lists value and count.
+            LabelError: A value that is neither class nor void nor nodata, and no `unknown`; lists
+                value and count.
         """
-        if raw.ndim == 3:
+        is_color = raw.ndim == 3
+        if is_color:
             values = (raw.astype(np.int64) * np.array([[[65536]], [[256]], [[1]]])).sum(axis=0)
             table = {int(str(c)[1:], 16): i for c, i in self.lookup().items() if _is_color(c)}
         else:
@@ -105,7 +121,15 @@ class ClassScheme:
             table = {int(c): i for c, i in self.lookup().items() if not isinstance(c, str)}
             if nodata is not None and np.isfinite(nodata):
                 table.setdefault(int(nodata), self.ignore_index)
-        return _map_values(values, table, self.ignore_index, nodata, where, raw.ndim == 3)
+        fallback = self.ignore_index
+        if self.unknown not in (None, VOID):
+            fallback = self.names.index(str(self.unknown))
+        labels, unknown = _map_values(values, table, fallback, nodata)
+        if unknown and self.unknown is None:
+            raise LabelError(_unknown_message(unknown, table, where, is_color, values.size))
+        if met is not None:
+            met.update({_show(value, is_color): count for value, count in unknown})
+        return labels
 
     def palette(self) -> NDArray[np.uint8]:
         """Display colours, uint8 (K, 3)."""
@@ -118,7 +142,8 @@ class ClassScheme:
             {"name": n, "code": c[0] if len(c) == 1 else list(c), "color": color}
             for n, c, color in zip(self.names, self.codes, self.colors, strict=True)
         ]
-        return {"classes": classes, "void": list(self.void)}
+        further = {} if self.unknown is None else {"unknown": self.unknown}
+        return {"classes": classes, "void": list(self.void), **further}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClassScheme:
@@ -133,6 +158,7 @@ class ClassScheme:
             ),
             codes=tuple(tuple(c) if isinstance(c, list | tuple) else (c,) for c in codes),
             void=tuple(values.get("void", ())),
+            unknown=values.get("unknown"),
         )
 
 
@@ -154,34 +180,29 @@ def _check_codes(scheme: ClassScheme) -> None:
 
 
 def _map_values(
-    values: NDArray[Any],
-    table: dict[int, int],
-    ignore_index: int,
-    nodata: float | None,
-    where: str,
-    is_color: bool,
-) -> NDArray[np.uint8]:
+    values: NDArray[Any], table: dict[int, int], fallback: int, nodata: float | None
+) -> tuple[NDArray[np.uint8], list[tuple[float, int]]]:
+    """Class indices, and the values that are not in the table with their counts."""
     # A window has few distinct values: look each up once, then gather.
     if values.dtype == np.uint8:
         counts = np.bincount(values.ravel(), minlength=256)
         found = np.flatnonzero(counts)
-        lut = np.full(256, ignore_index, np.uint8)
-        lut[found] = [table.get(int(v), ignore_index) for v in found]
+        lut = np.full(256, fallback, np.uint8)
+        lut[found] = [table.get(int(v), fallback) for v in found]
         unknown = [(float(v), int(counts[v])) for v in found if int(v) not in table]
-        result: NDArray[np.uint8] = lut[values]
-    else:
-        distinct, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-        keys = [_whole(v, nodata) for v in distinct]
-        unknown = [
-            (float(v), int(n))
-            for v, k, n in zip(distinct, keys, counts, strict=True)
-            if k is None or (k != "nodata" and k not in table)
-        ]
-        mapped = [table.get(k, ignore_index) if isinstance(k, int) else ignore_index for k in keys]
-        result = np.array(mapped, np.uint8)[inverse].reshape(values.shape)
-    if unknown:
-        raise LabelError(_unknown_message(unknown, table, where, is_color, values.size))
-    return result
+        return lut[values], unknown
+    distinct, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    keys = [_whole(v, nodata) for v in distinct]
+    unknown = [
+        (float(v), int(n))
+        for v, k, n in zip(distinct, keys, counts, strict=True)
+        if k is None or (k != "nodata" and k not in table)
+    ]
+    mapped = [
+        table.get(k, fallback) if isinstance(k, int) else (IGNORE_INDEX if k else fallback)
+        for k in keys
+    ]
+    return np.array(mapped, np.uint8)[inverse].reshape(values.shape), unknown
 
 
 def _whole(value: Any, nodata: float | None) -> int | str | None:
@@ -193,14 +214,17 @@ def _whole(value: Any, nodata: float | None) -> int | str | None:
 def _unknown_message(
     unknown: list[tuple[float, int]], table: dict[int, int], where: str, is_color: bool, size: int
 ) -> str:
-    def show(value: float) -> str:
-        return f"#{int(value):06x}" if is_color else f"{value:g}"
-
     worst = sorted(unknown, key=lambda item: -item[1])[:5]
-    listed = ", ".join(f"{show(v)} ({n} px, {n / size:.1%})" for v, n in worst)
+    listed = ", ".join(f"{_show(v, is_color)} ({n} px, {n / size:.1%})" for v, n in worst)
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-    known = ", ".join(show(code) for code in sorted(table)[:20])
+    known = ", ".join(_show(code, is_color) for code in sorted(table)[:20])
     return (
         f"{where} contain values not in the class scheme: {listed}{more}; known are {known}. "
-        "Add them to a class ('code') or to 'void' in the manifest."
+        "Add them to a class ('code') or to 'void' in the manifest, or say there what all others "
+        "become ('unknown': 'void' or the name of a class)."
     )
+
+
+def _show(value: float, is_color: bool) -> str:
+    """A raw value as a user writes it."""
+    return f"#{int(value):06x}" if is_color else f"{value:g}"

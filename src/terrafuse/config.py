@@ -90,7 +90,9 @@ class FixedStatistics(Settings):
 class DataConfig(Settings):
     """Which data, and how samples are drawn from it."""
 
-    manifest: Path = Field(description="dataset.yaml, relative to run.yaml.")
+    manifest: Path = Field(
+        description="dataset.yaml, relative to run.yaml; with -s to the working directory."
+    )
     modalities: tuple[str, ...] | None = Field(
         None, description="Modalities to use, in this order; default: all of the manifest."
     )
@@ -138,9 +140,13 @@ class DataConfig(Settings):
             raise ValueError("the weights of the subsets sum to nothing")
         return value
 
-    def beside(self, folder: Path) -> Self:
-        """The settings of a file in `folder`, to which the path of the manifest is relative."""
-        manifest = (folder / self.manifest.expanduser()).resolve()
+    def beside(self, folder: Path, overrides: Mapping[str, str] | None = None) -> Self:
+        """The settings of a file in `folder`, to which the path of the manifest is relative.
+
+        One among the overrides was typed, and is relative to the working directory.
+        """
+        start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
+        manifest = (start / self.manifest.expanduser()).resolve()
         return self.model_copy(update={"manifest": manifest})
 
 
@@ -318,7 +324,8 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     Args:
         path: The file. `data.manifest` is resolved relative to it, and so is `method.weights` where
             such a file lies beside it.
-        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`.
+        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
+            among them is relative to the working directory.
 
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
@@ -326,7 +333,7 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     """
     path = Path(path)
     config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))
-    data = config.data.beside(path.parent)
+    data = config.data.beside(path.parent, overrides)
     method = config.method.model_copy(update=_found_weights(config.method, path.parent))
     return config.model_copy(update={"data": data, "method": method})
 

@@ -70,7 +70,8 @@ def load_pretrain_config(
     Args:
         path: The file. `data.manifest` is resolved relative to it, and so is `weights` where such a
             file lies beside it.
-        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`.
+        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
+            among them is relative to the working directory.
 
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
@@ -81,7 +82,8 @@ def load_pretrain_config(
     weights = config.weights
     if weights is not None and (path.parent / weights).is_file():
         weights = str((path.parent / weights).resolve())
-    return config.model_copy(update={"data": config.data.beside(path.parent), "weights": weights})
+    data = config.data.beside(path.parent, overrides)
+    return config.model_copy(update={"data": data, "weights": weights})
 
 
 def without_labels(data: DataConfig) -> DataConfig:

@@ -67,7 +67,10 @@ def test_a_folder_becomes_a_manifest_that_reads(dataset: Path, tmp_path: Path) -
 
 
 def test_options_name_modalities_and_labels(dataset: Path) -> None:
-    values = describe(dataset, "folder", optical="s2/[ab].tif", labels="labels")
+    with pytest.warns(
+        UserWarning, match=r"1 labels without an image are left aside: labels/c\.tif"
+    ):
+        values = describe(dataset, "folder", optical="s2/[ab].tif", labels="labels")
     assert list(values["modalities"]) == ["optical"]
     assert [scene["id"] for scene in values["scenes"]] == ["a", "b"]
 
@@ -121,7 +124,7 @@ def edit(dataset: Path, make_raster: MakeRaster, fault: str) -> dict[str, Any]:
             make_raster(path, np.zeros((1, 4, 4), np.uint8), nodata=0)
     elif fault == "names":
         for path in (dataset / "labels").iterdir():
-            path.rename(path.with_name("other_" + path.name))
+            path.rename(path.with_name(f"{ord(path.stem)}.tif"))
     elif fault == "option":
         return {"sar": "s1"}
     elif fault == "no labels":
@@ -136,7 +139,7 @@ def edit(dataset: Path, make_raster: MakeRaster, fault: str) -> dict[str, Any]:
         ("broken", LabelError, r"broken numbers, for instance 0\.5"),
         ("twice", DataError, "scene 'a' is listed in 'train' and 'val'"),
         ("empty", LabelError, "labels hold no data in any of 3 files"),
-        ("names", DataError, "scenes are matched by file name, for instance 'other_a.tif'"),
+        ("names", DataError, "scenes are matched by file name, for instance '97.tif'"),
         ("option", DataError, "no raster in '.*s1'"),
         ("no labels", LabelError, r"folders: DEM 30m, s2, truths\).*-O labels=FOLDER"),
     ],

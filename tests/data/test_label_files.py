@@ -13,6 +13,7 @@ import pytest
 import yaml
 from rasterio.transform import from_origin
 
+from terrafuse.api import data_check
 from terrafuse.classes import ClassScheme
 from terrafuse.data import (
     Scene,
@@ -241,3 +242,39 @@ def test_in_a_manifest(
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(ConfigError, match="Did you mean 'labels_eroded'"):
         load_manifest(tmp_path / "bad.yaml")
+
+
+def test_unknown_colours_are_counted_by_scene(make_raster: MakeRaster, tmp_path: Path) -> None:
+    indices = np.zeros((2, 1100, 30), int)
+    plain, stray = colored(indices[0]), colored(indices[1])
+    stray[:, 3, :7] = [[9], [0], [0]]
+    stray[:, 1080, 2:4] = [[0], [0], [9]]
+    values = {
+        "classes": [{"name": "roof", "code": "#0000ff"}, {"name": "car", "code": "#ffff00"}],
+        "unknown": "car",
+        "modalities": {"rgb": {"kind": "optical", "bands": ["r"]}},
+        "scenes": [],
+    }
+    for id, colors in (("a", plain), ("b", stray)):
+        pixels = np.random.default_rng(ord(id)).integers(1, 99, (1, 1100, 30))
+        make_raster(tmp_path / f"{id}.tif", pixels.astype(np.uint8))
+        make_raster(tmp_path / f"{id}_labels.tif", colors, photometric="rgb")
+        scene = {"id": id, "split": "train", "rgb": f"{id}.tif", "labels": f"{id}_labels.tif"}
+        values["scenes"].append(scene | {"labels_eroded": f"{id}_labels.tif"})
+    path = write_manifest(values, tmp_path / "dataset.yaml")
+    manifest = load_manifest(path)
+    assert manifest.to_dict()["unknown"] == "car"
+    found = [f for f in data_check(path) if f.code == "unknown-labels"]
+    assert [finding.message for finding in found] == [
+        "labels of scene 'b': 9 px of 2 values outside the class scheme became class 'car': "
+        "#090000 (7 px), #000009 (2 px)"
+    ]
+    labels = manifest.scene("b").read_labels(Window(3, 0, 1, 30))
+    assert labels[0].tolist() == [1] * 7 + [0] * 23
+    write_manifest({k: v for k, v in values.items() if k != "unknown"}, path)
+    strict = [f for f in data_check(path) if f.severity == "error"]
+    assert [(finding.code, finding.scene) for finding in strict] == [("labels", "b")]
+    assert "'unknown': 'void' or the name of a class" in strict[0].message
+    write_manifest(values | {"unknown": "cars"}, path)
+    with pytest.raises(ConfigError, match="Did you mean 'car'"):
+        load_manifest(path)

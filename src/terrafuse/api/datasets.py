@@ -11,9 +11,12 @@ from terrafuse.data import (
     Manifest,
     check_manifest,
     compute_statistics,
+    count_unknown_labels,
     describe,
     load_manifest,
+    recognise_layout,
     split_manifest,
+    summarise,
     write_manifest,
 )
 from terrafuse.errors import OutputError, SceneNotFoundError
@@ -22,25 +25,44 @@ from terrafuse.progress import Progress
 
 
 def data_describe(
-    root: str | Path, out: str | Path, *, layout: str = "folder", options: Mapping[str, str]
+    root: str | Path,
+    out: str | Path,
+    *,
+    layout: str | None = None,
+    options: Mapping[str, str],
+    report: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Write the manifest of a folder of rasters; nothing is copied.
 
     Args:
         root: The folder.
         out: The manifest to write.
-        layout: How the folder is organised (`terrafuse layouts`).
+        layout: How the folder is organised (`terrafuse layouts`); None: told by the names in it.
         options: Options of the layout.
+        report: Called with each line about what was recognised, taken and left aside.
 
     Raises:
         OutputError: `out` exists.
-        DataError: The folder does not have this layout.
+        DataError: The folder does not have this layout, or without one more than one data set.
     """
+    say = report or (lambda _: None)
     path = Path(out)
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")
-    write_manifest(describe(Path(root), layout, manifest_folder=path.parent, **options), path)
-    return load_manifest(path)
+    if layout is None and "labels" in options:
+        layout = "folder"  # no other has this option
+        say("read as folders (layout 'folder'), as the option 'labels' asks for")
+    if layout is None:
+        seen = recognise_layout(root)
+        say(f"recognised: {seen.reason}")
+        layout = seen.layout
+    values = describe(root, layout, manifest_folder=path.parent, **options)
+    for line in summarise(values, Path(root).expanduser().absolute()):
+        say(line)
+    manifest = load_manifest(write_manifest(values, path))
+    for finding in count_unknown_labels(manifest):
+        say(str(finding))
+    return manifest
 
 
 def data_check(
@@ -70,6 +92,8 @@ def data_check(
     findings = check_manifest(
         dataset, deep=not quick, workers=workers, progress=progress, report=report
     )
+    unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
+    findings += count_unknown_labels(dataset, skip=unreadable)
     if html is not None:
         from terrafuse.api.thumbnails import finding_views
         from terrafuse.reports import write_doctor_page  # takes a while to import

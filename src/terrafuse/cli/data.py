@@ -22,7 +22,10 @@ data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_
 def data_describe(
     root: Annotated[Path, typer.Argument(help="Folder of rasters.", metavar="ROOT")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
-    layout: Annotated[str, typer.Option(help="How the folder is organised.")] = "folder",
+    layout: Annotated[
+        str | None,
+        typer.Option(help="How the folder is organised; default: told by the names in it."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option("--option", "-O", help="Option of the layout.", metavar="KEY=VALUE"),
@@ -31,7 +34,7 @@ def data_describe(
     """Write a manifest for a folder of rasters; nothing is copied."""
     from terrafuse import api
 
-    manifest = api.data_describe(root, out, layout=layout, options=pairs(option))
+    manifest = api.data_describe(root, out, layout=layout, options=pairs(option), report=typer.echo)
     scenes = ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
     typer.echo(f"wrote {out}: {', '.join(manifest.modalities)}; scenes: {scenes}")
 

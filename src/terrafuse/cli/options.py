@@ -15,7 +15,12 @@ ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dat
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Setting = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", help="Replace a setting: training.lr=1e-3.", metavar="KEY=VALUE"),
+    typer.Option(
+        "--set",
+        "-s",
+        help="Replace a setting: training.lr=1e-3. data.manifest=… counts from where you are.",
+        metavar="KEY=VALUE",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 

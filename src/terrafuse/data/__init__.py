@@ -14,13 +14,14 @@ from terrafuse.data.label_shares import (
     share_labels,
 )
 from terrafuse.data.landscape import make_landscape
-from terrafuse.data.layouts import describe
+from terrafuse.data.layouts import describe, recognise_layout, summarise
 from terrafuse.data.manifest import Manifest, load_manifest, write_manifest
 from terrafuse.data.normalization import apply_normalization, open_dataset
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene, scene_from_rasters
 from terrafuse.data.splitting import split_manifest
 from terrafuse.data.statistics import class_counts, compute_statistics
+from terrafuse.data.unknown_labels import count_unknown_labels
 from terrafuse.data.views import Views, ViewsDataset, views_loader
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "check_manifest",
     "class_counts",
     "compute_statistics",
+    "count_unknown_labels",
     "describe",
     "describe_augmentation",
     "iterate_findings",
@@ -48,11 +50,13 @@ __all__ = [
     "load_manifest",
     "make_landscape",
     "open_dataset",
+    "recognise_layout",
     "refuse_untrainable",
     "report_split",
     "scene_from_rasters",
     "share_labels",
     "split_manifest",
+    "summarise",
     "training_loader",
     "typical_pixel_size_m",
     "views_loader",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -73,6 +74,8 @@ class RasterLabels:
     ) -> None:
         self._scheme = scheme
         self._where = f"{where} ({file.path})"
+        #: Raw value → pixels that became what the scheme's `unknown` says, in all windows read.
+        self.unknown: Counter[str] = Counter()
         self._palette = file.palette if scheme.has_palette and _opaque(file) == 1 else None
         tag = file.nodata[0] if rules.nodata is None else rules.nodata
         self._nodata = usable_nodata(tag, np.dtype(file.dtypes[0]))
@@ -118,7 +121,7 @@ class RasterLabels:
         if self._palette is not None:
             values = np.moveaxis(self._palette[values[0].astype(np.intp)], -1, 0)
         raw = values[0] if len(values) == 1 else values
-        return self._scheme.encode(raw, nodata=self._nodata, where=self._where)
+        return self._scheme.encode(raw, nodata=self._nodata, where=self._where, met=self.unknown)
 
 
 def _opaque(file: RasterFile) -> int:

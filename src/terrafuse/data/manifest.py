@@ -234,7 +234,8 @@ def load_manifest(path: Path | str) -> Manifest:
     try:
         modalities = {n: to_modality(n, item) for n, item in settings.modalities.items()}
         classes = [item.model_dump(exclude_none=True) for item in settings.classes]
-        scheme = ClassScheme.from_dict({"classes": classes, "void": settings.void})
+        labels = {"classes": classes, "void": settings.void, "unknown": settings.unknown}
+        scheme = ClassScheme.from_dict(labels)
         rules = {n: to_rules(n, item) for n, item in settings.modalities.items()}
         check_names(settings, modalities)
     except ConfigError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -16,7 +17,7 @@ from terrafuse.data.grid import Grid, own_window
 from terrafuse.data.handles import is_remote
 from terrafuse.data.kept_labels import KeptArea, KeptLabels
 from terrafuse.data.label_files import ReferenceName, inspect_labels, open_labels
-from terrafuse.data.labels import LabelRules, Labels
+from terrafuse.data.labels import LabelRules, Labels, RasterLabels
 from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.scene_files import SceneFiles
@@ -188,6 +189,11 @@ class Scene:
             file = file and place_further(file, self._reference, where)
             self._labels[reference] = self._open_labels(reference, file)
         return self._labels[reference].read(window)
+
+    def unknown_labels(self, reference: ReferenceName = "labels") -> Counter[str]:
+        """Pixels per raw value that became what `unknown` says, in all windows read so far."""
+        labels = self._labels.get(reference)
+        return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
 
     def keep_labels(self, area: KeptArea) -> Scene:
         """The scene with the labels to learn from void outside an area; for one that has some."""

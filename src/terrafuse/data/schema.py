@@ -71,6 +71,11 @@ class ManifestSettings(Settings):
     )
     classes: tuple[ClassSettings, ...]
     void: tuple[Any, ...] = Field((), description="Raw label values that are no class.")
+    unknown: str | None = Field(
+        None,
+        description="Class, or 'void', that all other raw label values become; default: they are "
+        "refused.",
+    )
     modalities: dict[str, ModalitySettings]
     grid: str | None = Field(None, description="Modality whose grid is the scene's, or 'labels'.")
     labels: LabelSettings = Field(default_factory=LabelSettings)

@@ -44,7 +44,7 @@ def test_manifest_of_a_run(
     out = tmp_path / "dataset.yaml"
     code, said, message = command_line(*words, "-o", out)
     assert code == 0, message
-    assert said.startswith(f"wrote {out}: ")
+    assert f"wrote {out}: " in said
     config = load_run_config(path)
     made = "potsdam" in words and "# terrafuse generate " in path.read_text()
     generated = {"structure"} if made else set()

@@ -162,12 +162,19 @@ def test_folders_and_files_that_must_not_be_used(sheets: Path) -> None:
 
 def test_label_codes_divided_by_ten(tmp_path: Path) -> None:
     root = published.make_whu(tmp_path, divisor=10)
-    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* Give -O codes=ones"):
-        describe(root, "whu-opt-sar")
-    values = describe(root, "whu-opt-sar", codes="ones")
+    with pytest.warns(UserWarning, match=r"hold the codes 1, 2, .*: those published, divided by"):
+        values = describe(root, "whu-opt-sar")
     assert [item["code"] for item in values["classes"]] == list(range(1, 8))
+    assert describe(root, "whu-opt-sar", codes="ones")["classes"] == values["classes"]
+    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* -O codes=tens is given\. Leave"):
+        describe(root, "whu-opt-sar", codes="tens")
+    published.make_whu(tmp_path, published.whu_ids()[50:])
+    with pytest.raises(
+        LabelError, match=r"hold the codes 10, 20, .* hold the codes 1, 2, .* two sets of labels"
+    ):
+        describe(root, "whu-opt-sar")
     published.make_whu(tmp_path)
-    with pytest.raises(LabelError, match=r"hold the codes 10, 20, .* Give -O codes=tens"):
+    with pytest.raises(LabelError, match=r"hold the codes 10, 20, .* -O codes=ones is given"):
         describe(root, "whu-opt-sar", codes="ones")
 
 

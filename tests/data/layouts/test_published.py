@@ -188,8 +188,12 @@ def test_two_copies_of_a_label(copies: Callable[[str], Path], tmp_path: Path) ->
     ids = ["4_12", "2_10"]
     root = published.make_potsdam(tmp_path, ids=ids)
     (root / "5_Labels_for_participants/top_potsdam_4_12_label.tif").unlink()
-    with pytest.raises(DataError, match=r"label 4_12: \d+% of the pixels .* is a picture; use"):
-        describe(root, "potsdam", incomplete="allow")
+    picture = r"labels: label 4_12: \d+% of the pixels .* is a picture; use .*-O without=4_12"
+    with pytest.raises(DataError, match=picture):
+        describe(root, "potsdam")
+    with pytest.warns(UserWarning, match=picture):
+        scenes = describe(root, "potsdam", incomplete="allow")["scenes"]
+    assert {s["id"]: "labels" in s for s in scenes} == {"2_10": True, "4_12": False}
 
 
 def test_splits_of_benchmarks(copies: Callable[[str], Path]) -> None:

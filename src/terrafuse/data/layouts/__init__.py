@@ -8,6 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terrafuse.data.layouts import (
+    dfc2020,
+    gid,
+    mmhunan,
+    ombria,
+    potsdam,
+    sen1floods11,
+    vaihingen,
+    whu_opt_sar,
+)
 from terrafuse.data.layouts.dfc2020 import describe_dfc2020
 from terrafuse.data.layouts.folder import describe_folder
 from terrafuse.data.layouts.forests import describe_forests
@@ -17,32 +27,56 @@ from terrafuse.data.layouts.gid import (
     describe_gid15,
 )
 from terrafuse.data.layouts.items import describe_items
+from terrafuse.data.layouts.layout import Layout
 from terrafuse.data.layouts.mmhunan import describe_mmhunan
 from terrafuse.data.layouts.ombria import describe_ombria
 from terrafuse.data.layouts.potsdam import describe_potsdam
+from terrafuse.data.layouts.recognising import Recognised, recognise
 from terrafuse.data.layouts.sen1floods11 import describe_sen1floods11
+from terrafuse.data.layouts.summary import summarise
 from terrafuse.data.layouts.vaihingen import describe_vaihingen
 from terrafuse.data.layouts.whu_opt_sar import describe_whu_opt_sar
 from terrafuse.errors import RasterReadError, UnknownNameError, unknown_name
 
-__all__ = ["LAYOUTS", "LayoutSummary", "describe", "list_layouts"]
+__all__ = [
+    "LAYOUTS",
+    "LayoutSummary",
+    "Recognised",
+    "describe",
+    "list_layouts",
+    "recognise_layout",
+    "summarise",
+]
 
-#: (root, options as text) → manifest values with paths relative to the root. The first line of the
-#: docstring is shown by `terrafuse layouts`.
-LAYOUTS: dict[str, Callable[[Path, dict[str, str]], dict[str, Any]]] = {
-    "folder": describe_folder,
-    "items": describe_items,
-    "whu-opt-sar": describe_whu_opt_sar,
-    "gid-5": describe_gid5,
-    "gid-15": describe_gid15,
-    "five-billion-pixels": describe_five_billion_pixels,
-    "vaihingen": describe_vaihingen,
-    "potsdam": describe_potsdam,
-    "mmhunan": describe_mmhunan,
-    "forests": describe_forests,
-    "sen1floods11": describe_sen1floods11,
-    "ombria": describe_ombria,
-    "dfc2020": describe_dfc2020,
+
+@dataclass(frozen=True)
+class _Entry:
+    """A layout.
+
+    Args:
+        describe: (root, options as text) → manifest values with paths relative to the root. The
+            first line of the docstring is shown by `terrafuse layouts`.
+        forms: In which a published data set is known, to recognise it by.
+    """
+
+    describe: Callable[[Path, dict[str, str]], dict[str, Any]]
+    forms: tuple[Layout, ...] = ()
+
+
+LAYOUTS: dict[str, _Entry] = {
+    "folder": _Entry(describe_folder),
+    "items": _Entry(describe_items),
+    "whu-opt-sar": _Entry(describe_whu_opt_sar, whu_opt_sar.EDITIONS),
+    "gid-5": _Entry(describe_gid5, gid.GID5_EDITIONS),
+    "gid-15": _Entry(describe_gid15, gid.GID15_EDITIONS),
+    "five-billion-pixels": _Entry(describe_five_billion_pixels, gid.BILLIONS_EDITIONS),
+    "vaihingen": _Entry(describe_vaihingen, vaihingen.EDITIONS),
+    "potsdam": _Entry(describe_potsdam, potsdam.EDITIONS),
+    "mmhunan": _Entry(describe_mmhunan, mmhunan.EDITIONS),
+    "forests": _Entry(describe_forests),
+    "sen1floods11": _Entry(describe_sen1floods11, sen1floods11.EDITIONS),
+    "ombria": _Entry(describe_ombria, ombria.EDITIONS),
+    "dfc2020": _Entry(describe_dfc2020, dfc2020.EDITIONS),
 }
 
 
@@ -57,9 +91,19 @@ class LayoutSummary:
 def list_layouts() -> list[LayoutSummary]:
     """Every layout, with what it is for."""
     return [
-        LayoutSummary(name, (function.__doc__ or "").splitlines()[0])
-        for name, function in LAYOUTS.items()
+        LayoutSummary(name, (entry.describe.__doc__ or "").splitlines()[0])
+        for name, entry in LAYOUTS.items()
     ]
+
+
+def recognise_layout(root: Path | str) -> Recognised:
+    """The layout of a folder, told by the names in it.
+
+    Raises:
+        RasterReadError: No such folder.
+        DataError: More than one published data set is there.
+    """
+    return recognise(_folder(root), {name: entry.forms for name, entry in LAYOUTS.items()})
 
 
 def describe(
@@ -80,10 +124,15 @@ def describe(
     """
     if layout not in LAYOUTS:
         raise UnknownNameError(unknown_name("layout", layout, LAYOUTS))
-    folder = Path(root).expanduser().absolute()
-    if not folder.is_dir():
-        raise RasterReadError(f"there is no folder '{root}'")
-    values = LAYOUTS[layout](folder, options)
+    folder = _folder(root)
+    values = LAYOUTS[layout].describe(folder, options)
     beside = folder if manifest_folder is None else Path(manifest_folder).expanduser()
     way = os.path.relpath(folder.resolve(), beside.resolve())
     return values if way == "." else {"root": Path(way).as_posix(), **values}
+
+
+def _folder(root: Path | str) -> Path:
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise RasterReadError(f"there is no folder '{root}'")
+    return folder

@@ -62,6 +62,7 @@ def inspect_parts(root: Path, parts: Sequence[Part]) -> list[Part]:
                 broken[id] = header
             else:
                 headers[id] = header
+        broken = {**part.broken, **broken}
         files = {id: path for id, path in part.found.files.items() if id in headers}
         found = replace(part.found, files=files)
         inspected.append(replace(part, found=found, headers=headers, broken=broken))
@@ -69,7 +70,12 @@ def inspect_parts(root: Path, parts: Sequence[Part]) -> list[Part]:
 
 
 def settle(
-    tree: Tree, layout: Layout, parts: Sequence[Part], split: Mapping[str, str], allow: bool
+    tree: Tree,
+    layout: Layout,
+    parts: Sequence[Part],
+    split: Mapping[str, str],
+    allow: bool,
+    others: Mapping[str, Mapping[str, str]],
 ) -> tuple[list[str], set[str]]:
     """Scenes to be in the manifest, and modalities that some of them lack.
 
@@ -79,6 +85,7 @@ def settle(
         parts: Modalities and labels.
         split: Id → split of the scenes wanted.
         allow: Whether to carry on with what there is.
+        others: Name → id → split, of other lists, of which some may be complete.
 
     Raises:
         DataError: Something is missing and that is not allowed, or nothing is left.
@@ -96,14 +103,40 @@ def settle(
         text = "\n".join([*faults, looked])
         whole = f"this copy of {layout.title} is not complete"
         if not allow:
-            way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
-            raise DataError(f"{whole}:\n{text}\n{way}")
+            ways = _ways(layout, parts, split, others)
+            raise DataError(f"{whole}:\n{text}\n{ways}")
         if not scenes:
             raise DataError(f"nothing is left of {layout.title}:\n{text}")
         told = f"{whole}; {len(scenes)} scenes go into the manifest:\n{text}"
         warnings.warn(told, stacklevel=2)
     _compare_with_published(layout.title, groups, split)
     return scenes, {p.name for p in images if any(id not in p.found.files for id in scenes)}
+
+
+def _ways(
+    layout: Layout,
+    parts: Sequence[Part],
+    split: Mapping[str, str],
+    others: Mapping[str, Mapping[str, str]],
+) -> str:
+    """What a user can do about an incomplete copy; the splits and modalities that are whole."""
+    way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
+    every = [replace(part, required=None) for part in parts]
+    whole = [f"-O split={name}" for name, own in others.items() if _is_whole(layout, every, own)]
+    named = [part for part in parts if part.name != "labels"]
+    there = {p.name for p in named} - {p.name for p in named if not p.found.files}
+    rest = [part for part in parts if part.name in there or part.name == "labels"]
+    if 0 < len(there) < len({p.name for p in named}) and _is_whole(layout, rest, split):
+        kept = dict.fromkeys(part.name for part in rest if part.name in there)
+        whole.append(f"-O modalities={','.join(kept)}")
+    return f"Of this copy is complete: {' or '.join(whole)}. {way}" if whole else way
+
+
+def _is_whole(layout: Layout, parts: Sequence[Part], split: Mapping[str, str]) -> bool:
+    """Whether every scene of a split has all files, of equal sizes."""
+    if any(True for _ in _faults(replace(layout, expected=None), _by_files(parts), split, 0)):
+        return False
+    return not any(_sizes(parts, id)[0] > SIZE_TOLERANCE_PX for id in split)
 
 
 def _inspect(path: Path) -> RasterFile | str:
@@ -162,18 +195,10 @@ def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dic
     """Scenes whose files cannot be matched by pixel; smaller differences are only told."""
     bad, small = {}, []
     for id in split:
-        headers = {part.title: part.headers[id] for part in parts if id in part.headers}
-        sizes = {n: (h.grid.width, h.grid.height) for n, h in headers.items() if not h.grid.crs}
-        if len(set(sizes.values())) < 2:
-            continue
-        most = max(sizes.values())
-        least = min(sizes.values())
-        shown = ", ".join(f"{name} {w} × {h}" for name, (w, h) in sizes.items())
-        apart = max(abs(a - b) for one in sizes.values() for a, b in zip(one, most, strict=True))
-        apart = max(apart, *(abs(a - b) for a, b in zip(least, most, strict=True)))
+        apart, shown = _sizes(parts, id)
         if apart > SIZE_TOLERANCE_PX:
             bad[id] = f"sizes differ (width × height): {shown}"
-        else:
+        elif apart:
             small.append(f"{id} ({shown})")
     if small:
         warnings.warn(
@@ -182,6 +207,15 @@ def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dic
             stacklevel=2,
         )
     return bad
+
+
+def _sizes(parts: Sequence[Part], id: str) -> tuple[int, str]:
+    """Most pixels by which files of a scene without CRS differ in size, and their sizes."""
+    headers = {part.title: part.headers[id] for part in parts if id in part.headers}
+    sizes = {n: (h.grid.width, h.grid.height) for n, h in headers.items() if not h.grid.crs}
+    shown = ", ".join(f"{name} {w} × {h}" for name, (w, h) in sizes.items())
+    apart = max((max(side) - min(side) for side in zip(*sizes.values(), strict=True)), default=0)
+    return apart, shown
 
 
 def _compare_with_published(

@@ -12,7 +12,8 @@ from typing import Any
 
 from terrafuse.data.layouts.facts import Facts, read_facts
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, need_split, read_options
+from terrafuse.data.layouts.options import need_split, read_options
+from terrafuse.data.layouts.published import compose, look_through
 from terrafuse.data.layouts.tree import FileKind
 
 _UM = {
@@ -42,7 +43,10 @@ _LAYOUT = Layout(
     default=("s1", "s2"),
     wavelengths_um=_UM,
     series=lambda id: id.rpartition("_p")[0],
+    tells=("s1", "s2"),
+    labels=("dfc",),
 )
+EDITIONS = (_LAYOUT,)
 
 
 def describe_dfc2020(root: Path, options: dict[str, str]) -> dict[str, Any]:

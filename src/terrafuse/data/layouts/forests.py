@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from terrafuse.data.layouts.facts import draw_by_name
-from terrafuse.data.layouts.folder import describe_folder
-from terrafuse.data.layouts.published import choice
+from terrafuse.data.layouts.folder import describe_folders
+from terrafuse.data.layouts.options import choice
 from terrafuse.errors import DataError, UnknownNameError, unknown_name
 
 _IGNORED = 255
@@ -41,7 +41,7 @@ def describe_forests(root: Path, options: dict[str, str]) -> dict[str, Any]:
     folders = _folders(root)
     second = options.get("second") or _only_other(root, folders)
     named = {"rgb": folders["rgb"], _to_name(second): second, "labels": folders["labels"]}
-    values = describe_folder(root, named)
+    values = describe_folders(root, named, lists=False)
     if len(values["modalities"]["rgb"]["bands"]) == 3:
         values["modalities"]["rgb"]["bands"] = ["red", "green", "blue"]
     values["classes"] = [item for item in values["classes"] if item["code"] != _IGNORED]

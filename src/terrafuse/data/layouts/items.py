@@ -16,7 +16,7 @@ from terrafuse.data.files import inspect_raster
 from terrafuse.data.handles import is_remote
 from terrafuse.data.layouts.codes import find_codes
 from terrafuse.data.layouts.guessing import guess_modality, guess_scale
-from terrafuse.data.layouts.published import choice
+from terrafuse.data.layouts.options import choice
 from terrafuse.data.layouts.tree import natural_key
 from terrafuse.data.polygons import is_vector
 from terrafuse.errors import DataError, LabelError, UnknownNameError, unknown_name

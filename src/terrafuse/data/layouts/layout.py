@@ -46,6 +46,9 @@ class Layout:
         expected: Scenes in all, where no list of them is known.
         hint: What to do about known incomplete copies.
         choices: Names of further options.
+        tells: Kinds of files whose names no other data set has.
+        labels: Kinds of label files; with one of them the data set is told from others on the
+            same images.
     """
 
     title: str
@@ -59,6 +62,8 @@ class Layout:
     expected: int | None = None
     hint: str = ""
     choices: tuple[str, ...] = ()
+    tells: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     def kind(self, name: str) -> FileKind:
         """The kind of files of this name."""

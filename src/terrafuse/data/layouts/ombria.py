@@ -11,7 +11,8 @@ from typing import Any
 
 from terrafuse.data.layouts.facts import read_facts
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, need_split, read_options
+from terrafuse.data.layouts.options import need_split, read_options
+from terrafuse.data.layouts.published import compose, look_through
 from terrafuse.data.layouts.tree import FileKind, Tree
 from terrafuse.modalities import ModalityKind
 
@@ -61,7 +62,10 @@ _LAYOUT = Layout(
     readings=_readings("s1") | _readings("s2"),
     default=("s1", "s2"),
     wavelengths_um=_UM,
+    tells=("s1_before", "s2_before"),
+    labels=("mask",),
 )
+EDITIONS = (_LAYOUT,)
 
 
 def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:

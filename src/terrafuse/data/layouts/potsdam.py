@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.data.layouts.facts import read_facts
-from terrafuse.data.layouts.isprs import WAVELENGTHS_UM, refuse_pictures, void_colors
+from terrafuse.data.layouts.isprs import (
+    ANYWHERE,
+    WAVELENGTHS_UM,
+    find_pictures,
+    recipes,
+    void_colors,
+    with_eroded,
+)
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, read_options
-from terrafuse.data.layouts.tree import FileKind
+from terrafuse.data.layouts.options import choice, read_options
+from terrafuse.data.layouts.pieces import describe_pieces, which_form
+from terrafuse.data.layouts.published import compose, look_through
+from terrafuse.data.layouts.tree import FileKind, Tree
 
 _SIZE = (6000, 6000)
 # In some archives the full set's label of this scene is a photograph with labels over it.
@@ -31,7 +40,8 @@ def _files(
     dtype: str = "uint8",
 ) -> FileKind:  # fmt: skip
     stem = stem.replace("ID", r"(?P<row>\d+)_(?P<col>\d+)")
-    return FileKind(name, folders, stem, bands, dtype, _SIZE, _to_id)
+    # Names tell what a file is wherever somebody has put it: flat, or sorted into splits.
+    return FileKind(name, (*folders, ANYWHERE), stem, bands, dtype, _SIZE, _to_id)
 
 
 _RGB, _IRRG, _RGBIR = (
@@ -66,35 +76,49 @@ _LAYOUT = Layout(
     default=("rgbir", "dsm", "ndsm"),
     optional=frozenset({"ndsm"}),
     wavelengths_um=WAVELENGTHS_UM,
-    choices=("void",),
+    choices=("void", "form"),
+    tells=("4_Ortho_RGBIR", "2_Ortho_RGB", "3_Ortho_IRRG", "1_DSM", "labels", "labels_eroded"),
+    labels=("labels", "labels_eroded"),
 )  # fmt: skip
+# Both recipes cut the files of red, green and blue; GeoSeg's can cut IRRG, which no file tells.
+_RECIPES = recipes("ISPRS Potsdam", r"\d+_\d+", "top_potsdam_", _RGB, "rgb")
+EDITIONS = (_LAYOUT, *(recipe.layout for recipe in _RECIPES))
 
 
 def describe_potsdam(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """ISPRS Potsdam: folders 4_Ortho_RGBIR, 1_DSM, 1_DSM_normalisation and 5_Labels_…, as unpacked.
 
-    Of two copies of a label that of the participants is taken.
+    Of two copies of a label that of the participants is taken; eroded ones where there are no
+    others. Files lie in folders of other names, too, and as pieces that scripts have cut.
 
     Args:
         root: The folder into which the archives were unpacked.
         options: "split": sound (18 / 5 / 14 scenes, without the badly annotated 7_10), official
             (24 / 14), geoseg, ssrs (18 / 6, as MFNet) or ssrs-val (the same with 3 of the 18 to
             validate). "modalities": some of rgbir, rgb, nir, irrg, dsm, ndsm. "void": further
-            label colours that are no class. "incomplete": refuse or allow.
+            label colours that are no class. "form": scenes, or mmsegmentation or geoseg, the
+            pieces of their scripts. "without": ids to leave out. "unknown": void, or the class that
+            unknown colours become. "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them.
-        LabelError: A label file is a picture.
+        DataError: No such files, or not all of them, or a label file that is a picture.
     """
     facts = read_facts("potsdam")
+    forms = ("scenes", *(recipe.name for recipe in _RECIPES))
+    form = choice(options, "form", forms) if "form" in options else None
+    recipe = which_form(Tree.walk(root), _LAYOUT, _RECIPES, form)
+    if recipe is not None:
+        chosen = read_options(recipe.layout, facts, options)
+        tree = look_through(root, recipe.layout)
+        return describe_pieces(tree, recipe, facts, chosen, recipe.classes(facts), recipe.void)
     chosen = read_options(_LAYOUT, facts, options)
     tree = look_through(root, _LAYOUT)
     split = facts.split(chosen.split)
     classes, void = facts.colored_classes(), void_colors(facts, chosen.more)
-    labels = tree.find(_LAYOUT.kind("labels"))
+    labels, eroded = (tree.find(_LAYOUT.kind(name)) for name in ("labels", "labels_eroded"))
     known = [item["code"] for item in classes] + void
-    refuse_pictures(tree, labels, [id for id in _OVERLAYS if id in split], known)
+    pictures = find_pictures(tree, labels, [id for id in _OVERLAYS if id in split], known)
     return compose(
-        tree, _LAYOUT, chosen, split, classes, void, labels=labels,
-        eroded=tree.find(_LAYOUT.kind("labels_eroded")),
+        tree, _LAYOUT, chosen, split, classes, void, useless=pictures, eroded=eroded,
+        labels=with_eroded(_LAYOUT, labels, eroded, split),
     )  # fmt: skip

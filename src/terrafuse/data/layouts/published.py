@@ -1,89 +1,22 @@
-"""What published data sets share: options, files of each modality, values of the manifest."""
+"""What published data sets share: files of each modality, values of the manifest."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from terrafuse.data.layouts.complete import Part, inspect_parts, settle
-from terrafuse.data.layouts.facts import Facts
 from terrafuse.data.layouts.layout import Layout
+from terrafuse.data.layouts.options import Chosen, leave_out
 from terrafuse.data.layouts.tree import FileKind, Found, Tree, natural_key
 from terrafuse.errors import BandError, DataError, UnknownNameError, unknown_name
 
-_OPTIONS = ("split", "modalities", "incomplete")
+_LISTS = re.compile(r"(?:train|val|valid|validation|test)\.(?:txt|csv|lst)", re.IGNORECASE)
 _MOST_NAMED = 3
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """Options of a layout, checked.
-
-    Args:
-        split: Name of the lists.
-        modalities: Names, or None: the default ones.
-        allow: Whether to carry on with an incomplete copy.
-        more: Further options.
-    """
-
-    split: str
-    modalities: tuple[str, ...] | None
-    allow: bool
-    more: Mapping[str, str]
-
-
-def read_options(layout: Layout, facts: Facts, options: Mapping[str, str]) -> Chosen:
-    """Check the options of a user.
-
-    Raises:
-        UnknownNameError: An option or modality that does not exist; the nearest is named.
-        DataError: A value that an option cannot have.
-    """
-    allowed = [*_OPTIONS, *layout.choices]
-    for key in options:
-        if key not in allowed:
-            raise UnknownNameError(unknown_name(f"option of layout '{facts.name}'", key, allowed))
-    wanted = options.get("modalities")
-    names = None if wanted is None else tuple(n.strip() for n in wanted.split(",") if n.strip())
-    for name in names or ():
-        if name not in layout.readings:
-            what = f"modality of layout '{facts.name}'"
-            raise UnknownNameError(unknown_name(what, name, layout.readings))
-    if wanted is not None and (not names or len(set(names)) < len(names)):
-        raise DataError(
-            f"-O modalities={wanted} names nothing, or a modality twice; choose some of "
-            f"{', '.join(layout.readings)}, separated by commas"
-        )
-    incomplete = choice(options, "incomplete", ("refuse", "allow"))
-    more = {key: options[key] for key in layout.choices if key in options}
-    return Chosen(options.get("split", "sound"), names, incomplete == "allow", more)
-
-
-def choice(options: Mapping[str, str], key: str, allowed: Sequence[str]) -> str:
-    """The value of an option that has few; the first is the default.
-
-    Raises:
-        DataError: None of them.
-    """
-    value = options.get(key, allowed[0])
-    if value not in allowed:
-        raise DataError(f"-O {key}={value} is not known; allowed are {', '.join(allowed)}")
-    return value
-
-
-def need_split(facts: Facts, chosen: Chosen, allowed: Sequence[str]) -> str:
-    """The chosen split, of those that a layout makes itself.
-
-    Raises:
-        UnknownNameError: Another; the nearest is named.
-    """
-    if chosen.split not in allowed:
-        what = f"split of layout '{facts.name}'"
-        raise UnknownNameError(unknown_name(what, chosen.split, allowed))
-    return chosen.split
 
 
 def look_through(root: Path, layout: Layout) -> Tree:
@@ -91,6 +24,12 @@ def look_through(root: Path, layout: Layout) -> Tree:
     tree = Tree.walk(root, layout.avoid)
     for place in tree.avoided:
         warn(f"{layout.title}: folder '{place}' is left alone: {_content(layout, place)}")
+    lists = sorted(path.name for path in root.iterdir() if _LISTS.fullmatch(path.name))
+    if lists:
+        warn(
+            f"{layout.title}: lists {', '.join(lists)} in '{root}' are not read; splits are those "
+            "of -O split=NAME. To read them: --layout folder"
+        )
     strangers = tree.strangers(layout.kinds)
     if strangers:
         named = ", ".join(f"'{path}'" for path in strangers[:_MOST_NAMED])
@@ -113,6 +52,7 @@ def compose(
     labels: Found,
     eroded: Found | None = None,
     unlabelled: str | None = None,
+    useless: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Values of a manifest.
 
@@ -126,11 +66,19 @@ def compose(
         labels: Label files.
         eroded: Label files without the boundaries between classes; may be absent.
         unlabelled: Split whose scenes are published without labels.
+        useless: Id → why its label file is none.
 
     Raises:
-        DataError: Files are missing, damaged or of unequal size, and that is not allowed.
+        DataError: Files are missing, damaged or of unequal size, and that is not allowed; or there
+            are no labels at all, which never is.
         BandError: Files lack bands of a modality.
+        UnknownNameError: A scene to be left out, or a class, that does not exist.
     """
+    split = leave_out(layout, chosen, split)
+    if chosen.unknown is not None:
+        names = ["void", *(str(item["name"]) for item in classes)]
+        if chosen.unknown not in names:
+            raise UnknownNameError(unknown_name("value of -O unknown", chosen.unknown, names))
     parts = [
         part
         for name in chosen.modalities or layout.default
@@ -140,8 +88,12 @@ def compose(
     if not any(part.found.files for part in parts):
         raise DataError(_nothing(tree, layout, parts))
     labelled = {id for id, name in split.items() if name != unlabelled}
-    parts = inspect_parts(tree.root, [*parts, Part("labels", labels, required=labelled)])
-    scenes, lacking = settle(tree, layout, parts, split, chosen.allow)
+    truth = Part("labels", _without(labels, useless or {}), broken=useless or {}, required=labelled)
+    parts = inspect_parts(tree.root, [*parts, truth])
+    others = {name: leave_out(layout, chosen, own) for name, own in chosen.others.items()}
+    others.pop(chosen.split, None)
+    scenes, lacking = settle(tree, layout, parts, split, chosen.allow, others)
+    _need_labels(tree, layout, parts[-1], scenes, labelled)
     _tell_of_doubles(layout, [part.found for part in parts])
     # What is altogether absent has been told and allowed.
     there = [part for part in parts if part.found.files and part.name != "labels"]
@@ -154,6 +106,7 @@ def compose(
     return {
         "classes": [dict(item) for item in classes],
         **({"void": list(void)} if void else {}),
+        **({} if chosen.unknown is None else {"unknown": chosen.unknown}),
         "modalities": modalities,
         "grid": next(iter(images)),
         "scenes": [_scene(id, split[id], parts, eroded) for id in sorted(scenes, key=natural_key)],
@@ -163,6 +116,25 @@ def compose(
 def warn(text: str) -> None:
     """Tell the user something that does not keep a manifest from being written."""
     warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def _without(found: Found, useless: Mapping[str, str]) -> Found:
+    files = {id: path for id, path in found.files.items() if id not in useless}
+    return replace(found, files=files)
+
+
+def _need_labels(
+    tree: Tree, layout: Layout, labels: Part, scenes: Sequence[str], labelled: set[str]
+) -> None:
+    """Without any label there is nothing to learn from, whatever is allowed."""
+    if labelled.isdisjoint(scenes) or any(id in labels.found.files for id in scenes):
+        return
+    there = ", ".join(f"'{name}'" for name in tree.folders()[:12]) or "none"
+    raise DataError(
+        f"not one label of {layout.title} was found below '{tree.root}', and a manifest without "
+        f"any is of no use. Looked at any depth for '{labels.found.kind.name}' in "
+        f"{labels.found.kind.places()}. Folders with rasters: {there}"
+    )
 
 
 def _parts(tree: Tree, layout: Layout, name: str) -> list[Part]:

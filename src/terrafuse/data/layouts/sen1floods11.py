@@ -12,7 +12,8 @@ from typing import Any
 
 from terrafuse.data.layouts.facts import Facts, read_facts
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, need_split, read_options, warn
+from terrafuse.data.layouts.options import need_split, read_options
+from terrafuse.data.layouts.published import compose, look_through, warn
 from terrafuse.data.layouts.tree import FileKind
 from terrafuse.errors import DataError
 
@@ -35,7 +36,10 @@ _LAYOUT = Layout(
     default=("s1", "s2"),
     wavelengths_um=_UM,
     series=lambda id: id.partition("_")[0],
+    tells=("S1Hand", "S2Hand"),
+    labels=("LabelHand",),
 )
+EDITIONS = (_LAYOUT,)
 _LISTS = {"train": "train", "valid": "val", "test": "test", "bolivia": "bolivia"}
 
 

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.data.layouts.facts import read_facts
-from terrafuse.data.layouts.isprs import WAVELENGTHS_UM, refuse_labels_as_images, void_colors
+from terrafuse.data.layouts.isprs import (
+    ANYWHERE,
+    WAVELENGTHS_UM,
+    recipes,
+    refuse_labels_as_images,
+    void_colors,
+    with_eroded,
+)
 from terrafuse.data.layouts.layout import Layout, Reading
-from terrafuse.data.layouts.published import compose, look_through, read_options
-from terrafuse.data.layouts.tree import FileKind
+from terrafuse.data.layouts.options import choice, read_options
+from terrafuse.data.layouts.pieces import describe_pieces, which_form
+from terrafuse.data.layouts.published import compose, look_through
+from terrafuse.data.layouts.tree import FileKind, Tree
 
 _IRRG = ("nir", "red", "green")
 
@@ -28,14 +37,18 @@ _HEIGHTS = r"dsm_09cm_matching_area(?P<id>\d+)"
 _LAYOUT = Layout(
     title="ISPRS Vaihingen",
     kinds=(
-        FileKind("top", ("top",), _AREA, _IRRG, "uint8", to_id=_to_id),
-        FileKind("dsm", ("dsm", "[^/]*dsm[^/]*"), _HEIGHTS, ("height",), "float32", to_id=_to_id),
-        FileKind("ndsm", ("ndsm", "[^/]*normali[sz]ed[^/]*", "[^/]*"), _HEIGHTS + "_normalized",
+        FileKind("top", ("top", "(?:train|val|test)_images?", "images?"), _AREA, _IRRG, "uint8",
+                 to_id=_to_id),
+        FileKind("dsm", ("dsm", "[^/]*dsm[^/]*", ANYWHERE), _HEIGHTS, ("height",), "float32",
+                 to_id=_to_id),
+        FileKind("ndsm", ("ndsm", "[^/]*normali[sz]ed[^/]*", ANYWHERE), _HEIGHTS + "_normalized",
                  ("height",), to_id=_to_id),
         # Equal names as the images: only the folder tells them apart. Some archives are flat.
         FileKind("gts", ("gts_for_participants", "[^/]*ground_truth_complete", "gts?|labels?",
-                         "(?!top$|[^/]*eroded)[^/]*"), _AREA, to_id=_to_id),
-        FileKind("gts_eroded", ("gts_eroded_for_participants", "[^/]*eroded[^/]*", "[^/]*"),
+                         "(?:train|val|test)_masks?",
+                         "(?!top$|.*images?|.*eroded|.*predict|.*result|.*output)[^/]*"),
+                 _AREA, to_id=_to_id),
+        FileKind("gts_eroded", ("gts_eroded_for_participants", "[^/]*eroded[^/]*", ANYWHERE),
                  _AREA + "_noBoundary", to_id=_to_id),
     ),
     readings={
@@ -47,31 +60,46 @@ _LAYOUT = Layout(
     default=("irrg", "dsm", "ndsm"),
     optional=frozenset({"ndsm"}),
     wavelengths_um=WAVELENGTHS_UM,
-    choices=("void",),
+    choices=("void", "form"),
+    tells=("top", "dsm", "gts", "gts_eroded"),
+    labels=("gts", "gts_eroded"),
 )  # fmt: skip
+_RECIPES = recipes("ISPRS Vaihingen", r"\d+", "top_mosaic_09cm_area", _IRRG, "irrg")
+EDITIONS = (_LAYOUT, *(recipe.layout for recipe in _RECIPES))
 
 
 def describe_vaihingen(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """ISPRS Vaihingen: folders top, dsm and ground truth, with or without eroded boundaries.
 
-    World files are not needed: all files of a scene have its pixels, and none has a CRS.
+    World files are not needed: all files of a scene have its pixels, and none has a CRS. Eroded
+    labels serve where there are no others. Pieces that scripts have cut are read, too.
 
     Args:
         root: The folder into which the archives were unpacked.
         options: "split": sound (13 / 3 / 17 scenes), official (16 / 17), geoseg, ssrs (12 / 4, as
             MFNet), ssrs-val (the same with 3 of the 12 to validate) or pagnet. "modalities": some
-            of irrg, dsm, ndsm. "void": further label colours that are no class. "incomplete":
-            refuse or allow.
+            of irrg, dsm, ndsm. "void": further label colours that are no class. "form": scenes, or
+            mmsegmentation or geoseg, the pieces of their scripts. "without": ids to leave out.
+            "unknown": void, or the class that unknown colours become. "incomplete": refuse or
+            allow.
 
     Raises:
         DataError: No such files, or not all of them, or labels unpacked over images.
     """
     facts = read_facts("vaihingen")
+    forms = ("scenes", *(recipe.name for recipe in _RECIPES))
+    form = choice(options, "form", forms) if "form" in options else None
+    recipe = which_form(Tree.walk(root), _LAYOUT, _RECIPES, form)
+    if recipe is not None:
+        chosen = read_options(recipe.layout, facts, options)
+        tree = look_through(root, recipe.layout)
+        return describe_pieces(tree, recipe, facts, chosen, recipe.classes(facts), recipe.void)
     chosen = read_options(_LAYOUT, facts, options)
     tree = look_through(root, _LAYOUT)
     refuse_labels_as_images(tree, tree.find(_LAYOUT.kind("top")))
+    split = facts.split(chosen.split)
+    labels, eroded = (tree.find(_LAYOUT.kind(name)) for name in ("gts", "gts_eroded"))
     return compose(
-        tree, _LAYOUT, chosen, facts.split(chosen.split), facts.colored_classes(),
-        void_colors(facts, chosen.more), labels=tree.find(_LAYOUT.kind("gts")),
-        eroded=tree.find(_LAYOUT.kind("gts_eroded")),
+        tree, _LAYOUT, chosen, split, facts.colored_classes(), void_colors(facts, chosen.more),
+        labels=with_eroded(_LAYOUT, labels, eroded, split), eroded=eroded,
     )  # fmt: skip
