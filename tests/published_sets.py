@@ -102,11 +102,11 @@ def make_gid5(
     labels: Mapping[str, np.ndarray] | None = None,
     images: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
-    """GID-5: NIR, R, G, B in 8 bits, labels in colours."""
+    """GID-5: NIR, R, G, B in 8 bits, tagged CMYK; labels in colours."""
     top = root / "Large-scale Classification_5classes"
     for id in gid_ids() if ids is None else ids:
         pixels = (images or {}).get(id, numbers(4))
-        save(top / f"image_NirRGB/{id}.tif", pixels)
+        save(top / f"image_NirRGB/{id}.tif", pixels, photometric="cmyk")
         save(top / f"image_RGB/{id}.tif", pixels[1:])
         classes = (labels or {}).get(id, classes_for(id, 5))
         save(top / f"label_5classes/{id}_label.tif", colored(classes, GID5), photometric="rgb")
@@ -121,7 +121,7 @@ def make_billions(root: Path, ids: Iterable[str] | None = None) -> Path:
         codes = np.where(classes == 255, 0, classes + 1).astype(np.uint8)
         suffix = "tiff" if number % 2 else "tif"  # copies mix them
         save(root / f"Image_16bit_BGRNir/{id}.tiff", numbers(4, "uint16")[::-1] * 4)
-        save(root / f"Image__8bit_NirRGB/{id}.{suffix}", numbers(4))
+        save(root / f"Image__8bit_NirRGB/{id}.{suffix}", numbers(4), photometric="cmyk")
         save(root / f"Annotation__index/{id}_24label.png", codes[None])
         save(root / f"Annotation__color/{id}_24label.tif", colored(classes, colors))
         rpb = root / f"Coordinate_files/{id}.rpb"
@@ -458,7 +458,8 @@ def make_gid_on_billions(
     # Band k of a file lies between 40 k + 1 and 40 k + 30.
     for id in gid_ids() if ids is None else ids:
         codes = (classes_for(id, classes) + 1).astype(np.uint8)  # 255 → 0
-        save(root / top / images / f"{id}.tiff", numbers(4, dtype))
+        tags = {"photometric": "cmyk"} if dtype == "uint8" else {}  # as published
+        save(root / top / images / f"{id}.tiff", numbers(4, dtype), **tags)
         save(root / top / labels / f"{id}_{classes}label.png", codes[None])
     return root
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.errors import NotGeoreferencedWarning
 
 from terrafuse.data import (
     ReadingRules,
@@ -144,6 +146,20 @@ def test_every_way_of_reading_gives_the_stored_samples(
     assert compute_statistics([one], one.modalities) == compute_statistics(
         [other], other.modalities
     )
+
+
+def test_a_file_that_lies_nowhere_has_no_placement_by_chance(tmp_path: Path) -> None:
+    """GDAL leaves the transform undefined where a file with the prefix has none."""
+    profile = {"driver": "GTiff", "count": 4, "height": 9, "width": 7, "dtype": "uint8"}
+    for number in range(20):
+        path = tmp_path / f"{number}.tif"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, "w", photometric="cmyk", **profile) as dataset:
+                dataset.write(np.full((4, 9, 7), number, np.uint8))
+        file = inspect_raster(path, "x")
+        assert file.color_model == "CMYK"
+        assert file.grid.transform == Affine.identity()
 
 
 def test_a_nodata_tag_and_a_mask_count_for_stored_samples(

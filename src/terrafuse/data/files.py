@@ -14,7 +14,7 @@ from rasterio.transform import from_gcps
 
 from terrafuse.data.alpha import alpha_holds_data
 from terrafuse.data.grid import Grid
-from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.handles import gdal_path, is_remote, pool, transform_of
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -163,7 +163,7 @@ def _hiding(flags: Sequence[MaskFlags]) -> str:
 
 
 def _placement(dataset: Any) -> dict[str, Any]:
-    grid = Grid.from_dataset(dataset)
+    grid = Grid(dataset.crs, transform_of(dataset), dataset.height, dataset.width)
     gcps, crs = dataset.gcps
     if grid.crs is not None and grid.transform.determinant == 0:
         return {"grid": replace(grid, crs=None), "unplaced": "its transform is degenerate"}

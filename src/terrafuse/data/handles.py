@@ -18,10 +18,11 @@ os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hol
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
 
 import rasterio
+from affine import Affine
 from rasterio._env import set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from terrafuse.data.stored import open_stored, plain_path
+from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
 from terrafuse.errors import RasterReadError
 
 DEFAULT_LIMIT = 128
@@ -138,16 +139,30 @@ _SCHEMES = {
 }
 
 
+def transform_of(dataset: Any) -> Affine:
+    """Transform of a borrowed dataset.
+
+    Of a file without one that is opened with the prefix "GTIFF_RAW:", GDAL leaves it undefined:
+    whatever is in memory. The file without the prefix tells.
+    """
+    if not dataset.name.startswith(RAW_PREFIX):
+        return dataset.transform
+    with _without_warnings(), rasterio.open(plain_path(dataset.name)) as plain:
+        return plain.transform
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warning_filter, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 def _open(spec: str) -> Any:
     # Far away, every look for a file that may lie beside costs a request.
     remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
-        with (
-            warning_filter,
-            warnings.catch_warnings(),
-            remote if spec.startswith("/vsi") else nullcontext(),
-        ):
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with _without_warnings(), remote if spec.startswith("/vsi") else nullcontext():
             return open_stored(spec)
     except (RasterioError, OSError) as error:
         raise RasterReadError(str(error)) from error

@@ -253,6 +253,18 @@ def test_ombria_pairs_sensors_and_times(copies: Callable[[str], Path]) -> None:
     assert "0060" in {entry.id for entry in alone.entries}
 
 
+def test_images_tagged_cmyk_are_told_and_read_as_stored(
+    copies: Callable[[str], Path], command_line: Any, tmp_path: Path
+) -> None:
+    root = copies("five-billion-pixels")
+    code, said, _ = command_line("data", "describe", root, "-o", tmp_path / "d.yaml")
+    assert code == 0
+    assert "CMYK" in said
+    manifest = load_manifest(tmp_path / "d.yaml")
+    assert [mean // 40 for mean in band_means(manifest, "rgb")] == [1, 2, 3]  # NIR, R, G, B on disk
+    assert [mean // 40 for mean in band_means(manifest, "nir")] == [0]
+
+
 def test_dates_of_ombria_may_be_modalities(copies: Callable[[str], Path]) -> None:
     names = "s1_after,s2_before,s2_after"
     manifest = manifest_of(copies("ombria"), "ombria", modalities=names)

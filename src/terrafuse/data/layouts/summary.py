@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from terrafuse.data.files import inspect_raster
 from terrafuse.data.handles import is_remote
 from terrafuse.data.layouts.tree import Tree, natural_key
 
@@ -32,6 +33,7 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
     files = [f"{name} '{path}'" for name in (*values["modalities"], *_LABELS)
              for path in _paths(first, name)]  # fmt: skip
     lines.append(f"for instance scene '{first['id']}': {', '.join(files)}")
+    lines += _notices(values, root)
     used = {
         os.path.realpath(root / path)
         for scene in scenes
@@ -43,6 +45,16 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
     if rest:
         lines.append(f"left aside: {_by_folder(rest)}")
     return lines
+
+
+def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
+    """What is to be known of how files are read, by the first file of each modality."""
+    for name in values["modalities"]:
+        first = next((scene for scene in values["scenes"] if name in scene), {})
+        for path in _paths(first, name):
+            place = path if is_remote(path) else str(root / path)
+            notices = inspect_raster(place, f"modality '{name}'").notices
+            yield from (f"{name}: {text}" for text in notices.values())
 
 
 def _counted(scenes: Sequence[Mapping[str, Any]], name: str) -> str:
