@@ -5,7 +5,7 @@ from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
 from terrafuse.backbones.croma_weights import convert_croma_state_dict, divide_sensors
 from terrafuse.backbones.dofa import DOFA
-from terrafuse.backbones.first_layer import fit_bands
+from terrafuse.backbones.first_layer import bands_in_turn, fit_bands
 from terrafuse.backbones.galileo import Galileo
 from terrafuse.backbones.galileo_encoder import GalileoAttention, GalileoBlock
 from terrafuse.backbones.mit import MiT, initialize_as_segformer, is_mit
@@ -47,6 +47,7 @@ __all__ = [
     "ToRGB",
     "TokenBackbone",
     "band_codes",
+    "bands_in_turn",
     "convert_croma_state_dict",
     "convert_mit_state_dict",
     "create_backbone",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from math import ceil
 
 import torch
@@ -11,6 +13,26 @@ from torch import Tensor
 from terrafuse.backbones.colour import RGB, colour_bands, start_weights
 from terrafuse.backbones.sentinel import BANDS_BY_NUMBER, adapt_bands, match_bands
 from terrafuse.modalities import Modality
+
+_in_turn: ContextVar[bool] = ContextVar("_in_turn", default=False)
+
+
+@contextmanager
+def bands_in_turn() -> Iterator[None]:
+    """Kernels for colours are repeated in turn, whatever the bands are.
+
+    Runs of earlier versions started so, and those with a frozen first layer have to again.
+    """
+    token = _in_turn.set(True)
+    try:
+        yield
+    finally:
+        _in_turn.reset(token)
+
+
+def is_in_turn() -> bool:
+    """Whether `bands_in_turn` holds."""
+    return _in_turn.get()
 
 
 def fit_bands(
@@ -56,7 +78,9 @@ def _own_places(
     weight: Tensor, wanted: int, modalities: Sequence[Modality] | None, in_order: bool
 ) -> Sequence[int] | None:
     """Per kernel the band it is for, or None where it is not for one band or all stay in place."""
-    if weight.ndim != 4 or weight.shape[1] > wanted or (modalities is None and not in_order):
+    if is_in_turn() or weight.ndim != 4 or weight.shape[1] > wanted:
+        return None
+    if modalities is None and not in_order:
         return None
     bands = weight.shape[1]
     own: Sequence[int] = range(bands)

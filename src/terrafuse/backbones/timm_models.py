@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.colour import RGB
-from terrafuse.backbones.first_layer import fit_bands
+from terrafuse.backbones.first_layer import fit_bands, is_in_turn
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
@@ -199,7 +199,7 @@ def _fetch(
             f"on this machine and cannot be fetched ({reason}). Fetch them where there is a "
             "network and give their path as 'weights', or leave 'weights' out"
         ) from error
-    if modalities is not None and config.input_size[0] == RGB:
+    if modalities is not None and config.input_size[0] == RGB and not is_in_turn():
         _refit(model, _listed(config.first_conv), in_channels, modalities)
     return model, PretrainedSource(name, str(config.hf_hub_id or config.url), licence_of(name))
 
@@ -210,7 +210,7 @@ def _refit(
     """`fit_bands` for a first layer that timm has already adapted from three bands."""
     # timm's feature networks join the two uppermost names where they take a list apart.
     names = {f"{layer}.weight" for layer in first}
-    names |= {name.replace(".", "_", 1) for layer in first for name in [f"{layer}.weight"]}
+    names |= {name.replace(".", "_", 1) for name in names}
     for name, value in model.named_parameters():
         if name in names and value.ndim == 4 and value.shape[1] == in_channels >= RGB:
             # The first three of the repeated kernels are the published ones times 3 / C.
