@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from terrafuse.backbones import Backbone, bands_in_turn, create_backbone, fit_bands
 from terrafuse.backbones.colour import OTHER_BANDS_STD, colour_bands, start_weights
-from terrafuse.methods import create_segmenter
+from terrafuse.classes import ClassScheme
+from terrafuse.errors import ChecksumError
+from terrafuse.methods import create_segmenter, describe_run, load_segmenter, tuned_state
 from terrafuse.methods.cmx import convert_reference_state_dict as convert_cmx
 from terrafuse.methods.dformer import convert_reference_state_dict as convert_dformer
-from terrafuse.modalities import Modality
+from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.weights import save_model
 
 RGB = Modality("rgb", ("red", "green", "blue"), "optical")
 BGR = Modality("bgr", ("blue", "green", "red"), "optical")
@@ -165,6 +169,38 @@ def test_stacked_modalities_before_one_backbone(tmp_path: Path) -> None:
     swapped = {"dsm": blue, "bgr": torch.cat([images["dsm"], images["bgr"][:, 1:]], dim=1)}
     with torch.no_grad():
         assert (model(images).logits - model(swapped).logits).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("modality", [BGRN, BGR])
+def test_a_frozen_run_from_before_keeps_its_kernels(tmp_path: Path, modality: Modality) -> None:
+    torch.manual_seed(1)
+    base, run = tmp_path / "values.safetensors", tmp_path / "run"
+    save_file(timm.create_model("resnet18", num_classes=7, **RESNET).state_dict(), base)
+    options = {"backbone": "resnet18", "backbone_options": RESNET, "decoder": "linear",
+               "tuning": "frozen", "weights": str(base)}  # fmt: skip
+    bands = (1.0,) * len(modality.bands)
+    statistics = BandStatistics(bands, bands, bands, bands, (1,) * len(bands))
+    models = {}
+    for name, context in (("before", bands_in_turn), ("now", nullcontext)):
+        with context():
+            models[name] = create_segmenter("single", [modality], 3, options).eval()
+        info = describe_run(
+            models[name],
+            scheme=ClassScheme(("a", "b", "c")),
+            statistics={modality.name: statistics},
+            crop_size=32,
+            overlap=0,
+        )
+        save_model(run / name, tuned_state(models[name]), info)
+    image = {modality.name: torch.randn(1, len(bands), 64, 64)}
+    with torch.no_grad():
+        logits = {name: model(image).logits for name, model in models.items()}
+        for name, expected in logits.items():
+            assert torch.equal(load_segmenter(run / name)[0](image).logits, expected), name
+    values = load_file(base)
+    save_file(values | {"bn1.bias": values["bn1.bias"] + 1}, base)
+    with pytest.raises(ChecksumError, match="tuned on other values than the base weights"):
+        load_segmenter(run / "before")
 
 
 def test_mit_takes_kernels_by_band(tmp_path: Path) -> None:

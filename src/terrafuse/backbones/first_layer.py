@@ -44,11 +44,14 @@ def fit_bands(
 ) -> Tensor:
     """Kernels (D, C, h, w) for `wanted` bands.
 
-    Those made for the bands of Sentinel are taken band by band (`adapt_bands`) where modalities say
-    which bands come in. Of those for colours, red, green and blue then take their own, and every
-    band beyond a mixture of its own of the three (`start_weights`). All others as timm adapts
-    them: repeated in turn and scaled so that equal bands give the same response as before; for a
-    single band summed.
+    Where modalities say which bands come in, kernels made for the bands of Sentinel are taken band
+    by band (`adapt_bands`). Of those for colours, red, green and blue (`colour_bands`) take their
+    own as they are, and every band beyond a small mixture of its own of the three
+    (`start_weights`): with that band at its mean, the layer gives what it gave. Of kernels for
+    others, the first C bands take them.
+
+    All else is as timm has it: repeated in turn and scaled so that equal bands give the same
+    response as before; for a single band summed.
 
     Args:
         weight: For C bands.
