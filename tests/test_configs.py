@@ -84,6 +84,7 @@ SMALL = {
              "backbone_options": {"embed_dim": 32, "depth": 4, "num_heads": 2,
                                   "dynamic_embed_dim": 32}},
     "resnet50": {"weights": None, "decoder_options": {"channels": 8}},
+    "tf": {"weights": None, "decoder_options": {"channels": 16}},  # EfficientNet-Lite0
     "galileo": {"weights": None, "backbone_options": {"embed_dim": 16, "depth": 2, "num_heads": 2}},
     "vsgnet": {"weights": None, "channels": [8, 8], "depths": [1, 1], "num_heads": [1, 2],
                "mlp_ratios": [2, 1], "decoder_options": {"channels": 8},

@@ -5,6 +5,7 @@ from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
 from terrafuse.backbones.croma_weights import convert_croma_state_dict, divide_sensors
 from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.first_layer import bands_in_turn, fit_bands
 from terrafuse.backbones.galileo import Galileo
 from terrafuse.backbones.galileo_encoder import GalileoAttention, GalileoBlock
 from terrafuse.backbones.mit import MiT, initialize_as_segformer, is_mit
@@ -22,7 +23,7 @@ from terrafuse.backbones.registry import (
     knows_modalities,
     list_backbones,
 )
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published, fit_bands
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
 from terrafuse.backbones.wavelengths import band_codes, snap_wavelength
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "ToRGB",
     "TokenBackbone",
     "band_codes",
+    "bands_in_turn",
     "convert_croma_state_dict",
     "convert_mit_state_dict",
     "create_backbone",

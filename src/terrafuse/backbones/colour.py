@@ -39,7 +39,7 @@ class ToRGB(nn.Module):
     def __init__(self, modality: Modality) -> None:
         super().__init__()
         self.bands = bands = len(modality.bands)
-        colours = modality.rgb_bands or tuple(range(RGB))
+        colours = colour_bands([modality])
         self.is_reordered = bands == RGB and colours != tuple(range(RGB))
         if self.is_reordered:
             self.register_buffer("order", torch.tensor(colours))
@@ -47,7 +47,7 @@ class ToRGB(nn.Module):
         if self.is_learnt:
             self.mix = nn.Conv2d(bands, RGB, kernel_size=1)
             with torch.no_grad():
-                self.mix.weight.copy_(_start(bands, colours)[:, :, None, None])
+                self.mix.weight.copy_(_start(modality)[:, :, None, None])
                 nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]  # has one
 
     def lr_factors(self) -> dict[str, float]:
@@ -68,11 +68,40 @@ class ToRGB(nn.Module):
         return image.expand(-1, RGB, -1, -1)
 
 
-def _start(bands: int, colours: Sequence[int]) -> Tensor:
-    """First weights (3, C); no column is 0 or that of another band."""
+def colour_bands(modalities: Sequence[Modality]) -> tuple[int, int, int]:
+    """Which of the stacked bands are red, green and blue.
+
+    Those of the first modality that knows them; where none does, the first three bands.
+    """
+    before = 0
+    for modality in modalities:
+        if modality.rgb_bands is not None:
+            red, green, blue = modality.rgb_bands
+            return before + red, before + green, before + blue
+        before += len(modality.bands)
+    return 0, 1, 2
+
+
+def start_weights(bands: int, known: Sequence[int]) -> Tensor:
+    """First weights with which any bands become the ones that an encoder knows.
+
+    Args:
+        bands: C of the image, more than the encoder knows.
+        known: Per band of the encoder, its place in the image. It is taken as it is, and every
+            other band added with small weights of its own, drawn once and for all.
+
+    Returns:
+        (len(known), C); no column is 0 or that of another band.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weights = OTHER_BANDS_STD * torch.randn(len(known), bands, generator=generator)
+    weights[:, list(known)] = torch.eye(len(known))
+    return weights
+
+
+def _start(modality: Modality) -> Tensor:
+    """First weights (3, C) of `ToRGB`."""
+    bands = len(modality.bands)
     if bands < RGB:
         return torch.cat([torch.eye(bands), torch.full((RGB - bands, bands), 1 / bands)])
-    generator = torch.Generator().manual_seed(0)
-    weights = OTHER_BANDS_STD * torch.randn(RGB, bands, generator=generator)
-    weights[:, list(colours)] = torch.eye(RGB)
-    return weights
+    return start_weights(bands, colour_bands([modality]))

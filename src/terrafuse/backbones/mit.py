@@ -18,9 +18,11 @@ from typing import Any
 from torch import nn
 
 from terrafuse.backbones.base import PretrainedSource, PyramidBackbone
+from terrafuse.backbones.first_layer import fit_bands
 from terrafuse.backbones.mit_names import convert_mit_state_dict
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, fit_bands, refuse_timm
+from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, refuse_timm
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: How names of all MiT begin.
@@ -78,6 +80,7 @@ class MiT(PyramidBackbone):
     Args:
         name: One of `VARIANTS`.
         in_channels: Bands of the image.
+        modalities: Whose bands they are, by which pretrained kernels are given to them.
         weights: None = from scratch, "hub" = NVIDIA's ImageNet weights (non-commercial), else a
             path: a file of the authors (`mit_b2.pth`), or one of `transformers`.
         drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
@@ -96,6 +99,7 @@ class MiT(PyramidBackbone):
         self,
         name: str,
         in_channels: int,
+        modalities: Sequence[Modality] | None = None,
         *,
         weights: str | None = None,
         drop_path_rate: float = 0.1,
@@ -126,7 +130,7 @@ class MiT(PyramidBackbone):
         self.stages = SegformerModel(config).stages
         _initialize(self.stages)
         if weights is not None:
-            self.pretrained = _load(self, name, weights)
+            self.pretrained = _load(self, name, weights, modalities)
 
 
 def _check_sizes(
@@ -173,7 +177,9 @@ def initialize_as_segformer(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def _load(backbone: MiT, name: str, weights: str) -> PretrainedSource | None:
+def _load(
+    backbone: MiT, name: str, weights: str, modalities: Sequence[Modality] | None
+) -> PretrainedSource | None:
     refuse_timm(name, weights)
     if not pretrained_wanted():
         return None
@@ -182,6 +188,7 @@ def _load(backbone: MiT, name: str, weights: str) -> PretrainedSource | None:
     state = convert_mit_state_dict(read_weights(location, sha256=sha256))
     first = "stages.0.patch_embeddings.proj.weight"
     if first in state:
-        state[first] = fit_bands(state[first], backbone.state_dict()[first].shape[1])
+        bands = backbone.state_dict()[first].shape[1]
+        state[first] = fit_bands(state[first], bands, modalities)
     load_strict(backbone, state, where=f"weights '{location}' for backbone '{name}'")
     return PretrainedSource(name, location, licence)

@@ -96,8 +96,8 @@ def create_backbone(
         weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
             DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it),
             which may be a file of `terrafuse pretrain`.
-        modalities: Whose bands come in, in this order. DOFA needs them; of weights made for the
-            bands of Sentinel, each band takes its own kernels.
+        modalities: Whose bands come in, in this order. DOFA needs them; of pretrained kernels,
+            each band takes its own (`fit_bands`).
         one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
             each modality as an image of its own (a set by its name).
         options: `strides` of a pyramid; `taps`, `neck`, `neck_channels`, `final_norm` of a
@@ -185,7 +185,7 @@ def _create(
         return Galileo(name, channels, known, weights=weights, **checked)
     if is_mit(name):
         checked = check_options("backbone", name, MiT, options)
-        return MiT(name, in_channels, weights=weights, **checked)
+        return MiT(name, in_channels, modalities, weights=weights, **checked)
     timm_models.check_name(name)
     module = timm_models.module_of(name)
     backbone: type[TimmViT] | type[TimmHiera] | type[TimmPyramid] = TimmPyramid

@@ -29,7 +29,7 @@ class TimmHiera(PyramidBackbone):
     Args:
         name: timm name ("sam2_hiera_tiny").
         in_channels: Bands of the image.
-        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
+        modalities: Whose bands they are, by which pretrained kernels are given to them.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `stages` …).
     """
@@ -44,7 +44,9 @@ class TimmHiera(PyramidBackbone):
         **timm_options: Any,
     ) -> None:
         super().__init__()
-        net, self.pretrained = timm_models.build(name, in_channels, weights, (), **timm_options)
+        net, self.pretrained = timm_models.build(
+            name, in_channels, weights, (), modalities, **timm_options
+        )
         known = net.state_dict()
         self.channels = tuple(info["num_chs"] for info in net.feature_info)
         self.strides = tuple(info["reduction"] for info in net.feature_info)

@@ -6,7 +6,6 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from timm.models import model_entrypoint
 from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
-from terrafuse.backbones.sentinel import BANDS_BY_NUMBER, adapt_bands, match_bands
+from terrafuse.backbones.colour import RGB
+from terrafuse.backbones.first_layer import fit_bands, is_in_turn
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
@@ -130,6 +130,7 @@ def build(
     in_channels: int,
     weights: str | None,
     own_options: Iterable[str],
+    modalities: Sequence[Modality] | None = None,
     **options: Any,
 ) -> tuple[Any, PretrainedSource | None]:
     """A timm model without classifier.
@@ -139,6 +140,7 @@ def build(
         in_channels: Bands of the image.
         weights: None for random values, "timm" for timm's own, else left to `load_file_into`.
         own_options: Options of our wrapper, for the message on an unknown one.
+        modalities: Whose bands come in, where they are known; see `fit_bands`.
         options: Arguments of timm's constructor.
 
     Returns:
@@ -167,7 +169,7 @@ def build(
     if not pretrained:
         return model, None
     del model  # it has shown that name and options are right; large ones need their memory twice
-    return _fetch(name, in_channels, options)
+    return _fetch(name, in_channels, modalities, options)
 
 
 def _check_published(name: str) -> None:
@@ -179,7 +181,12 @@ def _check_published(name: str) -> None:
         )
 
 
-def _fetch(name: str, in_channels: int, options: Mapping[str, Any]) -> tuple[Any, PretrainedSource]:
+def _fetch(
+    name: str,
+    in_channels: int,
+    modalities: Sequence[Modality] | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, PretrainedSource]:
     config = timm.get_pretrained_cfg(name)
     try:
         model = timm.create_model(
@@ -192,7 +199,23 @@ def _fetch(name: str, in_channels: int, options: Mapping[str, Any]) -> tuple[Any
             f"on this machine and cannot be fetched ({reason}). Fetch them where there is a "
             "network and give their path as 'weights', or leave 'weights' out"
         ) from error
+    if modalities is not None and config.input_size[0] == RGB and not is_in_turn():
+        _refit(model, _listed(config.first_conv), in_channels, modalities)
     return model, PretrainedSource(name, str(config.hf_hub_id or config.url), licence_of(name))
+
+
+def _refit(
+    model: nn.Module, first: Sequence[str], in_channels: int, modalities: Sequence[Modality]
+) -> None:
+    """`fit_bands` for a first layer that timm has already adapted from three bands."""
+    # timm's feature networks join the two uppermost names where they take a list apart.
+    names = {f"{layer}.weight" for layer in first}
+    names |= {name.replace(".", "_", 1) for name in names}
+    for name, value in model.named_parameters():
+        if name in names and value.ndim == 4 and value.shape[1] == in_channels >= RGB:
+            # The first three of the repeated kernels are the published ones times 3 / C.
+            kernels = value.detach()[:, :RGB] * (in_channels / RGB)
+            value.data.copy_(fit_bands(kernels, in_channels, modalities))
 
 
 def licence_of(name: str) -> str:
@@ -216,7 +239,7 @@ def load_file_into(
 
     Names follow timm's; what timm converts (checkpoints of the original authors) is converted.
     The classifier may be absent or of any size, parts that are not in use may be absent, and the
-    first convolution is adapted to the number of bands as timm does it. Everything else must fit.
+    first convolution is adapted to the bands (`fit_bands`). Everything else must fit.
     A file with the name of one in `PUBLISHED_FILES` must be that file.
 
     Args:
@@ -228,8 +251,7 @@ def load_file_into(
         weights: Path, or "hf://…".
         prefix: Under which the authors' own files hold this model beside others, which are left
             out.
-        modalities: Whose bands come in. Kernels made for the bands of Sentinel are then taken band
-            by band (`terrafuse.backbones.sentinel`).
+        modalities: Whose bands come in, where they are known; see `fit_bands`.
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
@@ -275,24 +297,3 @@ def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> d
 
 def _listed(names: str | Iterable[str] | None) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names or ())
-
-
-def fit_bands(weight: Tensor, wanted: int, modalities: Sequence[Modality] | None = None) -> Tensor:
-    """Kernels (D, C, h, w) for `wanted` bands.
-
-    Those made for the bands of Sentinel are taken band by band (`adapt_bands`) where modalities say
-    which bands come in. All others as timm adapts them: repeated in turn and scaled so that equal
-    bands give the same response as before; for a single band summed.
-    """
-    known = BANDS_BY_NUMBER.get(weight.shape[1]) if weight.ndim == 4 else None
-    if known is not None and modalities is not None:
-        places = match_bands(modalities, known)
-        if len(places) == wanted and any(place is not None for place in places):
-            return adapt_bands(weight, places)
-    if weight.ndim != 4 or weight.shape[1] == wanted:
-        return weight
-    if wanted == 1:
-        return weight.sum(dim=1, keepdim=True)
-    bands = weight.shape[1]
-    repeated = weight.repeat(1, ceil(wanted / bands), 1, 1)[:, :wanted]
-    return repeated * (bands / wanted)

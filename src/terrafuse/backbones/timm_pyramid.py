@@ -27,7 +27,7 @@ class TimmPyramid(PyramidBackbone):
     Args:
         name: timm name.
         in_channels: Bands of the image.
-        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
+        modalities: Whose bands they are, by which pretrained kernels are given to them.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         strides: Which levels; default: all from 4 on. ResNets and others also have 2.
         every_stage: Whether each stage makes a level; else, of stages with one stride (as with
@@ -53,7 +53,7 @@ class TimmPyramid(PyramidBackbone):
         super().__init__()
         options = timm_options | _any_size_options(name)
         net, self.pretrained = timm_models.build(
-            name, in_channels, weights, _OWN_OPTIONS, features_only=True, **options
+            name, in_channels, weights, _OWN_OPTIONS, modalities, features_only=True, **options
         )
         taps = _choose_taps(name, net, strides, every_stage)
         modules = _modules_in_order(name, net)

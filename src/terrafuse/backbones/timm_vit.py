@@ -29,7 +29,7 @@ class TimmViT(TokenBackbone):
     Args:
         name: timm name.
         in_channels: Bands of the image.
-        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
+        modalities: Whose bands they are, by which pretrained kernels are given to them.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
             evenly spaced, the last among them; with neck "map" the last.
@@ -72,7 +72,7 @@ class TimmViT(TokenBackbone):
             raise ModelError(f"backbone '{name}' cannot be built with option '{refused[0]}' here")
         options = self._timm_options(neck, neck_channels, rel_pos) | timm_options
         self.vit, self.pretrained = timm_models.build(
-            name, in_channels, weights, _OWN_OPTIONS, **options
+            name, in_channels, weights, _OWN_OPTIONS, modalities, **options
         )
         self.taps = choose_taps(name, len(self.vit.blocks), taps, neck)
         known = self._known()

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 
+from terrafuse.backbones import bands_in_turn
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import (
+    ChecksumError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
@@ -134,11 +136,28 @@ def load_segmenter(
     info = read_run_info(run_folder)
     state = read_state(run_folder)
     where = f"weights in '{Path(run_folder) / STATE_FILE}'"
+    segmenter = _build_again(info, run_folder)
+    try:
+        load_tuned(segmenter, state, info, where)
+    except ChecksumError as error:
+        with bands_in_turn():  # a frozen first layer may be of an earlier version
+            segmenter = _build_again(info, run_folder)
+        try:
+            load_tuned(segmenter, state, info, where)
+        except ChecksumError:
+            raise error from None
+    if merge:
+        merge_tuning(segmenter)
+    return segmenter.to(device).eval(), info
+
+
+def _build_again(info: RunInfo, run_folder: str | Path) -> Segmenter:
+    """The model of a run folder as it was before training."""
     is_whole = info.base_values_sha256 is None
     try:
         # Where all weights come from the folder, nothing is to be fetched for them.
         with without_pretrained() if is_whole else also_looking_in(run_folder):
-            segmenter = create_segmenter(
+            return create_segmenter(
                 info.method, info.modalities, info.scheme.num_classes, info.method_options
             )
     except UnknownNameError as error:
@@ -148,10 +167,6 @@ def load_segmenter(
         ) from error
     except WeightsNotFoundError as error:
         raise missing_base(error, run_folder) from None
-    load_tuned(segmenter, state, info, where)
-    if merge:
-        merge_tuning(segmenter)
-    return segmenter.to(device).eval(), info
 
 
 def describe_run(

@@ -228,8 +228,9 @@ def convert_reference_state_dict(
 
     Args:
         state: Original names, as the key "model" of a checkpoint has them.
-        bands: Bands of image and X. First convolutions for three are adapted as timm adapts them;
-            X of one band is seen as the original sees it, shown thrice.
+        bands: Bands of image and X. First convolutions for three are adapted to other numbers
+            (`fit_bands`, in the order of the bands); X of one band is seen as the original sees
+            it, shown thrice.
     """
     encoders: dict[str, dict[str, Tensor]] = {stream: {} for stream in STREAMS}
     fusion, decoder = {}, {}
@@ -246,6 +247,6 @@ def convert_reference_state_dict(
     first = "stages.0.patch_embeddings.proj.weight"
     for part, wanted in zip(parts.values(), bands, strict=True):
         if first in part:
-            part[first] = fit_bands(part[first], wanted)
+            part[first] = fit_bands(part[first], wanted, in_order=True)
     parts |= {"": fusion, "head.decoder.": convert_segformer_state_dict(decoder)}
     return {prefix + k: v for prefix, part in parts.items() for k, v in part.items()}

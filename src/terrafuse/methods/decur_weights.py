@@ -123,7 +123,8 @@ def load_encoder(
         )
     first = "stem.conv1.weight"
     if first in state:
-        state[first] = fit_bands(state[first], len(modality.bands), [modality])
+        # Of colours: DeCUR's own encoders saw blue first, others red, and no file says which.
+        state[first] = fit_bands(state[first], len(modality.bands), [modality], in_order=True)
     load_strict(backbone, state, where=where)
     backbone.pretrained = PretrainedSource(name, weights, licence)
 

@@ -70,8 +70,8 @@ def convert_reference_state_dict(
     Args:
         state: Original names, with or without "backbone." before those of the encoder. A name that
             is not the original's stays, for `load_strict` to report.
-        bands: Bands of image and X. First convolutions for three and for one are adapted as timm
-            adapts them.
+        bands: Bands of image and X. First convolutions for three and for one are adapted to other
+            numbers (`fit_bands`, in the order of the bands).
         rank: R of the decoder.
     """
     encoder: dict[str, Tensor] = {}
@@ -87,7 +87,7 @@ def convert_reference_state_dict(
     firsts = ("stem.0.weight",) if second else ("downs.0.0.0.weight", "downs.0.1.0.weight")
     for first, wanted in zip(firsts, bands, strict=False):
         if first in encoder:
-            encoder[first] = fit_bands(encoder[first], wanted)
+            encoder[first] = fit_bands(encoder[first], wanted, in_order=True)
     converted = {f"encoder.{k}" if _ENCODER.match(k) else k: v for k, v in encoder.items()}
     decoder = convert_hamburger_state_dict(head, rank)
     return converted | {f"decoder.{k}": v for k, v in decoder.items()}

@@ -108,7 +108,7 @@ class PAGNet(Segmenter):
                 "infrared"
             )
         self.primary, self.secondary = build_streams(
-            variant, bands, pretrained=weights == TIMM_WEIGHTS, tuning=tuning
+            variant, self.modalities, pretrained=weights == TIMM_WEIGHTS, tuning=tuning
         )
         self.stride = max(self.primary.stride, self.secondary.stride)
         shared = variant == "mobile"

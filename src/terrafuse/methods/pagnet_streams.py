@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from terrafuse.backbones import PyramidBackbone, create_backbone
+from terrafuse.modalities import Modality
 from terrafuse.tuning import TuningOption, apply_tuning
 
 VariantName = Literal["mobile", "rx50"]
@@ -71,31 +72,35 @@ class GateThenActivate(nn.Sequential):
 
 
 def build_streams(
-    variant: VariantName, bands: Sequence[int], *, pretrained: bool, tuning: TuningOption
+    variant: VariantName, modalities: Sequence[Modality], *, pretrained: bool, tuning: TuningOption
 ) -> list[PyramidBackbone]:
     """Encoders of the first and of the second stream.
 
     Args:
         variant: "mobile" has MobileNetV3 twice; in "rx50" the first is SE-ResNeXt50.
-        bands: Of each stream.
+        modalities: Of each stream.
         pretrained: Whether they start from timm's weights.
         tuning: What learns in them.
     """
     weights = "timm" if pretrained else None
     streams: list[PyramidBackbone] = []
-    for (place, ends), count in zip(MOBILENET_ENDS.items(), bands, strict=True):
+    for (place, ends), modality in zip(MOBILENET_ENDS.items(), modalities, strict=True):
         if variant == "rx50" and place == "primary":
-            stream = _build(SE_RESNEXT, count, weights, (4, 8, 16))
+            stream = _build(SE_RESNEXT, modality, weights, (4, 8, 16))
         else:
-            whole = _build(MOBILENET, count, weights, (8, 16, 32))
+            whole = _build(MOBILENET, modality, weights, (8, 16, 32))
             stream = MobileNetStream(whole, ends, gate_first=not pretrained)
         apply_tuning(stream, tuning, 1)
         streams.append(stream)
     return streams
 
 
-def _build(name: str, bands: int, weights: str | None, strides: Sequence[int]) -> PyramidBackbone:
-    backbone = create_backbone(name, bands, weights=weights, strides=strides)
+def _build(
+    name: str, modality: Modality, weights: str | None, strides: Sequence[int]
+) -> PyramidBackbone:
+    backbone = create_backbone(
+        name, len(modality.bands), weights=weights, modalities=[modality], strides=strides
+    )
     assert isinstance(backbone, PyramidBackbone)
     backbone.name = name
     return backbone

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import TokenBackbone
+from terrafuse.backbones import COLOUR, TokenBackbone
 from terrafuse.decoders import create_decoder
 from terrafuse.decoders.layers import NormName, full_precision
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
@@ -121,13 +121,14 @@ class VSGNet(Segmenter):
         image, *others = self.modalities
         # The transformer knows colours; what else an image has, only its convolutions see.
         self.colours = image.rgb_bands if image.kind == "optical" else None
-        bands = {"image": len(image.bands), "structure": sum(len(m.bands) for m in others)}
-        seen = bands | ({"image": len(self.colours)} if self.colours else {})
+        sets = {"image": [image], "structure": others}
+        bands = {stream: _count_bands(own) for stream, own in sets.items()}
+        seen = sets | ({"image": [COLOUR]} if self.colours else {})
         names = _by_stream("backbone", backbone)
-        sources = weights_by_stream(weights, {"image": [image], "structure": others})
+        sources = weights_by_stream(weights, sets)
         vision = {
-            stream: build_vision(name, sources[stream], backbone_options, seen[stream])
-            for stream in STREAMS
+            stream: build_vision(name, sources[stream], backbone_options, _count_bands(own), own)
+            for stream, own in seen.items()
             if (name := names[stream]) is not None
         }
         self.vision = nn.ModuleDict(vision)
@@ -190,6 +191,10 @@ class VSGNet(Segmenter):
 
 
 _GENERATE = "'terrafuse generate dataset.yaml --kind sam' (or depth, superpixels)"
+
+
+def _count_bands(modalities: Sequence[Modality]) -> int:
+    return sum(len(m.bands) for m in modalities)
 
 
 def _check_modalities(modalities: Sequence[Modality]) -> None:

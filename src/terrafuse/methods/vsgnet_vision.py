@@ -6,7 +6,7 @@ Reference: Oquab et al., "DINOv2", TMLR 2024, arXiv 2304.07193; its registers: D
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from terrafuse.backbones import TokenBackbone, is_dofa, is_token_backbone
 from terrafuse.decoders.layers import resize, size_of
 from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_backbone
+from terrafuse.modalities import Modality
 from terrafuse.samples import round_up
 
 TokensName = Literal["shuffle", "raw"]
@@ -26,7 +27,11 @@ SHUFFLE = 8
 
 
 def build_vision(
-    name: str, weights: str | None, options: Mapping[str, Any] | None, bands: int
+    name: str,
+    weights: str | None,
+    options: Mapping[str, Any] | None,
+    bands: int,
+    modalities: Sequence[Modality] | None = None,
 ) -> TokenBackbone:
     """A frozen transformer, of which the tokens after the last block are used.
 
@@ -35,6 +40,7 @@ def build_vision(
         weights: As in `create_backbone`.
         options: Further options of `create_backbone`.
         bands: Channels of its image.
+        modalities: Whose bands these are, where they are known.
 
     Raises:
         ModelError: No such transformer, or its tokens cannot become pixels.
@@ -52,7 +58,12 @@ def build_vision(
             f"'{fixed[0]}' out of backbone_options"
         )
     backbone = build_backbone(
-        name, bands, weights, {**(options or {}), "neck": "none", "taps": [-1]}, tuning="frozen"
+        name,
+        bands,
+        weights,
+        {**(options or {}), "neck": "none", "taps": [-1]},
+        tuning="frozen",
+        modalities=modalities,
     )
     assert isinstance(backbone, TokenBackbone)
     if backbone.embed_dim % SHUFFLE**2:
