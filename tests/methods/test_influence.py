@@ -39,8 +39,13 @@ CLOSED = {
 DISTANCES_ONLY = ("dformer_v2_",)
 #: Per method, what its small options lack to learn within 100 steps.
 LEARNING: dict[str, dict[str, Any]] = {
-    "croma": {"backbone_options": {"embed_dim": 32, "depth": 2, "num_heads": 4, "neck_channels": 8}}
+    "croma": {
+        "backbone_options": {"embed_dim": 32, "depth": 2, "num_heads": 4, "neck_channels": 8}
+    },
+    "pagnet": {"channels": 32, "key_channels": 8, "dropout": 0.0},
 }
+#: Methods that have no small form: learning takes them a quarter of a minute, and is slow.
+HEAVY = ("pagnet",)
 #: By method, further small options (places in `SMALL`) for the quick test of learning: DOFA, which
 #: takes bands of one wavelength for one if it is not told.
 AT_RISK = {"early_fusion": (2,), "upseg": (1,)}
@@ -110,7 +115,8 @@ def _learnt(*, quick: bool) -> list[Any]:
     """Cases and bands: the quick ones, or all others."""
     found = []
     for case in CASES:
-        is_quick = case.number in (0, *AT_RISK.get(case.method, ()))
+        chosen = (0, *AT_RISK.get(case.method, ()))
+        is_quick = case.number in chosen and case.method not in HEAVY
         for target in _targets() if case.number == 0 else _at_risk():
             if case.sees_distances_only and target[0] != MODALITIES[0].name:
                 continue
