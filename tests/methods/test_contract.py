@@ -1,6 +1,6 @@
 """What every method keeps. A new line in METHODS is tested here without further work.
 
-A method whose defaults are too large for a test adds small options to `SMALL`.
+A method whose defaults are too large for a test adds small options to `small_methods.SMALL`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
+from small_methods import SMALL, random_images, statistics_of
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import MissingModalityError, ModelError, UnknownNameError
 from terrafuse.methods import (
@@ -23,231 +23,11 @@ from terrafuse.methods import (
     list_methods,
     load_segmenter,
 )
-from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.modalities import Modality
 from terrafuse.options import option_names
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import save_model
 
-RESNET: dict[str, Any] = {
-    "backbone": "resnet18",
-    "backbone_options": {"channels": [4, 6, 8, 10], "layers": [1, 1, 1, 1]},
-    "decoder": "upernet",
-    "decoder_options": {"channels": 8, "bins": [1, 2]},
-}
-VIT: dict[str, Any] = {
-    "backbone": "vit_tiny_patch16_224",
-    "backbone_options": {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "neck_channels": 8,
-    },
-    "decoder": "segformer",
-    "decoder_options": {"channels": 8},
-}  # fmt: skip
-DOFA: dict[str, Any] = VIT | {
-    "backbone": "dofa_base_patch16",
-    "backbone_options": VIT["backbone_options"] | {"dynamic_embed_dim": 8},
-}
-TINY_SAM: dict[str, Any] = {
-    "backbone": "samvit_base_patch16",
-    "backbone_options": {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "neck_channels": 8,
-        "window_size": 3, "global_attn_indexes": [1],
-    },
-    "decoder_options": {"channels": 8, "num_heads": 2, "window_size": 2},
-}  # fmt: skip
-SYNERGY: dict[str, Any] = {
-    "backbone": "vit_tiny_patch16_224",
-    "backbone_options": {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64},
-    "vem": {"dim": 8, "heads": 2},
-    "decoder": "upernet",
-    "neck_channels": 8,
-    "decoder_options": {"channels": 8, "bins": [1, 2]},
-}
-SYNERGY_DOFA: dict[str, Any] = SYNERGY | {
-    "backbone": "dofa_base_patch16",
-    "backbone_options": {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "dynamic_embed_dim": 16,
-    },
-}  # fmt: skip
-STRUCTURE: dict[str, Any] = {
-    "backbone": "vit_base_patch14_reg4_dinov2",
-    "backbone_options": {"embed_dim": 64, "depth": 1, "num_heads": 2, "img_size": 28},
-    "channels": [8, 12],
-    "depths": [1, 2],
-    "num_heads": [1, 2],
-    "mlp_ratios": [2, 1],
-    "decoder_options": {"channels": 8},
-}
-MCANET: dict[str, Any] = {
-    "backbone": "resnet18",
-    "backbone_options": RESNET["backbone_options"],
-    "low_channels": 6,
-    "high_channels": 8,
-}
-MIT: dict[str, Any] = {
-    "backbone": "mit_b0",
-    "backbone_options": {"channels": [8, 8, 10, 16], "depths": [1, 1, 1, 1]},
-    "decoder_options": {"channels": 8},
-}
-CROMA: dict[str, Any] = {
-    "backbone_options": {"embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8},
-    "decoder_options": {"channels": 8, "bins": [1, 2]},
-}
-DFORMER: dict[str, Any] = {
-    "backbone": "dformer_tiny",
-    "backbone_options": {
-        "channels": [8, 8, 12, 16], "depths": [1, 1, 2, 1], "num_heads": [1, 2, 2, 4],
-        "mlp_ratios": [2, 2, 1, 1], "layer_scale_init": 0.5,
-    },
-    "decoder_options": {"channels": 8, "ham_channels": 8, "rank": 4},
-}  # fmt: skip
-DECUR: dict[str, Any] = {
-    "backbone_options": {"channels": [4, 4, 8, 16], "layers": [1, 1, 1, 1]},
-    "channels": [4, 6, 8],
-}
-AMMFUSENET: dict[str, Any] = {
-    "backbone": "resnet18",
-    "backbone_options": RESNET["backbone_options"],
-    "projection_channels": 4,
-    "context_channels": 6,
-    "hidden_channels": 8,
-}
-SSLVIT: dict[str, Any] = {
-    "backbone_options": {
-        "embed_dim": 8, "depths": [2, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4,
-        "img_size": 64,
-    },
-}  # fmt: skip
-GALILEO: dict[str, Any] = {
-    "backbone": "galileo_nano",
-    "backbone_options": {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8, "patch_size": 8,
-        "scaling": "data",
-    },
-    "decoder_options": {"channels": 8},
-}  # fmt: skip
-GALILEO_UPSEG: dict[str, Any] = {
-    "backbone": "galileo_nano",
-    "backbone_options": {
-        "embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 8, "scaling": "data",
-    },
-}  # fmt: skip
-TINY_DECODER: dict[str, Any] = {"decoder_options": {"channels": 8, "num_heads": 2}}
-
-#: Per method, small options to test it with; a method that is not here is tested with its defaults.
-SMALL: dict[str, list[dict[str, Any]]] = {
-    "dformer": [
-        DFORMER,
-        DFORMER | {"backbone": "dformer_v2_base", "tuning": "lora"},
-        DFORMER | {"backbone": "dformer_v2_small", "norm": "group"},
-        DFORMER | {"norm": "group", "decoder": "segformer", "decoder_options": {"channels": 8}},
-    ],
-    "cmx": [
-        MIT,
-        RESNET | {"aux": True, "norm": "group", "reduction": 2},
-        MIT | {"tuning": "lora"},
-    ],
-    "sslvit": [SSLVIT, SSLVIT | {"tuning": "lora"}],
-    "decur": [
-        DECUR,
-        DECUR | {"attention": True, "tuning": "norms"},
-        DECUR | {"decoder": "upernet", "decoder_options": {"channels": 8, "bins": [1, 2]}},
-    ],
-    "croma": [CROMA, CROMA | {"features": "concat", "tuning": "lora", "aux": False}],
-    "single": [RESNET, VIT | {"tuning": "prompt"}, DOFA | {"tuning": "lora"}],
-    "ammfusenet": [
-        AMMFUSENET,
-        AMMFUSENET | {"output_stride": 8, "rates": [2, 4], "tuning": "bitfit"},
-        AMMFUSENET | {"output_stride": 32, "norm": "group"},
-    ],
-    "early_fusion": [
-        RESNET | {"tuning": "norms"},
-        VIT | {"validity_channels": True},
-        DOFA | {"tuning": "frozen", "validity_channels": True},
-    ],
-    "late_fusion": [
-        RESNET,
-        VIT | {"fusion": "gated", "tuning": "adapter+lora"},
-        RESNET | {"fusion": "concat", "aux": True, "tuning": "bitfit"},
-        DOFA,
-        GALILEO | {"decoder": "segformer", "tuning": "lora"},
-    ],
-    "galileo": [
-        GALILEO,
-        GALILEO | {"fusion": "gated", "tuning": "lora"},
-        GALILEO
-        | {
-            "fusion": "concat",
-            "tuning": "prompt",
-            "aux": True,
-            "backbone_options": GALILEO["backbone_options"]
-            | {"subtract_reference": True, "stem_channels": 4, "final_norm": False},
-        },
-        GALILEO
-        | {
-            "fusion": "sum",
-            "tuning": "frozen",
-            "decoder": "linear",
-            "decoder_options": {},
-            "backbone_options": GALILEO_UPSEG["backbone_options"]
-            | {"neck": "none", "taps": [-1], "subtract_reference": True},
-        },
-    ],
-    "mcanet": [
-        MCANET,
-        MCANET | {"renormalized": True, "scaled": True, "output_stride": 16, "tuning": "norms"},
-        MCANET | {"attention": "none", "output_stride": 32, "norm": "group"},
-    ],
-    "mfnet": [
-        TINY_SAM | {"tuning": "adapter"},
-        TINY_SAM | {"tuning": "lora"},
-        VIT | {"tuning": "dora", "decoder": "segformer"},
-        RESNET | {"tuning": "full", "decoder": "unetformer"} | TINY_DECODER,
-        TINY_SAM | {"tuning": "frozen", "deep_fusion": False},
-        DOFA | {"tuning": "adapter"},
-        GALILEO | {"tuning": "lora", "decoder": "segformer"},
-    ],
-    "pagnet": [
-        {"variant": "mobile", "channels": 8, "key_channels": 4, "num_heads": 2},
-        {"channels": 8, "key_channels": 4, "views": 2, "tuning": "norms"},
-        {"variant": "mobile", "gate": "replaced", "graph": False},
-    ],
-    "upseg": [
-        SYNERGY,
-        SYNERGY_DOFA,
-        SYNERGY_DOFA | {"tuning": "lora", "interact_stages": [1], "decoder": "light"},
-        SYNERGY | GALILEO_UPSEG | {"tuning": "lora"},
-        SYNERGY_DOFA | {"tuning": "full", "grid": "own", "wave_delta": True},
-        SYNERGY
-        | {"grid": "own", "prompt": {"pool": 2}, "tuning": "lora", "interact_stages": [1, 2]},
-        SYNERGY
-        | {"vem": {"kind": "content", "dim": 8}, "prompt": {"kind": "summary"}, "aux": False},
-        SYNERGY | {"vem": {"kind": "differential", "dim": 8}, "fusion": "concat1x1"},
-        SYNERGY | {"vem": {"kind": "project", "dim": 8}, "schedule": "two-pass", "tuning": "full"},
-        SYNERGY | {"interact_stages": [], "fusion": "mean_unique", "gate": {"scope": "shared"}},
-        SYNERGY | {"vem": {"kind": "none"}, "prompt": {"source": "self"}, "fusion": "mean"},
-        SYNERGY
-        | {
-            "prompt": {"kind": "aligned", "hosts": ["rgb"]},
-            "decoder": "segformer",
-            "decoder_options": {"channels": 8},
-        },
-    ],
-    "vsgnet": [
-        STRUCTURE,
-        STRUCTURE
-        | {
-            "backbone": {"image": "vit_tiny_patch16_224", "structure": None},
-            "softmax": "plain",
-            "spatial_gate": "sigmoid",
-            "tokens": "raw",
-            "norm": "group",
-            "channels": [8, 12, 16],
-            "depths": [1, 1, 1],
-            "num_heads": [1, 1, 2],
-            "mlp_ratios": [2, 2, 1],
-        },
-    ],
-}
 #: Per method, names of parameters that by design get no gradient.
 WITHOUT_GRADIENT: dict[str, tuple[str, ...]] = {}
 #: Per method that divides by sums which may be as small as rounding, how far results may differ, in
@@ -283,7 +63,7 @@ class Case:
                 torch.nn.init.normal_(parameter, mean=mean, std=0.2)
             elif name.endswith((".up", ".gates", ".aligned.up.weight")):  # start as 0
                 torch.nn.init.normal_(parameter, std=0.2)
-        segmenter.set_statistics(_statistics(segmenter.modalities))
+        segmenter.set_statistics(statistics_of(segmenter.modalities))
         return segmenter
 
 
@@ -300,32 +80,12 @@ def _cases() -> list[Any]:
 each_method = pytest.mark.parametrize("case", _cases())
 
 
-def _statistics(modalities: tuple[Modality, ...]) -> dict[str, BandStatistics]:
-    result = {}
-    for m in modalities:
-        n = len(m.bands)
-        result[m.name] = BandStatistics((3.0,) * n, (2.0,) * n, (0.0,) * n, (9.0,) * n, (1,) * n)
-    return result
-
-
-def _images(
-    modalities: tuple[Modality, ...], size: tuple[int, int], batch: int = 2, seed: int = 1
-) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        m.name: 3 + 2 * torch.randn(
-            batch, len(m.bands), m.size_at(size[0]), m.size_at(size[1]), generator=generator
-        )
-        for m in modalities
-    }  # fmt: skip
-
-
 @each_method
 @pytest.mark.parametrize("size", [(32, 32), (34, 46), (2, 70), (96, 64)])
 def test_logits_have_the_shape_of_the_window(case: Case, size: tuple[int, int]) -> None:
     segmenter = case.make()
     with torch.no_grad():
-        output = segmenter(_images(case.modalities, size))
+        output = segmenter(random_images(case.modalities, size))
     assert output.logits.shape == (2, K, *size)
     assert output.logits.dtype == torch.float32
     assert output.logits.isfinite().all()
@@ -340,7 +100,7 @@ def test_modalities_may_have_any_scale(case: Case, scale: float) -> None:
     modalities = (*others, replace(last, scale=scale))
     segmenter = case.make(modalities)
     with torch.no_grad():
-        logits = segmenter(_images(modalities, (60, 60))).logits
+        logits = segmenter(random_images(modalities, (60, 60))).logits
     assert logits.shape == (2, K, 60, 60)
     assert logits.isfinite().all()
 
@@ -348,7 +108,7 @@ def test_modalities_may_have_any_scale(case: Case, scale: float) -> None:
 @each_method
 def test_the_output_depends_on_every_modality(case: Case) -> None:
     segmenter = case.make()
-    images = _images(case.modalities, (64, 64))
+    images = random_images(case.modalities, (64, 64))
     with torch.no_grad():
         logits = segmenter(images).logits
         for m in case.modalities:
@@ -359,7 +119,7 @@ def test_the_output_depends_on_every_modality(case: Case) -> None:
 @each_method
 def test_samples_do_not_depend_on_their_neighbours(case: Case) -> None:
     segmenter = case.make()
-    images = _images(case.modalities, (64, 64), batch=3)
+    images = random_images(case.modalities, (64, 64), batch=3)
     with torch.no_grad():
         together = segmenter(images).logits
         atol = max(1e-5, ROUNDING.get(case.method, 0) * float(together.abs().max()))
@@ -374,7 +134,7 @@ def test_samples_that_lack_modalities_do_not_change_their_neighbours(case: Case)
     if not segmenter.supports_missing:
         pytest.skip("needs every modality")
     batch = 1 + len(case.modalities)
-    images = _images(case.modalities, (64, 64), batch=batch)
+    images = random_images(case.modalities, (64, 64), batch=batch)
     for i, m in enumerate(case.modalities):  # sample 0 has all, sample i + 1 lacks the i-th
         images[m.name][i + 1] = torch.nan
     with torch.no_grad():
@@ -387,7 +147,7 @@ def test_samples_that_lack_modalities_do_not_change_their_neighbours(case: Case)
 @each_method
 def test_missing_modalities_are_supported_or_named(case: Case) -> None:
     segmenter = case.make()
-    images = _images(case.modalities, (64, 64))
+    images = random_images(case.modalities, (64, 64))
     if len(case.modalities) == 1:
         pytest.skip("nothing would be left")
     for m in case.modalities:
@@ -410,7 +170,7 @@ def test_missing_modalities_are_supported_or_named(case: Case) -> None:
 @each_method
 def test_gaps_give_finite_output(case: Case) -> None:
     segmenter = case.make()
-    images = _images(case.modalities, (64, 64))
+    images = random_images(case.modalities, (64, 64))
     for x in images.values():
         x[0, 0, : x.shape[-2] // 2] = torch.nan  # one band, half of the window
         x[1, :, :, : x.shape[-1] // 4] = torch.nan  # all bands, a quarter
@@ -426,7 +186,7 @@ def test_gaps_give_finite_output(case: Case) -> None:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_reach_every_parameter_that_learns(case: Case, batch: int) -> None:
     segmenter = case.make().train()
-    output = segmenter(_images(case.modalities, (64, 64), batch=batch))
+    output = segmenter(random_images(case.modalities, (64, 64), batch=batch))
     terms = [output.logits, *output.aux_logits]
     (sum(x.square().mean() for x in terms) + sum(output.losses.values())).backward()
     for name, parameter in segmenter.named_parameters():
@@ -440,7 +200,7 @@ def test_gradients_reach_every_parameter_that_learns(case: Case, batch: int) -> 
 @each_method
 def test_a_step_with_gaps_and_missing_modalities_trains(case: Case) -> None:
     segmenter = case.make().train()
-    images = _images(case.modalities, (64, 64))
+    images = random_images(case.modalities, (64, 64))
     for i, x in enumerate(images.values()):
         x[:, :, :5] = torch.nan
         if segmenter.supports_missing and i > 0:
@@ -461,7 +221,7 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
     info = describe_run(
         segmenter,
         scheme=scheme,
-        statistics=_statistics(case.modalities),
+        statistics=statistics_of(case.modalities),
         crop_size=64,
         overlap=16,
         rules={m.name: {"nodata": 0} for m in case.modalities},
@@ -472,7 +232,7 @@ def test_saved_and_loaded_it_is_the_same(case: Case, tmp_path: Path) -> None:
     assert found == info
     assert not loaded.training
     assert loaded.method_name == case.method
-    images = _images(case.modalities, (50, 38))
+    images = random_images(case.modalities, (50, 38))
     with torch.no_grad():
         assert torch.equal(loaded(images).logits, segmenter(images).logits)
 
@@ -488,7 +248,7 @@ def test_statistics_are_part_of_the_state(case: Case) -> None:
 @each_method
 def test_mixed_precision(case: Case) -> None:
     segmenter = case.make().train()
-    images = _images(case.modalities, (64, 64))
+    images = random_images(case.modalities, (64, 64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = segmenter(images).logits
     logits.float().square().mean().backward()
