@@ -21,12 +21,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from scores import machine
 from terrafuse import api
 from terrafuse.data import load_manifest
-from terrafuse.evaluation import evaluate, half_interval
+from terrafuse.evaluation import half_interval
+from terrafuse.evaluation.confusion import ConfusionMatrix
+from terrafuse.evaluation.evaluate import read_reference
+from terrafuse.prediction import ScenePredictor
 from terrafuse.weights import digest
 
 STORED = "unseen.json"
@@ -42,36 +47,51 @@ def score_run(folder: Path, data: Path, wanted: str, groups: Sequence[str]) -> S
         if found["key"] == key:
             return found["scores"]
     run = api.load(folder)
-    every = len(run.info.modalities) > 1 and run.segmenter.supports_missing
-    scores = {"own test split": _score(run, run.config.data.manifest, "", wanted, subsets=every)}
-    for group in ("", *groups):
-        scores[group or "unseen"] = _score(run, data, group, wanted, subsets=every)
+    scores = {"own test split": _score(run, run.config.data.manifest, wanted, [""])[""]}
+    unseen = _score(run, data, wanted, ["", *groups])
+    scores |= {group or "unseen": own for group, own in unseen.items()}
     stored.write_text(json.dumps({"key": key, "scores": scores}, indent=2), encoding="utf-8")
     return scores
 
 
-def _score(run: Any, data: Path, group: str, wanted: str, *, subsets: bool) -> dict[str, float]:
-    manifest = load_manifest(data).select(tuple(m.name for m in run.info.modalities))
-    scenes = [s for s in manifest.scenes("test") if s.has_labels and s.id.startswith(group)]
-    metrics = evaluate(
+def _score(run: Any, data: Path, wanted: str, groups: Sequence[str]) -> Scores:
+    """Group → subset → IoU; every scene is mapped once per subset."""
+    names = frozenset(m.name for m in run.info.modalities)
+    subsets = {"all": names}
+    if len(names) > 1 and run.segmenter.supports_missing:
+        subsets |= {name: frozenset({name}) for name in sorted(names)}
+    predictor = ScenePredictor(
         run.segmenter,
-        scenes,
-        run.info.scheme,
-        run.config.evaluation,
         crop_size=run.config.predict_crop_size,
         overlap=run.config.predict_overlap,
-        subsets=subsets,
-        boundary=False,
+        blending=run.config.prediction.blending,
+        batch_size=run.config.predict_batch_size,
     )
-    kept = {name: s for name, s in metrics["subsets"].items() if _is_shown(name, metrics["full"])}
+    place = run.info.scheme.names.index(wanted)
+    matrices = {
+        (group, subset): ConfusionMatrix(run.info.scheme.num_classes)
+        for group in groups
+        for subset in subsets
+    }
+    manifest = load_manifest(data).select(tuple(m.name for m in run.info.modalities))
+    for scene in manifest.scenes("test"):
+        labels = read_reference(scene, run.config.evaluation)
+        for subset, kept in subsets.items():
+            class_map = predictor.class_map(scene, without=names - kept)
+            for group in groups:
+                if scene.id.startswith(group):
+                    matrices[group, subset].update(labels, class_map)
+        scene.close()
     return {
-        "all" if name == metrics["full"] else name: subset["per_class"][wanted]["iou"]
-        for name, subset in kept.items()
+        group: {subset: _iou(matrices[group, subset].counts, place) for subset in subsets}
+        for group in groups
     }
 
 
-def _is_shown(subset: str, full: str) -> bool:
-    return subset == full or "+" not in subset
+def _iou(counts: NDArray[np.int64], place: int) -> float:
+    """Of (K, K + 1) counts; pixels that are not mapped are missed."""
+    hit = counts[place, place]
+    return float(hit / (counts[place].sum() + counts[:, place].sum() - hit))
 
 
 def rows_of(sweeps: Sequence[Path]) -> dict[str, list[Path]]:
