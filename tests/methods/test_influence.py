@@ -130,7 +130,7 @@ def _check_learning(case: Case, target: tuple[str, int]) -> None:
     options = with_all_learning(case.method, case.options | LEARNING.get(case.method, {}))
     segmenter = case.make(modalities, **options)
     generator = torch.Generator().manual_seed(1)
-    fresh = signs_of(modalities, target, torch.Generator().manual_seed(2), batch=16)
+    fresh = signs_of(modalities, target, torch.Generator().manual_seed(2))
     config = TrainingConfig(steps=100, lr=1e-2, warmup_steps=10)
     step, scores = train_until(
         segmenter,

@@ -31,7 +31,7 @@ MODALITIES = (
 )
 SIZE = 128
 #: Side of a field, in pixels: the patch of transformers.
-FIELD = 8
+FIELD = 16
 ENOUGH = 0.95
 
 
