@@ -16,7 +16,8 @@ from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.scores import ClassMean, score, subset_report
+from terrafuse.evaluation.score_table import subset_report
+from terrafuse.evaluation.scores import ClassMean, score
 from terrafuse.prediction import Blending, ScenePredictor
 from terrafuse.prediction.predictor import Precision
 from terrafuse.progress import Progress
