@@ -64,7 +64,9 @@ def _row(share: float, own: Mapping[str, Any], other: Mapping[str, Any] | None) 
     pixels, units = (statistics.mean(p[key] for p in points) for key in ("pixels", "units"))
     cells = [f"{100 * share:g} %", f"{pixels:,.0f}", f"{units:,.0f}"]
     if other is None:
-        return cells + [_cell(_values(points, k.name), 100 if k.in_percent else 1) for k in _kinds()]
+        return cells + [
+            _cell(_values(points, k.name), 100 if k.in_percent else 1) for k in _kinds()
+        ]
     theirs = {p["seed"]: p["scores"][HEADLINE] for p in _at(other["points"], share)}
     pairs = [(p["scores"][HEADLINE], theirs.get(p["seed"])) for p in points]
     gains = [a - b for a, b in pairs if a is not None and b is not None]

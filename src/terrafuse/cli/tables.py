@@ -10,6 +10,7 @@ from rich.table import Table
 
 from terrafuse.modalities import BandStatistics, Modality
 
+
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row per mapping; keys are the header."""
     table = Table(title=title)

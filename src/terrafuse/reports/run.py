@@ -156,8 +156,8 @@ def _headline(scores: Mapping[str, Mapping[str, float | None]]) -> str:
     best, second = sorted(known, key=lambda run: -known[run])[:2]
     gain = 100 * (known[best] - known[second])
     return (
-        f"Best by {SCORES[HEADLINE].label}: {best} with {known[best]:.3f}, {gain:.1f} points above {second} "
-        f"({known[second]:.3f})."
+        f"Best by {SCORES[HEADLINE].label}: {best} with {known[best]:.3f}, {gain:.1f} points above "
+        f"{second} ({known[second]:.3f})."
     )
 
 
@@ -255,6 +255,8 @@ def _add_settings(report: Report, metrics: Mapping[str, Metrics]) -> None:
         lines.append(f"  modalities: {result['full']}")
         lines += [f"  {key}: {value}" for key, value in result.get("settings", {}).items()]
         if averaged:
-            counts = ", ".join(f"{SCORES[k].label if k in SCORES else k} {n}" for k, n in averaged.items())
+            counts = ", ".join(
+                f"{SCORES[k].label if k in SCORES else k} {n}" for k, n in averaged.items()
+            )
             lines.append(f"  classes in each mean: {counts}")
     report.add_details("How it was scored", "\n".join(lines))
