@@ -27,6 +27,7 @@ from scores import machine
 from terrafuse import api
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate, half_interval
+from terrafuse.prediction import WindowSettings
 from terrafuse.weights import digest
 
 STORED = "unseen.json"
@@ -58,8 +59,7 @@ def _score(run: Any, data: Path, group: str, wanted: str, *, subsets: bool) -> d
         scenes,
         run.info.scheme,
         run.config.evaluation,
-        crop_size=run.config.predict_crop_size,
-        overlap=run.config.predict_overlap,
+        WindowSettings.of_run(run.config, blending="taper", batch_size=8),
         subsets=subsets,
         boundary=False,
     )

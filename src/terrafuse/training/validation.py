@@ -25,7 +25,7 @@ from terrafuse.evaluation import (
     score_values,
     scored_classes,
 )
-from terrafuse.prediction import ScenePredictor, check_windows
+from terrafuse.prediction import ScenePredictor, WindowSettings, check_windows
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
@@ -235,14 +235,8 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
     def _score(
         self, segmenter: Segmenter, trainer: Trainer, device: torch.device
     ) -> dict[str, float | None]:
-        predictor = ScenePredictor(
-            segmenter,
-            crop_size=self.config.predict_crop_size,
-            overlap=validation_overlap(self.config),
-            blending=self.config.prediction.blending,
-            batch_size=self.config.predict_batch_size,
-            device=device,
-        )
+        windows = WindowSettings.of_run(self.config, overlap=validation_overlap(self.config))
+        predictor = ScenePredictor(segmenter, windows, device=device)
         evaluation = self.config.evaluation
         confusion = ConfusionMatrix(segmenter.num_classes)
         for scene in self.scenes[trainer.global_rank :: trainer.world_size]:
