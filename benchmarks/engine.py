@@ -30,7 +30,15 @@ from torch import nn
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Scene, scene_from_rasters
 from terrafuse.modalities import Modality
-from terrafuse.prediction import Accumulator, ScenePredictor, Strip, open_map
+from terrafuse.prediction import (
+    DEFAULT_PRODUCTS,
+    Accumulator,
+    ScenePredictor,
+    Strip,
+    WindowSettings,
+    find_products,
+    open_map,
+)
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.version import VERSION
 
@@ -110,7 +118,8 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
     clock = Clock()
     lattice = predictor.lattice(scene)
     predictor.segmenter.eval()
-    with open_map(out, scene.grid, scheme) as writer, torch.inference_mode():
+    products = find_products(DEFAULT_PRODUCTS)
+    with open_map(out, scene.grid, scheme, products) as writer, torch.inference_mode():
         with clock("blend"):
             sums = Accumulator(lattice, scheme.num_classes)
         stops = [*lattice.row_starts[1:], lattice.height]
@@ -125,7 +134,7 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
                 with clock("blend"):
                     sums.add(window, logits, sample.valid["image"])
             with clock("argmax and confidence"):
-                strip: Strip = sums.advance(stop)
+                strip: Strip = sums.advance(stop, products)
             with clock("write"):
                 writer.write(strip)
         with clock("write"):
@@ -153,9 +162,7 @@ def main() -> None:
         segmenter.get_buffer("std_image").fill_(400)
         predictor = ScenePredictor(
             segmenter,
-            crop_size=args.crop,
-            overlap=args.overlap,
-            batch_size=args.batch,
+            WindowSettings(args.crop, args.overlap, batch_size=args.batch),
             device="cpu",
         )
         predictor.class_map(scene)  # first use of everything

@@ -27,6 +27,7 @@ from terrafuse.api import Run
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate
 from terrafuse.fusion import Guidance, TokenMap
+from terrafuse.prediction import WindowSettings
 
 
 class Delay:
@@ -91,9 +92,7 @@ def scores(run: Run, classes: Sequence[str]) -> list[float]:
         .scenes(config.evaluation.split),
         run.info.scheme,
         config.evaluation,
-        crop_size=config.predict_crop_size,
-        overlap=config.predict_overlap,
-        batch_size=config.predict_batch_size,
+        WindowSettings.of_run(config, blending="taper"),
         boundary=False,
     )
     return [values[0] for values in columns([metrics], classes)[: len(classes) + 1]]

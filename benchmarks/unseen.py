@@ -31,7 +31,7 @@ from terrafuse.data import load_manifest
 from terrafuse.evaluation import half_interval
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.evaluate import read_reference
-from terrafuse.prediction import ScenePredictor
+from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.weights import digest
 
 STORED = "unseen.json"
@@ -62,10 +62,7 @@ def _score(run: Any, data: Path, wanted: str, groups: Sequence[str]) -> Scores:
         subsets |= {name: frozenset({name}) for name in sorted(names)}
     predictor = ScenePredictor(
         run.segmenter,
-        crop_size=run.config.predict_crop_size,
-        overlap=run.config.predict_overlap,
-        blending=run.config.prediction.blending,
-        batch_size=run.config.predict_batch_size,
+        WindowSettings.of_run(run.config),
     )
     place = run.info.scheme.names.index(wanted)
     matrices = {

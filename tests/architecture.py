@@ -48,7 +48,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "prediction": (*VOCABULARY, "data", "segmenter"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
-    "reports": VOCABULARY,
+    "reports": (*VOCABULARY, "evaluation"),
     "training": (
         *VOCABULARY, "data", "weights", "backbones", "segmenter", "methods", "pretraining",
         "prediction", "evaluation", "reports",

@@ -42,10 +42,24 @@ BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
         "pvt_v2_b0",
         {"embed_dims": (8, 8, 16, 16), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)},
     ),
+    "hrnet": (
+        "hrnet_w18_small",
+        {
+            f"stage{i}": {
+                "num_modules": 1,
+                "num_branches": i,
+                "block_type": "BOTTLENECK" if i == 1 else "BASIC",
+                "num_blocks": (1,) * i,
+                "num_channels": (4,) if i == 1 else (4, 8, 12, 16)[:i],
+                "fuse_method": "SUM",
+            }
+            for i in range(1, 5)
+        },
+    ),
     "resnet": ("resnet18", {"channels": (8, 8, 16, 16), "layers": (1, 1, 1, 1)}),
 }
 TOKENS = ("samvit", "vit", "dinov2", "dinov3", "eva02", "eva02_split")
-WITH_BLOCKS = tuple(name for name in BACKBONES if name != "resnet")
+WITH_BLOCKS = tuple(name for name in BACKBONES if name not in ("hrnet", "resnet"))
 
 
 def make(name: str, in_channels: int = 3, *, seed: int = 0, **options: Any) -> Backbone:

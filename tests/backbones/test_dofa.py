@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from golden_files import GOLDEN, part
 from small_backbones import train_a_little
-from terrafuse.backbones import DOFA, create_backbone, is_dofa, is_token_backbone
+from terrafuse.backbones import DOFA, create_backbone, is_token_backbone, knows_modalities
 from terrafuse.backbones.dofa import find_alike
 from terrafuse.backbones.dofa_embedding import encode_wavelengths
 from terrafuse.backbones.dofa_encoder import resize_positions, wave_positions
@@ -377,7 +377,7 @@ def test_parameter_counts(name: str, own: int, total: int) -> None:
 
 def test_names_and_options() -> None:
     assert is_token_backbone("dofa_base_patch16")
-    assert not is_dofa("vit_tiny_patch16_224")
+    assert not knows_modalities("vit_tiny_patch16_224")
     rgb = [Modality("rgb", ("R", "G", "B"), "optical", wavelengths_um=RGB)]
     dsm = Modality("dsm", ("z",), "elevation")
     name = "dofa_small_patch16"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -75,6 +76,58 @@ def test_from_a_folder_to_a_map(folder, command_line):
         assert class_map.crs == optical.crs
         assert class_map.shape == (SIZE, SIZE)
     assert "mIoU" in ok("evaluate", run)
+    _check_products_and_windows(ok, folder, f"{dataset}#{scene['id']}")
+
+
+def _check_products_and_windows(ok, folder, scene):
+    """Options replace the run's windows, and choose what is written; both are recorded."""
+    run, out = folder / "run", folder / "other"
+    before = json.loads((folder / "map" / "prediction.json").read_text())
+    assert list(before["products"]) == ["class_map", "confidence"]
+    crop = RUN["data"]["crop_size"]
+    assert before["windows"]["crop_size"] == crop
+    assert before["windows"]["overlap"] == crop // 4
+    given = {
+        "crop_size": 2 * crop,
+        "blending": "uniform",
+        "batch_size": 3,
+        "precision": "bf16-mixed",
+    }
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    said = ok(
+        "predict", run, "--scene", scene, "--out", out, *options,
+        "--products", "class_map,confidence,entropy,margin",
+    )  # fmt: skip
+    names = ("class_map", "confidence", "entropy", "margin")
+    assert said.splitlines() == [f"wrote {out / name}.tif" for name in names]
+    after = json.loads((out / "prediction.json").read_text())
+    assert after["products"]["entropy"] == {
+        "file": "entropy.tif",
+        "content": "entropy of the softmax probabilities, as a share of the greatest (ln K)",
+        "dtype": "uint8",
+        "nodata": 255,
+        "scale": 1 / 254,
+    }
+    # Without an overlap of its own, the new window has a quarter of it.
+    assert after["windows"] == after["windows"] | given | {"overlap": crop // 2}
+    for name in names:
+        with rasterio.open(out / f"{name}.tif") as dataset:
+            assert dataset.shape == (SIZE, SIZE)
+            assert dataset.nodata == 255
+    settings = json.loads(ok("evaluate", run, "--overlap=3", "--json"))["settings"]
+    own = {"crop_size": crop, "overlap": 3, "blending": "taper", "precision": "32-true"}
+    assert settings == settings | own
+    for words, text in (
+        (["--products", "class_map,entropie"], "product 'entropie'. Did you mean 'entropy'"),
+        (["--products", "entropy,entropy"], "name one or more of class_map, confidence"),
+        (["--overlap", str(crop)], f"overlap is {crop} with crop_size {crop}"),
+        (["--precision", "16"], "precision is '16'; allowed are 32-true"),
+        (["--batch-size", "0"], "batch_size is 0"),
+        (["--blending", "tapir"], "'tapir'. Did you mean 'taper'"),
+    ):
+        with pytest.raises(AssertionError, match=re.escape(text)):
+            ok("predict", run, "--scene", scene, "--out", folder / "no", *words)
+    assert not (folder / "no").exists()
 
 
 def test_check_exits_with_1_on_errors(folder, command_line):

@@ -9,9 +9,11 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError
 from terrafuse.evaluation import evaluate, modality_subsets, scored_classes
+from terrafuse.prediction import WindowSettings
 
 SCHEME = ClassScheme(("water", "land"))
-SETTINGS: dict[str, Any] = {"crop_size": 32, "overlap": 8, "batch_size": 4, "device": "cpu"}
+WINDOWS: dict[str, Any] = {"crop_size": 32, "overlap": 8, "batch_size": 4}
+SETTINGS: dict[str, Any] = {"windows": WindowSettings(**WINDOWS), "device": "cpu"}
 
 
 def scores_for(class_map: np.ndarray, classes: int = 2) -> np.ndarray:
@@ -30,7 +32,9 @@ def random_classes(shape: tuple[int, int], seed: int, share: float = 0.5) -> np.
 def run(scenes: list[ArrayScene], model: type[Identity] = Identity, **options: Any) -> Any:
     segmenter = model(scenes[0].modalities, num_classes=2)
     config = options.pop("config", EvaluationConfig())
-    return evaluate(segmenter, scenes, SCHEME, config, **(SETTINGS | options))
+    cut = {key: options.pop(key) for key in ("overlap", "blending") if key in options}
+    windows = WindowSettings(**(WINDOWS | cut))
+    return evaluate(segmenter, scenes, SCHEME, config, windows, device="cpu", **options)
 
 
 def test_subsets_of_names_come_full_first() -> None:

@@ -30,6 +30,7 @@ from array_scene import Identity
 from terrafuse.config import EvaluationConfig
 from terrafuse.data import Manifest, describe, load_manifest, write_manifest
 from terrafuse.evaluation import evaluate
+from terrafuse.prediction import WindowSettings
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # miniatures are not complete
@@ -83,8 +84,8 @@ def judge(root: Path, layout: str, split: str = "test", **settings: Any) -> dict
     model = Tell(scenes[0].modalities, num_classes=manifest.scheme.num_classes)
     config = EvaluationConfig(split=split, **settings)
     metrics = evaluate(
-        model, scenes, manifest.scheme, config,
-        crop_size=8, overlap=0, device="cpu", boundary=False,
+        model, scenes, manifest.scheme, config, WindowSettings(8, 0),
+        device="cpu", boundary=False,
     )  # fmt: skip
     result: dict[str, Any] = metrics["subsets"][metrics["full"]]
     assert metrics["unmapped"] == 0

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,29 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from terrafuse.errors import ModelError
-from terrafuse.prediction import Accumulator, Lattice, Strip, taper
+from terrafuse.prediction import (
+    DEFAULT_PRODUCTS,
+    PRODUCTS,
+    Accumulator,
+    Lattice,
+    Strip,
+    find_products,
+    taper,
+)
 from terrafuse.prediction.blending import largest
 from terrafuse.samples import Window
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "mfnet"
+CLASS_MAP = find_products(["class_map"])
 Model = Callable[[Tensor, Window], Tensor]
 
 
 def blend(
-    scene: Tensor, lattice: Lattice, model: Model = lambda x, _: x, valid: Tensor | None = None
+    scene: Tensor,
+    lattice: Lattice,
+    model: Model = lambda x, _: x,
+    valid: Tensor | None = None,
+    products: Sequence[str] = DEFAULT_PRODUCTS,
 ) -> tuple[list[Strip], Tensor]:
     """Strips and averaged logits (K, H, W) of a scene (K, H, W) through a model."""
     height, width = lattice.row_starts[-1] + lattice.size, lattice.col_starts[-1] + lattice.size
@@ -37,12 +50,16 @@ def blend(
             rows, cols = window.slices()
             accumulator.add(window, model(padded[:, rows, cols], window), known[rows, cols])
         averages.append(accumulator.average(accumulator.row, stop))
-        strips.append(accumulator.advance(stop))
+        strips.append(accumulator.advance(stop, find_products(products)))
     return strips, torch.cat(averages, dim=1)
 
 
 def class_map(strips: list[Strip]) -> np.ndarray:
-    return np.concatenate([strip.class_map for strip in strips])
+    return layer(strips, "class_map")
+
+
+def layer(strips: list[Strip], name: str) -> np.ndarray:
+    return np.concatenate([strip.layers[name] for strip in strips])
 
 
 @given(st.integers(1, 60), st.integers(0, 30))
@@ -156,22 +173,47 @@ def test_confidence_is_the_largest_probability_of_the_average() -> None:
     scene = torch.randn(4, 50, 61, generator=torch.Generator().manual_seed(0)) * 3
     strips, average = blend(scene, lattice, lambda x, window: x + 0.01 * window.col)
     expected = average.softmax(dim=0).amax(dim=0) * 254
-    confidence = np.concatenate(
-        [strip.confidence for strip in strips if strip.confidence is not None]
-    )
+    confidence = layer(strips, "confidence")
     assert confidence.dtype == np.uint8
     assert np.abs(confidence - expected.numpy()).max() <= 0.501
 
 
-def test_pixels_without_data_are_255_in_both() -> None:
-    valid = torch.rand(40, 30, generator=torch.Generator().manual_seed(0)) > 0.3
-    strips, _ = blend(torch.zeros(2, 40, 30), Lattice(40, 30, 16, 4), valid=valid)
-    assert np.array_equal(class_map(strips) == 255, ~valid.numpy())
-    assert all(
-        strip.confidence is not None
-        and np.array_equal(strip.confidence == 255, strip.class_map == 255)
-        for strip in strips
+def test_entropy_and_margin_are_those_of_the_average() -> None:
+    lattice = Lattice(50, 61, crop_size=16, overlap=5)
+    scene = torch.randn(4, 50, 61, generator=torch.Generator().manual_seed(0)) * 2
+    scene[1, 7, 9] = 1e30  # beyond what exp can tell from nothing
+    strips, average = blend(
+        scene, lattice, lambda x, window: x + 0.01 * window.col, products=("entropy", "margin")
     )
+    assert set(strips[0].layers) == {"entropy", "margin"}
+    probs = average.double().softmax(dim=0)
+    entropy = torch.special.entr(probs).sum(dim=0) / np.log(4) * 254
+    first, second = probs.sort(dim=0, descending=True).values[:2]
+    for name, expected in (("entropy", entropy), ("margin", (first - second) * 254)):
+        found = layer(strips, name)
+        assert found.dtype == np.uint8
+        assert found.std() > 10
+        assert np.abs(found - expected.numpy()).max() <= 0.501
+
+
+def test_entropy_and_margin_by_hand() -> None:
+    """Probabilities 1/2, 1/4, 1/4: 1.5 bits of log2 3, margin 1/4; then even ones."""
+    scene = torch.zeros(3, 1, 2)
+    scene[2, 0, 0] = np.log(2)
+    strips, _ = blend(scene, Lattice(1, 2, 2, 0), products=tuple(PRODUCTS))
+    assert layer(strips, "entropy").tolist() == [[round(254 * 1.5 / np.log2(3)), 254]]
+    assert layer(strips, "margin").tolist() == [[64, 0]]  # 63.5 is rounded to even
+    assert layer(strips, "confidence").tolist() == [[127, 85]]
+    assert layer(strips, "class_map").tolist() == [[2, 0]]
+
+
+def test_pixels_without_data_are_255_in_all() -> None:
+    valid = torch.rand(40, 30, generator=torch.Generator().manual_seed(0)) > 0.3
+    strips, _ = blend(
+        torch.zeros(2, 40, 30), Lattice(40, 30, 16, 4), valid=valid, products=tuple(PRODUCTS)
+    )
+    for name in PRODUCTS:
+        assert np.array_equal(layer(strips, name) == 255, ~valid.numpy())
 
 
 def test_a_window_that_was_not_run_has_no_data() -> None:
@@ -181,10 +223,10 @@ def test_a_window_that_was_not_run_has_no_data() -> None:
     known = torch.ones(16, 16, dtype=torch.bool)
     accumulator.add(first, torch.zeros(2, 16, 16), known)
     accumulator.add(second, None, known)
-    strip = accumulator.advance(16, confidence=False)
-    assert strip.confidence is None
-    assert (strip.class_map[:, :8] == 0).all()
-    assert (strip.class_map[:, 8:] == 255).all()
+    strip = accumulator.advance(16, find_products(["class_map"]))
+    assert list(strip.layers) == ["class_map"]
+    assert (strip.layers["class_map"][:, :8] == 0).all()
+    assert (strip.layers["class_map"][:, 8:] == 255).all()
 
 
 def test_memory_grows_with_neither_the_height_nor_the_overlap() -> None:
@@ -208,9 +250,9 @@ def test_nan_scores_are_refused_where_there_is_data() -> None:
         accumulator.add(next(iter(lattice)), scores, valid)
         if raises:
             with pytest.raises(ModelError, match="NaN scores"):
-                accumulator.advance(4)
+                accumulator.advance(4, CLASS_MAP)
         else:
-            assert accumulator.advance(4).class_map[2, 2] == 255
+            assert accumulator.advance(4, CLASS_MAP).layers["class_map"][2, 2] == 255
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 255])

@@ -17,7 +17,7 @@ from terrafuse.errors import (
     RasterReadError,
     UnknownNameError,
 )
-from terrafuse.prediction import ScenePredictor
+from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.samples import Sample, Window
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
@@ -28,8 +28,10 @@ def whole_numbers(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def predictor_for(scene: ArrayScene, model: type[Identity] = Identity, **options: Any) -> Any:
-    defaults: dict[str, Any] = {"crop_size": 32, "overlap": 8, "batch_size": 3, "device": "cpu"}
-    return ScenePredictor(model(scene.modalities), **(defaults | options))
+    defaults: dict[str, Any] = {"crop_size": 32, "overlap": 8, "batch_size": 3}
+    device = options.pop("device", "cpu")
+    windows = WindowSettings(**(defaults | options))
+    return ScenePredictor(model(scene.modalities), windows, device=device)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -65,8 +67,8 @@ def test_a_constant_model_gives_a_constant_map(blending: str) -> None:
         scene := ArrayScene({"a": image}), Constant, overlap=13, blending=blending
     )
     strips = list(predictor.stream(scene))
-    classes = np.concatenate([strip.class_map for strip in strips])
-    confidence = np.concatenate([strip.confidence for strip in strips])
+    classes = np.concatenate([strip.layers["class_map"] for strip in strips])
+    confidence = np.concatenate([strip.layers["confidence"] for strip in strips])
     assert np.array_equal(classes, np.where(np.isnan(image[0]), 255, 1))
     expected = round(254 * torch.tensor([0.1, 0.7, -1.3]).softmax(0)[1].item())
     assert np.array_equal(confidence, np.where(np.isnan(image[0]), 255, expected))
@@ -89,8 +91,8 @@ def test_the_map_does_not_depend_on_the_batch_size(overlap: int, blending: str) 
     maps = [list(predictor_for(scene, batch_size=n, **options).stream(scene)) for n in (1, 4, 100)]
     for strips in maps[1:]:
         for one, other in zip(maps[0], strips, strict=True):
-            assert np.array_equal(one.class_map, other.class_map)
-            assert np.array_equal(one.confidence, other.confidence)
+            for name, layer in one.layers.items():
+                assert np.array_equal(layer, other.layers[name])
 
 
 def test_a_pixel_has_no_class_where_no_modality_has_data() -> None:
@@ -100,7 +102,7 @@ def test_a_pixel_has_no_class_where_no_modality_has_data() -> None:
     b[0, 61] = np.nan  # one band is still there
     scene = ArrayScene({"a": a, "b": b})
     model = Identity(scene.modalities, num_classes=3)
-    predictor = ScenePredictor(model, crop_size=32, overlap=8, device="cpu")
+    predictor = ScenePredictor(model, WindowSettings(32, 8), device="cpu")
     without_data = np.isnan(a).all(axis=0) & np.isnan(b).all(axis=0)
     assert without_data.any()
     assert np.array_equal(predictor.class_map(scene) == 255, without_data)
@@ -171,7 +173,7 @@ def test_unknown_and_unsuitable_modalities_are_named() -> None:
     with pytest.raises(UnknownNameError, match=r"modality 'opticle'\. Did you mean 'optical'"):
         predictor_for(scene).class_map(scene, without={"opticle"})
     other = ScenePredictor(
-        Identity([make_modality("optical", 3)]), crop_size=32, overlap=8, device="cpu"
+        Identity([make_modality("optical", 3)]), WindowSettings(32, 8), device="cpu"
     )
     with pytest.raises(BandError, match="has bands B0, B1; the model was trained on B0, B1, B2"):
         other.class_map(scene)

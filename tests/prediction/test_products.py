@@ -12,10 +12,21 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 
+from array_scene import ArrayScene, Identity
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
-from terrafuse.errors import OutputError
-from terrafuse.prediction import Products, Strip, open_map
+from terrafuse.errors import OutputError, UnknownNameError
+from terrafuse.prediction import (
+    DEFAULT_PRODUCTS,
+    Product,
+    Products,
+    ScenePredictor,
+    Strip,
+    WindowSettings,
+    find_products,
+    open_map,
+    product_table,
+)
 from terrafuse.prediction import products as products_module
 
 SCHEME = ClassScheme(("bare & dry", "wét", "roof"), colors=("#102030", "#405060", "#ff0000"))
@@ -26,6 +37,9 @@ UTM = CRS.from_epsg(32633)
 ROTATED_POLE = CRS.from_proj4("+proj=ob_tran +o_proj=longlat +o_lat_p=39.25 +lon_0=18 +R=6367470")
 
 
+PRODUCTS = find_products(DEFAULT_PRODUCTS)
+
+
 def random_map(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     class_map = generator.choice(np.array([0, 2, 255], np.uint8), (height, width))
@@ -33,18 +47,22 @@ def random_map(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return class_map, confidence.astype(np.uint8)
 
 
+def strip(row: int, class_map: np.ndarray, confidence: np.ndarray) -> Strip:
+    return Strip(row, {"class_map": class_map, "confidence": confidence})
+
+
 def write_map(folder: Path, grid: Grid, step: int = 100) -> Products:
     class_map, confidence = random_map(grid.height, grid.width)
-    with open_map(folder, grid, SCHEME) as writer:
+    with open_map(folder, grid, SCHEME, PRODUCTS) as writer:
         for row in range(0, grid.height, step):
             part = slice(row, row + step)
-            writer.write(Strip(row, class_map[part], confidence[part]))
+            writer.write(strip(row, class_map[part], confidence[part]))
         return writer.finish()
 
 
 def write_half_and_interrupt(folder: Path, grid: Grid) -> None:
-    with open_map(folder, grid, SCHEME) as writer:
-        writer.write(Strip(0, *random_map(grid.height // 2, grid.width)))
+    with open_map(folder, grid, SCHEME, PRODUCTS) as writer:
+        writer.write(strip(0, *random_map(grid.height // 2, grid.width)))
         raise KeyboardInterrupt
 
 
@@ -70,7 +88,7 @@ def test_grid_and_pixels_come_back_exactly(
 
 def test_products_are_cogs_with_colours_names_and_scale(tmp_path: Path) -> None:
     made = write_map(tmp_path / "new" / "map", Grid(UTM, NORTH_UP, 1100, 1300))
-    names = {"class_map.tif", "class_map.tif.aux.xml", "confidence.tif"}
+    names = {"class_map.tif", "class_map.tif.aux.xml", "confidence.tif", "prediction.json"}
     assert {path.name for path in (tmp_path / "new" / "map").iterdir()} == names
     for path in (made.class_map, made.confidence):
         with rasterio.open(path) as dataset:
@@ -94,8 +112,8 @@ def test_products_are_cogs_with_colours_names_and_scale(tmp_path: Path) -> None:
 def test_overviews_of_the_class_map_show_the_commonest_class(tmp_path: Path) -> None:
     class_map = np.full((1024, 1024), 1, np.uint8)
     class_map[::2, ::2] = 2  # one of every four
-    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME) as writer:
-        writer.write(Strip(0, class_map, class_map))
+    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME, PRODUCTS) as writer:
+        writer.write(strip(0, class_map, class_map))
         made = writer.finish()
     with rasterio.open(made.class_map, overview_level=0) as dataset:
         assert (dataset.read(1) == 1).all()
@@ -137,7 +155,7 @@ def test_any_other_failure_leaves_nothing_and_keeps_the_earlier_map(tmp_path: Pa
         with pytest.raises(KeyboardInterrupt):
             write_half_and_interrupt(folder, grid)
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
-    assert len(list((tmp_path / "old").iterdir())) == 3
+    assert len(list((tmp_path / "old").iterdir())) == 4
     assert made.class_map.read_bytes() == before
 
 
@@ -148,8 +166,8 @@ def test_a_full_disk_is_noticed_and_leaves_nothing(tmp_path: Path, share: float)
     noise = np.random.default_rng(0).integers(0, 254, (size, size), np.uint8)
 
     def write(folder: Path) -> Products:
-        with open_map(folder, Grid(UTM, NORTH_UP, size, size), SCHEME) as writer:
-            writer.write(Strip(0, noise % 3, noise))
+        with open_map(folder, Grid(UTM, NORTH_UP, size, size), SCHEME, PRODUCTS) as writer:
+            writer.write(strip(0, noise % 3, noise))
             return writer.finish()
 
     whole = write(tmp_path / "whole").confidence.stat().st_size
@@ -184,3 +202,37 @@ def file_size_limit(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_an_added_product_is_written_and_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One entry in the table, of another type and another value without data."""
+    first = Product(
+        "first", "averaged logit of class 0", lambda rows: rows.sums[0] / rows.totals,
+        dtype="float32", nodata=float("nan"), cog={"predictor": "YES"},
+    )  # fmt: skip
+    monkeypatch.setitem(product_table.PRODUCTS, "first", first)
+    image = np.random.default_rng(0).normal(size=(2, 40, 50)).astype(np.float32)
+    image[:, 5:9, 11:20] = np.nan
+    scene = ArrayScene({"a": image}, scheme=ClassScheme(("x", "y")))
+    predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(16, 4), device="cpu")
+    made = predictor.predict(scene, tmp_path / "map", products=["first", "margin"])
+    assert list(made.files) == ["first", "margin"]
+    with rasterio.open(made["first"]) as dataset:
+        assert dataset.dtypes == ("float32",)
+        assert np.isnan(dataset.nodata)
+        np.testing.assert_allclose(dataset.read(1), image[0], rtol=1e-5)
+    record = json.loads(made.record.read_text())
+    assert list(record["products"]) == ["first", "margin"]
+    assert record["products"]["first"]["nodata"] == "nan"
+    assert record["windows"] == {
+        "crop_size": 16, "overlap": 4, "blending": "taper", "batch_size": 8,
+        "precision": "32-true", "size": 16, "step": 12,
+    }  # fmt: skip
+    assert (record["modalities"], record["classes"]) == (["a"], ["x", "y"])
+    with pytest.raises(UnknownNameError, match="product of this map 'class_map'"):
+        _ = made.class_map
+    with pytest.raises(UnknownNameError, match=r"'marjin'\. Did you mean 'margin'"):
+        predictor.predict(scene, tmp_path / "none", products=["marjin"])
+    assert not (tmp_path / "none").exists()

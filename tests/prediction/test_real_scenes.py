@@ -16,7 +16,7 @@ from shared import shared_data
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid, Scene, scene_from_rasters
 from terrafuse.errors import DataError, RasterReadError
-from terrafuse.prediction import Products, ScenePredictor
+from terrafuse.prediction import Products, ScenePredictor, WindowSettings
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
 THREE = ClassScheme(("a", "b", "c"))
@@ -33,7 +33,7 @@ class Mixed(Identity):
 
 def predict(scene: Scene, out: Path, model: type[Identity] = Identity) -> Products:
     segmenter = model(scene.modalities, THREE.num_classes)
-    predictor = ScenePredictor(segmenter, crop_size=48, overlap=12, batch_size=2, device="cpu")
+    predictor = ScenePredictor(segmenter, WindowSettings(48, 12, batch_size=2), device="cpu")
     return predictor.predict(scene, out, scheme=THREE)
 
 
@@ -100,9 +100,7 @@ def test_a_scene_is_read_once_per_window_also_where_a_raster_covers_a_part(
     }
     modalities = [make_modality("image", 3), make_modality("part", 1)]
     scene = scene_from_rasters(modalities, files, grid="image")
-    predictor = ScenePredictor(
-        Identity(scene.modalities, 3), crop_size=48, overlap=12, device="cpu"
-    )
+    predictor = ScenePredictor(Identity(scene.modalities, 3), WindowSettings(48, 12), device="cpu")
     assert np.array_equal(predictor.class_map(scene), image.argmax(axis=0))
     valid = np.zeros((100, 130), bool)
     valid[50:90, 70:120] = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from golden_files import load_golden
-from terrafuse.training.adaptive_loss import AdaptiveClassWeighting
+from terrafuse.training.losses import AdaptiveClassWeighting
 
 
 @pytest.mark.parity

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from terrafuse import api
 from terrafuse.config import RunConfig, TrainingConfig
 from terrafuse.errors import ConfigError, LabelError
-from terrafuse.prediction import ScenePredictor
+from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Display
 from terrafuse.settings import parse_settings
 from terrafuse.training import validation
@@ -94,11 +94,11 @@ def test_weights_are_chosen_by_the_rules_of_the_run(
     """Split, labels, classes in means and windows are those of the settings, and are recorded."""
     manifest = make_dataset(("train", "choice", "test"))
     erode(manifest, ("choice", "test"))
-    made = []
+    made: list[WindowSettings] = []
 
-    def create(*args: Any, **options: Any) -> ScenePredictor:
-        made.append(options)
-        return ScenePredictor(*args, **options)
+    def create(segmenter: Any, windows: WindowSettings, **options: Any) -> ScenePredictor:
+        made.append(windows)
+        return ScenePredictor(segmenter, windows, **options)
 
     monkeypatch.setattr(validation, "ScenePredictor", create)
     config = make_config(
@@ -108,7 +108,7 @@ def test_weights_are_chosen_by_the_rules_of_the_run(
         prediction={"crop_size": 16, "overlap": 8, "blending": "uniform"},
     )
     out = train(config, tmp_path / "run")
-    assert [(o["overlap"], o["blending"]) for o in made] == [(12, "uniform")] * 2
+    assert [(w.overlap, w.blending) for w in made] == [(12, "uniform")] * 2
     best = max(float(row["val_miou"]) for row in read_log(out / "log.csv") if row["val_miou"])
     run = api.load(out)
     metrics = run.evaluate(split="choice", device="cpu")

@@ -17,6 +17,7 @@ from terrafuse.config import EvaluationConfig
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate
 from terrafuse.methods import load_segmenter
+from terrafuse.prediction import WindowSettings
 from terrafuse.training.log import read_log
 
 SCRIPT = """
@@ -78,8 +79,7 @@ def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> Non
         load_manifest(manifest).scenes("val"),
         info.scheme,
         EvaluationConfig(),
-        crop_size=info.crop_size,
-        overlap=info.overlap,
+        WindowSettings(info.crop_size, info.overlap),
         boundary=False,
     )
     best = max(float(row["val_miou"]) for row in rows if row["val_miou"])

@@ -23,6 +23,7 @@ from terrafuse.training.losses import (
     Dice,
     Focal,
     Lovasz,
+    Tversky,
     balanced_weights,
     create_loss,
 )
@@ -107,6 +108,21 @@ def test_dice_leaves_absent_classes_out() -> None:
     two = Dice(torch.tensor([5, 3]))(hard_logits(GUESS, 2), TRUTH)
     three = Dice(COUNTS)(hard_logits(GUESS, 3), TRUTH)
     assert three.item() == pytest.approx(two.item())
+
+
+def test_tversky_by_hand() -> None:
+    """Even probabilities; class 0 has 5 of 8 known pixels, so errors of the two kinds differ."""
+    logits = torch.zeros(1, 2, 3, 3)
+    found = Tversky(torch.tensor([5, 3]), alpha=0.2, beta=0.9)(logits, TRUTH).item()
+    zero = 2.5 / (2.5 + 0.2 * 1.5 + 0.9 * 2.5)
+    one = 1.5 / (1.5 + 0.2 * 2.5 + 0.9 * 1.5)
+    assert found == pytest.approx(1 - (zero + one) / 2)
+    halves = Tversky(torch.tensor([5, 3]), alpha=0.5, beta=0.5)
+    assert halves(hard_logits(GUESS, 2), TRUTH).item() == pytest.approx(DICE_BY_HAND)
+    absent = Tversky(COUNTS, alpha=0.5, beta=0.5)(hard_logits(GUESS, 3), TRUTH)
+    assert absent.item() == pytest.approx(DICE_BY_HAND)
+    with pytest.raises(ConfigError, match=r"'beta' is 1\.5; allowed is 0 to 1"):
+        Tversky(COUNTS, beta=1.5)
 
 
 def test_focal_without_discount_is_cross_entropy() -> None:

@@ -28,6 +28,7 @@ from terrafuse.errors import (
 )
 from terrafuse.evaluation import evaluate
 from terrafuse.methods import create_segmenter, load_segmenter
+from terrafuse.prediction import WindowSettings
 from terrafuse.training import train
 from terrafuse.training.log import read_log
 from terrafuse.training.task import SegmentationTask
@@ -96,8 +97,7 @@ def test_it_learns_and_keeps_the_best_weights(
         load_manifest(manifest).scenes("val"),
         info.scheme,
         config.evaluation,
-        crop_size=info.crop_size,
-        overlap=info.overlap,
+        WindowSettings(info.crop_size, info.overlap),
         boundary=False,
     )
     # The very score of the stitched maps that training logged.

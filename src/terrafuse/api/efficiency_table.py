@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafuse.evaluation import half_interval
+from terrafuse.evaluation import HEADLINE, SCORES, ScoreKind, half_interval, headline_first
 from terrafuse.writing import written_whole
-
-_SCORES = {"miou": "mIoU", "mpa": "mPA", "oa": "OA"}
 
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -36,13 +34,13 @@ def write_results(out: Path, results: Results) -> None:
     with written_whole(*files) as (found, table, picture):
         found.write_text(json.dumps(own, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         table.write_text(efficiency_table(results), encoding="utf-8")
-        efficiency_figure(curves, score="mIoU").savefig(picture, format="png")
+        efficiency_figure(curves, score=SCORES[HEADLINE].label).savefig(picture, format="png")
 
 
 def efficiency_table(results: Results) -> str:
     """A row per share of the labels: what was kept, and mean ± half interval of the scores.
 
-    Of one run mIoU, mPA and OA; of two the mIoU of each and its difference, seed by seed.
+    Of one run several scores; of two the mIoU of each and its difference, seed by seed.
 
     Args:
         results: As in `write_results`.
@@ -51,9 +49,9 @@ def efficiency_table(results: Results) -> str:
     own = results[first]
     head = ["labels", "pixels", f"{own['units']['by']}s"]
     if others:
-        head += [f"mIoU {name}" for name in results] + [f"Δ to {others[0]}"]
+        head += [f"{SCORES[HEADLINE].label} {name}" for name in results] + [f"Δ to {others[0]}"]
     else:
-        head += list(_SCORES.values())
+        head += [kind.label for kind in _kinds()]
     rows = [
         _row(share, own, results[others[0]] if others else None) for share in _shares(own["points"])
     ]
@@ -66,12 +64,19 @@ def _row(share: float, own: Mapping[str, Any], other: Mapping[str, Any] | None) 
     pixels, units = (statistics.mean(p[key] for p in points) for key in ("pixels", "units"))
     cells = [f"{100 * share:g} %", f"{pixels:,.0f}", f"{units:,.0f}"]
     if other is None:
-        return cells + [_cell(_values(points, key)) for key in _SCORES]
-    theirs = {p["seed"]: p["scores"]["miou"] for p in _at(other["points"], share)}
-    pairs = [(p["scores"]["miou"], theirs.get(p["seed"])) for p in points]
+        return cells + [
+            _cell(_values(points, k.name), 100 if k.in_percent else 1) for k in _kinds()
+        ]
+    theirs = {p["seed"]: p["scores"][HEADLINE] for p in _at(other["points"], share)}
+    pairs = [(p["scores"][HEADLINE], theirs.get(p["seed"])) for p in points]
     gains = [a - b for a, b in pairs if a is not None and b is not None]
-    beside = _cell(_values(_at(other["points"], share), "miou"))
-    return [*cells, _cell(_values(points, "miou")), beside, _cell(gains, "+")]
+    beside = _cell(_values(_at(other["points"], share), HEADLINE))
+    return [*cells, _cell(_values(points, HEADLINE)), beside, _cell(gains, sign="+")]
+
+
+def _kinds() -> list[ScoreKind]:
+    """Scores of a single run's table."""
+    return [kind for kind in headline_first() if "label_efficiency" in kind.summaries]
 
 
 def _heading(results: Results) -> str:
@@ -109,7 +114,7 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> list[Any]:
             half=half_interval(values) if len(values) > 1 else None,
         )
         for share in _shares(points)
-        if (values := _values(_at(points, share), "miou"))
+        if (values := _values(_at(points, share), HEADLINE))
     ]
 
 
@@ -122,15 +127,16 @@ def _at(points: Sequence[Mapping[str, Any]], share: float) -> list[Mapping[str, 
 
 
 def _values(points: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """The scores that are defined."""
-    return [p["scores"][key] for p in points if p["scores"][key] is not None]
+    """The scores that are defined; a run scored before a score was added lacks it."""
+    found = (p["scores"].get(key) for p in points)
+    return [value for value in found if value is not None]
 
 
-def _cell(values: Sequence[float], sign: str = "") -> str:
+def _cell(values: Sequence[float], factor: int = 100, sign: str = "") -> str:
     if not values:
         return "–"
-    mean = f"{100 * statistics.mean(values):{sign}.1f}"
-    return f"{mean} ± {100 * half_interval(values):.1f}" if len(values) > 1 else mean
+    mean = f"{factor * statistics.mean(values):{sign}.1f}"
+    return f"{mean} ± {factor * half_interval(values):.1f}" if len(values) > 1 else mean
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from terrafuse.errors import ConfigError, SceneNotFoundError
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import create_segmenter, load_segmenter
-from terrafuse.prediction import Products, ScenePredictor
+from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import RunInfo, check_same_scheme, write_metrics
@@ -50,6 +50,8 @@ class Run:
         *,
         scene: str | None = None,
         rasters: Rasters | None = None,
+        products: Sequence[str] = DEFAULT_PRODUCTS,
+        windows: WindowSettings | None = None,
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Products:
@@ -59,25 +61,30 @@ class Run:
             out: Folder for the products.
             scene: "dataset.yaml#id".
             rasters: Modality → file or files, instead of `scene`.
+            products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
+            windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
+                one of its settings.
             device: "auto", "cpu", "cuda", "cuda:1" …
             progress: Called with (windows done, windows in all).
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`.
+            UnknownNameError: No such product.
             DataError: The rasters do not suit the model or each other.
             OutputError: `out` cannot be written.
         """
         opened = self._open(scene, rasters)
         predictor = ScenePredictor(
-            self.segmenter,
-            crop_size=self.config.predict_crop_size,
-            overlap=self.config.predict_overlap,
-            blending=self.config.prediction.blending,
-            batch_size=self.config.predict_batch_size,
-            device=device,
+            self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
         try:
-            return predictor.predict(opened, Path(out), scheme=self.info.scheme, progress=progress)
+            return predictor.predict(
+                opened,
+                Path(out),
+                scheme=self.info.scheme,
+                products=products,
+                progress=progress,
+            )
         finally:
             opened.close()
 
@@ -87,6 +94,7 @@ class Run:
         split: str | None = None,
         subsets: bool = False,
         manifest: str | Path | None = None,
+        windows: WindowSettings | None = None,
         device: str = "auto",
         progress: Progress | None = None,
     ) -> dict[str, Any]:
@@ -96,6 +104,7 @@ class Run:
             split: Name of the split; default: `evaluation.split` of the run.
             subsets: Also score every other subset of modalities.
             manifest: Another dataset than the run's; its classes must be the same.
+            windows: As in `predict`.
             device: As in `predict`.
             progress: Called with (windows done, windows in all).
 
@@ -124,10 +133,7 @@ class Run:
             scenes,
             self.info.scheme,
             config,
-            crop_size=self.config.predict_crop_size,
-            overlap=self.config.predict_overlap,
-            blending=self.config.prediction.blending,
-            batch_size=self.config.predict_batch_size,
+            windows or WindowSettings.of_run(self.config),
             device=device,
             subsets=subsets,
             progress=progress,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from terrafuse.api.sweep_plan import Candidates, Job
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError
+from terrafuse.evaluation import SCORES
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def choose_value(
         found = "undefined" if scores[value] is None else f"{scores[value]:.4f}"
         say(f"{job.name}: {monitor} {found} in validation")
     known = {value: score for value, score in scores.items() if score is not None}
-    best = max(known, key=lambda value: known[value], default=candidates.values[0])
+    pick = max if SCORES[monitor].higher_is_better else min
+    best = pick(known, key=lambda value: known[value], default=candidates.values[0])
     say(f"{jobs[0].title}: {candidates.key} {best} of {', '.join(candidates.values)}")
     return Choice(candidates.key, best, scores, monitor)
 
@@ -77,4 +79,5 @@ def _best_score(folder: Path, monitor: str) -> float | None:
 
     rows = read_log(folder / "log.csv")
     found = [float(text) for row in rows if (text := row.get(f"val_{monitor}"))]
-    return max(found, default=None)
+    pick = max if SCORES[monitor].higher_is_better else min
+    return pick(found, default=None)

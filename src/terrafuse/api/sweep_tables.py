@@ -13,7 +13,7 @@ from typing import Any
 
 from terrafuse.api.sweep_choice import Choice
 from terrafuse.api.sweep_plan import Job
-from terrafuse.evaluation import half_interval
+from terrafuse.evaluation import HEADLINE, SCORES, half_interval, headline_first
 from terrafuse.reports import ScoreRow, seeds_figure
 from terrafuse.writing import written_whole
 
@@ -54,15 +54,16 @@ def write_tables(
         table.write_text(_markdown(rows, results["runs"]), encoding="utf-8")
         sheet.write_text(_csv(rows), encoding="utf-8")
         plain.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+        headline = SCORES[HEADLINE].label
         groups = {
             group: [
                 ScoreRow(row["title"], score["runs"], score["half"])
                 for row in own
-                if (score := row["scores"]["mIoU"])["runs"]
+                if (score := row["scores"][headline])["runs"]
             ]
             for group, own in _by_group(rows).items()
         }
-        seeds_figure(groups, "mIoU, %").savefig(picture, format="png")
+        seeds_figure(groups, f"{headline}, %").savefig(picture, format="png")
     return results
 
 
@@ -90,9 +91,11 @@ def _rows(
 
 
 def _row(records: Sequence[Record]) -> Row:
+    # A run that was scored before a score was added lacks it.
     scores = {
-        "mIoU": _mean([r["scores"]["miou"] for r in records]),
-        "mPA": _mean([r["scores"]["mpa"] for r in records]),
+        kind.label: _mean([r["scores"].get(kind.name) for r in records], kind.in_percent)
+        for kind in headline_first()
+        if "sweep" in kind.summaries
     }
     for name in records[0]["iou"]:
         scores[f"IoU {name}"] = _mean([r["iou"][name] for r in records])
@@ -101,9 +104,9 @@ def _row(records: Sequence[Record]) -> Row:
     return {"scores": scores, **costs}
 
 
-def _mean(values: Iterable[float | None]) -> dict[str, Any]:
-    """Scores in %; undefined ones are left out."""
-    runs = [100 * value for value in values if value is not None]
+def _mean(values: Iterable[float | None], in_percent: bool = True) -> dict[str, Any]:
+    """Scores, in % where they are shares; undefined ones are left out."""
+    runs = [100 * value if in_percent else value for value in values if value is not None]
     return {
         "mean": statistics.mean(runs) if runs else None,
         "half": half_interval(runs) if len(runs) > 1 else None,

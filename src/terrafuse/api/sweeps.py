@@ -18,6 +18,7 @@ from terrafuse.api.sweep_choice import Choice, choose_value
 from terrafuse.api.sweep_plan import Candidates, Job, plan_sweep
 from terrafuse.api.sweep_tables import write_tables
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError, WeightsNotFoundError
+from terrafuse.evaluation import HEADLINE, SCORES
 from terrafuse.overview import describe_model
 from terrafuse.prediction import describe_device, forward_seconds
 from terrafuse.version import VERSION
@@ -284,8 +285,8 @@ def _message(error: Exception) -> str:
 
 
 def _in_a_line(record: Record) -> str:
-    score = record["scores"]["miou"]
-    scored = "nothing scored" if score is None else f"mIoU {100 * score:.1f}"
+    kind, score = SCORES[HEADLINE], record["scores"][HEADLINE]
+    scored = "nothing scored" if score is None else f"{kind.label} {kind.text(score)}"
     return f"{scored}, {sum(record['seconds'].values()):.0f} s"
 
 

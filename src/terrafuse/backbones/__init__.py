@@ -5,6 +5,7 @@ from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
 from terrafuse.backbones.croma_weights import convert_croma_state_dict, divide_sensors
 from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.family import Family
 from terrafuse.backbones.first_layer import bands_in_turn, fit_bands
 from terrafuse.backbones.galileo import Galileo
 from terrafuse.backbones.galileo_encoder import GalileoAttention, GalileoBlock
@@ -15,10 +16,11 @@ from terrafuse.backbones.registry import (
     BackboneSummary,
     create_backbone,
     create_croma,
+    has_band_sets,
     has_hub_weights,
+    has_option,
     hub_location,
-    is_dofa,
-    is_galileo,
+    images_of,
     is_token_backbone,
     knows_modalities,
     list_backbones,
@@ -37,6 +39,7 @@ __all__ = [
     "BackboneSummary",
     "CROMASensor",
     "Encodings",
+    "Family",
     "Galileo",
     "GalileoAttention",
     "GalileoBlock",
@@ -55,11 +58,12 @@ __all__ = [
     "divide_sensors",
     "find_published",
     "fit_bands",
+    "has_band_sets",
     "has_hub_weights",
+    "has_option",
     "hub_location",
+    "images_of",
     "initialize_as_segformer",
-    "is_dofa",
-    "is_galileo",
     "is_mit",
     "is_own",
     "is_token_backbone",

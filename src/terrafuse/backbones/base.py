@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
+from types import MappingProxyType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from terrafuse.errors import ModelError
-from terrafuse.modalities import BandStatistics
+from terrafuse.modalities import BandStatistics, places_of_equals
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Backbone(nn.Module, ABC):
         tuning: How it is adapted (`terrafuse.tuning`); empty where all of it learns.
         num_modalities: Modalities side by side in its batches, as its tuning was told.
         added: Names of the parameters that the tuning added.
+        band_sets: Per set of bands that its images may have, what stands for each band: a
+            wavelength in micrometres, or None. Empty where bands are told apart by their places.
+        flat_files: Whether files of `terrafuse pretrain` name its values without their stages,
+            which options lay out differently.
     """
 
     channels: tuple[int, ...]
@@ -61,6 +66,8 @@ class Backbone(nn.Module, ABC):
     tuning: str = ""
     num_modalities: int = 1
     added: frozenset[str] = frozenset()
+    band_sets: Mapping[str, Sequence[float | None]] = MappingProxyType({})
+    flat_files: bool = False
 
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -98,6 +105,22 @@ class Backbone(nn.Module, ABC):
             metres: Per modality, of its images as they come in.
         """
 
+    def alike_bands(self, bands: str) -> list[tuple[int, ...]]:
+        """Places of bands of a set that are told the same wavelength, group by group."""
+        return places_of_equals(self.band_sets[bands])
+
+    def tells_apart(self, bands: str) -> bool:  # noqa: ARG002
+        """Whether something that learns tells bands of one wavelength apart, in a set."""
+        return False
+
+    def values_of_bands(self) -> dict[str, dict[str, Sequence[int]]]:
+        """What is learnt of single bands, a row each, by the beginning of the parameters' names.
+
+        Returns:
+            By set of bands, which is the end of the name: places of the bands in the set.
+        """
+        return {}
+
     def train(self, mode: bool = True) -> Self:
         """Training mode, except for what is frozen.
 
@@ -109,12 +132,26 @@ class Backbone(nn.Module, ABC):
             _rest(self)
         return self
 
-    def _run(self, part: Callable[..., Tensor], *inputs: object) -> Tensor:
+    def _run(self, part: Callable[..., Any], *inputs: object) -> Any:
         """The output of a block or stage, kept or computed again as wanted."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            kept: Tensor = checkpoint(part, *inputs, use_reentrant=False)
-            return kept
+            return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
+
+    def _check_checkpointing(self, parts: nn.Module) -> None:
+        """Refuse to run parts twice that would not come out the same.
+
+        Raises:
+            ModelError: They have batch norms that learn.
+        """
+        if not (self.gradient_checkpointing and self.training):
+            return
+        if any(isinstance(m, _BatchNorm) and m.training for m in parts.modules()):
+            raise ModelError(
+                "training.gradient_checkpointing runs a stage twice, and running statistics of "
+                "batch norms would move twice. Leave it out, freeze the backbone, or choose one "
+                "without batch norm (convnext*, swin*, vit_*)"
+            )
 
 
 class PyramidBackbone(Backbone):
@@ -125,10 +162,12 @@ class PyramidBackbone(Backbone):
     Attributes:
         stem: Image → input of the first stage.
         stages: Level → next level; all maps are channel-first.
+        ends_with_norm: Whether each stage does.
     """
 
     stem: nn.Module
     stages: nn.ModuleList
+    ends_with_norm: bool = False
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels, fine → coarse."""
@@ -141,18 +180,9 @@ class PyramidBackbone(Backbone):
 
     def run_stage(self, index: int, x: Tensor) -> Tensor:
         """Level → next level, kept for the way back or computed again as wanted."""
-        self._check_checkpointing()
-        return self._run(self.stages[index], x)
-
-    def _check_checkpointing(self) -> None:
-        if not (self.gradient_checkpointing and self.training):
-            return
-        if any(isinstance(m, _BatchNorm) and m.training for m in self.stages.modules()):
-            raise ModelError(
-                "training.gradient_checkpointing runs a stage twice, and running statistics of "
-                "batch norms would move twice. Leave it out, freeze the backbone, or choose one "
-                "without batch norm (convnext*, swin*, vit_*)"
-            )
+        self._check_checkpointing(self.stages)
+        level: Tensor = self._run(self.stages[index], x)
+        return level
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """The stem, then one group per stage."""
@@ -168,6 +198,7 @@ class TokenBackbone(Backbone):
         num_prefix_tokens: Class and register tokens before the patches'.
         blocks: The transformer blocks; call them through `run_block`.
         taps: Indices of the blocks whose output is used.
+        has_final_norm: Whether pretrained weights hold a norm after the last block.
         takes_any_tokens: Whether blocks run on some of the patches' tokens as on all; not where
             they work with the places of tokens.
         prompts: (index of a block, samples) → tokens (samples, P, D) that the block's attention
@@ -178,6 +209,7 @@ class TokenBackbone(Backbone):
     embed_dim: int
     num_prefix_tokens: int
     taps: tuple[int, ...]
+    has_final_norm: bool = True
     takes_any_tokens: bool = False
     prompts: nn.Module | None
 

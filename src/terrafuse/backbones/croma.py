@@ -28,15 +28,19 @@ from terrafuse.backbones.croma_encoder import (
     even_layers,
 )
 from terrafuse.backbones.croma_weights import (
+    CROMA_PREFIX,
     SENSOR_BANDS,
     find_variant,
+    hub_location,
     load_published,
     split_name,
 )
+from terrafuse.backbones.family import Family, Request
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.backbones.sentinel import match_bands, scale_two_sigma
-from terrafuse.backbones.timm_models import refuse_timm
+from terrafuse.backbones.timm_models import find_published, refuse_timm
 from terrafuse.modalities import Modality
+from terrafuse.options import check_options
 from terrafuse.weights import pretrained_wanted
 
 #: "two_sigma" maps standardised values from ±2 to [0, 1], as in pre-training; "none" leaves them.
@@ -335,3 +339,22 @@ def _groups(
     groups = [list(block.parameters()) for block in blocks]
     groups[-1] += norm.parameters()
     return [list(stem.parameters()), *groups]
+
+
+def _create(request: Request) -> CROMASensor:
+    checked = check_options("backbone", request.name, CROMASensor, request.options)
+    return CROMASensor(
+        request.name, request.in_channels, request.modalities, weights=request.weights, **checked
+    )
+
+
+#: Of the transformers of single sensors; names of both together are for method "croma".
+FAMILY = Family(
+    examples={"CROMA": ("croma_base_optical", "croma_base_sar", "croma_large_optical")},
+    kind="tokens",
+    backbone=CROMASensor,
+    owns=lambda name: name.startswith(CROMA_PREFIX),
+    create=_create,
+    licence=lambda name: find_published(hub_location(name))[1],
+    hub_location=hub_location,
+)

@@ -21,21 +21,26 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import TokenBackbone
 from terrafuse.backbones.dofa_encoder import (
+    DOFA_PREFIX,
     DOFAEncoder,
     check_weights,
     find_variant,
+    hub_location,
+    licence_of,
     load_published,
 )
+from terrafuse.backbones.family import ALL_BANDS, Family, Request
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.backbones.wavelengths import (
     SAR_UM,
     SEEN_UM,
     START_UM,
     WavelengthPolicy,
+    band_codes,
     snap_wavelength,
 )
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
-from terrafuse.modalities import places_of_equals
+from terrafuse.options import check_options
 from terrafuse.weights import pretrained_wanted
 
 #: Size of the offset that a band starts with which DOFA would take for another one: from scratch,
@@ -89,6 +94,7 @@ class DOFA(TokenBackbone):
         WeightsError: The weights are not there, or do not fit.
     """
 
+    has_final_norm = False
     takes_any_tokens = True
 
     def __init__(
@@ -143,9 +149,18 @@ class DOFA(TokenBackbone):
         # Per set: what it was made from, kernel, bias.
         self._kept: dict[str, tuple[object, Tensor, Tensor]] = {}
 
-    def alike_bands(self, bands: str) -> list[tuple[int, ...]]:
-        """Places of bands of a set that are told the same wavelength, group by group."""
-        return places_of_equals(self.band_sets[bands])
+    def tells_apart(self, bands: str) -> bool:
+        """Whether bands of a set have offsets."""
+        return bands in self.wave_delta
+
+    def values_of_bands(self) -> dict[str, dict[str, Sequence[int]]]:
+        """Embeddings of bands without a wavelength, and offsets of all bands of some sets."""
+        sets = self.band_sets
+        pseudo = {n: [i for i, um in enumerate(sets[n]) if um is None] for n in self.pseudo_bands}
+        return {
+            "pseudo_bands.": dict(pseudo),
+            "wave_delta.": {n: range(len(sets[n])) for n in self.wave_delta},
+        }
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -345,3 +360,48 @@ def _check_sets(
         key: tuple(None if um is None else snap_wavelength(um, policy) for um in values)
         for key, values in band_sets.items()
     }
+
+
+def _owns(name: str) -> bool:
+    if not name.startswith(DOFA_PREFIX):
+        return False
+    find_variant(name)  # refuses what only looks like one
+    return True
+
+
+def _create(request: Request) -> DOFA:
+    checked = check_options("backbone", request.name, DOFA, request.options)
+    # Two bands of one wavelength are told apart wherever a model is to learn from them.
+    options = {"wave_delta": None, **checked}
+    return DOFA(request.name, _band_sets(request), weights=request.weights, **options)
+
+
+def _band_sets(request: Request) -> Mapping[str, Sequence[float | None]]:
+    """What a DOFA is told of the bands of each image."""
+    version = find_variant(request.name).version
+    codes = {m.name: band_codes(m, version, "exact") for m in request.known_modalities()}
+    if not request.one_image:
+        return codes
+    together = [code for own in codes.values() for code in own]
+    if len(together) != request.in_channels:
+        raise ModelError(
+            f"backbone '{request.name}' is to get {request.in_channels} channels, and "
+            f"{', '.join(codes)} have {len(together)} bands; every channel needs to be known"
+        )
+    return {ALL_BANDS: together}
+
+
+FAMILY = Family(
+    examples={
+        "DOFA": ("dofa_base_patch16", "dofa_large_patch16"),
+        "DOFA 2": ("dofa_v2_base_patch14", "dofa_v2_large_patch14"),
+    },
+    kind="tokens",
+    backbone=DOFA,
+    owns=_owns,
+    create=_create,
+    licence=licence_of,
+    hub_location=hub_location,
+    knows_bands=True,
+    has_band_sets=True,
+)

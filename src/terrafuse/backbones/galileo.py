@@ -19,6 +19,7 @@ from timm.layers import DropPath, LayerNorm2d
 from torch import Tensor, nn
 
 from terrafuse.backbones.base import TokenBackbone
+from terrafuse.backbones.family import Family, Request
 from terrafuse.backbones.galileo_encoder import GalileoEncoder
 from terrafuse.backbones.galileo_inputs import plan_bands
 from terrafuse.backbones.galileo_reading import BandReader
@@ -32,11 +33,17 @@ from terrafuse.backbones.galileo_shown import (
     months_of,
     show_image,
 )
-from terrafuse.backbones.galileo_weights import find_variant, load_published
+from terrafuse.backbones.galileo_weights import (
+    GALILEO_PREFIX,
+    find_variant,
+    hub_location,
+    load_published,
+)
 from terrafuse.backbones.necks import NeckName, RawStem, choose_taps, create_neck
-from terrafuse.backbones.timm_models import refuse_timm
+from terrafuse.backbones.timm_models import find_published, refuse_timm
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.options import check_options
 from terrafuse.weights import pretrained_wanted
 
 #: What every channel is in the image whose response is subtracted: the mean of pre-training.
@@ -338,3 +345,22 @@ class Galileo(TokenBackbone):
 def _by_place(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (N, L, D) as (N, h · w, G, D)."""
     return tokens.reshape(len(tokens), grid[0] * grid[1], -1, tokens.shape[2])
+
+
+def _create(request: Request) -> Galileo:
+    known = request.known_modalities()
+    checked = check_options("backbone", request.name, Galileo, request.options)
+    channels = request.in_channels if request.one_image else sum(len(m.bands) for m in known)
+    return Galileo(request.name, channels, known, weights=request.weights, **checked)
+
+
+FAMILY = Family(
+    examples={"Galileo": ("galileo_nano", "galileo_tiny", "galileo_base")},
+    kind="tokens",
+    backbone=Galileo,
+    owns=lambda name: name.startswith(GALILEO_PREFIX),
+    create=_create,
+    licence=lambda name: find_published(hub_location(name))[1],
+    hub_location=hub_location,
+    knows_bands=True,
+)

@@ -18,11 +18,13 @@ from typing import Any
 from torch import nn
 
 from terrafuse.backbones.base import PretrainedSource, PyramidBackbone
+from terrafuse.backbones.family import Family, Request
 from terrafuse.backbones.first_layer import fit_bands
 from terrafuse.backbones.mit_names import convert_mit_state_dict
 from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, refuse_timm
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
+from terrafuse.options import check_options
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: How names of all MiT begin.
@@ -94,6 +96,8 @@ class MiT(PyramidBackbone):
         ModelError: Sizes that cannot be.
         WeightsError: The weights are not there, or do not fit.
     """
+
+    ends_with_norm = True
 
     def __init__(
         self,
@@ -192,3 +196,25 @@ def _load(
         state[first] = fit_bands(state[first], bands, modalities)
     load_strict(backbone, state, where=f"weights '{location}' for backbone '{name}'")
     return PretrainedSource(name, location, licence)
+
+
+def _create(request: Request) -> MiT:
+    checked = check_options("backbone", request.name, MiT, request.options)
+    return MiT(
+        request.name,
+        request.in_channels,
+        request.modalities,
+        weights=request.weights,
+        **checked,
+    )
+
+
+FAMILY = Family(
+    examples={"MiT": ("mit_b0", "mit_b2", "mit_b5")},
+    kind="pyramid",
+    backbone=MiT,
+    owns=is_mit,
+    create=_create,
+    licence=lambda name: find_published(hub_location(name))[1],
+    hub_location=hub_location,
+)

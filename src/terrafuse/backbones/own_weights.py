@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from terrafuse.backbones.base import Backbone, PretrainedSource, TokenBackbone
-from terrafuse.backbones.dofa import DOFA
+from terrafuse.backbones.family import Images
 from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS
-from terrafuse.backbones.timm_pyramid import TimmPyramid
 from terrafuse.errors import WeightsError, WeightsMismatchError
 from terrafuse.modalities import Modality
 from terrafuse.version import VERSION
@@ -26,19 +25,14 @@ from terrafuse.weights import (
     write_tensors,
 )
 
-#: What a backbone is shown: the modalities of each of its images, by the image's name.
-Images = Mapping[str, Sequence[Modality]]
-#: Name of the image of a backbone that is shown one.
-IMAGE = "image"
-
 _KEY = "terrafuse_backbone"
 _B = TypeVar("_B", bound=Backbone)
 # New in every model, and not learnt from pixels alone.
 _NECKS = ("pyramid.", "vit.neck.", "tap_norms.")
 # Of a transformer, whose embedding is no stem: convolutions beside it.
 _BESIDE = ("stem.",)
-# What a DOFA learns of single bands.
-_PSEUDO, _OFFSETS = "pseudo_bands.", "wave_delta."
+# What is learnt of bands without a wavelength; files say which these are.
+_PSEUDO = "pseudo_bands."
 _NORM = re.compile(r"^vit\.norm\.")
 _STAGE = re.compile(r"^(stem|stages\.\d+)\.")
 _BLOCK = re.compile(r"^(?:vit\.|joint\.)?blocks\.(\d+)\.")
@@ -54,7 +48,8 @@ class OwnFile:
         options: Its options.
         objective: What it learnt by.
         bands: Per image that it was shown, modality and band of each channel.
-        pseudo_bands: Of a DOFA, per image the places of the channels without a wavelength.
+        pseudo_bands: Per image the places of the channels without a wavelength, for a backbone
+            that tells bands by it.
     """
 
     path: str
@@ -91,7 +86,7 @@ def save_backbone(
         "options": dict(options),
         "objective": objective,
         "bands": {image: _channels(modalities) for image, modalities in images.items()},
-        "pseudo_bands": _pseudo_bands(backbone),
+        "pseudo_bands": backbone.values_of_bands().get(_PSEUDO, {}),
     }
     state = backbone.state_dict()
     values = {new: state[name] for name, new in _names_in_file(backbone).items()}
@@ -182,11 +177,9 @@ def _load(backbone: Backbone, name: str, own: OwnFile, images: Images | int) -> 
             f"{where} were made by terrafuse pretrain for backbone '{own.backbone}'. Choose that "
             f"backbone, or pre-train '{name}'"
         )
-    if not isinstance(backbone, DOFA):  # which tells bands by their wavelengths
+    if not backbone.band_sets:  # else bands are told by their wavelengths
         _check_bands(own, images, where)
-    state = read_weights(own.path)
-    if isinstance(backbone, DOFA):
-        state = _fit_bands_of_dofa(state, backbone, own, images)
+    state = _fit_values_of_bands(read_weights(own.path), backbone, own, images)
     names = {in_file: name for name, in_file in _names_in_file(backbone).items()}
     used = {
         names.get(key, key): value
@@ -222,27 +215,25 @@ def _check_bands(own: OwnFile, images: Images | int, where: str) -> None:
     )
 
 
-def _fit_bands_of_dofa(
-    state: Mapping[str, Tensor], backbone: DOFA, own: OwnFile, images: Images | int
+def _fit_values_of_bands(
+    state: Mapping[str, Tensor], backbone: Backbone, own: OwnFile, images: Images | int
 ) -> dict[str, Tensor]:
     """Values with what was learnt of single bands, for those that the file knows.
 
-    That is the embedding of a band without a wavelength, and the offset of one that shares it.
+    That is, of a DOFA, the embedding of a band without a wavelength, and the offset of one that
+    shares it.
     """
     ours = {} if isinstance(images, int) else images
-    values = {k: v for k, v in state.items() if not k.startswith((_PSEUDO, _OFFSETS))}
-    for image, places in _pseudo_bands(backbone).items():
-        learnt = _learnt_of_bands(state, own, _PSEUDO, own.pseudo_bands)
-        rows = backbone.pseudo_bands[image].detach().clone()
-        channels = _channels(ours.get(image, ()))
-        _take_known(rows, [channels[place] for place in places if channels], learnt)
-        values[f"{_PSEUDO}{image}"] = rows
-    for image, offsets in backbone.wave_delta.items():
-        every = {name: range(len(channels)) for name, channels in own.bands.items()}
-        rows = offsets.detach().clone()
-        channels = _channels(ours.get(image, ()))
-        _take_known(rows, channels, _learnt_of_bands(state, own, _OFFSETS, every))
-        values[f"{_OFFSETS}{image}"] = rows
+    every = {name: range(len(channels)) for name, channels in own.bands.items()}
+    kinds, parameters = backbone.values_of_bands(), dict(backbone.named_parameters())
+    values = {k: v for k, v in state.items() if not k.startswith(tuple(kinds))}
+    for kind, sets in kinds.items():
+        learnt = _learnt_of_bands(state, own, kind, own.pseudo_bands if kind == _PSEUDO else every)
+        for image, places in sets.items():
+            rows = parameters[f"{kind}{image}"].detach().clone()
+            channels = _channels(ours.get(image, ()))
+            _take_known(rows, [channels[place] for place in places if channels], learnt)
+            values[f"{kind}{image}"] = rows
     return values
 
 
@@ -266,21 +257,13 @@ def _take_known(
         rows[row] = learnt.get(channel, rows[row])
 
 
-def _pseudo_bands(backbone: Backbone) -> dict[str, list[int]]:
-    """Per image of a DOFA, the places of channels without a wavelength."""
-    if not isinstance(backbone, DOFA):
-        return {}
-    sets = backbone.band_sets
-    return {n: [i for i, um in enumerate(sets[n]) if um is None] for n in backbone.pseudo_bands}
-
-
 def _names_in_file(backbone: Backbone) -> dict[str, str]:
     """Names of the values that files hold → their names there.
 
     Which layers of a pyramid of timm are one stage, its options say; their own names are the same.
     """
     names = [name for name in backbone.state_dict() if not name.startswith(_necks(backbone))]
-    if not isinstance(backbone, TimmPyramid):
+    if not backbone.flat_files:
         return {name: name for name in names}
     return {name: _STAGE.sub("", name) for name in names}
 
@@ -291,7 +274,7 @@ def _necks(backbone: Backbone) -> tuple[str, ...]:
 
 def _is_beyond(key: str, known: Mapping[str, str], backbone: Backbone) -> bool:
     """Whether a value is of what comes after the last level, or of a final norm not in use."""
-    if isinstance(backbone, TimmPyramid):
+    if backbone.flat_files:
         return not any(name.startswith(f"{key.partition('.')[0]}.") for name in known)
     found = _BLOCK.match(key)
     if found is None:

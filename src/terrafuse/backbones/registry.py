@@ -7,28 +7,34 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from terrafuse.backbones import (
-    croma_weights,
-    dofa_encoder,
-    galileo_weights,
+    croma,
+    dofa,
+    galileo,
     mit,
-    timm_models,
+    timm_hiera,
+    timm_hrnet,
+    timm_pyramid,
+    timm_vit,
 )
 from terrafuse.backbones.base import Backbone
-from terrafuse.backbones.croma import CROMA, CROMASensor
-from terrafuse.backbones.croma_weights import CROMA_PREFIX
-from terrafuse.backbones.dofa import DOFA
-from terrafuse.backbones.dofa_encoder import DOFA_PREFIX, find_variant
-from terrafuse.backbones.galileo import Galileo
-from terrafuse.backbones.galileo_weights import GALILEO_PREFIX
-from terrafuse.backbones.mit import MiT, is_mit
-from terrafuse.backbones.own_weights import IMAGE, create_with
-from terrafuse.backbones.timm_hiera import HIERA_MODULE, TimmHiera
-from terrafuse.backbones.timm_pyramid import TimmPyramid
-from terrafuse.backbones.timm_vit import TOKEN_MODULES, TimmViT
-from terrafuse.backbones.wavelengths import band_codes
-from terrafuse.errors import ModelError
+from terrafuse.backbones.croma import CROMA
+from terrafuse.backbones.family import Family, Images, Request
+from terrafuse.backbones.own_weights import create_with
+from terrafuse.errors import WeightsNotFoundError
 from terrafuse.modalities import Modality
 from terrafuse.options import check_options, option_names
+
+#: Every family, in the order in which they are listed. What no other owns, the first does.
+FAMILIES: tuple[Family, ...] = (
+    timm_pyramid.FAMILY,
+    mit.FAMILY,
+    timm_hiera.FAMILY,
+    timm_hrnet.FAMILY,
+    timm_vit.FAMILY,
+    dofa.FAMILY,
+    croma.FAMILY,
+    galileo.FAMILY,
+)
 
 
 @dataclass(frozen=True)
@@ -48,33 +54,18 @@ class BackboneSummary:
     licence: str
 
 
-_PYRAMIDS = {
-    "ResNet": ("resnet18", "resnet50", "resnet101"),
-    "ConvNeXt": ("convnext_atto", "convnext_tiny", "convnext_base"),
-    "ConvNeXt V2": ("convnextv2_atto", "convnextv2_tiny", "convnextv2_base"),
-    "Swin": ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"),
-    "Swin V2": ("swinv2_tiny_window8_256", "swinv2_base_window8_256"),
-    "EfficientNet": ("efficientnet_b0", "efficientnet_b3", "tf_efficientnetv2_s"),
-    "MobileNetV3": ("mobilenetv3_small_100", "mobilenetv3_large_100"),
-    "RegNet": ("regnety_002", "regnety_032"),
-    "PVT v2": ("pvt_v2_b0", "pvt_v2_b2"),
-    "MiT": ("mit_b0", "mit_b2", "mit_b5"),
-    "SAM 2": ("sam2_hiera_tiny", "sam2_hiera_base_plus", "sam2_hiera_large"),
-}
-_TOKENS = {
-    "ViT": ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
-    "DeiT": ("deit_tiny_patch16_224", "deit3_base_patch16_224"),
-    "DINOv2": ("vit_small_patch14_dinov2", "vit_base_patch14_reg4_dinov2"),
-    "DINOv3": ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3"),
-    "EVA-02": ("eva02_tiny_patch14_224", "eva02_base_patch14_224"),
-    "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
-    "DOFA": ("dofa_base_patch16", "dofa_large_patch16"),
-    "CROMA": ("croma_base_optical", "croma_base_sar", "croma_large_optical"),
-    "Galileo": ("galileo_nano", "galileo_tiny", "galileo_base"),
-    "DOFA 2": ("dofa_v2_base_patch14", "dofa_v2_large_patch14"),
-}
-#: Name of the set of bands of a DOFA that sees all bands as one image.
-ALL_BANDS = "all"
+def find_family(name: str) -> Family:
+    """The family of a backbone.
+
+    Raises:
+        UnknownNameError: There is no such backbone.
+    """
+    anything, *others = FAMILIES
+    for family in others:
+        if family.owns(name):
+            return family
+    anything.owns(name)  # refuses what timm does not know
+    return anything
 
 
 def create_backbone(
@@ -109,12 +100,13 @@ def create_backbone(
         ModelError: It cannot be built this way.
         WeightsError: The weights are not there, or do not fit.
     """
+    family = find_family(name)
     return create_with(
         name,
         weights,
-        in_channels if modalities is None else _images(name, modalities, one_image),
-        lambda source: _create(
-            name, in_channels, source, modalities, one_image=one_image, options=options
+        in_channels if modalities is None else family.images(modalities, one_image),
+        lambda source: family.create(
+            Request(name, in_channels, source, modalities, one_image, options)
         ),
     )
 
@@ -151,79 +143,24 @@ def create_croma(
     )
 
 
-def _images(
-    name: str, modalities: Sequence[Modality], one_image: bool
-) -> dict[str, Sequence[Modality]]:
-    """What a backbone is shown."""
-    if not is_dofa(name):
-        return {IMAGE: modalities}
-    return {ALL_BANDS: modalities} if one_image else {m.name: [m] for m in modalities}
+def images_of(name: str, modalities: Sequence[Modality], one_image: bool) -> Images:
+    """What a backbone is shown of modalities, as files of `terrafuse pretrain` record it."""
+    return find_family(name).images(modalities, one_image)
 
 
-def _create(
-    name: str,
-    in_channels: int,
-    weights: str | None,
-    modalities: Sequence[Modality] | None,
-    *,
-    one_image: bool,
-    options: Mapping[str, Any],
-) -> Backbone:
-    """As `create_backbone`, of weights that others made."""
-    if is_dofa(name):
-        sets = _band_sets(name, modalities, in_channels, one_image)
-        checked = check_options("backbone", name, DOFA, options)
-        # Two bands of one wavelength are told apart wherever a model is to learn from them.
-        return DOFA(name, sets, weights=weights, **{"wave_delta": None, **checked})
-    if is_croma(name):
-        checked = check_options("backbone", name, CROMASensor, options)
-        return CROMASensor(name, in_channels, modalities, weights=weights, **checked)
-    if is_galileo(name):
-        known = _known_modalities(name, modalities)
-        checked = check_options("backbone", name, Galileo, options)
-        channels = in_channels if one_image else sum(len(m.bands) for m in known)
-        return Galileo(name, channels, known, weights=weights, **checked)
-    if is_mit(name):
-        checked = check_options("backbone", name, MiT, options)
-        return MiT(name, in_channels, modalities, weights=weights, **checked)
-    timm_models.check_name(name)
-    module = timm_models.module_of(name)
-    backbone: type[TimmViT] | type[TimmHiera] | type[TimmPyramid] = TimmPyramid
-    if module in TOKEN_MODULES:
-        backbone = TimmViT
-    elif module == HIERA_MODULE:
-        backbone = TimmHiera
-    own = {key: value for key, value in options.items() if key in option_names(backbone)}
-    timm_options = {key: value for key, value in options.items() if key not in own}
-    checked = check_options("backbone", name, backbone, own)
-    return backbone(name, in_channels, modalities, weights=weights, **checked, **timm_options)
+def has_band_sets(name: str) -> bool:
+    """Whether one backbone serves several sets of bands, each an image of its own."""
+    return find_family(name).has_band_sets
 
 
-def is_dofa(name: str) -> bool:
-    """Whether a name is that of a DOFA, which needs to know modalities.
-
-    Raises:
-        UnknownNameError: It looks like one, and is none.
-    """
-    if not name.startswith(DOFA_PREFIX):
-        return False
-    find_variant(name)
-    return True
-
-
-def is_croma(name: str) -> bool:
-    """Whether a name is that of a CROMA: of both sensors (for method "croma") or of one."""
-    return name.startswith(CROMA_PREFIX)
-
-
-def is_galileo(name: str) -> bool:
-    """Whether a name is that of a Galileo, which needs to know modalities."""
-    return name.startswith(GALILEO_PREFIX)
+def has_option(name: str, option: str) -> bool:
+    """Whether a backbone takes an option of `backbone_options`, other than timm's."""
+    return option in option_names(find_family(name).backbone)
 
 
 def knows_modalities(name: str) -> bool:
     """Whether a backbone takes the bands of each modality as what they are, by `bands=name`."""
-    return is_dofa(name) or is_galileo(name)
+    return find_family(name).knows_bands
 
 
 def is_token_backbone(name: str) -> bool:
@@ -232,74 +169,38 @@ def is_token_backbone(name: str) -> bool:
     Raises:
         UnknownNameError: There is no such model.
     """
-    if is_dofa(name) or is_croma(name) or is_galileo(name):
-        return True
-    if is_mit(name):
-        return False
-    timm_models.check_name(name)
-    return timm_models.module_of(name) in TOKEN_MODULES
+    return find_family(name).kind == "tokens"
 
 
 def has_hub_weights(name: str) -> bool:
     """Whether `weights: hub` means something for a backbone."""
-    return is_dofa(name) or is_mit(name) or is_croma(name) or is_galileo(name)
+    return find_family(name).hub_location is not None
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a DOFA, MiT, CROMA or Galileo are ("hf://owner/repository/file").
+    """Where the published weights of a backbone are ("hf://owner/repository/file").
 
     Raises:
         WeightsNotFoundError: None are published.
     """
-    if is_croma(name):
-        return croma_weights.hub_location(name)
-    if is_galileo(name):
-        return galileo_weights.hub_location(name)
-    return mit.hub_location(name) if is_mit(name) else dofa_encoder.hub_location(name)
+    locate = find_family(name).hub_location
+    if locate is None:
+        raise WeightsNotFoundError(
+            f"no published weights are known for backbone '{name}' beside timm's; choose weights "
+            "'timm', or give the path of a checkpoint"
+        )
+    return locate(name)
 
 
 def list_backbones() -> list[BackboneSummary]:
     """Families that are known to work; any timm name of a similar model does too."""
     return [
         BackboneSummary(
-            family=family,
-            kind=kind,
+            family=title,
+            kind=family.kind,
             examples=examples,
-            licence=", ".join(dict.fromkeys(map(_licence_of, examples))),
+            licence=", ".join(dict.fromkeys(map(family.licence, examples))),
         )
-        for kind, families in (("pyramid", _PYRAMIDS), ("tokens", _TOKENS))
-        for family, examples in families.items()
+        for family in FAMILIES
+        for title, examples in family.examples.items()
     ]
-
-
-def _licence_of(name: str) -> str:
-    if is_mit(name) or is_croma(name) or is_galileo(name):
-        return timm_models.find_published(hub_location(name))[1]
-    return dofa_encoder.licence_of(name) if is_dofa(name) else timm_models.licence_of(name)
-
-
-def _band_sets(
-    name: str, modalities: Sequence[Modality] | None, in_channels: int, one_image: bool
-) -> Mapping[str, Sequence[float | None]]:
-    """What a DOFA is told of the bands of each image."""
-    modalities = _known_modalities(name, modalities)
-    version = find_variant(name).version
-    codes = {m.name: band_codes(m, version, "exact") for m in modalities}
-    if not one_image:
-        return codes
-    together = [code for own in codes.values() for code in own]
-    if len(together) != in_channels:
-        raise ModelError(
-            f"backbone '{name}' is to get {in_channels} channels, and {', '.join(codes)} have "
-            f"{len(together)} bands; every channel needs to be known"
-        )
-    return {ALL_BANDS: together}
-
-
-def _known_modalities(name: str, modalities: Sequence[Modality] | None) -> Sequence[Modality]:
-    if modalities is None:
-        raise ModelError(
-            f"backbone '{name}' has to know its bands, by wavelengths or names; say which "
-            "modalities come in"
-        )
-    return modalities

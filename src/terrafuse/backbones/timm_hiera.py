@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import PyramidBackbone
+from terrafuse.backbones.family import Family
 from terrafuse.backbones.timm_pyramid import Stage
 from terrafuse.modalities import Modality
 
 #: timm's module with SAM 2's encoders.
-HIERA_MODULE = "hieradet_sam2"
+_MODULES = ("hieradet_sam2",)
 # In Meta's own files the encoder stands among the other parts of SAM 2.
 _META_PREFIX = "image_encoder.trunk."
 
@@ -104,3 +105,13 @@ class _Stem(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of the positions."""
         return {"pos_embed", "pos_embed_window"}
+
+
+FAMILY = Family(
+    examples={"SAM 2": ("sam2_hiera_tiny", "sam2_hiera_base_plus", "sam2_hiera_large")},
+    kind="pyramid",
+    backbone=TimmHiera,
+    owns=lambda name: timm_models.is_of(name, _MODULES),
+    create=lambda request: timm_models.create(TimmHiera, request),
+    licence=timm_models.licence_of,
+)

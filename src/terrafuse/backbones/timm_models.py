@@ -13,8 +13,9 @@ import timm
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
-from terrafuse.backbones.base import PretrainedSource
+from terrafuse.backbones.base import Backbone, PretrainedSource
 from terrafuse.backbones.colour import RGB
+from terrafuse.backbones.family import Request
 from terrafuse.backbones.first_layer import fit_bands, is_in_turn
 from terrafuse.errors import (
     ModelError,
@@ -23,6 +24,7 @@ from terrafuse.errors import (
     WeightsNotFoundError,
 )
 from terrafuse.modalities import Modality
+from terrafuse.options import check_options, option_names
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
 #: Value of `weights` that asks timm for its own.
@@ -105,6 +107,31 @@ def check_name(name: str) -> None:
 def module_of(name: str) -> str:
     """Module of timm in which a model is written ("resnet", "vision_transformer")."""
     return str(model_entrypoint(name.split(".")[0]).__module__).rpartition(".")[2]
+
+
+def is_of(name: str, modules: Iterable[str]) -> bool:
+    """Whether timm has a model of this name, written in one of its modules."""
+    return timm.is_model(name) and module_of(name) in modules
+
+
+def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
+    """A backbone of timm; options that are not its own go to timm.
+
+    Args:
+        backbone: Its class.
+        request: What was asked for.
+    """
+    own = {k: value for k, value in request.options.items() if k in option_names(backbone)}
+    rest = {k: value for k, value in request.options.items() if k not in own}
+    checked = check_options("backbone", request.name, backbone, own)
+    return backbone(
+        request.name,
+        request.in_channels,
+        request.modalities,
+        weights=request.weights,
+        **checked,
+        **rest,
+    )
 
 
 def wants_file(weights: str | None) -> bool:

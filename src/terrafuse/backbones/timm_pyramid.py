@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import timm_models
 from terrafuse.backbones.base import PyramidBackbone
+from terrafuse.backbones.family import Family
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
@@ -38,6 +39,8 @@ class TimmPyramid(PyramidBackbone):
         ModelError: The model is no sequence of stages, takes images of one size only, or lacks a
             level asked for.
     """
+
+    flat_files = True
 
     def __init__(
         self,
@@ -182,3 +185,29 @@ def _where(tap: str, names: Sequence[str]) -> str:
     if tap == "bn1" and "act1" in names:
         return "act1"
     return tap if tap in names else tap.replace(".", "_", 1)
+
+
+def _owns(name: str) -> bool:
+    timm_models.check_name(name)
+    return True
+
+
+#: Of every model of timm that is no other family's.
+FAMILY = Family(
+    examples={
+        "ResNet": ("resnet18", "resnet50", "resnet101"),
+        "ConvNeXt": ("convnext_atto", "convnext_tiny", "convnext_base"),
+        "ConvNeXt V2": ("convnextv2_atto", "convnextv2_tiny", "convnextv2_base"),
+        "Swin": ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"),
+        "Swin V2": ("swinv2_tiny_window8_256", "swinv2_base_window8_256"),
+        "EfficientNet": ("efficientnet_b0", "efficientnet_b3", "tf_efficientnetv2_s"),
+        "MobileNetV3": ("mobilenetv3_small_100", "mobilenetv3_large_100"),
+        "RegNet": ("regnety_002", "regnety_032"),
+        "PVT v2": ("pvt_v2_b0", "pvt_v2_b2"),
+    },
+    kind="pyramid",
+    backbone=TimmPyramid,
+    owns=_owns,
+    create=lambda request: timm_models.create(TimmPyramid, request),
+    licence=timm_models.licence_of,
+)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import sam_attention, timm_models
 from terrafuse.backbones.base import TokenBackbone
+from terrafuse.backbones.family import Family
 from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.modalities import Modality
 
 #: timm's modules whose models are plain transformers with positions for any image size.
-TOKEN_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
+_MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
 _OWN_OPTIONS = ("taps", "neck", "neck_channels", "final_norm", "rel_pos")
 # timm's, which our attention would ignore.
 _NOT_WITH_SAM = ("qk_norm", "use_rope")
@@ -202,3 +203,20 @@ def _resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     maps = positions.permute(0, 3, 1, 2)  # (1, D, h, w)
     maps = F.interpolate(maps.float(), grid, mode="bicubic", align_corners=False)
     return maps.to(positions.dtype).permute(0, 2, 3, 1)
+
+
+FAMILY = Family(
+    examples={
+        "ViT": ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224"),
+        "DeiT": ("deit_tiny_patch16_224", "deit3_base_patch16_224"),
+        "DINOv2": ("vit_small_patch14_dinov2", "vit_base_patch14_reg4_dinov2"),
+        "DINOv3": ("vit_small_patch16_dinov3", "vit_base_patch16_dinov3"),
+        "EVA-02": ("eva02_tiny_patch14_224", "eva02_base_patch14_224"),
+        "SAM": ("samvit_base_patch16", "samvit_large_patch16", "samvit_huge_patch16"),
+    },
+    kind="tokens",
+    backbone=TimmViT,
+    owns=lambda name: timm_models.is_of(name, _MODULES),
+    create=lambda request: timm_models.create(TimmViT, request),
+    licence=timm_models.licence_of,
+)

@@ -18,7 +18,20 @@ import typer
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.generate import generate
-from terrafuse.cli.options import AsJson, Device, RunFile, RunFolder, Setting, pairs
+from terrafuse.cli.options import (
+    AsJson,
+    BatchSize,
+    BlendingName,
+    CropSize,
+    Device,
+    Overlap,
+    PrecisionName,
+    RunFile,
+    RunFolder,
+    Setting,
+    pairs,
+    windows_of,
+)
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.sweep import sweep
 from terrafuse.errors import TerrafuseError
@@ -168,9 +181,20 @@ def predict(
         list[str] | None,
         typer.Option("--raster", "-r", help="Repeat per file.", metavar="MODALITY=FILE"),
     ] = None,
+    products: Annotated[
+        str,
+        typer.Option(
+            help="What to write, such as class_map,entropy,margin.", metavar="NAME,NAME,…"
+        ),
+    ] = "class_map,confidence",
+    crop_size: CropSize = None,
+    overlap: Overlap = None,
+    blending: BlendingName = None,
+    batch_size: BatchSize = None,
+    precision: PrecisionName = None,
     device: Device = "auto",
 ) -> None:
-    """Map a scene: class_map.tif and confidence.tif on the scene's grid."""
+    """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
     from terrafuse import api
     from terrafuse.progress import Display
 
@@ -179,15 +203,26 @@ def predict(
         for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
     with Display() as display:
-        products = api.load(run).predict(
+        loaded = api.load(run)
+        windows = windows_of(
+            loaded,
+            crop_size=crop_size,
+            overlap=overlap,
+            blending=blending,
+            batch_size=batch_size,
+            precision=precision,
+        )
+        made = loaded.predict(
             out,
             scene=scene,
             rasters=rasters or None,
+            products=[name.strip() for name in products.split(",")],
+            windows=windows,
             device=device,
             progress=display.stage("mapping"),
         )
-    typer.echo(f"wrote {products.class_map}")
-    typer.echo(f"wrote {products.confidence}")
+    for file in made.files.values():
+        typer.echo(f"wrote {file}")
 
 
 def _rows(title: str, summaries: Sequence[Any], as_json: bool) -> None:

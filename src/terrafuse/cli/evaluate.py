@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from terrafuse.cli.options import AsJson, Device, RunFolder
+from terrafuse.cli.options import (
+    AsJson,
+    BatchSize,
+    BlendingName,
+    CropSize,
+    Device,
+    Overlap,
+    PrecisionName,
+    RunFolder,
+    windows_of,
+)
 from terrafuse.errors import ConfigError
 
 _EFFICIENCY = "--label-efficiency"
@@ -39,12 +49,22 @@ def evaluate(
     against: Annotated[
         Path | None, typer.Option(help="Another run, to draw beside.", metavar="OTHER_RUN")
     ] = None,
+    crop_size: CropSize = None,
+    overlap: Overlap = None,
+    blending: BlendingName = None,
+    batch_size: BatchSize = None,
+    precision: PrecisionName = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Score a run on a split; writes metrics.json into the run folder."""
+    windows = {
+        "crop_size": crop_size, "overlap": overlap, "blending": blending,
+        "batch_size": batch_size, "precision": precision,
+    }  # fmt: skip
     if label_efficiency:
-        _refuse({"--subsets": subsets or None, "--data": data}, f"without {_EFFICIENCY}")
+        cut = {f"--{name.replace('_', '-')}": value for name, value in windows.items()}
+        _refuse({"--subsets": subsets or None, "--data": data, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
         return
     given = {"--shares": shares, "--seeds": seeds, "--against": against}
@@ -53,10 +73,12 @@ def evaluate(
     from terrafuse.progress import Display
 
     with Display() as display:
-        metrics = api.load(run).evaluate(
+        loaded = api.load(run)
+        metrics = loaded.evaluate(
             split=split,
             subsets=subsets,
             manifest=data,
+            windows=windows_of(loaded, **windows),
             device=device,
             progress=display.stage("evaluating"),
         )

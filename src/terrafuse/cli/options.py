@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from terrafuse.errors import ConfigError
+
+if TYPE_CHECKING:
+    from terrafuse.api import Run
+    from terrafuse.prediction import WindowSettings
 
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
@@ -23,6 +27,35 @@ Setting = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+CropSize = Annotated[
+    int | None, typer.Option(help="Side of the windows in scene pixels; default: the run's.")
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(
+        help="Scene pixels shared by neighbours; default: the run's, or a quarter of the window."
+    ),
+]
+BlendingName = Annotated[
+    str | None, typer.Option(help="taper, uniform or repeated; default: the run's.")
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Windows per forward pass; default: the run's.")
+]
+PrecisionName = Annotated[
+    str | None, typer.Option(help="32-true, 16-mixed or bf16-mixed; default: 32-true.")
+]
+
+
+def windows_of(run: Run, **given: Any) -> WindowSettings:
+    """The windows of a run, with what options of the command line replace.
+
+    Raises:
+        ConfigError: They do not suit each other.
+    """
+    from terrafuse.prediction import WindowSettings
+
+    return WindowSettings.of_run(run.config, **given)
 
 
 def pairs(items: list[str] | None) -> dict[str, str]:

@@ -10,16 +10,6 @@ from rich.table import Table
 
 from terrafuse.modalities import BandStatistics, Modality
 
-_SCORES = {
-    "oa": "OA",
-    "mpa": "mPA",
-    "miou": "mIoU",
-    "mf1": "mF1",
-    "kappa": "kappa",
-    "fwiou": "FWIoU",
-    "boundary_f1": "boundary F1",
-}
-
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row per mapping; keys are the header."""
@@ -51,12 +41,15 @@ def print_statistics(
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Scores per modality subset, then per class for all modalities."""
+    from terrafuse.evaluation import SCORES  # torch and rasterio take seconds to import
+
     table = Table(title=f"split '{metrics['split']}', {metrics['pixels']:,} pixels, in %")
     table.add_column("modalities")
-    for title in _SCORES.values():
-        table.add_column(title, justify="right")
+    for kind in SCORES.values():
+        table.add_column(kind.label, justify="right")
     for name, subset in metrics["subsets"].items():
-        table.add_row(name, *(_percent(subset["scores"].get(key)) for key in _SCORES))
+        scores = subset["scores"]
+        table.add_row(name, *(kind.text(scores.get(key)) for key, kind in SCORES.items()))
     Console().print(table)
     per_class = metrics["subsets"][metrics["full"]]["per_class"]
     table = Table(title=f"per class, {metrics['full']}, in %")
@@ -80,8 +73,7 @@ def print_model(overview: Mapping[str, Any]) -> None:
     for modality, share in overview.get("gates", {}).items():
         console.print(f"{modality} keeps {share:.2f} of its own", markup=False)
     for subset, scores in overview.get("scores", {}).items():
-        found = [f"{t} {_percent(scores[key])}" for key, t in _SCORES.items() if key in scores]
-        console.print(f"scores of {subset} in %: {', '.join(found)}", markup=False)
+        console.print(f"scores of {subset} in %: {_scores_line(scores)}", markup=False)
     for line in overview["alike_bands"]:
         console.print(line, markup=False)
     console.print(_parts_table(overview))
@@ -90,6 +82,13 @@ def print_model(overview: Mapping[str, Any]) -> None:
     console.print("training samples are changed at random, at most by:")
     for line in overview["augmentation"]:
         console.print(f"  {line}", markup=False)
+
+
+def _scores_line(scores: Mapping[str, float | None]) -> str:
+    from terrafuse.evaluation import SCORES
+
+    found = [f"{k.label} {k.text(scores[name])}" for name, k in SCORES.items() if name in scores]
+    return ", ".join(found)
 
 
 def _base_line(base: Mapping[str, Any]) -> str:

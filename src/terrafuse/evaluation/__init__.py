@@ -16,22 +16,39 @@ from terrafuse.evaluation.published import (
     sum_exponentials,
     sum_probabilities,
 )
-from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes, subset_report
+from terrafuse.evaluation.score_table import (
+    HEADLINE,
+    SCORES,
+    Judged,
+    ScoreKind,
+    cheap_scores,
+    headline_first,
+    score_values,
+    subset_report,
+)
+from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes
 
 __all__ = [
+    "HEADLINE",
+    "SCORES",
     "BoundaryScore",
     "ClassScores",
     "ConfusionMatrix",
+    "Judged",
+    "ScoreKind",
     "Scores",
     "average_windows",
+    "cheap_scores",
     "check_references",
     "evaluate",
     "half_interval",
+    "headline_first",
     "modality_subsets",
     "read_reference",
     "resize_bytes",
     "score",
     "score_classes",
+    "score_values",
     "scored_classes",
     "subset_report",
     "sum_exponentials",

@@ -16,9 +16,9 @@ from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.scores import ClassMean, score, subset_report
-from terrafuse.prediction import Blending, ScenePredictor
-from terrafuse.prediction.predictor import Precision
+from terrafuse.evaluation.score_table import subset_report
+from terrafuse.evaluation.scores import ClassMean, score
+from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
@@ -78,13 +78,9 @@ def evaluate(
     scenes: Sequence[Scene],
     scheme: ClassScheme,
     config: EvaluationConfig,
+    windows: WindowSettings,
     *,
-    crop_size: int,
-    overlap: int,
-    blending: Blending = "taper",
-    batch_size: int = 8,
     device: torch.device | str = "auto",
-    precision: Precision = "32-true",
     subsets: bool = False,
     boundary: bool = True,
     progress: Progress | None = None,
@@ -101,12 +97,8 @@ def evaluate(
         scenes: Scenes of the split.
         scheme: The model's classes.
         config: What is scored, and by which rule.
-        crop_size: As in `ScenePredictor`; so are the following five.
-        overlap: Scene pixels shared by neighbouring windows.
-        blending: How overlapping windows are weighted.
-        batch_size: Windows per forward pass.
+        windows: As in `ScenePredictor`; so is `device`.
         device: Where to compute.
-        precision: Of the forward pass.
         subsets: Also score every smaller subset of the modalities.
         boundary: Also compare boundaries (costs more than everything else but the model).
         progress: Called with (windows done, windows in all).
@@ -115,7 +107,7 @@ def evaluate(
         The content of `metrics.json`.
 
     Raises:
-        ConfigError: `mean_over` names a class that does not exist; windows that do not cover.
+        ConfigError: `mean_over` names a class that does not exist.
         DataError: No scenes.
         LabelError: A scene without labels or with other classes, or not one pixel to score.
         ModelError: The model has another number of classes, or cannot do without a modality.
@@ -123,15 +115,7 @@ def evaluate(
     check_references(scenes, config)
     _check(segmenter, scenes, scheme, subsets)
     rule = _Rule(scheme.names, scored_classes(config, scheme), config.class_mean)
-    predictor = ScenePredictor(
-        segmenter,
-        crop_size=crop_size,
-        overlap=overlap,
-        blending=blending,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-    )
+    predictor = ScenePredictor(segmenter, windows, device=device)
     names = tuple(modality.name for modality in segmenter.modalities)
     tolerance_px = config.boundary_tolerance_px if boundary else None
     tallies = {
@@ -154,9 +138,7 @@ def evaluate(
         "scored_classes": [scheme.names[k] for k in rule.mean_over],
         "ignore_index": IGNORE_INDEX,
         "reference": config.reference,
-        "crop_size": crop_size,
-        "overlap": overlap,
-        "blending": blending,
+        **windows.to_dict(),
         "test_time_augmentation": False,
         "aggregation": "global",
         "class_mean": config.class_mean,

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,11 +80,6 @@ class Scores:
     fwiou: float | None
     boundary_f1: float | None
     averaged: dict[str, int]
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Scores by name, as in `metrics.json`."""
-        names = ("oa", "mpa", "miou", "mf1", "kappa", "fwiou", "boundary_f1")
-        return {name: getattr(self, name) for name in names}
 
 
 def score_classes(matrix: NDArray[np.int64], boundary_f1: Floats | None = None) -> ClassScores:
@@ -146,42 +141,6 @@ def score(
     )
 
 
-def subset_report(
-    matrix: NDArray[np.int64],
-    names: Sequence[str],
-    class_mean: ClassMean = "present",
-    boundary_f1: Floats | None = None,
-    mean_over: Sequence[int] | None = None,
-) -> dict[str, Any]:
-    """Scores, scores per class and matrix as plain values, as in `metrics.json`.
-
-    Args:
-        matrix: Int64 (K, K) or (K, K + 1), rows = reference.
-        names: Class names.
-        class_mean: Which classes a mean covers.
-        boundary_f1: Per class (K,), if boundaries were compared.
-        mean_over: Classes that a mean may cover; default: all.
-    """
-    overall = score(matrix, class_mean, boundary_f1, mean_over)
-    classes = score_classes(matrix, boundary_f1)
-    ratios = {
-        key: _plain(getattr(classes, key))
-        for key in ("iou", "f1", "recall", "precision")
-    }  # fmt: skip
-    ratios["boundary_f1"] = [None] * len(names) if boundary_f1 is None else _plain(boundary_f1)
-    per_class = {
-        name: {key: values[i] for key, values in ratios.items()}
-        | {"pixels": int(classes.pixels[i]), "predicted": int(classes.predicted[i])}
-        for i, name in enumerate(names)
-    }
-    return {
-        "scores": overall.to_dict(),
-        "averaged": overall.averaged,
-        "per_class": per_class,
-        "matrix": matrix[:, : len(matrix)].tolist(),
-    }
-
-
 def _chosen(classes: Sequence[int] | None, num_classes: int) -> NDArray[np.bool_]:
     """Which of K classes are listed, bool (K,); all without a list."""
     chosen = np.full(num_classes, classes is None)
@@ -199,7 +158,3 @@ def _mean(values: Floats, averaged: NDArray[np.bool_]) -> tuple[float | None, in
     """Mean of the defined values, and how many they are."""
     defined = values[averaged & ~np.isnan(values)]
     return (float(defined.mean()) if defined.size else None), int(defined.size)
-
-
-def _plain(values: Floats) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]

@@ -27,12 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import (
-    MiT,
     PyramidBackbone,
     convert_mit_state_dict,
     fit_bands,
     initialize_as_segformer,
-    is_token_backbone,
 )
 from terrafuse.decoders import convert_segformer_state_dict
 from terrafuse.decoders.layers import NormName
@@ -105,7 +103,6 @@ class CMX(Segmenter):
         aux: bool = False,
     ) -> None:
         super().__init__(modalities, num_classes)
-        _check_pyramid(backbone)
         first, *others = self.modalities
         sets = {"image": [first], "x": others}
         bands = [sum(len(m.bands) for m in own) for own in sets.values()]
@@ -124,6 +121,7 @@ class CMX(Segmenter):
                 for stream, bands in zip(STREAMS, bands, strict=True)
             }
         )
+        _check_pyramid(backbone, self.encoders)
         encoder = self._encoder("image")
         self._build_fusion(encoder, fusion_heads, reduction, norm)
         defaults = {"norm": norm} | ({"channels": 512} if decoder == "segformer" else {})
@@ -180,9 +178,9 @@ class CMX(Segmenter):
         self.rectifications = nn.ModuleList(
             FeatureRectification(c, reduction=reduction) for c in channels
         )
-        # MiT's stages end with a norm; for Swin's the published code adds these.
+        # For Swin, whose stages end without a norm, the published code adds these.
         self.norms = None
-        if not isinstance(encoder, MiT):
+        if not encoder.ends_with_norm:
             self.norms = nn.ModuleList(
                 nn.ModuleList(ChannelLayerNorm(c) for _ in STREAMS) for c in channels
             )
@@ -194,8 +192,8 @@ class CMX(Segmenter):
             initialize_as_segformer(part)
 
 
-def _check_pyramid(backbone: str) -> None:
-    if is_token_backbone(backbone):
+def _check_pyramid(backbone: str, encoders: nn.ModuleDict) -> None:
+    if not all(isinstance(encoder, PyramidBackbone) for encoder in encoders.values()):
         raise ModelError(
             f"method 'cmx' fuses between stages of a pyramid, and backbone '{backbone}' has none. "
             "Choose mit_b0 to mit_b5, swin*, convnext* or resnet*"

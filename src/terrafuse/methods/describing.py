@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import (
-    DOFA,
     HUB_WEIGHTS,
     Backbone,
     PretrainedSource,
@@ -203,15 +202,15 @@ def mean_gates(segmenter: Segmenter, state: Mapping[str, Tensor]) -> dict[str, f
 
 
 def describe_alike_bands(segmenter: Segmenter) -> list[str]:
-    """A line per set of bands in which a DOFA is told one wavelength of several."""
+    """A line per set of bands in which a backbone is told one wavelength of several."""
     lines = []
     for path, backbone in _backbones_in(segmenter):
-        for name in backbone.band_sets if isinstance(backbone, DOFA) else ():
+        for name in backbone.band_sets:
             bands = _band_names(segmenter, path, name)
             groups = [", ".join(bands[i] for i in g) for g in backbone.alike_bands(name)]
             how = (
                 "are told apart by offsets that learn"
-                if name in backbone.wave_delta
+                if backbone.tells_apart(name)
                 else "enter as their sum, for wave_delta is false"
             )
             if groups:
@@ -231,16 +230,17 @@ def _band_names(segmenter: Segmenter, path: str, band_set: str) -> list[str]:
 def _pieces(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
     """Parameters of a backbone by what they are."""
     by_name = dict(backbone.named_parameters())
+    of_bands = tuple(backbone.values_of_bands())
     base = {id(p) for group in backbone.layer_groups() for p in group}
     pieces: dict[str, list[nn.Parameter]] = {
         "pretrained part" if backbone.pretrained else "from scratch": [],
         f"tuning {backbone.tuning}": [],
         "neck": [],
-        "of bands": [],  # what DOFA learns of each
+        "of bands": [],  # what is learnt of each
     }
     first, added, neck, bands = pieces.values()
     for name, parameter in by_name.items():
-        new = bands if name.startswith(("pseudo_bands", "wave_delta")) else neck
+        new = bands if name.startswith(of_bands) else neck
         where = added if name in backbone.added else first if id(parameter) in base else new
         where.append(parameter)
     return pieces

@@ -10,7 +10,7 @@ DOI 10.1080/01431161.2022.2098078, arXiv 2111.03845.
 | pyramid attention fusion, "PAF" | `PyramidAttentionFusion` |
 | gated fusion unit, "GFU" | `GatedFusionUnit` |
 | encoders | `terrafuse.methods.pagnet_streams` |
-| loss, "ACW" | `terrafuse.training.adaptive_loss` |
+| loss, "ACW" | `terrafuse.training.losses` |
 
 Written from what the authors' code computes (samleoqh/MultiModNet). More general: two modalities of
 any bands instead of an image of 4, images of any size, pretrained first convolutions for any bands.

@@ -39,7 +39,7 @@ from terrafuse.backbones import (
     RGB,
     TokenBackbone,
     ToRGB,
-    is_dofa,
+    has_option,
     is_token_backbone,
     knows_modalities,
 )
@@ -137,7 +137,7 @@ class UPSeg(Segmenter):
         self.variance = _settings("vem", VarianceSettings, vem)
         self.to_rgb = nn.ModuleDict()  # DOFA and Galileo see every band
         options = dict(backbone_options or {})
-        if is_dofa(backbone):
+        if has_option(backbone, "wave_delta"):
             learns = tuning in (None, "full")
             options["wave_delta"] = wave_delta if wave_delta is not None or learns else True
         else:

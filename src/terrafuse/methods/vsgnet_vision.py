@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.backbones import TokenBackbone, is_dofa, is_token_backbone
+from terrafuse.backbones import TokenBackbone, is_token_backbone, knows_modalities
 from terrafuse.decoders.layers import resize, size_of
 from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_backbone
@@ -45,7 +45,7 @@ def build_vision(
     Raises:
         ModelError: No such transformer, or its tokens cannot become pixels.
     """
-    if is_dofa(name) or not is_token_backbone(name):
+    if knows_modalities(name) or not is_token_backbone(name):
         raise ModelError(
             f"method 'vsgnet' needs a plain transformer that can stay frozen, and backbone "
             f"'{name}' is none. Choose vit_base_patch14_reg4_dinov2 or another of timm's (vit_*, "

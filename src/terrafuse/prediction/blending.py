@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,8 @@ from torch import Tensor
 
 from terrafuse.errors import ModelError
 from terrafuse.prediction.lattice import Lattice
-from terrafuse.samples import IGNORE_INDEX, Window
-
-#: Value of a pixel without data, in class map and confidence.
-NODATA = IGNORE_INDEX
-#: Confidence is stored as a whole number of these parts of 1.
-CONFIDENCE_LEVELS = 254
+from terrafuse.prediction.product_table import FinalRows, Product
+from terrafuse.samples import Window
 
 # Logits handled at a time when rows are finished: on a CPU they stay in its cache, on an
 # accelerator few large kernels are better than many small ones.
@@ -31,14 +28,11 @@ class Strip:
 
     Args:
         row: First row.
-        class_map: Class indices, uint8 (rows, width); 255 = no data.
-        confidence: Largest softmax probability of the averaged logits × 254, rounded, uint8
-            (rows, width); 255 = no data. None where it was not asked for.
+        layers: Values (rows, width) by the name of the product.
     """
 
     row: int
-    class_map: NDArray[np.uint8]
-    confidence: NDArray[np.uint8] | None
+    layers: Mapping[str, NDArray[Any]]
 
 
 def taper(size: int, overlap: int) -> Tensor:
@@ -113,29 +107,30 @@ class Accumulator:
             # Windows agree on what is valid; `and` only matters beside windows not run.
             self._known[ring, cols] &= valid[part]
 
-    def advance(self, row: int, *, confidence: bool = True) -> Strip:
+    def advance(self, row: int, products: Sequence[Product]) -> Strip:
         """Hand out the rows before `row`, which the windows still to come do not touch.
 
         Args:
             row: Start of the next row of windows, or the scene's height.
-            confidence: Whether to compute it.
+            products: What to compute of them.
 
         Raises:
             ModelError: The model gave NaN.
         """
         first = self.row
-        class_map = np.empty((row - first, self.lattice.width), np.uint8)
-        certainty = np.empty_like(class_map) if confidence else None
+        shape = (row - first, self.lattice.width)
+        layers = {product.name: np.empty(shape, product.dtype) for product in products}
         for ring, rows in self._pieces(first, row, self._band_rows):
             part = slice(rows.start - first, rows.stop - first)
-            best, index = self._best_class(ring)
-            class_map[part] = index.cpu().numpy()
-            if certainty is not None:
-                certainty[part] = self._confidence(ring, rows, best).cpu().numpy()
+            final = self._finish(ring, rows)
+            unknown = ~self._known[ring, : self.lattice.width]
+            for product in products:
+                values = product.compute(final).masked_fill(unknown, product.nodata)
+                layers[product.name][part] = values.cpu().numpy()
             self._sums[:, ring].zero_()
             self._known[ring] = True
         self.row = row
-        return Strip(first, class_map, certainty)
+        return Strip(first, layers)
 
     def average(self, row: int, stop: int) -> Tensor:
         """Averaged logits of rows `row` to `stop`, float32 (K, rows, width).
@@ -163,8 +158,8 @@ class Accumulator:
             yield slice(ring, ring + height), slice(start, start + height)
             start += height
 
-    def _best_class(self, ring: slice) -> tuple[Tensor, Tensor]:
-        """Largest sum and its class (255 = no data) of some buffer rows, (rows, width) each."""
+    def _finish(self, ring: slice, rows: slice) -> FinalRows:
+        """Some buffer rows as products see them."""
         sums = self._sums[:, ring, : self.lattice.width]
         best, index = largest(sums)
         known = self._known[ring, : self.lattice.width]
@@ -173,16 +168,7 @@ class Accumulator:
                 "the model gives NaN scores for pixels with data; its weights are broken, or "
                 "precision '16-mixed' overflows: use '32-true'"
             )
-        return best, index.masked_fill_(~known, NODATA)
-
-    def _confidence(self, ring: slice, rows: slice, best: Tensor) -> Tensor:
-        """Largest softmax probability in steps of 1/254, uint8 (rows, width)."""
-        inverse = self._total_weights(rows).reciprocal_()
-        total = torch.zeros_like(best)
-        for sums in self._sums[:, ring, : self.lattice.width]:
-            total += (sums - best).mul_(inverse).exp_()
-        share = total.reciprocal_().mul_(CONFIDENCE_LEVELS).round_().to(torch.uint8)
-        return share.masked_fill_(~self._known[ring, : self.lattice.width], NODATA)
+        return FinalRows(sums, self._total_weights(rows), best, index)
 
     def _total_weights(self, rows: slice) -> Tensor:
         return self._row_totals[rows, None] * self._col_totals[: self.lattice.width]

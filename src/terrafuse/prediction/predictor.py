@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,17 +26,18 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
-from terrafuse.prediction.lattice import Blending, Lattice, check_windows
+from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
 from terrafuse.prediction.products import Products, open_map
 from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
+from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
 from terrafuse.segmenter import Segmenter
+from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
-
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 _AUTOCAST: dict[Precision, torch.dtype | None] = {
     "32-true": None,
@@ -55,43 +56,23 @@ class ScenePredictor:
 
     Args:
         segmenter: The model. It is moved to `device`, and set to evaluation mode while predicting.
-        crop_size: Side of the windows in scene pixels; rounded up to what the modalities' scales
-            need.
-        overlap: Scene pixels shared by neighbouring windows; at most half of `crop_size` with
-            blending "taper", else less than it.
-        blending: How overlapping windows are weighted, as in `Lattice`.
-        batch_size: Windows per forward pass.
+        windows: How scenes are cut, and how windows are run and blended.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
-        precision: As in Lightning; logits are averaged in float32 in any case.
 
     Raises:
-        ConfigError: Unknown precision, a device that is not there, or an overlap that does not
-            suit `crop_size`.
+        ConfigError: A device that is not there.
     """
 
     def __init__(
         self,
         segmenter: Segmenter,
+        windows: WindowSettings,
         *,
-        crop_size: int,
-        overlap: int,
-        blending: Blending = "taper",
-        batch_size: int = 8,
         device: torch.device | str = "auto",
-        precision: Precision = "32-true",
     ) -> None:
-        if precision not in _AUTOCAST:
-            raise ConfigError(f"precision is '{precision}'; allowed are {', '.join(_AUTOCAST)}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; allowed are positive numbers")
-        check_windows(crop_size, overlap, blending)
         self.device = find_device(device)
         self.segmenter = segmenter.to(self.device)
-        self.crop_size = crop_size
-        self.overlap = overlap
-        self.blending: Blending = blending
-        self.batch_size = batch_size
-        self.precision: Precision = precision
+        self.windows = windows
 
     def lattice(self, scene: Scene) -> Lattice:
         """Windows of a scene."""
@@ -99,10 +80,10 @@ class ScenePredictor:
         return Lattice(
             grid.height,
             grid.width,
-            self.crop_size,
-            self.overlap,
+            self.windows.crop_size,
+            self.windows.overlap,
             scene.alignment,
-            self.blending,
+            self.windows.blending,
         )
 
     def stream(
@@ -110,7 +91,7 @@ class ScenePredictor:
         scene: Scene,
         *,
         without: frozenset[str] | set[str] = frozenset(),
-        confidence: bool = True,
+        products: Sequence[str] = DEFAULT_PRODUCTS,
         progress: Progress | None = None,
     ) -> Generator[Strip, None, None]:
         """The map of a scene in strips from top to bottom, which together cover it once.
@@ -118,16 +99,18 @@ class ScenePredictor:
         Args:
             scene: What to map.
             without: Modalities to leave out.
-            confidence: Whether strips carry it.
+            products: Names of the layers that strips carry, of `PRODUCTS`.
             progress: Called with (windows done, windows in all).
 
         Raises:
+            UnknownNameError: No such product.
             MissingModalityError: The scene lacks a modality, or one is left out, that the method
                 needs.
             BandError: The scene's modality has other bands than the model's.
             GridMismatchError: It has another scale.
             ModelError: The model gives something else than K finite scores per pixel.
         """
+        layers = find_products(products)
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
         sums = Accumulator(lattice, self.segmenter.num_classes, device=self.device)
@@ -135,13 +118,13 @@ class ScenePredictor:
         with evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
             for window, logits, valid in scored:
                 if window.row > sums.row:
-                    yield sums.advance(window.row, confidence=confidence)
+                    yield sums.advance(window.row, layers)
                 sums.add(window, logits, valid)
                 done += 1
                 not_run += logits is None and bool(valid.any())
                 if progress:
                     progress(done, len(lattice))
-            yield sums.advance(lattice.height, confidence=confidence)
+            yield sums.advance(lattice.height, layers)
         if not_run:
             warnings.warn(
                 f"{not_run} of {len(lattice)} windows of scene '{scene.id}' have no data in one of "
@@ -158,8 +141,8 @@ class ScenePredictor:
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """Class indices of a whole scene in memory, uint8 (H, W); 255 = no data."""
-        strips = self.stream(scene, without=without, confidence=False, progress=progress)
-        return np.concatenate([strip.class_map for strip in strips])
+        strips = self.stream(scene, without=without, products=("class_map",), progress=progress)
+        return np.concatenate([strip.layers["class_map"] for strip in strips])
 
     def predict(
         self,
@@ -167,19 +150,22 @@ class ScenePredictor:
         out_dir: Path | str,
         *,
         scheme: ClassScheme | None = None,
+        products: Sequence[str] = DEFAULT_PRODUCTS,
         without: frozenset[str] | set[str] = frozenset(),
         progress: Progress | None = None,
     ) -> Products:
-        """Write `class_map.tif` and `confidence.tif` of a scene.
+        """Write the products of a scene, and `prediction.json`, which says what they are.
 
         Args:
             scene: What to map.
             out_dir: Folder of the products; made if it is not there.
             scheme: Names and colours of the model's classes; default: the scene's.
+            products: Names of `PRODUCTS`.
             without: Modalities to leave out.
             progress: Called with (windows done, windows in all).
 
         Raises:
+            UnknownNameError: No such product.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
             OutputError: The folder cannot be written; nothing is left in it.
@@ -187,14 +173,16 @@ class ScenePredictor:
         scheme = self._checked_scheme(scheme or scene.scheme)
         used = self._used_modalities(scene, without)
         with (
-            open_map(Path(out_dir), scene.grid, scheme) as writer,
-            closing(self.stream(scene, without=without, progress=progress)) as strips,
+            open_map(Path(out_dir), scene.grid, scheme, find_products(products)) as writer,
+            closing(
+                self.stream(scene, without=without, products=products, progress=progress)
+            ) as strips,
         ):
             for strip in strips:
                 writer.write(strip)
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
-            return writer.finish()
+            return writer.finish(self._facts(scene, scheme, used))
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
         """Names of the modalities to run on, in the model's order."""
@@ -226,6 +214,18 @@ class ScenePredictor:
             )
         return scheme
 
+    def _facts(self, scene: Scene, scheme: ClassScheme, used: tuple[str, ...]) -> dict[str, object]:
+        """How a map is made, for `prediction.json`."""
+        lattice = self.lattice(scene)
+        return {
+            "terrafuse_version": VERSION,
+            "scene": scene.id,
+            "modalities": list(used),
+            "classes": list(scheme.names),
+            "windows": {**self.windows.to_dict(), "size": lattice.size, "step": lattice.step},
+            "device": self.device.type,
+        }
+
     def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
         where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
         names = ", ".join(used) or "any modality"
@@ -242,7 +242,7 @@ class ScenePredictor:
         def read(windows: tuple[Window, ...]) -> WindowGroup:
             return read_group(scene, windows, used, needs_all=not self.segmenter.supports_missing)
 
-        groups = read_ahead(read, chunks(lattice, self.batch_size))
+        groups = read_ahead(read, chunks(lattice, self.windows.batch_size))
         with closing(groups):
             for group in groups:
                 scores = iter(self._logits(group.batch) if group.batch else ())
@@ -253,7 +253,7 @@ class ScenePredictor:
     @torch.inference_mode()
     def _logits(self, batch: Batch) -> Tensor:
         batch = batch.to(self.device)
-        dtype = _AUTOCAST[self.precision]
+        dtype = _AUTOCAST[self.windows.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self.segmenter(batch.images, batch.valid).logits
         window = batch.windows[0]

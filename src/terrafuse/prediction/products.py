@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,16 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import OutputError
-from terrafuse.prediction.blending import CONFIDENCE_LEVELS, NODATA, Strip
+from terrafuse.errors import OutputError, UnknownNameError, unknown_name
+from terrafuse.prediction.blending import Strip
+from terrafuse.prediction.product_table import Product
 
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
 
+#: How the rasters beside it were made, and which they are.
+RECORD = "prediction.json"
+RECORD_FORMAT = 1
 _BLOCK = 512
 # rasterio raises SystemError where GDAL fails without saying why.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
@@ -39,16 +43,38 @@ class Products:
     """Files of a map.
 
     Args:
-        class_map: Class indices, uint8, 255 = no data; with colour table and class names.
-        confidence: Largest softmax probability, uint8; value / 254 (scale tag), 255 = no data.
+        files: Rasters by the name of the product.
+        record: `prediction.json`: what they are, and how they were made.
     """
 
-    class_map: Path
-    confidence: Path
+    files: Mapping[str, Path]
+    record: Path
+
+    @property
+    def class_map(self) -> Path:
+        """Class indices, uint8, 255 = no data; with colour table and class names."""
+        return self["class_map"]
+
+    @property
+    def confidence(self) -> Path:
+        """Largest softmax probability, uint8; value / 254 (scale tag), 255 = no data."""
+        return self["confidence"]
+
+    def __getitem__(self, name: str) -> Path:
+        """The file of a product.
+
+        Raises:
+            UnknownNameError: It was not asked for.
+        """
+        if name not in self.files:
+            raise UnknownNameError(unknown_name("product of this map", name, self.files))
+        return self.files[name]
 
 
 @contextmanager
-def open_map(folder: Path, grid: Grid, scheme: ClassScheme) -> Iterator[MapWriter]:
+def open_map(
+    folder: Path, grid: Grid, scheme: ClassScheme, products: Sequence[Product]
+) -> Iterator[MapWriter]:
     """A writer of the products of one scene.
 
     Everything is written into a folder `*.partial` inside the target and moved out of it when it is
@@ -56,15 +82,16 @@ def open_map(folder: Path, grid: Grid, scheme: ClassScheme) -> Iterator[MapWrite
 
     Args:
         folder: Where the products go; made if it is not there, and removed again on failure.
-        grid: The scene's grid; both products have exactly this one.
+        grid: The scene's grid; every product has exactly this one.
         scheme: Names and colours of the classes.
+        products: Which ones.
 
     Raises:
         OutputError: The folder cannot be made or written.
     """
     with _partial_folder(folder) as partial:
         with _reported(folder):
-            writer = MapWriter(folder, partial, grid, scheme)
+            writer = MapWriter(folder, partial, grid, scheme, products)
         try:
             yield writer
         finally:
@@ -74,14 +101,24 @@ def open_map(folder: Path, grid: Grid, scheme: ClassScheme) -> Iterator[MapWrite
 class MapWriter:
     """Takes strips from top to bottom and leaves the products; made by `open_map`."""
 
-    def __init__(self, folder: Path, partial: Path, grid: Grid, scheme: ClassScheme) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        partial: Path,
+        grid: Grid,
+        scheme: ClassScheme,
+        products: Sequence[Product],
+    ) -> None:
         self.folder = folder
         self.scheme = scheme
         #: Whether any pixel so far has data.
         self.has_data = False
         self._partial = partial
-        self._classes = _Plain(partial / "classes.tif", grid, scheme=scheme)
-        self._levels = _Plain(partial / "levels.tif", grid, scale=1 / CONFIDENCE_LEVELS)
+        self._products = tuple(products)
+        self._files = {
+            product.name: _Plain(partial / f"{product.name}.plain.tif", grid, product, scheme)
+            for product in products
+        }
 
     def write(self, strip: Strip) -> None:
         """Add the next rows.
@@ -89,34 +126,45 @@ class MapWriter:
         Raises:
             OutputError: The disk is full or fails.
         """
-        assert strip.confidence is not None
-        self.has_data = self.has_data or bool((strip.class_map != NODATA).any())
+        first = self._products[0]
+        self.has_data = self.has_data or first.has_data(strip.layers[first.name])
         with _reported(self.folder):
-            self._classes.write(strip.class_map)
-            self._levels.write(strip.confidence)
+            for name, file in self._files.items():
+                file.write(strip.layers[name])
 
-    def finish(self) -> Products:
+    def finish(self, facts: Mapping[str, Any] | None = None) -> Products:
         """Turn what was written into the products, and check them by reading them back.
+
+        Args:
+            facts: How they were made, for `prediction.json`.
 
         Raises:
             OutputError: The disk is full or fails.
         """
         with _reported(self.folder):
-            confidence = self._partial / "confidence.tif"
-            # Its last bits are noise: level 1 takes a quarter of the time of level 6 for 10 % more.
-            self._levels.to_cog(
-                confidence, overview_resampling="AVERAGE", predictor="YES", level="1"
+            made = {product.name: self._make(product) for product in self._products}
+            record = self._partial / RECORD
+            described = {product.name: product.to_dict() for product in self._products}
+            text = json.dumps(
+                {"format": RECORD_FORMAT, **(facts or {}), "products": described},
+                indent=2,
+                ensure_ascii=False,
             )
-            class_map = self._partial / "class_map.tif"
-            self._classes.to_cog(class_map, overview_resampling="MODE")
-            _add_category_names(class_map, self.scheme.names)
-            return Products(
-                confidence=_move(confidence, self.folder), class_map=_move(class_map, self.folder)
-            )
+            record.write_text(text + "\n", encoding="utf-8")
+            moved = {name: _move(path, self.folder) for name, path in made.items()}
+            return Products(moved, record.replace(self.folder / RECORD))
+
+    def _make(self, product: Product) -> Path:
+        """A finished product, still in the partial folder."""
+        path = self._partial / f"{product.name}.tif"
+        self._files[product.name].to_cog(path, **product.cog)
+        if product.is_class_map:
+            _add_category_names(path, self.scheme.names)
+        return path
 
     def close(self) -> None:
         """Give up what was not finished."""
-        for file in (self._classes, self._levels):
+        for file in self._files.values():
             with suppress(*_FAILURES):
                 file.close()
 
@@ -124,14 +172,7 @@ class MapWriter:
 class _Plain:
     """An uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
 
-    def __init__(
-        self,
-        path: Path,
-        grid: Grid,
-        *,
-        scheme: ClassScheme | None = None,
-        scale: float | None = None,
-    ) -> None:
+    def __init__(self, path: Path, grid: Grid, product: Product, scheme: ClassScheme) -> None:
         self.path = path
         self.grid = grid
         self._row = 0
@@ -144,23 +185,23 @@ class _Plain:
                 height=grid.height,
                 width=grid.width,
                 count=1,
-                dtype="uint8",
+                dtype=product.dtype,
                 crs=grid.crs,
                 transform=grid.transform,
-                nodata=NODATA,
+                nodata=product.nodata,
                 tiled=True,
                 blockxsize=_BLOCK,
                 blockysize=_BLOCK,
                 bigtiff="IF_SAFER",
             )
-        if scheme:
+        if product.is_class_map:
             colors = enumerate(scheme.palette().tolist())
             self._dataset.write_colormap(1, {i: (*color, 255) for i, color in colors})
             self._dataset.update_tags(classes=json.dumps(scheme.names, ensure_ascii=False))
-        if scale:
-            self._dataset.scales = (scale,)
+        if product.scale is not None:
+            self._dataset.scales = (product.scale,)
 
-    def write(self, rows: NDArray[np.uint8]) -> None:
+    def write(self, rows: NDArray[Any]) -> None:
         height, width = rows.shape
         self._dataset.write(rows, 1, window=RasterWindow(0, self._row, width, height))
         self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)

@@ -12,11 +12,12 @@ sensors, which then sees three bands of each.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import DOFA, TokenBackbone, ToRGB
+from terrafuse.backbones import TokenBackbone, ToRGB
 from terrafuse.backbones.croma_encoder import cut_patches
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
@@ -67,8 +68,8 @@ class MaskedAutoencoding(nn.Module):
         self.encoders = nn.ModuleDict(encoders)
         self.to_rgb = nn.ModuleDict({m.name: ToRGB(m) for m in modalities} if as_colour else {})
         first = next(iter(encoders.values()))
-        # Published encoders of DOFA have no norm after the last block; that of pre-training goes.
-        self.norm = nn.LayerNorm(first.embed_dim) if isinstance(first, DOFA) else nn.Identity()
+        # Where published encoders have no norm after the last block, that of pre-training goes.
+        self.norm = nn.Identity() if first.has_final_norm else nn.LayerNorm(first.embed_dim)
         self.decoder = TokenDecoder(
             first.embed_dim, decoder_dim, num_heads=decoder_heads, depth=decoder_depth
         )
@@ -129,8 +130,12 @@ class MaskedAutoencoding(nn.Module):
 
     def _embed(self, name: str, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         encoder = self._encoder(name)
-        if isinstance(encoder, DOFA):
-            return encoder.embed(image, bands=name if name in encoder.band_sets else None)
+        if encoder.band_sets:
+            embed: Any = encoder.embed  # which takes the name of a set
+            found: tuple[Tensor, tuple[int, int]] = embed(
+                image, bands=name if name in encoder.band_sets else None
+            )
+            return found
         return encoder.embed(self.to_rgb[name](image) if name in self.to_rgb else image)
 
     def _encoder(self, name: str) -> TokenBackbone:

@@ -15,7 +15,8 @@ from terrafuse.backbones import (
     create_backbone,
     create_croma,
     divide_sensors,
-    is_dofa,
+    has_band_sets,
+    images_of,
     is_token_backbone,
 )
 from terrafuse.backbones.sentinel import scale_two_sigma
@@ -183,18 +184,18 @@ class MAE(Pretrainer):
                 f"objective 'mae' hides patches of a transformer, and backbone '{name}' is a "
                 "pyramid. Choose dofa_*, vit_* or deit_*, or objective 'decur' or 'infonce'"
             )
-        if is_dofa(name) and shared is False:
+        if has_band_sets(name) and shared is False:
             raise ModelError(
                 f"option 'shared' of objective 'mae' is false, and '{name}' is one transformer for "
                 "all bands; leave it out"
             )
-        is_shared = is_dofa(name) or bool(shared)
+        is_shared = has_band_sets(name) or bool(shared)
         learned = (
             _shared(config, name, modalities) if is_shared else build_branches(config, modalities)
         )
         super().__init__(modalities, learned)
         encoders = {m.name: self._encoder(m.name) for m in modalities}
-        as_colour = is_shared and not is_dofa(name)
+        as_colour = is_shared and not has_band_sets(name)
         self.objective = MaskedAutoencoding(encoders, modalities, as_colour, **inner)
 
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
@@ -212,7 +213,7 @@ def _shared(
     config: PretrainConfig, name: str, modalities: Sequence[Modality]
 ) -> dict[str, Learned]:
     """One transformer: a DOFA that knows a set of bands per modality, or one of three bands."""
-    seen = modalities if is_dofa(name) else [COLOUR]
+    seen = modalities if has_band_sets(name) else [COLOUR]
     options = backbone_options(config, name)
     backbone = create_backbone(
         name,
@@ -223,7 +224,7 @@ def _shared(
         **options,
         **without_neck(name),
     )
-    images = {m.name: [m] for m in modalities} if is_dofa(name) else {"image": [COLOUR]}
+    images = images_of(name, seen, one_image=False)
     return {SHARED: Learned(backbone, name, options, images)}
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from terrafuse.backbones import Backbone, create_backbone, is_token_backbone
+from terrafuse.backbones import Backbone, create_backbone, images_of, is_token_backbone
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.modalities import Modality
 from terrafuse.options import by_modality
@@ -103,8 +103,8 @@ def build_branches(config: PretrainConfig, modalities: Sequence[Modality]) -> di
             **options,
             **without_neck(name),
         )
-        image = next(iter(getattr(backbone, "band_sets", {})), "image")
-        learned[modality.name] = Learned(backbone, name, options, {image: [modality]})
+        images = images_of(name, [modality], one_image=True)
+        learned[modality.name] = Learned(backbone, name, options, images)
     return learned
 
 

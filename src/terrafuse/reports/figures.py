@@ -178,7 +178,7 @@ def curves_figure(rows: Sequence[Mapping[str, Any]], *, score: str = "miou") -> 
     series = _read_series(rows)
     losses = {k: v for k, v in series.items() if "loss" in k}
     scores = {k: v for k, v in series.items() if k.startswith("val") and k not in losses}
-    deciding = [k for k in scores if k.endswith(score)]
+    deciding = [k for k in scores if k == f"val_{score}"]
     scores = {k: scores[k] for k in (deciding or list(scores))[:3]}
     panels = [p for p in (losses, scores) if p]
     figure = Figure(figsize=(7.2, 2.1 * max(len(panels), 1) + 0.5), layout="constrained")
@@ -222,7 +222,7 @@ def _draw_series(
         else:
             axes.plot(steps, values, color=color, lw=1.8, marker="o", ms=3.5, label=name)
         if not is_loss:
-            best = int(np.nanargmax(values))
+            best = int(np.nanargmin(values) if _falls(name) else np.nanargmax(values))
             axes.annotate(
                 f"{values[best]:.3f}", (steps[best], values[best]), (0, 6), color=INK,
                 textcoords="offset points", ha="center", fontsize=8, fontweight="bold",
@@ -230,6 +230,14 @@ def _draw_series(
     if not is_loss:
         axes.margins(y=0.22)
     axes.legend(loc="best", fontsize=8, labelcolor=MUTED)
+
+
+def _falls(column: str) -> bool:
+    """Whether lower values of a column of validation scores are better."""
+    from terrafuse.evaluation import SCORES  # torch and rasterio take seconds to import
+
+    kind = SCORES.get(column.removeprefix("val_"))
+    return kind is not None and not kind.higher_is_better
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,6 +20,8 @@ from terrafuse.reports.previews import VOID_COLOR
 from terrafuse.writing import written_whole
 
 Cell = str | int | float | None
+#: Which number of a column is best.
+Best = Literal["max", "min"]
 Picture = Figure | NDArray[np.uint8] | Path
 
 #: Size of an embedded picture in bytes, and in pixels along its longer side.
@@ -88,7 +90,7 @@ class Report:
         rows: Sequence[Sequence[Cell]],
         header: Sequence[str],
         *,
-        best: Literal["max", "min"] | None = None,
+        best: Best | Sequence[Best] | None = None,
         caption: str = "",
     ) -> None:
         """A table. The first column names the rows; None is shown as "–".
@@ -97,12 +99,14 @@ class Report:
             rows: Cells; floats are shown with three decimals.
             header: Names of the columns.
             best: Embolden the largest or smallest number of every column, where there are two rows
-                or more and they differ.
+                or more and they differ; one word for all columns, or one per column after the
+                first.
             caption: A line above the table.
         """
         rows = [list(row) for row in rows]
         numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(header))]
-        winners = _find_best(rows, len(header), best) if best else set()
+        each = [best] * (len(header) - 1) if isinstance(best, str) else list(best or ())
+        winners = _find_best(rows, each)
         head = "".join(
             f'<th scope="col"{_number_class(is_number)}>{escape(name)}</th>'
             for name, is_number in zip(header, numeric, strict=True)
@@ -249,9 +253,9 @@ def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _find_best(rows: Sequence[Sequence[Cell]], columns: int, best: str) -> set[tuple[int, int]]:
+def _find_best(rows: Sequence[Sequence[Cell]], best: Sequence[Best]) -> set[tuple[int, int]]:
     winners = set()
-    for column in range(1, columns):
+    for column, wanted in enumerate(best, start=1):
         # As shown: what looks equal is equally good.
         cells = {
             i: round(float(value), 3)
@@ -259,7 +263,7 @@ def _find_best(rows: Sequence[Sequence[Cell]], columns: int, best: str) -> set[t
             if isinstance(value := row[column], int | float) and not isinstance(value, bool)
         }
         if len(set(cells.values())) > 1:
-            target = max(cells.values()) if best == "max" else min(cells.values())
+            target = max(cells.values()) if wanted == "max" else min(cells.values())
             winners |= {(i, column) for i, value in cells.items() if value == target}
     return winners
 

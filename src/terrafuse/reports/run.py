@@ -19,16 +19,6 @@ from terrafuse.reports.figures import confusion_figure, curves_figure, score_bar
 from terrafuse.reports.html import Cell, Report
 from terrafuse.version import VERSION
 
-#: Keys of metrics.json and how a table calls them, the most telling first.
-SCORES = {
-    "miou": "mIoU",
-    "oa": "OA",
-    "mpa": "mPA",
-    "mf1": "mF1",
-    "kappa": "kappa",
-    "fwiou": "FWIoU",
-    "boundary_f1": "boundary F1",
-}
 Metrics = Mapping[str, Any]
 Curves = Path | Sequence[Mapping[str, Any]]
 
@@ -103,20 +93,33 @@ def _full(metrics: Metrics) -> Mapping[str, Any]:
 
 def _add_scores(report: Report, metrics: Mapping[str, Metrics]) -> None:
     report.add_heading("Scores")
-    headline = _headline({run: _full(m)["scores"].get("miou") for run, m in metrics.items()})
+    headline = _headline({run: _full(m)["scores"] for run, m in metrics.items()})
     if headline:
         report.add_text(headline, style="lead")
-    columns = [
-        k for k in SCORES if any(_full(m)["scores"].get(k) is not None for m in metrics.values())
-    ]
-    rows: list[list[Cell]] = [
-        [run, *(_full(m)["scores"].get(key) for key in columns)] for run, m in metrics.items()
-    ]
     first = next(iter(metrics.values()))
     where = f"{first.get('scenes', '?')} scenes of the {first.get('split', '?')} split"
     pixels = f", {first['pixels']:_} pixels".replace("_", "\u202f") if "pixels" in first else ""
     caption = " ".join([f"On {where}{pixels}.", *_rules(metrics)])
-    report.add_table(rows, ["", *(SCORES[key] for key in columns)], best="max", caption=caption)
+    _add_score_table(report, "", {run: _full(m) for run, m in metrics.items()}, caption)
+
+
+def _add_score_table(
+    report: Report, corner: str, results: Mapping[str, Mapping[str, Any]], caption: str
+) -> None:
+    """A row per result, a column per score that some of them has."""
+    from terrafuse.evaluation import headline_first  # torch and rasterio take seconds to import
+
+    scores = {name: result["scores"] for name, result in results.items()}
+    kinds = [
+        kind
+        for kind in headline_first()
+        if any(own.get(kind.name) is not None for own in scores.values())
+    ]
+    rows: list[list[Cell]] = [
+        [name, *(own.get(kind.name) for kind in kinds)] for name, own in scores.items()
+    ]
+    header = [corner, *(kind.label for kind in kinds)]
+    report.add_table(rows, header, best=[kind.best for kind in kinds], caption=caption)
 
 
 def _rules(metrics: Mapping[str, Metrics]) -> list[str]:
@@ -144,15 +147,17 @@ def _unusual(result: Metrics) -> Iterator[str]:
         yield "weights were chosen on this split, so the scores are too good"
 
 
-def _headline(scores: Mapping[str, float | None]) -> str:
-    known = {run: score for run, score in scores.items() if score is not None}
+def _headline(scores: Mapping[str, Mapping[str, float | None]]) -> str:
+    from terrafuse.evaluation import HEADLINE, SCORES
+
+    known = {run: score for run, own in scores.items() if (score := own.get(HEADLINE)) is not None}
     if len(known) < 2:
         return ""
     best, second = sorted(known, key=lambda run: -known[run])[:2]
     gain = 100 * (known[best] - known[second])
     return (
-        f"Best by mIoU: {best} with {known[best]:.3f}, {gain:.1f} points above {second} "
-        f"({known[second]:.3f})."
+        f"Best by {SCORES[HEADLINE].label}: {best} with {known[best]:.3f}, {gain:.1f} points above "
+        f"{second} ({known[second]:.3f})."
     )
 
 
@@ -197,19 +202,7 @@ def _add_subsets(report: Report, metrics: Mapping[str, Metrics]) -> None:
     if several:
         report.add_heading("Missing modalities")
     for run, subsets in several.items():
-        columns = [
-            k for k in SCORES if any(s["scores"].get(k) is not None for s in subsets.values())
-        ]
-        rows = [
-            [name, *(subset["scores"].get(key) for key in columns)]
-            for name, subset in subsets.items()
-        ]
-        report.add_table(
-            rows,
-            ["present", *(SCORES[key] for key in columns)],
-            best="max",
-            caption=f"{run}, with some modalities withheld.",
-        )
+        _add_score_table(report, "present", subsets, f"{run}, with some modalities withheld.")
 
 
 def _add_confusion(report: Report, metrics: Mapping[str, Metrics], scheme: ClassScheme) -> None:
@@ -253,6 +246,8 @@ def _add_timings(report: Report, timings: Mapping[str, float]) -> None:
 
 
 def _add_settings(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    from terrafuse.evaluation import SCORES
+
     lines = []
     for run, result in metrics.items():
         averaged = _full(result).get("averaged", {})
@@ -260,6 +255,8 @@ def _add_settings(report: Report, metrics: Mapping[str, Metrics]) -> None:
         lines.append(f"  modalities: {result['full']}")
         lines += [f"  {key}: {value}" for key, value in result.get("settings", {}).items()]
         if averaged:
-            counts = ", ".join(f"{SCORES.get(k, k)} {n}" for k, n in averaged.items())
+            counts = ", ".join(
+                f"{SCORES[k].label if k in SCORES else k} {n}" for k, n in averaged.items()
+            )
             lines.append(f"  classes in each mean: {counts}")
     report.add_details("How it was scored", "\n".join(lines))

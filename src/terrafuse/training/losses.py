@@ -1,15 +1,13 @@
-"""What is minimised: cross-entropy, Dice, focal and Lovász losses and their weighted sums.
+"""What is minimised: losses over pixels and over regions, and their weighted sums.
 
-Every loss takes class scores (N, K, H, W) and labels (N, H, W), leaves pixels labelled 255 out,
-computes in float32 whatever the precision of training, and is exactly 0 (with a graph) for a
-batch without a labelled pixel.
+A new loss is a class that is a `Loss`, and its line in `LOSSES`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +19,30 @@ from terrafuse.errors import ConfigError, LabelError, UnknownNameError, unknown_
 from terrafuse.options import check_options
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import SegmenterOutput
-from terrafuse.training.adaptive_loss import AdaptiveClassWeighting
 
 ClassWeights = Sequence[float] | Literal["balanced"] | None
+
+_EPS = 1e-5
+#: Bounds of the class weights of "acw" in the published form.
+_BOUNDS = (0.01, 1.0)
+
+
+class Loss(Protocol):
+    """A module that `training.losses` can name.
+
+    Pixels labelled 255 are left out, it computes in float32 whatever the precision of training, and
+    it is exactly 0 (with a graph) for a batch without a labelled pixel.
+
+    Args:
+        counts: Pixels per class of the training split, int64 (K,).
+        options: Keyword-only, with defaults: the options that run.yaml may give.
+    """
+
+    def __init__(self, counts: Tensor, **options: Any) -> None: ...
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of class scores (N, K, H, W) and labels (N, H, W)."""
+        ...
 
 
 class CrossEntropy(nn.Module):
@@ -95,8 +114,7 @@ class Dice(nn.Module):
         """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         probs = logits.float().softmax(dim=1)
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
-        classes = torch.arange(logits.shape[1], device=labels.device).view(1, -1, 1, 1)
-        truth = labels.unsqueeze(1) == classes  # (N, K, H, W)
+        truth = one_hot(labels, logits.shape[1])
         overlap = torch.where(truth, probs, 0.0).sum(dim=(0, 2, 3))  # (K,)
         predicted = torch.where(known, probs, 0.0).sum(dim=(0, 2, 3))
         pixels = truth.sum(dim=(0, 2, 3))
@@ -164,12 +182,116 @@ class Lovasz(nn.Module):
         return torch.stack([_lovasz_of_class(probs[:, k], labels == k) for k in present]).mean()
 
 
-LOSSES: Mapping[str, type[AdaptiveClassWeighting | CrossEntropy | Dice | Focal | Lovasz]] = {
+class Tversky(nn.Module):
+    """1 − mean over classes of the soft Tversky index O / (O + α Σ p (1 − y) + β Σ (1 − p) y).
+
+    O = Σ p y; sums run over all labelled pixels of the batch, and a class without a pixel in the
+    labels is left out of the mean, as in `Dice`, which this is for α = β = 0.5.
+
+    Args:
+        counts: Unused; every loss is built alike.
+        alpha: Weight of false positives, 0 to 1.
+        beta: Weight of false negatives, 0 to 1; above `alpha`, thin and rare classes are missed
+            less often.
+
+    Reference:
+        Salehi, Erdogmus, Gholipour: "Tversky loss function for image segmentation using 3D fully
+        convolutional deep networks", MLMI 2017, equation 4 and its best α and β.
+    """
+
+    def __init__(self, counts: Tensor, *, alpha: float = 0.3, beta: float = 0.7) -> None:  # noqa: ARG002
+        super().__init__()
+        self.alpha, self.beta = _within("alpha", alpha, 0, 1), _within("beta", beta, 0, 1)
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        probs = logits.float().softmax(dim=1)
+        known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
+        truth = one_hot(labels, logits.shape[1])
+        overlap, false_positive, false_negative = (
+            torch.where(where, values, 0.0).sum(dim=(0, 2, 3))  # (K,)
+            for where, values in ((truth, probs), (known & ~truth, probs), (truth, 1 - probs))
+        )
+        present = truth.sum(dim=(0, 2, 3)) > 0
+        whole = overlap + self.alpha * false_positive + self.beta * false_negative
+        index = overlap / torch.where(whole > 0, whole, 1.0)
+        return _mean(torch.where(present, 1 - index, 0.0).sum(), present.sum())
+
+
+class AdaptiveClassWeighting(nn.Module):
+    """Adaptive class weighting ("ACW"): PNC · CE − log D, or PNC − log D.
+
+    With p the probabilities, y the one-hot labels, e = (y − p)² and f the class frequencies, a
+    running mean over the batches of training:
+
+        m_c = mean(f) / (f_c + ε), divided by Σ m;   a_c = (1 + p_c + y_c) m_c
+        PNC = mean over pixels of Σ_c a_c (e_c − log((1 − e_c + ε) / (1 + e_c + ε)))
+        D   = mean over classes of (2 Σ p y + ε) / (Σ (p + y) + ε)
+
+    and CE the cross-entropy; ε is 1e-5. Ignored pixels count in the denominator of PNC's mean.
+
+    Args:
+        counts: Pixels per class of the training split, int64 (K,); only K is taken from them.
+        form: "released" is the first formula, which the authors' code of PAGNet computes;
+            "published" the second, of MSCG-Net, with m between 0.01 and 1.
+
+    Reference:
+        Liu et al., MSCG-Net, CVPR workshops 2020, and the code of PAGNet (samleoqh/MultiModNet,
+        which defines both and computes the second definition). There, validation moves f, too.
+    """
+
+    frequencies: Tensor
+    batches: Tensor
+
+    def __init__(
+        self, counts: Tensor, *, form: Literal["released", "published"] = "released"
+    ) -> None:
+        super().__init__()
+        self.form = form
+        self.register_buffer("frequencies", torch.zeros(len(counts)))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        logits = logits.float()
+        known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
+        truth = one_hot(labels, logits.shape[1]).float()
+        # Also a factor: what lies under ignored pixels plays no part, nor does its gradient.
+        probs = torch.where(known, logits.softmax(dim=1), 0.0)
+        weights = self._weigh(truth)
+        errors = (truth - probs).square()
+        losses = errors - torch.log((1 - errors + _EPS) / (1 + errors + _EPS))
+        pixel_loss = (1 + probs + truth) * weights.view(1, -1, 1, 1) * losses
+        negative_classes = pixel_loss.sum() / labels.numel()
+        overlap = (2 * (probs * truth).sum(dim=(0, 2, 3)) + _EPS) / (
+            (probs + truth).sum(dim=(0, 2, 3)) + _EPS
+        )
+        dice = -overlap.mean().log()
+        if self.form == "published":
+            return negative_classes + dice
+        entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
+        return negative_classes * entropy / known.sum().clamp(min=1) + dice
+
+    @torch.no_grad()
+    def _weigh(self, truth: Tensor) -> Tensor:
+        """Weights m (K,), after the batch has been counted."""
+        pixels = truth.sum(dim=(0, 2, 3))
+        if self.training and pixels.any():
+            self.batches += 1
+            self.frequencies += (pixels / pixels.sum() - self.frequencies) / self.batches
+        weights = self.frequencies.mean() / (self.frequencies + _EPS)
+        weights = weights / weights.sum().clamp(min=_EPS)
+        return weights.clamp(*_BOUNDS) if self.form == "published" else weights
+
+
+#: Every loss by its name; each is a `Loss`.
+LOSSES: Mapping[str, type[Loss]] = {
     "acw": AdaptiveClassWeighting,
     "cross_entropy": CrossEntropy,
     "dice": Dice,
     "focal": Focal,
     "lovasz": Lovasz,
+    "tversky": Tversky,
 }
 
 
@@ -251,7 +373,9 @@ def create_loss(
         name = config.name
         while name in losses:
             name += "_again"
-        losses[name] = LOSSES[config.name](class_counts, **values)
+        loss = LOSSES[config.name](class_counts, **values)
+        assert isinstance(loss, nn.Module), name
+        losses[name] = loss
     return WeightedSum(losses, [config.weight for config in configs])
 
 
@@ -272,6 +396,12 @@ def check_losses(configs: Sequence[LossConfig]) -> list[dict[str, Any]]:
     if not any(config.weight > 0 for config in configs):
         raise ConfigError("every weight in training.losses is 0: there is nothing to learn from")
     return [check_options("loss", c.name, LOSSES[c.name], c.options) for c in configs]
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels (N, H, W) → bool (N, K, H, W), all false where they are ignored."""
+    classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
+    return labels.unsqueeze(1) == classes
 
 
 def balanced_weights(counts: Tensor) -> Tensor:

@@ -17,13 +17,15 @@ from terrafuse.config import EvaluationConfig, RunConfig, TrainingConfig
 from terrafuse.data import Manifest, Scene
 from terrafuse.errors import ConfigError, LabelError, unknown_name
 from terrafuse.evaluation import (
+    SCORES,
     ConfusionMatrix,
+    cheap_scores,
     check_references,
     read_reference,
-    score,
+    score_values,
     scored_classes,
 )
-from terrafuse.prediction import ScenePredictor, check_windows
+from terrafuse.prediction import ScenePredictor, WindowSettings, check_windows
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
@@ -37,9 +39,6 @@ from terrafuse.training.callbacks import (
 from terrafuse.training.run_folder import save_weights
 from terrafuse.training.task import SegmentationTask
 
-#: Scores of a validation; boundaries are compared by `terrafuse evaluate` only, they cost too much.
-SCORES = ("oa", "mpa", "miou", "mf1", "kappa", "fwiou")
-
 #: (segmenter, step) → a picture on disk.
 Picture = Callable[[Segmenter, int], None]
 
@@ -50,8 +49,10 @@ def check_monitor(config: TrainingConfig) -> None:
     Raises:
         ConfigError: Names the nearest score.
     """
-    if config.monitor not in SCORES:
-        raise ConfigError(unknown_name("score in 'training.monitor'", config.monitor, SCORES))
+    # What costs more than counting, as boundaries do, is left to `terrafuse evaluate`.
+    known = cheap_scores()
+    if config.monitor not in known:
+        raise ConfigError(unknown_name("score in 'training.monitor'", config.monitor, known))
 
 
 def check_scene_windows(config: RunConfig) -> None:
@@ -219,12 +220,13 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         self.progress.display.title("validating")
         scores = self._score(segmenter, trainer, module.device)
         self.progress.display.title()
-        self.step_log.write(trainer, {f"val_{name}": scores[name] for name in SCORES})
-        value = scores[self.config.training.monitor]
+        self.step_log.write(trainer, {f"val_{name}": value for name, value in scores.items()})
+        kind = SCORES[self.config.training.monitor]
+        value = scores[kind.name]
         best = self.best_score
         if value is not None:
-            self.progress.score = f", {self.config.training.monitor} {value:.4f}"
-            if best is None or value > best:
+            self.progress.score = f", {kind.name} {value:.4f}"
+            if best is None or kind.is_better(value, best):
                 self.best_score, self._without_gain = value, 0
                 return True
         self._without_gain += 1
@@ -233,14 +235,8 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
     def _score(
         self, segmenter: Segmenter, trainer: Trainer, device: torch.device
     ) -> dict[str, float | None]:
-        predictor = ScenePredictor(
-            segmenter,
-            crop_size=self.config.predict_crop_size,
-            overlap=validation_overlap(self.config),
-            blending=self.config.prediction.blending,
-            batch_size=self.config.predict_batch_size,
-            device=device,
-        )
+        windows = WindowSettings.of_run(self.config, overlap=validation_overlap(self.config))
+        predictor = ScenePredictor(segmenter, windows, device=device)
         evaluation = self.config.evaluation
         confusion = ConfusionMatrix(segmenter.num_classes)
         for scene in self.scenes[trainer.global_rank :: trainer.world_size]:
@@ -254,8 +250,9 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
                 "are. Correct the manifest"
             )
         mean_over = scored_classes(evaluation, self.scheme)
-        scores = score(matrix, evaluation.class_mean, mean_over=mean_over).to_dict()
-        return {name: scores[name] for name in SCORES}
+        return score_values(
+            matrix, evaluation.class_mean, mean_over=mean_over, names=cheap_scores()
+        )
 
     def _judged(self, trainer: Trainer, module: SegmentationTask) -> Segmenter:
         """The weights to judge, the same in all processes."""
