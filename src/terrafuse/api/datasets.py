@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from terrafuse.data import (
-    Finding,
-    Manifest,
-    check_manifest,
-    compute_statistics,
-    describe,
-    load_manifest,
-    split_manifest,
-    write_manifest,
-)
+from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.errors import OutputError, SceneNotFoundError
 from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
+
+if TYPE_CHECKING:
+    from terrafuse.data import Finding
 
 
 def data_describe(
@@ -36,6 +30,8 @@ def data_describe(
         OutputError: `out` exists.
         DataError: The folder does not have this layout.
     """
+    from terrafuse.data import describe
+
     path = Path(out)
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")
@@ -66,6 +62,8 @@ def data_check(
         ConfigError: Something in the manifest is wrong.
         OutputError: The page cannot be written.
     """
+    from terrafuse.data import check_manifest
+
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
     findings = check_manifest(
         dataset, deep=not quick, workers=workers, progress=progress, report=report
@@ -105,6 +103,8 @@ def data_stats(
     Raises:
         SceneNotFoundError: No scenes in the split.
     """
+    from terrafuse.data import compute_statistics
+
     dataset = load_manifest(Path(manifest))
     scenes = dataset.scenes(split)
     if not scenes:
@@ -157,6 +157,8 @@ def data_split(
         OutputError: `out` exists.
         DataError: There are too few scenes or blocks for the splits.
     """
+    from terrafuse.data import split_manifest
+
     path = Path(out)
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")
