@@ -10,8 +10,10 @@ from pathlib import Path
 
 VOCABULARY = (
     "version",
+    "lazy",
     "progress",
     "errors",
+    "extras",
     "writing",
     "samples",
     "modalities",
@@ -28,6 +30,8 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "version": (),
     "progress": (),
     "errors": (),
+    "lazy": (),
+    "extras": ("errors",),
     "writing": ("errors",),
     "samples": (),
     "modalities": ("errors",),
@@ -44,6 +48,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "decoders": (*VOCABULARY, "weights"),
     "segmenter": (*VOCABULARY, "weights", "backbones", "tuning", "fusion", "decoders"),
     "methods": (*VOCABULARY, *_LEARNABLE),
+    "catalogue": ("backbones", "methods"),
     "pretraining": (*VOCABULARY, *_LEARNABLE, "methods"),
     "prediction": (*VOCABULARY, "data", "segmenter"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
@@ -60,15 +65,41 @@ KNOWS: dict[str, tuple[str, ...]] = {
     ),
     "demo": (*VOCABULARY, "data", "prediction", "reports", "api"),
     "cli": (
-        *VOCABULARY, *_LEARNABLE, "data", "methods", "prediction", "generate", "evaluation",
-        "reports", "training", "api", "demo",
+        *VOCABULARY, *_LEARNABLE, "data", "methods", "catalogue", "prediction", "generate",
+        "evaluation", "reports", "training", "api", "demo",
     ),
     "web": (
         *VOCABULARY, "weights", "data", "methods", "prediction", "evaluation", "reports", "api",
     ),
     "__main__": ("cli",),
-    "__init__": ("version", "api"),
+    "__init__": (
+        "version", "lazy", "modalities", "classes", "data", "backbones", "segmenter", "methods",
+        "prediction", "api",
+    ),
 }  # fmt: skip
+
+#: What each room is for, as CONTRIBUTING.md says it; the vocabulary has one row.
+DUTIES = {
+    "data": "rasters → samples",
+    "weights": "files of weights, run folders",
+    "backbones": "image → levels",
+    "tuning": "what of a backbone learns",
+    "fusion": "levels of several modalities → one",
+    "decoders": "levels → class scores",
+    "segmenter": "the model contract",
+    "methods": "one paper, one file",
+    "catalogue": "the stored list of methods and backbones",
+    "pretraining": "objectives without labels",
+    "prediction": "map a scene",
+    "generate": "a second modality out of photos",
+    "evaluation": "judge",
+    "reports": "figures and pages from results",
+    "training": "learn; the only room with Lightning",
+    "overview": "a model before it costs anything",
+    "api": "verbs as functions",
+    "demo": "a synthetic landscape, from rasters to the report",
+    "cli": "verbs on the command line",
+}
 
 _EVERY = tuple(KNOWS)
 _MODELS = ("backbones", "tuning", "fusion", "decoders", "segmenter", "methods")
@@ -119,6 +150,24 @@ class Import:
     name: str | None
     line: int
     for_types: bool
+
+
+def rooms_table() -> str:
+    """The table of rooms in CONTRIBUTING.md; `python tests/architecture.py` prints it."""
+    rows = [("room", "duty", "may know"), ("---", "---", "---")]
+    rows.append((f"`{' '.join(VOCABULARY)}`", "the vocabulary", "other vocabulary"))
+    above = set(VOCABULARY)
+    for room, duty in DUTIES.items():
+        knows = [name for name in KNOWS[room] if name not in VOCABULARY]
+        groups = ["vocabulary"] if set(VOCABULARY) <= set(KNOWS[room]) else []
+        others = sorted(above - set(KNOWS[room]))
+        if len(others) < len(knows):
+            groups = ["all above" + (f" but {', '.join(others)}" if others else "")]
+        else:
+            groups += knows
+        rows.append((f"`{room}`", duty, ", ".join(groups)))
+        above.add(room)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
 def violations(package: Path) -> list[str]:
@@ -297,3 +346,7 @@ def _rank(name: str) -> tuple[int, str]:
     """Constants, then classes, then functions, as the linter sorts them."""
     kind = 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2
     return kind, name
+
+
+if __name__ == "__main__":
+    sys.stdout.write(rooms_table())

@@ -154,3 +154,39 @@ def test_links_of_the_readme_lead_somewhere() -> None:
         links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)|src=\"([^\"]+)\"", _text(name))
         for link in (a or b for a, b in links):
             assert link.startswith("http") or (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_workflows_do_what_contributing_says() -> None:
+    jobs = yaml.safe_load(_text(".github/workflows/ci.yml"))["jobs"]
+    steps = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    for name in ("lint", "types", "docs"):  # with the tests, what `make check` is
+        assert steps[name][-1] == f"make {name}"
+    assert any("--resolution lowest-direct" in run for run in steps["lowest"])
+    oldest = PYPROJECT["project"]["requires-python"].removeprefix(">=")
+    assert jobs["lowest"]["steps"][1]["with"]["python-version"] == oldest
+    assert any("--cov terrafuse" in run for run in steps["coverage"])
+    assert any("tests/test_wheel.py" in run for run in steps["wheel"])
+
+
+def test_a_release_holds_no_token() -> None:
+    text = _text(".github/workflows/release.yml")
+    publish = yaml.safe_load(text)["jobs"]["publish"]
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["environment"] == "release"
+    assert "secrets." not in text
+
+
+def test_every_form_and_setting_around_the_code_is_valid_yaml() -> None:
+    for path in [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
+        assert yaml.safe_load(path.read_text(encoding="utf-8")), path
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        form = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert {"name", "description", "body"} <= set(form), path
+
+
+def test_direct_dependencies_have_a_lowest_version() -> None:
+    """Else the job with the lowest versions would take the first release ever made."""
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    for requirement in [*project["dependencies"], *extras["dev"], *extras["mit"]]:
+        assert ">=" in requirement, requirement

@@ -37,7 +37,6 @@ from terrafuse.weights import (
     read_weights,
     save_model,
     write_metrics,
-    write_run_info,
 )
 
 OPTICAL = Modality("s2", ("B4", "B8"), "optical", wavelengths_um=(0.665, 0.842), unit="reflectance")
@@ -205,18 +204,22 @@ def test_a_damaged_state_is_reported(run: Path, damage: str) -> None:
         load_segmenter(run)
 
 
+def _describe(folder: Path, info: RunInfo) -> None:
+    (folder / "model.json").write_text(json.dumps(info.to_dict()))
+
+
 def test_a_state_of_another_model_is_refused(run: Path, state: dict[str, torch.Tensor]) -> None:
     state.pop("head.decoder.classifier.bias")
     save_model(run, state, INFO)
     with pytest.raises(WeightsMismatchError, match=r"missing: head\.decoder\.classifier\.bias"):
         load_segmenter(run)
-    write_run_info(run, replace(INFO, method="of_tomorrow"))
+    _describe(run, replace(INFO, method="of_tomorrow"))
     with pytest.raises(WeightsMismatchError, match=r"cannot be built by this one: unknown method"):
         load_segmenter(run)
 
 
 def test_loading_fetches_no_base_weights(run: Path) -> None:
-    write_run_info(run, replace(INFO, method_options=OPTIONS | {"weights": "gone/away.pth"}))
+    _describe(run, replace(INFO, method_options=OPTIONS | {"weights": "gone/away.pth"}))
     segmenter, _ = load_segmenter(run)
     assert segmenter.method_options["weights"] == "gone/away.pth"
 

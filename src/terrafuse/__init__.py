@@ -5,21 +5,93 @@ Multimodal land-cover segmentation on vision and remote-sensing foundation model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
-    from terrafuse.api import Run, load, train
+    from terrafuse.api import (
+        Run,
+        describe_model,
+        evaluate,
+        generate,
+        load,
+        predict,
+        sweep,
+        train,
+    )
+    from terrafuse.backbones import create_backbone
+    from terrafuse.classes import ClassScheme
+    from terrafuse.data import Manifest, Scene, load_manifest
+    from terrafuse.methods import create_segmenter
+    from terrafuse.modalities import Modality
+    from terrafuse.prediction import ScenePredictor
+    from terrafuse.segmenter import Segmenter
+else:  # torch and rasterio take seconds to import; `--help` must not wait
+    import sys
+    from types import ModuleType
+
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.api": (
+                "Run",
+                "describe_model",
+                "evaluate",
+                "load",
+                "predict",
+                "sweep",
+                "train",
+            ),
+            "terrafuse.backbones": ("create_backbone",),
+            "terrafuse.classes": ("ClassScheme",),
+            "terrafuse.data": ("Manifest", "Scene", "load_manifest"),
+            "terrafuse.methods": ("create_segmenter",),
+            "terrafuse.modalities": ("Modality",),
+            "terrafuse.prediction": ("ScenePredictor",),
+            "terrafuse.segmenter": ("Segmenter",),
+        },
+    )
+
+    class _Package(ModuleType):
+        """The package, in which `generate` is the verb although a room has the same name."""
+
+        @property
+        def generate(self):
+            from terrafuse.api import generate
+
+            return generate
+
+        @generate.setter
+        def generate(self, room):
+            """Importing the room would put it in the place of the verb; it stays importable."""
+
+    sys.modules[__name__].__class__ = _Package
 
 __version__ = VERSION
-__all__ = ["Run", "__version__", "load", "train"]
+__all__ = [
+    "ClassScheme",
+    "Manifest",
+    "Modality",
+    "Run",
+    "Scene",
+    "ScenePredictor",
+    "Segmenter",
+    "__version__",
+    "create_backbone",
+    "create_segmenter",
+    "describe_model",
+    "evaluate",
+    "generate",
+    "load",
+    "load_manifest",
+    "predict",
+    "sweep",
+    "train",
+]
 
 
-def __getattr__(name: str) -> Any:
-    # The verbs need torch and rasterio, which take seconds to import; `--help` must not wait.
-    if name in __all__:
-        from terrafuse import api
-
-        return getattr(api, name)
-    raise AttributeError(f"module 'terrafuse' has no attribute '{name}'")
+def __dir__() -> list[str]:
+    return __all__

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORE_INDEX = 255
 
@@ -85,6 +87,8 @@ class Sample:
 
     def without(self, names: set[str] | frozenset[str]) -> Sample:
         """The sample with these modalities absent: NaN and nowhere valid."""
+        import torch
+
         images = {
             m: torch.full_like(x, torch.nan) if m in names else x for m, x in self.images.items()
         }
@@ -123,6 +127,8 @@ class Batch:
 
 def collate(samples: list[Sample]) -> Batch:
     """Stack samples of equal size into a batch."""
+    import torch
+
     first = samples[0]
     labelled = all(sample.labels is not None for sample in samples)
     return Batch(

@@ -23,7 +23,7 @@ from terrafuse.backbones.galileo_encoder import (
     resize_matrix,
     sine_code,
 )
-from terrafuse.backbones.galileo_inputs import KINDS, MOMENTS, normalize_channels
+from terrafuse.backbones.galileo_inputs import CHANNELS, KINDS, MOMENTS, scale_of
 from terrafuse.backbones.galileo_tensors import (
     GalileoInput,
     GalileoOutput,
@@ -90,11 +90,8 @@ def test_every_stored_case(name: str) -> None:
         torch.testing.assert_close(output.tokens[kind], case[f"out.{short}_x"], **CLOSE)
         assert torch.equal(output.hidden[kind], case[f"out.{short}_m"] > 0)
         compared += 2
-    means = {"average": output.mean, "average_per_patch": output.mean_per_place}
-    for key in [key for key in means if f"out.{key}" in case]:
-        found = means[key]()
-        found = found.flatten(1, 2) if found.ndim > 2 else found
-        torch.testing.assert_close(found, case[f"out.{key}"], **CLOSE)
+    if "out.average" in case:
+        torch.testing.assert_close(output.mean(), case["out.average"], **CLOSE)
         compared += 1
     if "mid.proj_s_t" in case:
         tokens = project_tokens(encoder, given, options["patch_size"])
@@ -108,7 +105,9 @@ def test_every_stored_case(name: str) -> None:
                 expected = case[f"mid.{key}_{short}"][..., shown, :]
                 torch.testing.assert_close(found[kind][..., shown, :], expected, **CLOSE)
             compared += 2
-    assert compared == sum(key.startswith(("out.", "mid.")) for key in case)
+    # The mean of a place is stored as well; nothing here needs it.
+    stored_results = {key for key in case if key.startswith(("out.", "mid."))}
+    assert compared == len(stored_results - {"out.average_per_patch"})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 6, 7, 12])
@@ -313,7 +312,9 @@ def test_normalisation_of_real_pixels() -> None:
     stored = load_file(REAL)
     raw = torch.cat([stored["in.raw_s1_db"], stored["in.raw_s2_dn"]], dim=3)
     ndvi = stored["in.s_t_x"][:, :, :, 0, 12:]
-    found = normalize_channels(torch.cat([raw, ndvi], dim=3), "space_time")
+    scales = [scale_of(channel) for channel in CHANNELS["space_time"]]
+    scale, shift = torch.tensor(scales, dtype=torch.float64).unbind(1)
+    found = (torch.cat([raw, ndvi], dim=3).double() * scale + shift).float()
     torch.testing.assert_close(found, stored["in.s_t_x"][:, :, :, 0], atol=0, rtol=0)
 
 
@@ -321,8 +322,6 @@ def test_the_table_is_the_published_one() -> None:
     if not NANO.exists():
         pytest.skip("Galileo's weights are not beside this checkout")
     table = json.loads((NANO / "normalization.json").read_text())
-    from terrafuse.backbones.galileo_inputs import CHANNELS
-
     for kind in KINDS:
         own = table[str(len(CHANNELS[kind]))]
         for channel, mean, std in zip(CHANNELS[kind], own["mean"], own["std"], strict=True):

@@ -7,29 +7,76 @@ The command line and the web server call these; so can a notebook:
     run.predict("out/map", rasters={"s1": "s1.tif", "s2": "s2.tif"})
 """
 
-from terrafuse.api.datasets import (
-    data_check,
-    data_describe,
-    data_split,
-    data_stats,
-    data_stats_by_split,
-    suggested_fixes,
-)
-from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
-from terrafuse.api.expectations import expect_run
-from terrafuse.api.generating import GeneratedSet, generate
-from terrafuse.api.pretraining import pretrain, pretrained_weights
-from terrafuse.api.runs import Rasters, Run, load, train, validate
-from terrafuse.api.sweeps import Sweep, sweep
-from terrafuse.api.thumbnails import data_preview
-from terrafuse.overview import describe_model
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrafuse.api.datasets import (
+        data_check,
+        data_describe,
+        data_split,
+        data_stats,
+        data_stats_by_split,
+        suggested_fixes,
+    )
+    from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
+    from terrafuse.api.expectations import expect_run
+    from terrafuse.api.generating import GeneratedSet, generate
+    from terrafuse.api.pretraining import pretrain, pretrained_weights
+    from terrafuse.api.runs import Rasters, Run, evaluate, load, predict, train, validate
+    from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
+    from terrafuse.api.sweeps import Sweep, sweep
+    from terrafuse.api.thumbnails import data_preview
+    from terrafuse.overview import describe_model
+else:  # each verb with the libraries that it needs, and no others
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.api.datasets": (
+                "data_check",
+                "data_describe",
+                "data_split",
+                "data_stats",
+                "data_stats_by_split",
+                "suggested_fixes",
+            ),
+            "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
+            "terrafuse.api.expectations": ("expect_run",),
+            "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
+            "terrafuse.api.runs": (
+                "Rasters",
+                "Run",
+                "evaluate",
+                "load",
+                "predict",
+                "train",
+                "validate",
+            ),
+            "terrafuse.api.shipped": (
+                "CopiedConfigs",
+                "ShippedConfig",
+                "copy_configs",
+                "list_configs",
+            ),
+            "terrafuse.api.sweeps": ("Sweep", "sweep"),
+            "terrafuse.api.thumbnails": ("data_preview",),
+            "terrafuse.overview": ("describe_model",),
+        },
+    )
 
 __all__ = [
     "LABEL_SHARES",
+    "CopiedConfigs",
     "GeneratedSet",
     "Rasters",
     "Run",
+    "ShippedConfig",
     "Sweep",
+    "copy_configs",
     "data_check",
     "data_describe",
     "data_preview",
@@ -37,10 +84,13 @@ __all__ = [
     "data_stats",
     "data_stats_by_split",
     "describe_model",
+    "evaluate",
     "expect_run",
     "generate",
     "label_efficiency",
+    "list_configs",
     "load",
+    "predict",
     "pretrain",
     "pretrained_weights",
     "suggested_fixes",

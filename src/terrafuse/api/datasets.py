@@ -4,24 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from terrafuse.data import (
-    Finding,
-    Manifest,
-    check_manifest,
-    compute_statistics,
-    count_unknown_labels,
-    describe,
-    load_manifest,
-    recognise_layout,
-    split_manifest,
-    summarise,
-    write_manifest,
-)
+from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.errors import OutputError, SceneNotFoundError
 from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
+
+if TYPE_CHECKING:
+    from terrafuse.data import Finding
 
 
 def data_describe(
@@ -45,6 +36,8 @@ def data_describe(
         OutputError: `out` exists.
         DataError: The folder does not have this layout, or without one more than one data set.
     """
+    from terrafuse.data import count_unknown_labels, describe, recognise_layout, summarise
+
     say = report or (lambda _: None)
     path = Path(out)
     if path.exists():
@@ -88,6 +81,8 @@ def data_check(
         ConfigError: Something in the manifest is wrong.
         OutputError: The page cannot be written.
     """
+    from terrafuse.data import check_manifest, count_unknown_labels
+
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
     findings = check_manifest(
         dataset, deep=not quick, workers=workers, progress=progress, report=report
@@ -129,6 +124,8 @@ def data_stats(
     Raises:
         SceneNotFoundError: No scenes in the split.
     """
+    from terrafuse.data import compute_statistics
+
     dataset = load_manifest(Path(manifest))
     scenes = dataset.scenes(split)
     if not scenes:
@@ -181,6 +178,8 @@ def data_split(
         OutputError: `out` exists.
         DataError: There are too few scenes or blocks for the splits.
     """
+    from terrafuse.data import split_manifest
+
     path = Path(out)
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")

@@ -210,6 +210,36 @@ def load(run: str | Path, *, merge: bool = False) -> Run:
     return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml"))
 
 
+def evaluate(
+    run: str | Path | Run,
+    *,
+    split: str | None = None,
+    subsets: bool = False,
+    manifest: str | Path | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Score a trained model on a split: `Run.evaluate`, also of a run folder."""
+    opened = run if isinstance(run, Run) else load(run)
+    return opened.evaluate(
+        split=split, subsets=subsets, manifest=manifest, device=device, progress=progress
+    )
+
+
+def predict(
+    run: str | Path | Run,
+    out: str | Path,
+    *,
+    scene: str | None = None,
+    rasters: Rasters | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Products:
+    """Map a scene with a trained model: `Run.predict`, also of a run folder."""
+    opened = run if isinstance(run, Run) else load(run)
+    return opened.predict(out, scene=scene, rasters=rasters, device=device, progress=progress)
+
+
 def train(
     config: str | Path | RunConfig,
     out: str | Path,

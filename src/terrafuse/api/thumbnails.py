@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.data import Finding, Manifest, Scene, load_manifest
+from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.errors import (
     ConfigError,
     LabelError,
@@ -26,6 +26,7 @@ from terrafuse.samples import Window, round_up
 from terrafuse.writing import written_whole
 
 if TYPE_CHECKING:
+    from terrafuse.data import Finding
     from terrafuse.reports import FindingView
 
 Image = NDArray[np.float32]

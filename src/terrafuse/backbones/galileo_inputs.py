@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L1C, place_of
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
@@ -139,23 +136,6 @@ def moments_of(channel: str) -> tuple[float, float]:
         return MOMENTS[channel]
     scale, shift = scale_of(channel)
     return (0.5 - shift) / scale, 0.25 / scale
-
-
-def normalize_channels(values: Tensor, kind: Kind) -> Tensor:
-    """Channels of a kind in the units of pre-training → what the encoder takes.
-
-    Computed in float64.
-
-    Args:
-        values: (…, C), C as many as `CHANNELS` has of the kind.
-        kind: Which ones they are.
-
-    Returns:
-        Float32 (…, C).
-    """
-    pairs = [scale_of(channel) for channel in CHANNELS[kind]]
-    scale, shift = torch.tensor(pairs, dtype=torch.float64, device=values.device).unbind(1)
-    return (values.double() * scale + shift).float()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from terrafuse.backbones.galileo_inputs import KINDS, NUM_GROUPS, Group, Kind
 
 @dataclass(frozen=True)
 class GalileoInput:
-    """Samples as the encoder takes them, channels last, normalised (`normalize_channels`).
+    """Samples as the encoder takes them, channels last, normalised (`scale_of`).
 
     Args:
         values: "space_time" (N, H, W, T, 13), "space" (N, H, W, 16), "time" (N, T, 6), "static"
@@ -50,22 +50,6 @@ class GalileoOutput:
     def mean(self) -> Tensor:
         """Mean of all visible tokens (N, D)."""
         return _visible_mean(*(self._flat(kind) for kind in KINDS))
-
-    def mean_per_place(self) -> Tensor:
-        """Mean of a place's visible tokens, of time and static groups everywhere: (N, h, w, D)."""
-        height, width = self.hidden["space"].shape[1:3]
-        parts = []
-        for kind in KINDS:
-            tokens, hidden = self.tokens[kind], self.hidden[kind]
-            if kind in ("time", "static"):
-                tokens, hidden = (
-                    x.flatten(1, x.ndim - last)[:, None, None].expand(
-                        -1, height, width, *([-1] * last)
-                    )
-                    for x, last in ((tokens, 2), (hidden, 1))
-                )
-            parts.append((tokens.flatten(3, -2), hidden.flatten(3)))
-        return _visible_mean(*parts)
 
     def _flat(self, kind: Kind) -> tuple[Tensor, Tensor]:
         return self.tokens[kind].flatten(1, -2), self.hidden[kind].flatten(1)

@@ -23,6 +23,7 @@ from terrafuse.backbones.first_layer import fit_bands
 from terrafuse.backbones.mit_names import convert_mit_state_dict
 from terrafuse.backbones.timm_models import HUB_WEIGHTS, find_published, refuse_timm
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.extras import from_extra
 from terrafuse.modalities import Modality
 from terrafuse.options import check_options
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
@@ -120,8 +121,8 @@ class MiT(PyramidBackbone):
         self.stride = 32
         self.num_heads = num_heads
         _check_sizes(name, self.channels, num_heads, drop_path_rate)
-        # Slow to import and needed only here.
-        from transformers import SegformerConfig, SegformerModel
+        with from_extra("mit", f"backbone '{name}'"):  # slow to import and needed only here
+            from transformers import SegformerConfig, SegformerModel
 
         config = SegformerConfig(
             num_channels=in_channels,

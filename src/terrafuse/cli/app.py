@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.generate import generate
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(configs_app, name="configs")
 app.command()(generate)
 app.command()(pretrain)
 app.command()(sweep)
@@ -82,17 +84,17 @@ def demo(
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods that run.yaml can name."""
-    from terrafuse.methods import list_methods
+    from terrafuse.catalogue import read_catalogue
 
-    _rows("methods", list_methods(), as_json)
+    _rows("methods", read_catalogue()["methods"], as_json)
 
 
 @app.command()
 def backbones(as_json: AsJson = False) -> None:
     """List the backbones that a method can stand on."""
-    from terrafuse.backbones import list_backbones
+    from terrafuse.catalogue import read_catalogue
 
-    _rows("backbones", list_backbones(), as_json)
+    _rows("backbones", read_catalogue()["backbones"], as_json)
 
 
 @app.command()
@@ -100,7 +102,7 @@ def layouts(as_json: AsJson = False) -> None:
     """List the folder layouts that `data describe` recognises."""
     from terrafuse.data.layouts import list_layouts
 
-    _rows("layouts", list_layouts(), as_json)
+    _rows("layouts", [asdict(layout) for layout in list_layouts()], as_json)
 
 
 @app.command()
@@ -225,10 +227,9 @@ def predict(
         typer.echo(f"wrote {file}")
 
 
-def _rows(title: str, summaries: Sequence[Any], as_json: bool) -> None:
-    rows = [asdict(summary) for summary in summaries]
+def _rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(list(rows), indent=2))
         return
     from terrafuse.cli.tables import print_rows
 

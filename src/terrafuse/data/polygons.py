@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -113,6 +112,8 @@ def _read_polygons(
     path: str, attribute: str | None, grid: Grid, where: str
 ) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.intp]]:
     """Polygons in pixel coordinates; codes per feature; and the feature of each polygon."""
+    import pyogrio  # GDAL a second time: only polygons wait for it
+
     info = _info(path, where)
     if attribute is not None and attribute not in info["fields"]:
         kind = f"attribute of the {where}:"
@@ -135,6 +136,8 @@ def _read_polygons(
 
 
 def _info(path: str, where: str) -> dict[str, Any]:
+    import pyogrio
+
     if "://" not in path and not Path(path).exists():
         raise RasterReadError(f"{where}: there is no file '{path}'")
     try:

@@ -8,7 +8,6 @@ from copy import copy
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
@@ -153,6 +152,8 @@ class Scene:
             RasterReadError: Pixels cannot be decoded.
             LabelError: Label values outside the class scheme.
         """
+        import torch  # what only asks for labels, grids or previews does not wait for it
+
         images, valid = {}, {}
         for modality in self.modalities:
             image, known = self._read_modality(modality, window)

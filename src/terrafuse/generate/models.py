@@ -23,12 +23,12 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from terrafuse.extras import from_extra
 from terrafuse.prediction import find_device
 from terrafuse.weights import digest
 
 Task = Literal["mask-generation", "depth-estimation"]
 Precision = Literal["float32", "float16", "bfloat16"]
-PRECISIONS = ("float32", "float16", "bfloat16")
 
 _NEEDED: dict[Task, str] = {"mask-generation": "masks", "depth-estimation": "depth"}
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -74,6 +74,7 @@ def find_model(source: str, task: Task) -> Model:
     Raises:
         WeightsNotFoundError: No such folder, no weights in it, or the hub cannot be reached.
         ModelError: The model is for something else.
+        MissingDependencyError: transformers is not installed.
     """
     folder = Path(source).expanduser()
     wanted, _, revision = source.partition("@")
@@ -174,7 +175,8 @@ def _check_folder(folder: Path) -> None:
 
 
 def _read_config(source: str, revision: str | None) -> Any:
-    import transformers
+    with from_extra("generate", f"model '{source}'"):
+        import transformers
 
     with _quiet(), _explained(source, Path(source).is_dir()):
         return transformers.AutoConfig.from_pretrained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,29 +24,6 @@ _RESERVOIR = 1 << 16
 _PERCENTILES = (2, 98)
 # Columns of a strip that are looked at together.
 _COLUMNS = 2048
-
-
-class Sheet(Protocol):
-    """The values of a raster."""
-
-    dtype: str
-    nodata: float
-    #: Whether values between two others mean something.
-    smooth: bool
-    #: Every `step`-th pixel (1, h, w) once all strips have passed, NaN without data.
-    small: NDArray[np.float32]
-
-    def strips(self) -> Iterator[NDArray[Any]]:
-        """Rows (n, width) from the top."""
-
-    def result(self) -> dict[str, Any]:
-        """What the raster holds, in numbers; after the strips."""
-
-    def tags(self) -> dict[str, str]:
-        """Tags of the raster; after the strips."""
-
-    def fault(self) -> str:
-        """What is strange about it, or ""; after the strips."""
 
 
 class SegmentSheet:

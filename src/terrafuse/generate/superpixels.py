@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.extras import from_extra
 from terrafuse.generate.photos import Picture
 from terrafuse.generate.recipes import Maker, Result
 from terrafuse.generate.segments import as_labels
@@ -33,6 +34,7 @@ class SuperpixelRecipe:
 
     Raises:
         ConfigError: A value is not allowed.
+        MissingDependencyError: scikit-image is not installed.
     """
 
     method: SuperpixelMethod = "slic"
@@ -43,6 +45,8 @@ class SuperpixelRecipe:
     aligned: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
+        with from_extra("generate", "kind 'superpixels'"):
+            import skimage  # noqa: F401  # before photos are read; its parts are imported late
         if self.method not in _METHODS:
             raise ConfigError(unknown_name("way to make superpixels", self.method, _METHODS))
         if self.size < 3 or self.sigma < 0:

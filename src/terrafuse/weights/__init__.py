@@ -23,7 +23,6 @@ from terrafuse.weights.run_folder import (
     read_state,
     save_model,
     write_metrics,
-    write_run_info,
 )
 
 __all__ = [
@@ -47,6 +46,5 @@ __all__ = [
     "save_model",
     "without_pretrained",
     "write_metrics",
-    "write_run_info",
     "write_tensors",
 ]

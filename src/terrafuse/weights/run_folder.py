@@ -140,16 +140,6 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
         _write_json(description, info.to_dict())
 
 
-def write_run_info(folder: str | Path, info: RunInfo) -> None:
-    """Write `model.json` alone.
-
-    Raises:
-        OutputError: The folder cannot be written, or the disk is full.
-    """
-    with written_whole(Path(folder) / MODEL_JSON) as (partial,):
-        _write_json(partial, info.to_dict())
-
-
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json` into a run folder, and the scores per subset into its `model.json`.
 
