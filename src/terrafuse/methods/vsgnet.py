@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones import COLOUR, TokenBackbone
+from terrafuse.backbones import TokenBackbone
 from terrafuse.decoders import create_decoder
 from terrafuse.decoders.layers import NormName, full_precision
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
@@ -123,7 +124,7 @@ class VSGNet(Segmenter):
         self.colours = image.rgb_bands if image.kind == "optical" else None
         sets = {"image": [image], "structure": others}
         bands = {stream: _count_bands(own) for stream, own in sets.items()}
-        seen = sets | ({"image": [COLOUR]} if self.colours else {})
+        seen = sets | ({"image": [_only_bands(image, self.colours)]} if self.colours else {})
         names = _by_stream("backbone", backbone)
         sources = weights_by_stream(weights, sets)
         vision = {
@@ -191,6 +192,15 @@ class VSGNet(Segmenter):
 
 
 _GENERATE = "'terrafuse generate dataset.yaml --kind sam' (or depth, superpixels)"
+
+
+def _only_bands(modality: Modality, places: Sequence[int]) -> Modality:
+    waves = modality.wavelengths_um
+    return replace(
+        modality,
+        bands=tuple(modality.bands[i] for i in places),
+        wavelengths_um=None if waves is None else tuple(waves[i] for i in places),
+    )
 
 
 def _count_bands(modalities: Sequence[Modality]) -> int:
