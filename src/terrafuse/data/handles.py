@@ -146,9 +146,9 @@ def transform_of(dataset: Any) -> Affine:
     whatever is in memory. The file without the prefix tells.
     """
     if not dataset.name.startswith(RAW_PREFIX):
-        return dataset.transform
+        return Affine(*dataset.transform[:6])
     with _without_warnings(), rasterio.open(plain_path(dataset.name)) as plain:
-        return plain.transform
+        return Affine(*plain.transform[:6])
 
 
 @contextmanager

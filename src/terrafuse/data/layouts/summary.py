@@ -50,7 +50,7 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
 def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
     """What is to be known of how files are read, by the first file of each modality."""
     for name in values["modalities"]:
-        first = next((scene for scene in values["scenes"] if name in scene), {})
+        first: Mapping[str, Any] = next((s for s in values["scenes"] if name in s), {})
         for path in _paths(first, name):
             place = path if is_remote(path) else str(root / path)
             notices = inspect_raster(place, f"modality '{name}'").notices
