@@ -16,7 +16,7 @@ from terrafuse.backbones import (
     timm_pyramid,
     timm_vit,
 )
-from terrafuse.backbones.base import Backbone
+from terrafuse.backbones.base import Backbone, PyramidBackbone
 from terrafuse.backbones.croma import CROMA
 from terrafuse.backbones.family import Family, Images, Request
 from terrafuse.backbones.own_weights import create_with
@@ -170,6 +170,15 @@ def is_token_backbone(name: str) -> bool:
         UnknownNameError: There is no such model.
     """
     return find_family(name).kind == "tokens"
+
+
+def has_stages(name: str) -> bool:
+    """Whether a name is that of a `PyramidBackbone`, which methods may run stage by stage.
+
+    Raises:
+        UnknownNameError: There is no such model.
+    """
+    return issubclass(find_family(name).backbone, PyramidBackbone)
 
 
 def has_hub_weights(name: str) -> bool:

@@ -30,6 +30,7 @@ from terrafuse.backbones import (
     PyramidBackbone,
     convert_mit_state_dict,
     fit_bands,
+    has_stages,
     initialize_as_segformer,
 )
 from terrafuse.decoders import convert_segformer_state_dict
@@ -103,6 +104,7 @@ class CMX(Segmenter):
         aux: bool = False,
     ) -> None:
         super().__init__(modalities, num_classes)
+        _check_pyramid(backbone)
         first, *others = self.modalities
         sets = {"image": [first], "x": others}
         bands = [sum(len(m.bands) for m in own) for own in sets.values()]
@@ -121,7 +123,6 @@ class CMX(Segmenter):
                 for stream, bands in zip(STREAMS, bands, strict=True)
             }
         )
-        _check_pyramid(backbone, self.encoders)
         encoder = self._encoder("image")
         self._build_fusion(encoder, fusion_heads, reduction, norm)
         defaults = {"norm": norm} | ({"channels": 512} if decoder == "segformer" else {})
@@ -192,8 +193,8 @@ class CMX(Segmenter):
             initialize_as_segformer(part)
 
 
-def _check_pyramid(backbone: str, encoders: nn.ModuleDict) -> None:
-    if not all(isinstance(encoder, PyramidBackbone) for encoder in encoders.values()):
+def _check_pyramid(backbone: str) -> None:
+    if not has_stages(backbone):
         raise ModelError(
             f"method 'cmx' fuses between stages of a pyramid, and backbone '{backbone}' has none. "
             "Choose mit_b0 to mit_b5, swin*, convnext* or resnet*"
