@@ -8,8 +8,8 @@
 Every run of a sweep is scored on its own test split and on another data set, of which nothing was
 learnt or chosen; groups are scenes whose ids begin so. A cell is the IoU of the class in %: mean
 over the seeds ± half of its 95 % confidence interval, by Student's t, of one matrix over all pixels
-per run. Methods that can do without a modality are also scored with each one alone. What is scored
-stays in a file in the run's folder and is not scored again.
+per run. Rows named by --alone, of methods that can do without a modality, are also scored with each
+one alone. What is scored stays in a file in the run's folder and is not scored again.
 """
 
 from __future__ import annotations
@@ -38,27 +38,29 @@ STORED = "unseen.json"
 Scores = dict[str, dict[str, float]]
 
 
-def score_run(folder: Path, data: Path, wanted: str, groups: Sequence[str]) -> Scores:
+def score_run(
+    folder: Path, data: Path, wanted: str, groups: Sequence[str], *, alone: bool
+) -> Scores:
     """IoU of the class by group and subset of modalities; stored in the run's folder."""
     stored = folder / STORED
-    key = [digest(data), wanted, list(groups)]
+    key = [digest(data), wanted, list(groups), alone]
     if stored.exists():
         found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
         if found["key"] == key:
             return found["scores"]
     run = api.load(folder)
-    scores = {"own test split": _score(run, run.config.data.manifest, wanted, [""])[""]}
-    unseen = _score(run, data, wanted, ["", *groups])
+    scores = {"own test split": _score(run, run.config.data.manifest, wanted, [""], alone)[""]}
+    unseen = _score(run, data, wanted, ["", *groups], alone)
     scores |= {group or "unseen": own for group, own in unseen.items()}
     stored.write_text(json.dumps({"key": key, "scores": scores}, indent=2), encoding="utf-8")
     return scores
 
 
-def _score(run: Any, data: Path, wanted: str, groups: Sequence[str]) -> Scores:
+def _score(run: Any, data: Path, wanted: str, groups: Sequence[str], alone: bool) -> Scores:
     """Group → subset → IoU; every scene is mapped once per subset."""
     names = frozenset(m.name for m in run.info.modalities)
     subsets = {"all": names}
-    if len(names) > 1 and run.segmenter.supports_missing:
+    if alone:
         subsets |= {name: frozenset({name}) for name in sorted(names)}
     predictor = ScenePredictor(
         run.segmenter,
@@ -150,11 +152,17 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset.yaml, its split 'test'")
     parser.add_argument("--class", dest="wanted", required=True, help="class whose IoU is shown")
     parser.add_argument("--groups", nargs="*", default=[], help="beginnings of scene ids")
+    parser.add_argument(
+        "--alone", nargs="*", default=[], metavar="ROW", help="also with each modality alone"
+    )
     parser.add_argument("--figure", type=Path)
     args = parser.parse_args()
     found: dict[str, list[Scores]] = {}
     for title, folders in rows_of(args.sweeps).items():
-        found[title] = [score_run(f, args.data, args.wanted, args.groups) for f in folders]
+        alone = title in args.alone
+        found[title] = [
+            score_run(f, args.data, args.wanted, args.groups, alone=alone) for f in folders
+        ]
         print(f"{title}: {len(folders)} runs", flush=True)
     print(f"\n{machine()}\n\n{table(found, args.groups, args.wanted)}")
     if args.figure:
