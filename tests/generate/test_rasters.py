@@ -97,7 +97,8 @@ def test_a_failure_while_putting_together_leaves_no_result(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("terrafuse.generate.rasters.save_preview", full)
+        # By module: the package's attribute of this name is the verb.
+        patch.setattr(sys.modules["terrafuse.generate.rasters"], "save_preview", full)
         with pytest.raises(OutputError, match="No space left on device"):
             run(make_job(photo, tmp_path / "out"), counting())
     assert {path.suffix for path in (tmp_path / "out").rglob("*") if path.is_file()} == {".npz"}
