@@ -27,7 +27,7 @@ MODALITIES = (
         kind="optical",
         wavelengths_um=(2.19, 0.865, 0.665, 2.19, 0.865, 0.665),
     ),
-    Modality("s1", ("before", "after"), kind="sar"),
+    Modality("s1", ("VV_t1", "VV_t2"), kind="sar"),
 )
 SIZE = 128
 #: Side of a field, in pixels: the patch of transformers.
