@@ -140,7 +140,7 @@ def draw(found: Mapping[str, list[Scores]], wanted: str, path: Path) -> None:
         ):  # fmt: skip
             axes.scatter([value], [place], color=color, zorder=2, label=None if place else name)
     axes.set_yticks(range(len(found)), list(reversed(found)))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper right", ncols=2, frameon=False)
     figure.savefig(path, dpi=120)
 
 
