@@ -16,7 +16,7 @@ from torch import Tensor
 
 from influence import LEAST, MODALITIES, change, changed_images, in_groups, stack, too_small
 from learning import accuracy, signs_of, train_until, with_all_learning
-from small_methods import SMALL, random_images, statistics_of
+from small_methods import DFORMER, SMALL, random_images, statistics_of
 from terrafuse.config import TrainingConfig
 from terrafuse.methods import METHODS, create_segmenter
 from terrafuse.modalities import Modality
@@ -42,8 +42,11 @@ LEARNING: dict[str, dict[str, Any]] = {
     "croma": {
         "backbone_options": {"embed_dim": 32, "depth": 2, "num_heads": 4, "neck_channels": 8}
     },
+    "dformer": {"backbone_options": DFORMER["backbone_options"] | {"channels": [16, 16, 24, 32]}},
     "pagnet": {"channels": 32, "key_channels": 8, "dropout": 0.0},
 }
+#: Peak learning rate by method, where it is not that of all others.
+RATES = {"pagnet": 2e-2}
 #: Methods that have no small form: learning takes them a quarter of a minute, and is slow.
 HEAVY = ("pagnet",)
 #: By method, further small options (places in `SMALL`) for the quick test of learning: DOFA, which
@@ -131,7 +134,7 @@ def _check_learning(case: Case, target: tuple[str, int]) -> None:
     segmenter = case.make(modalities, **options)
     generator = torch.Generator().manual_seed(1)
     fresh = signs_of(modalities, target, torch.Generator().manual_seed(2))
-    config = TrainingConfig(steps=100, lr=1e-2, warmup_steps=10)
+    config = TrainingConfig(steps=100, lr=RATES.get(case.method, 1e-2), warmup_steps=10)
     step, scores = train_until(
         segmenter,
         config,
