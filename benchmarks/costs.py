@@ -16,8 +16,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from terrafuse.methods import create_segmenter, without_values
-from terrafuse.methods.costs import forward_flops
+from terrafuse.describe import without_values
+from terrafuse.describe.costs import forward_flops
+from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Segmenter
 

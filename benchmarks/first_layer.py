@@ -24,14 +24,8 @@ from torch import Tensor
 
 from scores import machine
 from terrafuse import api
-from terrafuse.backbones import (
-    Backbone,
-    bands_in_turn,
-    colour,
-    create_backbone,
-    fit_bands,
-    timm_models,
-)
+from terrafuse.backbones import Backbone, bands_in_turn, colour, create_backbone, fit_bands
+from terrafuse.backbones.timm import models as timm_models
 from terrafuse.config import load_run_config
 from terrafuse.data import Manifest, load_manifest
 from terrafuse.evaluation import half_interval

@@ -28,8 +28,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from scores import machine
+from terrafuse.describe.costs import forward_flops, saved_activations, without_values
 from terrafuse.methods import UPSeg
-from terrafuse.methods.costs import forward_flops, saved_activations, without_values
 from terrafuse.modalities import Modality
 from terrafuse.reports.figures import SERIES, STYLE
 

@@ -26,8 +26,9 @@ from pathlib import Path
 
 from scores import columns, machine, metrics_of_run
 from terrafuse.config import load_run_config
-from terrafuse.data import load_manifest, make_landscape
+from terrafuse.data import load_manifest
 from terrafuse.evaluation import half_interval
+from terrafuse.landscape import make_landscape
 
 FOLDER = Path(__file__).parents[1] / "configs" / "upseg" / "ablation"
 BASE = "two_streams"

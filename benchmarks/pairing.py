@@ -26,7 +26,7 @@ from terrafuse import api
 from terrafuse.api import Run
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate
-from terrafuse.fusion import Guidance, TokenMap
+from terrafuse.methods.upseg import Guidance, TokenMap
 from terrafuse.prediction import WindowSettings
 
 

@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from terrafuse.data import Scene, load_manifest, make_landscape
-from terrafuse.data.doctor.layers import read_layers
-from terrafuse.data.doctor.registration import NOTED_PX, SURE
-from terrafuse.data.doctor.shifts import Shift, Structure, add_shifts, find_structure
+from terrafuse.data import Scene, load_manifest
+from terrafuse.doctor.layers import read_layers
+from terrafuse.doctor.registration import NOTED_PX, SURE
+from terrafuse.doctor.shifts import Shift, Structure, add_shifts, find_structure
+from terrafuse.landscape import make_landscape
 from terrafuse.samples import Window
 
 Structures = Mapping[str, Structure | None]

@@ -19,7 +19,8 @@ import yaml
 from ladder import cell
 from scores import columns, machine, metrics_of_run
 from terrafuse import api
-from terrafuse.data import load_manifest, make_landscape, write_manifest
+from terrafuse.data import load_manifest, write_manifest
+from terrafuse.landscape import make_landscape
 
 _CNN = {
     "backbone": "resnet10t",

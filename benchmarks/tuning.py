@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrafuse.backbones.sam_attention import relative_positions
+from terrafuse.backbones.timm.sam_attention import relative_positions
 from terrafuse.methods import MFNet
 from terrafuse.modalities import Modality
 from terrafuse.tuning.adapter import AdaptedMlp, AdaptedProjection

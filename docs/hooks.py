@@ -222,7 +222,7 @@ def run_settings() -> str:
 
 def pretrain_settings() -> str:
     """Every key of `pretrain.yaml`."""
-    from terrafuse.pretrain_config import PretrainConfig
+    from terrafuse.config.pretrain import PretrainConfig
 
     return settings_tables(PretrainConfig)
 

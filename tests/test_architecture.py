@@ -58,7 +58,9 @@ def test_the_table_says_what_the_architecture_says() -> None:
 def test_contributing_shows_the_table() -> None:
     assert set(DUTIES) == set(KNOWS) - set(VOCABULARY) - {"web", "__main__", "__init__"}
     shown = (ROOT / "CONTRIBUTING.md").read_text()
-    assert f"\n{rooms_table()}\n" in shown, "put in what `python tests/architecture.py` prints"
+    assert f"\n{rooms_table()}\n" in shown, (
+        "put in what `python tests/helpers/architecture.py` prints"
+    )
 
 
 def test_every_library_is_a_declared_dependency() -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from terrafuse.api.sweep_plan import plan_sweep, read_methods
 from terrafuse.config import load_run_config
-from terrafuse.methods import METHODS, create_segmenter, without_values
+from terrafuse.describe import without_values
+from terrafuse.methods import METHODS, create_segmenter
 from terrafuse.modalities import Modality
 
 COMPARE = Path(__file__).parents[1] / "configs" / "compare"

@@ -17,13 +17,14 @@ import yaml
 from rasterio.transform import from_origin
 
 from terrafuse.config import AugmentConfig, RunConfig, load_run_config
+from terrafuse.config.base import read_yaml
+from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import Manifest, load_manifest, write_manifest
-from terrafuse.data.layouts.facts import read_facts
-from terrafuse.methods import METHODS, without_values
+from terrafuse.describe import without_values
+from terrafuse.layouts.facts import read_facts
+from terrafuse.methods import METHODS
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.prediction import Lattice
-from terrafuse.pretrain_config import load_pretrain_config
-from terrafuse.settings import read_yaml
 from terrafuse.training.optim import learning_rate_factor
 from terrafuse.training.validation import validation_overlap
 

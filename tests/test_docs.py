@@ -21,11 +21,11 @@ import typer
 from terrafuse.api.sweep_plan import read_methods
 from terrafuse.cli.app import app
 from terrafuse.config import AugmentConfig, RunConfig, TrainingConfig
+from terrafuse.config.base import parse_settings, read_yaml
+from terrafuse.config.pretrain import PretrainConfig, PretrainTrainingConfig
 from terrafuse.data.manifest import ManifestSettings, load_manifest
 from terrafuse.modalities import Modality
-from terrafuse.pretrain_config import PretrainConfig, PretrainTrainingConfig
 from terrafuse.pretraining import create_pretrainer
-from terrafuse.settings import parse_settings, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -95,8 +95,8 @@ def test_yaml_is_valid(page: str, block: str, tmp_path: Path) -> None:
 
 
 def _check_method(config: RunConfig) -> None:
+    from terrafuse.config.options import check_options
     from terrafuse.methods import METHODS
-    from terrafuse.options import check_options
     from terrafuse.training.losses import LOSSES
 
     if config.method.name != "difference":  # the example of add-method.md

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from a_user import USER
-from terrafuse.catalogue import make_catalogue, read_catalogue
+from terrafuse.describe.catalogue import make_catalogue, read_catalogue
 from terrafuse.errors import MissingDependencyError
 from terrafuse.extras import from_extra
 
@@ -108,13 +108,13 @@ def test_a_user_sees_types(tmp_path: Path) -> None:
 
 def test_the_stored_list_is_what_the_code_has() -> None:
     stored, made = read_catalogue(), make_catalogue()
-    assert stored["methods"] == made["methods"], "run: python -m terrafuse.catalogue"
+    assert stored["methods"] == made["methods"], "run: python -m terrafuse.describe.catalogue"
     pinned = re.search(r"^timm==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert pinned
     if version("timm") != pinned[1]:  # licences are what timm's release says of its weights
         for row in [*stored["backbones"], *made["backbones"]]:
             del row["licence"]
-    assert stored["backbones"] == made["backbones"], "run: python -m terrafuse.catalogue"
+    assert stored["backbones"] == made["backbones"], "run: python -m terrafuse.describe.catalogue"
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import rasterio
 from shared import shared_data
 from terrafuse import api
 from terrafuse.config import DataConfig, PredictionConfig, RunConfig, TrainingConfig
+from terrafuse.config.base import NamedOptions
 from terrafuse.data import write_manifest
-from terrafuse.settings import NamedOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled scenes in split 'val'")
 

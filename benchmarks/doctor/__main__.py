@@ -16,7 +16,8 @@ from pathlib import Path
 from faults import CATALOGUE
 from faulty_data import make_faulty, make_sound
 
-from terrafuse.data import Finding, check_manifest, load_manifest
+from terrafuse.data import load_manifest
+from terrafuse.doctor import Finding, check_manifest
 
 
 def check(manifest: Path) -> tuple[list[Finding], float]:

@@ -13,7 +13,8 @@ import rasterio
 import yaml
 from numpy.typing import NDArray
 
-from terrafuse.data import Finding, make_landscape
+from terrafuse.doctor import Finding
+from terrafuse.landscape import make_landscape
 
 Array = NDArray[Any]
 SCENE = "train_2"

@@ -20,8 +20,9 @@ import yaml
 from numpy.typing import NDArray
 
 from terrafuse import api
-from terrafuse.data import Manifest, Scene, load_manifest, make_landscape
+from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.errors import OutputError
+from terrafuse.landscape import make_landscape
 from terrafuse.prediction import Products
 from terrafuse.reports import class_map_image, confidence_image, modality_preview, run_report
 

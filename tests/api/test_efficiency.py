@@ -15,10 +15,11 @@ from rasterio.transform import from_origin
 
 from terrafuse.api import efficiency, label_efficiency
 from terrafuse.config import RunConfig, load_run_config
-from terrafuse.data import labelled_scenes, load_manifest, share_labels
+from terrafuse.data import load_manifest
 from terrafuse.errors import ConfigError, TrainingError, WeightsNotFoundError
 from terrafuse.evaluation import half_interval
 from terrafuse.samples import IGNORE_INDEX
+from terrafuse.sampling import labelled_scenes, share_labels
 
 Make = Callable[..., Any]
 SIZE = 64

@@ -15,9 +15,9 @@ from terrafuse.api import sweeps
 from terrafuse.api.sweep_choice import choose_value
 from terrafuse.api.sweep_plan import Candidates, plan_sweep, read_methods
 from terrafuse.config import load_run_config
-from terrafuse.data import make_landscape
 from terrafuse.errors import ConfigError, ModelError, StoppedError, UnknownNameError
 from terrafuse.evaluation import half_interval
+from terrafuse.landscape import make_landscape
 
 RESNET = {
     "backbone": "resnet10t",

@@ -18,8 +18,8 @@ from golden_files import GOLDEN, part
 from small_backbones import train_a_little
 from terrafuse.backbones import DOFA, create_backbone, is_token_backbone, knows_modalities
 from terrafuse.backbones.dofa import find_alike
-from terrafuse.backbones.dofa_embedding import encode_wavelengths
-from terrafuse.backbones.dofa_encoder import resize_positions, wave_positions
+from terrafuse.backbones.dofa.embedding import encode_wavelengths
+from terrafuse.backbones.dofa.encoder import resize_positions, wave_positions
 from terrafuse.backbones.wavelengths import SEEN_UM
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError
 from terrafuse.modalities import Modality

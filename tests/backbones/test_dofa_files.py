@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from terrafuse.backbones import DOFA, hub_location
-from terrafuse.backbones.timm_models import PUBLISHED_FILES
+from terrafuse.backbones.timm.models import PUBLISHED_FILES
 from terrafuse.errors import ChecksumError, WeightsMismatchError, WeightsNotFoundError
 from terrafuse.weights import digest, without_pretrained
 

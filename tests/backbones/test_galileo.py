@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from shared import SHARED
 from small_backbones import nudge, train_a_little
 from terrafuse.backbones import Galileo, create_backbone, is_token_backbone, list_backbones
-from terrafuse.backbones.galileo_inputs import GROUPS, find_channel, plan_bands
-from terrafuse.backbones.galileo_reading import slope_degrees
+from terrafuse.backbones.galileo.inputs import GROUPS, find_channel, plan_bands
+from terrafuse.backbones.galileo.reading import slope_degrees
 from terrafuse.errors import (
     BandError,
     ChecksumError,
@@ -507,8 +507,8 @@ def test_sizes_by_name() -> None:
     """Values of the whole encoders, as counted in the published files."""
     everything = Modality("all", ("VV", "VH", *BANDS, "height"), "other")
     known = {"galileo_nano": 1_037_856, "galileo_tiny": 5_705_520, "galileo_base": 86_523_072}
-    from terrafuse.backbones.galileo_encoder import GalileoEncoder
-    from terrafuse.backbones.galileo_weights import VARIANTS
+    from terrafuse.backbones.galileo.encoder import GalileoEncoder
+    from terrafuse.backbones.galileo.weights import VARIANTS
 
     for name, count in known.items():
         with torch.device("meta"):
@@ -532,8 +532,8 @@ def test_sizes_by_name() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Made-up weights of the size of nano, with a config.json, as they are published."""
-    from terrafuse.backbones.galileo_encoder import GalileoEncoder
-    from terrafuse.backbones.galileo_weights import VARIANTS
+    from terrafuse.backbones.galileo.encoder import GalileoEncoder
+    from terrafuse.backbones.galileo.weights import VARIANTS
 
     torch.manual_seed(5)
     encoder = GalileoEncoder(VARIANTS["galileo_nano"])

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from golden_files import GOLDEN, part
 from shared import SHARED
-from terrafuse.backbones import Galileo, galileo_weights
-from terrafuse.backbones.galileo_encoder import (
+from terrafuse.backbones import Galileo
+from terrafuse.backbones.galileo import weights as galileo_weights
+from terrafuse.backbones.galileo.encoder import (
     GalileoEncoder,
     Variant,
     month_codes,
     resize_matrix,
     sine_code,
 )
-from terrafuse.backbones.galileo_inputs import CHANNELS, KINDS, MOMENTS, scale_of
-from terrafuse.backbones.galileo_tensors import (
+from terrafuse.backbones.galileo.inputs import CHANNELS, KINDS, MOMENTS, scale_of
+from terrafuse.backbones.galileo.tensors import (
     GalileoInput,
     GalileoOutput,
     added_codes,

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from golden_files import GOLDEN, load_golden, part
-from terrafuse.backbones import Backbone, create_backbone, timm_models
+from terrafuse.backbones import Backbone, create_backbone
+from terrafuse.backbones.timm import models as timm_models
 from terrafuse.errors import ChecksumError, ModelError, WeightsMismatchError
 from terrafuse.weights import digest
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from timm.models.vision_transformer_sam import Block
 from torch import Tensor, nn
 
-from terrafuse.backbones import sam_attention
+from terrafuse.backbones.timm import sam_attention
 
 D, HEADS = 8, 2
 d = D // HEADS

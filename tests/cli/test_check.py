@@ -9,7 +9,8 @@ import rasterio
 import yaml
 
 from terrafuse import api
-from terrafuse.data import Finding, make_landscape
+from terrafuse.doctor import Finding
+from terrafuse.landscape import make_landscape
 
 RUN = {
     "data": {"manifest": "elsewhere.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},

@@ -7,7 +7,8 @@ import json
 import pytest
 from PIL import Image
 
-from terrafuse.data import load_manifest, make_landscape
+from terrafuse.data import load_manifest
+from terrafuse.landscape import make_landscape
 
 
 @pytest.fixture

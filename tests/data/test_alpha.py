@@ -15,7 +15,7 @@ from rasterio.enums import ColorInterp, Resampling
 from scipy import ndimage
 
 from terrafuse.data import ReadingRules, Scene, compute_statistics, scene_from_rasters
-from terrafuse.data.files import inspect_raster
+from terrafuse.data.raster_file import inspect_raster
 from terrafuse.modalities import Modality
 
 MakeRaster = Callable[..., Path]
@@ -180,11 +180,13 @@ def test_a_large_file_is_judged_by_a_part(
 def test_files_are_looked_into_only_where_the_answer_counts(
     make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terrafuse.data import alpha
+    from terrafuse.data import raster_file
 
     looked: list[int] = []
-    sample = alpha._sample
-    monkeypatch.setattr(alpha, "_sample", lambda d, *rest: looked.append(1) or sample(d, *rest))
+    sample = raster_file._sample
+    monkeypatch.setattr(
+        raster_file, "_sample", lambda d, *rest: looked.append(1) or sample(d, *rest)
+    )
     values = np.stack([*colors(), infrared()])
     tagged = write(make_raster, tmp_path / "a.tif", values)
     plain = make_raster(tmp_path / "b.tif", values, photometric="minisblack")

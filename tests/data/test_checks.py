@@ -8,7 +8,8 @@ import yaml
 from rasterio.transform import from_origin
 
 from shared import shared_data
-from terrafuse.data import Finding, check_manifest, load_manifest, refuse_untrainable
+from terrafuse.data import load_manifest
+from terrafuse.doctor import Finding, check_manifest, refuse_untrainable
 from terrafuse.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -258,7 +259,7 @@ def test_rescaled_modalities_are_looked_at_as_they_are_in_the_files(check, monke
     def refuse(*_):
         raise AssertionError("all of the scene was read")
 
-    monkeypatch.setattr("terrafuse.data.rescaling.SceneRange.measure", refuse)
+    monkeypatch.setattr("terrafuse.data.rasters.SceneRange.measure", refuse)
     assert check({}, rescale="scene_range", deep=False) == []
     constant = {"s1": noise() * 0 + 3}
     finding = check(constant, rescale="scene_range")[-1]

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from terrafuse.data import ReadingRules, Scene, load_manifest, scene_from_rasters
-from terrafuse.data.augment import resize_sample
 from terrafuse.data.encoding import ENCODED_BANDS, draw_colors, find_boundaries
 from terrafuse.errors import BandError, ConfigError, DataError
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
+from terrafuse.sampling.augment import resize_sample
 
 MakeRaster = Callable[..., Path]
 ENCODINGS = ("color", "gray", "boundary", "mean_rgb")

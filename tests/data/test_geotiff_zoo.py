@@ -10,14 +10,8 @@ import rasterio
 from rasterio.warp import transform
 
 from shared import shared_data
-from terrafuse.data import (
-    ReadingRules,
-    Scene,
-    check_manifest,
-    load_manifest,
-    scene_from_rasters,
-    write_manifest,
-)
+from terrafuse.data import ReadingRules, Scene, load_manifest, scene_from_rasters, write_manifest
+from terrafuse.doctor import check_manifest
 from terrafuse.errors import BandError, GridMismatchError, RasterReadError
 from terrafuse.modalities import Modality
 

@@ -15,13 +15,7 @@ from rasterio.transform import from_origin
 
 from terrafuse.api import data_check
 from terrafuse.classes import ClassScheme
-from terrafuse.data import (
-    Scene,
-    load_manifest,
-    scene_from_rasters,
-    split_manifest,
-    write_manifest,
-)
+from terrafuse.data import Scene, load_manifest, scene_from_rasters, write_manifest
 from terrafuse.errors import (
     ConfigError,
     DataError,
@@ -31,6 +25,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
+from terrafuse.splits import split_manifest
 
 MakeRaster = Callable[..., Path]
 RGB = Modality("rgb", ("r",), kind="optical")

@@ -12,16 +12,16 @@ import torch
 import yaml
 
 from terrafuse.config import AugmentConfig, DataConfig
+from terrafuse.config.base import parse_settings
 from terrafuse.data import (
     apply_normalization,
     compute_statistics,
     load_manifest,
     open_dataset,
 )
-from terrafuse.data.augment import Augment
 from terrafuse.errors import ConfigError, SceneNotFoundError
 from terrafuse.samples import Window
-from terrafuse.settings import parse_settings
+from terrafuse.sampling.augment import Augment
 
 MakeRaster = Callable[..., Path]
 

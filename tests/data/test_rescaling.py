@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from terrafuse.data import ReadingRules, Scene, scene_from_rasters
-from terrafuse.data.rescaling import SceneRange
+from terrafuse.data.rasters import SceneRange
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
 
@@ -55,7 +55,7 @@ def test_the_range_does_not_depend_on_the_blocks_it_is_measured_in(size, block, 
         return image[:, *window.slices()]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("terrafuse.data.rescaling._BLOCK", block)
+        patch.setattr("terrafuse.data.rasters._BLOCK", block)
         measured = SceneRange.measure(read, *size)
     assert sum(w.height * w.width for w in windows) == size[0] * size[1]
     assert max(max(w.height, w.width) for w in windows) <= block

@@ -25,8 +25,8 @@ from terrafuse.data import (
     load_manifest,
     scene_from_rasters,
 )
-from terrafuse.data.files import inspect_raster
 from terrafuse.data.handles import pool
+from terrafuse.data.raster_file import inspect_raster
 from terrafuse.errors import RasterReadError
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window

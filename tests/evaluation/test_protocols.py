@@ -28,8 +28,9 @@ import torch
 import published_sets as published
 from array_scene import Identity
 from terrafuse.config import EvaluationConfig
-from terrafuse.data import Manifest, describe, load_manifest, write_manifest
+from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.evaluation import evaluate
+from terrafuse.layouts import describe
 from terrafuse.prediction import WindowSettings
 from terrafuse.segmenter import Inputs, SegmenterOutput
 

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from terrafuse.api.sweep_choice import choose_value
-from terrafuse.api.sweep_plan import Candidates, Job
-from terrafuse.api.sweep_tables import write_tables
+from terrafuse.api.sweep_plan import Candidates, SweepRun
 from terrafuse.classes import ClassScheme
 from terrafuse.cli.tables import print_metrics, print_model
 from terrafuse.config import RunConfig, TrainingConfig
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import SCORES, Judged, ScoreKind, score_values, subset_report
 from terrafuse.reports import curves_figure, run_report
+from terrafuse.reports.sweep_tables import write_tables
 from terrafuse.training.validation import Validation, check_monitor
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "scores.md"
@@ -120,7 +120,7 @@ def test_an_added_score_is_in_the_report_and_the_lower_one_is_marked(tmp_path: P
 
 @pytest.mark.usefixtures("added")
 def test_an_added_score_is_in_the_tables_of_a_sweep(tmp_path: Path) -> None:
-    job = cast(Job, SimpleNamespace(name="a-0", group="", title="a", seed=0, row=("", "a")))
+    job = cast(SweepRun, SimpleNamespace(name="a-0", group="", title="a", seed=0, row=("", "a")))
     costs = {"parameters": 1, "trainable": 1, "flops": 1, "crop_size": 8, "ms_per_megapixel": 1}
     facts = {"version": "1", "date": "d", "machine": "m", "split": "test"}
     record = {"scores": score_values(MATRIX), "iou": {"a": 0.5}, **costs, **facts}

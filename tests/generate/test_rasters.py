@@ -124,8 +124,8 @@ run(make_job(Path(sys.argv[1]), Path(sys.argv[2])), FakeRecipe(make))
 
 def test_killed_work_is_gone_on_with_to_the_same_bytes(photo: Path, tmp_path: Path) -> None:
     run(make_job(photo, tmp_path / "whole"), counting())
-    tests = Path(__file__).parents[1]
-    words = [sys.executable, "-c", SLOW, photo, tmp_path / "out", tests]
+    helpers = Path(__file__).parents[1] / "helpers"
+    words = [sys.executable, "-c", SLOW, photo, tmp_path / "out", helpers]
     process = subprocess.Popen([str(word) for word in words])
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").rglob("*.npz"))) < 3 and time.monotonic() < deadline:
@@ -297,7 +297,7 @@ def test_memory_does_not_grow_with_the_photo(make_raster: MakeRaster, tmp_path: 
     """2000 × 3000 pixels, beyond what the model takes: far below the 1.5 GB allowed."""
     labels = np.arange(1, 50 * 75 + 1).reshape(50, 75).repeat(40, axis=0).repeat(40, axis=1)
     photo = make_raster(tmp_path / "a.tif", as_picture(labels), tiled=True, compress="deflate")
-    words = [sys.executable, "-c", LARGE, photo, tmp_path, Path(__file__).parents[1]]
+    words = [sys.executable, "-c", LARGE, photo, tmp_path, Path(__file__).parents[1] / "helpers"]
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
     assert not done.returncode, done.stderr
     grown, segments = done.stdout.split()

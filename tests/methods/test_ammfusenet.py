@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from golden_files import load_golden, part
 from terrafuse.backbones import create_backbone
+from terrafuse.describe import without_values
 from terrafuse.errors import ModelError, UnknownNameError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, without_values
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.ammfusenet import (
     AMMFuseNet,
     AttentiveDenseASPP,

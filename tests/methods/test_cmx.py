@@ -11,12 +11,17 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from golden_files import load_golden, part
+from terrafuse.describe import without_values
+from terrafuse.describe.costs import forward_flops, saved_activations
+from terrafuse.describe.parts import describe_parts
 from terrafuse.errors import ModelError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, without_values
-from terrafuse.methods.cmx import CMX, convert_reference_state_dict
-from terrafuse.methods.cmx_blocks import ContextExchange, FeatureRectification
-from terrafuse.methods.costs import forward_flops, saved_activations
-from terrafuse.methods.describing import describe_parts
+from terrafuse.methods import create_segmenter
+from terrafuse.methods.cmx import (
+    CMX,
+    ContextExchange,
+    FeatureRectification,
+    convert_reference_state_dict,
+)
 from terrafuse.modalities import Modality
 
 RGB = Modality("rgb", ("r", "g", "b"))

@@ -19,13 +19,14 @@ from terrafuse.decoders import (
     convert_segformer_state_dict,
 )
 from terrafuse.methods import create_segmenter
-from terrafuse.methods.cmx import CMX, convert_reference_state_dict
-from terrafuse.methods.cmx_blocks import (
+from terrafuse.methods.cmx import (
+    CMX,
     ChannelEmbedding,
     ContextExchange,
     FeatureExchange,
     FeatureFusion,
     FeatureRectification,
+    convert_reference_state_dict,
 )
 from terrafuse.modalities import Modality
 from terrafuse.training.losses import CrossEntropy

@@ -15,6 +15,7 @@ import torch
 
 from small_methods import SMALL, random_images, statistics_of
 from terrafuse.classes import ClassScheme
+from terrafuse.config.options import option_names
 from terrafuse.errors import MissingModalityError, ModelError, UnknownNameError
 from terrafuse.methods import (
     METHODS,
@@ -24,7 +25,6 @@ from terrafuse.methods import (
     load_segmenter,
 )
 from terrafuse.modalities import Modality
-from terrafuse.options import option_names
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import save_model
 

@@ -12,15 +12,16 @@ from torch import Tensor
 
 from golden_files import load_golden, part
 from terrafuse.backbones import CROMA, create_backbone
-from terrafuse.backbones.croma_encoder import PooledHead, distance_bias, head_slopes
-from terrafuse.backbones.croma_weights import convert_croma_state_dict
+from terrafuse.backbones.croma.encoder import PooledHead, distance_bias, head_slopes
+from terrafuse.backbones.croma.weights import convert_croma_state_dict
+from terrafuse.describe import without_values
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from terrafuse.methods import create_segmenter, without_values
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.croma import CROMASegmenter, convert_reference_state_dict
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict

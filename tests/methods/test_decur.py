@@ -12,15 +12,16 @@ from torch import Tensor
 
 from golden_files import load_golden, part
 from terrafuse.backbones import create_backbone
-from terrafuse.backbones.deformable import AttendedStage, DeformableAttention
+from terrafuse.describe import without_values
 from terrafuse.errors import ModelError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, without_values
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.decur import (
     DeCUR,
     ScaleClassifiers,
     convert_encoder_state_dict,
     convert_reference_state_dict,
 )
+from terrafuse.methods.decur.deformable import AttendedStage, DeformableAttention
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict
 

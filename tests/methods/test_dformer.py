@@ -15,17 +15,18 @@ from torch.autograd.graph import saved_tensors_hooks
 from golden_files import load_golden, part
 from terrafuse.decoders import HamburgerDecoder
 from terrafuse.decoders.hamburger import factorize
+from terrafuse.describe import without_values
+from terrafuse.describe.costs import forward_flops, saved_activations
+from terrafuse.describe.parts import describe_parts
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from terrafuse.methods import create_segmenter, without_values
-from terrafuse.methods.costs import forward_flops, saved_activations
-from terrafuse.methods.describing import describe_parts
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.dformer import DFormer
-from terrafuse.methods.dformer_geometry import GeometryPrior, measure, measure_all
+from terrafuse.methods.dformer.geometry import GeometryPrior, measure, measure_all
 from terrafuse.modalities import Modality
 
 RGB, DEPTH = Modality("rgb", ("r", "g", "b")), Modality("depth", ("z",), "elevation")

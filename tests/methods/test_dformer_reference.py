@@ -16,15 +16,15 @@ from terrafuse.decoders.hamburger import factorize
 from terrafuse.fusion import ChannelLayerNorm, ChannelNorm, DepthwiseMlp, GuidedBlock
 from terrafuse.methods import create_segmenter
 from terrafuse.methods.dformer import DFormer, convert_reference_state_dict
-from terrafuse.methods.dformer_geometry import (
+from terrafuse.methods.dformer.geometry import (
     GeometryAttention,
     GeometryPrior,
     Rotation,
     measure,
     measure_all,
 )
-from terrafuse.methods.dformer_v1 import GuidedAttention
-from terrafuse.methods.dformer_v2 import ConvFeedForward, GeometryBlock, GeometryEncoder
+from terrafuse.methods.dformer.v1 import GuidedAttention
+from terrafuse.methods.dformer.v2 import ConvFeedForward, GeometryBlock, GeometryEncoder
 from terrafuse.modalities import Modality
 from terrafuse.training.losses import CrossEntropy
 from terrafuse.weights import load_strict

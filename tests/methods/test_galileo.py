@@ -13,10 +13,11 @@ from torch import Tensor
 from shared import shared_data
 from terrafuse.backbones import Galileo
 from terrafuse.data import load_manifest
+from terrafuse.describe import without_values
+from terrafuse.describe.costs import forward_flops
 from terrafuse.errors import ModelError
 from terrafuse.fusion.levels import SumFusion
-from terrafuse.methods import create_segmenter, without_values
-from terrafuse.methods.costs import forward_flops
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.galileo import GalileoSegmenter
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Window
@@ -175,8 +176,8 @@ def test_tuned_runs_name_their_base(
     """A run on decibels and × 10 000: trained, saved without the base, scored and mapped."""
     from safetensors.torch import save_file
 
-    from terrafuse.backbones.galileo_encoder import GalileoEncoder
-    from terrafuse.backbones.galileo_weights import VARIANTS
+    from terrafuse.backbones.galileo.encoder import GalileoEncoder
+    from terrafuse.backbones.galileo.weights import VARIANTS
 
     encoder = GalileoEncoder(VARIANTS["galileo_nano"])
     (tmp_path / "weights").mkdir()

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from golden_files import load_golden, part
 from terrafuse.decoders import AtrousBranches
 from terrafuse.decoders.layers import ConvNormAct
+from terrafuse.describe import without_values
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.evaluation import ConfusionMatrix, score, score_classes
-from terrafuse.methods import create_segmenter, mcanet, without_values
+from terrafuse.methods import create_segmenter, mcanet
 from terrafuse.methods.mcanet import CrossAttention, MCANet, convert_reference_state_dict
 from terrafuse.modalities import Modality
 from terrafuse.training.losses import CrossEntropy

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from golden_files import load_golden, part
 from terrafuse.backbones import PyramidBackbone, create_backbone
+from terrafuse.describe import without_values
+from terrafuse.describe.parts import describe_bases, name_sources
 from terrafuse.errors import ModelError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, pagnet, without_values
-from terrafuse.methods.describing import describe_bases, name_sources
+from terrafuse.methods import create_segmenter, pagnet
 from terrafuse.methods.pagnet import PAGNet, convert_reference_state_dict
-from terrafuse.methods.pagnet_blocks import GatedFusionUnit, PyramidAttentionFusion
-from terrafuse.methods.pagnet_streams import MOBILENET_ENDS, MobileNetStream
+from terrafuse.methods.pagnet.blocks import GatedFusionUnit, PyramidAttentionFusion
+from terrafuse.methods.pagnet.streams import MOBILENET_ENDS, MobileNetStream
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict
 

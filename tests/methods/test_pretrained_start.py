@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from terrafuse.backbones import DOFA, save_backbone
+from terrafuse.config.base import parse_settings
+from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.errors import ModelError, TerrafuseError, WeightsMismatchError
 from terrafuse.methods import METHODS, create_segmenter
 from terrafuse.modalities import Modality
-from terrafuse.pretrain_config import PretrainConfig
 from terrafuse.pretraining import Pretrainer, create_pretrainer
-from terrafuse.settings import parse_settings
 from terrafuse.weights import digest_values, read_weights, without_pretrained
 
 RGB = Modality("rgb", ("r", "g", "b"), kind="optical", wavelengths_um=(0.665, 0.56, 0.49))

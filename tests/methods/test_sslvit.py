@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_files import load_golden, part
+from terrafuse.describe import without_values
 from terrafuse.errors import ModelError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, without_values
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.sslvit import (
     PatchExpansion,
     SSLViT,

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from terrafuse.backbones import DOFA, Galileo
 from terrafuse.backbones.dofa import OFFSET_LR_FACTOR
 from terrafuse.config import TrainingConfig
+from terrafuse.describe import without_values
+from terrafuse.describe.costs import forward_flops
 from terrafuse.errors import ModelError, UnknownNameError
-from terrafuse.methods import create_segmenter, without_values
-from terrafuse.methods.costs import forward_flops
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.upseg import UPSeg
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs

@@ -14,23 +14,17 @@ from small_backbones import train_a_little
 from terrafuse.backbones import create_backbone
 from terrafuse.classes import ClassScheme
 from terrafuse.config import RunConfig, TrainingConfig
+from terrafuse.config.base import parse_settings
+from terrafuse.describe import describe_segmenter, without_values
+from terrafuse.describe.costs import forward_flops
+from terrafuse.describe.parts import describe_bases, describe_parts, name_sources
 from terrafuse.errors import MissingModalityError, ModelError, UnknownNameError
 from terrafuse.fusion import GuidedBlock, PooledQueryAttention
-from terrafuse.methods import (
-    create_segmenter,
-    describe_run,
-    describe_segmenter,
-    load_segmenter,
-    tuned_state,
-    without_values,
-)
-from terrafuse.methods.costs import forward_flops
-from terrafuse.methods.describing import describe_bases, describe_parts, name_sources
+from terrafuse.methods import create_segmenter, describe_run, load_segmenter, tuned_state
 from terrafuse.methods.vsgnet import VSGNet
-from terrafuse.methods.vsgnet_blocks import FeatureRecalibration, pool_softly
-from terrafuse.methods.vsgnet_vision import build_vision, see_pixels
+from terrafuse.methods.vsgnet.blocks import FeatureRecalibration, pool_softly
+from terrafuse.methods.vsgnet.vision import build_vision, see_pixels
 from terrafuse.modalities import BandStatistics, Modality
-from terrafuse.settings import parse_settings
 from terrafuse.training.optim import parameter_groups
 from terrafuse.weights import save_model
 

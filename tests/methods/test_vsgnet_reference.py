@@ -20,8 +20,8 @@ from terrafuse.fusion import ChannelNorm, DepthwiseMlp, GuidedBlock
 from terrafuse.methods import create_segmenter
 from terrafuse.methods.parts import QuarterStem
 from terrafuse.methods.vsgnet import VSGNet, convert_reference_state_dict
-from terrafuse.methods.vsgnet_blocks import FeatureRecalibration, FusionEnhancement
-from terrafuse.methods.vsgnet_vision import lay_out_tokens, shuffle_tokens
+from terrafuse.methods.vsgnet.blocks import FeatureRecalibration, FusionEnhancement
+from terrafuse.methods.vsgnet.vision import lay_out_tokens, shuffle_tokens
 from terrafuse.modalities import Modality
 from terrafuse.training.losses import CrossEntropy
 from terrafuse.weights import load_strict

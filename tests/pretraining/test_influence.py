@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from influence import MODALITIES, Images, change, changed_images, too_small
 from small_methods import random_images, statistics_of
 from terrafuse.config import DataConfig
-from terrafuse.pretrain_config import PretrainConfig
+from terrafuse.config.base import NamedOptions
+from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.pretraining import OBJECTIVES, Pretrainer, create_pretrainer
 from terrafuse.samples import Batch
-from terrafuse.settings import NamedOptions
 
 _VIT = {
     "backbone": "vit_tiny_patch16_224",

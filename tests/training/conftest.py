@@ -15,9 +15,9 @@ from torch import nn
 from terrafuse import methods
 from terrafuse.backbones import Backbone
 from terrafuse.config import RunConfig
+from terrafuse.config.base import parse_settings
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.settings import parse_settings
 
 SIZE = 48
 

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 
 from terrafuse import api
 from terrafuse.config import RunConfig, TrainingConfig
+from terrafuse.config.base import parse_settings
 from terrafuse.errors import ConfigError, LabelError
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Display
-from terrafuse.settings import parse_settings
 from terrafuse.training import validation
 from terrafuse.training.log import read_log
-from terrafuse.training.run_folder import is_first_process
+from terrafuse.training.run_state import is_first_process
 from terrafuse.training.task import SegmentationTask
 from terrafuse.training.train import train
 from terrafuse.training.validation import (

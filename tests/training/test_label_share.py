@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from terrafuse.data import labelled_scenes, open_dataset, share_labels
+from terrafuse.data import open_dataset
 from terrafuse.errors import ConfigError
 from terrafuse.samples import IGNORE_INDEX, Batch
-from terrafuse.training import run_folder, train
+from terrafuse.sampling import labelled_scenes, share_labels
+from terrafuse.training import run_state, train
 from terrafuse.training.pictures import SamplePicture
 from terrafuse.training.task import SegmentationTask
 from terrafuse.weights import read_run_info, read_state
@@ -41,10 +42,10 @@ def test_only_kept_labels_are_learned_from(
     tmp_path: Path, make_dataset: Make, make_config: Make, batches: list[Batch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    facts: list[run_folder.Facts] = []
-    original = run_folder.begin
+    facts: list[run_state.Facts] = []
+    original = run_state.begin
     monkeypatch.setattr(
-        run_folder,
+        run_state,
         "begin",
         lambda out, config, found: (facts.append(found), original(out, config, found)),
     )

@@ -19,7 +19,7 @@ from terrafuse.config import RunConfig
 from terrafuse.errors import ConfigError, SceneNotFoundError, TerrafuseError
 from terrafuse.methods import load_segmenter
 from terrafuse.samples import Batch
-from terrafuse.training import run_folder, train
+from terrafuse.training import run_state, train
 from terrafuse.training.task import SegmentationTask
 
 Make = Callable[..., Any]
@@ -53,11 +53,11 @@ def labels_of(manifest: Path, number: int) -> np.ndarray:
 def test_all_splits_are_learned_from(
     tmp_path: Path, manifest: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[run_folder.Facts] = []
+    found: list[run_state.Facts] = []
     shown: set[str] = set()
-    begin, step = run_folder.begin, SegmentationTask.training_step
+    begin, step = run_state.begin, SegmentationTask.training_step
 
-    def note_facts(out: Path, config: RunConfig, facts: run_folder.Facts) -> None:
+    def note_facts(out: Path, config: RunConfig, facts: run_state.Facts) -> None:
         found.append(facts)
         begin(out, config, facts)
 
@@ -65,7 +65,7 @@ def test_all_splits_are_learned_from(
         shown.update(batch.scene_ids)
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(run_folder, "begin", note_facts)
+    monkeypatch.setattr(run_state, "begin", note_facts)
     monkeypatch.setattr(SegmentationTask, "training_step", note_scenes)
     train(make_config(manifest, data={"train_splits": ("train", "more")}), tmp_path / "run")
     assert shown == {"scene0", "scene1"}

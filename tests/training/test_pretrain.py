@@ -16,7 +16,9 @@ import yaml
 
 from terrafuse.api import pretrain as pretrain_verb
 from terrafuse.api import pretrained_weights
-from terrafuse.backbones.own_weights import read_own
+from terrafuse.backbones.pretrained_files import read_own
+from terrafuse.config.base import parse_settings
+from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config, without_labels
 from terrafuse.data.scene import Scene
 from terrafuse.errors import (
     ConfigError,
@@ -29,8 +31,6 @@ from terrafuse.errors import (
     WeightsError,
     WeightsNotFoundError,
 )
-from terrafuse.pretrain_config import PretrainConfig, load_pretrain_config, without_labels
-from terrafuse.settings import parse_settings
 from terrafuse.training import pretrain
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log

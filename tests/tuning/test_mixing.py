@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrafuse.tuning.additions import Mixing, by_modality
+from terrafuse.tuning.base import Mixing, by_modality
 from terrafuse.tuning.lora import LoRALinear
 
 

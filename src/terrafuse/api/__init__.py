@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from terrafuse.api.runs import Rasters, Run, evaluate, load, predict, train, validate
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
-    from terrafuse.api.thumbnails import data_preview
-    from terrafuse.overview import describe_model
+    from terrafuse.describe.overview import describe_model
+    from terrafuse.reports.thumbnails import data_preview
 else:  # each verb with the libraries that it needs, and no others
     from terrafuse.lazy import import_on_use
 
@@ -63,8 +63,8 @@ else:  # each verb with the libraries that it needs, and no others
                 "list_configs",
             ),
             "terrafuse.api.sweeps": ("Sweep", "sweep"),
-            "terrafuse.api.thumbnails": ("data_preview",),
-            "terrafuse.overview": ("describe_model",),
+            "terrafuse.reports.thumbnails": ("data_preview",),
+            "terrafuse.describe.overview": ("describe_model",),
         },
     )
 

@@ -12,7 +12,7 @@ from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
 
 if TYPE_CHECKING:
-    from terrafuse.data import Finding
+    from terrafuse.doctor import Finding
 
 
 def data_describe(
@@ -36,7 +36,8 @@ def data_describe(
         OutputError: `out` exists.
         DataError: The folder does not have this layout, or without one more than one data set.
     """
-    from terrafuse.data import count_unknown_labels, describe, recognise_layout, summarise
+    from terrafuse.doctor import count_unknown_labels
+    from terrafuse.layouts import describe, recognise_layout, summarise
 
     say = report or (lambda _: None)
     path = Path(out)
@@ -81,7 +82,7 @@ def data_check(
         ConfigError: Something in the manifest is wrong.
         OutputError: The page cannot be written.
     """
-    from terrafuse.data import check_manifest, count_unknown_labels
+    from terrafuse.doctor import check_manifest, count_unknown_labels
 
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
     findings = check_manifest(
@@ -90,8 +91,8 @@ def data_check(
     unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
     findings += count_unknown_labels(dataset, skip=unreadable)
     if html is not None:
-        from terrafuse.api.thumbnails import finding_views
         from terrafuse.reports import write_doctor_page  # takes a while to import
+        from terrafuse.reports.thumbnails import finding_views
 
         scenes = f"Looked at {len(dataset.entries)} scenes of '{dataset.path}'."
         write_doctor_page(
@@ -178,7 +179,7 @@ def data_split(
         OutputError: `out` exists.
         DataError: There are too few scenes or blocks for the splits.
     """
-    from terrafuse.data import split_manifest
+    from terrafuse.splits import split_manifest
 
     path = Path(out)
     if path.exists():

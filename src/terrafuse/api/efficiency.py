@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.efficiency_table import write_results
 from terrafuse.api.runs import load, train
 from terrafuse.config import RunConfig, load_run_config
-from terrafuse.data import LabelUnits, label_units, labelled_scenes, open_dataset
+from terrafuse.data import open_dataset
 from terrafuse.errors import ConfigError
 from terrafuse.progress import Display
+from terrafuse.reports.efficiency_table import write_results
+from terrafuse.sampling import LabelUnits, label_units, labelled_scenes
 from terrafuse.version import VERSION
 from terrafuse.weights import digest, read_run_info
 

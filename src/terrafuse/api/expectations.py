@@ -8,7 +8,7 @@ from typing import Any
 
 from terrafuse.config import load_run_config
 from terrafuse.data import open_dataset
-from terrafuse.overview import describe_model
+from terrafuse.describe.overview import describe_model
 
 
 def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:

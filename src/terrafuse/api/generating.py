@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.config.base import read_yaml
 from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.stored import plain_path
@@ -37,7 +38,6 @@ from terrafuse.generate import (
 from terrafuse.modalities import Modality
 from terrafuse.progress import Progress
 from terrafuse.reports import modality_preview
-from terrafuse.settings import read_yaml
 
 Kind = Literal["sam", "depth", "superpixels"]
 KINDS = ("sam", "depth", "superpixels")

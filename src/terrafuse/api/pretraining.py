@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.errors import WeightsError, WeightsNotFoundError
-from terrafuse.pretrain_config import PretrainConfig, load_pretrain_config
 
 
 def pretrain(

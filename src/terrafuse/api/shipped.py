@@ -8,8 +8,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from terrafuse.config.base import read_yaml
 from terrafuse.errors import ConfigError, OutputError, unknown_name
-from terrafuse.settings import read_yaml
 from terrafuse.writing import written_whole
 
 ConfigKind = Literal["run", "pre-training", "dataset", "methods"]

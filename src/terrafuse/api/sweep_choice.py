@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from terrafuse.api.sweep_plan import Candidates, Job
+from terrafuse.api.sweep_plan import Candidates, SweepRun
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError
 from terrafuse.evaluation import SCORES
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a row chose.
-
-    Args:
-        key: Dotted key of the setting.
-        value: The value that validated best.
-        scores: Best validation score by value; None where the run failed.
-        score_name: Which score.
-    """
-
-    key: str
-    value: str
-    scores: dict[str, float | None]
-    score_name: str
+from terrafuse.reports.sweep_tables import Choice
 
 
 def choose_value(
     candidates: Candidates,
-    jobs: Sequence[Job],
-    train: Callable[[Job], Path],
+    jobs: Sequence[SweepRun],
+    train: Callable[[SweepRun], Path],
     say: Callable[[str], None],
 ) -> Choice:
     """Train a run per value, as far as it is not done, and take the best.

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+from terrafuse.config.options import check_options
+from terrafuse.config.pretrain import PretrainConfig, PretrainTrainingConfig, without_labels
 from terrafuse.data import load_manifest
 from terrafuse.errors import ConfigError, ModelError, UnknownNameError, unknown_name
 from terrafuse.methods import METHODS
-from terrafuse.options import check_options
-from terrafuse.pretrain_config import PretrainConfig, PretrainTrainingConfig, without_labels
 from terrafuse.pretraining.pretrainer import NECK_OPTIONS
-from terrafuse.settings import NamedOptions, Settings, parse_settings, read_yaml
 
 #: Settings of training that say on what machine it runs, which a pre-training takes over.
 _HARDWARE = ("accelerator", "devices", "nodes", "strategy", "precision")
@@ -53,7 +53,7 @@ class SweepMethod(Settings):
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepRun:
     """A run of a sweep.
 
     Args:
@@ -148,7 +148,7 @@ def plan_sweep(
     seeds: int = 3,
     overrides: Mapping[str, str] | None = None,
     candidate: tuple[str, str] | None = None,
-) -> list[Job]:
+) -> list[SweepRun]:
     """Every run of a sweep, in the order of its tables.
 
     Args:
@@ -185,7 +185,7 @@ def plan_sweep(
                 before = _pretraining(title, seeded, pretraining) if pretraining else None
                 group = "" if entries is None else path.stem
                 jobs.append(
-                    Job(
+                    SweepRun(
                         group,
                         title,
                         seed,
@@ -257,8 +257,8 @@ def _pretraining(title: str, run: RunConfig, before: SweepPretraining) -> Pretra
     return parse_settings(PretrainConfig, values, f"'{title}', pretrain")
 
 
-def _check_names(jobs: Sequence[Job]) -> None:
-    seen: dict[Path, Job] = {}
+def _check_names(jobs: Sequence[SweepRun]) -> None:
+    seen: dict[Path, SweepRun] = {}
     for job in jobs:
         other = seen.setdefault(job.folder, job)
         if other is not job:

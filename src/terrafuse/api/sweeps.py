@@ -14,13 +14,13 @@ from typing import Any
 
 from terrafuse.api.pretraining import pretrain, pretrained_weights
 from terrafuse.api.runs import load, train
-from terrafuse.api.sweep_choice import Choice, choose_value
-from terrafuse.api.sweep_plan import Candidates, Job, plan_sweep
-from terrafuse.api.sweep_tables import write_tables
+from terrafuse.api.sweep_choice import choose_value
+from terrafuse.api.sweep_plan import Candidates, SweepRun, plan_sweep
+from terrafuse.describe.overview import describe_model
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError, WeightsNotFoundError
 from terrafuse.evaluation import HEADLINE, SCORES
-from terrafuse.overview import describe_model
 from terrafuse.prediction import describe_device, forward_seconds
+from terrafuse.reports.sweep_tables import Choice, write_tables
 from terrafuse.version import VERSION
 from terrafuse.weights import digest
 from terrafuse.writing import written_whole
@@ -122,7 +122,7 @@ class _Sweeping:
     def __init__(
         self,
         out: Path,
-        plans: Sequence[list[Job]],
+        plans: Sequence[list[SweepRun]],
         candidates: Candidates | None,
         split: str | None,
         device: str,
@@ -140,7 +140,7 @@ class _Sweeping:
         self.results = self._write()
 
     @property
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[SweepRun]:
         """Runs of the tables: of a row that has not chosen yet, those of the first candidate."""
         return [self._plan_of(job.row)[number] for number, job in enumerate(self.plans[0])]
 
@@ -154,12 +154,12 @@ class _Sweeping:
                 self._run(number, job)
         self.results = self._write()
 
-    def _plan_of(self, row: tuple[str, str]) -> list[Job]:
+    def _plan_of(self, row: tuple[str, str]) -> list[SweepRun]:
         if self.candidates is None or row not in self.choices:
             return self.plans[0]
         return self.plans[self.candidates.values.index(self.choices[row].value)]
 
-    def _run(self, number: int, job: Job) -> None:
+    def _run(self, number: int, job: SweepRun) -> None:
         head = f"[{number}/{len(self.jobs)}] {job.name}"
         self.say(f"{head} …{self.clock.left()}")
         try:
@@ -177,7 +177,7 @@ class _Sweeping:
         self.results = self._write()
         gc.collect()  # of a failed run, with what its traceback held
 
-    def _train(self, job: Job) -> Path:
+    def _train(self, job: SweepRun) -> Path:
         """A run of a candidate, trained and not scored."""
         if job.pretrain is not None:
             job = _pretrained(job, self.progress)
@@ -187,7 +187,9 @@ class _Sweeping:
         return write_tables(self.out, self.jobs, self.found, self.failures, self.choices)
 
 
-def _run(job: Job, split: str | None, device: str, progress: bool, twin: Record | None) -> Record:
+def _run(
+    job: SweepRun, split: str | None, device: str, progress: bool, twin: Record | None
+) -> Record:
     """Train, score and measure one run; what is done of it already stays.
 
     Args:
@@ -232,13 +234,13 @@ def _run(job: Job, split: str | None, device: str, progress: bool, twin: Record 
     return record
 
 
-def _derive_costs(job: Job) -> dict[str, int | None]:
+def _derive_costs(job: SweepRun) -> dict[str, int | None]:
     overview = describe_model(job.folder)
     counts = {key: overview["total"][key] for key in ("parameters", "trainable")}
     return counts | {"flops": overview["cost"].get("flops")}
 
 
-def _pretrained(job: Job, progress: bool) -> Job:
+def _pretrained(job: SweepRun, progress: bool) -> SweepRun:
     """The job with weights that its pre-training has made, which goes before where need be."""
     assert job.pretrain is not None
     folder = pretrain(job.pretrain, job.pretrain_folder, resume=True, progress=progress)
@@ -246,7 +248,7 @@ def _pretrained(job: Job, progress: bool) -> Job:
     return replace(job, config=job.config.model_copy(update={"method": method}))
 
 
-def _stored(job: Job, split: str | None) -> Record | None:
+def _stored(job: SweepRun, split: str | None) -> Record | None:
     """What an earlier call found of a run that is done.
 
     Raises:

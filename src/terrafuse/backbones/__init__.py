@@ -3,15 +3,14 @@
 from terrafuse.backbones.base import Backbone, PretrainedSource, PyramidBackbone, TokenBackbone
 from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
-from terrafuse.backbones.croma_weights import convert_croma_state_dict, divide_sensors
+from terrafuse.backbones.croma.weights import convert_croma_state_dict, divide_sensors
 from terrafuse.backbones.dofa import DOFA
 from terrafuse.backbones.family import Family
 from terrafuse.backbones.first_layer import bands_in_turn, fit_bands
 from terrafuse.backbones.galileo import Galileo
-from terrafuse.backbones.galileo_encoder import GalileoAttention, GalileoBlock
-from terrafuse.backbones.mit import MiT, initialize_as_segformer, is_mit
-from terrafuse.backbones.mit_names import convert_mit_state_dict
-from terrafuse.backbones.own_weights import is_own, refuse_own, save_backbone
+from terrafuse.backbones.galileo.encoder import GalileoAttention, GalileoBlock
+from terrafuse.backbones.mit import MiT, convert_mit_state_dict, initialize_as_segformer, is_mit
+from terrafuse.backbones.pretrained_files import is_own, refuse_own, save_backbone
 from terrafuse.backbones.registry import (
     BackboneSummary,
     create_backbone,
@@ -26,7 +25,7 @@ from terrafuse.backbones.registry import (
     knows_modalities,
     list_backbones,
 )
-from terrafuse.backbones.timm_models import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
+from terrafuse.backbones.timm import HUB_WEIGHTS, TIMM_WEIGHTS, find_published
 from terrafuse.backbones.wavelengths import band_codes, snap_wavelength
 
 __all__ = [

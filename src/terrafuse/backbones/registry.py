@@ -6,31 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from terrafuse.backbones import (
-    croma,
-    dofa,
-    galileo,
-    mit,
-    timm_hiera,
-    timm_hrnet,
-    timm_pyramid,
-    timm_vit,
-)
+from terrafuse.backbones import croma, dofa, galileo, mit
 from terrafuse.backbones.base import Backbone, PyramidBackbone
 from terrafuse.backbones.croma import CROMA
 from terrafuse.backbones.family import Family, Images, Request
-from terrafuse.backbones.own_weights import create_with
+from terrafuse.backbones.pretrained_files import create_with
+from terrafuse.backbones.timm import hiera, hrnet, pyramid, vit
+from terrafuse.config.options import check_options, option_names
 from terrafuse.errors import WeightsNotFoundError
 from terrafuse.modalities import Modality
-from terrafuse.options import check_options, option_names
 
 #: Every family, in the order in which they are listed. What no other owns, the first does.
 FAMILIES: tuple[Family, ...] = (
-    timm_pyramid.FAMILY,
+    pyramid.FAMILY,
     mit.FAMILY,
-    timm_hiera.FAMILY,
-    timm_hrnet.FAMILY,
-    timm_vit.FAMILY,
+    hiera.FAMILY,
+    hrnet.FAMILY,
+    vit.FAMILY,
     dofa.FAMILY,
     croma.FAMILY,
     galileo.FAMILY,

@@ -84,7 +84,7 @@ def demo(
 @app.command()
 def methods(as_json: AsJson = False) -> None:
     """List the methods that run.yaml can name."""
-    from terrafuse.catalogue import read_catalogue
+    from terrafuse.describe.catalogue import read_catalogue
 
     _rows("methods", read_catalogue()["methods"], as_json)
 
@@ -92,7 +92,7 @@ def methods(as_json: AsJson = False) -> None:
 @app.command()
 def backbones(as_json: AsJson = False) -> None:
     """List the backbones that a method can stand on."""
-    from terrafuse.catalogue import read_catalogue
+    from terrafuse.describe.catalogue import read_catalogue
 
     _rows("backbones", read_catalogue()["backbones"], as_json)
 
@@ -100,7 +100,7 @@ def backbones(as_json: AsJson = False) -> None:
 @app.command()
 def layouts(as_json: AsJson = False) -> None:
     """List the folder layouts that `data describe` recognises."""
-    from terrafuse.data.layouts import list_layouts
+    from terrafuse.layouts import list_layouts
 
     _rows("layouts", [asdict(layout) for layout in list_layouts()], as_json)
 
@@ -147,7 +147,7 @@ def schema(
 ) -> None:
     """Print the JSON Schema of run.yaml, for editors."""
     from terrafuse.config import RunConfig
-    from terrafuse.pretrain_config import PretrainConfig
+    from terrafuse.config.pretrain import PretrainConfig
 
     model = PretrainConfig if pretrain else RunConfig
     typer.echo(json.dumps(model.model_json_schema(), indent=2))

@@ -13,7 +13,7 @@ import typer
 from terrafuse.cli.options import AsJson, ManifestFile, number, pairs
 
 if TYPE_CHECKING:
-    from terrafuse.data import Finding
+    from terrafuse.doctor import Finding
 
 data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_args_is_help=True)
 
@@ -136,8 +136,9 @@ def data_stats(
 def _show_all_splits(manifest: Path, as_json: bool) -> None:
     from terrafuse import api
     from terrafuse.cli.splits import print_split, print_statistics_by_split
-    from terrafuse.data import load_manifest, report_split
+    from terrafuse.data import load_manifest
     from terrafuse.progress import Display
+    from terrafuse.splits import report_split
 
     with Display() as display:
         statistics = api.data_stats_by_split(manifest, progress=display.stage("reading"))
@@ -169,8 +170,8 @@ def data_split(
     """Split by whole scenes or spatial blocks with a buffer; writes a new manifest."""
     from terrafuse import api
     from terrafuse.cli.splits import print_split
-    from terrafuse.data import report_split
     from terrafuse.progress import Display
+    from terrafuse.splits import report_split
 
     wanted = {name: number(name, value) for name, value in pairs(shares.split(",")).items()}
     with Display() as display:

@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from terrafuse.data import Finding
+    from terrafuse.doctor import Finding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 # Of findings of one kind, in one modality; the rest is counted.

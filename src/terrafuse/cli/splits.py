@@ -11,7 +11,7 @@ from rich.table import Table
 from terrafuse.modalities import BandStatistics, Modality
 
 if TYPE_CHECKING:
-    from terrafuse.data import SplitReport
+    from terrafuse.splits import SplitReport
 
 
 def print_split(report: SplitReport) -> None:

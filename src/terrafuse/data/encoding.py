@@ -16,8 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.data.files import RasterFile
 from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import BandError, DataError, RasterReadError
 from terrafuse.samples import Window
 

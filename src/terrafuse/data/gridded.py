@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from terrafuse.data.files import RasterFile
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import gdal_path, pool
 from terrafuse.data.overlap import extent_in, meeting_points, relative_scale
+from terrafuse.data.raster_file import RasterFile
 from terrafuse.data.warping import BandSource, warped_document
 from terrafuse.errors import GridMismatchError, RasterReadError
 from terrafuse.samples import Window

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme, Code
-from terrafuse.data.files import RasterFile
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import place, usable_nodata
 from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.raster_file import RasterFile
 from terrafuse.data.warping import BandSource
 from terrafuse.errors import BandError
 from terrafuse.samples import IGNORE_INDEX, Window

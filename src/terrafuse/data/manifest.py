@@ -13,12 +13,11 @@ from typing import Any
 import yaml
 
 from terrafuse.classes import ClassScheme
+from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
-from terrafuse.data.rasters import ReadingRules, RescaleName
-from terrafuse.data.rescaling import RESCALED_UNIT
-from terrafuse.data.scene import Scene
-from terrafuse.data.scene_files import SceneFiles
+from terrafuse.data.rasters import RESCALED_UNIT, ReadingRules, RescaleName
+from terrafuse.data.scene import Scene, SceneFiles
 from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
@@ -38,7 +37,6 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.settings import parse_settings, read_yaml
 from terrafuse.writing import written_whole
 
 

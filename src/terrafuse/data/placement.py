@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from terrafuse.data.files import RasterFile
 from terrafuse.data.grid import Grid
+from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import ConfigError, GridMismatchError, unknown_name
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window

@@ -5,25 +5,73 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
-from terrafuse.data.files import RasterFile, inspect_raster
 from terrafuse.data.grid import Grid, own_window
 from terrafuse.data.handles import is_remote
-from terrafuse.data.kept_labels import KeptArea, KeptLabels
-from terrafuse.data.label_files import ReferenceName, inspect_labels, open_labels
+from terrafuse.data.label_files import (
+    KeptArea,
+    KeptLabels,
+    ReferenceName,
+    inspect_labels,
+    open_labels,
+)
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
 from terrafuse.data.placement import Placement, place_further, place_rasters
+from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.rasters import RasterSource, ReadingRules
-from terrafuse.data.scene_files import SceneFiles
 from terrafuse.data.stored import plain_path
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
+
+
+@dataclass(frozen=True)
+class SceneFiles:
+    """What a scene is made of.
+
+    Args:
+        id: Name of the scene.
+        modalities: What `read` returns, in order.
+        rasters: Files per modality; may hold modalities that are not read but have the grid.
+        known: Every modality of `rasters`, read or not; default: `modalities`.
+        rules: How modalities are read; default: by kind.
+        grid: Modality whose grid is the scene's, or "labels"; None chooses.
+        labels: Raster or vector file.
+        labels_eroded: Likewise, without the boundaries between classes; read only to score.
+        label_rules: How both are read.
+        scheme: What label values mean.
+        split: Part of the data set the scene belongs to.
+        window: Part of the reference grid that is the scene; None = all.
+    """
+
+    id: str
+    modalities: tuple[Modality, ...]
+    rasters: Mapping[str, tuple[str, ...]]
+    known: Mapping[str, Modality] = field(default_factory=dict)
+    rules: Mapping[str, ReadingRules] = field(default_factory=dict)
+    grid: str | None = None
+    labels: str | None = None
+    labels_eroded: str | None = None
+    label_rules: LabelRules = field(default_factory=LabelRules)
+    scheme: ClassScheme | None = None
+    split: str | None = None
+    window: Window | None = None
+
+    @property
+    def references(self) -> dict[ReferenceName, str]:
+        """The label files that can be read."""
+        named: dict[ReferenceName, str | None] = {
+            "labels": self.labels,
+            "labels_eroded": self.labels_eroded,
+        }
+        return {k: path for k, path in named.items() if path is not None and self.scheme}
+
 
 PathLike = str | Path
 

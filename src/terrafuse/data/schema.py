@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from terrafuse.config.base import Settings, parse_settings
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.rasters import ReadingRules, ResamplingName, RescaleName
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window
-from terrafuse.settings import Settings, parse_settings
 
 _SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window")
 

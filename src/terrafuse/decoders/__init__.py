@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from terrafuse.config.options import check_options
 from terrafuse.decoders.aspp import AtrousBranches, PooledContext
 from terrafuse.decoders.fcn import FCNHead
 from terrafuse.decoders.hamburger import HamburgerDecoder, convert_hamburger_state_dict
@@ -13,7 +14,6 @@ from terrafuse.decoders.segformer import SegFormerDecoder, convert_segformer_sta
 from terrafuse.decoders.unetformer import UNetFormerDecoder, convert_unetformer_state_dict
 from terrafuse.decoders.upernet import UPerNetDecoder
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
-from terrafuse.options import check_options
 
 #: Every decoder by its name; takes (channels, num_classes, *, options).
 DECODERS: Mapping[

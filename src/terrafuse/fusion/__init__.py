@@ -23,16 +23,9 @@ from terrafuse.fusion.levels import (
     SumFusion,
     create_level_fusion,
 )
-from terrafuse.fusion.synergy import Guidance, SynergySite
-from terrafuse.fusion.synergy_attention import check_block, run_prompted
-from terrafuse.fusion.synergy_fusion import STREAM_FUSIONS, StreamFusion
-from terrafuse.fusion.synergy_prompts import PromptSettings
-from terrafuse.fusion.synergy_tokens import TokenMap, see_tokens
-from terrafuse.fusion.synergy_variance import VarianceEnhancement, VarianceSettings
 
 __all__ = [
     "FUSIONS",
-    "STREAM_FUSIONS",
     "ChannelLayerNorm",
     "ChannelNorm",
     "ConcatFusion",
@@ -40,23 +33,13 @@ __all__ = [
     "DepthwiseMlp",
     "FeaturePyramid",
     "GatedFusion",
-    "Guidance",
     "GuidedBlock",
     "GuidedGate",
     "LevelFusion",
     "LevelSqueezeFusion",
     "PooledQueryAttention",
-    "PromptSettings",
     "SqueezeExcitationFusion",
-    "StreamFusion",
     "SumFusion",
-    "SynergySite",
-    "TokenMap",
-    "VarianceEnhancement",
-    "VarianceSettings",
-    "check_block",
     "convert_deep_fusion_state_dict",
     "create_level_fusion",
-    "run_prompted",
-    "see_tokens",
 ]

@@ -1,6 +1,7 @@
 """A second modality out of a photo: segments or depth, by a vision foundation model or without."""
 
 from terrafuse.generate.depth import DepthRecipe
+from terrafuse.generate.generators import Maker, Recipe
 from terrafuse.generate.masks import MaskRecipe
 from terrafuse.generate.models import Model, find_model
 from terrafuse.generate.rasters import (
@@ -10,7 +11,6 @@ from terrafuse.generate.rasters import (
     generate_raster,
     refuse_other_settings,
 )
-from terrafuse.generate.recipes import Maker, Recipe
 from terrafuse.generate.segments import paint
 from terrafuse.generate.superpixels import SuperpixelRecipe
 from terrafuse.generate.targets import (

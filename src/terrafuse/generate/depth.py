@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.errors import ConfigError, ModelError, unknown_name
+from terrafuse.generate.generators import Maker, Result
 from terrafuse.generate.models import Model, Precision, load_pipeline, model_note, run_model
 from terrafuse.generate.photos import Picture
-from terrafuse.generate.recipes import Maker, Result
 
 #: What a model's numbers are: large where near; metres from the camera; metres above ground.
 Meaning = Literal["nearness", "distance", "height"]

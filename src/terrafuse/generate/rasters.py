@@ -13,6 +13,7 @@ from typing import Any
 from terrafuse.data.encoding import GENERATOR_TAG, KEY_TAG
 from terrafuse.errors import OutputError
 from terrafuse.generate.cache import WindowCache, fingerprint
+from terrafuse.generate.generators import Recipe
 from terrafuse.generate.photos import Photo, Survey, describe_photo, survey
 from terrafuse.generate.products import (
     RECORD_TAG,
@@ -23,8 +24,7 @@ from terrafuse.generate.products import (
     save_preview,
     write_json,
 )
-from terrafuse.generate.recipes import Recipe
-from terrafuse.generate.sheets import DepthSheet, SegmentSheet
+from terrafuse.generate.rasterizers import DepthSheet, SegmentSheet
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.generate.workers import WindowRunner
 from terrafuse.version import VERSION

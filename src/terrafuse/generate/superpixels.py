@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.extras import from_extra
+from terrafuse.generate.generators import Maker, Result
 from terrafuse.generate.photos import Picture
-from terrafuse.generate.recipes import Maker, Result
 from terrafuse.generate.segments import as_labels
 
 SuperpixelMethod = Literal["slic", "watershed"]

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from terrafuse.data.handles import limit_resources
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.generate.cache import WindowCache
+from terrafuse.generate.generators import Maker, Recipe
 from terrafuse.generate.photos import Photo, Picture
-from terrafuse.generate.recipes import Maker, Recipe
 from terrafuse.generate.segments import as_labels
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.samples import Window

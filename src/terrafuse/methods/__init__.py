@@ -11,6 +11,7 @@ import torch
 
 from terrafuse.backbones import bands_in_turn
 from terrafuse.classes import ClassScheme
+from terrafuse.config.options import check_options
 from terrafuse.errors import (
     ChecksumError,
     UnknownNameError,
@@ -20,10 +21,8 @@ from terrafuse.errors import (
 )
 from terrafuse.methods.ammfusenet import AMMFuseNet
 from terrafuse.methods.cmx import CMX
-from terrafuse.methods.costs import without_values
 from terrafuse.methods.croma import CROMASegmenter
 from terrafuse.methods.decur import DeCUR
-from terrafuse.methods.describing import describe_segmenter, mean_gates
 from terrafuse.methods.dformer import DFormer
 from terrafuse.methods.early_fusion import EarlyFusion
 from terrafuse.methods.galileo import GalileoSegmenter
@@ -37,7 +36,6 @@ from terrafuse.methods.sslvit import SSLViT
 from terrafuse.methods.upseg import UPSeg
 from terrafuse.methods.vsgnet import VSGNet
 from terrafuse.modalities import BandStatistics, Modality
-from terrafuse.options import check_options
 from terrafuse.segmenter import Segmenter
 from terrafuse.tuning import merge_tuning
 from terrafuse.weights import (
@@ -249,10 +247,7 @@ __all__ = [
     "VSGNet",
     "create_segmenter",
     "describe_run",
-    "describe_segmenter",
     "list_methods",
     "load_segmenter",
-    "mean_gates",
     "tuned_state",
-    "without_values",
 ]

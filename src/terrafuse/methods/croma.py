@@ -5,7 +5,7 @@ contrastive radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566.
 
 | paper | here |
 |---|---|
-| radar and optical transformers, position bias | `terrafuse.backbones.croma_encoder` |
+| radar and optical transformers, position bias | `terrafuse.backbones.croma.encoder` |
 | multimodal encoder, cross-attention | `JointEncoder` there |
 | pre-training: contrast and reconstruction | `terrafuse.pretraining.CROMAPretraining` |
 | segmentation | `CROMASegmenter` |

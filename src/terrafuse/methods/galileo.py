@@ -6,7 +6,7 @@ pretrained remote sensing models", ICML 2025, arXiv 2502.09356.
 
 | paper | here |
 |---|---|
-| encoder, embeddings of groups, dates, months and places | `terrafuse.backbones.galileo_encoder` |
+| encoder, embeddings of groups, dates, months and places | `terrafuse.backbones.galileo.encoder` |
 | inputs and their normalisation | `galileo_inputs`, `galileo_reading` there |
 | segmentation | `GalileoSegmenter` |
 

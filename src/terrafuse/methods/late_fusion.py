@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
+from terrafuse.config.options import by_modality
 from terrafuse.errors import ModelError
 from terrafuse.fusion import create_level_fusion
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
-from terrafuse.options import by_modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
 

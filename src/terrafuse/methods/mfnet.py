@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import COLOUR, RGB, ToRGB, is_token_backbone
+from terrafuse.config.options import check_options
 from terrafuse.decoders import convert_unetformer_state_dict, create_decoder
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.fusion import DeepFusion, LevelSqueezeFusion, convert_deep_fusion_state_dict
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
-from terrafuse.options import check_options
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename

@@ -16,11 +16,11 @@ from terrafuse.backbones import (
     create_backbone,
     find_published,
 )
+from terrafuse.config.options import by_modality
 from terrafuse.decoders import FCNHead, SegFormerDecoder, create_decoder
 from terrafuse.decoders.layers import NormName, create_norm
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
-from terrafuse.options import by_modality
 from terrafuse.segmenter import Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights

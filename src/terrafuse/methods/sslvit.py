@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from terrafuse.backbones import PretrainedSource, PyramidBackbone, find_published, fit_bands
-from terrafuse.backbones.timm_models import check_name, module_of
+from terrafuse.backbones.timm.models import check_name, module_of
+from terrafuse.config.options import by_modality
 from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
-from terrafuse.options import by_modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename

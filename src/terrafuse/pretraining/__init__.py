@@ -4,9 +4,8 @@ An objective is a module: images in, scalar losses by name out, whose sum is to 
 it trains are backbones that methods can start from.
 """
 
-from terrafuse.pretraining.croma import CROMAPretraining
+from terrafuse.pretraining.croma import CROMAPretraining, gather_rows
 from terrafuse.pretraining.decur import DeCURPretraining
-from terrafuse.pretraining.gathering import gather_rows
 from terrafuse.pretraining.infonce import SSLViTPretraining, contrast, contrast_logits
 from terrafuse.pretraining.mae import MaskedAutoencoding
 from terrafuse.pretraining.masking import Masking

@@ -15,13 +15,12 @@ from math import log
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from terrafuse.backbones import CROMA, convert_croma_state_dict
-from terrafuse.backbones.croma_encoder import PooledHead, cut_patches
-from terrafuse.backbones.croma_weights import rename_transformer
+from terrafuse.backbones.croma.encoder import PooledHead, cut_patches
+from terrafuse.backbones.croma.weights import rename_transformer
 from terrafuse.errors import ModelError
-from terrafuse.pretraining.gathering import gather_rows
 from terrafuse.pretraining.masking import Masking, TokenDecoder, take_kept
 
 _EPS = 1e-6
@@ -213,3 +212,15 @@ def _pairs(bias: Tensor, asking: Masking, answering: Masking) -> Tensor:
     """Bias (1, heads, L, L) → that of kept pairs (N, heads, K, K')."""
     rows, cols = asking.keep[:, :, None], answering.keep[:, None, :]
     return bias[0][:, rows, cols].transpose(0, 1)
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, int]:
+    """Rows (N, …) of all processes in their order, and where the own ones begin.
+
+    Without gradient, except where there is one process. Processes must have equally many rows.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return x, 0
+    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts), distributed.get_rank() * len(x)

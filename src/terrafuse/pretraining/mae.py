@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.backbones import TokenBackbone, ToRGB
-from terrafuse.backbones.croma_encoder import cut_patches
+from terrafuse.backbones.croma.encoder import cut_patches
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 from terrafuse.pretraining.masking import Masking, TokenDecoder, take_kept

@@ -12,8 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from terrafuse.backbones.croma_encoder import EncoderLayer
-from terrafuse.backbones.dofa_encoder import wave_positions
+from terrafuse.backbones.croma.encoder import EncoderLayer
+from terrafuse.backbones.dofa.encoder import wave_positions
 from terrafuse.errors import ModelError
 
 

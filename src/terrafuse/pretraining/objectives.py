@@ -20,10 +20,10 @@ from terrafuse.backbones import (
     is_token_backbone,
 )
 from terrafuse.backbones.sentinel import scale_two_sigma
+from terrafuse.config.options import check_options, option_names
+from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.errors import ConfigError, ModelError, UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
-from terrafuse.options import check_options, option_names
-from terrafuse.pretrain_config import PretrainConfig
 from terrafuse.pretraining.croma import CROMAPretraining
 from terrafuse.pretraining.decur import DeCURPretraining
 from terrafuse.pretraining.infonce import SSLViTPretraining

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone, create_backbone, images_of, is_token_backbone
+from terrafuse.config.options import by_modality
+from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.modalities import Modality
-from terrafuse.options import by_modality
-from terrafuse.pretrain_config import PretrainConfig
 from terrafuse.samples import Batch, round_up
 from terrafuse.segmenter import Inputs, SensorModel
 

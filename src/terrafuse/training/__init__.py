@@ -2,8 +2,8 @@
 
 from terrafuse.training.losses import LOSSES, create_loss
 from terrafuse.training.pretrain import pretrain
-from terrafuse.training.rehearsal import time_steps
-from terrafuse.training.run_folder import check_startable, is_first_process
+from terrafuse.training.run_state import check_startable, is_first_process
+from terrafuse.training.step_timing import time_steps
 from terrafuse.training.train import check_crop_size, check_settings, train
 
 __all__ = [

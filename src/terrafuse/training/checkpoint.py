@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 
 from terrafuse.errors import TrainingError
 from terrafuse.training.callbacks import is_step_end
-from terrafuse.training.run_folder import Position, position_fields
+from terrafuse.training.run_state import Position, position_fields
 from terrafuse.training.task import LearningTask
 from terrafuse.writing import written_whole
 

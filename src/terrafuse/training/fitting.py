@@ -12,11 +12,11 @@ from lightning.pytorch import Trainer
 
 from terrafuse.errors import StoppedError
 from terrafuse.progress import Display
-from terrafuse.training import run_folder
+from terrafuse.training import run_state
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import RunLog
 from terrafuse.training.quiet import fitting_threads, quiet_lightning
-from terrafuse.training.run_folder import Position
+from terrafuse.training.run_state import Position
 from terrafuse.training.task import LearningTask
 from terrafuse.training.trainer import create_trainer
 
@@ -45,15 +45,15 @@ def carry_out(
         if not position.is_done:
             fit(run)
             gc.collect()  # Lightning's cycles keep the reading processes alive
-        if run_folder.is_first_process():
+        if run_state.is_first_process():
             finish(run)
 
 
 def open_log(out: Path, position: Position) -> RunLog | None:
     """The log of a run from where it stands on; None in every process but the first."""
-    if not run_folder.is_first_process():
+    if not run_state.is_first_process():
         return None
-    return RunLog(out / run_folder.LOG, last_step=position.step)
+    return RunLog(out / run_state.LOG, last_step=position.step)
 
 
 def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Position) -> None:
@@ -72,7 +72,7 @@ def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Posi
     last: LastCheckpoint = callbacks[-1]
     trainer = create_trainer(task.config, callbacks, out)
     _warn_of_other_processes(position, trainer)
-    checkpoint = out / run_folder.LAST if position.step else None
+    checkpoint = out / run_state.LAST if position.step else None
     trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     if last.stopped_by is not None and trainer.global_step < task.config.steps:
         raise StoppedError(

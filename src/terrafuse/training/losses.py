@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import LossConfig
+from terrafuse.config.options import check_options
 from terrafuse.errors import ConfigError, LabelError, UnknownNameError, unknown_name
-from terrafuse.options import check_options
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import SegmenterOutput
 

@@ -14,29 +14,21 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from terrafuse.backbones import save_backbone
-from terrafuse.data import (
-    Manifest,
-    Scene,
-    Views,
-    apply_normalization,
-    compute_statistics,
-    describe_augmentation,
-    open_dataset,
-    views_loader,
-)
+from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
+from terrafuse.data import Manifest, Scene, apply_normalization, compute_statistics, open_dataset
 from terrafuse.errors import ConfigError
-from terrafuse.pretrain_config import PretrainConfig, load_pretrain_config
 from terrafuse.pretraining import Pretrainer, create_pretrainer
 from terrafuse.progress import Display
 from terrafuse.samples import Batch
+from terrafuse.sampling import Views, describe_augmentation, views_loader
 from terrafuse.segmenter import SensorModel
-from terrafuse.training import run_folder
+from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import carry_out, fit_task, open_log
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.quiet import quiet_lightning
-from terrafuse.training.run_folder import Facts, Position
+from terrafuse.training.run_state import Facts, Position
 from terrafuse.training.task import LearningTask, LoaderFactory
 from terrafuse.training.train import check_crop_size
 from terrafuse.training.trainer import check_trainer
@@ -81,11 +73,11 @@ def pretrain(
     config = config.model_copy(update={"data": data})
     with quiet_lightning():
         check_trainer(config.training)
-    if run_folder.is_first_process():
-        run_folder.check_startable(out, config, resume=resume, read=load_pretrain_config)
-    if resume and run_folder.is_finished(out, PRETRAIN_JSON):
+    if run_state.is_first_process():
+        run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
+    if resume and run_state.is_finished(out, PRETRAIN_JSON):
         return out
-    position = run_folder.read_position(out) if resume else Position()
+    position = run_state.read_position(out) if resume else Position()
     prepare = partial(_prepare, config, out, position)
     carry_out(prepare, _fit, _finish, position=position, progress=progress)
     return out
@@ -165,7 +157,7 @@ class KeepLast(Callback):  # type: ignore[misc]  # Lightning is not typed for us
         if trainer.is_global_zero:
             prefix = "pretrainer."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            run_folder.save_state(self.kept, own)
+            run_state.save_state(self.kept, own)
 
 
 def _is_due(config: PretrainConfig, step: int) -> bool:
@@ -181,7 +173,7 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
     if pretrainer.needs_all:
         scenes = _complete(scenes, config)
-    facts = run_folder.read_facts(out, config.data.manifest)
+    facts = run_state.read_facts(out, config.data.manifest)
     if facts is None:
         measured = compute_statistics(
             scenes, modalities, progress=display.stage("measuring statistics")
@@ -190,10 +182,10 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
         facts = Facts(statistics, (), digest(manifest.path))
     pretrainer.set_statistics(facts.statistics)
     pretrainer.train()
-    if run_folder.is_first_process():
+    if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, modalities):
             display.say(f"random changes, {line}")
-        run_folder.begin(out, config, facts)
+        run_state.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
 
 
@@ -211,11 +203,11 @@ def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
 
 def _fit(run: _Run) -> None:
     training = run.config.training
-    last = LastCheckpoint(run.out / run_folder.LAST, partial(_is_due, run.config))
+    last = LastCheckpoint(run.out / run_state.LAST, partial(_is_due, run.config))
     callbacks = [
         StepLog(open_log(run.out, run.position), training, names_one=True),
         StepProgress(run.display, training.steps),
-        KeepLast(run.out / run_folder.KEPT, run.config),
+        KeepLast(run.out / run_state.KEPT, run.config),
         last,
     ]
     task = PretrainingTask(run.pretrainer, run.config, _loader_factory(run, last))
@@ -247,12 +239,12 @@ def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
 
 def _finish(run: _Run) -> None:
     """Save each backbone, say what they are, draw the curve, remove what is left over."""
-    kept = run.out / run_folder.KEPT
+    kept = run.out / run_state.KEPT
     load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'")
     learned = run.pretrainer.learned
     files = {name: f"{name}.safetensors" for name in learned}
     objective = run.config.objective.name
-    save_curves(run.out / run_folder.LOG, "", run.out / FIGURES)
+    save_curves(run.out / run_state.LOG, "", run.out / FIGURES)
     with written_whole(*(run.out / file for file in files.values()), run.out / PRETRAIN_JSON) as (
         *paths,
         description,
@@ -270,4 +262,4 @@ def _finish(run: _Run) -> None:
             "terrafuse_version": VERSION,
         }
         description.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    run_folder.tidy(run.out)
+    run_state.tidy(run.out)

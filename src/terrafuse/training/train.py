@@ -16,24 +16,20 @@ from terrafuse.data import (
     Manifest,
     Scene,
     apply_normalization,
-    check_manifest,
     class_counts,
     compute_statistics,
-    describe_augmentation,
-    labelled_scenes,
     open_dataset,
-    refuse_untrainable,
-    share_labels,
-    training_loader,
     typical_pixel_size_m,
 )
+from terrafuse.doctor import check_manifest, refuse_untrainable
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import describe_run, tuned_state
 from terrafuse.modalities import window_alignment
 from terrafuse.progress import Display
+from terrafuse.sampling import describe_augmentation, labelled_scenes, share_labels, training_loader
 from terrafuse.segmenter import Segmenter
-from terrafuse.training import run_folder
+from terrafuse.training import run_state
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -42,7 +38,7 @@ from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
 from terrafuse.training.quiet import quiet_lightning
-from terrafuse.training.run_folder import Facts, Position
+from terrafuse.training.run_state import Facts, Position
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer
 from terrafuse.training.validation import (
@@ -90,11 +86,11 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
     check_settings(config)
-    if run_folder.is_first_process():
-        run_folder.check_startable(out, config, resume=resume)
-    if resume and run_folder.is_finished(out):
+    if run_state.is_first_process():
+        run_state.check_startable(out, config, resume=resume)
+    if resume and run_state.is_finished(out):
         return out
-    position = run_folder.read_position(out) if resume else Position()
+    position = run_state.read_position(out) if resume else Position()
     prepare = partial(_prepare, config, out, position)
     carry_out(prepare, _fit, _finish, position=position, progress=progress)
     return out
@@ -137,7 +133,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     check_crop_size(config.data, manifest)
     scored_classes(config.evaluation, manifest.scheme)  # refuses what is no class
     # Of an earlier part of the run, or of the first process, which has then checked the data.
-    facts = run_folder.read_facts(out, config.data.manifest)
+    facts = run_state.read_facts(out, config.data.manifest)
     if facts is None:
         _check_data(config, manifest, display)
     segmenter = build_segmenter(config, manifest)
@@ -158,10 +154,10 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
-    if run_folder.is_first_process():
+    if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
             display.say(f"random changes, {line}")
-        run_folder.begin(out, config, facts)
+        run_state.begin(out, config, facts)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
     )
@@ -245,14 +241,14 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
         run.val_scenes,
         run.manifest.scheme,
         config,
-        run.out / run_folder.KEPT,
+        run.out / run_state.KEPT,
         step_log=step_log,
         progress=step_progress,
         average=average,
         picture=picture,
     )
     last = LastCheckpoint(
-        run.out / run_folder.LAST,
+        run.out / run_state.LAST,
         lambda step: is_validation_due(step, training),
         lambda: validation.is_exhausted,
     )
@@ -287,7 +283,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
 
 def _finish(run: _Run) -> None:
     """Save the kept weights as the model, draw the curves, remove what is left over."""
-    kept = run.out / run_folder.KEPT
+    kept = run.out / run_state.KEPT
     load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'")
     info = describe_run(
         run.segmenter,
@@ -299,5 +295,5 @@ def _finish(run: _Run) -> None:
         grid=run.manifest.grid,
     )
     save_model(run.out, tuned_state(run.segmenter), info)
-    save_curves(run.out / run_folder.LOG, run.config.training.monitor, run.out / FIGURES)
-    run_folder.tidy(run.out)
+    save_curves(run.out / run_state.LOG, run.config.training.monitor, run.out / FIGURES)
+    run_state.tidy(run.out)

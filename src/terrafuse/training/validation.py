@@ -36,7 +36,7 @@ from terrafuse.training.callbacks import (
     is_due,
     is_step_end,
 )
-from terrafuse.training.run_folder import save_weights
+from terrafuse.training.run_state import save_weights
 from terrafuse.training.task import SegmentationTask
 
 #: (segmenter, step) → a picture on disk.

@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from terrafuse.backbones import Backbone
+from terrafuse.config.options import check_options
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
-from terrafuse.options import check_options
 from terrafuse.tuning.adapter import adapter
-from terrafuse.tuning.additions import Addition
+from terrafuse.tuning.base import Addition
 from terrafuse.tuning.dora import dora
 from terrafuse.tuning.freezing import bitfit, frozen, full, norms, pretrained_parameters
 from terrafuse.tuning.lora import lora

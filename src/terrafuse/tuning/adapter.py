@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
-from terrafuse.tuning.additions import Addition, Mixing, by_modality
-from terrafuse.tuning.places import find_blocks, linears_of_mlp, projection_of
+from terrafuse.tuning.base import Addition, Mixing, by_modality
+from terrafuse.tuning.targets import find_blocks, linears_of_mlp, projection_of
 
 
 def adapter(

@@ -19,7 +19,7 @@ from terrafuse.tuning.lora import (
     linear_in,
     replace_layer,
 )
-from terrafuse.tuning.places import Target, find_layers
+from terrafuse.tuning.targets import Target, find_layers
 
 
 def dora(

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
-from terrafuse.tuning.additions import Addition, Mixing
-from terrafuse.tuning.places import LinearPlace, Target, find_layers
+from terrafuse.tuning.base import Addition, Mixing
+from terrafuse.tuning.targets import LinearPlace, Target, find_layers
 
 #: Queries, values and the MLP, as published for several modalities.
 DEFAULT_TARGETS: tuple[Target, ...] = ("q", "v", "mlp")

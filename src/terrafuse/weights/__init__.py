@@ -12,7 +12,7 @@ from terrafuse.weights.files import (
     write_tensors,
 )
 from terrafuse.weights.renaming import Rename, rename
-from terrafuse.weights.run_folder import (
+from terrafuse.weights.saved_model import (
     FORMAT_VERSION,
     METRICS_JSON,
     MODEL_JSON,

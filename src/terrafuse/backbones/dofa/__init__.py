@@ -1,0 +1,10 @@
+"""DOFA: one transformer for any bands, told apart by their wavelengths."""
+
+from terrafuse.backbones.dofa.model import DOFA, FAMILY, OFFSET_LR_FACTOR, find_alike
+
+__all__ = [
+    "DOFA",
+    "FAMILY",
+    "OFFSET_LR_FACTOR",
+    "find_alike",
+]

@@ -1,0 +1,326 @@
+"""Building timm models: any band count, any weights, errors that name what was wrong."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import model_entrypoint
+from torch import Tensor, nn
+
+from terrafuse.backbones.base import Backbone, PretrainedSource
+from terrafuse.backbones.colour import RGB
+from terrafuse.backbones.family import Request
+from terrafuse.backbones.first_layer import fit_bands, is_in_turn
+from terrafuse.config.options import check_options, option_names
+from terrafuse.errors import (
+    ModelError,
+    UnknownNameError,
+    WeightsMismatchError,
+    WeightsNotFoundError,
+)
+from terrafuse.modalities import Modality
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+
+#: Value of `weights` that asks timm for its own.
+TIMM_WEIGHTS = "timm"
+#: Value of `weights` that asks for the published file of a model that timm does not have.
+HUB_WEIGHTS = "hub"
+
+_NVIDIA = "NVIDIA Source Code License for SegFormer (non-commercial)"
+
+#: Published files by their names, or where a name is everybody's by their places: SHA-256 or its
+#: first digits, as far as known, and licence.
+PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
+    "sam_vit_b_01ec64.pth": (
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "apache-2.0",
+    ),
+    "sam_vit_l_0b3195.pth": (
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622", "apache-2.0",
+    ),
+    "sam_vit_h_4b8939.pth": (
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "apache-2.0",
+    ),
+    # torchgeo's copies of DOFA have the first digits in their names, as is the habit of torch.hub.
+    "dofa_base_patch16_224-a0275954.pth": ("a0275954", "cc-by-4.0"),
+    "dofa_large_patch16_224-0ff904d3.pth": ("0ff904d3", "cc-by-4.0"),
+    "DOFA_ViT_base_e100.pth": (None, "cc-by-4.0"),
+    "DOFA_ViT_large_e100.pth": (None, "cc-by-4.0"),
+    "dofav2_vit_base_e150.pth": (None, "cc-by-4.0"),
+    "dofav2_vit_large_e150.pth": (None, "cc-by-4.0"),
+    # torchgeo's copies, and the authors' own files.
+    "CROMA_base-0238d814.pt": ("0238d814", "mit"),
+    "CROMA_large-921e69ad.pt": ("921e69ad", "mit"),
+    "CROMA_base.pt": (None, "mit"),
+    "CROMA_large.pt": (None, "mit"),
+    "hf://nasaharvest/galileo/models/nano/encoder.pt": (
+        "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c", "mit",
+    ),
+    "hf://nasaharvest/galileo/": (None, "mit"),
+    "rn50_ssl4eo-s12_sar_decur_ep100-f0e69ba2.pth": ("f0e69ba2", "unknown"),
+    "rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth": ("fc6b09ff", "unknown"),
+    **{
+        f"DFormer_{size}.pth.tar": (None, "non-commercial use only (README of VCIP-RGBD/DFormer)")
+        for size in ("Tiny", "Small", "Base", "Large")
+    },
+    "hf://bbynku/DFormerv2/": (None, "non-commercial use only (README of VCIP-RGBD/DFormer)"),
+    **{f"mit_b{i}.pth": (None, _NVIDIA) for i in range(6)},
+    **{f"hf://nvidia/mit-b{i}/pytorch_model.bin": (None, _NVIDIA) for i in range(6)},
+}  # fmt: skip
+
+
+def find_published(weights: str | Path) -> tuple[str | None, str]:
+    """SHA-256 of a published file as far as known, and licence, or None and "unknown".
+
+    Args:
+        weights: Path, or "hf://…".
+    """
+    for key, found in PUBLISHED_FILES.items():
+        whole = key.endswith("/") and str(weights).startswith(key)  # a repository
+        if whole or key in (str(weights), Path(weights).name):
+            return found
+    return None, "unknown"
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UnknownNameError: With the nearest names.
+    """
+    if timm.is_model(name):
+        return
+    # There are more than a thousand names: near ones help, all of them do not.
+    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+    hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
+    raise UnknownNameError(
+        f"unknown backbone '{name}'.{hint} 'terrafuse backbones' lists families; any timm name "
+        "of a pyramid or a plain vision transformer is allowed"
+    )
+
+
+def module_of(name: str) -> str:
+    """Module of timm in which a model is written ("resnet", "vision_transformer")."""
+    return str(model_entrypoint(name.split(".")[0]).__module__).rpartition(".")[2]
+
+
+def is_of(name: str, modules: Iterable[str]) -> bool:
+    """Whether timm has a model of this name, written in one of its modules."""
+    return timm.is_model(name) and module_of(name) in modules
+
+
+def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
+    """A backbone of timm; options that are not its own go to timm.
+
+    Args:
+        backbone: Its class.
+        request: What was asked for.
+    """
+    own = {k: value for k, value in request.options.items() if k in option_names(backbone)}
+    rest = {k: value for k, value in request.options.items() if k not in own}
+    checked = check_options("backbone", request.name, backbone, own)
+    return backbone(
+        request.name,
+        request.in_channels,
+        request.modalities,
+        weights=request.weights,
+        **checked,
+        **rest,
+    )
+
+
+def wants_file(weights: str | None) -> bool:
+    """Whether `weights` names a file that is to be loaded now."""
+    return weights not in (None, TIMM_WEIGHTS) and pretrained_wanted()
+
+
+def refuse_timm(name: str, weights: str | None) -> None:
+    """Refuse timm's weights for a backbone that is not timm's.
+
+    Raises:
+        WeightsNotFoundError: They are asked for.
+    """
+    if weights == TIMM_WEIGHTS:
+        raise WeightsNotFoundError(
+            f"timm has no pretrained weights for '{name}'. Choose weights '{HUB_WEIGHTS}' for the "
+            "published ones, give the path of a checkpoint, or leave 'weights' out"
+        )
+
+
+def build(
+    name: str,
+    in_channels: int,
+    weights: str | None,
+    own_options: Iterable[str],
+    modalities: Sequence[Modality] | None = None,
+    **options: Any,
+) -> tuple[Any, PretrainedSource | None]:
+    """A timm model without classifier.
+
+    Args:
+        name: timm name.
+        in_channels: Bands of the image.
+        weights: None for random values, "timm" for timm's own, else left to `load_file_into`.
+        own_options: Options of our wrapper, for the message on an unknown one.
+        modalities: Whose bands come in, where they are known; see `fit_bands`.
+        options: Arguments of timm's constructor.
+
+    Returns:
+        The model, and where its weights came from.
+
+    Raises:
+        UnknownNameError: timm's model takes no such option.
+        ModelError: The model cannot be built with these options.
+        WeightsNotFoundError: Pretrained weights are wanted and cannot be fetched.
+    """
+    pretrained = weights == TIMM_WEIGHTS and pretrained_wanted()
+    if pretrained:
+        _check_published(name)
+    try:
+        model = timm.create_model(name, in_chans=in_channels, num_classes=0, **options)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise ModelError(f"backbone '{name}' cannot be built: {error}") from error
+        raise UnknownNameError(
+            f"unknown option '{unknown[1]}' of backbone '{name}'. Known: "
+            f"{', '.join(sorted(own_options))}, weights and timm's arguments for this model"
+        ) from None
+    except (AssertionError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"backbone '{name}' cannot be built with {options}: {error}") from error
+    if not pretrained:
+        return model, None
+    del model  # it has shown that name and options are right; large ones need their memory twice
+    return _fetch(name, in_channels, modalities, options)
+
+
+def _check_published(name: str) -> None:
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        raise WeightsNotFoundError(
+            f"timm has no pretrained weights for '{name}'. Leave 'weights' out to train from "
+            "scratch, or give the path of a checkpoint"
+        )
+
+
+def _fetch(
+    name: str,
+    in_channels: int,
+    modalities: Sequence[Modality] | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, PretrainedSource]:
+    config = timm.get_pretrained_cfg(name)
+    try:
+        model = timm.create_model(
+            name, pretrained=True, in_chans=in_channels, num_classes=0, **options
+        )
+    except Exception as error:  # the hub's errors come from several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise WeightsNotFoundError(
+            f"pretrained weights of backbone '{name}' ({config.hf_hub_id or config.url}) are not "
+            f"on this machine and cannot be fetched ({reason}). Fetch them where there is a "
+            "network and give their path as 'weights', or leave 'weights' out"
+        ) from error
+    if modalities is not None and config.input_size[0] == RGB and not is_in_turn():
+        _refit(model, _listed(config.first_conv), in_channels, modalities)
+    return model, PretrainedSource(name, str(config.hf_hub_id or config.url), licence_of(name))
+
+
+def _refit(
+    model: nn.Module, first: Sequence[str], in_channels: int, modalities: Sequence[Modality]
+) -> None:
+    """`fit_bands` for a first layer that timm has already adapted from three bands."""
+    # timm's feature networks join the two uppermost names where they take a list apart.
+    names = {f"{layer}.weight" for layer in first}
+    names |= {name.replace(".", "_", 1) for name in names}
+    for name, value in model.named_parameters():
+        if name in names and value.ndim == 4 and value.shape[1] == in_channels >= RGB:
+            # The first three of the repeated kernels are the published ones times 3 / C.
+            kernels = value.detach()[:, :RGB] * (in_channels / RGB)
+            value.data.copy_(fit_bands(kernels, in_channels, modalities))
+
+
+def licence_of(name: str) -> str:
+    """Licence of timm's weights of a model, or "unknown"."""
+    config = timm.get_pretrained_cfg(name)
+    return str((config and config.license) or "unknown")
+
+
+def load_file_into(
+    part: nn.Module,
+    rename: Callable[[str], str | None],
+    whole: nn.Module,
+    known: Mapping[str, Tensor],
+    name: str,
+    weights: str | Path,
+    *,
+    prefix: str = "",
+    modalities: Sequence[Modality] | None = None,
+) -> PretrainedSource:
+    """Weights in a file → the parts of a timm model that are in use.
+
+    Names follow timm's; what timm converts (checkpoints of the original authors) is converted.
+    The classifier may be absent or of any size, parts that are not in use may be absent, and the
+    first convolution is adapted to the bands (`fit_bands`). Everything else must fit.
+    A file with the name of one in `PUBLISHED_FILES` must be that file.
+
+    Args:
+        part: What is in use.
+        rename: timm's name of a value → its name in `part`, or None where it is not in use.
+        whole: The timm model, which knows how to convert checkpoints.
+        known: Its values before any part was taken away, by which foreign names are told.
+        name: timm name.
+        weights: Path, or "hf://…".
+        prefix: Under which the authors' own files hold this model beside others, which are left
+            out.
+        modalities: Whose bands come in, where they are known; see `fit_bands`.
+
+    Raises:
+        WeightsMismatchError: Values are missing, unknown or of another shape.
+        ChecksumError: The file is not the published one of its name.
+    """
+    where = f"weights '{weights}' for backbone '{name}'"
+    sha256, licence = find_published(weights)
+    state = read_weights(weights, sha256=sha256)
+    if prefix and any(key.startswith(prefix) for key in state):
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    state = _in_timms_names(state, whole, where)
+    config: Mapping[str, Any] = getattr(whole, "pretrained_cfg", {})
+    # The classifier "head.fc" stands for all of "head": a norm in it belongs to it.
+    heads = tuple(head.split(".")[0] + "." for head in _listed(config.get("classifier")))
+    first = [f"{layer}.weight" for layer in _listed(config.get("first_conv"))]
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        new = rename(key) if key in known else None
+        if new is not None:
+            renamed[new] = (
+                fit_bands(value, known[key].shape[1], modalities) if key in first else value
+            )
+        elif key not in known and not key.startswith(heads):
+            renamed[key] = value  # reported as unexpected
+    load_strict(part, renamed, where=where)
+    return PretrainedSource(name, str(weights), licence)
+
+
+def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> dict[str, Tensor]:
+    # By timm's convention the module of a model holds a converter of that name.
+    convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        converted: dict[str, Tensor] = convert(state, whole)
+    except (KeyError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+        raise WeightsMismatchError(
+            f"{where} do not fit the model; timm's conversion of checkpoints fails on {error}. "
+            "Choose the model that they were made for, or other weights"
+        ) from None
+    return converted
+
+
+def _listed(names: str | Iterable[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())

@@ -1,0 +1,213 @@
+"""Any timm pyramid (ResNet, ConvNeXt, Swin, EfficientNet …) as levels, stage by stage."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import timm
+from timm.models import FeatureListNet
+from torch import Tensor, nn
+
+from terrafuse.backbones.base import PyramidBackbone
+from terrafuse.backbones.family import Family
+from terrafuse.backbones.timm import models as timm_models
+from terrafuse.errors import ModelError
+from terrafuse.modalities import Modality
+
+# These pad their attention windows themselves once timm is told that any size may come.
+_ANY_SIZE_ON_REQUEST = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
+_OWN_OPTIONS = ("strides", "every_stage")
+
+
+class TimmPyramid(PyramidBackbone):
+    """A timm model with a pyramid of features.
+
+    Args:
+        name: timm name.
+        in_channels: Bands of the image.
+        modalities: Whose bands they are, by which pretrained kernels are given to them.
+        weights: None = from scratch, "timm" = pretrained by timm, else a path.
+        strides: Which levels; default: all from 4 on. ResNets and others also have 2.
+        every_stage: Whether each stage makes a level; else, of stages with one stride (as with
+            timm's `output_stride`), only the last does.
+        timm_options: Arguments of timm's constructor (`drop_path_rate`, `depths` …).
+
+    Raises:
+        ModelError: The model is no sequence of stages, takes images of one size only, or lacks a
+            level asked for.
+    """
+
+    flat_files = True
+
+    def __init__(
+        self,
+        name: str,
+        in_channels: int,
+        modalities: Sequence[Modality] | None = None,
+        *,
+        weights: str | None = None,
+        strides: Sequence[int] | None = None,
+        every_stage: bool = False,
+        **timm_options: Any,
+    ) -> None:
+        super().__init__()
+        options = timm_options | _any_size_options(name)
+        net, self.pretrained = timm_models.build(
+            name, in_channels, weights, _OWN_OPTIONS, modalities, features_only=True, **options
+        )
+        taps = _choose_taps(name, net, strides, every_stage)
+        modules = _modules_in_order(name, net)
+        self.channels = tuple(info["num_chs"] for info in taps)
+        self.strides = tuple(info["reduction"] for info in taps)
+        self.stride = max(info["reduction"] for info in taps)
+        channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.stem, self.stages = _split(modules, [info["module"] for info in taps], channels_last)
+        if timm_models.wants_file(weights):
+            whole, _ = timm_models.build(name, in_channels, None, _OWN_OPTIONS, **options)
+            self.pretrained = timm_models.load_file_into(
+                self,
+                self._rename(list(modules)),
+                whole,
+                whole.state_dict(),
+                name,
+                str(weights),
+                modalities=modalities,
+            )
+
+    def _rename(self, modules: Sequence[str]) -> Callable[[str], str | None]:
+        own = {name.split(".", 2)[2] if name.startswith("stages.") else name.split(".", 1)[1]: name
+               for name in self.state_dict()}  # fmt: skip
+
+        def rename(key: str) -> str | None:
+            # timm's feature networks join the two uppermost names where they take a list apart.
+            joined = key.replace(".", "_", 1)
+            return own.get(key) or (own.get(joined) if joined.split(".")[0] in modules else None)
+
+        return rename
+
+
+class Stage(nn.Sequential):
+    """Modules in a row; maps are channel-first outside, whatever the modules use inside.
+
+    Args:
+        modules: Modules by name.
+        channels_last_in: They take (N, H, W, C).
+        channels_last_out: They return (N, H, W, C).
+    """
+
+    def __init__(
+        self,
+        modules: OrderedDict[str, nn.Module],
+        *,
+        channels_last_in: bool = False,
+        channels_last_out: bool = False,
+    ) -> None:
+        super().__init__(modules)
+        self.channels_last_in = channels_last_in
+        self.channels_last_out = channels_last_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) → map (N, C', H', W')."""
+        if self.channels_last_in:
+            x = x.permute(0, 2, 3, 1)  # (N, H, W, C)
+        for module in self:
+            x = module(x)
+        return x.permute(0, 3, 1, 2) if self.channels_last_out else x  # (N, C, H, W)
+
+
+def _any_size_options(name: str) -> dict[str, Any]:
+    if timm_models.module_of(name) in _ANY_SIZE_ON_REQUEST:
+        return {"strict_img_size": False}
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        raise ModelError(
+            f"backbone '{name}' takes images of one size only ({config.input_size[1]} px). "
+            "Choose one that takes any: resnet*, convnext*, swin*, efficientnet*, vit_*"
+        )
+    return {}
+
+
+def _choose_taps(
+    name: str, net: Any, strides: Sequence[int] | None, every_stage: bool
+) -> list[dict[str, Any]]:
+    # Of several features with one stride the last has seen most.
+    by_stride = {info["reduction"]: info for info in net.feature_info.info}
+    wanted = sorted(set(strides)) if strides else [s for s in by_stride if s >= 4]
+    lacking = [stride for stride in wanted if stride not in by_stride]
+    if lacking:
+        raise ModelError(
+            f"backbone '{name}' has no level of stride {', '.join(map(str, lacking))}; it has "
+            f"{', '.join(map(str, by_stride))}"
+        )
+    if every_stage:
+        return [info for info in net.feature_info.info if info["reduction"] in wanted]
+    return [by_stride[stride] for stride in wanted]
+
+
+def _modules_in_order(name: str, net: Any) -> dict[str, nn.Module]:
+    """The modules of a feature network whose `forward` calls them one after the other."""
+    if type(net) is FeatureListNet:
+        return dict(net.items())
+    # EfficientNet and MobileNet have a class of their own, with the same meaning.
+    if all(hasattr(net, part) for part in ("conv_stem", "bn1", "blocks")):
+        before = {key: module for key, module in net.named_children() if key != "blocks"}
+        return before | {f"blocks_{i}": block for i, block in enumerate(net.blocks)}
+    raise ModelError(
+        f"backbone '{name}' is no sequence of stages in timm ({type(net).__name__}), so it cannot "
+        "be used. Choose another: resnet*, convnext*, swin*, efficientnet*, vit_*"
+    )
+
+
+def _split(
+    modules: dict[str, nn.Module], taps: Sequence[str], channels_last: bool
+) -> tuple[Stage, nn.ModuleList]:
+    """Modules up to each tap as a stage; what comes before the first tapped module is the stem."""
+    names = list(modules)
+    ends = [names.index(_where(tap, names)) for tap in taps]
+    parts = [names[: ends[0]], names[ends[0] : ends[0] + 1]]
+    parts += [names[a + 1 : b + 1] for a, b in pairwise(ends)]
+    stem, *stages = [
+        Stage(
+            OrderedDict((name, modules[name]) for name in part),
+            channels_last_in=channels_last and index > 0,
+            channels_last_out=channels_last and bool(part),
+        )
+        for index, part in enumerate(parts)
+    ]
+    return stem, nn.ModuleList(stages)
+
+
+def _where(tap: str, names: Sequence[str]) -> str:
+    # MobileNet's stem is tapped after its activation, though timm names the norm before it.
+    if tap == "bn1" and "act1" in names:
+        return "act1"
+    return tap if tap in names else tap.replace(".", "_", 1)
+
+
+def _owns(name: str) -> bool:
+    timm_models.check_name(name)
+    return True
+
+
+#: Of every model of timm that is no other family's.
+FAMILY = Family(
+    examples={
+        "ResNet": ("resnet18", "resnet50", "resnet101"),
+        "ConvNeXt": ("convnext_atto", "convnext_tiny", "convnext_base"),
+        "ConvNeXt V2": ("convnextv2_atto", "convnextv2_tiny", "convnextv2_base"),
+        "Swin": ("swin_tiny_patch4_window7_224", "swin_base_patch4_window7_224"),
+        "Swin V2": ("swinv2_tiny_window8_256", "swinv2_base_window8_256"),
+        "EfficientNet": ("efficientnet_b0", "efficientnet_b3", "tf_efficientnetv2_s"),
+        "MobileNetV3": ("mobilenetv3_small_100", "mobilenetv3_large_100"),
+        "RegNet": ("regnety_002", "regnety_032"),
+        "PVT v2": ("pvt_v2_b0", "pvt_v2_b2"),
+    },
+    kind="pyramid",
+    backbone=TimmPyramid,
+    owns=_owns,
+    create=lambda request: timm_models.create(TimmPyramid, request),
+    licence=timm_models.licence_of,
+)

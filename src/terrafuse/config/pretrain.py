@@ -1,0 +1,93 @@
+"""The settings of `terrafuse pretrain` as one pydantic model: data + objective + backbone.
+
+Like `run.yaml` without labels: what only labels give a meaning is no key here, or is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+from terrafuse.config.run import DataConfig, LearningConfig
+
+#: Settings of data that only labels, or a method, give a meaning → the value they must have.
+_WITHOUT_LABELS: Mapping[str, Any] = {
+    "modality_dropout": 0.0,
+    "label_share": 1.0,
+    "label_seed": 0,
+}
+
+
+class PretrainTrainingConfig(LearningConfig):
+    """How the backbones learn."""
+
+    save_every: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; default: ten over the run."
+    )
+
+
+class PretrainConfig(Settings):
+    """Everything a pre-training is."""
+
+    data: DataConfig
+    objective: NamedOptions
+    backbone: str | dict[str, str] = Field(
+        description="Name of a backbone, for all modalities or by modality."
+    )
+    backbone_options: dict[str, Any] = Field(
+        default_factory=dict, description="As a method's `backbone_options`."
+    )
+    weights: str | None = Field(
+        None, description="Where the backbone starts: as a method's `weights`; default: anew."
+    )
+    training: PretrainTrainingConfig = Field(default_factory=PretrainTrainingConfig)
+
+    @model_validator(mode="after")
+    def _needs_no_labels(self) -> PretrainConfig:
+        for key, neutral in _WITHOUT_LABELS.items():
+            value = getattr(self.data, key, neutral)
+            if value != neutral:
+                raise ValueError(
+                    f"'data.{key}' is {value!r}, which means nothing without labels; leave it out"
+                )
+        if self.data.sampling == "balanced":
+            raise ValueError(
+                "'data.sampling' is 'balanced', which balances classes, and labels are not read; "
+                "choose random, grid or scene"
+            )
+        return self
+
+
+def load_pretrain_config(
+    path: Path | str, overrides: Mapping[str, str] | None = None
+) -> PretrainConfig:
+    """Read the settings of a pre-training.
+
+    Args:
+        path: The file. `data.manifest` is resolved relative to it, and so is `weights` where such a
+            file lies beside it.
+        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
+            among them is relative to the working directory.
+
+    Raises:
+        ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
+            of the wrong kind, or without effect.
+    """
+    path = Path(path)
+    config = parse_settings(PretrainConfig, read_yaml(path, overrides), str(path))
+    weights = config.weights
+    if weights is not None and (path.parent / weights).is_file():
+        weights = str((path.parent / weights).resolve())
+    data = config.data.beside(path.parent, overrides)
+    return config.model_copy(update={"data": data, "weights": weights})
+
+
+def without_labels(data: DataConfig) -> DataConfig:
+    """A run's settings of data as a pre-training on the same scenes may have them."""
+    neutral = {key: value for key, value in _WITHOUT_LABELS.items() if hasattr(data, key)}
+    sampling = "random" if data.sampling == "balanced" else data.sampling
+    return data.model_copy(update={**neutral, "sampling": sampling})

@@ -1,0 +1,351 @@
+"""`run.yaml` as one pydantic model: data + method + training + evaluation + prediction.
+
+Settings only: nothing here knows a room. A method, backbone or loss is a name with options; the
+room that owns the name checks the options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+
+
+class AugmentConfig(Settings):
+    """Random changes of training samples, in register over all modalities."""
+
+    flip: Literal[True, False, "horizontal", "vertical"] = Field(
+        True,
+        description="Mirror with probability 0.5: 'horizontal' left and right, 'vertical' top and "
+        "bottom, true each of the two.",
+    )
+    rotate: bool = Field(True, description="Quarter turns, uniformly 0 to 3.")
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="Range of the zoom factor; 2 shows the ground at double size."
+    )
+    zoom_out: Literal["ground", "pad"] = Field(
+        "ground",
+        description="Around what a zoom below 1 makes smaller: more ground, or a border without "
+        "data and labels, as published with CMX, DFormer and VSGNet.",
+    )
+    gain: float = Field(
+        0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and in common."
+    )
+    offset: float = Field(
+        0.1, ge=0, description="Optical: shift in standard deviations of the band, drawn from ±."
+    )
+    blur_sigma_px: float = Field(
+        0.0, ge=0, description="Optical: Gaussian blur up to this, on half of the samples."
+    )
+    speckle: float | None = Field(
+        None,
+        ge=0,
+        description="SAR: standard deviation of multiplicative noise (additive, × 4.34, in dB); "
+        "default: 0.1 where the unit is db or linear, 0 in others (dn).",
+    )
+    shift_db: float | None = Field(
+        None,
+        ge=0,
+        description="SAR: radiometric shift drawn from ± this; default: 1 where the unit is db or "
+        "linear, 0 in others (dn).",
+    )
+    elevation_shift_m: float = Field(
+        0.0, ge=0, description="Elevation: constant drawn from ± this many of its units."
+    )
+
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.1 <= value[0] <= value[1] <= 10:
+            raise ValueError("the range of 'scale' is two ascending factors between 0.1 and 10")
+        return value
+
+
+class FixedStatistics(Settings):
+    """Mean and standard deviation by which a modality is normalised, instead of measured ones."""
+
+    mean: float | tuple[float, ...] = Field(0.0, description="Of all bands, or one per band.")
+    std: float | tuple[float, ...] = Field(1.0, description="Of all bands, or one per band.")
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError("standard deviations must be above 0")
+        return value
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _finite(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        if not all(isfinite(v) for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError("give finite numbers")
+        return value
+
+
+class DataConfig(Settings):
+    """Which data, and how samples are drawn from it."""
+
+    manifest: Path = Field(
+        description="dataset.yaml, relative to run.yaml; with -s to the working directory."
+    )
+    modalities: tuple[str, ...] | None = Field(
+        None, description="Modalities to use, in this order; default: all of the manifest."
+    )
+    train_splits: tuple[str, ...] = Field(
+        ("train",), description="Splits to learn from.", min_length=1
+    )
+    normalization: dict[str, Literal["measured", "scene_range"] | FixedStatistics] = Field(
+        default_factory=dict,
+        description="By modality: 'measured' (mean and deviation of the training splits, the "
+        "default), {mean, std}, or 'scene_range' (each scene's own minimum → 0, maximum → 1).",
+    )
+    crop_size: int = Field(256, ge=8, description="Height and width of crops, in scene pixels.")
+    batch_size: int = Field(8, ge=1, description="Samples per step and device.")
+    workers: int | None = Field(
+        None, ge=0, description="Reading processes per device; default: by the number of cores."
+    )
+    sampling: Literal["random", "balanced", "grid", "scene"] = Field(
+        "random",
+        description="Where crops come from: anywhere with data and labels, around pixels of "
+        "classes drawn evenly, a regular grid, or anywhere in a scene drawn evenly.",
+    )
+    label_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the labelled training pixels to learn from, by whole scenes where "
+        "these are many, else by blocks; all other labels are void. A smaller share of the same "
+        "seed is part of a larger.",
+    )
+    label_seed: int = Field(0, ge=0, description="Chooses what `label_share` keeps.")
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    modality_dropout: float | dict[str, float] = Field(
+        0.0,
+        description="Share of samples that keep only some modalities (a proper non-empty subset, "
+        "drawn evenly), or a weight per subset: {'s1': 1, 's2': 1, 's1+s2': 8}.",
+    )
+
+    @field_validator("modality_dropout")
+    @classmethod
+    def _weights(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        weights = value.values() if isinstance(value, dict) else [value]
+        if any(w < 0 for w in weights) or (not isinstance(value, dict) and value > 1):
+            raise ValueError("give a share between 0 and 1, or weights that are not negative")
+        if isinstance(value, dict) and not sum(value.values()) > 0:
+            raise ValueError("the weights of the subsets sum to nothing")
+        return value
+
+    def beside(self, folder: Path, overrides: Mapping[str, str] | None = None) -> Self:
+        """The settings of a file in `folder`, to which the path of the manifest is relative.
+
+        One among the overrides was typed, and is relative to the working directory.
+        """
+        start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
+        manifest = (start / self.manifest.expanduser()).resolve()
+        return self.model_copy(update={"manifest": manifest})
+
+
+class LossConfig(NamedOptions):
+    """One term of the loss: its name, weight and options."""
+
+    weight: float = Field(1.0, ge=0)
+
+
+class LearningConfig(Settings):
+    """How weights move, whatever is made small."""
+
+    steps: int = Field(2000, ge=1, description="Optimiser steps.")
+    lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field(
+        "adamw", description="Adam has the decay in its gradient, AdamW apart from it."
+    )
+    amsgrad: bool = Field(False, description="Adam and AdamW: divide by the largest mean so far.")
+    weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
+    decay_all: bool = Field(False, description="Apply it to norms, biases and positions too.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
+    schedule: Literal["poly", "poly_whole", "cosine", "constant", "multistep"] = Field(
+        "cosine",
+        description="After the warm-up; poly_whole falls as if there had been none, as in the code "
+        "of CMX and DFormer.",
+    )
+    milestones: tuple[int, ...] = Field(
+        (), description="Multistep only: steps from which on the rate is multiplied by `gamma`."
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="Multistep only.")
+    warmup_steps: int = Field(0, ge=0, description="Linear rise from nothing to `lr`.")
+    poly_power: float = Field(0.9, gt=0)
+    gradient_clip: float | None = Field(1.0, gt=0, description="Norm; null switches it off.")
+    accumulate: int = Field(1, ge=1, description="Batches per optimiser step.")
+    gradient_checkpointing: bool = Field(
+        False, description="Keep less for the way back and compute it again: less memory, slower."
+    )
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
+    seed: int = Field(0, ge=0)
+    accelerator: str = Field("auto", description="As in Lightning: auto, cpu, gpu.")
+    devices: int | str = Field("auto", description="As in Lightning.")
+    nodes: int = Field(1, ge=1)
+    strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp.")
+    loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Beside log.csv; need the extra 'track'."
+    )
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})"
+            )
+        if (self.schedule == "multistep") != bool(self.milestones):
+            raise ValueError("schedule 'multistep' and 'milestones' need each other")
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("'milestones' are steps in ascending order")
+        return self
+
+
+class TrainingConfig(LearningConfig):
+    """How the model learns."""
+
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
+    )
+    backbone_lr_factor: float = Field(
+        1.0, ge=0, description="Learning rate of the backbone relative to the rest."
+    )
+    head_first_steps: int = Field(
+        0, ge=0, description="Steps before the backbone learns; until then only the rest does."
+    )
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Exponential moving average of the weights, used to judge."
+    )
+    losses: tuple[LossConfig, ...] = Field(
+        (LossConfig(name="cross_entropy"),), description="Weighted sum.", min_length=1
+    )
+    aux_weight: float = Field(0.4, ge=0, description="Weight of auxiliary heads, if there are any.")
+    validate_every: int | None = Field(
+        None, ge=1, description="Steps between validations; default: ten over the run."
+    )
+    validation_split: str = Field("val", description="Split that chooses the weights to keep.")
+    validation_overlap: int | None = Field(
+        None, ge=0, description="Overlap of windows in validations; default: prediction's."
+    )
+    monitor: str = Field("miou", description="Validation score that decides which weights to keep.")
+    early_stop: int | None = Field(
+        None, ge=1, description="Stop after this many validations without a better score."
+    )
+
+    @model_validator(mode="after")
+    def _backbone_learns(self) -> Self:
+        if self.head_first_steps and self.head_first_steps >= self.steps:
+            raise ValueError(
+                f"head_first_steps ({self.head_first_steps}) must be fewer than steps "
+                f"({self.steps}); for a backbone that never learns write 'tuning: frozen'"
+            )
+        return self
+
+
+class EvaluationConfig(Settings):
+    """What is scored, and by which rule."""
+
+    split: str = "test"
+    reference: Literal["labels", "labels_eroded"] = Field(
+        "labels", description="Which labels of a scene to compare with."
+    )
+    mean_over: tuple[str, ...] | None = Field(
+        None, description="Classes in means over classes; default: all.", min_length=1
+    )
+    boundary_tolerance_px: float = Field(
+        3.0, gt=0, description="Distance at which two boundary pixels still match."
+    )
+    class_mean: Literal["present", "reference"] = Field(
+        "present",
+        description="Classes in a mean: in reference or prediction, or in the reference only.",
+    )
+
+
+class PredictionConfig(Settings):
+    """How a scene is cut into windows and put together again."""
+
+    crop_size: int | None = Field(None, ge=8, description="Default: the training's.")
+    overlap: int | None = Field(
+        None, ge=0, description="Scene pixels shared by neighbours; default: a quarter of the crop."
+    )
+    batch_size: int | None = Field(None, ge=1, description="Default: the training's.")
+    blending: Literal["taper", "uniform", "repeated"] = Field(
+        "taper",
+        description="Weights of overlapping windows: falling towards their rims, equal, or equal "
+        "with windows at the scene's end as often as published sliding windows repeat them.",
+    )
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> PredictionConfig:
+        if self.crop_size is None or self.overlap is None:
+            return self
+        if self.blending == "taper" and self.overlap * 2 > self.crop_size:
+            raise ValueError("overlap must be at most half of crop_size with blending 'taper'")
+        if self.overlap >= self.crop_size:
+            raise ValueError("overlap must be less than crop_size")
+        return self
+
+
+class RunConfig(Settings):
+    """Everything a run is: `run.yaml`."""
+
+    data: DataConfig
+    method: NamedOptions
+    training: TrainingConfig = Field(default_factory=TrainingConfig)
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
+    prediction: PredictionConfig = Field(default_factory=PredictionConfig)
+
+    @property
+    def predict_crop_size(self) -> int:
+        """Window size of prediction in scene pixels."""
+        return self.prediction.crop_size or self.data.crop_size
+
+    @property
+    def predict_overlap(self) -> int:
+        """Overlap of prediction windows in scene pixels."""
+        overlap = self.prediction.overlap
+        return self.predict_crop_size // 4 if overlap is None else overlap
+
+    @property
+    def predict_batch_size(self) -> int:
+        """Windows per forward pass of prediction."""
+        return self.prediction.batch_size or self.data.batch_size
+
+
+def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None) -> RunConfig:
+    """Read `run.yaml`.
+
+    Args:
+        path: The file. `data.manifest` is resolved relative to it, and so is `method.weights` where
+            such a file lies beside it.
+        overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
+            among them is relative to the working directory.
+
+    Raises:
+        ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
+            of the wrong kind.
+    """
+    path = Path(path)
+    config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))
+    data = config.data.beside(path.parent, overrides)
+    method = config.method.model_copy(update=_found_weights(config.method, path.parent))
+    return config.model_copy(update={"data": data, "method": method})
+
+
+def _found_weights(method: NamedOptions, folder: Path) -> dict[str, Any]:
+    """Option `weights` with whole paths where files or folders of these names lie there."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: whole(inner) for key, inner in value.items()}
+        names_a_place = isinstance(value, str) and value not in ("hub", "timm")
+        found = names_a_place and (folder / value).exists()
+        return str((folder / value).resolve()) if found else value
+
+    return {"weights": whole(method.options["weights"])} if "weights" in method.options else {}

@@ -1,0 +1,258 @@
+"""What a raster file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+from rasterio.transform import from_gcps
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.data.grid import Grid
+from terrafuse.data.handles import gdal_path, is_remote, pool, transform_of
+from terrafuse.data.stored import color_model, plain_path
+from terrafuse.errors import RasterReadError
+
+# Of the pixels above 0, those within 3 % of the largest value: 80 % of a mask with soft edges, a
+# third of one that is feathered over a fifth of its side; of near infrared, mostly less than 5 %.
+_FULL, _SHARE = 0.97, 0.3
+# Larger rasters are judged by an overview, else by windows spread over them.
+_WHOLE_PIXELS = 1 << 20
+_SMALL_SIDE = 512
+_SIDE, _PER_AXIS = 256, 4
+
+
+def alpha_holds_data(path: str, band: int) -> bool:
+    """Whether less than 30 % of an alpha band's pixels above 0 have its largest value, or nearly.
+
+    Costs at most 2²⁰ pixels, and of a file elsewhere one overview or one window in its middle. A
+    band that cannot be read is opacity: reading it for its own sake tells why.
+
+    Args:
+        path: The file.
+        band: 1-based number.
+    """
+    if is_remote(path):
+        return _judge(path, band, None)
+    try:
+        about = Path(path).stat()
+    except OSError:
+        return False
+    return _judge(path, band, (about.st_mtime_ns, about.st_size))
+
+
+@lru_cache(maxsize=4096)
+def _judge(path: str, band: int, stamp: tuple[int, int] | None) -> bool:
+    """The answer for a file; `stamp` tells a new one of the same name."""
+    try:
+        with pool.borrow(gdal_path(path)) as dataset:
+            values = _sample(dataset, band, 1 if stamp is None else _PER_AXIS)
+    except (RasterReadError, RasterioError, OSError):
+        return False
+    shown = values[values > 0]
+    if not shown.size:
+        return False
+    return bool((shown >= _FULL * shown.max()).mean() < _SHARE)
+
+
+def _sample(dataset: Any, band: int, per_axis: int) -> NDArray[Any]:
+    """Values (n,) that stand for a band."""
+    height, width = dataset.shape
+    if per_axis > 1 and height * width <= _WHOLE_PIXELS:
+        return np.ravel(dataset.read(band))
+    if dataset.overviews(band):
+        step = max(height, width) / _SMALL_SIDE
+        shape = max(1, round(height / step)), max(1, round(width / step))
+        return np.ravel(dataset.read(band, out_shape=shape))
+    side = min(_SIDE, height), min(_SIDE, width)
+    rows, cols = (
+        np.linspace(0, n - s, per_axis + 2)[1:-1].astype(int)
+        for n, s in zip((height, width), side, strict=True)
+    )
+    windows = [RasterWindow(int(c), int(r), side[1], side[0]) for r in rows for c in cols]
+    return np.concatenate([np.ravel(dataset.read(band, window=window)) for window in windows])
+
+
+# Ground control points are replaced by the affine map through them if it is this exact.
+_GCP_TOLERANCE_PX = 0.5
+
+
+@dataclass(frozen=True)
+class RasterFile:
+    """What a raster file says about itself, without its pixels.
+
+    Args:
+        path: File as given, without "GTIFF_RAW:".
+        grid: Where it lies; no CRS = nowhere.
+        dtypes: numpy dtype name per band.
+        descriptions: Band descriptions, "" where there is none.
+        nodata: Nodata tag per band.
+        scales: Scale tag per band.
+        offsets: Offset tag per band.
+        hides: Per band, what hides pixels beside the nodata tag: "mask" or "alpha", one for all
+            bands; "own mask"; or "".
+        alpha: Per band, whether it is an alpha band.
+        alpha_tags: Per band, whether the file calls it alpha, which many do whatever it shows.
+        palette: Colour table of the first band, uint8 (256, 3), or None.
+        spec: What GDAL opens: the path, or what gives its stored samples (see `stored`).
+        color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would make RGB of it, else "".
+        unplaced: Why it has no grid although it is georeferenced in a way; "" if all is well.
+    """
+
+    path: str
+    grid: Grid
+    dtypes: tuple[str, ...]
+    descriptions: tuple[str, ...]
+    nodata: tuple[float | None, ...]
+    scales: tuple[float, ...]
+    offsets: tuple[float, ...]
+    hides: tuple[str, ...]
+    alpha: tuple[bool, ...]
+    alpha_tags: tuple[bool, ...]
+    palette: NDArray[np.uint8] | None = field(default=None, compare=False)
+    spec: str = ""
+    color_model: str = ""
+    unplaced: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of bands."""
+        return len(self.dtypes)
+
+    @property
+    def notices(self) -> dict[str, str]:
+        """Sentences on how the file is read that its owner should know, by the doctor's codes."""
+        found = {"color-model": _color_notice(self)} if self.color_model else {}
+        if self.alpha != self.alpha_tags:
+            band = self.alpha_tags.index(True) + 1
+            found["alpha"] = (
+                f"band {band} of '{self.path}' is tagged alpha, but taken for a band of data: it "
+                "hides no pixels"
+            )
+        return found
+
+    def with_alpha_as_data(self) -> RasterFile:
+        """The file with its alpha band as a band like the others."""
+        hides = tuple("" if by == "alpha" else by for by in self.hides)
+        return replace(self, alpha=(False,) * self.count, hides=hides)
+
+    def with_alpha_judged(self) -> RasterFile:
+        """The file with its alpha band as a band like the others if its values say so."""
+        if any(self.alpha) and alpha_holds_data(self.path, self.alpha.index(True) + 1):
+            return self.with_alpha_as_data()
+        return self
+
+    def moved_to(self, grid: Grid) -> RasterFile:
+        """The file with another grid, for rasters that are matched by pixel."""
+        return replace(self, grid=grid)
+
+
+def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) -> RasterFile:
+    """Open a raster and note what reading it needs.
+
+    Args:
+        path: File, URL or GDAL path.
+        where: Names the raster in messages ("modality 's1' of scene '0001'").
+        judge_alpha: Whether to look at the values of an alpha band; otherwise its tag counts.
+
+    Raises:
+        RasterReadError: Missing, no raster, or a container of several.
+    """
+    text = plain_path(str(path))
+    if not is_remote(text) and not Path(text).exists():
+        raise RasterReadError(f"{where}: there is no file '{text}'")
+    # A handle from before the file was rewritten would show its old pixels.
+    pool.forget(gdal_path(text))
+    try:
+        with pool.borrow(gdal_path(text)) as dataset:
+            file = _describe(text, dataset, where)
+    except RasterReadError as error:
+        if str(error).startswith(where):
+            raise
+        raise RasterReadError(
+            f"{where}: '{text}' cannot be opened as a raster: {error}. Check that the file is "
+            "complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
+        ) from None
+    return file.with_alpha_judged() if judge_alpha else file
+
+
+def _describe(path: str, dataset: Any, where: str) -> RasterFile:
+    if dataset.count == 0:
+        inner = ", ".join(dataset.subdatasets[:5]) or "none"
+        raise RasterReadError(
+            f"{where}: '{path}' holds no bands itself. Name one of its parts instead: {inner}"
+        )
+    alpha = tuple(color.name == "alpha" for color in dataset.colorinterp)
+    return RasterFile(
+        path=path,
+        **_placement(dataset),
+        # GDAL's complex integers arrive as complex64.
+        dtypes=tuple("complex64" if "complex_int" in name else name for name in dataset.dtypes),
+        descriptions=tuple(text or "" for text in dataset.descriptions),
+        nodata=tuple(dataset.nodatavals),
+        scales=tuple(dataset.scales),
+        offsets=tuple(dataset.offsets),
+        hides=tuple(map(_hiding, dataset.mask_flag_enums)),
+        alpha=alpha,
+        alpha_tags=alpha,
+        palette=_palette(dataset),
+        spec=dataset.name,
+        color_model=color_model(dataset),
+    )
+
+
+def _color_notice(file: RasterFile) -> str:
+    start = f"'{file.path}' is stored as {file.color_model}; "
+    if file.spec == gdal_path(file.path):
+        return f"{start}it is read as the RGB that GDAL computes from it"
+    many = "1 plain band" if file.count == 1 else f"{file.count} plain bands"
+    return f"{start}read as {many} of the stored samples, without its overviews"
+
+
+def _hiding(flags: Sequence[MaskFlags]) -> str:
+    if MaskFlags.alpha in flags:
+        return "alpha"
+    if MaskFlags.per_dataset in flags:
+        return "mask"
+    return "" if flags else "own mask"
+
+
+def _placement(dataset: Any) -> dict[str, Any]:
+    grid = Grid(dataset.crs, transform_of(dataset), dataset.height, dataset.width)
+    gcps, crs = dataset.gcps
+    if grid.crs is not None and grid.transform.determinant == 0:
+        return {"grid": replace(grid, crs=None), "unplaced": "its transform is degenerate"}
+    if grid.crs is not None or not (gcps or dataset.rpcs):
+        return {"grid": grid}
+    if not gcps:
+        return {"grid": grid, "unplaced": "it is placed by rational polynomials (RPC) only"}
+    transform = from_gcps(gcps)
+    points = np.array([(p.col, p.row, p.x, p.y) for p in gcps])
+    x, y = ~transform * (points[:, 2], points[:, 3])
+    error = float(np.hypot(x - points[:, 0], y - points[:, 1]).max())
+    if crs is not None and error <= _GCP_TOLERANCE_PX:
+        return {"grid": Grid(crs, transform, grid.height, grid.width)}
+    return {
+        "grid": grid,
+        "unplaced": f"it is placed by {len(gcps)} ground control points only, and a grid through "
+        f"them is up to {error:.1f} px off",
+    }
+
+
+def _palette(dataset: Any) -> NDArray[np.uint8] | None:
+    try:
+        table = dataset.colormap(1)
+    except ValueError:
+        return None
+    palette = np.zeros((256, 3), np.uint8)
+    for code, color in table.items():
+        if 0 <= code < 256:
+            palette[code] = color[:3]
+    return palette

@@ -1,0 +1,41 @@
+"""Methods and backbones as `terrafuse methods` and `terrafuse backbones` list them.
+
+The rows are stored beside this file, so that a list does not wait for torch and timm. They are made
+from the code by `python -m terrafuse.describe.catalogue`; a test compares them with it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+FILE = "catalogue.json"
+
+
+def read_catalogue() -> dict[str, list[dict[str, Any]]]:
+    """The stored rows: "methods" and "backbones"."""
+    rows: dict[str, list[dict[str, Any]]] = json.loads(
+        files("terrafuse.describe").joinpath(FILE).read_text(encoding="utf-8")
+    )
+    return rows
+
+
+def make_catalogue() -> dict[str, list[dict[str, Any]]]:
+    """The rows as the code has them now."""
+    from terrafuse.backbones import list_backbones
+    from terrafuse.methods import list_methods
+
+    rows = {
+        "methods": [asdict(summary) for summary in list_methods()],
+        "backbones": [asdict(summary) for summary in list_backbones()],
+    }
+    plain: dict[str, list[dict[str, Any]]] = json.loads(json.dumps(rows))
+    return plain
+
+
+if __name__ == "__main__":
+    text = json.dumps(make_catalogue(), indent=1, ensure_ascii=False)
+    Path(__file__).with_name(FILE).write_text(text + "\n", encoding="utf-8")

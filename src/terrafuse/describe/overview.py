@@ -1,0 +1,89 @@
+"""A model before it costs anything: parts, what of them learns, operations, memory, licences.
+
+One function, for the command line and for notebooks:
+
+    overview = terrafuse.api.describe_model("run.yaml")
+    overview["total"]["trainable"], overview["cost"]["training_bytes"]["total"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from terrafuse.classes import ClassScheme
+from terrafuse.config import load_run_config
+from terrafuse.data import open_dataset
+from terrafuse.describe.costs import without_values
+from terrafuse.describe.parts import describe_segmenter, mean_gates
+from terrafuse.errors import ConfigError
+from terrafuse.methods import create_segmenter
+from terrafuse.modalities import Modality
+from terrafuse.sampling import describe_augmentation
+from terrafuse.segmenter import Segmenter
+from terrafuse.weights import read_run_info, read_state
+
+
+def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What `run.yaml` would train, or a run folder holds; no pixels are read, nothing is computed.
+
+    Memory is what a step of training holds at once: weights, gradients, state of the optimiser and
+    what the way back needs of a batch. What single operations take while they run is not in it.
+
+    Args:
+        path: The file, or a run folder.
+        overrides: Dotted keys → YAML values that replace those of the settings; of a run folder
+            not those of the method.
+
+    Returns:
+        "method", "classes", "modalities", "backbones" (weights and their licences), "parts",
+        "total", "saved_values", "cost" and "augmentation" (what is done to training samples, line
+        by line); of a run folder also "scores" per subset of modalities
+        and "gates" (per modality the share of its own features, where a tuning mixes them).
+
+    Raises:
+        ConfigError: Something in the settings is wrong.
+        DataError: Something in the manifest is wrong.
+        ModelError: The method cannot be built with these options.
+        WeightsError: Not a run folder, damaged, or of another version.
+    """
+    if Path(path).is_dir():
+        return _describe_folder(Path(path), overrides or {})
+    config = load_run_config(path, overrides or {})
+    dataset = open_dataset(config.data)
+    modalities, scheme = list(dataset.modalities.values()), dataset.scheme
+    segmenter = _shapes(config.method.name, modalities, scheme, config.method.options)
+    return {
+        "classes": list(scheme.names),
+        **describe_segmenter(segmenter, config),
+        "augmentation": describe_augmentation(config.data.augment, modalities),
+    }
+
+
+def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
+    info = read_run_info(folder)
+    changed = [key for key in overrides if key.partition(".")[0] == "method"]
+    if changed:
+        raise ConfigError(
+            f"'{changed[0]}' cannot be set: '{folder}' holds a model with a method of its own. "
+            "Set keys of data and training, or describe a run.yaml"
+        )
+    config = load_run_config(folder / "config.yaml", overrides)
+    segmenter = _shapes(info.method, info.modalities, info.scheme, info.method_options)
+    return {
+        "classes": list(info.scheme.names),
+        **describe_segmenter(segmenter, config, info.base_weights),
+        "augmentation": describe_augmentation(config.data.augment, info.modalities),
+        "scores": info.scores,
+        "gates": mean_gates(segmenter, read_state(folder)),
+    }
+
+
+def _shapes(
+    method: str,
+    modalities: Sequence[Modality],
+    scheme: ClassScheme,
+    options: Mapping[str, Any],
+) -> Segmenter:
+    return without_values(lambda: create_segmenter(method, modalities, scheme.num_classes, options))

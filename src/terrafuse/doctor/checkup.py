@@ -1,0 +1,320 @@
+"""The order of a check: scene by scene, several at a time, then the data set as a whole."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+
+from terrafuse.data.handles import warning_filter
+from terrafuse.data.manifest import Manifest
+from terrafuse.data.scene import Scene
+from terrafuse.data.schema import SceneEntry
+from terrafuse.data.statistics import class_counts
+from terrafuse.data.streaming import cover
+from terrafuse.doctor.bands import check_bands
+from terrafuse.doctor.case import Case, Record, Splits, Summary
+from terrafuse.doctor.duplicates import Fingerprint, find_duplicates, fingerprint
+from terrafuse.doctor.elevation import check_elevation
+from terrafuse.doctor.files import (
+    check_ends,
+    check_storage,
+    check_stored,
+    explain_unreadable,
+    from_error,
+)
+from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.labels import check_labels, explain_unknown
+from terrafuse.doctor.nodata import check_nan, check_nodata
+from terrafuse.doctor.observing import observe
+from terrafuse.doctor.registration import check_registration
+from terrafuse.doctor.scales import check_scales
+from terrafuse.doctor.splits import check_splits
+from terrafuse.doctor.structure import check_structure
+from terrafuse.doctor.values import check_values
+from terrafuse.errors import LabelError, RasterReadError, TerrafuseError
+from terrafuse.modalities import Modality
+from terrafuse.progress import Progress
+from terrafuse.samples import IGNORE_INDEX, Window
+
+_MOST_WORKERS = 4
+# Scenes that are begun before the first of them is done, per worker.
+_AHEAD = 2
+
+
+def check_manifest(
+    manifest: Manifest,
+    *,
+    deep: bool = True,
+    train_splits: Sequence[str] = ("train",),
+    validation_split: str = "val",
+    workers: int | None = None,
+    progress: Progress | None = None,
+    report: Callable[[Finding], None] | None = None,
+) -> list[Finding]:
+    """Everything found wrong with a data set, one scene after the other.
+
+    Args:
+        manifest: The data set, with the modalities to be used (`Manifest.select`).
+        deep: Look at every pixel, and at how rasters suit each other. Otherwise labels are read
+            entirely, but of each raster only the first and last block and what is needed to see
+            that there is data.
+        train_splits: Splits to learn from.
+        validation_split: Split that chooses the weights to keep.
+        workers: Scenes looked at at the same time; default: one per core, at most 4, if `deep`.
+        progress: Called with (scenes done, scenes in total).
+        report: Called with each finding as soon as it is known.
+
+    Returns:
+        Findings by scene, then those about splits; empty for a sound data set.
+    """
+    findings = []
+    for finding in iterate_findings(
+        manifest,
+        deep=deep,
+        train_splits=train_splits,
+        validation_split=validation_split,
+        workers=workers,
+        progress=progress,
+    ):
+        findings.append(finding)
+        if report:
+            report(finding)
+    return findings
+
+
+def iterate_findings(
+    manifest: Manifest,
+    *,
+    deep: bool = True,
+    train_splits: Sequence[str] = ("train",),
+    validation_split: str = "val",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Finding]:
+    """The findings of `check_manifest`, as they become known."""
+    # Values as they are in the files: rescaling would read all of a scene to see one block.
+    manifest = manifest.with_rescale(dict.fromkeys(manifest.rules))
+    splits = Splits(tuple(train_splits), validation_split)
+    records: list[Record] = []
+    prints: dict[str, tuple[str | None, Fingerprint]] = {}
+    results = _examine_all(manifest, splits, deep, _count_workers(workers, deep))
+    for done, result in enumerate(results, start=1):
+        yield from result.findings
+        if result.record is not None:
+            records.append(result.record)
+        if result.record is not None and result.fingerprint is not None:
+            prints[result.record.id] = (result.record.split, result.fingerprint)
+        if progress:
+            progress(done, len(manifest.entries))
+    for modality in manifest.modalities.values():
+        yield from _check_alike_bands(modality)
+        if deep:
+            yield from check_scales(modality, records)
+    yield from check_splits(manifest, records, splits, deep=deep)
+    if deep:
+        yield from find_duplicates(prints)
+
+
+def _check_alike_bands(modality: Modality) -> Iterator[Finding]:
+    if modality.alike_bands:
+        groups = "; ".join(", ".join(group) for group in modality.alike_bands)
+        message = (
+            f"bands of modality '{modality.name}' share a wavelength: {groups}. Models that know "
+            "bands by their wavelength (DOFA) tell these apart by an offset that they learn"
+        )
+        remedy = "If they are dates, docs/howto/dates.md compares a modality per date with this"
+        yield Finding("note", "alike-bands", message, None, None, remedy, modality.name)
+
+
+@dataclass
+class _Result:
+    """What was found in one scene, and what is kept of it if it could be read."""
+
+    findings: list[Finding]
+    record: Record | None = None
+    fingerprint: Fingerprint | None = None
+
+
+def _count_workers(workers: int | None, deep: bool) -> int:
+    if workers is not None:
+        return max(1, workers)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(_MOST_WORKERS, cores or 1) if deep else 1
+
+
+def _examine_all(manifest: Manifest, splits: Splits, deep: bool, workers: int) -> Iterator[_Result]:
+    """One scene after the other, in the order of the manifest."""
+    if workers == 1 or len(manifest.entries) == 1:
+        for entry in manifest.entries:
+            yield _examine(manifest, entry, splits, deep)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="doctor") as executor:
+        waiting: deque[Future[_Result]] = deque()
+        try:
+            for entry in manifest.entries:
+                waiting.append(executor.submit(_examine, manifest, entry, splits, deep))
+                if len(waiting) >= _AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # the reader may stop early
+            for future in waiting:
+                future.cancel()
+
+
+def _examine(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
+    single = replace(manifest, entries=(entry,))
+    opened = _open(single, entry)
+    if isinstance(opened, _Result):
+        return opened
+    scene, findings = opened
+    try:
+        return _look(single, entry, scene, findings, splits, deep)
+    except TerrafuseError as error:
+        return _Result([*findings, _explain(single, entry, error)])
+    finally:
+        scene.close()
+
+
+def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] | _Result:
+    """The scene, and what opening it warned of; or why it cannot be opened."""
+    with warning_filter, warnings.catch_warnings(record=True) as caught:
+        # Ours, about the data; those of libraries about code say nothing to the data's owner.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        try:
+            scene = manifest.scene(entry.id)
+        except TerrafuseError as error:
+            return _Result(_why_not_opened(manifest, entry, error))
+        faults = list(_open_eroded(scene))
+    warned = [Finding("warning", "reading", str(w.message), entry.id) for w in caught]
+    return scene, warned + faults
+
+
+def _why_not_opened(manifest: Manifest, entry: SceneEntry, error: TerrafuseError) -> list[Finding]:
+    explained = (
+        list(explain_unreadable(manifest, entry)) if isinstance(error, RasterReadError) else []
+    )
+    return explained or [from_error(error, entry.id)]
+
+
+def _explain(manifest: Manifest, entry: SceneEntry, error: TerrafuseError) -> Finding:
+    found = explain_unknown(manifest, entry, error) if isinstance(error, LabelError) else None
+    return found or from_error(error, entry.id)
+
+
+def _open_eroded(scene: Scene) -> Iterator[Finding]:
+    """Labels to score with are opened when first read: while warnings are caught."""
+    if scene.has_reference("labels_eroded"):
+        n = scene.alignment
+        try:
+            scene.read_labels(Window(0, 0, n, n), "labels_eroded")
+        except LabelError:
+            return  # values are judged when all are read
+        except TerrafuseError as error:
+            yield from_error(error, scene.id)
+
+
+def _look(
+    manifest: Manifest,
+    entry: SceneEntry,
+    scene: Scene,
+    findings: list[Finding],
+    splits: Splits,
+    deep: bool,
+) -> _Result:
+    findings += check_stored(scene, manifest.rules)
+    findings += check_ends(scene)
+    if any(f.severity == "error" and f.modality is not None for f in findings):
+        return _Result(findings)  # reading on would repeat the same fault
+    record = Record(entry, scene.grid, scene.has_labels, np.zeros(0, np.int64))
+    print_ = None
+    if deep:
+        findings += check_nan(scene, {n: rule.nodata for n, rule in manifest.rules.items()})
+        case = observe(scene, manifest.scheme, dict(manifest.rules))
+        record.counts = case.counts
+        record.with_data = {name: bool(seen.valid) for name, seen in case.seen.items()}
+        record.summaries = {name: Summary.of(seen) for name, seen in case.seen.items()}
+        findings += _judge_pixels(case)
+        print_ = fingerprint(scene)
+    else:
+        if scene.has_labels:
+            record.counts = class_counts([scene], manifest.scheme)
+        record.with_data = _find_data(scene)
+    findings += _check_eroded(manifest, entry, scene, findings)
+    findings += _judge_scene(record, splits)
+    return _Result(findings, record, print_)
+
+
+def _judge_pixels(case: Case) -> Iterator[Finding]:
+    for topic in (
+        check_structure,
+        check_values,
+        check_nodata,
+        check_bands,
+        check_elevation,
+        check_labels,
+    ):
+        yield from topic(case)
+    yield from check_storage(case.scene)
+    yield from check_registration(case.scene)
+
+
+def _find_data(scene: Scene) -> dict[str, bool]:
+    """Per modality whether any pixel has data; reads no further than to the first."""
+    found = {m.name: False for m in scene.modalities if m.name not in scene.missing}
+    for window in cover(scene, 512):
+        sample = scene.read(window, labels=False)
+        for name in found:
+            found[name] |= bool(sample.valid[name].any())
+        if all(found.values()):
+            break
+    return found
+
+
+def _check_eroded(
+    manifest: Manifest, entry: SceneEntry, scene: Scene, findings: Sequence[Finding]
+) -> Iterator[Finding]:
+    """Faults of the labels to score with; the scene can be learned from all the same."""
+    said = any("labels_eroded" in finding.message for finding in findings)
+    if said or not scene.has_reference("labels_eroded"):
+        return
+    known = False
+    try:
+        for window in cover(scene, 2048):
+            labels: NDArray[np.uint8] = scene.read_labels(window, "labels_eroded")
+            known |= bool((labels != IGNORE_INDEX).any())
+    except TerrafuseError as error:
+        yield _explain(manifest, entry, error)
+        return
+    if not known:
+        message = f"labels_eroded of scene '{scene.id}' are all ignored: there is nothing to score"
+        yield Finding("warning", "labels-ignored", message, scene.id, modality="labels")
+
+
+def _judge_scene(record: Record, splits: Splits) -> Iterator[Finding]:
+    empty = [name for name, found in record.with_data.items() if not found]
+    remedy = "Correct 'nodata' in the manifest, or leave the scene out"
+    if empty and len(empty) == len(record.with_data):
+        message = f"scene '{record.id}' is all nodata: no pixel of {', '.join(empty)} has data"
+        yield Finding("error", "no-data", message, record.id, remedy=remedy)
+    else:
+        for name in empty:
+            message = f"modality '{name}' of scene '{record.id}' is all nodata"
+            yield Finding("warning", "no-data-in-modality", message, record.id, None, remedy, name)
+    if record.has_labels and not record.counts.any():
+        message = f"labels of scene '{record.id}' are all ignored: void, nodata or outside 'area'"
+        remedy = "Correct 'classes', 'void' or 'labels.nodata', or leave the scene out"
+        yield Finding("warning", "labels-ignored", message, record.id, None, remedy, "labels")
+    if record.split in splits.train and not record.has_labels:
+        message = f"scene '{record.id}' is in split '{record.split}' but has no labels; nothing is"
+        yield Finding("warning", "no-labels", f"{message} drawn from it", record.id)

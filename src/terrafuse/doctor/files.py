@@ -1,0 +1,172 @@
+"""Whether files open and can be read to their end, and what they are if not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rasterio.errors import RasterioError
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.data.handles import is_remote, pool
+from terrafuse.data.manifest import Manifest
+from terrafuse.data.rasters import ReadingRules
+from terrafuse.data.scene import Scene
+from terrafuse.data.schema import SceneEntry
+from terrafuse.doctor.findings import Finding
+from terrafuse.errors import (
+    BandError,
+    GridMismatchError,
+    LabelError,
+    MissingModalityError,
+    RasterReadError,
+    TerrafuseError,
+)
+
+_CODES: dict[type[TerrafuseError], str] = {
+    RasterReadError: "unreadable",
+    GridMismatchError: "grid",
+    BandError: "bands",
+    MissingModalityError: "modality",
+    LabelError: "labels",
+}
+
+# A window of this edge is what training reads at once; more than so many times its pixels decoded
+# makes reading the slowest part.
+_WINDOW = 512
+_MOST_DECODED = 12
+
+_ALPHA_REMEDY = "To read it too (near infrared, say), add its name to 'bands' of the modality"
+_LFS = b"version https://git-lfs"
+_MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head")
+_LOSSY = (".jpg", ".jpeg")
+
+
+def from_error(error: TerrafuseError, id: str) -> Finding:
+    """The finding that an error met on the way is."""
+    code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), "data")
+    message = str(error)
+    if id not in message:
+        message = f"scene '{id}': {message}"
+    return Finding("error", code, message, id)
+
+
+def explain_unreadable(manifest: Manifest, entry: SceneEntry) -> Iterator[Finding]:
+    """Files of a scene that are no rasters at all, by their first bytes."""
+    try:
+        files = manifest.local_files(entry)
+    except TerrafuseError:
+        return
+    for name, paths in files.items():
+        for path in paths:
+            found = _what_it_is(path)
+            if found is not None:
+                what, remedy = found
+                message = f"'{path}' (modality '{name}' of scene '{entry.id}') {what}"
+                if name.startswith("labels"):
+                    message = f"'{path}' ({name} of scene '{entry.id}') {what}"
+                yield Finding("error", "unreadable", message, entry.id, path, remedy, name)
+
+
+def _what_it_is(path: Path) -> tuple[str, str] | None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError:
+        return None
+    if not start:
+        return "is empty (0 bytes)", "Copying or downloading it was cut off; fetch it again"
+    if start.startswith(_LFS):
+        return "is a pointer of Git LFS, not the raster", "Run 'git lfs pull' where it came from"
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith(_MARKUP) and path.suffix.lower() not in (".vrt", ".xml", ".svg"):
+        remedy = "The server sent a page (a login or an error); download it again, signed in"
+        return "is a web page saved under the name of a raster", remedy
+    return None
+
+
+def check_ends(scene: Scene) -> Iterator[Finding]:
+    """Read the first and the last block of every raster: a file cut off fails at the last."""
+    # Labels may be vectors, and are read entirely in any case.
+    for name in (modality.name for modality in scene.modalities):
+        for path in scene.paths().get(name, ()):
+            if not path.is_file():
+                continue  # inside an archive: reading the scene will tell
+            try:
+                with pool.borrow(str(path)) as dataset:
+                    _decode_ends(dataset)
+            except (RasterioError, OSError) as error:
+                reason = error.__cause__ or error
+                message = f"'{path}' (modality '{name}' of scene '{scene.id}'): {reason}"
+                remedy = "The file is damaged or cut off; copy or download it again"
+                yield Finding("error", "unreadable", message, scene.id, path, remedy, name)
+
+
+def _decode_ends(dataset: Any) -> None:
+    rows, cols = dataset.block_shapes[0]
+    last = ((dataset.height - 1) // rows * rows, (dataset.width - 1) // cols * cols)
+    for row, col in {(0, 0), last}:
+        height, width = min(rows, dataset.height - row), min(cols, dataset.width - col)
+        for band in dataset.indexes:  # one by one: dtypes may differ
+            dataset.read(band, window=RasterWindow(col, row, width, height))
+
+
+def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Finding]:
+    """Files whose bands are others than their tags say: stored colours, and alpha that is data.
+
+    Args:
+        scene: The scene.
+        rules: How its modalities are read.
+    """
+    for modality in scene.modalities:
+        files = scene.files.get(modality.name, ())
+        unread = sum(file.count for file in files) > len(modality.bands)
+        asked = rules[modality.name].read_bands is not None
+        for file in files:
+            path = None if is_remote(file.path) else Path(file.path)
+            about = f"modality '{modality.name}' of scene '{scene.id}': "
+            color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
+            if color:
+                message = about + color
+                yield Finding("note", "color-model", message, scene.id, path, "", modality.name)
+            if alpha:
+                message = about + alpha
+                remedy = _ALPHA_REMEDY if unread and not asked else ""
+                yield Finding("note", "alpha", message, scene.id, path, remedy, modality.name)
+
+
+def check_storage(scene: Scene) -> Iterator[Finding]:
+    """Storage that makes reading slow, or labels inexact."""
+    paths = scene.paths()
+    for name in scene.files:
+        for path in paths[name]:
+            yield from _check_blocks(scene.id, name, path)
+    for name in ("labels", "labels_eroded"):
+        for path in paths.get(name, ()):
+            if path.suffix.lower() in _LOSSY:
+                message = (
+                    f"{name} of scene '{scene.id}' are a JPEG ('{path}'), which changes values"
+                )
+                remedy = "Take the labels as they were before (PNG or TIFF)"
+                yield Finding("warning", "lossy-labels", message, scene.id, path, remedy, "labels")
+
+
+def _check_blocks(id: str, name: str, path: Path) -> Iterator[Finding]:
+    if not path.is_file():
+        return
+    with pool.borrow(str(path)) as dataset:
+        rows, cols = dataset.block_shapes[0]
+        shape = dataset.shape
+    wanted = min(_WINDOW, shape[0]) * min(_WINDOW, shape[1])
+    decoded = 1
+    for block, size in ((rows, shape[0]), (cols, shape[1])):
+        touched = min(-(-min(_WINDOW, size) // block) + 1, -(-size // block))
+        decoded *= min(touched * block, size)
+    if decoded > _MOST_DECODED * wanted:
+        message = (
+            f"'{path}' (modality '{name}') is stored in blocks of {rows} × {cols} pixels: for a "
+            f"window of {_WINDOW} pixels {decoded / wanted:.0f} times as much is decoded"
+        )
+        remedy = "gdal_translate -co TILED=YES -co COMPRESS=DEFLATE makes a copy that reads faster"
+        yield Finding("note", "slow-blocks", message, id, path, remedy, name)

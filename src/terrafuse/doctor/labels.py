@@ -1,0 +1,197 @@
+"""Labels: what unknown values are, scenes of one class, labels that are images or inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.classes import ClassScheme
+from terrafuse.data.handles import pool
+from terrafuse.data.manifest import Manifest
+from terrafuse.data.polygons import is_vector
+from terrafuse.data.schema import SceneEntry
+from terrafuse.doctor.case import Case, Seen
+from terrafuse.doctor.findings import Finding
+from terrafuse.errors import LabelError, TerrafuseError
+from terrafuse.samples import IGNORE_INDEX
+
+_MOSTLY_VOID = 0.9
+# Photographs have thousands of colours, masks about as many as classes.
+_PICTURE_COLORS, _MASK_COLORS = 256, 7
+_FEWEST = 1024
+_LEAK = 0.98
+_FEWEST_OF_CLASS = 16
+_MOST_CODES = 64
+_PART = 37
+_SAMPLE = 1024
+
+
+def check_labels(case: Case) -> Iterator[Finding]:
+    """What the labels of a scene hold."""
+    if case.labels is not None:
+        yield from _check_shares(case)
+    for seen in case.seen.values():
+        overwritten = list(_check_mask_as_image(case, seen))
+        yield from overwritten
+        if case.labels is not None and not overwritten:
+            yield from _check_leak(case, seen)
+
+
+def _check_shares(case: Case) -> Iterator[Finding]:
+    total = int(case.counts.sum())
+    void = case.ignored / max(1, total + case.ignored)
+    if total and void > _MOSTLY_VOID:
+        message = f"{void:.1%} of the labels of scene '{case.id}' are void"
+        yield Finding("note", "mostly-void", message, case.id, modality="labels")
+    present = np.flatnonzero(case.counts)
+    if len(present) == 1 and case.scheme.num_classes > 1:
+        name = case.scheme.names[present[0]]
+        message = f"scene '{case.id}' is all class '{name}' ({total:,} px)"
+        remedy = "Nothing to mend, if so it is; alone it cannot tell classes apart"
+        yield Finding("note", "one-class", message, case.id, None, remedy, "labels")
+
+
+def _check_leak(case: Case, seen: Seen) -> Iterator[Finding]:
+    """A band of few values, each of which has one class: the labels themselves."""
+    labels = case.labels_on(seen)
+    assert labels is not None
+    for band, values in enumerate(seen.mini):
+        known = (labels != IGNORE_INDEX) & ~np.isnan(values)
+        # A part of them tells an image, for less than sorting all.
+        if known.sum() < _FEWEST or np.unique(values[known][::_PART]).size > _MOST_CODES:
+            continue
+        codes, inverse = np.unique(values[known], return_inverse=True)
+        if not 2 <= codes.size <= _MOST_CODES:
+            continue
+        table = np.zeros((codes.size, 256), np.int64)
+        np.add.at(table, (inverse, labels[known]), 1)
+        share = _least_recall(table)
+        if share < _LEAK:
+            continue
+        name = seen.modality.bands[band]
+        message = (
+            f"band '{name}' of modality '{seen.name}' tells the class of scene '{case.id}' by its "
+            f"value, at {share:.1%} of the pixels of every class: labels are among the inputs"
+        )
+        remedy = "Leave the modality out; it will not be there where a map is wanted"
+        yield Finding("error", "labels-as-input", message, case.id, None, remedy, seen.name)
+        return
+
+
+def _least_recall(table: NDArray[np.int64]) -> float:
+    """Share of each class that is right if every code means its commonest class; the least.
+
+    Args:
+        table: Pixels per code and class, int64 (n, K).
+    """
+    best = table.argmax(axis=1)
+    totals = table.sum(axis=0)
+    classes = np.flatnonzero(totals >= _FEWEST_OF_CLASS)
+    if classes.size < 2:
+        return 0.0
+    return min(float(table[best == c, c].sum() / totals[c]) for c in classes)
+
+
+def _check_mask_as_image(case: Case, seen: Seen) -> Iterator[Finding]:
+    if seen.modality.kind != "optical" or len(seen.low) != 3 or seen.valid < _FEWEST:
+        return
+    pixels = seen.mini.reshape(3, -1)
+    pixels = pixels[:, ~np.isnan(pixels).any(axis=0)].T
+    colors = np.unique(pixels, axis=0)
+    if not 2 <= len(colors) <= _MASK_COLORS:
+        return
+    message = (
+        f"modality '{seen.name}' of scene '{case.id}' has {len(colors)} colours only: this is a "
+        "label raster, not an image"
+    )
+    path = next(iter(case.scene.paths().get(seen.name, ())), None)
+    remedy = "Labels were probably unpacked over the image of the same name; unpack the image again"
+    yield Finding("error", "labels-over-image", message, case.id, path, remedy, seen.name)
+
+
+def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) -> Finding | None:
+    """What label values outside the scheme come from, where their raster tells.
+
+    Args:
+        manifest: The data set.
+        entry: The scene.
+        error: What reading its labels raised.
+    """
+    try:
+        paths = manifest.local_files(entry)
+        # Other labels are read when these have been.
+        name = "labels_eroded" if "labels_eroded" in str(error) else "labels"
+        path = paths[name][0]
+        if is_vector(str(path)):
+            return None
+        with pool.borrow(str(path)) as dataset:
+            size = [min(_SAMPLE, n) for n in dataset.shape]
+            bands = min(3, dataset.count) if manifest.scheme.has_palette else 1
+            raw = dataset.read(list(range(1, bands + 1)), window=((0, size[0]), (0, size[1])))
+    except (TerrafuseError, OSError, LookupError):
+        return None
+    colors = _count_colors(raw)
+    if manifest.scheme.has_palette and colors > _PICTURE_COLORS and _rarely_known(raw, manifest):
+        what = f"it holds {colors:,} colours: this is a picture, not labels"
+        remedy = "Take the label file of the scene (or a copy from another archive)"
+    elif _is_interpolated(raw, manifest.scheme):
+        what = "unknown values lie between known ones and along their borders: the raster was "
+        what += "resized with interpolation, or saved as JPEG"
+        remedy = "Take the labels as they were before, or resize them with the nearest pixel"
+    else:
+        return None
+    message = f"{str(error).rstrip('.')}. In '{path}' {what}"
+    return Finding("error", "labels", message, entry.id, path, remedy, "labels")
+
+
+def _whole(raw: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Codes (n,), colours as one number."""
+    flat = np.nan_to_num(raw.reshape(len(raw), -1).astype(np.float64)).astype(np.int64)
+    codes: NDArray[np.int64] = flat[0]
+    if len(flat) == 3:
+        codes = flat[0] * 65536 + flat[1] * 256 + flat[2]
+    return codes
+
+
+def _count_colors(raw: NDArray[np.generic]) -> int:
+    return int(np.unique(_whole(raw)).size)
+
+
+def _known(scheme: ClassScheme, colors: bool) -> list[int]:
+    codes = scheme.lookup()
+    if colors:
+        return [int(str(code)[1:], 16) for code in codes if isinstance(code, str)]
+    return [code for code in codes if isinstance(code, int)]
+
+
+def _rarely_known(raw: NDArray[np.generic], manifest: Manifest) -> bool:
+    known = _known(manifest.scheme, len(raw) == 3)
+    return float(np.isin(_whole(raw), known).mean()) < 0.5
+
+
+def _is_interpolated(raw: NDArray[np.generic], scheme: ClassScheme) -> bool:
+    """Whether values that are no code have, in their row or column, one code on either side."""
+    if not np.issubdtype(raw.dtype, np.number) or np.iscomplexobj(raw):
+        return False
+    codes = _whole(raw).reshape(raw.shape[1:])
+    unknown = ~np.isin(codes, _known(scheme, len(raw) == 3))
+    if len(raw) == 1:
+        unknown |= raw[0] != np.round(raw[0])
+    if not unknown.any() or unknown.all():
+        return False
+    from scipy import ndimage
+
+    near = ndimage.binary_dilation(~unknown, iterations=2)
+    thin = float(near[unknown].mean()) > 0.9
+    levels = sorted({int(v) for v in np.unique(codes[~unknown])})
+    if len(raw) == 3 or len(levels) < 2:
+        return thin and _count_colors(raw) > 2 * scheme.num_classes
+    between = (codes[unknown] >= levels[0]) & (codes[unknown] <= levels[-1])
+    spread = any(b - a > 1 for a, b in pairwise(levels)) or (raw[0] != np.round(raw[0])).any()
+    edges = np.abs(np.diff(codes, axis=0, prepend=codes[:1])) > 0
+    edges |= np.abs(np.diff(codes, axis=1, prepend=codes[:, :1])) > 0
+    edges = ndimage.binary_dilation(edges, iterations=1)
+    return thin and bool(between.all()) and spread and float(edges[unknown].mean()) > 0.9

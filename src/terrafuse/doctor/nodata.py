@@ -1,0 +1,198 @@
+"""Pixels that have no data although the manifest does not say so, and the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.data.handles import pool
+from terrafuse.data.scene import Scene
+from terrafuse.doctor.case import Case, Seen
+from terrafuse.doctor.findings import Finding
+
+Mask = NDArray[np.bool_]
+
+# Values that writers put where there is nothing.
+_FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, -32767.0, -1.0, 1e20)
+# A side of the image, or a part of it at its border, that is one value.
+_LINE_SHARE = 0.95
+_WEDGE_SHARE = 0.02
+_MOST = 0.98
+_SOLID = 0.3
+# Around real fill the image begins at once; a dark lake becomes darker towards its middle.
+_RING_PERCENT = 10.0
+_FEWEST_BANDS = 3
+_HOLE_SHARE = 0.005
+_ALSO_A_VALUE = 0.002
+
+
+def check_nodata(case: Case) -> Iterator[Finding]:
+    """Borders and holes of one value."""
+    for seen in case.seen.values():
+        if seen.modality.kind == "structure" or not seen.valid:
+            continue
+        found = find_border(seen)
+        if found is not None:
+            yield _undeclared(case, seen, *found)
+        elif seen.modality.kind != "elevation":  # whose holes have a topic of their own
+            yield from _check_holes(case, seen)
+
+
+def find_border(seen: Seen) -> tuple[float, float, Mask] | None:
+    """Value, share of the scene and mask on `mini` (h, w) of fill around the image, if any."""
+    for value in _candidates(seen):
+        mask = (seen.mini == np.float32(value)).all(axis=0)
+        if not 0 < mask.mean() < _MOST:
+            continue
+        outer = _at_border(mask)
+        share = float(outer.mean())
+        sides = [
+            float((line == np.float32(value)).all(axis=0).mean()) for line in seen.frame.values()
+        ]
+        whole_side = max(sides) >= _LINE_SHARE
+        wedge = share >= _WEDGE_SHARE and _is_solid(outer)
+        if (whole_side or wedge) and _is_abrupt(seen, outer):
+            return value, share, outer
+    return None
+
+
+def _candidates(seen: Seen) -> list[float]:
+    """Values that all bands share at a corner or in the middle of a side, commonest fills only."""
+    found: dict[float, int] = {}
+    for line in seen.frame.values():
+        for place in (0, line.shape[1] // 2, -1):
+            pixel = line[:, place]
+            if not np.isnan(pixel).any() and (pixel == pixel[0]).all():
+                found[float(pixel[0])] = found.get(float(pixel[0]), 0) + 1
+    # One band is often constant for good reasons: a lake, a shadow, a roof.
+    known = [v for v in found if v in _FILLS or abs(v) > 1e6 or len(seen.low) >= _FEWEST_BANDS]
+    extreme = [v for v in known if v in (float(seen.low.min()), float(seen.high.max()))]
+    return sorted(extreme, key=lambda v: -found[v])
+
+
+def _at_border(mask: Mask) -> Mask:
+    """The parts of a mask that touch the border of the image."""
+    from scipy import ndimage
+
+    parts, count = ndimage.label(mask)
+    edges = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+    touching = np.zeros(count + 1, bool)
+    touching[np.unique(edges)] = True
+    touching[0] = False
+    found: Mask = touching[parts]
+    return found
+
+
+def _is_solid(outer: Mask) -> bool:
+    """Whether the fill is areas; saturated speckle hangs together too."""
+    from scipy import ndimage
+
+    inner = ndimage.binary_erosion(outer, np.ones((3, 3)), border_value=1)
+    return float(inner.sum()) >= _SOLID * float(outer.sum())
+
+
+def _is_abrupt(seen: Seen, outer: Mask) -> bool:
+    """Whether the image does not fade into the fill."""
+    from scipy import ndimage
+
+    ring = ndimage.binary_dilation(outer, iterations=2) & ~outer
+    rest = ~outer & ~np.isnan(seen.mini[0])
+    if ring.sum() < 8 or rest.sum() < 64:
+        return True
+    low = seen.mini[0][outer][0] <= np.median(seen.mini[0][rest])
+    for band in seen.mini:
+        inside, near = band[rest & ~np.isnan(band)], band[ring & ~np.isnan(band)]
+        if not inside.size or not near.size:
+            continue
+        limit = np.percentile(inside, _RING_PERCENT if low else 100 - _RING_PERCENT)
+        if (np.median(near) >= limit) if low else (np.median(near) <= limit):
+            return True
+    return False
+
+
+def _undeclared(case: Case, seen: Seen, value: float, share: float, mask: Mask) -> Finding:
+    message = (
+        f"modality '{seen.name}' of scene '{case.id}' is {value:g} in all bands along its border "
+        f"({share:.1%} of the scene); that is fill which counts as data"
+    )
+    declared = case.rules[seen.name].nodata
+    if declared is not None:
+        message += f" ('nodata' is {declared:g})"
+    fix = {f"modalities.{seen.name}.nodata": _plain(value)}
+    remedy = f"Set 'nodata: {value:g}' on the modality"
+    elsewhere = float((seen.mini == np.float32(value))[:, ~mask].any(axis=0).mean())
+    if elsewhere > _ALSO_A_VALUE:
+        remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
+        remedy, fix = remedy + "the other pixels", {}
+    return Finding(
+        "warning", "undeclared-nodata", message, case.id, None, remedy, seen.name,
+        seen.mini_window(mask), fix,
+    )  # fmt: skip
+
+
+def _check_holes(case: Case, seen: Seen) -> Iterator[Finding]:
+    if len(seen.low) < _FEWEST_BANDS:
+        return
+    mask = (seen.mini == 0).all(axis=0)
+    share = float(mask.mean())
+    if not _HOLE_SHARE <= share < _MOST or not _is_abrupt(seen, mask):
+        return
+    message = (
+        f"{share:.1%} of modality '{seen.name}' in scene '{case.id}' are 0 in all "
+        f"{len(seen.low)} bands; holes of this kind are mostly pixels without data"
+    )
+    remedy = "Set 'nodata: 0' on the modality, if 0 is never a value"
+    yield Finding(
+        "warning", "zeros", message, case.id, None, remedy, seen.name, seen.mini_window(mask),
+        {f"modalities.{seen.name}.nodata": 0},
+    )  # fmt: skip
+
+
+def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Finding]:
+    """Files that mark no data in two ways: by a nodata value and by NaN.
+
+    Args:
+        scene: The scene.
+        overrides: Nodata value of the manifest per modality.
+    """
+    for name, files in scene.files.items():
+        for path, file in zip(scene.paths()[name], files, strict=False):
+            nodata = file.nodata[0] if overrides.get(name) is None else overrides[name]
+            floating = np.issubdtype(np.dtype(file.dtypes[0]), np.floating)
+            if nodata is None or np.isnan(nodata) or not floating or not path.is_file():
+                continue
+            with pool.borrow(str(path)) as dataset:
+                count = _count_nan(dataset)
+            if count:
+                yield _nan_beside(scene.id, name, path, nodata, count)
+
+
+def _count_nan(dataset: Any) -> int:
+    count = 0
+    for row in range(0, dataset.height, 1024):
+        for col in range(0, dataset.width, 1024):
+            height, width = min(1024, dataset.height - row), min(1024, dataset.width - col)
+            window = RasterWindow(col, row, width, height)
+            for band in dataset.indexes:  # one by one: dtypes may differ
+                count += int(np.isnan(dataset.read(band, window=window)).sum())
+    return count
+
+
+def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Finding:
+    message = f"'{path}' has nodata value {nodata:g}, but also {count} NaN values"
+    remedy = "Both count as no data; if NaN means something else, repair the file"
+    if nodata == 0:
+        remedy = (
+            "NaN is what has no data here, so 0 may be a value: remove the tag "
+            "(gdal_edit.py -unsetnodata)"
+        )
+    return Finding("warning", "nan-beside-nodata", message, id, path, remedy, name)
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if float(value).is_integer() and abs(value) < 1e15 else value

@@ -1,0 +1,230 @@
+"""The data set as a whole: what each split holds, and whether splits show the same ground."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data.footprints import nearby_grids, overlapping_grids
+from terrafuse.data.manifest import Manifest
+from terrafuse.doctor.case import Record, Splits
+from terrafuse.doctor.findings import Finding
+from terrafuse.errors import TerrafuseError
+
+# Neighbours share weather, fields and shadows over some tens of pixels.
+_NEAR_PX = 32
+_RARE = 1e-3
+
+
+def check_splits(
+    manifest: Manifest, records: Sequence[Record], splits: Splits, *, deep: bool
+) -> Iterator[Finding]:
+    """Faults that no scene has alone."""
+    yield from _check_presence(manifest, records, splits, deep)
+    train = [record for record in records if record.split in splits.train]
+    if train:
+        others = [record for record in records if record.split not in splits.train]
+        yield from _check_labels(manifest, train, others, splits.name)
+        yield from _check_bands(manifest, train, splits.name, deep)
+    if deep:
+        yield from _check_classes_elsewhere(manifest, records, splits)
+    yield from _check_overlap(manifest, records, splits)
+    if deep:
+        yield from _check_nearness(records, splits)
+
+
+def _check_presence(
+    manifest: Manifest, records: Sequence[Record], splits: Splits, deep: bool
+) -> Iterator[Finding]:
+    absent = [split for split in splits.train if split not in manifest.splits]
+    for split in absent:
+        known = ", ".join(manifest.splits) or "none"
+        message = f"no scene of '{manifest.path}' is in split '{split}'; splits found: {known}"
+        remedy = f"Set 'split: {split}' for scenes to learn from, or let terrafuse data split do it"
+        yield Finding("error", "no-train", message, remedy=remedy)
+    if not absent and splits.validation not in manifest.splits:
+        message = f"no scene of '{manifest.path}' is in split '{splits.validation}'"
+        remedy = "Put some there, or run 'terrafuse data split': the best weights are chosen by it"
+        yield Finding("warning", "no-val", message, remedy=remedy)
+    if not deep:
+        return
+    judged = [s for s in manifest.splits if s not in (*splits.train, splits.validation)]
+    if not absent and not judged:
+        message = f"no scene of '{manifest.path}' is in a split to judge by, such as 'test'"
+        remedy = "Scores of the split that chose the weights are too good; 'terrafuse data split'"
+        yield Finding("note", "no-test", message, remedy=remedy)
+    for split in judged:
+        inside = [record for record in records if record.split == split]
+        if inside and not any(r.has_labels or r.entry.labels_eroded for r in inside):
+            message = f"no scene of split '{split}' has labels: nothing can be scored there"
+            yield Finding("note", "no-labels", message, remedy="Name labels, or map it only")
+
+
+def _check_labels(
+    manifest: Manifest, train: Sequence[Record], others: Sequence[Record], where: str
+) -> Iterator[Finding]:
+    if not any(record.has_labels for record in train):
+        message = f"no scene of {where} has labels"
+        yield Finding("error", "no-labels", message, remedy="Give 'labels' in the manifest")
+        return
+    counts = _sum_counts(manifest, train)
+    if not counts.any():
+        message = f"labels of {where} are all ignored"
+        remedy = "Correct 'classes', 'void' or the labels' 'nodata' in the manifest"
+        yield Finding("error", "labels-ignored", message, remedy=remedy)
+        return
+    elsewhere = _sum_counts(manifest, others)
+    for index in np.flatnonzero(counts == 0):
+        message = f"class '{manifest.scheme.names[index]}' has no pixel in {where}"
+        remedy = f"It cannot be learned; other splits have {elsewhere[index]} pixels of it"
+        yield Finding("warning", "class-missing", message, remedy=remedy)
+
+
+def _sum_counts(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.int64]:
+    zero = np.zeros(manifest.scheme.num_classes, np.int64)
+    return sum((record.counts for record in records if record.has_labels), zero)
+
+
+def _check_bands(
+    manifest: Manifest, train: Sequence[Record], where: str, deep: bool
+) -> Iterator[Finding]:
+    for name, modality in manifest.modalities.items():
+        if not any(record.with_data.get(name) for record in train):
+            message = f"modality '{name}' has no data in {where}"
+            remedy = "Correct its 'nodata' in the manifest, or leave it out with data.modalities"
+            yield Finding("error", "modality-without-data", message, remedy=remedy, modality=name)
+            continue
+        found = [record.summaries[name] for record in train if name in record.summaries]
+        if not deep or not found:
+            continue
+        low = np.min([summary.low for summary in found], axis=0)
+        high = np.max([summary.high for summary in found], axis=0)
+        yield from _check_empty_bands(manifest, name, low > high, where)
+        for band, lowest, highest in zip(modality.bands, low, high, strict=True):
+            if lowest == highest:
+                message = f"band '{band}' of modality '{name}' is {lowest:g} everywhere in {where}"
+                remedy = "It carries nothing; leave it out with 'read_bands'"
+                fix = _without(manifest, name, {band})
+                yield Finding(
+                    "error", "constant-band", message, remedy=remedy, modality=name, fix=fix
+                )
+
+
+def _check_empty_bands(
+    manifest: Manifest, name: str, empty: NDArray[np.bool_], where: str
+) -> Iterator[Finding]:
+    bands = manifest.modalities[name].bands
+    named = [band for band, is_empty in zip(bands, empty, strict=True) if is_empty]
+    if not named:
+        return
+    listed = ", ".join(f"'{band}'" for band in named[:10]) + (" …" if len(named) > 10 else "")
+    message = f"{len(named)} bands of modality '{name}' have no data in {where}: {listed}"
+    remedy = "Leave them out with 'read_bands' and 'bands'; training cannot normalise them"
+    fix = _without(manifest, name, set(named))
+    yield Finding("error", "band-without-data", message, remedy=remedy, modality=name, fix=fix)
+
+
+def _without(manifest: Manifest, name: str, dropped: set[str]) -> dict[str, object]:
+    """Keys of a manifest that leave bands out."""
+    modality, rules = manifest.known[name], manifest.rules[name]
+    taken = rules.read_bands or tuple(range(1, len(modality.bands) + 1))
+    kept = [i for i, band in enumerate(modality.bands) if band not in dropped]
+    if not kept:
+        return {}
+    key = f"modalities.{name}"
+    fix: dict[str, object] = {
+        f"{key}.bands": [modality.bands[i] for i in kept],
+        f"{key}.read_bands": [taken[i] for i in kept],
+    }
+    if modality.wavelengths_um is not None:
+        fix[f"{key}.wavelengths_um"] = [modality.wavelengths_um[i] for i in kept]
+    return fix
+
+
+def _check_classes_elsewhere(
+    manifest: Manifest, records: Sequence[Record], splits: Splits
+) -> Iterator[Finding]:
+    train = _sum_counts(manifest, [r for r in records if r.split in splits.train])
+    names = manifest.scheme.names
+    for index in np.flatnonzero((train > 0) & (train < _RARE * train.sum())):
+        message = (
+            f"class '{names[index]}' is {train[index] / train.sum():.2%} of the labelled pixels of "
+            f"{splits.name} ({train[index]:,} px)"
+        )
+        remedy = "Balanced sampling and a loss with class weights help; see data.sampling"
+        yield Finding("note", "rare-class", message, remedy=remedy)
+    for split in manifest.splits:
+        inside = [r for r in records if r.split == split and r.has_labels]
+        if split in splits.train or not inside:
+            continue
+        counts = _sum_counts(manifest, inside)
+        absent = [names[i] for i in np.flatnonzero((counts == 0) & (train > 0))]
+        if absent and counts.any():
+            listed = ", ".join(f"'{name}'" for name in absent)
+            message = f"split '{split}' has no pixel of {listed}"
+            remedy = "Its scores say nothing about them; 'terrafuse data split' shares classes out"
+            yield Finding("note", "class-not-judged", message, remedy=remedy)
+
+
+def _check_overlap(
+    manifest: Manifest, records: Sequence[Record], splits: Splits
+) -> Iterator[Finding]:
+    pairs = set(overlapping_grids([record.grid for record in records]))
+    pairs |= set(_of_one_file(manifest, records))
+    for first, second in sorted(pairs):
+        a, b = records[first], records[second]
+        if _may_leak(a, b, splits):
+            message = (
+                f"scenes '{a.id}' ({a.split}) and '{b.id}' ({b.split}) show the same ground, so "
+                "scores would be too good"
+            )
+            remedy = "Put them into one split (terrafuse data split does)"
+            yield Finding("warning", "split-overlap", message, a.id, remedy=remedy)
+
+
+def _may_leak(a: Record, b: Record, splits: Splits) -> bool:
+    learned = a.split in splits.train and b.split in splits.train
+    return a.split is not None and b.split is not None and a.split != b.split and not learned
+
+
+def _of_one_file(manifest: Manifest, records: Sequence[Record]) -> Iterator[tuple[int, int]]:
+    """Pairs without CRS that read the same pixels of a file."""
+    readers: dict[Path, list[int]] = {}
+    for i, record in enumerate(records):
+        if record.grid.crs is not None:
+            continue
+        try:
+            files = manifest.local_files(record.entry)
+        except TerrafuseError:
+            continue
+        for path in {path for name in manifest.modalities for path in files.get(name, ())}:
+            readers.setdefault(path, []).append(i)
+    for group in readers.values():
+        for n, first in enumerate(group):
+            for second in group[n + 1 :]:
+                a, b = records[first].entry.window, records[second].entry.window
+                if a is None or b is None or a.intersection(b) is not None:
+                    yield first, second
+
+
+def _check_nearness(records: Sequence[Record], splits: Splits) -> Iterator[Finding]:
+    nearest: dict[tuple[str, str], tuple[float, Record, Record]] = {}
+    counts: dict[tuple[str, str], int] = {}
+    for first, second, distance in nearby_grids([r.grid for r in records], _NEAR_PX):
+        a, b = records[first], records[second]
+        if not _may_leak(a, b, splits):
+            continue
+        names = sorted((str(a.split), str(b.split)))
+        pair = (names[0], names[1])
+        counts[pair] = counts.get(pair, 0) + 1
+        nearest[pair] = min(nearest.get(pair, (np.inf, a, b)), (distance, a, b), key=lambda x: x[0])
+    for pair, (distance, a, b) in nearest.items():
+        message = (
+            f"scenes of '{pair[0]}' and '{pair[1]}' are neighbours ({counts[pair]} pairs; '{a.id}' "
+            f"and '{b.id}' are {distance:.0f} px apart): scores are a little too good"
+        )
+        remedy = "Leave a strip between splits (terrafuse data split --buffer 64)"
+        yield Finding("note", "split-near", message, a.id, remedy=remedy)

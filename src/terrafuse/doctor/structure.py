@@ -1,0 +1,120 @@
+"""Whether the rasters of a scene suit each other: CRS, pixel size, extent, which file is what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+
+from terrafuse.data.grid import Grid
+from terrafuse.data.overlap import pixel_transform
+from terrafuse.data.raster_file import RasterFile
+from terrafuse.doctor.case import Case
+from terrafuse.doctor.findings import Finding, Severity
+from terrafuse.modalities import MAX_SCALE_TERM, Modality
+
+# Pixels that are so many times as large as the manifest says are resampled; beyond, on purpose?
+_PIXEL_RATIO = 1.5
+_WHOLE, _LITTLE = 0.98, 0.5
+_POINTS = 33
+
+
+def check_structure(case: Case) -> Iterator[Finding]:
+    """What headers and paths say."""
+    grid = case.scene.grid
+    for name, files in case.scene.files.items():
+        modality = next(m for m in case.scene.modalities if m.name == name)
+        if grid.crs is not None:
+            for file in files:
+                yield from _check_pixel_size(case.id, modality, file, grid)
+            yield from _check_coverage(case, name, files, grid)
+    yield from _check_crs(case)
+    yield from _check_same_file(case)
+
+
+def _check_pixel_size(
+    id: str, modality: Modality, file: RasterFile, grid: Grid
+) -> Iterator[Finding]:
+    own, scene = file.grid.pixel_size_m, grid.pixel_size_m
+    if not own or not scene:
+        return
+    ratio = own / (scene * modality.scale)
+    if 1 / _PIXEL_RATIO <= ratio <= _PIXEL_RATIO:
+        return
+    better = Fraction(own / scene).limit_denominator(4)
+    message = (
+        f"'{file.path}' (modality '{modality.name}' of scene '{id}') has pixels of {own:.4g} m "
+        f"where the manifest expects {scene * modality.scale:.4g} m (grid of {scene:.4g} m, scale "
+        f"{modality.scale:g}), so it is resampled by a factor of {max(ratio, 1 / ratio):.2g}"
+    )
+    remedy = (
+        "If the file's georeference is right, give the modality its 'scale'; else mend the file"
+    )
+    fits = 0 < better.numerator <= MAX_SCALE_TERM
+    fix = {f"modalities.{modality.name}.scale": float(better)} if fits else {}
+    yield Finding("warning", "pixel-size", message, id, None, remedy, modality.name, fix=fix)
+
+
+def _check_coverage(
+    case: Case, name: str, files: tuple[RasterFile, ...], grid: Grid
+) -> Iterator[Finding]:
+    share = min(_share_inside(grid, file.grid) for file in files)
+    if share >= _WHOLE:
+        return
+    message = f"modality '{name}' covers {share:.0%} of scene '{case.id}'; the rest has no data"
+    remedy = "Check that it is the right file and that its CRS and transform are right"
+    severity: Severity = "warning" if share < _LITTLE else "note"
+    yield Finding(severity, "coverage", message, case.id, None, remedy, name)
+
+
+def _share_inside(grid: Grid, other: Grid) -> float:
+    """Part of a grid's points that lie within another."""
+    cols, rows = np.meshgrid(
+        np.linspace(0.5, grid.width - 0.5, _POINTS), np.linspace(0.5, grid.height - 0.5, _POINTS)
+    )
+    try:
+        col, row = pixel_transform(grid, other)(cols.ravel(), rows.ravel())
+    except ValueError:
+        return 1.0  # opening the scene has judged it
+    inside = (col >= 0) & (col <= other.width) & (row >= 0) & (row <= other.height)
+    return float(inside.mean())
+
+
+def _check_crs(case: Case) -> Iterator[Finding]:
+    grid = case.scene.grid
+    for name, files in case.scene.files.items():
+        other = next((f for f in files if f.grid.crs is not None and f.grid.crs != grid.crs), None)
+        if other is not None and grid.crs is not None and other.grid.crs is not None:
+            message = (
+                f"modality '{name}' of scene '{case.id}' has CRS {_short(other.grid)}, the grid "
+                f"{_short(grid)}: it is reprojected while reading"
+            )
+            yield Finding("note", "crs", message, case.id, modality=name)
+
+
+def _short(grid: Grid) -> str:
+    return "none" if grid.crs is None else str(grid.crs.to_string()[:40])
+
+
+def _check_same_file(case: Case) -> Iterator[Finding]:
+    paths = case.scene.paths()
+    labels = {path.resolve() for path in paths.get("labels", ())}
+    seen: dict[object, str] = {}
+    for name in case.scene.files:
+        for path in paths[name]:
+            real = path.resolve()
+            if real in labels:
+                message = (
+                    f"modality '{name}' of scene '{case.id}' is the file of its labels, '{path}'"
+                )
+                remedy = "Name the raster of the modality"
+                yield Finding("error", "labels-as-input", message, case.id, path, remedy, name)
+            key = (real, case.rules[name].read_bands)
+            if seen.setdefault(key, name) != name:
+                message = (
+                    f"modalities '{seen[key]}' and '{name}' of scene '{case.id}' read the same "
+                    f"bands of one file, '{path}'"
+                )
+                remedy = "Name the other's raster, or give each its 'read_bands'"
+                yield Finding("warning", "same-file", message, case.id, path, remedy, name)

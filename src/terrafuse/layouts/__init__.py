@@ -1,0 +1,138 @@
+"""Folder layouts → manifest values; nothing is copied."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from terrafuse.errors import RasterReadError, UnknownNameError, unknown_name
+from terrafuse.layouts import (
+    dfc2020,
+    gid,
+    mmhunan,
+    ombria,
+    potsdam,
+    sen1floods11,
+    vaihingen,
+    whu_opt_sar,
+)
+from terrafuse.layouts.dfc2020 import describe_dfc2020
+from terrafuse.layouts.folder import describe_folder
+from terrafuse.layouts.forests import describe_forests
+from terrafuse.layouts.gid import (
+    describe_five_billion_pixels,
+    describe_gid5,
+    describe_gid15,
+)
+from terrafuse.layouts.items import describe_items
+from terrafuse.layouts.layout import Layout
+from terrafuse.layouts.mmhunan import describe_mmhunan
+from terrafuse.layouts.ombria import describe_ombria
+from terrafuse.layouts.potsdam import describe_potsdam
+from terrafuse.layouts.recognising import Recognised, recognise
+from terrafuse.layouts.sen1floods11 import describe_sen1floods11
+from terrafuse.layouts.summary import summarise
+from terrafuse.layouts.vaihingen import describe_vaihingen
+from terrafuse.layouts.whu_opt_sar import describe_whu_opt_sar
+
+__all__ = [
+    "LAYOUTS",
+    "LayoutSummary",
+    "Recognised",
+    "describe",
+    "list_layouts",
+    "recognise_layout",
+    "summarise",
+]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A layout.
+
+    Args:
+        describe: (root, options as text) → manifest values with paths relative to the root. The
+            first line of the docstring is shown by `terrafuse layouts`.
+        forms: In which a published data set is known, to recognise it by.
+    """
+
+    describe: Callable[[Path, dict[str, str]], dict[str, Any]]
+    forms: tuple[Layout, ...] = ()
+
+
+LAYOUTS: dict[str, _Entry] = {
+    "folder": _Entry(describe_folder),
+    "items": _Entry(describe_items),
+    "whu-opt-sar": _Entry(describe_whu_opt_sar, whu_opt_sar.EDITIONS),
+    "gid-5": _Entry(describe_gid5, gid.GID5_EDITIONS),
+    "gid-15": _Entry(describe_gid15, gid.GID15_EDITIONS),
+    "five-billion-pixels": _Entry(describe_five_billion_pixels, gid.BILLIONS_EDITIONS),
+    "vaihingen": _Entry(describe_vaihingen, vaihingen.EDITIONS),
+    "potsdam": _Entry(describe_potsdam, potsdam.EDITIONS),
+    "mmhunan": _Entry(describe_mmhunan, mmhunan.EDITIONS),
+    "forests": _Entry(describe_forests),
+    "sen1floods11": _Entry(describe_sen1floods11, sen1floods11.EDITIONS),
+    "ombria": _Entry(describe_ombria, ombria.EDITIONS),
+    "dfc2020": _Entry(describe_dfc2020, dfc2020.EDITIONS),
+}
+
+
+@dataclass(frozen=True)
+class LayoutSummary:
+    """A row of `terrafuse layouts`."""
+
+    name: str
+    description: str
+
+
+def list_layouts() -> list[LayoutSummary]:
+    """Every layout, with what it is for."""
+    return [
+        LayoutSummary(name, (entry.describe.__doc__ or "").splitlines()[0])
+        for name, entry in LAYOUTS.items()
+    ]
+
+
+def recognise_layout(root: Path | str) -> Recognised:
+    """The layout of a folder, told by the names in it.
+
+    Raises:
+        RasterReadError: No such folder.
+        DataError: More than one published data set is there.
+    """
+    return recognise(_folder(root), {name: entry.forms for name, entry in LAYOUTS.items()})
+
+
+def describe(
+    root: Path | str, layout: str, *, manifest_folder: Path | str | None = None, **options: str
+) -> dict[str, Any]:
+    """Manifest values of a folder of rasters.
+
+    Args:
+        root: The folder.
+        layout: Name of the layout.
+        manifest_folder: Where the manifest will be, to name `root` from there. Default: `root`.
+        options: Options of the layout, as text.
+
+    Raises:
+        UnknownNameError: No such layout.
+        RasterReadError: No such folder.
+        DataError: The folder does not have this layout.
+    """
+    if layout not in LAYOUTS:
+        raise UnknownNameError(unknown_name("layout", layout, LAYOUTS))
+    folder = _folder(root)
+    values = LAYOUTS[layout].describe(folder, options)
+    beside = folder if manifest_folder is None else Path(manifest_folder).expanduser()
+    way = os.path.relpath(folder.resolve(), beside.resolve())
+    return values if way == "." else {"root": Path(way).as_posix(), **values}
+
+
+def _folder(root: Path | str) -> Path:
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise RasterReadError(f"there is no folder '{root}'")
+    return folder

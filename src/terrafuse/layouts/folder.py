@@ -1,0 +1,300 @@
+"""Generic layout: one folder or pattern per modality, one of labels, files of matching names."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from terrafuse.classes import DEFAULT_COLORS
+from terrafuse.data.placement import SIZE_TOLERANCE_PX
+from terrafuse.data.raster_file import inspect_raster
+from terrafuse.errors import DataError, LabelError
+from terrafuse.layouts.codes import find_codes
+from terrafuse.layouts.guessing import guess_modality, guess_scale
+from terrafuse.layouts.lists import read_lists
+from terrafuse.layouts.matching import Matched, match_names
+from terrafuse.layouts.pieces import SPLITS
+from terrafuse.layouts.places import (
+    ERODED,
+    LABELS,
+    Place,
+    find_places,
+    is_eroded,
+    is_label,
+    is_like_labels,
+    rank_of_labels,
+)
+from terrafuse.layouts.published import warn
+from terrafuse.layouts.tree import RASTER_SUFFIXES, Tree, is_raster, natural_key
+
+_MOST_NAMED = 5
+
+
+def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
+    """One folder (or pattern) per modality and one of labels; names of a scene's files match.
+
+    Folders train, val and test may stand above or below those; else splits/NAME.txt, or train.txt
+    and its like, list names. Names may differ by what all of a folder begin or end with. Without
+    folders, names such as Image_0 and Label_0, or x and x_label, tell labels from images.
+
+    Args:
+        root: The folder; paths are relative to it.
+        options: "labels" names the folder or pattern of labels; every other key is a modality
+            with its folder or pattern. Without modalities, each folder is one.
+
+    Raises:
+        DataError: Nothing found, names or sizes that do not match, or scenes in two splits.
+        LabelError: No labels, or more than 255 values in them.
+    """
+    return describe_folders(root, options)
+
+
+def describe_folders(
+    root: Path, options: Mapping[str, str], *, lists: bool = True
+) -> dict[str, Any]:
+    """As `describe_folder`; without `lists` those beside the folders are another's to read."""
+    places, merged = find_places(Tree.walk(root).paths, options.get(LABELS, ""))
+    if merged:
+        warn(f"{len(merged)} rasters in folders such as '{merged[0].parent}' repeat others: left")
+    roles = _sort_roles(root, places, options)
+    found = match_names(roles, LABELS)
+    labels = found.pop(LABELS)
+    eroded = found.pop(ERODED, {})
+    found = _with_matches(root, roles, found, labels, given=set(options))
+    ids = [i for i in labels if any(i in files for files in found.values())]
+    ids.sort(key=lambda i: (_rank_of_split(labels[i].split), natural_key(i)))
+    if not ids:
+        listed = ", ".join(f"'{places[0].path.parent}'" for places in roles.values())
+        first = next(iter(labels.values())).path.name
+        raise DataError(
+            f"no file in {listed} of '{root}' has the same name in another; scenes are matched by "
+            f"file name, for instance '{first}'"
+        )
+    _tell_of_the_rest(found, labels, ids)
+    codes = find_codes([inspect_raster(root / labels[i].path, f"labels of '{i}'") for i in ids])
+    modalities = {
+        name: _describe_modality(name, files, labels, root, required=set(ids) <= set(files))
+        for name, files in found.items()
+    }
+    splits = _splits(root, ids, labels, [*found.values(), labels]) if lists else {}
+    stems = Counter(_stem(i) for i in ids)
+    names = {i: _stem(i) if stems[_stem(i)] == 1 else i.replace("/", "_") for i in ids}
+    every = {**found, LABELS: labels, ERODED: eroded}
+    return {
+        "classes": codes.classes(DEFAULT_COLORS),
+        **({"void": codes.void} if codes.void else {}),
+        "modalities": modalities,
+        "scenes": [{"id": names[i], **_scene(i, every, splits.get(i), root)} for i in ids],
+    }
+
+
+def _sort_roles(
+    root: Path, places: Sequence[Place], options: Mapping[str, str]
+) -> dict[str, list[Place]]:
+    """Places of labels, of labels without boundaries, and of each modality."""
+    by_role: defaultdict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        by_role[place.role].append(place)
+    labels, eroded = _label_roles(root, by_role, options)
+    modalities = {name: at for name, at in options.items() if name != LABELS}
+    if modalities:
+        found = {name: _places_at(root, places, at) for name, at in modalities.items()}
+    else:
+        rest = [r for r in sorted(by_role) if r and r not in (labels, eroded)]
+        found = {_to_name(r): by_role[r] for r in rest if not is_like_labels(r)}
+        alike = [r for r in rest if is_like_labels(r)]
+        if alike:
+            listed = ", ".join(f"'{role}'" for role in alike)
+            warn(
+                f"labels are those of '{labels}'; {listed} look like labels, too, and are left "
+                "aside. To take others: -O labels=FOLDER"
+            )
+    if not found:
+        raise DataError(
+            f"no folder of images in '{root}' beside the labels '{labels}'. Name one per "
+            "modality: -O NAME=FOLDER"
+        )
+    truth = _places_at(root, places, options[LABELS]) if LABELS in options else by_role[labels]
+    return {**found, LABELS: truth, **({ERODED: by_role[eroded]} if eroded else {})}
+
+
+def _label_roles(
+    root: Path, by_role: Mapping[str, Sequence[Place]], options: Mapping[str, str]
+) -> tuple[str, str]:
+    """Folders of labels, and of labels without boundaries (empty: none)."""
+    full = sorted(filter(is_label, by_role), key=rank_of_labels)
+    eroded = sorted(filter(is_eroded, by_role), key=rank_of_labels)
+    if LABELS in options:
+        return options[LABELS], eroded[0] if eroded else ""
+    if not full and not eroded:
+        listed = ", ".join(sorted(filter(None, by_role), key=natural_key)) or "none with rasters"
+        raise LabelError(
+            f"no folder of labels in '{root}' (folders: {listed}). Name it: -O labels=FOLDER"
+        )
+    if not full:
+        warn(f"only labels without boundaries are there ('{eroded[0]}'); they serve as labels")
+        return eroded[0], ""
+    return full[0], eroded[0] if eroded else ""
+
+
+def _places_at(root: Path, places: Sequence[Place], at: str) -> list[Place]:
+    """Files of a folder that a user names, or of a pattern."""
+    if any(c in at for c in "*?["):
+        found = _matches(root, at)
+    else:
+        here = [p for p in places if _without_split(p.path.parent) == PurePosixPath(at)]
+        found = here or [p for p in places if p.role == at or _ends_with(p.path.parent, at)]
+    if not found:
+        raise DataError(f"no raster in '{root / at}'; allowed are {', '.join(RASTER_SUFFIXES)}")
+    return found
+
+
+def _matches(root: Path, pattern: str) -> list[Place]:
+    above = [path for path in sorted(root.iterdir()) if path.name.lower() in SPLITS]
+    return [
+        Place(PurePosixPath(path.relative_to(root).as_posix()), split, pattern, "", path.stem)
+        for folder, split in ((root, None), *((p, SPLITS[p.name.lower()]) for p in above))
+        for path in sorted(folder.glob(pattern))
+        if is_raster(path.name)
+    ]
+
+
+def _without_split(folder: PurePosixPath) -> PurePosixPath:
+    return PurePosixPath(*(part for part in folder.parts if part.lower() not in SPLITS))
+
+
+def _ends_with(folder: PurePosixPath, at: str) -> bool:
+    end = PurePosixPath(at).parts
+    return _without_split(folder).parts[-len(end) :] == end
+
+
+def _with_matches(
+    root: Path, roles: Mapping[str, Sequence[Place]], found: Matched, labels: Mapping[str, Place],
+    given: set[str],
+) -> Matched:  # fmt: skip
+    """Modalities of which some file belongs to a label; others are told, or refused if named."""
+    bad = [name for name, files in found.items() if labels.keys().isdisjoint(files)]
+    if len(bad) == len(found):
+        return found
+    for name in bad:
+        first = roles[name][0].path
+        text = f"no file of '{name}' has the name of a label, for instance '{first}'"
+        if name in given:
+            raise DataError(f"{text} in '{root}'; scenes are matched by file name")
+        warn(f"{text}: left aside")
+    return {name: files for name, files in found.items() if name not in bad}
+
+
+def _tell_of_the_rest(found: Matched, labels: Mapping[str, Place], ids: Sequence[str]) -> None:
+    """Images without labels, and labels without images."""
+    known = set(ids)
+    images = {i: p for files in found.values() for i, p in files.items() if i not in known}
+    lone = {i: p for i, p in labels.items() if i not in known}
+    for rest, what in ((images, "images without labels"), (lone, "labels without an image")):
+        if rest:
+            shown = [str(p.path) for _, p in sorted(rest.items(), key=lambda o: natural_key(o[0]))]
+            more = " …" if len(shown) > _MOST_NAMED else ""
+            warn(f"{len(rest)} {what} are left aside: {', '.join(shown[:_MOST_NAMED])}{more}")
+
+
+def _describe_modality(
+    name: str, files: Mapping[str, Place], labels: Mapping[str, Place], root: Path, required: bool
+) -> dict[str, Any]:
+    where = f"modality '{name}'"
+    scene = next(i for i in files if i in labels)
+    values = guess_modality(name, [inspect_raster(root / files[scene].path, where)])
+    scale = guess_scale(
+        inspect_raster(root / files[scene].path, where),
+        inspect_raster(root / labels[scene].path, f"labels of '{scene}'"),
+    )
+    values |= {} if scale == 1 else {"scale": float(scale)}
+    _check_sizes(name, files, labels, root, scale)
+    return values if required else values | {"required": False}
+
+
+def _check_sizes(
+    name: str, files: Mapping[str, Place], labels: Mapping[str, Place], root: Path, scale: Fraction
+) -> None:
+    """Files without CRS are matched by pixel: their sizes must be those of the labels.
+
+    Raises:
+        DataError: They are not; lists the scenes.
+    """
+    bad = []
+    for id in (i for i in files if i in labels):
+        image = inspect_raster(root / files[id].path, f"modality '{name}'").grid
+        truth = inspect_raster(root / labels[id].path, f"labels of '{id}'").grid
+        if image.crs is not None and truth.crs is not None:
+            continue
+        apart = max(
+            abs(image.width * scale - truth.width), abs(image.height * scale - truth.height)
+        )
+        if apart > SIZE_TOLERANCE_PX * max(Fraction(1), scale):
+            sizes = f"{image.width} × {image.height}, labels {truth.width} × {truth.height}"
+            bad.append(f"  {id}: {name} {sizes} ('{files[id].path}')")
+    if bad:
+        more = [f"  and {len(bad) - _MOST_NAMED} more"] if len(bad) > _MOST_NAMED else []
+        lines = "\n".join((*bad[:_MOST_NAMED], *more))
+        raise DataError(
+            f"sizes of '{name}' and of labels do not match (width × height) in {len(bad)} scenes "
+            f"of '{root}':\n{lines}\nWithout a CRS they are matched by pixel: mend these files, or "
+            "take them away"
+        )
+
+
+def _splits(
+    root: Path,
+    ids: Sequence[str],
+    labels: Mapping[str, Place],
+    roles: Sequence[Mapping[str, Place]],
+) -> dict[str, str]:
+    """Split per scene: from lists, else from the folder."""
+    above = {i: split for i in ids if (split := labels[i].split)}
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for files in roles:
+        for id in (i for i in ids if i in files):
+            names[files[id].path.stem].add(id)
+    listed = read_lists(root, ids, names)
+    other = [i for i in listed if above.get(i, listed[i]) != listed[i]]
+    if other:
+        warn(
+            f"{len(other)} scenes lie in folders of another split than lists say, for instance "
+            f"'{labels[other[0]].path}', listed in '{listed[other[0]]}': the lists count"
+        )
+    without = [i for i in ids if i not in listed and i not in above]
+    if listed and without:
+        shown = ", ".join(without[:_MOST_NAMED]) + (" …" if len(without) > _MOST_NAMED else "")
+        warn(f"{len(without)} scenes are in no list and have no split: {shown}")
+    return above | listed
+
+
+def _scene(
+    i: str, roles: Mapping[str, Mapping[str, Place]], split: str | None, root: Path
+) -> dict[str, Any]:
+    values: dict[str, Any] = {"split": split} if split else {}
+    return values | {
+        name: _relative(root / files[i].path, root) for name, files in roles.items() if i in files
+    }
+
+
+def _rank_of_split(split: str | None) -> int:
+    """To train, to validate, to test."""
+    return 0 if split is None else list(SPLITS.values()).index(split)
+
+
+def _stem(i: str) -> str:
+    return i.rpartition("/")[2]
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+
+def _to_name(folder: str) -> str:
+    name = re.sub(r"\W+", "_", folder).strip("_").lower()
+    return name if name[:1].isalpha() else f"m_{name}"

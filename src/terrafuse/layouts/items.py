@@ -1,0 +1,279 @@
+"""Rasters listed one by one: a CSV table, a GeoJSON of rows, or a STAC ItemCollection."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from terrafuse.classes import DEFAULT_COLORS
+from terrafuse.data.handles import is_remote
+from terrafuse.data.polygons import is_vector
+from terrafuse.data.raster_file import inspect_raster
+from terrafuse.errors import DataError, LabelError, UnknownNameError, unknown_name
+from terrafuse.layouts.codes import find_codes
+from terrafuse.layouts.guessing import guess_modality, guess_scale
+from terrafuse.layouts.options import choice
+from terrafuse.layouts.tree import natural_key
+from terrafuse.modalities import KINDS
+
+_LABELS = ("labels", "labels_eroded")
+_NEEDED = ("scene", "modality", "path")
+_COLUMNS = (*_NEEDED, "split", "kind", "bands", "wavelengths_um", "unit")
+_LISTS = (".csv", ".geojson", ".json")
+_SPLITS = {"training": "train", "validate": "val", "validation": "val", "valid": "val"}
+_NO_PIXELS = {"thumbnail", "overview", "metadata", "graphic"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A raster in a list.
+
+    Args:
+        scene: The place it shows.
+        modality: Its modality, "labels" or "labels_eroded".
+        path: As in the manifest.
+        split: Of the scene, if the list says it.
+        about: What the list says about the modality: keys of a manifest.
+        classes: What the list says about labels.
+    """
+
+    scene: str
+    modality: str
+    path: str
+    split: str | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    classes: Sequence[Mapping[str, Any]] = ()
+
+
+def describe_items(root: Path, options: dict[str, str]) -> dict[str, Any]:
+    """A list with one row per raster: CSV (scene, modality, path, …), GeoJSON, or STAC items.
+
+    Rows of one scene and modality are files whose bands follow one another. Labels have the
+    modality "labels", or "labels_eroded". Paths are relative to the list; addresses stay.
+
+    Args:
+        root: The folder of the list.
+        options: "file": the list; default: the only one in the folder. "incomplete": refuse or
+            allow files that are not there.
+
+    Raises:
+        DataError: No list, a row that says too little, or files that are not there.
+        LabelError: No labels, or more than 255 values in them.
+    """
+    for key in options:
+        if key not in ("file", "incomplete"):
+            what = "option of layout 'items'"
+            raise UnknownNameError(unknown_name(what, key, ("file", "incomplete")))
+    path = root / options["file"] if "file" in options else _only_list(root)
+    rows = [replace(row, path=_relative(row.path, path, root)) for row in _read(path)]
+    allow = choice(options, "incomplete", ("refuse", "allow")) == "allow"
+    rows = _with_files(rows, root, path, allow)
+    scenes = _scenes(rows, path)
+    return {
+        **_classes(rows, root, path),
+        "modalities": {name: _modality(name, rows, scenes, root) for name in _names(rows, path)},
+        "scenes": [scenes[id] for id in sorted(scenes, key=natural_key)],
+    }
+
+
+def _only_list(root: Path) -> Path:
+    found = sorted(path for path in root.iterdir() if path.suffix.lower() in _LISTS)
+    if len(found) != 1:
+        listed = ", ".join(f"'{path.name}'" for path in found) or "none"
+        raise DataError(
+            f"'{root}' should hold one list (.csv, .geojson, .json), but there are {listed}. Name "
+            "it: -O file=LIST"
+        )
+    return found[0]
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise DataError(f"there is no list '{path}'")
+    if path.suffix.lower() == ".csv":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            _check_columns(reader.fieldnames or [], path)
+            return [_to_row(row, f"'{path}', line {reader.line_num}") for row in reader]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"'{path}' is no JSON: {error}") from None
+    features = values.get("features", [values]) if isinstance(values, dict) else []
+    rows = [row for n, item in enumerate(features, 1) for row in _feature(item, path, n)]
+    if not rows:
+        raise DataError(
+            f"'{path}' lists no raster; it is no STAC ItemCollection or GeoJSON of rows"
+        )
+    return rows
+
+
+def _check_columns(names: Sequence[str], path: Path) -> None:
+    for name in names:
+        if name not in _COLUMNS:
+            raise DataError(f"'{path}': {unknown_name('column', name, _COLUMNS)}")
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise DataError(
+            f"'{path}' has no column {', '.join(missing)}; it needs {', '.join(_NEEDED)}"
+        )
+
+
+def _to_row(values: Mapping[str, Any], where: str) -> Row:
+    given = {k: str(v).strip() for k, v in values.items() if k and v not in (None, "")}
+    for name in _NEEDED:
+        if not given.get(name):
+            raise DataError(f"{where}: '{name}' is empty")
+    about: dict[str, Any] = {k: given[k] for k in ("kind", "unit") if k in given}
+    if about.get("kind", "other") not in KINDS:
+        raise DataError(f"{where}: {unknown_name('kind', about['kind'], KINDS)}")
+    if "bands" in given:
+        about["bands"] = given["bands"].replace(";", " ").split()
+    if "wavelengths_um" in given:
+        try:
+            about["wavelengths_um"] = [
+                float(n) for n in given["wavelengths_um"].replace(";", " ").split()
+            ]
+        except ValueError:
+            raise DataError(
+                f"{where}: 'wavelengths_um' must be numbers with blanks between"
+            ) from None
+    return Row(given["scene"], given["modality"], given["path"], _split(given.get("split")), about)
+
+
+def _split(name: str | None) -> str | None:
+    return None if name is None else _SPLITS.get(name.lower(), name)
+
+
+def _feature(item: Any, path: Path, number: int) -> Iterator[Row]:
+    """Rows of a STAC item, or the row that a feature without assets is."""
+    where = f"'{path}', feature {number}"
+    if not isinstance(item, dict):
+        raise DataError(f"{where} is no object")
+    properties = item.get("properties") or {}
+    if "assets" not in item:
+        yield _to_row({k: v for k, v in properties.items() if k in _COLUMNS}, where)
+        return
+    split = properties.get("split", properties.get("ml-aoi:split"))
+    scene = str(properties.get("scene", item.get("id", number)))
+    for key, asset in item["assets"].items():
+        roles = set(asset.get("roles") or ())
+        if roles & _NO_PIXELS or "href" not in asset:
+            continue
+        name = "labels" if roles & {"labels", "label", "mask"} else key.replace("-", "_")
+        classes = [_stac_class(value) for value in asset.get("classification:classes") or ()]
+        yield Row(scene, name, asset["href"], _split(split), _stac_bands(asset), classes)
+
+
+def _stac_bands(asset: Mapping[str, Any]) -> dict[str, Any]:
+    bands = asset.get("bands") or asset.get("eo:bands") or []
+    names = [band.get("name") for band in bands]
+    centres = [b.get("eo:center_wavelength", b.get("center_wavelength")) for b in bands]
+    about: dict[str, Any] = {"bands": names} if names and all(names) else {}
+    return about | ({"wavelengths_um": centres} if about and all(centres) else {})
+
+
+def _stac_class(value: Mapping[str, Any]) -> dict[str, Any]:
+    color = value.get("color_hint")
+    name = value.get("name", value.get("description", f"class_{value['value']}"))
+    return {
+        "name": name,
+        "code": value["value"],
+        **({"color": f"#{color.lower()}"} if color else {}),
+    }
+
+
+def _relative(path: str, listed_in: Path, root: Path) -> str:
+    if is_remote(path):
+        return path
+    full = listed_in.parent / path
+    return Path(os.path.relpath(full, root)).as_posix()
+
+
+def _with_files(rows: Sequence[Row], root: Path, path: Path, allow: bool) -> list[Row]:
+    here = [row for row in rows if is_remote(row.path) or (root / row.path).exists()]
+    missing = [row.path for row in rows if row not in here]
+    if missing:
+        listed = ", ".join(f"'{name}'" for name in missing[:5]) + (" …" if len(missing) > 5 else "")
+        text = f"{len(missing)} of {len(rows)} files of '{path}' are not there: {listed}"
+        if not allow or not here:
+            raise DataError(f"{text}. Carry on without them: -O incomplete=allow")
+        warnings.warn(f"{text}. They are left out", stacklevel=2)
+    return here
+
+
+def _scenes(rows: Sequence[Row], path: Path) -> dict[str, dict[str, Any]]:
+    scenes: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        scene = scenes.setdefault(row.scene, {"id": row.scene})
+        if row.split and scene.setdefault("split", row.split) != row.split:
+            raise DataError(
+                f"'{path}': scene '{row.scene}' is in split '{scene['split']}' and '{row.split}'"
+            )
+        if row.modality in _LABELS:
+            if row.modality in scene:
+                raise DataError(f"'{path}': scene '{row.scene}' has two files of {row.modality}")
+            scene[row.modality] = row.path
+        else:
+            given = scene.get(row.modality, [])
+            paths = [*([given] if isinstance(given, str) else given), row.path]
+            scene[row.modality] = paths[0] if len(paths) == 1 else paths
+    return {id: scene for id, scene in scenes.items() if set(scene) - {"id", "split", *_LABELS}}
+
+
+def _names(rows: Sequence[Row], path: Path) -> list[str]:
+    names = list(dict.fromkeys(row.modality for row in rows if row.modality not in _LABELS))
+    if not names:
+        raise DataError(f"'{path}' lists no raster but labels")
+    return names
+
+
+def _modality(
+    name: str, rows: Sequence[Row], scenes: Mapping[str, Mapping[str, Any]], root: Path
+) -> dict[str, Any]:
+    first = next(scene for scene in scenes.values() if name in scene)
+    paths = [first[name]] if isinstance(first[name], str) else first[name]
+    files = [inspect_raster(_place(path, root), f"modality '{name}'") for path in paths]
+    values = guess_modality(name, files)
+    own = [row for row in rows if row.modality == name and row.scene == first["id"]]
+    for key in ("bands", "wavelengths_um"):  # those of the files follow one another
+        told = [row.about[key] for row in own if key in row.about]
+        if len(told) == len(own):
+            values[key] = [item for part in told for item in part]
+    values |= {k: v for row in own for k, v in row.about.items() if k in ("kind", "unit")}
+    labelled = next((s for s in scenes.values() if name in s and "labels" in s), None)
+    if labelled is not None and not is_vector(labelled["labels"]):
+        path = labelled[name] if isinstance(labelled[name], str) else labelled[name][0]
+        image = inspect_raster(_place(path, root), f"modality '{name}'")
+        labels = inspect_raster(_place(labelled["labels"], root), "labels")
+        scale = guess_scale(image, labels)
+        values |= {} if scale == 1 else {"scale": float(scale)}
+    return values if all(name in s for s in scenes.values()) else values | {"required": False}
+
+
+def _place(path: str, root: Path) -> str:
+    return path if is_remote(path) else str(root / path)
+
+
+def _classes(rows: Sequence[Row], root: Path, path: Path) -> dict[str, Any]:
+    told = next((row.classes for row in rows if row.modality in _LABELS and row.classes), None)
+    if told is not None:
+        return {"classes": [dict(item) for item in told]}
+    labels = [row.path for row in rows if row.modality == "labels" and not is_vector(row.path)]
+    if not labels:
+        raise LabelError(
+            f"'{path}' lists no raster of labels, so that classes are not known. Add rows whose "
+            "modality is 'labels'; with polygons, write the manifest by hand"
+        )
+    files = [inspect_raster(_place(label, root), f"labels '{label}'") for label in labels]
+    codes = find_codes(files)
+    return {
+        "classes": codes.classes(DEFAULT_COLORS),
+        **({"void": codes.void} if codes.void else {}),
+    }

@@ -1,0 +1,77 @@
+"""Lists of the scenes of each split beside their folders."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from terrafuse.errors import DataError
+from terrafuse.layouts.pieces import SPLITS
+
+_FOLDER = "splits"
+_BESIDE = re.compile(rf"(?:{'|'.join(SPLITS)})\.txt", re.IGNORECASE)
+_MOST_NAMED = 3
+
+
+def read_lists(root: Path, ids: Iterable[str], names: Mapping[str, set[str]]) -> dict[str, str]:
+    """Id → split, of `splits/NAME.txt`, else of `train.txt`, `val.txt`, `test.txt` in the root.
+
+    Args:
+        root: The folder.
+        ids: Of all scenes.
+        names: Name of a file without suffix → scenes it belongs to.
+
+    Raises:
+        DataError: A scene in two lists.
+    """
+    known = set(ids)
+    splits: dict[str, str] = {}
+    for path in sorted((root / _FOLDER).glob("*.txt")):
+        _add(path, path.stem, [[line] for line in _lines(path)], known, names, splits)
+    if splits:
+        return splits
+    for path in sorted(path for path in root.iterdir() if _BESIDE.fullmatch(path.name)):
+        # A line may name the files of all modalities; the first will do.
+        words = [[line, line.split()[0]] for line in _lines(path)]
+        split = SPLITS[path.stem.lower()]
+        missing = _add(path, split, words, known, names, splits)
+        if missing:
+            listed = ", ".join(missing[:_MOST_NAMED]) + (" …" if len(missing) > _MOST_NAMED else "")
+            warnings.warn(
+                f"{len(missing)} of {len(words)} names in '{path}' are those of no scene with "
+                f"labels: {listed}",
+                stacklevel=2,
+            )
+    return splits
+
+
+def _lines(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _add(
+    path: Path, split: str, lines: list[list[str]], known: set[str],
+    names: Mapping[str, set[str]], splits: dict[str, str],
+) -> list[str]:  # fmt: skip
+    """Put the scenes of a list into a split; returns names of none."""
+    missing = []
+    for ways in lines:
+        id = next((found for way in ways if (found := _scene(way, known, names))), None)
+        if id is None:
+            missing.append(ways[-1])
+        elif splits.setdefault(id, split) != split:
+            raise DataError(f"scene '{id}' is listed in '{splits[id]}' and '{split}' ('{path}')")
+    return missing
+
+
+def _scene(name: str, known: set[str], names: Mapping[str, set[str]]) -> str | None:
+    if name in known:
+        return name
+    stem = PurePosixPath(name.replace("\\", "/")).stem
+    if stem in known:
+        return stem
+    found = names.get(stem, names.get(name, set()))
+    return next(iter(found)) if len(found) == 1 else None

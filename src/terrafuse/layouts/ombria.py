@@ -1,0 +1,128 @@
+"""OMBRIA: Sentinel-1 and Sentinel-2 before and after floods, 8-bit pictures of 256 pixels.
+
+Reference: Drakonakis et al., "OmbriaNet: Supervised flood mapping via convolutional neural networks
+using multitemporal Sentinel-1 and Sentinel-2 data fusion", IEEE JSTARS 15 (2022) 2341-2356.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from terrafuse.layouts.facts import read_facts
+from terrafuse.layouts.layout import Layout, Reading
+from terrafuse.layouts.options import need_split, read_options
+from terrafuse.layouts.published import compose, look_through
+from terrafuse.layouts.tree import FileKind, Tree
+from terrafuse.modalities import ModalityKind
+
+# Our guess: the composite looks like short-wave infrared, near infrared and red; no source says so.
+# DOFA refuses optical bands without.
+_UM = {
+    f"{what}_{n}": um
+    for what in ("before", "after")
+    for n, um in enumerate((2.19, 0.865, 0.665), 1)
+}
+# Neighbouring numbers often show one scene: runs of them go into one split.
+_RUN = 16
+_RUNS = {3: "val", 6: "test", 9: "test"}  # of ten; the others train
+# Those of single events, of 2021, are named: "ALBANIA_001".
+_ID = r"(?:[A-Za-z]+_)?\d+"
+
+
+def _pictures(sensor: str, what: str, channels: int = 0) -> FileKind:
+    folders = (rf"Ombria{sensor}/(?:train|test)/{what}", f"{sensor}_{what}")
+    bands = tuple(f"{what}_{n}" if channels > 1 else what for n in range(1, channels + 1))
+    stem = rf"(?:{sensor}_{what}_)?(?P<id>{_ID})"
+    return FileKind(f"{sensor}_{what}".lower(), folders, stem, bands, "uint8", (256, 256))
+
+
+_PAIRS = {
+    sensor.lower(): (_pictures(sensor, "before", n), _pictures(sensor, "after", n))
+    for sensor, n in (("S1", 1), ("S2", 3))
+}
+# Both sensors' masks are the same, pixel by pixel.
+_MASK = FileKind(
+    "mask", (r"OmbriaS2/(?:train|test)/mask", r"OmbriaS1/(?:train|test)/mask", "mask"),
+    rf"(?:S[12]_mask_)?(?P<id>{_ID})", (), "uint8", (256, 256),
+)  # fmt: skip
+
+
+def _readings(sensor: str) -> dict[str, Reading]:
+    """Both dates as bands of one modality, and each date as a modality."""
+    before, after = _PAIRS[sensor]
+    kind: ModalityKind = "sar" if sensor == "s1" else "optical"
+    both = Reading(kind, before.bands + after.bands, (before.name,), then=after.name)
+    return {sensor: both} | {d.name: Reading(kind, d.bands, (d.name,)) for d in (before, after)}
+
+
+_LAYOUT = Layout(
+    title="OMBRIA",
+    kinds=(*_PAIRS["s1"], *_PAIRS["s2"], _MASK),
+    readings=_readings("s1") | _readings("s2"),
+    default=("s1", "s2"),
+    wavelengths_um=_UM,
+    tells=("s1_before", "s2_before"),
+    labels=("mask",),
+)
+EDITIONS = (_LAYOUT,)
+
+
+def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
+    """OMBRIA: OmbriaS1 and OmbriaS2 with BEFORE, AFTER, MASK; or s1_before … s2_after, mask.
+
+    Sentinel-1 is published for more places than Sentinel-2; those of both are taken.
+
+    Args:
+        root: The folder.
+        options: "split": sound (lists splits/train.txt and its like if there are, else runs of 16
+            numbers, as neighbours often show one scene; pictures named after an event test) or
+            official (folders train and test, drawn picture by picture). "modalities": some of s1,
+            s2, with both dates as bands, or of s1_before, s1_after, s2_before, s2_after.
+            "incomplete": refuse or allow.
+
+    Raises:
+        DataError: No such files, or not all of them.
+    """
+    facts = read_facts("ombria")
+    chosen = read_options(_LAYOUT, facts, options)
+    tree = look_through(root, _LAYOUT)
+    labels = tree.find(_MASK)
+    shown = [
+        {id for kind in _kinds_of(name) for id in tree.find(kind).files}
+        for name in chosen.modalities or _LAYOUT.default
+    ]
+    both = set.intersection(*shown)
+    official = need_split(facts, chosen, ("sound", "official")) == "official"
+    split = _folders(tree) if official else _lists(root) or {id: split_of_run(id) for id in both}
+    split = {id: name for id, name in split.items() if id in both} if official else split
+    return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
+
+
+def _kinds_of(modality: str) -> tuple[FileKind, ...]:
+    pair = _PAIRS[modality.partition("_")[0]]
+    return tuple(kind for kind in pair if modality in (kind.name, kind.name.partition("_")[0]))
+
+
+def _folders(tree: Tree) -> dict[str, str]:
+    return {id: path.parts[-3].lower() for id, path in tree.find(_MASK).files.items()
+            if len(path.parts) > 2}  # fmt: skip
+
+
+def _lists(root: Path) -> dict[str, str]:
+    """Ids by list, where somebody has put lists beside the pictures."""
+    return {
+        line.strip(): name
+        for name in ("train", "val", "test")
+        for path in (root / "splits" / f"{name}.txt",)
+        if path.is_file()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    }
+
+
+def split_of_run(id: str) -> str:
+    """Split of a number, the same for all 16 of its run; pictures of a named event test."""
+    if not id.isdigit():
+        return "test"
+    return _RUNS.get(int(id) // _RUN % 10, "train")

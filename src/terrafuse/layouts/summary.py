@@ -1,0 +1,78 @@
+"""What went into a manifest, and what of a folder was left aside."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from terrafuse.data.handles import is_remote
+from terrafuse.data.raster_file import inspect_raster
+from terrafuse.layouts.tree import Tree, natural_key
+
+_MOST_FOLDERS = 8
+_LABELS = ("labels", "labels_eroded")
+
+
+def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
+    """Lines that say where the files of each modality lie, how they pair, and what is not used.
+
+    Args:
+        values: Of a manifest, with paths relative to `root`.
+        root: The folder.
+    """
+    scenes: Sequence[Mapping[str, Any]] = values["scenes"]
+    lines = [
+        f"{name}: {_counted(scenes, name)}"
+        for name in (*values["modalities"], *_LABELS)
+        if any(name in scene for scene in scenes)
+    ]
+    first = scenes[0]
+    files = [f"{name} '{path}'" for name in (*values["modalities"], *_LABELS)
+             for path in _paths(first, name)]  # fmt: skip
+    lines.append(f"for instance scene '{first['id']}': {', '.join(files)}")
+    lines += _notices(values, root)
+    used = {
+        os.path.realpath(root / path)
+        for scene in scenes
+        for name in (*values["modalities"], *_LABELS)
+        for path in _paths(scene, name)
+        if not is_remote(path)
+    }
+    rest = [path for path in Tree.walk(root).paths if os.path.realpath(root / path) not in used]
+    if rest:
+        lines.append(f"left aside: {_by_folder(rest)}")
+    return lines
+
+
+def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
+    """What is to be known of how files are read, by the first file of each modality."""
+    for name in values["modalities"]:
+        first: Mapping[str, Any] = next((s for s in values["scenes"] if name in s), {})
+        for path in _paths(first, name):
+            place = path if is_remote(path) else str(root / path)
+            notices = inspect_raster(place, f"modality '{name}'").notices
+            yield from (f"{name}: {text}" for text in notices.values())
+
+
+def _counted(scenes: Sequence[Mapping[str, Any]], name: str) -> str:
+    own = sum(name in scene for scene in scenes)
+    short = "" if own == len(scenes) else f" of {len(scenes)}"
+    places = _by_folder([PurePosixPath(p) for scene in scenes for p in _paths(scene, name)])
+    return f"{own}{short} scenes: {places}"
+
+
+def _paths(scene: Mapping[str, Any], name: str) -> Iterator[str]:
+    given = scene.get(name, [])
+    yield from [given] if isinstance(given, str) else given
+
+
+def _by_folder(paths: Sequence[PurePosixPath]) -> str:
+    counts = Counter(path.parent.as_posix() for path in paths)
+    names = sorted(counts, key=natural_key)
+    shown = [f"{counts[name]} in '{name}'" for name in names[:_MOST_FOLDERS]]
+    others = sum(counts[name] for name in names[_MOST_FOLDERS:])
+    more = f", {others} in {len(names) - _MOST_FOLDERS} more folders" if others else ""
+    return ", ".join(shown) + more

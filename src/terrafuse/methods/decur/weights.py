@@ -1,0 +1,133 @@
+"""DeCUR's published weights, of encoders and of the network for segmentation, under our names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from terrafuse.backbones import PretrainedSource, PyramidBackbone, find_published, fit_bands
+from terrafuse.backbones.timm.models import check_name, module_of
+from terrafuse.errors import WeightsMismatchError
+from terrafuse.methods.decur.deformable import AttendedStage
+from terrafuse.modalities import Modality
+from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+
+#: Parts of the original's deformable attention → ours.
+_ATTENTION = {
+    "proj_q": "query", "proj_k": "key", "proj_v": "value", "proj_out": "project",
+    "conv_offset.0": "offset.0", "conv_offset.1.norm": "offset.1", "conv_offset.3": "offset.3",
+    "rpe_table": "position_table",
+}  # fmt: skip
+_HEAD = {"uc": "reduce", "cls": "classifiers"}
+
+
+def is_resnet(name: str) -> bool:
+    """Whether timm has a ResNet of this name, whose layers files of DeCUR name as torchvision."""
+    check_name(name)
+    return module_of(name) == "resnet"
+
+
+def convert_reference_state_dict(
+    state: Mapping[str, Tensor],
+    modalities: Sequence[str],
+    *,
+    attention: Literal["own", "first"] = "own",
+) -> dict[str, Tensor]:
+    """Weights of the original's segmentation network under our names.
+
+    Args:
+        state: Original names ("backbone_1.conv1.weight", "uc0.weight").
+        modalities: Names of ours, in the original's order.
+        attention: In pre-training, every sensor passes through the deformable attention of the
+            first; that of the others never learnt and is yet in the files. "first" gives all the
+            trained one, "own" each what the file has, as the published transfer does.
+    """
+    converted: dict[str, Tensor] = {}
+    for number, name in enumerate(modalities, start=1):
+        encoder = convert_encoder_state_dict(state, number, attention=attention)
+        converted |= {f"branches.{name}.{key}": value for key, value in encoder.items()}
+    for key, value in state.items():
+        if found := re.match(r"^(uc|cls)(\d)\.(.*)$", key):
+            converted[f"head.{_HEAD[found[1]]}.{found[2]}.{found[3]}"] = value
+    return converted
+
+
+def convert_encoder_state_dict(
+    state: Mapping[str, Tensor], number: int = 1, *, attention: Literal["own", "first"] = "own"
+) -> dict[str, Tensor]:
+    """Weights of one encoder, with its deformable attention if there is any, under our names.
+
+    Args:
+        state: Of one sensor ("conv1.weight", or "backbone.conv1.weight" beside "da1_l3.…") or of
+            both ("backbone_1.conv1.weight").
+        number: Which sensor of both, counted from 1.
+        attention: See `convert_reference_state_dict`.
+    """
+    prefix = next((p for p in (f"backbone_{number}.", "backbone.") if _has(state, p)), "")
+    own = f"da{1 if attention == 'first' else number}_"
+    if prefix != f"backbone_{number}." and not _has(state, own):
+        # A file of one sensor has one attention, under the number it had.
+        own = next((p for p in ("da1_", "da2_") if _has(state, p)), own)
+    stage = "stage." if _has(state, own) else ""
+    converted = {}
+    for key, value in state.items():
+        if key.startswith(own):
+            level, _, inner = key.removeprefix(f"{own}l").partition(".")
+            for original, ours in _ATTENTION.items():
+                inner = re.sub(rf"^{re.escape(original)}(?=\.|$)", ours, inner)
+            converted[f"stages.{int(level) - 1}.attention.{inner}"] = value
+        elif key.startswith(prefix):
+            inner = key.removeprefix(prefix)
+            if found := re.match(r"^layer(\d)\.", inner):
+                wrapped = stage if int(found[1]) > 2 else ""
+                converted[f"stages.{int(found[1]) - 1}.{wrapped}{inner}"] = value
+            elif inner.startswith(("conv1.", "bn1.")):
+                converted[f"stem.{inner}"] = value
+    return converted
+
+
+def load_encoder(
+    backbone: PyramidBackbone, name: str, weights: str, modality: Modality, number: int
+) -> None:
+    """A file of DeCUR, or another with a ResNet under torchvision's names, into a branch.
+
+    The first convolution takes the kernels of the modality's bands where it knows Sentinel's.
+
+    Args:
+        backbone: Changed in place.
+        name: Of the backbone.
+        weights: Path, or "hf://…".
+        modality: Whose bands come in.
+        number: Which sensor it is in a file of both, counted from 1.
+
+    Raises:
+        WeightsMismatchError: Values are missing or of another shape.
+        ChecksumError: The file is not the published one of its name.
+    """
+    if not pretrained_wanted():
+        return
+    where = f"weights '{weights}' for backbone '{name}' of modality '{modality.name}'"
+    sha256, licence = find_published(weights)
+    # In pre-training all passed through the first attention, so it is the one that learnt.
+    state = convert_encoder_state_dict(
+        read_weights(weights, sha256=sha256), number, attention="first"
+    )
+    attends = any(isinstance(stage, AttendedStage) for stage in backbone.stages)
+    if attends != any(".attention." in key for key in state):
+        raise WeightsMismatchError(
+            f"{where} have {'no ' if attends else ''}deformable attention; set option 'attention' "
+            f"of method 'decur' to {str(not attends).lower()}, or choose another file"
+        )
+    first = "stem.conv1.weight"
+    if first in state:
+        # Of colours: DeCUR's own encoders saw blue first, others red, and no file says which.
+        state[first] = fit_bands(state[first], len(modality.bands), [modality], in_order=True)
+    load_strict(backbone, state, where=where)
+    backbone.pretrained = PretrainedSource(name, weights, licence)
+
+
+def _has(state: Mapping[str, Tensor], prefix: str) -> bool:
+    return any(key.startswith(prefix) for key in state)

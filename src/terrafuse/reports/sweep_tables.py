@@ -1,0 +1,267 @@
+"""Results of a sweep as `table.md`, `table.csv`, `results.json` and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from terrafuse.evaluation import HEADLINE, SCORES, half_interval, headline_first
+from terrafuse.reports.seeds import ScoreRow, seeds_figure
+from terrafuse.writing import written_whole
+
+TABLE, CSV, RESULTS, PICTURE = "table.md", "table.csv", "results.json", "scores.png"
+_COSTS = ("parameters", "trainable", "flops", "crop_size", "ms_per_megapixel")
+_NONE = "–"
+
+Record = Mapping[str, Any]
+Row = dict[str, Any]
+
+
+class TableRun(Protocol):
+    """What a table needs to know of a run of a sweep."""
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+
+    @property
+    def group(self) -> str:
+        """Heading of the table that it belongs to."""
+
+    @property
+    def title(self) -> str:
+        """Its row."""
+
+    @property
+    def seed(self) -> int:
+        """Of training."""
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Group and title."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a row chose.
+
+    Args:
+        key: Dotted key of the setting.
+        value: The value that validated best.
+        scores: Best validation score by value; None where the run failed.
+        score_name: Which score.
+    """
+
+    key: str
+    value: str
+    scores: dict[str, float | None]
+    score_name: str
+
+
+def write_tables(
+    out: Path,
+    jobs: Sequence[TableRun],
+    found: Mapping[str, Record],
+    failures: Mapping[str, str],
+    choices: Mapping[tuple[str, str], Choice] | None = None,
+) -> dict[str, Any]:
+    """Write all four files; they appear whole, together, or not at all.
+
+    Args:
+        out: Folder of the sweep.
+        jobs: Every run, in the order of the rows.
+        found: What a run scored and cost, by its name, of those that are done.
+        failures: Message by name, of those that failed.
+        choices: Of rows that chose a setting, what they chose.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        OutputError: `out` cannot be written.
+    """
+    rows = _rows(jobs, found, choices or {})
+    results = {"rows": rows, "runs": [_run(job, found, failures) for job in jobs]}
+    paths = (out / TABLE, out / CSV, out / RESULTS, out / PICTURE)
+    with written_whole(*paths) as (table, sheet, plain, picture):
+        table.write_text(_markdown(rows, results["runs"]), encoding="utf-8")
+        sheet.write_text(_csv(rows), encoding="utf-8")
+        plain.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+        headline = SCORES[HEADLINE].label
+        groups = {
+            group: [
+                ScoreRow(row["title"], score["runs"], score["half"])
+                for row in own
+                if (score := row["scores"][headline])["runs"]
+            ]
+            for group, own in _by_group(rows).items()
+        }
+        seeds_figure(groups, f"{headline}, %").savefig(picture, format="png")
+    return results
+
+
+def _run(job: TableRun, found: Mapping[str, Record], failures: Mapping[str, str]) -> dict[str, Any]:
+    """What is known of one run."""
+    known = {"name": job.name, "group": job.group, "title": job.title, "seed": job.seed}
+    error = {"error": failures[job.name]} if job.name in failures else {}
+    return known | dict(found.get(job.name, {})) | error
+
+
+def _rows(
+    jobs: Sequence[TableRun],
+    found: Mapping[str, Record],
+    choices: Mapping[tuple[str, str], Choice],
+) -> list[Row]:
+    """One row per group and title, of the runs that are done."""
+    rows = []
+    for row in dict.fromkeys(job.row for job in jobs):
+        records = [found[job.name] for job in jobs if job.row == row and job.name in found]
+        if records:
+            known = {"group": row[0], "title": row[1], "n": len(records)}
+            chosen = {"chosen": asdict(choices[row])} if row in choices else {}
+            rows.append(known | _row(records) | chosen)
+    return rows
+
+
+def _row(records: Sequence[Record]) -> Row:
+    # A run that was scored before a score was added lacks it.
+    scores = {
+        kind.label: _mean([r["scores"].get(kind.name) for r in records], kind.in_percent)
+        for kind in headline_first()
+        if "sweep" in kind.summaries
+    }
+    for name in records[0]["iou"]:
+        scores[f"IoU {name}"] = _mean([r["iou"][name] for r in records])
+    costs = {key: records[0][key] for key in _COSTS}
+    costs["ms_per_megapixel"] = min(r["ms_per_megapixel"] for r in records)
+    return {"scores": scores, **costs}
+
+
+def _mean(values: Iterable[float | None], in_percent: bool = True) -> dict[str, Any]:
+    """Scores, in % where they are shares; undefined ones are left out."""
+    runs = [100 * value if in_percent else value for value in values if value is not None]
+    return {
+        "mean": statistics.mean(runs) if runs else None,
+        "half": half_interval(runs) if len(runs) > 1 else None,
+        "runs": runs,
+    }
+
+
+def _by_group(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    return groups
+
+
+def _score_names(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row["scores"]))
+
+
+def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
+    done = [run for run in runs if "scores" in run]
+    lines = [_heading(done) + _how_chosen(rows)]
+    for group, own in _by_group(rows).items():
+        names = _score_names(own)
+        chosen = _chosen_keys(own)
+        heads = ["method", "n", *names, "parameters, M", "learning, M", "GFLOPs", "ms / Mpx"]
+        heads += [f"{key} (chosen)" for key in chosen]
+        lines += [f"## {group}"] if group else []
+        body = [
+            heads,
+            ["---", *["---:"] * (len(heads) - 1)],
+            *(_cells(r, names, chosen) for r in own),
+        ]
+        lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in body))
+    failed = [run for run in runs if "error" in run]
+    if failed:
+        lines.append("Failed:")
+        lines.append("\n".join(f"- {run['name']}: {_one_line(run['error'])}" for run in failed))
+    waiting = len(runs) - len(done) - len(failed)
+    if waiting:
+        lines.append(f"{waiting} of {len(runs)} runs are not done yet.")
+    return "\n\n".join(lines) + "\n"
+
+
+def _heading(done: Sequence[Record]) -> str:
+    if not done:
+        return "No run is done yet."
+    facts = [
+        f"terrafuse {_all('version', done)}",
+        f"{_all('date', done)}",
+        f"{_all('machine', done)}",
+        f"split {_all('split', done)}",
+        f"a sample of {_all('crop_size', done)} pixels",
+    ]
+    return (
+        f"{', '.join(facts)}. Scores in %: mean of n seeds ± half of its 95 % confidence interval "
+        "(Student's t). GFLOPs of a forward pass of one sample; ms / Mpx: the fastest of some "
+        "passes."
+    )
+
+
+def _how_chosen(rows: Iterable[Row]) -> str:
+    found = [row["chosen"] for row in rows if "chosen" in row]
+    if not found:
+        return ""
+    values = ", ".join(dict.fromkeys(value for choice in found for value in choice["scores"]))
+    return (
+        f" {found[0]['key']} of each row: of {values} the one with the best "
+        f"{found[0]['score_name']} in validation, with the first seed."
+    )
+
+
+def _all(key: str, records: Iterable[Record]) -> str:
+    return " and ".join(dict.fromkeys(str(record[key]) for record in records))
+
+
+def _chosen_keys(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row["chosen"]["key"] for row in rows if "chosen" in row))
+
+
+def _cells(row: Row, names: Iterable[str], chosen: Sequence[str]) -> list[str]:
+    flops = row["flops"]
+    return [
+        row["title"].replace("|", "\\|"),
+        str(row["n"]),
+        *(_score_cell(row["scores"].get(name)) for name in names),
+        f"{row['parameters'] / 1e6:.3g}",
+        f"{row['trainable'] / 1e6:.3g}",
+        _NONE if flops is None else f"{flops / 1e9:.3g}",
+        f"{row['ms_per_megapixel']:.0f}",
+        *(row["chosen"]["value"] if "chosen" in row else _NONE for _ in chosen),
+    ]
+
+
+def _score_cell(score: Mapping[str, Any] | None) -> str:
+    if score is None or score["mean"] is None:
+        return _NONE
+    half = "" if score["half"] is None else f" ± {score['half']:.1f}"
+    return f"{score['mean']:.1f}{half}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    names = _score_names(rows)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    scores = [part for name in names for part in (f"{name} %", f"{name} ± %")]
+    writer.writerow(["group", "title", "n", *scores, *_COSTS])
+    for row in rows:
+        cells = []
+        for name in names:
+            score = row["scores"].get(name, {})
+            cells += [score.get("mean"), score.get("half")]
+        writer.writerow(
+            [row["group"], row["title"], row["n"], *cells, *(row[key] for key in _COSTS)]
+        )
+    return text.getvalue()

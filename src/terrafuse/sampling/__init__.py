@@ -1,0 +1,54 @@
+"""Scenes → batches to learn from: crops, views, augmentation, shares of labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrafuse.sampling.augment import describe_augmentation
+    from terrafuse.sampling.dataset import TrainingDataset, TrainingLoader, training_loader
+    from terrafuse.sampling.label_shares import (
+        KeptShare,
+        LabelUnits,
+        label_units,
+        labelled_scenes,
+        share_labels,
+    )
+    from terrafuse.sampling.views import Views, ViewsDataset, views_loader
+else:  # each with the libraries that it needs, and no others
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.sampling.augment": ("describe_augmentation",),
+            "terrafuse.sampling.dataset": ("TrainingDataset", "TrainingLoader", "training_loader"),
+            "terrafuse.sampling.label_shares": (
+                "KeptShare",
+                "LabelUnits",
+                "label_units",
+                "labelled_scenes",
+                "share_labels",
+            ),
+            "terrafuse.sampling.views": (
+                "Views",
+                "ViewsDataset",
+                "views_loader",
+            ),
+        },
+    )
+
+__all__ = [
+    "KeptShare",
+    "LabelUnits",
+    "TrainingDataset",
+    "TrainingLoader",
+    "Views",
+    "ViewsDataset",
+    "describe_augmentation",
+    "label_units",
+    "labelled_scenes",
+    "share_labels",
+    "training_loader",
+    "views_loader",
+]

@@ -1,0 +1,314 @@
+"""Where training crops come from: random, balanced over classes, a regular grid, or by scene.
+
+A draw is a pure function of (seed, index). Training can therefore be resumed at any step and
+shared among any number of processes without keeping state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.data.scene import Scene
+from terrafuse.errors import ConfigError, DataError, LabelError
+from terrafuse.progress import Progress
+from terrafuse.samples import Window, round_up
+from terrafuse.sampling.crop_index import SceneSurvey, survey_scene
+
+_Windows = NDArray[np.int32]
+SamplingMode = Literal["random", "balanced", "grid", "scene"]
+
+# Cells of the usability map per side of a crop; also the phases of the grid per axis.
+_CELLS_PER_CROP = 4
+# Pixels remembered per class, over all scenes: 8 MB.
+_CLASS_PIXELS = 1_000_000
+_LEAST_PIXELS_PER_SCENE = 64
+
+
+class WindowSampler:
+    """Draws windows from scenes.
+
+    Where a scene is larger than the window, the window lies inside it (up to the rounding to its
+    alignment); where it is smaller, the window starts with the scene and reaches beyond it.
+
+    Args:
+        scenes: The scenes to learn from.
+        crop_size: Height and width of windows, in scene pixels.
+        mode: `random`: every usable pixel is as likely to be in the window as any other, up to the
+            borders of scenes. `balanced`: a class is drawn evenly among those present, then one of
+            its pixels, then a window around it at a random offset. `grid`: every epoch is a
+            permutation of a lattice of windows without overlap, each epoch with another phase.
+            `scene`: a scene is drawn evenly among those with usable pixels, then the window evenly
+            among all inside it, as published protocols do. It may then hold nothing to learn
+            from, except with `require_all` or `require_usable`: a window without a usable pixel is
+            replaced by one with some.
+        seed: Draws depend on this and on the index only.
+        smallest: Smallest size that `draw` will be asked for; default: `crop_size`.
+        require_all: Only pixels with data of every modality are usable, for methods that cannot do
+            without one and might refuse a window that has none.
+        require_usable: Every window holds usable pixels in mode `scene` too, for labels so few that
+            most would hold none.
+        use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
+        progress: Called with (scenes done, scenes in total) while looking for usable pixels.
+
+    Raises:
+        ConfigError: `crop_size` does not suit the scales of the modalities.
+        DataError: There are no scenes, or nowhere data of them.
+        LabelError: There are no labels, or all are ignored.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        *,
+        crop_size: int,
+        mode: SamplingMode = "random",
+        seed: int = 0,
+        smallest: int | None = None,
+        require_all: bool = False,
+        require_usable: bool = False,
+        use_labels: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        if not scenes:
+            raise DataError("there are no scenes to learn from; set 'split: train' in the manifest")
+        self.crop_size, self.mode, self.seed = crop_size, mode, seed
+        self._require_usable = require_all or require_usable
+        self.surveys: list[SceneSurvey] = []
+        pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // len(scenes))
+        for index, scene in enumerate(scenes):
+            _check_crop_size(crop_size, scene)
+            cell = min(crop_size, smallest or crop_size) // _CELLS_PER_CROP
+            survey = survey_scene(
+                scene,
+                max(1, cell // scene.alignment) * scene.alignment,
+                pixels_per_class=pixels if mode == "balanced" else 0,
+                require_all=require_all,
+                use_labels=use_labels,
+                seed=index,
+            )
+            self.surveys.append(survey)
+            if progress:
+                progress(index + 1, len(scenes))
+        _check_usable(scenes, self.surveys, require_all, use_labels)
+        self._usable = [i for i, survey in enumerate(self.surveys) if survey.total]
+        self._scene_ends = np.cumsum([survey.total for survey in self.surveys])
+        self._classes = sorted({value for s in self.surveys for value in s.class_counts})
+        self._class_ends = np.cumsum(
+            [[s.class_counts.get(value, 0) for value in self._classes] for s in self.surveys],
+            axis=0,
+        )
+        self._lattices: list[_Windows] = self._make_lattices() if mode == "grid" else []
+        self._epoch: tuple[tuple[int, int], NDArray[np.int64]] | None = None
+
+    def draw(self, index: int, size: int | None = None) -> tuple[int, Window]:
+        """The scene and the window of draw number `index`.
+
+        Args:
+            index: Any number from 0.
+            size: Height and width in scene pixels, a multiple of the alignment; default:
+                `crop_size`. It is cut down to the scene's shorter side, but not below `crop_size`.
+
+        Returns:
+            Position of the scene in the sequence, and the window.
+        """
+        rng = np.random.default_rng((self.seed, index))
+        if self.mode == "scene":
+            return self._draw_in_scene(size or self.crop_size, rng)
+        if self.mode == "grid":
+            scene, row, col = self._draw_from_grid(index)
+        elif self.mode == "balanced":
+            scene, row, col = self._draw_class_pixel(rng)
+        else:
+            scene, row, col = self._draw_cell(rng)
+        survey = self.surveys[scene]
+        size = self._limit(size or self.crop_size, survey)
+        # The window shall hold this much ground from (row, col) on.
+        extent = {"grid": self.crop_size, "balanced": 1, "random": survey.cell}[self.mode]
+        if self.mode == "grid" and size < extent:
+            (row, col), extent = self._cell_in_window(survey, row, col, rng), survey.cell
+        row, col = (
+            _place_window(place, extent, size, length, survey.alignment, rng)
+            for place, length in ((row, survey.height), (col, survey.width))
+        )
+        return scene, Window(row, col, size, size)
+
+    def _limit(self, size: int, survey: SceneSurvey) -> int:
+        shorter = round_up(min(survey.height, survey.width), survey.alignment)
+        return min(size, max(self.crop_size, shorter))
+
+    def _draw_in_scene(self, size: int, rng: np.random.Generator) -> tuple[int, Window]:
+        scene = self._usable[int(rng.integers(len(self._usable)))]
+        survey = self.surveys[scene]
+        size, alignment = self._limit(size, survey), survey.alignment
+        sides = (survey.height, survey.width)
+        row, col = (
+            int(rng.integers(_last_start(length, size, alignment) // alignment + 1)) * alignment
+            for length in sides
+        )
+        if self._require_usable and not _holds_usable(survey, row, col, size):
+            place = survey.cell_of(int(rng.integers(survey.total)))
+            row, col = (
+                _place_window(start, survey.cell, size, length, alignment, rng)
+                for start, length in zip(place, sides, strict=True)
+            )
+        return scene, Window(row, col, size, size)
+
+    def _draw_cell(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        pixel = int(rng.integers(self._scene_ends[-1]))
+        scene = int(np.searchsorted(self._scene_ends, pixel, side="right"))
+        survey = self.surveys[scene]
+        row, col = survey.cell_of(pixel - int(self._scene_ends[scene]) + survey.total)
+        return scene, row, col
+
+    def _draw_class_pixel(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        position = int(rng.integers(len(self._classes)))
+        ends = self._class_ends[:, position]
+        scene = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
+        row, col = rng.choice(self.surveys[scene].class_pixels[self._classes[position]])
+        return scene, int(row), int(col)
+
+    def _draw_from_grid(self, index: int) -> tuple[int, int, int]:
+        # A cycle goes once through all phases, in another order each time; so its length is known
+        # and any index is found without going through those before it.
+        lengths = np.array([len(lattice) for lattice in self._lattices])
+        cycle, position = divmod(index, int(lengths.sum()))
+        phases = np.random.default_rng((self.seed, cycle)).permutation(len(lengths))
+        ends = np.cumsum(lengths[phases])
+        epoch = int(np.searchsorted(ends, position, side="right"))
+        lattice = self._lattices[phases[epoch]]
+        if self._epoch is None or self._epoch[0] != (cycle, epoch):
+            order = np.random.default_rng((self.seed, cycle, epoch)).permutation(len(lattice))
+            self._epoch = ((cycle, epoch), order)
+        scene, row, col = lattice[self._epoch[1][position - ends[epoch] + len(lattice)]]
+        return int(scene), int(row), int(col)
+
+    def _cell_in_window(
+        self, survey: SceneSurvey, row: int, col: int, rng: np.random.Generator
+    ) -> tuple[int, int]:
+        """A cell of a lattice window, by its usable pixels: a part of it shall hold some."""
+        rows = slice(*_inner_cells(row, self.crop_size, survey.height, survey.cell))
+        cols = slice(*_inner_cells(col, self.crop_size, survey.width, survey.cell))
+        part = survey.usable[rows, cols]
+        ends = part.ravel().cumsum()
+        found = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
+        down, right = divmod(found, part.shape[1])
+        return (rows.start + down) * survey.cell, (cols.start + right) * survey.cell
+
+    def _make_lattices(self) -> list[_Windows]:
+        """Per phase the usable windows, int32 (n, 3): scene, row, column."""
+        size = self.crop_size
+        # A scene not larger than a window has the same single window in every phase.
+        usable = [(i, survey) for i, survey in enumerate(self.surveys) if survey.total]
+        single = [(i, 0, 0) for i, s in usable if max(s.height, s.width) <= size]
+        large = [(i, s) for i, s in usable if max(s.height, s.width) > size]
+        steps = [step * size // _CELLS_PER_CROP for step in range(_CELLS_PER_CROP)]
+        return [
+            np.concatenate(
+                [
+                    np.array(single, np.int32).reshape(-1, 3),
+                    *(_lattice(i, survey, size, (down, right)) for i, survey in large),
+                ]
+            )
+            for down in steps
+            for right in steps
+        ]
+
+
+def _place_window(
+    place: int, extent: int, size: int, length: int, alignment: int, rng: np.random.Generator
+) -> int:
+    """A random aligned start of a window of `size` that holds `extent` pixels from `place` on.
+
+    A window smaller than that lies within them; where the scene's `length` allows, inside it.
+    """
+    low, high = sorted((place + extent - size, place))
+    start = int(rng.integers(-(-low // alignment), high // alignment + 1)) * alignment
+    return _clamp(start, length, size, alignment)
+
+
+def _clamp(start: int, length: int, size: int, alignment: int) -> int:
+    """`start` moved so that the window is inside the scene if it can be."""
+    return min(max(0, start // alignment * alignment), _last_start(length, size, alignment))
+
+
+def _last_start(length: int, size: int, alignment: int) -> int:
+    """The last start of a window inside the scene, up to the rounding to its alignment."""
+    return round_up(max(0, length - size), alignment)
+
+
+def _holds_usable(survey: SceneSurvey, row: int, col: int, size: int) -> bool:
+    """Whether a usable cell lies entirely in a window, which then surely holds something."""
+    rows = slice(*_inner_cells(row, size, survey.height, survey.cell))
+    cols = slice(*_inner_cells(col, size, survey.width, survey.cell))
+    return bool(survey.usable[rows, cols].any())
+
+
+def _lattice(index: int, survey: SceneSurvey, size: int, phase: tuple[int, int]) -> _Windows:
+    """The usable windows of one scene, int32 (n, 3): scene, row, column."""
+    rows = _lattice_starts(survey.height, size, phase[0], survey.alignment)
+    cols = _lattice_starts(survey.width, size, phase[1], survey.alignment)
+    # A window counts if a usable cell lies in it entirely: then it surely holds something.
+    top, bottom = np.array([_inner_cells(r, size, survey.height, survey.cell) for r in rows]).T
+    left, right = np.array([_inner_cells(c, size, survey.width, survey.cell) for c in cols]).T
+    sums = np.pad(survey.usable.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+    inside = (
+        sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
+    )
+    i, j = np.nonzero(inside > 0)
+    return np.stack([np.full_like(i, index), rows[i], cols[j]], axis=1).astype(np.int32)
+
+
+def _lattice_starts(length: int, size: int, phase: int, alignment: int) -> NDArray[np.int64]:
+    """Starts of windows `size` apart, shifted by `phase`, that cover a side of a scene."""
+    if length <= size:
+        return np.zeros(1, np.int64)
+    starts = {_clamp(start, length, size, alignment) for start in range(-phase, length, size)}
+    return np.array(sorted(starts))
+
+
+def _inner_cells(start: int, size: int, length: int, cell: int) -> tuple[int, int]:
+    """First and last + 1 cell that lies in a window; the scene's last cell may be cut off."""
+    stop = round_up(length, cell) if start + size >= length else start + size
+    first = -(-start // cell)
+    return first, max(first, stop // cell)
+
+
+def _check_crop_size(crop_size: int, scene: Scene) -> None:
+    if crop_size % scene.alignment:
+        scales = ", ".join(f"{m.name} {m.scale:g}" for m in scene.modalities)
+        raise ConfigError(
+            f"data.crop_size is {crop_size}; with the scales of these modalities ({scales}) it "
+            f"must be a multiple of {scene.alignment}, for example "
+            f"{round_up(crop_size, scene.alignment)}"
+        )
+
+
+def _check_usable(
+    scenes: Sequence[Scene], surveys: Sequence[SceneSurvey], require_all: bool, use_labels: bool
+) -> None:
+    if any(survey.total for survey in surveys):
+        return
+    ids = ", ".join(f"'{scene.id}'" for scene in scenes[:5])
+    where = f"the scenes to learn from ({ids}{', …' if len(scenes) > 5 else ''})"
+    every = "every" if require_all else "any"
+    if not use_labels:
+        raise DataError(
+            f"no data: in {where} no pixel has data of {every} modality. Correct 'nodata' in the "
+            "manifest"
+        )
+    if not any(scene.has_labels for scene in scenes):
+        raise LabelError(f"{where} have no labels; give each 'labels' in the manifest")
+    if not any(survey.labelled for survey in surveys):
+        raise LabelError(
+            f"labels all ignored: in {where} every label is void, nodata or outside 'area'. "
+            "Correct 'classes', 'void' or the labels' 'nodata' in the manifest"
+        )
+    raise DataError(
+        f"no data where labels are: in {where} no labelled pixel has data of "
+        f"{every} modality. Correct 'nodata' in the manifest, or "
+        "whether the rasters cover the labels"
+    )

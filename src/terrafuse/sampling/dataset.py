@@ -1,0 +1,299 @@
+"""Training samples by number, and the loader that brings them as batches."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Generator
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from terrafuse.config import DataConfig
+from terrafuse.data.handles import limit_resources
+from terrafuse.data.scene import Scene
+from terrafuse.errors import TerrafuseError
+from terrafuse.modalities import BandStatistics, Modality, window_alignment
+from terrafuse.progress import Progress
+from terrafuse.samples import Batch, Sample, Window, collate
+from terrafuse.sampling.augment import Augment, ModalityDropout
+from terrafuse.sampling.crops import WindowSampler
+
+_T = TypeVar("_T")
+_B = TypeVar("_B")
+_MOST_WORKERS = 4
+# Crops are read at random: more than the blocks under a few of them is never used again.
+_WORKER_CACHE_MB = 64
+
+
+class CropDataset(Dataset[_T]):
+    """What is made of crops of scenes. Number `index` depends on the seed and on `index` only.
+
+    Args:
+        scenes: The scenes to learn from.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crop size, sampling, augmentation.
+        seed: The run's.
+        **wanted: What a crop holds: see `WindowSampler`.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        config: DataConfig,
+        *,
+        seed: int,
+        **wanted: Any,
+    ) -> None:
+        self.scenes, self.modalities = list(scenes), tuple(modalities)
+        self.config, self.seed = config, seed
+        self.alignment = window_alignment(list(modalities))
+        self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
+        self.sampler = WindowSampler(
+            self.scenes,
+            crop_size=config.crop_size,
+            mode=config.sampling,
+            seed=seed,
+            smallest=self._read_size(config.augment.scale[1]),
+            **wanted,
+        )
+
+    def __getitem__(self, index: int) -> _T:
+        raise NotImplementedError
+
+    def __getitems__(self, indices: list[int]) -> list[_T | TerrafuseError]:
+        """The items of a batch, or the fault that was met: torch calls this in its workers."""
+        # As a value: torch would make the traceback in the worker the message of an exception.
+        try:
+            return [self[index] for index in indices]
+        except TerrafuseError as error:
+            return [error]
+
+    def draw(self, index: int, generator: Generator) -> tuple[Scene, Window, int]:
+        """A scene, a window of it, and the scene pixels of the crop that are to show it.
+
+        These are all of them, but where a zoom below 1 shows the window amid a border.
+        """
+        zoom, shown = _draw_zoom(self.config.augment.scale, generator), self.config.crop_size
+        if zoom < 1 and self.config.augment.zoom_out == "pad":
+            zoom, shown = 1.0, self._align(shown * zoom)
+        scene, window = self.sampler.draw(index, self._read_size(zoom))
+        return self.scenes[scene], window, shown
+
+    def _read_size(self, zoom: float) -> int:
+        """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
+        if zoom == 1:
+            return self.config.crop_size
+        return self._align(self.config.crop_size / zoom)
+
+    def _align(self, pixels: float) -> int:
+        return max(1, round(pixels / self.alignment)) * self.alignment
+
+
+class TrainingDataset(CropDataset[Sample]):
+    """Augmented crops with labels.
+
+    Args:
+        scenes: The scenes to learn from.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
+            which `share_labels` applies to the scenes, every crop holds labels.
+        seed: The run's.
+        require_all: Crops hold pixels with data of every modality, for methods that cannot do
+            without one.
+        progress: Called with (scenes done, scenes in total) while looking for usable pixels.
+
+    Raises:
+        ConfigError: A setting does not suit the modalities.
+        DataError, LabelError: There is nothing to learn from.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Scene],
+        modalities: Sequence[Modality],
+        statistics: Mapping[str, BandStatistics],
+        config: DataConfig,
+        *,
+        seed: int,
+        require_all: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        names = [modality.name for modality in modalities]
+        self.dropout = ModalityDropout(config.modality_dropout, names)
+        super().__init__(
+            scenes, modalities, statistics, config, seed=seed, require_all=require_all,
+            require_usable=config.label_share < 1, progress=progress,
+        )  # fmt: skip
+
+    def __getitem__(self, index: int) -> Sample:
+        generator = sample_generator(self.seed, index)
+        scene, window, shown = self.draw(index, generator)
+        sample = self.dropout(scene.read(window), generator)
+        return self.augment(sample, generator, shown=shown)
+
+
+class BatchIndices(Sampler[list[int]]):
+    """Numbers of the samples of each batch of one process.
+
+    Batch b of process r of w holds the samples from (b·w + r)·n on: over all processes every number
+    comes once, and where a batch lies does not depend on where training was taken up.
+
+    Args:
+        start: First batch.
+        stop: Batch after the last.
+        batch_size: n.
+        rank: r.
+        world_size: w.
+    """
+
+    def __init__(
+        self, start: int, stop: int, batch_size: int, *, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.batches = range(start, max(start, stop))
+        self.batch_size = batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for batch in self.batches:
+            first = (batch * self.world_size + self.rank) * self.batch_size
+            yield list(range(first, first + self.batch_size))
+
+
+class TrainingLoader(DataLoader[_B]):
+    """`DataLoader` that raises a user's fault as a worker met it, without torch's traceback."""
+
+    def __iter__(self) -> Any:
+        """Batches."""
+        for batch in super().__iter__():
+            if isinstance(batch, TerrafuseError):
+                raise batch
+            yield batch
+
+
+def training_loader(
+    scenes: Sequence[Scene],
+    modalities: Sequence[Modality],
+    statistics: Mapping[str, BandStatistics],
+    config: DataConfig,
+    *,
+    seed: int,
+    steps: int,
+    accumulate: int = 1,
+    start_step: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    require_all: bool = False,
+    progress: Progress | None = None,
+) -> TrainingLoader[Batch]:
+    """All batches of a training from `start_step` on, for one process.
+
+    It does its own sharing among processes; Lightning needs `use_distributed_sampler=False`.
+
+    Args:
+        scenes: The scenes to learn from.
+        modalities: Their modalities.
+        statistics: Of these modalities.
+        config: Crops, batches, workers, sampling, augmentation, modality dropout.
+        seed: The run's.
+        steps: Optimiser steps of the whole training.
+        accumulate: Batches per optimiser step.
+        start_step: Steps already done.
+        rank: Number of this process.
+        world_size: Number of processes.
+        require_all: See `TrainingDataset`.
+        progress: See `TrainingDataset`.
+
+    Returns:
+        `(steps - start_step) * accumulate` batches.
+
+    Raises:
+        ConfigError: A setting does not suit the modalities.
+        DataError, LabelError: There is nothing to learn from.
+    """
+    dataset = TrainingDataset(
+        scenes, modalities, statistics, config, seed=seed, require_all=require_all,
+        progress=progress,
+    )  # fmt: skip
+    batches = range(start_step * accumulate, steps * accumulate)
+    return create_loader(dataset, batches, config, collate, rank=rank, world_size=world_size)
+
+
+def create_loader(
+    dataset: CropDataset[_T],
+    batches: range,
+    config: DataConfig,
+    join: Callable[[list[_T]], _B],
+    *,
+    rank: int,
+    world_size: int,
+) -> TrainingLoader[_B]:
+    """The batches of one process.
+
+    Args:
+        dataset: Samples by number.
+        batches: Numbers of the batches, of those of the whole training.
+        config: Samples per batch, workers.
+        join: Samples → batch.
+        rank: Number of this process.
+        world_size: Number of processes.
+    """
+    size = config.batch_size
+    indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
+    workers = default_workers() if config.workers is None else config.workers
+    return TrainingLoader(
+        dataset,  # type: ignore[arg-type]  # torch types a loader by its dataset's items
+        batch_sampler=indices,
+        num_workers=workers,
+        collate_fn=partial(_join, join),
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        worker_init_fn=_prepare_worker,
+        # Without it the loader would advance the global generator, which seeds the model's.
+        generator=torch.Generator(),
+    )
+
+
+def default_workers() -> int:
+    """Reading processes for one device: a core stays for training, and four are enough."""
+    return max(0, min(_MOST_WORKERS, _num_cores() - 1))
+
+
+def _num_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def sample_generator(seed: int, index: int) -> Generator:
+    """Random draws of one sample, by the run's seed and its number."""
+    state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
+    """A zoom factor in a range, evenly in the logarithm: halving is as likely as doubling."""
+    low, high = np.log(scale)
+    return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
+
+
+def _prepare_worker(_: int) -> None:
+    torch.set_num_threads(1)
+    limit_resources(cache_mb=_WORKER_CACHE_MB)
+
+
+def _join(
+    join: Callable[[list[_T]], _B], samples: list[_T | TerrafuseError]
+) -> _B | TerrafuseError:
+    fault = next((sample for sample in samples if isinstance(sample, TerrafuseError)), None)
+    return fault or join([s for s in samples if not isinstance(s, TerrafuseError)])

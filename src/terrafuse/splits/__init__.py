@@ -1,0 +1,28 @@
+"""Which scene, or which part of one, trains, validates and tests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrafuse.splits.balance import SplitReport, report_split
+    from terrafuse.splits.splitting import split_manifest
+else:  # each with the libraries that it needs, and no others
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.splits.balance": (
+                "SplitReport",
+                "report_split",
+            ),
+            "terrafuse.splits.splitting": ("split_manifest",),
+        },
+    )
+
+__all__ = [
+    "SplitReport",
+    "report_split",
+    "split_manifest",
+]

@@ -1,0 +1,258 @@
+"""What lies in a run folder while a run is going on, and whether it may be begun or gone on with.
+
+`config.yaml` the settings · `start.json` what was measured on the training split · `log.csv` ·
+`best.pt` best weights so far · `last.ckpt` everything needed to go on. The model itself
+(`model.safetensors`, `model.json`) appears at the end, when the last three but the log go.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from terrafuse.config import load_run_config
+from terrafuse.config.base import Settings
+from terrafuse.errors import (
+    ConfigError,
+    OutputError,
+    WeightsError,
+    WeightsMismatchError,
+)
+from terrafuse.modalities import BandStatistics
+from terrafuse.version import VERSION
+from terrafuse.weights import MODEL_JSON, digest
+from terrafuse.writing import written_whole
+
+CONFIG, START, LOG = "config.yaml", "start.json", "log.csv"
+KEPT, LAST = "best.pt", "last.ckpt"
+CHECKPOINT_FORMAT = 1
+
+#: Settings that do not change what is learned; all others must stay when a run goes on.
+FREE_SETTINGS = frozenset(
+    {
+        "data.manifest",  # its content is compared instead: it may have moved
+        "data.workers",
+        "training.accelerator",
+        "training.devices",
+        "training.nodes",
+        "training.strategy",
+        "training.loggers",
+        "training.save_every",
+        "evaluation.split",
+        "evaluation.boundary_tolerance_px",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was measured on the training split before the first step.
+
+    Args:
+        statistics: Per modality.
+        class_counts: Labelled pixels per class.
+        manifest_sha256: Of the manifest they were measured with.
+    """
+
+    statistics: dict[str, BandStatistics]
+    class_counts: tuple[int, ...]
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far an interrupted run got.
+
+    Args:
+        step: Optimiser steps done.
+        is_done: Nothing remains but to save the model.
+        world_size: Processes it ran on.
+    """
+
+    step: int = 0
+    is_done: bool = False
+    world_size: int | None = None
+
+
+def is_first_process() -> bool:
+    """Whether this is the only process of a run, or the one that writes files.
+
+    Known from the launcher's environment before the processes are connected.
+    """
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in names)
+
+
+def check_startable(
+    out: Path,
+    config: Settings,
+    *,
+    resume: bool,
+    read: Callable[[Path], Settings] = load_run_config,
+) -> None:
+    """Refuse a folder that a run cannot be begun in, or gone on with.
+
+    Args:
+        out: The folder.
+        config: The settings.
+        resume: Whether to go on.
+        read: Reads the settings in a folder.
+
+    Raises:
+        OutputError: Not empty without `resume`; not a folder; not writable.
+        ConfigError: The run in it has other settings.
+    """
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"'{out}' cannot be written: '{existing}' is not a writable folder. "
+            "Choose another with --out"
+        )
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not resume:
+        raise OutputError(
+            f"'{out}' is not empty. Choose another folder with --out, go on with the run in it "
+            "with --resume, or remove it"
+        )
+    if not (out / CONFIG).exists():
+        raise OutputError(
+            f"'{out}' is not empty and holds no run to go on with ('{CONFIG}' is missing). "
+            "Choose another folder with --out"
+        )
+    _check_same_settings(read(out / CONFIG), config, out)
+
+
+def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
+    """Whether the run in a folder has what it makes last: its model."""
+    return (out / mark).exists()
+
+
+def begin(out: Path, config: Settings, facts: Facts) -> None:
+    """Make the folder and write what the run is.
+
+    Raises:
+        OutputError: Not writable, or the disk is full.
+    """
+    values = config.model_dump(mode="json")
+    with written_whole(out / CONFIG) as (partial,):
+        partial.write_text(
+            yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+    start = {
+        "manifest_sha256": facts.manifest_sha256,
+        "class_counts": list(facts.class_counts),
+        "statistics": {name: s.to_dict() for name, s in facts.statistics.items()},
+    }
+    with written_whole(out / START) as (partial,):
+        partial.write_text(json.dumps(start), encoding="utf-8")
+
+
+def read_facts(out: Path, manifest: Path) -> Facts | None:
+    """What an earlier part of the run, or its first process, measured.
+
+    Raises:
+        ConfigError: The manifest is not the same any more.
+    """
+    try:
+        values = json.loads((out / START).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if values["manifest_sha256"] != digest(manifest):
+        raise ConfigError(
+            f"'{manifest}' has changed since the run in '{out}' began, so it cannot go on as if it "
+            "had not been interrupted. Restore the manifest, or begin anew in another folder"
+        )
+    statistics = {k: BandStatistics.from_dict(v) for k, v in values["statistics"].items()}
+    return Facts(statistics, tuple(values["class_counts"]), values["manifest_sha256"])
+
+
+def read_position(out: Path) -> Position:
+    """How far the run got; step 0 where there is no checkpoint.
+
+    Raises:
+        WeightsMismatchError: The checkpoint is of another version.
+        WeightsError: It is damaged.
+    """
+    path = out / LAST
+    if not path.exists():
+        return Position()
+    remedy = f"Remove '{path.name}' to begin the run anew"
+    try:
+        # Mapped, for only a few numbers of it are wanted.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise WeightsError(f"'{path}' is damaged: {reason}. {remedy}") from None
+    own = content.get("terrafuse", {}) if isinstance(content, dict) else {}
+    if own.get("format") != CHECKPOINT_FORMAT:
+        raise WeightsMismatchError(
+            f"'{path}' is a checkpoint of format {own.get('format', '(unknown)')}, written by "
+            f"terrafuse {own.get('version', '(unknown)')}; this is terrafuse "
+            f"{VERSION} with format {CHECKPOINT_FORMAT}. {remedy}"
+        )
+    return Position(own["step"], own["is_done"], own["world_size"])
+
+
+def position_fields(position: Position) -> dict[str, Any]:
+    """What a checkpoint holds for `read_position`."""
+    return {"format": CHECKPOINT_FORMAT, "version": VERSION, **vars(position)}
+
+
+def save_weights(path: Path, module: nn.Module) -> None:
+    """Write the state of a module; the file appears whole or not at all.
+
+    Raises:
+        OutputError: Not writable, or the disk is full.
+    """
+    save_state(path, module.state_dict())
+
+
+def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write values by name; the file appears whole or not at all.
+
+    Raises:
+        OutputError: Not writable, or the disk is full.
+    """
+    state = {name: value.cpu() for name, value in state.items()}
+    with written_whole(path) as (partial,):
+        torch.save(state, partial)
+
+
+def tidy(out: Path) -> None:
+    """Remove what only an unfinished run needs."""
+    for name in (KEPT, LAST, START):
+        (out / name).unlink(missing_ok=True)
+
+
+def _check_same_settings(stored: Settings, config: Settings, out: Path) -> None:
+    before, now = (_flat(c.model_dump(mode="json")) for c in (stored, config))
+    differing = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now} - FREE_SETTINGS)
+        if before.get(key) != now.get(key)
+    ]
+    if differing:
+        raise ConfigError(
+            f"the run in '{out}' has other settings, so it cannot go on: {'; '.join(differing)}. "
+            f"Use its settings ('{out / CONFIG}'), or begin anew in another folder"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
