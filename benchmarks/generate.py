@@ -89,20 +89,22 @@ def known_segments(height: int, width: int) -> np.ndarray:
 
 def measure(case: str, photo: Path) -> None:
     from terrafuse.data import ReadingRules
-    from terrafuse.generate import Generator, Job, WindowRunner, generate_raster
+    from terrafuse.generate import PhotoJob, WindowedGenerator, WindowRunner, generate_raster
     from terrafuse.generate.photos import open_photo
     from terrafuse.generate.products import RasterFiles
     from terrafuse.modalities import Modality
 
     with tempfile.TemporaryDirectory() as folder:
-        recipe = make_recipe(case, Path(folder))
-        recipe.build()(np.zeros((64, 64, 3), np.uint8))
+        generator = make_generator(case, Path(folder))
+        generator.build()(np.zeros((64, 64, 3), np.uint8))
         modality = Modality("rgb", ("red", "green", "blue"), kind="optical")
         opened = open_photo("photo", modality, [str(photo)], ReadingRules(), (0, 1, 2))
-        job = Job(opened, RasterFiles(Path(folder) / "made.tif"))
+        job = PhotoJob(opened, RasterFiles(Path(folder) / "made.tif"))
         before, start = peak_gb(), time.perf_counter()
-        with WindowRunner(recipe) as runner:
-            made = generate_raster(job, Generator(recipe, 1024, 128), runner, preview=show)
+        with WindowRunner(generator) as runner:
+            made = generate_raster(
+                job, WindowedGenerator(generator, 1024, 128), runner, preview=show
+            )
         result = made.record["result"]
         text = f"{result['segments']} segments" if "segments" in result else "depth"
         if case == "known segments":
@@ -110,22 +112,22 @@ def measure(case: str, photo: Path) -> None:
         print(f"{time.perf_counter() - start}\t{peak_gb() - before}\t{text}")
 
 
-def make_recipe(case: str, folder: Path) -> Any:
-    from terrafuse.generate import DepthRecipe, MaskRecipe, SuperpixelRecipe, find_model
+def make_generator(case: str, folder: Path) -> Any:
+    from terrafuse.generate import DepthGenerator, MaskGenerator, SuperpixelGenerator, find_model
 
     if case.startswith("known"):
         return KnownRecipe("depth" if "depth" in case else "segments")
     if case in ("superpixels", "watershed"):
-        return SuperpixelRecipe(method="slic" if case == "superpixels" else "watershed")
+        return SuperpixelGenerator(method="slic" if case == "superpixels" else "watershed")
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     import tiny_models
 
     if case.startswith("sam"):
         tiny_models.save_sam(folder / "model")
         model = find_model(str(folder / "model"), "mask-generation")
-        return MaskRecipe(model, points=4, iou=0.0, stability=0.0, nms=1.0)
+        return MaskGenerator(model, points=4, iou=0.0, stability=0.0, nms=1.0)
     tiny_models.save_depth(folder / "model", tiny_models.depth_config())
-    return DepthRecipe(find_model(str(folder / "model"), "depth-estimation"))
+    return DepthGenerator(find_model(str(folder / "model"), "depth-estimation"))
 
 
 class KnownRecipe:

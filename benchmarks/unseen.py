@@ -30,7 +30,7 @@ from terrafuse import api
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import half_interval
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.evaluate import read_reference
+from terrafuse.evaluation.evaluate import read_reference_labels
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.weights import digest
 
@@ -74,7 +74,7 @@ def _score(run: Any, data: Path, wanted: str, groups: Sequence[str], alone: bool
     }
     manifest = load_manifest(data).select(tuple(m.name for m in run.info.modalities))
     for scene in manifest.scenes("test"):
-        labels = read_reference(scene, run.config.evaluation)
+        labels = read_reference_labels(scene, run.config.evaluation)
         for subset, kept in subsets.items():
             class_map = predictor.class_map(scene, without=names - kept)
             for group in groups:

@@ -66,9 +66,9 @@ def test_names_are_listed_and_found_without_importing_anything_heavy() -> None:
         "print(found['load'] is api.load, found['Segmenter'] is segmenter.Segmenter)\n"
         "print(callable(terrafuse.generate), terrafuse.generate is api.generate)\n"
         "import terrafuse.generate.masks\n"
-        "from terrafuse.generate import MaskRecipe\n"
-        "print(terrafuse.generate is api.generate, MaskRecipe is terrafuse_masks())\n".replace(
-            "terrafuse_masks()", "sys.modules['terrafuse.generate.masks'].MaskRecipe"
+        "from terrafuse.generate import MaskGenerator\n"
+        "print(terrafuse.generate is api.generate, MaskGenerator is terrafuse_masks())\n".replace(
+            "terrafuse_masks()", "sys.modules['terrafuse.generate.masks'].MaskGenerator"
         )
     )
     assert printed.splitlines() == ["True []", "True True", "True True", "True True"]
@@ -199,7 +199,7 @@ def test_what_lacks_an_extra_names_it(
     extra: str, package: str, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from terrafuse.backbones import create_backbone
-    from terrafuse.generate import SuperpixelRecipe, find_model
+    from terrafuse.generate import SuperpixelGenerator, find_model
 
     for name in [n for n in sys.modules if n.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
@@ -209,7 +209,7 @@ def test_what_lacks_an_extra_names_it(
     calls: dict[str, Callable[[], object]] = {
         "backbone": lambda: create_backbone("mit_b0", 3),
         "model": lambda: find_model(str(tmp_path), "mask-generation"),
-        "kind": SuperpixelRecipe,
+        "kind": SuperpixelGenerator,
     }
     remedy = rf"Run: pip install 'terrafuse\[{extra}\]'"
     with pytest.raises(MissingDependencyError, match=f"{needs}.*{remedy}"):

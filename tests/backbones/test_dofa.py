@@ -95,13 +95,13 @@ def test_every_golden_tensor(folder: str, case: str) -> None:
         norm = {k: state[f"fc_norm.{k}"] for k in ("weight", "bias")}
         own["pooled"] = F.layer_norm(tokens[:, 1:].mean(dim=1), (32,), **norm, eps=1e-6)
         own["logits"] = F.linear(own["pooled"], state["head.weight"], state["head.bias"])
-        taps = dofa(golden["input"], case)
+        out_indices = dofa(golden["input"], case)
     golden.pop("legacy_layout_patch_tokens", None)
     assert set(golden) <= set(own)
     for name, value in golden.items():
         difference = (own[name] - value).abs() - 1e-5 * value.abs()
         assert difference.max() <= 1e-5, name
-    for tap, name in zip(taps, ("map0", "map1"), strict=True):
+    for tap, name in zip(out_indices, ("map0", "map1"), strict=True):
         assert torch.equal(tap, own[name])
 
 
@@ -389,7 +389,7 @@ def test_names_and_options() -> None:
     assert each.band_sets == {"rgb": RGB, "dsm": (None,)}
     for wrong, message in (
         ({"tap": [1]}, r"unknown option 'tap'|option of backbone 'dofa_small_patch16' 'tap'"),
-        ({"taps": [12]}, "allowed are one or more blocks from 0 to 11"),
+        ({"out_indices": [12]}, "allowed are one or more blocks from 0 to 11"),
         ({"embed_dim": 18, "num_heads": 4}, "embed_dim must be a multiple"),
         ({"dynamic_embed_dim": 6}, "dynamic_embed_dim of 4"),
         ({"img_size": 100}, "img_size must be a multiple"),

@@ -55,7 +55,7 @@ def test_files_of_the_authors(name: str, wrapper: str | None, tmp_path: Path) ->
     # Bands without a wavelength start from the weights, not from what was there before.
     red = dofa.vit.patch_embed.embed_wavelengths(torch.tensor([0.665]))
     assert torch.equal(dofa.pseudo_bands["ms"], red)
-    early = DOFA(name, SETS, weights=str(file), **TINY | {"taps": [1]})
+    early = DOFA(name, SETS, weights=str(file), **TINY | {"out_indices": [1]})
     assert len(early.blocks) == 2
     assert torch.equal(early.blocks[1].mlp.fc1.weight, expected["blocks.1.mlp.fc1.weight"])
 

@@ -310,7 +310,7 @@ def test_images_must_be_filled_by_patches() -> None:
         ({"month": 0}, "'month' .* is 0; allowed is a month from 1 to 12"),
         ({"input_resolution_m": 0.0}, "'input_resolution_m' .* is 0; above 0"),
         ({"embed_dim": 24}, "multiple of 16"),
-        ({"taps": [3]}, "blocks from 0 to 2"),
+        ({"out_indices": [3]}, "blocks from 0 to 2"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -392,8 +392,8 @@ def test_hidden_places_equal_places_that_are_not_there(reference: bool, prompts:
 
 def test_the_reference_takes_the_place_out() -> None:
     """Of an image that is the same everywhere nothing is left; else the difference is."""
-    plain = _make(S1, neck="none", taps=[-1])
-    less = _make(S1, neck="none", taps=[-1], subtract_reference=True)
+    plain = _make(S1, neck="none", out_indices=[-1])
+    less = _make(S1, neck="none", out_indices=[-1], subtract_reference=True)
     less.load_state_dict(plain.state_dict())
     with torch.no_grad():
         (nothing,) = less(torch.zeros(2, 2, 32, 32))
@@ -408,7 +408,7 @@ def test_the_reference_takes_the_place_out() -> None:
 
 
 def test_the_reference_of_modalities_side_by_side_is_their_own() -> None:
-    backbone = _make(S1, neck="none", taps=[-1], subtract_reference=True)
+    backbone = _make(S1, neck="none", out_indices=[-1], subtract_reference=True)
     apply_tuning(backbone, {"name": "lora", "mix": False}, 2)
     nudge(backbone)
     with torch.no_grad():
@@ -552,7 +552,7 @@ def _load(weights: Path | str, name: str = "galileo_nano", **options: Any) -> Ga
 def test_a_folder_or_file_of_weights_loads(folder: Path) -> None:
     state = load_file(folder / "encoder.safetensors")
     for weights in (folder, folder / "encoder.safetensors"):
-        backbone = _load(weights, taps=[1])
+        backbone = _load(weights, out_indices=[1])
         assert torch.equal(backbone.blocks[1].mlp.fc1.weight, state["blocks.1.mlp.fc1.weight"])
         kernel = backbone.vit.get_parameter("space_time_embed.S1.proj.weight")
         assert torch.equal(kernel, state["space_time_embed.S1.proj.weight"])

@@ -19,7 +19,7 @@ from terrafuse.backbones import Galileo
 from terrafuse.backbones.galileo import weights as galileo_weights
 from terrafuse.backbones.galileo.encoder import (
     GalileoEncoder,
-    Variant,
+    GalileoVariant,
     month_codes,
     resize_matrix,
     sine_code,
@@ -56,7 +56,7 @@ def _tiny() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _encoder(state: Mapping[str, Tensor]) -> GalileoEncoder:
-    encoder = GalileoEncoder(Variant(32, 2, 4, mlp_ratio=2))
+    encoder = GalileoEncoder(GalileoVariant(32, 2, 4, mlp_ratio=2))
     torch.testing.assert_close(encoder.dates, state["pos_embed"], atol=1e-6, rtol=0)
     torch.testing.assert_close(encoder.months, state["month_embed.weight"], atol=1e-6, rtol=0)
     fixed = ("pos_embed", "month_embed.weight")
@@ -220,7 +220,7 @@ def test_what_is_hidden_has_no_influence_and_samples_may_be_permuted() -> None:
 
 
 def test_places_depend_on_the_ground_only() -> None:
-    encoder = GalileoEncoder(Variant(32, 1, 4))
+    encoder = GalileoEncoder(GalileoVariant(32, 1, 4))
     coarse = encoder.places((3, 5), torch.tensor(2 * 20.0))
     fine = encoder.places((3, 5), torch.tensor(4 * 10.0))
     assert torch.equal(coarse, fine)
@@ -235,7 +235,7 @@ def _nano(modalities: list[Modality], patch_size: int, **options: Any) -> Galile
         pytest.skip("Galileo's weights and tensors are not beside this checkout")
     backbone = Galileo(
         "galileo_nano", sum(len(m.bands) for m in modalities), modalities, weights=str(NANO),
-        patch_size=patch_size, neck="none", taps=(0, 1, 2, 3), month=(1,), **options,
+        patch_size=patch_size, neck="none", out_indices=(0, 1, 2, 3), month=(1,), **options,
     )  # fmt: skip
     backbone.set_statistics(  # images come as they are
         {

@@ -130,12 +130,14 @@ def test_transformers_need_only_what_is_in_use(tmp_path: Path) -> None:
     left = {k: v for k, v in state.items() if not k.startswith(("norm.", "blocks.1."))}
     save_file(left, tmp_path / "cut.safetensors")
     path = str(tmp_path / "cut.safetensors")
-    create_backbone(name, 3, weights=path, taps=[0], final_norm=False, **SMALL_VIT)
+    create_backbone(name, 3, weights=path, out_indices=[0], final_norm=False, **SMALL_VIT)
     with pytest.raises(WeightsMismatchError, match=r"missing: blocks\.1\.norm1\.weight"):
         create_backbone(name, 3, weights=path, **SMALL_VIT)
     save_file(state, tmp_path / "whole.safetensors")
     whole = str(tmp_path / "whole.safetensors")
-    backbone = create_backbone(name, 3, weights=whole, taps=[0], final_norm=False, **SMALL_VIT)
+    backbone = create_backbone(
+        name, 3, weights=whole, out_indices=[0], final_norm=False, **SMALL_VIT
+    )
     assert torch.equal(backbone.vit.blocks[0].norm1.bias, state["blocks.0.norm1.bias"])
 
 

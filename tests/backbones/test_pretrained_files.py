@@ -90,7 +90,7 @@ def test_blocks_after_the_last_tap_and_norms_may_be_absent(tmp_path: Path) -> No
     whole = make("vit", 2, neck="none", depth=4)
     save_backbone(path, whole, "vit_tiny_patch16_224", {}, {"image": [S1]}, "mae")
     for options in (
-        {"taps": [1, 2]}, {"final_norm": False}, {"neck": "map"}, {"neck_channels": 8},
+        {"out_indices": [1, 2]}, {"final_norm": False}, {"neck": "map"}, {"neck_channels": 8},
     ):  # fmt: skip
         backbone = create_backbone(
             "vit_tiny_patch16_224", 2, weights=str(path), modalities=[S1], **VIT | options

@@ -119,11 +119,11 @@ def test_missing_tables_name_the_way_without(write: Write) -> None:
     assert "rel_pos" not in str(error.value)
 
 
-@pytest.mark.parametrize("taps", [None, [0], [1, 2]])
+@pytest.mark.parametrize("out_indices", [None, [0], [1, 2]])
 def test_without_positions_the_tables_of_a_file_play_no_part(
-    taps: list[int] | None, write: Write
+    out_indices: list[int] | None, write: Write
 ) -> None:
-    options: dict[str, Any] = SMALL | {"neck": "none", "taps": taps}
+    options: dict[str, Any] = SMALL | {"neck": "none", "out_indices": out_indices}
     zero = create_backbone(NAME, 3, weights=write(), rel_pos="zero", **options).eval()
     other = {k: torch.zeros_like(v) for k, v in _official_state().items() if ".rel_pos_" in k}
     zeroed = create_backbone(NAME, 3, weights=write(**other), **options).eval()
@@ -227,7 +227,11 @@ def test_positions_are_resized_without_antialias(size: tuple[int, int], write: W
         (NAME, {"qk_norm": True}, "'samvit_base_patch16' cannot be built with option 'qk_norm'"),
         (NAME, {"use_rope": True}, "option 'use_rope'"),
         (NAME, {"rel_pos": "none"}, r"option 'rel_pos' .* 'sam' or 'zero'"),
-        (NAME, {"neck": "map", "taps": [0, 3]}, r"the neck 'map' takes one tap, got \[0, 3\]"),
+        (
+            NAME,
+            {"neck": "map", "out_indices": [0, 3]},
+            r"the neck 'map' takes one block, got \[0, 3\]",
+        ),
         ("vit_tiny_patch16_224", {"rel_pos": "zero"}, "has no relative positions of SAM's"),
     ],
 )

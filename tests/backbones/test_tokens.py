@@ -120,9 +120,11 @@ def test_the_neck_makes_a_pyramid(name: str, strides: tuple[float, ...]) -> None
 
 
 @pytest.mark.parametrize("name", TOKENS)
-@pytest.mark.parametrize("taps", [None, [-1]])
-def test_every_parameter_learns_and_groups_are_complete(name: str, taps: list[int] | None) -> None:
-    backbone = create_backbone(name, 3, neck_channels=8, taps=taps, **TOKENS[name])
+@pytest.mark.parametrize("out_indices", [None, [-1]])
+def test_every_parameter_learns_and_groups_are_complete(
+    name: str, out_indices: list[int] | None
+) -> None:
+    backbone = create_backbone(name, 3, neck_channels=8, out_indices=out_indices, **TOKENS[name])
     size = 2 * backbone.stride
     sum(x.square().mean() for x in backbone(torch.randn(1, 3, size, size))).backward()
     without = [n for n, p in backbone.named_parameters() if p.grad is None]
@@ -137,19 +139,19 @@ def test_every_parameter_learns_and_groups_are_complete(name: str, taps: list[in
 
 def test_taps() -> None:
     name = "vit_tiny_patch16_224"
-    assert create_backbone(name, 3, depth=12).taps == (2, 5, 8, 11)
-    assert create_backbone(name, 3, depth=2).taps == (0, 1)
-    early = create_backbone(name, 3, depth=6, taps=[1, -3], neck="none")
-    assert early.taps == (1, 3)
+    assert create_backbone(name, 3, depth=12).out_indices == (2, 5, 8, 11)
+    assert create_backbone(name, 3, depth=2).out_indices == (0, 1)
+    early = create_backbone(name, 3, depth=6, out_indices=[1, -3], neck="none")
+    assert early.out_indices == (1, 3)
     assert len(early.blocks) == 4, "blocks after the last tap are not kept"
-    for taps in ([], [12], [-13]):
+    for out_indices in ([], [12], [-13]):
         with pytest.raises(ModelError, match="allowed are one or more blocks from 0 to 11"):
-            create_backbone(name, 3, taps=taps)
-    with pytest.raises(ModelError, match="takes 1 to 4 taps, got 5"):
-        create_backbone(name, 3, taps=[0, 1, 2, 3, 4])
+            create_backbone(name, 3, out_indices=out_indices)
+    with pytest.raises(ModelError, match="takes 1 to 4 out_indices, got 5"):
+        create_backbone(name, 3, out_indices=[0, 1, 2, 3, 4])
     with pytest.raises(ModelError, match=r"option 'neck' .* 'pyramid', 'map' or 'none'"):
         create_backbone(name, 3, neck="pyramd")
-    with pytest.raises(UnknownNameError, match=r"unknown option 'tap' .*taps"):
+    with pytest.raises(UnknownNameError, match=r"unknown option 'tap' .*out_indices"):
         create_backbone(name, 3, tap=[1])
 
 
@@ -158,7 +160,7 @@ def test_the_neck_map_gives_one_level_of_the_patches_stride(name: str) -> None:
     backbone = _make(name, neck="map", neck_channels=12)
     p = backbone.patch_size
     assert (backbone.channels, backbone.strides, backbone.stride) == ((12,), (p,), p)
-    assert backbone.taps == (3,)
+    assert backbone.out_indices == (3,)
     with torch.no_grad():
         (level,) = backbone(torch.randn(2, 3, 3 * p, p))
     assert level.shape == (2, 12, 3, 1)
@@ -189,7 +191,7 @@ def test_pyramid_uses_every_map(num_maps: int) -> None:
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
 def test_levels_show_what_lies_under_them(name: str) -> None:
     """A bright patch changes the tokens of its own place most, in rows and columns."""
-    backbone = _make(name, neck="none", taps=[0])
+    backbone = _make(name, neck="none", out_indices=[0])
     p = backbone.patch_size
     plain = torch.zeros(1, 3, 4 * p, 6 * p)
     marked = plain.clone()

@@ -11,13 +11,13 @@ from rasterio.transform import from_origin
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data import ReadingRules, scene_from_rasters
-from terrafuse.doctor.case import Case
-from terrafuse.doctor.observing import observe
+from terrafuse.doctor.scanning import observe
+from terrafuse.doctor.summary import SceneSummary
 from terrafuse.modalities import Modality
 
 
 @pytest.fixture
-def look_at(make_raster, tmp_path) -> Callable[..., Case]:
+def look_at(make_raster, tmp_path) -> Callable[..., SceneSummary]:
     """Function that writes modalities {name: (array (C, H, W), modality, tags)} and observes."""
 
     def look(
@@ -25,7 +25,7 @@ def look_at(make_raster, tmp_path) -> Callable[..., Case]:
         classes: tuple[str, ...] = ("a", "b"),
         crs: str | None = "EPSG:32633",
         **given: tuple[np.ndarray, dict[str, Any], dict[str, Any]],
-    ) -> Case:
+    ) -> SceneSummary:
         modalities, rasters, rules = [], {}, {}
         for name, (array, values, tags) in given.items():
             kept = dict(values)

@@ -5,8 +5,8 @@ import pytest
 
 from terrafuse.data.grid import Grid
 from terrafuse.data.schema import SceneEntry
-from terrafuse.doctor.case import Record, Summary
 from terrafuse.doctor.scales import check_scales
+from terrafuse.doctor.summary import ModalityRecord, SceneRecord
 from terrafuse.modalities import Modality
 
 RNG = np.random.default_rng(0)
@@ -22,8 +22,8 @@ def check(look_at):
             seen = look_at(m=(array, {"kind": kind}, {})).seen["m"]
             entry = SceneEntry(f"x{i}", "train", {"m": ("m.tif",)})
             grid = Grid(None, None, 32, 32)
-            record = Record(entry, grid, False, np.zeros(2, np.int64))
-            record.summaries["m"] = Summary.of(seen)
+            record = SceneRecord(entry, grid, False, np.zeros(2, np.int64))
+            record.summaries["m"] = ModalityRecord.of(seen)
             records.append(record)
         modality = Modality("m", tuple(f"b{i}" for i in range(len(arrays[0]))), kind, unit=unit)
         return list(check_scales(modality, records))

@@ -10,7 +10,7 @@ import pytest
 import rasterio
 from scipy import ndimage
 
-from generate_parts import FakeRecipe, make_job, run
+from generate_parts import FakeGenerator, make_job, run
 from terrafuse.generate.alignment import Alignment, align_windows, fit_line
 from terrafuse.generate.stitching import stitch_depth
 from terrafuse.generate.windows import WindowPlan
@@ -137,8 +137,8 @@ def test_the_raster_of_depth(make_raster: MakeRaster, tmp_path: Path) -> None:
     image = (40 * relief(180, 230, 3)).clip(1, 255).astype(np.uint8)[None].repeat(3, axis=0)
     image[:, 150:, 200:] = 0
     photo = make_raster(tmp_path / "a.tif", image, nodata=0)
-    recipe = FakeRecipe(depth_of, "depth", aligned=True)
-    made = run(make_job(photo, tmp_path / "out"), recipe)
+    generator = FakeGenerator(depth_of, "depth", aligned=True)
+    made = run(make_job(photo, tmp_path / "out"), generator)
     with rasterio.open(made.raster) as dataset:
         found = dataset.read(1)
         assert dataset.dtypes == ("float32",)
@@ -154,8 +154,8 @@ def test_the_raster_of_depth(make_raster: MakeRaster, tmp_path: Path) -> None:
 def test_heights_are_blended_as_they_are(make_raster: MakeRaster, tmp_path: Path) -> None:
     image = np.arange(1, 121, dtype=np.uint8).repeat(90).reshape(120, 90)[None].repeat(3, axis=0)
     photo = make_raster(tmp_path / "a.tif", image)
-    recipe = FakeRecipe(lambda p: p[..., 0].astype(np.float32), "depth", aligned=False)
-    made = run(make_job(photo, tmp_path / "out"), recipe)
+    generator = FakeGenerator(lambda p: p[..., 0].astype(np.float32), "depth", aligned=False)
+    made = run(make_job(photo, tmp_path / "out"), generator)
     with rasterio.open(made.raster) as dataset:
         np.testing.assert_allclose(dataset.read(1), image[0], rtol=1e-6)
     assert made.record["result"]["scales"] == [1.0, 1.0]
@@ -163,8 +163,10 @@ def test_heights_are_blended_as_they_are(make_raster: MakeRaster, tmp_path: Path
 
 def test_depth_that_is_the_same_everywhere(make_raster: MakeRaster, tmp_path: Path) -> None:
     photo = make_raster(tmp_path / "a.tif", np.full((3, 100, 90), 7, np.uint8))
-    recipe = FakeRecipe(lambda p: np.full(p.shape[:2], 2.5, np.float32), "depth", aligned=True)
+    generator = FakeGenerator(
+        lambda p: np.full(p.shape[:2], 2.5, np.float32), "depth", aligned=True
+    )
     with pytest.warns(UserWarning, match=r"photo 'a': depth is 2\.5 everywhere"):
-        made = run(make_job(photo, tmp_path / "out"), recipe)
+        made = run(make_job(photo, tmp_path / "out"), generator)
     with rasterio.open(made.raster) as dataset:
         assert (dataset.read(1) == 2.5).all()

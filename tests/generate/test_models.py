@@ -20,7 +20,7 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from terrafuse.generate import DepthRecipe, MaskRecipe, Model, find_model
+from terrafuse.generate import DepthGenerator, MaskGenerator, Model, find_model
 from terrafuse.generate.models import load_pipeline
 
 MakeRaster = Callable[..., Path]
@@ -45,29 +45,29 @@ def test_masks_of_everything(
 ) -> None:
     model = find_model(str(request.getfixturevalue(name)), "mask-generation")
     assert model.architecture == name
-    labels = MaskRecipe(model, **LENIENT).build()(picture)
+    labels = MaskGenerator(model, **LENIENT).build()(picture)
     assert labels.shape == (48, 70)
     assert labels.dtype == np.uint16
     assert 1 <= labels.max() <= 2 * 2 * 3  # three masks per point
-    np.testing.assert_array_equal(MaskRecipe(model, **LENIENT).build()(picture), labels)
-    few = MaskRecipe(model, **LENIENT, min_area=48 * 70).build()(picture)
+    np.testing.assert_array_equal(MaskGenerator(model, **LENIENT).build()(picture), labels)
+    few = MaskGenerator(model, **LENIENT, min_area=48 * 70).build()(picture)
     assert len(np.unique(few)) <= len(np.unique(labels))
 
 
 def test_no_mask_is_good_enough(sam: Path, picture: np.ndarray) -> None:
     model = find_model(str(sam), "mask-generation")
-    assert not MaskRecipe(model, points=2).build()(picture).any()
+    assert not MaskGenerator(model, points=2).build()(picture).any()
 
 
 def test_depth_is_the_models_own_number(depth_anything: Path, picture: np.ndarray) -> None:
     model = find_model(str(depth_anything), "depth-estimation")
-    recipe = DepthRecipe(model)
-    assert recipe.aligned
-    depth = recipe.build()(picture)
+    generator = DepthGenerator(model)
+    assert generator.aligned
+    depth = generator.build()(picture)
     assert depth.shape == (48, 70)
     assert depth.dtype == np.float32
     assert len(np.unique(depth)) > 256  # not the picture with its 256 levels
-    far = DepthRecipe(model, meaning="distance").build()(picture)
+    far = DepthGenerator(model, meaning="distance").build()(picture)
     np.testing.assert_array_equal(far, -depth)
 
 
@@ -78,19 +78,21 @@ def test_half_precision(
     """transformers' pipelines mix it with single precision, and fail, if left alone."""
     for folder in (sam, sam2):
         model = find_model(str(folder), "mask-generation")
-        assert MaskRecipe(model, **LENIENT, precision=precision).build()(picture).any()
+        assert MaskGenerator(model, **LENIENT, precision=precision).build()(picture).any()
     model = find_model(str(depth_anything), "depth-estimation")
-    half = DepthRecipe(model, precision=precision).build()(picture)
-    single = DepthRecipe(model).build()(picture)
+    half = DepthGenerator(model, precision=precision).build()(picture)
+    single = DepthGenerator(model).build()(picture)
     assert np.corrcoef(half.ravel(), single.ravel())[0, 1] > 0.98
 
 
 def test_what_the_numbers_mean_goes_by_the_model() -> None:
     def meaning(architecture: str, metric: bool = False) -> str:
         model = Model("m", "m", "1", architecture, "unknown", "depth-estimation", metric)
-        recipe = DepthRecipe(model)
-        assert recipe.unit == ("m" if recipe.describe()["meaning"] == "height" else "relative")
-        return recipe.describe()["meaning"]
+        generator = DepthGenerator(model)
+        assert generator.unit == (
+            "m" if generator.describe()["meaning"] == "height" else "relative"
+        )
+        return generator.describe()["meaning"]
 
     assert meaning("depth_anything") == meaning("dpt") == "nearness"
     assert meaning("depth_anything", metric=True) == meaning("depth_pro") == "distance"
@@ -112,13 +114,13 @@ def test_a_metric_model_is_recognised(models: Path) -> None:
 
     save_depth(models / "metric", depth_config(depth_estimation_type="metric", max_depth=20))
     model = find_model(str(models / "metric"), "depth-estimation")
-    assert DepthRecipe(model).describe()["meaning"] == "distance"
+    assert DepthGenerator(model).describe()["meaning"] == "distance"
 
 
 def test_what_is_noted_of_a_model(sam: Path, photo: Path, tmp_path: Path) -> None:
     model = find_model(str(sam), "mask-generation")
-    recipe = MaskRecipe(model, **LENIENT, device="cpu")
-    made = run(make_job(photo, tmp_path / "out"), recipe, 64, 16)
+    generator = MaskGenerator(model, **LENIENT, device="cpu")
+    made = run(make_job(photo, tmp_path / "out"), generator, 64, 16)
     with rasterio.open(made.raster) as dataset:
         record = json.loads(dataset.tags()["TERRAFUSE_RECORD"])
     assert record == made.record == json.loads(made.raster.with_suffix(".json").read_text())
@@ -202,10 +204,10 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_values_that_are_not_allowed(sam: Path) -> None:
     model = find_model(str(sam), "mask-generation")
     with pytest.raises(ConfigError, match=r"iou is 88; allowed are numbers from 0 to 1"):
-        MaskRecipe(model, iou=88)
+        MaskGenerator(model, iou=88)
     with pytest.raises(ConfigError, match="points is 0"):
-        MaskRecipe(model, points=0)
+        MaskGenerator(model, points=0)
     with pytest.raises(ConfigError, match="unknown meaning of depth 'depth'"):
-        DepthRecipe(model, meaning="depth")  # type: ignore[arg-type]
+        DepthGenerator(model, meaning="depth")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="device 'gpu' cannot be used"):
-        MaskRecipe(model, device="gpu").build()
+        MaskGenerator(model, device="gpu").build()

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from generate_parts import RGB, make_job
 from terrafuse.data import ReadingRules
 from terrafuse.errors import BandError, ConfigError
-from terrafuse.generate import SuperpixelRecipe
+from terrafuse.generate import SuperpixelGenerator
 from terrafuse.generate.photos import (
     choose_channels,
     find_photo_modality,
     open_photo,
     require_channels,
-    survey,
+    summarize_photo,
 )
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.modalities import Modality
@@ -61,7 +61,7 @@ def test_bytes_are_shown_as_they_are(make_raster: MakeRaster, tmp_path: Path) ->
     image = np.random.default_rng(0).integers(0, 256, (3, 40, 50), np.uint8)
     image[:, 5, 5] = 0
     path = make_raster(tmp_path / "a.tif", image, nodata=0)
-    photo = survey(make_job(path, tmp_path).photo).photo
+    photo = summarize_photo(make_job(path, tmp_path).photo).photo
     assert photo.limits is None
     picture, valid = photo.read(Window(0, 0, 40, 50))
     # A pixel that lacks one of its colours has none.
@@ -78,7 +78,7 @@ def test_other_values_are_stretched_the_same_in_every_window(
     image = rng.uniform(100, 900, (4, 90, 100)).astype(np.float32)
     image[:, rng.random((90, 100)) < bright] = 10_000  # clouds
     path = make_raster(tmp_path / "a.tif", image)
-    photo = survey(open_photo("a", S2, [str(path)], ReadingRules(), (2, 1, 0))).photo
+    photo = summarize_photo(open_photo("a", S2, [str(path)], ReadingRules(), (2, 1, 0))).photo
     assert photo.limits is not None
     whole, _ = photo.read(Window(0, 0, 90, 100))
     part, _ = photo.read(Window(20, 30, 40, 50))
@@ -98,7 +98,9 @@ def test_a_digest_tells_photos_apart(make_raster: MakeRaster, tmp_path: Path) ->
     def look(name: str, values: np.ndarray, channels=(0, 1, 2), **profile: object) -> str:
         path = make_raster(tmp_path / name, values, **profile)
         modality = Modality("m", ("a", "b", "c", "d"), kind="optical")
-        return survey(open_photo("x", modality, [str(path)], ReadingRules(), channels)).digest
+        return summarize_photo(
+            open_photo("x", modality, [str(path)], ReadingRules(), channels)
+        ).digest
 
     first = look("a.tif", image)
     assert look("copy.tif", image, tiled=True, compress="deflate") == first
@@ -118,7 +120,7 @@ def test_the_preview_is_every_nth_pixel(
     make_raster: MakeRaster, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (3, *size), np.uint8)
-    found = survey(make_job(make_raster(tmp_path / "a.tif", image), tmp_path).photo)
+    found = summarize_photo(make_job(make_raster(tmp_path / "a.tif", image), tmp_path).photo)
     expected = image[:, :: found.step, :: found.step].transpose(1, 2, 0)
     np.testing.assert_array_equal(found.preview, expected)
     assert max(expected.shape) <= 1024
@@ -155,26 +157,26 @@ def test_windows_cover_the_photo_and_cores_divide_it(height, width, size, share)
 def test_superpixels_follow_edges(method: str) -> None:
     picture = np.full((60, 80, 3), 40, np.uint8)
     picture[:, 37:] = (200, 180, 90)
-    recipe = SuperpixelRecipe(method=method, size=10, sigma=0.5)  # type: ignore[arg-type]
-    labels = recipe.build()(picture)
+    generator = SuperpixelGenerator(method=method, size=10, sigma=0.5)  # type: ignore[arg-type]
+    labels = generator.build()(picture)
     assert labels.shape == (60, 80)
     assert labels.min() == 1
     assert 20 < len(np.unique(labels)) < 90
     left, right = (set(np.unique(part)) for part in (labels[:, :36], labels[:, 38:]))
     assert len(left & right) <= 2
-    np.testing.assert_array_equal(recipe.build()(picture), labels)
-    assert recipe.describe()["compactness"] == {"slic": 10.0, "watershed": 0.001}[method]
+    np.testing.assert_array_equal(generator.build()(picture), labels)
+    assert generator.describe()["compactness"] == {"slic": 10.0, "watershed": 0.001}[method]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 200), (24, 24)])
 def test_superpixels_of_tiny_pictures(shape: tuple[int, int]) -> None:
-    labels = SuperpixelRecipe().build()(np.zeros((*shape, 3), np.uint8))
+    labels = SuperpixelGenerator().build()(np.zeros((*shape, 3), np.uint8))
     assert labels.shape == shape
     assert labels.min() == 1
 
 
 def test_superpixels_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="unknown way to make superpixels 'slick'"):
-        SuperpixelRecipe(method="slick")  # type: ignore[arg-type]
+        SuperpixelGenerator(method="slick")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="superpixels of size 2"):
-        SuperpixelRecipe(size=2)
+        SuperpixelGenerator(size=2)

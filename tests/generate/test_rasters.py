@@ -16,7 +16,7 @@ import rasterio
 
 from generate_parts import (
     BrokenRecipe,
-    FakeRecipe,
+    FakeGenerator,
     as_picture,
     from_picture,
     known_segments,
@@ -25,8 +25,8 @@ from generate_parts import (
     show,
 )
 from terrafuse.errors import ConfigError, DataError, ModelError, OutputError
-from terrafuse.generate import Generator, SuperpixelRecipe, WindowRunner, generate_raster
-from terrafuse.generate.cache import WindowCache, fingerprint
+from terrafuse.generate import SuperpixelGenerator, WindowedGenerator, WindowRunner, generate_raster
+from terrafuse.generate.cache import WindowCache, digest_settings
 from terrafuse.generate.windows import WindowPlan
 
 MakeRaster = Callable[..., Path]
@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def counting(fail_at: int | None = None, error: type[BaseException] = ValueError) -> FakeRecipe:
+def counting(fail_at: int | None = None, error: type[BaseException] = ValueError) -> FakeGenerator:
     """Counts its windows; raises at one of them."""
     calls: list[int] = []
 
@@ -51,9 +51,9 @@ def counting(fail_at: int | None = None, error: type[BaseException] = ValueError
             raise error
         return from_picture(picture)
 
-    recipe = FakeRecipe(make)
-    recipe.__dict__["calls"] = calls
-    return recipe
+    generator = FakeGenerator(make)
+    generator.__dict__["calls"] = calls
+    return generator
 
 
 def test_what_is_there_is_left_alone(photo: Path, tmp_path: Path) -> None:
@@ -112,13 +112,13 @@ SLOW = """
 import sys, time
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from generate_parts import FakeRecipe, from_picture, make_job, run
+from generate_parts import FakeGenerator, from_picture, make_job, run
 
 def make(picture):
     time.sleep(0.3)
     return from_picture(picture)
 
-run(make_job(Path(sys.argv[1]), Path(sys.argv[2])), FakeRecipe(make))
+run(make_job(Path(sys.argv[1]), Path(sys.argv[2])), FakeGenerator(make))
 """
 
 
@@ -152,18 +152,18 @@ def test_a_window_that_a_crash_has_damaged_is_made_again(photo: Path, tmp_path: 
 
 def test_other_settings_are_refused_and_named(photo: Path, tmp_path: Path) -> None:
     job = make_job(photo, tmp_path / "out")
-    run(job, SuperpixelRecipe(size=9))
+    run(job, SuperpixelGenerator(size=9))
     before = contents(tmp_path / "out")
     with pytest.raises(OutputError) as caught:
-        run(job, SuperpixelRecipe(size=12, compactness=3.0), overlap=16)
+        run(job, SuperpixelGenerator(size=12, compactness=3.0), overlap=16)
     text = str(caught.value)
     assert "size was 9, is 12; compactness was 10.0, is 3.0; overlap was 24, is 16" in text
     assert "--overwrite" in text
     assert contents(tmp_path / "out") == before
-    made = run(job, SuperpixelRecipe(size=12), overwrite=True)
+    made = run(job, SuperpixelGenerator(size=12), overwrite=True)
     assert made.record["settings"]["size"] == 12
     assert contents(tmp_path / "out") != before
-    assert run(job, SuperpixelRecipe(size=12)).skipped
+    assert run(job, SuperpixelGenerator(size=12)).skipped
 
 
 def test_a_photo_that_has_changed_is_named(photo: Path, tmp_path: Path) -> None:
@@ -202,15 +202,15 @@ def test_a_photo_without_data(make_raster: MakeRaster, tmp_path: Path) -> None:
 def test_windows_without_data_cost_nothing(make_raster: MakeRaster, tmp_path: Path) -> None:
     image = np.zeros((3, 64, 300), np.uint8)
     image[:, :, :60] = 5
-    recipe = counting()
-    run(make_job(make_raster(tmp_path / "a.tif", image, nodata=0), tmp_path / "out"), recipe)
+    generator = counting()
+    run(make_job(make_raster(tmp_path / "a.tif", image, nodata=0), tmp_path / "out"), generator)
     assert len(WindowPlan(64, 300, 64, 24).windows) == 7
-    assert len(recipe.calls) == 2
+    assert len(generator.calls) == 2
 
 
 def test_a_model_that_gives_another_size(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"shape \(3, 3\) for a picture of \(64, 64\)"):
-        run(make_job(photo, tmp_path / "out"), FakeRecipe(lambda _: np.zeros((3, 3), int)))
+        run(make_job(photo, tmp_path / "out"), FakeGenerator(lambda _: np.zeros((3, 3), int)))
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(
@@ -219,26 +219,26 @@ def test_the_result_does_not_depend_on_the_number_of_workers(
     rng = np.random.default_rng(0)
     image = rng.integers(1, 255, (3, 9, 11), np.uint8).repeat(12, axis=1).repeat(12, axis=2)
     photo = make_raster(tmp_path / "a.tif", image)
-    recipe = SuperpixelRecipe(size=10)
-    run(make_job(photo, tmp_path / "one"), recipe)
-    generator = Generator(recipe, 64, 24)
-    with WindowRunner(recipe, 2) as runner:
+    generator = SuperpixelGenerator(size=10)
+    run(make_job(photo, tmp_path / "one"), generator)
+    windowed = WindowedGenerator(generator, 64, 24)
+    with WindowRunner(generator, 2) as runner:
         generate_raster(
-            make_job(photo, tmp_path / "two"), generator, runner,
+            make_job(photo, tmp_path / "two"), windowed, runner,
             preview=show,
         )  # fmt: skip
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_faults_in_workers_are_those_of_the_user(photo: Path, tmp_path: Path) -> None:
-    recipe = BrokenRecipe()
-    generator = Generator(recipe, 64, 24)
+    generator = BrokenRecipe()
+    windowed = WindowedGenerator(generator, 64, 24)
     with (
         pytest.raises(ModelError, match="there is no such model"),
-        WindowRunner(recipe, 2) as runner,
+        WindowRunner(generator, 2) as runner,
     ):
         generate_raster(
-            make_job(photo, tmp_path / "out"), generator, runner, preview=lambda image: image
+            make_job(photo, tmp_path / "out"), windowed, runner, preview=lambda image: image
         )
 
 
@@ -247,15 +247,15 @@ def test_windows_that_cannot_be(photo: Path, tmp_path: Path, size: int, overlap:
     with pytest.raises(ConfigError, match=rf"overlap is {overlap} with windows of {size} pixels"):
         run(make_job(photo, tmp_path / "out"), counting(), size=size, overlap=overlap)
     with pytest.raises(ConfigError, match="workers is 0"):
-        WindowRunner(SuperpixelRecipe(), 0)
+        WindowRunner(SuperpixelGenerator(), 0)
 
 
 def test_fingerprints_tell_values_apart_not_their_order() -> None:
-    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint(
+    assert digest_settings({"a": 1, "b": {"c": 2, "d": 3}}) == digest_settings(
         {"b": {"d": 3, "c": 2}, "a": 1}
     )
-    assert fingerprint({"a": 1}) != fingerprint({"a": 1.5})
-    assert len(fingerprint({})) == 16
+    assert digest_settings({"a": 1}) != digest_settings({"a": 1.5})
+    assert len(digest_settings({})) == 16
 
 
 def test_the_cache_keeps_a_few_windows_in_memory(tmp_path: Path) -> None:
@@ -278,16 +278,16 @@ import resource, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
 import numpy as np
-from generate_parts import FakeRecipe, from_picture, make_job, run
+from generate_parts import FakeGenerator, from_picture, make_job, run
 
 def peak_mb():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 photo, out = Path(sys.argv[1]), Path(sys.argv[2])
 before = peak_mb()
-segments = FakeRecipe(from_picture)
+segments = FakeGenerator(from_picture)
 made = run(make_job(photo, out / "s"), segments, 1024, 128)
-depth = FakeRecipe(lambda p: p.mean(axis=-1, dtype=np.float32), "depth", aligned=True)
+depth = FakeGenerator(lambda p: p.mean(axis=-1, dtype=np.float32), "depth", aligned=True)
 run(make_job(photo, out / "d"), depth, 1024, 128)
 print(peak_mb() - before, made.record["result"]["segments"])
 """

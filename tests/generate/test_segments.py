@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from generate_parts import (
-    FakeRecipe,
+    FakeGenerator,
     as_picture,
     from_picture,
     known_segments,
@@ -183,7 +183,7 @@ def test_the_raster_has_the_photos_grid_and_says_what_it_is(
         image = dataset.read()
         image[:, :20, :30] = 255
         dataset.write(image)
-    made = run(make_job(photo, tmp_path / "out"), FakeRecipe(from_picture_anew))
+    made = run(make_job(photo, tmp_path / "out"), FakeGenerator(from_picture_anew))
     expected = labels.copy()
     expected[:20, :30] = 0
     with rasterio.open(made.raster) as dataset, rasterio.open(photo) as original:
@@ -218,7 +218,7 @@ def test_the_raster_has_the_photos_grid_and_says_what_it_is(
 def test_many_segments_need_four_bytes(make_raster: MakeRaster, tmp_path: Path) -> None:
     labels = np.arange(1, 300 * 300 + 1).reshape(300, 300)
     photo = make_raster(tmp_path / "a.tif", as_picture(labels))
-    made = run(make_job(photo, tmp_path / "out"), FakeRecipe(from_picture), size=160, overlap=10)
+    made = run(make_job(photo, tmp_path / "out"), FakeGenerator(from_picture), size=160, overlap=10)
     with rasterio.open(made.raster) as dataset:
         assert dataset.dtypes == ("uint32",)
         assert dataset.nodata == 2**24
@@ -229,9 +229,9 @@ def test_no_mask_at_all_is_a_raster_of_zeros_and_a_warning(
     make_raster: MakeRaster, tmp_path: Path
 ) -> None:
     photo = make_raster(tmp_path / "a.tif", np.full((3, 70, 80), 9, np.uint8))
-    recipe = FakeRecipe(lambda picture: np.zeros(picture.shape[:2], np.uint16))
+    generator = FakeGenerator(lambda picture: np.zeros(picture.shape[:2], np.uint16))
     with pytest.warns(UserWarning, match="photo 'a': no segments were found"):
-        made = run(make_job(photo, tmp_path / "out"), recipe)
+        made = run(make_job(photo, tmp_path / "out"), generator)
     with rasterio.open(made.raster) as dataset:
         assert not dataset.read(1).any()
     assert made.record["result"] == {"segments": 0, "covered": 0.0}

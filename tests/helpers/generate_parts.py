@@ -12,7 +12,13 @@ from scipy import ndimage
 
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.errors import ModelError
-from terrafuse.generate import Generator, Job, SuperpixelRecipe, WindowRunner, generate_raster
+from terrafuse.generate import (
+    PhotoJob,
+    SuperpixelGenerator,
+    WindowedGenerator,
+    WindowRunner,
+    generate_raster,
+)
 from terrafuse.generate.photos import open_photo
 from terrafuse.generate.products import RasterFiles
 from terrafuse.modalities import Modality
@@ -21,7 +27,7 @@ RGB = Modality("rgb", ("red", "green", "blue"), kind="optical")
 
 
 @dataclass(frozen=True)
-class FakeRecipe:
+class FakeGenerator:
     """Makes windows with a function of the picture (h, w, 3)."""
 
     make: Callable[[np.ndarray], np.ndarray]
@@ -41,7 +47,7 @@ class FakeRecipe:
         return self.make
 
 
-class BrokenRecipe(SuperpixelRecipe):
+class BrokenRecipe(SuperpixelGenerator):
     """Fails when it gets ready."""
 
     def build(self):
@@ -79,7 +85,7 @@ def split_into_connected(labels: np.ndarray) -> np.ndarray:
 
 
 def as_picture(labels: np.ndarray) -> np.ndarray:
-    """Numbers as colours uint8 (3, H, W), so that a fake recipe can read them off a picture."""
+    """Numbers as colours uint8 (3, H, W), so that a fake generator can read them off a picture."""
     return np.stack([labels % 256, labels // 256 % 256, labels // 65536]).astype(np.uint8)
 
 
@@ -101,10 +107,10 @@ def same_partition(found: np.ndarray, expected: np.ndarray) -> bool:
     return bool(one_to_one and ((found == 0) == (expected == 0)).all())
 
 
-def make_job(photo: Path, out: Path, modality: Modality = RGB) -> Job:
+def make_job(photo: Path, out: Path, modality: Modality = RGB) -> PhotoJob:
     """The job of one photo."""
     opened = open_photo(photo.stem, modality, [str(photo)], ReadingRules(), (0, 1, 2))
-    return Job(opened, RasterFiles(out / f"{photo.stem}.tif"))
+    return PhotoJob(opened, RasterFiles(out / f"{photo.stem}.tif"))
 
 
 def show(image: np.ndarray) -> np.ndarray:
@@ -113,8 +119,8 @@ def show(image: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def run(job: Job, recipe: Any, size: int = 64, overlap: int = 24, **options: Any) -> Any:
+def run(job: PhotoJob, generator: Any, size: int = 64, overlap: int = 24, **options: Any) -> Any:
     """Make one raster in this process."""
-    generator = Generator(recipe, size, overlap)
-    with WindowRunner(recipe) as runner:
-        return generate_raster(job, generator, runner, preview=show, **options)
+    windowed = WindowedGenerator(generator, size, overlap)
+    with WindowRunner(generator) as runner:
+        return generate_raster(job, windowed, runner, preview=show, **options)

@@ -12,7 +12,7 @@ from affine import Affine
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.grid import Grid
-from terrafuse.data.label_files import KeptArea
+from terrafuse.data.label_files import LabelMask
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window
 
@@ -71,7 +71,7 @@ class MemoryScene:
         place, shape = [window.row, window.col], (window.height, window.width)
         return _cut(self.labels[None].astype(np.uint8), place, shape, IGNORE_INDEX)[0]
 
-    def keep_labels(self, area: KeptArea) -> MemoryScene:
+    def keep_labels(self, area: LabelMask) -> MemoryScene:
         kept = copy(self)
         everywhere = area.mask(Window(0, 0, *self.labels.shape))
         kept.labels = np.where(everywhere, self.labels, IGNORE_INDEX).astype(np.uint8)

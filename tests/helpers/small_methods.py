@@ -174,7 +174,7 @@ SMALL: dict[str, list[dict[str, Any]]] = {
             "decoder": "linear",
             "decoder_options": {},
             "backbone_options": GALILEO_UPSEG["backbone_options"]
-            | {"neck": "none", "taps": [-1], "subtract_reference": True},
+            | {"neck": "none", "out_indices": [-1], "subtract_reference": True},
         },
     ],
     "mcanet": [

@@ -129,7 +129,7 @@ def test_the_comparison_would_see_a_mistake() -> None:
 def test_levels_come_from_the_joint_layers() -> None:
     """Without neck: the stream after chosen layers, the last of them normalised."""
     croma, stored, _ = _golden()
-    assert croma.taps == (0, 1)
+    assert croma.out_indices == (0, 1)
     image = torch.cat([stored["in.SAR_images"], stored["in.optical_images"]], dim=1)
     first, last = croma(image)
     expected = stored["mid.joint_stream_after_layer0"].transpose(1, 2).unflatten(2, (6, 6))
@@ -143,7 +143,7 @@ def test_the_backbone_of_one_sensor_is_its_encoder() -> None:
     croma, stored, _ = _golden()
     for sensor, key, channels in (("optical", "optical", 12), ("sar", "SAR", 2)):
         alone = create_backbone(
-            f"croma_base_{sensor}", channels, neck="map", taps=[-1], scaling="none", **SMALL
+            f"croma_base_{sensor}", channels, neck="map", out_indices=[-1], scaling="none", **SMALL
         ).eval()
         vit: Any = alone.get_submodule("vit")
         vit.load_state_dict(croma.get_submodule(sensor).state_dict())
@@ -157,7 +157,9 @@ def test_the_backbone_of_one_sensor_is_its_encoder() -> None:
 def test_prompts_have_no_distance() -> None:
     """Prompts of no effect on keys change nothing but the softmax: tokens keep their bias."""
     torch.manual_seed(0)
-    backbone: Any = create_backbone("croma_base_sar", 2, neck="none", taps=[-1], **SMALL).eval()
+    backbone: Any = create_backbone(
+        "croma_base_sar", 2, neck="none", out_indices=[-1], **SMALL
+    ).eval()
     image = torch.randn(1, 2, 16, 24)
     before = backbone(image)[0]
 
@@ -340,5 +342,5 @@ def test_layer_groups_hold_each_pretrained_value_once() -> None:
 def test_the_default_is_croma_base() -> None:
     model = without_values(lambda: create_segmenter("croma", (SAR, OPTICAL), 8))
     assert isinstance(model, CROMASegmenter)
-    assert model.backbone.taps == (0, 2, 3, 5)
+    assert model.backbone.out_indices == (0, 2, 3, 5)
     assert model.backbone.strides == (2, 4, 8, 16)

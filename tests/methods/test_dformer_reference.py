@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from golden_files import load_golden, part
 from terrafuse.decoders import HamburgerDecoder, convert_hamburger_state_dict
 from terrafuse.decoders.hamburger import factorize
-from terrafuse.fusion import ChannelLayerNorm, ChannelNorm, DepthwiseMlp, GuidedBlock
+from terrafuse.fusion import ChannelNorm, DepthwiseMlp, GuidedBlock, LayerNorm2d
 from terrafuse.methods import create_segmenter
 from terrafuse.methods.dformer import DFormer, convert_reference_state_dict
 from terrafuse.methods.dformer.geometry import (
@@ -58,7 +58,7 @@ def test_norms(order: str) -> None:
     norm: nn.LayerNorm = (
         ChannelNorm(config["dim"])
         if order == "last"
-        else ChannelLayerNorm(config["dim"], eps=config["eps"])
+        else LayerNorm2d(config["dim"], eps=config["eps"])
     )
     assert norm.eps == config["eps"]
     norm.load_state_dict(part(stored, "sd."))

@@ -200,7 +200,7 @@ def test_tuned_runs_name_their_base(
     (tmp_path / "run.yaml").write_text(
         "data: {manifest: dataset.yaml, crop_size: 16, batch_size: 2, workers: 0}\n"
         "method: {name: galileo, weights: weights, tuning: lora, decoder: linear,\n"
-        "  backbone_options: {neck: none, taps: [-1], month: 3}}\n"
+        "  backbone_options: {neck: none, out_indices: [-1], month: 3}}\n"
         "training: {steps: 2, warmup_steps: 0, validate_every: 2, accelerator: cpu}\n"
     )
     out = tmp_path / "run"

@@ -109,8 +109,8 @@ def _alone(model: UPSeg, name: str, image: Tensor) -> list[Tensor]:
 def _taps(model: UPSeg, inputs: Inputs) -> list[list[Tensor]]:
     """Per stage and modality (N, D, h, w)."""
     streams = model.embed(inputs)
-    taps, _ = model.interaction(model.backbone, streams)
-    return [[x.values.mT.reshape(len(x.values), -1, *x.grid) for x in maps] for maps in taps]
+    out_indices, _ = model.interaction(model.backbone, streams)
+    return [[x.values.mT.reshape(len(x.values), -1, *x.grid) for x in maps] for maps in out_indices]
 
 
 @torch.no_grad()
@@ -140,10 +140,10 @@ def test_tunings_reach_every_stream(backbone: str, tuning: str) -> None:
         if name in model.backbone.added:
             nn.init.normal_(parameter, std=0.2)
     inputs = _inputs(ALL, 56 if backbone == "dinov2" else 64)
-    taps = _taps(model, inputs)
+    out_indices = _taps(model, inputs)
     for i, m in enumerate(ALL):
         plain = _alone(model, m.name, inputs.images[m.name])
-        for maps, expected in zip(taps, plain, strict=True):
+        for maps, expected in zip(out_indices, plain, strict=True):
             assert torch.equal(maps[i], expected)
 
 
@@ -417,7 +417,7 @@ def test_the_cost_of_interaction_is_as_specified(
         ({"gate": {"lr_factor": 0}}, ModelError, r"'lr_factor' of gate is 0; above 0"),
         ({"backbone_options": {"neck": "map"}}, ModelError, r"a neck of its own"),
         ({"wave_delta": True}, ModelError, r"'vit_tiny_patch16_224' knows no wavelengths"),
-        ({"taps": [0, 1, 2, 3, 4]}, ModelError, r"5 taps; allowed are 1 to 4"),
+        ({"out_indices": [0, 1, 2, 3, 4]}, ModelError, r"5 out_indices; allowed are 1 to 4"),
     ],
 )
 def test_what_cannot_be_is_refused(
@@ -425,8 +425,8 @@ def test_what_cannot_be_is_refused(
 ) -> None:
     base: Mapping[str, Any] = {"backbone": "vit_tiny_patch16_224"}
     depth = {"depth": 5, "embed_dim": 16, "num_heads": 2}
-    if taps := options.pop("taps", None):
-        options = {"backbone_options": depth | {"taps": taps}}
+    if out_indices := options.pop("out_indices", None):
+        options = {"backbone_options": depth | {"out_indices": out_indices}}
     with pytest.raises(error, match=message):
         _whole(**(base | options))
 
@@ -454,6 +454,6 @@ def test_places_of_several_tokens_get_their_hint_in_each() -> None:
         torch.testing.assert_close(added.view(2, places, 4, 16)[:, :, group], hint)
     mean = model.backbone.at_places(tokens + added, (8, 8))
     torch.testing.assert_close(mean - model.backbone.at_places(tokens, (8, 8)), hint)
-    taps, lacking = _taps(model, inputs), _taps(model, _lacking(inputs, "sar"))
-    assert torch.equal(taps[1][0], lacking[1][0])
-    assert (taps[3][0] - lacking[3][0]).abs().max() > 1e-3
+    out_indices, lacking = _taps(model, inputs), _taps(model, _lacking(inputs, "sar"))
+    assert torch.equal(out_indices[1][0], lacking[1][0])
+    assert (out_indices[3][0] - lacking[3][0]).abs().max() > 1e-3

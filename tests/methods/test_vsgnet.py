@@ -214,7 +214,7 @@ def test_frozen_transformers_stay_as_they_are() -> None:
 def weights(tmp_path: Path) -> Path:
     """A file of pretrained weights of the tiny transformer."""
     torch.manual_seed(7)
-    backbone: Any = create_backbone(VIT, 3, neck="none", taps=[-1], **TINY_VIT)
+    backbone: Any = create_backbone(VIT, 3, neck="none", out_indices=[-1], **TINY_VIT)
     train_a_little(backbone)
     save_file(backbone.vit.state_dict(), tmp_path / "vit.safetensors")
     return tmp_path / "vit.safetensors"
@@ -453,7 +453,7 @@ def test_the_whole_is_finite_in_half_precision(half: torch.dtype) -> None:
             {"backbone_options": TINY_VIT | {"embed_dim": 96}},
             r"tokens of width 96; .* multiple of 64",
         ),
-        (None, {"backbone_options": TINY_VIT | {"taps": [0]}}, r"leave 'taps' out"),
+        (None, {"backbone_options": TINY_VIT | {"out_indices": [0]}}, r"leave 'out_indices' out"),
         (None, {"channels": [8, 12]}, r"have 2, 4, 4 and 4 values; give one per scale"),
         (None, {"num_heads": [3, 2, 2, 4]}, r"3 heads share half of 8 channels"),
         (None, {"depths": [1, 0, 1, 1]}, r"at least 1 per scale; .*depths \[1, 0, 1, 1\]"),

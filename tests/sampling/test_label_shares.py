@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 from memory_scenes import MemoryScene
 from terrafuse.classes import ClassScheme
 from terrafuse.config import DataConfig
-from terrafuse.data.label_files import KeptArea
+from terrafuse.data.label_files import LabelMask
 from terrafuse.data.manifest import Manifest, load_manifest
 from terrafuse.data.scene import scene_from_rasters
 from terrafuse.data.statistics import class_counts, compute_statistics
@@ -223,7 +223,7 @@ def test_masks_of_windows_are_cut_out_of_the_whole(side, shape, start, size):
     large = grid.repeat(side, 0).repeat(side, 1)
     whole[: large.shape[0], : large.shape[1]] = large
     window = Window(*start, *size)
-    assert (KeptArea(side, grid).mask(window) == whole[window.slices()]).all()
+    assert (LabelMask(side, grid).mask(window) == whole[window.slices()]).all()
 
 
 def write_dataset(
@@ -286,7 +286,7 @@ def test_files_without_a_kept_label_are_not_read(make_raster, tmp_path):
     labels = make_raster(tmp_path / "l.tif", np.zeros((1, 64, 64), np.uint8))
     image = make_raster(tmp_path / "i.tif", np.ones((1, 64, 64), np.float32))
     scene = scene_from_rasters([BAND], {"s2": image}, labels=labels, scheme=SCHEME)
-    area = KeptArea(32, np.array([[False, False], [False, True]]))
+    area = LabelMask(32, np.array([[False, False], [False, True]]))
     kept = scene.keep_labels(area)
     kept.close()
     labels.unlink()

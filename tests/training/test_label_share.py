@@ -42,7 +42,7 @@ def test_only_kept_labels_are_learned_from(
     tmp_path: Path, make_dataset: Make, make_config: Make, batches: list[Batch],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    facts: list[run_state.Facts] = []
+    facts: list[run_state.SplitStatistics] = []
     original = run_state.begin
     monkeypatch.setattr(
         run_state,

@@ -53,11 +53,11 @@ def labels_of(manifest: Path, number: int) -> np.ndarray:
 def test_all_splits_are_learned_from(
     tmp_path: Path, manifest: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: list[run_state.Facts] = []
+    found: list[run_state.SplitStatistics] = []
     shown: set[str] = set()
     begin, step = run_state.begin, SegmentationTask.training_step
 
-    def note_facts(out: Path, config: RunConfig, facts: run_state.Facts) -> None:
+    def note_facts(out: Path, config: RunConfig, facts: run_state.SplitStatistics) -> None:
         found.append(facts)
         begin(out, config, facts)
 

@@ -341,7 +341,7 @@ def test_settings_without_effect_are_refused(unlabelled: Path, tmp_path: Path) -
     config = settings(unlabelled, "croma", training={"gradient_checkpointing": True})
     with pytest.raises(ConfigError, match="gradient_checkpointing has no effect"):
         pretrain(config, tmp_path / "run")
-    for option in ("neck", "taps", "neck_channels"):
+    for option in ("neck", "out_indices", "neck_channels"):
         for objective in ("croma", "mae"):
             options = {**SMALL[objective]["backbone_options"], option: 1}
             with pytest.raises(ConfigError, match=f"'{option}', which says how a method makes"):

@@ -13,7 +13,7 @@ from small_backbones import WITH_BLOCKS, image_for, make, nudge
 from terrafuse.backbones import Backbone
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
-from terrafuse.tuning import Addition, TuningOption, apply_tuning, merge_tuning
+from terrafuse.tuning import TunedModule, TuningOption, apply_tuning, merge_tuning
 from terrafuse.tuning.lora import LoRALinear, ModalityLinear
 
 EVERY = ["q", "k", "v", "proj", "mlp"]
@@ -52,7 +52,7 @@ def test_outputs_stay(name: str, kind: str, num_modalities: int) -> None:
         difference = (backbone(image)[0] - untuned(image)[0]).abs().max()
     assert difference > 1e-3, "the tuning must have an effect for merging to be tested"
     assert merge_tuning(merged) == len(_low_rank(backbone)) > 0
-    assert not any(isinstance(m, Addition) for m in merged.modules())
+    assert not any(isinstance(m, TunedModule) for m in merged.modules())
     assert any(isinstance(m, ModalityLinear) for m in merged.modules()) == (num_modalities > 1)
     _check_equal(merged, backbone, num_modalities)
     if num_modalities == 1:
@@ -79,7 +79,7 @@ def test_low_rank_updates_under_adapters_are_merged(tuning: str, num_modalities:
     backbone = _tuned("swin", names, num_modalities)
     merged = copy.deepcopy(backbone)
     assert merge_tuning(merged) == len(_low_rank(backbone)) == 18
-    kinds = {type(m).__name__ for m in merged.modules() if isinstance(m, Addition)}
+    kinds = {type(m).__name__ for m in merged.modules() if isinstance(m, TunedModule)}
     assert kinds == {"AdaptedProjection", "AdaptedMlp"}
     _check_equal(merged, backbone, num_modalities)
 

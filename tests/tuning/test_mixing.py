@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terrafuse.tuning.base import Mixing, by_modality
+from terrafuse.tuning.base import ModalityGate, apply_by_modality
 from terrafuse.tuning.lora import LoRALinear
 
 
 def test_two_modalities_mix_by_the_papers_formula() -> None:
     """out_x = w_x a_x + (1 − w_x) a_y, and the other way round."""
-    mixing = Mixing(2)
+    mixing = ModalityGate(2)
     assert mixing.own.tolist() == [0.5, 0.5]
     with torch.no_grad():
         mixing.own.copy_(torch.tensor([0.75, -0.5]))  # gates are not bounded
@@ -23,7 +23,7 @@ def test_two_modalities_mix_by_the_papers_formula() -> None:
 
 
 def test_one_modality_has_no_gate() -> None:
-    mixing = Mixing(1)
+    mixing = ModalityGate(1)
     assert not list(mixing.parameters())
     part = torch.randn(3, 2)
     (result,) = mixing([part])
@@ -36,7 +36,7 @@ def test_one_modality_has_no_gate() -> None:
 )
 def test_shares_add_up_to_one(count: int, gates: list[float]) -> None:
     """So equal parts pass unchanged, whatever the gates are."""
-    mixing = Mixing(count)
+    mixing = ModalityGate(count)
     assert mixing.own.tolist() == pytest.approx([1 / count] * count)
     with torch.no_grad():
         mixing.own.copy_(torch.tensor(gates[:count]))
@@ -51,7 +51,7 @@ def test_shares_add_up_to_one(count: int, gates: list[float]) -> None:
 
 def test_at_the_start_all_count_alike() -> None:
     parts = [torch.randn(4) for _ in range(3)]
-    for result in Mixing(3)(parts):
+    for result in ModalityGate(3)(parts):
         torch.testing.assert_close(result, torch.stack(parts).mean(dim=0))
 
 
@@ -60,7 +60,7 @@ def test_a_batch_is_taken_apart_in_order() -> None:
     for m, module in enumerate(modules):
         torch.nn.init.zeros_(module.weight)
         torch.nn.init.constant_(module.bias, m)
-    parts = by_modality(modules, torch.zeros(6, 1))
+    parts = apply_by_modality(modules, torch.zeros(6, 1))
     assert torch.cat(parts).flatten().tolist() == [0, 0, 1, 1, 2, 2]
 
 

@@ -18,13 +18,13 @@ from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, OutputError, unknown_name
 from terrafuse.generate import (
-    DepthRecipe,
+    DepthGenerator,
     Generated,
     Generator,
-    Job,
-    MaskRecipe,
-    Recipe,
-    SuperpixelRecipe,
+    MaskGenerator,
+    PhotoJob,
+    SuperpixelGenerator,
+    WindowedGenerator,
     WindowRunner,
     choose_modality,
     describe_modality,
@@ -98,7 +98,7 @@ def generate(
         window: Side of what the model sees at once, in pixels.
         overlap: Pixels that windows share.
         workers: Processes, each with a model of its own.
-        options: Of the kind: fields of `MaskRecipe`, `DepthRecipe` or `SuperpixelRecipe`.
+        options: Of the kind: fields of `MaskGenerator`, `DepthGenerator` or `SuperpixelGenerator`.
         overwrite: Whether rasters and a manifest that were made otherwise are replaced.
         progress: Called with (windows done, windows in all).
         report: Called with each raster as soon as it is there.
@@ -115,31 +115,31 @@ def generate(
     dataset = load_manifest(path) if path.suffix.lower() in _MANIFESTS else None
     if dataset is None and manifest is not None:
         raise ConfigError(f"'{source}' is an image; only a manifest can be extended to another")
-    recipe = make_recipe(kind, model, dict(options or {}))
-    generator = Generator(recipe, window, overlap)
-    wanted = _find_encoding(recipe, encoding)
-    name = name or ("depth" if recipe.result == "depth" else "structure")
-    made, _ = describe_modality(name, generator, wanted)
+    generator = make_generator(kind, model, dict(options or {}))
+    windowed = WindowedGenerator(generator, window, overlap)
+    wanted = _find_encoding(generator, encoding)
+    name = name or ("depth" if generator.result == "depth" else "structure")
+    made, _ = describe_modality(name, windowed, wanted)
     folder = Path(out) if out is not None else path.parent / "generated" / kind
     new: tuple[Path, dict[str, Any]] | None = None
     if dataset is None:
         jobs = [plan_image(source, rgb, folder)]
-        _refuse_others(jobs, generator, overwrite)
+        _refuse_others(jobs, windowed, overwrite)
     else:
         photo = choose_modality(dataset, modality, rgb)
         jobs, rasters = plan_jobs(dataset, photo, rgb, folder)
-        _refuse_others(jobs, generator, overwrite)
+        _refuse_others(jobs, windowed, overwrite)
         target = Path(manifest) if manifest else path.with_name(f"{path.stem}_{name}.yaml")
-        values = extend_manifest(dataset, photo, name, rasters, generator, wanted, target.parent)
+        values = extend_manifest(dataset, photo, name, rasters, windowed, wanted, target.parent)
         _check_manifest(target, values, dataset, overwrite)
         new = target, values
-    made_rasters = _run(jobs, generator, workers, overwrite, progress, report)
+    made_rasters = _run(jobs, windowed, workers, overwrite, progress, report)
     if new is not None:
         write_manifest(new[1], new[0])
     return GeneratedSet(made_rasters, new and new[0], made)
 
 
-def make_recipe(kind: Kind, model: str | None, options: Mapping[str, Any]) -> Recipe:
+def make_generator(kind: Kind, model: str | None, options: Mapping[str, Any]) -> Generator:
     """How windows are made.
 
     Raises:
@@ -150,45 +150,45 @@ def make_recipe(kind: Kind, model: str | None, options: Mapping[str, Any]) -> Re
     """
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind", kind, KINDS))
-    recipes: dict[Kind, type[Any]] = {
-        "sam": MaskRecipe,
-        "depth": DepthRecipe,
-        "superpixels": SuperpixelRecipe,
+    generators: dict[Kind, type[Any]] = {
+        "sam": MaskGenerator,
+        "depth": DepthGenerator,
+        "superpixels": SuperpixelGenerator,
     }
-    known = [f.name for f in fields(recipes[kind]) if f.init and f.name != "model"]
+    known = [f.name for f in fields(generators[kind]) if f.init and f.name != "model"]
     for option in options:
         if option not in known:
             raise ConfigError(unknown_name(f"option of --kind {kind}", option, known))
     if kind == "superpixels":
         if model is not None:
             raise ConfigError("superpixels need no model; remove --model, or choose --kind sam")
-        return SuperpixelRecipe(**options)
+        return SuperpixelGenerator(**options)
     if model is None:
         raise ConfigError(
             f"--kind {kind} needs --model: a folder, or 'owner/name' on the hub. Without any "
             "weights at hand there is --kind superpixels"
         )
     if kind == "sam":
-        return MaskRecipe(find_model(model, "mask-generation"), **options)
-    return DepthRecipe(find_model(model, "depth-estimation"), **options)
+        return MaskGenerator(find_model(model, "mask-generation"), **options)
+    return DepthGenerator(find_model(model, "depth-estimation"), **options)
 
 
-def _find_encoding(recipe: Recipe, encoding: str) -> EncodingName | None:
+def _find_encoding(generator: Generator, encoding: str) -> EncodingName | None:
     if encoding == "none":
         return None
     if encoding == "auto":
-        if recipe.result == "segments":
+        if generator.result == "segments":
             return "color"
-        return "stretch" if recipe.aligned else None
+        return "stretch" if generator.aligned else None
     for known in ENCODED_BANDS:
         if known == encoding:
             return known
     raise ConfigError(unknown_name("encoding", encoding, [*ENCODED_BANDS, "auto", "none"]))
 
 
-def _refuse_others(jobs: list[Job], generator: Generator, overwrite: bool) -> None:
+def _refuse_others(jobs: list[PhotoJob], windowed: WindowedGenerator, overwrite: bool) -> None:
     for job in jobs:
-        refuse_other_settings(job.files, generator.settings, overwrite)
+        refuse_other_settings(job.files, windowed.settings, overwrite)
 
 
 def _check_manifest(
@@ -208,14 +208,14 @@ def _check_manifest(
 
 
 def _run(
-    jobs: list[Job],
-    generator: Generator,
+    jobs: list[PhotoJob],
+    windowed: WindowedGenerator,
     workers: int,
     overwrite: bool,
     progress: Progress | None,
     report: Callable[[Generated], None] | None,
 ) -> tuple[Generated, ...]:
-    total = sum(len(generator.plan(job.photo).windows) for job in jobs)
+    total = sum(len(windowed.plan(job.photo).windows) for job in jobs)
     done = count(1)
 
     def advance() -> None:
@@ -223,13 +223,13 @@ def _run(
         if progress:
             progress(number, total)
 
-    made, _ = describe_modality("made", generator, None)
+    made, _ = describe_modality("made", windowed, None)
     preview = partial(_show, made)
     rasters = []
-    with WindowRunner(generator.recipe, workers) as runner:
+    with WindowRunner(windowed.generator, workers) as runner:
         for job in jobs:
             raster = generate_raster(
-                job, generator, runner, preview=preview, overwrite=overwrite, report=advance
+                job, windowed, runner, preview=preview, overwrite=overwrite, report=advance
             )
             rasters.append(raster)
             job.photo.scene.close()

@@ -1,6 +1,12 @@
 """Image → levels: any timm pyramid or transformer, MiT, DOFA, CROMA, for any number of bands."""
 
-from terrafuse.backbones.base import Backbone, PretrainedSource, PyramidBackbone, TokenBackbone
+from terrafuse.backbones.base import (
+    Backbone,
+    PretrainedSource,
+    PyramidBackbone,
+    TokenBackbone,
+    as_map,
+)
 from terrafuse.backbones.colour import COLOUR, RGB, ToRGB
 from terrafuse.backbones.croma import CROMA, CROMASensor, Encodings, Scaling
 from terrafuse.backbones.croma.weights import convert_croma_state_dict, divide_sensors
@@ -49,6 +55,7 @@ __all__ = [
     "Scaling",
     "ToRGB",
     "TokenBackbone",
+    "as_map",
     "band_codes",
     "bands_in_turn",
     "convert_croma_state_dict",

@@ -189,6 +189,11 @@ class PyramidBackbone(Backbone):
         return [list(part.parameters()) for part in (self.stem, *self.stages)]
 
 
+def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens (N, L, D) → map (N, D, h, w)."""
+    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+
+
 class TokenBackbone(Backbone):
     """A plain transformer: tokens of one resolution through equal blocks, then a neck.
 
@@ -197,7 +202,7 @@ class TokenBackbone(Backbone):
         embed_dim: D.
         num_prefix_tokens: Class and register tokens before the patches'.
         blocks: The transformer blocks; call them through `run_block`.
-        taps: Indices of the blocks whose output is used.
+        out_indices: Indices of the blocks whose output is used.
         has_final_norm: Whether pretrained weights hold a norm after the last block.
         takes_any_tokens: Whether blocks run on some of the patches' tokens as on all; not where
             they work with the places of tokens.
@@ -208,7 +213,7 @@ class TokenBackbone(Backbone):
     patch_size: int
     embed_dim: int
     num_prefix_tokens: int
-    taps: tuple[int, ...]
+    out_indices: tuple[int, ...]
     has_final_norm: bool = True
     takes_any_tokens: bool = False
     prompts: nn.Module | None
@@ -244,7 +249,7 @@ class TokenBackbone(Backbone):
 
     @abstractmethod
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of the taps (N, D, h, w) → levels."""
+        """Maps of `out_indices` (N, D, h, w) → levels."""
 
     def at_places(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
         """The patches' tokens as they are between blocks, one per place: (N, h · w, D)."""
@@ -277,7 +282,7 @@ class TokenBackbone(Backbone):
         maps = []
         for index in range(len(self.blocks)):
             tokens = self._run(self.run_block, index, tokens, grid)
-            if index in self.taps:
+            if index in self.out_indices:
                 maps.append(self.to_map(tokens, grid))
         return self.neck(maps)
 

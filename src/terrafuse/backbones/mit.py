@@ -36,7 +36,7 @@ _EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Variant:
+class MiTVariant:
     """Sizes of a MiT.
 
     Args:
@@ -50,13 +50,13 @@ class Variant:
 
 _WIDE = (64, 128, 320, 512)
 #: Every MiT by its name.
-VARIANTS: Mapping[str, Variant] = {
-    "mit_b0": Variant((32, 64, 160, 256), (2, 2, 2, 2)),
-    "mit_b1": Variant(_WIDE, (2, 2, 2, 2)),
-    "mit_b2": Variant(_WIDE, (3, 4, 6, 3)),
-    "mit_b3": Variant(_WIDE, (3, 4, 18, 3)),
-    "mit_b4": Variant(_WIDE, (3, 8, 27, 3)),
-    "mit_b5": Variant(_WIDE, (3, 6, 40, 3)),
+VARIANTS: Mapping[str, MiTVariant] = {
+    "mit_b0": MiTVariant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "mit_b1": MiTVariant(_WIDE, (2, 2, 2, 2)),
+    "mit_b2": MiTVariant(_WIDE, (3, 4, 6, 3)),
+    "mit_b3": MiTVariant(_WIDE, (3, 4, 18, 3)),
+    "mit_b4": MiTVariant(_WIDE, (3, 8, 27, 3)),
+    "mit_b5": MiTVariant(_WIDE, (3, 6, 40, 3)),
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
 
-#: What a transformer's taps become: four levels, one level, or nothing else.
+#: What a transformer's out_indices become: four levels, one level, or nothing else.
 NeckName = Literal["pyramid", "map", "none"]
 NUM_TAPS = 4
 
@@ -116,7 +116,7 @@ def create_neck(
     kind: NeckName,
     embed_dim: int,
     patch_size: int,
-    taps: Sequence[int],
+    out_indices: Sequence[int],
     out_channels: int,
     *,
     has_own: bool = False,
@@ -128,7 +128,7 @@ def create_neck(
         kind: "pyramid", "map" or "none".
         embed_dim: D.
         patch_size: Pixels per token.
-        taps: Blocks whose maps come in.
+        out_indices: Blocks whose maps come in.
         out_channels: Channels of its levels.
         has_own: Whether the transformer itself has the convolutions of "map".
         scales: Of a pyramid: resolution of the levels relative to the maps, each half of the last.
@@ -137,62 +137,62 @@ def create_neck(
         ModelError: The neck does not take so many maps.
     """
     if kind == "pyramid":
-        return _create_pyramid(embed_dim, patch_size, taps, out_channels, scales)
+        return _create_pyramid(embed_dim, patch_size, out_indices, out_channels, scales)
     layers = None
     if kind == "map":
-        if len(taps) > 1:
-            raise ModelError(f"the neck 'map' takes one tap, got {list(taps)}")
+        if len(out_indices) > 1:
+            raise ModelError(f"the neck 'map' takes one block, got {list(out_indices)}")
         layers = None if has_own else ConvolutionNeck(embed_dim, out_channels)
     width = out_channels if kind == "map" else embed_dim
-    return Neck(layers, (width,) * len(taps), (patch_size,) * len(taps), patch_size)
+    return Neck(layers, (width,) * len(out_indices), (patch_size,) * len(out_indices), patch_size)
 
 
 def _create_pyramid(
     embed_dim: int,
     patch_size: int,
-    taps: Sequence[int],
+    out_indices: Sequence[int],
     out_channels: int,
     scales: Sequence[float],
 ) -> Neck:
-    if len(taps) > len(scales):
+    if len(out_indices) > len(scales):
         raise ModelError(
-            f"the neck 'pyramid' takes 1 to {len(scales)} taps, got {len(taps)}; choose fewer, or "
-            "neck 'none'"
+            f"the neck 'pyramid' takes 1 to {len(scales)} out_indices, got {len(out_indices)}; "
+            "choose fewer, or neck 'none'"
         )
     strides = [patch_size / scale for scale in scales]
     return Neck(
-        SimpleFeaturePyramid(embed_dim, out_channels, len(taps), scales),
+        SimpleFeaturePyramid(embed_dim, out_channels, len(out_indices), scales),
         (out_channels,) * len(scales),
         tuple(int(s) if s.is_integer() else s for s in strides),
         round(patch_size / scales[-1]),
     )
 
 
-def choose_taps(
-    name: str, depth: int, taps: Sequence[int] | None, neck: NeckName
+def choose_out_indices(
+    name: str, depth: int, out_indices: Sequence[int] | None, neck: NeckName
 ) -> tuple[int, ...]:
     """Blocks whose output is used, in order.
 
     Args:
         name: Of the backbone, for the message.
         depth: Blocks there are.
-        taps: As the user gave them, negative from the end; None: four evenly spaced, the last among
-            them, and with neck "map" the last.
+        out_indices: As the user gave them, negative from the end; None: four evenly spaced, the
+            last among them, and with neck "map" the last.
         neck: What takes them.
 
     Raises:
         ModelError: A block that does not exist.
     """
-    if taps is None:
+    if out_indices is None:
         count = 1 if neck == "map" else min(NUM_TAPS, depth)
         return tuple(depth * (i + 1) // count - 1 for i in range(count))
-    wrong = [tap for tap in taps if not -depth <= tap < depth]
-    if wrong or not taps:
+    wrong = [i for i in out_indices if not -depth <= i < depth]
+    if wrong or not out_indices:
         raise ModelError(
-            f"taps of backbone '{name}' are {list(taps)}; allowed are one or more blocks from 0 to "
-            f"{depth - 1}, or from the end with a minus sign"
+            f"out_indices of backbone '{name}' are {list(out_indices)}; allowed are one or more "
+            f"blocks from 0 to {depth - 1}, or from the end with a minus sign"
         )
-    return tuple(sorted({tap % depth for tap in taps}))
+    return tuple(sorted({i % depth for i in out_indices}))
 
 
 def _width(in_channels: int, scale: float) -> int:

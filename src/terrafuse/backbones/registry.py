@@ -83,7 +83,7 @@ def create_backbone(
             each band takes its own (`fit_bands`).
         one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
             each modality as an image of its own (a set by its name).
-        options: `strides` of a pyramid; `taps`, `neck`, `neck_channels`, `final_norm` of a
+        options: `strides` of a pyramid; `out_indices`, `neck`, `neck_channels`, `final_norm` of a
             transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …). DOFA's
             are the arguments of `DOFA`, MiT's those of `MiT`, CROMA's of `CROMASensor`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from terrafuse.errors import ConfigError, unknown_name
 
 _S = TypeVar("_S", bound=BaseModel)
+
+#: Within `backbone_options`: keys by the names that they had → the names that they have.
+_RENAMED = {"taps": "out_indices"}
 
 
 class Settings(BaseModel):
@@ -62,6 +66,8 @@ def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[st
 def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
     """`values` as `model`, with every fault in one readable message.
 
+    Keys by names that they had before are taken with a warning.
+
     Args:
         model: The settings class.
         values: Keys and values.
@@ -71,10 +77,40 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
         ConfigError: Lists each faulty key, the value received and what is allowed.
     """
     try:
-        return model.model_validate(values)
+        return model.model_validate(with_present_names(values, where))
     except ValidationError as error:
         lines = [_explain(model, dict(item)) for item in error.errors()]
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def with_present_names(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
+    """`values`, whose backbone options have the names of this version.
+
+    Args:
+        values: Keys and values of a method, or of a settings file.
+        where: Names the file in the warning about each old name; None: no warning.
+
+    Raises:
+        ConfigError: A key is there by both names.
+    """
+    renamed: dict[str, Any] = _renamed(values, "", where)
+    return renamed
+
+
+def _renamed(values: Any, path: str, where: str | None) -> Any:
+    """Values at a dotted path by their present names."""
+    if not isinstance(values, Mapping):
+        return values
+    renames = _RENAMED if "backbone_options" in path.split(".") else {}
+    present: dict[Any, Any] = {}
+    for key, value in values.items():
+        name, old = renames.get(str(key), key), f"{path}.{key}".lstrip(".")
+        if name != key and name in values:
+            raise ConfigError(f"'{path}' holds '{key}' and '{name}', which are one; delete '{key}'")
+        if name != key and where is not None:
+            warnings.warn(f"{where}: '{old}' is called '{name}' now; rename it", stacklevel=4)
+        present[name] = _renamed(value, old, where)
+    return present
 
 
 def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ def open_labels(
 
 
 @dataclass(frozen=True)
-class KeptArea:
+class LabelMask:
     """Blocks of a scene.
 
     Args:
@@ -81,7 +81,7 @@ class KeptArea:
         return mask
 
 
-class KeptLabels:
+class MaskedLabels:
     """Labels, void outside an area. Where a window holds none of it, nothing is read.
 
     Args:
@@ -89,7 +89,7 @@ class KeptLabels:
         area: What to keep.
     """
 
-    def __init__(self, labels: Labels, area: KeptArea) -> None:
+    def __init__(self, labels: Labels, area: LabelMask) -> None:
         self._labels = labels
         self._area = area
 

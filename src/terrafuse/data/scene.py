@@ -15,8 +15,8 @@ from terrafuse.classes import ClassScheme
 from terrafuse.data.grid import Grid, own_window
 from terrafuse.data.handles import is_remote
 from terrafuse.data.label_files import (
-    KeptArea,
-    KeptLabels,
+    LabelMask,
+    MaskedLabels,
     ReferenceName,
     inspect_labels,
     open_labels,
@@ -244,10 +244,10 @@ class Scene:
         labels = self._labels.get(reference)
         return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
 
-    def keep_labels(self, area: KeptArea) -> Scene:
+    def keep_labels(self, area: LabelMask) -> Scene:
         """The scene with the labels to learn from void outside an area; for one that has some."""
         scene = copy(self)
-        scene._labels = self._labels | {"labels": KeptLabels(self._labels["labels"], area)}
+        scene._labels = self._labels | {"labels": MaskedLabels(self._labels["labels"], area)}
         return scene
 
     def read_decimated(self, step: int) -> dict[str, NDArray[np.float32]]:

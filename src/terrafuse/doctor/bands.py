@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
-from terrafuse.doctor.case import Case, Seen
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary
 from terrafuse.modalities import Modality
 
 _PLANTS = re.compile(
@@ -26,14 +26,14 @@ _LEAST, _CLEAR = 0.0, 0.15
 _MOST_BANDS = 6
 
 
-def check_bands(case: Case) -> Iterator[Finding]:
+def check_bands(summary: SceneSummary) -> Iterator[Finding]:
     """Whether near infrared is brighter than red where plants are labelled."""
-    plants = _plant_classes(case.scheme)
-    for seen in case.seen.values():
+    plants = _plant_classes(summary.scheme)
+    for seen in summary.seen.values():
         pair = infrared_and_red(seen.modality)
         if pair is None or seen.modality.kind != "optical":
             continue
-        labels = case.labels_on(seen)
+        labels = summary.labels_on(seen)
         where = (
             np.isin(labels, plants)
             if labels is not None and plants
@@ -41,9 +41,9 @@ def check_bands(case: Case) -> Iterator[Finding]:
         )
         pixels = _pixels(seen, where)
         if pixels.shape[1] >= _FEWEST:
-            yield from _judge_plants(case, seen, pixels, pair, plants)
+            yield from _judge_plants(summary, seen, pixels, pair, plants)
         else:
-            yield from _judge_all(case, seen, pair)
+            yield from _judge_all(summary, seen, pair)
 
 
 def infrared_and_red(modality: Modality) -> tuple[int, int] | None:
@@ -70,7 +70,7 @@ def _plant_classes(scheme: ClassScheme) -> list[int]:
     return [i for i, n in enumerate(names) if _PLANTS.search(n) and not _NEGATED.search(n)]
 
 
-def _pixels(seen: Seen, where: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _pixels(seen: ModalitySummary, where: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Values (C, n) under a mask, of pixels with data in all bands."""
     values = seen.mini[:, where]
     found: NDArray[np.float32] = values[:, ~np.isnan(values).any(axis=0)]
@@ -93,28 +93,32 @@ def _median_index(pixels: NDArray[np.float32], infrared: int, red: int) -> float
 
 
 def _judge_plants(
-    case: Case, seen: Seen, pixels: NDArray[np.float32], pair: tuple[int, int], plants: list[int]
+    summary: SceneSummary,
+    seen: ModalitySummary,
+    pixels: NDArray[np.float32],
+    pair: tuple[int, int],
+    plants: list[int],
 ) -> Iterator[Finding]:
     index = _median_index(pixels, *pair)
     if index >= _LEAST:
         return
     bands = seen.modality.bands
-    names = ", ".join(f"'{case.scheme.names[i]}'" for i in plants)
+    names = ", ".join(f"'{summary.scheme.names[i]}'" for i in plants)
     message = (
         f"band '{bands[pair[0]]}' of modality '{seen.name}' is darker than '{bands[pair[1]]}' "
-        f"where scene '{case.id}' is labelled {names} (median NDVI {index:.2f}, of "
+        f"where scene '{summary.id}' is labelled {names} (median NDVI {index:.2f}, of "
         f"{pixels.shape[1]:,} pixels); plants are brighter in the near infrared"
     )
     better = _better_order(pixels, pair)
     if better is None:  # leafless trees, or a picture whose bands were stretched one by one
-        yield Finding("note", "band-order", message, case.id, modality=seen.name)
+        yield Finding("note", "band-order", message, summary.id, modality=seen.name)
         return
-    taken = case.rules[seen.name].read_bands or tuple(range(1, len(bands) + 1))
+    taken = summary.rules[seen.name].read_bands or tuple(range(1, len(bands) + 1))
     order = [taken[i] for i in better]
     fix = {f"modalities.{seen.name}.read_bands": order}
     remedy = "The order of 'bands' is probably not that of the file: correct it, or set "
     remedy += f"'read_bands: {order}'"
-    yield Finding("warning", "band-order", message, case.id, None, remedy, seen.name, fix=fix)
+    yield Finding("warning", "band-order", message, summary.id, None, remedy, seen.name, fix=fix)
 
 
 def _better_order(pixels: NDArray[np.float32], pair: tuple[int, int]) -> tuple[int, ...] | None:
@@ -135,7 +139,9 @@ def _better_order(pixels: NDArray[np.float32], pair: tuple[int, int]) -> tuple[i
     return clear[0] if clear else None
 
 
-def _judge_all(case: Case, seen: Seen, pair: tuple[int, int]) -> Iterator[Finding]:
+def _judge_all(
+    summary: SceneSummary, seen: ModalitySummary, pair: tuple[int, int]
+) -> Iterator[Finding]:
     """Without labels of plants: land without any is rare, but a scene may be all water."""
     pixels = _pixels(seen, np.ones(seen.mini.shape[1:], bool))
     if pixels.shape[1] < _FEWEST:
@@ -146,7 +152,7 @@ def _judge_all(case: Case, seen: Seen, pair: tuple[int, int]) -> Iterator[Findin
     bands = seen.modality.bands
     message = (
         f"band '{bands[pair[0]]}' of modality '{seen.name}' is darker than '{bands[pair[1]]}' "
-        f"nearly everywhere in scene '{case.id}', as over open water"
+        f"nearly everywhere in scene '{summary.id}', as over open water"
     )
     remedy = "If it shows land, the order of 'bands' is probably not that of the file"
-    yield Finding("note", "band-order", message, case.id, None, remedy, seen.name)
+    yield Finding("note", "band-order", message, summary.id, None, remedy, seen.name)

@@ -20,7 +20,6 @@ from terrafuse.data.schema import SceneEntry
 from terrafuse.data.statistics import class_counts
 from terrafuse.data.streaming import cover
 from terrafuse.doctor.bands import check_bands
-from terrafuse.doctor.case import Case, Record, Splits, Summary
 from terrafuse.doctor.duplicates import Fingerprint, find_duplicates, fingerprint
 from terrafuse.doctor.elevation import check_elevation
 from terrafuse.doctor.files import (
@@ -33,11 +32,12 @@ from terrafuse.doctor.files import (
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.labels import check_labels, explain_unknown
 from terrafuse.doctor.nodata import check_nan, check_nodata
-from terrafuse.doctor.observing import observe
 from terrafuse.doctor.registration import check_registration
 from terrafuse.doctor.scales import check_scales
+from terrafuse.doctor.scanning import observe
 from terrafuse.doctor.splits import check_splits
 from terrafuse.doctor.structure import check_structure
+from terrafuse.doctor.summary import ModalityRecord, SceneRecord, SceneSummary, Splits
 from terrafuse.doctor.values import check_values
 from terrafuse.errors import LabelError, RasterReadError, TerrafuseError
 from terrafuse.modalities import Modality
@@ -103,7 +103,7 @@ def iterate_findings(
     # Values as they are in the files: rescaling would read all of a scene to see one block.
     manifest = manifest.with_rescale(dict.fromkeys(manifest.rules))
     splits = Splits(tuple(train_splits), validation_split)
-    records: list[Record] = []
+    records: list[SceneRecord] = []
     prints: dict[str, tuple[str | None, Fingerprint]] = {}
     results = _examine_all(manifest, splits, deep, _count_workers(workers, deep))
     for done, result in enumerate(results, start=1):
@@ -139,7 +139,7 @@ class _Result:
     """What was found in one scene, and what is kept of it if it could be read."""
 
     findings: list[Finding]
-    record: Record | None = None
+    record: SceneRecord | None = None
     fingerprint: Fingerprint | None = None
 
 
@@ -236,15 +236,15 @@ def _look(
     findings += check_ends(scene)
     if any(f.severity == "error" and f.modality is not None for f in findings):
         return _Result(findings)  # reading on would repeat the same fault
-    record = Record(entry, scene.grid, scene.has_labels, np.zeros(0, np.int64))
+    record = SceneRecord(entry, scene.grid, scene.has_labels, np.zeros(0, np.int64))
     print_ = None
     if deep:
         findings += check_nan(scene, {n: rule.nodata for n, rule in manifest.rules.items()})
-        case = observe(scene, manifest.scheme, dict(manifest.rules))
-        record.counts = case.counts
-        record.with_data = {name: bool(seen.valid) for name, seen in case.seen.items()}
-        record.summaries = {name: Summary.of(seen) for name, seen in case.seen.items()}
-        findings += _judge_pixels(case)
+        summary = observe(scene, manifest.scheme, dict(manifest.rules))
+        record.counts = summary.counts
+        record.with_data = {name: bool(seen.valid) for name, seen in summary.seen.items()}
+        record.summaries = {name: ModalityRecord.of(seen) for name, seen in summary.seen.items()}
+        findings += _judge_pixels(summary)
         print_ = fingerprint(scene)
     else:
         if scene.has_labels:
@@ -255,7 +255,7 @@ def _look(
     return _Result(findings, record, print_)
 
 
-def _judge_pixels(case: Case) -> Iterator[Finding]:
+def _judge_pixels(summary: SceneSummary) -> Iterator[Finding]:
     for topic in (
         check_structure,
         check_values,
@@ -264,9 +264,9 @@ def _judge_pixels(case: Case) -> Iterator[Finding]:
         check_elevation,
         check_labels,
     ):
-        yield from topic(case)
-    yield from check_storage(case.scene)
-    yield from check_registration(case.scene)
+        yield from topic(summary)
+    yield from check_storage(summary.scene)
+    yield from check_registration(summary.scene)
 
 
 def _find_data(scene: Scene) -> dict[str, bool]:
@@ -301,7 +301,7 @@ def _check_eroded(
         yield Finding("warning", "labels-ignored", message, scene.id, modality="labels")
 
 
-def _judge_scene(record: Record, splits: Splits) -> Iterator[Finding]:
+def _judge_scene(record: SceneRecord, splits: Splits) -> Iterator[Finding]:
     empty = [name for name, found in record.with_data.items() if not found]
     remedy = "Correct 'nodata' in the manifest, or leave the scene out"
     if empty and len(empty) == len(record.with_data):

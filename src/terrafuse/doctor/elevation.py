@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.doctor.case import Case, Seen
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary
 from terrafuse.samples import Window
 
 # Dead Sea shore and Everest, with room for buildings, ellipsoids and the sea floor near coasts.
@@ -22,19 +22,23 @@ _SPIKE_M, _SPIKE_RANGES = 100.0, 3.0
 _MARGIN = 32
 
 
-def check_elevation(case: Case) -> Iterator[Finding]:
+def check_elevation(summary: SceneSummary) -> Iterator[Finding]:
     """Heights that no ground has."""
-    for seen in case.seen.values():
+    for seen in summary.seen.values():
         if seen.modality.kind != "elevation" or not seen.valid:
             continue
         for band in range(len(seen.low)):
-            found = _fill(case, seen, band) or _zeros(case, seen, band) or _spike(case, seen, band)
+            found = (
+                _fill(summary, seen, band)
+                or _zeros(summary, seen, band)
+                or _spike(summary, seen, band)
+            )
             if found is not None:
                 yield found
-        yield from _check_grey(case, seen)
+        yield from _check_grey(summary, seen)
 
 
-def _fill(case: Case, seen: Seen, band: int) -> Finding | None:
+def _fill(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | None:
     in_metres = seen.modality.unit.strip().lower() in ("m", "metre", "metres", "meter", "meters")
     for value, count, place in (
         (float(seen.low[band]), int(seen.at_low[band]), seen.low_at[band]),
@@ -46,21 +50,21 @@ def _fill(case: Case, seen: Seen, band: int) -> Finding | None:
         if not (impossible or _stands_apart(seen, band, value)):
             continue
         message = (
-            f"modality '{seen.name}' of scene '{case.id}' has {count} px of {value:g}, which is no "
-            "height: holes that count as data"
+            f"modality '{seen.name}' of scene '{summary.id}' has {count} px of {value:g}, which is "
+            "no height: holes that count as data"
         )
         remedy = f"Set 'nodata: {value:g}' on the modality; or fill the holes"
         fix = {f"modalities.{seen.name}.nodata": int(value) if value.is_integer() else value}
         if count == 1 and value not in _FILLS:
             remedy, fix = "Remove the value from the file", {}
         return Finding(
-            "warning", "elevation-fill", message, case.id, None, remedy, seen.name,
+            "warning", "elevation-fill", message, summary.id, None, remedy, seen.name,
             _around(seen, place), fix,
         )  # fmt: skip
     return None
 
 
-def _stands_apart(seen: Seen, band: int, value: float) -> bool:
+def _stands_apart(seen: ModalitySummary, band: int, value: float) -> bool:
     rest = _others(seen, band, value)
     if rest.size < 16:
         return False
@@ -68,32 +72,32 @@ def _stands_apart(seen: Seen, band: int, value: float) -> bool:
     return min(abs(value - low), abs(value - high)) > max(_SPIKE_M, high - low)
 
 
-def _others(seen: Seen, band: int, value: float) -> NDArray[np.float32]:
+def _others(seen: ModalitySummary, band: int, value: float) -> NDArray[np.float32]:
     values = seen.mini[band].ravel()
     others: NDArray[np.float32] = values[~np.isnan(values) & (values != np.float32(value))]
     return others
 
 
-def _zeros(case: Case, seen: Seen, band: int) -> Finding | None:
+def _zeros(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | None:
     if seen.low[band] != 0 or seen.at_low[band] < _FEWEST_ZEROS:
         return None
     rest = _others(seen, band, 0)
     if rest.size < 16 or float(np.percentile(rest, 0.2)) < _ABOVE_ZERO_M:
         return None
     message = (
-        f"modality '{seen.name}' of scene '{case.id}' is 0 at {int(seen.at_low[band])} px, while "
-        f"the ground lies above {np.percentile(rest, 0.2):.0f}: holes filled with 0"
+        f"modality '{seen.name}' of scene '{summary.id}' is 0 at {int(seen.at_low[band])} px, "
+        f"while the ground lies above {np.percentile(rest, 0.2):.0f}: holes filled with 0"
     )
     remedy = "Set 'nodata: 0' on the modality; or fill the holes"
     hits = seen.mini[band] == 0
     window = seen.mini_window(hits) if hits.any() else _around(seen, seen.low_at[band])
     fix = {f"modalities.{seen.name}.nodata": 0}
     return Finding(
-        "warning", "elevation-holes", message, case.id, None, remedy, seen.name, window, fix
+        "warning", "elevation-holes", message, summary.id, None, remedy, seen.name, window, fix
     )
 
 
-def _spike(case: Case, seen: Seen, band: int) -> Finding | None:
+def _spike(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | None:
     values = seen.mini[band][~np.isnan(seen.mini[band])]
     if values.size < 256:
         return None
@@ -106,28 +110,28 @@ def _spike(case: Case, seen: Seen, band: int) -> Finding | None:
         away = float(value) - high if value > high else low - float(value)
         if away > limit:
             message = (
-                f"modality '{seen.name}' of scene '{case.id}' reaches {value:.5g} at row "
+                f"modality '{seen.name}' of scene '{summary.id}' reaches {value:.5g} at row "
                 f"{int(place[0])}, column {int(place[1])}, while 99.6 % of it lie between "
                 f"{low:.5g} and {high:.5g}: an outlier"
             )
             remedy = "Clip or mask it in the file: it would squeeze everything else together"
             window = _around(seen, place)
             return Finding(
-                "warning", "elevation-outlier", message, case.id, None, remedy, seen.name, window
+                "warning", "elevation-outlier", message, summary.id, None, remedy, seen.name, window
             )
     return None
 
 
-def _around(seen: Seen, place: NDArray[np.int64]) -> Window:
+def _around(seen: ModalitySummary, place: NDArray[np.int64]) -> Window:
     row, col = (max(0, int(n) - _MARGIN) for n in place)
     return seen.scene_window(row, col, 2 * _MARGIN, 2 * _MARGIN)
 
 
-def _check_grey(case: Case, seen: Seen) -> Iterator[Finding]:
+def _check_grey(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     if set(seen.dtypes) != {"uint8"} or seen.modality.unit.strip().lower() != "m":
         return
     message = (
-        f"modality '{seen.name}' of scene '{case.id}' says metres, but its file holds bytes "
+        f"modality '{seen.name}' of scene '{summary.id}' says metres, but its file holds bytes "
         f"({seen.low.min():g} to {seen.high.max():g}): heights stretched to a picture"
     )
     remedy = (
@@ -135,4 +139,6 @@ def _check_grey(case: Case, seen: Seen) -> Iterator[Finding]:
         "one grey value is a known height everywhere, say 'unit: dn'"
     )
     fix = {f"modalities.{seen.name}.unit": "dn"}
-    yield Finding("warning", "elevation-8bit", message, case.id, None, remedy, seen.name, fix=fix)
+    yield Finding(
+        "warning", "elevation-8bit", message, summary.id, None, remedy, seen.name, fix=fix
+    )

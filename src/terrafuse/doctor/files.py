@@ -88,7 +88,7 @@ def _what_it_is(path: Path) -> tuple[str, str] | None:
 
 def check_ends(scene: Scene) -> Iterator[Finding]:
     """Read the first and the last block of every raster: a file cut off fails at the last."""
-    # Labels may be vectors, and are read entirely in any case.
+    # Labels may be vectors, and are read whole in any case.
     for name in (modality.name for modality in scene.modalities):
         for path in scene.paths().get(name, ()):
             if not path.is_file():

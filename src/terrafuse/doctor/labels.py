@@ -13,8 +13,8 @@ from terrafuse.data.handles import pool
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.polygons import is_vector
 from terrafuse.data.schema import SceneEntry
-from terrafuse.doctor.case import Case, Seen
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary
 from terrafuse.errors import LabelError, TerrafuseError
 from terrafuse.samples import IGNORE_INDEX
 
@@ -29,34 +29,34 @@ _PART = 37
 _SAMPLE = 1024
 
 
-def check_labels(case: Case) -> Iterator[Finding]:
+def check_labels(summary: SceneSummary) -> Iterator[Finding]:
     """What the labels of a scene hold."""
-    if case.labels is not None:
-        yield from _check_shares(case)
-    for seen in case.seen.values():
-        overwritten = list(_check_mask_as_image(case, seen))
+    if summary.labels is not None:
+        yield from _check_shares(summary)
+    for seen in summary.seen.values():
+        overwritten = list(_check_mask_as_image(summary, seen))
         yield from overwritten
-        if case.labels is not None and not overwritten:
-            yield from _check_leak(case, seen)
+        if summary.labels is not None and not overwritten:
+            yield from _check_leak(summary, seen)
 
 
-def _check_shares(case: Case) -> Iterator[Finding]:
-    total = int(case.counts.sum())
-    void = case.ignored / max(1, total + case.ignored)
+def _check_shares(summary: SceneSummary) -> Iterator[Finding]:
+    total = int(summary.counts.sum())
+    void = summary.ignored / max(1, total + summary.ignored)
     if total and void > _MOSTLY_VOID:
-        message = f"{void:.1%} of the labels of scene '{case.id}' are void"
-        yield Finding("note", "mostly-void", message, case.id, modality="labels")
-    present = np.flatnonzero(case.counts)
-    if len(present) == 1 and case.scheme.num_classes > 1:
-        name = case.scheme.names[present[0]]
-        message = f"scene '{case.id}' is all class '{name}' ({total:,} px)"
+        message = f"{void:.1%} of the labels of scene '{summary.id}' are void"
+        yield Finding("note", "mostly-void", message, summary.id, modality="labels")
+    present = np.flatnonzero(summary.counts)
+    if len(present) == 1 and summary.scheme.num_classes > 1:
+        name = summary.scheme.names[present[0]]
+        message = f"scene '{summary.id}' is all class '{name}' ({total:,} px)"
         remedy = "Nothing to mend, if so it is; alone it cannot tell classes apart"
-        yield Finding("note", "one-class", message, case.id, None, remedy, "labels")
+        yield Finding("note", "one-class", message, summary.id, None, remedy, "labels")
 
 
-def _check_leak(case: Case, seen: Seen) -> Iterator[Finding]:
+def _check_leak(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     """A band of few values, each of which has one class: the labels themselves."""
-    labels = case.labels_on(seen)
+    labels = summary.labels_on(seen)
     assert labels is not None
     for band, values in enumerate(seen.mini):
         known = (labels != IGNORE_INDEX) & ~np.isnan(values)
@@ -73,11 +73,11 @@ def _check_leak(case: Case, seen: Seen) -> Iterator[Finding]:
             continue
         name = seen.modality.bands[band]
         message = (
-            f"band '{name}' of modality '{seen.name}' tells the class of scene '{case.id}' by its "
-            f"value, at {share:.1%} of the pixels of every class: labels are among the inputs"
+            f"band '{name}' of modality '{seen.name}' tells the class of scene '{summary.id}' by "
+            f"its value, at {share:.1%} of the pixels of every class: labels are among the inputs"
         )
         remedy = "Leave the modality out; it will not be there where a map is wanted"
-        yield Finding("error", "labels-as-input", message, case.id, None, remedy, seen.name)
+        yield Finding("error", "labels-as-input", message, summary.id, None, remedy, seen.name)
         return
 
 
@@ -95,7 +95,7 @@ def _least_recall(table: NDArray[np.int64]) -> float:
     return min(float(table[best == c, c].sum() / totals[c]) for c in classes)
 
 
-def _check_mask_as_image(case: Case, seen: Seen) -> Iterator[Finding]:
+def _check_mask_as_image(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     if seen.modality.kind != "optical" or len(seen.low) != 3 or seen.valid < _FEWEST:
         return
     pixels = seen.mini.reshape(3, -1)
@@ -104,12 +104,12 @@ def _check_mask_as_image(case: Case, seen: Seen) -> Iterator[Finding]:
     if not 2 <= len(colors) <= _MASK_COLORS:
         return
     message = (
-        f"modality '{seen.name}' of scene '{case.id}' has {len(colors)} colours only: this is a "
+        f"modality '{seen.name}' of scene '{summary.id}' has {len(colors)} colours only: this is a "
         "label raster, not an image"
     )
-    path = next(iter(case.scene.paths().get(seen.name, ())), None)
+    path = next(iter(summary.scene.paths().get(seen.name, ())), None)
     remedy = "Labels were probably unpacked over the image of the same name; unpack the image again"
-    yield Finding("error", "labels-over-image", message, case.id, path, remedy, seen.name)
+    yield Finding("error", "labels-over-image", message, summary.id, path, remedy, seen.name)
 
 
 def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) -> Finding | None:

@@ -12,8 +12,8 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool
 from terrafuse.data.scene import Scene
-from terrafuse.doctor.case import Case, Seen
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary
 
 Mask = NDArray[np.bool_]
 
@@ -31,19 +31,19 @@ _HOLE_SHARE = 0.005
 _ALSO_A_VALUE = 0.002
 
 
-def check_nodata(case: Case) -> Iterator[Finding]:
+def check_nodata(summary: SceneSummary) -> Iterator[Finding]:
     """Borders and holes of one value."""
-    for seen in case.seen.values():
+    for seen in summary.seen.values():
         if seen.modality.kind == "structure" or not seen.valid:
             continue
         found = find_border(seen)
         if found is not None:
-            yield _undeclared(case, seen, *found)
+            yield _undeclared(summary, seen, *found)
         elif seen.modality.kind != "elevation":  # whose holes have a topic of their own
-            yield from _check_holes(case, seen)
+            yield from _check_holes(summary, seen)
 
 
-def find_border(seen: Seen) -> tuple[float, float, Mask] | None:
+def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
     """Value, share of the scene and mask on `mini` (h, w) of fill around the image, if any."""
     for value in _candidates(seen):
         mask = (seen.mini == np.float32(value)).all(axis=0)
@@ -61,7 +61,7 @@ def find_border(seen: Seen) -> tuple[float, float, Mask] | None:
     return None
 
 
-def _candidates(seen: Seen) -> list[float]:
+def _candidates(seen: ModalitySummary) -> list[float]:
     """Values that all bands share at a corner or in the middle of a side, commonest fills only."""
     found: dict[float, int] = {}
     for line in seen.frame.values():
@@ -96,7 +96,7 @@ def _is_solid(outer: Mask) -> bool:
     return float(inner.sum()) >= _SOLID * float(outer.sum())
 
 
-def _is_abrupt(seen: Seen, outer: Mask) -> bool:
+def _is_abrupt(seen: ModalitySummary, outer: Mask) -> bool:
     """Whether the image does not fade into the fill."""
     from scipy import ndimage
 
@@ -115,12 +115,14 @@ def _is_abrupt(seen: Seen, outer: Mask) -> bool:
     return False
 
 
-def _undeclared(case: Case, seen: Seen, value: float, share: float, mask: Mask) -> Finding:
+def _undeclared(
+    summary: SceneSummary, seen: ModalitySummary, value: float, share: float, mask: Mask
+) -> Finding:
     message = (
-        f"modality '{seen.name}' of scene '{case.id}' is {value:g} in all bands along its border "
-        f"({share:.1%} of the scene); that is fill which counts as data"
+        f"modality '{seen.name}' of scene '{summary.id}' is {value:g} in all bands along its "
+        f"border ({share:.1%} of the scene); that is fill which counts as data"
     )
-    declared = case.rules[seen.name].nodata
+    declared = summary.rules[seen.name].nodata
     if declared is not None:
         message += f" ('nodata' is {declared:g})"
     fix = {f"modalities.{seen.name}.nodata": _plain(value)}
@@ -130,12 +132,12 @@ def _undeclared(case: Case, seen: Seen, value: float, share: float, mask: Mask) 
         remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
         remedy, fix = remedy + "the other pixels", {}
     return Finding(
-        "warning", "undeclared-nodata", message, case.id, None, remedy, seen.name,
+        "warning", "undeclared-nodata", message, summary.id, None, remedy, seen.name,
         seen.mini_window(mask), fix,
     )  # fmt: skip
 
 
-def _check_holes(case: Case, seen: Seen) -> Iterator[Finding]:
+def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     if len(seen.low) < _FEWEST_BANDS:
         return
     mask = (seen.mini == 0).all(axis=0)
@@ -143,12 +145,12 @@ def _check_holes(case: Case, seen: Seen) -> Iterator[Finding]:
     if not _HOLE_SHARE <= share < _MOST or not _is_abrupt(seen, mask):
         return
     message = (
-        f"{share:.1%} of modality '{seen.name}' in scene '{case.id}' are 0 in all "
+        f"{share:.1%} of modality '{seen.name}' in scene '{summary.id}' are 0 in all "
         f"{len(seen.low)} bands; holes of this kind are mostly pixels without data"
     )
     remedy = "Set 'nodata: 0' on the modality, if 0 is never a value"
     yield Finding(
-        "warning", "zeros", message, case.id, None, remedy, seen.name, seen.mini_window(mask),
+        "warning", "zeros", message, summary.id, None, remedy, seen.name, seen.mini_window(mask),
         {f"modalities.{seen.name}.nodata": 0},
     )  # fmt: skip
 

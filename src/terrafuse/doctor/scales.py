@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from terrafuse.doctor.case import PERCENTS, Record, Summary
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import PERCENTS, ModalityRecord, SceneRecord
 from terrafuse.modalities import LINEAR_UNITS, Modality
 
 Family = Literal["0–1", "0–255", "0–10000", "decibels", "linear"]
@@ -27,7 +27,7 @@ _FEWEST = 64
 _MOST_NAMED = 5
 
 
-def check_scales(modality: Modality, records: Sequence[Record]) -> Iterator[Finding]:
+def check_scales(modality: Modality, records: Sequence[SceneRecord]) -> Iterator[Finding]:
     """Compare a modality's values with its unit and between scenes."""
     found = {
         record.id: record.summaries[modality.name]
@@ -47,24 +47,24 @@ def check_scales(modality: Modality, records: Sequence[Record]) -> Iterator[Find
         yield from _check_height_units(modality, found)
 
 
-def _optical_family(summary: Summary) -> Family:
+def _optical_family(summary: ModalityRecord) -> Family:
     top = _brightest(summary, _Q99)
     if top <= _REFLECTANCE:
         return "0–1"
     return "0–255" if summary.high.max() <= 255 else "0–10000"
 
 
-def _brightest(summary: Summary, row: int) -> float:
+def _brightest(summary: ModalityRecord, row: int) -> float:
     values = summary.percentiles[row]
     return float(np.nanmax(values)) if not np.isnan(values).all() else 0.0
 
 
-def _typical(summary: Summary) -> float:
+def _typical(summary: ModalityRecord) -> float:
     values = np.abs(summary.percentiles[_Q90])
     return float(np.nanmedian(values)) if not np.isnan(values).all() else 0.0
 
 
-def _check_unit(modality: Modality, found: Mapping[str, Summary]) -> Iterator[Finding]:
+def _check_unit(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iterator[Finding]:
     allowed = _REFLECTANCE_UNITS.get(modality.unit.strip().lower())
     if allowed is None:
         return
@@ -83,7 +83,7 @@ def _check_unit(modality: Modality, found: Mapping[str, Summary]) -> Iterator[Fi
 
 
 def _check_mixed(
-    modality: Modality, families: Mapping[str, Family], found: Mapping[str, Summary]
+    modality: Modality, families: Mapping[str, Family], found: Mapping[str, ModalityRecord]
 ) -> Iterator[Finding]:
     usual = Counter(families.values()).most_common(1)[0][0]
     level = float(np.median([_typical(found[id]) for id, f in families.items() if f == usual]))
@@ -105,7 +105,7 @@ def _as(family: Family) -> str:
     return {"0–1": "0 to 1", "0–255": "0 to 255", "0–10000": "0 to 10000"}.get(family, family)
 
 
-def _check_offset(modality: Modality, found: Mapping[str, Summary]) -> Iterator[Finding]:
+def _check_offset(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iterator[Finding]:
     floors = {}
     for id, summary in found.items():
         factor = {"0–1": 10_000.0, "0–10000": 1.0}.get(_optical_family(summary))
@@ -128,7 +128,7 @@ def _check_offset(modality: Modality, found: Mapping[str, Summary]) -> Iterator[
         yield Finding("warning", "offset", message, id, None, remedy, modality.name)
 
 
-def _check_radar(modality: Modality, found: Mapping[str, Summary]) -> Iterator[Finding]:
+def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iterator[Finding]:
     families = {id: _radar_family(summary) for id, summary in found.items()}
     unit = modality.unit.strip().lower()
     expected: Family | None = (
@@ -179,7 +179,7 @@ def _check_radar(modality: Modality, found: Mapping[str, Summary]) -> Iterator[F
         yield Finding("warning", "unit", message, None, None, remedy, modality.name)
 
 
-def _radar_family(summary: Summary) -> Family:
+def _radar_family(summary: ModalityRecord) -> Family:
     lowest = summary.percentiles[_Q5]
     return "decibels" if not np.isnan(lowest).all() and np.nanmin(lowest) < 0 else "linear"
 
@@ -188,12 +188,14 @@ def _radar_text(family: Family) -> str:
     return "decibels (mostly negative)" if family == "decibels" else "linear values (none negative)"
 
 
-def _middle(summary: Summary) -> float:
+def _middle(summary: ModalityRecord) -> float:
     values = summary.percentiles[_Q50]
     return float(np.nanmedian(values)) if not np.isnan(values).all() else 0.0
 
 
-def _check_height_units(modality: Modality, found: Mapping[str, Summary]) -> Iterator[Finding]:
+def _check_height_units(
+    modality: Modality, found: Mapping[str, ModalityRecord]
+) -> Iterator[Finding]:
     """Centimetres or feet in one scene and metres in the others: another spread altogether."""
     spreads = {
         id: float(s.percentiles[_Q99, 0] - s.percentiles[_Q5, 0])
@@ -211,7 +213,7 @@ def _check_height_units(modality: Modality, found: Mapping[str, Summary]) -> Ite
             yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name)
 
 
-def _of(ids: Sequence[str], found: Mapping[str, Summary]) -> str:
+def _of(ids: Sequence[str], found: Mapping[str, ModalityRecord]) -> str:
     listed = ", ".join(f"'{id}'" for id in ids[:_MOST_NAMED])
     more = f" and {len(ids) - _MOST_NAMED} more" if len(ids) > _MOST_NAMED else ""
     return f"{len(ids)} of {len(found)} scenes ({listed}{more})"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from terrafuse.data.footprints import nearby_grids, overlapping_grids
 from terrafuse.data.manifest import Manifest
-from terrafuse.doctor.case import Record, Splits
 from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.summary import SceneRecord, Splits
 from terrafuse.errors import TerrafuseError
 
 # Neighbours share weather, fields and shadows over some tens of pixels.
@@ -20,7 +20,7 @@ _RARE = 1e-3
 
 
 def check_splits(
-    manifest: Manifest, records: Sequence[Record], splits: Splits, *, deep: bool
+    manifest: Manifest, records: Sequence[SceneRecord], splits: Splits, *, deep: bool
 ) -> Iterator[Finding]:
     """Faults that no scene has alone."""
     yield from _check_presence(manifest, records, splits, deep)
@@ -37,7 +37,7 @@ def check_splits(
 
 
 def _check_presence(
-    manifest: Manifest, records: Sequence[Record], splits: Splits, deep: bool
+    manifest: Manifest, records: Sequence[SceneRecord], splits: Splits, deep: bool
 ) -> Iterator[Finding]:
     absent = [split for split in splits.train if split not in manifest.splits]
     for split in absent:
@@ -64,7 +64,7 @@ def _check_presence(
 
 
 def _check_labels(
-    manifest: Manifest, train: Sequence[Record], others: Sequence[Record], where: str
+    manifest: Manifest, train: Sequence[SceneRecord], others: Sequence[SceneRecord], where: str
 ) -> Iterator[Finding]:
     if not any(record.has_labels for record in train):
         message = f"no scene of {where} has labels"
@@ -83,13 +83,13 @@ def _check_labels(
         yield Finding("warning", "class-missing", message, remedy=remedy)
 
 
-def _sum_counts(manifest: Manifest, records: Sequence[Record]) -> NDArray[np.int64]:
+def _sum_counts(manifest: Manifest, records: Sequence[SceneRecord]) -> NDArray[np.int64]:
     zero = np.zeros(manifest.scheme.num_classes, np.int64)
     return sum((record.counts for record in records if record.has_labels), zero)
 
 
 def _check_bands(
-    manifest: Manifest, train: Sequence[Record], where: str, deep: bool
+    manifest: Manifest, train: Sequence[SceneRecord], where: str, deep: bool
 ) -> Iterator[Finding]:
     for name, modality in manifest.modalities.items():
         if not any(record.with_data.get(name) for record in train):
@@ -145,7 +145,7 @@ def _without(manifest: Manifest, name: str, dropped: set[str]) -> dict[str, obje
 
 
 def _check_classes_elsewhere(
-    manifest: Manifest, records: Sequence[Record], splits: Splits
+    manifest: Manifest, records: Sequence[SceneRecord], splits: Splits
 ) -> Iterator[Finding]:
     train = _sum_counts(manifest, [r for r in records if r.split in splits.train])
     names = manifest.scheme.names
@@ -170,7 +170,7 @@ def _check_classes_elsewhere(
 
 
 def _check_overlap(
-    manifest: Manifest, records: Sequence[Record], splits: Splits
+    manifest: Manifest, records: Sequence[SceneRecord], splits: Splits
 ) -> Iterator[Finding]:
     pairs = set(overlapping_grids([record.grid for record in records]))
     pairs |= set(_of_one_file(manifest, records))
@@ -185,12 +185,12 @@ def _check_overlap(
             yield Finding("warning", "split-overlap", message, a.id, remedy=remedy)
 
 
-def _may_leak(a: Record, b: Record, splits: Splits) -> bool:
+def _may_leak(a: SceneRecord, b: SceneRecord, splits: Splits) -> bool:
     learned = a.split in splits.train and b.split in splits.train
     return a.split is not None and b.split is not None and a.split != b.split and not learned
 
 
-def _of_one_file(manifest: Manifest, records: Sequence[Record]) -> Iterator[tuple[int, int]]:
+def _of_one_file(manifest: Manifest, records: Sequence[SceneRecord]) -> Iterator[tuple[int, int]]:
     """Pairs without CRS that read the same pixels of a file."""
     readers: dict[Path, list[int]] = {}
     for i, record in enumerate(records):
@@ -210,8 +210,8 @@ def _of_one_file(manifest: Manifest, records: Sequence[Record]) -> Iterator[tupl
                     yield first, second
 
 
-def _check_nearness(records: Sequence[Record], splits: Splits) -> Iterator[Finding]:
-    nearest: dict[tuple[str, str], tuple[float, Record, Record]] = {}
+def _check_nearness(records: Sequence[SceneRecord], splits: Splits) -> Iterator[Finding]:
+    nearest: dict[tuple[str, str], tuple[float, SceneRecord, SceneRecord]] = {}
     counts: dict[tuple[str, str], int] = {}
     for first, second, distance in nearby_grids([r.grid for r in records], _NEAR_PX):
         a, b = records[first], records[second]

@@ -10,8 +10,8 @@ import numpy as np
 from terrafuse.data.grid import Grid
 from terrafuse.data.overlap import pixel_transform
 from terrafuse.data.raster_file import RasterFile
-from terrafuse.doctor.case import Case
 from terrafuse.doctor.findings import Finding, Severity
+from terrafuse.doctor.summary import SceneSummary
 from terrafuse.modalities import MAX_SCALE_TERM, Modality
 
 # Pixels that are so many times as large as the manifest says are resampled; beyond, on purpose?
@@ -20,17 +20,17 @@ _WHOLE, _LITTLE = 0.98, 0.5
 _POINTS = 33
 
 
-def check_structure(case: Case) -> Iterator[Finding]:
+def check_structure(summary: SceneSummary) -> Iterator[Finding]:
     """What headers and paths say."""
-    grid = case.scene.grid
-    for name, files in case.scene.files.items():
-        modality = next(m for m in case.scene.modalities if m.name == name)
+    grid = summary.scene.grid
+    for name, files in summary.scene.files.items():
+        modality = next(m for m in summary.scene.modalities if m.name == name)
         if grid.crs is not None:
             for file in files:
-                yield from _check_pixel_size(case.id, modality, file, grid)
-            yield from _check_coverage(case, name, files, grid)
-    yield from _check_crs(case)
-    yield from _check_same_file(case)
+                yield from _check_pixel_size(summary.id, modality, file, grid)
+            yield from _check_coverage(summary, name, files, grid)
+    yield from _check_crs(summary)
+    yield from _check_same_file(summary)
 
 
 def _check_pixel_size(
@@ -57,15 +57,15 @@ def _check_pixel_size(
 
 
 def _check_coverage(
-    case: Case, name: str, files: tuple[RasterFile, ...], grid: Grid
+    summary: SceneSummary, name: str, files: tuple[RasterFile, ...], grid: Grid
 ) -> Iterator[Finding]:
     share = min(_share_inside(grid, file.grid) for file in files)
     if share >= _WHOLE:
         return
-    message = f"modality '{name}' covers {share:.0%} of scene '{case.id}'; the rest has no data"
+    message = f"modality '{name}' covers {share:.0%} of scene '{summary.id}'; the rest has no data"
     remedy = "Check that it is the right file and that its CRS and transform are right"
     severity: Severity = "warning" if share < _LITTLE else "note"
-    yield Finding(severity, "coverage", message, case.id, None, remedy, name)
+    yield Finding(severity, "coverage", message, summary.id, None, remedy, name)
 
 
 def _share_inside(grid: Grid, other: Grid) -> float:
@@ -81,40 +81,40 @@ def _share_inside(grid: Grid, other: Grid) -> float:
     return float(inside.mean())
 
 
-def _check_crs(case: Case) -> Iterator[Finding]:
-    grid = case.scene.grid
-    for name, files in case.scene.files.items():
+def _check_crs(summary: SceneSummary) -> Iterator[Finding]:
+    grid = summary.scene.grid
+    for name, files in summary.scene.files.items():
         other = next((f for f in files if f.grid.crs is not None and f.grid.crs != grid.crs), None)
         if other is not None and grid.crs is not None and other.grid.crs is not None:
             message = (
-                f"modality '{name}' of scene '{case.id}' has CRS {_short(other.grid)}, the grid "
+                f"modality '{name}' of scene '{summary.id}' has CRS {_short(other.grid)}, the grid "
                 f"{_short(grid)}: it is reprojected while reading"
             )
-            yield Finding("note", "crs", message, case.id, modality=name)
+            yield Finding("note", "crs", message, summary.id, modality=name)
 
 
 def _short(grid: Grid) -> str:
     return "none" if grid.crs is None else str(grid.crs.to_string()[:40])
 
 
-def _check_same_file(case: Case) -> Iterator[Finding]:
-    paths = case.scene.paths()
+def _check_same_file(summary: SceneSummary) -> Iterator[Finding]:
+    paths = summary.scene.paths()
     labels = {path.resolve() for path in paths.get("labels", ())}
     seen: dict[object, str] = {}
-    for name in case.scene.files:
+    for name in summary.scene.files:
         for path in paths[name]:
             real = path.resolve()
             if real in labels:
                 message = (
-                    f"modality '{name}' of scene '{case.id}' is the file of its labels, '{path}'"
+                    f"modality '{name}' of scene '{summary.id}' is the file of its labels, '{path}'"
                 )
                 remedy = "Name the raster of the modality"
-                yield Finding("error", "labels-as-input", message, case.id, path, remedy, name)
-            key = (real, case.rules[name].read_bands)
+                yield Finding("error", "labels-as-input", message, summary.id, path, remedy, name)
+            key = (real, summary.rules[name].read_bands)
             if seen.setdefault(key, name) != name:
                 message = (
-                    f"modalities '{seen[key]}' and '{name}' of scene '{case.id}' read the same "
+                    f"modalities '{seen[key]}' and '{name}' of scene '{summary.id}' read the same "
                     f"bands of one file, '{path}'"
                 )
                 remedy = "Name the other's raster, or give each its 'read_bands'"
-                yield Finding("warning", "same-file", message, case.id, path, remedy, name)
+                yield Finding("warning", "same-file", message, summary.id, path, remedy, name)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from terrafuse.doctor.case import Case, Seen
 from terrafuse.doctor.findings import Finding, Severity
 from terrafuse.doctor.nodata import find_border
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary
 
 # Fewer pixels can be constant by chance.
 _FEWEST = 256
@@ -19,18 +19,18 @@ _WRAPPED = 0.001
 _MOSTLY_EMPTY = 0.5
 
 
-def check_values(case: Case) -> Iterator[Finding]:
+def check_values(summary: SceneSummary) -> Iterator[Finding]:
     """What the bands of each modality hold."""
-    for seen in case.seen.values():
-        yield from _check_constant(case.id, seen)
-        yield from _check_identical_bands(case.id, seen)
-        yield from _check_saturated(case.id, seen)
-        yield from _check_wrapped(case.id, seen)
-        yield from _check_share(case.id, seen)
-    yield from _check_identical_modalities(case)
+    for seen in summary.seen.values():
+        yield from _check_constant(summary.id, seen)
+        yield from _check_identical_bands(summary.id, seen)
+        yield from _check_saturated(summary.id, seen)
+        yield from _check_wrapped(summary.id, seen)
+        yield from _check_share(summary.id, seen)
+    yield from _check_identical_modalities(summary)
 
 
-def _check_constant(id: str, seen: Seen) -> Iterator[Finding]:
+def _check_constant(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     constant = np.flatnonzero((seen.low == seen.high) & (seen.known >= _FEWEST))
     if not constant.size:
         return
@@ -47,7 +47,7 @@ def _check_constant(id: str, seen: Seen) -> Iterator[Finding]:
     yield Finding(severity, "constant-in-scene", message, id, None, remedy, seen.name)
 
 
-def _check_identical_bands(id: str, seen: Seen) -> Iterator[Finding]:
+def _check_identical_bands(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     first: dict[bytes, int] = {}
     for band, values in enumerate(seen.mini):
         if not seen.low[band] < seen.high[band]:
@@ -63,7 +63,7 @@ def _check_identical_bands(id: str, seen: Seen) -> Iterator[Finding]:
             yield Finding("warning", "identical-bands", message, id, None, remedy, seen.name)
 
 
-def _check_saturated(id: str, seen: Seen) -> Iterator[Finding]:
+def _check_saturated(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     if seen.modality.kind in ("elevation", "structure"):
         return
     share = seen.at_high / np.maximum(seen.known, 1)
@@ -83,12 +83,12 @@ def _check_saturated(id: str, seen: Seen) -> Iterator[Finding]:
     yield Finding(severity, "saturated", message, id, None, remedy, seen.name)
 
 
-def _has_few_values(seen: Seen, band: int) -> bool:
+def _has_few_values(seen: ModalitySummary, band: int) -> bool:
     values = seen.mini[band]
     return np.unique(values[~np.isnan(values)]).size <= _FEW_VALUES
 
 
-def _check_wrapped(id: str, seen: Seen) -> Iterator[Finding]:
+def _check_wrapped(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     if seen.jumps is None:
         return
     hard, middle = seen.jumps
@@ -107,7 +107,7 @@ def _check_wrapped(id: str, seen: Seen) -> Iterator[Finding]:
     yield Finding("warning", "wrap-around", message, id, None, remedy, seen.name)
 
 
-def _check_share(id: str, seen: Seen) -> Iterator[Finding]:
+def _check_share(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     empty = 1 - seen.valid / max(1, seen.pixels)
     if _MOSTLY_EMPTY < empty < 1:
         message = f"{empty:.0%} of modality '{seen.name}' in scene '{id}' have no data"
@@ -115,16 +115,18 @@ def _check_share(id: str, seen: Seen) -> Iterator[Finding]:
         yield Finding("note", "little-data", message, id, None, remedy, seen.name)
 
 
-def _check_identical_modalities(case: Case) -> Iterator[Finding]:
+def _check_identical_modalities(summary: SceneSummary) -> Iterator[Finding]:
     first: dict[tuple[tuple[int, ...], bytes], str] = {}
-    for seen in case.seen.values():
+    for seen in summary.seen.values():
         if not (seen.low < seen.high).any():
             continue
         other = first.setdefault((seen.mini.shape, seen.mini.tobytes()), seen.name)
         if other != seen.name:
-            message = f"modalities '{other}' and '{seen.name}' of scene '{case.id}' are equal"
+            message = f"modalities '{other}' and '{seen.name}' of scene '{summary.id}' are equal"
             remedy = "One file was probably copied over the other"
-            yield Finding("warning", "identical-modalities", message, case.id, None, remedy, other)
+            yield Finding(
+                "warning", "identical-modalities", message, summary.id, None, remedy, other
+            )
 
 
 def _bands(names: list[str]) -> str:

@@ -6,7 +6,7 @@ from terrafuse.evaluation.evaluate import (
     check_references,
     evaluate,
     modality_subsets,
-    read_reference,
+    read_reference_labels,
     scored_classes,
 )
 from terrafuse.evaluation.intervals import half_interval
@@ -44,7 +44,7 @@ __all__ = [
     "half_interval",
     "headline_first",
     "modality_subsets",
-    "read_reference",
+    "read_reference_labels",
     "resize_bytes",
     "score",
     "score_classes",

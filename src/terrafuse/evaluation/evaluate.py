@@ -63,7 +63,7 @@ def check_references(scenes: Sequence[Scene], config: EvaluationConfig) -> None:
             )
 
 
-def read_reference(scene: Scene, config: EvaluationConfig) -> NDArray[np.uint8]:
+def read_reference_labels(scene: Scene, config: EvaluationConfig) -> NDArray[np.uint8]:
     """The labels that a map of the scene is compared with, uint8 (H, W); 255 = ignore.
 
     Raises:
@@ -125,7 +125,7 @@ def evaluate(
     count = _Counter(progress, predictor, scenes, len(tallies))
     per_scene = {}
     for scene in scenes:
-        labels = read_reference(scene, config)
+        labels = read_reference_labels(scene, config)
         for subset, tally in tallies.items():
             without = frozenset(names) - frozenset(subset)
             class_map = predictor.class_map(scene, without=without, progress=count.windows)

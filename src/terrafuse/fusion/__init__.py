@@ -1,9 +1,9 @@
 """Levels of several modalities → levels of one."""
 
 from terrafuse.fusion.deep_fusion import (
-    ChannelLayerNorm,
     DeepFusion,
     FeaturePyramid,
+    LayerNorm2d,
     LevelSqueezeFusion,
     SqueezeExcitationFusion,
     convert_deep_fusion_state_dict,
@@ -26,7 +26,6 @@ from terrafuse.fusion.levels import (
 
 __all__ = [
     "FUSIONS",
-    "ChannelLayerNorm",
     "ChannelNorm",
     "ConcatFusion",
     "DeepFusion",
@@ -35,6 +34,7 @@ __all__ = [
     "GatedFusion",
     "GuidedBlock",
     "GuidedGate",
+    "LayerNorm2d",
     "LevelFusion",
     "LevelSqueezeFusion",
     "PooledQueryAttention",

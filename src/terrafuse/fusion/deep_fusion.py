@@ -28,7 +28,7 @@ PyramidNorms = Literal["published", "layer", "batch"]
 _LAYER_NORM_EPS = 1e-6
 
 
-class ChannelLayerNorm(nn.LayerNorm):
+class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of each pixel."""
 
     def forward(self, input: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class FeaturePyramid(nn.Module):
         super().__init__()
         normalise: nn.Module
         if norm == "layer":
-            normalise = ChannelLayerNorm(channels, eps=_LAYER_NORM_EPS)
+            normalise = LayerNorm2d(channels, eps=_LAYER_NORM_EPS)
         else:
             normalise = nn.BatchNorm2d(channels)
         self.up4 = nn.Sequential(_double(channels), normalise, nn.GELU(), _double(channels))

@@ -1,18 +1,18 @@
 """A second modality out of a photo: segments or depth, by a vision foundation model or without."""
 
-from terrafuse.generate.depth import DepthRecipe
-from terrafuse.generate.generators import Maker, Recipe
-from terrafuse.generate.masks import MaskRecipe
+from terrafuse.generate.depth import DepthGenerator
+from terrafuse.generate.generators import Generator, Maker
+from terrafuse.generate.masks import MaskGenerator
 from terrafuse.generate.models import Model, find_model
 from terrafuse.generate.rasters import (
     Generated,
-    Generator,
-    Job,
+    PhotoJob,
+    WindowedGenerator,
     generate_raster,
     refuse_other_settings,
 )
 from terrafuse.generate.segments import paint
-from terrafuse.generate.superpixels import SuperpixelRecipe
+from terrafuse.generate.superpixels import SuperpixelGenerator
 from terrafuse.generate.targets import (
     choose_modality,
     describe_modality,
@@ -23,16 +23,16 @@ from terrafuse.generate.targets import (
 from terrafuse.generate.workers import WindowRunner
 
 __all__ = [
-    "DepthRecipe",
+    "DepthGenerator",
     "Generated",
     "Generator",
-    "Job",
     "Maker",
-    "MaskRecipe",
+    "MaskGenerator",
     "Model",
-    "Recipe",
-    "SuperpixelRecipe",
+    "PhotoJob",
+    "SuperpixelGenerator",
     "WindowRunner",
+    "WindowedGenerator",
     "choose_modality",
     "describe_modality",
     "extend_manifest",

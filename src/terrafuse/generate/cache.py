@@ -20,7 +20,7 @@ from terrafuse.writing import written_whole
 _KEPT = 12
 
 
-def fingerprint(values: Mapping[str, Any]) -> str:
+def digest_settings(values: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits that differ wherever the values (plain, as for JSON) do."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

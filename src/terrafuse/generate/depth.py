@@ -22,7 +22,7 @@ _HEIGHT = ("chmv2",)
 
 
 @dataclass(frozen=True)
-class DepthRecipe:
+class DepthGenerator:
     """Depth, high where near: seen from above, roofs over ground.
 
     Args:

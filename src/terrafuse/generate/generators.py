@@ -1,4 +1,4 @@
-"""What a raster can be made with: recipes that any process can follow."""
+"""What a raster can be made with: generators that any process can follow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = Literal["segments", "depth"]
 Maker = Callable[[Picture], NDArray[np.integer[Any]] | NDArray[np.floating[Any]]]
 
 
-class Recipe(Protocol):
+class Generator(Protocol):
     """How windows are made: settings only, so that it can be sent to other processes."""
 
     @property

@@ -16,7 +16,7 @@ from terrafuse.generate.segments import paint
 
 
 @dataclass(frozen=True)
-class MaskRecipe:
+class MaskGenerator:
     """Automatic masks: the model is asked at the points of a grid.
 
     Args:

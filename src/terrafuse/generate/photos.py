@@ -80,7 +80,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Survey:
+class PhotoSummary:
     """What going through a photo once has told.
 
     Args:
@@ -188,7 +188,7 @@ def find_photo_modality(modalities: Sequence[Modality]) -> Modality:
     )
 
 
-def survey(photo: Photo) -> Survey:
+def summarize_photo(photo: Photo) -> PhotoSummary:
     """Go through a photo once: its digest, its limits, and a preview.
 
     Raises:
@@ -213,7 +213,7 @@ def survey(photo: Photo) -> Survey:
             "value and its bands"
         )
     seen = photo if photo.is_8bit else replace(photo, limits=_limits(reservoirs))
-    return Survey(seen, digest.hexdigest(), _picture(small, seen.limits), step)
+    return PhotoSummary(seen, digest.hexdigest(), _picture(small, seen.limits), step)
 
 
 def _limits(reservoirs: Sequence[Reservoir]) -> tuple[tuple[float, float], ...]:
@@ -246,7 +246,7 @@ def _picture(small: NDArray[np.float32], limits: tuple[tuple[float, float], ...]
     return np.moveaxis(np.clip(np.nan_to_num(shown), 0, 255).astype(np.uint8), 0, -1)
 
 
-def describe_photo(found: Survey) -> dict[str, Any]:
+def describe_photo(found: PhotoSummary) -> dict[str, Any]:
     """What to note of a photo beside what was made of it."""
     photo = found.photo
     files = photo.scene.files[photo.modality.name]

@@ -14,7 +14,7 @@ from terrafuse.data.streaming import Reservoir
 from terrafuse.generate.alignment import Alignment, align_windows
 from terrafuse.generate.cache import WindowCache
 from terrafuse.generate.joining import join_segments
-from terrafuse.generate.photos import Picture, Survey
+from terrafuse.generate.photos import PhotoSummary, Picture
 from terrafuse.generate.segments import smallest_dtype
 from terrafuse.generate.stitching import stitch_depth, stitch_labels
 from terrafuse.generate.windows import WindowPlan
@@ -26,7 +26,7 @@ _PERCENTILES = (2, 98)
 _COLUMNS = 2048
 
 
-class SegmentSheet:
+class SegmentRasterizer:
     """Segments, numbered from 1 on; 0 is in none.
 
     Args:
@@ -37,7 +37,7 @@ class SegmentSheet:
 
     smooth = False
 
-    def __init__(self, found: Survey, plan: WindowPlan, cache: WindowCache) -> None:
+    def __init__(self, found: PhotoSummary, plan: WindowPlan, cache: WindowCache) -> None:
         self._found, self._plan, self._cache = found, plan, cache
         self._segments = join_segments(plan, cache.load)
         self.dtype = np.dtype(smallest_dtype(self._segments.shown)).name
@@ -97,7 +97,7 @@ class SegmentSheet:
             self._sums[present, channel] += np.bincount(place, weights, len(present))
 
 
-class DepthSheet:
+class DepthRasterizer:
     """Depth, high where near.
 
     Args:
@@ -112,7 +112,7 @@ class DepthSheet:
     smooth = True
 
     def __init__(
-        self, found: Survey, plan: WindowPlan, cache: WindowCache, *, aligned: bool
+        self, found: PhotoSummary, plan: WindowPlan, cache: WindowCache, *, aligned: bool
     ) -> None:
         self._found, self._plan, self._cache = found, plan, cache
         self._alignment = (
@@ -161,7 +161,7 @@ class DepthSheet:
         return float(low), float(high)
 
 
-def _empty_preview(found: Survey) -> NDArray[np.float32]:
+def _empty_preview(found: PhotoSummary) -> NDArray[np.float32]:
     return np.full((1, *found.preview.shape[:2]), np.nan, np.float32)
 
 

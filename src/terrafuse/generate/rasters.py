@@ -12,9 +12,9 @@ from typing import Any
 
 from terrafuse.data.encoding import GENERATOR_TAG, KEY_TAG
 from terrafuse.errors import OutputError
-from terrafuse.generate.cache import WindowCache, fingerprint
-from terrafuse.generate.generators import Recipe
-from terrafuse.generate.photos import Photo, Survey, describe_photo, survey
+from terrafuse.generate.cache import WindowCache, digest_settings
+from terrafuse.generate.generators import Generator
+from terrafuse.generate.photos import Photo, PhotoSummary, describe_photo, summarize_photo
 from terrafuse.generate.products import (
     RECORD_TAG,
     Preview,
@@ -24,7 +24,7 @@ from terrafuse.generate.products import (
     save_preview,
     write_json,
 )
-from terrafuse.generate.rasterizers import DepthSheet, SegmentSheet
+from terrafuse.generate.rasterizers import DepthRasterizer, SegmentRasterizer
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.generate.workers import WindowRunner
 from terrafuse.version import VERSION
@@ -32,7 +32,7 @@ from terrafuse.writing import written_whole
 
 
 @dataclass(frozen=True)
-class Job:
+class PhotoJob:
     """A photo, and where its raster goes.
 
     Args:
@@ -45,28 +45,28 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Generator:
+class WindowedGenerator:
     """What rasters of a data set are made with: the same for all of them.
 
     Args:
-        recipe: How a window is made.
+        generator: How a window is made.
         size: Side of the windows in pixels.
         overlap: Pixels that windows share.
     """
 
-    recipe: Recipe
+    generator: Generator
     size: int
     overlap: int
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides what comes out, beside the photo."""
-        return self.recipe.describe() | {"window": self.size, "overlap": self.overlap}
+        return self.generator.describe() | {"window": self.size, "overlap": self.overlap}
 
     @property
     def id(self) -> str:
         """Fingerprint of the settings."""
-        return fingerprint(self.settings)
+        return digest_settings(self.settings)
 
     def plan(self, photo: Photo) -> WindowPlan:
         """The windows of a photo.
@@ -117,8 +117,8 @@ def refuse_other_settings(files: RasterFiles, settings: Mapping[str, Any], overw
 
 
 def generate_raster(
-    job: Job,
-    generator: Generator,
+    job: PhotoJob,
+    windowed: WindowedGenerator,
     runner: WindowRunner,
     *,
     preview: Preview,
@@ -131,7 +131,7 @@ def generate_raster(
 
     Args:
         job: What to make.
-        generator: With what.
+        windowed: With what.
         runner: Makes the windows.
         preview: Shows the result.
         overwrite: Whether a raster made otherwise is replaced.
@@ -142,10 +142,10 @@ def generate_raster(
         DataError: The photo has no data, or cannot be read.
         ModelError: The model fails.
     """
-    refuse_other_settings(job.files, generator.settings, overwrite)
-    found = survey(job.photo)
-    plan = generator.plan(found.photo)
-    wanted = fingerprint({"photo": found.digest, "settings": generator.settings})
+    refuse_other_settings(job.files, windowed.settings, overwrite)
+    found = summarize_photo(job.photo)
+    plan = windowed.plan(found.photo)
+    wanted = digest_settings({"photo": found.digest, "settings": windowed.settings})
     record = job.files.read_record()
     if record is not None and record.get("hash") == wanted:
         for _ in plan.windows:
@@ -161,62 +161,62 @@ def generate_raster(
     for _ in range(len(plan.windows) - len(numbers)):
         report()
     runner.run(found.photo, plan, cache, numbers, report)
-    record = _record(wanted, generator, found)
-    _put_together(job.files, found, generator, cache, record, preview)
+    record = _record(wanted, windowed, found)
+    _put_together(job.files, found, windowed, cache, record, preview)
     WindowCache(job.files.partial).remove()
     return Generated(job.files.raster, False, record)
 
 
-def _record(wanted: str, generator: Generator, found: Survey) -> dict[str, Any]:
+def _record(wanted: str, windowed: WindowedGenerator, found: PhotoSummary) -> dict[str, Any]:
     return {
         "hash": wanted,
-        "generator": generator.id,
-        "settings": generator.settings,
+        "generator": windowed.id,
+        "settings": windowed.settings,
         "photo": describe_photo(found),
-        "note": generator.recipe.note(),
+        "note": windowed.generator.note(),
         "terrafuse_version": VERSION,
     }
 
 
 def _put_together(
     files: RasterFiles,
-    found: Survey,
-    generator: Generator,
+    found: PhotoSummary,
+    windowed: WindowedGenerator,
     cache: WindowCache,
     record: dict[str, Any],
     preview: Preview,
 ) -> None:
     """Write the raster and what lies beside it, and add to the record what it holds."""
-    plan, recipe = generator.plan(found.photo), generator.recipe
-    sheet = (
-        SegmentSheet(found, plan, cache)
-        if recipe.result == "segments"
-        else DepthSheet(found, plan, cache, aligned=recipe.aligned)
+    plan, generator = windowed.plan(found.photo), windowed.generator
+    rasterizer = (
+        SegmentRasterizer(found, plan, cache)
+        if generator.result == "segments"
+        else DepthRasterizer(found, plan, cache, aligned=generator.aligned)
     )
     beside = [files.record, files.preview]
-    if isinstance(sheet, SegmentSheet):
+    if isinstance(rasterizer, SegmentRasterizer):
         beside.insert(0, files.colors)
     # The raster moves last: where it is, the others are.
     with written_whole(*beside, files.raster) as (*others, record_path, preview_path, raster):
         grid = found.photo.scene.grid
-        with closing(RasterWriter(raster, grid, sheet.dtype, sheet.nodata)) as writer:
-            for strip in sheet.strips():
+        with closing(RasterWriter(raster, grid, rasterizer.dtype, rasterizer.nodata)) as writer:
+            for strip in rasterizer.strips():
                 writer.write(strip)
-            record["result"] = sheet.result()
+            record["result"] = rasterizer.result()
             tags = {
                 KEY_TAG: found.photo.name,
-                GENERATOR_TAG: generator.id,
+                GENERATOR_TAG: windowed.id,
                 RECORD_TAG: json.dumps(record, ensure_ascii=False),
             }
-            writer.finish(tags | sheet.tags(), smooth=sheet.smooth)
-        if isinstance(sheet, SegmentSheet):
-            sheet.save_colors(others[0])
+            writer.finish(tags | rasterizer.tags(), smooth=rasterizer.smooth)
+        if isinstance(rasterizer, SegmentRasterizer):
+            rasterizer.save_colors(others[0])
         write_json(record_path, record)
-        save_preview(preview_path, found.preview, preview(sheet.small))
+        save_preview(preview_path, found.preview, preview(rasterizer.small))
         files.raster.unlink(missing_ok=True)  # it does not suit the new ones beside it
         move_side_car(raster, files.raster)
-    if sheet.fault():
-        warnings.warn(f"photo '{found.photo.name}': {sheet.fault()}", stacklevel=2)
+    if rasterizer.fault():
+        warnings.warn(f"photo '{found.photo.name}': {rasterizer.fault()}", stacklevel=2)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

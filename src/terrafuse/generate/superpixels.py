@@ -20,7 +20,7 @@ _METHODS = ("slic", "watershed")
 
 
 @dataclass(frozen=True)
-class SuperpixelRecipe:
+class SuperpixelGenerator:
     """Superpixels: SLIC, or a compact watershed of the picture's gradient.
 
     Args:

@@ -17,10 +17,10 @@ from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.schema import modality_values
 from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
-from terrafuse.generate.depth import DepthRecipe
+from terrafuse.generate.depth import DepthGenerator
 from terrafuse.generate.photos import find_photo_modality, open_photo, require_channels
 from terrafuse.generate.products import RasterFiles
-from terrafuse.generate.rasters import Generator, Job
+from terrafuse.generate.rasters import PhotoJob, WindowedGenerator
 from terrafuse.modalities import Modality
 
 Channels = tuple[int, int, int] | None
@@ -47,7 +47,7 @@ def choose_modality(manifest: Manifest, name: str | None, rgb: Channels) -> Moda
 
 def plan_jobs(
     manifest: Manifest, modality: Modality, rgb: Channels, folder: Path
-) -> tuple[list[Job], dict[str, Path]]:
+) -> tuple[list[PhotoJob], dict[str, Path]]:
     """One job per photo; scenes that are windows of one photo share it.
 
     Args:
@@ -73,18 +73,18 @@ def plan_jobs(
         raise SceneNotFoundError(
             f"no scene of '{manifest.path}' has a raster of modality '{modality.name}'"
         )
-    jobs: list[Job] = []
+    jobs: list[PhotoJob] = []
     rasters: dict[str, Path] = {}
     taken: set[str] = set()
     for files, ids in sharing.items():
         name = ids[0] if len(ids) == 1 else Path(files[0]).stem
         photo = open_photo(name, modality, files, manifest.rules[modality.name], channels)
-        jobs.append(Job(photo, RasterFiles(folder / f"{_file_name(name, files, taken)}.tif")))
+        jobs.append(PhotoJob(photo, RasterFiles(folder / f"{_file_name(name, files, taken)}.tif")))
         rasters |= dict.fromkeys(ids, jobs[-1].files.raster)
     return jobs, rasters
 
 
-def plan_image(path: str, rgb: Channels, folder: Path) -> Job:
+def plan_image(path: str, rgb: Channels, folder: Path) -> PhotoJob:
     """The job of a bare image.
 
     Args:
@@ -100,7 +100,7 @@ def plan_image(path: str, rgb: Channels, folder: Path) -> Job:
     modality = Modality("image", _band_names(file), kind="optical")
     channels = require_channels(modality, rgb)
     photo = open_photo(Path(path).stem, modality, [path], ReadingRules(), channels)
-    return Job(photo, RasterFiles(folder / f"{_file_name(photo.name, [path], set())}.tif"))
+    return PhotoJob(photo, RasterFiles(folder / f"{_file_name(photo.name, [path], set())}.tif"))
 
 
 def extend_manifest(
@@ -108,7 +108,7 @@ def extend_manifest(
     photo: Modality,
     name: str,
     rasters: Mapping[str, Path],
-    generator: Generator,
+    windowed: WindowedGenerator,
     encoding: EncodingName | None,
     folder: Path,
 ) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def extend_manifest(
         photo: The modality that was looked at, whose pixels the new one has.
         name: Of the new modality.
         rasters: Its raster by scene id.
-        generator: What the rasters were made with.
+        windowed: What the rasters were made with.
         encoding: What reading makes of them; None takes their values.
         folder: Where the new manifest will lie.
 
@@ -135,7 +135,7 @@ def extend_manifest(
         values = {"root": _relative(manifest.folder, folder)} | values
         values["root"] = _relative(manifest.folder, folder)
     lacking = any(entry.id not in rasters for entry in manifest.entries)
-    modality, rules = describe_modality(name, generator, encoding)
+    modality, rules = describe_modality(name, windowed, encoding)
     values["modalities"][name] = modality_values(
         replace(modality, scale=photo.scale), replace(rules, required=not lacking)
     )
@@ -146,22 +146,22 @@ def extend_manifest(
 
 
 def describe_modality(
-    name: str, generator: Generator, encoding: EncodingName | None
+    name: str, windowed: WindowedGenerator, encoding: EncodingName | None
 ) -> tuple[Modality, ReadingRules]:
     """What generated rasters are as a modality, and how they are read.
 
     Raises:
         ConfigError: The encoding does not suit what was generated.
     """
-    recipe = generator.recipe
-    depth = recipe.result == "depth"
+    generator = windowed.generator
+    depth = generator.result == "depth"
     if encoding is not None and (encoding == "stretch") != depth:
         suits = ["stretch"] if depth else [e for e in ENCODED_BANDS if e != "stretch"]
         raise ConfigError(
-            f"encoding '{encoding}' is not made of {recipe.result}; "
+            f"encoding '{encoding}' is not made of {generator.result}; "
             f"allowed are {', '.join(suits)} and none"
         )
-    unit = recipe.unit if isinstance(recipe, DepthRecipe) else "dn"
+    unit = generator.unit if isinstance(generator, DepthGenerator) else "dn"
     plain = ("depth",) if depth else ("segment",)
     bands = ENCODED_BANDS[encoding] if encoding else plain
     return (
@@ -169,7 +169,7 @@ def describe_modality(
         ReadingRules(
             resampling="bilinear" if depth else "nearest",
             encoding=encoding,
-            generator=generator.id,
+            generator=windowed.id,
         ),
     )
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from terrafuse.data.handles import limit_resources
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.generate.cache import WindowCache
-from terrafuse.generate.generators import Maker, Recipe
+from terrafuse.generate.generators import Generator, Maker
 from terrafuse.generate.photos import Photo, Picture
 from terrafuse.generate.segments import as_labels
 from terrafuse.generate.windows import WindowPlan
@@ -36,20 +36,20 @@ _Job = tuple[int, Window]
 
 
 class WindowRunner(AbstractContextManager["WindowRunner"]):
-    """Follows a recipe window by window; each is on disk as soon as it is made.
+    """Follows a generator window by window; each is on disk as soon as it is made.
 
     Args:
-        recipe: What to make.
+        generator: What to make.
         workers: Processes, each with a model of its own; 1: this one.
 
     Raises:
         ConfigError: There is no such number of workers.
     """
 
-    def __init__(self, recipe: Recipe, workers: int = 1) -> None:
+    def __init__(self, generator: Generator, workers: int = 1) -> None:
         if workers < 1:
             raise ConfigError(f"workers is {workers}; allowed are numbers from 1")
-        self._recipe = recipe
+        self._generator = generator
         self._workers = workers
         self._maker: Maker | None = None
         self._pool: ProcessPoolExecutor | None = None
@@ -98,14 +98,14 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
 
     def _make_here(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
         if self._maker is None:
-            self._maker = self._recipe.build()
+            self._maker = self._generator.build()
         with ThreadPoolExecutor(1, "terrafuse-read") as reader:
             reading = reader.submit(photo.read, jobs[0][1])
             for (number, _), after in zip_longest(jobs, jobs[1:]):
                 picture, valid = reading.result()
                 if after is not None:  # while the model is busy
                     reading = reader.submit(photo.read, after[1])
-                cache.save(number, make_window(self._recipe, self._maker, picture, valid))
+                cache.save(number, make_window(self._generator, self._maker, picture, valid))
                 yield
 
     def _make_there(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
@@ -131,18 +131,18 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
                 self._workers,
                 mp_context=context,
                 initializer=_prepare,
-                initargs=(self._recipe, self._stop, threads),
+                initargs=(self._generator, self._stop, threads),
             )
         return self._pool
 
 
 def make_window(
-    recipe: Recipe, maker: Maker, picture: Picture, valid: NDArray[np.bool_]
+    generator: Generator, maker: Maker, picture: Picture, valid: NDArray[np.bool_]
 ) -> NDArray[Any]:
-    """What a recipe makes of a window: segments (h, w), 0 without data; or depth, then NaN.
+    """What a generator makes of a window: segments (h, w), 0 without data; or depth, then NaN.
 
     Args:
-        recipe: What is made.
+        generator: What is made.
         maker: What makes it.
         picture: Uint8 (h, w, 3).
         valid: Bool (h, w).
@@ -150,7 +150,7 @@ def make_window(
     Raises:
         ModelError: It has another size than the picture.
     """
-    depth = recipe.result == "depth"
+    depth = generator.result == "depth"
     if not valid.any():
         return (
             np.full(valid.shape, np.nan, np.float32) if depth else np.zeros(valid.shape, np.uint16)
@@ -158,7 +158,7 @@ def make_window(
     values = np.asarray(maker(picture))
     if values.shape != valid.shape:
         raise ModelError(
-            f"the model gives {recipe.result} of shape {values.shape} for a picture of "
+            f"the model gives {generator.result} of shape {values.shape} for a picture of "
             f"{valid.shape}"
         )
     if depth:
@@ -170,9 +170,9 @@ def make_window(
 _here: dict[str, Any] = {}
 
 
-def _prepare(recipe: Recipe, stop: Event, threads: int) -> None:
+def _prepare(generator: Generator, stop: Event, threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
-    _here["recipe"] = recipe
+    _here["generator"] = generator
     torch.set_num_threads(threads)
     limit_resources(cache_mb=_CACHE_MB)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
@@ -188,7 +188,7 @@ def _watch(stop: Event) -> None:
 
 
 def _make_there(photo: Photo, window: Window, folder: Path, number: int) -> None:
-    recipe = _here["recipe"]
+    generator = _here["generator"]
     if "maker" not in _here:
-        _here["maker"] = recipe.build()
-    WindowCache(folder).save(number, make_window(recipe, _here["maker"], *photo.read(window)))
+        _here["maker"] = generator.build()
+    WindowCache(folder).save(number, make_window(generator, _here["maker"], *photo.read(window)))

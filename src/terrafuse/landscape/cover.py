@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from terrafuse.landscape.ground import Ground, make_lattice
+from terrafuse.landscape.ground import Ground, make_route_graph
 from terrafuse.landscape.mosaic import Quilt, make_quilt
 from terrafuse.landscape.noise import (
     Bool,
@@ -189,15 +189,15 @@ def _build_roads(
     size = ground.height.shape[0]
     # Roads shun slopes, cross rivers where they must, and go round the lake.
     wet = np.where(ground.to_lake < 4, 30.0, 1.5 * (ground.to_water < 2))
-    lattice = make_lattice(rng, (0.06 + 1.6 * ground.slope + wet).astype(np.float32))
-    n = lattice.size
-    town = lattice.node(places[0].row, places[0].col)
-    targets = [lattice.node(p.row, p.col) for p in places[1:]]
+    routes = make_route_graph(rng, (0.06 + 1.6 * ground.slope + wet).astype(np.float32))
+    n = routes.size
+    town = routes.node(places[0].row, places[0].col)
+    targets = [routes.node(p.row, p.col) for p in places[1:]]
     west, east, north = (int(x) for x in rng.integers(n // 5, n - n // 5, 3))
     targets += [west * n, east * n + n - 1, north]
     main = np.zeros((size, size), bool)
     for target in targets:
-        line = lattice.line(lattice.way(town, target))
+        line = routes.line(routes.way(town, target))
         outward = line[-1] + (line[-1] - line[-2]) * 12
         line = np.concatenate([line, [outward]]) if target in targets[-3:] else line
         smooth = smooth_line(line, 1.8)

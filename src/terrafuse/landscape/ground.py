@@ -46,7 +46,7 @@ class Ground:
     slope: Float
 
 
-class Lattice:
+class RouteGraph:
     """Cheapest ways over a coarse grid of nodes, eight neighbours each.
 
     Args:
@@ -107,10 +107,10 @@ def make_ground(rng: np.random.Generator, size: int) -> Ground:
     shape = (size, size)
     relief = fractal(rng, shape, hurst=0.85, wavelength_px=0.55 * size)
     relief = 1 / (1 + np.exp(-1.2 * relief))
-    lattice = make_lattice(rng, 0.03 + relief**2)
-    course = _choose_course(rng, lattice)
-    river = smooth_line(_meander(rng, lattice.line(course), size), 1.6)
-    streams, brooks = _find_tributaries(lattice, course)
+    routes = make_route_graph(rng, 0.03 + relief**2)
+    course = _choose_course(rng, routes)
+    river = smooth_line(_meander(rng, routes.line(course), size), 1.6)
+    streams, brooks = _find_tributaries(routes, course)
 
     to_river = distance_to(draw(shape, river))
     to_stream = distance_to(_draw_all(shape, streams))
@@ -138,23 +138,23 @@ def make_ground(rng: np.random.Generator, size: int) -> Ground:
     )
 
 
-def make_lattice(rng: np.random.Generator, cost: Float) -> Lattice:
+def make_route_graph(rng: np.random.Generator, cost: Float) -> RouteGraph:
     """Coarse grid over `cost` (H, W), which is averaged and roughened a little."""
     size = cost.shape[0]
     n = int(np.clip(size // 8, 12, 72))
     step = size / n
     coarse = ndimage.zoom(ndimage.gaussian_filter(cost, step / 2), n / size, order=1)
     jitter = rng.uniform(-0.35, 0.35, (n, n, 2)) * step
-    return Lattice(coarse + 0.08 * rng.random((n, n), dtype=np.float32), step, jitter)
+    return RouteGraph(coarse + 0.08 * rng.random((n, n), dtype=np.float32), step, jitter)
 
 
-def _choose_course(rng: np.random.Generator, lattice: Lattice) -> Int:
-    n = lattice.size
+def _choose_course(rng: np.random.Generator, routes: RouteGraph) -> Int:
+    n = routes.size
     start, stop = (int(n * x) for x in rng.uniform(0.25, 0.75, 2))
     ends = [start, (n - 1) * n + stop] if rng.random() < 0.5 else [start * n, stop * n + n - 1]
     if rng.random() < 0.5:
         ends.reverse()
-    return lattice.way(ends[0], ends[1])
+    return routes.way(ends[0], ends[1])
 
 
 def _meander(rng: np.random.Generator, line: NDArray[np.float64], size: int) -> NDArray[np.float64]:
@@ -175,10 +175,10 @@ def _meander(rng: np.random.Generator, line: NDArray[np.float64], size: int) -> 
     return np.concatenate([ends[:1], bent, ends[1:]])
 
 
-def _find_tributaries(lattice: Lattice, course: Int) -> tuple[list[Float], list[Float]]:
+def _find_tributaries(routes: RouteGraph, course: Int) -> tuple[list[Float], list[Float]]:
     """Larger streams and brooks as lines: the cheapest ways down to the river form a tree."""
     distance, before, _ = csgraph.dijkstra(
-        lattice.graph, directed=False, indices=course, min_only=True, return_predecessors=True
+        routes.graph, directed=False, indices=course, min_only=True, return_predecessors=True
     )
     drained = np.ones(len(distance))
     for node in np.argsort(-distance):
@@ -190,7 +190,7 @@ def _find_tributaries(lattice: Lattice, course: Int) -> tuple[list[Float], list[
     for limit in limits:
         kept = np.flatnonzero((drained >= limit) & (before >= 0))
         heads = np.setdiff1d(kept, before[kept])
-        lines.append([smooth_line(lattice.line(follow(before, int(h))), 1.5) for h in heads])
+        lines.append([smooth_line(routes.line(follow(before, int(h))), 1.5) for h in heads])
     return lines[0], lines[1]
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from terrafuse.layouts.facts import Facts, read_facts
+from terrafuse.layouts.facts import PublishedFacts, read_facts
 from terrafuse.layouts.layout import Layout, Reading
 from terrafuse.layouts.options import need_split, read_options
 from terrafuse.layouts.published import compose, look_through
@@ -74,7 +74,7 @@ def describe_dfc2020(root: Path, options: dict[str, str]) -> dict[str, Any]:
     return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
 
 
-def _split(facts: Facts, id: str, sound: bool) -> str:
+def _split(facts: PublishedFacts, id: str, sound: bool) -> str:
     season, rest = id.split("_", 1)
     place, _, number = rest.rpartition("_p")
     if season == "test":

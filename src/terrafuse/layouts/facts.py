@@ -14,7 +14,7 @@ from terrafuse.errors import UnknownNameError, unknown_name
 
 
 @dataclass(frozen=True)
-class Facts:
+class PublishedFacts:
     """Published facts of one data set.
 
     Args:
@@ -60,11 +60,11 @@ def _tables() -> dict[str, Any]:
     return tables
 
 
-def read_facts(name: str) -> Facts:
-    """Facts of the data set of a layout."""
+def read_facts(name: str) -> PublishedFacts:
+    """PublishedFacts of the data set of a layout."""
     table = dict(_tables()[name])
     own = {key: table.pop(key) for key in ("title", "classes", "void", "splits")}
-    return Facts(name=name, more=table, **own)
+    return PublishedFacts(name=name, more=table, **own)
 
 
 def draw_by_name(ids: Iterable[str], share: float) -> set[str]:

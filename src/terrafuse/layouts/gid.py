@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.data.raster_file import inspect_raster
-from terrafuse.layouts.facts import Facts, draw_by_name, read_facts
+from terrafuse.layouts.facts import PublishedFacts, draw_by_name, read_facts
 from terrafuse.layouts.layout import Layout, Reading
 from terrafuse.layouts.options import Chosen, choice, need_split, read_options
 from terrafuse.layouts.published import compose, look_through, warn
@@ -222,7 +222,7 @@ def _with_images(layout: Layout, options: Mapping[str, str]) -> Layout:
 
 
 def _describe_scenes(
-    root: Path, layout: Layout, facts: Facts, chosen: Chosen, test: Iterable[str]
+    root: Path, layout: Layout, facts: PublishedFacts, chosen: Chosen, test: Iterable[str]
 ) -> dict[str, Any]:
     """All scenes, with labels as indices where there are, else as colours."""
     tree = look_through(root, layout)
@@ -242,7 +242,7 @@ def _describe_scenes(
     return compose(tree, layout, chosen, split, classes, void, labels=labels)
 
 
-def _indexed(facts: Facts) -> tuple[list[dict[str, Any]], list[int | str]]:
+def _indexed(facts: PublishedFacts) -> tuple[list[dict[str, Any]], list[int | str]]:
     """Classes of labels that hold numbers from 1 on, 0 for what is not annotated."""
     return [item | {"code": n} for n, item in enumerate(facts.classes, 1)], [0]
 
@@ -279,7 +279,7 @@ def _describe_challenge(root: Path, options: dict[str, str]) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def _challenge_split(facts: Facts, chosen: Chosen, images: Found) -> dict[str, str]:
+def _challenge_split(facts: PublishedFacts, chosen: Chosen, images: Found) -> dict[str, str]:
     names = {"train": "train", "val": "test", "test": "unlabelled"}
     split = {id: names[path.parent.name.lower()] for id, path in images.files.items()}
     if need_split(facts, chosen, ("sound", "official")) == "sound":
@@ -288,7 +288,9 @@ def _challenge_split(facts: Facts, chosen: Chosen, images: Found) -> dict[str, s
     return split
 
 
-def _split(facts: Facts, chosen: Chosen, ids: Iterable[str], test: Iterable[str]) -> dict[str, str]:
+def _split(
+    facts: PublishedFacts, chosen: Chosen, ids: Iterable[str], test: Iterable[str]
+) -> dict[str, str]:
     """Given test scenes, and validation scenes by name."""
     every = set(ids)
     if not every:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from terrafuse.errors import DataError
 from terrafuse.layouts.codes import peek
-from terrafuse.layouts.facts import Facts
+from terrafuse.layouts.facts import PublishedFacts
 from terrafuse.layouts.layout import Layout, Reading
 from terrafuse.layouts.pieces import Recipe
 from terrafuse.layouts.published import warn
@@ -30,7 +30,7 @@ _MOST_LISTED = 8
 ANYWHERE = r"(?!.*predict|.*result|.*output)[^/]*"
 
 
-def void_colors(facts: Facts, more: Mapping[str, str]) -> list[int | str]:
+def void_colors(facts: PublishedFacts, more: Mapping[str, str]) -> list[int | str]:
     """Colours that are no class: black boundaries, and those a user adds by option "void".
 
     Raises:

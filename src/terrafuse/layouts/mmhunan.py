@@ -16,7 +16,7 @@ import numpy as np
 
 from terrafuse.errors import LabelError
 from terrafuse.layouts.codes import peek
-from terrafuse.layouts.facts import Facts, read_facts
+from terrafuse.layouts.facts import PublishedFacts, read_facts
 from terrafuse.layouts.layout import Layout, Reading
 from terrafuse.layouts.options import Chosen, choice, read_options
 from terrafuse.layouts.published import compose, look_through, warn
@@ -125,7 +125,9 @@ def describe_mmhunan(root: Path, options: dict[str, str]) -> dict[str, Any]:
     return compose(tree, layout, chosen, split, classes, void, labels=labels)
 
 
-def _describe_prepared(root: Path, facts: Facts, options: dict[str, str]) -> dict[str, Any]:
+def _describe_prepared(
+    root: Path, facts: PublishedFacts, options: dict[str, str]
+) -> dict[str, Any]:
     chosen = read_options(_MFNET, facts, options)
     tree = look_through(root, _MFNET)
     labels = tree.find(_MFNET.kind("masks_png"))
@@ -141,7 +143,7 @@ def _describe_prepared(root: Path, facts: Facts, options: dict[str, str]) -> dic
 
 
 def _classes(
-    tree: Tree, labels: Found, facts: Facts, chosen: Chosen
+    tree: Tree, labels: Found, facts: PublishedFacts, chosen: Chosen
 ) -> tuple[list[dict[str, Any]], list[int | str]]:
     """Classes of raw codes, or of those that MFNet's script left in their place."""
     every = list(labels.files.items())
@@ -171,7 +173,9 @@ def _kind_of_codes(tree: Tree, path: PurePosixPath) -> str | None:
     return "int8" if values.dtype == np.int8 or (values < 0).any() else "raw"
 
 
-def _remapped(facts: Facts, convention: str) -> tuple[list[dict[str, Any]], list[int | str]]:
+def _remapped(
+    facts: PublishedFacts, convention: str
+) -> tuple[list[dict[str, Any]], list[int | str]]:
     """Classes of labels that were numbered 0 to 6 by a script.
 
     MFNet's has impervious as 5 and bare as 6; the data's readme the other way round.

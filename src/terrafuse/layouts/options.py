@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from terrafuse.errors import DataError, UnknownNameError, unknown_name
-from terrafuse.layouts.facts import Facts
+from terrafuse.layouts.facts import PublishedFacts
 from terrafuse.layouts.layout import Layout
 from terrafuse.layouts.tree import natural_key
 
@@ -36,7 +36,7 @@ class Chosen:
     others: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def read_options(layout: Layout, facts: Facts, options: Mapping[str, str]) -> Chosen:
+def read_options(layout: Layout, facts: PublishedFacts, options: Mapping[str, str]) -> Chosen:
     """Check the options of a user.
 
     Raises:
@@ -88,7 +88,7 @@ def choice(options: Mapping[str, str], key: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def need_split(facts: Facts, chosen: Chosen, allowed: Sequence[str]) -> str:
+def need_split(facts: PublishedFacts, chosen: Chosen, allowed: Sequence[str]) -> str:
     """The chosen split, of those that a layout makes itself.
 
     Raises:

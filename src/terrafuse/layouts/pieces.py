@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from terrafuse.layouts.facts import Facts
+from terrafuse.layouts.facts import PublishedFacts
 from terrafuse.layouts.layout import Layout
 from terrafuse.layouts.options import Chosen
 from terrafuse.layouts.published import compose, warn
@@ -48,7 +48,7 @@ class Recipe:
     void: tuple[int, ...] = ()
     eroded: bool = False
 
-    def classes(self, facts: Facts) -> list[dict[str, Any]]:
+    def classes(self, facts: PublishedFacts) -> list[dict[str, Any]]:
         """The classes with the codes of the recipe."""
         if self.first_code is None:
             return facts.classes
@@ -81,9 +81,13 @@ def which_form(
 
 
 def describe_pieces(
-    tree: Tree, recipe: Recipe, facts: Facts, chosen: Chosen, classes: list[dict[str, Any]],
+    tree: Tree,
+    recipe: Recipe,
+    facts: PublishedFacts,
+    chosen: Chosen,
+    classes: list[dict[str, Any]],
     void: Sequence[int | str],
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Values of a manifest of pieces, by default split by the scenes they were cut out of.
 
     Args:

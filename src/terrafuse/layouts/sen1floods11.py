@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from terrafuse.errors import DataError
-from terrafuse.layouts.facts import Facts, read_facts
+from terrafuse.layouts.facts import PublishedFacts, read_facts
 from terrafuse.layouts.layout import Layout, Reading
 from terrafuse.layouts.options import need_split, read_options
 from terrafuse.layouts.published import compose, look_through, warn
@@ -67,7 +67,7 @@ def describe_sen1floods11(root: Path, options: dict[str, str]) -> dict[str, Any]
     return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
 
 
-def _by_flood(facts: Facts, ids: set[str]) -> dict[str, str]:
+def _by_flood(facts: PublishedFacts, ids: set[str]) -> dict[str, str]:
     floods = {name: split for split, names in facts.more["events"].items() for name in names}
     series = {id: id.partition("_")[0] for id in ids}
     new = sorted({name for name in series.values() if name not in floods})

@@ -36,11 +36,11 @@ from terrafuse.backbones import (
 from terrafuse.decoders import convert_segformer_state_dict
 from terrafuse.decoders.layers import NormName, create_norm, full_precision
 from terrafuse.errors import ModelError
-from terrafuse.fusion import ChannelLayerNorm
+from terrafuse.fusion import LayerNorm2d
 from terrafuse.methods.parts import (
     SegmentationHead,
     build_backbone,
-    read_reference,
+    read_reference_model,
     start_as_published,
     start_from,
     weights_by_stream,
@@ -305,7 +305,7 @@ class CMX(Segmenter):
         first, *others = self.modalities
         sets = {"image": [first], "x": others}
         bands = [sum(len(m.bands) for m in own) for own in sets.values()]
-        whole = read_reference(weights, r"^backbone\.extra_patch_embed")
+        whole = read_reference_model(weights, r"^backbone\.extra_patch_embed")
         sources = weights_by_stream(weights if whole is None else None, sets)
         self.encoders = nn.ModuleDict(
             {
@@ -380,7 +380,7 @@ class CMX(Segmenter):
         self.norms = None
         if not encoder.ends_with_norm:
             self.norms = nn.ModuleList(
-                nn.ModuleList(ChannelLayerNorm(c) for _ in STREAMS) for c in channels
+                nn.ModuleList(LayerNorm2d(c) for _ in STREAMS) for c in channels
             )
         self.fusions = nn.ModuleList(
             FeatureFusion(c, own, reduction=reduction, norm=norm)

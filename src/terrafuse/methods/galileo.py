@@ -89,13 +89,13 @@ class GalileoSegmenter(Segmenter):
         kind = fusion if len(self.modalities) > 1 else "joint"
         self.fusions = nn.ModuleList(
             FUSIONS[kind](len(self.modalities), built.embed_dim)
-            for _ in (built.taps if kind != "joint" else ())
+            for _ in (built.out_indices if kind != "joint" else ())
         )
         self.head = SegmentationHead(built, num_classes, decoder, decoder_options, aux)
         self.stride = built.stride
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """Tokens of all modalities → maps of the taps → levels → logits."""
+        """Tokens of all modalities → maps of `out_indices` → levels → logits."""
         maps = self.backbone.see(inputs.images, inputs.valid, apart=bool(self.fusions))
         if self.fusions:
             maps = self._fuse(maps, inputs.valid)
@@ -104,7 +104,7 @@ class GalileoSegmenter(Segmenter):
         return output
 
     def _fuse(self, maps: Sequence[Tensor], valid: Mapping[str, Tensor]) -> list[Tensor]:
-        """Per tap (N, M, D, h, w) → (N, D, h, w)."""
+        """Per entry of `out_indices` (N, M, D, h, w) → (N, D, h, w)."""
         size = (maps[0].shape[-2], maps[0].shape[-1])
         validity = torch.stack(
             [pool_validity(valid[m.name], size) for m in self.modalities], dim=1

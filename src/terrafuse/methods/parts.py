@@ -99,7 +99,7 @@ def weights_by_stream(
     return found
 
 
-def read_reference(
+def read_reference_model(
     weights: str | Mapping[str, str | None] | None, mark: str
 ) -> dict[str, Tensor] | None:
     """Values of a whole model that a published code saved, by its names.

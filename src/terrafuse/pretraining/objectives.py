@@ -42,7 +42,7 @@ from terrafuse.segmenter import Inputs
 SHARED = "backbone"
 
 
-class DeCUR(Pretrainer):
+class DeCURObjective(Pretrainer):
     """`DeCURPretraining` of two views; a file per modality.
 
     Args:
@@ -90,7 +90,7 @@ class DeCUR(Pretrainer):
         return scale_two_sigma(image) if self.scaling == "two_sigma" else image
 
 
-class InfoNCE(Pretrainer):
+class InfoNCEObjective(Pretrainer):
     """`SSLViTPretraining`, in which modalities take the place of views; a file per modality.
 
     Args:
@@ -115,7 +115,7 @@ class InfoNCE(Pretrainer):
         return found
 
 
-class CROMA(Pretrainer):
+class CROMAObjective(Pretrainer):
     """`CROMAPretraining`; one file for both sensors and the joint transformer.
 
     Args:
@@ -155,7 +155,7 @@ class CROMA(Pretrainer):
         return found
 
 
-class MAE(Pretrainer):
+class MAEObjective(Pretrainer):
     """`MaskedAutoencoding`; one file for a transformer that is shared, else one per modality.
 
     Args:
@@ -230,10 +230,10 @@ def _shared(
 
 #: Every objective by its name.
 OBJECTIVES: Mapping[str, Callable[..., Pretrainer]] = {
-    "decur": DeCUR,
-    "infonce": InfoNCE,
-    "croma": CROMA,
-    "mae": MAE,
+    "decur": DeCURObjective,
+    "infonce": InfoNCEObjective,
+    "croma": CROMAObjective,
+    "mae": MAEObjective,
 }
 
 

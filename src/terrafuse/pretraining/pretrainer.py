@@ -19,7 +19,7 @@ from terrafuse.samples import Batch, round_up
 from terrafuse.segmenter import Inputs, SensorModel
 
 #: Options of transformers that say how levels are made of them, which is learnt with a decoder.
-NECK_OPTIONS = ("neck", "neck_channels", "taps", "stem_channels")
+NECK_OPTIONS = ("neck", "neck_channels", "out_indices", "stem_channels")
 
 
 @dataclass(frozen=True)

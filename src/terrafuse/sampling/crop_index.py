@@ -14,7 +14,7 @@ from terrafuse.samples import IGNORE_INDEX, Sample, Window, round_up
 
 
 @dataclass(frozen=True)
-class SceneSurvey:
+class CropIndex:
     """Where in one scene there is something to learn from.
 
     Args:
@@ -57,7 +57,7 @@ class SceneSurvey:
         return row * self.cell, col * self.cell
 
 
-def survey_scene(
+def index_crops(
     scene: Scene,
     cell: int,
     *,
@@ -65,7 +65,7 @@ def survey_scene(
     require_all: bool = False,
     use_labels: bool = True,
     seed: int = 0,
-) -> SceneSurvey:
+) -> CropIndex:
     """Go through a scene once and note where data and labels are.
 
     Args:
@@ -99,7 +99,7 @@ def survey_scene(
                 if value not in reservoirs:
                     reservoirs[value] = Reservoir(pixels_per_class, rng)
                 reservoirs[value].add(pixels)
-    return SceneSurvey(
+    return CropIndex(
         height=scene.grid.height,
         width=scene.grid.width,
         alignment=scene.alignment,

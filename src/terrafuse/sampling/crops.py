@@ -16,7 +16,7 @@ from terrafuse.data.scene import Scene
 from terrafuse.errors import ConfigError, DataError, LabelError
 from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
-from terrafuse.sampling.crop_index import SceneSurvey, survey_scene
+from terrafuse.sampling.crop_index import CropIndex, index_crops
 
 _Windows = NDArray[np.int32]
 SamplingMode = Literal["random", "balanced", "grid", "scene"]
@@ -77,12 +77,12 @@ class WindowSampler:
             raise DataError("there are no scenes to learn from; set 'split: train' in the manifest")
         self.crop_size, self.mode, self.seed = crop_size, mode, seed
         self._require_usable = require_all or require_usable
-        self.surveys: list[SceneSurvey] = []
+        self.crop_indexes: list[CropIndex] = []
         pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // len(scenes))
         for index, scene in enumerate(scenes):
             _check_crop_size(crop_size, scene)
             cell = min(crop_size, smallest or crop_size) // _CELLS_PER_CROP
-            survey = survey_scene(
+            crop_index = index_crops(
                 scene,
                 max(1, cell // scene.alignment) * scene.alignment,
                 pixels_per_class=pixels if mode == "balanced" else 0,
@@ -90,15 +90,15 @@ class WindowSampler:
                 use_labels=use_labels,
                 seed=index,
             )
-            self.surveys.append(survey)
+            self.crop_indexes.append(crop_index)
             if progress:
                 progress(index + 1, len(scenes))
-        _check_usable(scenes, self.surveys, require_all, use_labels)
-        self._usable = [i for i, survey in enumerate(self.surveys) if survey.total]
-        self._scene_ends = np.cumsum([survey.total for survey in self.surveys])
-        self._classes = sorted({value for s in self.surveys for value in s.class_counts})
+        _check_usable(scenes, self.crop_indexes, require_all, use_labels)
+        self._usable = [i for i, crop_index in enumerate(self.crop_indexes) if crop_index.total]
+        self._scene_ends = np.cumsum([crop_index.total for crop_index in self.crop_indexes])
+        self._classes = sorted({value for s in self.crop_indexes for value in s.class_counts})
         self._class_ends = np.cumsum(
-            [[s.class_counts.get(value, 0) for value in self._classes] for s in self.surveys],
+            [[s.class_counts.get(value, 0) for value in self._classes] for s in self.crop_indexes],
             axis=0,
         )
         self._lattices: list[_Windows] = self._make_lattices() if mode == "grid" else []
@@ -124,35 +124,35 @@ class WindowSampler:
             scene, row, col = self._draw_class_pixel(rng)
         else:
             scene, row, col = self._draw_cell(rng)
-        survey = self.surveys[scene]
-        size = self._limit(size or self.crop_size, survey)
+        crop_index = self.crop_indexes[scene]
+        size = self._limit(size or self.crop_size, crop_index)
         # The window shall hold this much ground from (row, col) on.
-        extent = {"grid": self.crop_size, "balanced": 1, "random": survey.cell}[self.mode]
+        extent = {"grid": self.crop_size, "balanced": 1, "random": crop_index.cell}[self.mode]
         if self.mode == "grid" and size < extent:
-            (row, col), extent = self._cell_in_window(survey, row, col, rng), survey.cell
+            (row, col), extent = self._cell_in_window(crop_index, row, col, rng), crop_index.cell
         row, col = (
-            _place_window(place, extent, size, length, survey.alignment, rng)
-            for place, length in ((row, survey.height), (col, survey.width))
+            _place_window(place, extent, size, length, crop_index.alignment, rng)
+            for place, length in ((row, crop_index.height), (col, crop_index.width))
         )
         return scene, Window(row, col, size, size)
 
-    def _limit(self, size: int, survey: SceneSurvey) -> int:
-        shorter = round_up(min(survey.height, survey.width), survey.alignment)
+    def _limit(self, size: int, crop_index: CropIndex) -> int:
+        shorter = round_up(min(crop_index.height, crop_index.width), crop_index.alignment)
         return min(size, max(self.crop_size, shorter))
 
     def _draw_in_scene(self, size: int, rng: np.random.Generator) -> tuple[int, Window]:
         scene = self._usable[int(rng.integers(len(self._usable)))]
-        survey = self.surveys[scene]
-        size, alignment = self._limit(size, survey), survey.alignment
-        sides = (survey.height, survey.width)
+        crop_index = self.crop_indexes[scene]
+        size, alignment = self._limit(size, crop_index), crop_index.alignment
+        sides = (crop_index.height, crop_index.width)
         row, col = (
             int(rng.integers(_last_start(length, size, alignment) // alignment + 1)) * alignment
             for length in sides
         )
-        if self._require_usable and not _holds_usable(survey, row, col, size):
-            place = survey.cell_of(int(rng.integers(survey.total)))
+        if self._require_usable and not _holds_usable(crop_index, row, col, size):
+            place = crop_index.cell_of(int(rng.integers(crop_index.total)))
             row, col = (
-                _place_window(start, survey.cell, size, length, alignment, rng)
+                _place_window(start, crop_index.cell, size, length, alignment, rng)
                 for start, length in zip(place, sides, strict=True)
             )
         return scene, Window(row, col, size, size)
@@ -160,15 +160,15 @@ class WindowSampler:
     def _draw_cell(self, rng: np.random.Generator) -> tuple[int, int, int]:
         pixel = int(rng.integers(self._scene_ends[-1]))
         scene = int(np.searchsorted(self._scene_ends, pixel, side="right"))
-        survey = self.surveys[scene]
-        row, col = survey.cell_of(pixel - int(self._scene_ends[scene]) + survey.total)
+        crop_index = self.crop_indexes[scene]
+        row, col = crop_index.cell_of(pixel - int(self._scene_ends[scene]) + crop_index.total)
         return scene, row, col
 
     def _draw_class_pixel(self, rng: np.random.Generator) -> tuple[int, int, int]:
         position = int(rng.integers(len(self._classes)))
         ends = self._class_ends[:, position]
         scene = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
-        row, col = rng.choice(self.surveys[scene].class_pixels[self._classes[position]])
+        row, col = rng.choice(self.crop_indexes[scene].class_pixels[self._classes[position]])
         return scene, int(row), int(col)
 
     def _draw_from_grid(self, index: int) -> tuple[int, int, int]:
@@ -187,22 +187,24 @@ class WindowSampler:
         return int(scene), int(row), int(col)
 
     def _cell_in_window(
-        self, survey: SceneSurvey, row: int, col: int, rng: np.random.Generator
+        self, crop_index: CropIndex, row: int, col: int, rng: np.random.Generator
     ) -> tuple[int, int]:
         """A cell of a lattice window, by its usable pixels: a part of it shall hold some."""
-        rows = slice(*_inner_cells(row, self.crop_size, survey.height, survey.cell))
-        cols = slice(*_inner_cells(col, self.crop_size, survey.width, survey.cell))
-        part = survey.usable[rows, cols]
+        rows = slice(*_inner_cells(row, self.crop_size, crop_index.height, crop_index.cell))
+        cols = slice(*_inner_cells(col, self.crop_size, crop_index.width, crop_index.cell))
+        part = crop_index.usable[rows, cols]
         ends = part.ravel().cumsum()
         found = int(np.searchsorted(ends, rng.integers(ends[-1]), side="right"))
         down, right = divmod(found, part.shape[1])
-        return (rows.start + down) * survey.cell, (cols.start + right) * survey.cell
+        return (rows.start + down) * crop_index.cell, (cols.start + right) * crop_index.cell
 
     def _make_lattices(self) -> list[_Windows]:
         """Per phase the usable windows, int32 (n, 3): scene, row, column."""
         size = self.crop_size
         # A scene not larger than a window has the same single window in every phase.
-        usable = [(i, survey) for i, survey in enumerate(self.surveys) if survey.total]
+        usable = [
+            (i, crop_index) for i, crop_index in enumerate(self.crop_indexes) if crop_index.total
+        ]
         single = [(i, 0, 0) for i, s in usable if max(s.height, s.width) <= size]
         large = [(i, s) for i, s in usable if max(s.height, s.width) > size]
         steps = [step * size // _CELLS_PER_CROP for step in range(_CELLS_PER_CROP)]
@@ -210,7 +212,7 @@ class WindowSampler:
             np.concatenate(
                 [
                     np.array(single, np.int32).reshape(-1, 3),
-                    *(_lattice(i, survey, size, (down, right)) for i, survey in large),
+                    *(_lattice(i, crop_index, size, (down, right)) for i, crop_index in large),
                 ]
             )
             for down in steps
@@ -240,21 +242,25 @@ def _last_start(length: int, size: int, alignment: int) -> int:
     return round_up(max(0, length - size), alignment)
 
 
-def _holds_usable(survey: SceneSurvey, row: int, col: int, size: int) -> bool:
+def _holds_usable(crop_index: CropIndex, row: int, col: int, size: int) -> bool:
     """Whether a usable cell lies entirely in a window, which then surely holds something."""
-    rows = slice(*_inner_cells(row, size, survey.height, survey.cell))
-    cols = slice(*_inner_cells(col, size, survey.width, survey.cell))
-    return bool(survey.usable[rows, cols].any())
+    rows = slice(*_inner_cells(row, size, crop_index.height, crop_index.cell))
+    cols = slice(*_inner_cells(col, size, crop_index.width, crop_index.cell))
+    return bool(crop_index.usable[rows, cols].any())
 
 
-def _lattice(index: int, survey: SceneSurvey, size: int, phase: tuple[int, int]) -> _Windows:
+def _lattice(index: int, crop_index: CropIndex, size: int, phase: tuple[int, int]) -> _Windows:
     """The usable windows of one scene, int32 (n, 3): scene, row, column."""
-    rows = _lattice_starts(survey.height, size, phase[0], survey.alignment)
-    cols = _lattice_starts(survey.width, size, phase[1], survey.alignment)
+    rows = _lattice_starts(crop_index.height, size, phase[0], crop_index.alignment)
+    cols = _lattice_starts(crop_index.width, size, phase[1], crop_index.alignment)
     # A window counts if a usable cell lies in it entirely: then it surely holds something.
-    top, bottom = np.array([_inner_cells(r, size, survey.height, survey.cell) for r in rows]).T
-    left, right = np.array([_inner_cells(c, size, survey.width, survey.cell) for c in cols]).T
-    sums = np.pad(survey.usable.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+    top, bottom = np.array(
+        [_inner_cells(r, size, crop_index.height, crop_index.cell) for r in rows]
+    ).T
+    left, right = np.array(
+        [_inner_cells(c, size, crop_index.width, crop_index.cell) for c in cols]
+    ).T
+    sums = np.pad(crop_index.usable.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
     inside = (
         sums[bottom][:, right] - sums[top][:, right] - sums[bottom][:, left] + sums[top][:, left]
     )
@@ -288,9 +294,9 @@ def _check_crop_size(crop_size: int, scene: Scene) -> None:
 
 
 def _check_usable(
-    scenes: Sequence[Scene], surveys: Sequence[SceneSurvey], require_all: bool, use_labels: bool
+    scenes: Sequence[Scene], crop_indexes: Sequence[CropIndex], require_all: bool, use_labels: bool
 ) -> None:
-    if any(survey.total for survey in surveys):
+    if any(crop_index.total for crop_index in crop_indexes):
         return
     ids = ", ".join(f"'{scene.id}'" for scene in scenes[:5])
     where = f"the scenes to learn from ({ids}{', …' if len(scenes) > 5 else ''})"
@@ -302,7 +308,7 @@ def _check_usable(
         )
     if not any(scene.has_labels for scene in scenes):
         raise LabelError(f"{where} have no labels; give each 'labels' in the manifest")
-    if not any(survey.labelled for survey in surveys):
+    if not any(crop_index.labelled for crop_index in crop_indexes):
         raise LabelError(
             f"labels all ignored: in {where} every label is void, nodata or outside 'area'. "
             "Correct 'classes', 'void' or the labels' 'nodata' in the manifest"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import DataConfig
-from terrafuse.data.label_files import KeptArea
+from terrafuse.data.label_files import LabelMask
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
 from terrafuse.data.streaming import cover
@@ -81,7 +81,7 @@ class KeptShare:
             shape = (-(-n // self.side) for n in (scene.grid.height, scene.grid.width))
             blocks = np.zeros(tuple(shape), bool)
             blocks[kept[:, 0], kept[:, 1]] = True
-            area = KeptArea(self.side, blocks)
+            area = LabelMask(self.side, blocks)
             result.append(scene.keep_labels(area) if scene.has_labels else scene)
         return result
 

@@ -23,7 +23,7 @@ from terrafuse.training.trainer import create_trainer
 _R = TypeVar("_R")
 
 
-def carry_out(
+def run_training(
     prepare: Callable[[Display], _R],
     fit: Callable[[_R], None],
     finish: Callable[[_R], None],

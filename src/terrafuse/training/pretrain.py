@@ -25,10 +25,10 @@ from terrafuse.segmenter import SensorModel
 from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import carry_out, fit_task, open_log
+from terrafuse.training.fitting import fit_task, open_log, run_training
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.quiet import quiet_lightning
-from terrafuse.training.run_state import Facts, Position
+from terrafuse.training.run_state import Position, SplitStatistics
 from terrafuse.training.task import LearningTask, LoaderFactory
 from terrafuse.training.train import check_crop_size
 from terrafuse.training.trainer import check_trainer
@@ -79,7 +79,7 @@ def pretrain(
         return out
     position = run_state.read_position(out) if resume else Position()
     prepare = partial(_prepare, config, out, position)
-    carry_out(prepare, _fit, _finish, position=position, progress=progress)
+    run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 
@@ -92,7 +92,7 @@ class _Run:
     position: Position
     manifest: Manifest
     scenes: list[Scene]
-    facts: Facts
+    facts: SplitStatistics
     pretrainer: Pretrainer
     display: Display
 
@@ -173,13 +173,13 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
     if pretrainer.needs_all:
         scenes = _complete(scenes, config)
-    facts = run_state.read_facts(out, config.data.manifest)
+    facts = run_state.read_split_statistics(out, config.data.manifest)
     if facts is None:
         measured = compute_statistics(
             scenes, modalities, progress=display.stage("measuring statistics")
         )
         statistics = apply_normalization(measured, manifest, config.data)
-        facts = Facts(statistics, (), digest(manifest.path))
+        facts = SplitStatistics(statistics, (), digest(manifest.path))
     pretrainer.set_statistics(facts.statistics)
     pretrainer.train()
     if run_state.is_first_process():

@@ -54,7 +54,7 @@ FREE_SETTINGS = frozenset(
 
 
 @dataclass(frozen=True)
-class Facts:
+class SplitStatistics:
     """What was measured on the training split before the first step.
 
     Args:
@@ -137,7 +137,7 @@ def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
     return (out / mark).exists()
 
 
-def begin(out: Path, config: Settings, facts: Facts) -> None:
+def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
     """Make the folder and write what the run is.
 
     Raises:
@@ -157,7 +157,7 @@ def begin(out: Path, config: Settings, facts: Facts) -> None:
         partial.write_text(json.dumps(start), encoding="utf-8")
 
 
-def read_facts(out: Path, manifest: Path) -> Facts | None:
+def read_split_statistics(out: Path, manifest: Path) -> SplitStatistics | None:
     """What an earlier part of the run, or its first process, measured.
 
     Raises:
@@ -173,7 +173,7 @@ def read_facts(out: Path, manifest: Path) -> Facts | None:
             "had not been interrupted. Restore the manifest, or begin anew in another folder"
         )
     statistics = {k: BandStatistics.from_dict(v) for k, v in values["statistics"].items()}
-    return Facts(statistics, tuple(values["class_counts"]), values["manifest_sha256"])
+    return SplitStatistics(statistics, tuple(values["class_counts"]), values["manifest_sha256"])
 
 
 def read_position(out: Path) -> Position:

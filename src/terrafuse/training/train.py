@@ -33,12 +33,12 @@ from terrafuse.training import run_state
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import carry_out, fit_task, open_log
+from terrafuse.training.fitting import fit_task, open_log, run_training
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
 from terrafuse.training.quiet import quiet_lightning
-from terrafuse.training.run_state import Facts, Position
+from terrafuse.training.run_state import Position, SplitStatistics
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer
 from terrafuse.training.validation import (
@@ -92,7 +92,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         return out
     position = run_state.read_position(out) if resume else Position()
     prepare = partial(_prepare, config, out, position)
-    carry_out(prepare, _fit, _finish, position=position, progress=progress)
+    run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 
@@ -106,7 +106,7 @@ class _Run:
     manifest: Manifest
     train_scenes: list[Scene]
     val_scenes: list[Scene]
-    facts: Facts
+    facts: SplitStatistics
     segmenter: Segmenter
     loss: WeightedSum
     display: Display
@@ -133,7 +133,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     check_crop_size(config.data, manifest)
     scored_classes(config.evaluation, manifest.scheme)  # refuses what is no class
     # Of an earlier part of the run, or of the first process, which has then checked the data.
-    facts = run_state.read_facts(out, config.data.manifest)
+    facts = run_state.read_split_statistics(out, config.data.manifest)
     if facts is None:
         _check_data(config, manifest, display)
     segmenter = build_segmenter(config, manifest)
@@ -204,7 +204,7 @@ def _measure(
     train: Sequence[Scene],
     val: Sequence[Scene],
     display: Display,
-) -> Facts:
+) -> SplitStatistics:
     check_selection(config, manifest, val, display.stage("reading validation labels"))
     modalities = list(manifest.modalities.values())
     statistics = compute_statistics(
@@ -213,7 +213,7 @@ def _measure(
     progress = display.stage("counting labels")
     counts = class_counts(train, manifest.scheme, progress=progress)
     statistics = apply_normalization(statistics, manifest, config.data)
-    return Facts(statistics, tuple(counts.tolist()), digest(manifest.path))
+    return SplitStatistics(statistics, tuple(counts.tolist()), digest(manifest.path))
 
 
 def _fit(run: _Run) -> None:

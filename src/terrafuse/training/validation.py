@@ -21,7 +21,7 @@ from terrafuse.evaluation import (
     ConfusionMatrix,
     cheap_scores,
     check_references,
-    read_reference,
+    read_reference_labels,
     score_values,
     scored_classes,
 )
@@ -141,7 +141,7 @@ def _has_reference_pixels(
     """Whether some scene has a pixel to compare; reads all, so that no label surprises later."""
     found = False
     for number, scene in enumerate(scenes, start=1):
-        found |= bool((read_reference(scene, config) != IGNORE_INDEX).any())
+        found |= bool((read_reference_labels(scene, config) != IGNORE_INDEX).any())
         if progress:
             progress(number, len(scenes))
     return found
@@ -240,7 +240,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         evaluation = self.config.evaluation
         confusion = ConfusionMatrix(segmenter.num_classes)
         for scene in self.scenes[trainer.global_rank :: trainer.world_size]:
-            confusion.update(read_reference(scene, evaluation), predictor.class_map(scene))
+            confusion.update(read_reference_labels(scene, evaluation), predictor.class_map(scene))
         counts = torch.from_numpy(confusion.counts).to(device)
         matrix = trainer.strategy.reduce(counts, reduce_op="sum").cpu().numpy()
         if not matrix[:, : segmenter.num_classes].any():

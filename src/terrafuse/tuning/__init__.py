@@ -14,7 +14,7 @@ from terrafuse.backbones import Backbone
 from terrafuse.config.options import check_options
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.tuning.adapter import adapter
-from terrafuse.tuning.base import Addition
+from terrafuse.tuning.base import TunedModule
 from terrafuse.tuning.dora import dora
 from terrafuse.tuning.freezing import bitfit, frozen, full, norms, pretrained_parameters
 from terrafuse.tuning.lora import lora
@@ -108,7 +108,7 @@ def merge_tuning(module: nn.Module) -> int:
     found = 0
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            plain = child.merged() if isinstance(child, Addition) else None
+            plain = child.merged() if isinstance(child, TunedModule) else None
             if plain is not None:
                 setattr(parent, name, plain.train(child.training))
                 found += 1
@@ -117,8 +117,8 @@ def merge_tuning(module: nn.Module) -> int:
 
 __all__ = [
     "TUNINGS",
-    "Addition",
     "PromptTokens",
+    "TunedModule",
     "TuningOption",
     "apply_tuning",
     "merge_tuning",

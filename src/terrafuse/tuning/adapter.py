@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
-from terrafuse.tuning.base import Addition, Mixing, by_modality
+from terrafuse.tuning.base import ModalityGate, TunedModule, apply_by_modality
 from terrafuse.tuning.targets import find_blocks, linears_of_mlp, projection_of
 
 
@@ -79,7 +79,7 @@ class Adapter(nn.Module):
         return result
 
 
-class AdaptedProjection(Addition):
+class AdaptedProjection(TunedModule):
     """y = projection(x), then y + adapter of the modality(y).
 
     Args:
@@ -94,10 +94,10 @@ class AdaptedProjection(Addition):
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (M · N, …, D)."""
         y: Tensor = self.base(x)
-        return y + torch.cat(by_modality(self.adapters, y))
+        return y + torch.cat(apply_by_modality(self.adapters, y))
 
 
-class AdaptedMlp(Addition):
+class AdaptedMlp(TunedModule):
     """MLP(x) + mixture of the modalities' adapters(x).
 
     Args:
@@ -109,11 +109,11 @@ class AdaptedMlp(Addition):
     def __init__(self, base: nn.Module, adapters: nn.ModuleList, *, mix: bool) -> None:
         super().__init__(base, len(adapters))
         self.adapters = adapters
-        self.mixing = Mixing(len(adapters)) if mix else None
+        self.mixing = ModalityGate(len(adapters)) if mix else None
 
     def forward(self, x: Tensor, *more: object) -> Tensor:
         """Tokens (M · N, …, D); further arguments go to the MLP."""
-        parts = by_modality(self.adapters, x)
+        parts = apply_by_modality(self.adapters, x)
         if self.mixing is not None:
             parts = self.mixing(parts)
         result: Tensor = self.base(x, *more) + torch.cat(parts)

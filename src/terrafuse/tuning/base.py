@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Addition(nn.Module):
+class TunedModule(nn.Module):
     """A pretrained module with trainable parameters around it.
 
     Tokens of several modalities pass through the pretrained module as one batch, one modality
@@ -31,7 +31,7 @@ class Addition(nn.Module):
         return None
 
 
-class Mixing(nn.Module):
+class ModalityGate(nn.Module):
     """Gates between modalities: of each its own part and the others'.
 
     With w_m learnt, one per modality, out_m = w_m · part_m + (1 − w_m) · mean of the other parts.
@@ -65,6 +65,6 @@ class Mixing(nn.Module):
         return list(torch.einsum("mk,k...->m...", shares, together).unbind(0))
 
 
-def by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
+def apply_by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
     """Each modality's part of a batch (M · N, …) through its own module."""
     return [module(part) for module, part in zip(modules, x.chunk(len(modules)), strict=True)]

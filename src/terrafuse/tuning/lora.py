@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
-from terrafuse.tuning.base import Addition, Mixing
-from terrafuse.tuning.targets import LinearPlace, Target, find_layers
+from terrafuse.tuning.base import ModalityGate, TunedModule
+from terrafuse.tuning.targets import Target, TargetLinear, find_layers
 
 #: Queries, values and the MLP, as published for several modalities.
 DEFAULT_TARGETS: tuple[Target, ...] = ("q", "v", "mlp")
@@ -61,7 +61,7 @@ def lora(
         replace_layer(place, layer)
 
 
-class LoRALinear(Addition):
+class LoRALinear(TunedModule):
     """A linear layer plus s · B A x, with A and B of each modality.
 
     Args:
@@ -96,7 +96,7 @@ class LoRALinear(Addition):
         self.up = nn.Parameter(linear.weight.new_zeros(num_modalities, parts * size, rank))
         for modality in self.down:
             nn.init.kaiming_uniform_(modality, a=sqrt(5))
-        self.mixing = Mixing(num_modalities) if mix else None
+        self.mixing = ModalityGate(num_modalities) if mix else None
 
     @property
     def weight(self) -> Tensor:
@@ -233,7 +233,7 @@ def linear_in(layer: nn.Module) -> nn.Linear:
     return layer
 
 
-def replace_layer(place: LinearPlace, layer: nn.Module) -> None:
+def replace_layer(place: TargetLinear, layer: nn.Module) -> None:
     """Put a tuned layer into the place of a pretrained one."""
     setattr(place.parent, place.name, layer)
     # Some models of timm take the weight out of the layer unless told to call it.

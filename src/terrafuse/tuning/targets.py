@@ -15,7 +15,7 @@ Target = Literal["q", "k", "v", "qkv", "proj", "mlp"]
 
 
 @dataclass(frozen=True)
-class LinearPlace:
+class TargetLinear:
     """A linear layer of a block, and which of its outputs are meant.
 
     Args:
@@ -58,7 +58,7 @@ def find_blocks(backbone: Backbone, tuning: str) -> list[Any]:
 
 def find_layers(
     backbone: Backbone, tuning: str, targets: tuple[Target, ...]
-) -> list[tuple[Any, LinearPlace]]:
+) -> list[tuple[Any, TargetLinear]]:
     """Linear layers that stand for the targets in all blocks, each with its block.
 
     Args:
@@ -79,7 +79,7 @@ def find_layers(
     return found
 
 
-def linears_of_mlp(block: nn.Module) -> list[LinearPlace]:
+def linears_of_mlp(block: nn.Module) -> list[TargetLinear]:
     """Linear layers of a block's MLP, in order; none where there is no MLP."""
     mlp = getattr(block, "mlp", None)
     if not isinstance(mlp, nn.Module):
@@ -87,23 +87,23 @@ def linears_of_mlp(block: nn.Module) -> list[LinearPlace]:
     base = cast(nn.Module, _unwrapped(mlp))
     children = [(name, _unwrapped(child)) for name, child in base.named_children()]
     return [
-        LinearPlace(base, name, ((0, child.out_features),))
+        TargetLinear(base, name, ((0, child.out_features),))
         for name, child in children
         if isinstance(child, nn.Linear)
     ]
 
 
-def projection_of(block: nn.Module) -> LinearPlace | None:
+def projection_of(block: nn.Module) -> TargetLinear | None:
     """Projection after the attention of a block; None where there is no attention."""
     attention = _attention_of(block)
     for name in ("proj", "o_proj"):
         layer = _unwrapped(getattr(attention, name, None))
         if attention is not None and isinstance(layer, nn.Linear):
-            return LinearPlace(attention, name, ((0, layer.out_features),))
+            return TargetLinear(attention, name, ((0, layer.out_features),))
     return None
 
 
-def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPlace]:
+def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[TargetLinear]:
     """Linear layers of a block that stand for the targets; q, k and v of one layer together.
 
     "qkv" means all outputs of the layer or layers that make the three.
@@ -114,11 +114,11 @@ def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[LinearPl
         if "qkv" in targets:
             for name in dict.fromkeys(_input_of(attention, which)[0] for which in "qkv"):
                 layer: Any = _unwrapped(getattr(attention, name))
-                places.append(LinearPlace(attention, name, ((0, layer.out_features),)))
+                places.append(TargetLinear(attention, name, ((0, layer.out_features),)))
         inputs = [_input_of(attention, target) for target in targets if target in ("q", "k", "v")]
         for name in dict.fromkeys(name for name, _ in inputs):
             rows = tuple(rows for layer, rows in inputs if layer == name)
-            places.append(LinearPlace(attention, name, rows))
+            places.append(TargetLinear(attention, name, rows))
         projection = projection_of(block)
         if "proj" in targets and projection is not None:
             places.append(projection)

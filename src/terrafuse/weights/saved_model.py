@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from terrafuse.classes import ClassScheme
+from terrafuse.config.base import with_present_names
 from terrafuse.errors import (
     ConfigError,
     WeightsError,
@@ -104,7 +105,7 @@ class RunInfo:
         """Inverse of `to_dict`."""
         return cls(
             method=values["method"]["name"],
-            method_options=dict(values["method"]["options"]),
+            method_options=with_present_names(values["method"]["options"]),
             modalities=tuple(Modality.from_dict(m) for m in values["modalities"]),
             scheme=ClassScheme.from_dict({key: values[key] for key in ("classes", "void")}),
             statistics={

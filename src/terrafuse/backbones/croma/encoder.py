@@ -22,7 +22,7 @@ from terrafuse.errors import InputShapeError, ModelError
 
 
 @dataclass(frozen=True)
-class Variant:
+class CROMAVariant:
     """Sizes of a CROMA.
 
     Args:
@@ -221,7 +221,7 @@ class SensorEncoder(nn.Module):
         depth: Layers that are built, from the first.
     """
 
-    def __init__(self, bands: int, variant: Variant, depth: int) -> None:
+    def __init__(self, bands: int, variant: CROMAVariant, depth: int) -> None:
         super().__init__()
         self.patch_size = variant.patch_size
         dim = variant.embed_dim
@@ -261,7 +261,7 @@ class JointEncoder(nn.Module):
         depth: Layers that are built, from the first.
     """
 
-    def __init__(self, variant: Variant, depth: int) -> None:
+    def __init__(self, variant: CROMAVariant, depth: int) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(
             JointLayer(variant.embed_dim, variant.num_heads) for _ in range(depth)
@@ -299,11 +299,6 @@ class PooledHead(nn.Module):
 def cut_patches(image: Tensor, size: int) -> Tensor:
     """Image (N, C, H, W) → patches row by row (N, L, C · p²); within: channel, row, column."""
     return F.pixel_unshuffle(image, size).flatten(2).transpose(1, 2)
-
-
-def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (N, L, D) → map (N, D, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def even_layers(depth: int, count: int) -> Sequence[int]:

@@ -18,13 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from terrafuse.backbones.base import Backbone, TokenBackbone
+from terrafuse.backbones.base import Backbone, TokenBackbone, as_map
 from terrafuse.backbones.croma.encoder import (
+    CROMAVariant,
     DistanceBias,
     JointEncoder,
     SensorEncoder,
-    Variant,
-    as_map,
     even_layers,
 )
 from terrafuse.backbones.croma.weights import (
@@ -36,7 +35,7 @@ from terrafuse.backbones.croma.weights import (
     split_name,
 )
 from terrafuse.backbones.family import Family, Request
-from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
+from terrafuse.backbones.necks import NeckName, choose_out_indices, create_neck
 from terrafuse.backbones.sentinel import match_bands, scale_two_sigma
 from terrafuse.backbones.timm.models import find_published, refuse_timm
 from terrafuse.config.options import check_options
@@ -56,12 +55,12 @@ class CROMASensor(TokenBackbone):
         modalities: Whose bands they are, in this order; they decide which columns of a published
             stem are taken. None: the published bands where there are as many.
         weights: None = from scratch, "hub" = the published file, else a path.
-        taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
-            evenly spaced, the last among them; with neck "map" the last.
+        out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
+            four evenly spaced, the last among them; with neck "map" the last.
         neck: "pyramid" makes four levels of strides 2, 4, 8, 16; "map" one of stride 8; "none"
-            returns the taps as they are, all of stride 8.
+            returns the chosen maps as they are, all of stride 8.
         neck_channels: Channels of the neck's levels.
-        final_norm: Whether taps pass through the transformer's final norm.
+        final_norm: Whether out_indices pass through the transformer's final norm.
         scaling: What standardised values become.
         patch_size: p; default: the name's, as for the following, which make small models.
         embed_dim: D.
@@ -70,7 +69,7 @@ class CROMASensor(TokenBackbone):
 
     Raises:
         UnknownNameError: No such CROMA.
-        ModelError: A tap or size that cannot be.
+        ModelError: A block or size that cannot be.
         WeightsError: The weights are not there, or do not fit.
     """
 
@@ -83,7 +82,7 @@ class CROMASensor(TokenBackbone):
         modalities: Sequence[Modality] | None = None,
         *,
         weights: str | None = None,
-        taps: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
         final_norm: bool = True,
@@ -101,21 +100,21 @@ class CROMASensor(TokenBackbone):
         )
         self.scaling, self.final_norm = scaling, final_norm
         self.patch_size, self.embed_dim = variant.patch_size, variant.embed_dim
-        self.taps = choose_taps(name, variant.layers(sensor), taps, neck)
-        self.vit = SensorEncoder(in_channels, variant, depth=self.taps[-1] + 1)
+        self.out_indices = choose_out_indices(name, variant.layers(sensor), out_indices, neck)
+        self.vit = SensorEncoder(in_channels, variant, depth=self.out_indices[-1] + 1)
         self.bias = DistanceBias(variant.num_heads)
         if weights is not None and pretrained_wanted():
             places = {sensor: places_of_bands(sensor, in_channels, modalities)}
             self.pretrained = load_published({sensor: self.vit}, places, name, weights)
         if not final_norm:
             self.vit.norm = nn.Identity()  # type: ignore[assignment]
-        made = create_neck(neck, self.embed_dim, self.patch_size, self.taps, neck_channels)
+        made = create_neck(neck, self.embed_dim, self.patch_size, self.out_indices, neck_channels)
         self.pyramid = made.layers
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks up to the last tap."""
+        """The transformer blocks up to the last of `out_indices`."""
         return self.vit.blocks
 
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -135,7 +134,7 @@ class CROMASensor(TokenBackbone):
         return self._patches_as_map(self.vit.norm(tokens), grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of the taps → levels."""
+        """Maps of `out_indices` → levels."""
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
@@ -170,7 +169,7 @@ class CROMA(Backbone):
         weights: None = from scratch, "hub" = the published file, else a path.
         features: "joint" has the levels made of the joint transformer's layers; "concat" of the
             last maps of radar, optical and joint side by side.
-        taps: Layers of the joint transformer whose output is used, counted from 0; the last of them
+        out_indices: Layers of the joint transformer whose output is used, counted from 0; the last
             is normalised. Default: four evenly spaced. Not with "concat".
         neck: "pyramid", "map" or "none", as of `CROMASensor`.
         neck_channels: Channels of the neck's levels.
@@ -189,7 +188,7 @@ class CROMA(Backbone):
         weights: str | None = None,
         features: Literal["joint", "concat"] = "joint",
         *,
-        taps: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
         scaling: Scaling = "two_sigma",
@@ -205,7 +204,9 @@ class CROMA(Backbone):
         )
         self.features, self.scaling = features, scaling
         joint = variant.layers("joint")
-        self.taps = choose_taps(name, joint, [-1] if features == "concat" else taps, neck)
+        self.out_indices = choose_out_indices(
+            name, joint, [-1] if features == "concat" else out_indices, neck
+        )
         bands = {
             "sar": sum(len(m.bands) for m in sar),
             "optical": sum(len(m.bands) for m in optical),
@@ -214,7 +215,7 @@ class CROMA(Backbone):
         self.sar, self.optical = (
             SensorEncoder(bands[part], variant, variant.layers(part)) for part in bands
         )
-        self.joint = JointEncoder(variant, self.taps[-1] + 1)
+        self.joint = JointEncoder(variant, self.out_indices[-1] + 1)
         self.bias = DistanceBias(variant.num_heads)
         self._set_neck(variant, neck, neck_channels)
         if weights is not None and pretrained_wanted():
@@ -225,9 +226,9 @@ class CROMA(Backbone):
             parts = {"sar": self.sar, "optical": self.optical, "joint": self.joint}
             self.pretrained = load_published(parts, places, name, weights)
 
-    def _set_neck(self, variant: Variant, neck: NeckName, channels: int) -> None:
+    def _set_neck(self, variant: CROMAVariant, neck: NeckName, channels: int) -> None:
         width = variant.embed_dim * (3 if self.features == "concat" else 1)
-        made = create_neck(neck, width, variant.patch_size, self.taps, channels)
+        made = create_neck(neck, width, variant.patch_size, self.out_indices, channels)
         self.pyramid = made.layers
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
 
@@ -254,7 +255,7 @@ class CROMA(Backbone):
         Returns:
             Levels, fine → coarse.
         """
-        count = len(self.taps)
+        count = len(self.out_indices)
         tokens, grid = self.sar.embed(self.rescale(sar))
         radar = self._run_layers(self.sar, tokens, grid, count)
         tokens, _ = self.optical.embed(self.rescale(optical))
@@ -295,7 +296,7 @@ class CROMA(Backbone):
     ) -> list[Tensor]:
         """Tokens (N, L, D) after `count` layers, the last of them normalised."""
         bias = self.bias(grid, tokens)
-        wanted = self.taps if context else even_layers(len(encoder.blocks), count)
+        wanted = self.out_indices if context else even_layers(len(encoder.blocks), count)
         kept = {}
         for index, block in enumerate(encoder.blocks):
             tokens = self._run(block, tokens, *context, bias)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
-from terrafuse.backbones.croma.encoder import Variant
+from terrafuse.backbones.croma.encoder import CROMAVariant
 from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L2A, adapt_bands
 from terrafuse.backbones.timm.models import HUB_WEIGHTS, find_published
 from terrafuse.errors import (
@@ -33,15 +33,15 @@ SENSOR_BANDS: Mapping[str, tuple[str, ...]] = {"sar": SENTINEL1, "optical": SENT
 
 _TORCHGEO = "hf://torchgeo/croma/"
 #: Every CROMA by its name.
-VARIANTS: Mapping[str, Variant] = {
-    "croma_base": Variant(768, 12, file=f"{_TORCHGEO}CROMA_base-0238d814.pt"),
-    "croma_large": Variant(1024, 24, file=f"{_TORCHGEO}CROMA_large-921e69ad.pt"),
+VARIANTS: Mapping[str, CROMAVariant] = {
+    "croma_base": CROMAVariant(768, 12, file=f"{_TORCHGEO}CROMA_base-0238d814.pt"),
+    "croma_large": CROMAVariant(1024, 24, file=f"{_TORCHGEO}CROMA_large-921e69ad.pt"),
 }
 #: Names of the transformers of single sensors.
 SENSOR_NAMES = tuple(f"{name}_{sensor}" for name in VARIANTS for sensor in ("optical", "sar"))
 
 
-def find_variant(name: str, **sizes: int | None) -> Variant:
+def find_variant(name: str, **sizes: int | None) -> CROMAVariant:
     """Sizes of a CROMA by its name ("croma_base"), with those given in place of its own.
 
     Raises:
@@ -55,7 +55,7 @@ def find_variant(name: str, **sizes: int | None) -> Variant:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Variant and sensor of a name: "croma_base_sar" gives "croma_base" and "sar".
+    """CROMAVariant and sensor of a name: "croma_base_sar" gives "croma_base" and "sar".
 
     Raises:
         UnknownNameError: With the nearest name.

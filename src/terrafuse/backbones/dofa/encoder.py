@@ -33,7 +33,7 @@ DOFA_PREFIX = "dofa_"
 
 
 @dataclass(frozen=True)
-class Variant:
+class DOFAVariant:
     """Sizes of a DOFA.
 
     Args:
@@ -73,23 +73,25 @@ class Variant:
 _TORCHGEO = "hf://torchgeo/dofa/"
 _AUTHORS = "hf://earthflow/DOFA/"
 #: Every DOFA by its name.
-VARIANTS: Mapping[str, Variant] = {
-    "dofa_small_patch16": Variant(1, 16, 384, 12, 6),
-    "dofa_base_patch16": Variant(
+VARIANTS: Mapping[str, DOFAVariant] = {
+    "dofa_small_patch16": DOFAVariant(1, 16, 384, 12, 6),
+    "dofa_base_patch16": DOFAVariant(
         1, 16, 768, 12, 12, file=f"{_TORCHGEO}dofa_base_patch16_224-a0275954.pth"
     ),
-    "dofa_large_patch16": Variant(
+    "dofa_large_patch16": DOFAVariant(
         1, 16, 1024, 24, 16, file=f"{_TORCHGEO}dofa_large_patch16_224-0ff904d3.pth"
     ),
-    "dofa_huge_patch14": Variant(1, 14, 1280, 32, 16),
-    "dofa_v2_base_patch14": Variant(2, 14, 768, 12, 12, file=f"{_AUTHORS}dofav2_vit_base_e150.pth"),
-    "dofa_v2_large_patch14": Variant(
+    "dofa_huge_patch14": DOFAVariant(1, 14, 1280, 32, 16),
+    "dofa_v2_base_patch14": DOFAVariant(
+        2, 14, 768, 12, 12, file=f"{_AUTHORS}dofav2_vit_base_e150.pth"
+    ),
+    "dofa_v2_large_patch14": DOFAVariant(
         2, 14, 1024, 24, 16, file=f"{_AUTHORS}dofav2_vit_large_e150.pth"
     ),
 }
 
 
-def find_variant(name: str) -> Variant:
+def find_variant(name: str) -> DOFAVariant:
     """Sizes of a DOFA by its name.
 
     Raises:
@@ -108,7 +110,7 @@ class DOFAEncoder(nn.Module):
         depth: Blocks that are built, from the first.
     """
 
-    def __init__(self, variant: Variant, depth: int) -> None:
+    def __init__(self, variant: DOFAVariant, depth: int) -> None:
         super().__init__()
         dim = variant.embed_dim
         side = variant.img_size // variant.patch_size
@@ -196,7 +198,7 @@ _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
 
 def load_published(
-    encoder: DOFAEncoder, name: str, variant: Variant, weights: str
+    encoder: DOFAEncoder, name: str, variant: DOFAVariant, weights: str
 ) -> PretrainedSource:
     """A checkpoint of the authors, or torchgeo's of it, into the encoder.
 
@@ -237,14 +239,14 @@ def check_weights(name: str, weights: str | None) -> None:
         hub_location(name)
 
 
-def _is_extra(key: str, encoder: DOFAEncoder, variant: Variant) -> bool:
+def _is_extra(key: str, encoder: DOFAEncoder, variant: DOFAVariant) -> bool:
     found = _BLOCK.match(key)
     if found is not None:
         return len(encoder.blocks) <= int(found[1]) < variant.depth
     return _EXTRA.match(key) is not None
 
 
-def _check_positions(state: Mapping[str, Tensor], variant: Variant, where: str) -> None:
+def _check_positions(state: Mapping[str, Tensor], variant: DOFAVariant, where: str) -> None:
     positions = state.get("pos_embed")
     side = variant.img_size // variant.patch_size
     if positions is None or positions.ndim != 3 or positions.shape[1] == 1 + side**2:

@@ -30,7 +30,7 @@ from terrafuse.backbones.dofa.encoder import (
     load_published,
 )
 from terrafuse.backbones.family import ALL_BANDS, Family, Request
-from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
+from terrafuse.backbones.necks import NeckName, choose_out_indices, create_neck
 from terrafuse.backbones.wavelengths import (
     SAR_UM,
     SEEN_UM,
@@ -65,11 +65,11 @@ class DOFA(TokenBackbone):
             band's embedding is a parameter; it starts as red light and always learns, whatever the
             tuning. See `band_codes`.
         weights: None = from scratch, "hub" = the published file, else a path.
-        taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
-            evenly spaced, the last among them; with neck "map" the last. Maps have no final norm:
-            published files do not hold it.
+        out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
+            four evenly spaced, the last among them; with neck "map" the last. Maps have no final
+            norm: published files do not hold it.
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p; "map" one of stride p;
-            "none" returns the taps as they are, all of stride p.
+            "none" returns the chosen maps as they are, all of stride p.
         neck_channels: Channels of the neck's levels.
         wave_delta: Whether the bands of a set have an offset each to their embedding, which always
             learns, whatever the tuning; None: in sets where bands share a wavelength (VV and VH,
@@ -90,7 +90,7 @@ class DOFA(TokenBackbone):
 
     Raises:
         UnknownNameError: No such DOFA.
-        ModelError: A tap, size or wavelength that cannot be.
+        ModelError: A block, size or wavelength that cannot be.
         WeightsError: The weights are not there, or do not fit.
     """
 
@@ -103,7 +103,7 @@ class DOFA(TokenBackbone):
         band_sets: Mapping[str, Sequence[float | None]],
         *,
         weights: str | None = None,
-        taps: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
         wave_delta: bool | None = False,
@@ -127,8 +127,8 @@ class DOFA(TokenBackbone):
         self.band_sets = _check_sets(name, band_sets, wavelengths)
         self.patch_size, self.embed_dim = variant.patch_size, variant.embed_dim
         self.num_prefix_tokens = 1
-        self.taps = choose_taps(name, variant.depth, taps, neck)
-        self.vit = DOFAEncoder(variant, depth=self.taps[-1] + 1)
+        self.out_indices = choose_out_indices(name, variant.depth, out_indices, neck)
+        self.vit = DOFAEncoder(variant, depth=self.out_indices[-1] + 1)
         if weights is not None and pretrained_wanted():
             self.pretrained = load_published(self.vit, name, variant, weights)
         sar = (SAR_UM[variant.version],)
@@ -143,7 +143,7 @@ class DOFA(TokenBackbone):
                 if wave_delta or (wave_delta is None and self.alike_bands(n))
             }
         )
-        made = create_neck(neck, self.embed_dim, self.patch_size, self.taps, neck_channels)
+        made = create_neck(neck, self.embed_dim, self.patch_size, self.out_indices, neck_channels)
         self.pyramid = made.layers
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
         # Per set: what it was made from, kernel, bias.
@@ -164,7 +164,7 @@ class DOFA(TokenBackbone):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks up to the last tap."""
+        """The transformer blocks up to the last of `out_indices`."""
         return self.vit.blocks
 
     def forward(self, image: Tensor, bands: str | None = None) -> list[Tensor]:
@@ -217,7 +217,7 @@ class DOFA(TokenBackbone):
         return self._patches_as_map(tokens, grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of the taps → levels."""
+        """Maps of `out_indices` → levels."""
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:

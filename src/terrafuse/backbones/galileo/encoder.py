@@ -42,7 +42,7 @@ _CHANNEL_EMBEDDINGS: Mapping[Kind, str] = {
 
 
 @dataclass(frozen=True)
-class Variant:
+class GalileoVariant:
     """Sizes of a Galileo.
 
     Args:
@@ -169,7 +169,7 @@ class GalileoEncoder(nn.Module):
 
     def __init__(
         self,
-        variant: Variant,
+        variant: GalileoVariant,
         groups: Collection[str] | None = None,
         depth: int | None = None,
         drop_path_rate: float = 0.0,
@@ -324,7 +324,7 @@ def place_codes(grid: tuple[int, int], step: Tensor, width: int) -> Tensor:
     )
 
 
-def _embedding(group: Group, variant: Variant) -> nn.Module:
+def _embedding(group: Group, variant: GalileoVariant) -> nn.Module:
     count, width = len(group.channels), variant.embed_dim
     if group.kind in ("space_time", "space"):
         return PatchKernel(count, width, variant.kernel_size)

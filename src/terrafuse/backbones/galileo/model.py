@@ -24,14 +24,14 @@ from terrafuse.backbones.galileo.encoder import GalileoEncoder
 from terrafuse.backbones.galileo.inputs import plan_bands
 from terrafuse.backbones.galileo.reading import BandReader
 from terrafuse.backbones.galileo.tokenize import (
-    Shown,
+    TokenizedImage,
     check_image_options,
     in_order,
-    join_shown,
+    join_images,
     less,
     mean_maps,
     months_of,
-    show_image,
+    tokenize_image,
 )
 from terrafuse.backbones.galileo.weights import (
     GALILEO_PREFIX,
@@ -39,7 +39,7 @@ from terrafuse.backbones.galileo.weights import (
     hub_location,
     load_published,
 )
-from terrafuse.backbones.necks import NeckName, RawStem, choose_taps, create_neck
+from terrafuse.backbones.necks import NeckName, RawStem, choose_out_indices, create_neck
 from terrafuse.backbones.timm.models import find_published, refuse_timm
 from terrafuse.config.options import check_options
 from terrafuse.errors import UnknownNameError, unknown_name
@@ -63,13 +63,13 @@ class Galileo(TokenBackbone):
         modalities: Whose bands they are, in this order; found by their names or wavelengths. A band
             at several dates is several bands ("B02_t1", "B02_t2"), dates in order.
         weights: None = from scratch, "hub" = the published file, else its path or folder.
-        taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
-            evenly spaced, the last among them; with neck "map" the last.
+        out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
+            four evenly spaced, the last among them; with neck "map" the last.
         neck: "pyramid" makes four levels of strides p/2, p, 2p, 4p (from 1 with p = 1); "map" one
-            of stride p; "none" returns the taps as they are, all of stride p.
+            of stride p; "none" returns the chosen maps as they are, all of stride p.
         neck_channels: Channels of the neck's levels.
-        final_norm: Whether the last tap passes through the transformer's final norm. Earlier ones
-            have norms of their own, but with neck "none" the final one too.
+        final_norm: Whether the last of `out_indices` passes through the transformer's final norm.
+            Earlier ones have norms of their own, but with neck "none" the final one too.
         patch_size: p, 1 to 8: smaller is finer, and four times as dear per halving.
         month: Of the images, 1 to 12; of several dates one for all or one each. Default: July, as
             the authors evaluate.
@@ -91,7 +91,7 @@ class Galileo(TokenBackbone):
 
     Raises:
         UnknownNameError: No such Galileo.
-        ModelError: Bands that it does not know; a tap, size, patch or month that cannot be.
+        ModelError: Bands that it does not know; a block, size, patch or month that cannot be.
         WeightsError: The weights are not there, or do not fit.
     """
 
@@ -104,7 +104,7 @@ class Galileo(TokenBackbone):
         modalities: Sequence[Modality],
         *,
         weights: str | None = None,
-        taps: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
         final_norm: bool = True,
@@ -138,19 +138,19 @@ class Galileo(TokenBackbone):
         self.patch_size, self.embed_dim = patch_size, variant.embed_dim
         self.subtract_reference, self.fixed_pixel_size = subtract_reference, input_resolution_m
         self.months = months_of(name, month, max(plan.dates for plan in plans.values()))
-        self.taps = choose_taps(name, variant.depth, taps, neck)
+        self.out_indices = choose_out_indices(name, variant.depth, out_indices, neck)
         groups = {slot.group.name for plan in plans.values() for slot in plan.slots}
-        self.vit = GalileoEncoder(variant, groups, self.taps[-1] + 1, drop_path_rate)
+        self.vit = GalileoEncoder(variant, groups, self.out_indices[-1] + 1, drop_path_rate)
         self.vit.check_grid(0, 0, patch_size, len(self.months))
         if weights is not None and pretrained_wanted():
             self.pretrained = load_published(self.vit, name, variant, weights)
         if not final_norm:
             self.vit.norm = nn.Identity()  # type: ignore[assignment]
-        own = 0 if neck == "none" else len(self.taps) - final_norm
+        own = 0 if neck == "none" else len(self.out_indices) - final_norm
         self.tap_norms = nn.ModuleList(LayerNorm2d(self.embed_dim) for _ in range(own))
         scales = (2.0, 1.0, 0.5, 0.25) if patch_size > 1 else (1.0, 0.5, 0.25, 0.125)
         made = create_neck(
-            neck, self.embed_dim, patch_size, self.taps, neck_channels, scales=scales
+            neck, self.embed_dim, patch_size, self.out_indices, neck_channels, scales=scales
         )
         self.pyramid, self.stride = made.layers, made.stride
         self.stem = RawStem(in_channels, stem_channels) if stem_channels else None
@@ -161,7 +161,7 @@ class Galileo(TokenBackbone):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer blocks up to the last tap."""
+        """The transformer blocks up to the last of `out_indices`."""
         return self.vit.blocks
 
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
@@ -183,13 +183,13 @@ class Galileo(TokenBackbone):
 
     def forward(self, image: Tensor, bands: str | None = None) -> list[Tensor]:
         """Levels, fine → coarse, of an image of all modalities, or of the one named."""
-        maps = [joint for joint, _ in self._maps(self.show(image, bands))]
+        maps = [joint for joint, _ in self._maps(self.tokenize(image, bands))]
         return self.to_levels(maps, image)
 
     def see(
         self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor], *, apart: bool = False
     ) -> list[Tensor]:
-        """Maps per tap, before the neck, of all modalities in one sequence of tokens.
+        """Maps before the neck, of all modalities in one sequence of tokens.
 
         What a sample lacks is hidden: its tokens are nobody's keys, and in no mean.
 
@@ -199,32 +199,35 @@ class Galileo(TokenBackbone):
             apart: Whether each modality's tokens have a map of their own.
 
         Returns:
-            Per tap (N, D, h, w), or (N, M, D, h, w) where `apart`; 0 where nothing is seen.
+            Per entry of `out_indices` (N, D, h, w), or (N, M, D, h, w) where `apart`; 0 where
+            nothing is seen.
         """
         masks = {name: F.max_pool2d(v.float(), self.patch_size) > 0 for name, v in valid.items()}
         names = list(self.readers)
         if not torch.compiler.is_compiling():  # a traced model must not depend on the values
             names = [name for name in names if bool(masks[name].any())] or names
-        parts = [self.show(images[name], name) for name in names]
-        taps = self._maps(join_shown(parts, [masks[name] for name in names]))
-        maps = [in_order(own, names, self.readers) if apart else joint for joint, own in taps]
+        parts = [self.tokenize(images[name], name) for name in names]
+        out_indices = self._maps(join_images(parts, [masks[name] for name in names]))
+        maps = [
+            in_order(own, names, self.readers) if apart else joint for joint, own in out_indices
+        ]
         if self.training and len(names) < len(self.readers):
             # Distributed training waits for the gradients of what no sample has.
             maps[0] = maps[0] + sum((p.sum() * 0 for p in self.vit.parameters()), 0.0)
         return maps
 
     def to_levels(self, maps: Sequence[Tensor], image: Tensor) -> list[Tensor]:
-        """Maps of the taps (N, D, h, w) and the image they are of → levels."""
+        """Maps of `out_indices` (N, D, h, w) and the image they are of → levels."""
         levels = self.neck(list(maps))
         return levels if self.stem is None else [self.stem(image), *levels]
 
-    def show(self, image: Tensor, bands: str | None = None) -> Shown:
+    def tokenize(self, image: Tensor, bands: str | None = None) -> TokenizedImage:
         """Values of all groups of an image (N, C, H, W); see `embed`."""
         names = list(self.readers) if bands is None else [bands]
         if not set(names) <= set(self.readers):
             raise UnknownNameError(unknown_name("modality", names[0], list(self.readers)))
         readers = [self._reader(name) for name in names]
-        return show_image(self.vit, readers, image, self.patch_size)
+        return tokenize_image(self.vit, readers, image, self.patch_size)
 
     def embed(self, image: Tensor, bands: str | None = None) -> tuple[Tensor, tuple[int, int]]:
         """Tokens with codes of group, date, month and place.
@@ -236,7 +239,7 @@ class Galileo(TokenBackbone):
         Returns:
             Tokens (N, h · w · G, D), the G of a place one after the other, and the grid (h, w).
         """
-        return self._embed(self.show(image, bands))
+        return self._embed(self.tokenize(image, bands))
 
     def run_block(
         self,
@@ -265,7 +268,7 @@ class Galileo(TokenBackbone):
         return places.transpose(1, 2).reshape(len(places), -1, *grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of the taps → levels."""
+        """Maps of `out_indices` → levels."""
         early = [norm(x) for norm, x in zip(self.tap_norms, maps, strict=False)]
         maps = [*early, *maps[len(early) :]]
         return maps if self.pyramid is None else self.pyramid(maps)
@@ -288,7 +291,7 @@ class Galileo(TokenBackbone):
     def _reader(self, name: str) -> BandReader:
         return cast(BandReader, self.readers[name])
 
-    def _embed(self, shown: Shown) -> tuple[Tensor, tuple[int, int]]:
+    def _embed(self, shown: TokenizedImage) -> tuple[Tensor, tuple[int, int]]:
         maps = []
         for slot, values, places in zip(shown.slots, shown.values, shown.codes, strict=True):
             patches = self.vit.project(slot.group, values, self.patch_size)  # (N, D, h, w)
@@ -300,8 +303,8 @@ class Galileo(TokenBackbone):
         grid = (together.shape[3], together.shape[4])
         return together.permute(0, 3, 4, 1, 2).flatten(1, 3), grid
 
-    def _maps(self, shown: Shown) -> list[tuple[Tensor, list[Tensor]]]:
-        """Per tap, the map (N, D, h, w) of everything, and those of the modalities shown."""
+    def _maps(self, shown: TokenizedImage) -> list[tuple[Tensor, list[Tensor]]]:
+        """Per entry of `out_indices`, the map (N, D, h, w) of everything, and the modalities'."""
         maps = self._plain_maps(shown)
         if not self.subtract_reference:
             return maps
@@ -311,20 +314,20 @@ class Galileo(TokenBackbone):
             for (joint, own), (none, nones) in zip(maps, reference, strict=True)
         ]
 
-    def _plain_maps(self, shown: Shown) -> list[tuple[Tensor, list[Tensor]]]:
+    def _plain_maps(self, shown: TokenizedImage) -> list[tuple[Tensor, list[Tensor]]]:
         tokens, grid = self._embed(shown)
         keys = None if shown.seen is None else shown.seen.flatten(1)
         found = []
         for index in range(len(self.blocks)):
             tokens = self._run(self.run_block, index, tokens, grid, keys)
-            if index in self.taps:
-                early = self.taps.index(index) < len(self.tap_norms)
+            if index in self.out_indices:
+                early = self.out_indices.index(index) < len(self.tap_norms)
                 x = tokens if early else self._normalize(tokens)
                 found.append(mean_maps(_by_place(x, grid), grid, shown))
         return found
 
     @torch.no_grad()
-    def _reference(self, shown: Shown) -> list[tuple[Tensor, list[Tensor]]]:
+    def _reference(self, shown: TokenizedImage) -> list[tuple[Tensor, list[Tensor]]]:
         """Maps of an image that is the same everywhere; as in evaluation, and not learnt through.
 
         A sample for each modality side by side in the batch, or all where samples lack places.
@@ -336,7 +339,9 @@ class Galileo(TokenBackbone):
         drops = [m for m in self.vit.modules() if isinstance(m, DropPath) and m.training]
         for module in drops:
             module.eval()
-        maps = self._plain_maps(Shown(shown.slots, same, shown.counts, shown.codes, shown.seen))
+        maps = self._plain_maps(
+            TokenizedImage(shown.slots, same, shown.counts, shown.codes, shown.seen)
+        )
         for module in drops:
             module.train()
         return maps

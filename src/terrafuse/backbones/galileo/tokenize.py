@@ -1,4 +1,4 @@
-"""What Galileo is shown of an image: slots, values, what is hidden, and means over tokens."""
+"""What Galileo is tokenized of an image: slots, values, what is hidden, and means over tokens."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_PATCH = 8
 
 
 @dataclass(frozen=True)
-class Shown:
+class TokenizedImage:
     """Values of the groups that an image has, and where they are to be seen.
 
     Args:
@@ -37,9 +37,9 @@ class Shown:
     seen: Tensor | None = None
 
 
-def show_image(
+def tokenize_image(
     encoder: GalileoEncoder, readers: Sequence[BandReader], image: Tensor, patch_size: int
-) -> Shown:
+) -> TokenizedImage:
     """Values of all groups of an image (N, C, H, W) of modalities that are stacked.
 
     Raises:
@@ -63,10 +63,10 @@ def show_image(
         codes += [own] * len(reader.plan.slots)
     slots = tuple(slot for reader in readers for slot in reader.plan.slots)
     lengths = tuple(len(reader.plan.slots) for reader in readers)
-    return Shown(slots, tuple(values), lengths, tuple(codes))
+    return TokenizedImage(slots, tuple(values), lengths, tuple(codes))
 
 
-def join_shown(parts: Sequence[Shown], masks: Sequence[Tensor]) -> Shown:
+def join_images(parts: Sequence[TokenizedImage], masks: Sequence[Tensor]) -> TokenizedImage:
     """Several modalities beside each other.
 
     Args:
@@ -82,7 +82,7 @@ def join_shown(parts: Sequence[Shown], masks: Sequence[Tensor]) -> Shown:
     )  # (N, h · w, slots)
     if seen is not None and not torch.compiler.is_compiling() and bool(seen.all()):
         seen = None
-    return Shown(
+    return TokenizedImage(
         tuple(slot for part in parts for slot in part.slots),
         tuple(x for part in parts for x in part.values),
         tuple(count for part in parts for count in part.counts),
@@ -91,13 +91,15 @@ def join_shown(parts: Sequence[Shown], masks: Sequence[Tensor]) -> Shown:
     )
 
 
-def mean_maps(tokens: Tensor, grid: tuple[int, int], shown: Shown) -> tuple[Tensor, list[Tensor]]:
+def mean_maps(
+    tokens: Tensor, grid: tuple[int, int], tokenized: TokenizedImage
+) -> tuple[Tensor, list[Tensor]]:
     """Means over the visible tokens of a place: of all, and of each modality.
 
     Args:
         tokens: (N, h · w, slots, D).
         grid: h and w.
-        shown: Which they are.
+        tokenized: Which they are.
 
     Returns:
         Maps (N, D, h, w); 0 where none is visible.
@@ -105,16 +107,16 @@ def mean_maps(tokens: Tensor, grid: tuple[int, int], shown: Shown) -> tuple[Tens
 
     def mean(first: int, last: int) -> Tensor:
         own = tokens[:, :, first:last]
-        if shown.seen is None:
+        if tokenized.seen is None:
             means = own.mean(dim=2)
         else:
-            there = shown.seen[:, :, first:last, None]
+            there = tokenized.seen[:, :, first:last, None]
             total = torch.where(there, own, 0.0).sum(dim=2)
             means = total / there.sum(dim=2).clamp(min=1)
         return means.transpose(1, 2).reshape(len(means), -1, *grid)
 
-    ends = list(accumulate(shown.counts))
-    own = [mean(end - count, end) for end, count in zip(ends, shown.counts, strict=True)]
+    ends = list(accumulate(tokenized.counts))
+    own = [mean(end - count, end) for end, count in zip(ends, tokenized.counts, strict=True)]
     return mean(0, ends[-1]), own
 
 

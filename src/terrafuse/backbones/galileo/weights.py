@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from terrafuse.backbones.base import PretrainedSource
-from terrafuse.backbones.galileo.encoder import GalileoEncoder, Variant
+from terrafuse.backbones.galileo.encoder import GalileoEncoder, GalileoVariant
 from terrafuse.backbones.galileo.inputs import GROUPS
 from terrafuse.backbones.timm.models import HUB_WEIGHTS, find_published
 from terrafuse.errors import (
@@ -33,10 +33,10 @@ from terrafuse.weights import digest, load_strict, read_weights
 GALILEO_PREFIX = "galileo_"
 _HUB = "hf://nasaharvest/galileo/models/"
 #: Every Galileo by its name.
-VARIANTS: Mapping[str, Variant] = {
-    "galileo_nano": Variant(128, 4, 8, file=f"{_HUB}nano/encoder.pt"),
-    "galileo_tiny": Variant(192, 12, 3, file=f"{_HUB}tiny/encoder.pt"),
-    "galileo_base": Variant(768, 12, 12, file=f"{_HUB}base/encoder.pt"),
+VARIANTS: Mapping[str, GalileoVariant] = {
+    "galileo_nano": GalileoVariant(128, 4, 8, file=f"{_HUB}nano/encoder.pt"),
+    "galileo_tiny": GalileoVariant(192, 12, 3, file=f"{_HUB}tiny/encoder.pt"),
+    "galileo_base": GalileoVariant(768, 12, 12, file=f"{_HUB}base/encoder.pt"),
 }
 _NANO = (
     "eab6acacf527886a508a555bc24efe4b4a2cf91b162e84cd1c4a1807e942180c",  # encoder.pt
@@ -50,7 +50,7 @@ _EMBEDDING = re.compile(r"^(?:space_time|space|time|static)_embed\.(\w+)\.")
 _TABLES = {"pos_embed": "dates", "month_embed.weight": "months"}
 
 
-def find_variant(name: str, **sizes: float | None) -> Variant:
+def find_variant(name: str, **sizes: float | None) -> GalileoVariant:
     """Sizes of a Galileo by its name, with those given in place of its own.
 
     Raises:
@@ -75,7 +75,7 @@ def hub_location(name: str) -> str:
 
 
 def load_published(
-    encoder: GalileoEncoder, name: str, variant: Variant, weights: str
+    encoder: GalileoEncoder, name: str, variant: GalileoVariant, weights: str
 ) -> PretrainedSource:
     """A published checkpoint into the encoder.
 
@@ -126,7 +126,7 @@ def _file_in(weights: str) -> str:
     return weights if folder.suffix else str(folder / _FILES[0])
 
 
-def _check_config(path: Path, name: str, variant: Variant, where: str) -> None:
+def _check_config(path: Path, name: str, variant: GalileoVariant, where: str) -> None:
     """Compare the sizes in a config.json, where there is one, with the backbone's."""
     if not path.is_file():
         return
@@ -155,7 +155,9 @@ def _check_config(path: Path, name: str, variant: Variant, where: str) -> None:
         )
 
 
-def _check_size(state: Mapping[str, Tensor], name: str, variant: Variant, where: str) -> None:
+def _check_size(
+    state: Mapping[str, Tensor], name: str, variant: GalileoVariant, where: str
+) -> None:
     norm = state.get("norm.weight")
     if norm is None:
         raise WeightsMismatchError(
@@ -190,7 +192,7 @@ def _check_tables(state: Mapping[str, Tensor], encoder: GalileoEncoder, where: s
             )
 
 
-def _is_extra(key: str, encoder: GalileoEncoder, variant: Variant) -> bool:
+def _is_extra(key: str, encoder: GalileoEncoder, variant: GalileoVariant) -> bool:
     if key in _TABLES:
         return True
     block, embedding = _BLOCK.match(key), _EMBEDDING.match(key)

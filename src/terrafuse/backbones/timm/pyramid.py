@@ -58,13 +58,15 @@ class TimmPyramid(PyramidBackbone):
         net, self.pretrained = timm_models.build(
             name, in_channels, weights, _OWN_OPTIONS, modalities, features_only=True, **options
         )
-        taps = _choose_taps(name, net, strides, every_stage)
+        features = _choose_out_indices(name, net, strides, every_stage)
         modules = _modules_in_order(name, net)
-        self.channels = tuple(info["num_chs"] for info in taps)
-        self.strides = tuple(info["reduction"] for info in taps)
-        self.stride = max(info["reduction"] for info in taps)
+        self.channels = tuple(info["num_chs"] for info in features)
+        self.strides = tuple(info["reduction"] for info in features)
+        self.stride = max(info["reduction"] for info in features)
         channels_last = str(getattr(net, "output_fmt", "NCHW")).endswith("NHWC")
-        self.stem, self.stages = _split(modules, [info["module"] for info in taps], channels_last)
+        self.stem, self.stages = _split(
+            modules, [info["module"] for info in features], channels_last
+        )
         if timm_models.wants_file(weights):
             whole, _ = timm_models.build(name, in_channels, None, _OWN_OPTIONS, **options)
             self.pretrained = timm_models.load_file_into(
@@ -130,7 +132,7 @@ def _any_size_options(name: str) -> dict[str, Any]:
     return {}
 
 
-def _choose_taps(
+def _choose_out_indices(
     name: str, net: Any, strides: Sequence[int] | None, every_stage: bool
 ) -> list[dict[str, Any]]:
     # Of several features with one stride the last has seen most.
@@ -162,11 +164,11 @@ def _modules_in_order(name: str, net: Any) -> dict[str, nn.Module]:
 
 
 def _split(
-    modules: dict[str, nn.Module], taps: Sequence[str], channels_last: bool
+    modules: dict[str, nn.Module], features: Sequence[str], channels_last: bool
 ) -> tuple[Stage, nn.ModuleList]:
     """Modules up to each tap as a stage; what comes before the first tapped module is the stem."""
     names = list(modules)
-    ends = [names.index(_where(tap, names)) for tap in taps]
+    ends = [names.index(_where(tap, names)) for tap in features]
     parts = [names[: ends[0]], names[ends[0] : ends[0] + 1]]
     parts += [names[a + 1 : b + 1] for a, b in pairwise(ends)]
     stem, *stages = [

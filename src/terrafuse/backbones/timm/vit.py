@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import TokenBackbone
 from terrafuse.backbones.family import Family
-from terrafuse.backbones.necks import NeckName, choose_taps, create_neck
+from terrafuse.backbones.necks import NeckName, choose_out_indices, create_neck
 from terrafuse.backbones.timm import models as timm_models
 from terrafuse.backbones.timm import sam_attention
 from terrafuse.errors import ModelError, WeightsMismatchError
@@ -20,7 +20,7 @@ from terrafuse.modalities import Modality
 
 #: timm's modules whose models are plain transformers with positions for any image size.
 _MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
-_OWN_OPTIONS = ("taps", "neck", "neck_channels", "final_norm", "rel_pos")
+_OWN_OPTIONS = ("out_indices", "neck", "neck_channels", "final_norm", "rel_pos")
 # timm's, which our attention would ignore.
 _NOT_WITH_SAM = ("qk_norm", "use_rope")
 
@@ -33,20 +33,20 @@ class TimmViT(TokenBackbone):
         in_channels: Bands of the image.
         modalities: Whose bands they are, by which pretrained kernels are given to them.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
-        taps: Blocks whose output is used, counted from 0 (negative: from the end). Default: four
-            evenly spaced, the last among them; with neck "map" the last.
+        out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
+            four evenly spaced, the last among them; with neck "map" the last.
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p (p = patch size; 4, 8, 16, 32
             for 16); "map" makes one of stride p by the convolutions that end SAM's encoder
-            (pretrained with it; new for other transformers); "none" returns the taps as they are,
-            all of stride p.
+            (pretrained with it; new for other transformers); "none" returns the chosen maps as they
+            are, all of stride p.
         neck_channels: Channels of the neck's levels.
-        final_norm: Whether taps pass through the transformer's final norm.
+        final_norm: Whether out_indices pass through the transformer's final norm.
         rel_pos: SAM only. "sam" adds its relative positions to the attention; "zero" leaves them
             out, as the published MFNet does, whose loader misses them.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `img_size`, `depth` …).
 
     Raises:
-        ModelError: A tap that does not exist, or a patch size the neck cannot use.
+        ModelError: A block that does not exist, or a patch size the neck cannot use.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TimmViT(TokenBackbone):
         modalities: Sequence[Modality] | None = None,
         *,
         weights: str | None = None,
-        taps: Sequence[int] | None = None,
+        out_indices: Sequence[int] | None = None,
         neck: NeckName = "pyramid",
         neck_channels: int = 256,
         final_norm: bool = True,
@@ -76,11 +76,11 @@ class TimmViT(TokenBackbone):
         self.vit, self.pretrained = timm_models.build(
             name, in_channels, weights, _OWN_OPTIONS, modalities, **options
         )
-        self.taps = choose_taps(name, len(self.vit.blocks), taps, neck)
+        self.out_indices = choose_out_indices(name, len(self.vit.blocks), out_indices, neck)
         known = self._known()
         # SAM's "norm" is its neck of convolutions, of no use for maps before it.
         self.vit.prune_intermediate_layers(
-            [self.taps[-1]], prune_norm=neck != "map" if self.is_sam else not final_norm
+            [self.out_indices[-1]], prune_norm=neck != "map" if self.is_sam else not final_norm
         )
         if timm_models.wants_file(weights):
             self._load(name, str(weights), known, modalities)
@@ -135,14 +135,19 @@ class TimmViT(TokenBackbone):
 
     def _set_neck(self, kind: NeckName, neck_channels: int) -> None:
         neck = create_neck(
-            kind, self.embed_dim, self.patch_size, self.taps, neck_channels, has_own=self.is_sam
+            kind,
+            self.embed_dim,
+            self.patch_size,
+            self.out_indices,
+            neck_channels,
+            has_own=self.is_sam,
         )
         self.pyramid = neck.layers
         self.channels, self.strides, self.stride = neck.channels, neck.strides, neck.stride
 
     @property
     def blocks(self) -> nn.ModuleList | nn.Sequential:
-        """The transformer blocks up to the last tap."""
+        """The transformer blocks up to the last of `out_indices`."""
         blocks: nn.ModuleList | nn.Sequential = self.vit.blocks
         return blocks
 
@@ -177,7 +182,7 @@ class TimmViT(TokenBackbone):
         return normalized
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
-        """Maps of the taps → levels."""
+        """Maps of `out_indices` → levels."""
         if self.is_sam and self.pyramid is None:
             return [self.vit.neck(x) for x in maps]  # nothing where the neck is "none"
         return maps if self.pyramid is None else self.pyramid(maps)

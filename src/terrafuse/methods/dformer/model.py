@@ -49,7 +49,7 @@ __all__ = ["VARIANTS", "DFormer", "build_encoder", "convert_reference_state_dict
 
 
 @dataclass(frozen=True)
-class Variant:
+class DFormerVariant:
     """Sizes of a DFormer.
 
     Args:
@@ -75,20 +75,20 @@ class Variant:
 
 _SECOND = (4, 4, 3, 3)
 #: Every DFormer by its name.
-VARIANTS: Mapping[str, Variant] = {
-    "dformer_tiny": Variant((32, 64, 128, 256), (3, 3, 5, 2)),
-    "dformer_small": Variant((64, 128, 256, 512), (2, 2, 4, 2)),
-    "dformer_base": Variant((64, 128, 256, 512), (3, 3, 12, 2)),
-    "dformer_large": Variant((96, 192, 288, 576), (3, 3, 12, 2), drop_path_rate=0.15),
-    "dformer_v2_small": Variant(
+VARIANTS: Mapping[str, DFormerVariant] = {
+    "dformer_tiny": DFormerVariant((32, 64, 128, 256), (3, 3, 5, 2)),
+    "dformer_small": DFormerVariant((64, 128, 256, 512), (2, 2, 4, 2)),
+    "dformer_base": DFormerVariant((64, 128, 256, 512), (3, 3, 12, 2)),
+    "dformer_large": DFormerVariant((96, 192, 288, 576), (3, 3, 12, 2), drop_path_rate=0.15),
+    "dformer_v2_small": DFormerVariant(
         (64, 128, 256, 512), (3, 4, 18, 4), (4, 4, 8, 16), _SECOND, 0.25,
         heads_ranges=(4, 4, 6, 6), layer_scales=(False,) * 4,
     ),
-    "dformer_v2_base": Variant(
+    "dformer_v2_base": DFormerVariant(
         (80, 160, 320, 512), (4, 8, 25, 8), (5, 5, 10, 16), _SECOND, 0.2,
         heads_ranges=(5, 5, 6, 6),
     ),
-    "dformer_v2_large": Variant(
+    "dformer_v2_large": DFormerVariant(
         (112, 224, 448, 640), (4, 8, 25, 8), (7, 7, 14, 20), _SECOND, 0.3, 1024,
         heads_ranges=(6, 6, 6, 6),
     ),

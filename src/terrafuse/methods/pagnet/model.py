@@ -35,7 +35,7 @@ from terrafuse.methods.pagnet.blocks import (
     initialize,
 )
 from terrafuse.methods.pagnet.streams import VariantName, build_streams
-from terrafuse.methods.parts import read_reference, start_from
+from terrafuse.methods.parts import read_reference_model, start_from
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
@@ -135,7 +135,7 @@ class PAGNet(Segmenter):
         initialize(self.classifier)
         if weights not in (None, TIMM_WEIGHTS) and pretrained_wanted():
             refuse_own(weights, "pagnet", "'timm', or a file of its published code")
-            state = read_reference(weights, r"^paf_1\.")
+            state = read_reference_model(weights, r"^paf_1\.")
             if state is None:
                 raise WeightsMismatchError(
                     f"weights '{weights}' for method 'pagnet' hold no whole PAGNet (no 'paf_1.…'). "

@@ -39,6 +39,7 @@ from terrafuse.backbones import (
     RGB,
     TokenBackbone,
     ToRGB,
+    as_map,
     has_option,
     is_token_backbone,
     knows_modalities,
@@ -51,7 +52,7 @@ from terrafuse.methods.parts import build_backbone
 from terrafuse.methods.upseg.fusion import STREAM_FUSIONS
 from terrafuse.methods.upseg.prompts import PromptSettings
 from terrafuse.methods.upseg.streams import GateSettings, GuidedStreams, Schedule, Stream
-from terrafuse.methods.upseg.tokens import as_map, see_tokens
+from terrafuse.methods.upseg.tokens import see_tokens
 from terrafuse.methods.upseg.variance import VarianceSettings
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
@@ -80,8 +81,8 @@ class UPSeg(Segmenter):
         backbone: A DOFA or Galileo, or another plain transformer (vit_*, deit_*, vit_*_dinov2),
             which sees three bands of every modality.
         weights: Pretrained weights: "hub" (DOFA's), "timm", a path, or None to train from scratch.
-        backbone_options: Options of `create_backbone`; `taps` end the stages (default: four of
-            equal depth).
+        backbone_options: Options of `create_backbone`; `out_indices` end the stages (default: four
+            of equal depth).
         tuning: What learns in the encoder (`terrafuse.tuning`), the same for all modalities.
             "frozen" and "full" as everywhere, "lora" with rank 8 on queries, keys, values and
             projection.
@@ -162,7 +163,7 @@ class UPSeg(Segmenter):
         create = STREAM_FUSIONS[fusion if len(names) > 1 else "mean"]
         width = self.backbone.embed_dim
         self.fusions = nn.ModuleList(
-            create(len(names), width, self.variance) for _ in self.backbone.taps
+            create(len(names), width, self.variance) for _ in self.backbone.out_indices
         )
         self._set_decoder(neck_channels, decoder, dict(decoder_options or {}), aux)
         self.stride = self.backbone.stride
@@ -181,13 +182,13 @@ class UPSeg(Segmenter):
     def encode(self, inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
         """Fused maps of the stages (N, D, h, w), and losses of the VEMs before their weight."""
         streams = self.embed(inputs)
-        taps, losses = self.interaction(self.backbone, streams)
+        out_indices, losses = self.interaction(self.backbone, streams)
         patch = self.backbone.patch_size
         # Of all modalities, present or not: what a sample gives must not depend on its batch.
         grids = [(x.shape[-2] // patch, x.shape[-1] // patch) for x in inputs.images.values()]
         grid = max(grids, key=lambda g: g[0] * g[1])
         fused = []
-        for fusion, maps in zip(self.fusions, taps, strict=True):
+        for fusion, maps in zip(self.fusions, out_indices, strict=True):
             tokens, own = fusion(maps, [stream.index for stream in streams], grid)
             fused.append(as_map(tokens, grid))  # (N, D, h, w)
             losses = [*losses, *own]
@@ -229,7 +230,7 @@ class UPSeg(Segmenter):
             name, neck_channels = "upernet", neck_channels or LIGHT
             options.setdefault("channels", LIGHT)
         channels = neck_channels or self.backbone.embed_dim
-        self.neck = LevelNeck(self.backbone.embed_dim, channels, len(self.backbone.taps))
+        self.neck = LevelNeck(self.backbone.embed_dim, channels, len(self.backbone.out_indices))
         levels = [channels] * len(LevelNeck.SCALES)
         strides = [self.backbone.patch_size / scale for scale in LevelNeck.SCALES]
         self.decoder = create_decoder(name, levels, strides, self.num_classes, **options)
@@ -271,7 +272,7 @@ class LevelNeck(nn.Module):
         super().__init__()
         if num_maps > len(self.SCALES):
             raise ModelError(
-                f"the backbone has {num_maps} taps; allowed are 1 to {len(self.SCALES)}"
+                f"the backbone has {num_maps} out_indices; allowed are 1 to {len(self.SCALES)}"
             )
         self.sources = [i * num_maps // len(self.SCALES) for i in range(len(self.SCALES))]
         self.before = nn.ModuleList(

@@ -72,12 +72,12 @@ class Passed:
     """What a pass through the transformer gives.
 
     Args:
-        taps: Per stage and modality, its output.
+        out_indices: Per stage and modality, its output.
         entrances: Per stage where modalities meet, what came in.
         losses: Of the predictors.
     """
 
-    taps: list[list[TokenMap]]
+    out_indices: list[list[TokenMap]]
     entrances: dict[int, list[TokenMap]]
     losses: list[Tensor]
 
@@ -114,7 +114,7 @@ class GuidedStreams(nn.Module):
         super().__init__()
         self.modalities, self.schedule = tuple(modalities), schedule
         self.variance, self.prompt, self.gate = variance, prompt, gate
-        starts = (0, *(tap + 1 for tap in backbone.taps))
+        starts = (0, *(tap + 1 for tap in backbone.out_indices))
         self.blocks = [range(a, b) for a, b in pairwise(starts)]
         self._check(stages or ())
         if stages is None:
@@ -146,7 +146,7 @@ class GuidedStreams(nn.Module):
         if meet and self.schedule == "two-pass":
             sources = self._pass(backbone, streams, meet=False).entrances
         passed = self._pass(backbone, streams, meet=meet, sources=sources)
-        return passed.taps, passed.losses
+        return passed.out_indices, passed.losses
 
     def no_weight_decay(self) -> set[str]:
         """Gates are not decayed."""
@@ -171,7 +171,7 @@ class GuidedStreams(nn.Module):
                     passed.losses.extend(guidance.losses)
                     streams = _add_hints(backbone, streams, guidance)
             streams = self._run_stage(backbone, blocks, streams, guidance)
-            passed.taps.append([_tap(backbone, stream) for stream in streams])
+            passed.out_indices.append([_tap(backbone, stream) for stream in streams])
         return passed
 
     def _guide(
@@ -235,7 +235,7 @@ class GuidedStreams(nn.Module):
         if unknown:
             raise ModelError(
                 f"option 'interact_stages' is {list(stages)}; this backbone has stages 1 to "
-                f"{len(self.blocks)}, which end at its taps"
+                f"{len(self.blocks)}, which end at its out_indices"
             )
         for host in self.prompt.hosts or ():
             if host not in self.modalities:

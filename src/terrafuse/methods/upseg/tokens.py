@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terrafuse.backbones import as_map
 from terrafuse.fusion.levels import resize_map
 
 
@@ -129,11 +130,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 def merge_heads(x: Tensor) -> Tensor:
     """(N, heads, L, d) → (N, L, heads · d)."""
     return x.transpose(1, 2).flatten(2)
-
-
-def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Tokens (N, L, D) → map (N, D, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
 
 
 def _seen(x: TokenMap) -> Tensor:

@@ -51,7 +51,7 @@ def build_vision(
             f"'{name}' is none. Choose vit_base_patch14_reg4_dinov2 or another of timm's (vit_*, "
             "deit_*, samvit_*), or null to do without"
         )
-    fixed = sorted(set(options or {}) & {"neck", "neck_channels", "taps"})
+    fixed = sorted(set(options or {}) & {"neck", "neck_channels", "out_indices"})
     if fixed:
         raise ModelError(
             f"method 'vsgnet' takes the tokens of the last block as they are: leave "
@@ -61,7 +61,7 @@ def build_vision(
         name,
         bands,
         weights,
-        {**(options or {}), "neck": "none", "taps": [-1]},
+        {**(options or {}), "neck": "none", "out_indices": [-1]},
         tuning="frozen",
         modalities=modalities,
     )

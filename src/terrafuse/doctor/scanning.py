@@ -13,7 +13,7 @@ from terrafuse.data.grid import own_window
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.streaming import cover
-from terrafuse.doctor.case import Case, Seen, Side
+from terrafuse.doctor.summary import ModalitySummary, SceneSummary, Side
 from terrafuse.modalities import Modality
 from terrafuse.samples import IGNORE_INDEX, Window
 
@@ -27,7 +27,7 @@ _JUMPS = (112, 192, 256)
 Float = NDArray[np.float32]
 
 
-def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -> Case:
+def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -> SceneSummary:
     """Read every pixel of a scene once, block by block.
 
     Memory does not grow with the scene, but for a line of pixels along each of its sides.
@@ -36,8 +36,8 @@ def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -
         RasterReadError: Pixels cannot be decoded.
         LabelError: Label values outside the class scheme.
     """
-    notes = [_Notes(scene, m) for m in scene.modalities if m.name not in scene.missing]
-    labels = _LabelNotes(scene) if scene.has_labels else None
+    notes = [ModalityScan(scene, m) for m in scene.modalities if m.name not in scene.missing]
+    labels = LabelScan(scene) if scene.has_labels else None
     for window in cover(scene, _BLOCK):
         sample = scene.read(window, labels=False)
         for note in notes:
@@ -45,7 +45,7 @@ def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -
             note.see(sample.images[note.modality.name].numpy(), own)
         if labels is not None:
             labels.see(scene.read_labels(window), window)
-    case = Case(
+    summary = SceneSummary(
         scene=scene,
         scheme=scheme,
         rules=rules,
@@ -53,10 +53,10 @@ def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -
         counts=np.zeros(scheme.num_classes, np.int64),
     )
     if labels is not None:
-        case.counts = labels.counts[: scheme.num_classes]
-        case.ignored = int(labels.counts[IGNORE_INDEX])
-        case.labels, case.label_step = labels.mini, labels.step
-    return case
+        summary.counts = labels.counts[: scheme.num_classes]
+        summary.ignored = int(labels.counts[IGNORE_INDEX])
+        summary.labels, summary.label_step = labels.mini, labels.step
+    return summary
 
 
 def _mini_step(height: int, width: int, bands: int) -> int:
@@ -81,7 +81,7 @@ def _count_jumps(one: Float, other: Float) -> NDArray[np.int64]:
     return np.array(counts, np.int64)
 
 
-class _Notes:
+class ModalityScan:
     """What is noted of one modality."""
 
     def __init__(self, scene: Scene, modality: Modality) -> None:
@@ -157,9 +157,9 @@ class _Notes:
         if window.col_stop == self.whole.width:
             yield "right", image[:, :, -1], rows
 
-    def result(self) -> Seen:
+    def result(self) -> ModalitySummary:
         """All that was noted."""
-        return Seen(
+        return ModalitySummary(
             modality=self.modality,
             low=self.low,
             high=self.high,
@@ -178,7 +178,7 @@ class _Notes:
         )
 
 
-class _LabelNotes:
+class LabelScan:
     """What is noted of the labels."""
 
     def __init__(self, scene: Scene) -> None:

@@ -48,7 +48,7 @@ class Splits:
 
 
 @dataclass
-class Seen:
+class ModalitySummary:
     """One modality of one scene; places count in pixels of the modality.
 
     Args:
@@ -121,7 +121,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ModalityRecord:
     """What is kept of a modality of a scene, for comparisons between scenes.
 
     Args:
@@ -139,7 +139,7 @@ class Summary:
     whole: bool
 
     @classmethod
-    def of(cls, seen: Seen) -> Summary:
+    def of(cls, seen: ModalitySummary) -> ModalityRecord:
         """The summary of what was seen."""
         values = seen.mini[~np.isnan(seen.mini)]
         whole = bool((values == np.round(values)).all())
@@ -147,7 +147,7 @@ class Summary:
 
 
 @dataclass
-class Record:
+class SceneRecord:
     """What is kept of a scene until all have been seen.
 
     Args:
@@ -164,7 +164,7 @@ class Record:
     has_labels: bool
     counts: NDArray[np.int64]
     with_data: dict[str, bool] = field(default_factory=dict)
-    summaries: dict[str, Summary] = field(default_factory=dict)
+    summaries: dict[str, ModalityRecord] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -178,7 +178,7 @@ class Record:
 
 
 @dataclass
-class Case:
+class SceneSummary:
     """A scene whose pixels have all been seen, for the topics to judge.
 
     Args:
@@ -196,7 +196,7 @@ class Case:
     scene: Scene
     scheme: ClassScheme
     rules: dict[str, ReadingRules]
-    seen: dict[str, Seen]
+    seen: dict[str, ModalitySummary]
     counts: NDArray[np.int64]
     ignored: int = 0
     labels: NDArray[np.uint8] | None = None
@@ -208,7 +208,7 @@ class Case:
         """Name of the scene."""
         return self.scene.id
 
-    def labels_on(self, seen: Seen) -> NDArray[np.uint8] | None:
+    def labels_on(self, seen: ModalitySummary) -> NDArray[np.uint8] | None:
         """The labels where `seen.mini` has its pixels, uint8 (h, w); None without labels."""
         if self.labels is None:
             return None

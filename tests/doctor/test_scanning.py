@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from terrafuse.doctor import observing
+from terrafuse.doctor import scanning
 from terrafuse.samples import Window
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 97), (131, 70)])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_notes_equal_those_of_the_whole_array(look_at, monkeypatch, height, width, scale):
-    monkeypatch.setattr(observing, "_BLOCK", 32)
-    monkeypatch.setattr(observing, "_MINI_PIXELS", 600)
+    monkeypatch.setattr(scanning, "_BLOCK", 32)
+    monkeypatch.setattr(scanning, "_MINI_PIXELS", 600)
     rng = np.random.default_rng(height)
     array = rng.integers(0, 50, (3, height, width)).astype(np.float32)
     array[:, rng.random((height, width)) < 0.1] = np.nan
@@ -55,9 +55,9 @@ def test_memory_is_bounded(look_at):
     array[:] = np.arange(64)
     seen = look_at(m=(array, {}, {})).seen["m"]
     assert seen.mini.shape == array.shape
-    assert observing._mini_step(6000, 6000, 1) == 12
-    step = observing._mini_step(1000, 1000, 400)
-    assert 1000 * 1000 / step**2 * 400 <= observing._MINI_VALUES * 1.1
+    assert scanning._mini_step(6000, 6000, 1) == 12
+    step = scanning._mini_step(1000, 1000, 400)
+    assert 1000 * 1000 / step**2 * 400 <= scanning._MINI_VALUES * 1.1
 
 
 def test_windows_of_a_modality_and_of_its_miniature(look_at):
