@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -16,7 +16,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.handles import gdal_path, pool
 from terrafuse.data.overlap import extent_in, meeting_points, relative_scale
 from terrafuse.data.raster_file import RasterFile
-from terrafuse.data.warping import BandSource, warped_document
+from terrafuse.data.warping import BandSource, Witness, warped_document
 from terrafuse.errors import GridMismatchError, RasterReadError
 from terrafuse.samples import Window
 
@@ -45,7 +45,8 @@ class GriddedBands:
     def complete(self) -> bool:
         """Whether every pixel has data for certain."""
         return self.offset is not None and all(
-            band.finite and not band.masked and band.nodata is None for band in self.bands
+            band.finite and not band.masked and band.nodata is None and band.fill is None
+            for band in self.bands
         )
 
     @property
@@ -90,6 +91,17 @@ class GriddedBands:
                 "again"
             ) from error
 
+    def find_fill(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Where raw values (C, h, w) are fill if no other band has data there; None: nowhere.
+
+        Values that were resampled hold none any more.
+        """
+        fills = [band.fill for band in self.bands]
+        if self.offset is None or all(fill is None for fill in fills):
+            return None
+        hits = _equal_per_band(values, fills)
+        return hits if hits.any() else None
+
     def _read(
         self, dataset: Any, indexes: list[int], box: RasterWindow, shape: tuple[int, int] | None
     ) -> NDArray[Any]:
@@ -130,6 +142,7 @@ def place(
     resampling: str,
     where: str,
     dtype: str = "Float32",
+    witnesses: Callable[[], Sequence[Witness]] = tuple,
 ) -> GriddedBands:
     """Prepare to read `bands` of a file on `grid`.
 
@@ -141,6 +154,7 @@ def place(
         resampling: Rule between pixels, where those of the file and of `grid` do not coincide.
         where: Names the raster in messages.
         dtype: GDAL type to resample in.
+        witnesses: Tells where the modality has data, on the file's grid (`BandSource.fill`).
 
     Raises:
         GridMismatchError: No overlap.
@@ -155,7 +169,7 @@ def place(
     scale = _check_overlap(file, reference, where)
     document = warped_document(
         file.spec, file.grid, grid, list(bands),
-        resampling=resampling, scale=scale, dtype=dtype,
+        resampling=resampling, scale=scale, dtype=dtype, witnesses=witnesses(),
     )  # fmt: skip
     return GriddedBands(file, tuple(bands), grid.window, None, document, where)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import GriddedBands, place, usable_nodata
 from terrafuse.data.handles import gdal_path, pool
 from terrafuse.data.raster_file import RasterFile
-from terrafuse.data.warping import BandSource
+from terrafuse.data.warping import BandSource, witness
 from terrafuse.errors import BandError
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window, blocks
@@ -64,6 +64,7 @@ class SceneRange:
 
 
 ResamplingName = Literal["nearest", "bilinear", "cubic", "average"]
+NodataRule = Literal["all", "each"]
 RescaleName = Literal["scene_range"]
 
 
@@ -82,6 +83,8 @@ class ReadingRules:
             1 (a constant band becomes 0); None leaves physical values.
         encoding: What to make of the one band of a generated raster; None takes its values.
         generator: Fingerprint of what made the rasters; others are refused.
+        nodata_rule: "all": a pixel has no data where every band has its nodata value, so that a
+            good pixel may have this value in some of its bands; "each": band by band.
     """
 
     nodata: float | None = None
@@ -92,6 +95,7 @@ class ReadingRules:
     rescale: RescaleName | None = None
     encoding: EncodingName | None = None
     generator: str | None = None
+    nodata_rule: NodataRule = "all"
 
     @classmethod
     def for_kind(cls, kind: ModalityKind) -> ReadingRules:
@@ -105,11 +109,17 @@ class ReadingRules:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ReadingRules:
-        """Inverse of `to_dict`; rules written before a key existed have its default."""
+        """Inverse of `to_dict`; rules written before a key existed have what held then."""
         fixed: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+            k: tuple(v) if isinstance(v, list) else v for k, v in (_BEFORE | values).items()
         }
         return cls(**fixed)
+
+
+#: What held before a rule could be named, where it is not the default.
+_BEFORE: dict[str, Any] = {"nodata_rule": "each"}
+# Writers put these where there is nothing (±3.4e38, 1e20); no measurement is that large.
+_NEVER_A_VALUE = 1e10
 
 
 class RasterSource:
@@ -152,10 +162,10 @@ class RasterSource:
             check_generator(file, rules.generator or "", where)
         encoding = rules.encoding
         self._encoder = Encoder(encoding, self.files[picked[0][0]], where) if encoding else None
-        for position, file in enumerate(self.files):
-            own = [(c, band) for c, (number, band) in enumerate(picked) if number == position]
-            if own:
-                self._parts.append(_Part(file, own, rules, grid, reference, where))
+        self._is_joint = rules.nodata_rule == "all" and len(picked) > 1
+        shares = _share_out(self.files, picked, rules, self._is_joint)
+        for share in shares:
+            self._parts.append(_Part(share, shares, rules, grid, reference, where))
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values of a window of the modality's grid: physical, or encoded or rescaled by the rules.
@@ -182,8 +192,13 @@ class RasterSource:
         """
         shape = (-(-self.grid.height // step), -(-self.grid.width // step))
         image = np.full((self._channels, *shape), np.nan, np.float32)
+        fill = np.zeros(image.shape, bool)
         for part in self._parts:
-            image[part.channels] = part.read_decimated(step, shape)
+            found = part.read_decimated(step, shape)
+            image[part.channels] = found.image
+            if found.fill is not None:
+                fill[part.channels] = found.fill
+        _hide_fill(image, fill)
         return image if self._encoder is None else self._encoder.encode(image)
 
     def close(self) -> None:
@@ -205,26 +220,80 @@ class RasterSource:
         return image, np.asarray(~np.isnan(image).all(axis=0))
 
     def _read_physical(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        if len(self._parts) == 1:
-            image, complete = self._parts[0].read(window)
+        found = [part.read(window) for part in self._parts]
+        if len(found) == 1:
+            image, fill = found[0].image, found[0].fill
         else:
             image = np.empty((self._channels, window.height, window.width), np.float32)
-            known = []
-            for part in self._parts:
-                image[part.channels], every = part.read(window)
-                known.append(every)
-            complete = all(known)
-        if complete:
+            fill = None
+            for part, own in zip(self._parts, found, strict=True):
+                image[part.channels] = own.image
+                if own.fill is not None:
+                    fill = np.zeros(image.shape, bool) if fill is None else fill
+                    fill[part.channels] = own.fill
+        if all(own.complete for own in found):
             return image, np.ones(image.shape[1:], bool)
+        if fill is not None:
+            _hide_fill(image, fill)
         return image, np.asarray(~np.isnan(image).all(axis=0))
+
+
+class _Read(NamedTuple):
+    """Some bands of a window.
+
+    Args:
+        image: Float32 (C, h, w), NaN without data.
+        complete: Whether there is no NaN for certain.
+        fill: Bool (C, h, w): no data where all other bands have none either; None: nowhere.
+    """
+
+    image: NDArray[np.float32]
+    complete: bool
+    fill: NDArray[np.bool_] | None = None
+
+
+def _hide_fill(image: NDArray[np.float32], fill: NDArray[np.bool_]) -> None:
+    """Set pixels of `image` (C, h, w) to NaN of which each band is fill or has no data anyway."""
+    if fill.any():
+        image[:, (fill | np.isnan(image)).all(axis=0)] = np.nan
+
+
+class _Share(NamedTuple):
+    """What a file gives to a modality.
+
+    Args:
+        file: The file.
+        channels: Which ones of the modality.
+        sources: Its bands that they are.
+    """
+
+    file: RasterFile
+    channels: list[int]
+    sources: list[BandSource]
+
+
+def _share_out(
+    files: Sequence[RasterFile],
+    picked: Sequence[tuple[int, int]],
+    rules: ReadingRules,
+    is_joint: bool,
+) -> list[_Share]:
+    """Per file from which a modality takes bands, which ones."""
+    shares = []
+    for position, file in enumerate(files):
+        own = [(c, band) for c, (number, band) in enumerate(picked) if number == position]
+        if own:
+            sources = [_band_source(file, band, rules, is_joint) for _, band in own]
+            shares.append(_Share(file, [channel for channel, _ in own], sources))
+    return shares
 
 
 class _Part:
     """The bands that one file gives to a modality.
 
     Args:
-        file: The file.
-        own: (channel, 1-based band) pairs.
+        share: Which ones.
+        shares: Those of all files of the modality, this one among them.
         rules: How it is read.
         grid: Target grid.
         reference: The whole of which `grid` is a part.
@@ -233,56 +302,65 @@ class _Part:
 
     def __init__(
         self,
-        file: RasterFile,
-        own: Sequence[tuple[int, int]],
+        share: _Share,
+        shares: Sequence[_Share],
         rules: ReadingRules,
         grid: Grid,
         reference: Grid,
         where: str,
     ) -> None:
-        self.channels = [channel for channel, _ in own]
-        bands = [number for _, number in own]
-        sources = [_band_source(file, number, rules) for number in bands]
+        file = share.file
+        self.channels = share.channels
+        has_fill = any(source.fill is not None for source in share.sources)
         self.bands: GriddedBands = place(
-            file, sources, grid, reference, resampling=rules.resampling, where=where
+            file,
+            share.sources,
+            grid,
+            reference,
+            resampling=rules.resampling,
+            where=where,
+            witnesses=lambda: [
+                witness(other.file.spec, other.file.grid, file.grid, other.sources)
+                for other in (shares if has_fill else ())
+            ],
         )
-        tags = np.array([[file.scales[b - 1], file.offsets[b - 1]] for b in bands], np.float32)
+        numbers = [source.index for source in share.sources]
+        tags = np.array([[file.scales[b - 1], file.offsets[b - 1]] for b in numbers], np.float32)
         self._tags = None if (tags == [1, 0]).all() else tags
 
-    def read(self, window: Window) -> tuple[NDArray[np.float32], bool]:
-        """Float32 (C, h, w) with NaN, and whether there is none."""
+    def read(self, window: Window) -> _Read:
+        """A window of the target grid."""
         inner = None if self.bands.extent is None else window.intersection(self.bands.extent)
         shape = (len(self.channels), window.height, window.width)
         if inner is None:
-            return np.full(shape, np.nan, np.float32), False
-        values, hidden = self.bands.read(inner)
-        image = self._to_physical(values)
-        if hidden is not None:
-            np.copyto(image, np.nan, where=hidden)
+            return _Read(np.full(shape, np.nan, np.float32), complete=False)
+        found = self._read(inner)
         if inner == window:
-            return image, self.bands.complete
-        padded = np.full(shape, np.nan, np.float32)
-        padded[:, *inner.slices(window)] = image
-        return padded, False
+            return found._replace(complete=self.bands.complete)
+        return _within(shape, inner.slices(window), found)
 
-    def read_decimated(self, step: int, shape: tuple[int, int]) -> NDArray[np.float32]:
+    def read_decimated(self, step: int, shape: tuple[int, int]) -> _Read:
         """Float32 (C, *shape) with NaN: a pixel of every step."""
-        image = np.full((len(self.channels), *shape), np.nan, np.float32)
+        empty = _Read(np.full((len(self.channels), *shape), np.nan, np.float32), complete=False)
         extent = self.bands.extent
         if extent is None:
-            return image
+            return empty
         # Whole steps only, so that the pixels picked are those in the middle of each.
         first = -(-extent.row // step), -(-extent.col // step)
         count = extent.row_stop // step - first[0], extent.col_stop // step - first[1]
         if min(count) < 1:
-            return image
+            return empty
         window = Window(first[0] * step, first[1] * step, count[0] * step, count[1] * step)
-        values, hidden = self.bands.read(window, count)
-        found = self._to_physical(values)
+        place = slice(first[0], first[0] + count[0]), slice(first[1], first[1] + count[1])
+        return _within(empty.image.shape, place, self._read(window, count))
+
+    def _read(self, window: Window, shape: tuple[int, int] | None = None) -> _Read:
+        values, hidden = self.bands.read(window, shape)
+        fill = self.bands.find_fill(values)
+        image = self._to_physical(values)
         if hidden is not None:
-            np.copyto(found, np.nan, where=hidden)
-        image[:, first[0] : first[0] + count[0], first[1] : first[1] + count[1]] = found
-        return image
+            np.copyto(image, np.nan, where=hidden)
+        return _Read(image, complete=False, fill=fill)
 
     def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if np.iscomplexobj(values):
@@ -295,6 +373,17 @@ class _Part:
         if values.dtype == np.float64:  # may have left the range of float32
             np.copyto(image, np.nan, where=np.isinf(image))
         return image
+
+
+def _within(shape: tuple[int, ...], place: tuple[slice, slice], found: _Read) -> _Read:
+    """What was read as a part of an image (C, h, w) without data elsewhere."""
+    image = np.full(shape, np.nan, np.float32)
+    image[:, *place] = found.image
+    if found.fill is None:
+        return _Read(image, complete=False)
+    fill = np.zeros(shape, bool)
+    fill[:, *place] = found.fill
+    return _Read(image, complete=False, fill=fill)
 
 
 def pick_bands(
@@ -374,12 +463,17 @@ def _wrong_count(
     )
 
 
-def _band_source(file: RasterFile, number: int, rules: ReadingRules) -> BandSource:
+def _band_source(
+    file: RasterFile, number: int, rules: ReadingRules, is_joint: bool
+) -> BandSource:
     dtype = np.dtype(file.dtypes[number - 1])
     nodata = file.nodata[number - 1] if rules.nodata is None else rules.nodata
+    nodata = usable_nodata(nodata, dtype)
+    is_fill = is_joint and nodata is not None and abs(nodata) < _NEVER_A_VALUE
     return BandSource(
         index=number,
-        nodata=usable_nodata(nodata, dtype),
+        nodata=None if is_fill else nodata,
+        fill=nodata if is_fill else None,
         masked=bool(file.hides[number - 1]),
         complex=dtype.kind == "c",
         finite=dtype.kind in "iu",

@@ -9,7 +9,9 @@ of our size, on which the result depends (see `handles`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -36,6 +38,7 @@ class BandSource:
     Args:
         index: 1-based number in the file.
         nodata: Value that becomes NaN, beside what the file itself hides; None = none.
+        fill: Value that becomes NaN where every band of the modality is without data.
         masked: Whether what the file itself hides (nodata tag, mask, alpha) becomes NaN.
         complex: Whether to take the modulus.
         finite: Whether the values are finite for certain (whole numbers).
@@ -43,9 +46,27 @@ class BandSource:
 
     index: int
     nodata: float | None = None
+    fill: float | None = None
     masked: bool = False
     complex: bool = False
     finite: bool = True
+
+    @property
+    def strict(self) -> BandSource:
+        """The band by itself: its fill is no data, whatever other bands hold there."""
+        return self if self.fill is None else replace(self, nodata=self.fill, fill=None)
+
+
+class Witness(NamedTuple):
+    """Bands that tell where a modality has data.
+
+    Args:
+        document: VRT document on the grid of the file that is read, NaN without data.
+        count: Its bands.
+    """
+
+    document: str
+    count: int
 
 
 def warped_document(
@@ -57,6 +78,7 @@ def warped_document(
     resampling: str,
     scale: tuple[float, float] = (1.0, 1.0),
     dtype: str = "Float32",
+    witnesses: Sequence[Witness] = (),
 ) -> str:
     """VRT document: `bands` of the file on the target grid, NaN where there is no data.
 
@@ -69,6 +91,7 @@ def warped_document(
         scale: Target pixels per source pixel along the source's columns and rows, at most 1. Fixed
             here: GDAL would otherwise estimate the width of its kernel block by block.
         dtype: GDAL type of the result, "Float32" or "Float64".
+        witnesses: Where none of them has data, fill of `bands` becomes NaN.
     """
     root = _dataset(target, subClass="VRTWarpedDataset")
     for number in range(1, len(bands) + 1):
@@ -81,7 +104,10 @@ def warped_document(
     extras = {"INIT_DEST": "NO_DATA", "XSCALE": scale[0], "YSCALE": scale[1]}
     for name, value in extras.items():
         _text(options, "Option", value, name=name)
-    _text(options, "SourceDataset", _clean_document(path, source, bands, dtype), relativeToVRT=0)
+    document = _clean_document(path, source, bands, dtype)
+    if witnesses and any(band.fill is not None for band in bands):
+        document = _witnessed(document, len(bands), source, dtype, witnesses)
+    _text(options, "SourceDataset", document, relativeToVRT=0)
     _transformer(ET.SubElement(options, "Transformer"), source, target)
     mapping = ET.SubElement(options, "BandList")
     for number in range(1, len(bands) + 1):
@@ -96,7 +122,9 @@ def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) 
     """VRT document of the file with NaN for no data."""
     if any(band.complex for band in bands):
         path = _layer(grid, [_amplitude(path, n, b) for n, b in enumerate(bands, 1)])
-        bands = [BandSource(n, finite=False) for n in range(1, len(bands) + 1)]
+        # Of an amplitude only 0 can be told to be that of a nodata value.
+        kept = [b.nodata if b.nodata == 0 else None for b in bands]
+        bands = [BandSource(n, nodata, finite=False) for n, nodata in enumerate(kept, 1)]
     layers = [_layer(grid, [_hidden(path, n, b, dtype) for n, b in enumerate(bands, 1)])]
     if not all(band.finite for band in bands):
         for value in (np.inf, -np.inf):
@@ -104,6 +132,49 @@ def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) 
             inner = layers[-1]
             layers.append(_layer(grid, [_hidden(inner, b.index, b, dtype) for b in again]))
     return layers[-1]
+
+
+def witness(
+    path: str,
+    source: Grid,
+    target: Grid,
+    bands: Sequence[BandSource],
+    *,
+    dtype: str = "Float32",
+) -> Witness:
+    """Where a file has data, pixel by pixel of another file.
+
+    Args:
+        path: File as GDAL opens it.
+        source: Its grid.
+        target: Grid of the other file.
+        bands: Bands that count.
+        dtype: GDAL type of their values.
+    """
+    alone = [band.strict for band in bands]
+    if source == target:
+        return Witness(_clean_document(path, source, alone, dtype), len(alone))
+    document = warped_document(path, source, target, alone, resampling="nearest", dtype=dtype)
+    return Witness(document, len(alone))
+
+
+def _witnessed(
+    document: str, count: int, grid: Grid, dtype: str, witnesses: Sequence[Witness]
+) -> str:
+    """The document's bands with NaN where no witness has data."""
+    root = _dataset(grid)
+    for number in range(1, count + 1):
+        _source(_band(root, number, dtype), "SimpleSource", document, number)
+    mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+    for seen in witnesses:
+        for number in range(1, seen.count + 1):
+            # Later sources write over earlier ones, but nothing where they are NaN: 255 stays.
+            source = _source(mask, "ComplexSource", seen.document, number)
+            for tag, value in (("NODATA", "nan"), ("ScaleOffset", 255), ("ScaleRatio", 0)):
+                _text(source, tag, value)
+    inner = ET.tostring(root, encoding="unicode")
+    bands = [BandSource(number, masked=True) for number in range(1, count + 1)]
+    return _layer(grid, [_hidden(inner, band.index, band, dtype) for band in bands])
 
 
 def _layer(grid: Grid, bands: list[ET.Element]) -> str:
