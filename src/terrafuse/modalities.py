@@ -9,7 +9,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Any, Literal
 
-from terrafuse.errors import ConfigError
+from terrafuse.errors import ConfigError, unknown_name
 
 ModalityKind = Literal["optical", "sar", "elevation", "structure", "other"]
 KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "other")
@@ -22,6 +22,44 @@ MAX_SCALE_TERM = 64
 LINEAR_UNITS: Mapping[str, float] = {
     **dict.fromkeys(("linear", "power", "intensity", "sigma0", "gamma0", "beta0"), 10.0),
     "amplitude": 20.0,
+}
+
+#: Every unit that a manifest may name → what it is.
+UNITS: Mapping[str, str] = {
+    "dn": "stored numbers without a unit; the default",
+    "reflectance": "reflectance, 0 to 1",
+    "reflectance_10000": "reflectance × 10000",
+    "reflectance_percent": "reflectance in per cent",
+    "radiance": "radiance, of any scale",
+    "db": "radar in decibels",
+    "linear": "radar, linear in power",
+    "power": "as linear",
+    "intensity": "as linear",
+    "sigma0": "as linear",
+    "gamma0": "as linear",
+    "beta0": "as linear",
+    "amplitude": "radar, the root of power",
+    "m": "metres",
+    "dm": "decimetres",
+    "cm": "centimetres",
+    "mm": "millimetres",
+    "ft": "feet",
+    "degree": "degrees of an angle",
+    "radian": "radians",
+    "percent": "per cent of anything but reflectance",
+    "index": "a ratio without unit, as NDVI",
+    "kelvin": "temperature in kelvin",
+    "celsius": "temperature in degrees Celsius",
+}
+#: Other spellings → the unit.
+_UNIT_SPELLINGS: Mapping[str, str] = {
+    **dict.fromkeys(("metre", "metres", "meter", "meters"), "m"),
+    **dict.fromkeys(("decibel", "decibels"), "db"),
+    **dict.fromkeys(("feet", "foot"), "ft"),
+    **dict.fromkeys(("degrees", "deg"), "degree"),
+    "%": "percent",
+    "k": "kelvin",
+    "°c": "celsius",
 }
 
 #: What red, green and blue are called, also by Sentinel-2, and their wavelengths in micrometres.
@@ -40,7 +78,7 @@ class Modality:
         bands: Band names, one per channel.
         kind: Decides photometric augmentation, default resampling and display.
         wavelengths_um: Centre wavelength per band in micrometres, or None where it has no meaning.
-        unit: Unit of the pixel values after scale and offset tags ("reflectance", "db", "m", "dn").
+        unit: Unit of the pixel values after scale and offset; in a manifest one of `UNITS`.
         scale: Pixel size relative to the scene grid: 2.0 arrives at half the crop's size. A ratio
             of two whole numbers up to 64.
 
@@ -91,8 +129,9 @@ class Modality:
         ):
             raise ConfigError(
                 f"modality '{self.name}' has scale {self.scale}; allowed is a positive ratio of "
-                f"whole numbers up to {MAX_SCALE_TERM} (0.5, 2, 3.5 …). Choose a near one: the "
-                "raster is resampled to it while reading"
+                f"whole numbers up to {MAX_SCALE_TERM} (0.5, 2, 3.5 …): its pixel size relative to "
+                "the scene's. Choose a near one: the raster is resampled to it while reading. A "
+                "factor of pixel values is 'value_scale'"
             )
         return ratio
 
@@ -180,6 +219,19 @@ class BandStatistics:
         """Inverse of `to_dict`."""
         fixed: dict[str, Any] = {name: tuple(value) for name, value in values.items()}
         return cls(**fixed)
+
+
+def parse_unit(text: str) -> str:
+    """The unit of `UNITS` that a text names, in any case.
+
+    Raises:
+        ConfigError: None; names the nearest.
+    """
+    plain = text.strip().lower()
+    unit = _UNIT_SPELLINGS.get(plain, plain)
+    if unit not in UNITS:
+        raise ConfigError(unknown_name("unit", text, UNITS))
+    return unit
 
 
 def places_of_equals(values: Sequence[float | None]) -> list[tuple[int, ...]]:

@@ -16,8 +16,8 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
-from terrafuse.data.rasters import RESCALED_UNIT, ReadingRules, RescaleName
-from terrafuse.data.scene import Scene, SceneFiles
+from terrafuse.data.rasters import RESCALED_UNIT, NodataRule, ReadingRules, RescaleName
+from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
 from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
@@ -107,6 +107,14 @@ class Manifest:
         }
         return replace(self, rules=rules)._returning(self.modalities)
 
+    def with_nodata_rule(self, wanted: Mapping[str, NodataRule]) -> Manifest:
+        """The manifest with other `nodata_rule`s; modalities that it does not have are left out."""
+        rules = {
+            name: replace(rule, nodata_rule=wanted.get(name, rule.nodata_rule))
+            for name, rule in self.rules.items()
+        }
+        return replace(self, rules=rules)
+
     def scenes(self, split: str | None = None) -> list[Scene]:
         """Open all scenes, or those of a split.
 
@@ -116,7 +124,9 @@ class Manifest:
         """
         if split is not None and split not in self.splits:
             raise SceneNotFoundError(unknown_name("split", split, self.splits))
-        return [self._open(e) for e in self.entries if split is None or e.split == split]
+        opened = [self._open(e) for e in self.entries if split is None or e.split == split]
+        tell_band_names(opened)
+        return opened
 
     def scene(self, id: str) -> Scene:
         """Open one scene.
@@ -132,7 +142,9 @@ class Manifest:
             near = unknown_name("scene", id, list(entries)[:20])
             more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
             raise SceneNotFoundError(near + more)
-        return self._open(entries[id])
+        scene = self._open(entries[id])
+        tell_band_names([scene])
+        return scene
 
     def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
         """Files of a scene on this disk, whether they exist or not, without opening any.
@@ -187,7 +199,7 @@ class Manifest:
                 modalities=tuple(self.modalities.values()),
                 rasters={name: self._files(entry, name) for name in entry.rasters},
                 known=self.known,
-                rules=self.rules,
+                rules=_own_rules(self.rules, entry),
                 grid=self.grid,
                 labels=entry.labels and self._resolve(entry.labels),
                 labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
@@ -264,6 +276,15 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
     with written_whole(path) as (partial,):
         partial.write_text(text, encoding="utf-8")
     return path
+
+
+def _own_rules(rules: Mapping[str, ReadingRules], entry: SceneEntry) -> Mapping[str, ReadingRules]:
+    """The rules with the scales that a scene has of its own."""
+    own = dict(rules)
+    for key in ("value_scale", "value_offset"):
+        for name, number in getattr(entry, key).items():
+            own[name] = replace(own[name], **{key: number})
+    return own
 
 
 def _as_read(modality: Modality, rules: ReadingRules) -> Modality:

@@ -100,6 +100,7 @@ class RasterFile:
             bands; "own mask"; or "".
         alpha: Per band, whether it is an alpha band.
         alpha_tags: Per band, whether the file calls it alpha, which many do whatever it shows.
+        colors: Colour interpretation per band, as GDAL calls it ("red", "gray", "undefined" …).
         palette: Colour table of the first band, uint8 (256, 3), or None.
         spec: What GDAL opens: the path, or what gives its stored samples (see `stored`).
         color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would make RGB of it, else "".
@@ -116,6 +117,7 @@ class RasterFile:
     hides: tuple[str, ...]
     alpha: tuple[bool, ...]
     alpha_tags: tuple[bool, ...]
+    colors: tuple[str, ...] = ()
     palette: NDArray[np.uint8] | None = field(default=None, compare=False)
     spec: str = ""
     color_model: str = ""
@@ -189,7 +191,8 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         raise RasterReadError(
             f"{where}: '{path}' holds no bands itself. Name one of its parts instead: {inner}"
         )
-    alpha = tuple(color.name == "alpha" for color in dataset.colorinterp)
+    colors = tuple(color.name for color in dataset.colorinterp)
+    alpha = tuple(color == "alpha" for color in colors)
     return RasterFile(
         path=path,
         **_placement(dataset),
@@ -202,6 +205,7 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         hides=tuple(map(_hiding, dataset.mask_flag_enums)),
         alpha=alpha,
         alpha_tags=alpha,
+        colors=colors,
         palette=_palette(dataset),
         spec=dataset.name,
         color_model=color_model(dataset),

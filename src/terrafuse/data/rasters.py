@@ -9,6 +9,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.data.band_names import (
+    BandNamesRule,
+    BandNotice,
+    Picked,
+    choose_by_name,
+    doubt_numbers,
+)
 from terrafuse.data.encoding import Encoder, EncodingName, check_generator
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import GriddedBands, place, usable_nodata
@@ -65,6 +72,8 @@ class SceneRange:
 
 ResamplingName = Literal["nearest", "bilinear", "cubic", "average"]
 NodataRule = Literal["all", "each"]
+#: One number for all bands of a modality, or one each.
+PerBand = float | tuple[float, ...]
 RescaleName = Literal["scene_range"]
 
 
@@ -85,6 +94,10 @@ class ReadingRules:
         generator: Fingerprint of what made the rasters; others are refused.
         nodata_rule: "all": a pixel has no data where every band has its nodata value, so that a
             good pixel may have this value in some of its bands; "each": band by band.
+        band_names: "use": bands are taken by the names that files give them; "descriptions": by
+            descriptions only, not by names of files or colour tags; "ignore": as they come.
+        value_scale: Factor of stored values, or one per band, instead of the files' scale tag.
+        value_offset: What is added then, instead of the files' offset tag.
     """
 
     nodata: float | None = None
@@ -96,6 +109,9 @@ class ReadingRules:
     encoding: EncodingName | None = None
     generator: str | None = None
     nodata_rule: NodataRule = "all"
+    band_names: BandNamesRule = "use"
+    value_scale: PerBand | None = None
+    value_offset: PerBand | None = None
 
     @classmethod
     def for_kind(cls, kind: ModalityKind) -> ReadingRules:
@@ -117,7 +133,7 @@ class ReadingRules:
 
 
 #: What held before a rule could be named, where it is not the default.
-_BEFORE: dict[str, Any] = {"nodata_rule": "each"}
+_BEFORE: dict[str, Any] = {"nodata_rule": "each", "band_names": "descriptions"}
 # Writers put these where there is nothing (±3.4e38, 1e20); no measurement is that large.
 _NEVER_A_VALUE = 1e10
 
@@ -147,7 +163,7 @@ class RasterSource:
         reference: Grid,
         where: str,
     ) -> None:
-        picked = pick_bands(modality, files, rules, where)
+        picked, self.notice = pick_bands(modality, files, rules, where)
         self.files = tuple(
             _settle_alpha(file, [band for i, band in picked if i == position])
             for position, file in enumerate(files)
@@ -156,7 +172,7 @@ class RasterSource:
         self._rescale = rules.rescale
         # Measured when first needed, and then part of what other processes receive.
         self._range: SceneRange | None = None
-        self._parts = []
+        self._parts: list[_Part] = []
         self._channels = len(picked)
         for file in self.files if rules.generator else ():
             check_generator(file, rules.generator or "", where)
@@ -166,6 +182,35 @@ class RasterSource:
         shares = _share_out(self.files, picked, rules, self._is_joint)
         for share in shares:
             self._parts.append(_Part(share, shares, rules, grid, reference, where))
+
+    @property
+    def tags(self) -> NDArray[np.float64]:
+        """Scale and offset that stored values are read with, per channel (C, 2)."""
+        return self._gather(lambda part: part.tags, np.float64)
+
+    @property
+    def fill(self) -> NDArray[np.float32]:
+        """Physical value per channel that is no data if all have theirs; NaN where there is none.
+
+        Of rule "each" there is none: these pixels are NaN.
+        """
+        stored = self._gather(lambda part: [[b.fill] for b in part.bands.bands], np.float32)
+        scale, offset = self.tags.astype(np.float32).T
+        return np.asarray(stored[:, 0] * scale + offset)
+
+    @property
+    def has_nodata(self) -> bool:
+        """Whether some band has a nodata value that its pixels can have."""
+        bands = [band for part in self._parts for band in part.bands.bands]
+        return any(band.nodata is not None or band.fill is not None for band in bands)
+
+    def _gather(self, get: Callable[[_Part], Any], dtype: Any) -> NDArray[Any]:
+        found = {
+            channel: row
+            for part in self._parts
+            for channel, row in zip(part.channels, get(part), strict=True)
+        }
+        return np.array([found[channel] for channel in range(self._channels)], dtype)
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """Values of a window of the modality's grid: physical, or encoded or rescaled by the rules.
@@ -324,9 +369,18 @@ class _Part:
                 for other in (shares if has_fill else ())
             ],
         )
-        numbers = [source.index for source in share.sources]
-        tags = np.array([[file.scales[b - 1], file.offsets[b - 1]] for b in numbers], np.float32)
-        self._tags = None if (tags == [1, 0]).all() else tags
+        #: Scale and offset per band (C, 2).
+        self.tags = np.array(
+            [
+                [
+                    _own(rules.value_scale, channel, file.scales[source.index - 1]),
+                    _own(rules.value_offset, channel, file.offsets[source.index - 1]),
+                ]
+                for channel, source in zip(share.channels, share.sources, strict=True)
+            ],
+            np.float64,
+        )
+        self._tags = None if (self.tags == [1, 0]).all() else self.tags.astype(np.float32)
 
     def read(self, window: Window) -> _Read:
         """A window of the target grid."""
@@ -386,10 +440,17 @@ def _within(shape: tuple[int, ...], place: tuple[slice, slice], found: _Read) ->
     return _Read(image, complete=False, fill=fill)
 
 
+def _own(given: PerBand | None, channel: int, tag: float) -> float:
+    """What counts for a band: its own number, that of all bands, or the file's tag."""
+    if given is None:
+        return tag
+    return given[channel] if isinstance(given, tuple) else given
+
+
 def pick_bands(
     modality: Modality, files: Sequence[RasterFile], rules: ReadingRules, where: str
-) -> list[tuple[int, int]]:
-    """Per channel, (position of the file, 1-based band in it).
+) -> tuple[Picked, BandNotice | None]:
+    """Per channel, (position of the file, 1-based band in it); and what its owner should know.
 
     Alpha bands are no channels, unless the modality has as many bands as the files have with them.
 
@@ -397,11 +458,17 @@ def pick_bands(
         BandError: Numbers or names do not fit, or values are complex.
     """
     every = [(i, band) for i, file in enumerate(files) for band in range(1, file.count + 1)]
+    notice = None
     if rules.read_bands is not None:
         picked = [_find_band(item, every, files, where) for item in rules.read_bands]
+        by_number = all(isinstance(item, int) for item in rules.read_bands)
+        if by_number and rules.encoding is None and rules.band_names != "ignore":
+            notice = doubt_numbers(modality, files, picked)
     else:
         opaque = [(i, band) for i, band in every if not files[i].alpha[band - 1]]
         picked = every if len(every) == len(modality.bands) else opaque
+        if rules.encoding is None:
+            picked, notice = choose_by_name(modality, files, picked, rules.band_names, where)
     if rules.encoding is not None:
         if len(picked) != 1:
             listed = ", ".join(f"'{files[i].path}'" for i, _ in picked[:2])
@@ -418,7 +485,7 @@ def pick_bands(
                 f"{where}: '{files[i].path}' holds complex values ({dtype}); models take real "
                 "ones. Set 'complex: amplitude' on the modality to read their modulus"
             )
-    return picked
+    return picked, notice
 
 
 def _settle_alpha(file: RasterFile, picked: Sequence[int]) -> RasterFile:
@@ -463,9 +530,7 @@ def _wrong_count(
     )
 
 
-def _band_source(
-    file: RasterFile, number: int, rules: ReadingRules, is_joint: bool
-) -> BandSource:
+def _band_source(file: RasterFile, number: int, rules: ReadingRules, is_joint: bool) -> BandSource:
     dtype = np.dtype(file.dtypes[number - 1])
     nodata = file.nodata[number - 1] if rules.nodata is None else rules.nodata
     nodata = usable_nodata(nodata, dtype)

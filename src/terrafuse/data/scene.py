@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
+from terrafuse.data.band_names import BandNamesWarning, BandNotice
 from terrafuse.data.grid import Grid, own_window
 from terrafuse.data.handles import is_remote
 from terrafuse.data.label_files import (
@@ -174,6 +176,16 @@ class Scene:
     def files(self) -> dict[str, tuple[RasterFile, ...]]:
         """Per modality that has rasters here, what they say about themselves."""
         return {name: source.files for name, source in self._sources.items()}
+
+    @property
+    def band_notices(self) -> dict[str, BandNotice]:
+        """Per modality whose files name their bands otherwise than it does, what was done."""
+        notices = {name: source.notice for name, source in self._sources.items()}
+        return {name: notice for name, notice in notices.items() if notice is not None}
+
+    def source(self, modality: str) -> RasterSource:
+        """Rasters of a modality that the scene has."""
+        return self._sources[modality]
 
     def paths(self) -> dict[str, tuple[Path, ...]]:
         """Files on this disk, per modality, "labels" and "labels_eroded"."""
@@ -365,7 +377,7 @@ def scene_from_rasters(
         raise DataError("labels need a class scheme that says what their values mean")
     if not rasters:
         raise MissingModalityError(f"scene '{id}' has no raster; give one of {', '.join(names)}")
-    return Scene(
+    scene = Scene(
         SceneFiles(
             id=id,
             modalities=tuple(modalities),
@@ -380,6 +392,21 @@ def scene_from_rasters(
             window=window,
         )
     )
+    tell_band_names([scene])
+    return scene
+
+
+def tell_band_names(scenes: Sequence[Scene]) -> None:
+    """Warn of bands that were taken by name or may be others, once for all scenes alike."""
+    alike: dict[tuple[str, str], list[tuple[Scene, BandNotice]]] = {}
+    for scene in scenes:
+        for name, notice in scene.band_notices.items():
+            alike.setdefault((name, notice.text), []).append((scene, notice))
+    for (name, text), met in alike.items():
+        scene, notice = met[0]
+        more = f" (and those of {len(met) - 1} more scenes)" if len(met) > 1 else ""
+        said = f"{_where(scene.id, name)}: '{notice.path}'{more} {text}"
+        warnings.warn(BandNamesWarning(said, is_doubtful=notice.is_doubtful), stacklevel=3)
 
 
 def _where(scene_id: str, modality: str) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from terrafuse.config.base import Settings, parse_settings
+from terrafuse.data.band_names import BandNamesRule
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
-from terrafuse.data.rasters import ReadingRules, ResamplingName, RescaleName
+from terrafuse.data.rasters import NodataRule, PerBand, ReadingRules, ResamplingName, RescaleName
 from terrafuse.errors import ConfigError, unknown_name
-from terrafuse.modalities import Modality, ModalityKind
+from terrafuse.modalities import Modality, ModalityKind, parse_unit
 from terrafuse.samples import Window
 
-_SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window")
+_SCALING = ("value_scale", "value_offset")
+_SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale", "value_offset")
 
 
 class ClassSettings(Settings):
@@ -32,9 +35,24 @@ class ModalitySettings(Settings):
     bands: tuple[str, ...] = Field(description="Names, one per channel.")
     kind: ModalityKind = "other"
     wavelengths_um: tuple[float, ...] | None = Field(None, description="Centre, one per band.")
-    unit: str = "dn"
+    unit: str = Field("dn", description="One of the list below, in any case.")
     scale: float = Field(1.0, gt=0, description="Pixel size relative to the scene grid.")
+    value_scale: PerBand | None = Field(
+        None, description="Factor of stored values, or one per band; instead of the scale tag."
+    )
+    value_offset: PerBand | None = Field(
+        None, description="Added to scaled values, or one per band; instead of the offset tag."
+    )
     nodata: float | None = Field(None, description="Instead of the files' nodata tag.")
+    nodata_rule: NodataRule = Field(
+        "all",
+        description="'all': a pixel without data has its nodata value in every band; 'each': bands "
+        "are judged one by one.",
+    )
+    band_names: BandNamesRule = Field(
+        "use",
+        description="Names that files give their bands: 'use', only 'descriptions', or 'ignore'.",
+    )
     resampling: ResamplingName | None = Field(None, description="Default: by kind.")
     read_bands: tuple[int | str, ...] | None = Field(
         None, description="Bands to take from the files: 1-based numbers or descriptions."
@@ -90,6 +108,8 @@ class _SceneSettings(BaseModel):
     labels: str | None = None
     labels_eroded: str | None = None
     window: tuple[int, int, int, int] | None = None
+    value_scale: dict[str, PerBand] = Field(default_factory=dict)
+    value_offset: dict[str, PerBand] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,6 +123,8 @@ class SceneEntry:
         labels: Path of its labels.
         labels_eroded: Path of labels without the boundaries between classes, to score with.
         window: Part of the reference grid that is the scene.
+        value_scale: Per modality, factor of the values in its files here.
+        value_offset: Per modality, what is added then.
     """
 
     id: str
@@ -111,6 +133,8 @@ class SceneEntry:
     labels: str | None = None
     labels_eroded: str | None = None
     window: Window | None = None
+    value_scale: Mapping[str, PerBand] = field(default_factory=dict)
+    value_offset: Mapping[str, PerBand] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as in a manifest."""
@@ -126,17 +150,28 @@ class SceneEntry:
         if self.window is not None:
             w = self.window
             values["window"] = [w.row, w.col, w.height, w.width]
+        for key in _SCALING:
+            own = {k: list(v) if isinstance(v, tuple) else v for k, v in getattr(self, key).items()}
+            values |= {key: own} if own else {}
         return values
 
 
 def to_modality(name: str, item: ModalitySettings) -> Modality:
-    """The modality that the settings describe."""
+    """The modality that the settings describe.
+
+    Raises:
+        ConfigError: A unit that does not exist, or fields that do not fit each other.
+    """
+    try:
+        unit = parse_unit(item.unit)
+    except ConfigError as error:
+        raise ConfigError(f"modality '{name}': {error}") from None
     return Modality(
         name=name,
         bands=item.bands,
         kind=item.kind,
         wavelengths_um=item.wavelengths_um,
-        unit=item.unit,
+        unit=unit,
         scale=item.scale,
     )
 
@@ -145,8 +180,10 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
     """How the settings want the files of a modality read.
 
     Raises:
-        ConfigError: `read_bands` does not fit `bands`.
+        ConfigError: `read_bands` does not fit `bands`, or numbers per band do not.
     """
+    for key in _SCALING:
+        _check_scaling(key, getattr(item, key), name, len(item.bands))
     needed = 1 if item.encoding else len(item.bands)
     if item.read_bands is not None and len(item.read_bands) != needed:
         raise ConfigError(
@@ -164,7 +201,24 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
         rescale=item.rescale,
         encoding=item.encoding,
         generator=item.generator,
+        nodata_rule=item.nodata_rule,
+        band_names=item.band_names,
+        value_scale=item.value_scale,
+        value_offset=item.value_offset,
     )
+
+
+def _check_scaling(key: str, given: PerBand | None, name: str, bands: int) -> None:
+    numbers = given if isinstance(given, tuple) else (1.0 if given is None else given,)
+    if isinstance(given, tuple) and len(given) != bands:
+        raise ConfigError(
+            f"'{key}' of modality '{name}' has {len(given)} numbers for {bands} bands; give one "
+            "per band, or one for all"
+        )
+    if not all(map(isfinite, numbers)) or (key == "value_scale" and 0 in numbers):
+        raise ConfigError(
+            f"'{key}' of modality '{name}' is {given}; give finite numbers, and no factor of 0"
+        )
 
 
 def _check_encoding(name: str, item: ModalitySettings, encoding: EncodingName) -> None:
@@ -236,6 +290,14 @@ def to_entry(
         rasters[key] = tuple(paths)
     if not rasters:
         raise ConfigError(f"{where} has no raster; give one of {', '.join(modalities)}")
+    for key in _SCALING:
+        for name, number in getattr(item, key).items():
+            if name not in modalities:
+                raise ConfigError(f"{where}: {unknown_name(f'name in {key!r}', name, modalities)}")
+            try:
+                _check_scaling(key, number, name, len(modalities[name].bands))
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
     return SceneEntry(
         id=str(item.id),
         split=item.split,
@@ -243,6 +305,8 @@ def to_entry(
         labels=item.labels,
         labels_eroded=item.labels_eroded,
         window=_window(item.window, where),
+        value_scale=item.value_scale,
+        value_offset=item.value_offset,
     )
 
 

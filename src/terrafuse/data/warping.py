@@ -154,7 +154,8 @@ def witness(
     alone = [band.strict for band in bands]
     if source == target:
         return Witness(_clean_document(path, source, alone, dtype), len(alone))
-    document = warped_document(path, source, target, alone, resampling="nearest", dtype=dtype)
+    # An average is a number where any pixel below has one.
+    document = warped_document(path, source, target, alone, resampling="average", dtype=dtype)
     return Witness(document, len(alone))
 
 
