@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from terrafuse.data import Manifest, load_manifest, write_manifest
+from terrafuse.data.band_names import BandNamesWarning
 from terrafuse.errors import (
     ConfigError,
     GridMismatchError,
@@ -101,7 +102,12 @@ def test_scenes_are_read(values: dict[str, Any], tmp_path: Path) -> None:
     assert two.missing == {"s2"}
     assert (two.grid.height, two.grid.width) == (4, 5)
     assert not two.has_labels
-    # Files of a list are taken as listed.
+    # Files of a list, too, and that is said; `band_names: ignore` takes them as listed.
+    with pytest.warns(BandNamesWarning, match=r"T33_B10\.tif.*by name as B8A, B09, B10: 3, 2, 1"):
+        three = manifest.scene("three").read(Window(0, 0, 1, 1))
+    assert three.images["s2"].flatten().tolist() == [208, 209, 210]
+    values["modalities"]["s2"]["band_names"] = "ignore"
+    manifest = load(values, tmp_path)
     three = manifest.scene("three").read(Window(0, 0, 1, 1))
     assert three.images["s2"].flatten().tolist() == [210, 209, 208]
     assert len(manifest.scenes()) == 3

@@ -115,7 +115,8 @@ def test_nodata_tag_and_override(make_raster: MakeRaster, tmp_path: Path) -> Non
 
 def test_valid_where_some_band_has_data(make_raster: MakeRaster, tmp_path: Path) -> None:
     values = np.array([[[0, 0, 2]], [[0, 7, 0]]], np.uint16)
-    scene = open_one(make_raster(tmp_path / "a.tif", values, nodata=0), 2)
+    path = make_raster(tmp_path / "a.tif", values, nodata=0)
+    scene = open_one(path, 2, ReadingRules(nodata_rule="each"))
     sample = scene.read(Window(0, 0, 1, 3))
     assert sample.valid["m"].tolist() == [[False, True, True]]
     np.testing.assert_array_equal(np.isnan(sample.images["m"].numpy()), values == 0)
@@ -158,7 +159,7 @@ def test_a_mask_hides_pixels(make_raster: MakeRaster, tmp_path: Path, internal: 
     image = read_one(path, 2)
     np.testing.assert_array_equal(np.isnan(image), np.stack([hidden, hidden]))
     # An override hides further values, not instead.
-    image = read_one(path, 2, ReadingRules(nodata=1))
+    image = read_one(path, 2, ReadingRules(nodata=1, nodata_rule="each"))
     assert np.isnan(image[0, 0, 0])
     assert np.isnan(image[:, hidden]).all()
 

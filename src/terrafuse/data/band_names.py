@@ -77,11 +77,18 @@ class _Names(NamedTuple):
         source: What they are, for messages.
         texts: A name per candidate, or "".
         strict: Whether a contradiction is refused.
+        shown: The names in messages, where these are longer.
     """
 
     source: str
     texts: list[str]
     strict: bool = True
+    shown: tuple[str, ...] = ()
+
+    @property
+    def listed(self) -> str:
+        """The names in the order of the files."""
+        return _listed(self.shown or self.texts)
 
 
 def choose_by_name(
@@ -145,8 +152,10 @@ def _kinds_of_names(files: Sequence[RasterFile], candidates: Picked) -> list[_Na
     kinds = [_Names("descriptions", described)]
     numbers = [i for i, _ in candidates]
     if len(set(numbers)) == len(numbers) > 1:
-        stems = _stems([files[i].path for i in numbers])
-        kinds.append(_Names("file names", stems, strict=all(_meanings([s])[0] for s in stems)))
+        names = [files[i].path.replace("\\", "/").rpartition("/")[2] for i in numbers]
+        stems = _stems(names)
+        clear = all(_meanings([stem])[0] for stem in stems)
+        kinds.append(_Names("file names", stems, clear, tuple(names)))
     colors = [files[i].colors[band - 1] for i, band in candidates]
     known = [color if color in _MEANINGS or color == "alpha" else "" for color in colors]
     return [*kinds, _Names("colour tags", known, strict=False)]
@@ -224,9 +233,9 @@ def _contains(text: str, name: str) -> bool:
     return bool(wanted) and any(words[i : i + len(wanted)] == wanted for i in starts)
 
 
-def _stems(paths: Sequence[str]) -> list[str]:
-    """Names of files without folder, suffix and the words that all of them have."""
-    stems = [Path(path.replace("\\", "/").rpartition("/")[2]).stem for path in paths]
+def _stems(names: Sequence[str]) -> list[str]:
+    """Names of files without suffix and the words that all of them have."""
+    stems = [Path(name).stem for name in names]
     common = set.intersection(*(set(_words(stem)) for stem in stems))
     return [" ".join(word for word in _words(stem) if word not in common) for stem in stems]
 
@@ -235,8 +244,8 @@ def _notice_order(
     modality: Modality, files: Sequence[RasterFile], names: _Names, order: Sequence[int]
 ) -> BandNotice:
     text = (
-        f"names its bands {_listed(names.texts)} ({names.source}); they are taken by name as "
-        f"{_listed(modality.bands)}: bands {_listed([str(place + 1) for place in order])}. "
+        f"has bands in another order by its {names.source} ({names.listed}); they are taken by "
+        f"name as {_listed(modality.bands)}: {_listed([str(place + 1) for place in order])}. "
         "'band_names: ignore' on the modality takes them as they come"
     )
     return BandNotice(files[0].path, text)
@@ -245,7 +254,7 @@ def _notice_order(
 def _contradiction(modality: Modality, names: _Names, wrong: int, path: str, where: str) -> str:
     return (
         f"{where}: '{path}' is '{names.texts[wrong]}' by its {names.source} "
-        f"({_listed(names.texts)}) where band '{modality.bands[wrong]}' is to be read "
+        f"({names.listed}) where band '{modality.bands[wrong]}' is to be read "
         f"(bands are {_listed(modality.bands)}). Name the right files, or correct 'bands'; if the "
         f"names in the files are wrong, 'band_names: ignore' on the modality in a manifest takes "
         "the bands as they come"
@@ -254,7 +263,7 @@ def _contradiction(modality: Modality, names: _Names, wrong: int, path: str, whe
 
 def _doubt(modality: Modality, names: _Names, path: str) -> BandNotice:
     text = (
-        f"has {names.source} ({_listed(names.texts)}) that do not suit the order of its bands "
+        f"has {names.source} ({names.listed}) that do not suit the order of its bands "
         f"({_listed(modality.bands)}), which are read as they come. If that is right, say "
         "'band_names: ignore' on the modality; if not, give the order with 'read_bands'"
     )

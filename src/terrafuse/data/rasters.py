@@ -93,7 +93,8 @@ class ReadingRules:
         encoding: What to make of the one band of a generated raster; None takes its values.
         generator: Fingerprint of what made the rasters; others are refused.
         nodata_rule: "all": a pixel has no data where every band has its nodata value, so that a
-            good pixel may have this value in some of its bands; "each": band by band.
+            good pixel may have this value in some of its bands; "each": band by band, as values
+            are always judged that nothing measured has (-9999 and below, 1e10 and above).
         band_names: "use": bands are taken by the names that files give them; "descriptions": by
             descriptions only, not by names of files or colour tags; "ignore": as they come.
         value_scale: Factor of stored values, or one per band, instead of the files' scale tag.
@@ -134,8 +135,8 @@ class ReadingRules:
 
 #: What held before a rule could be named, where it is not the default.
 _BEFORE: dict[str, Any] = {"nodata_rule": "each", "band_names": "descriptions"}
-# Writers put these where there is nothing (±3.4e38, 1e20); no measurement is that large.
-_NEVER_A_VALUE = 1e10
+# Beyond these (-9999, -32768, ±3.4e38, 1e20) nothing is measured: no good pixel has such a value.
+_LEAST_VALUE, _LARGEST_VALUE = -9999, 1e10
 
 
 class RasterSource:
@@ -534,7 +535,7 @@ def _band_source(file: RasterFile, number: int, rules: ReadingRules, is_joint: b
     dtype = np.dtype(file.dtypes[number - 1])
     nodata = file.nodata[number - 1] if rules.nodata is None else rules.nodata
     nodata = usable_nodata(nodata, dtype)
-    is_fill = is_joint and nodata is not None and abs(nodata) < _NEVER_A_VALUE
+    is_fill = is_joint and nodata is not None and _LEAST_VALUE < nodata < _LARGEST_VALUE
     return BandSource(
         index=number,
         nodata=None if is_fill else nodata,
