@@ -28,6 +28,7 @@ from rasterio.windows import Window
 from scores import machine
 from terrafuse import api
 from terrafuse.data import Manifest, load_manifest, write_manifest
+from terrafuse.prediction import read_class_map
 from terrafuse.reports import class_map_image
 from terrafuse.reports.figures import INK, SERIES, STYLE
 
@@ -87,9 +88,7 @@ def map_scene(run: api.Run, dataset: Manifest, id: str, modality: str, raster: P
     with tempfile.TemporaryDirectory() as folder:
         manifest = write_manifest(values, Path(folder) / "dataset.yaml")
         products = run.predict(Path(folder) / "map", scene=f"{manifest}#{id}")
-        with rasterio.open(products.class_map) as class_map:
-            found: Map = class_map.read(1)
-    return found
+        return read_class_map(products.class_map)
 
 
 def maps_of(run: api.Run, dataset: Manifest, split: str, modality: str, edges: int) -> list[Maps]:

@@ -23,7 +23,7 @@ from terrafuse import api
 from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.errors import OutputError
 from terrafuse.landscape import make_landscape
-from terrafuse.prediction import Products
+from terrafuse.prediction import Products, read_class_map
 from terrafuse.reports import class_map_image, confidence_image, modality_preview, run_report
 
 FUSION = "all modalities"
@@ -128,7 +128,7 @@ def _report(
         for name, modality in dataset.modalities.items()
     }
     images["truth"] = class_map_image(sample.labels.numpy(), dataset.scheme)
-    images["map"] = class_map_image(_read(products.class_map), dataset.scheme)
+    images["map"] = class_map_image(read_class_map(products.class_map), dataset.scheme)
     images["confidence"] = confidence_image(_read(products.confidence))
     return run_report(
         out / "report.html",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Run:
         scene: str | None = None,
         rasters: Rasters | None = None,
         products: Sequence[str] = DEFAULT_PRODUCTS,
+        values: str | None = None,
         windows: WindowSettings | None = None,
         device: str = "auto",
         progress: Progress | None = None,
@@ -62,18 +64,21 @@ class Run:
             scene: "dataset.yaml#id".
             rasters: Modality → file or files, instead of `scene`.
             products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
+            values: Pixels of the class map: "code", "index", or None for the codes of the classes
+                where a byte holds them and each class has one, else their indices.
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
             device: "auto", "cpu", "cuda", "cuda:1" …
             progress: Called with (windows done, windows in all).
 
         Raises:
-            ConfigError: Neither or both of `scene` and `rasters`.
+            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold.
             UnknownNameError: No such product.
             DataError: The rasters do not suit the model or each other.
             OutputError: `out` cannot be written.
         """
         opened = self._open(scene, rasters)
+        self._tell_rules([opened])
         predictor = ScenePredictor(
             self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
@@ -83,6 +88,7 @@ class Run:
                 Path(out),
                 scheme=self.info.scheme,
                 products=products,
+                values=values,
                 progress=progress,
             )
         finally:
@@ -128,6 +134,7 @@ class Run:
                 f"'{path}' has no labelled scenes in split '{split}'; "
                 f"splits are {', '.join(dataset.splits) or 'none'}"
             )
+        self._tell_rules(scenes)
         metrics = evaluate_scenes(
             self.segmenter,
             scenes,
@@ -165,16 +172,47 @@ class Run:
         )
 
     def _dataset(self, path: Path) -> Manifest:
-        """A manifest as the model needs it: its modalities, rescaled as in training."""
+        """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
         dataset = load_manifest(path).select([m.name for m in self.info.modalities])
         rules = self._rules()
         for name in dataset.modalities:
             trained = rules[name].generator if name in rules else None
             _check_same_generator(name, trained, dataset.rules[name].generator, path)
-        return dataset.with_rescale({name: rule.rescale for name, rule in rules.items()})
+        _tell_other_rule(rules, dataset, path)
+        return dataset.with_rescale(
+            {name: rule.rescale for name, rule in rules.items()}
+        ).with_nodata_rule({name: rule.nodata_rule for name, rule in rules.items()})
+
+    def _tell_rules(self, scenes: Sequence[Scene]) -> None:
+        """Say of a run that is older than `nodata_rule` how its rasters are read."""
+        old = [
+            m.name
+            for m in self.info.modalities
+            if len(m.bands) > 1
+            and "nodata_rule" not in self.info.rules.get(m.name, {"nodata_rule": ""})
+            and any(m.name not in s.missing and s.source(m.name).has_nodata for s in scenes)
+        ]
+        if old:
+            warnings.warn(
+                f"'{self.folder}' was trained when nodata was judged band by band, and reads "
+                f"{', '.join(old)} so (nodata_rule: each): good pixels that have the nodata value "
+                "in one band lose it. Train again to read them by 'all'",
+                stacklevel=3,
+            )
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path: Path) -> None:
+    for name, found in dataset.rules.items():
+        trained = rules[name].nodata_rule if name in rules else found.nodata_rule
+        if name in dataset.modalities and trained == "all" and found.nodata_rule == "each":
+            warnings.warn(
+                f"modality '{name}' of '{path}' has 'nodata_rule: each'; it is read by 'all', as "
+                "the model was trained",
+                stacklevel=3,
+            )
 
 
 def _check_same_generator(name: str, trained: str | None, found: str | None, path: Path) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,9 @@ from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.sweep import sweep
 from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
+
+if TYPE_CHECKING:
+    from terrafuse.prediction import Products
 
 app = typer.Typer(
     name="terrafuse",
@@ -189,6 +192,14 @@ def predict(
             help="What to write, such as class_map,entropy,margin.", metavar="NAME,NAME,…"
         ),
     ] = "class_map,confidence",
+    values: Annotated[
+        str | None,
+        typer.Option(
+            help="Pixels of the class map: code or index; default: the codes of the classes where "
+            "a byte holds them and each class has one.",
+            metavar="code|index",
+        ),
+    ] = None,
     crop_size: CropSize = None,
     overlap: Overlap = None,
     blending: BlendingName = None,
@@ -219,12 +230,21 @@ def predict(
             scene=scene,
             rasters=rasters or None,
             products=[name.strip() for name in products.split(",")],
+            values=values,
             windows=windows,
             device=device,
             progress=display.stage("mapping"),
         )
-    for file in made.files.values():
-        typer.echo(f"wrote {file}")
+    for name, file in made.files.items():
+        typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
+
+
+def _say_values(made: Products) -> str:
+    values = made.class_values
+    if values.kind == "code":
+        return f" (codes of the classes; {values.nodata} = no data)"
+    why = f", because a map cannot hold the codes: {values.reason}" if values.reason else ""
+    return f" (indices of the classes, 0 to {len(values.values) - 1}{why})"
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

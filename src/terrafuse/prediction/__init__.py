@@ -1,6 +1,12 @@
 """Map a scene: the lattice of windows, blending of their logits, products on disk."""
 
 from terrafuse.prediction.blending import Accumulator, Strip, taper
+from terrafuse.prediction.class_values import (
+    ClassValues,
+    ValuesName,
+    choose_values,
+    read_class_map,
+)
 from terrafuse.prediction.lattice import Blending, Lattice, check_windows
 from terrafuse.prediction.predictor import ScenePredictor, find_device
 from terrafuse.prediction.product_table import (
@@ -20,6 +26,7 @@ __all__ = [
     "PRODUCTS",
     "Accumulator",
     "Blending",
+    "ClassValues",
     "FinalRows",
     "Lattice",
     "MapWriter",
@@ -28,13 +35,16 @@ __all__ = [
     "Products",
     "ScenePredictor",
     "Strip",
+    "ValuesName",
     "WindowSettings",
     "check_windows",
+    "choose_values",
     "describe_device",
     "find_device",
     "find_products",
     "forward_seconds",
     "levels",
     "open_map",
+    "read_class_map",
     "taper",
 ]

@@ -152,6 +152,7 @@ class ScenePredictor:
         scheme: ClassScheme | None = None,
         products: Sequence[str] = DEFAULT_PRODUCTS,
         without: frozenset[str] | set[str] = frozenset(),
+        values: str | None = None,
         progress: Progress | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which says what they are.
@@ -162,10 +163,12 @@ class ScenePredictor:
             scheme: Names and colours of the model's classes; default: the scene's.
             products: Names of `PRODUCTS`.
             without: Modalities to leave out.
+            values: Of the class map: "code", "index", or None as `choose_values` has it.
             progress: Called with (windows done, windows in all).
 
         Raises:
             UnknownNameError: No such product.
+            ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
             OutputError: The folder cannot be written; nothing is left in it.
@@ -173,7 +176,7 @@ class ScenePredictor:
         scheme = self._checked_scheme(scheme or scene.scheme)
         used = self._used_modalities(scene, without)
         with (
-            open_map(Path(out_dir), scene.grid, scheme, find_products(products)) as writer,
+            open_map(Path(out_dir), scene.grid, scheme, find_products(products), values) as writer,
             closing(
                 self.stream(scene, without=without, products=products, progress=progress)
             ) as strips,

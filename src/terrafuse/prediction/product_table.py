@@ -139,7 +139,7 @@ PRODUCTS: dict[str, Product] = {
     for product in (
         Product(
             "class_map",
-            "class index",
+            "class",
             compute=lambda rows: rows.index,
             is_class_map=True,
             cog={"overview_resampling": "MODE"},

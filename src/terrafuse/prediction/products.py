@@ -25,6 +25,7 @@ from rasterio.windows import Window as RasterWindow
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name
 from terrafuse.prediction.blending import Strip
+from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.product_table import Product
 
 if TYPE_CHECKING:
@@ -45,14 +46,16 @@ class Products:
     Args:
         files: Rasters by the name of the product.
         record: `prediction.json`: what they are, and how they were made.
+        class_values: Pixel values of the classes in the class map.
     """
 
     files: Mapping[str, Path]
     record: Path
+    class_values: ClassValues
 
     @property
     def class_map(self) -> Path:
-        """Class indices, uint8, 255 = no data; with colour table and class names."""
+        """Codes or indices of classes (`class_values`), uint8; with colour table and names."""
         return self["class_map"]
 
     @property
@@ -73,7 +76,11 @@ class Products:
 
 @contextmanager
 def open_map(
-    folder: Path, grid: Grid, scheme: ClassScheme, products: Sequence[Product]
+    folder: Path,
+    grid: Grid,
+    scheme: ClassScheme,
+    products: Sequence[Product],
+    values: str | None = None,
 ) -> Iterator[MapWriter]:
     """A writer of the products of one scene.
 
@@ -85,13 +92,16 @@ def open_map(
         grid: The scene's grid; every product has exactly this one.
         scheme: Names and colours of the classes.
         products: Which ones.
+        values: Pixel values of the class map, as in `choose_values`.
 
     Raises:
+        ConfigError: Codes that a map cannot hold.
         OutputError: The folder cannot be made or written.
     """
+    chosen = choose_values(scheme, values)
     with _partial_folder(folder) as partial:
         with _reported(folder):
-            writer = MapWriter(folder, partial, grid, scheme, products)
+            writer = MapWriter(folder, partial, grid, scheme, products, chosen)
         try:
             yield writer
         finally:
@@ -108,15 +118,19 @@ class MapWriter:
         grid: Grid,
         scheme: ClassScheme,
         products: Sequence[Product],
+        values: ClassValues,
     ) -> None:
         self.folder = folder
         self.scheme = scheme
+        self.values = values
         #: Whether any pixel so far has data.
         self.has_data = False
         self._partial = partial
         self._products = tuple(products)
         self._files = {
-            product.name: _Plain(partial / f"{product.name}.plain.tif", grid, product, scheme)
+            product.name: _Plain(
+                partial / f"{product.name}.plain.tif", grid, product, scheme, values
+            )
             for product in products
         }
 
@@ -144,7 +158,7 @@ class MapWriter:
         with _reported(self.folder):
             made = {product.name: self._make(product) for product in self._products}
             record = self._partial / RECORD
-            described = {product.name: product.to_dict() for product in self._products}
+            described = {product.name: self._describe(product) for product in self._products}
             text = json.dumps(
                 {"format": RECORD_FORMAT, **(facts or {}), "products": described},
                 indent=2,
@@ -152,14 +166,22 @@ class MapWriter:
             )
             record.write_text(text + "\n", encoding="utf-8")
             moved = {name: _move(path, self.folder) for name, path in made.items()}
-            return Products(moved, record.replace(self.folder / RECORD))
+            return Products(moved, record.replace(self.folder / RECORD), self.values)
+
+    def _describe(self, product: Product) -> dict[str, Any]:
+        """Its line in `prediction.json`."""
+        if not product.is_class_map:
+            return product.to_dict()
+        content = "code of the class" if self.values.kind == "code" else "class index"
+        own = {"content": content, "nodata": self.values.nodata}
+        return product.to_dict() | own | self.values.to_dict()
 
     def _make(self, product: Product) -> Path:
         """A finished product, still in the partial folder."""
         path = self._partial / f"{product.name}.tif"
         self._files[product.name].to_cog(path, **product.cog)
         if product.is_class_map:
-            _add_category_names(path, self.scheme.names)
+            _add_category_names(path, self.scheme.names, self.values.values)
         return path
 
     def close(self) -> None:
@@ -172,8 +194,11 @@ class MapWriter:
 class _Plain:
     """An uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
 
-    def __init__(self, path: Path, grid: Grid, product: Product, scheme: ClassScheme) -> None:
+    def __init__(
+        self, path: Path, grid: Grid, product: Product, scheme: ClassScheme, values: ClassValues
+    ) -> None:
         self.path = path
+        self._lookup = values.lookup if product.is_class_map else None
         self.grid = grid
         self._row = 0
         self._crc = 0
@@ -188,20 +213,21 @@ class _Plain:
                 dtype=product.dtype,
                 crs=grid.crs,
                 transform=grid.transform,
-                nodata=product.nodata,
+                nodata=values.nodata if product.is_class_map else product.nodata,
                 tiled=True,
                 blockxsize=_BLOCK,
                 blockysize=_BLOCK,
                 bigtiff="IF_SAFER",
             )
         if product.is_class_map:
-            colors = enumerate(scheme.palette().tolist())
-            self._dataset.write_colormap(1, {i: (*color, 255) for i, color in colors})
-            self._dataset.update_tags(classes=json.dumps(scheme.names, ensure_ascii=False))
+            colors = zip(values.values, scheme.palette().tolist(), strict=True)
+            self._dataset.write_colormap(1, {value: (*color, 255) for value, color in colors})
+            self._dataset.update_tags(**values.tags(scheme.names))
         if product.scale is not None:
             self._dataset.scales = (product.scale,)
 
     def write(self, rows: NDArray[Any]) -> None:
+        rows = rows if self._lookup is None else self._lookup[rows]
         height, width = rows.shape
         self._dataset.write(rows, 1, window=RasterWindow(0, self._row, width, height))
         self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)
@@ -244,7 +270,7 @@ def _side_car(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def _add_category_names(path: Path, names: tuple[str, ...]) -> None:
+def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, ...]) -> None:
     """Names of the values of band 1, for GDAL: GeoTIFF itself has no place for them."""
     side_car = _side_car(path)
     # GDAL has made one already if the CRS cannot be said in GeoTIFF keys.
@@ -252,8 +278,9 @@ def _add_category_names(path: Path, names: tuple[str, ...]) -> None:
     root = tree.getroot() if tree else ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    for name in names:
-        ElementTree.SubElement(categories, "Category").text = name
+    by_value = dict(zip(values, names, strict=True))
+    for value in range(max(values) + 1):  # the position of a name is its value
+        ElementTree.SubElement(categories, "Category").text = by_value.get(value, "")
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(side_car, encoding="utf-8")
 
