@@ -99,7 +99,9 @@ def _check_products_and_windows(ok, folder, scene):
         "--products", "class_map,confidence,entropy,margin",
     )  # fmt: skip
     names = ("class_map", "confidence", "entropy", "margin")
-    assert said.splitlines() == [f"wrote {out / name}.tif" for name in names]
+    class_map, *others = said.splitlines()
+    assert class_map == f"wrote {out}/class_map.tif (codes of the classes; 255 = no data)"
+    assert others == [f"wrote {out / name}.tif" for name in names[1:]]
     after = json.loads((out / "prediction.json").read_text())
     assert after["products"]["entropy"] == {
         "file": "entropy.tif",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from terrafuse.api.datasets import (
         data_check,
         data_describe,
+        data_fix,
         data_split,
         data_stats,
         data_stats_by_split,
@@ -38,6 +39,7 @@ else:  # each verb with the libraries that it needs, and no others
             "terrafuse.api.datasets": (
                 "data_check",
                 "data_describe",
+                "data_fix",
                 "data_split",
                 "data_stats",
                 "data_stats_by_split",
@@ -79,6 +81,7 @@ __all__ = [
     "copy_configs",
     "data_check",
     "data_describe",
+    "data_fix",
     "data_preview",
     "data_split",
     "data_stats",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terrafuse.data import Manifest, load_manifest, write_manifest
-from terrafuse.errors import OutputError, SceneNotFoundError
+from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
 from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
 
@@ -104,17 +104,66 @@ def data_check(
 def suggested_fixes(findings: Sequence[Finding]) -> dict[str, Any]:
     """What the findings would change in `dataset.yaml`, as nested values to merge into it.
 
-    Where two findings want another value for one key, the first one's counts.
+    Keys of scenes stand by id under "scenes". Where two findings want another value for one key,
+    the first one's counts.
     """
     merged: dict[str, Any] = {}
     for finding in findings:
         for key, value in finding.fix.items():
-            *folders, last = key.split(".")
-            place = merged
-            for name in folders:
-                place = place.setdefault(name, {})
-            place.setdefault(last, value)
+            nested = value
+            for name in reversed(key.split(".")):
+                nested = {name: nested}
+            _merge(merged, nested, over=False)
     return merged
+
+
+def data_fix(
+    manifest: str | Path | Manifest, findings: Sequence[Finding], out: str | Path
+) -> dict[str, Any]:
+    """Write a copy of a manifest with what the findings would change; the rasters stay as they are.
+
+    Args:
+        manifest: The manifest that was checked.
+        findings: What was found in it.
+        out: The manifest to write.
+
+    Returns:
+        The changes, as `suggested_fixes` has them; without any, nothing is written.
+
+    Raises:
+        OutputError: `out` exists, or cannot be written.
+        ConfigError: The changes do not suit each other.
+    """
+    from terrafuse.splits import move_paths
+
+    dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+    path = Path(out)
+    if path.exists():
+        raise OutputError(f"'{path}' exists; choose another name or remove it first")
+    changes = suggested_fixes(findings)
+    if not changes:
+        return {}
+    values = dataset.to_dict()
+    _merge(values, {key: own for key, own in changes.items() if key != "scenes"}, over=True)
+    for entry in values["scenes"]:
+        _merge(entry, changes.get("scenes", {}).get(entry["id"], {}), over=True)
+    move_paths(values, dataset.path.parent, path.absolute().parent)
+    write_manifest(values, path)
+    try:
+        load_manifest(path)
+    except ConfigError as error:
+        path.unlink()
+        raise ConfigError(f"the suggestions do not suit each other: {error}") from None
+    return changes
+
+
+def _merge(values: dict[str, Any], more: Mapping[str, Any], *, over: bool) -> None:
+    """Put nested values into others; `over` decides whose counts."""
+    for key, value in more.items():
+        if isinstance(value, Mapping):
+            _merge(values.setdefault(key, {}), value, over=over)
+        elif over or key not in values:
+            values[key] = value
 
 
 def data_stats(

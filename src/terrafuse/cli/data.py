@@ -46,6 +46,10 @@ def data_check(
     fixes: Annotated[
         bool, typer.Option("--fix-suggestions", help="Print keys that mend dataset.yaml.")
     ] = False,
+    fix: Annotated[
+        Path | None,
+        typer.Option(help="Write a copy of the manifest with these keys.", metavar="OUT.yaml"),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a page with pictures of the places.")
     ] = None,
@@ -80,12 +84,16 @@ def data_check(
             # Of the data that were checked, whatever the run names.
             expected = api.expect_run(run, {"data.manifest": str(manifest.absolute())})
     suggested = api.suggested_fixes(findings)
+    changes = {} if fix is None else api.data_fix(manifest, findings, fix)
     if as_json:
         typer.echo(json.dumps(_plain(findings, suggested, expected, fixes), indent=2, default=str))
     else:
         print_findings(findings)
-        if fixes:
+        if fixes or changes:
             print_fixes(suggested)
+        if fix is not None:
+            done = f"wrote {fix} with them" if changes else f"nothing to write to {fix}"
+            typer.echo(f"{done}; '{manifest}' and the rasters are as they were")
         if expected is not None:
             print_expected(expected)
         if html is not None:

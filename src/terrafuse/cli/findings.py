@@ -79,6 +79,8 @@ def print_fixes(suggested: Mapping[str, Any]) -> None:
         console.print("nothing in dataset.yaml would mend this")
         return
     console.print("to put into dataset.yaml, if the findings are right:", style="green")
+    scenes = [{"id": id, **own} for id, own in suggested.get("scenes", {}).items()]
+    suggested = {**suggested, "scenes": scenes} if scenes else suggested
     text = yaml.safe_dump(
         dict(suggested), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
     )

@@ -173,6 +173,9 @@ class RasterSource:
         self._rescale = rules.rescale
         # Measured when first needed, and then part of what other processes receive.
         self._range: SceneRange | None = None
+        before = np.cumsum([0, *(file.count for file in files)])
+        #: 1-based numbers of the bands read, counted through all files, as `read_bands` has them.
+        self.numbers = [int(before[i]) + band for i, band in picked]
         self._parts: list[_Part] = []
         self._channels = len(picked)
         for file in self.files if rules.generator else ():

@@ -125,7 +125,12 @@ def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) 
         # Of an amplitude only 0 can be told to be that of a nodata value.
         kept = [b.nodata if b.nodata == 0 else None for b in bands]
         bands = [BandSource(n, nodata, finite=False) for n, nodata in enumerate(kept, 1)]
-    layers = [_layer(grid, [_hidden(path, n, b, dtype) for n, b in enumerate(bands, 1)])]
+    # GDAL looks at a mask or at a nodata value of one source, not at both.
+    first = [replace(b, nodata=None) if b.masked else b for b in bands]
+    layers = [_layer(grid, [_hidden(path, n, b, dtype) for n, b in enumerate(first, 1)])]
+    if any(b.masked and b.nodata is not None for b in bands):
+        rest = [BandSource(n, b.nodata if b.masked else None) for n, b in enumerate(bands, 1)]
+        layers.append(_layer(grid, [_hidden(layers[-1], b.index, b, dtype) for b in rest]))
     if not all(band.finite for band in bands):
         for value in (np.inf, -np.inf):
             again = [BandSource(n, nodata=value) for n in range(1, len(bands) + 1)]

@@ -113,7 +113,7 @@ def _judge_plants(
     if better is None:  # leafless trees, or a picture whose bands were stretched one by one
         yield Finding("note", "band-order", message, summary.id, modality=seen.name)
         return
-    taken = summary.rules[seen.name].read_bands or tuple(range(1, len(bands) + 1))
+    taken = summary.rules[seen.name].read_bands or summary.scene.source(seen.name).numbers
     order = [taken[i] for i in better]
     fix = {f"modalities.{seen.name}.read_bands": order}
     remedy = "The order of 'bands' is probably not that of the file: correct it, or set "

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from terrafuse.data.band_names import BandNamesWarning
 from terrafuse.data.handles import warning_filter
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
@@ -29,7 +30,7 @@ from terrafuse.doctor.files import (
     explain_unreadable,
     from_error,
 )
-from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.findings import Finding, Severity
 from terrafuse.doctor.labels import check_labels, explain_unknown
 from terrafuse.doctor.nodata import check_nan, check_nodata
 from terrafuse.doctor.registration import check_registration
@@ -196,8 +197,14 @@ def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] 
         except TerrafuseError as error:
             return _Result(_why_not_opened(manifest, entry, error))
         faults = list(_open_eroded(scene))
-    warned = [Finding("warning", "reading", str(w.message), entry.id) for w in caught]
-    return scene, warned + faults
+    return scene, [_from_warning(w.message, entry) for w in caught] + faults
+
+
+def _from_warning(message: Warning | str, entry: SceneEntry) -> Finding:
+    if isinstance(message, BandNamesWarning):  # taken by name, nothing is wrong
+        severity: Severity = "warning" if message.is_doubtful else "note"
+        return Finding(severity, "band-names", str(message), entry.id)
+    return Finding("warning", "reading", str(message), entry.id)
 
 
 def _why_not_opened(manifest: Manifest, entry: SceneEntry, error: TerrafuseError) -> list[Finding]:

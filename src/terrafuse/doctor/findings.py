@@ -28,7 +28,8 @@ class Finding:
         remedy: What to do; empty where the message says it.
         modality: Its name, or "labels", where the finding is about one.
         window: Where in the scene, in scene pixels.
-        fix: What would mend it in `dataset.yaml`: dotted key → value. Suggested, never applied.
+        fix: What would mend it in `dataset.yaml`: dotted key → value; of scenes, "scenes" → their
+            keys by id. Applied to a copy only (`data check --fix`).
     """
 
     severity: Severity

@@ -29,11 +29,13 @@ _RING_PERCENT = 10.0
 _FEWEST_BANDS = 3
 _HOLE_SHARE = 0.005
 _ALSO_A_VALUE = 0.002
+_MOST_BANDS = 6
 
 
 def check_nodata(summary: SceneSummary) -> Iterator[Finding]:
-    """Borders and holes of one value."""
+    """Borders and holes of one value, and nodata values in some bands only."""
     for seen in summary.seen.values():
+        yield from _check_partly(summary, seen)
         if seen.modality.kind == "structure" or not seen.valid:
             continue
         found = find_border(seen)
@@ -135,6 +137,32 @@ def _undeclared(
         "warning", "undeclared-nodata", message, summary.id, None, remedy, seen.name,
         seen.mini_window(mask), fix,
     )  # fmt: skip
+
+
+def _check_partly(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
+    if seen.partly is None or not seen.partly_any:
+        return
+    counts = zip(seen.modality.bands, seen.partly / seen.valid, strict=True)
+    listed = [f"{band} {share:.1%}" for band, share in counts if share > 0]
+    more = " …" if len(listed) > _MOST_BANDS else ""
+    shares = f"{', '.join(listed[:_MOST_BANDS])}{more}"
+    start = (
+        f"{seen.partly_any / seen.valid:.1%} of the pixels with data of modality '{seen.name}' in "
+        f"scene '{summary.id}'"
+    )
+    if summary.rules[seen.name].nodata_rule == "all":
+        message = (
+            f"{start} equal nodata in some bands only ({shares}); their values count there "
+            "(nodata_rule: all)"
+        )
+        remedy = "If they are no values, set 'nodata_rule: each' on the modality"
+    else:
+        message = (
+            f"{start} have no data in some bands only ({shares}); these bands are left out there "
+            "(nodata_rule: each)"
+        )
+        remedy = "If they are values (dark water, white roofs), set 'nodata_rule: all'"
+    yield Finding("note", "partial-nodata", message, summary.id, None, remedy, seen.name)
 
 
 def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:

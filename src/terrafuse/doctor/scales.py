@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import PERCENTS, ModalityRecord, SceneRecord
@@ -23,6 +24,12 @@ _REFLECTANCE_UNITS = {"reflectance": ("0–1",), "reflectance_10000": ("0–1000
 # Sentinel-2 since processing baseline 04.00: 1000 is added, so that nothing is darker.
 _OFFSET, _DARK = (950.0, 1400.0), 600.0
 _MOST_DB = 70.0
+# What brings one family to another, and centimetres or millimetres to metres.
+_FACTORS: dict[tuple[Family, Family], float] = {
+    ("0–1", "0–10000"): 10_000.0,
+    ("0–10000", "0–1"): 0.0001,
+}
+_HEIGHTS = (0.01, 0.001)
 _FEWEST = 64
 _MOST_NAMED = 5
 
@@ -37,10 +44,10 @@ def check_scales(modality: Modality, records: Sequence[SceneRecord]) -> Iterator
     }
     if modality.kind == "optical" and found:
         yield from _check_unit(modality, found)
-        yield from _check_mixed(
-            modality, {id: _optical_family(s) for id, s in found.items()}, found
-        )
-        yield from _check_offset(modality, found)
+        factors: dict[str, float] = {}
+        families = {id: _optical_family(s) for id, s in found.items()}
+        yield from _check_mixed(modality, families, found, factors)
+        yield from _check_offset(modality, found, factors)
     if modality.kind == "sar" and found:
         yield from _check_radar(modality, found)
     if modality.kind == "elevation" and found:
@@ -77,14 +84,18 @@ def _check_unit(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iter
         f"(99th percentile) in {_of(wrong, found)}"
     )
     unit = "reflectance" if top <= _REFLECTANCE else "dn" if top <= 255 else "reflectance_10000"
-    remedy = f"Say 'unit: {unit}', or give the files a scale tag (gdal_edit.py -scale 0.0001)"
+    remedy = f"Say 'unit: {unit}', or bring them to it by 'value_scale' (0.0001, say)"
     fix = {f"modalities.{modality.name}.unit": unit}
     yield Finding("warning", "unit", message, None, None, remedy, modality.name, fix=fix)
 
 
 def _check_mixed(
-    modality: Modality, families: Mapping[str, Family], found: Mapping[str, ModalityRecord]
+    modality: Modality,
+    families: Mapping[str, Family],
+    found: Mapping[str, ModalityRecord],
+    factors: dict[str, float],
 ) -> Iterator[Finding]:
+    """Scenes in another scale than most; fills `factors` with what brings them to it."""
     usual = Counter(families.values()).most_common(1)[0][0]
     level = float(np.median([_typical(found[id]) for id, f in families.items() if f == usual]))
     for id, family in families.items():
@@ -95,17 +106,20 @@ def _check_mixed(
             f"modality '{modality.name}' of scene '{id}' has values of {_as(family)} (90 % are "
             f"below {own:.4g}), the other scenes of {_as(usual)} (below {level:.4g})"
         )
-        remedy = (
-            "Bring its file to the scale of the others, by a scale tag (gdal_edit.py -scale) too"
-        )
-        yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name)
+        factors[id] = _FACTORS.get((family, usual), 1.0)
+        line, fix = _mend_scene(modality, id, found[id], factors[id])
+        remedy = "Bring it to the scale of the others: "
+        remedy += line or f"in the manifest, give scene '{id}' a 'value_scale'"
+        yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name, fix=fix)
 
 
 def _as(family: Family) -> str:
     return {"0–1": "0 to 1", "0–255": "0 to 255", "0–10000": "0 to 10000"}.get(family, family)
 
 
-def _check_offset(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iterator[Finding]:
+def _check_offset(
+    modality: Modality, found: Mapping[str, ModalityRecord], factors: Mapping[str, float]
+) -> Iterator[Finding]:
     floors = {}
     for id, summary in found.items():
         factor = {"0–1": 10_000.0, "0–10000": 1.0}.get(_optical_family(summary))
@@ -121,11 +135,11 @@ def _check_offset(modality: Modality, found: Mapping[str, ModalityRecord]) -> It
             f"(reflectance × 10000), others go down to {min(floors[d] for d in dark):.0f}: as with "
             "Sentinel-2 since processing baseline 04.00, where 1000 is added"
         )
-        remedy = (
-            "Subtract 1000 from it, or give its file an offset tag (gdal_edit.py -offset -1000; "
-            "-0.1 where the scale tag is 0.0001)"
-        )
-        yield Finding("warning", "offset", message, id, None, remedy, modality.name)
+        factor = factors.get(id, 1.0)
+        shift = -0.1 if _optical_family(found[id]) == "0–1" else -1000.0
+        line, fix = _mend_scene(modality, id, found[id], factor, shift * factor)
+        remedy = f"Subtract it: {line}"
+        yield Finding("warning", "offset", message, id, None, remedy, modality.name, fix=fix)
 
 
 def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iterator[Finding]:
@@ -163,7 +177,7 @@ def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Ite
                 f"modality '{modality.name}' of scene '{id}' looks like {_radar_text(family)} "
                 f"(median {_middle(found[id]):.4g}), the other scenes like {_radar_text(usual)}"
             )
-            remedy = "Bring its file to the unit of the others (dB = 10·log10 of power)"
+            remedy = "Convert its file to the unit of the others (dB = 10·log10 of power)"
             yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name)
     far = [id for id, summary in found.items() if abs(_middle(summary)) > _MOST_DB]
     if expected == usual == "decibels" and far:
@@ -172,11 +186,10 @@ def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Ite
             f"{_middle(found[far[0]]):.4g} in {_of(far, found)}; backscatter lies between −40 and "
             "10"
         )
-        remedy = (
-            "The files were probably multiplied by 10 or 100 to store whole numbers: say so by "
-        )
-        remedy += "a scale tag (gdal_edit.py -scale 0.01)"
-        yield Finding("warning", "unit", message, None, None, remedy, modality.name)
+        factor = 0.1 if abs(_middle(found[far[0]])) * 0.1 <= _MOST_DB else 0.01
+        line, fix = _mend_all(modality, far, found, factor)
+        remedy = f"They were probably multiplied by {1 / factor:g} to store whole numbers: {line}"
+        yield Finding("warning", "unit", message, None, None, remedy, modality.name, fix=fix)
 
 
 def _radar_family(summary: ModalityRecord) -> Family:
@@ -209,8 +222,59 @@ def _check_height_units(
                 f"heights of modality '{modality.name}' in scene '{id}' spread over {spread:.0f}, "
                 f"those of the other scenes over {usual:.0f}: another unit (centimetres?)"
             )
-            remedy = "Bring the file to the unit of the others, by a scale tag too"
-            yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name)
+            near = [f for f in _HEIGHTS if 0.6 < spread * f / usual < 1.7]
+            line, fix = _mend_scene(modality, id, found[id], near[0] if near else 1.0)
+            remedy = "Bring it to the unit of the others: "
+            remedy += line or f"in the manifest, give scene '{id}' a 'value_scale'"
+            yield Finding(
+                "warning", "mixed-scale", message, id, None, remedy, modality.name, fix=fix
+            )
+
+
+def _mend_scene(
+    modality: Modality, id: str, record: ModalityRecord, factor: float, shift: float = 0.0
+) -> tuple[str, dict[str, Any]]:
+    """The line that brings a scene's values v to factor · v + shift, and the fix that adds it."""
+    own = {key: {modality.name: number} for key, number in _scaling(record, factor, shift).items()}
+    if not own:
+        return "", {}
+    text = ", ".join(
+        f"{key}: {{{modality.name}: {number}}}"
+        for key, numbers in own.items()
+        for number in numbers.values()
+    )
+    return f"in the manifest, add '{text}' to scene '{id}'", {"scenes": {id: own}}
+
+
+def _mend_all(
+    modality: Modality, ids: Sequence[str], found: Mapping[str, ModalityRecord], factor: float
+) -> tuple[str, dict[str, Any]]:
+    """The same for all scenes of a modality at once, or for some of them one by one."""
+    wanted = [_scaling(found[id], factor, 0.0) for id in ids]
+    if len(ids) == len(found) and all(own == wanted[0] for own in wanted):
+        text = ", ".join(f"{key}: {number}" for key, number in wanted[0].items())
+        fix = {f"modalities.{modality.name}.{key}": n for key, n in wanted[0].items()}
+        return f"in the manifest, add '{text}' to modality '{modality.name}'", fix
+    lines = [_mend_scene(modality, id, found[id], factor) for id in ids]
+    merged: dict[str, Any] = {}
+    for _, fix in lines:
+        merged |= fix["scenes"]
+    return f"{lines[0][0]}, and likewise to the others", {"scenes": merged}
+
+
+def _scaling(record: ModalityRecord, factor: float, shift: float) -> dict[str, Any]:
+    """`value_scale` and `value_offset` as far as they are not what the files are read with now."""
+    tags = np.array([[1.0, 0.0]] * len(record.low)) if record.tags is None else record.tags
+    new = {"value_scale": tags[:, 0] * factor, "value_offset": tags[:, 1] * factor + shift}
+    old = {"value_scale": tags[:, 0], "value_offset": tags[:, 1]}
+    return {key: _plain(new[key]) for key in new if not np.array_equal(new[key], old[key])}
+
+
+def _plain(numbers: NDArray[np.float64]) -> Any:
+    """One number if all are equal, else a list; without the noise of the last digits."""
+    exact = [float(f"{number:.12g}") for number in numbers]
+    short = [int(n) if n.is_integer() and abs(n) < 1e15 else n for n in exact]
+    return short[0] if len(set(short)) == 1 else short
 
 
 def _of(ids: Sequence[str], found: Mapping[str, ModalityRecord]) -> str:

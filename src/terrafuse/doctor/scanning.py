@@ -109,6 +109,11 @@ class ModalityScan:
         scaled = any(scale != 1 for file in files for scale in file.scales)
         is_bytes = set(self.dtypes) == {"uint8"} and not scaled and modality.kind == "optical"
         self.jumps = np.zeros((2, bands), np.int64) if is_bytes else None
+        source = scene.source(modality.name)
+        self.tags, self.fill = source.tags, source.fill
+        is_judged = bands > 1 and source.has_nodata and len(source.tags) == bands
+        self.partly = np.zeros(bands, np.int64) if is_judged else None
+        self.partly_any = 0
 
     def see(self, image: Float, window: Window) -> None:
         """Note a window (C, h, w) of the modality's own pixels."""
@@ -119,6 +124,7 @@ class ModalityScan:
         empty = np.isnan(image)
         self.known += image[0].size - empty.sum(axis=(1, 2))
         self.valid += image[0].size - int(empty.all(axis=0).sum())
+        self._note_partly(image, empty)
         self._note_extremes(image, inner)
         rows, own_rows = _on_lattice(inner.row, inner.row_stop, self.step)
         cols, own_cols = _on_lattice(inner.col, inner.col_stop, self.step)
@@ -128,6 +134,14 @@ class ModalityScan:
             self.jumps += _count_jumps(image[:, :, 1:], image[:, :, :-1])
         for side, line, span in self._lines(image, inner):
             self.frame[side][:, span] = line
+
+    def _note_partly(self, image: Float, empty: NDArray[np.bool_]) -> None:
+        if self.partly is None:
+            return
+        by_each = np.isnan(self.fill).all()
+        lacking = empty & ~empty.all(axis=0) if by_each else image == self.fill[:, None, None]
+        self.partly += lacking.sum(axis=(1, 2))
+        self.partly_any += int(lacking.any(axis=0).sum())
 
     def _note_extremes(self, image: Float, window: Window) -> None:
         for keep, count, place, reduce, pick in (
@@ -174,6 +188,10 @@ class ModalityScan:
             step=self.step,
             frame=self.frame,
             dtypes=self.dtypes,
+            partly=self.partly,
+            partly_any=self.partly_any,
+            fill=self.fill,
+            tags=self.tags,
             jumps=self.jumps,
         )
 

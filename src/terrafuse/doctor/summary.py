@@ -66,6 +66,11 @@ class ModalitySummary:
         step: Of `mini`.
         frame: Outermost line of pixels on each side, float32 (C, n).
         dtypes: Of the bands in the files.
+        partly: Pixels with data per band where this band has no data or, by `nodata_rule: all`, its
+            nodata value, and another has a value, int64 (C,).
+        partly_any: Pixels where some band is so.
+        fill: Physical value per band that `partly` counts by rule "all"; NaN by rule "each".
+        tags: Scale and offset that stored values are read with (C, 2).
         jumps: Pairs of neighbours that differ by nearly all of what a byte holds, and by about
             half of it, int64 (2, C); counted in optical images of bytes only.
     """
@@ -84,6 +89,10 @@ class ModalitySummary:
     step: int
     frame: dict[Side, NDArray[np.float32]] = field(default_factory=dict)
     dtypes: tuple[str, ...] = ()
+    partly: NDArray[np.int64] | None = None
+    partly_any: int = 0
+    fill: NDArray[np.float32] | None = None
+    tags: NDArray[np.float64] | None = None
     jumps: NDArray[np.int64] | None = None
 
     @property
@@ -130,6 +139,7 @@ class ModalityRecord:
         known: Pixels with data per band, int64 (C,).
         percentiles: Float32 (P, C).
         whole: Whether all values looked at are whole numbers.
+        tags: Scale and offset that stored values are read with (C, 2); None: 1 and 0.
     """
 
     low: NDArray[np.float32]
@@ -137,13 +147,14 @@ class ModalityRecord:
     known: NDArray[np.int64]
     percentiles: NDArray[np.float32]
     whole: bool
+    tags: NDArray[np.float64] | None = None
 
     @classmethod
     def of(cls, seen: ModalitySummary) -> ModalityRecord:
         """The summary of what was seen."""
         values = seen.mini[~np.isnan(seen.mini)]
         whole = bool((values == np.round(values)).all())
-        return cls(seen.low, seen.high, seen.known, seen.percentiles, whole)
+        return cls(seen.low, seen.high, seen.known, seen.percentiles, whole, seen.tags)
 
 
 @dataclass

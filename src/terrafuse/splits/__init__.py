@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terrafuse.splits.balance import SplitReport, report_split
-    from terrafuse.splits.splitting import split_manifest
+    from terrafuse.splits.splitting import move_paths, split_manifest
 else:  # each with the libraries that it needs, and no others
     from terrafuse.lazy import import_on_use
 
@@ -17,12 +17,16 @@ else:  # each with the libraries that it needs, and no others
                 "SplitReport",
                 "report_split",
             ),
-            "terrafuse.splits.splitting": ("split_manifest",),
+            "terrafuse.splits.splitting": (
+                "move_paths",
+                "split_manifest",
+            ),
         },
     )
 
 __all__ = [
     "SplitReport",
+    "move_paths",
     "report_split",
     "split_manifest",
 ]

@@ -299,12 +299,12 @@ def _new_values(
             entries.append(entry)
     values["scenes"] = entries
     if folder is not None:
-        _move_paths(values, manifest.path.parent, folder)
+        move_paths(values, manifest.path.parent, folder)
     return values
 
 
-def _move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
-    """Make relative paths hold from another folder."""
+def move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
+    """Make relative paths of a manifest's values hold from another folder, in place."""
 
     def moved(path: Any) -> Any:
         if isinstance(path, list):
