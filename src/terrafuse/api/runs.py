@@ -164,12 +164,14 @@ class Run:
                 raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
             return self._dataset(Path(path)).scene(scene_id)
         given = rasters or {}
-        return scene_from_rasters(
+        opened = scene_from_rasters(
             self.info.modalities,
             given,
             sources=self._rules(),
             grid=_reference(self.info, list(given)),
         )
+        _tell_order(opened)
+        return opened
 
     def _dataset(self, path: Path) -> Manifest:
         """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
@@ -179,9 +181,7 @@ class Run:
             trained = rules[name].generator if name in rules else None
             _check_same_generator(name, trained, dataset.rules[name].generator, path)
         _tell_other_rule(rules, dataset, path)
-        return dataset.with_rescale(
-            {name: rule.rescale for name, rule in rules.items()}
-        ).with_nodata_rule({name: rule.nodata_rule for name, rule in rules.items()})
+        return dataset.read_as_trained(rules)
 
     def _tell_rules(self, scenes: Sequence[Scene]) -> None:
         """Say of a run that is older than `nodata_rule` how its rasters are read."""
@@ -202,6 +202,23 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def _tell_order(scene: Scene) -> None:
+    """Say in which order several files without names of bands are read."""
+    for name, files in scene.files.items():
+        choice = scene.source(name).choice
+        if len(files) > 1 and not choice.is_named and choice.notice is None:
+            bands = next(m.bands for m in scene.modalities if m.name == name)
+            read = ", ".join(
+                f"'{files[i].path}' as {band}"
+                for band, (i, _) in zip(bands, choice.picked, strict=False)
+            )
+            warnings.warn(
+                f"the files of modality '{name}' do not name their bands; they are read in the "
+                f"order given: {read}",
+                stacklevel=4,
+            )
 
 
 def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path: Path) -> None:

@@ -70,6 +70,20 @@ class BandNotice:
     is_doubtful: bool = False
 
 
+class BandChoice(NamedTuple):
+    """Which bands of its files a modality takes.
+
+    Args:
+        picked: Per channel, the file and the band.
+        notice: What the owner of the files should know.
+        is_named: Whether names tell that they are right.
+    """
+
+    picked: Picked
+    notice: BandNotice | None = None
+    is_named: bool = False
+
+
 class _Names(NamedTuple):
     """What one kind of names says of the candidates.
 
@@ -97,7 +111,7 @@ def choose_by_name(
     candidates: Picked,
     rule: BandNamesRule,
     where: str,
-) -> tuple[Picked, BandNotice | None]:
+) -> BandChoice:
     """The bands of a modality among those of its files; in the order of the files without names.
 
     Args:
@@ -111,22 +125,24 @@ def choose_by_name(
         BandError: The files name other bands.
     """
     if rule == "ignore":
-        return candidates, None
+        return BandChoice(candidates)
     every = _kinds_of_names(files, candidates)
     for names in every if rule == "use" else every[:1]:
         order = _find_all(modality.bands, names)
         if order is not None:
             chosen = [candidates[place] for place in order]
-            plain = chosen == candidates
-            return chosen, None if plain else _notice_order(modality, files, names, order)
+            notice = None
+            if chosen != candidates:
+                notice = _notice_order(modality, files, names, order)
+            return BandChoice(chosen, notice, is_named=True)
         wrong = _first_contradiction(modality.bands, names)
         if wrong is None or len(candidates) != len(modality.bands):
             continue
         path = files[candidates[wrong][0]].path
         if names.strict:
             raise BandError(_contradiction(modality, names, wrong, path, where))
-        return candidates, _doubt(modality, names, path)
-    return candidates, None
+        return BandChoice(candidates, _doubt(modality, names, path))
+    return BandChoice(candidates)
 
 
 def doubt_numbers(

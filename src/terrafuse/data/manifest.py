@@ -16,7 +16,7 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
-from terrafuse.data.rasters import RESCALED_UNIT, NodataRule, ReadingRules, RescaleName
+from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
 from terrafuse.data.schema import (
     ManifestSettings,
@@ -107,13 +107,31 @@ class Manifest:
         }
         return replace(self, rules=rules)._returning(self.modalities)
 
-    def with_nodata_rule(self, wanted: Mapping[str, NodataRule]) -> Manifest:
-        """The manifest with other `nodata_rule`s; modalities that it does not have are left out."""
-        rules = {
-            name: replace(rule, nodata_rule=wanted.get(name, rule.nodata_rule))
-            for name, rule in self.rules.items()
-        }
-        return replace(self, rules=rules)
+    def read_as_trained(self, trained: Mapping[str, ReadingRules]) -> Manifest:
+        """The manifest, rescaled and with pixels without data as those that a model learned from.
+
+        Args:
+            trained: How its modalities were read; ones that the manifest lacks are left out.
+        """
+        rules = dict(self.rules)
+        for name in rules.keys() & trained.keys():
+            rule = trained[name]
+            rules[name] = replace(rules[name], nodata_rule=rule.nodata_rule)
+            if rule.band_names == "descriptions" and rules[name].band_names == "use":
+                rules[name] = replace(rules[name], band_names="descriptions")
+        return replace(self, rules=rules).with_rescale({n: r.rescale for n, r in trained.items()})
+
+    def read_as_before(self) -> Manifest:
+        """The manifest, read as before it could say `nodata_rule` and `band_names`."""
+        return replace(self, rules={n: replace(r, **BEFORE_RULES) for n, r in self.rules.items()})
+
+    def rules_of(self, id: str) -> Mapping[str, ReadingRules]:
+        """How the modalities of a scene are read, with the scales that it has of its own.
+
+        Raises:
+            SceneNotFoundError: No such scene.
+        """
+        return _own_rules(self.rules, self._entry(id))
 
     def scenes(self, split: str | None = None) -> list[Scene]:
         """Open all scenes, or those of a split.
@@ -137,12 +155,7 @@ class Manifest:
             MissingModalityError: A required modality is absent.
             DataError: What `Scene` raises.
         """
-        entries = {entry.id: entry for entry in self.entries}
-        if id not in entries:
-            near = unknown_name("scene", id, list(entries)[:20])
-            more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
-            raise SceneNotFoundError(near + more)
-        scene = self._open(entries[id])
+        scene = self._open(self._entry(id))
         tell_band_names([scene])
         return scene
 
@@ -184,6 +197,14 @@ class Manifest:
     def _returning(self, names: Iterable[str]) -> Manifest:
         modalities = {name: _as_read(self.known[name], self.rules[name]) for name in names}
         return replace(self, modalities=modalities)
+
+    def _entry(self, id: str) -> SceneEntry:
+        entries = {entry.id: entry for entry in self.entries}
+        if id not in entries:
+            near = unknown_name("scene", id, list(entries)[:20])
+            more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
+            raise SceneNotFoundError(near + more)
+        return entries[id]
 
     def _open(self, entry: SceneEntry) -> Scene:
         for name in self.modalities:

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.band_names import (
+    BandChoice,
     BandNamesRule,
-    BandNotice,
-    Picked,
     choose_by_name,
     doubt_numbers,
 )
@@ -128,13 +127,13 @@ class ReadingRules:
     def from_dict(cls, values: dict[str, Any]) -> ReadingRules:
         """Inverse of `to_dict`; rules written before a key existed have what held then."""
         fixed: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in (_BEFORE | values).items()
+            k: tuple(v) if isinstance(v, list) else v for k, v in (BEFORE_RULES | values).items()
         }
         return cls(**fixed)
 
 
-#: What held before a rule could be named, where it is not the default.
-_BEFORE: dict[str, Any] = {"nodata_rule": "each", "band_names": "descriptions"}
+#: What held before these rules could be named, where it is not the default.
+BEFORE_RULES: dict[str, Any] = {"nodata_rule": "each", "band_names": "descriptions"}
 # Beyond these (-9999, -32768, ±3.4e38, 1e20) nothing is measured: no good pixel has such a value.
 _LEAST_VALUE, _LARGEST_VALUE = -9999, 1e10
 
@@ -164,7 +163,10 @@ class RasterSource:
         reference: Grid,
         where: str,
     ) -> None:
-        picked, self.notice = pick_bands(modality, files, rules, where)
+        choice = pick_bands(modality, files, rules, where)
+        picked = choice.picked
+        #: Which bands are read and why.
+        self.choice = choice
         self.files = tuple(
             _settle_alpha(file, [band for i, band in picked if i == position])
             for position, file in enumerate(files)
@@ -453,8 +455,8 @@ def _own(given: PerBand | None, channel: int, tag: float) -> float:
 
 def pick_bands(
     modality: Modality, files: Sequence[RasterFile], rules: ReadingRules, where: str
-) -> tuple[Picked, BandNotice | None]:
-    """Per channel, (position of the file, 1-based band in it); and what its owner should know.
+) -> BandChoice:
+    """The bands of a modality's files that are its channels.
 
     Alpha bands are no channels, unless the modality has as many bands as the files have with them.
 
@@ -462,17 +464,19 @@ def pick_bands(
         BandError: Numbers or names do not fit, or values are complex.
     """
     every = [(i, band) for i, file in enumerate(files) for band in range(1, file.count + 1)]
-    notice = None
     if rules.read_bands is not None:
         picked = [_find_band(item, every, files, where) for item in rules.read_bands]
+        choice = BandChoice(picked, is_named=True)
         by_number = all(isinstance(item, int) for item in rules.read_bands)
         if by_number and rules.encoding is None and rules.band_names != "ignore":
-            notice = doubt_numbers(modality, files, picked)
+            choice = choice._replace(notice=doubt_numbers(modality, files, picked))
     else:
         opaque = [(i, band) for i, band in every if not files[i].alpha[band - 1]]
         picked = every if len(every) == len(modality.bands) else opaque
+        choice = BandChoice(picked)
         if rules.encoding is None:
-            picked, notice = choose_by_name(modality, files, picked, rules.band_names, where)
+            choice = choose_by_name(modality, files, picked, rules.band_names, where)
+            picked = choice.picked
     if rules.encoding is not None:
         if len(picked) != 1:
             listed = ", ".join(f"'{files[i].path}'" for i, _ in picked[:2])
@@ -489,7 +493,7 @@ def pick_bands(
                 f"{where}: '{files[i].path}' holds complex values ({dtype}); models take real "
                 "ones. Set 'complex: amplitude' on the modality to read their modulus"
             )
-    return picked, notice
+    return choice
 
 
 def _settle_alpha(file: RasterFile, picked: Sequence[int]) -> RasterFile:

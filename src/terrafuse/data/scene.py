@@ -180,7 +180,7 @@ class Scene:
     @property
     def band_notices(self) -> dict[str, BandNotice]:
         """Per modality whose files name their bands otherwise than it does, what was done."""
-        notices = {name: source.notice for name, source in self._sources.items()}
+        notices = {name: source.choice.notice for name, source in self._sources.items()}
         return {name: notice for name, notice in notices.items() if notice is not None}
 
     def source(self, modality: str) -> RasterSource:

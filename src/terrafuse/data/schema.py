@@ -18,7 +18,7 @@ from terrafuse.modalities import Modality, ModalityKind, parse_unit
 from terrafuse.samples import Window
 
 _SCALING = ("value_scale", "value_offset")
-_SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale", "value_offset")
+SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale", "value_offset")
 
 
 class ClassSettings(Settings):
@@ -253,7 +253,7 @@ def check_names(settings: ManifestSettings, modalities: Mapping[str, Modality]) 
         raise ConfigError("'modalities' is empty; describe at least one")
     if not settings.scenes:
         raise ConfigError("'scenes' is empty; list at least one")
-    reserved = set(_SCENE_KEYS) & set(modalities)
+    reserved = set(SCENE_KEYS) & set(modalities)
     if reserved:
         raise ConfigError(
             f"a modality cannot be named '{reserved.pop()}': that is a key of scenes. Rename it"
@@ -281,7 +281,7 @@ def to_entry(
     rasters = {}
     for key, given in (item.model_extra or {}).items():
         if key not in modalities:
-            raise ConfigError(f"{where}: {unknown_name('key', key, [*_SCENE_KEYS, *modalities])}")
+            raise ConfigError(f"{where}: {unknown_name('key', key, [*SCENE_KEYS, *modalities])}")
         paths = given if isinstance(given, list) else [given]
         if given is None:  # a modality that this scene lacks
             continue

@@ -62,11 +62,11 @@ class Witness(NamedTuple):
 
     Args:
         document: VRT document on the grid of the file that is read, NaN without data.
-        count: Its bands.
+        bands: How many it has.
     """
 
     document: str
-    count: int
+    bands: int
 
 
 def warped_document(
@@ -173,7 +173,7 @@ def _witnessed(
         _source(_band(root, number, dtype), "SimpleSource", document, number)
     mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
     for seen in witnesses:
-        for number in range(1, seen.count + 1):
+        for number in range(1, seen.bands + 1):
             # Later sources write over earlier ones, but nothing where they are NaN: 255 stays.
             source = _source(mask, "ComplexSource", seen.document, number)
             for tag, value in (("NODATA", "nan"), ("ScaleOffset", 255), ("ScaleRatio", 0)):

@@ -15,7 +15,7 @@ from terrafuse.data.handles import gdal_path, is_remote, pool
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.rasters import ReadingRules
-from terrafuse.data.schema import modality_values
+from terrafuse.data.schema import SCENE_KEYS, modality_values
 from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
 from terrafuse.generate.depth import DepthGenerator
 from terrafuse.generate.photos import find_photo_modality, open_photo, require_channels
@@ -78,7 +78,8 @@ def plan_jobs(
     taken: set[str] = set()
     for files, ids in sharing.items():
         name = ids[0] if len(ids) == 1 else Path(files[0]).stem
-        photo = open_photo(name, modality, files, manifest.rules[modality.name], channels)
+        rules = manifest.rules_of(ids[0])[modality.name]
+        photo = open_photo(name, modality, files, rules, channels)
         jobs.append(PhotoJob(photo, RasterFiles(folder / f"{_file_name(name, files, taken)}.tif")))
         rasters |= dict.fromkeys(ids, jobs[-1].files.raster)
     return jobs, rasters
@@ -126,7 +127,7 @@ def extend_manifest(
     Raises:
         ConfigError: The name is taken.
     """
-    if name in manifest.known or name in ("labels", "id", "split", "window", "labels_eroded"):
+    if name in manifest.known or name in SCENE_KEYS:
         raise ConfigError(
             f"'{manifest.path}' has '{name}' already; choose another --name for the new modality"
         )

@@ -15,7 +15,7 @@ from terrafuse.data.placement import SIZE_TOLERANCE_PX
 from terrafuse.data.raster_file import inspect_raster
 from terrafuse.errors import DataError, LabelError
 from terrafuse.layouts.codes import find_codes
-from terrafuse.layouts.guessing import guess_modality, guess_scale
+from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
 from terrafuse.layouts.lists import read_lists
 from terrafuse.layouts.matching import Matched, match_names
 from terrafuse.layouts.pieces import SPLITS
@@ -214,6 +214,8 @@ def _describe_modality(
     )
     values |= {} if scale == 1 else {"scale": float(scale)}
     _check_sizes(name, files, labels, root, scale)
+    own = {id: [inspect_raster(root / p.path, where)] for id, p in files.items() if id in labels}
+    tell_band_names(name, values["bands"], own)
     return values if required else values | {"required": False}
 
 

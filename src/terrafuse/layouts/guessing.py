@@ -8,7 +8,10 @@ from fractions import Fraction
 from typing import Any
 
 from terrafuse.data.raster_file import RasterFile
-from terrafuse.modalities import ModalityKind
+from terrafuse.data.rasters import ReadingRules, pick_bands
+from terrafuse.errors import BandError
+from terrafuse.layouts.published import warn
+from terrafuse.modalities import Modality, ModalityKind
 
 _WAVELENGTH = re.compile(r"([\d.]+) ?(nm|um|µm)")
 _KINDS: Mapping[ModalityKind, str] = {
@@ -36,6 +39,37 @@ def guess_modality(name: str, files: Sequence[RasterFile]) -> dict[str, Any]:
     if any(dtype.startswith("complex") for file in files for dtype in file.dtypes):
         values["complex"] = "amplitude"
     return values
+
+
+def tell_band_names(
+    name: str, bands: Sequence[str], files: Mapping[str, Sequence[RasterFile]]
+) -> None:
+    """Warn of scenes whose files name other bands than the modality, or in another order.
+
+    Args:
+        name: Of the modality.
+        bands: Its bands.
+        files: Its files per scene.
+    """
+    by_name, others, first = [], [], {}
+    modality = Modality(name, tuple(bands))
+    for id, own in files.items():
+        try:
+            choice = pick_bands(modality, own, ReadingRules(complex="amplitude"), f"scene '{id}'")
+        except BandError as error:
+            others.append(id)
+            first.setdefault("others", str(error))
+            continue
+        if choice.notice is not None:
+            by_name.append(id)
+            first.setdefault("by_name", f"'{choice.notice.path}' {choice.notice.text}")
+    for ids, what, text in (
+        (others, "files do not suit the bands", first.get("others")),
+        (by_name, "files have names of bands to look at", first.get("by_name")),
+    ):
+        if ids:
+            listed = ", ".join(f"'{id}'" for id in ids[:5]) + (" …" if len(ids) > 5 else "")
+            warn(f"modality '{name}': in {len(ids)} scenes ({listed}) {what}: {text}")
 
 
 def guess_scale(image: RasterFile, labels: RasterFile) -> Fraction:

@@ -14,10 +14,10 @@ from typing import Any
 from terrafuse.classes import DEFAULT_COLORS
 from terrafuse.data.handles import is_remote
 from terrafuse.data.polygons import is_vector
-from terrafuse.data.raster_file import inspect_raster
+from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.errors import DataError, LabelError, UnknownNameError, unknown_name
 from terrafuse.layouts.codes import find_codes
-from terrafuse.layouts.guessing import guess_modality, guess_scale
+from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
 from terrafuse.layouts.options import choice
 from terrafuse.layouts.tree import natural_key
 from terrafuse.modalities import KINDS
@@ -247,6 +247,7 @@ def _modality(
         if len(told) == len(own):
             values[key] = [item for part in told for item in part]
     values |= {k: v for row in own for k, v in row.about.items() if k in ("kind", "unit")}
+    tell_band_names(name, values["bands"], _local_files(name, scenes, root))
     labelled = next((s for s in scenes.values() if name in s and "labels" in s), None)
     if labelled is not None and not is_vector(labelled["labels"]):
         path = labelled[name] if isinstance(labelled[name], str) else labelled[name][0]
@@ -255,6 +256,19 @@ def _modality(
         scale = guess_scale(image, labels)
         values |= {} if scale == 1 else {"scale": float(scale)}
     return values if all(name in s for s in scenes.values()) else values | {"required": False}
+
+
+def _local_files(
+    name: str, scenes: Mapping[str, Mapping[str, Any]], root: Path
+) -> dict[str, list[RasterFile]]:
+    """Files of a modality by scene; those elsewhere cost a request each and are left out."""
+    found = {}
+    for id, scene in scenes.items():
+        given = scene.get(name, [])
+        paths = [given] if isinstance(given, str) else given
+        if paths and not any(map(is_remote, paths)):
+            found[id] = [inspect_raster(_place(p, root), f"modality '{name}'") for p in paths]
+    return found
 
 
 def _place(path: str, root: Path) -> str:

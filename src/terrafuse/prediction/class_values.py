@@ -139,4 +139,5 @@ def indices_of(
             f"{where} holds {raw[found < 0].flat[0]}, which is no class by its tags "
             f"({', '.join(map(str, values))}); map the scene again"
         )
-    return found.astype(np.uint8)
+    indices: NDArray[np.uint8] = found.astype(np.uint8)
+    return indices

@@ -165,7 +165,8 @@ def _is_due(config: PretrainConfig, step: int) -> bool:
 
 
 def _prepare(config: PretrainConfig, out: Path, position: Position, display: Display) -> _Run:
-    manifest = open_dataset(config.data)
+    facts = run_state.read_split_statistics(out, config.data.manifest)
+    manifest = run_state.as_begun(open_dataset(config.data), facts, out)
     check_crop_size(config.data, manifest)
     modalities = list(manifest.modalities.values())
     torch.manual_seed(config.training.seed)
@@ -173,7 +174,6 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
     if pretrainer.needs_all:
         scenes = _complete(scenes, config)
-    facts = run_state.read_split_statistics(out, config.data.manifest)
     if facts is None:
         measured = compute_statistics(
             scenes, modalities, progress=display.stage("measuring statistics")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from terrafuse.config import load_run_config
 from terrafuse.config.base import Settings
+from terrafuse.data import Manifest
 from terrafuse.errors import (
     ConfigError,
     OutputError,
@@ -61,11 +63,14 @@ class SplitStatistics:
         statistics: Per modality.
         class_counts: Labelled pixels per class.
         manifest_sha256: Of the manifest they were measured with.
+        is_before_rules: Whether the run was begun when nodata was judged band by band, whatever
+            the manifest says.
     """
 
     statistics: dict[str, BandStatistics]
     class_counts: tuple[int, ...]
     manifest_sha256: str
+    is_before_rules: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
         )
     start = {
         "manifest_sha256": facts.manifest_sha256,
+        "has_nodata_rule": not facts.is_before_rules,
         "class_counts": list(facts.class_counts),
         "statistics": {name: s.to_dict() for name, s in facts.statistics.items()},
     }
@@ -173,7 +179,24 @@ def read_split_statistics(out: Path, manifest: Path) -> SplitStatistics | None:
             "had not been interrupted. Restore the manifest, or begin anew in another folder"
         )
     statistics = {k: BandStatistics.from_dict(v) for k, v in values["statistics"].items()}
-    return SplitStatistics(statistics, tuple(values["class_counts"]), values["manifest_sha256"])
+    return SplitStatistics(
+        statistics,
+        tuple(values["class_counts"]),
+        values["manifest_sha256"],
+        is_before_rules=not values.get("has_nodata_rule", False),
+    )
+
+
+def as_begun(manifest: Manifest, facts: SplitStatistics | None, out: Path) -> Manifest:
+    """The manifest, read by the rules that held when an interrupted run was begun."""
+    if facts is None or not facts.is_before_rules:
+        return manifest
+    warnings.warn(
+        f"the run in '{out}' was begun when nodata was judged band by band; it goes on so "
+        "(nodata_rule: each)",
+        stacklevel=3,
+    )
+    return manifest.read_as_before()
 
 
 def read_position(out: Path) -> Position:

@@ -136,6 +136,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     facts = run_state.read_split_statistics(out, config.data.manifest)
     if facts is None:
         _check_data(config, manifest, display)
+    manifest = run_state.as_begun(manifest, facts, out)
     segmenter = build_segmenter(config, manifest)
     train_scenes = share_labels(
         labelled_scenes(manifest, config.data.train_splits),
