@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import rasterio
 import yaml
 
 from terrafuse import api
+from terrafuse.data import load_manifest
 from terrafuse.doctor import Finding
 from terrafuse.landscape import make_landscape
 
@@ -78,6 +80,36 @@ def test_quick_looks_only_for_what_stops_training(folder, command_line):
     assert "0 errors, 0 warnings, 0 notes" in out
 
 
+def test_a_mended_copy_is_written_beside_the_manifest(folder, command_line):
+    """In another folder, with the holes of the surface model and the offset of one scene mended."""
+    with rasterio.open(folder / "optical" / "train_2.tif", "r+") as dataset:
+        plain = dataset.read()
+        dataset.write(plain + 1000)
+    path, out = folder / "dataset.yaml", folder / "new" / "fixed.yaml"
+    before = path.read_bytes()
+    code, said, _ = command_line("data", "check", path, "--fix", out)
+    assert code == 0
+    assert f"wrote {out} with them" in said
+    assert "value_offset: {optical: -1000}" in said
+    assert path.read_bytes() == before
+    values = yaml.safe_load(out.read_text())
+    assert values["modalities"]["dsm"]["nodata"] == 0
+    changed = [s for s in values["scenes"] if "value_offset" in s]
+    assert [(s["id"], s["value_offset"]) for s in changed] == [("train_2", {"optical": -1000})]
+    sample = load_manifest(out).scene("train_2")
+    found = sample.read(sample.full_window).images["optical"].numpy()
+    np.testing.assert_array_equal(found, plain.astype(np.float32))
+    code, said, _ = command_line("data", "check", out)  # the remedies are gone with their causes
+    assert "0 errors, 0 warnings" in said
+    code, _, error = command_line("data", "check", path, "--fix", out)
+    assert code == 2
+    assert "exists; choose another name" in error
+    assert f"nothing to write to {folder / 'x.yaml'}" in command_line(
+        "data", "check", out, "--fix", folder / "x.yaml"
+    )[1]  # fmt: skip
+    assert not (folder / "x.yaml").exists()
+
+
 def test_a_page_with_pictures(folder, command_line):
     page = folder / "page.html"
     out = command_line("data", "check", folder / "dataset.yaml", "--html", page)[1]
@@ -111,3 +143,7 @@ def test_the_first_of_several_fixes_counts():
         "void": [1],
     }
     assert api.suggested_fixes([]) == {}
+    scenes = [{"a.b": {"value_scale": {"m": 2}}}, {"a.b": {"value_offset": {"m": 1}}}, {"c": {}}]
+    findings = [Finding("warning", "a", "x", fix={"scenes": own}) for own in scenes]
+    both = {"value_scale": {"m": 2}, "value_offset": {"m": 1}}
+    assert api.suggested_fixes(findings) == {"scenes": {"a.b": both, "c": {}}}

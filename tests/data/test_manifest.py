@@ -316,3 +316,61 @@ def test_paths_start_from_the_root(values: dict[str, Any], tmp_path: Path) -> No
         k: [p.resolve() for p in v] for k, v in expected.items()
     }
     assert manifest.to_dict()["root"] == "../.."
+
+
+def test_scales_of_a_modality_and_of_a_scene_replace_the_tags(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    values["modalities"]["s2"] |= {"value_scale": 0.5, "value_offset": [1, 2, 3]}
+    values["scenes"][0] |= {"value_scale": {"s2": [10, 1, 0.1]}, "value_offset": {"s1": -4}}
+    manifest = load(values, tmp_path)
+    (one,) = manifest.scenes("train")
+    sample = one.read(one.full_window)
+    # Stored are 108, 109 and 110, and 1.
+    assert sample.images["s2"][:, 0, 0].tolist() == pytest.approx([1081, 111, 14])
+    assert sample.images["s1"][0, 0, 0] == -3
+    assert manifest.scene("two").read(Window(0, 0, 1, 1)).images["s1"][0, 0, 0] == 2
+    del values["scenes"][0]["value_scale"]
+    (one,) = load(values, tmp_path).scenes("train")
+    assert one.read(one.full_window).images["s2"][:, 0, 0].tolist() == [55, 56.5, 58]
+    again = load(manifest.to_dict(), tmp_path)
+    assert again.entries == manifest.entries
+    assert again.rules == manifest.rules
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "said"),
+    [
+        ("s2", {"value_scale": [1, 2]}, "'value_scale' of modality 's2' has 2 numbers for 3 bands"),
+        ("s2", {"value_scale": 0}, "'value_scale' of modality 's2' is 0.*no factor of 0"),
+        ("s2", {"offset": 3}, "'offset'.*Did you mean 'value_offset'"),
+        ("s2", {"scale": 0.0001}, "scale 0.0001; .*A factor of pixel values is 'value_scale'"),
+        ("s2", {"nodata_rule": "any"}, "nodata_rule"),
+        (
+            "s2",
+            {"unit": "reflectence"},
+            "'s2': unknown unit 'reflectence'. Did you mean 'reflectance'",
+        ),
+        (0, {"value_offset": {"s3": 1}}, "scene 'one': unknown name in 'value_offset' 's3'"),
+        (
+            0,
+            {"value_offset": {"s2": [1]}},
+            "scene 'one': 'value_offset' of modality 's2' has 1 num",
+        ),
+        (0, {"value_scal": {"s2": 1}}, "Did you mean 'value_scale'"),
+    ],
+)
+def test_faults_of_scales_and_units_are_named(
+    values: dict[str, Any], tmp_path: Path, where: str | int, change: dict[str, Any], said: str
+) -> None:
+    part = values["scenes"][where] if isinstance(where, int) else values["modalities"][where]
+    part |= change
+    with pytest.raises(ConfigError, match=said):
+        load(values, tmp_path)
+
+
+def test_units_may_be_written_in_any_case(values: dict[str, Any], tmp_path: Path) -> None:
+    values["modalities"]["s1"]["unit"] = "dB"
+    values["modalities"]["s2"]["unit"] = "Metres"
+    found = load(values, tmp_path).modalities
+    assert (found["s1"].unit, found["s2"].unit) == ("db", "m")

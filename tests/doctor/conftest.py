@@ -30,7 +30,7 @@ def look_at(make_raster, tmp_path) -> Callable[..., SceneSummary]:
         for name, (array, values, tags) in given.items():
             kept = dict(values)
             scale = kept.get("scale", 1.0)
-            rule = {k: kept.pop(k) for k in ("nodata", "read_bands") if k in kept}
+            rule = {k: kept.pop(k) for k in ("nodata", "read_bands", "nodata_rule") if k in kept}
             bands = kept.pop("bands", None) or tuple(f"b{i}" for i in range(len(array)))
             modalities.append(Modality(name, tuple(bands), **kept))
             rules[name] = ReadingRules(**rule)

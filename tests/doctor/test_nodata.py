@@ -89,3 +89,24 @@ def test_nan_where_zero_is_declared(look_at):
     assert list(check_nan(look_at(m=(array, {}, {})).scene, {"m": None})) == []
     (finding,) = check_nan(look_at(m=(array, {}, {})).scene, {"m": -9999.0})
     assert "nodata value -9999" in finding.message
+
+
+def test_nodata_in_some_bands_only_is_stated(look_at):
+    array = image(bands=3, dtype=np.uint16) + 1
+    array[:, :8] = 0  # fill
+    array[2, 8:16, :8] = 0  # dark water
+    array[1, 8:12, :4] = 0
+    rows, cols = array.shape[1:]
+    good = (rows - 8) * cols
+    (finding,) = check_nodata(look_at(m=(array, OPTICAL, {"nodata": 0})))
+    assert (finding.severity, finding.code, finding.fix) == ("note", "partial-nodata", {})
+    shares = f"(b1 {16 / good:.1%}, b2 {64 / good:.1%})"
+    assert f"{64 / good:.1%} of the pixels with data of modality 'm'" in finding.message
+    assert shares in finding.message
+    assert "'nodata_rule: each'" in finding.remedy
+    (each,) = check_nodata(look_at(m=(array, OPTICAL | {"nodata_rule": "each"}, {"nodata": 0})))
+    assert each.code == "partial-nodata"
+    assert f"have no data in some bands only {shares}" in each.message
+    assert "'nodata_rule: all'" in each.remedy
+    array[1:, 8:] += 1
+    assert list(check_nodata(look_at(m=(array, OPTICAL, {"nodata": 0})))) == []

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from terrafuse.api import suggested_fixes
 from terrafuse.data.grid import Grid
 from terrafuse.data.schema import SceneEntry
 from terrafuse.doctor.scales import check_scales
@@ -65,6 +66,9 @@ def test_one_scene_of_another_scale(check, factor):
     arrays[2] = (arrays[2] * factor).clip(0, 255 if factor < 1e3 else None)
     (finding,) = check(*arrays, unit="reflectance")
     assert (finding.code, finding.scene) == ("mixed-scale", "x2")
+    exact = {"scenes": {"x2": {"value_scale": {"m": 0.0001}}}}
+    assert finding.fix == (exact if factor == 1e4 else {})
+    assert "'value_scale" in finding.remedy
 
 
 def test_a_dark_scene_is_no_other_scale(check):
@@ -78,6 +82,10 @@ def test_an_offset_in_some_scenes(check):
     (finding,) = check(*arrays)
     assert (finding.severity, finding.code, finding.scene) == ("warning", "offset", "x3")
     assert "04.00" in finding.message
+    assert "add 'value_offset: {m: -1000}' to scene 'x3'" in finding.remedy
+    assert finding.fix == {"scenes": {"x3": {"value_offset": {"m": -1000}}}}
+    tagged = check(*[a / 1e4 for a in arrays])[0]
+    assert tagged.fix == {"scenes": {"x3": {"value_offset": {"m": -0.1}}}}
     assert check(*[a / 1e4 for a in arrays])[0].code == "offset"
     assert check(*[arrays[3]] * 2) == []  # everywhere: nothing is mixed
     assert check(arrays[0], arrays[1] + 3000) == []  # snow
@@ -92,7 +100,11 @@ def test_decibels_and_linear(check):
     (finding,) = check(decibels(), kind="sar", unit="linear")
     assert finding.fix == {"modalities.m.unit": "db"}
     (finding,) = check(decibels() * 100, kind="sar", unit="db")
-    assert "multiplied by 10 or 100" in finding.remedy
+    assert "multiplied by 100 to store" in finding.remedy
+    assert finding.fix == {"modalities.m.value_scale": 0.01}
+    (finding,) = check(decibels(), decibels() * 10, kind="sar", unit="db")
+    assert "add 'value_scale: {m: 0.1}' to scene 'x1'" in finding.remedy
+    assert finding.fix == {"scenes": {"x1": {"value_scale": {"m": 0.1}}}}
     (finding,) = check(decibels(), kind="sar", unit="dn")
     assert (finding.severity, finding.fix) == ("note", {"modalities.m.unit": "db"})
     bytes_ = RNG.integers(1, 255, (1, 48, 48)).astype(np.uint8)
@@ -107,3 +119,15 @@ def test_heights_in_centimetres(check):
     hills[1] = hills[1] * 100
     (finding,) = check(*hills, kind="elevation", unit="m")
     assert (finding.code, finding.scene) == ("mixed-scale", "x1")
+    assert finding.fix == {"scenes": {"x1": {"value_scale": {"m": 0.01}}}}
+
+
+def test_tags_of_the_files_are_part_of_the_line(check):
+    """A scene of scale tag 0.0001 among untagged ones, whose lowest value is that of 04.00."""
+    arrays = [np.round(reflectance() * 1e4) + 1 for _ in range(3)]
+    arrays[0] = (arrays[0] / 1e4 + 0.1).astype(np.float32)
+    findings = check(*arrays)
+    assert [f.code for f in findings] == ["mixed-scale", "offset"]
+    merged = suggested_fixes(findings)["scenes"]["x0"]
+    # The doctor's line is (v - 0.1) · 10000, whichever of the findings is read first.
+    assert merged == {"value_scale": {"m": 10000}, "value_offset": {"m": -1000}}
