@@ -234,6 +234,13 @@ def dataset_settings() -> str:
     return settings_tables(manifest.ManifestSettings)
 
 
+def units_table() -> str:
+    """Every unit that a manifest may name."""
+    from terrafuse.modalities import UNITS
+
+    return _table(("unit", "what it is"), ((f"`{unit}`", text) for unit, text in UNITS.items()))
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(head), *(list(row) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
@@ -244,6 +251,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "run": run_settings,
     "pretrain": pretrain_settings,
     "dataset": dataset_settings,
+    "units": units_table,
     "commands": commands_table,
     "methods": methods_table,
     "backbones": backbones_table,

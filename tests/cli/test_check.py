@@ -83,22 +83,23 @@ def test_quick_looks_only_for_what_stops_training(folder, command_line):
 def test_a_mended_copy_is_written_beside_the_manifest(folder, command_line):
     """In another folder, with the holes of the surface model and the offset of one scene mended."""
     with rasterio.open(folder / "optical" / "train_2.tif", "r+") as dataset:
-        plain = dataset.read()
-        dataset.write(plain + 1000)
+        stored, tag = dataset.read(), dataset.scales[0]
+        assert (stored.min() > 0, tag) == (True, 0.0001)
+        dataset.write(stored + 1000)
     path, out = folder / "dataset.yaml", folder / "new" / "fixed.yaml"
     before = path.read_bytes()
     code, said, _ = command_line("data", "check", path, "--fix", out)
     assert code == 0
     assert f"wrote {out} with them" in said
-    assert "value_offset: {optical: -1000}" in said
+    assert "value_offset: {optical: -0.1}" in said
     assert path.read_bytes() == before
     values = yaml.safe_load(out.read_text())
     assert values["modalities"]["dsm"]["nodata"] == 0
     changed = [s for s in values["scenes"] if "value_offset" in s]
-    assert [(s["id"], s["value_offset"]) for s in changed] == [("train_2", {"optical": -1000})]
+    assert [(s["id"], s["value_offset"]) for s in changed] == [("train_2", {"optical": -0.1})]
     sample = load_manifest(out).scene("train_2")
     found = sample.read(sample.full_window).images["optical"].numpy()
-    np.testing.assert_array_equal(found, plain.astype(np.float32))
+    np.testing.assert_allclose(found, stored * tag, atol=1e-7)
     code, said, _ = command_line("data", "check", out)  # the remedies are gone with their causes
     assert "0 errors, 0 warnings" in said
     code, _, error = command_line("data", "check", path, "--fix", out)

@@ -141,13 +141,20 @@ def test_colour_tags_of_false_colours_say_nothing(write) -> None:
     assert read(("b0", "b1", "b2"), path) == [1, 2, 3]
 
 
-def test_colour_tags_that_cannot_be_followed_are_spoken_of(write) -> None:
+def test_colour_tags_that_do_not_name_every_band_say_nothing(write) -> None:
     path = write(4, dtype="uint8")  # red, green, blue, alpha unless the writer says otherwise
     assert read(("red", "green", "blue", "nir"), path) == [1, 2, 3, 4]
-    with pytest.warns(BandNamesWarning, match="do not suit the order") as caught:
-        assert read(BGRN, path) == [1, 2, 3, 4]
-    assert told(caught).is_doubtful
+    assert read(BGRN, path) == [1, 2, 3, 4]
+    assert read(("nir", "red", "green", "blue"), path) == [1, 2, 3, 4]
     assert read(BGRN, path, ReadingRules(read_bands=(3, 2, 1, 4))) == [3, 2, 1, 4]
+
+
+def test_doubtful_names_of_files_are_spoken_of(write) -> None:
+    files = [write(1, name="red.tif", first=1), write(1, name="x.tif", first=2)]
+    with pytest.warns(BandNamesWarning, match="do not suit the order") as caught:
+        assert read(("blue", "green"), files) == [1, 2]
+    assert told(caught).is_doubtful
+    assert read(("blue", "green"), files, ReadingRules(band_names="ignore")) == [1, 2]
 
 
 def test_files_are_taken_by_what_they_are_named_after(write) -> None:

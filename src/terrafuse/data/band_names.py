@@ -91,12 +91,15 @@ class _Names(NamedTuple):
         source: What they are, for messages.
         texts: A name per candidate, or "".
         strict: Whether a contradiction is refused.
+        is_weak: Whether they say nothing unless they name every band: writers tag three or four
+            bytes red, green, blue and alpha whatever these are.
         shown: The names in messages, where these are longer.
     """
 
     source: str
     texts: list[str]
     strict: bool = True
+    is_weak: bool = False
     shown: tuple[str, ...] = ()
 
     @property
@@ -135,7 +138,7 @@ def choose_by_name(
             if chosen != candidates:
                 notice = _notice_order(modality, files, names, order)
             return BandChoice(chosen, notice, is_named=True)
-        wrong = _first_contradiction(modality.bands, names)
+        wrong = None if names.is_weak else _first_contradiction(modality.bands, names)
         if wrong is None or len(candidates) != len(modality.bands):
             continue
         path = files[candidates[wrong][0]].path
@@ -171,15 +174,15 @@ def _kinds_of_names(files: Sequence[RasterFile], candidates: Picked) -> list[_Na
         names = [files[i].path.replace("\\", "/").rpartition("/")[2] for i in numbers]
         stems = _stems(names)
         clear = all(_meanings([stem])[0] for stem in stems)
-        kinds.append(_Names("file names", stems, clear, tuple(names)))
+        kinds.append(_Names("file names", stems, clear, shown=tuple(names)))
     colors = [files[i].colors[band - 1] for i, band in candidates]
     known = [color if color in _MEANINGS or color == "alpha" else "" for color in colors]
-    return [*kinds, _Names("colour tags", known, strict=False)]
+    return [*kinds, _Names("colour tags", known, is_weak=True)]
 
 
 def _find_all(bands: Sequence[str], names: _Names) -> list[int] | None:
     """Per band, the place of the candidate with its name; None unless every band has its own."""
-    meant = _meanings(bands, numbers=names.source != "colour tags")
+    meant = _meanings(bands, numbers=not names.is_weak)
     told = _meanings(names.texts)
     found: list[int | None] = []
     for band, meaning in zip(bands, meant, strict=True):
@@ -205,10 +208,6 @@ def _first_contradiction(bands: Sequence[str], names: _Names) -> int | None:
     told = _meanings(names.texts)
     pairs = enumerate(zip(_meanings(bands), told, strict=False))
     wrong = [place for place, (meant, said) in pairs if meant and said not in ("", "alpha", meant)]
-    if names.source == "colour tags":
-        # Tags of a false-colour picture say where it is shown, not what it is.
-        known = {*filter(None, told)}
-        wrong = wrong if known <= {*_meanings(bands, numbers=False), "alpha"} else []
     return wrong[0] if wrong else None
 
 
