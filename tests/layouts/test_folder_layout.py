@@ -100,6 +100,24 @@ def test_bands_described_by_wavelength(make_raster: MakeRaster, tmp_path: Path) 
     assert modality["kind"] == "optical"
 
 
+def test_names_of_bands_are_looked_at_in_every_file(
+    dataset: Path, make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    names = {"a": ("blue", "nir"), "b": ("nir", "blue"), "c": ("VV", "VH")}
+    for name, bands in names.items():
+        values = np.full((2, 12, 12), [[[1]], [[2]]], np.uint16)
+        with rasterio.open(make_raster(dataset / f"s2/{name}.tif", values), "r+") as opened:
+            opened.descriptions = bands
+    with pytest.warns(UserWarning) as caught:
+        made = describe(dataset, "folder")
+    assert made["modalities"]["s2"]["bands"] == ["blue", "nir"]
+    said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    (others,) = [text for text in said if "in 1 scenes ('c') files do not suit the bands" in text]
+    assert "is 'VV' by its descriptions" in others
+    (order,) = [text for text in said if "in 1 scenes ('b')" in text]
+    assert "taken by name as blue, nir: 2, 1" in order
+
+
 def test_colour_coded_labels(make_raster: MakeRaster, tmp_path: Path) -> None:
     make_raster(tmp_path / "img/a.tif", np.ones((1, 2, 2), np.uint8))
     colors = np.array([[[255, 0]], [[0, 0]], [[16, 255]]], np.uint8)

@@ -51,7 +51,9 @@ def tell_band_names(
         bands: Its bands.
         files: Its files per scene.
     """
-    by_name, others, first = [], [], {}
+    by_name: list[str] = []
+    others: list[str] = []
+    first: dict[str, str] = {}
     modality = Modality(name, tuple(bands))
     for id, own in files.items():
         try:
