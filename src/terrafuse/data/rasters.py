@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from terrafuse.data.encoding import Encoder, EncodingName, check_generator
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import GriddedBands, place, usable_nodata
-from terrafuse.data.handles import gdal_path, pool
-from terrafuse.data.raster_file import RasterFile
+from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path
+from terrafuse.data.raster_file import PageRule, RasterFile
 from terrafuse.data.warping import BandSource
 from terrafuse.errors import BandError
 from terrafuse.modalities import Modality, ModalityKind
@@ -76,6 +77,8 @@ class ReadingRules:
         resampling: Used where a file lies on another grid.
         read_bands: Bands to take, as 1-based numbers or band descriptions, counted through all
             files of the modality; None = all, in order.
+        page: Pages to take of files that have several, as bands that follow one another: a number
+            from 1 on, several, or "all"; None refuses such files.
         complex: "amplitude": take the modulus of complex values; None refuses them.
         required: Whether a scene without this modality is a fault.
         rescale: "scene_range": per band, the smallest value of the scene becomes 0 and the largest
@@ -87,6 +90,7 @@ class ReadingRules:
     nodata: float | None = None
     resampling: ResamplingName = "bilinear"
     read_bands: tuple[int | str, ...] | None = None
+    page: PageRule | None = None
     complex: Literal["amplitude"] | None = None
     required: bool = True
     rescale: RescaleName | None = None
@@ -286,7 +290,9 @@ class _Part:
 
     def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if np.iscomplexobj(values):
-            values = np.abs(values)
+            # A band of real values beside complex ones keeps its sign.
+            whole = np.array([band.complex for band in self.bands.bands])
+            values = np.where(whole[:, None, None], np.abs(values), values.real)
         with np.errstate(over="ignore", invalid="ignore"):
             image = values.astype(np.float32, copy=False)
             if self._tags is not None:

@@ -30,7 +30,7 @@ from terrafuse.doctor.files import (
     from_error,
 )
 from terrafuse.doctor.findings import Finding
-from terrafuse.doctor.labels import check_labels, explain_unknown
+from terrafuse.doctor.labels import check_astray, check_labels, explain_unknown
 from terrafuse.doctor.nodata import check_nan, check_nodata
 from terrafuse.doctor.registration import check_registration
 from terrafuse.doctor.scales import check_scales
@@ -118,6 +118,7 @@ def iterate_findings(
         yield from _check_alike_bands(modality)
         if deep:
             yield from check_scales(modality, records)
+    yield from check_astray(records)
     yield from check_splits(manifest, records, splits, deep=deep)
     if deep:
         yield from find_duplicates(prints)
@@ -196,7 +197,9 @@ def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] 
         except TerrafuseError as error:
             return _Result(_why_not_opened(manifest, entry, error))
         faults = list(_open_eroded(scene))
-    warned = [Finding("warning", "reading", str(w.message), entry.id) for w in caught]
+    # Polygons are judged when all scenes have been seen.
+    told = [w.message for w in caught if str(w.message) != scene.astray]
+    warned = [Finding("warning", "reading", str(message), entry.id) for message in told]
     return scene, warned + faults
 
 
@@ -236,7 +239,8 @@ def _look(
     findings += check_ends(scene)
     if any(f.severity == "error" and f.modality is not None for f in findings):
         return _Result(findings)  # reading on would repeat the same fault
-    record = SceneRecord(entry, scene.grid, scene.has_labels, np.zeros(0, np.int64))
+    none = np.zeros(0, np.int64)
+    record = SceneRecord(entry, scene.grid, scene.has_labels, none, astray=scene.astray)
     print_ = None
     if deep:
         findings += check_nan(scene, {n: rule.nodata for n, rule in manifest.rules.items()})

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path, local_file
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import ModalitySummary, SceneSummary
@@ -163,12 +164,13 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
         overrides: Nodata value of the manifest per modality.
     """
     for name, files in scene.files.items():
-        for path, file in zip(scene.paths()[name], files, strict=False):
+        for file in files:
             nodata = file.nodata[0] if overrides.get(name) is None else overrides[name]
             floating = np.issubdtype(np.dtype(file.dtypes[0]), np.floating)
-            if nodata is None or np.isnan(nodata) or not floating or not path.is_file():
+            path = local_file(file.path)
+            if nodata is None or np.isnan(nodata) or not floating or path is None:
                 continue
-            with pool.borrow(str(path)) as dataset:
+            with pool.borrow(gdal_path(file.path)) as dataset:
                 count = _count_nan(dataset)
             if count:
                 yield _nan_beside(scene.id, name, path, nodata, count)

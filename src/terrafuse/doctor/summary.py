@@ -157,6 +157,7 @@ class SceneRecord:
         counts: Labelled pixels per class, int64 (K,).
         with_data: Per modality, whether any pixel has data.
         summaries: Per modality that has data, if every pixel was looked at.
+        astray: Why none of the polygons of its labels lies within it, or "".
     """
 
     entry: SceneEntry
@@ -165,6 +166,7 @@ class SceneRecord:
     counts: NDArray[np.int64]
     with_data: dict[str, bool] = field(default_factory=dict)
     summaries: dict[str, ModalityRecord] = field(default_factory=dict)
+    astray: str = ""
 
     @property
     def id(self) -> str:

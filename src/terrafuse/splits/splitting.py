@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.footprints import overlap_groups
-from terrafuse.data.handles import is_remote
+from terrafuse.data.names import moved_name
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.scene import Scene
 from terrafuse.data.statistics import class_counts
-from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, DataError
 from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
@@ -309,12 +307,7 @@ def _move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
     def moved(path: Any) -> Any:
         if isinstance(path, list):
             return [moved(part) for part in path]
-        if not isinstance(path, str) or is_remote(path):
-            return path
-        path = plain_path(path)
-        if Path(path).expanduser().is_absolute():
-            return path
-        return Path(os.path.relpath((old / path).absolute(), new.absolute())).as_posix()
+        return moved_name(path, old, new) if isinstance(path, str) else path
 
     if values.get("root") is not None:  # all others are relative to it
         values["root"] = moved(values["root"])
