@@ -29,6 +29,8 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar", ".kmz")
 # One letter is a drive.
 _PREFIX = re.compile(r"^([A-Za-z][A-Za-z0-9_]+:)(?!//)(.*)$", re.DOTALL)
 _QUOTED = re.compile(r'^([^"]*")([^"]+)(".*)$', re.DOTALL)
+# A layer after the file, as QGIS writes it.
+_LAYER = re.compile(r"^(.*)\|layername=([^|]+)$", re.IGNORECASE | re.DOTALL)
 _VRT = "vrt://"
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -106,6 +108,12 @@ def is_part(name: str) -> bool:
     return parts is None or bool(parts.before or parts.after)
 
 
+def split_layer(name: str) -> tuple[str, str | None]:
+    """A file and the layer named with it: "a.gpkg|layername=fields" → ("a.gpkg", "fields")."""
+    found = _LAYER.match(name)
+    return (found[1], found[2]) if found else (name, None)
+
+
 def _parse(spec: str, folder: Path) -> Name | None:
     """A GDAL name taken apart; None where it names no file on this disk."""
     archive = _WITHIN_ARCHIVE.match(spec)
@@ -116,6 +124,9 @@ def _parse(spec: str, folder: Path) -> Name | None:
         return _around(_VRT, path, mark + options, folder)
     if spec.startswith("/vsi") or _URL.match(spec):
         return None
+    path, layer = split_layer(spec)
+    if layer is not None:
+        return _around("", path, spec[len(path) :], folder)
     prefixed = _PREFIX.match(spec)
     if prefixed is None or _exists(spec, folder):
         return Name("", spec, "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import Counter
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from rasterio.features import rasterize
 from terrafuse.classes import ClassScheme, Code, VoidCode
 from terrafuse.data.grid import Grid, full_turn
 from terrafuse.data.labels import LabelRules
-from terrafuse.data.names import gdal_path, local_file
+from terrafuse.data.names import gdal_path, local_file, split_layer
 from terrafuse.data.overlap import extent_in, project
 from terrafuse.errors import (
     ConfigError,
@@ -32,8 +31,6 @@ from terrafuse.samples import IGNORE_INDEX, Window
 SUFFIXES = (
     ".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".shp.zip", ".gpkg.zip",
 )  # fmt: skip
-# A layer after the file, as QGIS writes it.
-_LAYER = re.compile(r"^(.*)\|layername=([^|]+)$", re.IGNORECASE)
 # GEOS type numbers.
 _POLYGON, _AREAL_TYPES = 3, (3, 6)
 # Words in the geometry types of layers that may hold polygons.
@@ -53,12 +50,6 @@ def is_vector(path: str) -> bool:
     plain = split_layer(path)[0]
     # GPKG:a.gpkg:name is a raster.
     return plain.lower().endswith(SUFFIXES)
-
-
-def split_layer(path: str) -> tuple[str, str | None]:
-    """A file and the layer named with it: "a.gpkg|layername=fields" → ("a.gpkg", "fields")."""
-    found = _LAYER.match(path)
-    return (found[1], found[2]) if found else (path, None)
 
 
 class PolygonsAstrayWarning(UserWarning):
