@@ -12,7 +12,6 @@ import math
 import struct
 from collections.abc import Iterable
 
-
 # Larger whole numbers are as well written with an exponent.
 _MOST_WHOLE = 1e15
 

@@ -145,7 +145,11 @@ def outline(left: float, right: float, bottom: float, top: float) -> list[list[f
 
 
 def labelled(
-    make_raster: MakeRaster, folder: Path, transform: Affine, crs: str, rings: list[list[list[float]]]
+    make_raster: MakeRaster,
+    folder: Path,
+    transform: Affine,
+    crs: str,
+    rings: list[list[list[float]]],
 ) -> Scene:
     path = make_raster(
         folder / "g.tif", np.zeros((1, 16, 16), np.uint8), crs=crs, transform=transform

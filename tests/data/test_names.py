@@ -144,7 +144,9 @@ def test_split_in_another_folder_reads_the_same_pixels(
 
 def test_the_parts_that_a_container_lists_can_be_named(folder: Path, tmp_path: Path) -> None:
     path = write_manifest(tmp_path, "data/c.nc", "data/l.tif")
-    with pytest.raises(RasterReadError, match="holds no bands itself. Name one of its parts") as e:
+    with pytest.raises(
+        RasterReadError, match=r"holds no bands itself\. Name one of its parts"
+    ) as e:
         load_manifest(path).scene("s")
     parts = str(e.value).rpartition("in its place: ")[2].split(", ")
     assert len(parts) == 2

@@ -80,9 +80,7 @@ def test_bands_are_picked_from_all_pages(
 
 
 def test_a_page_that_does_not_exist(read: Callable[..., object]) -> None:
-    with pytest.raises(
-        RasterReadError, match="has no page 4; its pages are 1 to 3. Correct 'page'"
-    ):
+    with pytest.raises(RasterReadError, match=r"no page 4; its pages are 1 to 3\. Correct 'page'"):
         read(1, {"page": 1}, page=4)
     with pytest.raises(RasterReadError, match="has no page 0"):
         read(1, {"page": 0}, page=1)

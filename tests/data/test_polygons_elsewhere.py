@@ -66,7 +66,9 @@ def dataset(make_raster: MakeRaster, tmp_path: Path) -> Callable[..., Manifest]:
         for i, file in enumerate(labels):
             image = np.random.default_rng(i).random((1, 16, 16)).astype(np.float32)
             make_raster(
-                tmp_path / f"i{i}.tif", image, transform=from_origin(500_000 + 1000 * i, 5e6, 10, 10)
+                tmp_path / f"i{i}.tif",
+                image,
+                transform=from_origin(500_000 + 1000 * i, 5e6, 10, 10),
             )
             split = ("train", "val", "test")[i % 3]
             scenes.append({"id": f"s{i}", "split": split, "m": f"i{i}.tif", "labels": file})
@@ -90,8 +92,16 @@ def elsewhere(manifest: Manifest, *, deep: bool = True) -> list[Finding]:
 
 
 MISSES: dict[str, tuple[Callable[[Ring], Ring], str | None, str]] = {
-    "metres without a CRS": (lambda r: r, None, "in the scene's CRS they would lie there: give the"),
-    "axes exchanged": (lambda r: [[y, x] for x, y in to_degrees(r)], None, "With x and y exchanged"),
+    "metres without a CRS": (
+        lambda r: r,
+        None,
+        "in the scene's CRS they would lie there: give the",
+    ),
+    "axes exchanged": (
+        lambda r: [[y, x] for x, y in to_degrees(r)],
+        None,
+        "With x and y exchanged",
+    ),
     "axes exchanged in metres": (lambda r: [[y, x] for x, y in r], UTM, "With x and y exchanged"),
     "another zone": (lambda r: r, "EPSG:32634", "Check that the file belongs to this scene"),
     "degrees called metres": (to_degrees, UTM, "give the file the CRS EPSG:4326"),
@@ -216,7 +226,7 @@ def test_of_several_layers_one_has_to_be_named(
     manifest = dataset("l.gpkg|layername=fields")
     assert count(manifest) == 64
     assert manifest.scene("s0").paths()["labels"] == (tmp_path / "l.gpkg",)
-    with pytest.raises(ConfigError, match="unknown layer of the labels .*'field'.* mean 'fields'"):
+    with pytest.raises(ConfigError, match=r"unknown layer of the labels .*'field'.* mean 'fields'"):
         dataset("l.gpkg", layer="field").scene("s0")
 
 

@@ -179,10 +179,7 @@ def test_the_largest_float_as_people_print_it(
     make_raster: MakeRaster, tmp_path: Path, spelled: str, dtype: str, half: bool
 ) -> None:
     nodata = SPELLED[spelled]
-    if dtype == "float64" and abs(nodata) > 1e300:
-        fill = -F64
-    else:
-        fill = -F32
+    fill = -F64 if dtype == "float64" and abs(nodata) > 1e300 else -F32
     heights = RNG.normal(300, 20, (1, 8, 8)).astype(dtype)
     heights[0, :2, :3] = fill
     for tag in (None, fill):  # the manifest's value counts, over a right tag too

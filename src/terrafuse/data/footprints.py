@@ -122,7 +122,7 @@ def _turned(outline: Any, turn: float | None) -> list[Any]:
 
 
 def _moved(outline: Any, distance: float) -> Any:
-    return shapely.transform(outline, lambda points: points + (distance, 0.0))
+    return shapely.transform(outline, lambda points: points + np.array([distance, 0.0]))
 
 
 def _outline(grid: Grid, *, in_degrees: bool) -> Any:

@@ -16,8 +16,8 @@ import yaml
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
-from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.labels import LabelRules
+from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.rasters import RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import Scene, SceneFiles
 from terrafuse.data.schema import (

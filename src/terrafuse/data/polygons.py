@@ -214,8 +214,8 @@ def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | N
         text = ", ".join(f"'{n}' ({_features(c)})" for n, c in zip(able, counts, strict=False))
         more = f" … and {len(able) - _MOST_LISTED} more" if len(able) > _MOST_LISTED else ""
         raise ConfigError(
-            f"{where} hold {len(able)} layers of polygons: {text}{more}. Say which in the manifest: "
-            f"'labels: {{{key}: {able[0]}}}', or with the file: '{path}|layername={able[0]}'"
+            f"{where} hold {len(able)} layers of polygons: {text}{more}. Say which in the "
+            f"manifest: 'labels: {{{key}: {able[0]}}}', or with the file: '{path}|layername={able[0]}'"
         )
     return able[0] if able else (names[0] if len(names) > 1 else None)
 
@@ -286,7 +286,7 @@ def _read_shapes(
         )
         shapes = shapely.from_wkb(wkb)
         if away and len(shapes):
-            shapes = shapely.transform(shapes, lambda p, away=away: p - (away, 0.0))
+            shapes = shapely.transform(shapes, lambda p, by=away: p - np.array([by, 0.0]))
         found.append((fids, shapes, values[0] if values else None))
     fids, shapes = (np.concatenate([part[k] for part in found]) for k in (0, 1))
     codes = [part[2] for part in found if part[2] is not None]
@@ -342,8 +342,8 @@ def _advise(bounds: Box, scene: Box, crs: CRS | None, grid: Grid) -> str:
     if beyond and _overlap(grid.bounds, bounds, None):
         assert grid.crs is not None
         return (
-            f"These are no degrees, but in the scene's CRS they would lie there: give the file that "
-            f"CRS, {grid.crs.to_string()[:40]} (in GeoJSON the member 'crs')"
+            "These are no degrees, but in the scene's CRS they would lie there: give the file "
+            f"that CRS, {grid.crs.to_string()[:40]} (in GeoJSON the member 'crs')"
         )
     if _overlap(scene, swapped, turn):
         return "With x and y exchanged they would lie there: exchange them in the file"
@@ -363,7 +363,7 @@ def _overlap(one: Box, other: Box, turn: float | None) -> bool:
 
 
 def _show(box: Box) -> str:
-    return "x {:.10g} to {:.10g} and y {:.10g} to {:.10g}".format(box[0], box[2], box[1], box[3])
+    return f"x {box[0]:.10g} to {box[2]:.10g} and y {box[1]:.10g} to {box[3]:.10g}"
 
 
 def _vector_crs(text: str | None, grid: Grid, where: str) -> CRS | None:
@@ -473,8 +473,8 @@ def _only_class(scheme: ClassScheme, background: int, file: _VectorFile) -> int:
     names = ", ".join(scheme.names[index] for index in left)
     listed = ", ".join(file.fields) or "none"
     raise ConfigError(
-        f"{file.where}: the polygons may be {names}. Name the field that tells in 'labels.attribute' "
-        f"(fields: {listed})"
+        f"{file.where}: the polygons may be {names}. Name the field that tells in "
+        f"'labels.attribute' (fields: {listed})"
     )
 
 

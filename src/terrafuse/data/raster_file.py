@@ -286,9 +286,9 @@ def _which_page(path: str, dataset: Any) -> str:
             bands = "1 band" if page.count == 1 else f"{page.count} bands"
             about.append(f"{number} ({page.height} × {page.width} pixels, {bands})")
     return (
-        f"'{path}' has {len(names)} pages: {_listed(about, len(names))}. Say in the manifest which: "
-        "'page: 1' takes one, 'page: [1, 2]' some and 'page: all' all of them, as bands that follow "
-        f"one another; or name a page in the file's place: {names[0]}"
+        f"'{path}' has {len(names)} pages: {_listed(about, len(names))}. Say in the manifest "
+        "which: 'page: 1' takes one, 'page: [1, 2]' some and 'page: all' all of them, as bands "
+        f"that follow one another; or name a page in the file's place: {names[0]}"
     )
 
 

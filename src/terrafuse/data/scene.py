@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.grid import Grid, own_window
-from terrafuse.data.names import local_file
 from terrafuse.data.label_files import (
     LabelMask,
     MaskedLabels,
@@ -22,8 +21,9 @@ from terrafuse.data.label_files import (
     open_labels,
 )
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
-from terrafuse.data.polygons import PolygonLabels
+from terrafuse.data.names import local_file
 from terrafuse.data.placement import Placement, place_further, place_rasters
+from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.stored import plain_path

@@ -43,6 +43,7 @@ from terrafuse.errors import LabelError, RasterReadError, TerrafuseError
 from terrafuse.modalities import Modality
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
+from terrafuse.splits.content import sketch_scene
 
 _MOST_WORKERS = 4
 # Scenes that are begun before the first of them is done, per worker.
@@ -250,6 +251,7 @@ def _look(
         record.summaries = {name: ModalityRecord.of(seen) for name, seen in summary.seen.items()}
         findings += _judge_pixels(summary)
         print_ = fingerprint(scene)
+        record.sketch = sketch_scene(scene)
     else:
         if scene.has_labels:
             record.counts = class_counts([scene], manifest.scheme)

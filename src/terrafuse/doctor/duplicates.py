@@ -153,7 +153,7 @@ def _describe(ids: Sequence[str], prints: _Prints, how: str) -> Finding:
     if leaks:
         remedy = (
             "What is learned from one is scored on the other: scores come out too good. Keep one "
-            "of them, or put all into one split (terrafuse data split)"
+            "of them, or give all the same 'split'"
         )
         return Finding("warning", "leak", message, ids[0], remedy=remedy)
     severity: Severity = "warning" if how == "identical" else "note"

@@ -10,8 +10,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool
-from terrafuse.data.names import gdal_path, is_part, is_remote, local_file
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import gdal_path, is_part, is_remote, local_file
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry

@@ -12,8 +12,8 @@ from typing import Any
 
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.handles import pool
-from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.schema import modality_values
