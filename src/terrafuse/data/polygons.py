@@ -215,7 +215,8 @@ def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | N
         more = f" … and {len(able) - _MOST_LISTED} more" if len(able) > _MOST_LISTED else ""
         raise ConfigError(
             f"{where} hold {len(able)} layers of polygons: {text}{more}. Say which in the "
-            f"manifest: 'labels: {{{key}: {able[0]}}}', or with the file: '{path}|layername={able[0]}'"
+            f"manifest: 'labels: {{{key}: {able[0]}}}', or with the file: "
+            f"'{path}|layername={able[0]}'"
         )
     return able[0] if able else (names[0] if len(names) > 1 else None)
 

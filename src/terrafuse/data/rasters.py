@@ -360,7 +360,10 @@ def _find_band(
         times = f"{names.count(item)} bands are" if item in names else "no band is"
         problem = f"{times} described as '{item}'; descriptions are {listed}"
     listed = ", ".join(f"'{file.path}'" for file in files)
-    raise BandError(f"{where}: 'read_bands' does not fit {listed}: {problem}")
+    raise BandError(
+        f"{where}: 'read_bands' does not fit {listed}: {problem}. Correct 'read_bands' in the "
+        "manifest; to a trained model, which has its own, give files laid out as in training"
+    )
 
 
 def _wrong_count(
@@ -375,8 +378,21 @@ def _wrong_count(
     if files[0].palette is not None and len(modality.bands) == 3:
         hint = "; it stores colours in a palette: expand it first (gdal_translate -expand rgb)"
     return (
-        f"{where}: wrong number of bands: {listed}, but {declared}. Correct 'bands', or pick with "
-        f"'read_bands' (1-based numbers or descriptions){hint}"
+        f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct 'bands', "
+        f"or pick with 'read_bands' (1-based numbers or descriptions); {_beside(modality, files)}"
+        f"{hint}"
+    )
+
+
+def _beside(modality: Modality, files: Sequence[RasterFile]) -> str:
+    """What to do where there is no manifest."""
+    wanted = len(modality.bands)
+    if sum(file.count for file in files) < wanted:
+        return "to a trained model, give the files of the other bands too"
+    numbers = ",".join(map(str, range(1, wanted + 1)))
+    return (
+        f"to a trained model, name the bands with the file, as in 'vrt://{files[0].path}?bands="
+        f"{numbers}'"
     )
 
 

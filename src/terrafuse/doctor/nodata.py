@@ -15,6 +15,7 @@ from terrafuse.data.names import gdal_path, local_file
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import ModalitySummary, SceneSummary
+from terrafuse.errors import exact_number
 
 Mask = NDArray[np.bool_]
 
@@ -120,14 +121,14 @@ def _undeclared(
     summary: SceneSummary, seen: ModalitySummary, value: float, share: float, mask: Mask
 ) -> Finding:
     message = (
-        f"modality '{seen.name}' of scene '{summary.id}' is {value:g} in all bands along its "
+        f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands along its "
         f"border ({share:.1%} of the scene); that is fill which counts as data"
     )
     declared = summary.rules[seen.name].nodata
     if declared is not None:
-        message += f" ('nodata' is {declared:g})"
+        message += f" ('nodata' is {exact_number(declared)})"
     fix = {f"modalities.{seen.name}.nodata": _plain(value)}
-    remedy = f"Set 'nodata: {value:g}' on the modality"
+    remedy = f"Set 'nodata: {exact_number(value)}' on the modality"
     elsewhere = float((seen.mini == np.float32(value))[:, ~mask].any(axis=0).mean())
     if elsewhere > _ALSO_A_VALUE:
         remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
@@ -188,7 +189,7 @@ def _count_nan(dataset: Any) -> int:
 
 
 def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Finding:
-    message = f"'{path}' has nodata value {nodata:g}, but also {count} NaN values"
+    message = f"'{path}' has nodata value {exact_number(nodata)}, but also {count} NaN values"
     remedy = "Both count as no data; if NaN means something else, repair the file"
     if nodata == 0:
         remedy = (

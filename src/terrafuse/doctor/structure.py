@@ -49,11 +49,10 @@ def _check_pixel_size(
         f"where the manifest expects {scene * modality.scale:.4g} m (grid of {scene:.4g} m, scale "
         f"{modality.scale:g}), so it is resampled by a factor of {max(ratio, 1 / ratio):.2g}"
     )
-    remedy = (
-        "If the file's georeference is right, give the modality its 'scale'; else mend the file"
-    )
     fits = 0 < better.numerator <= MAX_SCALE_TERM
     fix = {f"modalities.{modality.name}.scale": float(better)} if fits else {}
+    wanted = f"'scale: {float(better):g}'" if fits else "its 'scale'"
+    remedy = f"If the file's georeference is right, give the modality {wanted}; else mend the file"
     yield Finding("warning", "pixel-size", message, id, None, remedy, modality.name, fix=fix)
 
 
