@@ -378,9 +378,9 @@ def _wrong_count(
     if files[0].palette is not None and len(modality.bands) == 3:
         hint = "; it stores colours in a palette: expand it first (gdal_translate -expand rgb)"
     return (
-        f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct 'bands', "
-        f"or pick with 'read_bands' (1-based numbers or descriptions); {_beside(modality, files)}"
-        f"{hint}"
+        f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct "
+        "'bands', or pick with 'read_bands' (1-based numbers or descriptions); "
+        f"{_beside(modality, files)}{hint}"
     )
 
 

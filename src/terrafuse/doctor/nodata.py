@@ -121,8 +121,8 @@ def _undeclared(
     summary: SceneSummary, seen: ModalitySummary, value: float, share: float, mask: Mask
 ) -> Finding:
     message = (
-        f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands along its "
-        f"border ({share:.1%} of the scene); that is fill which counts as data"
+        f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands "
+        f"along its border ({share:.1%} of the scene); that is fill which counts as data"
     )
     declared = summary.rules[seen.name].nodata
     if declared is not None:
