@@ -91,8 +91,9 @@ def _shrink(image: NDArray[np.float32]) -> NDArray[np.float16] | None:
         return None
     bands = []
     for band, own in zip(image, known, strict=True):
-        if own.any() and (spread := band[own].std()) > 0:
-            bands.append(np.where(own, (band - band[own].mean()) / spread, 0))
+        values = band[own].astype(np.float64)  # fill may be as large as a float32 can
+        if own.any() and (spread := values.std()) > 0:
+            bands.append(np.where(own, (band - values.mean()) / spread, 0))
     if not bands:
         return None
     grey = torch.from_numpy(np.mean(bands, axis=0, dtype=np.float32))[None]
