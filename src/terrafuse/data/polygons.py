@@ -96,9 +96,9 @@ class PolygonLabels:
         found = _read_polygons(file, rules.attribute, grid)
         if found.codes is None:
             only = _only_class(scheme, self._background, file)
-            classes = np.full(len(found.index), only)
+            classes = np.full(len(found.features), only)
         else:
-            classes = _classes(found.codes, table, where)[found.index]
+            classes = _classes(found.codes, table, where)[found.features]
         self._polygons, self._classes = found.polygons, classes
         self._tree = shapely.STRtree(found.polygons)
         if not _meets(self._tree, grid):
@@ -230,7 +230,7 @@ class _Polygons(NamedTuple):
 
     polygons: NDArray[Any]
     codes: NDArray[Any] | None
-    index: NDArray[np.intp]
+    features: NDArray[np.intp]
 
 
 def _read_polygons(file: _VectorFile, attribute: str | None, grid: Grid) -> _Polygons:
