@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.errors import ConfigError, LabelError, unknown_name
+from terrafuse.errors import ConfigError, LabelError, exact_number, unknown_name
 from terrafuse.samples import IGNORE_INDEX
 
 # Raw label values: a whole number, an attribute of a polygon, or a colour "#rrggbb".
 Code = int | str
+# Void may also be "no value at all", the null attribute of a polygon.
+VoidCode = Code | None
 
 # Distinguishable on light and dark ground; used where a manifest gives no colours.
 DEFAULT_COLORS = (
@@ -36,7 +38,8 @@ class ClassScheme:
         colors: Display colours "#rrggbb".
         codes: Per class, every raw value that means it: whole numbers for coded rasters,
             "#rrggbb" for colour-coded ones, strings for polygon attributes. Default: its index.
-        void: Raw values that are no class and become `ignore_index`.
+        void: Raw values that are no class and become `ignore_index`; None is an attribute of a
+            polygon that has no value.
         ignore_index: Always 255.
         unknown: Name of the class, or "void", that all other raw values become; None: they are
             refused. How labels are read, no part of what the classes are.
@@ -48,7 +51,7 @@ class ClassScheme:
     names: tuple[str, ...]
     colors: tuple[str, ...] = ()
     codes: tuple[tuple[Code, ...], ...] = ()
-    void: tuple[Code, ...] = ()
+    void: tuple[VoidCode, ...] = ()
     ignore_index: int = IGNORE_INDEX
     unknown: str | None = field(default=None, compare=False)
 
@@ -86,9 +89,9 @@ class ClassScheme:
         """Whether labels are colour-coded (every code is a colour)."""
         return all(_is_color(code) for codes in self.codes for code in codes)
 
-    def lookup(self) -> dict[Code, int]:
+    def lookup(self) -> dict[VoidCode, int]:
         """Raw value → class index, void values → 255."""
-        table: dict[Code, int] = dict.fromkeys(map(_normal, self.void), self.ignore_index)
+        table: dict[VoidCode, int] = dict.fromkeys(map(_normal, self.void), self.ignore_index)
         table |= {_normal(c): i for i, codes in enumerate(self.codes) for c in codes}
         return table
 
@@ -118,7 +121,11 @@ class ClassScheme:
             table = {int(str(c)[1:], 16): i for c, i in self.lookup().items() if _is_color(c)}
         else:
             values = raw
-            table = {int(c): i for c, i in self.lookup().items() if not isinstance(c, str)}
+            table = {
+                int(c): i
+                for c, i in self.lookup().items()
+                if c is not None and not isinstance(c, str)
+            }
             if nodata is not None and np.isfinite(nodata):
                 table.setdefault(int(nodata), self.ignore_index)
         fallback = self.ignore_index
@@ -162,17 +169,17 @@ class ClassScheme:
         )
 
 
-def _is_color(code: Code) -> bool:
+def _is_color(code: VoidCode) -> bool:
     return isinstance(code, str) and _COLOR.fullmatch(code.lower()) is not None
 
 
-def _normal(code: Code) -> Code:
+def _normal(code: VoidCode) -> VoidCode:
     return code.lower() if isinstance(code, str) and _is_color(code) else code
 
 
 def _check_codes(scheme: ClassScheme) -> None:
     flat = [_normal(code) for codes in (*scheme.codes, scheme.void) for code in codes]
-    twice = sorted({str(code) for code in flat if flat.count(code) > 1})
+    twice = sorted({"null" if code is None else str(code) for code in flat if flat.count(code) > 1})
     if twice:
         raise ConfigError(
             f"raw label values stand for more than one class or void: {', '.join(twice)}"
@@ -227,4 +234,4 @@ def _unknown_message(
 
 def _show(value: float, is_color: bool) -> str:
     """A raw value as a user writes it."""
-    return f"#{int(value):06x}" if is_color else f"{value:g}"
+    return f"#{int(value):06x}" if is_color else exact_number(value)

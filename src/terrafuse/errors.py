@@ -8,7 +8,12 @@ command line prints it without a traceback and exits with 2.
 from __future__ import annotations
 
 import difflib
+import math
+import struct
 from collections.abc import Iterable
+
+# Larger whole numbers are as well written with an exponent.
+_MOST_WHOLE = 1e15
 
 
 class TerrafuseError(Exception):
@@ -89,6 +94,31 @@ class OutputError(TerrafuseError, OSError):
 
 class MissingDependencyError(TerrafuseError, ImportError):
     """An optional package is needed and not installed."""
+
+
+def exact_number(value: float) -> str:
+    """A number as it can be written into a manifest: short, and no digit of it lost.
+
+    A number that a float32 holds needs no more digits than tell it from other float32s.
+    """
+    if not math.isfinite(value):
+        return {math.inf: ".inf", -math.inf: "-.inf"}.get(value, ".nan")
+    if value == int(value) and abs(value) < _MOST_WHOLE:
+        return str(int(value))
+    single = _as_float32(value)
+    same = (lambda other: _as_float32(other) == single) if single == value else value.__eq__
+    text = next((t for n in range(1, 17) if same(float(t := f"{value:.{n}g}"))), repr(value))
+    mantissa, e, exponent = text.partition("e")
+    # YAML takes 1e+20 for a text.
+    return f"{mantissa if '.' in mantissa else mantissa + '.0'}{e}{exponent}"
+
+
+def _as_float32(value: float) -> float:
+    try:
+        single: float = struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.nan
+    return single
 
 
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:

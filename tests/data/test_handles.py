@@ -13,7 +13,8 @@ from rasterio._env import get_gdal_config
 from rasterio.transform import from_origin
 
 from terrafuse.data import Scene, scene_from_rasters
-from terrafuse.data.handles import HandlePool, gdal_path, is_remote, limit_resources, pool
+from terrafuse.data.handles import HandlePool, limit_resources, pool
+from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.errors import RasterReadError
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window

@@ -148,6 +148,7 @@ def place(tmp_path):
                 dataset.transform = dataset.transform * Affine.translation(right, down)
         return load_manifest(path).scene("train_1")
 
+    make.folder = tmp_path
     return make
 
 
@@ -180,6 +181,59 @@ def test_displaced_labels_are_found(place):
     assert finding.severity == "warning"
     assert "rows below and" in finding.message
     assert "columns left of" in finding.message
+
+
+@pytest.mark.parametrize("off", ["optical", "sar", "dsm", "labels"])
+def test_the_one_that_is_off_is_named_whichever_it_is(place, off):
+    moved = {"optical": (8, -6), "sar": (-4, 3), "dsm": (8, -6), "labels": (8, -6)}[off]
+    findings = check_registration(place(**{off: moved}))
+    assert [f.modality for f in findings] == [off]
+    (finding,) = findings
+    assert "agree with each other, so it is the one displaced" in finding.remedy
+    others = [name for name in ("optical", "sar", "dsm") if name != off]
+    assert all(f"'{name}'" in finding.message for name in others)
+    # The remedy, followed: nothing is left to say.
+    scene = place(**{off: moved})
+    x, y = (float(w) for w in finding.remedy.split() if w[0] in "+-" and w[1:2].isdigit())
+    with rasterio.open(scene.paths()[off][0], "r+") as dataset:
+        dataset.transform = Affine.translation(x, y) * dataset.transform
+    scene.close()
+    assert check_registration(load_manifest(place.folder / "dataset.yaml").scene("train_1")) == []
+
+
+def shifted(make_raster, folder, **moved):
+    """A scene of one texture in several rasters, without CRS, their content moved."""
+    ground = texture(240, 4)
+    rasters = {}
+    for i, (name, (down, right)) in enumerate(moved.items()):
+        part = ground[20 - down : 212 - down, 20 - right : 212 - right]
+        noise = np.random.default_rng(i).normal(0, 0.1, part.shape)
+        image = ((-1) ** i * part + noise).astype(np.float32)[None]
+        rasters[name] = make_raster(folder / f"{name}.tif", image, crs=None)
+    return scene_from_rasters([Modality(name, ("x",)) for name in moved], rasters, id="s")
+
+
+def test_two_cannot_tell_which_is_displaced(make_raster, tmp_path):
+    (finding,) = check_registration(shifted(make_raster, tmp_path, a=(0, 0), b=(5, -3)))
+    assert finding.modality == "b"
+    assert "it may as well be 'a' that is displaced" in finding.remedy
+    assert "Move the pixels of 'b' by -5.0 rows and +3.0 columns" in finding.remedy
+
+
+def test_two_against_two_is_one_finding(make_raster, tmp_path):
+    scene = shifted(make_raster, tmp_path, a=(0, 0), b=(5, -3), c=(0, 0), d=(5, -3))
+    (finding,) = check_registration(scene)
+    assert "modalities 'b', 'd'" in finding.message
+    assert "'a' and 'c' that is displaced" in finding.remedy
+
+
+def test_several_that_are_off_by_themselves(make_raster, tmp_path):
+    scene = shifted(make_raster, tmp_path, a=(6, 0), b=(0, 0), c=(0, 0), d=(0, 7), e=(0, 0))
+    found = {f.modality: f.message for f in check_registration(scene)}
+    assert set(found) == {"a", "d"}
+    assert "6.0 rows below" in found["a"]
+    assert "7.0 columns right of" in found["d"]
+    assert "where 'b', 'c' and 'e' show it" in found["a"]
 
 
 def test_a_shift_below_the_tolerance_is_left_alone(place):

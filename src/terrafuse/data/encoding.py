@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path, is_part
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import BandError, DataError, RasterReadError
 from terrafuse.samples import Window
@@ -181,9 +182,9 @@ def color_table(path: str | Path) -> Path:
     Raises:
         RasterReadError: The raster is not on this disk.
     """
-    if is_remote(str(path)):
+    if is_part(str(path)):
         raise RasterReadError(
-            f"encoding 'mean_rgb' needs the table beside '{path}', which is not read from afar. "
+            f"encoding 'mean_rgb' needs the table beside '{path}', which is no file on this disk. "
             "Fetch the raster and its .colors.npy, or choose another encoding"
         )
     return Path(path).with_suffix(".colors.npy")

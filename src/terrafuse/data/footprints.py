@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from terrafuse.data.grid import Grid
+from terrafuse.data.grid import Grid, full_turn, near
 from terrafuse.data.overlap import project
 
 # Neighbouring sheets may share a line of pixels without showing the same place.
@@ -20,9 +21,7 @@ _OUTLINE_POINTS = 64
 
 def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
     """Pairs of georeferenced grids that share more than a thousandth of the smaller one."""
-    outlines = _outlines(grids)
-    placed = [i for i, outline in enumerate(outlines) if outline is not None]
-    polygons = np.array([outlines[i] for i in placed], dtype=object)
+    placed, polygons = _all_outlines(grids)
     if len(placed) < 2:
         return []
     tree: Any = shapely.STRtree(polygons)
@@ -31,7 +30,12 @@ def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
     shared = shapely.area(shapely.intersection(polygons[first], polygons[second]))
     smaller = np.minimum(shapely.area(polygons[first]), shapely.area(polygons[second]))
     much = shared > _LEAST_OVERLAP * smaller
-    return sorted((placed[a], placed[b]) for a, b in zip(first[much], second[much], strict=True))
+    pairs = {
+        (min(placed[a], placed[b]), max(placed[a], placed[b]))
+        for a, b in zip(first[much], second[much], strict=True)
+        if placed[a] != placed[b]
+    }
+    return sorted(pairs)
 
 
 def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, int, float]]:
@@ -85,10 +89,40 @@ def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _outlines(grids: Sequence[Grid]) -> list[Any]:
-    """Polygons in a common CRS; None for grids that lie nowhere."""
-    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
-    return [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
+def _all_outlines(grids: Sequence[Grid]) -> tuple[list[int], NDArray[Any]]:
+    """Whose they are, and polygons in a common CRS, for grids that lie somewhere.
+
+    In degrees, what reaches beyond ±180° is there a second time, a turn away.
+    """
+    crs = {grid.crs.to_wkt(): grid.crs for grid in grids if grid.crs is not None}
+    several = len(crs) > 1
+    turn = 360.0 if several else full_turn(next(iter(crs.values()), None))
+    placed, polygons = [], []
+    for i, grid in enumerate(grids):
+        outline = None if grid.crs is None else _outline(grid, in_degrees=several)
+        if outline is None:
+            continue
+        for polygon in _turned(outline, turn):
+            placed.append(i)
+            polygons.append(polygon)
+    return placed, np.array(polygons, dtype=object)
+
+
+def _turned(outline: Any, turn: float | None) -> list[Any]:
+    if turn is None:
+        return [outline]
+    left, _, right, _ = shapely.bounds(outline)
+    middle = (left + right) / 2
+    moved = near(middle, 0.0, turn) - middle
+    first = _moved(outline, moved) if moved else outline
+    left, right = left + moved, right + moved
+    further = [turn] if left < -turn / 2 else []
+    further += [-turn] if right > turn / 2 else []
+    return [first, *(_moved(first, distance) for distance in further)]
+
+
+def _moved(outline: Any, distance: float) -> Any:
+    return shapely.transform(outline, lambda points: points + np.array([distance, 0.0]))
 
 
 def _outline(grid: Grid, *, in_degrees: bool) -> Any:
@@ -100,4 +134,7 @@ def _outline(grid: Grid, *, in_degrees: bool) -> Any:
         lon, lat = project(grid.crs, CRS.from_epsg(4326), *shapely.get_coordinates(dense).T)
     except ValueError:  # a CRS that lies nowhere on Earth
         return None
-    return shapely.polygons(np.stack([lon, lat], axis=1)) if np.isfinite(lon).all() else None
+    if not np.isfinite(lon).all():
+        return None
+    lon = near(lon, lon[0], 360.0)  # across the date line it goes on
+    return shapely.polygons(np.stack([lon, lat], axis=1))

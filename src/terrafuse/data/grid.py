@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, hypot
+from math import ceil, hypot, pi
 from statistics import median
 from typing import Any
 
@@ -40,6 +40,17 @@ class Grid:
     def from_dataset(cls, dataset: Any) -> Grid:
         """Grid of an open rasterio dataset."""
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
+
+    @property
+    def turn(self) -> float | None:
+        """How far east the same place lies again, in CRS units; None unless these are angles."""
+        return full_turn(self.crs)
+
+    @property
+    def middle_x(self) -> float:
+        """Map x in the middle."""
+        t = self.transform
+        return float(t.a * self.width / 2 + t.b * self.height / 2 + t.c)
 
     @property
     def window(self) -> Window:
@@ -85,7 +96,7 @@ class Grid:
         """(row, col) of this grid's first pixel among those of `other`.
 
         None where the pixels of both do not coincide, be it at this grid's far corner. The grids
-        need not overlap.
+        need not overlap. Longitudes count as they are written (see `turned_to`).
 
         Args:
             other: Grid whose pixels are counted.
@@ -100,6 +111,17 @@ class Grid:
             if abs(x - corner[0] - col) > tolerance_px or abs(y - corner[1] - row) > tolerance_px:
                 return None
         return row, col
+
+    def turned_to(self, other: Grid) -> Grid:
+        """The same grid, with longitudes by whole turns as close to those of `other` as can be.
+
+        Where this one covers more than half a turn, or lies across the place opposite of `other`,
+        only a part of it may be near.
+        """
+        if self.turn is None or self.crs != other.crs:
+            return self
+        moved = near(self.middle_x, other.middle_x, self.turn) - self.middle_x
+        return self if moved == 0 else replace(self, transform=_shift_x(self.transform, moved))
 
     def scaled(self, ratio: Fraction | int) -> Grid:
         """Grid of the same origin with pixels `ratio` times as large; covers this one."""
@@ -123,6 +145,20 @@ class Grid:
         )
 
 
+def full_turn(crs: CRS | None) -> float | None:
+    """A turn around the Earth in units of a CRS; None unless these are angles."""
+    if crs is None or not crs.is_geographic:
+        return None
+    radians = float(crs.units_factor[1])
+    # 360 exactly, where it is degrees.
+    return round(2 * pi / radians, 9) if radians > 0 else None
+
+
+def near(x: Any, middle: float, turn: float | None) -> Any:
+    """Longitudes by whole turns as close to `middle` as can be; unchanged without a turn."""
+    return x if turn is None else x + turn * np.round((middle - x) / turn)
+
+
 def own_window(modality: Modality, window: Window) -> Window:
     """A window of the scene in pixels of a modality.
 
@@ -143,3 +179,7 @@ def typical_pixel_size_m(grids: Iterable[Grid]) -> float | None:
     """Median pixel size in metres of the grids that have one; None where none has."""
     known = [size for grid in grids if (size := grid.pixel_size_m) is not None]
     return median(known) if known else None
+
+
+def _shift_x(t: Affine, distance: float) -> Affine:
+    return Affine(t.a, t.b, t.c + distance, t.d, t.e, t.f)

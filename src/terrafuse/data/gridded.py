@@ -13,12 +13,17 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.grid import Grid
-from terrafuse.data.handles import gdal_path, pool
-from terrafuse.data.overlap import extent_in, meeting_points, relative_scale
+from terrafuse.data.handles import pool, read_bands
+from terrafuse.data.names import gdal_path
+from terrafuse.data.overlap import extent_in, meeting_points, meets_twice, relative_scale
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.data.warping import BandSource, Witness, warped_document
 from terrafuse.errors import GridMismatchError, RasterReadError
 from terrafuse.samples import Window
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Six digits are what tools print of a float32 at least.
+_PRINTED = 1e-5
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,6 @@ class GriddedBands:
             for band in self.bands
         )
 
-    @property
-    def _dtype(self) -> str | None:
-        # Only a file that mixes dtypes needs a common one.
-        names = {self.file.dtypes[band.index - 1] for band in self.bands}
-        return str(np.result_type(*names)) if len(names) > 1 else None
-
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -81,7 +80,7 @@ class GriddedBands:
                     values = dataset.read(window=box, out_shape=size)
                     return values, _not_finite(values)
                 indexes = [band.index for band in self.bands]
-                values = self._read(dataset, indexes, box, shape)
+                values = read_bands(dataset, indexes, box, shape)
                 return values, self._hidden(dataset, values, box)
         except (RasterioError, RasterReadError, OSError) as error:
             raise RasterReadError(
@@ -102,17 +101,6 @@ class GriddedBands:
         hits = _equal_per_band(values, fills)
         return hits if hits.any() else None
 
-    def _read(
-        self, dataset: Any, indexes: list[int], box: RasterWindow, shape: tuple[int, int] | None
-    ) -> NDArray[Any]:
-        if self._dtype is None:
-            size = shape and (len(indexes), *shape)
-            values: NDArray[Any] = dataset.read(indexes, window=box, out_shape=size)
-            return values
-        # rasterio reads bands of one dtype at once.
-        bands = [dataset.read(index, window=box, out_shape=shape) for index in indexes]
-        return np.stack([band.astype(self._dtype) for band in bands])
-
     def _hidden(
         self, dataset: Any, values: NDArray[Any], box: RasterWindow
     ) -> NDArray[np.bool_] | None:
@@ -120,7 +108,7 @@ class GriddedBands:
         tags = {band.nodata for band in self.bands}
         if len(tags) == 1:
             (tag,) = tags
-            found += [] if tag is None else [values == values.dtype.type(tag)]
+            found += [] if tag is None else [equals_nodata(values, tag)]
         else:
             found += [_equal_per_band(values, [band.nodata for band in self.bands])]
         masked = [band.index for band in self.bands if band.masked]
@@ -159,7 +147,9 @@ def place(
     Raises:
         GridMismatchError: No overlap.
     """
-    offset = grid.offset_in(file.grid)
+    file = file.moved_to(file.grid.turned_to(reference))
+    seam = meets_twice(file.grid, reference)
+    offset = None if seam else grid.offset_in(file.grid)
     if offset is not None and reference.offset_in(file.grid) is not None:
         _check_overlap_aligned(file, reference, where)
         own = Window(-offset[0], -offset[1], file.grid.height, file.grid.width)
@@ -169,7 +159,7 @@ def place(
     scale = _check_overlap(file, reference, where)
     document = warped_document(
         file.spec, file.grid, grid, list(bands),
-        resampling=resampling, scale=scale, dtype=dtype, witnesses=witnesses(),
+        resampling=resampling, scale=scale, dtype=dtype, witnesses=witnesses(), seam=seam,
     )  # fmt: skip
     return GriddedBands(file, tuple(bands), grid.window, None, document, where)
 
@@ -219,17 +209,40 @@ def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArr
     hits = np.zeros(values.shape, bool)
     for band, tag in enumerate(tags):
         if tag is not None:
-            hits[band] = values[band] == values.dtype.type(tag)
+            hits[band] = equals_nodata(values[band], tag)
     return hits
 
 
+def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
+    """Which values are a nodata value that `usable_nodata` gave.
+
+    Close to the largest number of float32 or float64 no value is a measurement: there, all that
+    print the same are equal.
+    """
+    for most in (_FLOAT32_MAX, float(np.finfo(np.float64).max)):
+        if values.dtype.kind == "f" and abs(nodata) == most:
+            size = values * values.dtype.type(np.sign(nodata))
+            found = np.asarray(size >= np.float64(most * (1 - _PRINTED)))
+            if most == _FLOAT32_MAX:
+                found &= size <= np.float64(most * (1 + _PRINTED))
+            return found
+    return np.asarray(values == values.dtype.type(nodata))
+
+
 def usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
-    """A nodata value that pixels of this dtype can have; NaN is none, as it never is data."""
+    """A nodata value that pixels of this dtype can have; NaN is none, as it never is data.
+
+    The largest number of float32 is meant wherever one is within the digits that tools print of it
+    (-3.4028235e+38 is beyond it, -3.40282e+38 short of it). A value beyond the range of a floating
+    dtype (-1.8e308 on float32) has become its largest number when it was written.
+    """
     if value is None or np.isnan(value):
         return None
     if dtype.kind not in "iu":
-        # Beyond its range (often -1.8e308 on float32) no pixel has it.
-        return value if abs(value) <= float(np.finfo(dtype).max) else None
+        most = float(np.finfo(dtype).max)
+        if abs(abs(value) - _FLOAT32_MAX) <= _PRINTED * _FLOAT32_MAX <= most:
+            return float(np.copysign(_FLOAT32_MAX, value))
+        return float(np.clip(value, -most, most))
     limits = np.iinfo(dtype)
     fits = float(value).is_integer() and limits.min <= value <= limits.max
     return value if fits else None

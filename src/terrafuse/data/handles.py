@@ -6,7 +6,7 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -17,11 +17,15 @@ os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hol
 # overlapping windows share blocks. (No user's choice: results depend on it.)
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
 
+import numpy as np
 import rasterio
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio._env import set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window as RasterWindow
 
+from terrafuse.data.names import is_remote
 from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -116,27 +120,31 @@ def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
         pool.limit = open_files
 
 
-def gdal_path(path: str) -> str:
-    """`path` as GDAL writes it: URLs become /vsi paths; "GTIFF_RAW:" is left to `open_stored`."""
-    path = plain_path(path)
-    for scheme, prefix in _SCHEMES.items():
-        if path.startswith(scheme):
-            return prefix + (path if scheme.startswith("http") else path[len(scheme) :])
-    return path
+def read_bands(
+    dataset: Any,
+    indexes: Sequence[int],
+    window: RasterWindow | None = None,
+    shape: tuple[int, int] | None = None,
+) -> NDArray[Any]:
+    """Bands (C, h, w) of a borrowed dataset, be they of several dtypes: in one that holds all.
 
-
-def is_remote(path: str) -> bool:
-    """Whether `path` is a URL or a GDAL virtual path, not a file on this disk."""
-    return plain_path(path).startswith((*_SCHEMES, "/vsi"))
-
-
-_SCHEMES = {
-    "https://": "/vsicurl/",
-    "http://": "/vsicurl/",
-    "s3://": "/vsis3/",
-    "gs://": "/vsigs/",
-    "az://": "/vsiaz/",
-}
+    Args:
+        dataset: What the pool gave.
+        indexes: 1-based numbers.
+        window: Pixels to read; None = all.
+        shape: Rows and columns to pick from them, evenly, if not all.
+    """
+    dtypes = {
+        np.dtype(dataset.dtypes[i - 1].replace("complex_int16", "complex64")) for i in indexes
+    }
+    if len(dtypes) < 2:
+        size = shape and (len(indexes), *shape)
+        values: NDArray[Any] = dataset.read(list(indexes), window=window, out_shape=size)
+        return values
+    # rasterio reads bands of one dtype at once.
+    common = np.result_type(*dtypes)
+    bands = [dataset.read(i, window=window, out_shape=shape).astype(common) for i in indexes]
+    return np.stack(bands)
 
 
 def transform_of(dataset: Any) -> Affine:
@@ -158,11 +166,15 @@ def _without_warnings() -> Iterator[None]:
         yield
 
 
+def _is_far(spec: str) -> bool:
+    return not spec.startswith("<") and is_remote(spec)
+
+
 def _open(spec: str) -> Any:
     # Far away, every look for a file that may lie beside costs a request.
     remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
-        with _without_warnings(), remote if spec.startswith("/vsi") else nullcontext():
+        with _without_warnings(), remote if _is_far(spec) else nullcontext():
             return open_stored(spec)
     except (RasterioError, OSError) as error:
         raise RasterReadError(str(error)) from error

@@ -12,22 +12,28 @@ from terrafuse.classes import ClassScheme
 from terrafuse.data.grid import Grid
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
 from terrafuse.data.polygons import PolygonLabels, is_vector
-from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.samples import IGNORE_INDEX, Window
 
 #: Keys of a scene that name label files: all labels, or without the boundaries between classes.
 ReferenceName = Literal["labels", "labels_eroded"]
 
 
-def inspect_labels(path: str | None, where: str) -> RasterFile | None:
+def inspect_labels(path: str | None, where: str, page: int | None = None) -> RasterFile | None:
     """The raster that labels are; None for polygons, or without labels.
+
+    Args:
+        path: The file.
+        where: Names the labels in messages.
+        page: Page to take of a file that has several.
 
     Raises:
         RasterReadError: Missing, or no raster.
     """
     if path is None or is_vector(path):
         return None
-    return inspect_raster(path, where, judge_alpha=False)  # what is drawn over is not labelled
+    # Alpha counts as tagged: what is drawn over is not labelled.
+    return inspect_pages(path, page, where, judge_alpha=False)[0]
 
 
 def open_labels(
@@ -38,6 +44,8 @@ def open_labels(
     grid: Grid,
     reference: Grid,
     where: str,
+    *,
+    shared: bool = False,
 ) -> Labels:
     """Labels on the grid of a scene.
 
@@ -49,12 +57,13 @@ def open_labels(
         grid: The scene's grid.
         reference: The whole of which `grid` is a part.
         where: Names the labels in messages.
+        shared: Whether polygons are of several scenes, of which some may hold none.
 
     Raises:
         DataError: What `RasterLabels` and `PolygonLabels` raise.
     """
     if file is None:
-        return PolygonLabels(path, scheme, rules, grid, where)
+        return PolygonLabels(path, scheme, rules, grid, where, shared=shared)
     return RasterLabels(file, scheme, rules, grid, reference, where)
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from terrafuse.classes import ClassScheme, Code
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import place, usable_nodata
-from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.data.warping import BandSource
 from terrafuse.errors import BandError
@@ -29,12 +30,18 @@ class LabelRules:
         area: Polygons: file with the area of interest; outside it everything is ignored.
         background: Polygons: code or name of the class where no polygon is; None = ignored.
         nodata: Rasters: value to ignore, instead of the file's own tag.
+        page: Rasters: page to take of a file that has several.
+        layer: Polygons: layer of files that have several.
+        area_layer: Polygons: likewise of the file with the area.
     """
 
     attribute: str | None = None
     area: str | None = None
     background: Code | None = None
     nodata: float | None = None
+    page: int | None = None
+    layer: str | None = None
+    area_layer: str | None = None
 
 
 class Labels(Protocol):

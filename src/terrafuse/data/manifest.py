@@ -5,8 +5,10 @@ from __future__ import annotations
 import glob
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import yaml
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
-from terrafuse.data.handles import gdal_path, is_remote
 from terrafuse.data.labels import LabelRules
+from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
 from terrafuse.data.schema import (
@@ -28,7 +30,6 @@ from terrafuse.data.schema import (
     to_modality,
     to_rules,
 )
-from terrafuse.data.stored import plain_path
 from terrafuse.errors import (
     ConfigError,
     MissingModalityError,
@@ -175,7 +176,7 @@ class Manifest:
             if path is not None:
                 found[name] = (self._resolve(path),)
         return {
-            name: tuple(Path(path) for path in paths if not is_remote(path))
+            name: tuple(file for path in paths if (file := local_file(path)) is not None)
             for name, paths in found.items()
         }
 
@@ -228,14 +229,20 @@ class Manifest:
                 scheme=self.scheme,
                 split=entry.split,
                 window=entry.window,
+                shared_labels=self._label_uses[entry.labels] > 1,
             )
         )
+
+    @cached_property
+    def _label_uses(self) -> Counter[str | None]:
+        """How many scenes each label file is of."""
+        return Counter(entry.labels for entry in self.entries)
 
     def _files(self, entry: SceneEntry, name: str) -> tuple[str, ...]:
         found: list[str] = []
         for pattern in entry.rasters[name]:
             path = self._resolve(pattern)
-            if is_remote(path) or Path(path).exists() or not glob.has_magic(path):
+            if is_part(path) or Path(path).exists() or not glob.has_magic(path):
                 found.append(path)
                 continue
             matches = glob.glob(path, recursive=True)  # noqa: PTH207  (absolute patterns)
@@ -248,9 +255,7 @@ class Manifest:
         return tuple(found)
 
     def _resolve(self, path: str) -> str:
-        if is_remote(path):
-            return gdal_path(path)
-        return str(self.folder / Path(plain_path(path)).expanduser())
+        return absolute_name(path, self.folder)
 
 
 def load_manifest(path: Path | str) -> Manifest:

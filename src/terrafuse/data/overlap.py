@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
-from terrafuse.data.grid import Grid
+from terrafuse.data.grid import Grid, full_turn, near
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Points per side that are tried: enough to find any overlap wider than 1/32 of the smaller grid.
@@ -45,12 +45,16 @@ def project(source: CRS | None, target: CRS | None, x: Any, y: Any) -> Points:
 
 
 def pixel_transform(source: Grid, target: Grid) -> Callable[[Any, Any], Points]:
-    """Function (cols, rows) of `source` → (cols, rows) in `target`; NaN where impossible."""
+    """Function (cols, rows) of `source` → (cols, rows) in `target`; NaN where impossible.
+
+    Longitudes count by whole turns: 300° is −60°.
+    """
     to_pixel = ~target.transform
 
     def convert(cols: Any, rows: Any) -> Points:
         x, y = _apply(source.transform, np.asarray(cols, float), np.asarray(rows, float))
-        return _apply(to_pixel, *project(source.crs, target.crs, x, y))
+        x, y = project(source.crs, target.crs, x, y)
+        return _apply(to_pixel, near(x, target.middle_x, target.turn), y)
 
     return convert
 
@@ -69,6 +73,21 @@ def meeting_points(source: Grid, target: Grid) -> Points:
         np.concatenate([own_cols[inside], cols[within]]),
         np.concatenate([own_rows[inside], rows[within]]),
     )
+
+
+def meets_twice(source: Grid, target: Grid) -> bool:
+    """Whether `source` meets `target` at two turns around the Earth: where its two ends meet.
+
+    So does a raster from 0° to 360° a grid from −10° to 10°. In other CRSs than that of `target`
+    it does not matter.
+    """
+    if source.turn is None or source.crs != target.crs:
+        return False
+    left, _, right, _ = source.bounds
+    start, _, stop, _ = target.bounds
+    edge = 1e-6 * min(*source.pixel_size, *target.pixel_size)
+    turns = [k * source.turn for k in (-2, -1, 0, 1, 2)]
+    return sum(left + k < stop - edge and right + k > start + edge for k in turns) > 1
 
 
 def relative_scale(source: Grid, target: Grid, points: Points) -> tuple[float, float]:
@@ -95,12 +114,17 @@ def relative_scale(source: Grid, target: Grid, points: Points) -> tuple[float, f
 def extent_in(source: Grid, crs: CRS | None) -> tuple[float, float, float, float]:
     """Bounds (left, bottom, right, top) of a grid in another CRS.
 
+    Across the date line longitudes go on beyond ±180°.
+
     Raises:
         ValueError: No transform leads from one CRS to the other, or not at this place.
     """
     x, y = project(source.crs, crs, *_apply(source.transform, *_lattice(source)))
     if not np.isfinite(x).any():
         raise ValueError(f"{_name(crs) if crs else 'no CRS'} does not reach there")
+    if source.crs != crs:
+        middle = project(source.crs, crs, *_apply(source.transform, *_middle(source)))[0][0]
+        x = near(x, middle if np.isfinite(middle) else float(np.nanmedian(x)), full_turn(crs))
     return float(np.nanmin(x)), float(np.nanmin(y)), float(np.nanmax(x)), float(np.nanmax(y))
 
 
@@ -115,6 +139,10 @@ def _lattice(grid: Grid) -> Points:
         np.linspace(0, grid.width, _LATTICE), np.linspace(0, grid.height, _LATTICE)
     )
     return cols.ravel(), rows.ravel()
+
+
+def _middle(grid: Grid) -> Points:
+    return np.array([grid.width / 2]), np.array([grid.height / 2])
 
 
 def _inside(grid: Grid, cols: NDArray[np.float64], rows: NDArray[np.float64]) -> Any:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from math import prod
 
 from terrafuse.data.grid import Grid
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import ConfigError, GridMismatchError, unknown_name
-from terrafuse.modalities import Modality
+from terrafuse.modalities import MAX_SCALE_TERM, Modality
 from terrafuse.samples import Window
 
 # Sizes of rasters that are matched by pixel may differ by this much (rows lost at an edge).
@@ -69,10 +70,7 @@ def place_rasters(
     reference = _choose_grid(files, labels, modalities, chosen)
     if reference.crs is None:
         files = {
-            name: tuple(
-                _match_by_pixel(file, reference.scaled(modalities[name].scale_ratio), where)
-                for file in own
-            )
+            name: tuple(_match_by_pixel(file, reference, where, modalities[name]) for file in own)
             for name, own in files.items()
         }
         labels = labels and _match_by_pixel(labels, reference, where)
@@ -155,19 +153,40 @@ def _pixel_area(grid: Grid) -> float:
     return prod(grid.pixel_size) if size_m is None else size_m**2
 
 
-def _match_by_pixel(file: RasterFile, expected: Grid, where: str) -> RasterFile:
+def _match_by_pixel(
+    file: RasterFile, reference: Grid, where: str, modality: Modality | None = None
+) -> RasterFile:
+    expected = reference.scaled(modality.scale_ratio) if modality else reference
     own, wanted = (file.grid.height, file.grid.width), (expected.height, expected.width)
     difference = max(abs(a - b) for a, b in zip(own, wanted, strict=True))
     sizes = f"'{file.path}' has {own[0]} × {own[1]} pixels where the scene's grid has "
     sizes += f"{wanted[0]} × {wanted[1]}"
     if difference > SIZE_TOLERANCE_PX:
         raise GridMismatchError(
-            f"{where}: {sizes}. Rasters without CRS are matched by pixel: give equal sizes, a "
-            "'scale' for the modality if its pixels are larger or smaller, or georeference them"
+            f"{where}: {sizes}. Rasters without CRS are matched by pixel: "
+            f"{_right_scale(file.grid, reference, modality)} or georeference them"
         )
     if difference:
         warnings.warn(f"{where}: {sizes}; the rest has no data", stacklevel=2)
     return file.moved_to(Grid(None, expected.transform, *own))
+
+
+def _right_scale(own: Grid, reference: Grid, modality: Modality | None) -> str:
+    """How sizes that do not match can be made to."""
+    if modality is None:
+        return "give equal sizes,"
+    height, width = (
+        Fraction(theirs, mine).limit_denominator(MAX_SCALE_TERM)
+        for theirs, mine in zip(
+            (reference.height, reference.width), (own.height, own.width), strict=True
+        )
+    )
+    now = f"'scale' of modality '{modality.name}' is {modality.scale:g}"
+    fits = own.height * height - reference.height, own.width * width - reference.width
+    if height == width != modality.scale_ratio and not any(fits) and height <= MAX_SCALE_TERM:
+        text = f"{now}, these sizes are of 'scale: {float(height):.12g}'"
+        return f"{text}; set that in the manifest, give sizes that fit,"
+    return f"{now}; give sizes that fit,"
 
 
 def _crop(reference: Grid, window: Window | None, where: str) -> Grid:

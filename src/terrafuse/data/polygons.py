@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -13,21 +13,31 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 
-from terrafuse.classes import ClassScheme, Code
-from terrafuse.data.grid import Grid
+from terrafuse.classes import ClassScheme, Code, VoidCode
+from terrafuse.data.grid import Grid, full_turn
 from terrafuse.data.labels import LabelRules
+from terrafuse.data.names import gdal_path, local_file, split_layer
 from terrafuse.data.overlap import extent_in, project
 from terrafuse.errors import (
     ConfigError,
     GridMismatchError,
     LabelError,
     RasterReadError,
+    exact_number,
     unknown_name,
 )
 from terrafuse.samples import IGNORE_INDEX, Window
 
-SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml")
-_POLYGON = 3  # GEOS type number
+SUFFIXES = (
+    ".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml", ".shp.zip", ".gpkg.zip",
+)  # fmt: skip
+# GEOS type numbers.
+_POLYGON, _AREAL_TYPES = 3, (3, 6)
+# Words in the geometry types of layers that may hold polygons.
+_AREAL = ("polygon", "surface", "collection", "unknown")
+_MOST_LISTED = 12
+_MOST_DEGREES = 360
+Box = tuple[float, float, float, float]
 # Edges are straight in the file's CRS: points are put in at this distance before reprojection.
 _SEGMENT_PX = 32
 # Pixel coordinates are snapped to this, so that moving the window by whole pixels is exact and a
@@ -37,7 +47,13 @@ _SNAP = 2.0**16
 
 def is_vector(path: str) -> bool:
     """Whether labels in this file are polygons."""
-    return path.lower().endswith(SUFFIXES)
+    plain = split_layer(path)[0]
+    # GPKG:a.gpkg:name is a raster.
+    return plain.lower().endswith(SUFFIXES)
+
+
+class PolygonsAstrayWarning(UserWarning):
+    """Polygons of a scene none of which lies within it."""
 
 
 class PolygonLabels:
@@ -51,6 +67,7 @@ class PolygonLabels:
         rules: How it is read.
         grid: The scene's grid.
         where: Names the labels in messages.
+        shared: Whether the file is of several scenes, of which some may hold no polygon.
 
     Raises:
         RasterReadError: Missing or unreadable file.
@@ -60,22 +77,41 @@ class PolygonLabels:
     """
 
     def __init__(
-        self, path: str, scheme: ClassScheme, rules: LabelRules, grid: Grid, where: str
+        self,
+        path: str,
+        scheme: ClassScheme,
+        rules: LabelRules,
+        grid: Grid,
+        where: str,
+        *,
+        shared: bool = False,
     ) -> None:
         self._grid = grid
+        #: Why no polygon lies within the scene although the file holds some; "" if some does.
+        self.astray = ""
         where = f"{where} ({path})"
         table = _class_table(scheme)
         self._background = _background(rules.background, table, where)
-        polygons, codes, index = _read_polygons(path, rules.attribute, grid, where)
-        if codes is None:
-            classes = np.full(len(index), _only_class(scheme, self._background, path, where))
+        file = _VectorFile.open(path, rules.layer, "layer", where)
+        found = _read_polygons(file, rules.attribute, grid)
+        if found.codes is None:
+            only = _only_class(scheme, self._background, file)
+            classes = np.full(len(found.features), only)
         else:
-            classes = _classes(codes, table, where)[index]
-        self._polygons, self._classes = polygons, classes
-        self._tree = shapely.STRtree(polygons)
+            classes = _classes(found.codes, table, where)[found.features]
+        self._polygons, self._classes = found.polygons, classes
+        self._tree = shapely.STRtree(found.polygons)
+        if not _meets(self._tree, grid):
+            self.astray = explain_astray(file, grid, shared=shared)
         self._area: list[Any] | None = None
         if rules.area is not None:
-            self._area = list(_read_polygons(rules.area, None, grid, f"area of {where}")[0])
+            place = f"area of {where} ({rules.area})"
+            area = _VectorFile.open(rules.area, rules.area_layer, "area_layer", place)
+            self._area = list(_read_polygons(area, None, grid).polygons)
+            if not _meets(shapely.STRtree(self._area), grid):
+                self.astray = self.astray or explain_astray(area, grid, shared=shared)
+        if self.astray:
+            warnings.warn(self.astray, PolygonsAstrayWarning, stacklevel=2)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """Class indices (h, w), 255 = ignore, also outside the scene."""
@@ -108,43 +144,227 @@ def _burn(shapes: list[tuple[Any, int]], window: Window, fill: int) -> NDArray[n
     return burnt
 
 
-def _read_polygons(
-    path: str, attribute: str | None, grid: Grid, where: str
-) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.intp]]:
-    """Polygons in pixel coordinates; codes per feature; and the feature of each polygon."""
-    import pyogrio  # GDAL a second time: only polygons wait for it
+class _VectorFile(NamedTuple):
+    """A layer of a vector file.
 
-    info = _info(path, where)
-    if attribute is not None and attribute not in info["fields"]:
-        kind = f"attribute of the {where}:"
-        raise ConfigError(unknown_name(kind, attribute, map(str, info["fields"])))
-    crs = _vector_crs(info["crs"], grid, where)
+    Args:
+        path: As GDAL opens it.
+        layer: Its name; None = the only one.
+        fields: Names of its attributes.
+        crs: As text, or None.
+        bounds: Of all features, or None where there are none.
+        where: Names it in messages.
+    """
+
+    path: str
+    layer: str | None
+    fields: tuple[str, ...]
+    crs: str | None
+    bounds: tuple[float, float, float, float] | None
+    where: str
+
+    @classmethod
+    def open(cls, path: str, layer: str | None, key: str, where: str) -> _VectorFile:
+        """Choose the layer and note what reading it needs.
+
+        Args:
+            path: File, URL or GDAL path, with the layer as QGIS writes it or without.
+            layer: The layer, where `path` does not name it.
+            key: Name of the setting that names it.
+            where: Names the polygons in messages.
+
+        Raises:
+            RasterReadError: Missing or unreadable file.
+            ConfigError: There is no such layer, or several and none is named.
+        """
+        import pyogrio  # GDAL a second time: only polygons wait for it
+
+        path, named = split_layer(path)
+        file = local_file(path)
+        if file is not None and not file.exists():
+            raise RasterReadError(f"{where}: there is no file '{file}'")
+        path = gdal_path(path)
+        try:
+            chosen = _choose_layer(path, named or layer, key, where)
+            info = pyogrio.read_info(path, layer=chosen, force_total_bounds=True)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
+            raise RasterReadError(f"{where} cannot be opened as polygons: {error}") from None
+        bounds = info["total_bounds"]
+        if bounds is not None and not np.isfinite(bounds).all():
+            bounds = None  # no feature has a geometry
+        fields = tuple(map(str, info["fields"]))
+        return cls(path, chosen, fields, info["crs"], bounds and tuple(map(float, bounds)), where)
+
+
+def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | None:
+    import pyogrio
+
+    listed = pyogrio.list_layers(path)
+    names = [str(name) for name, _ in listed]
+    if layer is not None:
+        if layer not in names:
+            raise ConfigError(unknown_name(f"layer of the {where}:", layer, names))
+        return layer
+    # Tables without geometry (styles, say) and layers of points hold no labels.
+    kinds = {str(name): str(kind).lower() for name, kind in listed if kind is not None}
+    able = [name for name, kind in kinds.items() if any(word in kind for word in _AREAL)]
+    if len(able) > 1:
+        counts = [int(pyogrio.read_info(path, layer=n, force_feature_count=True)["features"])
+                  for n in able[:_MOST_LISTED]]  # fmt: skip
+        text = ", ".join(f"'{n}' ({_features(c)})" for n, c in zip(able, counts, strict=False))
+        more = f" … and {len(able) - _MOST_LISTED} more" if len(able) > _MOST_LISTED else ""
+        raise ConfigError(
+            f"{where} hold {len(able)} layers of polygons: {text}{more}. Say which in the "
+            f"manifest: 'labels: {{{key}: {able[0]}}}', or with the file: "
+            f"'{path}|layername={able[0]}'"
+        )
+    return able[0] if able else (names[0] if len(names) > 1 else None)
+
+
+def _features(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count} features"
+
+
+class _Polygons(NamedTuple):
+    """Polygons in pixel coordinates; codes per feature; and the feature of each polygon."""
+
+    polygons: NDArray[Any]
+    codes: NDArray[Any] | None
+    features: NDArray[np.intp]
+
+
+def _read_polygons(file: _VectorFile, attribute: str | None, grid: Grid) -> _Polygons:
+    """The polygons near a scene.
+
+    Raises:
+        ConfigError: There is no such attribute.
+        GridMismatchError: Only one of file and grid has a CRS, or none leads to the other.
+        LabelError: Geometries are no polygons.
+    """
+    if attribute is not None and attribute not in file.fields:
+        kind = f"attribute of the {file.where}:"
+        raise ConfigError(unknown_name(kind, attribute, file.fields))
+    crs = _vector_crs(file.crs, grid, file.where)
     try:
-        box = None if crs == grid.crs else extent_in(grid, crs)
+        box = grid.bounds if crs == grid.crs else extent_in(grid, crs)
     except ValueError as error:
-        raise GridMismatchError(f"{where} cannot be brought to the scene's CRS: {error}") from None
-    columns = [] if attribute is None else [attribute]
-    reach = grid.bounds if box is None else _widen(box)
-    _, _, wkb, values = pyogrio.raw.read(path, columns=columns, bbox=reach, force_2d=True)
-    shapes = shapely.from_wkb(wkb)
-    _check_types(shapes, where)
-    if box is not None:
+        raise GridMismatchError(
+            f"{file.where} cannot be brought to the scene's CRS: {error}"
+        ) from None
+    reach = box if crs == grid.crs else _widen(box)
+    shapes, codes = _read_shapes(file, attribute, reach, full_turn(crs))
+    _check_types(shapes, file.where)
+    shapes = _mend(shapes)
+    if crs != grid.crs:
         longest = max(box[2] - box[0], box[3] - box[1]) / max(grid.height, grid.width)
         shapes = shapely.segmentize(_clip(shapes, reach), longest * _SEGMENT_PX)
     polygons, index = _single_polygons(shapes)
-    return _to_pixels(polygons, crs, grid), values[0] if values else None, index
+    return _Polygons(_to_pixels(polygons, crs, grid), codes, index)
 
 
-def _info(path: str, where: str) -> dict[str, Any]:
+def _read_shapes(
+    file: _VectorFile, attribute: str | None, box: Box, turn: float | None
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Geometries that meet a box and codes, in the order of the file.
+
+    Where coordinates are longitudes, those that lie whole turns away come with them, moved there:
+    300° is −60°, and across the date line a file may count either way.
+    """
     import pyogrio
 
-    if "://" not in path and not Path(path).exists():
-        raise RasterReadError(f"{where}: there is no file '{path}'")
-    try:
-        info: dict[str, Any] = pyogrio.read_info(path)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-        raise RasterReadError(f"{where} cannot be opened as polygons: {error}") from None
-    return info
+    columns = [] if attribute is None else [attribute]
+    turns = [0.0] if turn is None else _turns(box, file.bounds, turn)
+    found = []
+    for away in turns:
+        reach = (box[0] + away, box[1], box[2] + away, box[3])
+        _, fids, wkb, values = pyogrio.raw.read(
+            file.path,
+            layer=file.layer,
+            columns=columns,
+            bbox=reach,
+            force_2d=True,
+            return_fids=True,
+        )
+        shapes = shapely.from_wkb(wkb)
+        if away and len(shapes):
+            shapes = shapely.transform(shapes, lambda p, by=away: p - np.array([by, 0.0]))
+        found.append((fids, shapes, values[0] if values else None))
+    fids, shapes = (np.concatenate([part[k] for part in found]) for k in (0, 1))
+    codes = [part[2] for part in found if part[2] is not None]
+    order = np.argsort(fids, kind="stable")
+    return shapes[order], np.concatenate(codes)[order] if codes else None
+
+
+def _turns(box: Box, bounds: Box | None, turn: float) -> list[float]:
+    """Distances from a box at which, whole turns away, something of a file may lie."""
+    if bounds is None:
+        return [0.0]
+    able = [k * turn for k in range(-2, 3)]
+    return [k for k in able if box[0] + k <= bounds[2] and box[2] + k >= bounds[0]] or [0.0]
+
+
+def _meets(tree: Any, grid: Grid) -> bool:
+    """Whether some polygon reaches into the scene."""
+    edge = 1e-6
+    inside = shapely.box(edge, edge, grid.width - edge, grid.height - edge)
+    return bool(len(tree.query(inside, predicate="intersects")))
+
+
+def explain_astray(file: _VectorFile, grid: Grid, *, shared: bool) -> str:
+    """Why no polygon of a file lies within the scene, as far as its extent tells; "" if it may.
+
+    Args:
+        file: The polygons.
+        grid: The scene's grid.
+        shared: Whether the file is of several scenes: then some may hold none, if they lie within
+            the extent of all.
+    """
+    if file.bounds is None:
+        return ""
+    crs = None if file.crs is None else CRS.from_user_input(file.crs)
+    scene = extent_in(grid, crs)
+    turn = full_turn(crs)
+    meets = _overlap(scene, file.bounds, turn)
+    if shared and meets:
+        return ""
+    name = "no CRS" if crs is None else crs.to_string()[:40]
+    return (
+        f"{file.where}: no polygon lies within the scene. They reach from {_show(file.bounds)}; "
+        f"the scene from {_show(scene)} ({name}). {_advise(file.bounds, scene, crs, grid)}"
+    )
+
+
+def _advise(bounds: Box, scene: Box, crs: CRS | None, grid: Grid) -> str:
+    turn = full_turn(crs)
+    swapped = (bounds[1], bounds[0], bounds[3], bounds[2])
+    beyond = turn is not None and (
+        max(abs(bounds[0]), abs(bounds[2])) > turn or max(abs(bounds[1]), abs(bounds[3])) > turn / 4
+    )
+    if beyond and _overlap(grid.bounds, bounds, None):
+        assert grid.crs is not None
+        return (
+            "These are no degrees, but in the scene's CRS they would lie there: give the file "
+            f"that CRS, {grid.crs.to_string()[:40]} (in GeoJSON the member 'crs')"
+        )
+    if _overlap(scene, swapped, turn):
+        return "With x and y exchanged they would lie there: exchange them in the file"
+    if beyond:
+        return "These are no degrees: give the file the CRS of its coordinates"
+    if turn is None and crs is not None and max(map(abs, bounds)) <= _MOST_DEGREES:
+        degrees = CRS.from_epsg(4326)
+        if _overlap(extent_in(grid, degrees), bounds, float(_MOST_DEGREES)):
+            return "Taken as degrees they would lie there: give the file the CRS EPSG:4326"
+    return "Check that the file belongs to this scene and that its CRS is right"
+
+
+def _overlap(one: Box, other: Box, turn: float | None) -> bool:
+    away = [0.0] if turn is None else [k * turn for k in range(-2, 3)]
+    across = any(one[0] < other[2] + k and other[0] + k < one[2] for k in away)
+    return across and one[1] < other[3] and other[1] < one[3]
+
+
+def _show(box: Box) -> str:
+    return f"x {box[0]:.10g} to {box[2]:.10g} and y {box[1]:.10g} to {box[3]:.10g}"
 
 
 def _vector_crs(text: str | None, grid: Grid, where: str) -> CRS | None:
@@ -159,13 +379,42 @@ def _vector_crs(text: str | None, grid: Grid, where: str) -> CRS | None:
 
 
 def _check_types(shapes: NDArray[Any], where: str) -> None:
+    parts, whose = shapely.get_parts(shapes, return_index=True)
+    areal = np.isin(shapely.get_type_id(parts), _AREAL_TYPES) & ~shapely.is_empty(parts)
+    with_area = set(whose[areal].tolist())
+    # A collection may hold points beside its polygons.
     kinds = Counter(
-        str(shape.geom_type) for shape in shapes if shape is not None and not shape.is_empty
+        str(shape.geom_type)
+        for i, shape in enumerate(shapes)
+        if shape is not None and not shape.is_empty and i not in with_area
     )
-    wrong = {kind: n for kind, n in kinds.items() if kind not in ("Polygon", "MultiPolygon")}
-    if wrong:
-        listed = ", ".join(f"{n} × {kind}" for kind, n in wrong.items())
+    if kinds:
+        listed = ", ".join(f"{n} × {kind}" for kind, n in kinds.items())
         raise LabelError(f"{where} must be polygons, but hold {listed}. Buffer or remove them")
+    others = len(set(whose[~areal & ~shapely.is_empty(parts)].tolist()))
+    if others:
+        warnings.warn(
+            f"{where}: {others} collections hold points or lines beside polygons; these are "
+            "passed over",
+            stacklevel=2,
+        )
+
+
+def _mend(shapes: NDArray[Any]) -> NDArray[Any]:
+    """Polygons that contradict themselves, as what their rings enclose: shells without holes."""
+    wrong = ~shapely.is_missing(shapes) & ~shapely.is_valid(shapes)
+    shapes = shapes.copy()
+    for i in np.flatnonzero(wrong):
+        parts = shapely.get_parts(shapely.get_parts(shapes[i]))
+        mended = [_enclosed(part) for part in parts if shapely.get_type_id(part) == _POLYGON]
+        shapes[i] = shapely.geometrycollections(mended)
+    return shapes
+
+
+def _enclosed(polygon: Any) -> Any:
+    rings = [shapely.polygons(ring) for ring in shapely.get_rings(polygon)]
+    shell, *holes = shapely.make_valid(rings, method="structure", keep_collapsed=False)
+    return shapely.difference(shell, shapely.union_all(holes)) if holes else shell
 
 
 def _widen(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -204,12 +453,13 @@ def _to_pixels(polygons: NDArray[Any], crs: CRS | None, grid: Grid) -> NDArray[A
     return moved
 
 
-def _class_table(scheme: ClassScheme) -> dict[Code, int]:
+def _class_table(scheme: ClassScheme) -> dict[VoidCode, int]:
     """Codes, void values and class names → class index; a code wins over a name."""
-    return dict(zip(scheme.names, range(scheme.num_classes), strict=True)) | scheme.lookup()
+    names: dict[VoidCode, int] = {name: index for index, name in enumerate(scheme.names)}
+    return names | scheme.lookup()
 
 
-def _background(code: Code | None, table: dict[Code, int], where: str) -> int:
+def _background(code: Code | None, table: dict[VoidCode, int], where: str) -> int:
     if code is None:
         return IGNORE_INDEX
     if code not in table:
@@ -217,32 +467,43 @@ def _background(code: Code | None, table: dict[Code, int], where: str) -> int:
     return table[code]
 
 
-def _only_class(scheme: ClassScheme, background: int, path: str, where: str) -> int:
+def _only_class(scheme: ClassScheme, background: int, file: _VectorFile) -> int:
     left = [index for index in range(scheme.num_classes) if index != background]
     if len(left) == 1:
         return left[0]
     names = ", ".join(scheme.names[index] for index in left)
-    listed = ", ".join(map(str, _info(path, where)["fields"])) or "none"
+    listed = ", ".join(file.fields) or "none"
     raise ConfigError(
-        f"{where}: the polygons may be {names}. Name the field that tells in 'labels.attribute' "
-        f"(fields: {listed})"
+        f"{file.where}: the polygons may be {names}. Name the field that tells in "
+        f"'labels.attribute' (fields: {listed})"
     )
 
 
-def _classes(codes: NDArray[Any], table: dict[Code, int], where: str) -> NDArray[np.intp]:
+def _classes(codes: NDArray[Any], table: dict[VoidCode, int], where: str) -> NDArray[np.intp]:
     keys = [_key(value, table) for value in codes.tolist()]
     unknown = Counter(key for key in keys if key not in table)
     if unknown:
-        listed = ", ".join(f"{key!r} ({n} polygons)" for key, n in unknown.most_common(5))
-        known = ", ".join(repr(key) for key in list(table)[:20])
+        most = unknown.most_common(5)
+        listed = ", ".join(f"{_written(key)} ({n} polygons)" for key, n in most)
+        known = ", ".join(map(_written, list(table)[:20]))
+        void = ", ".join(_written(key) for key, _ in most)
         raise LabelError(
             f"{where} hold values not in the class scheme: {listed}; known are {known}. Add them "
-            "to a class ('code') or to 'void' in the manifest"
+            f"to a class ('code') or to 'void' in the manifest ('void: [{void}]')"
         )
     return np.array([table[key] for key in keys], np.intp)
 
 
-def _key(value: Any, table: dict[Code, int]) -> Any:
+def _written(key: Any) -> str:
+    """A value as it is written in a manifest."""
+    if key is None:
+        return "null"
+    return exact_number(key) if isinstance(key, int | float) else repr(key)
+
+
+def _key(value: Any, table: dict[VoidCode, int]) -> Any:
+    if isinstance(value, float) and np.isnan(value):
+        return None  # of whole numbers, where some have none
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, str):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from rasterio.transform import from_gcps
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.grid import Grid
-from terrafuse.data.handles import gdal_path, is_remote, pool, transform_of
+from terrafuse.data.handles import pool, transform_of
+from terrafuse.data.names import gdal_path, is_part, local_file
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -39,10 +40,11 @@ def alpha_holds_data(path: str, band: int) -> bool:
         path: The file.
         band: 1-based number.
     """
-    if is_remote(path):
+    file = local_file(path)
+    if file is None:
         return _judge(path, band, None)
     try:
-        about = Path(path).stat()
+        about = file.stat()
     except OSError:
         return False
     return _judge(path, band, (about.st_mtime_ns, about.st_size))
@@ -79,6 +81,12 @@ def _sample(dataset: Any, band: int, per_axis: int) -> NDArray[Any]:
     windows = [RasterWindow(int(c), int(r), side[1], side[0]) for r in rows for c in cols]
     return np.concatenate([np.ravel(dataset.read(band, window=window)) for window in windows])
 
+
+#: Which pages of a file are read.
+PageRule = int | tuple[int, ...] | Literal["all"]
+# Formats whose first page GDAL opens where several are there.
+_PAGED = ("GTiff", "COG", "PDF", "NITF", "HEIF", "AVIF")
+_MOST_LISTED = 12
 
 # Ground control points are replaced by the affine map through them if it is this exact.
 _GCP_TOLERANCE_PX = 0.5
@@ -168,8 +176,10 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
         RasterReadError: Missing, no raster, or a container of several.
     """
     text = plain_path(str(path))
-    if not is_remote(text) and not Path(text).exists():
-        raise RasterReadError(f"{where}: there is no file '{text}'")
+    on_disk = local_file(text)
+    if on_disk is not None and not on_disk.exists():
+        within = "" if str(on_disk) == text else f", which '{text}' names"
+        raise RasterReadError(f"{where}: there is no file '{on_disk}'{within}")
     # A handle from before the file was rewritten would show its old pixels.
     pool.forget(gdal_path(text))
     try:
@@ -187,10 +197,12 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
 
 def _describe(path: str, dataset: Any, where: str) -> RasterFile:
     if dataset.count == 0:
-        inner = ", ".join(dataset.subdatasets[:5]) or "none"
+        parts = _listed([_part_name(name) for name in dataset.subdatasets]) or "none"
         raise RasterReadError(
-            f"{where}: '{path}' holds no bands itself. Name one of its parts instead: {inner}"
+            f"{where}: '{path}' holds no bands itself. Name one of its parts in its place: {parts}"
         )
+    if len(_page_names(path, dataset)) > 1:
+        raise RasterReadError(f"{where}: {_which_page(path, dataset)}")
     colors = tuple(color.name for color in dataset.colorinterp)
     alpha = tuple(color == "alpha" for color in colors)
     return RasterFile(
@@ -210,6 +222,83 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         spec=dataset.name,
         color_model=color_model(dataset),
     )
+
+
+def inspect_pages(
+    path: str | Path, page: PageRule | None, where: str, *, judge_alpha: bool = True
+) -> tuple[RasterFile, ...]:
+    """The pages of a file, each as a file of its own; without a rule, the file itself.
+
+    A page without georeference that is as large as the first lies where that does.
+
+    Args:
+        path: File, URL or GDAL path.
+        page: Number from 1 on, several, or "all"; None = the file has one page only.
+        where: Names the raster in messages.
+        judge_alpha: As for `inspect_raster`.
+
+    Raises:
+        RasterReadError: What `inspect_raster` raises, or there is no such page.
+    """
+    text = plain_path(str(path))
+    on_disk = local_file(text)
+    if page is None or (on_disk is not None and not on_disk.exists()):
+        return (inspect_raster(text, where, judge_alpha=judge_alpha),)
+    try:
+        with pool.borrow(gdal_path(text)) as dataset:
+            names = _page_names(text, dataset) or (text,)
+    except RasterReadError:
+        names = (text,)  # opening it will tell why
+    numbers = (
+        range(1, len(names) + 1) if page == "all" else (page,) if isinstance(page, int) else page
+    )
+    for number in numbers:
+        if not 1 <= number <= len(names):
+            raise RasterReadError(
+                f"{where}: '{text}' has no page {number}; its pages are 1 to {len(names)}. Correct "
+                "'page'"
+            )
+    pages = [inspect_raster(names[n - 1], where, judge_alpha=judge_alpha) for n in numbers]
+    first = inspect_raster(names[0], where, judge_alpha=False).grid
+    return tuple(_on_first(file, first) for file in pages)
+
+
+def _on_first(file: RasterFile, first: Grid) -> RasterFile:
+    own = file.grid
+    same = (own.height, own.width) == (first.height, first.width)
+    return file.moved_to(first) if own.crs is None and first.crs is not None and same else file
+
+
+def _page_names(path: str, dataset: Any) -> tuple[str, ...]:
+    """GDAL's names of the pages of a file that has several."""
+    if dataset.driver not in _PAGED or is_part(path):
+        return ()
+    return tuple(_part_name(name) for name in dataset.subdatasets)
+
+
+def _part_name(name: str) -> str:
+    """A part as GDAL lists it (rasterio writes the driver in small letters)."""
+    driver, colon, rest = name.partition(":")
+    return f"{driver.upper()}{colon}{rest}"
+
+
+def _which_page(path: str, dataset: Any) -> str:
+    names = _page_names(path, dataset)
+    about = []
+    for number, name in enumerate(names[:_MOST_LISTED], 1):
+        with pool.borrow(name) as page:
+            bands = "1 band" if page.count == 1 else f"{page.count} bands"
+            about.append(f"{number} ({page.height} × {page.width} pixels, {bands})")
+    return (
+        f"'{path}' has {len(names)} pages: {_listed(about, len(names))}. Say in the manifest "
+        "which: 'page: 1' takes one, 'page: [1, 2]' some and 'page: all' all of them, as bands "
+        f"that follow one another; or name a page in the file's place: {names[0]}"
+    )
+
+
+def _listed(items: Sequence[str], count: int | None = None) -> str:
+    more = (len(items) if count is None else count) - len(items[:_MOST_LISTED])
+    return ", ".join(items[:_MOST_LISTED]) + (f" … and {more} more" if more > 0 else "")
 
 
 def _color_notice(file: RasterFile) -> str:

@@ -18,8 +18,9 @@ from terrafuse.data.band_names import (
 from terrafuse.data.encoding import Encoder, EncodingName, check_generator
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import GriddedBands, place, usable_nodata
-from terrafuse.data.handles import gdal_path, pool
-from terrafuse.data.raster_file import RasterFile
+from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path
+from terrafuse.data.raster_file import PageRule, RasterFile
 from terrafuse.data.warping import BandSource, witness
 from terrafuse.errors import BandError
 from terrafuse.modalities import Modality, ModalityKind
@@ -85,6 +86,8 @@ class ReadingRules:
         resampling: Used where a file lies on another grid.
         read_bands: Bands to take, as 1-based numbers or band descriptions, counted through all
             files of the modality; None = all, in order.
+        page: Pages to take of files that have several, as bands that follow one another: a number
+            from 1 on, several, or "all"; None refuses such files.
         complex: "amplitude": take the modulus of complex values; None refuses them.
         required: Whether a scene without this modality is a fault.
         rescale: "scene_range": per band, the smallest value of the scene becomes 0 and the largest
@@ -103,6 +106,7 @@ class ReadingRules:
     nodata: float | None = None
     resampling: ResamplingName = "bilinear"
     read_bands: tuple[int | str, ...] | None = None
+    page: PageRule | None = None
     complex: Literal["amplitude"] | None = None
     required: bool = True
     rescale: RescaleName | None = None
@@ -424,7 +428,9 @@ class _Part:
 
     def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if np.iscomplexobj(values):
-            values = np.abs(values)
+            # A band of real values beside complex ones keeps its sign.
+            whole = np.array([band.complex for band in self.bands.bands])
+            values = np.where(whole[:, None, None], np.abs(values), values.real)
         with np.errstate(over="ignore", invalid="ignore"):
             image = values.astype(np.float32, copy=False)
             if self._tags is not None:
@@ -518,7 +524,10 @@ def _find_band(
         times = f"{names.count(item)} bands are" if item in names else "no band is"
         problem = f"{times} described as '{item}'; descriptions are {listed}"
     listed = ", ".join(f"'{file.path}'" for file in files)
-    raise BandError(f"{where}: 'read_bands' does not fit {listed}: {problem}")
+    raise BandError(
+        f"{where}: 'read_bands' does not fit {listed}: {problem}. Correct 'read_bands' in the "
+        "manifest; to a trained model, which has its own, give files laid out as in training"
+    )
 
 
 def _wrong_count(
@@ -533,8 +542,21 @@ def _wrong_count(
     if files[0].palette is not None and len(modality.bands) == 3:
         hint = "; it stores colours in a palette: expand it first (gdal_translate -expand rgb)"
     return (
-        f"{where}: wrong number of bands: {listed}, but {declared}. Correct 'bands', or pick with "
-        f"'read_bands' (1-based numbers or descriptions){hint}"
+        f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct "
+        "'bands', or pick with 'read_bands' (1-based numbers or descriptions); "
+        f"{_beside(modality, files)}{hint}"
+    )
+
+
+def _beside(modality: Modality, files: Sequence[RasterFile]) -> str:
+    """What to do where there is no manifest."""
+    wanted = len(modality.bands)
+    if sum(file.count for file in files) < wanted:
+        return "to a trained model, give the files of the other bands too"
+    numbers = ",".join(map(str, range(1, wanted + 1)))
+    return (
+        f"to a trained model, name the bands with the file, as in 'vrt://{files[0].path}?bands="
+        f"{numbers}'"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from terrafuse.classes import ClassScheme
 from terrafuse.data.band_names import BandNamesWarning, BandNotice
 from terrafuse.data.grid import Grid, own_window
-from terrafuse.data.handles import is_remote
 from terrafuse.data.label_files import (
     LabelMask,
     MaskedLabels,
@@ -24,8 +23,10 @@ from terrafuse.data.label_files import (
     open_labels,
 )
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
+from terrafuse.data.names import local_file
 from terrafuse.data.placement import Placement, place_further, place_rasters
-from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.polygons import PolygonLabels
+from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.stored import plain_path
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
@@ -50,6 +51,7 @@ class SceneFiles:
         scheme: What label values mean.
         split: Part of the data set the scene belongs to.
         window: Part of the reference grid that is the scene; None = all.
+        shared_labels: Whether the label file is of several scenes: polygons then may lie in others.
     """
 
     id: str
@@ -64,6 +66,7 @@ class SceneFiles:
     scheme: ClassScheme | None = None
     split: str | None = None
     window: Window | None = None
+    shared_labels: bool = False
 
     @property
     def references(self) -> dict[ReferenceName, str]:
@@ -96,16 +99,10 @@ class Scene:
 
     def __init__(self, files: SceneFiles) -> None:
         self._files = files
-        inspected = {
-            # Whether an alpha band is data depends on the bands that are asked for.
-            name: tuple(
-                inspect_raster(path, _where(files.id, name), judge_alpha=False) for path in paths
-            )
-            for name, paths in files.rasters.items()
-        }
+        inspected = {name: _inspect(files, name) for name in files.rasters}
         placement = place_rasters(
             inspected,
-            inspect_labels(files.labels, _labels_where(files.id, "labels")),
+            inspect_labels(files.labels, _labels_where(files.id, "labels"), files.label_rules.page),
             {m.name: m for m in files.modalities} | dict(files.known),
             chosen=files.grid,
             window=files.window,
@@ -188,13 +185,13 @@ class Scene:
         return self._sources[modality]
 
     def paths(self) -> dict[str, tuple[Path, ...]]:
-        """Files on this disk, per modality, "labels" and "labels_eroded"."""
+        """Files on this disk that are read, per modality, "labels" and "labels_eroded"."""
         paths = {
-            name: tuple(Path(file.path) for file in source.files if not is_remote(file.path))
+            name: tuple(_on_disk(file.path for file in source.files))
             for name, source in self._sources.items()
         }
-        labels = self._files.references
-        return paths | {k: (Path(path),) for k, path in labels.items() if not is_remote(path)}
+        labels = {k: tuple(_on_disk([path])) for k, path in self._files.references.items()}
+        return paths | {k: found for k, found in labels.items() if found}
 
     def read(self, window: Window, *, labels: bool = True) -> Sample:
         """Everything of one window.
@@ -246,7 +243,8 @@ class Scene:
             )
         if reference not in self._labels:
             where = _labels_where(self.id, reference)
-            file = inspect_labels(self._files.references[reference], where)
+            page = self._files.label_rules.page
+            file = inspect_labels(self._files.references[reference], where, page)
             file = file and place_further(file, self._reference, where)
             self._labels[reference] = self._open_labels(reference, file)
         return self._labels[reference].read(window)
@@ -255,6 +253,12 @@ class Scene:
         """Pixels per raw value that became what `unknown` says, in all windows read so far."""
         labels = self._labels.get(reference)
         return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
+
+    @property
+    def astray(self) -> str:
+        """Why no polygon of its labels lies within the scene although there are some, or ""."""
+        labels = self._labels.get("labels")
+        return labels.astray if isinstance(labels, PolygonLabels) else ""
 
     def keep_labels(self, area: LabelMask) -> Scene:
         """The scene with the labels to learn from void outside an area; for one that has some."""
@@ -332,7 +336,7 @@ class Scene:
         where = _labels_where(files.id, name)
         return open_labels(
             files.references[name], file, files.scheme, files.label_rules,
-            self.grid, self._reference, where,
+            self.grid, self._reference, where, shared=files.shared_labels,
         )  # fmt: skip
 
 
@@ -407,6 +411,21 @@ def tell_band_names(scenes: Sequence[Scene]) -> None:
         more = f" (and those of {len(met) - 1} more scenes)" if len(met) > 1 else ""
         said = f"{_where(scene.id, name)}: '{notice.path}'{more} {text}"
         warnings.warn(BandNamesWarning(said, is_doubtful=notice.is_doubtful), stacklevel=3)
+
+
+def _inspect(files: SceneFiles, name: str) -> tuple[RasterFile, ...]:
+    rules = files.rules.get(name)
+    found: list[RasterFile] = []
+    for path in files.rasters[name]:
+        # Whether an alpha band is data depends on the bands that are asked for.
+        found += inspect_pages(
+            path, rules.page if rules else None, _where(files.id, name), judge_alpha=False
+        )
+    return tuple(found)
+
+
+def _on_disk(paths: Iterable[str]) -> list[Path]:
+    return [file for path in paths if (file := local_file(path)) is not None]
 
 
 def _where(scene_id: str, modality: str) -> str:

@@ -57,6 +57,11 @@ class ModalitySettings(Settings):
     read_bands: tuple[int | str, ...] | None = Field(
         None, description="Bands to take from the files: 1-based numbers or descriptions."
     )
+    page: int | tuple[int, ...] | Literal["all"] | None = Field(
+        None,
+        description="Pages to take of files that have several, as bands that follow one another: "
+        "a number from 1 on, a list, or 'all'.",
+    )
     complex: Literal["amplitude"] | None = Field(None, description="What to take of complex values")
     required: bool = Field(True, description="Whether a scene without it is a fault.")
     rescale: RescaleName | None = Field(
@@ -79,6 +84,9 @@ class LabelSettings(Settings):
     area: str | None = Field(None, description="Polygons: file with the area that was labelled.")
     background: int | str | None = Field(None, description="Polygons: class between them.")
     nodata: float | None = Field(None, description="Rasters: instead of the file's nodata tag.")
+    page: int | None = Field(None, description="Rasters: page to take of files with several.")
+    layer: str | None = Field(None, description="Polygons: layer to take of files with several.")
+    area_layer: str | None = Field(None, description="Polygons: likewise of the file 'area'.")
 
 
 class ManifestSettings(Settings):
@@ -196,6 +204,7 @@ def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
         nodata=item.nodata,
         resampling=item.resampling or ReadingRules.for_kind(item.kind).resampling,
         read_bands=item.read_bands,
+        page=item.page,
         complex=item.complex,
         required=item.required,
         rescale=item.rescale,

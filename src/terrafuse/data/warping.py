@@ -29,6 +29,7 @@ _ALGORITHMS = {
 BLOCK = 64
 # Across CRSs the transform is interpolated along a row of a block, to this many source pixels.
 _TOLERANCE_PX = 0.01
+_DEGREES = 360
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def warped_document(
     scale: tuple[float, float] = (1.0, 1.0),
     dtype: str = "Float32",
     witnesses: Sequence[Witness] = (),
+    seam: bool = False,
 ) -> str:
     """VRT document: `bands` of the file on the target grid, NaN where there is no data.
 
@@ -92,6 +94,7 @@ def warped_document(
             here: GDAL would otherwise estimate the width of its kernel block by block.
         dtype: GDAL type of the result, "Float32" or "Float64".
         witnesses: Where none of them has data, fill of `bands` becomes NaN.
+        seam: Whether the target lies where both ends of the source meet, in degrees.
     """
     root = _dataset(target, subClass="VRTWarpedDataset")
     for number in range(1, len(bands) + 1):
@@ -108,7 +111,7 @@ def warped_document(
     if witnesses and any(band.fill is not None for band in bands):
         document = _witnessed(document, len(bands), source, dtype, witnesses)
     _text(options, "SourceDataset", document, relativeToVRT=0)
-    _transformer(ET.SubElement(options, "Transformer"), source, target)
+    _transformer(ET.SubElement(options, "Transformer"), source, target, seam)
     mapping = ET.SubElement(options, "BandList")
     for number in range(1, len(bands) + 1):
         item = ET.SubElement(mapping, "BandMapping", src=str(number), dst=str(number))
@@ -121,13 +124,19 @@ def warped_document(
 def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) -> str:
     """VRT document of the file with NaN for no data."""
     if any(band.complex for band in bands):
-        path = _layer(grid, [_amplitude(path, n, b) for n, b in enumerate(bands, 1)])
+        first = [
+            _amplitude(path, n, b)
+            if b.complex
+            else _hidden(path, n, replace(b, nodata=None) if b.masked else b, dtype)
+            for n, b in enumerate(bands, 1)
+        ]
+        path = _layer(grid, first)
         # Of an amplitude only 0 can be told to be that of a nodata value.
-        kept = [b.nodata if b.nodata == 0 else None for b in bands]
+        kept = [b.nodata if (b.nodata == 0 if b.complex else b.masked) else None for b in bands]
         bands = [BandSource(n, nodata, finite=False) for n, nodata in enumerate(kept, 1)]
     # GDAL looks at a mask or at a nodata value of one source, not at both.
-    first = [replace(b, nodata=None) if b.masked else b for b in bands]
-    layers = [_layer(grid, [_hidden(path, n, b, dtype) for n, b in enumerate(first, 1)])]
+    unmasked = [replace(b, nodata=None) if b.masked else b for b in bands]
+    layers = [_layer(grid, [_hidden(path, n, b, dtype) for n, b in enumerate(unmasked, 1)])]
     if any(b.masked and b.nodata is not None for b in bands):
         rest = [BandSource(n, b.nodata if b.masked else None) for n, b in enumerate(bands, 1)]
         layers.append(_layer(grid, [_hidden(layers[-1], b.index, b, dtype) for b in rest]))
@@ -235,8 +244,9 @@ def _source(parent: ET.Element, kind: str, path: str, index: int) -> ET.Element:
     return source
 
 
-def _transformer(parent: ET.Element, source: Grid, target: Grid) -> None:
-    if source.crs != target.crs:
+def _transformer(parent: ET.Element, source: Grid, target: Grid, seam: bool) -> None:
+    projected = source.crs != target.crs or seam
+    if projected and not seam:  # at a seam nothing can be interpolated
         parent = ET.SubElement(parent, "ApproxTransformer")
         _text(parent, "MaxError", _TOLERANCE_PX)
         parent = ET.SubElement(parent, "BaseTransformer")
@@ -244,11 +254,15 @@ def _transformer(parent: ET.Element, source: Grid, target: Grid) -> None:
     for side, grid in (("Src", source), ("Dst", target)):
         _text(element, f"{side}GeoTransform", _numbers(grid.transform))
         _text(element, f"{side}InvGeoTransform", _numbers(~grid.transform))
-    if source.crs is not None and target.crs is not None and source.crs != target.crs:
+    if source.crs is not None and target.crs is not None and projected:
         between = ET.SubElement(element, "ReprojectTransformer")
         between = ET.SubElement(between, "ReprojectionTransformer")
         _text(between, "SourceSRS", source.crs.to_wkt())
         _text(between, "TargetSRS", target.crs.to_wkt())
+        if source.turn == _DEGREES:
+            # Longitudes become those of the source: 179 to 181, or 0 to 360.
+            wrapping = ET.SubElement(between, "Options")
+            _text(wrapping, "Option", repr(source.middle_x), key="CENTER_LONG")
 
 
 def _text(parent: ET.Element, tag: str, value: object, **attributes: object) -> ET.Element:

@@ -31,7 +31,7 @@ from terrafuse.doctor.files import (
     from_error,
 )
 from terrafuse.doctor.findings import Finding, Severity
-from terrafuse.doctor.labels import check_labels, explain_unknown
+from terrafuse.doctor.labels import check_astray, check_labels, explain_unknown
 from terrafuse.doctor.nodata import check_nan, check_nodata
 from terrafuse.doctor.registration import check_registration
 from terrafuse.doctor.scales import check_scales
@@ -44,6 +44,7 @@ from terrafuse.errors import LabelError, RasterReadError, TerrafuseError
 from terrafuse.modalities import Modality
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
+from terrafuse.splits.content import sketch_scene
 
 _MOST_WORKERS = 4
 # Scenes that are begun before the first of them is done, per worker.
@@ -119,6 +120,7 @@ def iterate_findings(
         yield from _check_alike_bands(modality)
         if deep:
             yield from check_scales(modality, records)
+    yield from check_astray(records)
     yield from check_splits(manifest, records, splits, deep=deep)
     if deep:
         yield from find_duplicates(prints)
@@ -197,7 +199,9 @@ def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] 
         except TerrafuseError as error:
             return _Result(_why_not_opened(manifest, entry, error))
         faults = list(_open_eroded(scene))
-    return scene, [_from_warning(w.message, entry) for w in caught] + faults
+    # Polygons are judged when all scenes have been seen.
+    told = [w.message for w in caught if str(w.message) != scene.astray]
+    return scene, [_from_warning(message, entry) for message in told] + faults
 
 
 def _from_warning(message: Warning | str, entry: SceneEntry) -> Finding:
@@ -243,7 +247,8 @@ def _look(
     findings += check_ends(scene)
     if any(f.severity == "error" and f.modality is not None for f in findings):
         return _Result(findings)  # reading on would repeat the same fault
-    record = SceneRecord(entry, scene.grid, scene.has_labels, np.zeros(0, np.int64))
+    none = np.zeros(0, np.int64)
+    record = SceneRecord(entry, scene.grid, scene.has_labels, none, astray=scene.astray)
     print_ = None
     if deep:
         findings += check_nan(scene, {n: rule.nodata for n, rule in manifest.rules.items()})
@@ -253,6 +258,7 @@ def _look(
         record.summaries = {name: ModalityRecord.of(seen) for name, seen in summary.seen.items()}
         findings += _judge_pixels(summary)
         print_ = fingerprint(scene)
+        record.sketch = sketch_scene(scene)
     else:
         if scene.has_labels:
             record.counts = class_counts([scene], manifest.scheme)

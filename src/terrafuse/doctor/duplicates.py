@@ -91,8 +91,9 @@ def _shrink(image: NDArray[np.float32]) -> NDArray[np.float16] | None:
         return None
     bands = []
     for band, own in zip(image, known, strict=True):
-        if own.any() and (spread := band[own].std()) > 0:
-            bands.append(np.where(own, (band - band[own].mean()) / spread, 0))
+        values = band[own].astype(np.float64)  # fill may be as large as a float32 can
+        if own.any() and (spread := values.std()) > 0:
+            bands.append(np.where(own, (band - values.mean()) / spread, 0))
     if not bands:
         return None
     grey = torch.from_numpy(np.mean(bands, axis=0, dtype=np.float32))[None]
@@ -153,7 +154,7 @@ def _describe(ids: Sequence[str], prints: _Prints, how: str) -> Finding:
     if leaks:
         remedy = (
             "What is learned from one is scored on the other: scores come out too good. Keep one "
-            "of them, or put all into one split (terrafuse data split)"
+            "of them, or give all the same 'split'"
         )
         return Finding("warning", "leak", message, ids[0], remedy=remedy)
     severity: Severity = "warning" if how == "identical" else "note"

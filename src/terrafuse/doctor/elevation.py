@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import ModalitySummary, SceneSummary
+from terrafuse.errors import exact_number
 from terrafuse.samples import Window
 
 # Dead Sea shore and Everest, with room for buildings, ellipsoids and the sea floor near coasts.
@@ -50,10 +51,10 @@ def _fill(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | 
         if not (impossible or _stands_apart(seen, band, value)):
             continue
         message = (
-            f"modality '{seen.name}' of scene '{summary.id}' has {count} px of {value:g}, which is "
-            "no height: holes that count as data"
+            f"modality '{seen.name}' of scene '{summary.id}' has {count} px of "
+            f"{exact_number(value)}, which is no height: holes that count as data"
         )
-        remedy = f"Set 'nodata: {value:g}' on the modality; or fill the holes"
+        remedy = f"Set 'nodata: {exact_number(value)}' on the modality; or fill the holes"
         fix = {f"modalities.{seen.name}.nodata": int(value) if value.is_integer() else value}
         if count == 1 and value not in _FILLS:
             remedy, fix = "Remove the value from the file", {}

@@ -9,8 +9,9 @@ from typing import Any
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from terrafuse.data.handles import is_remote, pool
+from terrafuse.data.handles import pool
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import gdal_path, is_part, is_remote, local_file
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
@@ -89,17 +90,18 @@ def _what_it_is(path: Path) -> tuple[str, str] | None:
 def check_ends(scene: Scene) -> Iterator[Finding]:
     """Read the first and the last block of every raster: a file cut off fails at the last."""
     # Labels may be vectors, and are read whole in any case.
-    for name in (modality.name for modality in scene.modalities):
-        for path in scene.paths().get(name, ()):
-            if not path.is_file():
-                continue  # inside an archive: reading the scene will tell
+    for name, files in scene.files.items():
+        for file in files:
+            if is_remote(file.path):
+                continue  # reading the scene will tell
             try:
-                with pool.borrow(str(path)) as dataset:
+                with pool.borrow(gdal_path(file.path)) as dataset:
                     _decode_ends(dataset)
             except (RasterioError, OSError) as error:
                 reason = error.__cause__ or error
-                message = f"'{path}' (modality '{name}' of scene '{scene.id}'): {reason}"
+                message = f"'{file.path}' (modality '{name}' of scene '{scene.id}'): {reason}"
                 remedy = "The file is damaged or cut off; copy or download it again"
+                path = local_file(file.path)
                 yield Finding("error", "unreadable", message, scene.id, path, remedy, name)
 
 
@@ -124,7 +126,7 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
         unread = sum(file.count for file in files) > len(modality.bands)
         asked = rules[modality.name].read_bands is not None
         for file in files:
-            path = None if is_remote(file.path) else Path(file.path)
+            path = local_file(file.path)
             about = f"modality '{modality.name}' of scene '{scene.id}': "
             color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
             if color:
@@ -139,9 +141,10 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
 def check_storage(scene: Scene) -> Iterator[Finding]:
     """Storage that makes reading slow, or labels inexact."""
     paths = scene.paths()
-    for name in scene.files:
-        for path in paths[name]:
-            yield from _check_blocks(scene.id, name, path)
+    for name, files in scene.files.items():
+        for file in files:
+            if not is_part(file.path):
+                yield from _check_blocks(scene.id, name, Path(file.path))
     for name in ("labels", "labels_eroded"):
         for path in paths.get(name, ()):
             if path.suffix.lower() in _LOSSY:
@@ -153,8 +156,6 @@ def check_storage(scene: Scene) -> Iterator[Finding]:
 
 
 def _check_blocks(id: str, name: str, path: Path) -> Iterator[Finding]:
-    if not path.is_file():
-        return
     with pool.borrow(str(path)) as dataset:
         rows, cols = dataset.block_shapes[0]
         shape = dataset.shape

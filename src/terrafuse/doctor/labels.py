@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
-from terrafuse.data.handles import pool
+from terrafuse.data.handles import pool, read_bands
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import is_part
 from terrafuse.data.polygons import is_vector
 from terrafuse.data.schema import SceneEntry
 from terrafuse.doctor.findings import Finding
-from terrafuse.doctor.summary import ModalitySummary, SceneSummary
+from terrafuse.doctor.summary import ModalitySummary, SceneRecord, SceneSummary
 from terrafuse.errors import LabelError, TerrafuseError
 from terrafuse.samples import IGNORE_INDEX
 
@@ -112,6 +114,26 @@ def _check_mask_as_image(summary: SceneSummary, seen: ModalitySummary) -> Iterat
     yield Finding("error", "labels-over-image", message, summary.id, path, remedy, seen.name)
 
 
+def check_astray(records: Sequence[SceneRecord]) -> Iterator[Finding]:
+    """Polygons that lie in none of the scenes that they are the labels of, or not in some."""
+    able = [r for r in records if r.entry.labels is not None and is_vector(r.entry.labels)]
+    astray = [record for record in able if record.astray]
+    if astray and len(astray) == len(able):
+        first = astray[0]
+        message, _, remedy = first.astray.rpartition("). ")
+        if len(able) > 1:
+            message = f"in none of {len(able)} scenes lies a polygon of its labels. {message}"
+        yield Finding(
+            "error", "polygons-elsewhere", f"{message})", first.id, None, remedy, "labels"
+        )
+        return
+    for record in astray:
+        message, _, remedy = record.astray.rpartition("). ")
+        yield Finding(
+            "warning", "polygons-elsewhere", f"{message})", record.id, None, remedy, "labels"
+        )
+
+
 def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) -> Finding | None:
     """What label values outside the scheme come from, where their raster tells.
 
@@ -125,12 +147,14 @@ def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) ->
         # Other labels are read when these have been.
         name = "labels_eroded" if "labels_eroded" in str(error) else "labels"
         path = paths[name][0]
-        if is_vector(str(path)):
+        written = entry.labels_eroded if name == "labels_eroded" else entry.labels
+        part = manifest.label_rules.page is not None or is_part(str(written))
+        if part or is_vector(str(path)):
             return None
         with pool.borrow(str(path)) as dataset:
             size = [min(_SAMPLE, n) for n in dataset.shape]
             bands = min(3, dataset.count) if manifest.scheme.has_palette else 1
-            raw = dataset.read(list(range(1, bands + 1)), window=((0, size[0]), (0, size[1])))
+            raw = read_bands(dataset, range(1, bands + 1), RasterWindow(0, 0, size[1], size[0]))
     except (TerrafuseError, OSError, LookupError):
         return None
     colors = _count_colors(raw)

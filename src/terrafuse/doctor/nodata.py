@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path, local_file
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import ModalitySummary, SceneSummary
+from terrafuse.errors import exact_number
 
 Mask = NDArray[np.bool_]
 
@@ -121,14 +123,14 @@ def _undeclared(
     summary: SceneSummary, seen: ModalitySummary, value: float, share: float, mask: Mask
 ) -> Finding:
     message = (
-        f"modality '{seen.name}' of scene '{summary.id}' is {value:g} in all bands along its "
-        f"border ({share:.1%} of the scene); that is fill which counts as data"
+        f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands "
+        f"along its border ({share:.1%} of the scene); that is fill which counts as data"
     )
     declared = summary.rules[seen.name].nodata
     if declared is not None:
-        message += f" ('nodata' is {declared:g})"
+        message += f" ('nodata' is {exact_number(declared)})"
     fix = {f"modalities.{seen.name}.nodata": _plain(value)}
-    remedy = f"Set 'nodata: {value:g}' on the modality"
+    remedy = f"Set 'nodata: {exact_number(value)}' on the modality"
     elsewhere = float((seen.mini == np.float32(value))[:, ~mask].any(axis=0).mean())
     if elsewhere > _ALSO_A_VALUE:
         remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
@@ -191,12 +193,13 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
         overrides: Nodata value of the manifest per modality.
     """
     for name, files in scene.files.items():
-        for path, file in zip(scene.paths()[name], files, strict=False):
+        for file in files:
             nodata = file.nodata[0] if overrides.get(name) is None else overrides[name]
             floating = np.issubdtype(np.dtype(file.dtypes[0]), np.floating)
-            if nodata is None or np.isnan(nodata) or not floating or not path.is_file():
+            path = local_file(file.path)
+            if nodata is None or np.isnan(nodata) or not floating or path is None:
                 continue
-            with pool.borrow(str(path)) as dataset:
+            with pool.borrow(gdal_path(file.path)) as dataset:
                 count = _count_nan(dataset)
             if count:
                 yield _nan_beside(scene.id, name, path, nodata, count)
@@ -214,7 +217,7 @@ def _count_nan(dataset: Any) -> int:
 
 
 def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Finding:
-    message = f"'{path}' has nodata value {nodata:g}, but also {count} NaN values"
+    message = f"'{path}' has nodata value {exact_number(nodata)}, but also {count} NaN values"
     remedy = "Both count as no data; if NaN means something else, repair the file"
     if nodata == 0:
         remedy = (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from math import hypot, inf
+from statistics import median
 
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
@@ -32,8 +35,9 @@ def check_registration(scene: Scene) -> list[Finding]:
     """Modalities and labels of a scene that lie more than 1.5 pixels from each other.
 
     All are compared with the modality whose grid is the scene's (else the first of its pixel size);
-    two others with each other only where one of them could not be compared with that. Up to six
-    windows are read.
+    two others with each other only where one of them could not be compared with that. Those that
+    agree with each other, if they are more than any others that do, say which are displaced. Up to
+    six windows are read.
     """
     names = [m.name for m in scene.modalities if m.name not in scene.missing]
     names += ["labels"] if scene.has_labels else []
@@ -83,42 +87,137 @@ def _structure(layer: Layer, pixel: float, shape: tuple[int, int]) -> Structure 
     return find_structure(*layer.resized(pixel, shape), relief=layer.relief)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a raster shows things, in scene pixels from where another of its group shows them.
+
+    Args:
+        group: Rasters that could be compared with each other, be it through others.
+        row: Rows down.
+        col: Columns to the right.
+        confidence: Of the comparison that tells; infinite for the first of a group.
+    """
+
+    group: int
+    row: float
+    col: float
+    confidence: float
+
+
 def _compare(scene: Scene, images: _Images, names: Sequence[str]) -> Iterator[Finding]:
-    reference = names[0]
-    placed = {reference}
+    places = _find_places(images, names)
+    for group in sorted({place.group for place in places.values()}):
+        own = [name for name in names if name in places and places[name].group == group]
+        yield from _judge(scene, images, {name: places[name] for name in own})
+
+
+def _find_places(images: _Images, names: Sequence[str]) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
     for one, other in combinations(names, 2):
-        if one != reference and {one, other} <= placed:
+        a, b = places.get(one), places.get(other)
+        if a is not None and b is not None and a.group == b.group:
             continue
         shift = images.measure(one, other)
         if shift.confidence < SURE:
             continue
-        if one == reference:
-            placed.add(other)
+        if a is None and b is None:
+            a = places[one] = _Place(len(places), 0.0, 0.0, inf)
+        if a is not None:
+            moved = _Place(a.group, a.row + shift.row, a.col + shift.col, shift.confidence)
+            _join(places, b, moved)
+            places[other] = moved
+        else:
+            assert b is not None
+            places[one] = _Place(b.group, b.row - shift.row, b.col - shift.col, shift.confidence)
+    return places
+
+
+def _join(places: dict[str, _Place], old: _Place | None, new: _Place) -> None:
+    """Bring all of a raster's former group into its new one."""
+    if old is None:
+        return
+    row, col = new.row - old.row, new.col - old.col
+    for name, place in list(places.items()):
+        if place.group == old.group:
+            confidence = min(place.confidence, new.confidence)
+            places[name] = _Place(new.group, place.row + row, place.col + col, confidence)
+
+
+def _judge(scene: Scene, images: _Images, places: Mapping[str, _Place]) -> Iterator[Finding]:
+    """What the most that agree with each other say of the others.
+
+    Where no more agree than differ, nobody can tell which is displaced.
+    """
+
+    def apart(one: str, other: str, most: float = NOTED_PX) -> bool:
+        a, b = places[one], places[other]
         coarser = max(images.scale[one], images.scale[other])
-        if shift.length > NOTED_PX * coarser:
-            yield _describe(scene, one, other, shift, coarser)
+        return hypot(a.row - b.row, a.col - b.col) > most * coarser
+
+    groups: list[list[str]] = []
+    left = list(places)
+    while left:
+        groups.append(max(([n for n in left if not apart(name, n)] for name in left), key=len))
+        left = [name for name in left if name not in groups[-1]]
+    agreed = len(groups[0]) > 1 and all(len(group) < len(groups[0]) for group in groups[1:])
+    if not agreed:  # that of the scene's grid, for want of a better one
+        groups.sort(key=lambda group: next(iter(places)) not in group)
+    base = groups[0]
+    row, col = (median(getattr(places[n], axis) for n in base) for axis in ("row", "col"))
+    for group in groups[1:]:
+        for names in [[name] for name in group] if agreed else [group]:
+            place = places[names[0]]
+            confidence = min(place.confidence, *(places[n].confidence for n in base))
+            shift = Shift(place.row - row, place.col - col, confidence)
+            coarser = max(images.scale[n] for n in (names[0], *base))
+            if shift.length > NOTED_PX * coarser:
+                yield _describe(scene, base, names, shift, coarser, agreed=agreed)
 
 
-def _describe(scene: Scene, one: str, other: str, shift: Shift, coarser: float) -> Finding:
-    subject = "labels" if other == "labels" else f"modality '{other}'"
+def _subject(names: Sequence[str]) -> str:
+    named = [f"'{name}'" for name in names if name != "labels"]
+    kinds = [f"modalit{'y' if len(named) == 1 else 'ies'} {', '.join(named)}"] if named else []
+    return " and ".join(kinds + (["labels"] if "labels" in names else []))
+
+
+def _listed(names: Sequence[str]) -> str:
+    quoted = ["the labels" if name == "labels" else f"'{name}'" for name in names]
+    return ", ".join(quoted[:-1]) + f" and {quoted[-1]}" if len(quoted) > 1 else quoted[0]
+
+
+def _describe(
+    scene: Scene,
+    base: Sequence[str],
+    moved: Sequence[str],
+    shift: Shift,
+    coarser: float,
+    *,
+    agreed: bool,
+) -> Finding:
     where = f"{_toward(shift.row, 'rows below', 'rows above')} and "
     where += _toward(shift.col, "columns right of", "columns left of")
-    shows = "show" if other == "labels" else "shows"
+    many = len(moved) > 1 or "labels" in moved
     unit = "scene pixels"
     unit += f" ({shift.length / coarser:.1f} of the coarser raster)" if coarser > 1 else ""
     message = (
-        f"what {subject} of scene '{scene.id}' {shows} lies {where} where '{one}' shows it: "
+        f"what {_subject(moved)} of scene '{scene.id}' {'show' if many else 'shows'} lies {where} "
+        f"where {_listed(base)} {'show' if len(base) > 1 or 'labels' in base else 'shows'} it: "
         f"{shift.length:.1f} {unit}, confidence {shift.confidence:.0f} ({SURE:g} is enough)"
     )
+    doubt = "shadows or tall things seen from another side look like a shift"
+    if agreed:
+        doubt = f"{_listed(base)} agree with each other, so it is the one displaced; but {doubt}"
+    else:
+        doubt = f"it may as well be {_listed(base)} that is displaced, and {doubt}"
     remedy = (
-        f"A model would learn from neighbouring pixels. {_remedy(scene, other, shift)}. Look at "
-        "both first (terrafuse data preview): it may be the other that is displaced, and shadows "
-        "or tall things seen from another side look like a shift"
+        f"A model would learn from neighbouring pixels. {_remedy(scene, moved, shift)}. Look at "
+        f"them first (terrafuse data preview): {doubt}"
     )
+    name = moved[0]
     return Finding(
         "warning" if shift.length > WARNED_PX * coarser else "note",
-        "registration", message, scene.id, next(iter(scene.paths().get(other, ())), None), remedy,
-        modality=other, window=_middle(scene),
+        "registration", message, scene.id, next(iter(scene.paths().get(name, ())), None), remedy,
+        modality=name, window=_middle(scene),
     )  # fmt: skip
 
 
@@ -132,11 +231,12 @@ def _toward(value: float, positive: str, negative: str) -> str:
     return f"{abs(value):.1f} {positive if value >= 0 else negative}"
 
 
-def _remedy(scene: Scene, name: str, shift: Shift) -> str:
+def _remedy(scene: Scene, names: Sequence[str], shift: Shift) -> str:
+    name = " and ".join(f"'{name}'" for name in names)
     if scene.grid.crs is None:
         rows, cols = (f"{-value:+.1f}" for value in (shift.row, shift.col))
-        return f"Move the pixels of '{name}' by {rows} rows and {cols} columns"
+        return f"Move the pixels of {name} by {rows} rows and {cols} columns"
     t = scene.grid.transform
     x = -(t.a * shift.col + t.b * shift.row)
     y = -(t.d * shift.col + t.e * shift.row)
-    return f"Add {x:+.4g} to x and {y:+.4g} to y of the origin of '{name}', or register it again"
+    return f"Add {x:+.4g} to x and {y:+.4g} to y of the origin of {name}, or register it again"

@@ -40,6 +40,8 @@ _AGREEMENT = 3.0
 _PEAK_RADIUS = 4.0
 _LEAST_SHARE = 0.1
 _MOST_BANDS = 3
+# Larger values are fill that nobody declared: their squares leave the range of float32.
+_MOST_MEASURED = 1e18
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def _enough(known: Bool) -> bool:
 
 def _standardize(image: Float, valid: Bool) -> tuple[NDArray[np.float32], Bool]:
     """Bands without outliers, of mean 0 and variance 1, and where all of them are known."""
-    finite = np.isfinite(image) & valid
+    finite = (np.abs(image) < _MOST_MEASURED) & valid
     usable = finite.mean(axis=(1, 2)) > 0.5 * max(valid.mean(), 1e-9)
     if not usable.any():
         return np.empty((0, *valid.shape), np.float32), np.zeros_like(valid)

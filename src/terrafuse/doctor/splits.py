@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.footprints import nearby_grids, overlapping_grids
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import absolute_name, is_part
 from terrafuse.doctor.findings import Finding
 from terrafuse.doctor.summary import SceneRecord, Splits
 from terrafuse.errors import TerrafuseError
+from terrafuse.splits.content import SharedGround, find_shared_ground
 
 # Neighbours share weather, fields and shadows over some tens of pixels.
 _NEAR_PX = 32
 _RARE = 1e-3
+# Overlaps between two splits that are told one by one.
+_MOST_PAIRS = 5
 
 
 def check_splits(
@@ -172,17 +175,43 @@ def _check_classes_elsewhere(
 def _check_overlap(
     manifest: Manifest, records: Sequence[SceneRecord], splits: Splits
 ) -> Iterator[Finding]:
-    pairs = set(overlapping_grids([record.grid for record in records]))
-    pairs |= set(_of_one_file(manifest, records))
+    pairs = dict.fromkeys(overlapping_grids([record.grid for record in records]), "")
+    pairs |= dict.fromkeys(_of_one_file(manifest, records), "")
+    for shared in find_shared_ground([record.sketch for record in records]):
+        pair = (shared.first, shared.second)
+        # What is there twice as a whole is told as such.
+        if shared.share < 1 or (shared.row, shared.col) != (0, 0):
+            pairs.setdefault(pair, _how_shared(shared))
+    leaks: dict[tuple[str, ...], list[tuple[int, int]]] = {}
     for first, second in sorted(pairs):
         a, b = records[first], records[second]
         if _may_leak(a, b, splits):
+            between = tuple(sorted((str(a.split), str(b.split))))
+            leaks.setdefault(between, []).append((first, second))
+    remedy = "Put them into one split (terrafuse data split does)"
+    for found in leaks.values():
+        for first, second in found[:_MOST_PAIRS]:
+            a, b = records[first], records[second]
             message = (
-                f"scenes '{a.id}' ({a.split}) and '{b.id}' ({b.split}) show the same ground, so "
-                "scores would be too good"
+                f"scenes '{a.id}' ({a.split}) and '{b.id}' ({b.split}) show the same ground"
+                f"{pairs[first, second]}, so scores would be too good"
             )
-            remedy = "Put them into one split (terrafuse data split does)"
             yield Finding("warning", "split-overlap", message, a.id, remedy=remedy)
+        if len(found) > _MOST_PAIRS:
+            a, b = (records[i] for i in found[_MOST_PAIRS])
+            message = (
+                f"{len(found) - _MOST_PAIRS} more pairs of scenes of splits '{a.split}' and "
+                f"'{b.split}' show the same ground, '{a.id}' and '{b.id}' among them"
+            )
+            yield Finding("warning", "split-overlap", message, a.id, remedy=remedy)
+
+
+def _how_shared(shared: SharedGround) -> str:
+    return (
+        f", told by their pixels ({shared.share:.0%} of the smaller; the second begins "
+        f"{abs(shared.row)} rows {'below' if shared.row >= 0 else 'above'} and {abs(shared.col)} "
+        f"columns {'right' if shared.col >= 0 else 'left'} of the first)"
+    )
 
 
 def _may_leak(a: SceneRecord, b: SceneRecord, splits: Splits) -> bool:
@@ -192,7 +221,7 @@ def _may_leak(a: SceneRecord, b: SceneRecord, splits: Splits) -> bool:
 
 def _of_one_file(manifest: Manifest, records: Sequence[SceneRecord]) -> Iterator[tuple[int, int]]:
     """Pairs without CRS that read the same pixels of a file."""
-    readers: dict[Path, list[int]] = {}
+    readers: dict[str, list[int]] = {}
     for i, record in enumerate(records):
         if record.grid.crs is not None:
             continue
@@ -200,7 +229,13 @@ def _of_one_file(manifest: Manifest, records: Sequence[SceneRecord]) -> Iterator
             files = manifest.local_files(record.entry)
         except TerrafuseError:
             continue
-        for path in {path for name in manifest.modalities for path in files.get(name, ())}:
+        names = set()
+        for name, written in record.entry.rasters.items():
+            if any(map(is_part, written)):  # of two parts of a file, each is its own
+                names |= {absolute_name(path, manifest.folder) for path in written}
+            else:
+                names |= set(map(str, files.get(name, ())))
+        for path in names:
             readers.setdefault(path, []).append(i)
     for group in readers.values():
         for n, first in enumerate(group):

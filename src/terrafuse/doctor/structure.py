@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from terrafuse.data.grid import Grid
+from terrafuse.data.names import is_part, local_file
 from terrafuse.data.overlap import pixel_transform
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.doctor.findings import Finding, Severity
@@ -48,11 +49,10 @@ def _check_pixel_size(
         f"where the manifest expects {scene * modality.scale:.4g} m (grid of {scene:.4g} m, scale "
         f"{modality.scale:g}), so it is resampled by a factor of {max(ratio, 1 / ratio):.2g}"
     )
-    remedy = (
-        "If the file's georeference is right, give the modality its 'scale'; else mend the file"
-    )
     fits = 0 < better.numerator <= MAX_SCALE_TERM
     fix = {f"modalities.{modality.name}.scale": float(better)} if fits else {}
+    wanted = f"'scale: {float(better):g}'" if fits else "its 'scale'"
+    remedy = f"If the file's georeference is right, give the modality {wanted}; else mend the file"
     yield Finding("warning", "pixel-size", message, id, None, remedy, modality.name, fix=fix)
 
 
@@ -98,19 +98,23 @@ def _short(grid: Grid) -> str:
 
 
 def _check_same_file(summary: SceneSummary) -> Iterator[Finding]:
-    paths = summary.scene.paths()
-    labels = {path.resolve() for path in paths.get("labels", ())}
+    # Of files with several parts or pages, one may well be the labels.
+    labels = {path.resolve() for path in summary.scene.paths().get("labels", ())}
     seen: dict[object, str] = {}
-    for name in summary.scene.files:
-        for path in paths[name]:
+    for name, files in summary.scene.files.items():
+        for file in files:
+            path = local_file(file.path)
+            if path is None:
+                continue
+            part = file.path if is_part(file.path) else ""
             real = path.resolve()
-            if real in labels:
+            if real in labels and not part:
                 message = (
                     f"modality '{name}' of scene '{summary.id}' is the file of its labels, '{path}'"
                 )
                 remedy = "Name the raster of the modality"
                 yield Finding("error", "labels-as-input", message, summary.id, path, remedy, name)
-            key = (real, summary.rules[name].read_bands)
+            key = (real, part, summary.rules[name].read_bands)
             if seen.setdefault(key, name) != name:
                 message = (
                     f"modalities '{seen[key]}' and '{name}' of scene '{summary.id}' read the same "

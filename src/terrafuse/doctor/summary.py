@@ -18,6 +18,7 @@ from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
+from terrafuse.splits.content import Sketch
 
 #: Percentiles kept of every band, for comparisons between scenes.
 PERCENTS = (0.5, 5.0, 50.0, 90.0, 99.0)
@@ -168,6 +169,8 @@ class SceneRecord:
         counts: Labelled pixels per class, int64 (K,).
         with_data: Per modality, whether any pixel has data.
         summaries: Per modality that has data, if every pixel was looked at.
+        astray: Why none of the polygons of its labels lies within it, or "".
+        sketch: What tells it from others where it has no CRS, if every pixel was looked at.
     """
 
     entry: SceneEntry
@@ -176,6 +179,8 @@ class SceneRecord:
     counts: NDArray[np.int64]
     with_data: dict[str, bool] = field(default_factory=dict)
     summaries: dict[str, ModalityRecord] = field(default_factory=dict)
+    astray: str = ""
+    sketch: Sketch | None = None
 
     @property
     def id(self) -> str:

@@ -22,7 +22,8 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.encoding import color_table
 from terrafuse.data.grid import Grid
-from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.handles import pool
+from terrafuse.data.names import gdal_path
 from terrafuse.errors import RasterReadError
 from terrafuse.generate.photos import Picture
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
-from terrafuse.data.handles import gdal_path, is_remote, pool
+from terrafuse.data.handles import pool
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.schema import SCENE_KEYS, modality_values

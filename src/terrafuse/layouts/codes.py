@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from terrafuse.data.handles import gdal_path, pool
+from terrafuse.data.handles import pool, read_bands
+from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import LabelError, RasterReadError
 
@@ -90,7 +91,7 @@ def _values(file: RasterFile, bands: int) -> set[int]:
             for row in range(0, file.grid.height, _ROWS):
                 rows = min(_ROWS, file.grid.height - row)
                 window = RasterWindow(0, row, file.grid.width, rows)
-                pixels = dataset.read(numbers, window=window)
+                pixels = read_bands(dataset, numbers, window)
                 if any(file.hides):
                     pixels = pixels[:, dataset.read_masks(1, window=window) > 0]
                 found |= _distinct(pixels.reshape(bands, -1), file)
@@ -130,9 +131,8 @@ def peek(path: Path, bands: int) -> NDArray[Any] | None:
                 return None
             height, width = min(_LOOK_PX, dataset.height), min(_LOOK_PX, dataset.width)
             row, col = (dataset.height - height) // 2, (dataset.width - width) // 2
-            values: NDArray[Any] = dataset.read(
-                list(range(1, bands + 1)), window=RasterWindow(col, row, width, height)
-            )
+            window = RasterWindow(col, row, width, height)
+            values = read_bands(dataset, range(1, bands + 1), window)
     except (RasterReadError, RasterioError, OSError):
         return None
     return values

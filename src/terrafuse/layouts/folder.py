@@ -12,7 +12,7 @@ from typing import Any
 
 from terrafuse.classes import DEFAULT_COLORS
 from terrafuse.data.placement import SIZE_TOLERANCE_PX
-from terrafuse.data.raster_file import inspect_raster
+from terrafuse.data.raster_file import inspect_pages, inspect_raster
 from terrafuse.errors import DataError, LabelError
 from terrafuse.layouts.codes import find_codes
 from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
@@ -207,9 +207,10 @@ def _describe_modality(
 ) -> dict[str, Any]:
     where = f"modality '{name}'"
     scene = next(i for i in files if i in labels)
-    values = guess_modality(name, [inspect_raster(root / files[scene].path, where)])
+    pages = inspect_pages(root / files[scene].path, "all", where)
+    values = guess_modality(name, pages) | ({"page": "all"} if len(pages) > 1 else {})
     scale = guess_scale(
-        inspect_raster(root / files[scene].path, where),
+        pages[0],
         inspect_raster(root / labels[scene].path, f"labels of '{scene}'"),
     )
     values |= {} if scale == 1 else {"scale": float(scale)}
@@ -229,7 +230,7 @@ def _check_sizes(
     """
     bad = []
     for id in (i for i in files if i in labels):
-        image = inspect_raster(root / files[id].path, f"modality '{name}'").grid
+        image = inspect_pages(root / files[id].path, "all", f"modality '{name}'")[0].grid
         truth = inspect_raster(root / labels[id].path, f"labels of '{id}'").grid
         if image.crs is not None and truth.crs is not None:
             continue

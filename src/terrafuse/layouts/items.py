@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.classes import DEFAULT_COLORS
-from terrafuse.data.handles import is_remote
+from terrafuse.data.names import absolute_name, is_part, is_remote, local_file, moved_name
 from terrafuse.data.polygons import is_vector
-from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.raster_file import RasterFile, inspect_pages, inspect_raster
 from terrafuse.errors import DataError, LabelError, UnknownNameError, unknown_name
 from terrafuse.layouts.codes import find_codes
 from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
@@ -190,14 +190,15 @@ def _stac_class(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _relative(path: str, listed_in: Path, root: Path) -> str:
-    if is_remote(path):
-        return path
+    if is_part(path):
+        return moved_name(path, listed_in.parent, root)
     full = listed_in.parent / path
     return Path(os.path.relpath(full, root)).as_posix()
 
 
 def _with_files(rows: Sequence[Row], root: Path, path: Path, allow: bool) -> list[Row]:
-    here = [row for row in rows if is_remote(row.path) or (root / row.path).exists()]
+    files = [local_file(_place(row.path, root)) for row in rows]
+    here = [row for row, file in zip(rows, files, strict=True) if file is None or file.exists()]
     missing = [row.path for row in rows if row not in here]
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing[:5]) + (" …" if len(missing) > 5 else "")
@@ -239,8 +240,12 @@ def _modality(
 ) -> dict[str, Any]:
     first = next(scene for scene in scenes.values() if name in scene)
     paths = [first[name]] if isinstance(first[name], str) else first[name]
-    files = [inspect_raster(_place(path, root), f"modality '{name}'") for path in paths]
-    values = guess_modality(name, files)
+    files = [
+        page
+        for path in paths
+        for page in inspect_pages(_place(path, root), "all", f"modality '{name}'")
+    ]
+    values = guess_modality(name, files) | ({"page": "all"} if len(files) > len(paths) else {})
     own = [row for row in rows if row.modality == name and row.scene == first["id"]]
     for key in ("bands", "wavelengths_um"):  # those of the files follow one another
         told = [row.about[key] for row in own if key in row.about]
@@ -251,7 +256,7 @@ def _modality(
     labelled = next((s for s in scenes.values() if name in s and "labels" in s), None)
     if labelled is not None and not is_vector(labelled["labels"]):
         path = labelled[name] if isinstance(labelled[name], str) else labelled[name][0]
-        image = inspect_raster(_place(path, root), f"modality '{name}'")
+        image = inspect_pages(_place(path, root), "all", f"modality '{name}'")[0]
         labels = inspect_raster(_place(labelled["labels"], root), "labels")
         scale = guess_scale(image, labels)
         values |= {} if scale == 1 else {"scale": float(scale)}
@@ -272,7 +277,7 @@ def _local_files(
 
 
 def _place(path: str, root: Path) -> str:
-    return path if is_remote(path) else str(root / path)
+    return absolute_name(path, root)
 
 
 def _classes(rows: Sequence[Row], root: Path, path: Path) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from terrafuse.data.handles import is_remote
-from terrafuse.data.raster_file import inspect_raster
+from terrafuse.data.names import absolute_name, local_file
+from terrafuse.data.raster_file import inspect_pages
 from terrafuse.layouts.tree import Tree, natural_key
 
 _MOST_FOLDERS = 8
@@ -35,11 +35,11 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
     lines.append(f"for instance scene '{first['id']}': {', '.join(files)}")
     lines += _notices(values, root)
     used = {
-        os.path.realpath(root / path)
+        os.path.realpath(file)
         for scene in scenes
         for name in (*values["modalities"], *_LABELS)
         for path in _paths(scene, name)
-        if not is_remote(path)
+        if (file := local_file(absolute_name(path, root))) is not None
     }
     rest = [path for path in Tree.walk(root).paths if os.path.realpath(root / path) not in used]
     if rest:
@@ -52,9 +52,14 @@ def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
     for name in values["modalities"]:
         first: Mapping[str, Any] = next((s for s in values["scenes"] if name in s), {})
         for path in _paths(first, name):
-            place = path if is_remote(path) else str(root / path)
-            notices = inspect_raster(place, f"modality '{name}'").notices
-            yield from (f"{name}: {text}" for text in notices.values())
+            place = absolute_name(path, root)
+            page = values["modalities"][name].get("page")
+            files = inspect_pages(place, page, f"modality '{name}'")
+            if len(files) > 1:
+                yield f"{name}: '{path}' has {len(files)} pages, read as bands ('page: {page}')"
+            for file in files:
+                notices = file.notices
+                yield from (f"{name}: {text}" for text in notices.values())
 
 
 def _counted(scenes: Sequence[Mapping[str, Any]], name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data.footprints import overlap_groups
-from terrafuse.data.handles import is_remote
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.names import moved_name
 from terrafuse.data.scene import Scene
 from terrafuse.data.statistics import class_counts
-from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, DataError
 from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
 from terrafuse.splits.assignment import assign_units
 from terrafuse.splits.balance import least_gap
+from terrafuse.splits.content import find_shared_ground, join_groups, sketch_scene
 
 DEFAULT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
@@ -71,8 +70,8 @@ def split_manifest(
     Every class shall have its share of pixels in every split, as near as whole scenes or blocks
     allow: the largest holdings of a class are given away first, each to the split that then is
     nearest to its shares; then single ones are moved and pairs exchanged while that helps. Scenes
-    that show the same ground stay together. Without any labels the shares are of area; otherwise
-    scenes without labels are in no split.
+    that show the same ground stay together, be it that only their pixels tell. Without any labels
+    the shares are of area; otherwise scenes without labels are in no split.
 
     Args:
         manifest: What to divide; splits it has are forgotten.
@@ -106,7 +105,7 @@ def split_manifest(
     scenes = manifest.scenes()
     if any(scene.has_labels for scene in scenes):
         scenes = [scene for scene in scenes if scene.has_labels]
-    groups = overlap_groups([scene.grid for scene in scenes])
+    groups = _group_scenes(manifest, scenes)
     if by == "auto":
         by = "block" if len(groups) < _SCENES_PER_SPLIT * len(shares) else "scene"
     blocks = {
@@ -116,11 +115,7 @@ def split_manifest(
     }
     units = _count_units(scenes, groups, blocks, progress)
     if len(units) < len(shares):
-        raise DataError(
-            f"'{manifest.path}' has {len(units)} separate {by}s with labels, too few for the "
-            f"{len(shares)} splits {', '.join(shares)}. "
-            + ("Use a smaller block_px" if by == "block" else "Divide by blocks (by='block')")
-        )
+        raise DataError(_too_few(manifest, scenes, groups, len(units), list(shares), by))
     chosen = assign_units(
         np.stack([unit.counts for unit in units]), list(shares.values()), seed,
         draws=seeds if len(units) <= _MOST_UNITS else 1,
@@ -128,6 +123,45 @@ def split_manifest(
     pieces = _pieces(scenes, units, chosen, blocks, buffer_px)
     _assert_apart(pieces, buffer_px)
     return _new_values(manifest, list(shares), pieces, manifest_folder)
+
+
+def _group_scenes(manifest: Manifest, scenes: Sequence[Scene]) -> list[list[int]]:
+    """Scenes that have to stay together: they overlap, be it through others."""
+    groups = overlap_groups([scene.grid for scene in scenes])
+    if all(scene.grid.crs is not None for scene in scenes):
+        return groups
+    # Values as they are in the files: equal pixels shall be equal.
+    plain = manifest.with_rescale(dict.fromkeys(manifest.rules))
+    sketches = [
+        sketch_scene(plain.scene(scene.id)) if scene.grid.crs is None else None for scene in scenes
+    ]
+    return join_groups(groups, find_shared_ground(sketches))
+
+
+def _too_few(
+    manifest: Manifest,
+    scenes: Sequence[Scene],
+    groups: Sequence[Sequence[int]],
+    found: int,
+    splits: Sequence[str],
+    by: str,
+) -> str:
+    text = (
+        f"'{manifest.path}' has {found} separate {by}s with labels, too few for the {len(splits)} "
+        f"splits {', '.join(splits)}. "
+    )
+    together = max(groups, key=len)
+    if by == "scene":
+        return text + "Divide by blocks (by='block')"
+    if len(together) == 1:
+        return text + "Use smaller blocks (block_px, --block; and buffer_px, --buffer)"
+    named = ", ".join(f"'{scenes[i].id}'" for i in together[:3])
+    named += " …" if len(together) > 3 else ""
+    return text + (
+        f"{len(together)} scenes overlap, be it through others ({named}), and can only be in one "
+        "split as a whole, however small the blocks. Join them into one raster that is cut into "
+        "blocks (rio merge, gdalbuildvrt), leave out those between, or name fewer splits"
+    )
 
 
 def _check_shares(shares: Mapping[str, float]) -> dict[str, float]:
@@ -309,12 +343,7 @@ def move_paths(values: dict[str, Any], old: Path, new: Path) -> None:
     def moved(path: Any) -> Any:
         if isinstance(path, list):
             return [moved(part) for part in path]
-        if not isinstance(path, str) or is_remote(path):
-            return path
-        path = plain_path(path)
-        if Path(path).expanduser().is_absolute():
-            return path
-        return Path(os.path.relpath((old / path).absolute(), new.absolute())).as_posix()
+        return moved_name(path, old, new) if isinstance(path, str) else path
 
     if values.get("root") is not None:  # all others are relative to it
         values["root"] = moved(values["root"])

@@ -1,0 +1,294 @@
+"""Every how-to page's commands run from top to bottom, with made-up rasters.
+
+A page's YAML files are written where it shows them. What a command needs beside is made by the
+page's entry in PAGES, and so are runs that the page takes as given. Training is cut to a few small
+steps; `skip` lists the lines that need weights, data or machines that a test has not.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from rasterio.transform import from_origin
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "docs" / "howto"
+CommandLine = Callable[..., tuple[int, str, str]]
+_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FILE = re.compile(r"# (\w+\.yaml)\b")
+
+#: Cuts training; by verb, appended to its words.
+SMALL = [
+    "data.crop_size=32", "data.batch_size=2", "data.workers=0", "training.steps=2",
+]  # fmt: skip
+TINY = [
+    "method.backbone=resnet10t", "method.backbone_options={strides: [2, 4, 8, 16]}",
+    "prediction.crop_size=256", "prediction.overlap=0", "training.validate_every=2",
+]  # fmt: skip
+
+TWO_SENSORS: dict[str, Any] = {
+    "classes": [{"name": "field", "code": 1}, {"name": "water", "code": 2}],
+    "modalities": {
+        "s1": {"kind": "sar", "bands": ["VV", "VH"], "unit": "db"},
+        "s2": {"kind": "optical", "bands": ["blue", "green", "red", "nir"]},
+    },
+    "scenes": [
+        {"id": id, "split": split, "s1": f"s1/{id}.tif", "s2": f"s2/{id}.tif",
+         "labels": f"labels/{id}.tif"}
+        for id, split in (("a", "train"), ("b", "train"), ("v", "val"), ("north", "test"))
+    ],
+}  # fmt: skip
+
+
+def codes_of(values: Mapping[str, Any]) -> list[int]:
+    codes: list[int] = []
+    for i, item in enumerate(values["classes"]):
+        code = item.get("code", i)
+        codes += code if isinstance(code, list) else [code]
+    return codes
+
+
+def write(path: Path, array: np.ndarray, left: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count, height, width = array.shape
+    with rasterio.open(
+        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=array.dtype,
+        crs="EPSG:32633", transform=from_origin(left, 5_000_000, 10, 10),
+    ) as dataset:  # fmt: skip
+        dataset.write(array)
+
+
+def make_rasters(
+    folder: Path, values: Mapping[str, Any], height: int = 96, width: int = 96
+) -> None:
+    """Rasters of a manifest's scenes, apart from each other: classes in blocks, bands by class."""
+    codes = codes_of(values)
+    for n, scene in enumerate(values["scenes"]):
+        rng = np.random.default_rng(n)
+        left = 400_000 + 40_000 * n
+        blocks = rng.integers(0, len(codes), (-(-height // 16), -(-width // 16)))
+        index = np.kron(blocks, np.ones((16, 16), int))[:height, :width]
+        if "labels" in scene:
+            labels = np.array(codes, np.uint8)[index]
+            write(folder / scene["labels"], labels[None], left)
+        for name, item in values["modalities"].items():
+            files = scene.get(name, [])
+            files = [files] if isinstance(files, str) else files
+            per_file = len(item["bands"]) // max(1, len(files))
+            for k, file in enumerate(files):
+                shape = (per_file, height, width)
+                if item.get("kind") == "sar":
+                    image = -12 + 2 * index + rng.normal(0, 1.5, shape) - k
+                    image = image.astype(np.float32)
+                else:
+                    image = 400 + 250 * index + 60 * np.arange(per_file)[:, None, None]
+                    image = (image + rng.normal(0, 120, shape)).clip(1).astype(np.uint16)
+                write(folder / file, image, left)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page takes as given.
+
+    Args:
+        make: Called with the folder and a function that runs commands, before the first.
+        tiny: Whether TINY holds for the page's run files.
+        skip: Beginning of a command → why it is not run.
+    """
+
+    make: Callable[[Path, Callable[..., None]], None]
+    tiny: bool = True
+    skip: Mapping[str, str] = field(default_factory=dict)
+
+
+def nothing(folder: Path, run: Callable[..., None]) -> None:
+    """The page needs nothing beside its own files."""
+
+
+def own_rasters(folder: Path, run: Callable[..., None]) -> None:
+    """The rasters that the page's manifest names, a folder to describe, and a new place."""
+    page = (FOLDER / "own-rasters.md").read_text()
+    block = next(b for _, b in _FENCE.findall(page) if b.startswith("# dataset.yaml"))
+    make_rasters(folder, yaml.safe_load(block), 512, 512)
+    described = {
+        "classes": TWO_SENSORS["classes"],
+        "modalities": {"s1_after": {"kind": "sar", "bands": ["VV"]},
+                       "s2_after": {"kind": "optical", "bands": ["r", "g", "b"]}},
+        "scenes": [{"id": id, "s1_after": f"my_data/s1_after/{id}.tif",
+                    "s2_after": f"my_data/s2_after/{id}.tif", "labels": f"my_data/masks/{id}.tif"}
+                   for id in "xyz"],
+    }  # fmt: skip
+    make_rasters(folder, described)
+    new = {
+        "classes": [{"name": "x"}],
+        "modalities": {
+            "optical": {"bands": list("abcd")},
+            "sar": {"kind": "sar", "bands": ["v", "h"]},
+        },
+        "scenes": [{"id": "n", "optical": "new.tif", "sar": ["new_vv.tif", "new_vh.tif"]}],
+    }
+    make_rasters(folder, new)
+
+
+def two_sensors(folder: Path, run: Callable[..., None]) -> None:
+    make_rasters(folder, TWO_SENSORS)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(TWO_SENSORS))
+    make_rasters(folder, {**TWO_SENSORS, "scenes": [{"id": "n", "s1": "s1.tif", "s2": "s2.tif"}]})
+
+
+def large_scenes(folder: Path, run: Callable[..., None]) -> None:
+    make_rasters(folder, TWO_SENSORS, 512, 512)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(TWO_SENSORS))
+
+
+def trained(folder: Path, run: Callable[..., None]) -> None:
+    """Two sensors and the run that other pages have made of them."""
+    two_sensors(folder, run)
+    (folder / "run.yaml").write_text(
+        "data: {manifest: dataset.yaml}\nmethod: {name: late_fusion, backbone: resnet18}\n"
+    )
+    run("terrafuse", "train", "run.yaml", "--out", "runs/first")
+
+
+def flood(folder: Path, run: Callable[..., None]) -> None:
+    """A run file, and two runs to hold against each other."""
+    two_sensors(folder, run)
+    (folder / "run.yaml").write_text(
+        "data: {manifest: dataset.yaml}\nmethod: {name: late_fusion, backbone: resnet18}\n"
+    )
+    for name in ("pretrained", "scratch"):
+        run("terrafuse", "train", "run.yaml", "--out", f"runs/{name}")
+
+
+def photos(folder: Path, run: Callable[..., None]) -> None:
+    values = {
+        "classes": [{"name": "low"}, {"name": "high"}],
+        "modalities": {"rgb": {"kind": "optical", "bands": ["red", "green", "blue"]}},
+        "scenes": [{"id": "north", "split": "train", "rgb": "north.tif", "labels": "l.tif"}],
+    }
+    make_rasters(folder, values)
+    (folder / "dataset.yaml").write_text(yaml.safe_dump(values))
+    rgb = {**values, "scenes": [{"id": "n", "rgb": "new.tif"}]}
+    make_rasters(folder, rgb)
+
+
+_PUBLISHED = "a published data set: tests/layouts describes a copy of it in every form"
+_WEIGHTS = "published weights"
+_TABLES = "tables of published data, with hours of training"
+
+PAGES: dict[str, Page] = {
+    "own-rasters": Page(own_rasters),
+    "check": Page(two_sensors),
+    "split": Page(large_scenes),
+    "map": Page(trained),
+    "scores": Page(trained, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
+    "label-efficiency": Page(flood),
+    "pretrain": Page(two_sensors, tiny=False),
+    "compare": Page(
+        nothing,
+        skip={
+            "terrafuse sweep configs/": _TABLES, "python benchmarks/": _TABLES,
+            "terrafuse sweep run.yaml --methods methods.yaml": "minutes; tests/api/test_sweeps.py "
+            "runs such a file of methods",
+        },
+    ),
+    "generate": Page(
+        photos,
+        skip={
+            "terrafuse generate dataset.yaml --kind sam": _WEIGHTS,
+            "terrafuse generate dataset.yaml --kind depth": _WEIGHTS,
+        },
+    ),
+    "tuning": Page(
+        two_sensors,
+        skip={"terrafuse describe run": _WEIGHTS, "terrafuse train run": _WEIGHTS},
+    ),
+    "multi-gpu": Page(
+        two_sensors,
+        skip={
+            "srun ": "a cluster", "torchrun ": "several machines", "terrafuse train": _WEIGHTS,
+        },
+    ),
+    "pretraining-helps": Page(nothing, skip={"terrafuse ": _TABLES, "python ": _TABLES}),
+    "benchmarks": Page(nothing, skip={"terrafuse data ": _PUBLISHED}),
+    **dict.fromkeys(("add-method", "dates", "pixel-sizes", "polygons"), Page(nothing)),
+}  # fmt: skip
+#: Pages of which a run takes more than a few seconds.
+SLOW = ("own-rasters", "map", "scores", "label-efficiency", "pretrain", "generate")
+
+
+def commands_of(block: str) -> list[list[str]]:
+    lines = block.replace("\\\n", " ").splitlines()
+    plain = [line.partition(" #")[0].strip() for line in lines]
+    return [shlex.split(line) for line in plain if line and not line.startswith("#")]
+
+
+def steps_of(page: str) -> list[tuple[str, str]]:
+    """Files as (name, text) and blocks of commands as ("", text), from top to bottom."""
+    found = []
+    for language, block in _FENCE.findall((FOLDER / f"{page}.md").read_text(encoding="utf-8")):
+        named = _FILE.match(block)
+        if language == "yaml" and named:
+            found.append((named[1], block))
+        elif language == "bash":
+            found.append(("", block))
+    return found
+
+
+def test_every_page_is_run() -> None:
+    assert set(PAGES) == {path.stem for path in FOLDER.glob("*.md")}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAGES]
+)
+def test_commands_run_from_top_to_bottom(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+) -> None:
+    page = PAGES[name]
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> None:
+        line = " ".join(words)
+        code, out, said = command_line(*shrunk(words, page)[1:])
+        assert code == 0, f"{name}.md: {line}\n{out[-2000:]}\n{said[-2000:]}"
+
+    page.make(tmp_path, run)
+    steps = steps_of(name)
+    skipped = set()
+    for position, (file, text) in enumerate(steps):
+        if file:
+            (tmp_path / file).write_text(text)
+            continue
+        for words in commands_of(text):
+            line = " ".join(words)
+            reason = next((start for start in page.skip if line.startswith(start)), None)
+            if reason is not None:
+                skipped.add(reason)
+                continue
+            for later, content in steps[position:]:  # shown below what it is for
+                if later and later in words and not (tmp_path / later).exists():
+                    (tmp_path / later).write_text(content)
+            run(*words)
+    assert skipped == set(page.skip), "what is skipped is no longer on the page"
+
+
+def shrunk(words: Sequence[str], page: Page) -> list[str]:
+    """The command with little training."""
+    verb = words[1]
+    if verb == "pretrain":
+        settings = ["data.crop_size=64", "data.batch_size=4", "data.workers=0", "training.steps=2"]
+    elif verb in ("train", "sweep"):
+        settings = [*SMALL, *(TINY if page.tiny else ())]
+    else:
+        return list(words)
+    return [*words, *(part for setting in settings for part in ("-s", setting))]
