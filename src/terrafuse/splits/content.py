@@ -165,17 +165,17 @@ def _numbers(image: NDArray[np.float32]) -> Numbers:
     """A number per place of (C, H, W), uint64 (H - 7, W - 7); the largest where none is of use."""
     if min(image.shape[1:]) < _SIDE:
         return np.empty((0, 0), np.uint64)
-    pixels = np.zeros(image.shape[1:], np.uint64)
+    pixels: NDArray[np.uint64] = np.zeros(image.shape[1:], np.uint64)
     for band in image:
         bits = np.ascontiguousarray(band + np.float32(0)).view(np.uint32)  # −0 is 0
         pixels = pixels * _COL + bits
     pixels = _mix(pixels)
-    known: NDArray[np.bool_] = ~np.isnan(image).any(axis=0)
+    known = np.asarray(~np.isnan(image).any(axis=0))
     usable = _sum(known, _SIDE, _SIDE) == _SIDE**2
     down, right = pixels[1:] != pixels[:-1], pixels[:, 1:] != pixels[:, :-1]
     usable &= _sum(down, _SIDE - 1, _SIDE) >= _LEAST_CHANGES
     usable &= _sum(right, _SIDE, _SIDE - 1) >= _LEAST_CHANGES
-    height, width = pixels.shape[0] - _SIDE + 1, pixels.shape[1] - _SIDE + 1
+    height, width = (n - _SIDE + 1 for n in known.shape)
     along = np.zeros((pixels.shape[0], width), np.uint64)
     for k in range(_SIDE):
         along = along * _COL + pixels[:, k : k + width]
