@@ -264,6 +264,8 @@ class _Ranges:
             f"values go from {new_low:.4g} to {new_high:.4g} (2 to 98 %, over the bands), those of "
             f"training from {old_low:.4g} to {old_high:.4g}"
         )
+        if self.ratios.size:
+            text += f", {1 / float(np.median(self.ratios)):.3g} times as much in the middle"
         return f"{text}; its files have the tags {self.tags}" if self.tags else text
 
 
@@ -410,12 +412,13 @@ def _check_offset(modality: Modality, ranges: _Ranges) -> ScaleFinding | None:
         if not apart or not alike:
             continue
         low, high = (np.median(np.abs(bright[k] - dark[k] - _OFFSET)) for k in (_LOW, _HIGH))
+        shift = float(np.median(bright[_LOW] - dark[_LOW]))
         sure = low <= _SHIFT_LOW and high <= _SHIFT_HIGH
         with_, without = ("this scene", "training") if sign > 0 else ("training", "this scene")
         likely = (
             f"no value of {with_} is below {bright[_LOW].min() * unit:.4g}, those of {without} go "
             f"down to {dark[_LOW].min() * unit:.4g}, as with Sentinel-2 since processing baseline "
-            "04.00, which adds 1000 (0.1)"
+            f"04.00, which adds 1000 (0.1); measured {shift * unit:.4g}"
         )
         verdict: Verdict = "other scale" if sure else "doubtful"
         known = ValueConversion(1.0, -sign * _OFFSET * unit)
@@ -448,7 +451,9 @@ def _check_one_band(modality: Modality, ranges: _Ranges) -> ScaleFinding | None:
     if not off.size:
         return None
     names = ", ".join(f"'{modality.bands[ranges.bands[i]]}'" for i in off[:_MOST_NAMED])
-    likely = f"only {names} differ{'s' if off.size == 1 else ''}, by a factor of {ratios[off[0]]:.3g}"
+    likely = (
+        f"only {names} differ{'s' if off.size == 1 else ''}, by a factor of {ratios[off[0]]:.3g}"
+    )
     return _finding(modality, "doubtful", ranges, likely, None)
 
 
@@ -582,7 +587,7 @@ def _advice(finding: ScaleFinding) -> str:
 def _in_words(conversion: ValueConversion) -> str:
     if conversion.formula:
         return ""
-    return f" (factor {conversion.factor:g}, offset {conversion.offset:g}, as measured)"
+    return f" (factor {conversion.factor:g}, offset {conversion.offset:g})"
 
 
 def _refusal(

@@ -1,5 +1,6 @@
 """Map a scene: the lattice of windows, blending of their logits, products on disk."""
 
+from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper
 from terrafuse.prediction.lattice import Blending, Lattice, check_windows
 from terrafuse.prediction.predictor import ScenePredictor, find_device
@@ -20,9 +21,11 @@ __all__ = [
     "PRODUCTS",
     "Accumulator",
     "Blending",
+    "ClassArea",
     "FinalRows",
     "Lattice",
     "MapWriter",
+    "PixelAreas",
     "Precision",
     "Product",
     "Products",
@@ -30,6 +33,7 @@ __all__ = [
     "Strip",
     "WindowSettings",
     "check_windows",
+    "describe_areas",
     "describe_device",
     "find_device",
     "find_products",

@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name
+from terrafuse.prediction.areas import ClassArea
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.product_table import Product
 
@@ -45,10 +46,14 @@ class Products:
     Args:
         files: Rasters by the name of the product.
         record: `prediction.json`: what they are, and how they were made.
+        areas: Of the classes, then of what has no data, if they were asked for.
+        areas_file: `areas.csv`, likewise.
     """
 
     files: Mapping[str, Path]
     record: Path
+    areas: tuple[ClassArea, ...] = ()
+    areas_file: Path | None = None
 
     @property
     def class_map(self) -> Path:
