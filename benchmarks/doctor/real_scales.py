@@ -7,7 +7,7 @@ written in another scale and compared with them. Nothing is trained.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 
-from terrafuse.data import Scene, compute_statistics, scene_from_rasters
+from terrafuse.data import ReadingRules, Scene, compute_statistics, scene_from_rasters
 from terrafuse.data.value_scale import ScaleFinding, compare_values, sample_values
 from terrafuse.modalities import BandStatistics, Modality, ModalityKind
 
@@ -94,8 +94,6 @@ def open_real(item: RealSet, paths: tuple[Path, ...]) -> list[Scene]:
 
 def open_file(modality: Modality, path: Path, nodata: float | None) -> Scene:
     """A scene of one file."""
-    from terrafuse.data import ReadingRules
-
     rules = {modality.name: replace(ReadingRules.for_kind(modality.kind), nodata=nodata)}
     return scene_from_rasters([modality], {modality.name: path}, sources=rules, id=path.stem)
 
@@ -234,37 +232,47 @@ def _write(
     return open_file(modality, target, None)
 
 
+def cases(sets: Sequence[RealSet]) -> Iterator[tuple[Mismatch, RealSet]]:
+    """Every mismatch with every set it happens to."""
+    for mismatch in MISMATCHES:
+        for item in sets:
+            if item.name.startswith(mismatch.of) and "mixed" not in item.name:
+                yield mismatch, item
+
+
+def try_case(item: RealSet, mismatch: Mismatch, seed: int) -> tuple[ScaleFinding, bool]:
+    """What is said of a seeded mismatch, and whether the conversion it names brings it back."""
+    with tempfile.TemporaryDirectory() as name:
+        statistics, scene = seed_mismatch(item, mismatch, seed, Path(name))
+        finding = compare(statistics, scene)
+        mended = False
+        if finding.conversion is not None:
+            converted = scene.convert_values({"m": finding.conversion})
+            mended = compare(statistics, converted).verdict != "other scale"
+        scene.close()
+    return finding, mended
+
+
 def print_scales(root: Path, seeds: range) -> None:
     """Both tables, as Markdown."""
     sets = find_sets(root)
-    print("| values of the scene | set | refused | warned | silent | converted back |")
+    print("| values of the scene | set | refused | warned | silent | conversion helps |")
     print("|---|---|---|---|---|---|")
     total = found = 0
-    for mismatch in MISMATCHES:
-        for item in sets:
-            if not item.name.startswith(mismatch.of) or "mixed" in item.name:
-                continue
-            counts = {"other scale": 0, "doubtful": 0, "ok": 0}
-            mended = 0
-            for seed in seeds:
-                with tempfile.TemporaryDirectory() as name:
-                    statistics, scene = seed_mismatch(item, mismatch, seed, Path(name))
-                    finding = compare(statistics, scene)
-                    counts[finding.verdict] += 1
-                    if finding.conversion is not None:
-                        converted = scene.convert_values({"m": finding.conversion})
-                        mended += compare(statistics, converted).verdict != "other scale"
-                    scene.close()
-            total += len(seeds)
-            found += len(seeds) - counts["ok"]
-            shown = " | ".join(str(counts[k]) for k in ("other scale", "doubtful", "ok"))
-            print(f"| {mismatch.name} | {item.name} | {shown} | {mended} |")
+    for mismatch, item in cases(sets):
+        results = [try_case(item, mismatch, seed) for seed in seeds]
+        verdicts = [finding.verdict for finding, _ in results]
+        total += len(verdicts)
+        found += len(verdicts) - verdicts.count("ok")
+        shown = [verdicts.count(word) for word in ("other scale", "doubtful", "ok")]
+        shown.append(sum(mended for _, mended in results))
+        print(f"| {mismatch.name} | {item.name} | {' | '.join(map(str, shown))} |")
     print(f"\n{found} of {total} seeded mismatches found ({found / total:.1%}).\n")
     print("| real set | comparisons | refused | warned |\n|---|---|---|---|")
     for item in sets:
-        results = list(false_alarms(item))
-        refused = [r for r in results if r[1].verdict == "other scale"]
-        warned = [r for r in results if r[1].verdict == "doubtful"]
-        print(f"| {item.name} | {len(results)} | {len(refused)} | {len(warned)} |")
+        every = list(false_alarms(item))
+        refused = [(name, f) for name, f in every if f.verdict == "other scale"]
+        warned = [(name, f) for name, f in every if f.verdict == "doubtful"]
+        print(f"| {item.name} | {len(every)} | {len(refused)} | {len(warned)} |")
         for name, finding in (refused + warned)[:5]:
             print(f"  {finding.verdict}: {name}: {finding.reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -121,9 +122,9 @@ def test_training_in_the_other_scale(compare) -> None:
 
 def test_measured_factor_and_offset_are_told(compare) -> None:
     reason = compare(NUMBERS, (NUMBERS / 1e4).astype(np.float32)).reason
-    assert "1e+04 times as much" in reason
+    assert "measured factor 1e+04" in reason
     reason = compare(NUMBERS, (NUMBERS + 1000).astype(np.uint16)).reason
-    assert "measured 1000" in reason
+    assert re.search(r"measured offset (99\d|100\d)\b", reason)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +191,9 @@ def test_one_band_of_several_files(compare) -> None:
 
 
 def test_a_scene_with_data_in_a_corner_only(compare) -> None:
-    small = np.zeros((5, 1200, 1200), np.float32)
+    small = np.zeros((5, 700, 700), np.float32)
     small[:] = np.nan
-    small[:, 900:940, 1000:1040] = (OTHER / 1e4)[:, :40, :40]
+    small[:, 500:540, 600:640] = (OTHER / 1e4)[:, :40, :40]
     assert compare(NUMBERS, small).verdict == "other scale"
 
 

@@ -85,11 +85,11 @@ def evaluate(
     }  # fmt: skip
     if label_efficiency:
         cut = {f"--{name.replace('_', '-')}": value for name, value in windows.items()}
-        other = {
+        other: dict[str, object] = {
             "--subsets": subsets or None, "--manifest": manifest, "--scenes": scenes,
             "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
         }  # fmt: skip
-        _refuse(other | cut, f"without {_EFFICIENCY}")
+        _refuse({**other, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
         return
     given = {"--shares": shares, "--seeds": seeds, "--against": against}

@@ -317,7 +317,7 @@ class Scene:
             image, valid = source.read(part)
             if modality.name in self._conversions:
                 image = self._convert(modality.name, image)
-                valid = ~np.isnan(image).all(axis=0)
+                valid = np.asarray(~np.isnan(image).all(axis=0))
             return image, valid
         shape = (len(modality.bands), part.height, part.width)
         return np.full(shape, np.nan, np.float32), np.zeros(shape[1:], bool)

@@ -71,8 +71,10 @@ class ValueConversion:
         Raises:
             ConfigError: Something else.
         """
-        if text == "db" or text == "linear":
-            return cls(formula=text)
+        if text == "db":
+            return cls(formula="db")
+        if text == "linear":
+            return cls(formula="linear")
         try:
             numbers = [float(word) for word in text.split(",")]
             if not 1 <= len(numbers) <= 2 or not np.isfinite(numbers).all() or numbers[0] == 0:
@@ -82,7 +84,7 @@ class ValueConversion:
                 f"{where} is '{text}'; allowed are FACTOR or FACTOR,OFFSET (10000 or 1,-1000), "
                 "'db' (power becomes decibels) and 'linear' (decibels become power)"
             ) from None
-        return cls(*numbers)
+        return cls(numbers[0], numbers[1] if len(numbers) > 1 else 0.0)
 
     def __str__(self) -> str:
         """As `parse` takes it."""
@@ -264,8 +266,6 @@ class _Ranges:
             f"values go from {new_low:.4g} to {new_high:.4g} (2 to 98 %, over the bands), those of "
             f"training from {old_low:.4g} to {old_high:.4g}"
         )
-        if self.ratios.size:
-            text += f", {1 / float(np.median(self.ratios)):.3g} times as much in the middle"
         return f"{text}; its files have the tags {self.tags}" if self.tags else text
 
 
@@ -276,7 +276,10 @@ def _finding(
     likely: str,
     conversion: ValueConversion | None,
 ) -> ScaleFinding:
-    reason = ranges.in_words + (f": {likely}" if likely else "")
+    reason = ranges.in_words
+    if ranges.ratios.size and (conversion is None or conversion.factor != 1):
+        reason += f" (measured factor {1 / float(np.median(ranges.ratios)):.3g})"
+    reason += f": {likely}" if likely else ""
     return ScaleFinding(modality.name, verdict, reason, conversion)
 
 
@@ -418,7 +421,7 @@ def _check_offset(modality: Modality, ranges: _Ranges) -> ScaleFinding | None:
         likely = (
             f"no value of {with_} is below {bright[_LOW].min() * unit:.4g}, those of {without} go "
             f"down to {dark[_LOW].min() * unit:.4g}, as with Sentinel-2 since processing baseline "
-            f"04.00, which adds 1000 (0.1); measured {shift * unit:.4g}"
+            f"04.00, which adds 1000 (0.1); measured offset {shift * unit:.4g}"
         )
         verdict: Verdict = "other scale" if sure else "doubtful"
         known = ValueConversion(1.0, -sign * _OFFSET * unit)
