@@ -7,6 +7,7 @@ written in another scale and compared with them. Nothing is trained.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
 
 from terrafuse.data import ReadingRules, Scene, compute_statistics, scene_from_rasters
 from terrafuse.data.value_scale import ScaleFinding, compare_values, sample_values
@@ -86,10 +88,17 @@ def find_sets(root: Path) -> list[RealSet]:
 
 def open_real(item: RealSet, paths: tuple[Path, ...]) -> list[Scene]:
     """A scene per file."""
-    with rasterio.open(paths[0]) as dataset:
-        count = dataset.count
+    count = len(_read(paths[0]))
     modality = Modality("m", tuple(f"b{i}" for i in range(count)), kind=item.kind)
     return [open_file(modality, path, item.nodata) for path in paths]
+
+
+def _read(path: Path) -> NDArray[np.generic]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path) as dataset:
+            values: NDArray[np.generic] = dataset.read()
+    return values
 
 
 def open_file(modality: Modality, path: Path, nodata: float | None) -> Scene:
@@ -206,8 +215,7 @@ def _write(
     rng: np.random.Generator | None,
 ) -> Scene:
     """A raster of changed values, all of it or a crop; 0 or NaN has no data."""
-    with rasterio.open(path) as dataset:
-        raw = dataset.read()
+    raw = _read(path)
     if rng is not None:
         row, col = (int(rng.integers(0, max(1, n - CROP + 1))) for n in raw.shape[1:])
         raw = raw[:, row : row + CROP, col : col + CROP]
