@@ -174,7 +174,7 @@ def _match_by_pixel(file: RasterFile, expected: Grid, where: str) -> RasterFile:
     apart = _transforms_apart(file.grid, expected)
     if apart:
         warnings.warn(
-            f"{where}: the transform of '{file.path}' lies {apart} of where it is put. Rasters "
+            f"{where}: the transform of '{file.path}' lies {apart} where it is put. Rasters "
             "without CRS are matched by pixel, whatever their transforms say. Give all rasters of "
             "the scene their CRS (gdal_edit.py -a_srs EPSG:…) and they are placed by them; if the "
             "pixels do correspond, remove the transforms (gdal_edit.py -unsetgt, or delete the "
@@ -195,11 +195,12 @@ def _transforms_apart(own: Grid, expected: Grid) -> str:
         return ""
     right, down = moves[0]
     if max(abs(x - right) + abs(y - down) for x, y in moves) > TRANSFORM_TOLERANCE_PX:
-        return f"at a corner up to {max(max(map(abs, move)) for move in moves):.4g} px off, instead"
+        return f"up to {max(max(map(abs, move)) for move in moves):.4g} px off"
     words = [(right, "right", "left"), (down, "below", "above")]
-    return " and ".join(
+    told = [
         f"{abs(by):.4g} px {more if by > 0 else less}" for by, more, less in words if abs(by) > 1e-3
-    )
+    ]
+    return " and ".join(told) + " of"
 
 
 def _crop(reference: Grid, window: Window | None, where: str) -> Grid:
