@@ -1,9 +1,13 @@
 """How many faults `terrafuse data check` finds, as a Markdown table: fault, found, code, seconds.
 
     python benchmarks/doctor --seeds 3
+    python benchmarks/doctor --seeds 3 --scales ../shared/data
 
 Each fault is put into a copy of a synthetic data set of six scenes; it counts as found where an
 error or a warning names it with its scene and modality. The sound data sets must have neither.
+
+With `--scales` it prints what `predict` and `evaluate` say of rasters in another scale than the
+training's: seeded mismatches of real scenes, and every comparison of right ones.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from pathlib import Path
 
 from faults import CATALOGUE
 from faulty_data import make_faulty, make_sound
+from real_scales import print_scales
 
 from terrafuse.data import load_manifest
 from terrafuse.doctor import Finding, check_manifest
@@ -32,8 +37,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=1, help="data sets per fault")
     parser.add_argument("--size", type=int, default=192, help="rows and columns of scenes")
-    seeds = range(parser.parse_args().seeds)
-    size = parser.parse_args().size
+    parser.add_argument("--scales", type=Path, help="folder of real data; only this table")
+    options = parser.parse_args()
+    seeds, size = range(options.seeds), options.size
+    if options.scales:
+        print_scales(options.scales, seeds)
+        return
     found = {fault.name: 0 for fault in CATALOGUE.faults}
     codes: dict[str, str] = {}
     times: dict[str, float] = dict.fromkeys(found, 0.0)

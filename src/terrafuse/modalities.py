@@ -202,6 +202,9 @@ class BandStatistics:
         low: 2nd percentile, for display.
         high: 98th percentile.
         count: Pixels with data.
+        quantiles: Per band its 5th, 25th, 50th, 75th and 95th percentile; empty in older runs.
+        dtypes: Types the files hold, as numpy names them; empty where a scale tag turns them into
+            something else, and in older runs.
     """
 
     mean: tuple[float, ...]
@@ -209,15 +212,22 @@ class BandStatistics:
     low: tuple[float, ...]
     high: tuple[float, ...]
     count: tuple[int, ...]
+    quantiles: tuple[tuple[float, ...], ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return {field.name: list(getattr(self, field.name)) for field in fields(self)}
+        """Plain values for JSON; what is not known is left out."""
+        values = {field.name: list(getattr(self, field.name)) for field in fields(self)}
+        values["quantiles"] = [list(band) for band in self.quantiles]
+        return {k: v for k, v in values.items() if v or k not in ("quantiles", "dtypes")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> BandStatistics:
         """Inverse of `to_dict`."""
-        fixed: dict[str, Any] = {name: tuple(value) for name, value in values.items()}
+        fixed: dict[str, Any] = {
+            name: tuple(tuple(v) if isinstance(v, list) else v for v in value)
+            for name, value in values.items()
+        }
         return cls(**fixed)
 
 

@@ -210,13 +210,15 @@ def test_a_crs_on_one_raster_only_is_refused(
         scene_from_rasters([OPTICAL], {"optical": optical}, labels=bare, scheme=ClassScheme(("a",)))
 
 
+@pytest.mark.filterwarnings("ignore:scene 'scene'. the transform of")
 def test_without_crs_pixels_are_matched(make_raster: MakeRaster, tmp_path: Path) -> None:
-    elsewhere = from_origin(7, 8, 3, 3)  # means nothing without a CRS
+    elsewhere = from_origin(7, 8, 3, 3)  # is told, and has no effect without a CRS
     rasters = {
         "optical": make_raster(tmp_path / "o.tif", pixels(2, 30, 40), crs=None),
         "sar": make_raster(tmp_path / "s.tif", pixels(1, 15, 20), crs=None, transform=elsewhere),
     }
-    scene = scene_from_rasters([OPTICAL, COARSE], rasters, grid="optical")
+    with pytest.warns(UserWarning, match=r"s\.tif' lies up to .* px off where it is put"):
+        scene = scene_from_rasters([OPTICAL, COARSE], rasters, grid="optical")
     sample = scene.read(Window(4, 2, 10, 8))
     np.testing.assert_array_equal(sample.images["sar"], pixels(1, 15, 20)[:, 2:7, 1:5])
     with pytest.raises(

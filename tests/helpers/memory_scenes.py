@@ -40,6 +40,7 @@ class MemoryScene:
         self.alignment = window_alignment(self.modalities)
         self.has_labels = labels is not None
         self.missing = frozenset(m.name for m in self.modalities) - set(self.images)
+        self.files: dict[str, Any] = {}
         self.image_reads = 0
 
     @property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.pretraining import pretrain, pretrained_weights
+    from terrafuse.api.reporting import SmallMaps, report
     from terrafuse.api.runs import Rasters, Run, evaluate, load, predict, train, validate
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
@@ -49,6 +50,7 @@ else:  # each verb with the libraries that it needs, and no others
             "terrafuse.api.expectations": ("expect_run",),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
+            "terrafuse.api.reporting": ("SmallMaps", "report"),
             "terrafuse.api.runs": (
                 "Rasters",
                 "Run",
@@ -77,6 +79,7 @@ __all__ = [
     "Rasters",
     "Run",
     "ShippedConfig",
+    "SmallMaps",
     "Sweep",
     "copy_configs",
     "data_check",
@@ -96,6 +99,7 @@ __all__ = [
     "predict",
     "pretrain",
     "pretrained_weights",
+    "report",
     "suggested_fixes",
     "sweep",
     "train",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,16 +19,26 @@ from terrafuse.data import (
     open_dataset,
     scene_from_rasters,
 )
-from terrafuse.errors import ConfigError, SceneNotFoundError
+from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
+from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
-from terrafuse.evaluation import scored_classes
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
-from terrafuse.weights import RunInfo, check_same_scheme, write_metrics
+from terrafuse.weights import (
+    RunInfo,
+    check_same_scheme,
+    write_further_metrics,
+    write_metrics,
+)
 
 Rasters = Mapping[str, str | Path | Sequence[str | Path]]
+Conversions = Mapping[str, ValueConversion]
+#: Instead of a split: scenes of all of them, and those of none.
+ANY_SPLIT = "any"
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,17 @@ class Run:
         rasters: Rasters | None = None,
         products: Sequence[str] = DEFAULT_PRODUCTS,
         values: str | None = None,
+        areas: bool = False,
+        convert: Conversions | None = None,
+        trust_values: bool = False,
         windows: WindowSettings | None = None,
         device: str = "auto",
         progress: Progress | None = None,
     ) -> Products:
         """Map a scene.
+
+        Its values are compared with those of the training. Doubts about their scale are warned of
+        and stand in `prediction.json`.
 
         Args:
             out: Folder for the products.
@@ -66,6 +84,9 @@ class Run:
             products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
             values: Pixels of the class map: "code", "index", or None for the codes of the classes
                 where a byte holds them and each class has one, else their indices.
+            areas: Also write the area of each class, `areas.csv`.
+            convert: Modality → how its values become those of the training's scale.
+            trust_values: Map values of another scale as they are.
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
             device: "auto", "cpu", "cuda", "cuda:1" …
@@ -74,21 +95,26 @@ class Run:
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold.
             UnknownNameError: No such product.
-            DataError: The rasters do not suit the model or each other.
+            DataError: The rasters do not suit the model or each other; or values are on another
+                scale than the training's.
             OutputError: `out` cannot be written.
         """
-        opened = self._open(scene, rasters)
+        conversions = self._checked(convert)
+        opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
         predictor = ScenePredictor(
             self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
         try:
+            doubts = self._check_values([opened], conversions, trust_values)
             return predictor.predict(
                 opened,
                 Path(out),
                 scheme=self.info.scheme,
                 products=products,
                 values=values,
+                areas=areas,
+                facts={"converted": _in_words(conversions), "warnings": doubts},
                 progress=progress,
             )
         finally:
@@ -100,54 +126,100 @@ class Run:
         split: str | None = None,
         subsets: bool = False,
         manifest: str | Path | None = None,
+        scenes: Sequence[str] | None = None,
+        convert: Conversions | None = None,
+        trust_values: bool = False,
         windows: WindowSettings | None = None,
         device: str = "auto",
+        on_map: OnMap | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Score the model on a split and write `metrics.json` into the run folder.
 
+        Scenes of another dataset are compared with the training as in `predict`. Their scores, and
+        those of chosen scenes, stand in a file of their own: `metrics_NAME.json`.
+
         Args:
-            split: Name of the split; default: `evaluation.split` of the run.
+            split: Name of the split; default: `evaluation.split` of the run, or any where `scenes`
+                are named.
             subsets: Also score every other subset of modalities.
             manifest: Another dataset than the run's; its classes must be the same.
+            scenes: Ids of the scenes, or patterns of them ("albania_*"); default: all of the split.
+            convert: As in `predict`, for another dataset.
+            trust_values: As in `predict`.
             windows: As in `predict`.
             device: As in `predict`.
+            on_map: Called with each scene, its labels and its class map.
             progress: Called with (windows done, windows in all).
 
         Raises:
-            SceneNotFoundError: The split has no labelled scenes.
+            SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
+            DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
             ConfigError: The dataset has another class scheme than the run.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
-        dataset = self._dataset(path)
+        dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
-        split = split or self.config.evaluation.split
+        split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
-        scenes = [
-            scene
-            for scene in dataset.scenes(split)
-            if scene.has_labels or scene.has_reference(config.reference)
-        ]
-        if not scenes:
-            raise SceneNotFoundError(
-                f"'{path}' has no labelled scenes in split '{split}'; "
-                f"splits are {', '.join(dataset.splits) or 'none'}"
-            )
-        self._tell_rules(scenes)
+        chosen = _labelled(dataset, split, config.reference)
+        if scenes:
+            chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
+        is_own = path.resolve() == self.config.data.manifest.resolve()
+        conversions = self._checked(convert)
+        chosen = [scene.convert_values(conversions) for scene in chosen]
+        self._tell_rules(chosen)
+        doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
         metrics = evaluate_scenes(
             self.segmenter,
-            scenes,
+            chosen,
             self.info.scheme,
             config,
             windows or WindowSettings.of_run(self.config),
             device=device,
             subsets=subsets,
+            on_map=on_map,
             progress=progress,
         )
-        metrics["settings"]["selected_on"] = self._selected_on()
-        write_metrics(self.folder, metrics)
+        metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
+        if is_own and not scenes and not conversions:
+            write_metrics(self.folder, metrics)
+            return metrics
+        metrics["settings"] |= {
+            "manifest": None if is_own else str(path.resolve()),
+            "scenes": list(scenes or ()),
+            "converted": _in_words(conversions),
+        }
+        metrics["warnings"] = doubts
+        write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
         return metrics
+
+    def _check_values(
+        self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
+    ) -> list[str]:
+        """Sentences on values that may be on another scale; also warned of.
+
+        Raises:
+            DataError: They clearly are, and are not trusted.
+        """
+        rules = self.info.rules
+        plain = {  # what is rescaled or encoded has the same range whatever the file holds
+            name: statistics
+            for name, statistics in self.info.statistics.items()
+            if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
+        }
+        doubts = check_values(scenes, plain, conversions, trust=trust)
+        for text in doubts:
+            warnings.warn(text, stacklevel=3)
+        return doubts
+
+    def _checked(self, conversions: Conversions | None) -> Conversions:
+        names = [modality.name for modality in self.info.modalities]
+        for name in conversions or {}:
+            if name not in names:
+                raise ConfigError(unknown_name("modality to convert", name, names))
+        return conversions or {}
 
     def _selected_on(self) -> str | None:
         """Split whose score chose the weights; None where the last ones were kept."""
@@ -162,7 +234,7 @@ class Run:
             path, _, scene_id = scene.rpartition("#")
             if not path or not scene_id:
                 raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
-            return self._dataset(Path(path)).scene(scene_id)
+            return self.dataset(Path(path)).scene(scene_id)
         given = rasters or {}
         opened = scene_from_rasters(
             self.info.modalities,
@@ -173,7 +245,7 @@ class Run:
         _tell_order(opened)
         return opened
 
-    def _dataset(self, path: Path) -> Manifest:
+    def dataset(self, path: Path) -> Manifest:
         """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
         dataset = load_manifest(path).select([m.name for m in self.info.modalities])
         rules = self._rules()
@@ -232,6 +304,59 @@ def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path:
             )
 
 
+def _labelled(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
+    """Scenes of a split with labels.
+
+    Raises:
+        SceneNotFoundError: None.
+    """
+    scenes = [
+        scene
+        for scene in dataset.scenes(None if split == ANY_SPLIT else split)
+        if scene.has_labels or scene.has_reference(reference)
+    ]
+    if not scenes:
+        raise SceneNotFoundError(
+            f"'{dataset.path}' has no labelled scenes in split '{split}'; "
+            f"splits are {', '.join(dataset.splits) or 'none'}"
+        )
+    return scenes
+
+
+def _fitting(scenes: Sequence[Scene], patterns: Sequence[str], where: str) -> list[Scene]:
+    """Scenes whose id fits one of the patterns.
+
+    Raises:
+        SceneNotFoundError: A pattern fits none.
+    """
+    ids = [scene.id for scene in scenes]
+    for pattern in patterns:
+        if not fnmatch.filter(ids, pattern):
+            known = unknown_name(f"labelled scene in {where}", pattern, ids[:20])
+            raise SceneNotFoundError(known + (" …" if len(ids) > 20 else ""))
+    return [s for s in scenes if any(fnmatch.fnmatchcase(s.id, p) for p in patterns)]
+
+
+def results_name(metrics: Mapping[str, Any]) -> str:
+    """What files of these scores have in their name; nothing for the run's own split.
+
+    Args:
+        metrics: What `Run.evaluate` returned.
+    """
+    settings = metrics["settings"]
+    if "manifest" not in settings:
+        return ""
+    path = Path(settings["manifest"] or "")
+    words = [path.parent.name if path.stem == "dataset" else path.stem]
+    words += [] if metrics["split"] == ANY_SPLIT else [metrics["split"]]
+    words += ["scenes"] if settings["scenes"] else []
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", "".join(f"_{word}" for word in words if word))
+
+
+def _in_words(conversions: Conversions) -> dict[str, str]:
+    return {name: str(conversion) for name, conversion in conversions.items()}
+
+
 def _check_same_generator(name: str, trained: str | None, found: str | None, path: Path) -> None:
     if trained is not None and found != trained:
         raise ConfigError(
@@ -248,21 +373,26 @@ def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
     return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
 
 
-def load(run: str | Path, *, merge: bool = False) -> Run:
+def load(
+    run: str | Path, *, merge: bool = False, overrides: Mapping[str, str] | None = None
+) -> Run:
     """A trained model from its run folder.
 
     Args:
         run: The folder.
         merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
             rounding.
+        overrides: Dotted keys → YAML values that replace settings of the run, such as
+            "prediction.overlap".
 
     Raises:
+        ConfigError: No such setting.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
             tuned run are not there, or not the same.
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
-    return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml"))
+    return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml", overrides))
 
 
 def evaluate(
@@ -271,13 +401,19 @@ def evaluate(
     split: str | None = None,
     subsets: bool = False,
     manifest: str | Path | None = None,
+    scenes: Sequence[str] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a trained model on a split: `Run.evaluate`, also of a run folder."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.evaluate(
-        split=split, subsets=subsets, manifest=manifest, device=device, progress=progress
+        split=split,
+        subsets=subsets,
+        manifest=manifest,
+        scenes=scenes,
+        device=device,
+        progress=progress,
     )
 
 

@@ -23,13 +23,18 @@ from terrafuse.cli.options import (
     AsJson,
     BatchSize,
     BlendingName,
+    Convert,
     CropSize,
     Device,
     Overlap,
     PrecisionName,
     RunFile,
     RunFolder,
+    RunSetting,
     Setting,
+    TrustValues,
+    conversions,
+    load_run,
     pairs,
     windows_of,
 )
@@ -206,9 +211,14 @@ def predict(
     batch_size: BatchSize = None,
     precision: PrecisionName = None,
     device: Device = "auto",
+    areas: Annotated[
+        bool, typer.Option("--areas", help="Print the area of each class, and write areas.csv.")
+    ] = False,
+    convert: Convert = None,
+    trust_values: TrustValues = False,
+    settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
-    from terrafuse import api
     from terrafuse.progress import Display
 
     rasters: dict[str, list[str]] = {}
@@ -216,7 +226,7 @@ def predict(
         for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
     with Display() as display:
-        loaded = api.load(run)
+        loaded = load_run(run, settings, ("prediction",))
         windows = windows_of(
             loaded,
             crop_size=crop_size,
@@ -231,12 +241,20 @@ def predict(
             rasters=rasters or None,
             products=[name.strip() for name in products.split(",")],
             values=values,
+            areas=areas,
+            convert=conversions(convert),
+            trust_values=trust_values,
             windows=windows,
             device=device,
             progress=display.stage("mapping"),
         )
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
+    if made.areas_file:
+        from terrafuse.prediction import describe_areas
+
+        _rows("areas", describe_areas(made.areas), as_json=False)
+        typer.echo(f"wrote {made.areas_file}")
 
 
 def _say_values(made: Products) -> str:
@@ -245,6 +263,23 @@ def _say_values(made: Products) -> str:
         return f" (codes of the classes; {values.nodata} = no data)"
     why = f", because a map cannot hold the codes: {values.reason}" if values.reason else ""
     return f" (indices of the classes, 0 to {len(values.values) - 1}{why})"
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.", metavar="RUN…")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: report.html in the first run.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Write the page of a run, or of several: scores, maps over images and labels, curves."""
+    from terrafuse import api
+    from terrafuse.progress import Display
+
+    with Display() as display:
+        path = api.report(runs, out, device=device, progress=display.stage("evaluating"))
+    typer.echo(f"open {path}")
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

@@ -13,11 +13,16 @@ from terrafuse.cli.options import (
     AsJson,
     BatchSize,
     BlendingName,
+    Convert,
     CropSize,
     Device,
     Overlap,
     PrecisionName,
     RunFolder,
+    RunSetting,
+    TrustValues,
+    conversions,
+    load_run,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -31,7 +36,14 @@ def evaluate(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Score every subset of the modalities.")
     ] = False,
-    data: Annotated[Path | None, typer.Option(help="Another dataset.yaml than the run's.")] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
+    ] = None,
+    scenes: Annotated[
+        str | None,
+        typer.Option(help="Only these scenes, of any split.", metavar="ID,PATTERN*,…"),
+    ] = None,
     label_efficiency: Annotated[
         bool,
         typer.Option(
@@ -55,16 +67,29 @@ def evaluate(
     batch_size: BatchSize = None,
     precision: PrecisionName = None,
     device: Device = "auto",
+    convert: Convert = None,
+    trust_values: TrustValues = False,
+    settings: RunSetting = None,
+    page: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html beside the scores.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run on a split; writes metrics.json into the run folder."""
+    """Score a run on a split; writes metrics.json and report.html into the run folder.
+
+    Scores on another manifest, or of chosen scenes, stand in a metrics_….json of their own.
+    """
     windows = {
         "crop_size": crop_size, "overlap": overlap, "blending": blending,
         "batch_size": batch_size, "precision": precision,
     }  # fmt: skip
     if label_efficiency:
         cut = {f"--{name.replace('_', '-')}": value for name, value in windows.items()}
-        _refuse({"--subsets": subsets or None, "--data": data, **cut}, f"without {_EFFICIENCY}")
+        other: dict[str, object] = {
+            "--subsets": subsets or None, "--manifest": manifest, "--scenes": scenes,
+            "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
+        }  # fmt: skip
+        _refuse({**other, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
         return
     given = {"--shares": shares, "--seeds": seeds, "--against": against}
@@ -73,21 +98,29 @@ def evaluate(
     from terrafuse.progress import Display
 
     with Display() as display:
-        loaded = api.load(run)
+        loaded = load_run(run, settings, ("prediction", "evaluation"))
+        maps = api.SmallMaps()
         metrics = loaded.evaluate(
             split=split,
             subsets=subsets,
-            manifest=data,
+            manifest=manifest,
+            scenes=[word.strip() for word in scenes.split(",")] if scenes else None,
+            convert=conversions(convert),
+            trust_values=trust_values,
             windows=windows_of(loaded, **windows),
             device=device,
+            on_map=maps if page else None,
             progress=display.stage("evaluating"),
         )
+        written = api.report(loaded, metrics=metrics, maps=maps, device=device) if page else None
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
     else:
         from terrafuse.cli.tables import print_metrics
 
         print_metrics(metrics)
+    if written:
+        typer.echo(f"open {written}", err=True)
 
 
 def _measure_labels(

@@ -11,6 +11,7 @@ from terrafuse.errors import ConfigError
 
 if TYPE_CHECKING:
     from terrafuse.api import Run
+    from terrafuse.data.value_scale import ValueConversion
     from terrafuse.prediction import WindowSettings
 
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
@@ -45,6 +46,56 @@ BatchSize = Annotated[
 PrecisionName = Annotated[
     str | None, typer.Option(help="32-true, 16-mixed or bf16-mixed; default: 32-true.")
 ]
+
+Convert = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Bring values to the training's scale: FACTOR[,OFFSET], db or linear.",
+        metavar="MODALITY=…",
+    ),
+]
+TrustValues = Annotated[
+    bool,
+    typer.Option("--trust-values", help="Map values of another scale than the training's."),
+]
+RunSetting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", "-s", help="Replace a setting of the run: prediction.overlap=64.",
+        metavar="KEY=VALUE",
+    ),
+]  # fmt: skip
+
+
+def conversions(items: list[str] | None) -> dict[str, ValueConversion]:
+    """MODALITY=FACTOR,OFFSET items by modality.
+
+    Raises:
+        ConfigError: An item of another form.
+    """
+    from terrafuse.data.value_scale import ValueConversion
+
+    given = pairs(items)
+    return {name: ValueConversion.parse(text, f"--convert {name}") for name, text in given.items()}
+
+
+def load_run(folder: Path, settings: list[str] | None, sections: tuple[str, ...]) -> Run:
+    """A trained run, with settings of some sections replaced.
+
+    Raises:
+        ConfigError: A setting that would have no effect any more.
+    """
+    from terrafuse import api
+
+    given = pairs(settings)
+    for key in given:
+        if key.partition(".")[0] not in sections:
+            allowed = " and ".join(f"'{section}.…'" for section in sections)
+            raise ConfigError(
+                f"-s {key}: the run is trained; only {allowed} can be replaced. Train again to "
+                "change the rest"
+            )
+    return api.load(folder, overrides=given)
 
 
 def windows_of(run: Run, **given: Any) -> WindowSettings:

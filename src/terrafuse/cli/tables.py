@@ -10,6 +10,8 @@ from rich.table import Table
 
 from terrafuse.modalities import BandStatistics, Modality
 
+_MOST_SCENES = 20
+
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """One row per mapping; keys are the header."""
@@ -58,6 +60,27 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     for name, row in per_class.items():
         cells = [_percent(row[key]) for key in ("iou", "f1", "recall", "precision")]
         table.add_row(name, *cells, f"{row['pixels']:,}")
+    Console().print(table)
+    _print_scenes(metrics["per_scene"])
+
+
+def _print_scenes(rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row per scene; in large splits those with the lowest scores."""
+    if len(rows) < 2:
+        return
+    ids = list(rows)
+    title = "per scene, in %"
+    if len(ids) > _MOST_SCENES:
+        ids = sorted(ids, key=lambda id: -1 if rows[id]["miou"] is None else rows[id]["miou"])
+        ids = ids[:_MOST_SCENES]
+        title += f": the lowest {_MOST_SCENES} of {len(rows)}; metrics.json has all"
+    table = Table(title=title)
+    for column in ("scene", "mIoU", "OA", "pixels", "unmapped"):
+        table.add_column(column, justify="left" if column == "scene" else "right")
+    for id in ids:
+        row = rows[id]
+        counts = [f"{row[key]:,}" for key in ("pixels", "unmapped")]
+        table.add_row(id, _percent(row["miou"]), _percent(row["oa"]), *counts)
     Console().print(table)
 
 

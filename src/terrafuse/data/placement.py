@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import prod
 
+from affine import Affine
+
 from terrafuse.data.grid import Grid
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import ConfigError, GridMismatchError, unknown_name
 from terrafuse.modalities import MAX_SCALE_TERM, Modality
 from terrafuse.samples import Window
 
+# Transforms of rasters without CRS may differ by this much (a pixel's corner or its centre).
+TRANSFORM_TOLERANCE_PX = 0.6
 # Sizes of rasters that are matched by pixel may differ by this much (rows lost at an edge).
 SIZE_TOLERANCE_PX = 2
 
@@ -168,6 +172,16 @@ def _match_by_pixel(
         )
     if difference:
         warnings.warn(f"{where}: {sizes}; the rest has no data", stacklevel=2)
+    apart = _transforms_apart(file.grid, expected)
+    if apart:
+        warnings.warn(
+            f"{where}: the transform of '{file.path}' lies {apart} where it is put. Rasters "
+            "without CRS are matched by pixel, whatever their transforms say. Give all rasters of "
+            "the scene their CRS (gdal_edit.py -a_srs EPSG:…) and they are placed by them; if the "
+            "pixels do correspond, remove the transforms (gdal_edit.py -unsetgt, or delete the "
+            "world files)",
+            stacklevel=2,
+        )
     return file.moved_to(Grid(None, expected.transform, *own))
 
 
@@ -187,6 +201,25 @@ def _right_scale(own: Grid, reference: Grid, modality: Modality | None) -> str:
         text = f"{now}, these sizes are of 'scale: {float(height):.12g}'"
         return f"{text}; set that in the manifest, give sizes that fit,"
     return f"{now}; give sizes that fit,"
+
+
+def _transforms_apart(own: Grid, expected: Grid) -> str:
+    """Difference of two transforms in pixels of the expected one; "" if it is small, or unknown."""
+    if Affine.identity() in (own.transform, expected.transform):
+        return ""
+    to_expected = ~expected.transform * own.transform
+    corners = ((0, 0), (own.width, 0), (0, own.height), (own.width, own.height))
+    moves = [(x - col, y - row) for col, row in corners for x, y in [to_expected * (col, row)]]
+    if max(max(map(abs, move)) for move in moves) <= TRANSFORM_TOLERANCE_PX:
+        return ""
+    right, down = moves[0]
+    if max(abs(x - right) + abs(y - down) for x, y in moves) > TRANSFORM_TOLERANCE_PX:
+        return f"up to {max(max(map(abs, move)) for move in moves):.4g} px off"
+    words = [(right, "right", "left"), (down, "below", "above")]
+    told = [
+        f"{abs(by):.4g} px {more if by > 0 else less}" for by, more, less in words if abs(by) > 1e-3
+    ]
+    return " and ".join(told) + " of"
 
 
 def _crop(reference: Grid, window: Window | None, where: str) -> Grid:

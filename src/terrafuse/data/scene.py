@@ -29,6 +29,7 @@ from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.stored import plain_path
+from terrafuse.data.value_scale import ValueConversion
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
@@ -115,6 +116,7 @@ class Scene:
             for modality in files.modalities
             if modality.name in placement.files
         }
+        self._conversions: Mapping[str, ValueConversion] = {}
         self._labels: dict[ReferenceName, Labels] = {}
         if "labels" in files.references:
             self._labels["labels"] = self._open_labels("labels", placement.labels)
@@ -168,6 +170,11 @@ class Scene:
     def has_reference(self, name: ReferenceName) -> bool:
         """Whether the scene names such labels to score with."""
         return name in self._files.references
+
+    @property
+    def conversions(self) -> Mapping[str, ValueConversion]:
+        """How values are converted as they are read, per modality (`convert_values`)."""
+        return self._conversions
 
     @property
     def files(self) -> dict[str, tuple[RasterFile, ...]]:
@@ -266,6 +273,12 @@ class Scene:
         scene._labels = self._labels | {"labels": MaskedLabels(self._labels["labels"], area)}
         return scene
 
+    def convert_values(self, conversions: Mapping[str, ValueConversion]) -> Scene:
+        """The scene with values of these modalities converted as they are read."""
+        scene = copy(self)
+        scene._conversions = dict(conversions)
+        return scene
+
     def read_decimated(self, step: int) -> dict[str, NDArray[np.float32]]:
         """The whole scene in small, for people and for comparisons between scenes.
 
@@ -281,7 +294,9 @@ class Scene:
             RasterReadError: Pixels cannot be decoded.
         """
         return {
-            m.name: self._sources[m.name].read_decimated(max(1, round(step / m.scale)))
+            m.name: self._convert(
+                m.name, self._sources[m.name].read_decimated(max(1, round(step / m.scale)))
+            )
             for m in self.modalities
             if m.name in self._sources
         }
@@ -315,9 +330,17 @@ class Scene:
         part = own_window(modality, window)
         source = self._sources.get(modality.name)
         if source is not None:
-            return source.read(part)
+            image, valid = source.read(part)
+            if modality.name in self._conversions:
+                image = self._convert(modality.name, image)
+                valid = np.asarray(~np.isnan(image).all(axis=0))
+            return image, valid
         shape = (len(modality.bands), part.height, part.width)
         return np.full(shape, np.nan, np.float32), np.zeros(shape[1:], bool)
+
+    def _convert(self, name: str, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        conversion = self._conversions.get(name)
+        return image if conversion is None else conversion.apply(image)
 
     def _source(self, modality: Modality, placement: Placement) -> RasterSource:
         ratio = modality.scale_ratio

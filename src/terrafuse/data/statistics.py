@@ -17,7 +17,7 @@ from terrafuse.progress import Progress
 # Percentiles are exact up to this many pixels per band; beyond, they are off by 0.05 % of the
 # pixels (standard error of the 2nd percentile).
 _RESERVOIR = 1 << 16
-_LOW_PERCENT, _HIGH_PERCENT = 2, 98
+_PERCENTS = (2, 98, 5, 25, 50, 75, 95)
 
 
 class _BandAccumulator:
@@ -29,6 +29,7 @@ class _BandAccumulator:
         self.count = np.zeros(bands, np.int64)
         self.mean = np.zeros(bands)
         self.squares = np.zeros(bands)
+        self.dtypes: set[str] = set()
         self.reservoirs = [
             Reservoir(_RESERVOIR, np.random.default_rng((seed, band))) for band in range(bands)
         ]
@@ -41,6 +42,12 @@ class _BandAccumulator:
             if known.size:
                 self._merge(band, known.astype(np.float64))
                 self.reservoirs[band].add(known)
+
+    def note_types(self, scene: Scene) -> None:
+        """Note what its files hold; nothing if a scale tag makes something else of it."""
+        for file in scene.files.get(self.modality.name, ()):
+            plain = set(file.scales) == {1.0} and set(file.offsets) == {0.0}
+            self.dtypes |= set(file.dtypes) if plain else {"scaled"}
 
     def _merge(self, band: int, values: NDArray[np.float64]) -> None:
         # Chan, Golub, LeVeque (1979): squares about each block's own mean, so that a large offset
@@ -68,15 +75,17 @@ class _BandAccumulator:
                     "with data.modalities"
                 )
         percentiles = [
-            np.percentile(reservoir.items.astype(np.float64), [_LOW_PERCENT, _HIGH_PERCENT])
+            np.percentile(reservoir.items.astype(np.float64), _PERCENTS).tolist()
             for reservoir in self.reservoirs
         ]
         return BandStatistics(
             mean=tuple(self.mean.tolist()),
             std=tuple(np.sqrt(self.squares / self.count).tolist()),
-            low=tuple(float(low) for low, _ in percentiles),
-            high=tuple(float(high) for _, high in percentiles),
+            low=tuple(low for low, *_ in percentiles),
+            high=tuple(high for _, high, *_ in percentiles),
             count=tuple(self.count.tolist()),
+            quantiles=tuple(tuple(inner) for _, _, *inner in percentiles),
+            dtypes=() if "scaled" in self.dtypes else tuple(sorted(self.dtypes)),
         )
 
 
@@ -109,6 +118,8 @@ def compute_statistics(
     done = 0
     for scene, own in zip(scenes, windows, strict=True):
         present = [a for a in accumulators if a.modality.name not in scene.missing]
+        for accumulator in present:
+            accumulator.note_types(scene)
         for count, window in enumerate(own if present else (), start=1):
             images = scene.read(window, labels=False).images
             for accumulator in present:

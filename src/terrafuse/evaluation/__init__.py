@@ -3,6 +3,7 @@
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.evaluate import (
+    OnMap,
     check_references,
     evaluate,
     modality_subsets,
@@ -35,6 +36,7 @@ __all__ = [
     "ClassScores",
     "ConfusionMatrix",
     "Judged",
+    "OnMap",
     "ScoreKind",
     "Scores",
     "average_windows",

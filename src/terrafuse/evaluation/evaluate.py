@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
 METRICS_FORMAT = 1
+#: Called with a scene, its labels and its class map, uint8 (H, W) each.
+OnMap = Callable[["Scene", NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def modality_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -83,6 +85,7 @@ def evaluate(
     device: torch.device | str = "auto",
     subsets: bool = False,
     boundary: bool = True,
+    on_map: OnMap | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a segmenter on scenes with labels.
@@ -101,6 +104,7 @@ def evaluate(
         device: Where to compute.
         subsets: Also score every smaller subset of the modalities.
         boundary: Also compare boundaries (costs more than everything else but the model).
+        on_map: Called with each scene, its labels and its class map, of all modalities.
         progress: Called with (windows done, windows in all).
 
     Returns:
@@ -132,6 +136,8 @@ def evaluate(
             matrix = tally.add(labels, class_map)
             if subset == names:
                 per_scene[scene.id] = rule.scene_row(matrix)
+                if on_map:
+                    on_map(scene, labels, class_map)
             count.next_map()
     _check_anything_scored(tallies[names], config)
     settings = {

@@ -1,5 +1,6 @@
 """Map a scene: the lattice of windows, blending of their logits, products on disk."""
 
+from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper
 from terrafuse.prediction.class_values import (
     ClassValues,
@@ -26,10 +27,12 @@ __all__ = [
     "PRODUCTS",
     "Accumulator",
     "Blending",
+    "ClassArea",
     "ClassValues",
     "FinalRows",
     "Lattice",
     "MapWriter",
+    "PixelAreas",
     "Precision",
     "Product",
     "Products",
@@ -39,6 +42,7 @@ __all__ = [
     "WindowSettings",
     "check_windows",
     "choose_values",
+    "describe_areas",
     "describe_device",
     "find_device",
     "find_products",

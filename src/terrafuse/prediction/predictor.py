@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
+from terrafuse.prediction.areas import AreaCount, write_areas
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
@@ -153,6 +155,8 @@ class ScenePredictor:
         products: Sequence[str] = DEFAULT_PRODUCTS,
         without: frozenset[str] | set[str] = frozenset(),
         values: str | None = None,
+        areas: bool = False,
+        facts: Mapping[str, object] | None = None,
         progress: Progress | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which says what they are.
@@ -164,9 +168,12 @@ class ScenePredictor:
             products: Names of `PRODUCTS`.
             without: Modalities to leave out.
             values: Of the class map: "code", "index", or None as `choose_values` has it.
+            areas: Also write the area of each class, `areas.csv`; needs the product "class_map".
+            facts: What else `prediction.json` is to say.
             progress: Called with (windows done, windows in all).
 
         Raises:
+            ConfigError: Areas without a class map.
             UnknownNameError: No such product.
             ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
@@ -175,6 +182,9 @@ class ScenePredictor:
         """
         scheme = self._checked_scheme(scheme or scene.scheme)
         used = self._used_modalities(scene, without)
+        if areas and "class_map" not in products:
+            raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
+        count = AreaCount(scene.grid) if areas else None
         with (
             open_map(Path(out_dir), scene.grid, scheme, find_products(products), values) as writer,
             closing(
@@ -183,9 +193,18 @@ class ScenePredictor:
         ):
             for strip in strips:
                 writer.write(strip)
+                if count is not None:
+                    count.add(strip.layers["class_map"])
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
-            return writer.finish(self._facts(scene, scheme, used))
+            facts = {**self._facts(scene, scheme, used), **(facts or {})}
+            if count is not None:
+                facts["areas_by"] = count.by or None
+            made = writer.finish(facts)
+        if count is None:
+            return made
+        found = tuple(count.result(scheme))
+        return replace(made, areas=found, areas_file=write_areas(Path(out_dir), found))
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
         """Names of the modalities to run on, in the model's order."""

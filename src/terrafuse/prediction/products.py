@@ -24,6 +24,7 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name
+from terrafuse.prediction.areas import ClassArea
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.product_table import Product
@@ -47,11 +48,15 @@ class Products:
         files: Rasters by the name of the product.
         record: `prediction.json`: what they are, and how they were made.
         class_values: Pixel values of the classes in the class map.
+        areas: Of the classes, then of what has no data, if they were asked for.
+        areas_file: `areas.csv`, likewise.
     """
 
     files: Mapping[str, Path]
     record: Path
     class_values: ClassValues
+    areas: tuple[ClassArea, ...] = ()
+    areas_file: Path | None = None
 
     @property
     def class_map(self) -> Path:

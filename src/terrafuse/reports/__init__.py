@@ -10,7 +10,12 @@ from terrafuse.reports.figures import (
     score_bars,
 )
 from terrafuse.reports.html import Report
-from terrafuse.reports.previews import class_map_image, confidence_image, modality_preview
+from terrafuse.reports.previews import (
+    class_map_image,
+    confidence_image,
+    error_image,
+    modality_preview,
+)
 from terrafuse.reports.run import run_report
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 
@@ -25,6 +30,7 @@ __all__ = [
     "contact_sheet",
     "curves_figure",
     "efficiency_figure",
+    "error_image",
     "modality_preview",
     "run_report",
     "sample_panel",

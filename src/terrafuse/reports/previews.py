@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import BandError, LabelError
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.samples import IGNORE_INDEX
 
 Picture = NDArray[np.uint8]
 Image = NDArray[np.floating[Any]]
@@ -22,6 +23,7 @@ MEAN_BRIGHTNESS = 0.38
 #: Of radar composites, whose speckle would be garish in full colour.
 SAR_SATURATION = 0.65
 VOID_COLOR = (228, 228, 224)
+_RIGHT, _WRONG = (150, 150, 146), (200, 40, 40)
 _HATCH = (np.array([198, 198, 194]), np.array([172, 172, 168]))
 _TERRAIN = LinearSegmentedColormap.from_list(
     "terrain", ["#4f7f72", "#86a878", "#c9c78d", "#d8b37c", "#b98d6f", "#c4a592", "#dfd3c8"]
@@ -86,6 +88,15 @@ def class_map_image(indices: NDArray[Any], scheme: ClassScheme) -> Picture:
             f"0 to {scheme.num_classes - 1} and {scheme.ignore_index}"
         )
     picture: Picture = table[indices.astype(np.uint8)]
+    return picture
+
+
+def error_image(labels: NDArray[Any], indices: NDArray[Any]) -> Picture:
+    """Where a class map (H, W) differs from the labels: red; equal: grey; no label: pale grey."""
+    picture = np.full((*labels.shape, 3), VOID_COLOR, np.uint8)
+    judged = labels != IGNORE_INDEX
+    picture[judged & (labels == indices)] = _RIGHT
+    picture[judged & (labels != indices)] = _WRONG
     return picture
 
 

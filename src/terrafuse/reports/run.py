@@ -20,6 +20,8 @@ from terrafuse.reports.html import Cell, Report
 from terrafuse.version import VERSION
 
 Metrics = Mapping[str, Any]
+#: Scenes with a row of their own.
+MOST_ROWS = 30
 Curves = Path | Sequence[Mapping[str, Any]]
 
 
@@ -61,6 +63,7 @@ def run_report(
         report.add_text(note, style="note")
     _add_scenes(report, scenes, scheme)
     if metrics:
+        _add_per_scene(report, metrics)
         _add_classes(report, metrics)
         _add_subsets(report, metrics)
         _add_confusion(report, metrics, scheme)
@@ -169,9 +172,28 @@ def _add_scenes(report: Report, scenes: Sequence[Mapping[str, Any]], scheme: Cla
     for scene in scenes:
         images = dict(scene["images"])
         report.add_heading(str(scene["name"]), level=3)
-        over = [title for title in ("truth", "map") if title in images]
+        over = [title for title in images if title == "truth"]
+        over += [title for title in images if title == "map" or title.startswith("map of ")]
         pair = (next(iter(images)), over[-1]) if over and len(images) > 1 else None
         report.add_gallery(images, compare=pair)
+
+
+def _add_per_scene(report: Report, metrics: Mapping[str, Metrics]) -> None:
+    """A row per scene; in large splits those with the lowest scores."""
+    per_scene = {run: m.get("per_scene", {}) for run, m in metrics.items()}
+    rows = next(iter(per_scene.values()))
+    if len(rows) < 2:
+        return
+    report.add_heading("Scenes")
+    ids = sorted(rows, key=lambda id: -1 if rows[id]["miou"] is None else rows[id]["miou"])
+    caption = "mIoU of each scene by itself, lowest first."
+    if len(ids) > MOST_ROWS:
+        caption += f" The lowest {MOST_ROWS} of {len(ids)}; metrics.json has all."
+    shown: list[list[Cell]] = [
+        [id, *((own.get(id) or {}).get("miou") for own in per_scene.values()), rows[id]["pixels"]]
+        for id in ids[:MOST_ROWS]
+    ]
+    report.add_table(shown, ["scene", *per_scene, "pixels"], caption=caption)
 
 
 def _add_classes(report: Report, metrics: Mapping[str, Metrics]) -> None:

@@ -22,6 +22,7 @@ from terrafuse.weights.saved_model import (
     read_run_info,
     read_state,
     save_model,
+    write_further_metrics,
     write_metrics,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "rename",
     "save_model",
     "without_pretrained",
+    "write_further_metrics",
     "write_metrics",
     "write_tensors",
 ]

@@ -160,6 +160,17 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
         _write_json(description, replace(info, scores=scores).to_dict())
 
 
+def write_further_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
+    """Write scores that are not those of the run's own split beside `metrics.json`.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
+    """
+    with written_whole(path) as (partial,):
+        _write_json(partial, metrics)
+    return path
+
+
 def read_run_info(folder: str | Path) -> RunInfo:
     """What the model in a run folder is.
 

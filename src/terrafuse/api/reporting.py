@@ -1,0 +1,201 @@
+"""Verb `report`: the page of a run, or of several runs side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.api.runs import Run, load, results_name
+from terrafuse.data import Manifest, Scene
+from terrafuse.data.value_scale import ValueConversion
+from terrafuse.errors import ConfigError
+from terrafuse.prediction import ScenePredictor, WindowSettings
+from terrafuse.progress import Progress
+from terrafuse.reports import class_map_image, error_image, modality_preview, run_report
+from terrafuse.samples import IGNORE_INDEX
+from terrafuse.weights import METRICS_JSON
+
+REPORT = "report"
+#: Scenes shown: from the lowest to the highest score.
+MOST_SCENES = 6
+# Longer side of the pictures, and bytes of maps that are kept while scoring.
+_SIDE = 1024
+_KEPT_BYTES = 64 << 20
+
+Metrics = Mapping[str, Any]
+
+
+class SmallMaps:
+    """Maps made while scoring, in small, for the page: `on_map` of `Run.evaluate`."""
+
+    def __init__(self) -> None:
+        self._maps: dict[str, NDArray[np.uint8]] = {}
+        self._bytes = 0
+
+    def __call__(
+        self, scene: Scene, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]
+    ) -> None:
+        """Keep a map, as long as there is room."""
+        del labels
+        step = _step(scene)
+        small = class_map[step // 2 :: step, step // 2 :: step].copy()
+        if self._bytes + small.nbytes <= _KEPT_BYTES:
+            self._maps[scene.id] = small
+            self._bytes += small.nbytes
+
+    def get(self, scene: Scene) -> NDArray[np.uint8] | None:
+        """The map of a scene, if it was kept."""
+        return self._maps.get(scene.id)
+
+
+def report(
+    runs: Sequence[str | Path | Run] | str | Path | Run,
+    out: str | Path | None = None,
+    *,
+    metrics: Metrics | None = None,
+    maps: SmallMaps | None = None,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> Path:
+    """Write the page of a run: scores, maps over images and labels, confusion, curves.
+
+    Args:
+        runs: A run or its folder, or several that were scored on the same classes.
+        out: The HTML file; default: `report.html` in the folder of the first run.
+        metrics: Scores of the first run; default: its `metrics.json`, or those of an evaluation
+            made now.
+        maps: Kept while they were made; scenes without are mapped again.
+        device: As in `predict`.
+        progress: Called with (windows done, windows in all) of each evaluation made now.
+
+    Returns:
+        The file.
+
+    Raises:
+        ConfigError: Runs of other classes.
+        DataError: The scenes cannot be read any more.
+        OutputError: The file cannot be written.
+    """
+    given = [runs] if isinstance(runs, str | Path | Run) else list(runs)
+    opened = [run if isinstance(run, Run) else load(run) for run in given]
+    first = opened[0]
+    for run in opened[1:]:
+        if run.info.scheme.names != first.info.scheme.names:
+            raise ConfigError(
+                f"'{run.folder}' has the classes {', '.join(run.info.scheme.names)}, "
+                f"'{first.folder}' has {', '.join(first.info.scheme.names)}; give runs of the same"
+            )
+    titles = _titles(opened)
+    kept = {title: SmallMaps() for title in titles}
+    scores = {}
+    for title, run in zip(titles, opened, strict=True):
+        if run is first and metrics is not None:
+            scores[title], kept[title] = metrics, maps or kept[title]
+        else:
+            scores[title] = _scores(run, kept[title], device, progress)
+    path = Path(out) if out else first.folder / f"{REPORT}{results_name(scores[titles[0]])}.html"
+    return run_report(
+        path,
+        title=f"terrafuse: {', '.join(titles)}",
+        scenes=_pictures(dict(zip(titles, opened, strict=True)), scores, kept, device),
+        metrics=scores,
+        curves={t: run.folder / "log.csv" for t, run in zip(titles, opened, strict=True)},
+        scheme=first.info.scheme,
+        notes=scores[titles[0]].get("warnings", ()),
+    )
+
+
+def _titles(runs: Sequence[Run]) -> list[str]:
+    """Names of the folders; whole paths where two are alike."""
+    names = [run.folder.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.folder) for run in runs]
+
+
+def _scores(run: Run, kept: SmallMaps, device: str, progress: Progress | None) -> Metrics:
+    path = run.folder / METRICS_JSON
+    if path.exists():
+        found: Metrics = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    return run.evaluate(device=device, on_map=kept, progress=progress)
+
+
+def _pictures(
+    runs: Mapping[str, Run],
+    scores: Mapping[str, Metrics],
+    kept: Mapping[str, SmallMaps],
+    device: str,
+) -> list[dict[str, Any]]:
+    """Images, labels, maps and errors of some scenes."""
+    title, first = next(iter(runs.items()))
+    metrics = scores[title]
+    settings = metrics["settings"]
+    manifest = Path(settings.get("manifest") or first.config.data.manifest)
+    conversions = {
+        name: ValueConversion.parse(text) for name, text in settings.get("converted", {}).items()
+    }
+    rows = metrics["per_scene"]
+    datasets = {t: run.dataset(manifest) for t, run in runs.items()}
+    shown = []
+    for id in _choose(rows):
+        scene = _open(datasets[title], id, conversions)
+        labels = scene.read_labels_decimated(_step(scene)) if scene.has_labels else None
+        images = _previews(first, scene)
+        if labels is not None:
+            images["truth"] = class_map_image(labels, first.info.scheme)
+        for name, run in runs.items():
+            own = scene if run is first else _open(datasets[name], id, conversions)
+            indices = _map(run, own, kept[name], device)
+            images["map" if len(runs) == 1 else f"map of {name}"] = class_map_image(
+                indices, first.info.scheme
+            )
+            if labels is not None and len(runs) == 1:
+                images["errors"] = error_image(labels, indices)
+        scene.close()
+        miou = rows[id]["miou"]
+        score = "" if miou is None else f", mIoU {100 * miou:.1f} %"
+        shown.append({"name": f"scene '{id}'{score}", "images": images})
+    return shown
+
+
+def _open(dataset: Manifest, id: str, conversions: Mapping[str, ValueConversion]) -> Scene:
+    return dataset.scene(id).convert_values(conversions)
+
+
+def _choose(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Ids from the lowest to the highest score, at equal distances in their order."""
+    known = sorted(
+        (id for id, row in rows.items() if row["miou"] is not None), key=lambda id: rows[id]["miou"]
+    )
+    ids = known or list(rows)
+    places = np.linspace(0, len(ids) - 1, min(MOST_SCENES, len(ids))).round().astype(int)
+    return [ids[place] for place in places]
+
+
+def _step(scene: Scene) -> int:
+    return max(1, ceil(max(scene.grid.height, scene.grid.width) / _SIDE))
+
+
+def _previews(run: Run, scene: Scene) -> dict[str, NDArray[np.uint8]]:
+    images = scene.read_decimated(_step(scene))
+    return {
+        m.name: modality_preview(images[m.name], m, run.info.statistics[m.name])
+        for m in scene.modalities
+        if m.name in images
+    }
+
+
+def _map(run: Run, scene: Scene, kept: SmallMaps, device: str) -> NDArray[np.uint8]:
+    found = kept.get(scene)
+    if found is None:
+        windows = WindowSettings.of_run(run.config)
+        predictor = ScenePredictor(run.segmenter, windows, device=device)
+        kept(scene, np.full((1, 1), IGNORE_INDEX, np.uint8), predictor.class_map(scene))
+        found = kept.get(scene)
+    assert found is not None  # a handful of scenes fits
+    return found

@@ -1,0 +1,242 @@
+"""Areas of the classes of a map: hectares on the ground, also where degrees are the unit."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.warp import transform as warp_points
+
+from terrafuse.classes import ClassScheme
+from terrafuse.samples import IGNORE_INDEX
+from terrafuse.writing import written_whole
+
+if TYPE_CHECKING:
+    from terrafuse.data.grid import Grid
+
+AREAS_CSV = "areas.csv"
+Float = NDArray[np.float64]
+
+# WGS 84. The ellipsoids of other geographic CRSs in use differ by less than 1e-4 in area.
+_SEMI_MAJOR_M = 6_378_137.0
+_FLATTENING = 1 / 298.257_223_563
+_DEGREES = "EPSG:4326"
+# Cells of a coarse lattice on which a projected CRS is compared with the ellipsoid.
+_CELLS = 32
+# UTM is within 0.2 % of the ground in its zone; Web Mercator is not.
+_TRUE_WITHIN = 0.005
+_M2_PER_HA = 10_000.0
+
+
+@dataclass(frozen=True)
+class ClassArea:
+    """A class of a map.
+
+    Args:
+        name: Of the class; "no data" for the rest of the scene.
+        pixels: How many.
+        hectares: On the ground; None without CRS.
+        percent: Of the area that has a class; None for "no data", and for a map without any.
+    """
+
+    name: str
+    pixels: int
+    hectares: float | None
+    percent: float | None
+
+
+class AreaCount:
+    """Adds up the area of each class from strips of a map.
+
+    Args:
+        grid: Of the map.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._area = PixelAreas.of(grid)
+        self._row = 0
+        self._pixels = np.zeros(256, np.int64)
+        self._m2 = np.zeros(256)
+
+    @property
+    def by(self) -> str:
+        """How pixels are measured: "ellipsoid", "map plane", or "" without CRS."""
+        return self._area.by
+
+    def add(self, rows: NDArray[np.uint8]) -> None:
+        """The next rows of class indices (h, W); 255 = no data."""
+        self._pixels += np.bincount(rows.ravel(), minlength=256)
+        areas = self._area.of_rows(self._row, rows.shape)
+        self._m2 += np.bincount(rows.ravel(), weights=areas.ravel(), minlength=256)
+        self._row += len(rows)
+
+    def result(self, scheme: ClassScheme) -> list[ClassArea]:
+        """A row per class, then "no data"."""
+        # Without CRS every pixel counts alike.
+        weights = self._m2 if self.by else self._pixels.astype(np.float64)
+        mapped = float(weights[: scheme.num_classes].sum())
+        rows = [
+            ClassArea(
+                name,
+                int(self._pixels[index]),
+                self._hectares(index),
+                100 * float(weights[index]) / mapped if mapped else None,
+            )
+            for index, name in enumerate(scheme.names)
+        ]
+        rest = ClassArea(
+            "no data", int(self._pixels[IGNORE_INDEX]), self._hectares(IGNORE_INDEX), None
+        )
+        return [*rows, rest]
+
+    def _hectares(self, index: int) -> float | None:
+        return float(self._m2[index]) / _M2_PER_HA if self.by else None
+
+
+@dataclass(frozen=True)
+class PixelAreas:
+    """Area of each pixel of a grid in m².
+
+    A geographic grid is measured on the ellipsoid. So is a projected one whose plane is more than
+    0.5 % off the ground somewhere (Web Mercator); UTM and national grids keep the area of their
+    plane, as every other tool counts it.
+
+    Args:
+        by: "ellipsoid", "map plane", or "" without CRS.
+        plane_m2: Of every pixel, in the plane of the CRS.
+        rows: Rows (n,) between which areas are interpolated.
+        cols: Columns (m,).
+        lattice_m2: Area of a pixel there (n, m).
+    """
+
+    by: str
+    plane_m2: float = 1.0
+    rows: Float | None = None
+    cols: Float | None = None
+    lattice_m2: Float | None = None
+
+    @classmethod
+    def of(cls, grid: Grid) -> PixelAreas:
+        """Of a grid."""
+        if grid.crs is None:
+            return cls("")
+        plane = None
+        if not grid.crs.is_geographic:
+            try:
+                unit_m = float(grid.crs.linear_units_factor[1])
+            except Exception:  # a CRS without linear units
+                return cls("")
+            plane = abs(grid.transform.determinant) * unit_m**2
+        try:
+            measured = _measure(grid)
+        except (RasterioError, CPLE_BaseError, ValueError):  # another planet
+            measured = None
+        if measured is None or not np.isfinite(measured[2]).all():
+            return cls("") if plane is None else cls("map plane", plane)
+        rows, cols, areas = measured
+        if plane is not None and np.abs(areas / plane - 1).max() <= _TRUE_WITHIN:
+            return cls("map plane", plane)
+        return cls("ellipsoid", 0.0, rows, cols, areas)
+
+    def of_rows(self, row: int, shape: tuple[int, int]) -> Float:
+        """Area of each pixel of some rows (h, W), from `row` on."""
+        if self.lattice_m2 is None or self.rows is None or self.cols is None:
+            return np.full(shape, self.plane_m2)
+        at_row = np.arange(row, row + shape[0]) + 0.5
+        at_col = np.arange(shape[1]) + 0.5
+        by_row = np.stack([np.interp(at_row, self.rows, c) for c in self.lattice_m2.T], axis=1)
+        return np.stack([np.interp(at_col, self.cols, r) for r in by_row])
+
+
+def _measure(grid: Grid) -> tuple[Float, Float, Float]:
+    """Area of the pixels of a lattice, from their four corners on the ellipsoid.
+
+    Degrees shrink along every meridian, so that a geographic grid is measured in every row.
+    """
+    assert grid.crs is not None
+    cells = grid.height if grid.crs.is_geographic else _CELLS
+    rows, cols = _lattice(grid.height, cells), _lattice(grid.width, _CELLS)
+    corners = []
+    for d_row, d_col in ((0, 0), (0, 1), (1, 1), (1, 0)):
+        col, row = np.meshgrid(cols + d_col, rows + d_row)
+        corners.append(_to_degrees(grid.crs, grid.transform, col, row))
+    lon, lat = (np.stack(values) for values in zip(*corners, strict=True))
+    # A pixel may lie across the antimeridian.
+    lon = (lon - lon[0] + 180) % 360 - 180
+    east, north = _equal_area(lon, lat)
+    north = north - north[0]
+    following = [1, 2, 3, 0]
+    areas = np.abs((east * north[following] - east[following] * north).sum(axis=0)) / 2
+    return rows + 0.5, cols + 0.5, areas
+
+
+def _lattice(size: int, cells: int) -> Float:
+    lattice: Float = np.unique(np.linspace(0, size - 1, min(size, cells + 1)).round())
+    return lattice
+
+
+def _to_degrees(crs: CRS, transform: Affine, col: Float, row: Float) -> tuple[Float, Float]:
+    t = transform
+    x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+    if crs == CRS.from_string(_DEGREES):
+        return x, np.clip(y, -90, 90)
+    lon, lat = warp_points(crs, _DEGREES, x.ravel(), y.ravel())
+    return np.reshape(lon, x.shape), np.reshape(lat, x.shape)
+
+
+def _equal_area(lon: Float, lat: Float) -> tuple[Float, Float]:
+    """Degrees → metres of the ellipsoid's cylindrical equal-area projection.
+
+    Reference:
+        Snyder (1987), Map Projections: A Working Manual, equations 3-12 and 10-14 and 10-15 with
+        the standard parallel at the equator. Meridians and parallels are straight in it.
+    """
+    e2 = _FLATTENING * (2 - _FLATTENING)
+    e = np.sqrt(e2)
+    sine = np.sin(np.radians(lat))
+    q = (1 - e2) * (sine / (1 - e2 * sine**2) + np.arctanh(e * sine) / e)
+    return np.radians(lon) * _SEMI_MAJOR_M, _SEMI_MAJOR_M * q / 2
+
+
+def write_areas(folder: Path, areas: Sequence[ClassArea]) -> Path:
+    """Write `areas.csv`.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    path = folder / AREAS_CSV
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["class", "pixels", "hectares", "percent"])
+    for area in areas:
+        rows.writerow([area.name, area.pixels, _number(area.hectares, 4), _number(area.percent, 3)])
+    with written_whole(path) as (partial,):
+        partial.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def describe_areas(areas: Sequence[ClassArea]) -> list[Mapping[str, Any]]:
+    """A row per class, to be printed."""
+    return [
+        {
+            "class": area.name,
+            "pixels": f"{area.pixels:,}",
+            "hectares": "–" if area.hectares is None else f"{area.hectares:,.2f}",
+            "%": "–" if area.percent is None else f"{area.percent:.1f}",
+        }
+        for area in areas
+    ]
