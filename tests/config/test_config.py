@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from terrafuse.config import RunConfig, load_run_config
@@ -124,3 +126,28 @@ def test_weights_beside_the_settings_are_found(write, tmp_path, given, expected)
     (tmp_path / "sam.pth").write_bytes(b"")
     text = f"data: {{manifest: d.yaml}}\nmethod: {{name: late_fusion, weights: {given}}}\n"
     assert load_run_config(write(text)).method.options["weights"] == place(expected)
+
+
+def test_keys_by_their_old_names_are_taken_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = (
+        "data: {manifest: a.yaml}\nmethod: {name: single, backbone_options: {taps: [1], depth: 2}}"
+    )
+    path.write_text(text)
+    with pytest.warns(
+        UserWarning, match=r"run.yaml: 'method.backbone_options.taps' is called"
+    ):
+        config = load_run_config(path)
+    assert config.method.options["backbone_options"] == {"out_indices": [1], "depth": 2}
+    path.write_text(text.replace("taps", "out_indices"))  # what the warning says
+    assert load_run_config(path) == config
+    (tmp_path / "config.yaml").write_text(text)  # a run folder's
+    assert load_run_config(tmp_path / "config.yaml").method == config.method
+
+
+def test_a_key_by_both_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    options = "{taps: [1], out_indices: [1]}"
+    path.write_text(f"data: {{manifest: a.yaml}}\nmethod: {{name: a, backbone_options: {options}}}")
+    with pytest.raises(ConfigError, match=r"holds 'taps' and 'out_indices'.*delete 'taps'"):
+        load_run_config(path)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import (
     Manifest,
     ReadingRules,
@@ -207,7 +208,7 @@ def load(run: str | Path, *, merge: bool = False) -> Run:
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
-    return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml"))
+    return Run(folder, segmenter.eval(), info, load_run_config(folder / STORED_CONFIG))
 
 
 def evaluate(

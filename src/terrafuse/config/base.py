@@ -15,6 +15,9 @@ from terrafuse.errors import ConfigError, unknown_name
 
 _S = TypeVar("_S", bound=BaseModel)
 
+#: The file in which a run folder keeps its settings, as terrafuse wrote them.
+STORED_CONFIG = "config.yaml"
+
 #: Within `backbone_options`: keys by the names that they had → the names that they have.
 _RENAMED = {"taps": "out_indices"}
 
@@ -66,7 +69,7 @@ def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[st
 def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
     """`values` as `model`, with every fault in one readable message.
 
-    Keys by names that they had before are taken with a warning.
+    Keys by names that they had before are taken, with a warning unless the file is a run folder's.
 
     Args:
         model: The settings class.
@@ -76,8 +79,9 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
     Raises:
         ConfigError: Lists each faulty key, the value received and what is allowed.
     """
+    told = None if Path(where).name == STORED_CONFIG else where  # nobody is to edit that one
     try:
-        return model.model_validate(with_present_names(values, where))
+        return model.model_validate(with_present_names(values, told))
     except ValidationError as error:
         lines = [_explain(model, dict(item)) for item in error.errors()]
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
