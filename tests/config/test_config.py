@@ -134,9 +134,7 @@ def test_keys_by_their_old_names_are_taken_with_a_warning(tmp_path: Path) -> Non
         "data: {manifest: a.yaml}\nmethod: {name: single, backbone_options: {taps: [1], depth: 2}}"
     )
     path.write_text(text)
-    with pytest.warns(
-        UserWarning, match=r"run.yaml: 'method.backbone_options.taps' is called"
-    ):
+    with pytest.warns(UserWarning, match=r"run.yaml: 'method.backbone_options.taps' is called"):
         config = load_run_config(path)
     assert config.method.options["backbone_options"] == {"out_indices": [1], "depth": 2}
     path.write_text(text.replace("taps", "out_indices"))  # what the warning says

@@ -10,12 +10,6 @@ from terrafuse.evaluation.evaluate import (
     scored_classes,
 )
 from terrafuse.evaluation.intervals import half_interval
-from terrafuse.evaluation.published import (
-    average_windows,
-    resize_bytes,
-    sum_exponentials,
-    sum_probabilities,
-)
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -37,7 +31,6 @@ __all__ = [
     "Judged",
     "ScoreKind",
     "Scores",
-    "average_windows",
     "cheap_scores",
     "check_references",
     "evaluate",
@@ -45,12 +38,9 @@ __all__ = [
     "headline_first",
     "modality_subsets",
     "read_reference_labels",
-    "resize_bytes",
     "score",
     "score_classes",
     "score_values",
     "scored_classes",
     "subset_report",
-    "sum_exponentials",
-    "sum_probabilities",
 ]
