@@ -14,7 +14,7 @@ import yaml
 import terrafuse
 
 ROOT = Path(__file__).parents[1]
-_BINARY = {".png", ".safetensors"}
+_BINARY = {".png", ".tif", ".safetensors", ".ckpt", ".pt"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
