@@ -91,6 +91,10 @@ class MissingDependencyError(TerrafuseError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class PluginError(TerrafuseError, ImportError):
+    """Code from outside the package cannot be imported, or is not what it is named for."""
+
+
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Message for a name that does not exist, with the nearest one that does.
 

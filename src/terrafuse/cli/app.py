@@ -83,23 +83,23 @@ def demo(
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
-    """List the methods that run.yaml can name."""
-    from terrafuse.describe.catalogue import read_catalogue
+    """List the methods that run.yaml can name, with those of installed plug-ins."""
+    from terrafuse.describe.catalogue import list_names
 
-    _rows("methods", read_catalogue()["methods"], as_json)
+    _rows("methods", list_names("method"), as_json)
 
 
 @app.command()
 def backbones(as_json: AsJson = False) -> None:
-    """List the backbones that a method can stand on."""
-    from terrafuse.describe.catalogue import read_catalogue
+    """List the backbones that a method can stand on, with those of installed plug-ins."""
+    from terrafuse.describe.catalogue import list_names
 
-    _rows("backbones", read_catalogue()["backbones"], as_json)
+    _rows("backbones", list_names("backbone"), as_json)
 
 
 @app.command()
 def layouts(as_json: AsJson = False) -> None:
-    """List the folder layouts that `data describe` recognises."""
+    """List the folder layouts that `data describe` knows, with those of installed plug-ins."""
     from terrafuse.layouts import list_layouts
 
     _rows("layouts", [asdict(layout) for layout in list_layouts()], as_json)

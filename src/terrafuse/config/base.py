@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.plugins import look_beside
 
 _S = TypeVar("_S", bound=BaseModel)
 
@@ -64,6 +65,17 @@ def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[st
     for key, value in (overrides or {}).items():
         _set_dotted(values, key, parse_value(value))
     return values
+
+
+def find_code_beside(path: Path, values: Any, overrides: Mapping[str, str] | None = None) -> None:
+    """Let modules that a settings file names be found beside it; nothing is imported.
+
+    Not so of a run folder's own file: what came with a run folder is not run. Modules named on the
+    command line may be in the working directory, too.
+    """
+    if path.name != STORED_CONFIG:
+        look_beside(values, path.parent)
+    look_beside([parse_value(value) for value in (overrides or {}).values()], Path.cwd())
 
 
 def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:

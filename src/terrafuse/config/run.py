@@ -13,7 +13,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+from terrafuse.config.base import (
+    NamedOptions,
+    Settings,
+    find_code_beside,
+    parse_settings,
+    read_yaml,
+)
 
 
 class AugmentConfig(Settings):
@@ -323,7 +329,7 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
 
     Args:
         path: The file. `data.manifest` is resolved relative to it, and so is `method.weights` where
-            such a file lies beside it.
+            such a file lies beside it; modules that it names may lie there, too.
         overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
             among them is relative to the working directory.
 
@@ -333,6 +339,8 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     """
     path = Path(path)
     config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))
+    names = [config.method.model_dump(), [loss.name for loss in config.training.losses]]
+    find_code_beside(path, names, overrides)
     data = config.data.beside(path.parent, overrides)
     method = config.method.model_copy(update=_found_weights(config.method, path.parent))
     return config.model_copy(update={"data": data, "method": method})
