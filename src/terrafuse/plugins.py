@@ -224,7 +224,8 @@ def _take(what: str, name: str, module: str, attribute: str) -> Any:
     try:
         return reduce(getattr, attribute.split("."), loaded)
     except AttributeError:
-        known = [n for n in vars(loaded) if not n.startswith("_")]
+        own = [n for n, v in vars(loaded).items() if getattr(v, "__module__", "") == module]
+        known = [n for n in own or vars(loaded) if not n.startswith("_")]
         told = unknown_name(f"name in {_file_of(loaded)}", attribute, known)
         raise PluginError(f"{what} is not there: {told}") from None
 
