@@ -161,6 +161,25 @@ def origins_in(values: Any) -> dict[str, dict[str, str]]:
     return {name: asdict(_origins[name]) for name in names}
 
 
+def folder_of(origin: Mapping[str, str]) -> Path | None:
+    """The folder in which Python would find the module of something from outside."""
+    if not origin["file"]:
+        return None
+    file = Path(origin["file"])
+    return file.parents[origin["module"].count(".") + (file.name == "__init__.py")]
+
+
+def folders_to_add(stored: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Folders of modules that lie beside a settings file, where Python does not look.
+
+    Args:
+        stored: What `origins_in` said.
+    """
+    found = [folder_of(origin) for origin in stored.values() if not origin["distribution"]]
+    searched = {Path(place or ".").resolve() for place in sys.path}
+    return list(dict.fromkeys(str(f) for f in found if f is not None and f not in searched))
+
+
 def say_what_changed(stored: Mapping[str, Mapping[str, str]], where: str) -> None:
     """Warn about code that is not as it was when a run was trained.
 
@@ -313,7 +332,7 @@ def _fault(error: BaseException) -> str:
 def _described(value: Any) -> str:
     if inspect.isclass(value):
         return f"the class {value.__name__}"
-    return f"a {type(value).__name__}"
+    return f"an object of type {type(value).__name__}"
 
 
 def _file_of(module: ModuleType) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
@@ -47,6 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(configs_app, name="configs")
+app.command("check-method")(check_method)
 app.command()(generate)
 app.command()(pretrain)
 app.command()(sweep)
@@ -166,7 +168,7 @@ def train(
     from terrafuse import api
 
     folder = api.train(config, out, overrides=pairs(settings), resume=resume)
-    typer.echo(f"trained {folder}; next: terrafuse evaluate {folder}")
+    typer.echo(f"trained {folder}; next: {_needs_path(folder)}terrafuse evaluate {folder}")
 
 
 app.command()(evaluate)
@@ -225,6 +227,15 @@ def predict(
         )
     for file in made.files.values():
         typer.echo(f"wrote {file}")
+
+
+def _needs_path(run: Path) -> str:
+    """What a verb on a run folder needs before it, where Python does not find the run's code."""
+    from terrafuse.plugins import folders_to_add
+    from terrafuse.weights import read_run_info
+
+    folders = folders_to_add(read_run_info(run).code)
+    return f"PYTHONPATH={':'.join(folders)} " if folders else ""
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

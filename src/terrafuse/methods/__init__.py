@@ -37,7 +37,7 @@ from terrafuse.methods.sslvit import SSLViT
 from terrafuse.methods.upseg import UPSeg
 from terrafuse.methods.vsgnet import VSGNet
 from terrafuse.modalities import BandStatistics, Modality
-from terrafuse.plugins import find, origins_in, say_what_changed
+from terrafuse.plugins import find, folder_of, origins_in, say_what_changed
 from terrafuse.segmenter import Segmenter
 from terrafuse.tuning import merge_tuning
 from terrafuse.weights import (
@@ -198,17 +198,16 @@ def _build_again(info: RunInfo, run_folder: str | Path) -> Segmenter:
 
 def _missing_code(info: RunInfo, run_folder: str | Path, error: Exception) -> str:
     lines = [
-        f"'{run_folder}' needs code from outside terrafuse that does not come with it: {error}"
+        f"'{run_folder}' needs code from outside terrafuse, which no run folder brings: {error}"
     ]
     for name, origin in info.code.items():
+        folder = folder_of(origin)
         if origin["distribution"]:
             lines.append(f"'{name}' was of {origin['distribution']}; install that")
-        elif origin["file"]:
-            depth = origin["module"].count(".") + (Path(origin["file"]).name == "__init__.py")
-            folder = Path(origin["file"]).parents[depth]
+        elif folder is not None:
             lines.append(
                 f"'{name}' was in '{origin['file']}'. If that is code you trust, set "
-                f"PYTHONPATH={folder} (or to where it lies now)"
+                f"PYTHONPATH={folder} (or the folder in which it lies now)"
             )
     return ". ".join(line.rstrip(".") for line in lines)
 
