@@ -79,7 +79,7 @@ def label_efficiency(
         split: Where to score; default: `evaluation.split` of the run.
         device: Where to score, as in `Run.predict`. Training takes the run's accelerator, and one
             device of it.
-        progress: Show a progress bar where stderr is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
         say: Called with a line about each training.
 
     Returns:

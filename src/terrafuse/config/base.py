@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +33,9 @@ class NamedOptions(BaseModel):
     """A thing known by name; every further key is an option of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    #: Options that users look for in other sections.
+    options_elsewhere: ClassVar[frozenset[str]] = frozenset()
 
     name: str
 
@@ -134,12 +137,39 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         parent = ".".join(location[:-1])
+        places = places_of(model, location[-1])
+        if places:
+            where = f"of {parent}" if parent else "at the top of the file"
+            return f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
         kind = f"key in '{parent}'" if parent else "key"
         return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
     if item["type"] == "missing":
         return f"'{key}' is missing"
     message = re.sub(r"^Value error, ", "", item["msg"])
     return f"'{key}' is {item['input']!r}: {message}" if key else message
+
+
+def places_of(model: type[BaseModel], key: str) -> list[str]:
+    """Every place at which settings have a key, as dotted paths; options of things by name too.
+
+    Args:
+        model: The settings.
+        key: Its name; of a list of settings the place is `losses[].weight`.
+    """
+    return list(dict.fromkeys(_walk(model, key, "")))
+
+
+def _walk(model: type[BaseModel], key: str, path: str) -> Iterator[str]:
+    if issubclass(model, NamedOptions) and key in model.options_elsewhere:
+        yield f"{path}.{key}"
+    for name, field in model.model_fields.items():
+        here = f"{path}.{name}".lstrip(".")
+        if name == key or field.alias == key:
+            yield here
+        origin = getattr(field.annotation, "__origin__", None)
+        part = ".NAME" if origin is dict else "[]" if origin in (list, tuple) else ""
+        for inner in _models_in(field.annotation):
+            yield from _walk(inner, key, here + part)
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:

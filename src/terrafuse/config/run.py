@@ -156,6 +156,14 @@ class DataConfig(Settings):
         return self.model_copy(update={"manifest": manifest})
 
 
+class MethodConfig(NamedOptions):
+    """The method: its name and its constructor's options."""
+
+    options_elsewhere = frozenset(
+        {"backbone", "backbone_options", "decoder", "decoder_options", "weights", "tuning", "aux"}
+    )
+
+
 class LossConfig(NamedOptions):
     """One term of the loss: its name, weight and options."""
 
@@ -302,7 +310,7 @@ class RunConfig(Settings):
     """Everything a run is: `run.yaml`."""
 
     data: DataConfig
-    method: NamedOptions
+    method: MethodConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     prediction: PredictionConfig = Field(default_factory=PredictionConfig)
@@ -346,7 +354,7 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     return config.model_copy(update={"data": data, "method": method})
 
 
-def _found_weights(method: NamedOptions, folder: Path) -> dict[str, Any]:
+def _found_weights(method: MethodConfig, folder: Path) -> dict[str, Any]:
     """Option `weights` with whole paths where files or folders of these names lie there."""
 
     def whole(value: Any) -> Any:

@@ -9,7 +9,7 @@ from terrafuse.evaluation.evaluate import (
     read_reference_labels,
     scored_classes,
 )
-from terrafuse.evaluation.intervals import half_interval
+from terrafuse.evaluation.intervals import describe_runs, half_interval, known_half_interval
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -33,9 +33,11 @@ __all__ = [
     "Scores",
     "cheap_scores",
     "check_references",
+    "describe_runs",
     "evaluate",
     "half_interval",
     "headline_first",
+    "known_half_interval",
     "modality_subsets",
     "read_reference_labels",
     "score",
