@@ -28,7 +28,7 @@ def run_notebook(path: Path, folder: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for number, source in enumerate(sources, 1):
         code = compile(source, f"{path.name}, cell {number}", "exec")
-        exec(code, namespace)  # noqa: S102
+        exec(code, namespace)
 
 
 if __name__ == "__main__":
