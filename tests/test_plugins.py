@@ -392,6 +392,19 @@ def test_a_broken_plugin_names_its_distribution(
         create_segmenter("twice", MODALITIES, 2)
 
 
+def test_metadata_that_cannot_be_read_concern_their_distribution(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_code(tmp_path, "mine_r")
+    install(tmp_path, "my-plugin", {"method": {"sum_of_two": "mine_r:Mine"}})
+    install(tmp_path, "torn-plugin", {})
+    torn = tmp_path / "torn_plugin-1.2.dist-info" / "entry_points.txt"
+    torn.write_text("[terrafuse.methods]\nno value here\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.warns(UserWarning, match=r"torn_plugin-1\.2\.dist-info' has no readable entry"):
+        assert create_segmenter("sum_of_two", MODALITIES, 3).num_classes == 3
+
+
 def test_a_run_whose_plugin_is_not_installed_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

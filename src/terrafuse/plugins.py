@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import reduce
 from importlib.machinery import PathFinder
-from importlib.metadata import entry_points
+from importlib.metadata import distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -109,15 +109,20 @@ def list_plugins(kind: str) -> list[Plugin]:
     Args:
         kind: A key of `GROUPS`.
     """
-    found = {
-        Plugin(
-            point.name,
-            *_parts(point.value),
-            f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution",
-        )
-        for point in entry_points(group=GROUPS[kind])
-    }
-    return sorted(found, key=lambda plugin: (plugin.name, plugin.source))
+    found: dict[str, set[Plugin]] = {}
+    for distribution in distributions():
+        try:
+            name = f"{distribution.metadata['Name']} {distribution.version}"
+            points = distribution.entry_points.select(group=GROUPS[kind])
+            own = {Plugin(point.name, *_parts(point.value), name) for point in points}
+        except Exception as error:  # whatever its metadata hold
+            place = getattr(distribution, "_path", "an installed distribution")
+            warnings.warn(f"'{place}' has no readable entry points ({error})", stacklevel=2)
+            continue
+        # Of a distribution that is there twice, Python takes the first.
+        found.setdefault(name.partition(" ")[0].lower(), own)
+    flat = (plugin for plugins in found.values() for plugin in plugins)
+    return sorted(flat, key=lambda plugin: (plugin.name, plugin.source))
 
 
 def find(

@@ -188,7 +188,7 @@ def test_a_key_of_training_among_a_methods_options_is_named() -> None:
     def method(*, backbone: str = "x") -> None: ...
 
     with pytest.raises(
-        UnknownNameError, match=r"'lr'\. Known: backbone\. In run.yaml .* training\.lr"
+        UnknownNameError, match=r"'lr'\. Known: backbone\. As a setting it is training\.lr"
     ):
         check_options("method", "mine", method, {"lr": 1})
 

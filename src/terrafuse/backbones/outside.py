@@ -56,5 +56,5 @@ def _create(backbone: type[Backbone], request: Request) -> Backbone:
             )
         given["weights"] = request.weights
     checked = check_options("backbone", request.name, backbone, given)
-    made: Backbone = backbone(request.in_channels, **checked)  # type: ignore[call-arg]
+    made: Backbone = backbone(request.in_channels, **checked)
     return made

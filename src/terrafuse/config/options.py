@@ -40,7 +40,7 @@ def check_options(
         told = unknown_name(f"option of {kind} '{name}'", unknown[0], allowed)
         places = places_of(RunConfig, unknown[0])
         raise UnknownNameError(
-            f"{told} In run.yaml it is {' or '.join(places)}." if places else told
+            f"{told} As a setting it is {' or '.join(places)}." if places else told
         )
     annotated = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(annotated)
