@@ -6,6 +6,7 @@ PYTHON ?= python3
 WORKERS ?= auto
 DEMO ?= demo
 ARGS ?=
+ADDRESS ?= localhost:8000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,7 +19,7 @@ CODE := src tests benchmarks docs
 BENCHMARKS := $(filter-out benchmarks/scores.py benchmarks/ladder.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint types format docs bench clean distclean
+.PHONY: help install demo test test-all check lint types format docs docs-serve notebooks wheel bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,10 @@ test-all: $(STAMP) ## The tests with the slow ones.
 
 check: lint types test docs ## Everything that must hold before a change is proposed.
 
+notebooks: $(STAMP) ## Execute docs/notebooks, and the page on methods of one's own.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_notebooks.py tests/test_own_method.py \
+		-m "not gpu and not weights" $(ARGS)
+
 lint: $(STAMP) ## Format and lint, without changing files.
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
@@ -51,6 +56,13 @@ format: $(STAMP) ## Format the code and mend what the linter can.
 
 docs: $(DOCS_STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
+docs-serve: $(DOCS_STAMP) ## Serve the documentation on ADDRESS, built again when a page changes.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --dev-addr $(ADDRESS)
+
+wheel: $(STAMP) ## Build the wheel into dist/.
+	$(UV) build --wheel --out-dir dist
 
 bench: $(STAMP) ## Measure reading and the scene engine.
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scores import machine
 from terrafuse import api
 from terrafuse.data import load_manifest
-from terrafuse.evaluation import half_interval
+from terrafuse.evaluation import describe_runs
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.evaluate import read_reference_labels
 from terrafuse.prediction import ScenePredictor, WindowSettings
@@ -107,10 +107,7 @@ def rows_of(sweeps: Sequence[Path]) -> dict[str, list[Path]]:
 def cell(values: Sequence[float | None]) -> str:
     """Mean ± half of its interval, in %."""
     known = [100 * value for value in values if value is not None]
-    if not known:
-        return "–"
-    half = f" ± {half_interval(known):.1f}" if len(known) > 1 else ""
-    return f"{statistics.mean(known):.1f}{half}"
+    return describe_runs(known)
 
 
 def table(found: Mapping[str, list[Scores]], groups: Sequence[str], wanted: str) -> str:

@@ -6,6 +6,7 @@ A line `<!-- generated: NAME -->` in a page is replaced by the table of that nam
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import types
 import typing
@@ -241,6 +242,18 @@ def units_table() -> str:
     return _table(("unit", "what it is"), ((f"`{unit}`", text) for unit, text in UNITS.items()))
 
 
+def notebook(name: str) -> str:
+    """The cells of a notebook as a page."""
+    path = Path(__file__).parent / "notebooks" / f"{name}.ipynb"
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        fence = "````"  # longer than those that a cell may write
+        is_code = cell["cell_type"] == "code"
+        parts.append(f"{fence}python\n{source}\n{fence}" if is_code else source)
+    return "\n\n".join(parts)
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     lines = [list(head), *(list(row) for row in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
@@ -253,6 +266,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "dataset": dataset_settings,
     "units": units_table,
     "commands": commands_table,
+    "notebook_rasters_to_map": lambda: notebook("rasters-to-map"),
+    "notebook_new_fusion": lambda: notebook("new-fusion"),
     "methods": methods_table,
     "backbones": backbones_table,
 }

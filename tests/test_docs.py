@@ -11,9 +11,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import typer
@@ -25,6 +27,7 @@ from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.config.pretrain import PretrainConfig, PretrainTrainingConfig
 from terrafuse.data.manifest import ManifestSettings, load_manifest
 from terrafuse.modalities import Modality
+from terrafuse.plugins import is_outside
 from terrafuse.pretraining import create_pretrainer
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +76,15 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize(("page", "block"), YAML, ids=_ids(YAML))
-def test_yaml_is_valid(page: str, block: str, tmp_path: Path) -> None:
+def test_yaml_is_valid(
+    page: str, block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "example.yaml"
+    for other, code in PYTHON:
+        head = code.partition("\n")[0]
+        if other == page and re.fullmatch(r"# \w+\.py", head):  # code that the page names
+            (tmp_path / head.removeprefix("# ")).write_text(code)
+            monkeypatch.delitem(sys.modules, head[2:-3], raising=False)
     path.write_text(block, encoding="utf-8")
     if block.startswith("# dataset.yaml"):
         assert load_manifest(path).entries
@@ -104,6 +114,8 @@ def _check_method(config: RunConfig) -> None:
             "method", config.method.name, METHODS[config.method.name], config.method.options
         )
     for loss in config.training.losses:
+        if is_outside(loss.name):  # a user's
+            continue
         check_options("loss", loss.name, LOSSES[loss.name], loss.options)
 
 
@@ -173,7 +185,7 @@ def test_the_example_method_works(tmp_path: Path) -> None:
     from terrafuse.modalities import Modality
 
     page = (ROOT / "docs" / "howto" / "add-method.md").read_text()
-    (source,) = (block for language, block in _FENCE.findall(page) if "class Diff" in block)
+    (source,) = (block for _, block in _FENCE.findall(page) if "class Diff" in block)
     path = tmp_path / "difference.py"
     path.write_text(source)
     spec = importlib.util.spec_from_file_location("difference", path)
@@ -279,6 +291,74 @@ def test_every_room_has_an_api_page() -> None:
         if name.startswith("_") or name == "cli" or path.suffix not in ("", ".py"):
             continue
         assert f"::: terrafuse.{name}\n" in text, f"no API page for {name}"
+
+
+def test_the_first_screen_is_a_picture_a_claim_and_three_commands() -> None:
+    first = (ROOT / "README.md").read_text().partition("\n## ")[0]
+    title, claim, picture, *rest = [part for part in first.split("\n\n") if part.strip()]
+    assert title == "# terrafuse"
+    assert claim.startswith("**Rasters in, map out.**")
+    assert re.search(r'<img src="docs/assets/demo.png"', picture)
+    commands = rest[0].removeprefix("```bash\n").removesuffix("```").splitlines()
+    assert len(commands) == 3
+    version = importlib.import_module("terrafuse").__version__
+    assert commands[0].split()[:4] == [
+        "uv", "pip", "install", f"terrafuse-{version}-py3-none-any.whl",
+    ]  # fmt: skip
+    assert len(first.splitlines()) < 25
+
+
+def test_notebooks_are_pages_with_all_their_cells(hooks: ModuleType) -> None:
+    from notebooks import code_cells
+
+    for path in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
+        page = path.with_suffix(".md").read_text()
+        assert f"({path.name})" in page
+        made = hooks.on_page_markdown(page)
+        assert made.startswith("# ")
+        for source in code_cells(path):
+            assert f"````python\n{source}\n````" in made
+
+
+class _Links(HTMLParser):
+    """Where a page leads, and what it loads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if tag == "a" and given.get("href"):
+            self.links.append(str(given["href"]))
+        for key in ("src",) + (("href",) if tag == "link" else ()):
+            if given.get(key):
+                self.loaded.append(str(given[key]))
+
+
+@pytest.mark.slow
+def test_documentation_opens_from_disk(tmp_path: Path) -> None:
+    """Every link of every page leads to a file, and nothing comes from elsewhere."""
+    pytest.importorskip("mkdocs")
+    site = tmp_path / "site"
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "-d", str(site)],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]
+    assert len(pages) > 50
+    for page in pages:
+        found = _Links()
+        found.feed(page.read_text(encoding="utf-8"))
+        for link in found.links + found.loaded:
+            place = link.partition("#")[0].partition("?")[0]
+            is_elsewhere = place.startswith(("http:", "https:", "mailto:"))
+            assert not (is_elsewhere and link in found.loaded), f"{page.name} loads {link}"
+            if place and not is_elsewhere:
+                target = page.parent / unquote(place)
+                assert target.is_file(), f"{page.relative_to(site)}: {link} is no file"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import yaml
 import terrafuse
 
 ROOT = Path(__file__).parents[1]
-_BINARY = {".png", ".safetensors"}
+_BINARY = {".png", ".tif", ".safetensors", ".ckpt", ".pt"}
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -111,6 +111,8 @@ def test_make_lists_its_targets() -> None:
     for target in phony.split()[1:]:
         assert re.search(rf"^{target}:", makefile, re.M), f"no target '{target}'"
         assert f"make {target}" in listed
+    for target in ("docs-serve", "notebooks", "wheel"):
+        assert target in phony.split()
     for target in ("demo", "test", "check", "format", "docs", "bench", "clean"):
         assert target in phony.split()
 
@@ -130,6 +132,11 @@ def test_make_reuses_its_environment(tmp_path: Path) -> None:
     assert "pip install" not in commands("test")
     assert "pytest" in commands("test")
     assert "terrafuse demo --out demo" in commands("demo")
+    (tmp_path / ".venv" / ".installed-docs").touch()
+    served = commands("docs-serve")
+    assert "mkdocs serve --dev-addr localhost:8000" in served
+    assert "pip install" not in served
+    assert "tests/test_notebooks.py" in commands("notebooks")
     later = (tmp_path / ".venv" / ".installed").stat().st_mtime + 10
     os.utime(tmp_path / "constraints.txt", (later, later))
     assert "pip install" in commands("test")
@@ -159,6 +166,7 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 def test_workflows_do_what_contributing_says() -> None:
     jobs = yaml.safe_load(_text(".github/workflows/ci.yml"))["jobs"]
     steps = {name: [step.get("run", "") for step in job["steps"]] for name, job in jobs.items()}
+    assert steps["notebooks"][-1] == "make notebooks"
     for name in ("lint", "types", "docs"):  # with the tests, what `make check` is
         assert steps[name][-1] == f"make {name}"
     assert any("--resolution lowest-direct" in run for run in steps["lowest"])

@@ -62,7 +62,7 @@ def test_the_wheel_has_settings_types_and_lists(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.*")}
     assert {f"terrafuse/{name}" for name in configs} <= names
-    assert {"terrafuse/py.typed", "terrafuse/catalogue.json"} <= names
+    assert {"terrafuse/py.typed", "terrafuse/describe/catalogue.json"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 
@@ -102,5 +102,12 @@ def test_a_user_of_the_wheel_sees_types(terrafuse: Callable[..., str], tmp_path:
     assert "Found 2 errors in 1 file" in said
 
 
-def test_the_demo_runs(terrafuse: Callable[..., str]) -> None:
-    assert "report.html" in terrafuse("terrafuse", "demo", "--out", "demo")
+def test_the_readmes_first_commands_run(wheel: Path, terrafuse: Callable[..., str]) -> None:
+    """From the wheel to a map, as the first screen says."""
+    first, _, _ = (ROOT / "README.md").read_text().partition("```bash\n")[2].partition("```")
+    install, *commands = [line.partition(" #")[0].split() for line in first.splitlines()]
+    assert install == ["uv", "pip", "install", wheel.name]
+    assert [words[:2] for words in commands] == [["terrafuse", "demo"], ["terrafuse", "predict"]]
+    said = [terrafuse(*words) for words in commands]
+    assert "report.html" in said[0]
+    assert "wrote maps/test_2/class_map.tif" in said[1]

@@ -96,6 +96,10 @@ class MissingDependencyError(TerrafuseError, ImportError):
     """An optional package is needed and not installed."""
 
 
+class PluginError(TerrafuseError, ImportError):
+    """Code from outside the package cannot be imported, or is not what it is named for."""
+
+
 def exact_number(value: float) -> str:
     """A number as it can be written into a manifest: short, and no digit of it lost.
 

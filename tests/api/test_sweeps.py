@@ -16,8 +16,8 @@ from terrafuse.api.sweep_choice import choose_value
 from terrafuse.api.sweep_plan import Candidates, plan_sweep, read_methods
 from terrafuse.config import load_run_config
 from terrafuse.errors import ConfigError, ModelError, StoppedError, UnknownNameError
-from terrafuse.evaluation import half_interval
 from terrafuse.landscape import make_landscape
+from terrafuse.reports import sweep_tables
 
 RESNET = {
     "backbone": "resnet10t",
@@ -166,7 +166,8 @@ def test_from_run_files_to_a_table(
     assert (out / "scores.png").read_bytes()[:4] == b"\x89PNG"
     runs = [json.loads((out / f"run-dsm_alone-{s}/metrics.json").read_text()) for s in (0, 1)]
     miou = [100 * r["subsets"]["dsm"]["scores"]["miou"] for r in runs]
-    expected = f"{sum(miou) / 2:.1f} ± {half_interval(miou):.1f}"
+    expected = f"{miou[0]:.1f}, {miou[1]:.1f}"  # an interval of two says nothing
+    assert "Scores in %: of two seeds both values" in table
     lines = table.splitlines()
     row = next(line for line in lines if "dsm alone" in line).strip("| ").split(" | ")
     heads = next(line for line in lines if "mIoU" in line).strip("| ").split(" | ")
@@ -176,6 +177,8 @@ def test_from_run_files_to_a_table(
     results = json.loads((out / "results.json").read_text())
     found = next(r for r in results["rows"] if r["title"] == "dsm alone")
     assert found["scores"]["mIoU"]["runs"] == pytest.approx(miou)
+    assert found["scores"]["mIoU"]["half"] is None
+    assert results["scores"].startswith("in %; shown: of two seeds both values")
     model = api.load(out / "run-dsm_alone-0").segmenter
     assert found["parameters"] == sum(p.numel() for p in model.parameters())
     assert found["flops"] > 0
@@ -183,7 +186,7 @@ def test_from_run_files_to_a_table(
     with (out / "table.csv").open() as file:
         rows = {r["title"]: r for r in csv.DictReader(file)}
     assert float(rows["dsm alone"]["mIoU %"]) == pytest.approx(sum(miou) / 2)
-    assert float(rows["dsm alone"]["mIoU ± %"]) == pytest.approx(half_interval(miou))
+    assert rows["dsm alone"]["mIoU ± %"] == ""
 
     # The same command has nothing to do, and writes the same.
     monkeypatch.setattr(sweeps, "train", None)
@@ -264,6 +267,46 @@ def test_an_interrupted_sweep_goes_on(folder: Path, monkeypatch: pytest.MonkeyPa
     api.sweep([folder / "run.yaml"], folder / "out", **call, split="val")
     assert len(stub.trained) == 6
     assert "split val" in (folder / "out/table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "cell", "half", "how"),
+    [
+        (1, "20.0", None, "of one seed its value"),
+        (2, "20.0, 26.0", None, "of two seeds both values, of which an interval would say nothing"),
+        # Mean 26, deviation 6: 4.3027 · 6 / √3.
+        (3, "26.0 ± 14.9", 14.9047, "mean of n seeds ± half of its 95 % confidence interval"),
+    ],
+)
+def test_a_cell_shows_what_as_many_seeds_tell(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, seeds: int, cell: str, half: Any, how: str
+) -> None:
+    stub = Stub(monkeypatch)
+    values = iter([0.20, 0.26, 0.32])
+    scored = stub.evaluate
+    pictures: list[Any] = []
+
+    def evaluate(**options: Any) -> dict[str, Any]:
+        found = scored(**options)
+        found["subsets"]["all"]["scores"]["miou"] = next(values)
+        return found
+
+    monkeypatch.setattr(stub, "evaluate", evaluate)
+    figure = sweep_tables.seeds_figure
+    monkeypatch.setattr(
+        sweep_tables, "seeds_figure",
+        lambda groups, label: (pictures.append(groups), figure(groups, label))[1],
+    )  # fmt: skip
+    done = api.sweep([folder / "run.yaml"], folder / "out", seeds=seeds)
+    table = (folder / "out/table.md").read_text()
+    assert f"| run | {seeds} | {cell} |" in table
+    assert f"Scores in %: {how}" in table
+    assert how in done.results["scores"]
+    score = done.results["rows"][0]["scores"]["mIoU"]
+    assert score["half"] == (None if half is None else pytest.approx(half, rel=1e-4))
+    (row,) = pictures[-1][""]
+    assert len(row.values) == seeds
+    assert row.half == score["half"]  # no bar where there is no interval
 
 
 def test_an_unforeseen_error_names_its_place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

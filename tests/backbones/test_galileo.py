@@ -236,18 +236,18 @@ def test_without_statistics_images_are_standardised_ones() -> None:
     """0 is the mean of pre-training and becomes 0.5, whatever the unit."""
     for unit in ("reflectance", "reflectance_10000"):
         backbone = _make(Modality("s2", BANDS, "optical", unit=unit))
-        (first, *_) = backbone.show(torch.zeros(1, 10, 8, 8)).values
+        (first, *_) = backbone.tokenize(torch.zeros(1, 10, 8, 8)).values
         torch.testing.assert_close(first, torch.full_like(first, 0.5))
-        (first, *_) = backbone.show(torch.full((1, 10, 8, 8), 2.0)).values
+        (first, *_) = backbone.tokenize(torch.full((1, 10, 8, 8), 2.0)).values
         torch.testing.assert_close(first, torch.ones_like(first))
     linear = Modality("s1", ("VV", "VH"), "sar", unit="linear")
-    (first,) = _make(linear).show(torch.zeros(1, 2, 8, 8)).values
+    (first,) = _make(linear).tokenize(torch.zeros(1, 2, 8, 8)).values
     torch.testing.assert_close(first, torch.full_like(first, 0.5))
 
 
 def test_what_a_group_lacks_is_its_mean() -> None:
     red = Modality("s2", ("B4",), "optical")
-    (values,) = _make(red).show(torch.ones(1, 1, 8, 8)).values
+    (values,) = _make(red).tokenize(torch.ones(1, 1, 8, 8)).values
     assert values.shape == (1, 3, 8, 8)
     torch.testing.assert_close(values[:, :2], torch.full((1, 2, 8, 8), 0.5))
     torch.testing.assert_close(values[:, 2], torch.full((1, 8, 8), 0.75))
@@ -260,7 +260,7 @@ def test_ndvi_and_slope_by_hand() -> None:
     image = torch.tensor([3000.0, 1000.0]).view(1, 2, 1, 1).repeat(1, 1, 8, 8)
     image[..., 0, 0] = 0.0
     backbone.readers["s2"].looks = False
-    ndvi = backbone.show(image).values[-1]
+    ndvi = backbone.tokenize(image).values[-1]
     assert ndvi.shape == (1, 1, 8, 8)
     assert ndvi[0, 0, 0, 0] == 0
     torch.testing.assert_close(ndvi[0, 0, 4], torch.full((8,), 0.5))
@@ -322,8 +322,8 @@ def test_pixel_size_by_grid_or_option() -> None:
     backbone, coarse = _make(S1, patch_size=2), _make(S1, patch_size=4)
     coarse.load_state_dict(backbone.state_dict())
     backbone.set_pixel_sizes({"s1": 20.0})
-    places = backbone.show(torch.zeros(1, 2, 16, 16)).codes[0]
-    assert torch.equal(places, coarse.show(torch.zeros(1, 2, 32, 32)).codes[0])
+    places = backbone.tokenize(torch.zeros(1, 2, 16, 16)).codes[0]
+    assert torch.equal(places, coarse.tokenize(torch.zeros(1, 2, 32, 32)).codes[0])
     fixed = _make(S1, input_resolution_m=30.0)
     fixed.set_pixel_sizes({"s1": 20.0})
     assert float(fixed.readers["s1"].pixel_size_m) == 30

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from influence import MODALITIES, Images, change, changed_images, stack, too_small
 from small_backbones import BACKBONES
-from small_methods import random_images
 from terrafuse.backbones import create_backbone
+from terrafuse.contract import random_images
+from terrafuse.contract.influence import MODALITIES, change, changed_images, stack, too_small
+from terrafuse.contract.inputs import Images
 from terrafuse.modalities import Modality
 
 _TOKENS: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from terrafuse.backbones import fit_bands
+from terrafuse.backbones import bands_in_turn, fit_bands
 from terrafuse.backbones.sentinel import (
     BANDS_BY_NUMBER,
     SENTINEL1,
@@ -60,6 +60,26 @@ def test_responses_keep_their_size() -> None:
     torch.testing.assert_close(few.sum(dim=1), whole)
     unknown = adapt_bands(kernels, [None, None, None])
     torch.testing.assert_close(unknown.sum(dim=1), whole)
+
+
+def test_bands_at_one_place_are_told_apart() -> None:
+    """Two dates of B4, and two unknown bands; where they are equal, nothing has changed."""
+    torch.manual_seed(1)
+    kernels = torch.randn(6, 12, 2, 2)
+    places = [3, None, 7, 3, None]
+    plain = adapt_bands(kernels, places, tell_apart=False)
+    found = adapt_bands(kernels, places)
+    assert torch.equal(plain[:, 0], plain[:, 3])
+    for first, second in ((0, 3), (1, 4)):
+        assert (found[:, first] - found[:, second]).abs().mean() > 0.05 * plain.abs().mean()
+        torch.testing.assert_close(
+            found[:, first] + found[:, second], plain[:, first] + plain[:, second]
+        )
+    assert torch.equal(found[:, 2], plain[:, 2])
+    with bands_in_turn():  # frozen first layers of before
+        bands = Modality("m", ("B4_before", "B4_after"), "optical")
+        again = fit_bands(torch.randn(3, 12, 2, 2), 2, [bands])
+    assert torch.equal(again[:, 0], again[:, 1])
 
 
 def test_known_bands_are_taken_by_name_and_others_in_turn() -> None:

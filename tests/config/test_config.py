@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from terrafuse.config import RunConfig, load_run_config
-from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.config.options import check_options, option_names
+from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
 
 MINIMAL = "data: {manifest: d/dataset.yaml}\nmethod: {name: single, backbone: resnet18}\n"
 
@@ -124,3 +127,75 @@ def test_weights_beside_the_settings_are_found(write, tmp_path, given, expected)
     (tmp_path / "sam.pth").write_bytes(b"")
     text = f"data: {{manifest: d.yaml}}\nmethod: {{name: late_fusion, weights: {given}}}\n"
     assert load_run_config(write(text)).method.options["weights"] == place(expected)
+
+
+def test_keys_by_their_old_names_are_taken_with_a_warning(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = (
+        "data: {manifest: a.yaml}\nmethod: {name: single, backbone_options: {taps: [1], depth: 2}}"
+    )
+    path.write_text(text)
+    with pytest.warns(UserWarning, match=r"run.yaml: 'method.backbone_options.taps' is called"):
+        config = load_run_config(path)
+    assert config.method.options["backbone_options"] == {"out_indices": [1], "depth": 2}
+    path.write_text(text.replace("taps", "out_indices"))  # what the warning says
+    assert load_run_config(path) == config
+    (tmp_path / "config.yaml").write_text(text)  # a run folder's
+    assert load_run_config(tmp_path / "config.yaml").method == config.method
+
+
+def test_a_key_by_both_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    options = "{taps: [1], out_indices: [1]}"
+    path.write_text(f"data: {{manifest: a.yaml}}\nmethod: {{name: a, backbone_options: {options}}}")
+    with pytest.raises(ConfigError, match=r"holds 'taps' and 'out_indices'.*delete 'taps'"):
+        load_run_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("lr: 0.1\n", "'lr' is not a key at the top of the file; it is training.lr"),
+        ("training: {crop_size: 9}\n", "'crop_size' is not a key of training; it is "
+         "data.crop_size or prediction.crop_size"),
+        ("training: {flip: false}\n", "'flip' is not a key of training; it is data.augment.flip"),
+        ("training: {backbone: resnet18}\n", "'backbone' is not a key of training; it is "
+         "method.backbone"),
+        ("evaluation: {weight: 2}\n", "'weight' is not a key of evaluation; it is "
+         "training.losses[].weight"),
+        ("training: {losses: [{name: dice}], steps: 3, std: 1}\n", "'std' is not a key of "
+         "training; it is data.normalization.NAME.std"),
+    ],
+)  # fmt: skip
+def test_a_key_of_another_section_names_that_section(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(MINIMAL + text)
+    with pytest.raises(ConfigError) as error:
+        load_run_config(path)
+    assert str(error.value) == f"{path}: {told}"
+
+
+def test_the_remedy_for_a_key_of_another_section_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: {manifest: d.yaml, lr: 0.5}\nmethod: {name: single}\n")
+    with pytest.raises(ConfigError, match=r"'lr' is not a key of data; it is training\.lr"):
+        load_run_config(path)
+    path.write_text("data: {manifest: d.yaml}\nmethod: {name: single}\ntraining: {lr: 0.5}\n")
+    assert load_run_config(path).training.lr == 0.5
+
+
+def test_a_key_of_training_among_a_methods_options_is_named() -> None:
+    def method(*, backbone: str = "x") -> None: ...
+
+    with pytest.raises(
+        UnknownNameError, match=r"'lr'\. Known: backbone\. As a setting it is training\.lr"
+    ):
+        check_options("method", "mine", method, {"lr": 1})
+
+
+def test_options_that_are_looked_for_elsewhere_are_options() -> None:
+    from terrafuse.config.run import MethodConfig
+    from terrafuse.methods import METHODS
+
+    known = {name for method in METHODS.values() for name in option_names(method)}
+    assert MethodConfig.options_elsewhere <= known

@@ -3,7 +3,7 @@ import statistics
 
 import pytest
 
-from terrafuse.evaluation import half_interval
+from terrafuse.evaluation import describe_runs, half_interval
 
 
 def test_of_three_values_by_hand() -> None:
@@ -20,3 +20,11 @@ def test_holds_the_true_mean_in_95_of_100_cases() -> None:
         values = [generator.gauss(5, 2) for _ in range(3)]
         held += abs(statistics.mean(values) - 5) <= half_interval(values)
     assert held / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_runs_in_a_cell() -> None:
+    assert describe_runs([]) == "–"
+    assert describe_runs([12.34]) == "12.3"
+    assert describe_runs([12.34, -7.0], sign="+") == "+12.3, -7.0"
+    # Deviation 1, t of two degrees of freedom 4.3027.
+    assert describe_runs([1.0, 2.0, 3.0], digits=2) == "2.00 ± 2.48"

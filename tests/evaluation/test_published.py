@@ -11,15 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from golden_files import load_golden
-from terrafuse.evaluation import (
-    ConfusionMatrix,
+from published_scores import (
     average_windows,
     resize_bytes,
-    score,
-    score_classes,
     sum_exponentials,
     sum_probabilities,
 )
+from terrafuse.evaluation import ConfusionMatrix, score, score_classes
 
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

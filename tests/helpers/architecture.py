@@ -15,6 +15,7 @@ VOCABULARY = (
     "errors",
     "extras",
     "writing",
+    "plugins",
     "samples",
     "modalities",
     "classes",
@@ -31,10 +32,11 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "lazy": (),
     "extras": ("errors",),
     "writing": ("errors",),
+    "plugins": ("errors",),
     "samples": (),
     "modalities": ("errors",),
     "classes": ("errors", "samples"),
-    "config": ("errors",),
+    "config": ("errors", "plugins"),
     "data": VOCABULARY,
     "sampling": (*VOCABULARY, "data"),
     "splits": (*VOCABULARY, "data"),
@@ -58,14 +60,15 @@ KNOWS: dict[str, tuple[str, ...]] = {
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",
         "pretraining", "prediction", "evaluation", "reports",
     ),
+    "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
     "api": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "pretraining", "prediction",
-        "generate", "evaluation", "reports", "training",
+        "generate", "evaluation", "reports", "training", "contract",
     ),
     "demo": (*VOCABULARY, "data", "landscape", "prediction", "reports", "api"),
     "cli": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "prediction", "generate",
-        "evaluation", "reports", "training", "api", "demo",
+        "evaluation", "reports", "training", "contract", "api", "demo",
     ),
     "web": (
         *VOCABULARY, "weights", "data", "methods", "prediction", "evaluation", "reports", "api",
@@ -99,6 +102,7 @@ DUTIES = {
     "evaluation": "judge",
     "reports": "figures and pages from results",
     "training": "learn; the only room with Lightning",
+    "contract": "what every method keeps, as checks",
     "api": "verbs as functions",
     "demo": "a synthetic landscape, from rasters to the report",
     "cli": "verbs on the command line",
@@ -109,7 +113,7 @@ _MODELS = ("backbones", "tuning", "fusion", "decoders", "segmenter", "methods")
 _RASTERS = ("data", "layouts", "landscape", "doctor", "prediction", "generate", "demo", "web")
 _TENSORS = (
     "samples", *_MODELS, "weights", "data", "sampling", "doctor", "describe", "pretraining",
-    "prediction", "generate", "evaluation", "training",
+    "prediction", "generate", "evaluation", "training", "contract",
 )  # fmt: skip
 
 #: Library → the rooms that may import it. What is not here is not a dependency.

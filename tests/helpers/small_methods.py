@@ -5,13 +5,7 @@ A method whose defaults are too large for a test adds some to `SMALL`, and is te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
-
-import torch
-from torch import Tensor
-
-from terrafuse.modalities import BandStatistics, Modality
 
 RESNET: dict[str, Any] = {
     "backbone": "resnet18",
@@ -233,25 +227,3 @@ SMALL: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
-
-
-def statistics_of(modalities: Sequence[Modality]) -> dict[str, BandStatistics]:
-    """Mean 3 and deviation 2 of every band."""
-    result = {}
-    for m in modalities:
-        n = len(m.bands)
-        result[m.name] = BandStatistics((3.0,) * n, (2.0,) * n, (0.0,) * n, (9.0,) * n, (1,) * n)
-    return result
-
-
-def random_images(
-    modalities: Sequence[Modality], size: tuple[int, int], batch: int = 2, seed: int = 1
-) -> dict[str, Tensor]:
-    """Noise in physical units, as `statistics_of` describes it."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        m.name: 3 + 2 * torch.randn(
-            batch, len(m.bands), m.size_at(size[0]), m.size_at(size[1]), generator=generator
-        )
-        for m in modalities
-    }  # fmt: skip

@@ -13,9 +13,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from learning import Labelled, accuracy, train_until, with_all_learning
 from small_methods import SMALL
 from terrafuse.config import TrainingConfig
+from terrafuse.contract.learning import Labelled, accuracy, train_until, with_all_learning
 from terrafuse.methods import METHODS, create_segmenter
 from terrafuse.modalities import BandStatistics, Modality
 

@@ -21,7 +21,7 @@ from terrafuse.backbones import PyramidBackbone, create_backbone
 from terrafuse.describe import without_values
 from terrafuse.describe.parts import describe_bases, name_sources
 from terrafuse.errors import ModelError, WeightsMismatchError
-from terrafuse.methods import create_segmenter, pagnet
+from terrafuse.methods import create_segmenter
 from terrafuse.methods.pagnet import PAGNet, convert_reference_state_dict
 from terrafuse.methods.pagnet.blocks import GatedFusionUnit, PyramidAttentionFusion
 from terrafuse.methods.pagnet.streams import MOBILENET_ENDS, MobileNetStream
@@ -123,7 +123,7 @@ def golden(
     variant = "rx50" if "seresnext" in config else "mobile"
     first = small_resnext(config) if variant == "rx50" else small_mobilenet(config, "primary")
     streams = [first, small_mobilenet(config, "secondary")]
-    monkeypatch.setattr(pagnet, "build_streams", lambda *_, **__: streams)
+    monkeypatch.setattr("terrafuse.methods.pagnet.model.build_streams", lambda *_, **__: streams)
     sizes = {
         "channels": config["hidden_ch"], "key_channels": config["kernel"],
         "num_heads": config["heads"], "views": config["m_views"], "variant": variant,

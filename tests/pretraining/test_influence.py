@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from influence import MODALITIES, Images, change, changed_images, too_small
-from small_methods import random_images, statistics_of
 from terrafuse.config import DataConfig
 from terrafuse.config.base import NamedOptions
 from terrafuse.config.pretrain import PretrainConfig
+from terrafuse.contract import random_images, statistics_of
+from terrafuse.contract.influence import MODALITIES, change, changed_images, too_small
+from terrafuse.contract.inputs import Images
 from terrafuse.pretraining import OBJECTIVES, Pretrainer, create_pretrainer
 from terrafuse.samples import Batch
 

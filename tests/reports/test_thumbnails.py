@@ -95,15 +95,15 @@ def test_a_preview_shows_scenes_evenly(landscape, tmp_path):
 
 def test_a_scene_on_another_scale_stands_out(landscape, tmp_path, monkeypatch):
     seen = {}
-    from terrafuse import reports
+    from terrafuse.reports import contact
 
-    original = reports.contact_sheet
+    original = contact.contact_sheet
 
     def spy(rows, *args, **kwargs):
         seen.update(rows)
         return original(rows, *args, **kwargs)
 
-    monkeypatch.setattr(reports, "contact_sheet", spy)
+    monkeypatch.setattr(contact, "contact_sheet", spy)
     with rasterio.open(landscape.parent / "sar/train_2.tif", "r+") as dataset:
         dataset.write(dataset.read() + 60)
     data_preview(landscape, tmp_path / "p.png", split="train")

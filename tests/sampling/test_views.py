@@ -171,6 +171,6 @@ def test_nothing_to_learn_from() -> None:
 
 def test_usable_pixels_are_those_with_data() -> None:
     sampler = WindowSampler([scene(hidden=True)], crop_size=8, use_labels=False, require_all=True)
-    (survey,) = sampler.surveys
+    (survey,) = sampler.crop_indexes
     assert survey.total == 48 * 16
     assert survey.labelled == 48 * 64

@@ -234,7 +234,7 @@ def test_paths_hold_from_another_folder(make_manifest, tmp_path):
 
 
 def test_urls_and_absolute_paths_are_left(make_manifest, tmp_path):
-    from terrafuse.splits.splitting import _move_paths
+    from terrafuse.splits.splitting import move_paths
 
     kept = [
         "https://host/a.tif",
@@ -248,15 +248,15 @@ def test_urls_and_absolute_paths_are_left(make_manifest, tmp_path):
         "labels": {"area": "area.geojson"},
         "scenes": [{"id": "a", "s2": kept, "labels": "l.tif", "window": [0, 0, 1, 1]}],
     }
-    _move_paths(values, Path("old"), Path("old/new"))
+    move_paths(values, Path("old"), Path("old/new"))
     assert values["scenes"][0]["s2"] == kept
     assert values["scenes"][0]["labels"] == "../l.tif"
     assert values["labels"]["area"] == "../area.geojson"
     named = {"modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "GTIFF_RAW:in/a*.tif"}]}
-    _move_paths(named, Path("old"), Path("old/new"))
+    move_paths(named, Path("old"), Path("old/new"))
     assert named["scenes"][0]["s2"] == "../in/a*.tif"
     rooted = {"root": "data", "modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "a.tif"}]}
-    _move_paths(rooted, Path("old"), Path("old/new"))
+    move_paths(rooted, Path("old"), Path("old/new"))
     assert (rooted["root"], rooted["scenes"][0]["s2"]) == ("../data", "a.tif")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from terrafuse.api.checking import check_method
     from terrafuse.api.datasets import (
         data_check,
         data_describe,
@@ -37,6 +38,7 @@ else:  # each verb with the libraries that it needs, and no others
     __getattr__ = import_on_use(
         __name__,
         {
+            "terrafuse.api.checking": ("check_method",),
             "terrafuse.api.datasets": (
                 "data_check",
                 "data_describe",
@@ -81,6 +83,7 @@ __all__ = [
     "ShippedConfig",
     "SmallMaps",
     "Sweep",
+    "check_method",
     "copy_configs",
     "data_check",
     "data_describe",

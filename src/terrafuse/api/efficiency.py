@@ -10,6 +10,7 @@ from typing import Any
 
 from terrafuse.api.runs import load, train
 from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
 from terrafuse.errors import ConfigError
 from terrafuse.progress import Display
@@ -78,7 +79,7 @@ def label_efficiency(
         split: Where to score; default: `evaluation.split` of the run.
         device: Where to score, as in `Run.predict`. Training takes the run's accelerator, and one
             device of it.
-        progress: Show a progress bar where stderr is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
         say: Called with a line about each training.
 
     Returns:
@@ -193,7 +194,7 @@ def _stored_metrics(folder: Path, split: str) -> dict[str, Any] | None:
 
 def _subject(folder: Path) -> _Subject:
     read_run_info(folder)  # refuses what is no finished run
-    return _Subject(folder, load_run_config(folder / "config.yaml"))
+    return _Subject(folder, load_run_config(folder / STORED_CONFIG))
 
 
 def _names(run: str | Path, against: str | Path | None) -> dict[str, Path]:

@@ -25,7 +25,7 @@ def pretrain(
         out: The folder to make.
         overrides: Dotted keys → YAML values that replace those of the file.
         resume: Go on where an interrupted run stopped.
-        progress: Show a progress bar where the output is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
 
     Raises:
         ConfigError: The settings are wrong.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import (
     Manifest,
     ReadingRules,
@@ -392,7 +393,7 @@ def load(
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
-    return Run(folder, segmenter.eval(), info, load_run_config(folder / "config.yaml", overrides))
+    return Run(folder, segmenter.eval(), info, load_run_config(folder / STORED_CONFIG, overrides))
 
 
 def evaluate(
@@ -446,7 +447,7 @@ def train(
         out: The run folder to make.
         overrides: Dotted keys → YAML values that replace those of the file.
         resume: Go on where an interrupted run stopped.
-        progress: Show a progress bar where the output is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
 
     Raises:
         ConfigError: The settings are wrong.

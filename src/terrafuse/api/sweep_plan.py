@@ -16,8 +16,9 @@ from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_y
 from terrafuse.config.options import check_options
 from terrafuse.config.pretrain import PretrainConfig, PretrainTrainingConfig, without_labels
 from terrafuse.data import load_manifest
-from terrafuse.errors import ConfigError, ModelError, UnknownNameError, unknown_name
-from terrafuse.methods import METHODS
+from terrafuse.errors import ConfigError, ModelError, PluginError, UnknownNameError
+from terrafuse.methods import find_method
+from terrafuse.plugins import look_beside
 from terrafuse.pretraining.pretrainer import NECK_OPTIONS
 
 #: Settings of training that say on what machine it runs, which a pre-training takes over.
@@ -120,6 +121,7 @@ def read_methods(path: Path) -> dict[str, SweepMethod]:
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named).
         UnknownNameError: No such method, or no such option of it.
+        PluginError: A method from outside the package cannot be imported, or is none.
     """
     methods = {}
     for title, values in read_yaml(path).items():
@@ -128,12 +130,13 @@ def read_methods(path: Path) -> dict[str, SweepMethod]:
             raise ConfigError(f"{where} must hold keys and values, with 'method' among them")
         entry = parse_settings(SweepMethod, values, where)
         name = entry.method.name
-        if name not in METHODS:
-            raise UnknownNameError(f"{where}: {unknown_name('method', name, METHODS)}")
+        look_beside(values, path.parent)
         try:
-            check_options("method", name, METHODS[name], entry.method.options)
+            check_options("method", name, find_method(name), entry.method.options)
         except UnknownNameError as error:
             raise UnknownNameError(f"{where}: {error}") from None
+        except PluginError as error:
+            raise PluginError(f"{where}: {error}") from error
         except ModelError as error:
             raise ModelError(f"{where}: {error}") from None
         methods[str(title)] = entry

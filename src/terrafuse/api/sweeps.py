@@ -78,7 +78,7 @@ def sweep(
             with the first seed validates best; the split to score on chooses nothing.
         split: To score on; default: `evaluation.split` of each run.
         device: To score on: "auto", "cpu", "cuda", "cuda:1" …
-        progress: Show a progress bar for each run where the output is a terminal.
+        progress: Show progress of each run: a bar, or lines where stderr is no terminal.
         say: Called with a line per run.
 
     Raises:

@@ -64,7 +64,7 @@ def fit_bands(
     if known is not None and modalities is not None:
         places = match_bands(modalities, known)
         if len(places) == wanted and any(place is not None for place in places):
-            return adapt_bands(weight, places)
+            return adapt_bands(weight, places, tell_apart=not is_in_turn())
     own = _own_places(weight, wanted, modalities, in_order)
     if own is not None:
         return torch.einsum("dkhw,kc->dchw", weight, start_weights(wanted, own).to(weight))

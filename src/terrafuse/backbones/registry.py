@@ -10,11 +10,13 @@ from terrafuse.backbones import croma, dofa, galileo, mit
 from terrafuse.backbones.base import Backbone, PyramidBackbone
 from terrafuse.backbones.croma import CROMA
 from terrafuse.backbones.family import Family, Images, Request
+from terrafuse.backbones.outside import find_outside
 from terrafuse.backbones.pretrained_files import create_with
 from terrafuse.backbones.timm import hiera, hrnet, pyramid, vit
 from terrafuse.config.options import check_options, option_names
-from terrafuse.errors import WeightsNotFoundError
+from terrafuse.errors import UnknownNameError, WeightsNotFoundError
 from terrafuse.modalities import Modality
+from terrafuse.plugins import is_outside, list_plugins
 
 #: Every family, in the order in which they are listed. What no other owns, the first does.
 FAMILIES: tuple[Family, ...] = (
@@ -51,12 +53,20 @@ def find_family(name: str) -> Family:
 
     Raises:
         UnknownNameError: There is no such backbone.
+        PluginError: It is from outside the package, and cannot be imported or is no backbone.
     """
+    if is_outside(name):
+        return find_outside(name)
     anything, *others = FAMILIES
     for family in others:
         if family.owns(name):
             return family
-    anything.owns(name)  # refuses what timm does not know
+    try:
+        anything.owns(name)  # refuses what timm does not know
+    except UnknownNameError:
+        if any(plugin.name == name for plugin in list_plugins("backbone")):
+            return find_outside(name)
+        raise
     return anything
 
 
@@ -74,7 +84,8 @@ def create_backbone(
     Args:
         name: Any pyramid or plain vision transformer of timm ("resnet18", "vit_tiny_patch16_224"),
             a MiT ("mit_b0" to "mit_b5"), a DOFA ("dofa_base_patch16"), or the transformer of one
-            sensor of CROMA ("croma_base_optical", "croma_base_sar").
+            sensor of CROMA ("croma_base_optical", "croma_base_sar"); one of an installed plug-in,
+            or `module:Name`.
         in_channels: Bands of the image.
         weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
             DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from terrafuse.backbones.colour import OTHER_BANDS_STD
 from terrafuse.backbones.wavelengths import SENSORS
 from terrafuse.modalities import Modality
 
@@ -57,22 +58,41 @@ def match_bands(modalities: Sequence[Modality], known: Sequence[str]) -> list[in
     return found
 
 
-def adapt_bands(kernels: Tensor, places: Sequence[int | None]) -> Tensor:
+def adapt_bands(
+    kernels: Tensor, places: Sequence[int | None], *, tell_apart: bool = True
+) -> Tensor:
     """Kernels of a first layer for other bands.
 
     Each band takes the kernels at its place, an unknown one the mean of all; times the ratio of
-    the numbers of bands, so that responses keep their size.
+    the numbers of bands, so that responses keep their size. Bands at one place (two dates of a
+    band, several unknown ones) differ by small mixtures of all kernels, which cancel where these
+    bands are equal.
 
     Args:
         kernels: (D, C, h, w) for C known bands.
         places: Per band of the image, its place among them, or None.
+        tell_apart: Whether bands at one place differ.
 
     Returns:
         (D, len(places), h, w).
     """
     mean = kernels.mean(dim=1)
     chosen = [mean if place is None else kernels[:, place] for place in places]
-    return torch.stack(chosen, dim=1) * (kernels.shape[1] / len(chosen))
+    adapted = torch.stack(chosen, dim=1)
+    if tell_apart:
+        adapted = adapted + torch.einsum("dkhw,kc->dchw", kernels, _differences(places, kernels))
+    return adapted * (kernels.shape[1] / len(chosen))
+
+
+def _differences(places: Sequence[int | None], kernels: Tensor) -> Tensor:
+    """Weights (C, len(places)) whose sum over the bands at one place is 0."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(kernels.shape[1], len(places), generator=generator)
+    for place in set(places):
+        same = [i for i, other in enumerate(places) if other == place]
+        drawn[:, same] -= drawn[:, same].mean(dim=1, keepdim=True)
+        drawn[:, same] *= OTHER_BANDS_STD if len(same) > 1 else 0
+    return drawn.to(kernels)
 
 
 def scale_two_sigma(image: Tensor) -> Tensor:

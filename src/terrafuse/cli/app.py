@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
@@ -55,6 +56,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(configs_app, name="configs")
+app.command("check-method")(check_method)
 app.command()(generate)
 app.command()(pretrain)
 app.command()(sweep)
@@ -91,23 +93,23 @@ def demo(
 
 @app.command()
 def methods(as_json: AsJson = False) -> None:
-    """List the methods that run.yaml can name."""
-    from terrafuse.describe.catalogue import read_catalogue
+    """List the methods that run.yaml can name, with those of installed plug-ins."""
+    from terrafuse.describe.catalogue import list_names
 
-    _rows("methods", read_catalogue()["methods"], as_json)
+    _rows("methods", list_names("method"), as_json)
 
 
 @app.command()
 def backbones(as_json: AsJson = False) -> None:
-    """List the backbones that a method can stand on."""
-    from terrafuse.describe.catalogue import read_catalogue
+    """List the backbones that a method can stand on, with those of installed plug-ins."""
+    from terrafuse.describe.catalogue import list_names
 
-    _rows("backbones", read_catalogue()["backbones"], as_json)
+    _rows("backbones", list_names("backbone"), as_json)
 
 
 @app.command()
 def layouts(as_json: AsJson = False) -> None:
-    """List the folder layouts that `data describe` recognises."""
+    """List the folder layouts that `data describe` knows, with those of installed plug-ins."""
     from terrafuse.layouts import list_layouts
 
     _rows("layouts", [asdict(layout) for layout in list_layouts()], as_json)
@@ -174,7 +176,7 @@ def train(
     from terrafuse import api
 
     folder = api.train(config, out, overrides=pairs(settings), resume=resume)
-    typer.echo(f"trained {folder}; next: terrafuse evaluate {folder}")
+    typer.echo(f"trained {folder}; next: {_needs_path(folder)}terrafuse evaluate {folder}")
 
 
 app.command()(evaluate)
@@ -280,6 +282,15 @@ def report(
     with Display() as display:
         path = api.report(runs, out, device=device, progress=display.stage("evaluating"))
     typer.echo(f"open {path}")
+
+
+def _needs_path(run: Path) -> str:
+    """What a verb on a run folder needs before it, where Python does not find the run's code."""
+    from terrafuse.plugins import folders_to_add
+    from terrafuse.weights import read_run_info
+
+    folders = folders_to_add(read_run_info(run).code)
+    return f"PYTHONPATH={':'.join(folders)} " if folders else ""
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

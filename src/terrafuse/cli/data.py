@@ -33,7 +33,9 @@ def data_describe(
 ) -> None:
     """Write a manifest for a folder of rasters; nothing is copied."""
     from terrafuse import api
+    from terrafuse.plugins import look_beside
 
+    look_beside(layout, Path.cwd())
     manifest = api.data_describe(root, out, layout=layout, options=pairs(option), report=typer.echo)
     scenes = ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
     typer.echo(f"wrote {out}: {', '.join(manifest.modalities)}; scenes: {scenes}")

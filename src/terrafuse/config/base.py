@@ -6,14 +6,18 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.plugins import look_beside
 
 _S = TypeVar("_S", bound=BaseModel)
+
+#: The file in which a run folder keeps its settings, as terrafuse wrote them.
+STORED_CONFIG = "config.yaml"
 
 #: Within `backbone_options`: keys by the names that they had → the names that they have.
 _RENAMED = {"taps": "out_indices"}
@@ -29,6 +33,9 @@ class NamedOptions(BaseModel):
     """A thing known by name; every further key is an option of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    #: Options that users look for in other sections.
+    options_elsewhere: ClassVar[frozenset[str]] = frozenset()
 
     name: str
 
@@ -63,10 +70,21 @@ def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[st
     return values
 
 
+def find_code_beside(path: Path, values: Any, overrides: Mapping[str, str] | None = None) -> None:
+    """Let modules that a settings file names be found beside it; nothing is imported.
+
+    Not so of a run folder's own file: what came with a run folder is not run. Modules named on the
+    command line may be in the working directory, too.
+    """
+    if path.name != STORED_CONFIG:
+        look_beside(values, path.parent)
+    look_beside([parse_value(value) for value in (overrides or {}).values()], Path.cwd())
+
+
 def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
     """`values` as `model`, with every fault in one readable message.
 
-    Keys by names that they had before are taken with a warning.
+    Keys by names that they had before are taken, with a warning unless the file is a run folder's.
 
     Args:
         model: The settings class.
@@ -76,8 +94,9 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
     Raises:
         ConfigError: Lists each faulty key, the value received and what is allowed.
     """
+    told = None if Path(where).name == STORED_CONFIG else where  # nobody is to edit that one
     try:
-        return model.model_validate(with_present_names(values, where))
+        return model.model_validate(with_present_names(values, told))
     except ValidationError as error:
         lines = [_explain(model, dict(item)) for item in error.errors()]
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
@@ -118,12 +137,39 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         parent = ".".join(location[:-1])
+        places = places_of(model, location[-1])
+        if places:
+            where = f"of {parent}" if parent else "at the top of the file"
+            return f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
         kind = f"key in '{parent}'" if parent else "key"
         return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
     if item["type"] == "missing":
         return f"'{key}' is missing"
     message = re.sub(r"^Value error, ", "", item["msg"])
     return f"'{key}' is {item['input']!r}: {message}" if key else message
+
+
+def places_of(model: type[BaseModel], key: str) -> list[str]:
+    """Every place at which settings have a key, as dotted paths; options of things by name too.
+
+    Args:
+        model: The settings.
+        key: Its name; of a list of settings the place is `losses[].weight`.
+    """
+    return list(dict.fromkeys(_walk(model, key, "")))
+
+
+def _walk(model: type[BaseModel], key: str, path: str) -> Iterator[str]:
+    if issubclass(model, NamedOptions) and key in model.options_elsewhere:
+        yield f"{path}.{key}"
+    for name, field in model.model_fields.items():
+        here = f"{path}.{name}".lstrip(".")
+        if name == key or field.alias == key:
+            yield here
+        origin = getattr(field.annotation, "__origin__", None)
+        part = ".NAME" if origin is dict else "[]" if origin in (list, tuple) else ""
+        for inner in _models_in(field.annotation):
+            yield from _walk(inner, key, here + part)
 
 
 def _keys_at(model: type[BaseModel], location: list[str]) -> list[str]:

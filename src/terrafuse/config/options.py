@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from terrafuse.config.base import places_of
+from terrafuse.config.run import RunConfig
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 
 _T = TypeVar("_T")
@@ -35,7 +37,11 @@ def check_options(
     allowed = option_names(function)
     unknown = [key for key in options if key not in allowed]
     if unknown:
-        raise UnknownNameError(unknown_name(f"option of {kind} '{name}'", unknown[0], allowed))
+        told = unknown_name(f"option of {kind} '{name}'", unknown[0], allowed)
+        places = places_of(RunConfig, unknown[0])
+        raise UnknownNameError(
+            f"{told} As a setting it is {' or '.join(places)}." if places else told
+        )
     annotated = function.__init__ if inspect.isclass(function) else function
     hints = typing.get_type_hints(annotated)
     return {

@@ -11,7 +11,13 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+from terrafuse.config.base import (
+    NamedOptions,
+    Settings,
+    find_code_beside,
+    parse_settings,
+    read_yaml,
+)
 from terrafuse.config.run import DataConfig, LearningConfig
 
 #: Settings of data that only labels, or a method, give a meaning → the value they must have.
@@ -79,6 +85,7 @@ def load_pretrain_config(
     """
     path = Path(path)
     config = parse_settings(PretrainConfig, read_yaml(path, overrides), str(path))
+    find_code_beside(path, config.backbone, overrides)
     weights = config.weights
     if weights is not None and (path.parent / weights).is_file():
         weights = str((path.parent / weights).resolve())

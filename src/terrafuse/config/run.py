@@ -13,7 +13,13 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from terrafuse.config.base import NamedOptions, Settings, parse_settings, read_yaml
+from terrafuse.config.base import (
+    NamedOptions,
+    Settings,
+    find_code_beside,
+    parse_settings,
+    read_yaml,
+)
 
 
 class AugmentConfig(Settings):
@@ -148,6 +154,14 @@ class DataConfig(Settings):
         start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
         manifest = (start / self.manifest.expanduser()).resolve()
         return self.model_copy(update={"manifest": manifest})
+
+
+class MethodConfig(NamedOptions):
+    """The method: its name and its constructor's options."""
+
+    options_elsewhere = frozenset(
+        {"backbone", "backbone_options", "decoder", "decoder_options", "weights", "tuning", "aux"}
+    )
 
 
 class LossConfig(NamedOptions):
@@ -296,7 +310,7 @@ class RunConfig(Settings):
     """Everything a run is: `run.yaml`."""
 
     data: DataConfig
-    method: NamedOptions
+    method: MethodConfig
     training: TrainingConfig = Field(default_factory=TrainingConfig)
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig)
     prediction: PredictionConfig = Field(default_factory=PredictionConfig)
@@ -323,7 +337,7 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
 
     Args:
         path: The file. `data.manifest` is resolved relative to it, and so is `method.weights` where
-            such a file lies beside it.
+            such a file lies beside it; modules that it names may lie there, too.
         overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
             among them is relative to the working directory.
 
@@ -333,12 +347,14 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
     """
     path = Path(path)
     config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))
+    names = [config.method.model_dump(), [loss.name for loss in config.training.losses]]
+    find_code_beside(path, names, overrides)
     data = config.data.beside(path.parent, overrides)
     method = config.method.model_copy(update=_found_weights(config.method, path.parent))
     return config.model_copy(update={"data": data, "method": method})
 
 
-def _found_weights(method: NamedOptions, folder: Path) -> dict[str, Any]:
+def _found_weights(method: MethodConfig, folder: Path) -> dict[str, Any]:
     """Option `weights` with whole paths where files or folders of these names lie there."""
 
     def whole(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Levels → class scores."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from terrafuse.decoders.linear import LinearDecoder
 from terrafuse.decoders.segformer import SegFormerDecoder, convert_segformer_state_dict
 from terrafuse.decoders.unetformer import UNetFormerDecoder, convert_unetformer_state_dict
 from terrafuse.decoders.upernet import UPerNetDecoder
-from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.errors import ModelError
+from terrafuse.plugins import find
 
 #: Every decoder by its name; takes (channels, num_classes, *, options).
 DECODERS: Mapping[
@@ -39,7 +41,7 @@ def create_decoder(
     """A decoder by its name.
 
     Args:
-        name: One of `DECODERS`.
+        name: One of `DECODERS`, of an installed plug-in, or `module:Class`.
         channels: Per level, fine → coarse.
         strides: Per level; must ascend.
         num_classes: K.
@@ -52,15 +54,23 @@ def create_decoder(
         UnknownNameError: No such decoder, or no such option.
         ModelError: An option's value is wrong, or the levels are not in order.
     """
-    if name not in DECODERS:
-        raise UnknownNameError(unknown_name("decoder", name, DECODERS))
+    decoder = find(
+        "decoder", name, DECODERS, _is_decoder, "a subclass of torch.nn.Module that takes "
+        "(channels, num_classes, *, options)",
+    )  # fmt: skip
     if len(channels) != len(strides) or not channels or list(strides) != sorted(strides):
         raise ModelError(
             f"levels must come fine to coarse, one stride each; got channels {list(channels)} and "
             f"strides {list(strides)}"
         )
-    decoder = DECODERS[name]
-    return decoder(channels, num_classes, **check_options("decoder", name, decoder, options))
+    made: nn.Module = decoder(
+        channels, num_classes, **check_options("decoder", name, decoder, options)
+    )
+    return made
+
+
+def _is_decoder(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
 
 
 __all__ = [

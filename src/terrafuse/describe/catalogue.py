@@ -10,7 +10,9 @@ import json
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from terrafuse.plugins import list_plugins
 
 FILE = "catalogue.json"
 
@@ -20,6 +22,20 @@ def read_catalogue() -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = json.loads(
         files("terrafuse.describe").joinpath(FILE).read_text(encoding="utf-8")
     )
+    return rows
+
+
+def list_names(kind: Literal["method", "backbone"]) -> list[dict[str, Any]]:
+    """The stored rows of a kind, and one for each plug-in, which is not imported for it.
+
+    "source" says where each is from. Of a plug-in, what only its code says is None.
+    """
+    own = read_catalogue()[f"{kind}s"]
+    first = {"method": "name", "backbone": "family"}[kind]
+    rows = [row | {"source": "terrafuse"} for row in own]
+    for plugin in list_plugins(kind):
+        known = {first: plugin.name, "source": plugin.source}
+        rows.append(dict.fromkeys(own[0]) | known)
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import load_run_config
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
 from terrafuse.describe.costs import without_values
 from terrafuse.describe.parts import describe_segmenter, mean_gates
@@ -69,7 +70,7 @@ def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, An
             f"'{changed[0]}' cannot be set: '{folder}' holds a model with a method of its own. "
             "Set keys of data and training, or describe a run.yaml"
         )
-    config = load_run_config(folder / "config.yaml", overrides)
+    config = load_run_config(folder / STORED_CONFIG, overrides)
     segmenter = _shapes(info.method, info.modalities, info.scheme, info.method_options)
     return {
         "classes": list(info.scheme.names),

@@ -10,13 +10,7 @@ from terrafuse.evaluation.evaluate import (
     read_reference_labels,
     scored_classes,
 )
-from terrafuse.evaluation.intervals import half_interval
-from terrafuse.evaluation.published import (
-    average_windows,
-    resize_bytes,
-    sum_exponentials,
-    sum_probabilities,
-)
+from terrafuse.evaluation.intervals import describe_runs, half_interval, known_half_interval
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -39,20 +33,18 @@ __all__ = [
     "OnMap",
     "ScoreKind",
     "Scores",
-    "average_windows",
     "cheap_scores",
     "check_references",
+    "describe_runs",
     "evaluate",
     "half_interval",
     "headline_first",
+    "known_half_interval",
     "modality_subsets",
     "read_reference_labels",
-    "resize_bytes",
     "score",
     "score_classes",
     "score_values",
     "scored_classes",
     "subset_report",
-    "sum_exponentials",
-    "sum_probabilities",
 ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terrafuse.errors import RasterReadError, UnknownNameError, unknown_name
+from terrafuse.errors import DataError, RasterReadError
 from terrafuse.layouts import (
     dfc2020,
     gid,
@@ -37,6 +37,7 @@ from terrafuse.layouts.sen1floods11 import describe_sen1floods11
 from terrafuse.layouts.summary import summarise
 from terrafuse.layouts.vaihingen import describe_vaihingen
 from terrafuse.layouts.whu_opt_sar import describe_whu_opt_sar
+from terrafuse.plugins import find, list_plugins
 
 __all__ = [
     "LAYOUTS",
@@ -82,18 +83,26 @@ LAYOUTS: dict[str, _Entry] = {
 
 @dataclass(frozen=True)
 class LayoutSummary:
-    """A row of `terrafuse layouts`."""
+    """A row of `terrafuse layouts`.
+
+    Args:
+        name: Of the layout.
+        description: Empty of a plug-in, which is not imported to be listed.
+        source: "terrafuse", or the distribution that provides it.
+    """
 
     name: str
     description: str
+    source: str = "terrafuse"
 
 
 def list_layouts() -> list[LayoutSummary]:
     """Every layout, with what it is for."""
-    return [
+    own = [
         LayoutSummary(name, (entry.describe.__doc__ or "").splitlines()[0])
         for name, entry in LAYOUTS.items()
     ]
+    return [*own, *(LayoutSummary(p.name, "", p.source) for p in list_plugins("layout"))]
 
 
 def recognise_layout(root: Path | str) -> Recognised:
@@ -113,22 +122,35 @@ def describe(
 
     Args:
         root: The folder.
-        layout: Name of the layout.
+        layout: Name of the layout, of an installed plug-in, or `module:function`.
         manifest_folder: Where the manifest will be, to name `root` from there. Default: `root`.
         options: Options of the layout, as text.
 
     Raises:
         UnknownNameError: No such layout.
+        PluginError: It is from outside the package, and cannot be imported or is no layout.
         RasterReadError: No such folder.
         DataError: The folder does not have this layout.
     """
-    if layout not in LAYOUTS:
-        raise UnknownNameError(unknown_name("layout", layout, LAYOUTS))
+    own = {name: entry.describe for name, entry in LAYOUTS.items()}
+    describe_folder_as = find(
+        "layout", layout, own, _is_layout, "a function of (root, options) that returns the values "
+        "of a manifest",
+    )  # fmt: skip
     folder = _folder(root)
-    values = LAYOUTS[layout].describe(folder, options)
+    values = describe_folder_as(folder, options)
+    if not isinstance(values, dict):
+        raise DataError(
+            f"layout '{layout}' returned {type(values).__name__}; it has to return the values of "
+            "a manifest as a dict, with paths relative to the folder"
+        )
     beside = folder if manifest_folder is None else Path(manifest_folder).expanduser()
     way = os.path.relpath(folder.resolve(), beside.resolve())
     return values if way == "." else {"root": Path(way).as_posix(), **values}
+
+
+def _is_layout(value: Any) -> bool:
+    return callable(value) and not isinstance(value, type)
 
 
 def _folder(root: Path | str) -> Path:

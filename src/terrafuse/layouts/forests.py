@@ -15,6 +15,7 @@ from typing import Any
 from terrafuse.errors import DataError, UnknownNameError, unknown_name
 from terrafuse.layouts.facts import draw_by_name
 from terrafuse.layouts.folder import describe_folders
+from terrafuse.layouts.lists import read_split_lists
 from terrafuse.layouts.options import choice
 
 _IGNORED = 255
@@ -85,16 +86,10 @@ def _to_name(folder: str) -> str:
 
 def _read_lists(root: Path) -> dict[str, str]:
     """Name of a picture → split. A line is a path, or several with white space between."""
-    split: dict[str, str] = {}
-    for name in ("train", "val", "test"):
-        path = root / f"{name}.txt"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            words = line.split()
-            if not words:
-                continue
-            id = PurePosixPath(words[0].replace("\\", "/")).stem
-            if split.setdefault(id, name) != name:
-                raise DataError(f"'{id}' is listed in '{split[id]}.txt' and '{name}.txt'")
+    split = read_split_lists(
+        [(root / f"{name}.txt", name) for name in ("train", "val", "test")],
+        lambda line: PurePosixPath(line.split()[0].replace("\\", "/")).stem,
+    )
     if not split:
         raise DataError(f"'{root}' has no train.txt and test.txt with a path per line")
     return split

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from terrafuse.errors import DataError
@@ -47,6 +47,31 @@ def read_lists(root: Path, ids: Iterable[str], names: Mapping[str, set[str]]) ->
     return splits
 
 
+def read_split_lists(
+    lists: Iterable[tuple[Path, str]], id_of: Callable[[str], str | None] = str
+) -> dict[str, str]:
+    """Id → split, of files with a scene per line.
+
+    Args:
+        lists: Each file, which may be absent, and its split.
+        id_of: Line → id of its scene; None where the line names none.
+
+    Raises:
+        DataError: A scene in two splits.
+    """
+    splits: dict[str, str] = {}
+    for path, split in lists:
+        for id in map(id_of, _lines(path) if path.is_file() else ()):
+            if id is not None:
+                _put(id, split, path, splits)
+    return splits
+
+
+def _put(id: str, split: str, path: Path, splits: dict[str, str]) -> None:
+    if splits.setdefault(id, split) != split:
+        raise DataError(f"scene '{id}' is listed in '{splits[id]}' and '{split}' ('{path}')")
+
+
 def _lines(path: Path) -> list[str]:
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     return [line.strip() for line in lines if line.strip()]
@@ -62,8 +87,8 @@ def _add(
         id = next((found for way in ways if (found := _scene(way, known, names))), None)
         if id is None:
             missing.append(ways[-1])
-        elif splits.setdefault(id, split) != split:
-            raise DataError(f"scene '{id}' is listed in '{splits[id]}' and '{split}' ('{path}')")
+        else:
+            _put(id, split, path, splits)
     return missing
 
 

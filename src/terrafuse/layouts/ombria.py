@@ -11,6 +11,7 @@ from typing import Any
 
 from terrafuse.layouts.facts import read_facts
 from terrafuse.layouts.layout import Layout, Reading
+from terrafuse.layouts.lists import read_split_lists
 from terrafuse.layouts.options import need_split, read_options
 from terrafuse.layouts.published import compose, look_through
 from terrafuse.layouts.tree import FileKind, Tree
@@ -111,14 +112,8 @@ def _folders(tree: Tree) -> dict[str, str]:
 
 def _lists(root: Path) -> dict[str, str]:
     """Ids by list, where somebody has put lists beside the pictures."""
-    return {
-        line.strip(): name
-        for name in ("train", "val", "test")
-        for path in (root / "splits" / f"{name}.txt",)
-        if path.is_file()
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    }
+    folder = root / "splits"
+    return read_split_lists([(folder / f"{name}.txt", name) for name in ("train", "val", "test")])
 
 
 def split_of_run(id: str) -> str:

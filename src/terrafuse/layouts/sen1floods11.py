@@ -13,6 +13,7 @@ from typing import Any
 from terrafuse.errors import DataError
 from terrafuse.layouts.facts import PublishedFacts, read_facts
 from terrafuse.layouts.layout import Layout, Reading
+from terrafuse.layouts.lists import read_split_lists
 from terrafuse.layouts.options import need_split, read_options
 from terrafuse.layouts.published import compose, look_through, warn
 from terrafuse.layouts.tree import FileKind
@@ -76,15 +77,22 @@ def _by_flood(facts: PublishedFacts, ids: set[str]) -> dict[str, str]:
     return {id: floods.get(name, "train") for id, name in series.items()}
 
 
+def _id_of_row(row: str) -> str | None:
+    stem = PurePosixPath(row.split(",")[0].strip()).stem
+    match = re.fullmatch(_PLACE + r"_\w+", stem)
+    return match["id"] if match else None
+
+
 def _read_lists(root: Path) -> dict[str, str]:
     """Scenes of the published lists; a row names the files of one."""
-    split: dict[str, str] = {}
-    for name, own in _LISTS.items():
-        found = sorted(root.rglob(f"flood_{name}_data.csv"))
-        for line in found[0].read_text(encoding="utf-8").splitlines() if found else ():
-            stem = PurePosixPath(line.split(",")[0].strip()).stem
-            if match := re.fullmatch(_PLACE + r"_\w+", stem):
-                split[match["id"]] = own
+    split = read_split_lists(
+        (
+            (path, own)
+            for name, own in _LISTS.items()
+            for path in sorted(root.rglob(f"flood_{name}_data.csv"))[:1]
+        ),
+        _id_of_row,
+    )
     if not split:
         raise DataError(
             f"-O split=official needs the published lists flood_train_data.csv, "

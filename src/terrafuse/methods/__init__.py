@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config.options import check_options
 from terrafuse.errors import (
     ChecksumError,
+    PluginError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
-    unknown_name,
 )
 from terrafuse.methods.ammfusenet import AMMFuseNet
 from terrafuse.methods.cmx import CMX
@@ -36,6 +37,7 @@ from terrafuse.methods.sslvit import SSLViT
 from terrafuse.methods.upseg import UPSeg
 from terrafuse.methods.vsgnet import VSGNet
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.plugins import find, folder_of, origins_in, say_what_changed
 from terrafuse.segmenter import Segmenter
 from terrafuse.tuning import merge_tuning
 from terrafuse.weights import (
@@ -96,7 +98,7 @@ def create_segmenter(
     """An untrained model.
 
     Args:
-        name: One of `METHODS`.
+        name: One of `METHODS`, of an installed plug-in, or `module:Class`.
         modalities: What it will receive, in the order the method fuses.
         num_classes: K.
         options: Keyword arguments of the method's constructor.
@@ -104,16 +106,37 @@ def create_segmenter(
     Raises:
         UnknownNameError: No such method, backbone, decoder or option; the nearest is named.
         ModelError: The number of modalities or the value of an option does not suit the method.
+        PluginError: It is from outside the package, and cannot be imported or is no method.
         WeightsError: Pretrained weights are wanted and cannot be used.
     """
-    if name not in METHODS:
-        raise UnknownNameError(unknown_name("method", name, METHODS))
-    method = METHODS[name]
+    method = find_method(name)
     given = dict(options or {})
     checked = check_options("method", name, method, given)
     segmenter = method(tuple(modalities), num_classes, **checked)
     segmenter.method_name, segmenter.method_options = name, given
     return segmenter
+
+
+def find_method(name: str) -> type[Segmenter]:
+    """The class of a method.
+
+    Args:
+        name: One of `METHODS`, of an installed plug-in, or `module:Class`.
+
+    Raises:
+        UnknownNameError: No such method; the nearest is named.
+        PluginError: It is from outside the package, and cannot be imported or is no method.
+    """
+    method: type[Segmenter] = find(
+        "method", name, METHODS, _is_method, "a class derived from terrafuse.Segmenter that "
+        "defines 'segment' (docs/howto/add-method.md)",
+    )  # fmt: skip
+    return method
+
+
+def _is_method(value: Any) -> bool:
+    is_segmenter = inspect.isclass(value) and issubclass(value, Segmenter)
+    return is_segmenter and not inspect.isabstract(value)
 
 
 def load_segmenter(
@@ -128,6 +151,7 @@ def load_segmenter(
             rounding.
 
     Raises:
+        PluginError: It was trained with code from outside the package, which is not here.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
             tuned run are not there, or not the same.
     """
@@ -144,6 +168,7 @@ def load_segmenter(
             load_tuned(segmenter, state, info, where)
         except ChecksumError:
             raise error from None
+    say_what_changed(info.code, f"the run in '{run_folder}'")
     if merge:
         merge_tuning(segmenter)
     return segmenter.to(device).eval(), info
@@ -158,13 +183,33 @@ def _build_again(info: RunInfo, run_folder: str | Path) -> Segmenter:
             return create_segmenter(
                 info.method, info.modalities, info.scheme.num_classes, info.method_options
             )
+    except PluginError as error:
+        raise PluginError(_missing_code(info, run_folder, error)) from error
     except UnknownNameError as error:
+        if info.code:
+            raise PluginError(_missing_code(info, run_folder, error)) from error
         raise WeightsMismatchError(
             f"'{run_folder}' was written by terrafuse {info.version} and cannot be built by this "
             f"one: {error}"
         ) from error
     except WeightsNotFoundError as error:
         raise missing_base(error, run_folder) from None
+
+
+def _missing_code(info: RunInfo, run_folder: str | Path, error: Exception) -> str:
+    lines = [
+        f"'{run_folder}' needs code from outside terrafuse, which no run folder brings: {error}"
+    ]
+    for name, origin in info.code.items():
+        folder = folder_of(origin)
+        if origin["distribution"]:
+            lines.append(f"'{name}' was of {origin['distribution']}; install that")
+        elif folder is not None:
+            lines.append(
+                f"'{name}' was in '{origin['file']}'. If that is code you trust, set "
+                f"PYTHONPATH={folder} (or the folder in which it lies now)"
+            )
+    return ". ".join(line.rstrip(".") for line in lines)
 
 
 def describe_run(
@@ -203,6 +248,7 @@ def describe_run(
         base_weights=tuple(sources),
         base_values_sha256=digest_values(left_out) if left_out else None,
         total_parameters=sum(p.numel() for p in segmenter.parameters()),
+        code=origins_in([segmenter.method_name, segmenter.method_options]),
     )
 
 
@@ -247,6 +293,7 @@ __all__ = [
     "VSGNet",
     "create_segmenter",
     "describe_run",
+    "find_method",
     "list_methods",
     "load_segmenter",
     "tuned_state",

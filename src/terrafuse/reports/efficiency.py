@@ -18,7 +18,7 @@ class SharePoint:
     Args:
         share: Part of the labelled pixels that was asked for, above 0, at most 1.
         values: A score from 0 to 1 per run.
-        half: Half of the confidence interval of their mean; None with a single run.
+        half: Half of the confidence interval of their mean; None with one or two runs.
     """
 
     share: float
@@ -50,7 +50,7 @@ def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str)
         axes.plot(shares, means, lw=1.8, marker="o", ms=5, color=color, label=name)
         if all(p.half is not None for p in ordered):
             halves = np.array([100 * (p.half or 0.0) for p in ordered])
-            # Of two or three runs the interval may reach beyond what a score can be.
+            # Of three runs the interval may reach beyond what a score can be.
             low, high = (means - halves).clip(0, 100), (means + halves).clip(0, 100)
             axes.fill_between(shares, low, high, color=color, alpha=0.14, lw=0)
     ticks = sorted({100 * p.share for points in curves.values() for p in points})

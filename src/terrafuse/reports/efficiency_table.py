@@ -9,7 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafuse.evaluation import HEADLINE, SCORES, ScoreKind, half_interval, headline_first
+from terrafuse.evaluation import (
+    HEADLINE,
+    SCORES,
+    ScoreKind,
+    describe_runs,
+    headline_first,
+    known_half_interval,
+)
 from terrafuse.writing import written_whole
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -82,7 +89,7 @@ def _kinds() -> list[ScoreKind]:
 def _heading(results: Results) -> str:
     first, own = next(iter(results.items()))
     seeds = len({point["seed"] for point in own["points"]})
-    spread = ", mean ± half of the 95 % interval by Student's t" if seeds > 1 else ""
+    spread = ", mean ± half of the 95 % interval by Student's t" if seeds > 2 else ""
     units = own["units"]
     size = f" of {units['side_px']} px" if units["by"] == "block" else ""
     steps = ", ".join(f"{name} {result['steps']}" for name, result in results.items())
@@ -111,7 +118,7 @@ def _curve(points: Sequence[Mapping[str, Any]]) -> list[Any]:
         SharePoint(
             share=share,
             values=tuple(values),
-            half=half_interval(values) if len(values) > 1 else None,
+            half=known_half_interval(values),
         )
         for share in _shares(points)
         if (values := _values(_at(points, share), HEADLINE))
@@ -133,10 +140,7 @@ def _values(points: Sequence[Mapping[str, Any]], key: str) -> list[float]:
 
 
 def _cell(values: Sequence[float], factor: int = 100, sign: str = "") -> str:
-    if not values:
-        return "–"
-    mean = f"{factor * statistics.mean(values):{sign}.1f}"
-    return f"{mean} ± {factor * half_interval(values):.1f}" if len(values) > 1 else mean
+    return describe_runs([factor * value for value in values], sign=sign)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -11,7 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from terrafuse.evaluation import HEADLINE, SCORES, half_interval, headline_first
+from terrafuse.evaluation import (
+    HEADLINE,
+    SCORES,
+    describe_runs,
+    headline_first,
+    known_half_interval,
+)
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 from terrafuse.writing import written_whole
 
@@ -87,7 +93,11 @@ def write_tables(
         OutputError: `out` cannot be written.
     """
     rows = _rows(jobs, found, choices or {})
-    results = {"rows": rows, "runs": [_run(job, found, failures) for job in jobs]}
+    results: dict[str, Any] = {
+        "scores": f"in %; shown: {_how_shown(rows) or 'none yet'}",
+        "rows": rows,
+        "runs": [_run(job, found, failures) for job in jobs],
+    }
     paths = (out / TABLE, out / CSV, out / RESULTS, out / PICTURE)
     with written_whole(*paths) as (table, sheet, plain, picture):
         table.write_text(_markdown(rows, results["runs"]), encoding="utf-8")
@@ -148,7 +158,7 @@ def _mean(values: Iterable[float | None], in_percent: bool = True) -> dict[str, 
     runs = [100 * value if in_percent else value for value in values if value is not None]
     return {
         "mean": statistics.mean(runs) if runs else None,
-        "half": half_interval(runs) if len(runs) > 1 else None,
+        "half": known_half_interval(runs),
         "runs": runs,
     }
 
@@ -166,7 +176,7 @@ def _score_names(rows: Iterable[Row]) -> list[str]:
 
 def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
     done = [run for run in runs if "scores" in run]
-    lines = [_heading(done) + _how_chosen(rows)]
+    lines = [_heading(done, rows) + _how_chosen(rows)]
     for group, own in _by_group(rows).items():
         names = _score_names(own)
         chosen = _chosen_keys(own)
@@ -189,7 +199,7 @@ def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _heading(done: Sequence[Record]) -> str:
+def _heading(done: Sequence[Record], rows: Sequence[Row]) -> str:
     if not done:
         return "No run is done yet."
     facts = [
@@ -200,10 +210,22 @@ def _heading(done: Sequence[Record]) -> str:
         f"a sample of {_all('crop_size', done)} pixels",
     ]
     return (
-        f"{', '.join(facts)}. Scores in %: mean of n seeds ± half of its 95 % confidence interval "
-        "(Student's t). GFLOPs of a forward pass of one sample; ms / Mpx: the fastest of some "
-        "passes."
+        f"{', '.join(facts)}. Scores in %: {_how_shown(rows)}. GFLOPs of a forward pass of one "
+        "sample; ms / Mpx: the fastest of some passes."
     )
+
+
+def _how_shown(rows: Sequence[Row]) -> str:
+    """What stands in a cell, of as many seeds as there are."""
+    numbers = {row["n"] for row in rows}
+    how = []
+    if max(numbers, default=0) > 2:
+        how.append("mean of n seeds ± half of its 95 % confidence interval (Student's t)")
+    if 2 in numbers:
+        how.append("of two seeds both values, of which an interval would say nothing")
+    if 1 in numbers:
+        how.append("of one seed its value")
+    return "; ".join(how)
 
 
 def _how_chosen(rows: Iterable[Row]) -> str:
@@ -242,8 +264,7 @@ def _cells(row: Row, names: Iterable[str], chosen: Sequence[str]) -> list[str]:
 def _score_cell(score: Mapping[str, Any] | None) -> str:
     if score is None or score["mean"] is None:
         return _NONE
-    half = "" if score["half"] is None else f" ± {score['half']:.1f}"
-    return f"{score['mean']:.1f}{half}"
+    return describe_runs(score["runs"])
 
 
 def _one_line(text: str) -> str:

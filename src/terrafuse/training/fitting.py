@@ -38,7 +38,7 @@ def run_training(
         fit: Learns.
         finish: Leaves what the run is for.
         position: Where the run stands.
-        progress: Show a progress bar where stderr is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
     """
     with quiet_lightning(), fitting_threads(), Display(progress) as display:
         run = prepare(display)

@@ -1,10 +1,12 @@
 """What is minimised: losses over pixels and over regions, and their weighted sums.
 
-A new loss is a class that is a `Loss`, and its line in `LOSSES`.
+A new loss is a class that is a `Loss`, and its line in `LOSSES`; or, outside the package,
+`module:Name` or an entry point.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from math import ceil, inf
 from typing import Any, Literal, Protocol
@@ -16,7 +18,8 @@ from torch import Tensor, nn
 from terrafuse.classes import ClassScheme
 from terrafuse.config import LossConfig
 from terrafuse.config.options import check_options
-from terrafuse.errors import ConfigError, LabelError, UnknownNameError, unknown_name
+from terrafuse.errors import ConfigError, LabelError
+from terrafuse.plugins import find
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import SegmenterOutput
 
@@ -370,10 +373,11 @@ def create_loss(
         )
     losses: dict[str, nn.Module] = {}
     for config, values in zip(configs, options, strict=True):
-        name = config.name
+        # As it is reported: a module's name must not be part of one, nor a dot.
+        name = config.name.rpartition(":")[2].replace(".", "_")
         while name in losses:
             name += "_again"
-        loss = LOSSES[config.name](class_counts, **values)
+        loss = find_loss(config.name)(class_counts, **values)
         assert isinstance(loss, nn.Module), name
         losses[name] = loss
     return WeightedSum(losses, [config.weight for config in configs])
@@ -387,15 +391,38 @@ def check_losses(configs: Sequence[LossConfig]) -> list[dict[str, Any]]:
 
     Raises:
         UnknownNameError: Names the nearest one that does.
+        PluginError: One is from outside the package, and cannot be imported or is no loss.
         ModelError: An option is of another type.
         ConfigError: All weights are 0.
     """
-    for config in configs:
-        if config.name not in LOSSES:
-            raise UnknownNameError(unknown_name("loss", config.name, LOSSES))
+    found = [find_loss(config.name) for config in configs]
     if not any(config.weight > 0 for config in configs):
         raise ConfigError("every weight in training.losses is 0: there is nothing to learn from")
-    return [check_options("loss", c.name, LOSSES[c.name], c.options) for c in configs]
+    return [
+        check_options("loss", config.name, loss, config.options)
+        for config, loss in zip(configs, found, strict=True)
+    ]
+
+
+def find_loss(name: str) -> type[Loss]:
+    """The class of a loss.
+
+    Args:
+        name: One of `LOSSES`, of an installed plug-in, or `module:Class`.
+
+    Raises:
+        UnknownNameError: No such loss; the nearest is named.
+        PluginError: It is from outside the package, and cannot be imported or is no loss.
+    """
+    loss: type[Loss] = find(
+        "loss", name, LOSSES, _is_loss, "a subclass of torch.nn.Module that takes (counts, *, "
+        "options), called with logits and labels",
+    )  # fmt: skip
+    return loss
+
+
+def _is_loss(value: Any) -> bool:
+    return inspect.isclass(value) and issubclass(value, nn.Module)
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

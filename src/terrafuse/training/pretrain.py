@@ -53,7 +53,7 @@ def pretrain(
         out: The folder to make.
         resume: Go on where an interrupted run in `out` stopped, exactly as if it had not been;
             begins where there is none. A finished run is left as it is.
-        progress: Show a progress bar where stderr is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
 
     Returns:
         `out`, with a file of weights per backbone, `pretrain.json`, `config.yaml`, `log.csv` and a

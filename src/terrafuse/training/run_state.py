@@ -21,7 +21,7 @@ import yaml
 from torch import Tensor, nn
 
 from terrafuse.config import load_run_config
-from terrafuse.config.base import Settings
+from terrafuse.config.base import STORED_CONFIG, Settings
 from terrafuse.data import Manifest
 from terrafuse.errors import (
     ConfigError,
@@ -34,7 +34,7 @@ from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import written_whole
 
-CONFIG, START, LOG = "config.yaml", "start.json", "log.csv"
+CONFIG, START, LOG = STORED_CONFIG, "start.json", "log.csv"
 KEPT, LAST = "best.pt", "last.ckpt"
 CHECKPOINT_FORMAT = 1
 

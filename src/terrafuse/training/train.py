@@ -68,7 +68,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         out: The run folder to make.
         resume: Go on where an interrupted run in `out` stopped, exactly as if it had not been;
             begins where there is none. A finished run is left as it is.
-        progress: Show a progress bar where stderr is a terminal.
+        progress: Show a progress bar, or lines where stderr is no terminal.
 
     Returns:
         `out`, with `model.safetensors`, `model.json`, `config.yaml`, `log.csv` and figures.

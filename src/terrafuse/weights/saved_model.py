@@ -56,6 +56,8 @@ class RunInfo:
             out: they are those of the base weights. None where it holds all.
         total_parameters: Trainable and frozen values.
         version: The terrafuse that wrote it.
+        code: By name, where what it uses from outside the package came from: "module", "file",
+            "sha256" and "distribution" each.
     """
 
     method: str
@@ -72,6 +74,7 @@ class RunInfo:
     base_values_sha256: str | None = None
     total_parameters: int = 0
     version: str = VERSION
+    code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Content of `model.json`."""
@@ -90,6 +93,7 @@ class RunInfo:
             "base_values_sha256": self.base_values_sha256,
             "scores": self.scores,
             "total_parameters": self.total_parameters,
+            "code": self.code,
         }
         return own | stac_fields(
             method=self.method,
@@ -121,6 +125,7 @@ class RunInfo:
             scores=dict(values["scores"]),
             total_parameters=int(values["total_parameters"]),
             version=str(values["terrafuse_version"]),
+            code=dict(values.get("code", {})),
         )
 
 

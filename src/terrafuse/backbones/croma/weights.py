@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones.base import PretrainedSource
 from terrafuse.backbones.croma.encoder import CROMAVariant
+from terrafuse.backbones.first_layer import is_in_turn
 from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L2A, adapt_bands
 from terrafuse.backbones.timm.models import HUB_WEIGHTS, find_published
 from terrafuse.errors import (
@@ -215,7 +216,7 @@ def _fit_stem(weight: Tensor, sensor: str, places: Sequence[int | None]) -> Tens
     if weight.shape[1] % bands:
         return weight  # reported as of another shape
     kernels = weight.reshape(len(weight), bands, -1, 1)  # (D, C, p², 1)
-    return adapt_bands(kernels, places).flatten(1)
+    return adapt_bands(kernels, places, tell_apart=not is_in_turn()).flatten(1)
 
 
 def _is_beyond(key: str, module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from small_methods import random_images
+from terrafuse.contract.inputs import Images, random_images
 from terrafuse.modalities import Modality
 
 #: Two dates of the same three wavelengths, two polarisations, and two bands without a wavelength.
@@ -26,8 +26,6 @@ DATES = {"rgb": ((0, 1, 2), (3, 4, 5))}
 #: Least change, in deviations of what changes. Rounding alone made up to 5e-7, and the smallest
 #: influence that any small model has at its start is 7e-5 (a band in DFormer v2's distances).
 LEAST = 1e-5
-
-Images = dict[str, Tensor]
 
 
 def in_groups(most: int | None) -> list[tuple[Modality, ...]]:

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from influence import Images
 from terrafuse.classes import ClassScheme
 from terrafuse.config import TrainingConfig
 from terrafuse.config.options import option_names
-from terrafuse.methods import METHODS
+from terrafuse.contract.inputs import Images
+from terrafuse.methods import find_method
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.losses import create_loss
@@ -27,7 +27,7 @@ _OF_CHOICE = {"frozen", "bitfit", "norms", "full"}
 
 def with_all_learning(method: str, options: dict[str, Any]) -> dict[str, Any]:
     """Options with which random first values of a backbone do not stay as they are."""
-    if "tuning" not in option_names(METHODS[method]):
+    if "tuning" not in option_names(find_method(method)):
         return options
     added = [name for name in (options.get("tuning") or "").split("+") if name]
     return options | {"tuning": "+".join([*(n for n in added if n not in _OF_CHOICE), "full"])}

@@ -1,7 +1,7 @@
 """Class scores of an image as CMX's and DFormer's code make them: scales, mirror images, windows.
 
-For numbers that stand beside those of the papers. `terrafuse evaluate` scores stitched maps, in
-which windows and their weights are sound; here they are what was published.
+Functions for a script that puts numbers beside those of the papers. `terrafuse evaluate` scores
+stitched maps, in which windows and their weights are sound; here they are what was published.
 """
 
 from __future__ import annotations
