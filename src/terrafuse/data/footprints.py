@@ -1,4 +1,4 @@
-"""Which rasters show the same ground."""
+"""Overlap and distance of raster footprints."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from rasterio.crs import CRS
 from terrafuse.data.grid import Grid
 from terrafuse.data.overlap import project
 
-# Neighbouring sheets may share a line of pixels without showing the same place.
+# Neighbouring map sheets may share a line of pixels without showing the same place.
 _LEAST_OVERLAP = 1e-3
-# Straight edges bend in another CRS: points along an outline.
+# Straight edges bend in another CRS: points added along an outline.
 _OUTLINE_POINTS = 64
 
 
 def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
-    """Pairs of georeferenced grids that share more than a thousandth of the smaller one."""
+    """Find pairs of georeferenced grids that share more than a thousandth of the smaller one."""
     outlines = _outlines(grids)
     placed = [i for i, outline in enumerate(outlines) if outline is not None]
     polygons = np.array([outlines[i] for i in placed], dtype=object)
@@ -35,14 +35,13 @@ def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
 
 
 def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, int, float]]:
-    """Pairs of georeferenced grids of one CRS that lie apart, but not by more than this.
+    """Find pairs of georeferenced grids of one CRS that are disjoint but close.
 
     Args:
-        grids: The grids.
-        distance_px: In pixels of the finer of both.
+        distance_px: Largest distance, in pixels of the finer grid.
 
     Returns:
-        Positions of both, and pixels between them; 0 = they touch.
+        Positions of both, and the pixels between them; 0 = they touch.
     """
     overlapping = set(overlapping_grids(grids))
     by_crs: dict[str, list[int]] = {}
@@ -57,7 +56,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
         first, second = tree.query(polygons, predicate="dwithin", distance=distance_px * pixels)
         apart = shapely.distance(polygons[first], polygons[second])
         apart = apart / np.minimum(pixels[first], pixels[second])
-        # A pair is found from either side where both have pixels of one size.
+        # Where both have pixels of one size, a pair is found from either side.
         pairs = {
             (min(members[a], members[b]), max(members[a], members[b])): float(px)
             for a, b, px in zip(first, second, apart, strict=True)
@@ -68,7 +67,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
 
 
 def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
-    """Indices of grids; those that overlap, be it through others, are together."""
+    """Group the indices of grids that overlap, directly or through others."""
     group_of = list(range(len(grids)))
 
     def root(i: int) -> int:
@@ -86,7 +85,7 @@ def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
 
 
 def _outlines(grids: Sequence[Grid]) -> list[Any]:
-    """Polygons in a common CRS; None for grids that lie nowhere."""
+    """Return outlines in a common CRS; None for grids without georeference."""
     several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
     return [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
 
