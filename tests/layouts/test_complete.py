@@ -167,7 +167,7 @@ def test_label_codes_divided_by_ten(tmp_path: Path) -> None:
         values = describe(root, "whu-opt-sar")
     assert [item["code"] for item in values["classes"]] == list(range(1, 8))
     assert describe(root, "whu-opt-sar", codes="ones")["classes"] == values["classes"]
-    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* -O codes=tens is given\. Leave"):
+    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* -O codes=tens is given\. Omit"):
         describe(root, "whu-opt-sar", codes="tens")
     published.make_whu(tmp_path, published.whu_ids()[50:])
     with pytest.raises(

@@ -153,7 +153,7 @@ def test_lists_count_more_than_folders(tmp_path: Path) -> None:
         (["rgb/c.tif"], r"1 images without labels are ignored: rgb/c\.tif"),
         (["labels/c.tif"], r"1 labels without an image are ignored: labels/c\.tif"),
         (["labels_rgb/a.tif"], r"'labels'; 'labels_rgb' look like labels too, .* -O labels="),
-        (["masks/a.tif", "masks/b.tif"], r"those of 'labels'; 'masks' look like labels too"),
+        (["masks/a.tif", "masks/b.tif"], r"taken from 'labels'; 'masks' look like labels too"),
         (["notes/q.tif"], r"no file of 'notes' has the name of a label, for instance 'notes/q"),
         (["train_val/rgb/a.tif"], r"1 rasters in folders such as 'train_val/rgb' repeat others"),
     ],

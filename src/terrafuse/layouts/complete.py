@@ -84,8 +84,8 @@ def settle(
         allow: Whether to continue with an incomplete copy.
         others: Name → id → split, of other lists, some of which may be complete.
 
-        Returns:
-            Ids of the scenes, and modalities that some of them lack.
+    Returns:
+        Ids of the scenes, and modalities that some of them lack.
 
     Raises:
         DataError: Something is missing and that is not allowed, or no scene is left.
