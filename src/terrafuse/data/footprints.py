@@ -20,7 +20,8 @@ _OUTLINE_POINTS = 64
 
 def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
     """Find pairs of georeferenced grids that share more than a thousandth of the smaller one."""
-    outlines = _outlines(grids)
+    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
+    outlines = [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
     placed = [i for i, outline in enumerate(outlines) if outline is not None]
     polygons = np.array([outlines[i] for i in placed], dtype=object)
     if len(placed) < 2:
@@ -84,12 +85,6 @@ def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _outlines(grids: Sequence[Grid]) -> list[Any]:
-    """Return outlines in a common CRS; None for grids without georeference."""
-    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
-    return [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
-
-
 def _outline(grid: Grid, *, in_degrees: bool) -> Any:
     outline = shapely.polygons(np.stack(grid.corners(), axis=1))
     if not in_degrees:
@@ -97,6 +92,6 @@ def _outline(grid: Grid, *, in_degrees: bool) -> Any:
     dense = shapely.segmentize(outline, shapely.length(outline) / _OUTLINE_POINTS)
     try:
         lon, lat = project(grid.crs, CRS.from_epsg(4326), *shapely.get_coordinates(dense).T)
-    except ValueError:  # a CRS that lies nowhere on Earth
+    except ValueError:  # a CRS of another celestial body
         return None
     return shapely.polygons(np.stack([lon, lat], axis=1)) if np.isfinite(lon).all() else None

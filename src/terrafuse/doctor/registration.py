@@ -7,7 +7,7 @@ from itertools import combinations
 
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
-from terrafuse.doctor.layers import Layer, choose_windows, read_layers
+from terrafuse.doctor.layers import choose_windows, read_layers
 from terrafuse.doctor.shifts import (
     Shift,
     Structure,
@@ -73,14 +73,10 @@ class _Images:
         if key not in self._structures:
             shapes = [(round(w.height / pixel), round(w.width / pixel)) for w in self._windows]
             self._structures[key] = [
-                _structure(layers[name], pixel, shape)
+                find_structure(*layers[name].resized(pixel, shape), relief=layers[name].relief)
                 for layers, shape in zip(self._layers, shapes, strict=True)
             ]
         return self._structures[key]
-
-
-def _structure(layer: Layer, pixel: float, shape: tuple[int, int]) -> Structure | None:
-    return find_structure(*layer.resized(pixel, shape), relief=layer.relief)
 
 
 def _compare(scene: Scene, images: _Images, names: Sequence[str]) -> Iterator[Finding]:

@@ -98,8 +98,9 @@ def _check_wrapped(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     if not bands.size:
         return
     names = [seen.modality.bands[band] for band in bands]
+    jump = "jumps" if len(names) == 1 else "jump"
     message = (
-        f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {_jump(names)} between black "
+        f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {jump} between black "
         f"and white from pixel to pixel (at {share.max():.1%} of them): bright values exceeded 255 "
         "and wrapped around to 0"
     )
@@ -136,7 +137,3 @@ def _bands(names: list[str]) -> str:
 
 def _are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _jump(names: list[str]) -> str:
-    return "jumps" if len(names) == 1 else "jump"

@@ -137,7 +137,6 @@ def describe_gid5(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """GID-5: 150 GF-2 scenes, five classes; label_5classes, or Annotation__index/NAME_5label.png.
 
     Args:
-        root: The folder.
         options: "split": sound (tested on the 30 scenes of Five-Billion-Pixels; validation drawn
             by name), official (likewise, without validation; the paper's own list was not
             published) or fifteen (only the scenes of MACU-Net's and mmsegmentation's subset, split
@@ -161,7 +160,6 @@ def describe_gid15(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """GID-15: the fine set (label_15classes), the challenge (img_dir), or NAME_15label.png.
 
     Args:
-        root: The folder.
         options: "split": sound or official. The challenge has no labels for its test scenes: its
             'val' is the test split and 'sound' draws validation scenes from 'train' by name. The
             fine set comes without a list. On the images of Five-Billion-Pixels, its 30 test scenes
@@ -198,7 +196,6 @@ def describe_five_billion_pixels(root: Path, options: dict[str, str]) -> dict[st
     """Five-Billion-Pixels: 24 classes on the scenes of GID; Image__8bit_NirRGB, Annotation__index.
 
     Args:
-        root: The folder.
         options: "split": sound (30 published test scenes, validation drawn by name) or official
             (without validation). "images": 8bit (nir, red, green, blue) or 16bit (blue, green,
             red, nir, or as the folder's name says); default: 8bit if present. "modalities",

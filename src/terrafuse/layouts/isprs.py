@@ -94,9 +94,6 @@ def with_eroded(layout: Layout, labels: Found, eroded: Found, ids: Iterable[str]
 
     Args:
         layout: Layout of the data set, for the message.
-        labels: Full labels.
-        eroded: Labels without boundaries.
-        ids: Scenes wanted.
     """
     instead = [id for id in ids if id in eroded.files and id not in labels.files]
     if not instead:
