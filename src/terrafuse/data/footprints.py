@@ -1,4 +1,4 @@
-"""Which rasters show the same ground."""
+"""Overlap and distance of raster footprints."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rasterio.crs import CRS
 from terrafuse.data.grid import Grid
 from terrafuse.data.overlap import project
 
-# Neighbouring sheets may share a line of pixels without showing the same place.
+# Neighbouring map sheets may share a line of pixels without showing the same place.
 _LEAST_OVERLAP = 1e-3
-# Straight edges bend in another CRS: points along an outline.
+# Straight edges bend in another CRS: points added along an outline.
 _OUTLINE_POINTS = 64
 
 
 def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
-    """Pairs of georeferenced grids that share more than a thousandth of the smaller one."""
-    outlines = _outlines(grids)
+    """Find pairs of georeferenced grids that share more than a thousandth of the smaller one."""
+    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
+    outlines = [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
     placed = [i for i, outline in enumerate(outlines) if outline is not None]
     polygons = np.array([outlines[i] for i in placed], dtype=object)
     if len(placed) < 2:
@@ -35,14 +36,13 @@ def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
 
 
 def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, int, float]]:
-    """Pairs of georeferenced grids of one CRS that lie apart, but not by more than this.
+    """Find pairs of georeferenced grids of one CRS that are disjoint but close.
 
     Args:
-        grids: The grids.
-        distance_px: In pixels of the finer of both.
+        distance_px: Largest distance, in pixels of the finer grid.
 
     Returns:
-        Positions of both, and pixels between them; 0 = they touch.
+        Positions of both, and the pixels between them; 0 = they touch.
     """
     overlapping = set(overlapping_grids(grids))
     by_crs: dict[str, list[int]] = {}
@@ -57,7 +57,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
         first, second = tree.query(polygons, predicate="dwithin", distance=distance_px * pixels)
         apart = shapely.distance(polygons[first], polygons[second])
         apart = apart / np.minimum(pixels[first], pixels[second])
-        # A pair is found from either side where both have pixels of one size.
+        # Where both have pixels of one size, a pair is found from either side.
         pairs = {
             (min(members[a], members[b]), max(members[a], members[b])): float(px)
             for a, b, px in zip(first, second, apart, strict=True)
@@ -68,7 +68,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
 
 
 def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
-    """Indices of grids; those that overlap, be it through others, are together."""
+    """Group the indices of grids that overlap, directly or through others."""
     group_of = list(range(len(grids)))
 
     def root(i: int) -> int:
@@ -85,12 +85,6 @@ def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _outlines(grids: Sequence[Grid]) -> list[Any]:
-    """Polygons in a common CRS; None for grids that lie nowhere."""
-    several = len({grid.crs.to_wkt() for grid in grids if grid.crs is not None}) > 1
-    return [None if grid.crs is None else _outline(grid, in_degrees=several) for grid in grids]
-
-
 def _outline(grid: Grid, *, in_degrees: bool) -> Any:
     outline = shapely.polygons(np.stack(grid.corners(), axis=1))
     if not in_degrees:
@@ -98,6 +92,6 @@ def _outline(grid: Grid, *, in_degrees: bool) -> Any:
     dense = shapely.segmentize(outline, shapely.length(outline) / _OUTLINE_POINTS)
     try:
         lon, lat = project(grid.crs, CRS.from_epsg(4326), *shapely.get_coordinates(dense).T)
-    except ValueError:  # a CRS that lies nowhere on Earth
+    except ValueError:  # a CRS of another celestial body
         return None
     return shapely.polygons(np.stack([lon, lat], axis=1)) if np.isfinite(lon).all() else None

@@ -23,14 +23,12 @@ from terrafuse.samples import Window
 
 @dataclass(frozen=True)
 class GriddedBands:
-    """Some bands of a file, on a target grid.
+    """Selected bands of a file, on a target grid.
 
     Args:
-        file: The file.
-        bands: What to read of it.
         extent: Part of the target grid that the file can fill, or None.
         offset: (row, col) of the target grid in the file where pixels coincide, else None.
-        spec: What the pool of handles opens: the path, or a VRT document.
+        spec: What the handle pool opens: the path, or a VRT document.
         where: Names the raster in messages.
     """
 
@@ -43,29 +41,29 @@ class GriddedBands:
 
     @property
     def complete(self) -> bool:
-        """Whether every pixel has data for certain."""
+        """True if every pixel is certain to have data."""
         return self.offset is not None and all(
             band.finite and not band.masked and band.nodata is None for band in self.bands
         )
 
     @property
     def _dtype(self) -> str | None:
-        # Only a file that mixes dtypes needs a common one.
+        # Only a file of mixed dtypes needs a common one.
         names = {self.file.dtypes[band.index - 1] for band in self.bands}
         return str(np.result_type(*names)) if len(names) > 1 else None
 
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Raw values of a window inside `extent`, and where there are none.
+        """Read raw values of a window inside `extent`, and a mask of pixels without data.
 
         Args:
             window: Pixels of the target grid.
-            shape: Rows and columns to pick from it, evenly, if not all: from an overview where
-                the file has one.
+            shape: Rows and columns to pick from it, evenly spaced; from an overview where the
+                file has one. None reads all.
 
         Returns:
-            Values (C, h, w), aligned in the file's dtype, else float with NaN; and a mask
+            Values (C, h, w), in the file's dtype if aligned, else float with NaN; and a mask
             (C or 1, h, w) of the pixels without data, or None.
 
         Raises:
@@ -134,11 +132,8 @@ def place(
     """Prepare to read `bands` of a file on `grid`.
 
     Args:
-        file: The file.
-        bands: What to read of it.
-        grid: Target grid.
-        reference: The whole of which `grid` is a part; the file must overlap it.
-        resampling: Rule between pixels, where those of the file and of `grid` do not coincide.
+        reference: Full grid of which `grid` is a part; the file must overlap it.
+        resampling: Method where the pixels of the file and of `grid` do not coincide.
         where: Names the raster in messages.
         dtype: GDAL type to resample in.
 
@@ -210,11 +205,11 @@ def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArr
 
 
 def usable_nodata(value: float | None, dtype: np.dtype[Any]) -> float | None:
-    """A nodata value that pixels of this dtype can have; NaN is none, as it never is data."""
+    """Return a nodata value if pixels of this dtype can have it, else None; None for NaN too."""
     if value is None or np.isnan(value):
         return None
     if dtype.kind not in "iu":
-        # Beyond its range (often -1.8e308 on float32) no pixel has it.
+        # Outside the range of the dtype (often -1.8e308 on float32) no pixel has it.
         return value if abs(value) <= float(np.finfo(dtype).max) else None
     limits = np.iinfo(dtype)
     fits = float(value).is_integer() and limits.min <= value <= limits.max

@@ -28,7 +28,7 @@ from terrafuse.samples import IGNORE_INDEX, Window
 
 SUFFIXES = (".geojson", ".json", ".gpkg", ".shp", ".fgb", ".parquet", ".kml")
 _POLYGON = 3  # GEOS type number
-# Edges are straight in the file's CRS: points are put in at this distance before reprojection.
+# Edges are straight in the file's CRS: they are densified to this distance before reprojection.
 _SEGMENT_PX = 32
 # Pixel coordinates are snapped to this, so that moving the window by whole pixels is exact and a
 # pixel does not depend on the window it is read in.
@@ -36,26 +36,24 @@ _SNAP = 2.0**16
 
 
 def is_vector(path: str) -> bool:
-    """Whether labels in this file are polygons."""
+    """Tell whether labels in this file are polygons."""
     return path.lower().endswith(SUFFIXES)
 
 
 class PolygonLabels:
-    """Labels from polygons: a pixel is of the class of the polygon that covers its centre.
+    """Labels from polygons: a pixel has the class of the polygon that covers its centre.
 
-    Where polygons overlap, the later one in the file counts.
+    Where polygons overlap, the later one in the file wins.
 
     Args:
         path: Vector file, in any CRS.
-        scheme: What the codes mean.
-        rules: How it is read.
         grid: The scene's grid.
         where: Names the labels in messages.
 
     Raises:
         RasterReadError: Missing or unreadable file.
         GridMismatchError: Only one of file and grid has a CRS.
-        LabelError: Codes outside the class scheme, or geometries that are no polygons.
+        LabelError: Codes outside the class scheme, or geometries other than polygons.
         ConfigError: The rules do not fit the file.
     """
 
@@ -78,7 +76,7 @@ class PolygonLabels:
             self._area = list(_read_polygons(rules.area, None, grid, f"area of {where}")[0])
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), 255 = ignore, also outside the scene."""
+        """Read class indices (h, w); 255 = ignore, also outside the scene."""
         labels = np.full((window.height, window.width), IGNORE_INDEX, np.uint8)
         inner = window.intersection(self._grid.window)
         if inner is None:
@@ -94,7 +92,7 @@ class PolygonLabels:
         return labels
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file stays open."""
 
 
 def _burn(shapes: list[tuple[Any, int]], window: Window, fill: int) -> NDArray[np.uint8]:
@@ -111,8 +109,8 @@ def _burn(shapes: list[tuple[Any, int]], window: Window, fill: int) -> NDArray[n
 def _read_polygons(
     path: str, attribute: str | None, grid: Grid, where: str
 ) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.intp]]:
-    """Polygons in pixel coordinates; codes per feature; and the feature of each polygon."""
-    import pyogrio  # GDAL a second time: only polygons wait for it
+    """Read polygons in pixel coordinates, codes per feature, and the feature of each polygon."""
+    import pyogrio  # loads GDAL a second time: only polygons need it
 
     info = _info(path, where)
     if attribute is not None and attribute not in info["fields"]:
@@ -175,7 +173,7 @@ def _widen(box: tuple[float, float, float, float]) -> tuple[float, float, float,
 
 
 def _clip(shapes: NDArray[Any], box: tuple[float, float, float, float]) -> NDArray[Any]:
-    """Cut what reaches far beyond the scene: a projection may have no answer there."""
+    """Clip shapes that extend far beyond the scene: a projection may be undefined there."""
     bounds = shapely.bounds(shapes)
     beyond = (bounds[:, :2] < box[:2]).any(axis=1) | (bounds[:, 2:] > box[2:]).any(axis=1)
     shapes = shapes.copy()
@@ -184,7 +182,7 @@ def _clip(shapes: NDArray[Any], box: tuple[float, float, float, float]) -> NDArr
 
 
 def _single_polygons(shapes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """The polygons in multipolygons and collections, and whose they are."""
+    """Split multipolygons and collections into polygons; return the feature of each too."""
     parts, first = shapely.get_parts(shapes, return_index=True)
     parts, second = shapely.get_parts(parts, return_index=True)
     keep = (shapely.get_type_id(parts) == _POLYGON) & ~shapely.is_empty(parts)
@@ -205,7 +203,7 @@ def _to_pixels(polygons: NDArray[Any], crs: CRS | None, grid: Grid) -> NDArray[A
 
 
 def _class_table(scheme: ClassScheme) -> dict[Code, int]:
-    """Codes, void values and class names → class index; a code wins over a name."""
+    """Map codes, void values and class names to class indices; a code wins over a name."""
     return dict(zip(scheme.names, range(scheme.num_classes), strict=True)) | scheme.lookup()
 
 
@@ -224,8 +222,8 @@ def _only_class(scheme: ClassScheme, background: int, path: str, where: str) -> 
     names = ", ".join(scheme.names[index] for index in left)
     listed = ", ".join(map(str, _info(path, where)["fields"])) or "none"
     raise ConfigError(
-        f"{where}: the polygons may be {names}. Name the field that tells in 'labels.attribute' "
-        f"(fields: {listed})"
+        f"{where}: the polygons may be {names}. Name the field that holds the class in "
+        f"'labels.attribute' (fields: {listed})"
     )
 
 

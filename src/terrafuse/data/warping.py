@@ -1,10 +1,10 @@
-"""VRT documents that bring a raster onto another grid while it is read.
+"""VRT documents that warp a raster to another grid while it is read.
 
-Two layers. The inner one makes pixels without data NaN and complex values amplitudes, so that
-neither can bleed into their neighbours. The outer one is GDAL's warped VRT. We write the document
-rather than use `rasterio.vrt.WarpedVRT` for three reasons: it is a string, thus the key of the
-pool of handles and easy to pickle; its transformer is exact within one CRS; and it can have blocks
-of our size, on which the result depends (see `handles`).
+A document has two layers. The inner one turns pixels without data into NaN and complex values into
+amplitudes, so that neither can bleed into their neighbours. The outer one is GDAL's warped VRT. We
+write the document rather than use `rasterio.vrt.WarpedVRT` for three reasons: it is a string, hence
+a key of the handle pool and easy to pickle; its transformer is exact within one CRS; and it can
+have blocks of our size, on which the result depends (see `handles`).
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _ALGORITHMS = {
     "average": "Average",
 }
 BLOCK = 64
-# Across CRSs the transform is interpolated along a row of a block, to this many source pixels.
+# Between CRSs the transform is interpolated along a row of a block, within this many source pixels.
 _TOLERANCE_PX = 0.01
 
 
 @dataclass(frozen=True)
 class BandSource:
-    """One band as the warp shall see it.
+    """A band as the warp must see it.
 
     Args:
-        index: 1-based number in the file.
-        nodata: Value that becomes NaN, beside what the file itself hides; None = none.
-        masked: Whether what the file itself hides (nodata tag, mask, alpha) becomes NaN.
+        index: 1-based band number in the file.
+        nodata: Value that becomes NaN, in addition to what the file itself masks; None = none.
+        masked: Whether pixels that the file itself masks (nodata tag, mask, alpha) become NaN.
         complex: Whether to take the modulus.
-        finite: Whether the values are finite for certain (whole numbers).
+        finite: Whether all values are certain to be finite (integers).
     """
 
     index: int
@@ -58,14 +58,11 @@ def warped_document(
     scale: tuple[float, float] = (1.0, 1.0),
     dtype: str = "Float32",
 ) -> str:
-    """VRT document: `bands` of the file on the target grid, NaN where there is no data.
+    """Build a VRT document: `bands` of the file on the target grid, NaN where there is no data.
 
     Args:
         path: File as GDAL opens it (`RasterFile.spec`).
-        source: Its grid.
-        target: Grid to read on; same CRS rules as for `Grid` (None on both: pixel to pixel).
-        bands: What to read.
-        resampling: Rule between pixels.
+        target: Grid to read on; CRS as for `Grid` (None on both: pixel to pixel).
         scale: Target pixels per source pixel along the source's columns and rows, at most 1. Fixed
             here: GDAL would otherwise estimate the width of its kernel block by block.
         dtype: GDAL type of the result, "Float32" or "Float64".
@@ -93,7 +90,7 @@ def warped_document(
 
 
 def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) -> str:
-    """VRT document of the file with NaN for no data."""
+    """Build a VRT document of the file with NaN for no data."""
     if any(band.complex for band in bands):
         path = _layer(grid, [_amplitude(path, n, b) for n, b in enumerate(bands, 1)])
         bands = [BandSource(n, finite=False) for n in range(1, len(bands) + 1)]
@@ -150,7 +147,7 @@ def _band(parent: ET.Element | None, number: int, dtype: str, **attributes: str)
 
 def _source(parent: ET.Element, kind: str, path: str, index: int) -> ET.Element:
     source = ET.SubElement(parent, kind)
-    # Not shared: a handle that two VRTs share would be used by two threads.
+    # Not shared: two threads would use a handle that two VRTs share.
     _text(source, "SourceFilename", path, relativeToVRT=0, shared=0)
     if path.startswith(RAW_PREFIX):
         source.append(raw_options())

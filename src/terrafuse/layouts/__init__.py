@@ -51,12 +51,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Entry:
-    """A layout.
+    """A registered layout.
 
     Args:
         describe: (root, options as text) → manifest values with paths relative to the root. The
             first line of the docstring is shown by `terrafuse layouts`.
-        forms: In which a published data set is known, to recognise it by.
+        forms: Known forms of a published data set, by which it is recognised.
     """
 
     describe: Callable[[Path, dict[str, str]], dict[str, Any]]
@@ -89,7 +89,7 @@ class LayoutSummary:
 
 
 def list_layouts() -> list[LayoutSummary]:
-    """Every layout, with what it is for."""
+    """List every layout with its description."""
     return [
         LayoutSummary(name, (entry.describe.__doc__ or "").splitlines()[0])
         for name, entry in LAYOUTS.items()
@@ -97,11 +97,11 @@ def list_layouts() -> list[LayoutSummary]:
 
 
 def recognise_layout(root: Path | str) -> Recognised:
-    """The layout of a folder, told by the names in it.
+    """Recognise the layout of a folder from the names in it.
 
     Raises:
         RasterReadError: No such folder.
-        DataError: More than one published data set is there.
+        DataError: The folder holds more than one published data set.
     """
     return recognise(_folder(root), {name: entry.forms for name, entry in LAYOUTS.items()})
 
@@ -109,12 +109,11 @@ def recognise_layout(root: Path | str) -> Recognised:
 def describe(
     root: Path | str, layout: str, *, manifest_folder: Path | str | None = None, **options: str
 ) -> dict[str, Any]:
-    """Manifest values of a folder of rasters.
+    """Return the manifest values of a folder of rasters.
 
     Args:
-        root: The folder.
-        layout: Name of the layout.
-        manifest_folder: Where the manifest will be, to name `root` from there. Default: `root`.
+        layout: Name of the layout, as listed by `list_layouts`.
+        manifest_folder: Folder of the manifest, from which `root` is named. Default: `root`.
         options: Options of the layout, as text.
 
     Raises:
