@@ -84,25 +84,11 @@ def _to_name(folder: str) -> str:
 
 
 def _read_lists(root: Path) -> dict[str, str]:
-<<<<<<< HEAD
-    """Name of a picture → split. A line is a path, or several with white space between."""
+    """Map names of pictures to splits. A line is a path, or several separated by white space."""
     split = read_split_lists(
         [(root / f"{name}.txt", name) for name in ("train", "val", "test")],
         lambda line: PurePosixPath(line.split()[0].replace("\\", "/")).stem,
     )
-=======
-    """Map names of pictures to splits. A line is a path, or several separated by white space."""
-    split: dict[str, str] = {}
-    for name in ("train", "val", "test"):
-        path = root / f"{name}.txt"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            words = line.split()
-            if not words:
-                continue
-            id = PurePosixPath(words[0].replace("\\", "/")).stem
-            if split.setdefault(id, name) != name:
-                raise DataError(f"'{id}' is listed in '{split[id]}.txt' and '{name}.txt'")
->>>>>>> wt-dA
     if not split:
         raise DataError(f"'{root}' has no train.txt and test.txt with a path per line")
     return split

@@ -110,21 +110,9 @@ def _folders(tree: Tree) -> dict[str, str]:
 
 
 def _lists(root: Path) -> dict[str, str]:
-<<<<<<< HEAD
-    """Ids by list, where somebody has put lists beside the pictures."""
+    """Read ids from lists, if there are lists beside the pictures."""
     folder = root / "splits"
     return read_split_lists([(folder / f"{name}.txt", name) for name in ("train", "val", "test")])
-=======
-    """Read ids from lists, if there are lists beside the pictures."""
-    return {
-        line.strip(): name
-        for name in ("train", "val", "test")
-        for path in (root / "splits" / f"{name}.txt",)
-        if path.is_file()
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.strip()
-    }
->>>>>>> wt-dA
 
 
 def split_of_run(id: str) -> str:
