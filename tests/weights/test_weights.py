@@ -289,7 +289,7 @@ def test_code_in_a_checkpoint_is_not_run(
 ) -> None:
     torch.save({"w": torch.ones(1), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
-        WeightsError, match=r"Python objects beside tensors.*Convert it to safetens"
+        WeightsError, match=r"Python objects besides tensors.*Convert it to safetens"
     ):
         read_weights(tmp_path / "evil.pth")
     assert "run" not in capsys.readouterr().out
