@@ -222,7 +222,7 @@ def test_logits_of_a_wrong_size_are_refused() -> None:
             return SegmenterOutput(inputs.images["a"][:, :1])
 
     scene = ArrayScene({"a": whole_numbers(2, 20, 20)})
-    with pytest.raises(ModelError, match=r"Wrong gives logits \(1, 1, 32, 32\); expected"):
+    with pytest.raises(ModelError, match=r"Wrong returns logits \(1, 1, 32, 32\); expected"):
         predictor_for(scene, Wrong).class_map(scene)
 
 
@@ -269,6 +269,6 @@ def test_predict_refuses_an_all_nodata_scene_and_leaves_nothing(tmp_path: Any) -
     scene = ArrayScene(
         {"a": np.full((2, 40, 40), np.nan, np.float32)}, scheme=ClassScheme(("x", "y"))
     )
-    with pytest.raises(DataError, match="all-nodata scene 'a': no place has data in a"):
+    with pytest.raises(DataError, match="all-nodata scene 'a': no pixel has data in a"):
         predictor_for(scene).predict(scene, tmp_path / "deep" / "map")
     assert list(tmp_path.iterdir()) == []
