@@ -314,7 +314,11 @@ def test_not_finite_is_said(unlabelled: Path, tmp_path: Path) -> None:
 FAULTS: list[tuple[dict[str, Any], type[TerrafuseError], str]] = [
     ({"data": {"sampling": "balanced"}}, ConfigError, "balances classes, and labels are not read"),
     ({"data": {"modality_dropout": 0.5}}, ConfigError, "'data.modality_dropout' is 0.5, which"),
-    ({"data": {"label_share": 0.5}}, ConfigError, "'data.label_share' is 0.5, which has no meaning"),
+    (
+        {"data": {"label_share": 0.5}},
+        ConfigError,
+        "'data.label_share' is 0.5, which has no meaning",
+    ),
     ({"training": {"losses": []}}, ConfigError, "unknown key in 'training' 'losses'"),
     ({"training": {"layer_decay": 0.9}}, ConfigError, "unknown key in 'training' 'layer_decay'"),
     ({"training": {"ema_decay": 0.9}}, ConfigError, "unknown key in 'training' 'ema_decay'"),
