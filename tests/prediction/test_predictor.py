@@ -257,7 +257,7 @@ def test_settings_that_cannot_be_used(options: dict[str, Any], text: str) -> Non
 
 def test_predict_refuses_another_class_scheme(tmp_path: Any) -> None:
     scene = ArrayScene({"a": whole_numbers(2, 4, 4)}, scheme=ClassScheme(("x", "y", "z")))
-    with pytest.raises(ModelError, match=r"tells 2 classes apart, the class scheme has 3 \(x, y"):
+    with pytest.raises(ModelError, match=r"has 2 classes, but the class scheme has 3 \(x, y"):
         predictor_for(scene).predict(scene, tmp_path / "map")
     scene.scheme = None
     with pytest.raises(ModelError, match="no class scheme"):
