@@ -139,7 +139,7 @@ def test_choosing_on_a_split_that_is_learned_from_warns(
     tmp_path: Path, make_dataset: Make, make_config: Make
 ) -> None:
     config = make_config(make_dataset(), data={"train_splits": ["train", "val"]})
-    with pytest.warns(UserWarning, match="on split 'val', which is also learned from"):
+    with pytest.warns(UserWarning, match="on split 'val', which is also trained on"):
         train(config, tmp_path / "run")
 
 

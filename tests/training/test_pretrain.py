@@ -214,7 +214,7 @@ def test_resumed_equals_uninterrupted(
     config = settings(unlabelled, objective, training=training)
     straight = pretrain(config, tmp_path / "straight")
     press_ctrl_c_at(monkeypatch, stop_at_batch)
-    with pytest.raises(StoppedError, match=r"SIGINT after step .* of 6; go on with --resume"):
+    with pytest.raises(StoppedError, match=r"SIGINT after step .* of 6; continue with --resume"):
         pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain.json").exists()
     assert not list((tmp_path / "run").glob("*.safetensors"))

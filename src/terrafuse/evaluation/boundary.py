@@ -81,7 +81,7 @@ class BoundaryScore:
     def _match(
         self, counted: NDArray[np.uint8], *, reference: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Count, per class, boundary pixels of `counted` near those of `reference`, and all (K, 2)."""
+        """Count boundary pixels of `counted` near those of `reference`, and all: (K, 2)."""
         points = np.nonzero(counted != IGNORE_INDEX)
         classes = counted[points]
         near = self._near(points, classes, reference)
