@@ -251,7 +251,7 @@ def test_an_interrupted_sweep_goes_on(folder: Path, monkeypatch: pytest.MonkeyPa
         api.sweep([folder / "run.yaml"], folder / "out", **call)
     table = (folder / "out/table.md").read_text()
     assert "| optical alone | 1 | 25.0 | – | 50.0 | – |" in table
-    assert "2 of 3 runs are not done yet" in table
+    assert "2 of 3 runs are not finished yet" in table
     assert len(stub.trained) == 1
     stub.fails = {}
     done = api.sweep([folder / "run.yaml"], folder / "out", **call)
@@ -259,7 +259,7 @@ def test_an_interrupted_sweep_goes_on(folder: Path, monkeypatch: pytest.MonkeyPa
         "run-optical_alone-0", "run-dsm_alone-0", "run-early_fusion-0",
     ]  # fmt: skip
     assert not done.failures
-    assert "not done yet" not in (folder / "out/table.md").read_text()
+    assert "not finished yet" not in (folder / "out/table.md").read_text()
     # Another split is scored anew, with the models that are there.
     api.sweep([folder / "run.yaml"], folder / "out", **call, split="val")
     assert len(stub.trained) == 6
