@@ -107,7 +107,7 @@ def test_superpixels_to_a_trained_model(dataset: Path, command_line: CommandLine
     assert manifest.scene("area 3/a").missing == {"rgb", "structure"}
     # Once more: nothing to do.
     again = succeed(command_line, *words)
-    assert again.count("there already") == 2
+    assert again.count("exists already") == 2
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
     succeed(command_line, "train", folder / "run.yaml", "-o", folder / "run")
     succeed(command_line, "evaluate", folder / "run", "--split", "val")

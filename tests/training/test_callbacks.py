@@ -198,8 +198,8 @@ def test_a_line_stays_above_the_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Display() as display:
         display.stage("training")(1, 2)
-        display.say("random changes, s1: [none]")
-    assert "random changes, s1: [none]\n" in capsys.readouterr().err
+        display.say("augmentation, s1: [none]")
+    assert "augmentation, s1: [none]\n" in capsys.readouterr().err
 
 
 def test_training_says_what_is_changed(
@@ -211,9 +211,9 @@ def test_training_says_what_is_changed(
     config = make_config(make_dataset(), training={"steps": 1}, data={"augment": augment})
     train(config, tmp_path / "run")
     together, first, second = said
-    assert together == "random changes, together: vertical flips"
-    assert first.startswith("random changes, a: ")
-    assert second.startswith("random changes, b: ")
+    assert together == "augmentation, together: vertical flips"
+    assert first.startswith("augmentation, a: ")
+    assert second.startswith("augmentation, b: ")
 
 
 def test_bar_is_silent_when_told(

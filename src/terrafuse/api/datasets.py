@@ -149,7 +149,7 @@ def data_stats_by_split(
     dataset = load_manifest(Path(manifest))
     if not dataset.splits:
         raise SceneNotFoundError(
-            f"'{manifest}' has no splits; create some with 'terrafuse data split'"
+            f"'{manifest}' has no splits; create some with terrafuse data split"
         )
     return {split: data_stats(manifest, split=split, progress=progress) for split in dataset.splits}
 
@@ -173,7 +173,7 @@ def data_split(
         shares: Split → share of the labelled pixels.
         block_px: Side of the blocks into which large scenes are cut, in scene pixels.
         buffer_px: Smallest distance between pixels of different splits, in scene pixels.
-        seed: Seed of the first draw.
+        seed: Seed of the draws.
         seeds: Number of draws, of which the best balanced is used.
         progress: Called with (scenes done, total scenes) while labels are counted.
 

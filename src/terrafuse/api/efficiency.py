@@ -211,7 +211,7 @@ def _names(run: str | Path, against: str | Path | None) -> dict[str, Path]:
 def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     if not shares or not all(0 < share <= 1 for share in shares):
         raise ConfigError(
-            f"shares of the labels are {list(shares)}; allowed are values above 0, up to 1"
+            f"shares of the labels are {list(shares)}; give values above 0, at most 1"
         )
     return tuple(sorted(set(shares)))
 

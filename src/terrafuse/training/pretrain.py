@@ -184,7 +184,7 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     pretrainer.train()
     if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, modalities):
-            display.say(f"random changes, {line}")
+            display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
 

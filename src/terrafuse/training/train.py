@@ -156,7 +156,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
-            display.say(f"random changes, {line}")
+            display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
