@@ -14,7 +14,6 @@ def import_on_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[
     Type checkers do not run it: the package also imports its names under TYPE_CHECKING.
 
     Args:
-        package: Full name of the package.
         homes: Module → names that the package exports from it.
     """
     home_of = {name: module for module, names in homes.items() for name in names}

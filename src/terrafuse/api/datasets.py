@@ -26,8 +26,6 @@ def data_describe(
     """Write the manifest of a folder of rasters; nothing is copied.
 
     Args:
-        root: Folder of the rasters.
-        out: Manifest to write.
         layout: Layout of the folder (`terrafuse layouts`); None: recognised by the names in it.
         options: Options of the layout, as text by name.
         report: Called with each line about what was recognised, used and left out.
@@ -169,7 +167,6 @@ def data_split(
 
     Args:
         manifest: Path of the manifest to split.
-        out: Manifest to write.
         shares: Split → share of the labelled pixels.
         block_px: Side of the blocks into which large scenes are cut, in scene pixels.
         buffer_px: Smallest distance between pixels of different splits, in scene pixels.

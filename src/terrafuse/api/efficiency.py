@@ -70,7 +70,6 @@ def label_efficiency(
     `results.json`, `table.md` and `curve.png` are rewritten after each.
 
     Args:
-        run: The run folder.
         shares: Shares of the labelled training pixels, above 0, at most 1.
         seeds: Number of seeds, counted from those of the run.
         against: Another run on the same data to compare with; its missing points are trained too.

@@ -19,7 +19,6 @@ def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -
     `data.workers` processes.
 
     Args:
-        config: Path of the run file.
         overrides: Dotted keys → YAML values that replace those in the file.
 
     Returns:

@@ -51,7 +51,6 @@ class GeneratedSet:
     Args:
         rasters: One per photo, in the order of the scenes.
         manifest: Manifest extended by the new modality; None for a bare image.
-        modality: Modality of the rasters.
     """
 
     rasters: tuple[Generated, ...]

@@ -24,7 +24,6 @@ def pretrain(
         config: The settings, or their file.
         out: Folder to create.
         overrides: Dotted keys → YAML values that replace those in the file.
-        resume: Resume an interrupted run.
         progress: Show a progress bar if stderr is a terminal.
 
     Raises:

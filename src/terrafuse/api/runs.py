@@ -33,7 +33,6 @@ class Run:
     """A trained model with its run folder.
 
     Args:
-        folder: The run folder.
         segmenter: The model, in evaluation mode.
         info: Content of `model.json`.
         config: Settings it was trained with.
@@ -106,7 +105,7 @@ class Run:
             manifest: Dataset to use instead of the run's; its classes must be the same.
             windows: As in `predict`.
             device: As in `predict`.
-            progress: Called with (windows done, windows in all).
+            progress: Called with (windows done, total windows).
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes.
@@ -197,7 +196,6 @@ def load(run: str | Path, *, merge: bool = False) -> Run:
     """Load a trained model from its run folder.
 
     Args:
-        run: The run folder.
         merge: True: merge low-rank updates into the weights: a little faster, and equal up to
             rounding.
 
@@ -254,7 +252,6 @@ def train(
         config: The settings, or their file.
         out: Run folder to create.
         overrides: Dotted keys → YAML values that replace those in the file.
-        resume: Resume an interrupted run.
         progress: Show a progress bar if stderr is a terminal.
 
     Raises:

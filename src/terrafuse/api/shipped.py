@@ -35,7 +35,6 @@ class CopiedConfigs:
     """Result of `copy_configs`.
 
     Args:
-        written: Files written.
         kept: Files that those refer to and that existed already, unchanged.
         notes: Files or folders that the copies refer to and that are missing, with what to do.
     """

@@ -62,7 +62,6 @@ class SweepRun:
         title: Title of its row.
         seed: Seed of training and pre-training.
         config: Complete settings of the run.
-        folder: The run folder.
         pretrain: Settings of its pre-training; None without one.
         pretrain_folder: Folder of the pre-trained weights.
     """
@@ -91,7 +90,6 @@ class Candidates:
     """Candidate values of one setting; each row of a sweep uses the one that validates best.
 
     Args:
-        key: Dotted key of the setting.
         values: Values as YAML text.
     """
 
@@ -153,8 +151,6 @@ def plan_sweep(
     """Plan all runs of a sweep, in the order of its tables.
 
     Args:
-        configs: Run files.
-        out: Folder of the sweep.
         methods: Methods file, each entry of which replaces the run files' own method.
         seeds: Number of seeds, which are 0, 1 …
         overrides: Dotted keys → YAML values that replace those of every run.

@@ -68,7 +68,6 @@ def sweep(
     Tables and figure are written from the first run on.
 
     Args:
-        configs: Run files.
         out: Folder to create, or of a sweep to resume.
         methods: Methods file (title → `method`, `modalities`, `pretrain`), each entry of which
             replaces the run files' own method.
@@ -110,11 +109,9 @@ class _Sweeping:
     """A sweep in progress.
 
     Args:
-        out: Folder of the sweep.
         plans: All runs, per candidate value; one plan without candidates.
         candidates: Values from which each row chooses.
         split: Split to score on; None: `evaluation.split` of each run.
-        device: Device for scoring.
         progress: Show progress bars if stderr is a terminal.
         say: Called with a line per run.
     """
@@ -193,9 +190,7 @@ def _run(
     """Train, score and measure one run; finished parts are kept.
 
     Args:
-        job: Run of the sweep.
         split: Split to score on; None: `evaluation.split` of the run.
-        device: Device for scoring.
         progress: Show progress bars if stderr is a terminal.
         twin: Record of the same run with another seed, if there is one.
     """

@@ -42,7 +42,6 @@ def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[st
     """Read a YAML file that holds a mapping.
 
     Args:
-        path: The YAML file.
         overrides: Dotted keys → YAML values that replace those in the file.
 
     Raises:
@@ -69,7 +68,6 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
     Keys under former names are accepted with a warning.
 
     Args:
-        model: The settings class.
         values: Keys and values of the file.
         where: Names the file in messages.
 

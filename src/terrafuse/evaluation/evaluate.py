@@ -93,9 +93,7 @@ def evaluate(
     `unmapped`.
 
     Args:
-        segmenter: The model.
         scenes: Scenes of the split.
-        scheme: The model's classes.
         config: Scoring rules.
         windows: As in `ScenePredictor`; so is `device`.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …

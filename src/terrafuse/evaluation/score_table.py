@@ -43,7 +43,6 @@ class Judged:
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
         overall: Scores over classes, of `terrafuse.evaluation.scores`.
-        classes: Scores per class.
         averaged: Classes that a mean covers, bool (K,).
     """
 
@@ -65,7 +64,6 @@ class ScoreKind:
     Args:
         name: Key in `metrics.json`, and value of `training.monitor`.
         label: Column heading; with the unit if it is not shown in %.
-        title: Full name.
         formula: As in docs/reference/scores.md.
         undefined: Condition under which it is None.
         compute: Returns the score, or None if it is undefined.
@@ -101,7 +99,7 @@ class ScoreKind:
 
     @property
     def best(self) -> Literal["max", "min"]:
-        """Whether the largest or the smallest value is best."""
+        """Best of several values: the largest or the smallest."""
         return "max" if self.higher_is_better else "min"
 
     def text(self, value: float | None, decimals: int = 1) -> str:

@@ -68,7 +68,6 @@ def align_windows(plan: WindowPlan, load: Callable[[int], NDArray[np.float32]]) 
     Scales are fitted as logarithms: their geometric mean stays 1, and none can shrink to 0.
 
     Args:
-        plan: Windows of the photo.
         load: Returns the depth (h, w) of a window, NaN without data.
     """
     links = []

@@ -26,7 +26,6 @@ class DepthGenerator:
     """Generator of depth, high where near: seen from above, roofs are higher than ground.
 
     Args:
-        model: Depth-estimation model.
         meaning: Meaning of its values; None: from its architecture and settings. The sign of
             distances is inverted. Heights are absolute in every window and are not aligned.
         precision: Floating-point type of the model.

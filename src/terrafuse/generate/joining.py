@@ -46,7 +46,6 @@ def join_segments(plan: WindowPlan, load: Load) -> Segments:
     """Join the segments that several windows see.
 
     Args:
-        plan: Windows of the photo.
         load: Returns the segment map (h, w) of a window, 0 = none.
     """
     areas, owned, in_core = [np.zeros(1, np.int64)], [np.zeros(1, bool)], [np.zeros(1, bool)]

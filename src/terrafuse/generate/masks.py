@@ -20,7 +20,6 @@ class MaskGenerator:
     """Generator of automatic masks: the model is prompted with a grid of points.
 
     Args:
-        model: Mask-generation model.
         points: Prompt points per side of a window.
         iou: Smallest mask quality (IoU) predicted by the model itself; 0 keeps all.
         stability: Smallest IoU of a mask under a lower and a higher threshold; 0 keeps all.

@@ -106,7 +106,6 @@ def open_photo(
     """Open a photo on the grid of its own files.
 
     Args:
-        name: Name of the photo.
         modality: Modality that holds its bands.
         files: Files whose bands are concatenated.
         rules: Reading rules; rescaling is ignored.

@@ -77,9 +77,6 @@ class RasterWriter:
     rows arrive.
 
     Args:
-        path: File to write.
-        grid: Grid of the raster.
-        dtype: NumPy dtype of the raster.
         nodata: Value of pixels without data.
     """
 
@@ -108,7 +105,6 @@ class RasterWriter:
         """Complete the file, verify it on disk, and add overviews.
 
         Args:
-            tags: GeoTIFF tags.
             smooth: True: values are continuous and may be averaged in overviews.
         """
         if self._waiting and len(self._waiting[-1]):

@@ -30,8 +30,6 @@ class SegmentRasterizer:
     """Rasterizer of segments, numbered from 1; 0 = in no segment.
 
     Args:
-        found: Summary of the photo.
-        plan: Windows of the photo.
         cache: Segment map of each window.
     """
 
@@ -47,7 +45,7 @@ class SegmentRasterizer:
         self._counts = np.zeros(self._segments.shown + 1, np.int64)
 
     def strips(self) -> Iterator[NDArray[Any]]:
-        """Rows (n, width) from the top."""
+        """Yield rows (n, width) from the top."""
         row = 0
         for strip in stitch_labels(self._plan, self._cache.load, self._segments):
             known = np.empty(strip.shape, bool)
@@ -101,8 +99,6 @@ class DepthRasterizer:
     """Rasterizer of depth, high where near.
 
     Args:
-        found: Summary of the photo.
-        plan: Windows of the photo.
         cache: Depth of each window.
         aligned: True: each window has its own scale and shift, which are aligned.
     """
@@ -123,7 +119,7 @@ class DepthRasterizer:
         self._least, self._most = np.inf, -np.inf
 
     def strips(self) -> Iterator[NDArray[Any]]:
-        """Rows (n, width) from the top."""
+        """Yield rows (n, width) from the top."""
         row = 0
         for strip in stitch_depth(self._plan, self._cache.load, self._alignment):
             known = strip[np.isfinite(strip)]

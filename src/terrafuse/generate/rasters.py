@@ -127,8 +127,6 @@ def generate_raster(
 
     Args:
         job: Photo and files of its raster.
-        windowed: Generator and windows.
-        runner: Runner that makes the windows.
         preview: Renders the result as a picture.
         overwrite: True: replace a raster made with other settings, or before the photo changed.
         report: Called once per window of the photo.

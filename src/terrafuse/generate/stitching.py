@@ -27,7 +27,6 @@ def stitch_labels(plan: WindowPlan, load: Load, segments: Segments) -> Iterator[
     number, hence none ends at a window's border.
 
     Args:
-        plan: Windows of the photo.
         load: Returns the segment map (h, w) of a window, 0 = none.
         segments: Result of `join_segments`.
 
@@ -81,7 +80,6 @@ def stitch_depth(
     """Yield the depth map in strips (rows, width): aligned windows, blended over their overlaps.
 
     Args:
-        plan: Windows of the photo.
         load: Returns the depth (h, w) of a window, NaN without data.
         alignment: Scale and shift of each window.
     """

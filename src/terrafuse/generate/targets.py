@@ -30,7 +30,6 @@ def choose_modality(manifest: Manifest, name: str | None, rgb: Channels) -> Moda
     """Choose the modality to generate from.
 
     Args:
-        manifest: The dataset.
         name: Name of the modality; None: the only one with red, green and blue.
         rgb: Numbers of these bands, from 1; None: by names or wavelengths.
 
@@ -51,7 +50,6 @@ def plan_jobs(
     """Plan one job per photo; scenes that are windows of one photo share it.
 
     Args:
-        manifest: The dataset.
         modality: Modality to generate from.
         rgb: Numbers of its red, green and blue bands, from 1; None: by names or wavelengths.
         folder: Folder of the generated rasters.
@@ -115,7 +113,6 @@ def extend_manifest(
     """Return the values of a manifest extended by the generated modality.
 
     Args:
-        manifest: The manifest to extend.
         photo: Modality of the photos, whose pixel grid the new one has.
         name: Name of the new modality.
         rasters: Generated rasters by scene id.

@@ -19,8 +19,6 @@ class WindowPlan:
     """Windows in which a model processes a photo.
 
     Args:
-        height: Rows of the photo.
-        width: Columns of the photo.
         size: Side of a window in pixels; windows never exceed the photo.
         overlap: Smallest number of pixels that neighbours share; at most half of `size`.
 

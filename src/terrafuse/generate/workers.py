@@ -39,7 +39,6 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
     """Runner of a generator, window by window; each result is on disk as soon as it is made.
 
     Args:
-        generator: Generator to run.
         workers: Number of processes, each with its own model; 1: this process only.
 
     Raises:
@@ -66,7 +65,6 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
         """Generate windows of a photo.
 
         Args:
-            photo: Photo to generate from.
             plan: All windows of the photo.
             cache: Cache that receives the results.
             numbers: Numbers of the windows to make.

@@ -61,7 +61,6 @@ class Accumulator:
     one row of windows, whatever the height of the scene and the overlap.
 
     Args:
-        lattice: Windows of the scene.
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
     """

@@ -30,8 +30,6 @@ class Lattice:
     all run and added. With blending "repeated", such a window counts as often but is run once.
 
     Args:
-        height: Rows of the scene.
-        width: Columns of the scene.
         crop_size: Requested side of a window in pixels; `size` is the one used.
         overlap: Smallest number of pixels shared by neighbours; at most half of `crop_size` with
             blending "taper", else less than it.

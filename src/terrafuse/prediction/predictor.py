@@ -97,7 +97,6 @@ class ScenePredictor:
         """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
         Args:
-            scene: Scene to map.
             without: Modalities to leave out.
             products: Layers of the strips, by their names in `PRODUCTS`.
             progress: Called with (windows done, total windows).
@@ -156,7 +155,6 @@ class ScenePredictor:
         """Write the products of a scene, and `prediction.json`, which describes them.
 
         Args:
-            scene: Scene to map.
             out_dir: Folder of the products; created if needed.
             scheme: Names and colours of the model's classes; default: the scene's.
             products: Names in `PRODUCTS`.

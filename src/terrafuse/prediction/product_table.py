@@ -94,7 +94,6 @@ class Product:
         name: Name in `--products`; the file is `name.tif`.
         title: Its content, for `prediction.json`.
         compute: Rows of averaged logits → values (rows, width) in `dtype`.
-        dtype: NumPy dtype of the raster.
         nodata: Value set in pixels without data; may be NaN.
         scale: Value of one step (GDAL's scale tag); None: values are not scaled.
         is_class_map: True: values are classes, with colour table and class names.

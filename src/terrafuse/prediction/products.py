@@ -43,7 +43,6 @@ class Products:
     """Files of a map.
 
     Args:
-        files: Rasters by product name.
         record: `prediction.json`: the list of rasters and how they were made.
     """
 
@@ -85,7 +84,6 @@ def open_map(
         folder: Target folder; created if needed, and then removed again on failure.
         grid: The scene's grid, which every product has exactly.
         scheme: Names and colours of the classes.
-        products: Products to write.
 
     Raises:
         OutputError: The folder cannot be created or written.

@@ -49,8 +49,6 @@ def read_group(
     """Read windows and select those to run the model on.
 
     Args:
-        scene: Scene to read.
-        windows: Windows of the scene.
         used: Modalities the model receives.
         needs_all: True: skip windows where one of these has no data at all.
     """

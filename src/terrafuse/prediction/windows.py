@@ -58,7 +58,6 @@ class WindowSettings:
         """Return a run's settings, each replaced by the argument given for it.
 
         Args:
-            config: Settings of the run.
             crop_size: Side of the windows in scene pixels; None, here and below: the run's value.
             overlap: None: the run's, or a quarter of the window if it has none.
             blending: Weighting of overlapping windows, as in `Lattice`.

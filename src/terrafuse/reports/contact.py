@@ -29,7 +29,6 @@ def contact_sheet(
         rows: Name of the scene → column → uint8 (H, W, 3); a missing picture is marked "none".
         columns: Modalities, and "labels", from left to right.
         scheme: Classes, for the legend; None: no legend.
-        title: Title above the grid.
     """
     aspects = [_aspect(pictures) for pictures in rows.values()]
     size = (_INCHES * len(columns) + 0.4, sum(_INCHES * a for a in aspects) + 1.1)

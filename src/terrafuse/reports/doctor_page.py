@@ -34,7 +34,6 @@ class FindingView:
     Args:
         severity: Severity, which is the section of the page.
         code: Short name of the kind of finding.
-        message: What is wrong.
         remedy: What to do; may be empty.
         scene: Id of the scene concerned, if any.
         path: File concerned, if any.
@@ -66,8 +65,6 @@ def write_doctor_page(
 
     Args:
         views: Findings, in the order of the page.
-        path: HTML file to write.
-        title: Title of the page.
         summary: A sentence on the data that was checked.
         scheme: Classes, for a legend of the labels' colours; None: no legend.
 

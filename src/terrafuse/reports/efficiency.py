@@ -34,7 +34,6 @@ def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str)
 
     Args:
         curves: Name of the model → its points.
-        score: Name of the score.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log")

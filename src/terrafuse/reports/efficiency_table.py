@@ -19,7 +19,6 @@ def write_results(out: Path, results: Results) -> None:
     """Write the three files, all of them or none.
 
     Args:
-        out: Folder of the files.
         results: Results by name of the run, as `label_efficiency` returns them; the first is the
             folder's, and others are shown beside it in table and figure.
 

@@ -39,7 +39,6 @@ def modality_preview(
 
     Args:
         image: (C, H, W) in the modality's unit; NaN where there is no data.
-        modality: Modality of the image.
         statistics: Percentiles for the stretch, so that scenes look alike; default: this image's.
 
     Raises:

@@ -37,8 +37,6 @@ def run_report(
     """Write the report of runs scored on the same split.
 
     Args:
-        path: HTML file to write.
-        title: Title of the page.
         scenes: One dict per scene: `name`, and `images`: title → uint8 (H, W, 3). "map", else
             "truth", is overlaid on the first image.
         metrics: Run → result of `evaluate` (metrics.json). The confusion matrix and the scores per

@@ -19,7 +19,6 @@ class ScoreRow:
     """A row of the figure.
 
     Args:
-        title: Name of the row.
         values: One score per seed.
         half: Half the width of the confidence interval of their mean; None for a single seed.
     """

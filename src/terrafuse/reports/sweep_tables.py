@@ -52,10 +52,8 @@ class Choice:
     """The setting chosen for a row by validation.
 
     Args:
-        key: Dotted key of the setting.
         value: Value with the best validation score.
         scores: Best validation score by value; None where the run failed.
-        score_name: Name of the score.
     """
 
     key: str
@@ -74,7 +72,6 @@ def write_tables(
     """Write all four files; they appear whole and together, or not at all.
 
     Args:
-        out: Folder of the sweep.
         jobs: All runs, in the order of the rows.
         found: Scores and costs of finished runs, by name of the run.
         failures: Messages of failed runs, by name of the run.

@@ -47,8 +47,6 @@ def finding_views(
     """Add pictures of their places to findings.
 
     Args:
-        manifest: The dataset.
-        findings: Findings in the dataset.
         most: Largest number of findings of one kind that get pictures.
     """
     from terrafuse.reports.doctor_page import FindingView
@@ -88,7 +86,6 @@ def data_preview(
     Each band has the same stretch in all scenes, so that a scene with other values stands out.
 
     Args:
-        manifest: Path of the manifest.
         out: Picture to write; an existing one is replaced.
         split: Show only scenes of this split; None: of all.
         scenes: Number of scenes, spaced evenly over the manifest.

@@ -217,7 +217,6 @@ class StepProgress(Callback):  # type: ignore[misc]
     """Progress bar of the steps, with the loss.
 
     Args:
-        display: Display that holds the bar.
         steps: Total number of optimiser steps.
     """
 

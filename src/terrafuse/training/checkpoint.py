@@ -34,7 +34,6 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
     last callback: the state of the others then includes the step.
 
     Args:
-        path: Path of the checkpoint.
         is_due: Tells whether to save after a number of optimiser steps.
         is_exhausted: Tells whether the run ends early.
     """

@@ -62,8 +62,6 @@ def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Posi
     Args:
         task: Model, loss and settings.
         callbacks: In the order in which they run; the last one is the `LastCheckpoint`.
-        out: The run folder.
-        position: Current position of the run.
 
     Raises:
         TrainingError: The loss is not finite.

@@ -76,7 +76,7 @@ class CrossEntropy(nn.Module):
             raise ConfigError("loss option 'ohem' is 0: no pixel would count; leave it out for all")
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         losses = F.cross_entropy(
             logits.float(),
             labels,
@@ -111,7 +111,7 @@ class Dice(nn.Module):
         super().__init__()
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         probs = logits.float().softmax(dim=1)
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1])
@@ -145,7 +145,7 @@ class Focal(nn.Module):
         self.register_buffer("alpha", _resolve_weights("alpha", alpha, counts))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         losses = F.cross_entropy(
             logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none"
         )  # −log p, (N, H, W)
@@ -171,7 +171,7 @@ class Lovasz(nn.Module):
         super().__init__()
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         known = labels != IGNORE_INDEX
         probs = logits.float().softmax(dim=1).movedim(1, -1)[known]  # (P, K)
         labels = labels[known]  # (P,)
@@ -204,7 +204,7 @@ class Tversky(nn.Module):
         self.alpha, self.beta = _within("alpha", alpha, 0, 1), _within("beta", beta, 0, 1)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         probs = logits.float().softmax(dim=1)
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1])
@@ -252,7 +252,7 @@ class AdaptiveClassWeighting(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         logits = logits.float()
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1]).float()

@@ -30,7 +30,6 @@ class ParameterGroup:
     Args:
         names: As in `model.named_parameters()`.
         lr_factor: Learning rate relative to `training.lr`.
-        weight_decay: Weight decay of these parameters.
     """
 
     names: tuple[str, ...]

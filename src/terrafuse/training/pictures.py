@@ -35,7 +35,6 @@ class SamplePicture:
     of classes.
 
     Args:
-        scenes: Validation scenes.
         crop_size: Side of the window, in scene pixels.
         statistics: Band statistics for the display stretch.
         scheme: Classes and colours.

@@ -49,7 +49,6 @@ def pretrain(
     backbones, statistics of the scenes. The last weights are kept.
 
     Args:
-        config: Settings of the run.
         out: Folder to create.
         resume: Resume an interrupted run in `out`, with the same result as without the
             interruption; start one if there is none. A finished run is left unchanged.
@@ -101,7 +100,6 @@ class PretrainingTask(LearningTask):
     """Training step of an objective, on the sum of its losses.
 
     Args:
-        pretrainer: The objective and its backbones.
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
     """

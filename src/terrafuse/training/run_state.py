@@ -59,7 +59,6 @@ class SplitStatistics:
     """Statistics of the training splits, measured before the first step.
 
     Args:
-        statistics: Band statistics per modality.
         class_counts: Labelled pixels per class.
         manifest_sha256: SHA-256 of the manifest they were measured with.
     """
@@ -103,8 +102,6 @@ def check_startable(
     """Refuse a folder in which a run cannot be started or resumed.
 
     Args:
-        out: The run folder.
-        config: Settings of the run.
         resume: True: resume the run in the folder.
         read: Reads the settings stored in the folder.
 

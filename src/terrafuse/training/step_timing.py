@@ -27,8 +27,6 @@ def time_steps(config: RunConfig, manifest: Manifest, repeats: int = 2) -> float
     those of the run. One warm-up step precedes the timed ones.
 
     Args:
-        config: Settings of the run.
-        manifest: Dataset of the run.
         repeats: Number of timed steps; the fastest counts.
 
     Raises:

@@ -30,7 +30,6 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
     A subclass keeps its model under its own name, and implements `model`, `terms` and `views`.
 
     Args:
-        model: Model to train.
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
     """
@@ -117,8 +116,6 @@ class SegmentationTask(LearningTask):
     """Supervised training of a segmenter.
 
     Args:
-        segmenter: Model to train.
-        loss: Weighted sum of losses.
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
     """

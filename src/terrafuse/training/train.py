@@ -64,7 +64,6 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     `training.validation_split`; without that split the last ones are kept.
 
     Args:
-        config: Settings of the run.
         out: Run folder to create.
         resume: Resume an interrupted run in `out`, with the same result as without the
             interruption; start one if there is none. A finished run is left unchanged.

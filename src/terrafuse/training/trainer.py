@@ -58,7 +58,6 @@ def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> T
     Args:
         config: Devices, precision, steps, loggers.
         callbacks: In the order in which they run.
-        out: The run folder.
 
     Raises:
         ConfigError: Devices do not exist.

@@ -85,8 +85,6 @@ def check_selection(
     """Refuse scenes that cannot select the weights; warn if the selection is biased.
 
     Args:
-        config: Settings of the run.
-        manifest: Dataset of the run.
         scenes: Result of `validation_scenes`.
         progress: Called with (scenes read, total scenes).
 
@@ -156,7 +154,6 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
     Args:
         scenes: Labelled scenes of the validation split.
         scheme: Classes of the labels.
-        config: Settings of the run.
         kept: File of the weights to keep.
         step_log: Log that receives the scores.
         progress: Display of the monitored score.

@@ -102,7 +102,6 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
     """Write a safetensors file; call it inside `written_whole`.
 
     Args:
-        path: File to write.
         state: Tensors by name.
         metadata: Text by key, stored in the file's header.
 
@@ -121,7 +120,6 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     """Copy `state` into `module`; every name and shape must match.
 
     Args:
-        module: Module to load into.
         state: Tensors by name.
         where: Names the weights in the message.
 
@@ -180,7 +178,7 @@ def _locate(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsNotFoundError(
-            f"there is no file of weights '{path}'. Give the path of a safetensors or torch "
+            f"there is no weights file '{path}'. Give the path of a safetensors or torch "
             f"checkpoint, or '{HUB_PREFIX}owner/repository/file' to fetch it"
         )
     return path

@@ -41,10 +41,8 @@ class RunInfo:
     """Description of a trained model.
 
     Args:
-        method: Name of the method.
         method_options: Its options, as passed to `create_segmenter`.
         modalities: Inputs of the model, in this order.
-        scheme: Classes of the model.
         statistics: Band statistics per modality, over the training splits.
         crop_size: Window size of prediction, in scene pixels.
         overlap: Overlap of windows, in scene pixels.
@@ -130,7 +128,6 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
     Args:
         folder: Run folder; created if needed.
         state: `segmenter.state_dict()`, or the part of it that is not in the base weights.
-        info: Description of the model.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
@@ -200,7 +197,6 @@ def check_same_scheme(info: RunInfo, scheme: ClassScheme, where: str) -> None:
     Colours and raw codes may differ: they say how labels are stored, not what they mean.
 
     Args:
-        info: Description of the model.
         scheme: Classes of the labels.
         where: Names the labels in the message ("manifest 'dataset.yaml'").
 

@@ -32,9 +32,7 @@ def stac_fields(
     """Return the `mlm:*` fields of a segmentation model.
 
     Args:
-        method: Name of the method.
         modalities: One input each.
-        scheme: Classes of the output.
         statistics: Mean and standard deviation per band, by modality.
         base_weights: Pretrained weights the model started from.
         total_parameters: Number of trainable and frozen values.
