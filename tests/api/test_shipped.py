@@ -93,7 +93,7 @@ def test_a_copy_keeps_what_was_there(shipped: Path, tmp_path: Path) -> None:
 def test_a_manifest_that_does_not_ship_is_said(shipped: Path, tmp_path: Path) -> None:
     copied = copy_configs("runs/own", tmp_path / "own")
     assert len(copied.written) == 1
-    assert copied.notes[0].startswith("runs/own.yaml: data.manifest 'datasets/own.yaml' is not")
+    assert copied.notes[0].startswith("runs/own.yaml: data.manifest 'datasets/own.yaml' does not")
     (tmp_path / "two" / "runs" / "datasets").mkdir(parents=True)
     (tmp_path / "two" / "runs" / "datasets" / "own.yaml").touch()
     assert copy_configs("runs/own", tmp_path / "two").notes == ()

@@ -123,7 +123,7 @@ def test_what_a_plan_refuses(folder: Path) -> None:
     with pytest.raises(ConfigError, match="seeds is 0"):
         plan(folder, seeds=0)
     write_methods(folder, {"A b": METHODS["Early fusion"], "a/B": METHODS["Early fusion"]})
-    with pytest.raises(ConfigError, match=r"two runs would share folder .*of 'A b' and 'a/B'"):
+    with pytest.raises(ConfigError, match=r"two runs would share folder .*: 'A b' and 'a/B'"):
         plan(folder)
 
 

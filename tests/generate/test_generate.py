@@ -228,7 +228,7 @@ def test_a_manifest_elsewhere_finds_everything(dataset: Path, tmp_path: Path) ->
         (("--kind", "superpixels", "--modality", "rbg"), "'rbg'. Did you mean 'rgb'"),
         (("--kind", "superpixels", "--name", "dsm"), "has 'dsm' already"),
         (("--kind", "superpixels", "--encoding", "colour"), "Did you mean 'color'?"),
-        (("--kind", "superpixels", "--encoding", "stretch"), "is not made of segments"),
+        (("--kind", "superpixels", "--encoding", "stretch"), "does not apply to segments"),
         (("--kind", "superpixels", "--overlap", 600), "allowed is 0 to half of the window (512)"),
         (("--kind", "superpixels", "--out", "{folder}/rgb"), None),
         (("--kind", "superpixels", "-o", "{folder}/dataset.yaml"), "is the given manifest"),

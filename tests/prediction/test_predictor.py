@@ -158,7 +158,7 @@ def test_modalities_a_scene_lacks_are_left_out() -> None:
     a, b = whole_numbers(2, 20, 20), np.full((2, 20, 20), np.nan, np.float32)
     scene = ArrayScene({"a": a, "b": b}, missing=frozenset({"b"}))
     assert np.array_equal(predictor_for(scene).class_map(scene), a.argmax(axis=0))
-    with pytest.raises(MissingModalityError, match="scene 'a' is to be mapped without b"):
+    with pytest.raises(MissingModalityError, match="scene 'a' would be mapped without b"):
         predictor_for(scene, NeedsAll).class_map(scene)
 
 

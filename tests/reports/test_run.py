@@ -69,7 +69,7 @@ def test_unusual_rules_stand_below_the_scores(tmp_path: Path) -> None:
     assert "Means cover 1 of 2 classes (flooded)." in write(tmp_path, metrics={"photo": eroded})
     usual = write(tmp_path, metrics={"plain": metrics("s2", 0.6)})
     assert "eans cover" not in usual
-    assert "too good" not in usual
+    assert "too optimistic" not in usual
 
 
 def test_report_has_every_part(tmp_path: Path, scenes: list[dict[str, Any]]) -> None:

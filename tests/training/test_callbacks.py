@@ -126,9 +126,11 @@ def test_choosing_on_the_reported_split_warns_and_is_recorded(
     tmp_path: Path, make_dataset: Make, make_config: Make
 ) -> None:
     config = make_config(make_dataset(("train", "test")), training={"validation_split": "test"})
-    with pytest.warns(UserWarning, match="chosen by their score on split 'test', the one") as seen:
+    with pytest.warns(
+        UserWarning, match="selected by their score on split 'test', the one"
+    ) as seen:
         out = train(config, tmp_path / "run")
-    assert sum("chosen by" in str(warning.message) for warning in seen) == 1
+    assert sum("selected by" in str(warning.message) for warning in seen) == 1
     assert "val_miou" in read_log(out / "log.csv")[0]
     metrics = api.load(out).evaluate(device="cpu")
     assert metrics["settings"]["selected_on"] == "test"

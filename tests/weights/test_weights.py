@@ -343,7 +343,7 @@ def test_loading_is_strict() -> None:
     with pytest.raises(
         WeightsMismatchError,
         match=r"weights 'w' do not fit the model; missing: bias; unexpected: bais; other shape: "
-        r"weight is 2×2, needed 3×2\. Choose",
+        r"weight is 2×2, expected 3×2\. Choose",
     ):
         load_strict(module, bad, where="weights 'w'")
     assert module.weight.eq(1).all(), "nothing is loaded in part"
