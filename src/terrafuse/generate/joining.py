@@ -1,4 +1,4 @@
-"""Joining of segments across neighbouring windows."""
+"""Joining segments across neighbouring windows."""
 
 from __future__ import annotations
 

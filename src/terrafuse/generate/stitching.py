@@ -1,4 +1,4 @@
-"""Stitching of windows into one raster, strip by strip from the top."""
+"""Stitching windows into one raster, strip by strip from the top."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _AUTOCAST: dict[Precision, torch.dtype | None] = {
 
 
 class ScenePredictor:
-    """Mapper of whole scenes with a segmenter.
+    """Predictor that maps whole scenes with a segmenter.
 
     The scene is read in the windows of a `Lattice`, by a thread that stays ahead of the model;
     overlapping logits are averaged. Windows without any data are not run. A method that needs every
@@ -214,7 +214,7 @@ class ScenePredictor:
         return scheme
 
     def _facts(self, scene: Scene, scheme: ClassScheme, used: tuple[str, ...]) -> dict[str, object]:
-        """Return the facts about a map's making, for `prediction.json`."""
+        """Return the facts about a map that `prediction.json` records."""
         lattice = self.lattice(scene)
         return {
             "terrafuse_version": VERSION,

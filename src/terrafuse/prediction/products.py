@@ -135,7 +135,7 @@ class MapWriter:
         """Convert the written rows into the products, and verify them by reading them back.
 
         Args:
-            facts: Facts about their making, for `prediction.json`.
+            facts: Further facts for `prediction.json`.
 
         Raises:
             OutputError: The disk is full or fails.

@@ -1,4 +1,4 @@
-"""Reading of a scene's windows, a little ahead of the model."""
+"""Reading a scene's windows, a little ahead of the model."""
 
 from __future__ import annotations
 

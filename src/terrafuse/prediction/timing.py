@@ -1,4 +1,4 @@
-"""Timing of a model's forward pass."""
+"""Timing a model's forward pass."""
 
 from __future__ import annotations
 

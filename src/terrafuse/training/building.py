@@ -1,4 +1,4 @@
-"""Building of a run's model, and checks that the settings suit it."""
+"""Building a run's model, and checking that the settings suit it."""
 
 from __future__ import annotations
 

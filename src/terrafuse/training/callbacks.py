@@ -42,7 +42,7 @@ def is_due(step: int, steps: int, every: int | None) -> bool:
 
 
 class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Freezing of the backbones during the first steps.
+    """Callback that freezes the backbones during the first steps.
 
     A random head's gradients distort pretrained features more than they improve them (Kumar et
     al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
@@ -137,7 +137,7 @@ class WeightAverage(Callback):  # type: ignore[misc]
 
 
 class StepLog(Callback):  # type: ignore[misc]
-    """Logging to `log.csv` and the chosen loggers.
+    """Callback that writes `log.csv` and the chosen loggers.
 
     A training line holds the first process's means over the steps since the previous line; there
     are at most a thousand of them.
@@ -214,7 +214,7 @@ class StepLog(Callback):  # type: ignore[misc]
 
 
 class StepProgress(Callback):  # type: ignore[misc]
-    """Progress bar of the steps, with the loss.
+    """Callback that advances the progress bar and shows the loss.
 
     Args:
         steps: Total number of optimiser steps.

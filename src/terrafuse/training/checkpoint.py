@@ -28,7 +28,7 @@ _SIGNALS = tuple(
 
 
 class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Saving of `last.ckpt` when due and when Ctrl-C, SIGTERM or SIGUSR1 stops the run.
+    """Callback that saves `last.ckpt` when due, and when Ctrl-C, SIGTERM or SIGUSR1 stops a run.
 
     The first signal lets the step end, saves and stops; a second one stops at once. Must be the
     last callback: the state of the others then includes the step.

@@ -133,7 +133,7 @@ class PretrainingTask(LearningTask):
 
 
 class KeepLast(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Saving of the whole weights at every checkpoint, even if a strategy shards them.
+    """Callback that saves the whole weights at every checkpoint, even if a strategy shards them.
 
     Args:
         kept: File of the weights.

@@ -1,4 +1,4 @@
-"""Silencing of Lightning's messages about choices that terrafuse makes."""
+"""Silencing Lightning's messages about choices that terrafuse makes."""
 
 from __future__ import annotations
 

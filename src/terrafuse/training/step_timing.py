@@ -1,4 +1,4 @@
-"""Timing of a run's training steps on synthetic batches."""
+"""Timing a run's training steps on synthetic batches."""
 
 from __future__ import annotations
 

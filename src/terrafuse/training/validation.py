@@ -147,7 +147,7 @@ def _has_reference_pixels(
 
 
 class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Validation of a run, which keeps the best weights, or the last ones without scenes.
+    """Callback that validates and keeps the best weights, or the last ones without scenes.
 
     The processes share the scenes and sum one confusion matrix.
 
