@@ -1,4 +1,4 @@
-"""How long work is reported, and what a terminal shows of it."""
+"""Progress of long work and its display in a terminal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-#: Called with (done, total) while long work goes on.
+#: Called with (done, total) during long work.
 Progress = Callable[[int, int], None]
 
 
 class Display(AbstractContextManager["Display"]):
-    """A progress bar with rate, time left and a note; silent where stderr is no terminal.
+    """A progress bar with rate, time left and a note; silent if stderr is not a terminal.
 
     Args:
-        enabled: False silences it everywhere.
+        enabled: False: always silent.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -45,7 +45,7 @@ class Display(AbstractContextManager["Display"]):
             self._bar.stop()
 
     def stage(self, title: str) -> Progress:
-        """Begin something new; returns a function of (done, total)."""
+        """Begin a new stage; return its progress callback (done, total)."""
         self._title = title
         if self._bar:
             if self._task is not None:
@@ -59,17 +59,17 @@ class Display(AbstractContextManager["Display"]):
             self._bar.update(self._task, completed=done, total=total)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
 
     def note(self, text: str) -> None:
-        """Text after the bar (the loss, the last score)."""
+        """Set the text after the bar (loss, last score)."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, note=text)
 
     def title(self, text: str = "") -> None:
-        """Text before the bar while something else goes on; default: the stage's."""
+        """Set the text before the bar for a while; default: back to the stage's title."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=text or self._title)
 

@@ -600,7 +600,7 @@ def test_files_that_do_not_fit_are_named(folder: Path) -> None:
     path.unlink()
     with pytest.raises(WeightsNotFoundError, match="holds no weights of Galileo"):
         _load(folder)
-    with pytest.raises(WeightsNotFoundError, match="there is no file of weights"):
+    with pytest.raises(WeightsNotFoundError, match="there is no weights file"):
         _load(folder / "elsewhere")
     with pytest.raises(WeightsNotFoundError, match="timm has no pretrained weights"):
         _load("timm")

@@ -142,7 +142,7 @@ def test_transformers_need_only_what_is_in_use(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"there is no file of weights 'none\.pth'"):
+    with pytest.raises(WeightsNotFoundError, match=r"there is no weights file 'none\.pth'"):
         create_backbone("resnet18", 3, weights="none.pth")
 
 

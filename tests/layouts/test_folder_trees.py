@@ -222,4 +222,4 @@ def test_the_command_tells_what_it_took(
     out.unlink()
     code, said, message = command_line("data", "describe", root, "-o", out, "-O", "labels=gt")
     assert code == 0, message
-    assert said.startswith("read as folders (layout 'folder'), as the option 'labels' asks for")
+    assert said.startswith("read as folders (layout 'folder'), as the option 'labels' implies")

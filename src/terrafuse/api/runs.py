@@ -1,4 +1,4 @@
-"""Verbs about models: train, load, evaluate, predict."""
+"""Commands on models: train, load, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and where it lies.
+    """A trained model with its run folder.
 
     Args:
-        folder: The run folder.
         segmenter: The model, in evaluation mode.
-        info: What `model.json` says of it.
-        config: The settings it was trained with.
+        info: Content of `model.json`.
+        config: Settings it was trained with.
     """
 
     folder: Path
@@ -59,18 +58,18 @@ class Run:
         """Map a scene.
 
         Args:
-            out: Folder for the products.
-            scene: "dataset.yaml#id".
+            out: Folder of the products.
+            scene: Scene of a manifest, "dataset.yaml#id".
             rasters: Modality → file or files, instead of `scene`.
-            products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
+            products: Names in `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
-            device: "auto", "cpu", "cuda", "cuda:1" …
-            progress: Called with (windows done, windows in all).
+            device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+            progress: Called with (windows done, total windows).
 
         Raises:
-            ConfigError: Neither or both of `scene` and `rasters`.
-            UnknownNameError: No such product.
+            ConfigError: Neither or both of `scene` and `rasters` are given.
+            UnknownNameError: A product does not exist.
             DataError: The rasters do not suit the model or each other.
             OutputError: `out` cannot be written.
         """
@@ -104,15 +103,15 @@ class Run:
         Args:
             split: Name of the split; default: `evaluation.split` of the run.
             subsets: Also score every other subset of modalities.
-            manifest: Another dataset than the run's; its classes must be the same.
+            manifest: Dataset to use instead of the run's; its classes must be the same.
             windows: As in `predict`.
             device: As in `predict`.
-            progress: Called with (windows done, windows in all).
+            progress: Called with (windows done, total windows).
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes.
-            LabelError: Scenes of it lack the labels that `evaluation.reference` names.
-            ConfigError: The dataset has another class scheme than the run.
+            LabelError: Scenes lack the labels that `evaluation.reference` names.
+            ConfigError: The dataset's classes differ from the run's.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self._dataset(path)
@@ -144,14 +143,14 @@ class Run:
         return metrics
 
     def _selected_on(self) -> str | None:
-        """Split whose score chose the weights; None where the last ones were kept."""
+        """Return the split whose score selected the weights; None if the last ones were kept."""
         log = self.folder / "log.csv"
         columns = log.read_text(encoding="utf-8").partition("\n")[0] if log.exists() else "val_"
         return self.config.training.validation_split if "val_" in columns else None
 
     def _open(self, scene: str | None, rasters: Rasters | None) -> Scene:
         if (scene is None) == (not rasters):
-            raise ConfigError("name what to map: either a scene (dataset.yaml#id) or rasters")
+            raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
         if scene is not None:
             path, _, scene_id = scene.rpartition("#")
             if not path or not scene_id:
@@ -166,7 +165,7 @@ class Run:
         )
 
     def _dataset(self, path: Path) -> Manifest:
-        """A manifest as the model needs it: its modalities, rescaled as in training."""
+        """Load a manifest as the model needs it: its modalities, rescaled as in training."""
         dataset = load_manifest(path).select([m.name for m in self.info.modalities])
         rules = self._rules()
         for name in dataset.modalities:
@@ -182,29 +181,28 @@ def _check_same_generator(name: str, trained: str | None, found: str | None, pat
     if trained is not None and found != trained:
         raise ConfigError(
             f"modality '{name}' of '{path}' comes from generator {found or 'unknown'}; the model "
-            f"was trained on that of {trained}. Make its rasters with the same model and settings "
-            "(terrafuse generate)"
+            f"was trained on that of {trained}. Generate its rasters with the same model and "
+            "settings (terrafuse generate)"
         )
 
 
 def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
-    """Modality whose grid the scene gets: the training's, else one of the scene's pixel size."""
+    """Choose the modality whose grid the scene gets: training's, else one of scale 1."""
     if info.grid in given:
         return info.grid
     return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
 
 
 def load(run: str | Path, *, merge: bool = False) -> Run:
-    """A trained model from its run folder.
+    """Load a trained model from its run folder.
 
     Args:
-        run: The folder.
-        merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
+        merge: True: merge low-rank updates into the weights: a little faster, and equal up to
             rounding.
 
     Raises:
-        WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same.
+        WeightsError: The folder is not a run folder, is damaged or of another version; or the base
+            weights of a tuned run are missing or have changed.
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
@@ -220,7 +218,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a trained model on a split: `Run.evaluate`, also of a run folder."""
+    """Score a trained model, or that in a run folder, on a split; see `Run.evaluate`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.evaluate(
         split=split, subsets=subsets, manifest=manifest, device=device, progress=progress
@@ -236,7 +234,7 @@ def predict(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Products:
-    """Map a scene with a trained model: `Run.predict`, also of a run folder."""
+    """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.predict(out, scene=scene, rasters=rasters, device=device, progress=progress)
 
@@ -249,19 +247,18 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train as `run.yaml` says; returns the run folder.
+    """Train as `run.yaml` specifies; return the run folder.
 
     Args:
-        config: The file, or the settings themselves.
-        out: The run folder to make.
-        overrides: Dotted keys → YAML values that replace those of the file.
-        resume: Go on where an interrupted run stopped.
-        progress: Show a progress bar where the output is a terminal.
+        config: The settings, or their file.
+        out: Run folder to create.
+        overrides: Dotted keys → YAML values that replace those in the file.
+        progress: Show a progress bar if stderr is a terminal.
 
     Raises:
-        ConfigError: The settings are wrong.
+        ConfigError: The settings are invalid.
         DataError: The data cannot be trained on.
-        OutputError: `out` holds another run or cannot be written.
+        OutputError: `out` holds another run, or cannot be written.
     """
     from terrafuse.training import train as train_run  # Lightning takes seconds to import
 
@@ -273,11 +270,11 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     """Check `run.yaml`, its manifest and the method's options without reading pixels.
 
     Returns:
-        What would be trained: modalities, classes, scenes per split, parameters.
+        Facts about the run: method, modalities, classes, scenes per split, parameters.
 
     Raises:
-        ConfigError: Something in the settings is wrong.
-        DataError: Something in the manifest is wrong.
+        ConfigError: The settings are invalid.
+        DataError: The manifest is invalid.
         ModelError: The method cannot be built with these options.
     """
     from terrafuse.training import check_crop_size, check_settings  # seconds to import
@@ -286,7 +283,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     check_settings(settings)
     dataset = open_dataset(settings.data)
     check_crop_size(settings.data, dataset)
-    scored_classes(settings.evaluation, dataset.scheme)  # refuses what is no class
+    scored_classes(settings.evaluation, dataset.scheme)  # refuses unknown class names
     segmenter = create_segmenter(
         settings.method.name,
         list(dataset.modalities.values()),

@@ -1,4 +1,4 @@
-"""The figure of scores against the share of the labels that was learned from."""
+"""Figure of scores against the share of the labels used in training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class SharePoint:
     """Scores of the runs on one share of the labels.
 
     Args:
-        share: Part of the labelled pixels that was asked for, above 0, at most 1.
-        values: A score from 0 to 1 per run.
-        half: Half of the confidence interval of their mean; None with a single run.
+        share: Requested share of the labelled pixels, above 0, at most 1.
+        values: One score from 0 to 1 per run.
+        half: Half the confidence interval of their mean; None for a single run.
     """
 
     share: float
@@ -28,13 +28,12 @@ class SharePoint:
 
 @styled
 def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str) -> Figure:
-    """A curve per model over the share of the labels, on a logarithmic axis.
+    """Draw a curve per model over the share of the labels, on a logarithmic axis.
 
-    Single runs are dots, the line goes through the means, the band is the interval of the mean.
+    Dots are single runs, the line goes through the means, the band is the mean's interval.
 
     Args:
         curves: Name of the model → its points.
-        score: What the values are.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log")
@@ -50,7 +49,7 @@ def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str)
         axes.plot(shares, means, lw=1.8, marker="o", ms=5, color=color, label=name)
         if all(p.half is not None for p in ordered):
             halves = np.array([100 * (p.half or 0.0) for p in ordered])
-            # Of two or three runs the interval may reach beyond what a score can be.
+            # With two or three runs the interval may exceed the range of a score.
             low, high = (means - halves).clip(0, 100), (means + halves).clip(0, 100)
             axes.fill_between(shares, low, high, color=color, alpha=0.14, lw=0)
     ticks = sorted({100 * p.share for points in curves.values() for p in points})
@@ -65,7 +64,7 @@ def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str)
 
 
 def _apart(ticks: Sequence[float]) -> list[float]:
-    """Ascending ticks without those too near to the one before to be written beside it."""
+    """Drop ascending ticks that are too close to the previous one to be labelled."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or tick > 1.25 * kept[-1]:
