@@ -154,7 +154,7 @@ def test_bands_that_are_not_known(modality: Modality, message: str) -> None:
         (S2, -3000, 3000, r"from -3000 to 3000"),
         (
             Modality("s2", BANDS, "optical", unit="reflectance"), 120, 4200,
-            r"unit 'reflectance', which goes from 0 to 1.*'unit: reflectance_10000'",
+            r"unit 'reflectance', which ranges from 0 to 1.*'unit: reflectance_10000'",
         ),
         (S1, 0.001, 0.6, r"'s1' are never below 0\.001, as linear power.*'unit: linear'"),
         (S1, 4, 250, r"never below 4.*stretched to 8 bits cannot be"),
