@@ -297,7 +297,7 @@ def test_images_must_be_filled_by_patches() -> None:
     backbone = _make(S1, patch_size=4, neck="none")
     with pytest.raises(InputShapeError, match=r"30 × 32 pixels; .* patches of 4"):
         backbone(torch.randn(1, 2, 30, 32))
-    with pytest.raises(InputShapeError, match=r"of s1 Galileo takes \(N, 2, H, W\)"):
+    with pytest.raises(InputShapeError, match=r"for s1 Galileo takes \(N, 2, H, W\)"):
         backbone(torch.randn(1, 3, 32, 32))
     with pytest.raises(UnknownNameError, match=r"unknown modality 's3'\. Did you mean 's1'"):
         backbone.embed(torch.randn(1, 2, 32, 32), "s3")
@@ -308,7 +308,7 @@ def test_images_must_be_filled_by_patches() -> None:
     [
         ({"patch_size": 9}, "'patch_size' .* is 9; it was trained with 1 to 8"),
         ({"month": 0}, "'month' .* is 0; allowed is a month from 1 to 12"),
-        ({"input_resolution_m": 0.0}, "'input_resolution_m' .* is 0; above 0"),
+        ({"input_resolution_m": 0.0}, "'input_resolution_m' .* is 0; it must be above 0"),
         ({"embed_dim": 24}, "multiple of 16"),
         ({"out_indices": [3]}, "blocks from 0 to 2"),
     ],
@@ -523,7 +523,7 @@ def test_sizes_by_name() -> None:
         create_backbone("galileo_nan", 13, modalities=[everything])
     with pytest.raises(ModelError, match="say which modalities come in"):
         create_backbone("galileo_nano", 13)
-    with pytest.raises(ModelError, match="14 channels, and all have 13 bands"):
+    with pytest.raises(ModelError, match="14 channels, but all have 13 bands"):
         create_backbone("galileo_nano", 14, modalities=[everything])
     with pytest.raises(UnknownNameError, match=r"unknown option .* 'patchsize'.*patch_size"):
         create_backbone("galileo_nano", 13, modalities=[everything], patchsize=4)
