@@ -396,7 +396,7 @@ def test_names_and_options() -> None:
     ):
         with pytest.raises(ModelError, match=message):
             create_backbone(name, 3, modalities=rgb, **wrong)
-    with pytest.raises(ModelError, match="say which modalities come in"):
+    with pytest.raises(ModelError, match="give the modalities of the image"):
         create_backbone(name, 3)
     with pytest.raises(ModelError, match=r"would get 5 channels, but rgb have 3 bands"):
         create_backbone(name, 5, modalities=rgb)

@@ -521,7 +521,7 @@ def test_sizes_by_name() -> None:
     assert isinstance(backbone, Galileo)
     with pytest.raises(UnknownNameError, match=r"unknown backbone 'galileo_nan'.*galileo_nano"):
         create_backbone("galileo_nan", 13, modalities=[everything])
-    with pytest.raises(ModelError, match="say which modalities come in"):
+    with pytest.raises(ModelError, match="give the modalities of the image"):
         create_backbone("galileo_nano", 13)
     with pytest.raises(ModelError, match="14 channels, but all have 13 bands"):
         create_backbone("galileo_nano", 14, modalities=[everything])

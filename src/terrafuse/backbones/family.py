@@ -47,8 +47,8 @@ class Request:
         """
         if self.modalities is None:
             raise ModelError(
-                f"backbone '{self.name}' has to know its bands, by wavelengths or names; say which "
-                "modalities come in"
+                f"backbone '{self.name}' must know its bands, by wavelength or name; give the "
+                "modalities of the image"
             )
         return self.modalities
 

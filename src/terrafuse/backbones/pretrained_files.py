@@ -71,7 +71,6 @@ def save_backbone(
 
     Args:
         path: A safetensors file.
-        backbone: The trained backbone.
         name: Name of the backbone.
         options: Options of the backbone.
         images: Its input images, by name.

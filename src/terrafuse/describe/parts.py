@@ -167,7 +167,6 @@ def find_source(backbone: str, weights: str) -> PretrainedSource:
     """Find the origin of weights without accessing them.
 
     Args:
-        backbone: Its name.
         weights: "timm", "hub" or a path.
     """
     if weights == HUB_WEIGHTS and has_hub_weights(backbone):

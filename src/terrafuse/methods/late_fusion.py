@@ -111,7 +111,6 @@ def run_where_present(backbone: Backbone, image: Tensor, present: Tensor) -> lis
     """Compute levels for the samples that have the modality; 0 for the others.
 
     Args:
-        backbone: The modality's backbone.
         image: (N, C, H, W).
         present: Bool (N,).
     """

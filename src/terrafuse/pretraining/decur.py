@@ -53,7 +53,7 @@ class DeCURPretraining(nn.Module):
         widths = {name: backbone.channels[-1] for name, backbone in backbones.items()}
         if shared_projector and len(set(widths.values())) > 1:
             raise ModelError(
-                f"one projector for backbones of different width ({widths}) is not possible; set "
+                f"one projector cannot serve backbones of different widths ({widths}); set "
                 "shared_projector to false"
             )
         self.backbones = nn.ModuleDict(backbones)

@@ -35,7 +35,7 @@ class SSLViTPretraining(nn.Module):
         widths = {name: backbone.channels[-1] for name, backbone in backbones.items()}
         if len(widths) < 2 or len(set(widths.values())) > 1 or temperature <= 0:
             raise ModelError(
-                "contrast needs two sensors or more whose backbones end in equally many channels, "
+                "contrast needs two or more sensors whose backbones end in equally many channels, "
                 f"and a temperature above 0; got {widths} and {temperature:g}"
             )
         self.backbones = nn.ModuleDict(backbones)

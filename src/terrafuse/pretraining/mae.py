@@ -35,7 +35,6 @@ class MaskedAutoencoding(nn.Module):
     Args:
         encoders: Trained encoders by sensor, all of the same sizes; the same transformer under
             several names is shared.
-        modalities: The sensors.
         as_colour: Whether encoders see three bands of every sensor, derived from its own.
         mask_ratio: Share of patches that are hidden; at least one is visible.
         decoder_dim: Width of the decoder.

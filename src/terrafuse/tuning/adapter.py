@@ -101,7 +101,6 @@ class AdaptedMlp(TunedModule):
     """MLP(x) + mixture of the modalities' adapters(x).
 
     Args:
-        base: The MLP.
         adapters: One per modality.
     """
 

@@ -39,7 +39,6 @@ def find_blocks(backbone: Backbone, tuning: str) -> list[Any]:
     """Find the transformer blocks, in order of depth: modules with an MLP of linear layers.
 
     Args:
-        backbone: Any backbone.
         tuning: Name of the tuning, for the message.
 
     Raises:
@@ -62,9 +61,7 @@ def find_layers(
     """Find the target layers in all blocks, each with its block.
 
     Args:
-        backbone: Any backbone.
         tuning: Name of the tuning, for the message.
-        targets: Layers to find.
 
     Raises:
         ModelError: No block has any of them.

@@ -313,7 +313,7 @@ class DOFA(TokenBackbone):
             return next(iter(self.band_sets))
         if bands is None:
             raise ModelError(
-                f"this DOFA knows several sets of bands ({', '.join(self.band_sets)}); say which "
+                f"this DOFA has several sets of bands ({', '.join(self.band_sets)}); say which "
                 "one the image has"
             )
         if bands not in self.band_sets:

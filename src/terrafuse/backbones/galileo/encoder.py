@@ -89,7 +89,6 @@ class GalileoAttention(nn.Module):
         """Tokens (N, L, D) → tokens (N, L, D).
 
         Args:
-            x: All tokens.
             seen: Bool (N, L): tokens that serve as keys; None: all.
         """
         q, k, v = (

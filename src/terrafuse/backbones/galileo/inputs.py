@@ -199,7 +199,7 @@ def plan_bands(name: str, modality: Modality, *, ndvi: bool = False) -> BandPlan
     if unknown:
         raise ModelError(
             f"backbone '{name}' does not know band {', '.join(map(repr, unknown))} of modality "
-            f"'{modality.name}', and never guesses by the order of bands. It reads Sentinel-1 (VV, "
+            f"'{modality.name}', and never guesses from band order. It reads Sentinel-1 (VV, "
             "VH), Sentinel-2 (B2 or B02 or blue, …, B12), elevation (dem, height) and slope. Name "
             "the bands in the manifest by what they are, or leave them out with 'read_bands'"
         )

@@ -149,7 +149,6 @@ class GeometryAttention(nn.Module):
         """Map (N, H, W, C) → map (N, H, W, C).
 
         Args:
-            x: Map.
             rotate: Rotation for its size.
             masks: Along rows (N, heads, H, W, W) and columns (N, heads, W, H, H); or for all pixels
                 (N, heads, H·W, H·W).

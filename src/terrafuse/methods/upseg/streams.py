@@ -133,12 +133,7 @@ class GuidedStreams(nn.Module):
     def forward(
         self, backbone: TokenBackbone, streams: Sequence[Stream]
     ) -> tuple[list[list[TokenMap]], list[Tensor]]:
-        """Outputs of the stages per modality (N, L_m, D), and losses of the predictors.
-
-        Args:
-            backbone: The transformer.
-            streams: Embedded streams.
-        """
+        """Run embedded streams: stage outputs per modality (N, L_m, D), losses of predictors."""
         meet = bool(self.sites) and (len(streams) > 1 or self.prompt.source == "self")
         sources = None
         if meet and self.schedule == "two-pass":
