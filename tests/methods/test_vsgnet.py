@@ -447,7 +447,7 @@ def test_the_whole_is_finite_in_half_precision(half: torch.dtype) -> None:
         ((RGB,), {}, r"needs an image and its structure, got 'rgb' alone.*terrafuse generate"),
         ((GREY, RGB), {}, r"takes the image first, got structure 'sam'.*Begin .*with 'rgb'"),
         (None, {"backbone": "dofa_base_patch16"}, r"'dofa_base_patch16' is not one"),
-        (None, {"backbone": "resnet18"}, r"needs a plain transformer .* 'resnet18' is none"),
+        (None, {"backbone": "resnet18"}, r"needs a plain transformer .* 'resnet18' is not one"),
         (
             None,
             {"backbone_options": TINY_VIT | {"embed_dim": 96}},
