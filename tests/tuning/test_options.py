@@ -58,7 +58,7 @@ def test_ways_to_write_it(tuning: Any, expected: list[tuple[str, dict[str, Any]]
             r"\[\{name: adapter, …\}, \{name: lora, …\}\]",
         ),
         ("lora+lora", ModelError, "a tuning is named twice: lora, lora"),
-        (["adapter", {"name": "adapter"}], ModelError, "tuning names one twice"),
+        (["adapter", {"name": "adapter"}], ModelError, "a tuning is named twice"),
         ({"name": "lora", "rank": 0}, ModelError, "rank 0 and alpha 1; .*rank of at least 1"),
         ({"name": "dora", "alpha": 0}, ModelError, "'dora' are rank 4 and alpha 0"),
         ({"name": "lora", "rank": 2.5}, ModelError, "option 'rank' of tuning 'lora' is 2.5"),
