@@ -392,13 +392,13 @@ def test_names_and_options() -> None:
         ({"out_indices": [12]}, "allowed are one or more blocks from 0 to 11"),
         ({"embed_dim": 18, "num_heads": 4}, "embed_dim must be a multiple"),
         ({"dynamic_embed_dim": 6}, "dynamic_embed_dim of 4"),
-        ({"img_size": 100}, "img_size must be a multiple"),
+        ({"img_size": 100}, "img_size a multiple"),
     ):
         with pytest.raises(ModelError, match=message):
             create_backbone(name, 3, modalities=rgb, **wrong)
-    with pytest.raises(ModelError, match="say which modalities come in"):
+    with pytest.raises(ModelError, match="give the modalities of the image"):
         create_backbone(name, 3)
-    with pytest.raises(ModelError, match=r"is to get 5 channels, and rgb have 3 bands"):
+    with pytest.raises(ModelError, match=r"would get 5 channels, but rgb have 3 bands"):
         create_backbone(name, 5, modalities=rgb)
     for call in (lambda: create_backbone("dofa_bas", 3), lambda: is_token_backbone("dofa_bas")):
         with pytest.raises(UnknownNameError, match=r"unknown backbone 'dofa_bas'\. Did you mean"):

@@ -111,7 +111,7 @@ def test_weights_that_do_not_fit_say_why(tmp_path: Path) -> None:
         create_backbone("resnet18", 3, weights=str(path))
     with pytest.raises(WeightsMismatchError, match=r"missing: .*unexpected: layer1"):
         create_backbone("mobilenetv3_small_050", 3, weights=str(path))
-    with pytest.raises(WeightsMismatchError, match="timm's conversion of checkpoints fails on"):
+    with pytest.raises(WeightsMismatchError, match="timm's checkpoint conversion fails on"):
         create_backbone("convnext_atto", 3, weights=str(path), **MODELS["convnext_atto"])
     state = timm.create_model("resnet18", **MODELS["resnet18"]).state_dict()
     state.pop("layer4.0.conv1.weight")

@@ -232,7 +232,7 @@ def test_positions_are_resized_without_antialias(size: tuple[int, int], write: W
             {"neck": "map", "out_indices": [0, 3]},
             r"the neck 'map' takes one block, got \[0, 3\]",
         ),
-        ("vit_tiny_patch16_224", {"rel_pos": "zero"}, "has no relative positions of SAM's"),
+        ("vit_tiny_patch16_224", {"rel_pos": "zero"}, "has no relative positions like SAM's"),
     ],
 )
 def test_what_cannot_be_built_is_named(name: str, options: dict[str, Any], message: str) -> None:

@@ -250,7 +250,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     [
         ({"depths": [1, 1, 1]}, r"four values of at least 1, one per stage; got \{'depths': \[1"),
         ({"channels": [8, 16, 0, 8]}, "four values of at least 1"),
-        ({"num_heads": [1, 5, 4, 8]}, "5 heads share half of 16 channels"),
+        ({"num_heads": [1, 5, 4, 8]}, "5 heads cannot share half of 16 channels"),
         ({"drop_path_rate": 1.5}, "'drop_path_rate' of method 'dformer' is 1.5"),
     ],
 )

@@ -348,7 +348,9 @@ def test_settings_without_effect_are_refused(unlabelled: Path, tmp_path: Path) -
     for option in ("neck", "out_indices", "neck_channels"):
         for objective in ("croma", "mae"):
             options = {**SMALL[objective]["backbone_options"], option: 1}
-            with pytest.raises(ConfigError, match=f"'{option}', which says how a method makes"):
+            with pytest.raises(
+                ConfigError, match=f"'{option}', which defines the levels that a method takes"
+            ):
                 pretrain(
                     settings(unlabelled, objective, backbone_options=options), tmp_path / "run"
                 )

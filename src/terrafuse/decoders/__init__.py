@@ -1,4 +1,4 @@
-"""Levels → class scores."""
+"""Decoders: levels → class scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,12 +36,12 @@ def create_decoder(
     /,
     **options: Any,
 ) -> nn.Module:
-    """A decoder by its name.
+    """Create a decoder by name.
 
     Args:
         name: One of `DECODERS`.
         channels: Per level, fine → coarse.
-        strides: Per level; must ascend.
+        strides: Per level, in ascending order.
         num_classes: K.
         options: Keyword arguments of the decoder.
 
@@ -50,7 +50,7 @@ def create_decoder(
 
     Raises:
         UnknownNameError: No such decoder, or no such option.
-        ModelError: An option's value is wrong, or the levels are not in order.
+        ModelError: An invalid option, or levels out of order.
     """
     if name not in DECODERS:
         raise UnknownNameError(unknown_name("decoder", name, DECODERS))
