@@ -66,7 +66,7 @@ class ArrayScene(MemoryScene):
 
 
 class Identity(Segmenter):
-    """Returns its first modality as logits."""
+    """A model whose logits are its first modality."""
 
     supports_missing: ClassVar[bool] = True
 

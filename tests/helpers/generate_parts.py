@@ -1,4 +1,4 @@
-"""Recipes that know the answer, and scenes to try them on."""
+"""Generators that know the answer, and scenes to try them on."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def seen_alone(picture: np.ndarray) -> np.ndarray:
 
 
 def same_partition(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether two maps differ in nothing but the numbers; 0 must be 0."""
+    """Tell whether two maps differ in nothing but the numbers; 0 must be 0."""
     pairs = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
     one_to_one = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
     return bool(one_to_one and ((found == 0) == (expected == 0)).all())

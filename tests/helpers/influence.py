@@ -1,4 +1,4 @@
-"""Whether every band, date and modality has an influence of its own."""
+"""Influence of every band, date and modality on the logits."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def change(before: Tensor, after: Tensor) -> float:
 
 
 def too_small(changes: Mapping[str, float]) -> set[str]:
-    """Those that are not above `LEAST`."""
+    """Names whose influence is not above `LEAST`."""
     return {name for name, value in changes.items() if not value > LEAST}
 
 

@@ -218,8 +218,9 @@ def test_pretraining_is_the_encoder(tmp_path: Path) -> None:
 
 
 def test_weights_of_version_2_may_lack_norms_of_levels(tmp_path: Path) -> None:
-    stored, config = load_golden("dformer/v2_backbone_small")
-    state = {k: v for k, v in part(stored, "sd.").items() if "extra_norms" not in k}
+    stored, config = load_golden("dformer/v2_full_small")
+    backbone = part(stored, "sd.backbone.")
+    state = {k: v for k, v in backbone.items() if "extra_norms" not in k}
     torch.save({"model": state}, tmp_path / "v2.pth")
     sizes = {
         "channels": config["embed_dims"], "depths": config["depths"],
