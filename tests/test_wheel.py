@@ -62,7 +62,7 @@ def test_the_wheel_has_settings_types_and_lists(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.*")}
     assert {f"terrafuse/{name}" for name in configs} <= names
-    assert {"terrafuse/py.typed", "terrafuse/catalogue.json"} <= names
+    assert {"terrafuse/py.typed", "terrafuse/describe/catalogue.json"} <= names
     assert not any(name.startswith("tests/") for name in names)
 
 

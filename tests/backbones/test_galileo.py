@@ -134,8 +134,8 @@ def test_dates_are_bands_that_repeat() -> None:
     [
         (
             Modality("s2", ("band_1", "band_2", "B4"), "optical"),
-            r"does not know band 'band_1', 'band_2' of modality 's2', and never guesses by the "
-            r"order .* Name the bands in the manifest",
+            r"does not know band 'band_1', 'band_2' of modality 's2', and never guesses from "
+            r"band order.* Name the bands in the manifest",
         ),
         (Modality("s1", ("HH",), "sar"), "does not know band 'HH'"),
         (Modality("s2", ("B01", "B10"), "optical"), "uses none of the bands"),

@@ -1,4 +1,4 @@
-"""A scene in memory and models without weights, for tests of what comes after reading."""
+"""A scene in memory and models without weights, for tests that read no files."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ RGB = Modality("rgb", ("red", "green", "blue"), kind="optical")
 
 @dataclass(frozen=True)
 class FakeGenerator:
-    """Makes windows with a function of the picture (h, w, 3)."""
+    """A generator that maps pictures (h, w, 3) by a function."""
 
     make: Callable[[np.ndarray], np.ndarray]
     result: str = "segments"
@@ -48,7 +48,7 @@ class FakeGenerator:
 
 
 class BrokenRecipe(SuperpixelGenerator):
-    """Fails when it gets ready."""
+    """A generator whose model cannot be built."""
 
     def build(self):
         raise ModelError("there is no such model")

@@ -31,7 +31,7 @@ Images = dict[str, Tensor]
 
 
 def in_groups(most: int | None) -> list[tuple[Modality, ...]]:
-    """All modalities, shared out among models that take no more than `most`."""
+    """Divide all modalities among models that take at most `most`."""
     first, *others = MODALITIES
     if most is None or most >= len(MODALITIES):
         return [MODALITIES]
@@ -42,7 +42,7 @@ def changed_images(modalities: Sequence[Modality], images: Images) -> Iterator[t
     """Images with a band, a date or a modality replaced by noise, or with two bands swapped.
 
     Yields:
-        What was changed ("rgb red_1, green_1, blue_1", "sar VV ↔ VH"), and all images.
+        Name of the change ("rgb red_1, green_1, blue_1", "sar VV ↔ VH"), and all images.
     """
     noise = random_images(modalities, _size(images), batch=1, seed=2)
     for m in modalities:

@@ -26,7 +26,7 @@ _OF_CHOICE = {"frozen", "bitfit", "norms", "full"}
 
 
 def with_all_learning(method: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Options with which random first values of a backbone do not stay as they are."""
+    """Return options with which every parameter of a backbone is trained."""
     if "tuning" not in option_names(METHODS[method]):
         return options
     added = [name for name in (options.get("tuning") or "").split("+") if name]

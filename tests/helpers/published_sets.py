@@ -66,7 +66,7 @@ def classes_for(id: str, count: int) -> np.ndarray:
 
 
 def whu_ids() -> list[str]:
-    """All sheets."""
+    """Return the ids of all sheets."""
     return sorted(read_facts("whu-opt-sar").split("official"))
 
 
@@ -90,7 +90,7 @@ def make_whu(
 
 
 def gid_ids() -> list[str]:
-    """150 names, of which the published test scenes are thirty."""
+    """Return 150 ids, 30 of them the published test scenes."""
     test = read_facts("gid-5").more["test"]
     return [*test, *(f"GF2_PMS1__L1A000{n:07}-MSS1" for n in range(7_000_000, 7_000_120))]
 
@@ -323,7 +323,7 @@ def make_dfc2020(root: Path, *, places: bool = False) -> Path:
 
 
 def move(root: Path, pattern: str, to: str, *, remove: str = "", prefix: str = "") -> None:
-    """Move files into a folder, taking off an end, or putting something before the names."""
+    """Move files into a folder, without a suffix or with a prefix in their names."""
     for path in sorted(root.glob(pattern)):
         name = prefix + path.name.replace(remove, "") if remove else prefix + path.name
         target = root / to / name

@@ -125,7 +125,7 @@ def extend_manifest(
     """
     if name in manifest.known or name in ("labels", "id", "split", "window", "labels_eroded"):
         raise ConfigError(
-            f"'{manifest.path}' already has '{name}'; choose another --name for the new modality"
+            f"'{manifest.path}' has '{name}' already; choose another --name for the new modality"
         )
     values = manifest.to_dict()
     if folder.absolute() != manifest.path.parent.absolute():
