@@ -107,7 +107,7 @@ def test_original_checkpoints_are_converted(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_say_why(tmp_path: Path) -> None:
     path = _pretrained("resnet18", tmp_path)
-    with pytest.raises(WeightsMismatchError, match=r"other shape: .*is 8×64×3×3, needed 64×64"):
+    with pytest.raises(WeightsMismatchError, match=r"other shape: .*is 8×64×3×3, expected 64×64"):
         create_backbone("resnet18", 3, weights=str(path))
     with pytest.raises(WeightsMismatchError, match=r"missing: .*unexpected: layer1"):
         create_backbone("mobilenetv3_small_050", 3, weights=str(path))

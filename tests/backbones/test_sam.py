@@ -91,7 +91,7 @@ def test_an_official_file_is_loaded_value_by_value(write: Write) -> None:
 
 def test_a_file_of_another_size_names_shapes(write: Write) -> None:
     options = SMALL | {"embed_dim": 64}
-    with pytest.raises(WeightsMismatchError, match=r"other shape: pos_embed is 1×16×16×32, needed"):
+    with pytest.raises(WeightsMismatchError, match=r"shape: pos_embed is 1×16×16×32, expected"):
         create_backbone(NAME, 3, weights=write(), neck="map", **options)
     with pytest.raises(WeightsMismatchError, match=r"unexpected: blocks\.3\.attn\.proj\.bias"):
         create_backbone(NAME, 3, weights=write(), neck="map", **SMALL | {"depth": 3})

@@ -117,7 +117,7 @@ def _reference_sizes() -> UNetFormerDecoder:
     [
         ({"p4.weights": torch.ones(2)}, "unexpected: p4.weights"),
         ({"b3.norm1.bias": None}, "missing: blocks.1.norm1.bias"),
-        ({"p3.pre_conv.0.weight": torch.zeros(2)}, "fusions.0.skip.weight is 2, needed 16×32×1×1"),
+        ({"p3.pre_conv.0.weight": torch.zeros(2)}, "fusions.0.skip.weight is 2, expected 16×32"),
     ],
 )
 def test_other_weights_are_refused(change: dict[str, Tensor | None], message: str) -> None:

@@ -72,7 +72,7 @@ def test_fully_valid_is_the_original() -> None:
     [
         ({"fusion5.se_rgb.fc.0.bias": torch.zeros(2)}, "unexpected: fusion5.se_rgb.fc.0.bias"),
         ({"fpn1x.1.ln.bias": None}, "missing: pyramids.0.up4.1.bias"),
-        ({"fpn2y.0.bias": torch.zeros(3)}, "pyramids.1.up2.bias is 3, needed 32"),
+        ({"fpn2y.0.bias": torch.zeros(3)}, "pyramids.1.up2.bias is 3, expected 32"),
     ],
 )
 def test_other_weights_are_refused(change: dict[str, Tensor | None], message: str) -> None:
