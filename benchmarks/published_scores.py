@@ -1,7 +1,7 @@
-"""Class scores of an image as CMX's and DFormer's code make them: scales, mirror images, windows.
+"""Test-time scoring of CMX's and DFormer's code: multiple scales, mirror images, windows.
 
-Functions for a script that puts numbers beside those of the papers. `terrafuse evaluate` scores
-stitched maps, in which windows and their weights are sound; here they are what was published.
+For scripts that compare with the numbers of the papers. `terrafuse evaluate` scores stitched maps,
+whose windows and weights are sound; here they are as published.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Network = Callable[[Sequence[Tensor]], Tensor]
 
 #: DFormer's scaled images have sides that are multiples of this.
 _SIDE = 32
-#: OpenCV's weights of a pixel are whole numbers of this.
+#: OpenCV's pixel weights are integers in units of 1 / this.
 _STEPS = 2048
 
 
@@ -31,19 +31,19 @@ def sum_exponentials(
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
 ) -> Tensor:
-    """Scores as CMX's code makes them: exp(logits), summed over windows and scales.
+    """Compute scores as CMX's code does: exp(logits), summed over windows and scales.
 
     An image that is not larger than the crop in some direction is padded with 0 after
-    normalisation, evenly on both sides, and seen whole; others by windows, a third of which is
-    shared with the next. Logits of the mirror image are added before the exponential.
+    normalisation, evenly on both sides, and run whole; others run in windows that share a third
+    with the next. Logits of the mirror image are added before the exponential.
 
     Args:
-        network: What gives logits.
+        network: Function from images to logits.
         images: Per modality, uint8 (N, C_m, H, W).
         crop: Height and width of windows.
-        normalise: Image in 0 to 255 → what the network takes.
-        scales: Of the image.
-        flip: Whether the mirror image is seen, too.
+        normalise: Image in 0 to 255 → input of the network.
+        scales: Scale factors of the image.
+        flip: True: also run the mirror image.
 
     Returns:
         (N, K, H, W); not probabilities, but the class map is their arg-max.
@@ -87,16 +87,16 @@ def sum_probabilities(
     flip: bool = True,
     crop: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Scores as DFormer's code makes them: probabilities, summed over scales and mirror images.
+    """Compute scores as DFormer's code does: probabilities, summed over scales and mirror images.
 
-    Images are brought to sides that are multiples of 32, corner to corner.
+    Images are resized to sides that are multiples of 32, with aligned corners.
 
     Args:
-        network: What gives logits.
+        network: Function from images to logits.
         images: Per modality (N, C_m, H, W), normalised.
-        scales: Of the image.
-        flip: Whether the mirror image is seen, too.
-        crop: Height and width of windows (`average_windows`); None: the whole image is seen.
+        scales: Scale factors of the image.
+        flip: True: also run the mirror image.
+        crop: Height and width of windows (`average_windows`); None: the whole image at once.
 
     Returns:
         (N, K, H, W); the class map is their arg-max.
@@ -117,12 +117,12 @@ def sum_probabilities(
 
 
 def average_windows(network: Network, images: Sequence[Tensor], crop: tuple[int, int]) -> Tensor:
-    """Mean logits over windows that share about a third, as DFormer's code makes them.
+    """Average logits over windows that share about a third, as DFormer's code does.
 
     Args:
-        network: What gives logits.
-        images: Per modality (N, C_m, H, W). Where a side is smaller than the crop's, they are
-            brought to the crop first, and the result keeps its size.
+        network: Function from images to logits.
+        images: Per modality (N, C_m, H, W). If a side is smaller than the crop's, they are first
+            resized to the crop, and the result has that size.
         crop: Height and width of windows.
 
     Returns:
@@ -139,7 +139,7 @@ def average_windows(network: Network, images: Sequence[Tensor], crop: tuple[int,
 def _sum_windows(
     look: Network, images: Sequence[Tensor], crop: tuple[int, int], strides: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Sum over windows (N, K, H, W), and how many saw a pixel (1, 1, H, W)."""
+    """Sum over windows (N, K, H, W), and count the windows of each pixel (1, 1, H, W)."""
     height, width = images[0].shape[-2:]
     total: Tensor | None = None
     times = images[0].new_zeros(1, 1, height, width)
@@ -156,16 +156,16 @@ def _sum_windows(
 
 
 def _starts(length: int, crop: int, stride: int) -> Iterator[int]:
-    """First rows or columns of windows; the last one is moved back to end with the image."""
+    """Yield first rows or columns of windows; the last is moved back to end with the image."""
     for number in range(ceil((length - crop) / stride) + 1):
         yield min(number * stride, length - crop)
 
 
 def resize_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """A uint8 image (N, C, H, W) at another size, bilinear, to the last bit as OpenCV does it.
+    """Resize a uint8 image (N, C, H, W) bilinearly, bit-identical to OpenCV.
 
-    OpenCV computes with whole numbers and cuts digits on the way, so that it differs from a rounded
-    exact result in every eighth value or so, by 1.
+    OpenCV computes in integers and truncates intermediate results, so that about every eighth value
+    differs by 1 from the rounded exact result.
     """
     if tuple(image.shape[-2:]) == size:
         return image
@@ -180,13 +180,13 @@ def resize_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _neighbours(length: int, wanted: int, *, inside: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two pixels around each place of the new size, and their shares.
+    """Return the two source pixels around each target pixel, and their weights.
 
     Args:
-        length: Pixels there are.
-        wanted: Pixels there are to be.
-        inside: Whether a place beyond the centres of the outermost pixels has one neighbour, as
-            OpenCV has it along rows, or twice the same.
+        length: Number of source pixels.
+        wanted: Number of target pixels.
+        inside: True: a position beyond the centres of the outermost pixels has one neighbour, as
+            in OpenCV along rows; False: twice the same.
     """
     places = ((torch.arange(wanted).double() + 0.5) * (length / wanted) - 0.5).float()
     low = places.floor()
@@ -204,7 +204,7 @@ def _up(length: int) -> int:
 
 
 def _resize(x: Tensor, size: tuple[int, int], *, corners: bool = True) -> Tensor:
-    """Bilinear; with `corners`, corner pixels lie on corner pixels."""
+    """Resize bilinearly; with `corners`, corner pixels stay on corner pixels."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=corners)

@@ -200,6 +200,26 @@ def backbones_table() -> str:
     return _dicts_table(list_backbones())
 
 
+def scores_table() -> str:
+    """Every score over all classes."""
+    from terrafuse.evaluation import SCORES
+
+    head = ("name", "score", "formula", "range", "better", "monitor", "undefined when")
+    rows = [
+        (
+            f"`{kind.name}`",
+            f"{kind.label}, {kind.title}",
+            kind.formula,
+            kind.range,
+            "higher" if kind.higher_is_better else "lower",
+            _cell(kind.is_cheap),
+            kind.undefined,
+        )
+        for kind in SCORES.values()
+    ]
+    return _table(head, rows)
+
+
 def _dicts_table(items: Iterable[Any]) -> str:
     rows = [item if isinstance(item, dict) else dataclasses.asdict(item) for item in items]
     head = [str(key).replace("_", " ") for key in rows[0]]
@@ -270,4 +290,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "notebook_new_fusion": lambda: notebook("new-fusion"),
     "methods": methods_table,
     "backbones": backbones_table,
+    "scores": scores_table,
 }

@@ -142,7 +142,7 @@ def made_up(manifest: Manifest, folder: Path, size: int, make_raster) -> Path:
 def expected_warnings(config: RunConfig) -> Iterator[str]:
     """What a run is right to warn of."""
     if config.training.validation_split == config.evaluation.split:
-        yield "weights are chosen by their score on split 'test', the one to be reported"
+        yield "weights are selected by their score on split 'test', the one to be reported"
     tuning = config.method.options.get("tuning")
     # A file of weights is left for the user to name, or not fetched here.
     stays = config.method.name == "vsgnet" and config.method.options["backbone"]

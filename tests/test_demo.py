@@ -22,7 +22,7 @@ def test_the_whole_path_in_small(tmp_path):
         assert class_map.transform == scene.grid.transform
         assert class_map.shape == (scene.grid.height, scene.grid.width)
     assert len(list((out / "runs").iterdir())) == 1 + len(dataset.modalities)
-    assert said[-1].endswith("s in all")
+    assert said[-1].endswith("s in total")
     run_demo(out, steps=1, size=192)  # an earlier demo is replaced
 
 

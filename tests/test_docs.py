@@ -26,6 +26,7 @@ from terrafuse.config import AugmentConfig, RunConfig, TrainingConfig
 from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.config.pretrain import PretrainConfig, PretrainTrainingConfig
 from terrafuse.data.manifest import ManifestSettings, load_manifest
+from terrafuse.evaluation import SCORES, ScoreKind
 from terrafuse.modalities import Modality
 from terrafuse.plugins import is_outside
 from terrafuse.pretraining import create_pretrainer
@@ -231,6 +232,22 @@ def test_method_and_backbone_tables(hooks: ModuleType) -> None:
     page = hooks.on_page_markdown("before\n\n<!-- generated: methods -->\n\nafter\n")
     assert "| single |" in page
     assert "generated" not in page
+
+
+def test_an_added_score_is_in_the_table(hooks: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = ScoreKind(
+        name="errors", label="errors, px", title="wrong pixels", formula="N − Σ TP",
+        undefined="never", compute=lambda _: 0.0, high=inf, higher_is_better=False,
+        is_cheap=False,
+    )  # fmt: skip
+    monkeypatch.setitem(SCORES, "errors", added)
+    head, _, *rows = hooks.on_page_markdown("<!-- generated: scores -->").splitlines()
+    assert head == "| name | score | formula | range | better | monitor | undefined when |"
+    assert [row.split("`")[1] for row in rows] == list(SCORES)
+    row = "| `errors` | errors, px, wrong pixels | N − Σ TP | from 0 | lower | no | never |"
+    assert rows[-1] == row
+    kappa = "| `kappa` | kappa, Cohen's kappa | (OA − p) / (1 − p), p = Σ n · m / N² | -1 to 1 | "
+    assert any(row == kappa + "higher | yes | p = 1 or N = 0 |" for row in rows)
 
 
 def test_markers_have_tables(hooks: ModuleType) -> None:

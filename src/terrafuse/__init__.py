@@ -56,7 +56,7 @@ else:  # torch and rasterio take seconds to import; `--help` must not wait
     )
 
     class _Package(ModuleType):
-        """The package, in which `generate` is the verb although a room has the same name."""
+        """The package; `generate` is the verb here although a subpackage has the same name."""
 
         @property
         def generate(self):
@@ -66,7 +66,7 @@ else:  # torch and rasterio take seconds to import; `--help` must not wait
 
         @generate.setter
         def generate(self, room):
-            """Importing the room would put it in the place of the verb; it stays importable."""
+            """Keep the verb when the subpackage is imported; that stays importable by its name."""
 
     sys.modules[__name__].__class__ = _Package
 

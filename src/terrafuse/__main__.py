@@ -1,4 +1,4 @@
-"""`python -m terrafuse`, which launchers like torchrun and SLURM's srun start."""
+"""Entry point of `python -m terrafuse`, as launchers like torchrun and SLURM's srun start it."""
 
 from terrafuse.cli import main
 

@@ -1,4 +1,4 @@
-"""Class schemes: names, colours, and what raw label values mean."""
+"""Class schemes: names, colours and the meaning of raw label values."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from numpy.typing import NDArray
 from terrafuse.errors import ConfigError, LabelError, exact_number, unknown_name
 from terrafuse.samples import IGNORE_INDEX
 
-# Raw label values: a whole number, an attribute of a polygon, or a colour "#rrggbb".
+# A raw label value: an integer, an attribute of a polygon, or a colour "#rrggbb".
 Code = int | str
 # Void may also be "no value at all", the null attribute of a polygon.
 VoidCode = Code | None
 
-# Distinguishable on light and dark ground; used where a manifest gives no colours.
+# Distinguishable on light and dark backgrounds; used where a manifest gives no colours.
 DEFAULT_COLORS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
     "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
 )  # fmt: skip
 _COLOR = re.compile(r"#[0-9a-f]{6}")
-#: What `unknown` may be beside the name of a class.
+#: Allowed value of `unknown` besides the class names.
 VOID = "void"
 
 
 @dataclass(frozen=True)
 class ClassScheme:
-    """Names, colours and raw codes of K classes; the position in the tuples is the class index.
+    """Names, colours and raw codes of K classes; the position in each tuple is the class index.
 
     Args:
-        names: Class names.
         colors: Display colours "#rrggbb".
-        codes: Per class, every raw value that means it: whole numbers for coded rasters,
+        codes: Per class, every raw value that stands for it: integers for coded rasters,
             "#rrggbb" for colour-coded ones, strings for polygon attributes. Default: its index.
         void: Raw values that are no class and become `ignore_index`; None is an attribute of a
             polygon that has no value.
         ignore_index: Always 255.
         unknown: Name of the class, or "void", that all other raw values become; None: they are
-            refused. How labels are read, no part of what the classes are.
+            refused. It says how labels are read and is not part of the classes' identity.
 
     Raises:
         ConfigError: Names, colours or codes contradict each other.
@@ -81,12 +80,12 @@ class ClassScheme:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return len(self.names)
 
     @property
     def has_palette(self) -> bool:
-        """Whether labels are colour-coded (every code is a colour)."""
+        """True if labels are colour-coded (every code is a colour)."""
         return all(_is_color(code) for codes in self.codes for code in codes)
 
     def lookup(self) -> dict[VoidCode, int]:
@@ -103,17 +102,17 @@ class ClassScheme:
         where: str = "labels",
         met: Counter[str] | None = None,
     ) -> NDArray[np.uint8]:
-        """Class indices of a coded raster (H, W) or of a colour-coded one (3, H, W).
+        """Return the class indices of a coded raster (H, W) or a colour-coded one (3, H, W).
 
         Args:
-            raw: Whole numbers in any dtype, or uint8 RGB.
+            raw: Integer values in any dtype, or uint8 RGB.
             nodata: The raster's nodata value; ignored unless it is a class code.
             where: Names the labels in the message ("labels of scene 'a' (a.tif)").
-            met: Counts the pixels per raw value that became what `unknown` says.
+            met: Receives the number of pixels per raw value that `unknown` replaced.
 
         Raises:
-            LabelError: A value that is neither class nor void nor nodata, and no `unknown`; lists
-                value and count.
+            LabelError: A value is neither class nor void nor nodata, and `unknown` is None; lists
+                values and counts.
         """
         is_color = raw.ndim == 3
         if is_color:
@@ -139,12 +138,12 @@ class ClassScheme:
         return labels
 
     def palette(self) -> NDArray[np.uint8]:
-        """Display colours, uint8 (K, 3)."""
+        """Return the display colours, uint8 (K, 3)."""
         rgb = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in self.colors]
         return np.array(rgb, dtype=np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and YAML, in the form a manifest has them."""
+        """Return plain values for JSON and YAML, in the form of a manifest."""
         classes = [
             {"name": n, "code": c[0] if len(c) == 1 else list(c), "color": color}
             for n, c, color in zip(self.names, self.codes, self.colors, strict=True)
@@ -154,7 +153,7 @@ class ClassScheme:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ClassScheme:
-        """Inverse of `to_dict`; `code` may be one value or a list, `color` may be absent."""
+        """Invert `to_dict`; `code` may be one value or a list, `color` may be absent."""
         entries: Sequence[dict[str, Any]] = values["classes"]
         codes = [e.get("code", i) for i, e in enumerate(entries)]
         fallback = DEFAULT_COLORS
@@ -189,7 +188,7 @@ def _check_codes(scheme: ClassScheme) -> None:
 def _map_values(
     values: NDArray[Any], table: dict[int, int], fallback: int, nodata: float | None
 ) -> tuple[NDArray[np.uint8], list[tuple[float, int]]]:
-    """Class indices, and the values that are not in the table with their counts."""
+    """Return class indices, and the values that are not in the table with their counts."""
     # A window has few distinct values: look each up once, then gather.
     if values.dtype == np.uint8:
         counts = np.bincount(values.ravel(), minlength=256)
@@ -227,8 +226,8 @@ def _unknown_message(
     known = ", ".join(_show(code, is_color) for code in sorted(table)[:20])
     return (
         f"{where} contain values not in the class scheme: {listed}{more}; known are {known}. "
-        "Add them to a class ('code') or to 'void' in the manifest, or say there what all others "
-        "become ('unknown': 'void' or the name of a class)."
+        "Add them to a class ('code') or to 'void' in the manifest, or set there what all other "
+        "values become ('unknown': 'void' or the name of a class)."
     )
 
 

@@ -1,8 +1,8 @@
-"""`terrafuse demo`: the whole path on a synthetic landscape, from rasters to report.
+"""`terrafuse demo`: the whole workflow on a synthetic landscape, from rasters to report.
 
-Trains late fusion and every single modality from scratch, scores them on places not seen in
-training, maps one of those, and writes `report.html`. Everything it makes stays in the folder, in
-the form a user would write it: `data/dataset.yaml`, one `run.yaml` per model.
+Trains late fusion and every single modality from scratch, scores them on scenes not seen in
+training, maps one of those and writes `report.html`. All its files stay in the folder, in the form
+a user would write them: `data/dataset.yaml` and one run file per model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from terrafuse.reports import class_map_image, confidence_image, modality_previe
 
 FUSION = "all modalities"
 _MARKER = ".terrafuse-demo"
-#: Of each training; four fit into two minutes on two cores.
+#: Optimiser steps of each training; four trainings fit into two minutes on two cores.
 STEPS = 100
 _DATA = {"crop_size": 96, "batch_size": 8, "sampling": "balanced", "workers": 0}
 _METHOD = {
@@ -50,17 +50,17 @@ def run_demo(
     """Make the landscape, train, evaluate, map, report.
 
     Args:
-        out: Folder to make; one of an earlier demo is replaced.
-        seed: Of landscape and training.
-        steps: Of each training.
+        out: Folder to create; that of an earlier demo is replaced.
+        seed: Seed of landscape and training.
+        steps: Optimiser steps of each training.
         size: Rows and columns of each scene.
-        say: Called with a line per stage.
+        say: Called with one line per stage.
 
     Returns:
         Path of `report.html`.
 
     Raises:
-        OutputError: `out` holds something else than an earlier demo.
+        OutputError: `out` exists and is not an earlier demo.
     """
     _fresh_folder(out)
     timings: dict[str, float] = {}
@@ -83,7 +83,7 @@ def run_demo(
         f"{k} {m['subsets'][m['full']]['scores']['miou']:.3f}" for k, m in metrics.items()
     )
     say(f"mIoU on the test scenes: {scores}")
-    say(f"{sum(timings.values()):.0f} s in all")
+    say(f"{sum(timings.values()):.0f} s in total")
     return report
 
 
@@ -140,8 +140,8 @@ def _report(
         timings=timings,
         notes=[
             f"The landscape is synthetic and every model is trained from scratch for {steps} "
-            "steps: this shows that the path works and what fusion adds here, not what a score on "
-            "real imagery would be."
+            "steps: this shows that the workflow runs and what fusion adds here, not what scores "
+            "to expect on real imagery."
         ],
     )
 
@@ -160,7 +160,7 @@ def _fresh_folder(out: Path) -> None:
         out.mkdir(parents=True)
         (out / _MARKER).touch()
     except OSError as error:
-        raise OutputError(f"'{out}' cannot be made: {error}") from None
+        raise OutputError(f"'{out}' cannot be created: {error}") from None
 
 
 @contextmanager

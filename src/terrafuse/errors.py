@@ -1,4 +1,4 @@
-"""The errors a user can cause, as one tree.
+"""Errors that a user can cause, as one tree.
 
 Every class is also the built-in that a Python caller would expect (`except ValueError` keeps
 working). A message says what is wrong, the value received, what is allowed and what to do; the
@@ -17,7 +17,7 @@ _MOST_WHOLE = 1e15
 
 
 class TerrafuseError(Exception):
-    """Anything a user can cause and mend."""
+    """Base of all errors that a user can cause and fix."""
 
 
 class ConfigError(TerrafuseError, ValueError):
@@ -25,7 +25,7 @@ class ConfigError(TerrafuseError, ValueError):
 
 
 class DataError(TerrafuseError, ValueError):
-    """Rasters, labels or a manifest cannot be used as they are."""
+    """Rasters, labels or a manifest cannot be used."""
 
 
 class SceneNotFoundError(DataError, LookupError):
@@ -37,7 +37,7 @@ class RasterReadError(DataError, OSError):
 
 
 class GridMismatchError(DataError):
-    """Rasters of one scene cannot be brought onto one grid."""
+    """Rasters of one scene cannot be brought onto a common grid."""
 
 
 class MissingModalityError(DataError, LookupError):
@@ -45,19 +45,19 @@ class MissingModalityError(DataError, LookupError):
 
 
 class BandError(DataError):
-    """A raster has other bands than its modality declares."""
+    """A raster's bands differ from those its modality declares."""
 
 
 class LabelError(DataError):
-    """Labels contain values outside the class scheme, or nothing to learn from."""
+    """Labels contain values outside the class scheme, or nothing to train on."""
 
 
 class ModelError(TerrafuseError, ValueError):
-    """A model cannot be built or called this way."""
+    """A model cannot be built or called with these arguments."""
 
 
 class InputShapeError(ModelError):
-    """A tensor handed to a model has the wrong shape or names."""
+    """Tensors passed to a model have wrong shapes or names."""
 
 
 class UnknownNameError(ModelError, LookupError):
@@ -73,19 +73,19 @@ class WeightsNotFoundError(WeightsError, FileNotFoundError):
 
 
 class WeightsMismatchError(WeightsError):
-    """Weights belong to another model, or to another version of it."""
+    """Weights belong to a different model or to another version of it."""
 
 
 class ChecksumError(WeightsError):
-    """A file of weights is not the published one."""
+    """A weights file is not the published one."""
 
 
 class TrainingError(TerrafuseError, RuntimeError):
-    """Training cannot start or go on."""
+    """Training cannot start or continue."""
 
 
 class StoppedError(TrainingError):
-    """Ctrl-C or SIGTERM stopped training, which can be gone on with."""
+    """Training was stopped by Ctrl-C or SIGTERM and can be resumed."""
 
 
 class OutputError(TerrafuseError, OSError):
@@ -93,7 +93,7 @@ class OutputError(TerrafuseError, OSError):
 
 
 class MissingDependencyError(TerrafuseError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is required but not installed."""
 
 
 class PluginError(TerrafuseError, ImportError):
@@ -126,12 +126,10 @@ def _as_float32(value: float) -> float:
 
 
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """Message for a name that does not exist, with the nearest one that does.
+    """Return the message for an unknown name, with the nearest known one.
 
     Args:
-        kind: What the name stands for, as a user would call it ("method", "key in 'data'").
-        name: The value received.
-        allowed: Every valid name.
+        kind: Kind of thing named, as a user would call it ("method", "key in 'data'").
     """
     names = sorted(str(candidate) for candidate in allowed)
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)

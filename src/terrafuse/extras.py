@@ -1,4 +1,4 @@
-"""Packages that only an extra installs."""
+"""Optional packages, installed by an extra."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from terrafuse.errors import MissingDependencyError
 
 @contextmanager
 def from_extra(extra: str, what: str) -> Iterator[None]:
-    """Import what only an extra installs; where it is missing, the message names the extra.
+    """Import packages of an extra; if one is missing, the error names the extra to install.
 
     Args:
         extra: A key of `optional-dependencies` in pyproject.toml.
-        what: The thing that needs the package, as a user would call it ("backbone 'mit_b0'").
+        what: Feature that needs the package, as a user would call it ("backbone 'mit_b0'").
 
     Raises:
         MissingDependencyError: A package is not installed.

@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used."""
+"""Lazy imports: names of a package that are imported on first use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 
 def import_on_use(package: str, homes: Mapping[str, Sequence[str]]) -> Callable[[str], Any]:
-    """Make a package's `__getattr__`, which imports a name's module when the name is asked for.
+    """Build a package's `__getattr__`, which imports a name's module when the name is first used.
 
     Type checkers do not run it: the package also imports its names under TYPE_CHECKING.
 
     Args:
-        package: Full name of the package.
-        homes: Module → the names that the package takes from it.
+        homes: Module → names that the package exports from it.
     """
     home_of = {name: module for module, names in homes.items() for name in names}
 

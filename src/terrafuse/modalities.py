@@ -1,4 +1,4 @@
-"""What a sensor product is: its bands and how they are to be understood."""
+"""Sensor products: their bands, units, wavelengths and statistics."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from terrafuse.errors import ConfigError, unknown_name
 ModalityKind = Literal["optical", "sar", "elevation", "structure", "other"]
 KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "other")
 
-# Windows start on a common multiple of all scales; a numerator beyond this would leave
-# next to no start positions.
+# Windows start on a common multiple of all scales; larger numerators would leave hardly any
+# start positions.
 MAX_SCALE_TERM = 64
 
-#: Units of radar that is linear in power, or in its root → decibels per factor of ten.
+#: Units of radar values linear in power or in amplitude → decibels per factor of ten.
 LINEAR_UNITS: Mapping[str, float] = {
     **dict.fromkeys(("linear", "power", "intensity", "sigma0", "gamma0", "beta0"), 10.0),
     "amplitude": 20.0,
@@ -71,7 +71,7 @@ _WITHIN_UM = 0.06
 
 @dataclass(frozen=True)
 class Modality:
-    """A sensor product. The order of `bands` is the order of channels everywhere.
+    """A sensor product; the order of `bands` is the order of channels everywhere.
 
     Args:
         name: Key of the modality in a manifest and in every dict of images.
@@ -83,7 +83,7 @@ class Modality:
             of two whole numbers up to 64.
 
     Raises:
-        ConfigError: A field does not fit the others.
+        ConfigError: A field is invalid or contradicts another one.
     """
 
     name: str
@@ -116,10 +116,10 @@ class Modality:
 
     @property
     def scale_ratio(self) -> Fraction:
-        """`scale` as an exact ratio.
+        """Exact ratio of `scale`.
 
         Raises:
-            ConfigError: Not a ratio of whole numbers up to 64.
+            ConfigError: `scale` is not a ratio of integers up to 64.
         """
         ratio = Fraction(self.scale).limit_denominator(MAX_SCALE_TERM) if self.scale > 0 else None
         if (
@@ -137,10 +137,10 @@ class Modality:
 
     @property
     def rgb_bands(self) -> tuple[int, int, int] | None:
-        """Indices of red, green and blue, by names, else by wavelengths; None if not known.
+        """Indices of red, green and blue by name, else by wavelength; None if unknown.
 
-        Numbers of bands count as Sentinel-2's where there are no wavelengths: other sensors have
-        other ones.
+        Band numbers ("b04") are read as Sentinel-2's only if there are no wavelengths: other
+        sensors number their bands differently.
         """
         by_name = self._named(_VISIBLE_NAMES)
         if by_name is not None or self.wavelengths_um is None:
@@ -155,7 +155,7 @@ class Modality:
 
     @property
     def alike_bands(self) -> list[tuple[str, ...]]:
-        """Names of bands that share a wavelength, group by group: dates of one band, mostly."""
+        """Groups of bands that share a wavelength, by name: mostly several dates of one band."""
         groups = places_of_equals(self.wavelengths_um or ())
         return [tuple(self.bands[place] for place in group) for group in groups]
 
@@ -165,10 +165,10 @@ class Modality:
         return (found[0][0], found[1][0], found[2][0]) if all(found) else None
 
     def size_at(self, size: int) -> int:
-        """Pixels of this modality over `size` pixels of the scene grid.
+        """Return the number of this modality's pixels along `size` pixels of the scene grid.
 
         Raises:
-            ConfigError: `size` is no multiple of what the scale needs.
+            ConfigError: `size` is not a multiple of what the scale needs.
         """
         pixels = Fraction(size) / self.scale_ratio
         if pixels.denominator != 1:
@@ -179,7 +179,7 @@ class Modality:
         return int(pixels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and YAML."""
+        """Return plain values for JSON and YAML."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -194,10 +194,10 @@ class Modality:
 
 @dataclass(frozen=True)
 class BandStatistics:
-    """Per band of one modality, over pixels with data.
+    """Statistics per band of one modality, over pixels with data.
 
     Args:
-        mean: Mean, in the modality's unit.
+        mean: Mean, in the modality's unit, as are the following.
         std: Standard deviation.
         low: 2nd percentile, for display.
         high: 98th percentile.
@@ -245,7 +245,7 @@ def parse_unit(text: str) -> str:
 
 
 def places_of_equals(values: Sequence[float | None]) -> list[tuple[int, ...]]:
-    """Places of values that stand more than once, group by group; None is no value."""
+    """Return the positions of repeated values, grouped by value; None counts as no value."""
     groups: dict[float, list[int]] = {}
     for place, value in enumerate(values):
         if value is not None:
@@ -254,8 +254,8 @@ def places_of_equals(values: Sequence[float | None]) -> list[tuple[int, ...]]:
 
 
 def window_alignment(modalities: tuple[Modality, ...] | list[Modality]) -> int:
-    """Scene pixels to whose multiples windows must start and measure.
+    """Return the number of scene pixels that window starts and sizes must be multiples of.
 
-    Then every modality's part of a window is a whole number of its own pixels.
+    Every modality's part of a window is then a whole number of its own pixels.
     """
     return lcm(1, *(modality.scale_ratio.numerator for modality in modalities))

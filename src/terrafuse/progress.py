@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
 
-#: Called with (done, total) while long work goes on.
+#: Called with (done, total) during long work.
 Progress = Callable[[int, int], None]
 
 
@@ -25,7 +25,7 @@ class Display(AbstractContextManager["Display"]):
     """A progress bar with rate, time left and a note; plain lines where stderr is no terminal.
 
     Args:
-        enabled: False silences it everywhere.
+        enabled: False: always silent.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -55,7 +55,7 @@ class Display(AbstractContextManager["Display"]):
             self._lines.end()
 
     def stage(self, title: str) -> Progress:
-        """Begin something new; returns a function of (done, total)."""
+        """Begin a new stage; return its progress callback (done, total)."""
         self._title = title
         if self._bar:
             if self._task is not None:
@@ -73,21 +73,21 @@ class Display(AbstractContextManager["Display"]):
             self._lines.update(done, total)
 
     def say(self, text: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a permanent line above the bar."""
         if self._bar:
             self._bar.console.print(text, markup=False, highlight=False)
         if self._lines:
             print(text, file=sys.stderr, flush=True)
 
     def note(self, text: str) -> None:
-        """Text after the bar (the loss, the last score)."""
+        """Set the text after the bar (loss, last score)."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, note=text)
         if self._lines:
             self._lines.note = text
 
     def title(self, text: str = "") -> None:
-        """Text before the bar while something else goes on; default: the stage's."""
+        """Set the text before the bar for a while; default: back to the stage's title."""
         if self._bar and self._task is not None:
             self._bar.update(self._task, description=text or self._title)
 

@@ -1,4 +1,4 @@
-"""What travels from the rasters to the model: windows, samples, batches."""
+"""Windows, samples and batches: the data on its way from rasters to model."""
 
 from __future__ import annotations
 
@@ -15,20 +15,13 @@ IGNORE_INDEX = 255
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The smallest multiple of `multiple` that is not below `size`."""
+    """Return the smallest multiple of `multiple` that is not below `size`."""
     return ceil(size / multiple) * multiple
 
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """Pixel rectangle on a scene's grid; may reach beyond the scene.
-
-    Args:
-        row: First row.
-        col: First column.
-        height: Rows.
-        width: Columns.
-    """
+    """Pixel rectangle on a scene's grid, from (`row`, `col`); may extend beyond the scene."""
 
     row: int
     col: int
@@ -50,14 +43,14 @@ class Window:
         return self.col + self.width
 
     def intersection(self, other: Window) -> Window | None:
-        """The part shared with `other`, or None."""
+        """Return the part shared with `other`, or None."""
         row, col = max(self.row, other.row), max(self.col, other.col)
         height = min(self.row_stop, other.row_stop) - row
         width = min(self.col_stop, other.col_stop) - col
         return Window(row, col, height, width) if height > 0 and width > 0 else None
 
     def slices(self, origin: Window | None = None) -> tuple[slice, slice]:
-        """Row and column slices into an array whose corner is that of `origin` (default: 0, 0)."""
+        """Return row and column slices into an array that starts at `origin` (default: 0, 0)."""
         row, col = (origin.row, origin.col) if origin else (0, 0)
         return (
             slice(self.row - row, self.row_stop - row),
@@ -72,11 +65,10 @@ class Sample:
     Args:
         images: Per modality, float32 tensor (C_m, H_m, W_m) in physical units; NaN where a band
             has no data.
-        valid: Per modality, bool tensor (H_m, W_m): some band has data there. An absent modality
-            is present here with nothing valid.
+        valid: Per modality, bool tensor (H_m, W_m), true where any band has data. An absent
+            modality has a mask too, false everywhere.
         labels: Int64 tensor (H, W) of class indices, 255 = ignore; None without labels.
-        window: Where on the scene's grid.
-        scene_id: Which scene.
+        window: Position on the scene's grid.
     """
 
     images: Mapping[str, Tensor]
@@ -86,7 +78,7 @@ class Sample:
     scene_id: str
 
     def without(self, names: set[str] | frozenset[str]) -> Sample:
-        """The sample with these modalities absent: NaN and nowhere valid."""
+        """Return the sample with these modalities absent: NaN and nowhere valid."""
         import torch
 
         images = {
@@ -98,7 +90,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples stacked: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W)."""
+    """Stacked samples: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W)."""
 
     images: dict[str, Tensor]
     valid: dict[str, Tensor]
@@ -107,7 +99,7 @@ class Batch:
     scene_ids: tuple[str, ...]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The batch with its tensors on `device`."""
+        """Return the batch with its tensors on `device`."""
         return replace(
             self,
             images={m: x.to(device, non_blocking=True) for m, x in self.images.items()},
@@ -116,7 +108,7 @@ class Batch:
         )
 
     def pin_memory(self) -> Batch:
-        """The batch in page-locked memory (called by the data loader)."""
+        """Return the batch in page-locked memory (called by the data loader)."""
         return replace(
             self,
             images={m: x.pin_memory() for m, x in self.images.items()},
@@ -143,9 +135,9 @@ def collate(samples: list[Sample]) -> Batch:
 
 
 def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:
-    """Windows of `size` (a multiple of the alignment) that cover a grid without overlap.
+    """Return windows of `size` (a multiple of `alignment`) that cover a grid without overlap.
 
-    Those at the end are cut off there, rounded up to the alignment.
+    Windows at the end of a row or column are shortened, rounded up to the alignment.
     """
     return [
         Window(

@@ -21,12 +21,12 @@ from terrafuse.samples import round_up
 
 @dataclass
 class SegmenterOutput:
-    """What a segmenter returns.
+    """Output of a segmenter.
 
     Args:
         logits: Class scores before softmax (N, K, H, W), on the scene grid.
         aux_logits: Scores of auxiliary heads, same shape; weighted by `training.aux_weight`.
-        losses: Further scalar terms a method adds to the loss, by name, already weighted.
+        losses: Further scalar loss terms of a method, by name, already weighted.
     """
 
     logits: Tensor
@@ -36,13 +36,13 @@ class SegmenterOutput:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What `segment` receives: checked, normalised, padded.
+    """Input of `segment`: checked, normalised, padded.
 
     Args:
-        images: Per modality, normalised (N, C_m, H_m, W_m); 0 where there is no data. All show the
+        images: Per modality, normalised (N, C_m, H_m, W_m); 0 where there is no data. All cover the
             same ground; sizes are multiples of the method's stride.
         valid: Per modality, bool (N, 1, H_m, W_m).
-        size: Size of the padded scene window (H, W), to which logits are brought.
+        size: Size of the padded scene window (H, W), to which logits are resized.
     """
 
     images: dict[str, Tensor]
@@ -50,18 +50,18 @@ class Inputs:
     size: tuple[int, int]
 
     def present(self, name: str) -> Tensor:
-        """Bool (N,): which samples have any data of this modality."""
+        """Samples that have any data of this modality, bool (N,)."""
         return self.valid[name].flatten(1).any(dim=1)
 
 
 class SensorModel(nn.Module):
-    """A model of images of several sensors, with its normalisation.
+    """A model of images from several sensors, with its normalisation.
 
-    Values come in physical units. The base class normalises them with stored statistics, fills
-    pixels without data with 0 (the mean), brings modalities to the sizes the model uses, and pads.
+    Inputs are in physical units. The base class normalises them with stored statistics, fills
+    pixels without data with 0 (the mean), resamples modalities to the model's sizes, and pads.
 
     Args:
-        modalities: What comes in, in order.
+        modalities: Modalities of the input, in order.
     """
 
     def __init__(self, modalities: Sequence[Modality]) -> None:
@@ -73,13 +73,13 @@ class SensorModel(nn.Module):
             self.register_buffer(f"std_{modality.name}", torch.ones(bands))
 
     def backbones(self) -> list[Backbone]:
-        """Every backbone in it."""
+        """Return every backbone of the model."""
         return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def lr_factors(self) -> dict[str, float]:
-        """Factors to learning rates, by the name of a parameter or of a part that holds some.
+        """Return learning-rate factors, by the name of a parameter or submodule.
 
-        Any module of a model may have such a method, of names within itself; factors multiply.
+        Any module of a model may have such a method, with names relative to it; factors multiply.
         """
         return {}
 
@@ -87,8 +87,8 @@ class SensorModel(nn.Module):
         """Store the normalisation; it is saved with the weights.
 
         Raises:
-            ModelError: A modality is missing, or a band has no spread.
-            BandError: A backbone takes values of another scale.
+            ModelError: A modality is missing, or a band is constant.
+            BandError: A backbone expects values on another scale.
         """
         for modality in self.modalities:
             if modality.name not in statistics:
@@ -106,7 +106,7 @@ class SensorModel(nn.Module):
             backbone.set_statistics(statistics)
 
     def set_pixel_size(self, metres: float) -> None:
-        """Tell backbones that take it into account the pixel size of scenes on the ground."""
+        """Pass the ground pixel size of scenes to backbones that take it into account."""
         own = {m.name: self._target_size(m, (2**16, 2**16))[0] for m in self.modalities}
         for backbone in self.backbones():
             backbone.set_pixel_sizes({name: metres * 2**16 / size for name, size in own.items()})
@@ -123,12 +123,12 @@ class SensorModel(nn.Module):
         valid: Mapping[str, Tensor],
         padded: tuple[int, int],
     ) -> Inputs:
-        """Images and where they have data, normalised and padded.
+        """Normalise and pad images and their valid masks.
 
         Args:
             images: Per modality (N, C_m, H_m, W_m) in physical units; NaN = no data; absent
-                modalities may be left out.
-            valid: Per modality bool (N, H_m, W_m), as far as given.
+                modalities may be omitted.
+            valid: Per modality bool (N, H_m, W_m); modalities may be omitted.
             padded: Size of the padded scene window.
         """
         prepared = {m.name: self._prepare(m, images, valid, padded) for m in self.modalities}
@@ -153,12 +153,12 @@ class SensorModel(nn.Module):
             return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
         image = self.normalize(modality.name, images[modality.name])
         known = ~image.isnan() & _has_data(image, valid.get(modality.name))
-        # Pixels of the modality over the padded window; need not be whole numbers.
+        # Modality pixels covered by the padded window, possibly fractional.
         own = [Fraction(length) / modality.scale_ratio for length in padded]
         return _bring_to(torch.where(known, image, 0.0), known, own, target)
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
-        """Height and width at which a modality comes in; that of the padded window."""
+        """Return the height and width at which a modality is used: those of the padded window."""
         del modality
         return padded
 
@@ -166,26 +166,26 @@ class SensorModel(nn.Module):
 class Segmenter(SensorModel, ABC):
     """A multimodal segmentation model with its inputs and its normalisation.
 
-    A method derives from it, takes `(modalities, num_classes, *, …)` and writes `segment`. The base
-    classes check inputs by name, normalise them, fill pixels without data with 0 (the mean), bring
-    modalities of other scales to sizes the method can use, pad to the stride, and crop the logits
-    to the window.
+    A method derives from it, takes `(modalities, num_classes, *, …)` and implements `segment`. The
+    base classes check inputs by name, normalise them, fill pixels without data with 0 (the mean),
+    resample modalities of other scales to sizes the method can use, pad to the stride, and crop the
+    logits to the window.
 
     Args:
-        modalities: What `forward` expects, in the order the method fuses.
+        modalities: Modalities that `forward` expects, in the order the method fuses them.
         num_classes: K.
 
     Raises:
         ModelError: The number of modalities does not suit the method.
     """
 
-    #: What the method is, in a line, and its reference (empty for a baseline).
+    #: One-line description of the method, and its reference (empty for a baseline).
     title: ClassVar[str] = ""
     paper: ClassVar[str] = ""
-    #: Input sizes are padded to multiples of this (set by the method after its backbones exist).
+    #: Input sizes are padded to multiples of this; the method sets it after creating its backbones.
     stride: int = 32
     #: False: every modality arrives at the size of the scene window. True: at its own scale,
-    #: rounded up to the stride (its own one in `strides`, where backbones differ), at least two.
+    #: rounded up to the stride (per modality in `strides`, where backbones differ), at least two.
     own_scales: ClassVar[bool] = False
     #: Whether samples may lack modalities.
     supports_missing: ClassVar[bool] = False
@@ -210,27 +210,27 @@ class Segmenter(SensorModel, ABC):
 
     @abstractmethod
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """Logits for normalised, padded inputs.
+        """Compute logits for normalised, padded inputs.
 
-        They may have any stride; the base class brings them to `inputs.size`.
+        They may have any stride; the base class resizes them to `inputs.size`.
         """
 
     def forward(
         self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor] | None = None
     ) -> SegmenterOutput:
-        """Class scores of a batch.
+        """Compute the class scores of a batch.
 
         Args:
             images: Per modality float (N, C_m, H_m, W_m) in physical units; NaN = no data. A
-                modality may be left out where `supports_missing`.
+                modality may be omitted if `supports_missing`.
             valid: Per modality bool (N, H_m, W_m); default: where some band is not NaN.
 
         Returns:
             Logits (N, K, H, W) on the scene grid.
 
         Raises:
-            InputShapeError: Unknown modality, or sizes that do not show the same ground.
-            MissingModalityError: A modality is absent and the method needs it.
+            InputShapeError: Unknown modality, or sizes that do not cover the same ground.
+            MissingModalityError: A modality is absent that the method needs.
         """
         height, width = self._check(images)
         self._check_present(images, valid or {})
@@ -274,8 +274,8 @@ class Segmenter(SensorModel, ABC):
         if not self.own_scales:
             return padded
         stride = self.strides.get(modality.name, self.stride)
-        # Two strides at least: one pixel on the coarsest level has no variance, and a coarse
-        # modality over a small window would stop the training of any batch norm.
+        # At least two strides: one pixel on the coarsest level has no variance, so that a coarse
+        # modality over a small window would make batch norms fail in training.
         height, width = (
             max(round_up(ceil(length / modality.scale_ratio), stride), 2 * stride)
             for length in padded
@@ -285,7 +285,7 @@ class Segmenter(SensorModel, ABC):
     def _check_present(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
         if self.supports_missing:
             return
-        # As it comes: at the method's scale, a few pixels with data may be averaged away.
+        # At the original scale: at the method's, a few valid pixels may be averaged away.
         masks = {name: _has_data(image, valid.get(name)) for name, image in images.items()}
         absent = [n for n, mask in masks.items() if not mask.flatten(1).any(dim=1).all()]
         if absent:
@@ -299,7 +299,7 @@ class Segmenter(SensorModel, ABC):
 
 
 def _has_data(image: Tensor, valid: Tensor | None) -> Tensor:
-    """Where some band of (N, C, H, W) is known, and `valid` (N, H, W) agrees; bool (N, 1, H, W)."""
+    """Pixels with some band of (N, C, H, W) known and `valid` (N, H, W) set, bool (N, 1, H, W)."""
     mask = ~image.isnan().all(dim=1, keepdim=True)
     return mask if valid is None else mask & valid.unsqueeze(1)
 
@@ -307,19 +307,19 @@ def _has_data(image: Tensor, valid: Tensor | None) -> Tensor:
 def _bring_to(
     image: Tensor, known: Tensor, own: Sequence[Fraction], target: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Resample an image that covers the first of `own` pixels to `target`, exactly in register.
+    """Resample an image over a window of `own` pixels to `target`, exactly in register.
 
-    Only pixels with data count (normalised convolution): values beside a gap or beside the padding
-    are not drawn towards 0.
+    Only pixels with data count (normalised convolution): values beside a gap or the padding are not
+    biased towards 0.
 
     Args:
         image: (N, C, H, W); 0 where there is no data.
         known: Bool (N, C, H, W): has data.
         own: Height and width of the padded window, in pixels of the image.
-        target: Height and width it is to have.
+        target: Height and width of the result.
 
     Returns:
-        The image, 0 where most of a pixel has no data, and bool (N, 1, *target): some band has.
+        The image, 0 where most of a pixel has no data, and bool (N, 1, *target): any band has data.
     """
     factors = [float(size / length) for size, length in zip(target, own, strict=True)]
     if factors == [1.0, 1.0]:
@@ -327,7 +327,7 @@ def _bring_to(
         return image, known.any(dim=1, keepdim=True)
     rows, cols = (ceil(length) for length in own)
     both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
-    # With the factor given, not the size, the coordinates are exact where `own` is broken.
+    # With the factor given instead of the size, coordinates are exact for fractional `own`.
     both = F.interpolate(
         _fit(both, (rows, cols)),
         scale_factor=factors,
@@ -343,7 +343,7 @@ def _bring_to(
 
 
 def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pad with 0, or cut, at the end of rows and columns."""
+    """Pad with 0 or crop at the bottom and right."""
     return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))
 
 

@@ -1,3 +1,3 @@
-"""The version, where every room can read it without importing the verbs."""
+"""The package's version, importable from everywhere without importing the API."""
 
 VERSION = "0.1.0"

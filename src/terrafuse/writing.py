@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: files appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from terrafuse.errors import OutputError, TerrafuseError
 
 @contextmanager
 def written_whole(*paths: Path) -> Iterator[list[Path]]:
-    """Names to write under; the files get their own once all of them are written.
+    """Yield temporary names to write under; the files get their own once all are written.
 
     Args:
-        paths: Files of one folder, which is made if it is not there. What they held stays until
-            then, and for good if writing fails.
+        paths: Files in one folder, which is created if needed. Earlier content stays until then,
+            and for good if writing fails.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
@@ -35,7 +35,7 @@ def written_whole(*paths: Path) -> Iterator[list[Path]]:
             f"'{paths[0]}' cannot be written: {reason}. Free space, or choose another folder"
         ) from error
     finally:
-        # `lexists` forgives a folder that is a file.
+        # `lexists` tolerates a folder that is a file.
         for partial in partials:
             if os.path.lexists(partial):
                 partial.unlink()

@@ -68,7 +68,7 @@ def test_what_a_file_names_is_copied_with_it(shipped: Path, tmp_path: Path) -> N
     for name in names:
         assert (tmp_path / "own" / name).read_text() == FILES[name]
     assert copied.notes == (
-        "sets/flood.yaml: root 'pixels' is not there; name the data set's folder",
+        "sets/flood.yaml: root 'pixels' does not exist; set the dataset's folder",
     )
     assert copied.kept == ()
 
@@ -76,7 +76,7 @@ def test_what_a_file_names_is_copied_with_it(shipped: Path, tmp_path: Path) -> N
 def test_files_beside_a_manifest_are_copied(shipped: Path, tmp_path: Path) -> None:
     copied = copy_configs("sets/made", tmp_path / "own")
     assert [path.name for path in copied.written] == ["made.yaml", "mosaic.vrt"]
-    assert copied.notes == ("sets/made.yaml: 1 of its rasters not there: '../../gone.tif' …",)
+    assert copied.notes == ("sets/made.yaml: 1 of its rasters are missing: '../../gone.tif' …",)
 
 
 def test_a_copy_keeps_what_was_there(shipped: Path, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_copy_keeps_what_was_there(shipped: Path, tmp_path: Path) -> None:
 def test_a_manifest_that_does_not_ship_is_said(shipped: Path, tmp_path: Path) -> None:
     copied = copy_configs("runs/own", tmp_path / "own")
     assert len(copied.written) == 1
-    assert copied.notes[0].startswith("runs/own.yaml: data.manifest 'datasets/own.yaml' is not")
+    assert copied.notes[0].startswith("runs/own.yaml: data.manifest 'datasets/own.yaml' does not")
     (tmp_path / "two" / "runs" / "datasets").mkdir(parents=True)
     (tmp_path / "two" / "runs" / "datasets" / "own.yaml").touch()
     assert copy_configs("runs/own", tmp_path / "two").notes == ()
@@ -110,7 +110,7 @@ def test_copies_stay_inside_the_folder(shipped: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "sets").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OutputError, match="leads out of"):
+    with pytest.raises(OutputError, match="lies outside"):
         copy_configs("runs/flood", tmp_path / "own")
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert not (tmp_path / "own" / "runs").exists()

@@ -123,7 +123,7 @@ def test_what_a_plan_refuses(folder: Path) -> None:
     with pytest.raises(ConfigError, match="seeds is 0"):
         plan(folder, seeds=0)
     write_methods(folder, {"A b": METHODS["Early fusion"], "a/B": METHODS["Early fusion"]})
-    with pytest.raises(ConfigError, match=r"two runs would lie in .*of 'A b' and 'a/B'"):
+    with pytest.raises(ConfigError, match=r"two runs would share folder .*: 'A b' and 'a/B'"):
         plan(folder)
 
 
@@ -200,7 +200,7 @@ def test_from_run_files_to_a_table(
     manifest.write_text(manifest.read_text() + "\n")
     code, _, said = command_line(*words)
     assert code == 2
-    assert "another data.manifest" in said
+    assert "differs from that of the run" in said
 
 
 def test_a_run_that_fails_does_not_stop_the_others(folder: Path, command_line: Any) -> None:
@@ -250,11 +250,11 @@ def test_an_interrupted_sweep_goes_on(folder: Path, monkeypatch: pytest.MonkeyPa
     stub = Stub(monkeypatch)
     stub.fails = {"run-dsm_alone-0": StoppedError("training was stopped by SIGINT")}
     call = {"methods": folder / "methods.yaml", "seeds": 1}
-    with pytest.raises(StoppedError, match="The same command goes on"):
+    with pytest.raises(StoppedError, match="The same command resumes"):
         api.sweep([folder / "run.yaml"], folder / "out", **call)
     table = (folder / "out/table.md").read_text()
     assert "| optical alone | 1 | 25.0 | – | 50.0 | – |" in table
-    assert "2 of 3 runs are not done yet" in table
+    assert "2 of 3 runs are not finished yet" in table
     assert len(stub.trained) == 1
     stub.fails = {}
     done = api.sweep([folder / "run.yaml"], folder / "out", **call)
@@ -262,7 +262,7 @@ def test_an_interrupted_sweep_goes_on(folder: Path, monkeypatch: pytest.MonkeyPa
         "run-optical_alone-0", "run-dsm_alone-0", "run-early_fusion-0",
     ]  # fmt: skip
     assert not done.failures
-    assert "not done yet" not in (folder / "out/table.md").read_text()
+    assert "not finished yet" not in (folder / "out/table.md").read_text()
     # Another split is scored anew, with the models that are there.
     api.sweep([folder / "run.yaml"], folder / "out", **call, split="val")
     assert len(stub.trained) == 6

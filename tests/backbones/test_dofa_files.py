@@ -69,7 +69,7 @@ def test_files_that_do_not_fit_say_why(tmp_path: Path) -> None:
 
     torch.save(state, file)
     with pytest.raises(
-        WeightsMismatchError, match=r"other shape: .* pos_embed is 1×5×16, needed 1×5×32"
+        WeightsMismatchError, match=r"other shape: .* pos_embed is 1×5×16, expected 1×5×32"
     ):
         load(embed_dim=32)
     with pytest.raises(WeightsMismatchError, match=r"missing: blocks\.3\.norm1\.weight"):

@@ -134,8 +134,8 @@ def test_dates_are_bands_that_repeat() -> None:
     [
         (
             Modality("s2", ("band_1", "band_2", "B4"), "optical"),
-            r"does not know band 'band_1', 'band_2' of modality 's2', and never guesses by the "
-            r"order .* Name the bands in the manifest",
+            r"does not know band 'band_1', 'band_2' of modality 's2', and never guesses from "
+            r"band order.* Name the bands in the manifest",
         ),
         (Modality("s1", ("HH",), "sar"), "does not know band 'HH'"),
         (Modality("s2", ("B01", "B10"), "optical"), "uses none of the bands"),
@@ -154,7 +154,7 @@ def test_bands_that_are_not_known(modality: Modality, message: str) -> None:
         (S2, -3000, 3000, r"from -3000 to 3000"),
         (
             Modality("s2", BANDS, "optical", unit="reflectance"), 120, 4200,
-            r"unit 'reflectance', which goes from 0 to 1.*'unit: reflectance_10000'",
+            r"unit 'reflectance', which ranges from 0 to 1.*'unit: reflectance_10000'",
         ),
         (S1, 0.001, 0.6, r"'s1' are never below 0\.001, as linear power.*'unit: linear'"),
         (S1, 4, 250, r"never below 4.*stretched to 8 bits cannot be"),
@@ -297,7 +297,7 @@ def test_images_must_be_filled_by_patches() -> None:
     backbone = _make(S1, patch_size=4, neck="none")
     with pytest.raises(InputShapeError, match=r"30 × 32 pixels; .* patches of 4"):
         backbone(torch.randn(1, 2, 30, 32))
-    with pytest.raises(InputShapeError, match=r"of s1 Galileo takes \(N, 2, H, W\)"):
+    with pytest.raises(InputShapeError, match=r"for s1 Galileo takes \(N, 2, H, W\)"):
         backbone(torch.randn(1, 3, 32, 32))
     with pytest.raises(UnknownNameError, match=r"unknown modality 's3'\. Did you mean 's1'"):
         backbone.embed(torch.randn(1, 2, 32, 32), "s3")
@@ -308,7 +308,7 @@ def test_images_must_be_filled_by_patches() -> None:
     [
         ({"patch_size": 9}, "'patch_size' .* is 9; it was trained with 1 to 8"),
         ({"month": 0}, "'month' .* is 0; allowed is a month from 1 to 12"),
-        ({"input_resolution_m": 0.0}, "'input_resolution_m' .* is 0; above 0"),
+        ({"input_resolution_m": 0.0}, "'input_resolution_m' .* is 0; it must be above 0"),
         ({"embed_dim": 24}, "multiple of 16"),
         ({"out_indices": [3]}, "blocks from 0 to 2"),
     ],
@@ -521,9 +521,9 @@ def test_sizes_by_name() -> None:
     assert isinstance(backbone, Galileo)
     with pytest.raises(UnknownNameError, match=r"unknown backbone 'galileo_nan'.*galileo_nano"):
         create_backbone("galileo_nan", 13, modalities=[everything])
-    with pytest.raises(ModelError, match="say which modalities come in"):
+    with pytest.raises(ModelError, match="give the modalities of the image"):
         create_backbone("galileo_nano", 13)
-    with pytest.raises(ModelError, match="14 channels, and all have 13 bands"):
+    with pytest.raises(ModelError, match="14 channels, but all have 13 bands"):
         create_backbone("galileo_nano", 14, modalities=[everything])
     with pytest.raises(UnknownNameError, match=r"unknown option .* 'patchsize'.*patch_size"):
         create_backbone("galileo_nano", 13, modalities=[everything], patchsize=4)
@@ -600,7 +600,7 @@ def test_files_that_do_not_fit_are_named(folder: Path) -> None:
     path.unlink()
     with pytest.raises(WeightsNotFoundError, match="holds no weights of Galileo"):
         _load(folder)
-    with pytest.raises(WeightsNotFoundError, match="there is no file of weights"):
+    with pytest.raises(WeightsNotFoundError, match="there is no weights file"):
         _load(folder / "elsewhere")
     with pytest.raises(WeightsNotFoundError, match="timm has no pretrained weights"):
         _load("timm")

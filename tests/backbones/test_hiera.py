@@ -84,7 +84,7 @@ def test_files_with_classifier_and_original_names_are_loaded(bands: int, tmp_pat
 def test_files_that_do_not_fit_say_why(tmp_path: Path) -> None:
     state = _theirs().state_dict()
     path = _write(state, tmp_path / "whole.safetensors")
-    with pytest.raises(WeightsMismatchError, match=r"other shape: .* is 1×8×7×7, needed 1×16×7×7"):
+    with pytest.raises(WeightsMismatchError, match=r"shape: .* is 1×8×7×7, expected 1×16×7×7"):
         create_backbone(NAME, 3, weights=path, **SMALL | {"embed_dim": 16})
     with pytest.raises(WeightsMismatchError, match="unexpected: "):
         create_backbone(NAME, 3, weights=path, **SMALL | {"stages": (1, 2, 2, 1)})

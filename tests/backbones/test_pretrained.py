@@ -107,11 +107,11 @@ def test_original_checkpoints_are_converted(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_say_why(tmp_path: Path) -> None:
     path = _pretrained("resnet18", tmp_path)
-    with pytest.raises(WeightsMismatchError, match=r"other shape: .*is 8×64×3×3, needed 64×64"):
+    with pytest.raises(WeightsMismatchError, match=r"other shape: .*is 8×64×3×3, expected 64×64"):
         create_backbone("resnet18", 3, weights=str(path))
     with pytest.raises(WeightsMismatchError, match=r"missing: .*unexpected: layer1"):
         create_backbone("mobilenetv3_small_050", 3, weights=str(path))
-    with pytest.raises(WeightsMismatchError, match="timm's conversion of checkpoints fails on"):
+    with pytest.raises(WeightsMismatchError, match="timm's checkpoint conversion fails on"):
         create_backbone("convnext_atto", 3, weights=str(path), **MODELS["convnext_atto"])
     state = timm.create_model("resnet18", **MODELS["resnet18"]).state_dict()
     state.pop("layer4.0.conv1.weight")
@@ -142,7 +142,7 @@ def test_transformers_need_only_what_is_in_use(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(WeightsNotFoundError, match=r"there is no file of weights 'none\.pth'"):
+    with pytest.raises(WeightsNotFoundError, match=r"there is no weights file 'none\.pth'"):
         create_backbone("resnet18", 3, weights="none.pth")
 
 

@@ -131,5 +131,5 @@ def test_backbones_of_one_size_are_refused(name: str) -> None:
 
 
 def test_backbones_without_stages_are_refused() -> None:
-    with pytest.raises(ModelError, match="no sequence of stages"):
+    with pytest.raises(ModelError, match="not a sequence of stages"):
         create_backbone("legacy_xception", 3)

@@ -91,7 +91,7 @@ def test_an_official_file_is_loaded_value_by_value(write: Write) -> None:
 
 def test_a_file_of_another_size_names_shapes(write: Write) -> None:
     options = SMALL | {"embed_dim": 64}
-    with pytest.raises(WeightsMismatchError, match=r"other shape: pos_embed is 1×16×16×32, needed"):
+    with pytest.raises(WeightsMismatchError, match=r"shape: pos_embed is 1×16×16×32, expected"):
         create_backbone(NAME, 3, weights=write(), neck="map", **options)
     with pytest.raises(WeightsMismatchError, match=r"unexpected: blocks\.3\.attn\.proj\.bias"):
         create_backbone(NAME, 3, weights=write(), neck="map", **SMALL | {"depth": 3})
@@ -232,7 +232,7 @@ def test_positions_are_resized_without_antialias(size: tuple[int, int], write: W
             {"neck": "map", "out_indices": [0, 3]},
             r"the neck 'map' takes one block, got \[0, 3\]",
         ),
-        ("vit_tiny_patch16_224", {"rel_pos": "zero"}, "has no relative positions of SAM's"),
+        ("vit_tiny_patch16_224", {"rel_pos": "zero"}, "has no relative positions like SAM's"),
     ],
 )
 def test_what_cannot_be_built_is_named(name: str, options: dict[str, Any], message: str) -> None:

@@ -60,7 +60,7 @@ def test_suggestions_mend_the_manifest(folder, command_line):
     path.write_text(yaml.safe_dump(values))
     code, out, _ = command_line("data", "check", path, "--fix-suggestions", "--workers", 2)
     assert "0 errors, 0 warnings" in out
-    assert "nothing in dataset.yaml would mend this" in out
+    assert "no change of dataset.yaml would fix this" in out
 
 
 def test_json_is_a_list_or_with_more_an_object(folder, command_line):
@@ -132,7 +132,7 @@ def test_what_a_run_will_take(folder, command_line):
     assert expected["seconds"] == pytest.approx(50 * expected["seconds_per_step"])
     out = command_line(*words)[1]
     assert "50 steps, 100 crops, 1.59 times the pixels of the training scenes" in out
-    assert "s per step on this machine without reading" in out
+    assert "s per step on this machine without data loading" in out
 
 
 def test_the_first_of_several_fixes_counts():

@@ -124,7 +124,7 @@ def test_bands_that_dofa_takes_for_one_another_are_named(place, ok, told_apart):
     options = {"dynamic_embed_dim": 16} | VIT | ({} if told_apart else {"wave_delta": False})
     method = {"name": "late_fusion", "backbone": "dofa_base_patch16", "backbone_options": options}
     (place / "run.yaml").write_text(yaml.safe_dump(RUN | {"method": method}))
-    how = "told apart by offsets that learn" if told_apart else "enter as their sum"
+    how = "distinguished by trained offsets" if told_apart else "enter as their sum"
     printed = " ".join(ok("describe", place / "run.yaml").split())
     assert (
         f"branches.rgb: bands of one wavelength (red, blue) {'are ' * told_apart}{how}" in printed

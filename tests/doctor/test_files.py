@@ -40,10 +40,10 @@ def data(make_raster, tmp_path):
     ("content", "what", "remedy"),
     [
         (b"", "is empty (0 bytes)", "fetch it again"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer of Git LFS",
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "Git LFS pointer",
          "git lfs pull"),
-        (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html>", "is a web page", "signed in"),
-        (b"<html><body>", "is a web page", "signed in"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>\n<html>", "is a web page", "sign in and"),
+        (b"<html><body>", "is a web page", "sign in and"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["image.tif", "labels.tif"])

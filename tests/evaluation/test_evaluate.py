@@ -178,7 +178,7 @@ def test_what_cannot_be_evaluated() -> None:
     scene = make_scene("a", labels, labels)
     with pytest.raises(DataError, match="no scenes"):
         evaluate(Identity(scene.modalities), [], SCHEME, EvaluationConfig(), **SETTINGS)
-    with pytest.raises(ModelError, match="tells 3 classes apart, the class scheme has 2"):
+    with pytest.raises(ModelError, match="has 3 classes, but the class scheme has 2"):
         evaluate(Identity(scene.modalities, 3), [scene], SCHEME, EvaluationConfig(), **SETTINGS)
     unlabelled = ArrayScene({"s1": scores_for(labels)}, scheme=SCHEME, id="plain")
     with pytest.raises(LabelError, match="scene 'plain' has no labels"):

@@ -22,7 +22,6 @@ from terrafuse.reports import curves_figure, run_report
 from terrafuse.reports.sweep_tables import write_tables
 from terrafuse.training.validation import Validation, check_monitor
 
-DOCS = Path(__file__).parents[2] / "docs" / "reference" / "scores.md"
 NAMES = ("a", "b", "c")
 #: IoU 50/65, 30/50 and 0/5; class c is not in the reference.
 MATRIX = np.array([[50, 10, 0], [5, 30, 5], [0, 0, 0]])
@@ -201,26 +200,6 @@ def test_curves_mark_the_lowest_of_a_falling_score() -> None:
     rows = [{"step": s, "val_errors": v} for s, v in ((1, 30), (2, 10), (3, 20))]
     (axes,) = curves_figure(rows, score="errors").axes
     assert [text.get_text() for text in axes.texts] == ["10.000"]
-
-
-def test_the_page_on_scores_has_every_entry() -> None:
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in DOCS.read_text(encoding="utf-8").splitlines()
-        if line.startswith("| `")
-    ]
-    assert rows == [
-        [
-            f"`{kind.name}`",
-            f"{kind.label}, {kind.title}",
-            kind.formula,
-            kind.range,
-            "higher" if kind.higher_is_better else "lower",
-            "yes" if kind.is_cheap else "no",
-            kind.undefined,
-        ]
-        for kind in SCORES.values()
-    ]
 
 
 def test_values_lie_in_the_stated_range() -> None:

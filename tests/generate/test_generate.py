@@ -107,7 +107,7 @@ def test_superpixels_to_a_trained_model(dataset: Path, command_line: CommandLine
     assert manifest.scene("area 3/a").missing == {"rgb", "structure"}
     # Once more: nothing to do.
     again = succeed(command_line, *words)
-    assert again.count("there already") == 2
+    assert again.count("exists already") == 2
     (folder / "run.yaml").write_text(yaml.safe_dump(RUN))
     succeed(command_line, "train", folder / "run.yaml", "-o", folder / "run")
     succeed(command_line, "evaluate", folder / "run", "--split", "val")
@@ -228,10 +228,10 @@ def test_a_manifest_elsewhere_finds_everything(dataset: Path, tmp_path: Path) ->
         (("--kind", "superpixels", "--modality", "rbg"), "'rbg'. Did you mean 'rgb'"),
         (("--kind", "superpixels", "--name", "dsm"), "has 'dsm' already"),
         (("--kind", "superpixels", "--encoding", "colour"), "Did you mean 'color'?"),
-        (("--kind", "superpixels", "--encoding", "stretch"), "is not made of segments"),
+        (("--kind", "superpixels", "--encoding", "stretch"), "does not apply to segments"),
         (("--kind", "superpixels", "--overlap", 600), "allowed is 0 to half of the window (512)"),
         (("--kind", "superpixels", "--out", "{folder}/rgb"), None),
-        (("--kind", "superpixels", "-o", "{folder}/dataset.yaml"), "is the manifest given"),
+        (("--kind", "superpixels", "-o", "{folder}/dataset.yaml"), "is the given manifest"),
     ],
     ids=lambda value: None if isinstance(value, tuple) else str(value)[:24],
 )  # fmt: skip
@@ -253,7 +253,7 @@ def test_a_manifest_that_says_something_else_stays(
     target = dataset.with_name("dataset_structure.yaml")
     target.write_text("classes: []\n")
     words = ("generate", dataset, "--kind", "superpixels")
-    assert "exists and says something else" in refuse(command_line, *words)
+    assert "exists with other content" in refuse(command_line, *words)
     assert target.read_text() == "classes: []\n"
     assert not (dataset.parent / "generated").exists()
     succeed(command_line, *words, "--overwrite")

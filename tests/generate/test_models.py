@@ -140,15 +140,15 @@ def test_what_is_noted_of_a_model(sam: Path, photo: Path, tmp_path: Path) -> Non
 
 
 def test_a_model_is_found_by_what_it_is(sam: Path, depth_anything: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"is a 'depth_anything', which makes no masks.*sam2"):
+    with pytest.raises(ModelError, match=r"is a 'depth_anything', which returns no masks.*sam2"):
         find_model(str(depth_anything), "mask-generation")
-    with pytest.raises(ModelError, match=r"is a 'sam', which makes no depth.*mean --kind sam\?"):
+    with pytest.raises(ModelError, match=r"is a 'sam', which returns no depth.*mean --kind sam\?"):
         find_model(str(sam), "depth-estimation")
     with pytest.raises(WeightsNotFoundError, match=r"there is no folder 'nowhere'.*owner/name"):
         find_model("nowhere", "mask-generation")
     with pytest.raises(WeightsNotFoundError, match=r"there is no folder '\./a/b/c'"):
         find_model("./a/b/c", "mask-generation")
-    with pytest.raises(WeightsNotFoundError, match=r"config\.json is not in it"):
+    with pytest.raises(WeightsNotFoundError, match=r"it holds no config\.json"):
         find_model(str(tmp_path), "mask-generation")
 
 

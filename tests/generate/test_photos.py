@@ -46,7 +46,7 @@ def test_which_bands_are_red_green_blue() -> None:
 
 
 def test_what_is_no_photo() -> None:
-    with pytest.raises(BandError, match=r"'sar' is of kind 'sar'; vision models look at photos"):
+    with pytest.raises(BandError, match=r"'sar' is of kind 'sar'; vision models need photos"):
         require_channels(SAR, (1, 2, 3))
     with pytest.raises(BandError, match=r"nir, red, green\. Name them so.*--rgb 3 2 1"):
         require_channels(IRRG, None)
@@ -176,7 +176,7 @@ def test_superpixels_of_tiny_pictures(shape: tuple[int, int]) -> None:
 
 
 def test_superpixels_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match="unknown way to make superpixels 'slick'"):
+    with pytest.raises(ConfigError, match="unknown superpixel method 'slick'"):
         SuperpixelGenerator(method="slick")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="superpixels of size 2"):
         SuperpixelGenerator(size=2)

@@ -1,4 +1,4 @@
-"""A scene in memory and models without weights, for tests of what comes after reading."""
+"""A scene in memory and models without weights, for tests that read no files."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class ArrayScene(MemoryScene):
 
 
 class Identity(Segmenter):
-    """Returns its first modality as logits."""
+    """A model whose logits are its first modality."""
 
     supports_missing: ClassVar[bool] = True
 

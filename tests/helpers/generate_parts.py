@@ -1,4 +1,4 @@
-"""Recipes that know the answer, and scenes to try them on."""
+"""Generators that know the answer, and scenes to try them on."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RGB = Modality("rgb", ("red", "green", "blue"), kind="optical")
 
 @dataclass(frozen=True)
 class FakeGenerator:
-    """Makes windows with a function of the picture (h, w, 3)."""
+    """A generator that maps pictures (h, w, 3) by a function."""
 
     make: Callable[[np.ndarray], np.ndarray]
     result: str = "segments"
@@ -48,7 +48,7 @@ class FakeGenerator:
 
 
 class BrokenRecipe(SuperpixelGenerator):
-    """Fails when it gets ready."""
+    """A generator whose model cannot be built."""
 
     def build(self):
         raise ModelError("there is no such model")
@@ -101,7 +101,7 @@ def seen_alone(picture: np.ndarray) -> np.ndarray:
 
 
 def same_partition(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether two maps differ in nothing but the numbers; 0 must be 0."""
+    """Tell whether two maps differ in nothing but the numbers; 0 must be 0."""
     pairs = np.unique(np.stack([found.ravel(), expected.ravel()]), axis=1)
     one_to_one = len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
     return bool(one_to_one and ((found == 0) == (expected == 0)).all())

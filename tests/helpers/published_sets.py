@@ -51,7 +51,7 @@ def save(path: Path, pixels: np.ndarray, **profile) -> Path:
 
 
 def world_file(path: Path, pixel_m: float) -> None:
-    """Where a raster lies, without saying in which CRS."""
+    """A world file: the place of a raster without its CRS."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = (pixel_m, 0.0, 0.0, -pixel_m, 366_000.0, 5_810_000.0)
     path.write_text("\n".join(map(str, values)) + "\n")
@@ -66,7 +66,7 @@ def classes_for(id: str, count: int) -> np.ndarray:
 
 
 def whu_ids() -> list[str]:
-    """All sheets."""
+    """Return the ids of all sheets."""
     return sorted(read_facts("whu-opt-sar").split("official"))
 
 
@@ -90,7 +90,7 @@ def make_whu(
 
 
 def gid_ids() -> list[str]:
-    """150 names, of which the published test scenes are thirty."""
+    """Return 150 ids, 30 of them the published test scenes."""
     test = read_facts("gid-5").more["test"]
     return [*test, *(f"GF2_PMS1__L1A000{n:07}-MSS1" for n in range(7_000_000, 7_000_120))]
 
@@ -323,7 +323,7 @@ def make_dfc2020(root: Path, *, places: bool = False) -> Path:
 
 
 def move(root: Path, pattern: str, to: str, *, remove: str = "", prefix: str = "") -> None:
-    """Move files into a folder, taking off an end, or putting something before the names."""
+    """Move files into a folder, without a suffix or with a prefix in their names."""
     for path in sorted(root.glob(pattern)):
         name = prefix + path.name.replace(remove, "") if remove else prefix + path.name
         target = root / to / name
@@ -375,7 +375,7 @@ def make_geoseg_vaihingen(root: Path) -> Path:
 
 
 def make_geoseg_potsdam(root: Path) -> Path:
-    """The same of Potsdam: names tell images from labels."""
+    """GeoSeg's tree of Potsdam: names tell images from labels."""
     make_potsdam(root / "all")
     for id, split in read_facts("potsdam").split("official").items():
         name = f"top_potsdam_{id}"
@@ -388,7 +388,7 @@ def make_geoseg_potsdam(root: Path) -> Path:
 
 
 def make_geoseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Path:
-    """What GeoSeg cuts: images_1024 and masks_1024 of indices, 6 = boundary."""
+    """Crops of GeoSeg: images_1024 and masks_1024 of indices, 6 = boundary."""
     for id, name in split.items():
         for piece in ("0_0", "0_1"):
             stem = f"{prefix}{id}_{piece}"
@@ -399,7 +399,7 @@ def make_geoseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Pat
 
 
 def make_mmseg_pieces(root: Path, prefix: str, split: Mapping[str, str]) -> Path:
-    """What mmsegmentation cuts: img_dir and ann_dir of indices from 1 on, 0 = boundary."""
+    """Crops of mmsegmentation: img_dir and ann_dir of indices from 1 on, 0 = boundary."""
     for id, name in split.items():
         for corner in ("0_0_512_512", "0_512_512_1024"):
             stem = f"{prefix}{id}_{corner}"
@@ -426,7 +426,7 @@ def make_whu_chips(
 
 
 def make_hunan_mfnet(root: Path, *, per_split: int = 4) -> Path:
-    """What MFNet's script leaves: 8-bit pictures, and masks of int8 from -1 to 6."""
+    """Files of MFNet's script: 8-bit pictures, and masks of int8 from -1 to 6."""
     facts = read_facts("mmhunan").splits["mfnet-val"]
     for part in ("train", "val", "test"):
         for id in facts[part][:per_split]:

@@ -1,4 +1,4 @@
-"""Where the real data for trying out lies; it is not part of the repository."""
+"""Folder of the real data for trying out, which is not part of the repository."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SHARED = Path(__file__).parents[3] / "shared"
 
 
 def shared_data(name: str) -> Path:
-    """Folder of a real data set; skips the test where it is absent."""
+    """Find the folder of a real data set; skip the test where it is absent."""
     folder = SHARED / "data" / name
     if not folder.exists():
         pytest.skip(f"real data set '{name}' is not beside this checkout")

@@ -1,4 +1,4 @@
-"""Small backbones of every kind that tunings meet, and values as training would leave them."""
+"""Small backbones of every kind that tunings support, with values as after training."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def make(name: str, in_channels: int = 3, *, seed: int = 0, **options: Any) -> B
 
 
 def train_a_little(module: nn.Module) -> Any:
-    """Random values for all parameters, as different from each other as after training."""
+    """Give all parameters random values, as different from each other as after training."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             nn.init.uniform_(parameter, -0.5, 0.5)
@@ -90,7 +90,7 @@ def image_for(backbone: Backbone, batch: int, *, seed: int = 1) -> Tensor:
 
 
 def nudge(backbone: Backbone, seed: int = 2) -> None:
-    """Move what a tuning added away from its first values."""
+    """Move the parameters that a tuning added away from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in backbone.named_parameters():

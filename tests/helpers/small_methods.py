@@ -1,6 +1,6 @@
-"""Small options of every method, for what is tested of all of them.
+"""Small options of every method, for the contract tests.
 
-A method whose defaults are too large for a test adds some to `SMALL`, and is tested.
+A method whose defaults are too large for a test adds its options to `SMALL`.
 """
 
 from __future__ import annotations

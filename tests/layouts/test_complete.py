@@ -39,7 +39,7 @@ def test_what_is_missing_is_counted_by_series_and_named(tmp_path: Path) -> None:
     assert "and 41 more" in text
     assert f"Looked below '{root}', at any depth, for optical in 'optical', 'image'" in text
     assert "Copies with about fifty sheets NH49E" in text
-    assert text.endswith("carry on with what is there: -O incomplete=allow")
+    assert text.endswith("continue with what is there: -O incomplete=allow")
 
 
 def test_carrying_on_leaves_out_what_is_not_there(sheets: Path) -> None:
@@ -117,9 +117,9 @@ def test_sizes_other_than_published_are_told(tmp_path: Path) -> None:
     told = [str(item.message) for item in caught if "published" in str(item.message)]
     assert told[0] == (
         "WHU-OPT-SAR: optical: pixels (width × height) 12 × 10 in 100 of 100 files; "
-        "published are 5556 × 3704"
+        "published: 5556 × 3704"
     )
-    assert "WHU-OPT-SAR: sar: values uint16 in 1 of 100 files; published are uint8" in told
+    assert "WHU-OPT-SAR: sar: values uint16 in 1 of 100 files; published: uint8" in told
 
 
 def test_other_ways_to_unpack(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_folders_and_files_that_must_not_be_used(sheets: Path) -> None:
         warnings.simplefilter("always", UserWarning)
         values = describe(sheets, "whu-opt-sar")
     told = "\n".join(str(item.message) for item in caught)
-    assert "folder 'prediction' is left alone: it holds what a network made, no labels" in told
-    assert "folder 'intro/lbl' is left alone: it holds labels of an older upload" in told
-    assert "rasters whose names no published file has are left out: 1, " in told
+    assert "folder 'prediction' is ignored: it holds a network's predictions, not labels" in told
+    assert "folder 'intro/lbl' is ignored: it holds labels of an older upload" in told
+    assert "rasters whose names match no published file are ignored: 1, " in told
     assert "'optical/overview.png'" in told
     assert f"two files of 'sar' each for scenes {id} (1 in all); the first by name is" in told
     assert values["scenes"][0]["labels"] == f"lbl/{id}.tif"
@@ -167,7 +167,7 @@ def test_label_codes_divided_by_ten(tmp_path: Path) -> None:
         values = describe(root, "whu-opt-sar")
     assert [item["code"] for item in values["classes"]] == list(range(1, 8))
     assert describe(root, "whu-opt-sar", codes="ones")["classes"] == values["classes"]
-    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* -O codes=tens is given\. Leave"):
+    with pytest.raises(LabelError, match=r"hold the codes 1, 2, .* -O codes=tens is given\. Omit"):
         describe(root, "whu-opt-sar", codes="tens")
     published.make_whu(tmp_path, published.whu_ids()[50:])
     with pytest.raises(
@@ -241,16 +241,18 @@ def test_colours_near_the_legend_are_void_on_request(tmp_path: Path) -> None:
     assert values["void"] == ["#000000", "#fcff00"]
     scene = load_manifest(write_manifest(values, root / "dataset.yaml")).scene("2_10")
     assert (scene.read_labels(scene.grid.window) == 255).sum() == 30
-    with pytest.raises(DataError, match="'yellow' is no colour such as #fcff00"):
+    with pytest.raises(DataError, match="'yellow' is not a colour such as #fcff00"):
         describe(root, "potsdam", void="yellow")
 
 
 def test_images_with_fewer_bands(tmp_path: Path) -> None:
     images = {id: published.numbers(3) for id in published.whu_ids()}
     root = published.make_whu(tmp_path, images=images)
-    with pytest.raises(BandError, match=r"has 3 bands; published are 4 \(blue, green, red, nir\)"):
+    with pytest.raises(
+        BandError, match=r"has 3 bands, but 4 are published \(blue, green, red, nir\)"
+    ):
         describe(root, "whu-opt-sar")
-    with pytest.warns(UserWarning, match="The first 4 are taken for blue, green, red, nir"):
+    with pytest.warns(UserWarning, match="The first 4 are read as blue, green, red, nir"):
         describe(root, "whu-opt-sar", modalities="rgb")
 
 
@@ -285,8 +287,8 @@ def test_scenes_of_a_contest_are_not_gid(tmp_path: Path) -> None:
         ({"splits": "official"}, UnknownNameError, "Did you mean 'split'"),
         ({"split": "ssr"}, UnknownNameError, "unknown split of layout 'whu-opt-sar' 'ssr'"),
         ({"modalities": "optical,srr"}, UnknownNameError, "Did you mean 'sar'"),
-        ({"modalities": "sar,sar"}, DataError, "names nothing, or a modality twice"),
-        ({"modalities": ","}, DataError, "names nothing, or a modality twice"),
+        ({"modalities": "sar,sar"}, DataError, "names no modality, or one twice"),
+        ({"modalities": ","}, DataError, "names no modality, or one twice"),
         ({"incomplete": "yes"}, DataError, "allowed are refuse, allow"),
         ({"codes": "one"}, DataError, "allowed are tens, ones"),
     ],
@@ -309,6 +311,6 @@ def test_a_folder_of_something_else(layout: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         describe(tmp_path, layout)
     text = str(caught.value)
-    assert "not one file of it was found. Looked at any depth for" in text
+    assert "it has none of its files. Looked at any depth for" in text
     assert text.endswith("Folders with rasters: 'holidays'")
     assert not re.search(r"[\\\[\]^?+|]", text.split("Looked at")[1])

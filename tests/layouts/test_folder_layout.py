@@ -67,9 +67,7 @@ def test_a_folder_becomes_a_manifest_that_reads(dataset: Path, tmp_path: Path) -
 
 
 def test_options_name_modalities_and_labels(dataset: Path) -> None:
-    with pytest.warns(
-        UserWarning, match=r"1 labels without an image are left aside: labels/c\.tif"
-    ):
+    with pytest.warns(UserWarning, match=r"1 labels without an image are ignored: labels/c\.tif"):
         values = describe(dataset, "folder", optical="s2/[ab].tif", labels="labels")
     assert list(values["modalities"]) == ["optical"]
     assert [scene["id"] for scene in values["scenes"]] == ["a", "b"]
@@ -154,7 +152,7 @@ def edit(dataset: Path, make_raster: MakeRaster, fault: str) -> dict[str, Any]:
     ("fault", "error", "message"),
     [
         ("many", LabelError, "more than 255 different values up to '.*a.tif'"),
-        ("broken", LabelError, r"broken numbers, for instance 0\.5"),
+        ("broken", LabelError, r"fractions, for instance 0\.5"),
         ("twice", DataError, "scene 'a' is listed in 'train' and 'val'"),
         ("empty", LabelError, "labels hold no data in any of 3 files"),
         ("names", DataError, "scenes are matched by file name, for instance '97.tif'"),

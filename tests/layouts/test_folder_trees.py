@@ -107,7 +107,7 @@ def test_trees(name: str, tmp_path: Path) -> None:
     assert scenes(values) == wanted
     assert [item["code"] for item in values["classes"]] == [0, 1, 2]
     told = summarise(values, root)
-    assert not [line for line in told if line.startswith("left aside")]
+    assert not [line for line in told if line.startswith("ignored")]
     assert any(line.startswith(f"for instance scene '{next(iter(wanted))}': ") for line in told)
 
 
@@ -130,7 +130,7 @@ def test_lists_beside_folders(tmp_path: Path) -> None:
     }  # fmt: skip
     told = [str(item.message) for item in caught if "geotransform" not in str(item.message)]
     assert told == [
-        f"1 of 2 names in '{root / 'val.txt'}' are those of no scene with labels: z.tif",
+        f"1 of 2 names in '{root / 'val.txt'}' match no scene with labels: z.tif",
         "1 scenes are in no list and have no split: d",
     ]
     (root / "val.txt").write_text("a\n")
@@ -150,10 +150,10 @@ def test_lists_count_more_than_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "told"),
     [
-        (["rgb/c.tif"], r"1 images without labels are left aside: rgb/c\.tif"),
-        (["labels/c.tif"], r"1 labels without an image are left aside: labels/c\.tif"),
-        (["labels_rgb/a.tif"], r"'labels'; 'labels_rgb' look like labels, too, .* -O labels="),
-        (["masks/a.tif", "masks/b.tif"], r"those of 'labels'; 'masks' look like labels, too"),
+        (["rgb/c.tif"], r"1 images without labels are ignored: rgb/c\.tif"),
+        (["labels/c.tif"], r"1 labels without an image are ignored: labels/c\.tif"),
+        (["labels_rgb/a.tif"], r"'labels'; 'labels_rgb' look like labels too, .* -O labels="),
+        (["masks/a.tif", "masks/b.tif"], r"taken from 'labels'; 'masks' look like labels too"),
         (["notes/q.tif"], r"no file of 'notes' has the name of a label, for instance 'notes/q"),
         (["train_val/rgb/a.tif"], r"1 rasters in folders such as 'train_val/rgb' repeat others"),
     ],
@@ -166,12 +166,12 @@ def test_what_is_left_aside_is_told(tmp_path: Path, more: list[str], told: str) 
     assert list(scenes(values)) == ["a", "b"]
     assert list(values["modalities"]) == ["rgb"]
     folder = more[0].rpartition("/")[0]
-    assert summarise(values, root)[-1] == f"left aside: {len(more)} in '{folder}'"
+    assert summarise(values, root)[-1] == f"ignored: {len(more)} in '{folder}'"
 
 
 def test_only_eroded_labels(tmp_path: Path) -> None:
     root = make(tmp_path, "rgb/a.tif", "labels_eroded/a.tif")
-    with pytest.warns(UserWarning, match="only labels without boundaries are there"):
+    with pytest.warns(UserWarning, match="there are only labels without boundaries"):
         values = describe(root, "folder")
     assert scenes(values)["a"]["labels"] == "labels_eroded/a.tif"
 
@@ -215,11 +215,11 @@ def test_the_command_tells_what_it_took(
         "images: 2 scenes: 2 in 'images'",
         "labels: 2 scenes: 2 in 'gt'",
         "for instance scene '0': images 'images/Image_0.tif', labels 'gt/Label_0.tif'",
-        "left aside: 1 in '.'",
+        "ignored: 1 in '.'",
         f"wrote {out}: images; scenes: ",
     ]
     assert re.search(r"root: copy", out.read_text())
     out.unlink()
     code, said, message = command_line("data", "describe", root, "-o", out, "-O", "labels=gt")
     assert code == 0, message
-    assert said.startswith("read as folders (layout 'folder'), as the option 'labels' asks for")
+    assert said.startswith("read as folders (layout 'folder'), as the option 'labels' implies")

@@ -131,7 +131,7 @@ def test_stac_items(root: Path) -> None:
 
 def test_files_that_are_not_there(root: Path) -> None:
     (root / "rasters/b_s2.tif").unlink()
-    with pytest.raises(DataError, match=r"1 of 6 files of .* '../rasters/b_s2\.tif'\. Carry on"):
+    with pytest.raises(DataError, match=r"1 of 6 files of .* '../rasters/b_s2\.tif'\. To continue"):
         describe(root / "lists", "items")
     with pytest.warns(UserWarning, match="They are left out"):
         values = describe(root / "lists", "items", incomplete="allow")
@@ -171,10 +171,10 @@ def test_which_list(root: Path) -> None:
     (root / "lists/more.json").write_text("{")
     with pytest.raises(DataError, match=r"there are 'more\.json', 'rasters\.csv'"):
         describe(root / "lists", "items")
-    with pytest.raises(DataError, match="is no JSON"):
+    with pytest.raises(DataError, match="is not JSON"):
         describe(root / "lists", "items", file="more.json")
     (root / "lists/more.json").write_text('{"features": []}')
-    with pytest.raises(DataError, match="lists no raster; it is no STAC ItemCollection"):
+    with pytest.raises(DataError, match="lists no raster; it is neither a STAC ItemCollection"):
         describe(root / "lists", "items", file="more.json")
     with pytest.raises(DataError, match="there is no list"):
         describe(root, "items", file="no.csv")

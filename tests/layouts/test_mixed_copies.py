@@ -32,11 +32,11 @@ def test_two_sets_in_one_folder(tmp_path: Path) -> None:
     text = str(caught.value)
     assert f"'{tmp_path}' holds several data sets: WHU-OPT-SAR (layout 'whu-opt-sar': 100 " in text
     assert "'lbl/NH49E001013.tif') and ISPRS Potsdam (layout 'potsdam': 4 labels, for" in text
-    assert text.endswith("left aside: --layout whu-opt-sar or --layout potsdam")
+    assert text.endswith("ignored: --layout whu-opt-sar or --layout potsdam")
     values = describe(tmp_path, "whu-opt-sar")
     assert len(values["scenes"]) == 100
     left = summarise(values, tmp_path)[-1]
-    assert left.startswith("left aside: 2 in '1_DSM', 2 in '1_DSM_normalisation', ")
+    assert left.startswith("ignored: 2 in '1_DSM', 2 in '1_DSM_normalisation', ")
 
 
 def test_labels_of_two_sets_on_the_same_images(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_labels_of_two_sets_on_the_same_images(tmp_path: Path) -> None:
         recognise_layout(tmp_path)
     with pytest.warns(UserWarning, match="4 of 150 scenes"):
         values = describe(tmp_path, "gid-5", incomplete="allow")
-    assert summarise(values, tmp_path)[-1] == "left aside: 4 in 'Annotation__index'"
+    assert summarise(values, tmp_path)[-1] == "ignored: 4 in 'Annotation__index'"
     for folder in ("GID5", "Annotation__index"):
         shutil.rmtree(tmp_path / folder)
     told = "holds images that several data sets have, and labels of none: GID-5 .*layout gid-15 or"
@@ -59,7 +59,7 @@ def test_labels_of_two_sets_on_the_same_images(tmp_path: Path) -> None:
 def test_chips_beside_sheets(tmp_path: Path) -> None:
     published.make_whu(tmp_path)
     published.make_whu_chips(tmp_path / "cut", published.whu_ids()[:2], divisor=1)
-    with pytest.warns(UserWarning, match="lie there, too, and are left aside; .* -O form=chips"):
+    with pytest.warns(UserWarning, match="are present too, and are ignored; .* -O form=chips"):
         values = describe(tmp_path, "whu-opt-sar")
     assert values["scenes"][0]["optical"] == "optical/NH49E001013.tif"
     with (
@@ -101,14 +101,14 @@ def test_the_split_that_is_complete_is_named(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "labels: 16 of 33 scenes; without 2, 4, 6, 8, 10, 12, 14, 16 and 9 more" in text
     named = "-O split=ssrs or -O split=ssrs-val or -O split=pagnet"
-    assert f"\nOf this copy is complete: {named}. Fetch the rest, or carry on" in text
+    assert f"\nComplete in this copy: {named}. Download the rest, or continue" in text
     assert len(describe(root, "vaihingen", split="ssrs")["scenes"]) == 16
     assert len(describe(root, "vaihingen", split="pagnet")["scenes"]) == 15
 
 
 def test_the_modalities_that_are_complete_are_named(tmp_path: Path) -> None:
     root = published.make_geoseg_vaihingen(tmp_path)
-    with pytest.raises(DataError, match=r"Of this copy is complete: -O modalities=irrg\. Fetch"):
+    with pytest.raises(DataError, match=r"Complete in this copy: -O modalities=irrg\. Download"):
         describe(root, "vaihingen")
     assert len(describe(root, "vaihingen", modalities="irrg")["scenes"]) == 33
 
@@ -116,7 +116,7 @@ def test_the_modalities_that_are_complete_are_named(tmp_path: Path) -> None:
 def test_the_fifteen_scenes_are_named(tmp_path: Path) -> None:
     fifteen = read_facts("gid-5").more["fifteen"]
     root = published.make_gid_on_billions(tmp_path, 5, ids=fifteen)
-    with pytest.raises(DataError, match="Of this copy is complete: -O split=fifteen"):
+    with pytest.raises(DataError, match="Complete in this copy: -O split=fifteen"):
         describe(root, "gid-5")
 
 
@@ -142,7 +142,7 @@ def test_no_manifest_without_any_label(
     root = make(tmp_path)
     for folder in folders:
         shutil.rmtree(root / folder)
-    with pytest.raises(DataError, match=r"not one label of .* a manifest without any is of no use"):
+    with pytest.raises(DataError, match=r"no label of .* a manifest without any is of no use"):
         describe(root, layout, incomplete="allow")
 
 
@@ -210,14 +210,14 @@ def test_unknown_colours_become_what_is_said_and_are_counted(
 def test_lists_beside_a_published_set_are_told(tmp_path: Path) -> None:
     root = published.make_whu(tmp_path)
     (root / "train.txt").write_text("NH49E001013\n")
-    with pytest.warns(UserWarning, match=r"lists train\.txt in .* are not read; .* -O split=NAME"):
+    with pytest.warns(UserWarning, match=r"lists train\.txt in .* are ignored; .* -O split=NAME"):
         describe(root, "whu-opt-sar")
 
 
 def test_names_of_both_recognised_general_layouts(tmp_path: Path) -> None:
     forests = recognise_layout(published.make_forests(tmp_path / "forests"))
     assert forests.layout == "forests"
-    assert "--layout folder reads it, too" in forests.reason
+    assert "--layout folder reads it too" in forests.reason
     published.save(tmp_path / "lists/a.tif", published.numbers(1))
     (tmp_path / "lists/rasters.csv").write_text("scene,modality,path\na,sar,a.tif\n")
     (tmp_path / "lists/notes.csv").write_text("scene,remark\na,none\n")

@@ -86,7 +86,7 @@ def test_every_map_is_the_original(name: str) -> None:
     model.classifier.register_forward_pre_hook(lambda _, i: found.update({"head.concat": i[0]}))
     logits = model({"optical": stored["in.modality1"], "sar": stored["in.modality2"]}).logits
     expected = part(stored, "mid.")
-    assert len(expected) > 15
+    assert len(expected) > 15 or name == "os8"  # of which only the logits are stored
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, **CLOSE, msg=lambda m, k=key: f"{k}: {m}")
     torch.testing.assert_close(logits, stored["out.logits"], **CLOSE)

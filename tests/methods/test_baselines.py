@@ -122,7 +122,7 @@ def test_late_fusion_mixes_backbones() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"backbone": {"rgb": "resnet18"}}, ModelError, "'backbone' names none for modality sar"),
+        ({"backbone": {"rgb": "resnet18"}}, ModelError, "'backbone' has no value for modality sar"),
         (
             {"backbone": {"rgb": "resnet18", "sra": "resnet18"}},
             UnknownNameError,

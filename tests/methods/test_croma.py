@@ -234,7 +234,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsMismatchError, match=r"part 'sar', do not fit .*blocks\.2\.norm1"):
         create_backbone("croma_base_sar", 2, weights=path, **SMALL | {"depth": 8})
     torch.save({"conv.weight": torch.ones(1)}, tmp_path / "other.pt")
-    with pytest.raises(WeightsMismatchError, match="hold nothing of CROMA's part 'optical'"):
+    with pytest.raises(WeightsMismatchError, match="hold nothing for CROMA's part 'optical'"):
         create_backbone("croma_base_optical", 3, weights=str(tmp_path / "other.pt"), **SMALL)
     with pytest.raises(WeightsNotFoundError, match="weights 'hub'"):
         create_backbone("croma_base_optical", 3, weights="timm")

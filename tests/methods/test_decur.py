@@ -34,30 +34,31 @@ SAR = Modality("sar", ("VV", "VH"), "sar")
 SMALL: dict[str, Any] = {"channels": [4, 8, 16, 32], "layers": [2, 1, 1, 1]}
 
 
-def _golden(file: str) -> tuple[DeCUR, dict[str, Tensor]]:
-    """Our network with the stored weights."""
-    stored, config = load_golden(f"decur/{file}")
+def _golden(*, attention: bool = True) -> tuple[DeCUR, dict[str, Tensor]]:
+    """Our network with the stored weights, those of its attention or not."""
+    stored, config = load_golden("decur/fcn_rn50_mm_rda")
     bands = config["in_channels"][1]
     other = Modality("dsm", tuple(f"z{i}" for i in range(bands)), "elevation")
     options = {
         "backbone_options": {"channels": config["planes"], "layers": config["layers"]},
-        "attention": config["rda"],
+        "attention": attention,
         "scaling": "none",
         "channels": config["uc"],
     }
     model = create_segmenter("decur", (RGB, other), config["num_classes"], options)
     assert isinstance(model, DeCUR)
-    converted = convert_reference_state_dict(part(stored, "sd."), ("rgb", "dsm"))
+    state = part(stored, "sd.")
+    kept = {k: v for k, v in state.items() if attention or not k.startswith("da")}
+    converted = convert_reference_state_dict(kept, ("rgb", "dsm"))
     own = {k: v for k, v in model.state_dict().items() if k.startswith(("mean_", "std_"))}
     load_strict(model, converted | own, where="stored weights")
     return model.eval(), stored
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("file", ["fcn_rn50_mm", "fcn_rn50_mm_rda"])
 @torch.no_grad()
-def test_every_stage_is_the_original(file: str) -> None:
-    model, stored = _golden(file)
+def test_every_stage_is_the_original() -> None:
+    model, stored = _golden()
     found: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -78,7 +79,7 @@ def test_every_stage_is_the_original(file: str) -> None:
     logits = model({"rgb": stored["in.x1"], "dsm": stored["in.x2"]}).logits
     torch.testing.assert_close(logits, stored["out.logits"], **CLOSE)
     expected = part(stored, "mid.")
-    assert len(expected) == (9 if file == "fcn_rn50_mm" else 17)
+    assert len(expected) == 17
     for name, value in expected.items():
         if name.endswith(".pos"):
             continue  # see below
@@ -87,8 +88,26 @@ def test_every_stage_is_the_original(file: str) -> None:
 
 @pytest.mark.parity
 @torch.no_grad()
+def test_without_attention_the_rest_is_the_same() -> None:
+    """As where attention adds nothing to its stage."""
+    model, stored = _golden()
+    plain, _ = _golden(attention=False)
+    images = {"rgb": stored["in.x1"], "dsm": stored["in.x2"]}
+    logits = plain(images).logits
+    assert (logits - stored["out.logits"]).abs().max() > 0.01
+    stages = [m for m in model.modules() if isinstance(m, AttendedStage)]
+    assert len(stages) == 4
+    for stage in stages:
+        torch.nn.init.zeros_(stage.attention.project.weight)
+        assert stage.attention.project.bias is not None
+        torch.nn.init.zeros_(stage.attention.project.bias)
+    torch.testing.assert_close(logits, model(images).logits, **CLOSE)
+
+
+@pytest.mark.parity
+@torch.no_grad()
 def test_the_networks_points_are_the_originals() -> None:
-    model, stored = _golden("fcn_rn50_mm_rda")
+    model, stored = _golden()
     found: dict[str, Tensor] = {}
     for number, branch in enumerate(model.branches.values(), start=1):
         for level in (3, 4):

@@ -218,8 +218,9 @@ def test_pretraining_is_the_encoder(tmp_path: Path) -> None:
 
 
 def test_weights_of_version_2_may_lack_norms_of_levels(tmp_path: Path) -> None:
-    stored, config = load_golden("dformer/v2_backbone_small")
-    state = {k: v for k, v in part(stored, "sd.").items() if "extra_norms" not in k}
+    stored, config = load_golden("dformer/v2_full_small")
+    backbone = part(stored, "sd.backbone.")
+    state = {k: v for k, v in backbone.items() if "extra_norms" not in k}
     torch.save({"model": state}, tmp_path / "v2.pth")
     sizes = {
         "channels": config["embed_dims"], "depths": config["depths"],
@@ -250,7 +251,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     [
         ({"depths": [1, 1, 1]}, r"four values of at least 1, one per stage; got \{'depths': \[1"),
         ({"channels": [8, 16, 0, 8]}, "four values of at least 1"),
-        ({"num_heads": [1, 5, 4, 8]}, "5 heads share half of 16 channels"),
+        ({"num_heads": [1, 5, 4, 8]}, "5 heads cannot share half of 16 channels"),
         ({"drop_path_rate": 1.5}, "'drop_path_rate' of method 'dformer' is 1.5"),
     ],
 )

@@ -72,23 +72,6 @@ def test_mlp_of_version_1() -> None:
     assert_close(mlp(stored["in.x"]), stored["out.y"])
 
 
-ATTENTION = ("encoder.stages.1.0.attention.", "stages.1.0.attn.")
-
-
-@pytest.mark.parametrize("name", ["window0", "window7", "window7_dropdepth"])
-def test_attention_of_version_1(name: str) -> None:
-    stored, config = load(f"v1_attention_{name}")
-    heads = config["num_head"] if config["window"] else 0
-    module = GuidedAttention(config["dim"], heads, last=config["drop_depth"])
-    fill(module, part(stored, "sd."), *ATTENTION)
-    x, guide = module(stored["in.x"], stored["in.x_e"])
-    assert_close(x, stored["out.x"])
-    if config["drop_depth"]:
-        assert guide is None
-    else:
-        assert_close(guide, stored["out.x_e"])
-
-
 @pytest.mark.parametrize("name", ["v1_block", "v1_block_window0", "v1_block_dropdepth"])
 def test_block_of_version_1(name: str) -> None:
     stored, config = load(name)
@@ -130,45 +113,6 @@ def small(config: Mapping[str, Any], backbone: str, **options: Any) -> DFormer:
 SMALL = {"v1": "dformer_tiny", "v2": "dformer_v2_base"}
 
 
-def stacked(stored: Mapping[str, Tensor]) -> Tensor:
-    """Of the depth, the original sees the first of three channels."""
-    return torch.cat([stored["in.rgb"], stored["in.depth"][:, :1]], dim=1)
-
-
-@pytest.mark.parametrize("version", SMALL)
-def test_encoder(version: str) -> None:
-    stored, config = load(f"{version}_backbone_small")
-    encoder = small(config, SMALL[version]).encoder
-    fill(encoder, part(stored, "sd."), "encoder.", "")
-    found: dict[str, Tensor] = {}
-    if version == "v1":
-        for k, downs in enumerate(encoder.downs):  # type: ignore[arg-type]
-            for name, down in zip((f"down{k}", f"down_e{k}"), downs, strict=True):
-                down.register_forward_hook(lambda _, __, y, name=name: found.update({name: y}))
-    with torch.no_grad():
-        levels = encoder(stacked(stored))
-    for index, level in enumerate(levels):
-        assert_close(level, stored[f"out.feat.{index}"])
-    for name, value in found.items():
-        assert_close(value, stored[f"mid.{name}"])
-    assert len(found) == (8 if version == "v1" else 0)
-
-
-def test_stages_of_version_2() -> None:
-    """Before the norms that only the decoder sees."""
-    stored, config = load("v2_backbone_small")
-    encoder = small(config, SMALL["v2"]).encoder
-    assert isinstance(encoder, GeometryEncoder)
-    fill(encoder, part(stored, "sd."), "encoder.", "")
-    for norm in encoder.norms:
-        assert isinstance(norm, nn.LayerNorm)
-        assert norm.eps == 1e-5
-        norm.forward = lambda x: x  # type: ignore[method-assign]
-    with torch.no_grad():
-        for index, level in enumerate(encoder(stacked(stored))):
-            assert_close(level.permute(0, 2, 3, 1), stored[f"mid.layer{index}"])
-
-
 @pytest.mark.parametrize("version", SMALL)
 def test_logits_and_loss(version: str) -> None:
     stored, config = load(f"{version}_full_small")
@@ -178,6 +122,8 @@ def test_logits_and_loss(version: str) -> None:
     statistics = {k: v for k, v in own.items() if k.startswith(("mean_", "std_"))}
     bases = {"decoder.bases": stored["mid.bases_normalised"][0]}
     load_strict(segmenter, state | statistics | bases, where="stored weights")
+    if isinstance(segmenter.encoder, GeometryEncoder):
+        assert {norm.eps for norm in segmenter.encoder.norms} == {1e-5}  # hardly seen in values
     images = {"rgb": stored["in.rgb"], "depth": stored["in.depth"][:, :1]}
     with torch.no_grad():
         logits = segmenter(images).logits
@@ -287,22 +233,14 @@ def test_feed_forward_of_version_2() -> None:
     assert_close(module(stored["in.x"]), stored["out.y"])
 
 
-def test_stem_and_step_down_of_version_2() -> None:
-    stored, config = load("v2_patch_embed")
-    step, merging = load("v2_patch_merging")
+def test_step_down_of_version_2() -> None:
+    stored, config = load("v2_patch_merging")
     sizes = {
-        "embed_dims": [config["embed_dim"], 16, 16, 16], "depths": [1] * 4, "num_heads": [2] * 4,
-        "mlp_ratios": [1] * 4,
+        "embed_dims": [config["dim"], config["out_dim"], 16, 16], "depths": [1] * 4,
+        "num_heads": [2] * 4, "mlp_ratios": [1] * 4,
     }  # fmt: skip
     encoder = small(sizes, SMALL["v2"]).encoder
     assert isinstance(encoder, GeometryEncoder)
-    state = {f"patch_embed.{k}": v for k, v in part(stored, "sd.").items()}
-    converted = convert_reference_state_dict(state)
-    load_strict(encoder.stem, part(converted, "encoder.stem."), where="stored")
-    assert_close(encoder.stem(stored["in.x"]).permute(0, 2, 3, 1), stored["out.y"])
-    dims = [merging["dim"], merging["out_dim"], 16, 16]
-    encoder = small(sizes | {"embed_dims": dims}, SMALL["v2"]).encoder
-    assert isinstance(encoder, GeometryEncoder)
-    fill(encoder.downs[0], part(step, "sd."), "encoder.downs.0.", "layers.0.downsample.")
-    down = encoder.downs[0](step["in.x"].permute(0, 3, 1, 2))
-    assert_close(down.permute(0, 2, 3, 1), step["out.y"])
+    fill(encoder.downs[0], part(stored, "sd."), "encoder.downs.0.", "layers.0.downsample.")
+    down = encoder.downs[0](stored["in.x"].permute(0, 3, 1, 2))
+    assert_close(down.permute(0, 2, 3, 1), stored["out.y"])

@@ -197,9 +197,8 @@ def last_block_first(x: Tensor, blocks: int) -> Tensor:
 
 def solc(config: dict[str, Any], state: dict[str, Tensor]) -> MCANet:
     """Our network with the second re-implementation's layers and weights."""
-    attention = "cross" if config["mcam"] == "on" else "none"
     # SAR comes first there.
-    model = make((SAR, OPTICAL), attention=attention)
+    model = make((SAR, OPTICAL), attention="none")
     widths, views = config["enc"], config["aspp_out"]
     low, high, fused = widths[1], widths[4], config["low_down"]
     model.stride = 8
@@ -209,15 +208,9 @@ def solc(config: dict[str, Any], state: dict[str, Tensor]) -> MCANet:
     model.reduce_high = nn.ModuleDict(
         {m: nn.Conv2d(high, config["reduce_high"], kernel_size=1) for m in ("sar", "optical")}
     )
-    maps = 2
-    if attention == "cross":
-        model.low_attention = projected_attention(low)
-        model.high_attention = projected_attention(high)
-        maps = 3
-    model.fuse_low = nn.Conv2d(maps * low, fused, kernel_size=1)
-    width = 2 * config["reduce_high"] + (high if attention == "cross" else 0)
+    model.fuse_low = nn.Conv2d(2 * low, fused, kernel_size=1)
     model.context = nn.Sequential(
-        AtrousBranches(width, views, rates=config["rates"], norm="batch"),
+        AtrousBranches(2 * config["reduce_high"], views, rates=config["rates"], norm="batch"),
         nn.Conv2d(5 * views, views, kernel_size=1),
     )
     model.decoder = nn.Sequential(
@@ -225,11 +218,11 @@ def solc(config: dict[str, Any], state: dict[str, Tensor]) -> MCANet:
         nn.Conv2d(config["decoder_mid"], config["num_classes"], kernel_size=3, padding=1),
     )
     statistics = {k: v for k, v in model.state_dict().items() if k.startswith(("mean_", "std_"))}
-    load_strict(model, convert_solc(state, attention, fused) | statistics, where="stored weights")
+    load_strict(model, convert_solc(state, fused) | statistics, where="stored weights")
     return model.eval()
 
 
-def convert_solc(state: dict[str, Tensor], attention: str, fused: int) -> dict[str, Tensor]:
+def convert_solc(state: dict[str, Tensor], fused: int) -> dict[str, Tensor]:
     """Names of the second re-implementation → ours; what it never runs is left out."""
     converted = {}
     for there, here in (("sar", "sar"), ("opt", "optical")):
@@ -247,10 +240,6 @@ def convert_solc(state: dict[str, Tensor], attention: str, fused: int) -> dict[s
     # Its decoder takes the low level first.
     weight = state["decoder.0.weight"]
     converted["decoder.0.weight"] = torch.cat([weight[:, fused:], weight[:, :fused]], dim=1)
-    if attention == "cross":
-        for level in ("low", "high"):
-            own = convert_solc_attention(part(state, f"{level}_level_mcam."))
-            converted |= {f"{level}_attention.{k}": v for k, v in own.items()}
     return converted
 
 
@@ -277,19 +266,15 @@ def test_views_are_the_second_reimplementations() -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("name", ["solc_full_released", "solc_full_mcam_enabled"])
 @torch.no_grad()
-def test_the_wiring_is_the_second_reimplementations(name: str) -> None:
-    stored, config = load_golden(f"mcanet/{name}")
+def test_the_wiring_is_the_second_reimplementations() -> None:
+    """As released, without attention; its attention is above."""
+    stored, config = load_golden("mcanet/solc_full_released")
     model = solc(config, part(stored, "sd."))
     found: dict[str, Tensor] = {}
     record(found, aspp=model.context, low_level_down=model.fuse_low)
     for there, here in (("sar", "sar"), ("opt", "optical")):
         record(found, **{there: model.branches[here]})
-    if config["mcam"] == "on":
-        assert model.low_attention is not None
-        assert model.high_attention is not None
-        record(found, low_level_mcam=model.low_attention, high_level_mcam=model.high_attention)
     logits = model({"optical": stored["in.opt"], "sar": stored["in.sar"]}).logits
     for there in ("sar", "opt"):
         found[f"{there}_en2"], found[f"{there}_en5"] = found.pop(there)

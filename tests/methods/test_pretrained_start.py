@@ -232,6 +232,6 @@ def test_objectives_refuse_what_does_not_suit() -> None:
           backbone="dofa_base_patch16", options=DOFA_SMALL)  # fmt: skip
     fails(ModelError, "CROMA needs a modality for each", objective={"name": "croma"},
           backbone="croma_base", options=CROMA, modalities=(SAR, SAR))  # fmt: skip
-    fails(ModelError, "contrast needs two sensors", objective={"name": "infonce"},
+    fails(ModelError, "contrast needs two or more sensors", objective={"name": "infonce"},
           modalities=(SAR,))  # fmt: skip
     fails(ModelError, "'view_area' is", objective=DECUR | {"view_area": [0.5, 0.2]})

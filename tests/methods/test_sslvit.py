@@ -188,7 +188,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path, _ = _file(tmp_path)
     with pytest.raises(WeightsMismatchError, match="of modality 's1' do not fit"):
         _make(SAR, MS, weights=path, backbone_options=SIZES | {"depths": [2, 2, 4, 2]})
-    with pytest.raises(ModelError, match="backbone 'resnet18' is none"):
+    with pytest.raises(ModelError, match="backbone 'resnet18' is not one"):
         _make(SAR, backbone="resnet18", backbone_options={})
 
 

@@ -414,9 +414,9 @@ def test_the_cost_of_interaction_is_as_specified(
         ({"prompt": {"source": "self"}}, ModelError, r"Set vem: \{kind: none\}"),
         ({"prompt": {"pol": 2}}, UnknownNameError, r"prompt of method 'upseg' 'pol'"),
         ({"vem": {"kind": "novelty"}}, ModelError, r"option 'kind' .* is 'novelty'"),
-        ({"gate": {"lr_factor": 0}}, ModelError, r"'lr_factor' of gate is 0; above 0"),
+        ({"gate": {"lr_factor": 0}}, ModelError, r"'lr_factor' of gate is 0; it must be above 0"),
         ({"backbone_options": {"neck": "map"}}, ModelError, r"a neck of its own"),
-        ({"wave_delta": True}, ModelError, r"'vit_tiny_patch16_224' knows no wavelengths"),
+        ({"wave_delta": True}, ModelError, r"'vit_tiny_patch16_224' does not use wavelengths"),
         ({"out_indices": [0, 1, 2, 3, 4]}, ModelError, r"5 out_indices; allowed are 1 to 4"),
     ],
 )

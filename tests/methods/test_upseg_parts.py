@@ -379,8 +379,8 @@ def test_fusion_takes_what_has_data(name: str) -> None:
     ("make", "message"),
     [
         (lambda: VarianceSettings(dim=10, heads=4), r"dim 10 and heads 4; .* multiple"),
-        (lambda: VarianceSettings(aux_weight=-1), r"aux_weight -1; at least 0"),
-        (lambda: PromptSettings(pool=0), r"option 'pool' of prompt is 0; at least 1"),
+        (lambda: VarianceSettings(aux_weight=-1), r"aux_weight -1; it must be at least 0"),
+        (lambda: PromptSettings(pool=0), r"option 'pool' of prompt is 0; it must be at least 1"),
     ],
 )
 def test_settings_are_checked(make: Any, message: str) -> None:

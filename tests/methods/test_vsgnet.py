@@ -446,8 +446,8 @@ def test_the_whole_is_finite_in_half_precision(half: torch.dtype) -> None:
     [
         ((RGB,), {}, r"needs an image and its structure, got 'rgb' alone.*terrafuse generate"),
         ((GREY, RGB), {}, r"takes the image first, got structure 'sam'.*Begin .*with 'rgb'"),
-        (None, {"backbone": "dofa_base_patch16"}, r"'dofa_base_patch16' is none"),
-        (None, {"backbone": "resnet18"}, r"needs a plain transformer .* 'resnet18' is none"),
+        (None, {"backbone": "dofa_base_patch16"}, r"'dofa_base_patch16' is not one"),
+        (None, {"backbone": "resnet18"}, r"needs a plain transformer .* 'resnet18' is not one"),
         (
             None,
             {"backbone_options": TINY_VIT | {"embed_dim": 96}},
@@ -455,7 +455,7 @@ def test_the_whole_is_finite_in_half_precision(half: torch.dtype) -> None:
         ),
         (None, {"backbone_options": TINY_VIT | {"out_indices": [0]}}, r"leave 'out_indices' out"),
         (None, {"channels": [8, 12]}, r"have 2, 4, 4 and 4 values; give one per scale"),
-        (None, {"num_heads": [3, 2, 2, 4]}, r"3 heads share half of 8 channels"),
+        (None, {"num_heads": [3, 2, 2, 4]}, r"3 heads cannot share half of 8 channels"),
         (None, {"depths": [1, 0, 1, 1]}, r"at least 1 per scale; .*depths \[1, 0, 1, 1\]"),
         (None, {"drop_path_rate": 1.0}, r"'drop_path_rate' .* is 1; allowed is 0 to less"),
         (None, {"softmax": "hard"}, r"option 'softmax' .* is 'hard': .*'sharpened' or 'plain'"),

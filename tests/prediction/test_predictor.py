@@ -158,7 +158,7 @@ def test_modalities_a_scene_lacks_are_left_out() -> None:
     a, b = whole_numbers(2, 20, 20), np.full((2, 20, 20), np.nan, np.float32)
     scene = ArrayScene({"a": a, "b": b}, missing=frozenset({"b"}))
     assert np.array_equal(predictor_for(scene).class_map(scene), a.argmax(axis=0))
-    with pytest.raises(MissingModalityError, match="scene 'a' is to be mapped without b"):
+    with pytest.raises(MissingModalityError, match="scene 'a' would be mapped without b"):
         predictor_for(scene, NeedsAll).class_map(scene)
 
 
@@ -222,7 +222,7 @@ def test_logits_of_a_wrong_size_are_refused() -> None:
             return SegmenterOutput(inputs.images["a"][:, :1])
 
     scene = ArrayScene({"a": whole_numbers(2, 20, 20)})
-    with pytest.raises(ModelError, match=r"Wrong gives logits \(1, 1, 32, 32\); expected"):
+    with pytest.raises(ModelError, match=r"Wrong returns logits \(1, 1, 32, 32\); expected"):
         predictor_for(scene, Wrong).class_map(scene)
 
 
@@ -257,7 +257,7 @@ def test_settings_that_cannot_be_used(options: dict[str, Any], text: str) -> Non
 
 def test_predict_refuses_another_class_scheme(tmp_path: Any) -> None:
     scene = ArrayScene({"a": whole_numbers(2, 4, 4)}, scheme=ClassScheme(("x", "y", "z")))
-    with pytest.raises(ModelError, match=r"tells 2 classes apart, the class scheme has 3 \(x, y"):
+    with pytest.raises(ModelError, match=r"has 2 classes, but the class scheme has 3 \(x, y"):
         predictor_for(scene).predict(scene, tmp_path / "map")
     scene.scheme = None
     with pytest.raises(ModelError, match="no class scheme"):
@@ -269,6 +269,6 @@ def test_predict_refuses_an_all_nodata_scene_and_leaves_nothing(tmp_path: Any) -
     scene = ArrayScene(
         {"a": np.full((2, 40, 40), np.nan, np.float32)}, scheme=ClassScheme(("x", "y"))
     )
-    with pytest.raises(DataError, match="all-nodata scene 'a': no place has data in a"):
+    with pytest.raises(DataError, match="all-nodata scene 'a': no pixel has data in a"):
         predictor_for(scene).predict(scene, tmp_path / "deep" / "map")
     assert list(tmp_path.iterdir()) == []

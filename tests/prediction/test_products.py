@@ -174,7 +174,7 @@ def test_a_full_disk_is_noticed_and_leaves_nothing(tmp_path: Path, share: float)
     assert whole * 0.97 > size**2 + 10_000  # what is written first is smaller
     with (
         file_size_limit(int(whole * share)),
-        pytest.raises(OutputError, match=r"cannot be written to .*broken'.*Make room"),
+        pytest.raises(OutputError, match=r"cannot be written to .*broken'.*Free space"),
     ):
         write(tmp_path / "broken")
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]

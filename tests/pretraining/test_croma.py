@@ -163,5 +163,5 @@ def test_any_size_trains_and_every_value_learns() -> None:
 
 
 def test_a_share_of_all_is_refused() -> None:
-    with pytest.raises(ModelError, match="'mask_ratio' is 1; at least 0 and below 1"):
+    with pytest.raises(ModelError, match="'mask_ratio' is 1; it must be at least 0 and below 1"):
         CROMAPretraining(_make().backbone, mask_ratio=1.0)

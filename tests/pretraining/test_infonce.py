@@ -64,7 +64,7 @@ def test_every_value_learns() -> None:
 def test_what_cannot_be_compared_is_refused() -> None:
     small, large = create_backbone("resnet18", 1), create_backbone("resnet50", 1)
     for backbones, temperature in (({"a": small}, 0.2), ({"a": small, "b": large}, 0.2)):
-        with pytest.raises(ModelError, match="two sensors or more whose backbones end"):
+        with pytest.raises(ModelError, match="two or more sensors whose backbones end"):
             SSLViTPretraining(backbones, temperature=temperature)
     with pytest.raises(ModelError, match=r"a temperature above 0; got .* and 0"):
         SSLViTPretraining({"a": small, "b": small}, temperature=0.0)

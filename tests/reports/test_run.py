@@ -62,14 +62,14 @@ def test_unusual_rules_stand_below_the_scores(tmp_path: Path) -> None:
     eroded = metrics("s2", 0.6)
     eroded["settings"] |= {"scored_classes": ["flooded"], "reference": "labels_eroded"}
     page = write(tmp_path, metrics={"both": chosen, "photo": eroded})
-    assert "both: weights were chosen on this split, so the scores are too good." in page
+    assert "both: weights were selected on this split, so the scores are too optimistic." in page
     assert "photo: means cover 1 of 2 classes (flooded)." in page
     assert "photo: boundaries between classes are not scored." in page
     assert "both: means" not in page
     assert "Means cover 1 of 2 classes (flooded)." in write(tmp_path, metrics={"photo": eroded})
     usual = write(tmp_path, metrics={"plain": metrics("s2", 0.6)})
     assert "eans cover" not in usual
-    assert "too good" not in usual
+    assert "too optimistic" not in usual
 
 
 def test_report_has_every_part(tmp_path: Path, scenes: list[dict[str, Any]]) -> None:

@@ -116,5 +116,5 @@ def test_wrong_requests_are_explained(landscape, tmp_path):
         data_preview(landscape, tmp_path / "a.png", split="tran")
     with pytest.raises(ConfigError, match=r"\.png file, not 6 in"):
         data_preview(landscape, tmp_path / "a.jpg")
-    with pytest.raises(ConfigError, match="1 scene or more"):
+    with pytest.raises(ConfigError, match="one scene or more"):
         data_preview(landscape, tmp_path / "a.png", scenes=0)

@@ -244,7 +244,7 @@ def test_images_are_not_read_where_nothing_is_labelled():
 
 
 def test_faults_are_explained():
-    with pytest.raises(DataError, match="no scenes to learn from"):
+    with pytest.raises(DataError, match="no scenes to train on"):
         WindowSampler([], crop_size=8)
     with pytest.raises(LabelError, match=r"labels all ignored: in the scenes .*'a'.*void"):
         WindowSampler([make_scene(blank(20, 20))], crop_size=8)

@@ -159,7 +159,7 @@ def test_lost_classes_are_named():
     labels[:4, 10:14] = 2
     scenes = [make_scene(labels)]
     with pytest.warns(
-        UserWarning, match=r"label_share 0\.0001 keeps no label of b, so.*: 1 of \d+ bl"
+        UserWarning, match=r"label_share 0\.0001 keeps no label of b, which.*: 1 of \d+ bl"
     ):
         share_labels(scenes, config(label_share=0.0001), SCHEME)
     with warnings.catch_warnings():

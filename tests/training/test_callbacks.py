@@ -126,9 +126,11 @@ def test_choosing_on_the_reported_split_warns_and_is_recorded(
     tmp_path: Path, make_dataset: Make, make_config: Make
 ) -> None:
     config = make_config(make_dataset(("train", "test")), training={"validation_split": "test"})
-    with pytest.warns(UserWarning, match="chosen by their score on split 'test', the one") as seen:
+    with pytest.warns(
+        UserWarning, match="selected by their score on split 'test', the one"
+    ) as seen:
         out = train(config, tmp_path / "run")
-    assert sum("chosen by" in str(warning.message) for warning in seen) == 1
+    assert sum("selected by" in str(warning.message) for warning in seen) == 1
     assert "val_miou" in read_log(out / "log.csv")[0]
     metrics = api.load(out).evaluate(device="cpu")
     assert metrics["settings"]["selected_on"] == "test"
@@ -139,7 +141,7 @@ def test_choosing_on_a_split_that_is_learned_from_warns(
     tmp_path: Path, make_dataset: Make, make_config: Make
 ) -> None:
     config = make_config(make_dataset(), data={"train_splits": ["train", "val"]})
-    with pytest.warns(UserWarning, match="on split 'val', which is also learned from"):
+    with pytest.warns(UserWarning, match="on split 'val', which is also trained on"):
         train(config, tmp_path / "run")
 
 
@@ -198,8 +200,8 @@ def test_a_line_stays_above_the_bar(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Display() as display:
         display.stage("training")(1, 2)
-        display.say("random changes, s1: [none]")
-    assert "random changes, s1: [none]\n" in capsys.readouterr().err
+        display.say("augmentation, s1: [none]")
+    assert "augmentation, s1: [none]\n" in capsys.readouterr().err
 
 
 def test_training_says_what_is_changed(
@@ -211,9 +213,9 @@ def test_training_says_what_is_changed(
     config = make_config(make_dataset(), training={"steps": 1}, data={"augment": augment})
     train(config, tmp_path / "run")
     together, first, second = said
-    assert together == "random changes, together: vertical flips"
-    assert first.startswith("random changes, a: ")
-    assert second.startswith("random changes, b: ")
+    assert together == "augmentation, together: vertical flips"
+    assert first.startswith("augmentation, a: ")
+    assert second.startswith("augmentation, b: ")
 
 
 def test_bar_is_silent_when_told(

@@ -214,7 +214,7 @@ def test_resumed_equals_uninterrupted(
     config = settings(unlabelled, objective, training=training)
     straight = pretrain(config, tmp_path / "straight")
     press_ctrl_c_at(monkeypatch, stop_at_batch)
-    with pytest.raises(StoppedError, match=r"SIGINT after step .* of 6; go on with --resume"):
+    with pytest.raises(StoppedError, match=r"SIGINT after step .* of 6; continue with --resume"):
         pretrain(config, tmp_path / "run")
     assert not (tmp_path / "run" / "pretrain.json").exists()
     assert not list((tmp_path / "run").glob("*.safetensors"))
@@ -314,7 +314,11 @@ def test_not_finite_is_said(unlabelled: Path, tmp_path: Path) -> None:
 FAULTS: list[tuple[dict[str, Any], type[TerrafuseError], str]] = [
     ({"data": {"sampling": "balanced"}}, ConfigError, "balances classes, and labels are not read"),
     ({"data": {"modality_dropout": 0.5}}, ConfigError, "'data.modality_dropout' is 0.5, which"),
-    ({"data": {"label_share": 0.5}}, ConfigError, "'data.label_share' is 0.5, which means nothing"),
+    (
+        {"data": {"label_share": 0.5}},
+        ConfigError,
+        "'data.label_share' is 0.5, which has no meaning",
+    ),
     ({"training": {"losses": []}}, ConfigError, "unknown key in 'training' 'losses'"),
     ({"training": {"layer_decay": 0.9}}, ConfigError, "unknown key in 'training' 'layer_decay'"),
     ({"training": {"ema_decay": 0.9}}, ConfigError, "unknown key in 'training' 'ema_decay'"),
@@ -322,7 +326,7 @@ FAULTS: list[tuple[dict[str, Any], type[TerrafuseError], str]] = [
     ({"objective": {"hiden": 8}}, UnknownNameError, "'hiden'.* Did you mean 'hidden'"),
     ({"objective": {"name": "decurr"}}, UnknownNameError, "'decurr'.* Did you mean 'decur'"),
     ({"backbone": "resnet19"}, UnknownNameError, "unknown backbone 'resnet19'"),
-    ({"backbone": {"a": "resnet18"}}, ModelError, "option 'backbone' names none for modality b"),
+    ({"backbone": {"a": "resnet18"}}, ModelError, "option 'backbone' has no value for modality b"),
     ({"objective": {"common": 9}}, ModelError, "option 'common' is 9; allowed are 1 to 8"),
     ({"data": {"crop_size": 16, "train_splits": ["trian"]}}, TerrafuseError, "'trian'"),
 ]
@@ -344,7 +348,9 @@ def test_settings_without_effect_are_refused(unlabelled: Path, tmp_path: Path) -
     for option in ("neck", "out_indices", "neck_channels"):
         for objective in ("croma", "mae"):
             options = {**SMALL[objective]["backbone_options"], option: 1}
-            with pytest.raises(ConfigError, match=f"'{option}', which says how a method makes"):
+            with pytest.raises(
+                ConfigError, match=f"'{option}', which defines the levels that a method takes"
+            ):
                 pretrain(
                     settings(unlabelled, objective, backbone_options=options), tmp_path / "run"
                 )

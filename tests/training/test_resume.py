@@ -102,7 +102,9 @@ def test_resumed_equals_uninterrupted(
     at_batch(monkeypatch, stop_at_batch, press_ctrl_c)
     accumulate = config.training.accumulate
     done = stop_at_batch // accumulate + 1
-    with pytest.raises(TrainingError, match=f"SIGINT after step {done} of 8; go on with --resume"):
+    with pytest.raises(
+        TrainingError, match=f"SIGINT after step {done} of 8; continue with --resume"
+    ):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.json").exists()
     assert len(losses) == done * accumulate
@@ -258,7 +260,7 @@ def test_damaged_checkpoint_is_named(interrupted: tuple[RunConfig, Path]) -> Non
     config, out = interrupted
     content = (out / "last.ckpt").read_bytes()
     (out / "last.ckpt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(WeightsError, match=r"last.ckpt' is damaged.*Remove 'last.ckpt' to begin"):
+    with pytest.raises(WeightsError, match=r"last.ckpt' is damaged.*Remove 'last.ckpt' to start"):
         train(config, out, resume=True)
 
 
@@ -276,7 +278,7 @@ def test_folder_without_a_run_cannot_be_resumed(
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="holds no run to go on with"):
+    with pytest.raises(OutputError, match="holds no run to resume"):
         train(make_config(make_dataset()), tmp_path / "run", resume=True)
 
 

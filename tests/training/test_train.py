@@ -304,7 +304,7 @@ def test_a_real_method_trains(tmp_path: Path, manifest: Path, make_config: Make)
         (
             {"training": {"strategy": "fsdp", "head_first_steps": 2}},
             ConfigError,
-            "head_first_steps cannot be used with strategy 'fsdp': shards learn or wait",
+            "head_first_steps cannot be used with strategy 'fsdp': shards are frozen",
         ),
         ({"training": {"accelerator": "gpuu"}}, ConfigError, "training.accelerator, devices"),
         ({"method": {"name": "tinny"}}, UnknownNameError, "mean 'tiny'"),

@@ -138,7 +138,7 @@ def test_a_random_backbone_that_waits_is_doubted(
 ) -> None:
     training = {"steps": 2, "head_first_steps": 1}
     config = make_config(manifest, method=_method(None, "full"), training=training)
-    with pytest.warns(UserWarning, match="head_first_steps the rest learns from random features"):
+    with pytest.warns(UserWarning, match="head_first_steps the rest is trained on random features"):
         train(config, tmp_path / "run")
 
 
@@ -148,7 +148,8 @@ def test_a_tuning_needs_a_learning_backbone(
     training = {"steps": 1, "backbone_lr_factor": 0}
     config = make_config(manifest, method=_method(base, "lora"), training=training)
     with pytest.raises(
-        ConfigError, match="backbone_lr_factor is 0, which stops what tuning 'lora'"
+        ConfigError,
+        match="backbone_lr_factor is 0, which also stops the parameters that tuning 'lora'",
     ):
         train(config, tmp_path / "run")
 

@@ -1,20 +1,17 @@
-"""MMAdapter and MMLoRA equal the published modules, layer by layer and block by block.
+"""MMAdapter and MMLoRA equal the published modules, layer by layer.
+
+Blocks are compared where the whole network is (tests/methods/test_mfnet_reference.py).
 
 Tolerances are those of the stored tensors: their own error in float32, five times or more.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from golden_files import load_golden, part
-from terrafuse.backbones import TokenBackbone, create_backbone
-from terrafuse.methods.mfnet import convert_encoder_state_dict
-from terrafuse.tuning import apply_tuning
 from terrafuse.tuning.adapter import AdaptedMlp, AdaptedProjection, Adapter
 from terrafuse.tuning.lora import LoRALinear
 from terrafuse.weights import load_strict
@@ -82,67 +79,3 @@ def test_lora_layers(kind: str, rank: int) -> None:
     x, y = layer(torch.cat([case["in.x"], case["in.y"]])).chunk(2)
     torch.testing.assert_close(x, case["out.x"], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(y, case["out.y"], rtol=1e-4, atol=1e-5)
-
-
-def _block(name: str, which: str) -> tuple[TokenBackbone, dict[str, Tensor], dict[str, Any]]:
-    """A backbone of one block with stored weights, tuned for two modalities."""
-    stored, configs = load_golden(f"mfnet/{name}")
-    case, config = part(stored, f"{which}."), configs[which]
-    backbone = create_backbone(
-        "samvit_base_patch16", 3, neck="none", depth=1, embed_dim=config["dim"],
-        num_heads=config["heads"], window_size=config["window"],
-        global_attn_indexes=() if config["window"] else (0,),
-    )  # fmt: skip
-    assert isinstance(backbone, TokenBackbone)
-    tuning: Any = {"name": "lora", "rank": config["rank"]} if "lora" in name else "adapter"
-    apply_tuning(backbone, tuning, 2)
-    state = {f"blocks.0.{k}": v for k, v in part(case, "sd.").items()}
-    converted = part(convert_encoder_state_dict(state), "blocks.0.")
-    load_strict(backbone.blocks[0], converted, where="stored block")
-    return backbone.eval(), case, config
-
-
-def _watch(module: nn.Module) -> list[Tensor]:
-    seen: list[Tensor] = []
-    module.register_forward_hook(lambda _, inputs, output: seen.append(output))
-    return seen
-
-
-def _from_windows(windows: Tensor, grid: tuple[int, int], side: int) -> Tensor:
-    """Windows (N · down · across, side, side, D), filled up → real tokens (N, L, D)."""
-    height, width = grid
-    down, across = -(-height // side), -(-width // side)
-    x = windows.view(-1, down, across, side, side, windows.shape[-1])
-    x = x.transpose(2, 3).reshape(len(x), down * side, across * side, -1)
-    return x[:, :height, :width].flatten(1, 2)
-
-
-@pytest.mark.parametrize("which", ["win", "glob"])
-@pytest.mark.parametrize("name", ["mmadapter_block", "mmlora_block"])
-@torch.no_grad()
-def test_blocks_and_their_parts(name: str, which: str) -> None:
-    backbone, case, config = _block(name, which)
-    block: Any = backbone.blocks[0]
-    if name == "mmadapter_block":
-        attended = _watch(block.attn.proj.base)
-        inner = [_watch(adapter) for adapter in block.mlp.adapters]
-    else:
-        attended, inner = _watch(block.attn.proj), [_watch(block.mlp)]
-    grid = tuple(config["hw"])
-    tokens = torch.cat([case["in.x"], case["in.y"]]).flatten(1, 2)  # (2 · N, L, D)
-    output = backbone.run_block(0, tokens, grid).chunk(2)
-    attention = attended[0].chunk(2)
-    in_mlp = [seen[0] for seen in inner] if len(inner) == 2 else inner[0][0].chunk(2)
-    key = "mlp_adapter" if name == "mmadapter_block" else "mlp"
-    for i, letter in enumerate("xy"):
-        expected = case[f"mid.attn_{letter}"]
-        if config["window"]:
-            # The original fills maps up to whole windows, and keeps what that gives.
-            expected = _from_windows(expected, grid, config["window"])
-        else:
-            expected = expected.flatten(1, 2)
-        torch.testing.assert_close(attention[i], expected, rtol=1e-4, atol=5e-5)
-        expected = case[f"mid.{key}_{letter}"].flatten(1, 2)
-        torch.testing.assert_close(in_mlp[i], expected, rtol=1e-4, atol=5e-5)
-        expected = case[f"out.out_{letter}"].flatten(1, 2)
-        torch.testing.assert_close(output[i], expected, rtol=1e-4, atol=5e-5)

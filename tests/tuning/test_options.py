@@ -57,8 +57,8 @@ def test_ways_to_write_it(tuning: Any, expected: list[tuple[str, dict[str, Any]]
             r"'adapter\+lora' cannot have options; write a list: "
             r"\[\{name: adapter, …\}, \{name: lora, …\}\]",
         ),
-        ("lora+lora", ModelError, "tuning names one twice: lora, lora"),
-        (["adapter", {"name": "adapter"}], ModelError, "tuning names one twice"),
+        ("lora+lora", ModelError, "a tuning is named twice: lora, lora"),
+        (["adapter", {"name": "adapter"}], ModelError, "a tuning is named twice"),
         ({"name": "lora", "rank": 0}, ModelError, "rank 0 and alpha 1; .*rank of at least 1"),
         ({"name": "dora", "alpha": 0}, ModelError, "'dora' are rank 4 and alpha 0"),
         ({"name": "lora", "rank": 2.5}, ModelError, "option 'rank' of tuning 'lora' is 2.5"),
@@ -69,7 +69,11 @@ def test_ways_to_write_it(tuning: Any, expected: list[tuple[str, dict[str, Any]]
         ({"name": "lora", "targets": "q"}, ModelError, "option 'targets' of tuning 'lora' is 'q'"),
         ({"name": "adapter", "ratio": 0.01}, ModelError, r"is 0.01, .*\(16 channels\); .* 0.0625"),
         ({"name": "adapter", "ratio": -1}, ModelError, "without width"),
-        ({"name": "prompt", "num_tokens": 0}, ModelError, "'num_tokens' .* is 0; at least 1"),
+        (
+            {"name": "prompt", "num_tokens": 0},
+            ModelError,
+            "'num_tokens' .* is 0; it must be at least 1",
+        ),
         ("lora+dora", ModelError, "two low-rank tunings cannot share a layer"),
     ],
     ids=str,

@@ -289,7 +289,7 @@ def test_code_in_a_checkpoint_is_not_run(
 ) -> None:
     torch.save({"w": torch.ones(1), "x": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(
-        WeightsError, match=r"Python objects beside tensors.*Convert it to safetens"
+        WeightsError, match=r"Python objects besides tensors.*Convert it to safetens"
     ):
         read_weights(tmp_path / "evil.pth")
     assert "run" not in capsys.readouterr().out
@@ -343,7 +343,7 @@ def test_loading_is_strict() -> None:
     with pytest.raises(
         WeightsMismatchError,
         match=r"weights 'w' do not fit the model; missing: bias; unexpected: bais; other shape: "
-        r"weight is 2×2, needed 3×2\. Choose",
+        r"weight is 2×2, expected 3×2\. Choose",
     ):
         load_strict(module, bad, where="weights 'w'")
     assert module.weight.eq(1).all(), "nothing is loaded in part"

@@ -1,4 +1,4 @@
-"""Every verb as one function, composed from the rooms.
+"""Every command as one function, composed from the other subpackages.
 
 The command line and the web server call these; so can a notebook:
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from terrafuse.api.sweeps import Sweep, sweep
     from terrafuse.describe.overview import describe_model
     from terrafuse.reports.thumbnails import data_preview
-else:  # each verb with the libraries that it needs, and no others
+else:  # each command imports only the libraries that it needs
     from terrafuse.lazy import import_on_use
 
     __getattr__ = import_on_use(

@@ -1,4 +1,4 @@
-"""Verbs about data sets: describe, check, measure, split."""
+"""Commands on datasets: describe, check, measure, split."""
 
 from __future__ import annotations
 
@@ -26,15 +26,13 @@ def data_describe(
     """Write the manifest of a folder of rasters; nothing is copied.
 
     Args:
-        root: The folder.
-        out: The manifest to write.
-        layout: How the folder is organised (`terrafuse layouts`); None: told by the names in it.
-        options: Options of the layout.
-        report: Called with each line about what was recognised, taken and left aside.
+        layout: Layout of the folder (`terrafuse layouts`); None: recognised by the names in it.
+        options: Options of the layout, as text by name.
+        report: Called with each line about what was recognised, used and left out.
 
     Raises:
         OutputError: `out` exists.
-        DataError: The folder does not have this layout, or without one more than one data set.
+        DataError: The folder does not have this layout, or holds several datasets without `layout`.
     """
     from terrafuse.doctor import count_unknown_labels
     from terrafuse.layouts import describe, recognise_layout, summarise
@@ -44,8 +42,8 @@ def data_describe(
     if path.exists():
         raise OutputError(f"'{path}' exists; choose another name or remove it first")
     if layout is None and "labels" in options:
-        layout = "folder"  # no other has this option
-        say("read as folders (layout 'folder'), as the option 'labels' asks for")
+        layout = "folder"  # no other layout has this option
+        say("read as folders (layout 'folder'), as the option 'labels' implies")
     if layout is None:
         seen = recognise_layout(root)
         say(f"recognised: {seen.reason}")
@@ -68,18 +66,18 @@ def data_check(
     progress: Progress | None = None,
     report: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
-    """Find what cannot or should not be trained on, before training.
+    """Find data that cannot or should not be trained on, before training.
 
     Args:
-        manifest: The manifest.
-        quick: Only what training itself checks: files, labels, whether there is data.
-        workers: Scenes looked at at the same time; default: one per core, at most 4.
-        html: Write a page with the findings and pictures of their places.
-        progress: Called with (scenes done, scenes in total).
+        manifest: The manifest, or its path.
+        quick: Only check what training checks itself: files, labels, presence of data.
+        workers: Scenes checked at the same time; default: one per core, at most 4.
+        html: Path of a page to write, with the findings and pictures of their places.
+        progress: Called with (scenes done, total scenes).
         report: Called with each finding as soon as it is known.
 
     Raises:
-        ConfigError: Something in the manifest is wrong.
+        ConfigError: The manifest is invalid.
         OutputError: The page cannot be written.
     """
     from terrafuse.doctor import check_manifest, count_unknown_labels
@@ -94,7 +92,7 @@ def data_check(
         from terrafuse.reports import write_doctor_page  # takes a while to import
         from terrafuse.reports.thumbnails import finding_views
 
-        scenes = f"Looked at {len(dataset.entries)} scenes of '{dataset.path}'."
+        scenes = f"Checked {len(dataset.entries)} scenes of '{dataset.path}'."
         write_doctor_page(
             finding_views(dataset, findings), Path(html), summary=scenes, scheme=dataset.scheme
         )
@@ -102,7 +100,7 @@ def data_check(
 
 
 def suggested_fixes(findings: Sequence[Finding]) -> dict[str, Any]:
-    """What the findings would change in `dataset.yaml`, as nested values to merge into it.
+    """Collect the findings' fixes of `dataset.yaml`, as nested values to merge into it.
 
     Keys of scenes stand by id under "scenes". Where two findings want another value for one key,
     the first one's counts.
@@ -169,10 +167,10 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], *, over: bool) -> No
 def data_stats(
     manifest: str | Path, *, split: str | None = "train", progress: Progress | None = None
 ) -> dict[str, BandStatistics]:
-    """Statistics per modality and band over the pixels with data of a split.
+    """Measure statistics per modality and band, over a split's pixels with data.
 
     Raises:
-        SceneNotFoundError: No scenes in the split.
+        SceneNotFoundError: There are no scenes in the split.
     """
     from terrafuse.data import compute_statistics
 
@@ -189,7 +187,7 @@ def data_stats(
 def data_stats_by_split(
     manifest: str | Path, *, progress: Progress | None = None
 ) -> dict[str, dict[str, BandStatistics]]:
-    """Statistics of every split: split → modality → per band.
+    """Measure the statistics of every split: split → modality → per band.
 
     Raises:
         SceneNotFoundError: No scene is in any split.
@@ -197,7 +195,9 @@ def data_stats_by_split(
     """
     dataset = load_manifest(Path(manifest))
     if not dataset.splits:
-        raise SceneNotFoundError(f"'{manifest}' names no splits; terrafuse data split makes some")
+        raise SceneNotFoundError(
+            f"'{manifest}' has no splits; create some with terrafuse data split"
+        )
     return {split: data_stats(manifest, split=split, progress=progress) for split in dataset.splits}
 
 
@@ -212,17 +212,16 @@ def data_split(
     seeds: int = 8,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write a copy of a manifest with a new spatial split (`report_split` tells what came out).
+    """Write a copy of a manifest with a new spatial split (`report_split` describes the result).
 
     Args:
-        manifest: The manifest to split.
-        out: The manifest to write.
+        manifest: Path of the manifest to split.
         shares: Split → share of the labelled pixels.
-        block_px: Edge of the blocks that large scenes are cut into, in scene pixels.
-        buffer_px: Least distance between pixels of different splits.
-        seed: Of the draw.
-        seeds: The best balanced of so many draws.
-        progress: Called with (scenes done, scenes in total) while labels are counted.
+        block_px: Side of the blocks into which large scenes are cut, in scene pixels.
+        buffer_px: Smallest distance between pixels of different splits, in scene pixels.
+        seed: Seed of the draws.
+        seeds: Number of draws, of which the best balanced is used.
+        progress: Called with (scenes done, total scenes) while labels are counted.
 
     Raises:
         OutputError: `out` exists.

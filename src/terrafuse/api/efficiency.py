@@ -1,4 +1,4 @@
-"""How many labels a run needs: its settings trained again on shares of the labels."""
+"""Label efficiency of a run: its settings trained again on shares of the labels."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from terrafuse.sampling import LabelUnits, label_units, labelled_scenes
 from terrafuse.version import VERSION
 from terrafuse.weights import digest, read_run_info
 
-#: Parts of the labels that are looked at.
+#: Default shares of the labels.
 LABEL_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
-#: Folder of it all in a run folder.
+#: Folder of all results inside the run folder.
 FOLDER = "label_efficiency"
 _FORMAT = 1
 
@@ -42,7 +42,7 @@ class _Subject:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What is asked of every run: shares of the labels × seeds, scored on a split."""
+    """Requested points of every run: shares of the labels × seeds, scored on a split."""
 
     shares: tuple[float, ...]
     seeds: int
@@ -63,12 +63,12 @@ def label_efficiency(
     progress: bool = True,
     say: Say | None = None,
 ) -> dict[str, Any]:
-    """Scores of a run's settings against the share of the labels learned from.
+    """Score a run's settings trained on shares of the labels.
 
-    Each share is trained with each seed, which also chooses the labels: the same steps, the same
-    test area, only `data.label_share`, `data.label_seed` and `training.seed` differ. Every training
-    is a run folder in `RUN/label_efficiency/runs`; what is done is not done again, an interrupted
-    one is gone on with. After each, `results.json`, `table.md` and `curve.png` are written anew.
+    Each share is trained with each seed, which also selects the labels: steps and test area are the
+    same, only `data.label_share`, `data.label_seed` and `training.seed` differ. Every training is a
+    run folder in `RUN/label_efficiency/runs`; finished ones stay, an interrupted one is resumed.
+    `results.json`, `table.md` and `curve.png` are rewritten after each.
 
     Args:
         run: The run folder.
@@ -83,11 +83,11 @@ def label_efficiency(
         say: Called with a line about each training.
 
     Returns:
-        By name of the run: what its `results.json` holds.
+        Name of the run → content of its `results.json`.
 
     Raises:
-        ConfigError: Shares or seeds are no such thing, or the two runs cannot be compared.
-        WeightsError: Not a run folder.
+        ConfigError: Shares or seeds are not allowed, or the two runs cannot be compared.
+        WeightsError: A folder is not a run folder.
         DataError: The data cannot be trained on.
     """
     subjects = {name: _subject(path) for name, path in _names(run, against).items()}
@@ -99,7 +99,7 @@ def label_efficiency(
     for other in others:
         _check_comparable(first, other)
     results: dict[str, Any] = {}
-    # The other one first, so that the run's own files show both as soon as they can.
+    # The other run first, so that the run's own files show both as early as possible.
     for name, subject in reversed(subjects.items()):
         results = {name: _measure(name, subject, wanted, results), **results}
     return results
@@ -108,7 +108,7 @@ def label_efficiency(
 def _measure(
     name: str, subject: _Subject, wanted: _Wanted, others: dict[str, Any]
 ) -> dict[str, Any]:
-    """All points of one run; `others` stand beside them in its files."""
+    """Measure all points of one run; its files also show those of `others`."""
     manifest = open_dataset(subject.config.data)
     with Display(wanted.progress) as display:
         scenes = labelled_scenes(manifest, subject.config.data.train_splits)
@@ -173,7 +173,7 @@ def _measure_point(
 
 
 def _on_share(config: RunConfig, share: float, number: int) -> RunConfig:
-    """The settings on a share of the labels, on one device, with the seeds of a number."""
+    """Return the settings for a share of the labels, on one device, with the `number`-th seeds."""
     seeds = {"seed": config.training.seed + number, "devices": 1, "nodes": 1, "strategy": "auto"}
     labels = {"label_share": share, "label_seed": config.data.label_seed + number}
     return config.model_copy(
@@ -193,12 +193,12 @@ def _stored_metrics(folder: Path, split: str) -> dict[str, Any] | None:
 
 
 def _subject(folder: Path) -> _Subject:
-    read_run_info(folder)  # refuses what is no finished run
+    read_run_info(folder)  # refuses folders without a finished run
     return _Subject(folder, load_run_config(folder / STORED_CONFIG))
 
 
 def _names(run: str | Path, against: str | Path | None) -> dict[str, Path]:
-    """Folders by a name that tells them apart."""
+    """Return the run folders by distinct names."""
     if against is None:
         return {Path(run).resolve().name: Path(run)}
     folders = [Path(run), Path(against)]
@@ -212,7 +212,9 @@ def _names(run: str | Path, against: str | Path | None) -> dict[str, Path]:
 
 def _check_shares(shares: Sequence[float]) -> tuple[float, ...]:
     if not shares or not all(0 < share <= 1 for share in shares):
-        raise ConfigError(f"shares of the labels are {list(shares)}; give parts above 0, at most 1")
+        raise ConfigError(
+            f"shares of the labels are {list(shares)}; give values above 0, at most 1"
+        )
     return tuple(sorted(set(shares)))
 
 
@@ -223,10 +225,10 @@ def _check_seeds(seeds: int) -> int:
 
 
 def _check_comparable(first: _Subject, other: _Subject) -> None:
-    """Refuse runs that would not learn from the same labels, or not be scored alike.
+    """Refuse runs that would be trained on different labels or scored by different rules.
 
     Raises:
-        ConfigError: Names what differs.
+        ConfigError: Names the differing settings.
     """
     differing = []
     ours, theirs = first.config, other.config

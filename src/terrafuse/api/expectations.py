@@ -1,4 +1,4 @@
-"""What a run will cost on a data set, before it is started."""
+"""Expected cost of a run on a dataset, before it is started."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ from terrafuse.describe.overview import describe_model
 
 
 def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Steps, memory and time that `run.yaml` will take on this machine.
+    """Estimate the steps, memory and time of `run.yaml` on this machine.
 
-    Two steps with made-up batches of the run's crop and batch size are timed, after one that does
-    not count. Reading and validating come on top: reading happens beside the steps, in
+    Two steps on synthetic batches of the run's crop and batch size are timed, after a warm-up step.
+    Data loading and validation are not included: loading runs in parallel to the steps, in
     `data.workers` processes.
 
     Args:
-        config: The file.
-        overrides: Dotted keys → YAML values that replace those of the file.
+        overrides: Dotted keys → YAML values that replace those in the file.
 
     Returns:
-        "steps", "samples" (crops that will be drawn), "scenes" (per split), "passes" (how often the
-        pixels of the training scenes are seen, nodata and void included), "memory_bytes" (weights,
-        gradients, optimiser, activations; None where shapes alone do not tell), "seconds_per_step",
-        "seconds".
+        "steps", "samples" (crops that will be drawn), "scenes" (per split), "passes" (mean number
+        of times a pixel of the training scenes is seen, nodata and void included), "memory_bytes"
+        (weights, gradients, optimiser, activations; None if it cannot be derived from shapes),
+        "seconds_per_step", "seconds".
 
     Raises:
-        ConfigError: Something in the settings is wrong.
+        ConfigError: The settings are invalid.
         DataError: A scene cannot be opened.
         ModelError: The method cannot be built with these options.
     """

@@ -1,4 +1,4 @@
-"""The verb that makes a second modality out of photos."""
+"""Command that generates a second modality from photos."""
 
 from __future__ import annotations
 
@@ -46,12 +46,11 @@ _MANIFESTS = (".yaml", ".yml")
 
 @dataclass(frozen=True)
 class GeneratedSet:
-    """What `generate` made.
+    """Result of `generate`.
 
     Args:
         rasters: One per photo, in the order of the scenes.
-        manifest: The manifest with one modality more; None for a bare image.
-        modality: What the rasters are as a modality.
+        manifest: Manifest extended by the new modality; None for a bare image.
     """
 
     rasters: tuple[Generated, ...]
@@ -78,37 +77,38 @@ def generate(
     progress: Progress | None = None,
     report: Callable[[Generated], None] | None = None,
 ) -> GeneratedSet:
-    """Make a raster of segments or depth of every photo, and a manifest that names them.
+    """Generate a raster of segments or depth from every photo, and a manifest that names them.
 
-    An interrupted call is gone on with by the same call; what is there already is left alone.
+    The same call resumes an interrupted one; finished rasters are kept.
 
     Args:
         source: A manifest, or one image with red, green and blue.
-        kind: "sam": masks of everything by a Segment Anything model. "depth": monocular depth.
-            "superpixels": patches of similar colour, without any model.
+        kind: "sam": automatic masks of a Segment Anything model. "depth": monocular depth.
+            "superpixels": segments of similar colour, without a model.
         model: Folder, or hub id "owner/name"; not for superpixels.
-        modality: Which modality is the photo; default: the only one with red, green and blue.
-        name: Of the new modality; default: "structure", or "depth".
-        manifest: The manifest to write; default: `<stem>_<name>.yaml` beside the given one.
+        modality: Modality of the photos; default: the only one with red, green and blue.
+        name: Name of the new modality; default: "structure", or "depth".
+        manifest: Manifest to write; default: `<stem>_<name>.yaml` beside the given one.
         out: Folder of the rasters; default: `generated/<kind>` beside `source`.
-        encoding: What reading makes of the rasters; "auto": colours of segments, depth stretched
-            to 0 to 255, heights as they are; "none": their values.
-        rgb: Bands of the photo that are red, green and blue, from 1 on, where names and
-            wavelengths do not tell.
-        window: Side of what the model sees at once, in pixels.
-        overlap: Pixels that windows share.
-        workers: Processes, each with a model of its own.
-        options: Of the kind: fields of `MaskGenerator`, `DepthGenerator` or `SuperpixelGenerator`.
-        overwrite: Whether rasters and a manifest that were made otherwise are replaced.
-        progress: Called with (windows done, windows in all).
-        report: Called with each raster as soon as it is there.
+        encoding: Encoding applied on reading; "auto": colours of segments, depth stretched to 0 to
+            255, heights unchanged; "none": values unchanged.
+        rgb: Numbers of the photo's red, green and blue bands, from 1; default: by names or
+            wavelengths.
+        window: Side of the model's windows, in pixels.
+        overlap: Smallest number of pixels that neighbouring windows share.
+        workers: Number of processes, each with its own model.
+        options: Options of the kind: fields of `MaskGenerator`, `DepthGenerator` or
+            `SuperpixelGenerator`.
+        overwrite: True: replace rasters and a manifest made with other settings.
+        progress: Called with (windows done, total windows).
+        report: Called with each raster as soon as it is finished.
 
     Raises:
-        ConfigError: A setting is wrong.
-        DataError: A photo cannot be read, or is none.
-        WeightsError: The model is not there, or damaged.
-        ModelError: The model is for something else, or fails.
-        OutputError: Something is there that was made otherwise.
+        ConfigError: A setting is invalid.
+        DataError: A photo cannot be read, or a modality is not a photo.
+        WeightsError: The model does not exist, or is damaged.
+        ModelError: The model is made for another task, or fails.
+        OutputError: A raster or manifest with other settings exists.
     """
     source = plain_path(str(source))
     path = Path(source)
@@ -140,13 +140,13 @@ def generate(
 
 
 def make_generator(kind: Kind, model: str | None, options: Mapping[str, Any]) -> Generator:
-    """How windows are made.
+    """Create the generator of a kind.
 
     Raises:
-        ConfigError: An unknown kind or option; a model where there is none, or none where one is
-            needed.
-        WeightsError: The model is not there.
-        ModelError: The model is for something else.
+        ConfigError: A kind or option is unknown, a model is given for superpixels, or none is given
+            where one is needed.
+        WeightsError: The model does not exist.
+        ModelError: The model is made for another task.
     """
     if kind not in KINDS:
         raise ConfigError(unknown_name("kind", kind, KINDS))
@@ -165,8 +165,8 @@ def make_generator(kind: Kind, model: str | None, options: Mapping[str, Any]) ->
         return SuperpixelGenerator(**options)
     if model is None:
         raise ConfigError(
-            f"--kind {kind} needs --model: a folder, or 'owner/name' on the hub. Without any "
-            "weights at hand there is --kind superpixels"
+            f"--kind {kind} needs --model: a folder, or 'owner/name' on the hub. Without "
+            "weights, use --kind superpixels"
         )
     if kind == "sam":
         return MaskGenerator(find_model(model, "mask-generation"), **options)
@@ -198,12 +198,12 @@ def _check_manifest(
         return
     if target.resolve() == given.path.resolve() and not overwrite:
         raise OutputError(
-            f"'{target}' is the manifest given; another -o leaves it as it is, "
-            "--overwrite replaces it"
+            f"'{target}' is the given manifest; choose another -o to keep it, or replace it "
+            "with --overwrite"
         )
     if not overwrite and read_yaml(target) != values:
         raise OutputError(
-            f"'{target}' exists and says something else; choose another -o, or --overwrite"
+            f"'{target}' exists with other content; choose another -o, or --overwrite"
         )
 
 

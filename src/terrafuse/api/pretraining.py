@@ -1,4 +1,4 @@
-"""Verbs about learning without labels."""
+"""Commands on pre-training without labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def pretrain(
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Learn backbones from images without labels; returns the folder with their weights.
+    """Pre-train backbones on images without labels; return the folder of their weights.
 
     Args:
         config: The file, or the settings themselves.
@@ -28,10 +28,10 @@ def pretrain(
         progress: Show a progress bar, or lines where stderr is no terminal.
 
     Raises:
-        ConfigError: The settings are wrong.
-        DataError: There is nothing to learn from.
+        ConfigError: The settings are invalid.
+        DataError: There is nothing to train on.
         ModelError: The objective does not suit the backbone or the modalities.
-        OutputError: `out` holds another run or cannot be written.
+        OutputError: `out` holds another run, or cannot be written.
     """
     from terrafuse.training import pretrain as pretrain_run  # Lightning takes seconds to import
 
@@ -41,16 +41,16 @@ def pretrain(
 
 
 def pretrained_weights(folder: str | Path) -> str | dict[str, str]:
-    """What `pretrain` left in a folder, as `method.weights` takes it.
+    """Return the weights that `pretrain` saved in a folder, as a value of `method.weights`.
 
     Args:
-        folder: As `pretrain` returned it.
+        folder: Folder that `pretrain` returned.
 
     Returns:
-        The whole path of the only file, or one by modality.
+        Absolute path of the only file, or one path per modality.
 
     Raises:
-        WeightsNotFoundError: No finished pre-training.
+        WeightsNotFoundError: The folder holds no finished pre-training.
         WeightsError: Its description is damaged.
     """
     path = Path(folder).resolve() / "pretrain.json"

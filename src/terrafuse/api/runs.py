@@ -1,4 +1,4 @@
-"""Verbs about models: train, load, evaluate, predict."""
+"""Commands on models: train, load, evaluate, predict."""
 
 from __future__ import annotations
 
@@ -44,13 +44,12 @@ ANY_SPLIT = "any"
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model and where it lies.
+    """A trained model with its run folder.
 
     Args:
-        folder: The run folder.
         segmenter: The model, in evaluation mode.
-        info: What `model.json` says of it.
-        config: The settings it was trained with.
+        info: Content of `model.json`.
+        config: Settings it was trained with.
     """
 
     folder: Path
@@ -79,8 +78,8 @@ class Run:
         and stand in `prediction.json`.
 
         Args:
-            out: Folder for the products.
-            scene: "dataset.yaml#id".
+            out: Folder of the products.
+            scene: Scene of a manifest, "dataset.yaml#id".
             rasters: Modality → file or files, instead of `scene`.
             products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
             values: Pixels of the class map: "code", "index", or None for the codes of the classes
@@ -90,8 +89,8 @@ class Run:
             trust_values: Map values of another scale as they are.
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
-            device: "auto", "cpu", "cuda", "cuda:1" …
-            progress: Called with (windows done, windows in all).
+            device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+            progress: Called with (windows done, total windows).
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold.
@@ -223,14 +222,14 @@ class Run:
         return conversions or {}
 
     def _selected_on(self) -> str | None:
-        """Split whose score chose the weights; None where the last ones were kept."""
+        """Return the split whose score selected the weights; None if the last ones were kept."""
         log = self.folder / "log.csv"
         columns = log.read_text(encoding="utf-8").partition("\n")[0] if log.exists() else "val_"
         return self.config.training.validation_split if "val_" in columns else None
 
     def _open(self, scene: str | None, rasters: Rasters | None) -> Scene:
         if (scene is None) == (not rasters):
-            raise ConfigError("name what to map: either a scene (dataset.yaml#id) or rasters")
+            raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
         if scene is not None:
             path, _, scene_id = scene.rpartition("#")
             if not path or not scene_id:
@@ -362,13 +361,13 @@ def _check_same_generator(name: str, trained: str | None, found: str | None, pat
     if trained is not None and found != trained:
         raise ConfigError(
             f"modality '{name}' of '{path}' comes from generator {found or 'unknown'}; the model "
-            f"was trained on that of {trained}. Make its rasters with the same model and settings "
-            "(terrafuse generate)"
+            f"was trained on that of {trained}. Generate its rasters with the same model and "
+            "settings (terrafuse generate)"
         )
 
 
 def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
-    """Modality whose grid the scene gets: the training's, else one of the scene's pixel size."""
+    """Choose the modality whose grid the scene gets: training's, else one of scale 1."""
     if info.grid in given:
         return info.grid
     return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
@@ -380,8 +379,7 @@ def load(
     """A trained model from its run folder.
 
     Args:
-        run: The folder.
-        merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
+        merge: True: merge low-rank updates into the weights: a little faster, and equal up to
             rounding.
         overrides: Dotted keys → YAML values that replace settings of the run, such as
             "prediction.overlap".
@@ -406,7 +404,7 @@ def evaluate(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Score a trained model on a split: `Run.evaluate`, also of a run folder."""
+    """Score a trained model, or that in a run folder, on a split; see `Run.evaluate`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.evaluate(
         split=split,
@@ -427,7 +425,7 @@ def predict(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Products:
-    """Map a scene with a trained model: `Run.predict`, also of a run folder."""
+    """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.predict(out, scene=scene, rasters=rasters, device=device, progress=progress)
 
@@ -440,7 +438,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Train as `run.yaml` says; returns the run folder.
+    """Train as `run.yaml` specifies; return the run folder.
 
     Args:
         config: The file, or the settings themselves.
@@ -450,9 +448,9 @@ def train(
         progress: Show a progress bar, or lines where stderr is no terminal.
 
     Raises:
-        ConfigError: The settings are wrong.
+        ConfigError: The settings are invalid.
         DataError: The data cannot be trained on.
-        OutputError: `out` holds another run or cannot be written.
+        OutputError: `out` holds another run, or cannot be written.
     """
     from terrafuse.training import train as train_run  # Lightning takes seconds to import
 
@@ -464,11 +462,11 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     """Check `run.yaml`, its manifest and the method's options without reading pixels.
 
     Returns:
-        What would be trained: modalities, classes, scenes per split, parameters.
+        Facts about the run: method, modalities, classes, scenes per split, parameters.
 
     Raises:
-        ConfigError: Something in the settings is wrong.
-        DataError: Something in the manifest is wrong.
+        ConfigError: The settings are invalid.
+        DataError: The manifest is invalid.
         ModelError: The method cannot be built with these options.
     """
     from terrafuse.training import check_crop_size, check_settings  # seconds to import
@@ -477,7 +475,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     check_settings(settings)
     dataset = open_dataset(settings.data)
     check_crop_size(settings.data, dataset)
-    scored_classes(settings.evaluation, dataset.scheme)  # refuses what is no class
+    scored_classes(settings.evaluation, dataset.scheme)  # refuses unknown class names
     segmenter = create_segmenter(
         settings.method.name,
         list(dataset.modalities.values()),

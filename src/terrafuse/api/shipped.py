@@ -1,4 +1,4 @@
-"""The settings files that ship with the package: list them, and copy some to work from."""
+"""Settings files shipped with the package: list them, and copy some to start from."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ ConfigKind = Literal["run", "pre-training", "dataset", "methods"]
 
 @dataclass(frozen=True)
 class ShippedConfig:
-    """A settings file that ships.
+    """A shipped settings file.
 
     Args:
-        name: Its path below the folder of them, without ".yaml" ("upseg/gid5").
-        kind: For train, for pretrain, a manifest, or methods for sweep.
-        description: The first sentence of its head.
+        name: Path below the folder of settings files, without ".yaml" ("upseg/gid5").
+        kind: File for train, for pretrain, a manifest, or methods for sweep.
+        description: First sentence of its head comment.
     """
 
     name: str
@@ -32,12 +32,11 @@ class ShippedConfig:
 
 @dataclass(frozen=True)
 class CopiedConfigs:
-    """What `copy_configs` did.
+    """Result of `copy_configs`.
 
     Args:
-        written: The files.
-        kept: Files that those name and that were there already; left as they are.
-        notes: What the copies name and is not there: what to write, or which key to change.
+        kept: Files that those refer to and that existed already, unchanged.
+        notes: Files or folders that the copies refer to and that are missing, with what to do.
     """
 
     written: tuple[Path, ...]
@@ -46,7 +45,7 @@ class CopiedConfigs:
 
 
 def list_configs() -> list[ShippedConfig]:
-    """Every settings file that ships."""
+    """List all shipped settings files."""
     folder = _folder()
     return [
         ShippedConfig(name, _kind(read_yaml(path)), _first_sentence(path))
@@ -55,17 +54,17 @@ def list_configs() -> list[ShippedConfig]:
 
 
 def copy_configs(name: str, out: str | Path = "configs") -> CopiedConfigs:
-    """Copy a settings file, or all below a folder of them, with the shipped files that they name.
+    """Copy a settings file, or a folder of them, with the shipped files they refer to.
 
-    Folders are kept as they ship, so that what names another file finds it.
+    The folder structure is kept, so that references between files stay valid.
 
     Args:
-        name: As `list_configs` has it ("upseg/gid5"), or a folder ("upseg/ablation").
+        name: Name as in `list_configs` ("upseg/gid5"), or a folder ("upseg/ablation").
         out: Folder to copy into.
 
     Raises:
-        ConfigError: No such file ships.
-        OutputError: A file that was asked for exists, or a place lies outside `out`.
+        ConfigError: No shipped file has this name.
+        OutputError: A requested file exists already, or a target lies outside `out`.
     """
     folder, target = _folder(), Path(out)
     named = _named(folder)
@@ -76,7 +75,7 @@ def copy_configs(name: str, out: str | Path = "configs") -> CopiedConfigs:
     places = {path: target / path.relative_to(folder) for path in _with_named(wanted, folder)}
     for place in places.values():
         if not place.resolve().is_relative_to(target.resolve()):
-            raise OutputError(f"'{place}' leads out of '{target}'; copy into another folder")
+            raise OutputError(f"'{place}' lies outside '{target}'; copy into another folder")
     there = [places[path] for path in wanted if places[path].exists()]
     if there:
         raise OutputError(
@@ -93,7 +92,7 @@ def copy_configs(name: str, out: str | Path = "configs") -> CopiedConfigs:
 
 
 def _folder() -> Path:
-    """In the installed package; of a checkout beside `src`."""
+    """Return the folder of settings: in the installed package, or beside `src` in a checkout."""
     package = Path(str(files("terrafuse")))
     shipped = package / "configs"
     return shipped if shipped.is_dir() else package.parents[1] / "configs"
@@ -113,7 +112,7 @@ def _kind(values: dict[str, Any]) -> ConfigKind:
 
 
 def _first_sentence(path: Path) -> str:
-    """Of the comment at the top; a colon at the end of a line ends it as well: commands follow."""
+    """Read the first sentence of the head comment; a colon at a line's end ends it too."""
     sentence = ""
     for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
@@ -126,9 +125,9 @@ def _first_sentence(path: Path) -> str:
 
 
 def _with_named(wanted: list[Path], folder: Path) -> list[Path]:
-    """Files, and those of the folder that they name, directly or through others."""
+    """Add the files of the folder that the wanted ones refer to, directly or indirectly."""
     found = list(wanted)
-    for path in found:  # grows while it is walked
+    for path in found:  # grows while it is iterated over
         if path.suffix != ".yaml":
             continue
         for text in _texts(read_yaml(path)):
@@ -152,7 +151,7 @@ def _texts(values: Any) -> Iterator[str]:
 
 
 def _missing(written: list[Path], target: Path) -> Iterator[str]:
-    """What the copies name and is not there, one sentence a file."""
+    """Yield a sentence per copied file that refers to missing files or folders."""
     for path in written:
         if path.suffix != ".yaml":
             continue
@@ -160,16 +159,16 @@ def _missing(written: list[Path], target: Path) -> Iterator[str]:
         if _kind(values) == "dataset":
             root = path.parent / str(values.get("root", "."))
             if not root.is_dir():
-                yield f"{name}: root '{values['root']}' is not there; name the data set's folder"
+                yield f"{name}: root '{values['root']}' does not exist; set the dataset's folder"
                 continue
             climbing = [t for t in _texts(values["scenes"]) if t.startswith("../")]
             gone = [text for text in climbing if not (root / text).exists()]
             if gone:
-                yield f"{name}: {len(gone)} of its rasters not there: '{gone[0]}' …"
+                yield f"{name}: {len(gone)} of its rasters are missing: '{gone[0]}' …"
         elif "data" in values:
             manifest = values["data"]["manifest"]
             if not (path.parent / manifest).exists():
                 yield (
-                    f"{name}: data.manifest '{manifest}' is not there; write it (the head of the "
-                    "file may say how; terrafuse data describe), or name yours"
+                    f"{name}: data.manifest '{manifest}' does not exist; write it (the head of the "
+                    "file may say how; terrafuse data describe), or set your own"
                 )

@@ -1,4 +1,4 @@
-"""Choosing a setting per row of a sweep, by its validation score with the first seed."""
+"""Choice of a setting per row of a sweep, by validation score with the first seed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def choose_value(
     train: Callable[[SweepRun], Path],
     say: Callable[[str], None],
 ) -> Choice:
-    """Train a run per value, as far as it is not done, and take the best.
+    """Train a run per value, unless it is finished, and choose the best value.
 
-    A run that fails (a rate so high that the loss is no number) is out. Where all do, the first
-    value is taken, whose run then fails in the table.
+    A run that fails (a learning rate so high that the loss is not finite) is excluded. If all fail,
+    the first value is chosen, whose run then fails in the table.
 
     Args:
-        candidates: The values.
-        jobs: Per value, the run of the row with the first seed.
-        train: Trains a run, or finds it done.
+        candidates: Setting and its values.
+        jobs: Per value, the row's run with the first seed.
+        train: Trains a run, or finds it finished; returns its folder.
         say: Called with a line per value.
 
     Raises:
-        ConfigError: A run does not validate.
-        StoppedError: Ctrl-C or SIGTERM stopped a run; the same call goes on.
+        ConfigError: A run has no validation.
+        StoppedError: Ctrl-C or SIGTERM stopped a run; the same call resumes it.
     """
     scores: dict[str, float | None] = {}
     monitor = jobs[0].config.training.monitor
@@ -43,7 +43,7 @@ def choose_value(
         try:
             scores[value] = _best_score(train(job), monitor)
         except StoppedError as error:
-            raise StoppedError(f"{error}. The same command goes on with the sweep") from None
+            raise StoppedError(f"{error}. The same command resumes the sweep") from None
         except TerrafuseError as error:
             scores[value] = None
             say(f"{job.name} failed: {error}")

@@ -1,4 +1,4 @@
-"""What a sweep consists of: run files × methods × seeds, each run with its folder."""
+"""Plan of a sweep: run files × methods × seeds, each run with its folder."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ from terrafuse.methods import find_method
 from terrafuse.plugins import look_beside
 from terrafuse.pretraining.pretrainer import NECK_OPTIONS
 
-#: Settings of training that say on what machine it runs, which a pre-training takes over.
+#: Hardware settings of training, which pre-training takes over.
 _HARDWARE = ("accelerator", "devices", "nodes", "strategy", "precision")
 _SEED = "training.seed"
 
 
 class SweepPretraining(Settings):
-    """What a method's backbone learns before, from the images of the training splits alone."""
+    """Pre-training of a method's backbone, on the images of the training splits."""
 
     objective: NamedOptions
     data: dict[str, Any] = Field(
-        default_factory=dict, description="What differs from the run's: batch_size, augment …"
+        default_factory=dict,
+        description="Settings that differ from the run's: batch_size, augment …",
     )
     backbone: str | dict[str, str] | None = Field(None, description="Default: the method's.")
     backbone_options: dict[str, Any] | None = Field(
-        None, description="Default: the method's, without those of necks."
+        None, description="Default: the method's, without neck options."
     )
     training: PretrainTrainingConfig = Field(default_factory=PretrainTrainingConfig)
 
 
 class SweepMethod(Settings):
-    """An entry of a file of methods."""
+    """An entry of a methods file."""
 
-    method: NamedOptions = Field(description="In place of the method of each run file.")
+    method: NamedOptions = Field(description="Replaces the method of each run file.")
     modalities: Literal["each"] | tuple[str, ...] | None = Field(
         None,
-        description="In place of data.modalities; 'each': a row for each of them alone.",
+        description="Replaces data.modalities; 'each': one row for each modality alone.",
     )
     pretrain: SweepPretraining | None = Field(
-        None, description="Goes before, and gives method.weights."
+        None, description="Runs first, and sets method.weights."
     )
 
 
@@ -58,13 +59,12 @@ class SweepRun:
     """A run of a sweep.
 
     Args:
-        group: Heading of the table that it belongs to.
-        title: Its row.
-        seed: Of training, and of pre-training.
-        config: Its settings, whole.
-        folder: Its run folder.
-        pretrain: What goes before, where something does.
-        pretrain_folder: Where the pre-trained weights lie.
+        group: Heading of its table.
+        title: Title of its row.
+        seed: Seed of training and pre-training.
+        config: Complete settings of the run.
+        pretrain: Settings of its pre-training; None without one.
+        pretrain_folder: Folder of the pre-trained weights.
     """
 
     group: str
@@ -77,22 +77,21 @@ class SweepRun:
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """Name in messages."""
         return self.folder.name
 
     @property
     def row(self) -> tuple[str, str]:
-        """Table and title."""
+        """Group and title."""
         return self.group, self.title
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Values of one setting, of which each row of a sweep takes the one that validates best.
+    """Candidate values of one setting; each row of a sweep uses the one that validates best.
 
     Args:
-        key: Dotted key.
-        values: YAML values.
+        values: Values as YAML text.
     """
 
     key: str
@@ -100,10 +99,10 @@ class Candidates:
 
     @classmethod
     def parse(cls, text: str) -> Candidates:
-        """Of "key=value,value,…".
+        """Parse "key=value,value,…".
 
         Raises:
-            ConfigError: No key, or less than two different values.
+            ConfigError: There is no key, or there are fewer than two different values.
         """
         key, _, values = text.partition("=")
         found = tuple(dict.fromkeys(v.strip() for v in values.split(",") if v.strip()))
@@ -116,7 +115,7 @@ class Candidates:
 
 
 def read_methods(path: Path) -> dict[str, SweepMethod]:
-    """A file of methods: title → method.
+    """Read a methods file: title → method.
 
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named).
@@ -152,19 +151,17 @@ def plan_sweep(
     overrides: Mapping[str, str] | None = None,
     candidate: tuple[str, str] | None = None,
 ) -> list[SweepRun]:
-    """Every run of a sweep, in the order of its tables.
+    """Plan all runs of a sweep, in the order of its tables.
 
     Args:
-        configs: Run files.
-        out: Folder of the sweep.
-        methods: File of methods, each of which takes the place of the run files' own.
-        seeds: How many; they are 0, 1 …
+        methods: Methods file, each entry of which replaces the run files' own method.
+        seeds: Number of seeds, which are 0, 1 …
         overrides: Dotted keys → YAML values that replace those of every run.
-        candidate: One more such key and value, after which the folders are named too.
+        candidate: One more such key and value, which also becomes part of folder names.
 
     Raises:
-        ConfigError: Invalid settings, or two runs of one name.
-        UnknownNameError: No such method, or no such option of it.
+        ConfigError: Settings are invalid, or two runs have the same folder.
+        UnknownNameError: A method or one of its options does not exist.
     """
     overrides = dict(overrides or {})
     if seeds < 1:
@@ -195,7 +192,7 @@ def plan_sweep(
                         seeded,
                         out / f"{name}{suffix}-{seed}",
                         before,
-                        # What the labels are learnt with does not concern what goes before.
+                        # Pre-training does not depend on the candidate value of training.
                         out / f"{name}-{seed}-pretrain",
                     )
                 )
@@ -206,17 +203,17 @@ def plan_sweep(
 def _check_candidate(key: str, overrides: Mapping[str, str]) -> None:
     if not key.startswith("training.") or key == _SEED:
         raise ConfigError(
-            f"'{key}' cannot be chosen by validation; a setting of training can, other than the "
+            f"'{key}' cannot be chosen by validation; only settings of training can, except the "
             "seed (training.lr, training.weight_decay …). Compare others as rows of their own"
         )
     if key in overrides:
-        raise ConfigError(f"'{key}' is both set and to be chosen; leave one of them out")
+        raise ConfigError(f"'{key}' is both set and to be chosen; leave out one of them")
 
 
 def _rows(
     path: Path, entries: Mapping[str, SweepMethod] | None, overrides: Mapping[str, str]
 ) -> Iterator[tuple[str, RunConfig, SweepPretraining | None]]:
-    """Titles with their settings, for one run file."""
+    """Yield the titles with their settings, for one run file."""
     if entries is None:
         yield path.stem, load_run_config(path, overrides), None
         return
@@ -238,7 +235,7 @@ def _with_modalities(config: RunConfig, names: tuple[str, ...]) -> RunConfig:
 
 
 def _pretraining(title: str, run: RunConfig, before: SweepPretraining) -> PretrainConfig:
-    """Settings of a pre-training on the images of a run, of the backbone that it will start."""
+    """Return the settings that pre-train a run's backbone on the run's images."""
     options = run.method.options
     if "backbone" not in options and before.backbone is None:
         raise ConfigError(
@@ -266,8 +263,8 @@ def _check_names(jobs: Sequence[SweepRun]) -> None:
         other = seen.setdefault(job.folder, job)
         if other is not job:
             raise ConfigError(
-                f"two runs would lie in '{job.folder}': of '{other.title}' and '{job.title}'. "
-                "Run files and titles must differ by more than case, blanks and signs"
+                f"two runs would share folder '{job.folder}': '{other.title}' and '{job.title}'. "
+                "Run files and titles must differ by more than case, spaces and punctuation"
             )
 
 

@@ -1,4 +1,4 @@
-"""`sweep`: many runs one after the other, and their scores side by side."""
+"""`sweep`: many runs one after the other, with their scores side by side."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from terrafuse.version import VERSION
 from terrafuse.weights import digest
 from terrafuse.writing import written_whole
 
-#: What a finished run of a sweep scored and cost, in its run folder.
+#: File in the run folder with scores and costs of a finished run of a sweep.
 RECORD = "sweep.json"
 _COSTS = ("parameters", "trainable", "flops")
 _PIXELS = 1_000_000
@@ -35,12 +35,12 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sweep:
-    """What came of a sweep.
+    """Result of a sweep.
 
     Args:
-        out: Its folder, with `table.md`, `table.csv`, `results.json` and `scores.png`.
+        out: Folder of the sweep, with `table.md`, `table.csv`, `results.json` and `scores.png`.
         results: The content of `results.json`.
-        failures: Message by name of run.
+        failures: Messages of failed runs, by name of the run.
     """
 
     out: Path
@@ -63,16 +63,15 @@ def sweep(
 ) -> Sweep:
     """Train and score every run file, or every method on each of them, with several seeds.
 
-    Each run has its folder in `out`. What is done is not done again and an interrupted run is gone
-    on with, so the same call goes on with an interrupted sweep. A run that fails is noted, and the
-    others go on. Tables and picture are there from the first run on.
+    Each run has its folder in `out`. Finished runs are kept and an interrupted one is resumed, so
+    the same call resumes an interrupted sweep. A run that fails is noted, and the others continue.
+    Tables and figure are written from the first run on.
 
     Args:
-        configs: Run files.
-        out: Folder to make, or to go on in.
-        methods: A file of methods (title → `method`, `modalities`, `pretrain`), each of which takes
-            the place of the run files' own.
-        seeds: How many; they are 0, 1 …
+        out: Folder to create, or of a sweep to resume.
+        methods: Methods file (title → `method`, `modalities`, `pretrain`), each entry of which
+            replaces the run files' own method.
+        seeds: Number of seeds, which are 0, 1 …
         overrides: Dotted keys → YAML values that replace those of every run.
         choose: "key=value,value,…" of a setting of training: each row takes the value whose run
             with the first seed validates best; the split to score on chooses nothing.
@@ -82,10 +81,10 @@ def sweep(
         say: Called with a line per run.
 
     Raises:
-        ConfigError: Settings are wrong, or a folder holds a run with others.
-        UnknownNameError: No such method, or no such option of it.
+        ConfigError: Settings are invalid, or a folder holds a run with other settings.
+        UnknownNameError: A method or one of its options does not exist.
         OutputError: `out` cannot be written.
-        StoppedError: Ctrl-C or SIGTERM stopped a run; the same call goes on.
+        StoppedError: Ctrl-C or SIGTERM stopped a run; the same call resumes it.
     """
     out = Path(out)
     candidates = Candidates.parse(choose) if choose else None
@@ -107,15 +106,13 @@ def sweep(
 
 
 class _Sweeping:
-    """A sweep under way.
+    """A sweep in progress.
 
     Args:
-        out: Its folder.
-        plans: Per candidate every run; without candidates one plan.
-        candidates: What each row chooses from.
-        split: To score on.
-        device: To score on.
-        progress: Whether to show bars.
+        plans: All runs, per candidate value; one plan without candidates.
+        candidates: Values from which each row chooses.
+        split: Split to score on; None: `evaluation.split` of each run.
+        progress: Show progress bars if stderr is a terminal.
         say: Called with a line per run.
     """
 
@@ -141,11 +138,11 @@ class _Sweeping:
 
     @property
     def jobs(self) -> list[SweepRun]:
-        """Runs of the tables: of a row that has not chosen yet, those of the first candidate."""
+        """Runs of the tables; those of the first candidate for rows that have not chosen yet."""
         return [self._plan_of(job.row)[number] for number, job in enumerate(self.plans[0])]
 
     def run_row(self, row: tuple[str, str]) -> None:
-        """Choose where there is a choice, then train and score every seed."""
+        """Choose among the candidates, if any, then train and score every seed."""
         if self.candidates is not None:
             first = [next(job for job in plan if job.row == row) for plan in self.plans]
             self.choices[row] = choose_value(self.candidates, first, self._train, self.say)
@@ -163,22 +160,22 @@ class _Sweeping:
         head = f"[{number}/{len(self.jobs)}] {job.name}"
         self.say(f"{head} …{self.clock.left()}")
         try:
-            # What a model costs does not depend on the seed.
+            # The cost of a model does not depend on the seed.
             twins = (self.found.get(j.name) for j in self.jobs if j.row == job.row)
             twin = next((record for record in twins if record is not None), None)
             self.found[job.name] = _run(job, self.split, self.device, self.progress, twin)
             self.say(f"{head}: {_in_a_line(self.found[job.name])}")
         except StoppedError as error:
-            raise StoppedError(f"{error}. The same command goes on with the sweep") from None
-        except Exception as error:  # whatever it is, it concerns one run
+            raise StoppedError(f"{error}. The same command resumes the sweep") from None
+        except Exception as error:  # whatever it is, it concerns one run only
             self.failures[job.name] = _message(error)
             self.say(f"{head} failed: {self.failures[job.name]}")
         self.clock.tick()
         self.results = self._write()
-        gc.collect()  # of a failed run, with what its traceback held
+        gc.collect()  # free a failed run and all that its traceback held
 
     def _train(self, job: SweepRun) -> Path:
-        """A run of a candidate, trained and not scored."""
+        """Train a candidate's run without scoring it."""
         if job.pretrain is not None:
             job = _pretrained(job, self.progress)
         return train(job.config, job.folder, resume=True, progress=self.progress)
@@ -190,14 +187,12 @@ class _Sweeping:
 def _run(
     job: SweepRun, split: str | None, device: str, progress: bool, twin: Record | None
 ) -> Record:
-    """Train, score and measure one run; what is done of it already stays.
+    """Train, score and measure one run; finished parts are kept.
 
     Args:
-        job: The run.
-        split: To score on.
-        device: To score on.
-        progress: Whether to show bars.
-        twin: What was found of the same run with another seed.
+        split: Split to score on; None: `evaluation.split` of the run.
+        progress: Show progress bars if stderr is a terminal.
+        twin: Record of the same run with another seed, if there is one.
     """
     started = time.perf_counter()
     if job.pretrain is not None:
@@ -241,7 +236,7 @@ def _derive_costs(job: SweepRun) -> dict[str, int | None]:
 
 
 def _pretrained(job: SweepRun, progress: bool) -> SweepRun:
-    """The job with weights that its pre-training has made, which goes before where need be."""
+    """Return the job with its pre-trained weights; pre-train them first if needed."""
     assert job.pretrain is not None
     folder = pretrain(job.pretrain, job.pretrain_folder, resume=True, progress=progress)
     method = job.config.method.model_copy(update={"weights": pretrained_weights(folder)})
@@ -249,10 +244,10 @@ def _pretrained(job: SweepRun, progress: bool) -> SweepRun:
 
 
 def _stored(job: SweepRun, split: str | None) -> Record | None:
-    """What an earlier call found of a run that is done.
+    """Read the record of a run that an earlier call finished; None if there is none.
 
     Raises:
-        ConfigError: The folder holds a run with other settings, or with another manifest.
+        ConfigError: The folder holds a run with other settings or another manifest.
     """
     from terrafuse.training import check_startable  # Lightning takes seconds to import
 
@@ -272,8 +267,8 @@ def _stored(job: SweepRun, split: str | None) -> Record | None:
     manifest = job.config.data.manifest
     if record["manifest_sha256"] != digest(manifest):
         raise ConfigError(
-            f"the run in '{job.folder}' was made with another data.manifest than '{manifest}' is "
-            "now. Restore it, remove the run, or sweep into another folder"
+            f"data.manifest '{manifest}' differs from that of the run in '{job.folder}'. "
+            "Restore it, remove the run, or sweep into another folder"
         )
     wanted = split or job.config.evaluation.split
     return record if record["split"] == wanted else None
@@ -293,10 +288,10 @@ def _in_a_line(record: Record) -> str:
 
 
 class _Clock:
-    """Time that is left, by the mean of the runs so far.
+    """Estimate of the remaining time, from the mean of the runs so far.
 
     Args:
-        total: Runs to do.
+        total: Number of runs to do.
     """
 
     def __init__(self, total: int) -> None:
@@ -305,11 +300,11 @@ class _Clock:
         self.start = time.perf_counter()
 
     def tick(self) -> None:
-        """A run is done."""
+        """Count a finished run."""
         self.done += 1
 
     def left(self) -> str:
-        """As the end of a line; empty before the first run is done."""
+        """Format the remaining time as the end of a line; empty before the first run is done."""
         if not self.done:
             return ""
         seconds = (time.perf_counter() - self.start) / self.done * (self.total - self.done)

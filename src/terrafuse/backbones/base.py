@@ -1,4 +1,4 @@
-"""What a backbone is: levels from fine to coarse, and the parts between which methods can fuse."""
+"""Base classes of backbones: levels from fine to coarse, and the parts to fuse between."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from terrafuse.modalities import BandStatistics, places_of_equals
 
 @dataclass(frozen=True)
 class PretrainedSource:
-    """Where a backbone's weights were taken from.
+    """Origin of a backbone's weights.
 
     Args:
-        backbone: timm name.
         source: Hub repository or path.
-        licence: Licence of the weights as far as known.
+        licence: Licence of the weights, or "unknown".
     """
 
     backbone: str
@@ -32,7 +31,7 @@ class PretrainedSource:
     licence: str
 
     def to_dict(self) -> dict[str, str]:
-        """Plain values, as a run folder keeps them."""
+        """Return plain values, as stored in a run folder."""
         return asdict(self)
 
 
@@ -41,20 +40,20 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         channels: Channels per level, fine → coarse.
-        strides: Pixels of the image per pixel of the level; not whole where a transformer's patch
-            is no power of two (patch 14: 3.5, 7, 14, 28).
+        strides: Pixels of the image per pixel of the level; fractional where a transformer's patch
+            size is not a power of two (patch 14: 3.5, 7, 14, 28).
         stride: Height and width of images must be multiples of it.
-        name: As `create_backbone` takes it, where no option of the method says it; else empty.
-        pretrained: Where the weights came from; None from scratch.
-        gradient_checkpointing: Whether training keeps only what goes into each block or stage and
-            computes the rest again on the way back: less memory, about a third more time.
-        tuning: How it is adapted (`terrafuse.tuning`); empty where all of it learns.
-        num_modalities: Modalities side by side in its batches, as its tuning was told.
+        name: Name for `create_backbone` where no option of the method gives it; else empty.
+        pretrained: Origin of the weights; None if trained from scratch.
+        gradient_checkpointing: Whether training keeps only the inputs of each block or stage and
+            recomputes the rest in the backward pass: less memory, about a third more time.
+        tuning: Name of the tuning (`terrafuse.tuning`); empty for full fine-tuning.
+        num_modalities: Modalities side by side in its batches, as passed to the tuning.
         added: Names of the parameters that the tuning added.
-        band_sets: Per set of bands that its images may have, what stands for each band: a
-            wavelength in micrometres, or None. Empty where bands are told apart by their places.
-        flat_files: Whether files of `terrafuse pretrain` name its values without their stages,
-            which options lay out differently.
+        band_sets: Per set of bands that its images may have, the code of each band: a wavelength
+            in micrometres, or None. Empty where bands are distinguished by position only.
+        flat_files: Whether files of `terrafuse pretrain` name its values without the stage
+            prefix, because options change how layers are grouped into stages.
     """
 
     channels: tuple[int, ...]
@@ -71,7 +70,7 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Levels of an image.
+        """Compute the levels of an image.
 
         Args:
             image: Normalised (N, C, H, W); H and W multiples of `stride`.
@@ -84,65 +83,65 @@ class Backbone(nn.Module, ABC):
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Parameters that pretrained weights set, from the stem up, each once.
 
-        For a learning rate that falls with depth, and for freezing. What is new in every model (a
-        transformer's neck) is in no group; what a tuning adds to a block is in the block's.
+        For layer-wise learning-rate decay and for freezing. Parts that are new in every model (a
+        transformer's neck) are in no group; what a tuning adds to a block is in the block's group.
         """
 
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
-        """Learn how images were standardised; for a backbone that has a scale of its own.
+        """Set how images were standardised, for a backbone with a value scale of its own.
 
         Args:
-            statistics: Per modality; those that are not its own are left out.
+            statistics: Per modality; other models' modalities are ignored.
 
         Raises:
-            BandError: The values are of another scale than the backbone takes.
+            BandError: The values are on another scale than the backbone expects.
         """
 
     def set_pixel_sizes(self, metres: Mapping[str, float]) -> None:
-        """Learn the pixel size on the ground; for a backbone that takes it into account.
+        """Set the ground pixel size, for a backbone that takes it into account.
 
         Args:
-            metres: Per modality, of its images as they come in.
+            metres: Per modality, pixel size of its images at the backbone's input.
         """
 
     def alike_bands(self, bands: str) -> list[tuple[int, ...]]:
-        """Places of bands of a set that are told the same wavelength, group by group."""
+        """Groups of bands of a set that share a wavelength, as indices into the set."""
         return places_of_equals(self.band_sets[bands])
 
     def tells_apart(self, bands: str) -> bool:  # noqa: ARG002
-        """Whether something that learns tells bands of one wavelength apart, in a set."""
+        """Tell whether trainable offsets distinguish the bands of one wavelength in a set."""
         return False
 
     def values_of_bands(self) -> dict[str, dict[str, Sequence[int]]]:
-        """What is learnt of single bands, a row each, by the beginning of the parameters' names.
+        """Per-band parameters, a row per band, by the prefix of their names.
 
         Returns:
-            By set of bands, which is the end of the name: places of the bands in the set.
+            By set of bands (the rest of the name): indices of the bands within the set.
         """
         return {}
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, except for what is frozen.
+        """Set training mode, except for frozen parts.
 
         A part without trainable parameters stays in evaluation mode: running statistics of frozen
-        norms are frozen too, and what does not learn needs no dropout.
+        norms are frozen too, and frozen layers need no dropout.
         """
         super().train(mode)
         if mode:
-            _rest(self)
+            _eval_frozen(self)
         return self
 
     def _run(self, part: Callable[..., Any], *inputs: object) -> Any:
-        """The output of a block or stage, kept or computed again as wanted."""
+        """Output of a block or stage, checkpointed if `gradient_checkpointing` is set."""
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(part, *inputs, use_reentrant=False)
         return part(*inputs)
 
     def _check_checkpointing(self, parts: nn.Module) -> None:
-        """Refuse to run parts twice that would not come out the same.
+        """Refuse checkpointing of parts whose second run would differ.
 
         Raises:
-            ModelError: They have batch norms that learn.
+            ModelError: They have batch norms in training mode.
         """
         if not (self.gradient_checkpointing and self.training):
             return
@@ -155,14 +154,14 @@ class Backbone(nn.Module, ABC):
 
 
 class PyramidBackbone(Backbone):
-    """Stages of falling resolution, which a method may run one by one.
+    """Stages of decreasing resolution, which a method may run one by one.
 
     `x = stem(image)`, then `x = run_stage(i, x)` for each of `stages`, is `forward`.
 
     Attributes:
         stem: Image → input of the first stage.
         stages: Level → next level; all maps are channel-first.
-        ends_with_norm: Whether each stage does.
+        ends_with_norm: Whether each stage ends with a norm.
     """
 
     stem: nn.Module
@@ -179,7 +178,7 @@ class PyramidBackbone(Backbone):
         return levels
 
     def run_stage(self, index: int, x: Tensor) -> Tensor:
-        """Level → next level, kept for the way back or computed again as wanted."""
+        """Level → next level, checkpointed if `gradient_checkpointing` is set."""
         self._check_checkpointing(self.stages)
         level: Tensor = self._run(self.stages[index], x)
         return level
@@ -195,19 +194,19 @@ def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class TokenBackbone(Backbone):
-    """A plain transformer: tokens of one resolution through equal blocks, then a neck.
+    """A plain transformer: tokens of one resolution through identical blocks, then a neck.
 
     Attributes:
         patch_size: Pixels per token, in rows and columns.
         embed_dim: D.
-        num_prefix_tokens: Class and register tokens before the patches'.
+        num_prefix_tokens: Class and register tokens before the patch tokens.
         blocks: The transformer blocks; call them through `run_block`.
         out_indices: Indices of the blocks whose output is used.
         has_final_norm: Whether pretrained weights hold a norm after the last block.
-        takes_any_tokens: Whether blocks run on some of the patches' tokens as on all; not where
-            they work with the places of tokens.
-        prompts: (index of a block, samples) → tokens (samples, P, D) that the block's attention
-            sees beside the image's, and that end with the block; None: there are none.
+        takes_any_tokens: Whether blocks accept a subset of the patch tokens; False where they use
+            the positions of tokens.
+        prompts: (block index, samples) → tokens (samples, P, D) that the block's attention sees
+            beside the image's and that are dropped after the block; None: no prompts.
     """
 
     patch_size: int
@@ -220,7 +219,7 @@ class TokenBackbone(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        # Not a default of the class: that would be found before a module set later.
+        # Not a class default: that would shadow a module set later.
         self.prompts = None
 
     @property
@@ -230,13 +229,13 @@ class TokenBackbone(Backbone):
 
     @abstractmethod
     def embed(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens with positions.
+        """Embed an image as tokens with positions.
 
         Args:
             image: Normalised (N, C, H, W).
 
         Returns:
-            Tokens (N, L, D) including the prefix, and the grid (h, w) of the others.
+            Tokens (N, L, D) including the prefix, and the grid (h, w) of the patch tokens.
         """
 
     @abstractmethod
@@ -245,18 +244,18 @@ class TokenBackbone(Backbone):
 
     @abstractmethod
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The patches' tokens, normalised where the backbone has a final norm, as (N, D, h, w)."""
+        """Patch tokens, after the final norm where the backbone has one, as (N, D, h, w)."""
 
     @abstractmethod
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of `out_indices` (N, D, h, w) → levels."""
 
     def at_places(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        """The patches' tokens as they are between blocks, one per place: (N, h · w, D)."""
+        """Patch tokens between blocks, one per position: (N, h · w, D)."""
         return tokens[:, self.num_prefix_tokens :]
 
     def add_at_places(self, tokens: Tensor, added: Tensor, grid: tuple[int, int]) -> Tensor:  # noqa: ARG002
-        """Tokens (N, L, D) with something added to all of a place; added is (N, h · w, D)."""
+        """Add `added` (N, h · w, D) to all tokens of each position; tokens are (N, L, D)."""
         first = self.num_prefix_tokens
         patches = tokens[:, first:] + added
         return torch.cat([tokens[:, :first].to(patches.dtype), patches], dim=1)
@@ -266,7 +265,7 @@ class TokenBackbone(Backbone):
         return self._levels(*self.embed(image))
 
     def run_blocks(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (N, L, D), or some of them where `takes_any_tokens`, after all blocks.
+        """Run all blocks on tokens (N, L, D), or on a subset of them where `takes_any_tokens`.
 
         Normalised where the backbone has a final norm.
         """
@@ -289,27 +288,27 @@ class TokenBackbone(Backbone):
     def _beside_prompts(
         self, index: int, tokens: Tensor, block: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Tokens (N, L, D) after a block that sees the prompts of block `index` beside them."""
+        """Run a block on tokens (N, L, D) beside the prompts of block `index`."""
         if self.prompts is None:
             return block(tokens)
         prompts = self.prompts(index, len(tokens))
-        first = self.num_prefix_tokens  # prompts join the prefix, which has no place in the image
+        first = self.num_prefix_tokens  # prompts join the prefix, which has no image position
         result = block(torch.cat([tokens[:, :first], prompts, tokens[:, first:]], dim=1))
         return torch.cat([result[:, :first], result[:, first + prompts.shape[1] :]], dim=1)
 
     def _patches_as_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens (N, L, D) without their prefix as (N, D, h, w)."""
+        """Tokens (N, L, D) without the prefix, as (N, D, h, w)."""
         patches = tokens[:, self.num_prefix_tokens :]
         return patches.transpose(1, 2).reshape(-1, self.embed_dim, *grid)
 
 
-def _rest(module: nn.Module) -> None:
-    """Evaluation mode for parts whose parameters are all frozen."""
+def _eval_frozen(module: nn.Module) -> None:
+    """Set evaluation mode on parts whose parameters are all frozen."""
     own = [p.requires_grad for p in module.parameters(recurse=False)]
     learns = [p.requires_grad for p in module.parameters()]
-    # A norm of which only the offset learns (BitFit) keeps its running statistics.
+    # A norm with only a trainable offset (BitFit) keeps its running statistics.
     if learns and (not any(learns) or (isinstance(module, _BatchNorm) and not all(own))):
         module.eval()
         return
     for child in module.children():
-        _rest(child)
+        _eval_frozen(child)

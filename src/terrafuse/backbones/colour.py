@@ -1,4 +1,4 @@
-"""Any number of bands → the three that an encoder of colour images sees."""
+"""Any number of bands → the three of an RGB encoder."""
 
 from __future__ import annotations
 
@@ -9,29 +9,25 @@ from torch import Tensor, nn
 
 from terrafuse.modalities import Modality
 
-#: Bands that an encoder of colour images sees.
+#: Bands that an RGB encoder sees.
 RGB = 3
-#: What such an encoder takes every modality for.
+#: The modality that such an encoder takes every input for.
 COLOUR = Modality("colour", ("R", "G", "B"), "optical", wavelengths_um=(0.665, 0.56, 0.49))
 
-
-#: Size of the weights that a band beyond red, green and blue starts with, and the learning rate of
-#: the weights relative to that of the rest. docs/methods/mfnet.md has the measurement.
+#: Standard deviation of the initial weights of bands beyond red, green and blue, and learning rate
+#: of all mixing weights relative to the rest. docs/methods/mfnet.md has the measurement.
 OTHER_BANDS_STD = 0.3
 LR_FACTOR = 30.0
 
 
 class ToRGB(nn.Module):
-    """Any number of bands → the three that the encoder was made for.
+    """Any number of bands of one modality → the three that the encoder was made for.
 
-    One band is repeated, and three stay (both as published), in the order red, green, blue where
-    the modality tells which is which. Two, or more than three, pass through a learnt 1×1
-    convolution. It starts as: two bands and their mean; or red, green and blue (where they are not
-    known, the first three bands), to which every other band is added with small weights of its own.
-    These are drawn once and for all: weights of a pre-training and a run after it start alike.
-
-    Args:
-        modality: Whose bands come in.
+    One band is repeated and three stay (both as published), in the order red, green, blue where
+    the modality identifies them. Two, or more than three, pass through a trained 1×1 convolution.
+    It starts as: two bands and their mean; or red, green and blue (if unknown, the first three
+    bands), with every other band added by small weights of its own. These weights come from a
+    fixed seed, so that a pre-training and the run after it start alike.
     """
 
     order: Tensor
@@ -51,11 +47,11 @@ class ToRGB(nn.Module):
                 nn.init.zeros_(self.mix.bias)  # type: ignore[arg-type]  # has one
 
     def lr_factors(self) -> dict[str, float]:
-        """The few weights that choose what is seen at all learn faster than all that see it."""
+        """Train the few mixing weights faster than the encoder behind them."""
         return {"mix": LR_FACTOR} if self.is_learnt else {}
 
     def values_before(self) -> dict[str, Tensor]:
-        """The order that runs without one mean: that of the bands."""
+        """Band order implied by runs saved without one."""
         return {"order": torch.arange(RGB)} if self.is_reordered else {}
 
     def forward(self, image: Tensor) -> Tensor:
@@ -69,9 +65,9 @@ class ToRGB(nn.Module):
 
 
 def colour_bands(modalities: Sequence[Modality]) -> tuple[int, int, int]:
-    """Which of the stacked bands are red, green and blue.
+    """Find red, green and blue among the stacked bands.
 
-    Those of the first modality that knows them; where none does, the first three bands.
+    They are taken from the first modality that identifies them, else the first three bands.
     """
     before = 0
     for modality in modalities:
@@ -83,15 +79,15 @@ def colour_bands(modalities: Sequence[Modality]) -> tuple[int, int, int]:
 
 
 def start_weights(bands: int, known: Sequence[int]) -> Tensor:
-    """First weights with which any bands become the ones that an encoder knows.
+    """Return initial mixing weights from the bands of an image to those of an encoder.
 
     Args:
-        bands: C of the image, more than the encoder knows.
-        known: Per band of the encoder, its place in the image. It is taken as it is, and every
-            other band added with small weights of its own, drawn once and for all.
+        bands: C of the image, more than the encoder has.
+        known: Per band of the encoder, its index in the image. This band enters unchanged; every
+            other band is added with small weights of its own from a fixed seed.
 
     Returns:
-        (len(known), C); no column is 0 or that of another band.
+        (len(known), C); no column is 0 or equals that of another band.
     """
     generator = torch.Generator().manual_seed(0)
     weights = OTHER_BANDS_STD * torch.randn(len(known), bands, generator=generator)
@@ -100,7 +96,7 @@ def start_weights(bands: int, known: Sequence[int]) -> Tensor:
 
 
 def _start(modality: Modality) -> Tensor:
-    """First weights (3, C) of `ToRGB`."""
+    """Initial weights (3, C) of `ToRGB`."""
     bands = len(modality.bands)
     if bands < RGB:
         return torch.cat([torch.eye(bands), torch.full((RGB - bands, bands), 1 / bands)])

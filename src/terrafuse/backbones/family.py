@@ -1,6 +1,6 @@
-"""What the rest of the package needs to know of a family of backbones: one record per family.
+"""Record of a backbone family: everything the rest of the package needs to know about it.
 
-A new family is a module with its `FAMILY`, and its line in `terrafuse.backbones.registry`.
+A new family is a module with a `FAMILY`, and a line in `terrafuse.backbones.registry`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,23 @@ from terrafuse.backbones.base import Backbone
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
-#: What a backbone is shown: the modalities of each of its images, by the image's name.
+#: Inputs of a backbone: the modalities stacked in each of its images, by the image's name.
 Images = Mapping[str, Sequence[Modality]]
-#: Name of the image of a backbone that is shown one.
+#: Name of the image of a backbone that takes one.
 IMAGE = "image"
-#: Name of the set of bands of a backbone with sets that sees all bands as one image.
+#: Name of the band set of a backbone with sets that sees all bands as one image.
 ALL_BANDS = "all"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `create_backbone` was asked for.
+    """Arguments of `create_backbone`, for a family to build from.
 
     Args:
-        name: Of the backbone.
-        in_channels: Bands of the image.
-        weights: None, "timm", "hub" or a path; no file of `terrafuse pretrain`.
-        modalities: Whose bands come in, if that is known.
-        one_image: Whether all bands come in as one image.
-        options: As a user wrote them; the family checks them.
+        weights: None, "timm", "hub" or a path; never a file of `terrafuse pretrain`.
+        modalities: Modalities of the bands, in order; None if unknown.
+        one_image: Whether all bands arrive as one image.
+        options: As the user wrote them; the family checks them.
     """
 
     name: str
@@ -42,15 +40,15 @@ class Request:
     options: Mapping[str, Any]
 
     def known_modalities(self) -> Sequence[Modality]:
-        """The modalities.
+        """Return the modalities.
 
         Raises:
-            ModelError: They were not given.
+            ModelError: They are unknown.
         """
         if self.modalities is None:
             raise ModelError(
-                f"backbone '{self.name}' has to know its bands, by wavelengths or names; say which "
-                "modalities come in"
+                f"backbone '{self.name}' must know its bands, by wavelength or name; give the "
+                "modalities of the image"
             )
         return self.modalities
 
@@ -60,18 +58,18 @@ class Family:
     """A family of backbones.
 
     Args:
-        examples: Names, small → large, by the names under which `terrafuse backbones` lists them.
+        examples: Names, small → large, by the title under which `terrafuse backbones` lists them.
         kind: "pyramid" has levels of its own; "tokens" is a `TokenBackbone`, with a neck.
         backbone: The class; its keyword-only arguments are the options.
-        owns: Whether a name is one of its backbones. Raises `UnknownNameError` where it looks like
-            one, and is none.
-        create: Makes one.
+        owns: Whether a name is one of its backbones. Raises `UnknownNameError` for a name with the
+            family's prefix that does not exist.
+        create: Builds one.
         licence: Licence of the published weights by name, or "unknown".
-        hub_location: Where they are ("hf://owner/repository/file") by name; None where `weights:
-            hub` means nothing.
-        knows_bands: Whether it takes the bands of each modality as what they are, by `bands=name`;
-            others see three bands of a modality wherever one backbone serves several.
-        has_band_sets: Whether one backbone serves several sets of bands, each an image of its own.
+        hub_location: Location of the published weights ("hf://owner/repository/file") by name; None
+            where `weights: hub` is not supported.
+        knows_bands: Whether `forward` takes `bands=name` and treats a modality's bands as what they
+            are; others see three bands of a modality wherever one backbone serves several.
+        has_band_sets: Whether one backbone serves several band sets, each as an image of its own.
     """
 
     examples: Mapping[str, tuple[str, ...]]
@@ -85,7 +83,7 @@ class Family:
     has_band_sets: bool = False
 
     def images(self, modalities: Sequence[Modality], one_image: bool) -> Images:
-        """What a backbone is shown of modalities; files of `terrafuse pretrain` record it."""
+        """Images in which a backbone sees modalities; files of `terrafuse pretrain` record them."""
         if not self.has_band_sets:
             return {IMAGE: modalities}
         return {ALL_BANDS: modalities} if one_image else {m.name: [m] for m in modalities}

@@ -1,4 +1,4 @@
-"""Kernels of a pretrained first layer for the bands that an image has."""
+"""Adaptation of a pretrained first layer to the bands of an image."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _in_turn: ContextVar[bool] = ContextVar("_in_turn", default=False)
 
 @contextmanager
 def bands_in_turn() -> Iterator[None]:
-    """Kernels for colours are repeated in turn, whatever the bands are.
+    """Repeat RGB kernels cyclically over the bands, whatever these are.
 
-    Runs of earlier versions started so, and those with a frozen first layer have to again.
+    Runs of earlier versions started this way, and those with a frozen first layer must do so again.
     """
     token = _in_turn.set(True)
     try:
@@ -31,7 +31,7 @@ def bands_in_turn() -> Iterator[None]:
 
 
 def is_in_turn() -> bool:
-    """Whether `bands_in_turn` holds."""
+    """Tell whether `bands_in_turn` is active."""
     return _in_turn.get()
 
 
@@ -42,23 +42,22 @@ def fit_bands(
     *,
     in_order: bool = False,
 ) -> Tensor:
-    """Kernels (D, C, h, w) for `wanted` bands.
+    """Adapt kernels (D, C, h, w) to `wanted` bands.
 
-    Where modalities say which bands come in, kernels made for the bands of Sentinel are taken band
-    by band (`adapt_bands`). Of those for colours, red, green and blue (`colour_bands`) take their
-    own as they are, and every band beyond a small mixture of its own of the three
-    (`start_weights`): with that band at its mean, the layer gives what it gave. Of kernels for
-    others, the first C bands take them.
+    Where modalities identify the bands, kernels made for Sentinel bands are matched band by band
+    (`adapt_bands`). RGB kernels go unchanged to red, green and blue (`colour_bands`), and every
+    further band gets a small random mixture of the three (`start_weights`): with that band at its
+    mean, the layer's output is unchanged. Kernels for other bands go to the first C bands.
 
-    All else is as timm has it: repeated in turn and scaled so that equal bands give the same
-    response as before; for a single band summed.
+    Everything else follows timm: kernels are repeated cyclically and scaled so that equal bands
+    give the same response as before; for a single band they are summed.
 
     Args:
-        weight: For C bands.
-        wanted: Bands of the image.
-        modalities: Whose bands come in, one after the other.
-        in_order: The kernels belong to the first C bands as these are listed, whatever they are
-            called: of files that were trained on blue, green, red, and of those that do not say.
+        weight: Kernels for C bands.
+        wanted: Number of bands of the image.
+        modalities: Modalities stacked in the image, in order.
+        in_order: Assign the kernels to the first C bands as listed, whatever their names: for files
+            trained on blue, green, red, and for those that do not say.
     """
     known = BANDS_BY_NUMBER.get(weight.shape[1]) if weight.ndim == 4 else None
     if known is not None and modalities is not None:
@@ -80,7 +79,7 @@ def fit_bands(
 def _own_places(
     weight: Tensor, wanted: int, modalities: Sequence[Modality] | None, in_order: bool
 ) -> Sequence[int] | None:
-    """Per kernel the band it is for, or None where it is not for one band or all stay in place."""
+    """Band index of each kernel; None if kernels are not for single bands or all stay in place."""
     if is_in_turn() or weight.ndim != 4 or weight.shape[1] > wanted:
         return None
     if modalities is None and not in_order:
@@ -89,6 +88,6 @@ def _own_places(
     own: Sequence[int] = range(bands)
     if bands == RGB and modalities is not None and not in_order:
         own = colour_bands(modalities)
-        if max(own) >= wanted:  # more is known of than comes in
+        if max(own) >= wanted:  # modalities have more bands than the image
             return None
     return None if bands == wanted and list(own) == list(range(bands)) else own

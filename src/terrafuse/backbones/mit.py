@@ -4,8 +4,8 @@ Reference: Xie, Wang, Yu, Anandkumar, Alvarez, Luo: SegFormer: simple and effici
 semantic segmentation with transformers, NeurIPS 2021, arXiv 2105.15203, section 3.1. The code of
 `transformers` is under Apache-2.0; NVIDIA's weights are for non-commercial use only.
 
-Different from `transformers`: layer norms of blocks and stages have eps 1e-6, as the original has
-them, and values start as there.
+Unlike in `transformers`, layer norms of blocks and stages have eps 1e-6 and parameters are
+initialised as in the original.
 """
 
 from __future__ import annotations
@@ -29,20 +29,15 @@ from terrafuse.extras import from_extra
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename
 
-#: How names of all MiT begin.
+#: Prefix of all MiT names.
 MIT_PREFIX = "mit_"
-#: Of blocks and stages; embeddings and reductions keep torch's 1e-5.
+#: For norms of blocks and stages; embeddings and reductions keep torch's 1e-5.
 _EPS = 1e-6
 
 
 @dataclass(frozen=True)
 class MiTVariant:
-    """Sizes of a MiT.
-
-    Args:
-        channels: Per stage.
-        depths: Blocks per stage.
-    """
+    """Channels and number of blocks per stage of a MiT."""
 
     channels: tuple[int, ...]
     depths: tuple[int, ...]
@@ -61,10 +56,10 @@ VARIANTS: Mapping[str, MiTVariant] = {
 
 
 def is_mit(name: str) -> bool:
-    """Whether a name is that of a MiT.
+    """Tell whether a name is that of a MiT.
 
     Raises:
-        UnknownNameError: It looks like one, and is none.
+        UnknownNameError: It has the prefix of a MiT, but does not exist.
     """
     if not name.startswith(MIT_PREFIX):
         return False
@@ -74,7 +69,7 @@ def is_mit(name: str) -> bool:
 
 
 def hub_location(name: str) -> str:
-    """Where the published ImageNet weights of a MiT are."""
+    """Return the location of a MiT's published ImageNet weights."""
     return f"hf://nvidia/{name.replace('_', '-')}/pytorch_model.bin"
 
 
@@ -83,20 +78,19 @@ class MiT(PyramidBackbone):
 
     Args:
         name: One of `VARIANTS`.
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, by which pretrained kernels are given to them.
+        modalities: Modalities of the bands, in order; they assign pretrained kernels to bands.
         weights: None = from scratch, "hub" = NVIDIA's ImageNet weights (non-commercial), else a
             path: a file of the authors (`mit_b2.pth`), or one of `transformers`.
-        drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
-            0 at the first.
-        channels: Per stage; default: the name's, as for the following, which make small models.
+        drop_path_rate: Stochastic depth: probability of skipping a branch of the last block,
+            decreasing to 0 at the first.
+        channels: Per stage; default: by name, as for the following, which serve for small models.
         depths: Blocks per stage.
         num_heads: Heads per stage.
 
     Raises:
         UnknownNameError: No such MiT.
-        ModelError: Sizes that cannot be.
-        WeightsError: The weights are not there, or do not fit.
+        ModelError: Impossible sizes.
+        WeightsError: The weights are missing or do not fit.
     """
 
     ends_with_norm = True
@@ -132,7 +126,7 @@ class MiT(PyramidBackbone):
             num_attention_heads=list(num_heads),
             drop_path_rate=drop_path_rate,
         )
-        self.stem = nn.Identity()  # embedding belongs to the stage, at every scale
+        self.stem = nn.Identity()  # every stage has its own patch embedding
         self.stages = SegformerModel(config).stages
         _initialize(self.stages)
         if weights is not None:
@@ -165,10 +159,10 @@ def _initialize(stages: nn.Module) -> None:
 
 
 def initialize_as_segformer(module: nn.Module) -> None:
-    """First values as the original encoder has them, and CMX's fusion.
+    """Initialise parameters as the original encoder and CMX's fusion do.
 
-    Linear layers N(0, 0.02²) cut at 2, convolutions N(0, 2 / n) with n the number of values that
-    one input value reaches, biases 0. Norms stay as torch makes them.
+    Linear layers N(0, 0.02²) truncated at ±2, convolutions N(0, 2 / n) with n the fan-out per
+    group, biases 0. Norms keep torch's defaults.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
@@ -222,11 +216,11 @@ FAMILY = Family(
 )
 
 
-#: Beside the encoder in published files: classifier or decoder.
+#: Classifier or decoder beside the encoder in published files.
 _HEADS = re.compile(r"^(head|classifier|decode_head|auxiliary_head)\.")
 _PREFIXES = re.compile(r"^(segformer\.|backbone\.)?(encoder\.)?")
 
-#: Names inside a stage, the authors' → ours, in this order. "N" is the stage, counted from 0.
+#: Names inside a stage, the authors' → ours, in this order; <N> counts stages from 1 there.
 _AUTHORS = (
     (r"^patch_embed(\d)\.proj\.", r"stages.<\1>.patch_embeddings.proj."),
     (r"^patch_embed(\d)\.norm\.", r"stages.<\1>.patch_embeddings.layer_norm."),
@@ -240,7 +234,7 @@ _AUTHORS = (
     (r"\.attn\.norm\.", ".attention.sequence_reduction.layer_norm."),
     (r"\.attn\.kv\.", ".attention.kv."),
 )
-#: The same of `transformers` before version 5.
+#: Likewise for `transformers` before version 5.
 _TRANSFORMERS = (
     (r"^patch_embeddings\.(\d)\.", r"stages.\1.patch_embeddings."),
     (r"^layer_norm\.(\d)\.", r"stages.\1.layer_norm."),
@@ -258,10 +252,10 @@ _TRANSFORMERS = (
 
 
 def convert_mit_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values of a MiT under the names of `MiT`, whoever wrote them.
+    """Rename the values of a MiT checkpoint of any origin to the names of `MiT`.
 
-    A classifier or decoder beside the encoder is left out. A name that nobody gave stays as it is,
-    for `load_strict` to report.
+    A classifier or decoder beside the encoder is dropped. An unknown name is kept, for
+    `load_strict` to report.
 
     Args:
         state: Names of the authors ("block1.0.attn.q.weight"), with or without "backbone.", or of
@@ -277,7 +271,7 @@ def convert_mit_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if ".attention.kv." not in name:
             converted[name] = value
             continue
-        # One layer makes keys, then values.
+        # One layer computes keys, then values.
         for which, half in zip("kv", torch.chunk(value, 2), strict=True):
             converted[name.replace(".kv.", f".{which}_proj.")] = half
     return converted

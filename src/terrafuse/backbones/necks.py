@@ -1,4 +1,4 @@
-"""Necks of transformers: a pyramid, or one level, from maps of one resolution.
+"""Necks for transformers: a pyramid, or one level, from maps of one resolution.
 
 Reference: Li, Mao, Girshick, He: Exploring plain vision transformer backbones for object detection
 (ViTDet), ECCV 2022, arXiv 2203.16527, figure 2c.
@@ -15,25 +15,25 @@ from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
 
-#: What a transformer's out_indices become: four levels, one level, or nothing else.
+#: Output of a transformer: a pyramid of four levels, one level, or the maps unchanged.
 NeckName = Literal["pyramid", "map", "none"]
 NUM_TAPS = 4
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Maps (N, D, h, w) → levels of 4, 2, 1 and 1/2 times their resolution, or as wanted.
+    """Maps (N, D, h, w) → levels at `scales` times their resolution (default 4, 2, 1 and 1/2).
 
-    The paper makes all levels from the last map. With several maps each level takes the one of its
-    depth: fine levels the early maps, coarse levels the late ones; with one map it is the paper's.
+    The paper makes all levels from the last map. With several maps, each level takes the one at its
+    depth: fine levels the early maps, coarse levels the late ones; one map gives the paper's neck.
 
     Args:
         in_channels: D.
         out_channels: Channels of every level.
-        num_maps: Maps there are, from early to late.
+        num_maps: Number of maps, from early to late.
         scales: Resolution of the levels relative to the maps, fine → coarse.
     """
 
-    #: The paper's, for patches of 16 pixels.
+    #: As in the paper, for patches of 16 pixels.
     SCALES: ClassVar[tuple[float, ...]] = (4, 2, 1, 0.5)
 
     def __init__(
@@ -45,7 +45,7 @@ class SimpleFeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.sources = [i * num_maps // len(scales) for i in range(len(scales))]
-        self.sources[-1] = num_maps - 1  # the last map, which has seen most, is always used
+        self.sources[-1] = num_maps - 1  # the last map, the most processed, is always used
         self.levels = nn.ModuleList(
             nn.Sequential(
                 *_resample(in_channels, scale), *_project(_width(in_channels, scale), out_channels)
@@ -78,7 +78,9 @@ class ConvolutionNeck(nn.Module):
 
 
 class RawStem(nn.Sequential):
-    """Image (N, C, H, W) → a level of its own size, for what patches blur: two 3×3 convolutions.
+    """Image (N, C, H, W) → a level at full resolution, by two 3×3 convolutions.
+
+    It keeps the detail that patches blur.
 
     Args:
         in_channels: C.
@@ -97,10 +99,10 @@ class RawStem(nn.Sequential):
 
 @dataclass(frozen=True)
 class Neck:
-    """A neck and the levels it makes.
+    """A neck and the levels it produces.
 
     Args:
-        layers: Maps → levels; None where maps are the levels, or the transformer has a neck.
+        layers: Maps → levels; None where maps are the levels, or the transformer has its own neck.
         channels: Per level.
         strides: Per level, in pixels of the image.
         stride: Height and width of images must be multiples of it.
@@ -122,19 +124,17 @@ def create_neck(
     has_own: bool = False,
     scales: Sequence[float] = SimpleFeaturePyramid.SCALES,
 ) -> Neck:
-    """The neck of a transformer by its name.
+    """Create the neck of a transformer by name.
 
     Args:
-        kind: "pyramid", "map" or "none".
         embed_dim: D.
-        patch_size: Pixels per token.
-        out_indices: Blocks whose maps come in.
-        out_channels: Channels of its levels.
+        out_indices: Blocks whose maps the neck takes.
+        out_channels: Channels of every level.
         has_own: Whether the transformer itself has the convolutions of "map".
-        scales: Of a pyramid: resolution of the levels relative to the maps, each half of the last.
+        scales: For a pyramid: resolution of the levels relative to the maps, halving each time.
 
     Raises:
-        ModelError: The neck does not take so many maps.
+        ModelError: The neck does not take that many maps.
     """
     if kind == "pyramid":
         return _create_pyramid(embed_dim, patch_size, out_indices, out_channels, scales)
@@ -171,14 +171,14 @@ def _create_pyramid(
 def choose_out_indices(
     name: str, depth: int, out_indices: Sequence[int] | None, neck: NeckName
 ) -> tuple[int, ...]:
-    """Blocks whose output is used, in order.
+    """Choose the blocks whose output is used, in order.
 
     Args:
-        name: Of the backbone, for the message.
-        depth: Blocks there are.
-        out_indices: As the user gave them, negative from the end; None: four evenly spaced, the
-            last among them, and with neck "map" the last.
-        neck: What takes them.
+        name: Name of the backbone, for the message.
+        depth: Number of blocks.
+        out_indices: User's choice, negative from the end; None: four evenly spaced including the
+            last, or with neck "map" the last only.
+        neck: The neck that takes their maps.
 
     Raises:
         ModelError: A block that does not exist.

@@ -1,4 +1,4 @@
-"""Files of weights that `terrafuse pretrain` writes: what they hold, and how a backbone starts."""
+"""Weight files of `terrafuse pretrain`: their content, and loading them into a backbone."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from terrafuse.weights import (
 
 _KEY = "terrafuse_backbone"
 _B = TypeVar("_B", bound=Backbone)
-# New in every model, and not learnt from pixels alone.
+# New in every model, and not learned from pixels alone.
 _NECKS = ("pyramid.", "vit.neck.", "tap_norms.")
-# Of a transformer, whose embedding is no stem: convolutions beside it.
+# Transformers only, where the stem is not the embedding but convolutions beside it.
 _BESIDE = ("stem.",)
-# What is learnt of bands without a wavelength; files say which these are.
+# Embeddings of bands without a wavelength; files record which bands these are.
 _PSEUDO = "pseudo_bands."
 _NORM = re.compile(r"^vit\.norm\.")
 _STAGE = re.compile(r"^(stem|stages\.\d+)\.")
@@ -40,16 +40,15 @@ _BLOCK = re.compile(r"^(?:vit\.|joint\.)?blocks\.(\d+)\.")
 
 @dataclass(frozen=True)
 class OwnFile:
-    """What a file of `terrafuse pretrain` says of itself.
+    """Metadata of a file of `terrafuse pretrain`.
 
     Args:
-        path: The file.
         backbone: Name of the backbone.
-        options: Its options.
-        objective: What it learnt by.
-        bands: Per image that it was shown, modality and band of each channel.
-        pseudo_bands: Per image the places of the channels without a wavelength, for a backbone
-            that tells bands by it.
+        options: Options of the backbone.
+        objective: Name of the pre-training objective.
+        bands: Per input image, modality and band of each channel.
+        pseudo_bands: Per image the indices of channels without a wavelength, for a backbone that
+            identifies bands by wavelength.
     """
 
     path: str
@@ -72,11 +71,10 @@ def save_backbone(
 
     Args:
         path: A safetensors file.
-        backbone: What learnt.
-        name: Its name.
-        options: Its options.
-        images: What it is shown.
-        objective: What it learnt by.
+        name: Name of the backbone.
+        options: Options of the backbone.
+        images: Its input images, by name.
+        objective: Name of the pre-training objective.
 
     Raises:
         OSError: Not writable, or the disk is full.
@@ -94,15 +92,15 @@ def save_backbone(
 
 
 def is_own(weights: str | None) -> bool:
-    """Whether weights are a file of `terrafuse pretrain`, and wanted."""
+    """Tell whether weights are a file of `terrafuse pretrain` that should be loaded."""
     return read_own(weights) is not None
 
 
 def read_own(weights: str | None) -> OwnFile | None:
-    """What a file of `terrafuse pretrain` says of itself; None for all other weights.
+    """Read the metadata of a file of `terrafuse pretrain`; None for all other weights.
 
     Raises:
-        WeightsError: It says something else than this version understands.
+        WeightsError: This version does not understand the metadata.
     """
     if weights in (None, TIMM_WEIGHTS, HUB_WEIGHTS) or not pretrained_wanted():
         return None
@@ -130,15 +128,15 @@ def read_own(weights: str | None) -> OwnFile | None:
 
 
 def refuse_own(weights: str | None, method: str, instead: str) -> None:
-    """Refuse a file of `terrafuse pretrain` where there is none for a method.
+    """Refuse a file of `terrafuse pretrain` for a method that cannot use one.
 
     Args:
-        weights: Its option.
-        method: Its name.
-        instead: What it starts from.
+        weights: The method's option `weights`.
+        method: Name of the method.
+        instead: Weights the method does start from.
 
     Raises:
-        WeightsMismatchError: Names both.
+        WeightsMismatchError: Names the file's backbone and the method.
     """
     own = read_own(weights)
     if own is not None:
@@ -152,16 +150,16 @@ def refuse_own(weights: str | None, method: str, instead: str) -> None:
 def create_with(
     name: str, weights: str | None, images: Images | int, create: Callable[[str | None], _B]
 ) -> _B:
-    """A backbone that starts from weights of any kind.
+    """Create a backbone and load weights of any kind.
 
     Args:
-        name: Of the backbone.
-        weights: As of `create_backbone`.
-        images: What it is shown, or the number of bands where that is all that is known.
-        create: Makes it, with the weights that are not of `terrafuse pretrain`.
+        name: Name of the backbone.
+        weights: As in `create_backbone`.
+        images: Its input images, or the number of bands where nothing else is known.
+        create: Builds it, given weights that are not a file of `terrafuse pretrain`.
 
     Raises:
-        WeightsMismatchError: The file is of another backbone, or of other bands.
+        WeightsMismatchError: The file is for another backbone, or for other bands.
     """
     own = read_own(weights)
     backbone = create(None if own else weights)
@@ -177,7 +175,7 @@ def _load(backbone: Backbone, name: str, own: OwnFile, images: Images | int) -> 
             f"{where} were made by terrafuse pretrain for backbone '{own.backbone}'. Choose that "
             f"backbone, or pre-train '{name}'"
         )
-    if not backbone.band_sets:  # else bands are told by their wavelengths
+    if not backbone.band_sets:  # else bands are identified by their wavelengths
         _check_bands(own, images, where)
     state = _fit_values_of_bands(read_weights(own.path), backbone, own, images)
     names = {in_file: name for name, in_file in _names_in_file(backbone).items()}
@@ -218,10 +216,10 @@ def _check_bands(own: OwnFile, images: Images | int, where: str) -> None:
 def _fit_values_of_bands(
     state: Mapping[str, Tensor], backbone: Backbone, own: OwnFile, images: Images | int
 ) -> dict[str, Tensor]:
-    """Values with what was learnt of single bands, for those that the file knows.
+    """Replace per-band values by the learned ones, for bands that the file knows.
 
-    That is, of a DOFA, the embedding of a band without a wavelength, and the offset of one that
-    shares it.
+    For DOFA these are the embedding of a band without a wavelength, and the offset of one that
+    shares its wavelength.
     """
     ours = {} if isinstance(images, int) else images
     every = {name: range(len(channels)) for name, channels in own.bands.items()}
@@ -240,7 +238,7 @@ def _fit_values_of_bands(
 def _learnt_of_bands(
     state: Mapping[str, Tensor], own: OwnFile, kind: str, places: Mapping[str, Sequence[int]]
 ) -> dict[tuple[str, str], Tensor]:
-    """Rows of a file's values of one kind, by modality and band."""
+    """Rows of one kind of per-band values in a file, by modality and band."""
     learnt: dict[tuple[str, str], Tensor] = {}
     for image, channels in own.bands.items():
         rows = state.get(f"{kind}{image}")
@@ -252,15 +250,15 @@ def _learnt_of_bands(
 def _take_known(
     rows: Tensor, channels: Sequence[tuple[str, str]], learnt: Mapping[tuple[str, str], Tensor]
 ) -> None:
-    """Rows of those channels that a file knows, from it."""
+    """Overwrite the rows of channels that a file knows with its values."""
     for row, channel in enumerate(channels):
         rows[row] = learnt.get(channel, rows[row])
 
 
 def _names_in_file(backbone: Backbone) -> dict[str, str]:
-    """Names of the values that files hold → their names there.
+    """Names of the values stored in files → their names in the file.
 
-    Which layers of a pyramid of timm are one stage, its options say; their own names are the same.
+    How a timm pyramid groups layers into stages depends on options; the layers' own names do not.
     """
     names = [name for name in backbone.state_dict() if not name.startswith(_necks(backbone))]
     if not backbone.flat_files:
@@ -273,7 +271,7 @@ def _necks(backbone: Backbone) -> tuple[str, ...]:
 
 
 def _is_beyond(key: str, known: Mapping[str, str], backbone: Backbone) -> bool:
-    """Whether a value is of what comes after the last level, or of a final norm not in use."""
+    """Tell whether a value belongs to layers after the last level, or to an unused final norm."""
     if backbone.flat_files:
         return not any(name.startswith(f"{key.partition('.')[0]}.") for name in known)
     found = _BLOCK.match(key)
@@ -291,5 +289,5 @@ def _listed(own: OwnFile) -> str:
 
 
 def _options(own: OwnFile) -> str:
-    """For the message of a misfit: with which options the file was made."""
+    """Options that the file was made with, for the message of a mismatch."""
     return f" (made with backbone_options {json.dumps(own.options)})" if own.options else ""

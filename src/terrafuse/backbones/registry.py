@@ -18,7 +18,7 @@ from terrafuse.errors import UnknownNameError, WeightsNotFoundError
 from terrafuse.modalities import Modality
 from terrafuse.plugins import is_outside, list_plugins
 
-#: Every family, in the order in which they are listed. What no other owns, the first does.
+#: Every family, in listing order. A name that no other family owns belongs to the first.
 FAMILIES: tuple[Family, ...] = (
     pyramid.FAMILY,
     mit.FAMILY,
@@ -36,10 +36,9 @@ class BackboneSummary:
     """A row of `terrafuse backbones`.
 
     Args:
-        family: Name of the family.
         kind: "pyramid" has levels of its own; "tokens" gets them from a neck.
         examples: Names, small → large.
-        licence: Of the pretrained weights for the examples.
+        licence: Licences of the examples' pretrained weights.
     """
 
     family: str
@@ -49,7 +48,7 @@ class BackboneSummary:
 
 
 def find_family(name: str) -> Family:
-    """The family of a backbone.
+    """Find the family of a backbone.
 
     Raises:
         UnknownNameError: There is no such backbone.
@@ -79,7 +78,7 @@ def create_backbone(
     one_image: bool = True,
     **options: Any,
 ) -> Backbone:
-    """A backbone by its name.
+    """Create a backbone by name.
 
     Args:
         name: Any pyramid or plain vision transformer of timm ("resnet18", "vit_tiny_patch16_224"),
@@ -87,21 +86,21 @@ def create_backbone(
             sensor of CROMA ("croma_base_optical", "croma_base_sar"); one of an installed plug-in,
             or `module:Name`.
         in_channels: Bands of the image.
-        weights: None = from scratch; "timm" = timm's pretrained weights, fetched once; "hub" =
-            DOFA's, MiT's; else the path of a checkpoint ("hf://owner/repository/file" fetches it),
-            which may be a file of `terrafuse pretrain`.
-        modalities: Whose bands come in, in this order. DOFA needs them; of pretrained kernels,
-            each band takes its own (`fit_bands`).
-        one_image: Of DOFA: whether all bands come in as one image (a set of bands named "all"), or
-            each modality as an image of its own (a set by its name).
+        weights: None = from scratch; "timm" = timm's pretrained weights, downloaded once; "hub" =
+            the published weights of DOFA, MiT, CROMA, Galileo; else the path of a checkpoint
+            ("hf://owner/repository/file" downloads it), also of a file of `terrafuse pretrain`.
+        modalities: Modalities of the bands, in order. DOFA needs them; elsewhere they assign
+            pretrained kernels to bands (`fit_bands`).
+        one_image: For DOFA: whether all bands arrive as one image (a band set named "all"), or
+            each modality as an image of its own (a band set by its name).
         options: `strides` of a pyramid; `out_indices`, `neck`, `neck_channels`, `final_norm` of a
-            transformer, `rel_pos` of SAM's; further ones go to timm (`drop_path_rate` …). DOFA's
-            are the arguments of `DOFA`, MiT's those of `MiT`, CROMA's of `CROMASensor`.
+            transformer, `rel_pos` of SAM's; others go to timm (`drop_path_rate` …). DOFA takes the
+            arguments of `DOFA`, MiT those of `MiT`, CROMA those of `CROMASensor`.
 
     Raises:
         UnknownNameError: No such backbone, or no such option.
-        ModelError: It cannot be built this way.
-        WeightsError: The weights are not there, or do not fit.
+        ModelError: It cannot be built with these options.
+        WeightsError: The weights are missing or do not fit.
     """
     family = find_family(name)
     return create_with(
@@ -123,19 +122,19 @@ def create_croma(
     features: Literal["joint", "concat"] = "joint",
     options: Mapping[str, Any] | None = None,
 ) -> CROMA:
-    """Both sensors of a CROMA and the joint transformer.
+    """Create a CROMA with both sensors and the joint transformer.
 
     Args:
         name: "croma_base" or "croma_large".
-        sar: Modalities whose bands the radar transformer sees, stacked.
-        optical: Modalities whose bands the optical transformer sees, stacked.
-        weights: As of `create_backbone`.
+        sar: Modalities whose stacked bands the radar transformer sees.
+        optical: Modalities whose stacked bands the optical transformer sees.
+        weights: As in `create_backbone`.
         features: See `CROMA`.
         options: Keyword arguments of `CROMA`.
 
     Raises:
         UnknownNameError: No such option.
-        WeightsError: The weights are not there, or do not fit.
+        WeightsError: The weights are missing or do not fit.
     """
     checked = check_options("backbone", name, CROMA, options or {})
     return create_with(
@@ -147,27 +146,27 @@ def create_croma(
 
 
 def images_of(name: str, modalities: Sequence[Modality], one_image: bool) -> Images:
-    """What a backbone is shown of modalities, as files of `terrafuse pretrain` record it."""
+    """Images in which a backbone sees modalities, as recorded in files of `terrafuse pretrain`."""
     return find_family(name).images(modalities, one_image)
 
 
 def has_band_sets(name: str) -> bool:
-    """Whether one backbone serves several sets of bands, each an image of its own."""
+    """Tell whether one backbone serves several band sets, each as an image of its own."""
     return find_family(name).has_band_sets
 
 
 def has_option(name: str, option: str) -> bool:
-    """Whether a backbone takes an option of `backbone_options`, other than timm's."""
+    """Tell whether a backbone takes an option in `backbone_options`, not counting timm's."""
     return option in option_names(find_family(name).backbone)
 
 
 def knows_modalities(name: str) -> bool:
-    """Whether a backbone takes the bands of each modality as what they are, by `bands=name`."""
+    """Tell whether a backbone takes `bands=name` and treats each modality's bands as they are."""
     return find_family(name).knows_bands
 
 
 def is_token_backbone(name: str) -> bool:
-    """Whether a name is that of a plain transformer (`TokenBackbone`).
+    """Tell whether a name is that of a plain transformer (`TokenBackbone`).
 
     Raises:
         UnknownNameError: There is no such model.
@@ -176,7 +175,7 @@ def is_token_backbone(name: str) -> bool:
 
 
 def has_stages(name: str) -> bool:
-    """Whether a name is that of a `PyramidBackbone`, which methods may run stage by stage.
+    """Tell whether a name is that of a `PyramidBackbone`, which methods may run stage by stage.
 
     Raises:
         UnknownNameError: There is no such model.
@@ -185,12 +184,12 @@ def has_stages(name: str) -> bool:
 
 
 def has_hub_weights(name: str) -> bool:
-    """Whether `weights: hub` means something for a backbone."""
+    """Tell whether a backbone supports `weights: hub`."""
     return find_family(name).hub_location is not None
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a backbone are ("hf://owner/repository/file").
+    """Return the location of a backbone's published weights ("hf://owner/repository/file").
 
     Raises:
         WeightsNotFoundError: None are published.
@@ -198,14 +197,14 @@ def hub_location(name: str) -> str:
     locate = find_family(name).hub_location
     if locate is None:
         raise WeightsNotFoundError(
-            f"no published weights are known for backbone '{name}' beside timm's; choose weights "
+            f"no published weights are known for backbone '{name}' besides timm's; choose weights "
             "'timm', or give the path of a checkpoint"
         )
     return locate(name)
 
 
 def list_backbones() -> list[BackboneSummary]:
-    """Families that are known to work; any timm name of a similar model does too."""
+    """List the families known to work; any timm name of a similar model works too."""
     return [
         BackboneSummary(
             family=title,

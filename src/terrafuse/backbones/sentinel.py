@@ -1,7 +1,7 @@
-"""Weights made for the bands of Sentinel-1 and Sentinel-2, used for the bands that an image has.
+"""Adaptation of weights made for the bands of Sentinel-1 and Sentinel-2 to other bands.
 
-Where a first layer knows its bands, each band of an image takes the kernels of its own kind: by
-name ("B8A", "nir", "VV") or by the nearest wavelength.
+Where the bands of a first layer are known, each band of an image takes the kernels of its match:
+by name ("B8A", "nir", "VV") or by the nearest wavelength.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from terrafuse.backbones.colour import OTHER_BANDS_STD
 from terrafuse.backbones.wavelengths import SENSORS
 from terrafuse.modalities import Modality
 
-#: Bands of Sentinel-2 in the order of its files: level 1C, and without the cirrus band.
+#: Bands of Sentinel-2 in file order: level 1C, and level 2A without the cirrus band.
 SENTINEL2_L1C = tuple(SENSORS["Sentinel-2"])
 SENTINEL2_L2A = tuple(band for band in SENTINEL2_L1C if band != "B10")
 SENTINEL1 = ("VV", "VH")
-#: Bands of a first layer, by their number.
+#: Bands of a first layer, by their count.
 BANDS_BY_NUMBER: Mapping[int, tuple[str, ...]] = {
     len(bands): bands for bands in (SENTINEL2_L1C, SENTINEL2_L2A, SENTINEL1)
 }
@@ -30,25 +30,25 @@ _COLOURS = {
     "B": "B2", "BLUE": "B2", "G": "B3", "GREEN": "B3", "R": "B4", "RED": "B4", "N": "B8",
     "NIR": "B8",
 }  # fmt: skip
-#: Whole names whose single words would mislead: "red_edge_1" is not red.
+#: Whole names of which a single word would mislead: "red_edge_1" is not red.
 _WHOLE = {
     "COASTAL": "B1", "COASTALAEROSOL": "B1", "REDEDGE1": "B5", "REDEDGE2": "B6", "REDEDGE3": "B7",
     "RE1": "B5", "RE2": "B6", "RE3": "B7", "NIRNARROW": "B8A", "NARROWNIR": "B8A", "NIR2": "B8A",
     "WATERVAPOR": "B9", "WATERVAPOUR": "B9", "CIRRUS": "B10", "SWIR1": "B11", "SWIR2": "B12",
 }  # fmt: skip
-#: Farther from any known band than this, in micrometres, a band is none of them.
+#: Largest distance to a matching band, in micrometres.
 _WITHIN_UM = 0.1
 
 
 def match_bands(modalities: Sequence[Modality], known: Sequence[str]) -> list[int | None]:
-    """For each band of the modalities, its place among known bands.
+    """Match each band of the modalities, stacked in order, to the bands of a first layer.
 
     Args:
-        modalities: Whose bands come in, one after the other.
-        known: Bands that a first layer was made for.
+        modalities: Modalities stacked in the image, in order.
+        known: Bands that the first layer was made for.
 
     Returns:
-        Indices into `known`; None for a band that is none of these.
+        Indices into `known`; None for a band without a match.
     """
     found: list[int | None] = []
     for modality in modalities:
@@ -61,17 +61,17 @@ def match_bands(modalities: Sequence[Modality], known: Sequence[str]) -> list[in
 def adapt_bands(
     kernels: Tensor, places: Sequence[int | None], *, tell_apart: bool = True
 ) -> Tensor:
-    """Kernels of a first layer for other bands.
+    """Adapt the kernels of a first layer to other bands.
 
-    Each band takes the kernels at its place, an unknown one the mean of all; times the ratio of
-    the numbers of bands, so that responses keep their size. Bands at one place (two dates of a
-    band, several unknown ones) differ by small mixtures of all kernels, which cancel where these
-    bands are equal.
+    Each band takes the kernels at its index, an unknown one the mean of all; all are scaled by the
+    ratio of the band counts, so that responses keep their magnitude. Bands at one index (two dates
+    of a band, several unknown ones) differ by small mixtures of all kernels, which cancel where
+    these bands are equal.
 
     Args:
         kernels: (D, C, h, w) for C known bands.
-        places: Per band of the image, its place among them, or None.
-        tell_apart: Whether bands at one place differ.
+        places: Per band of the image, its index among them, or None.
+        tell_apart: Whether bands at one index differ.
 
     Returns:
         (D, len(places), h, w).
@@ -96,16 +96,16 @@ def _differences(places: Sequence[int | None], kernels: Tensor) -> Tensor:
 
 
 def scale_two_sigma(image: Tensor) -> Tensor:
-    """Standardised values (x − mean) / std to [0, 1]: two deviations below the mean are 0.
+    """Map standardised values (x − mean) / std from ±2 to [0, 1], clipped.
 
-    How CROMA and DeCUR saw their images in pre-training, there with the statistics of a batch or of
-    their data.
+    CROMA and DeCUR scaled images this way in pre-training, with statistics of the batch or of their
+    data set.
     """
     return ((image + 2) / 4).clamp(0, 1)
 
 
 def place_of(band: str, um: float | None, known: Sequence[str]) -> int | None:
-    """Place of a band among known ones, by its name, else by its wavelength in micrometres."""
+    """Index of a band among known ones, by its name, else by its wavelength in micrometres."""
     whole = _WHOLE.get(re.sub(r"[^A-Z0-9]", "", band.upper()))
     if whole is not None:
         return known.index(whole) if whole in known else None

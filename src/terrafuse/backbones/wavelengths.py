@@ -1,9 +1,9 @@
-"""Wavelengths of bands, as DOFA wants to be told them.
+"""Wavelengths of bands, in the form that DOFA expects.
 
-DOFA makes the kernels of a band from its wavelength, by a code so sharp that 5 nm make another one;
-it has met few values. `snap_wavelength` therefore gives the value that pre-training had for such a
-band. Values of pre-training are those that its authors publish; the choice of neighbours (within
-30 nm) is ours.
+DOFA generates the kernels of a band from its wavelength, by a code so sharp that 5 nm change it;
+pre-training covered few values. `snap_wavelength` therefore returns the value that pre-training
+used for such a band. These values are the authors' published ones; the choice of neighbours
+(within 30 nm) is ours.
 
 Reference: Xiong et al., "Neural plasticity-inspired foundation model for observing the Earth
 crossing modalities" (DOFA), 2024, arXiv 2403.15356.
@@ -18,23 +18,23 @@ from typing import Literal
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
-#: "snap": the value of pre-training for such a band; "exact": the value as it is.
+#: "snap": the value used in pre-training for such a band; "exact": the value unchanged.
 WavelengthPolicy = Literal["snap", "exact"]
 
-#: What stands for radar, by version of DOFA: no wavelength (C band has 55 500 µm). Version 1 was
-#: trained with a placeholder, version 2 with the carrier in GHz, as its authors say.
+#: Placeholder for radar, by version of DOFA; not a wavelength (C band has 55 500 µm). Version 1 was
+#: trained with an arbitrary value, version 2 with the carrier frequency in GHz (per the authors).
 SAR_UM: Mapping[int, float] = {1: 3.75, 2: 5.405}
-#: Where a learnt band (`None`) starts: red, so that a surface model begins as a grey image.
+#: Start of a learned band (`None`): red, so that a surface model begins as a grey image.
 START_UM = 0.665
 #: Multispectral values of pre-training (Sentinel-2, Gaofen-2, NAIP).
 SEEN_UM = (0.49, 0.56, 0.665, 0.705, 0.74, 0.783, 0.83, 0.842, 1.61, 2.19)
-#: The nearest of `SEEN_UM` is taken up to here.
+#: Largest distance to the nearest of `SEEN_UM`, in micrometres.
 SNAP_UM = 0.030
 
 _GAOFEN = {"B": (0.485, 0.49), "G": (0.555, 0.56), "R": (0.660, 0.665), "NIR": (0.830, 0.83)}
-#: Sensor → band → centre of the band and what DOFA is to be told, in micrometres. None: depends on
-#: the camera, and not said with the data. Radar is as in version 1. 0.445, 0.864 and 0.944 are
-#: EnMAP's of pre-training; 1.375 lies in a gap of it.
+#: Sensor → band → centre of the band and the value for DOFA, in micrometres. None: depends on the
+#: camera, and the data do not say. Radar is as in version 1. 0.445, 0.864 and 0.944 are EnMAP
+#: values of pre-training; 1.375 lies in a gap of it.
 SENSORS: Mapping[str, Mapping[str, tuple[float | None, float]]] = {
     "GF-1 PMS": _GAOFEN,
     "GF-2 PMS": _GAOFEN,
@@ -60,22 +60,22 @@ _KNOWN = {
     for value in (centre, used)
     if value is not None
 }
-# Half a nanometre: as near as two ways to write one number are.
+# Half a nanometre: covers two ways of rounding the same number.
 _SAME_UM = 0.0005
 # Beyond thermal infrared: a wavelength given in nanometres, or a radar's.
 _LARGEST_UM = 20.0
 
 
 def snap_wavelength(um: float, policy: WavelengthPolicy = "snap") -> float:
-    """The wavelength to tell DOFA for a band.
+    """Map the wavelength of a band to the one given to DOFA.
 
     Args:
         um: Centre of the band, in micrometres.
-        policy: "snap" gives what `SENSORS` says for this centre, else the nearest of `SEEN_UM` up
-            to 30 nm away, else `um`. "exact" gives `um`.
+        policy: "snap" gives the value in `SENSORS` for this centre, else the nearest of `SEEN_UM`
+            up to 30 nm away, else `um`. "exact" gives `um`.
 
     Raises:
-        ModelError: No wavelength in micrometres.
+        ModelError: Not a wavelength in micrometres.
     """
     if not isfinite(um) or not 0 < um <= _LARGEST_UM:
         raise ModelError(
@@ -95,16 +95,15 @@ def snap_wavelength(um: float, policy: WavelengthPolicy = "snap") -> float:
 def band_codes(
     modality: Modality, version: int = 1, policy: WavelengthPolicy = "snap"
 ) -> tuple[float | None, ...]:
-    """What DOFA is told of each band of a modality.
+    """Return DOFA's code for each band of a modality, from its kind and wavelengths.
 
     Args:
-        modality: Its kind and wavelengths decide.
-        version: Of DOFA.
+        version: 1 or 2, of DOFA.
         policy: As in `snap_wavelength`.
 
     Returns:
-        Per band a wavelength in micrometres (radar: the placeholder of the version), or None for a
-        band that has none (surface models and the like), whose embedding is learnt.
+        Per band a wavelength in micrometres (radar: the version's placeholder), or None for a
+        band that has none (surface models and the like), whose embedding is learned.
 
     Raises:
         ModelError: An optical modality without wavelengths.

@@ -1,4 +1,4 @@
-"""The verbs on the command line. Nothing imports this room."""
+"""Command-line interface; no other subpackage imports it."""
 
 from terrafuse.cli.app import main
 

@@ -1,6 +1,6 @@
-"""The command line: `terrafuse VERB`. Each verb is one function of `terrafuse.api`.
+"""Command line: `terrafuse COMMAND`. Each command is one function of `terrafuse.api`.
 
-Heavy libraries are imported inside the verbs, so that `--help` answers at once.
+Heavy libraries are imported inside the commands, so that `--help` responds at once.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for data, runs, map and report.")] = Path(
         "demo"
     ),
-    seed: Annotated[int, typer.Option(help="Of landscape and training.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of landscape and training.")] = 0,
 ) -> None:
-    """Make a synthetic landscape, train on it, map a scene and write report.html."""
+    """Create a synthetic landscape, train on it, map a scene and write report.html."""
     from terrafuse.demo import run_demo
 
     report = run_demo(out, seed=seed, say=_say)
@@ -152,10 +152,10 @@ def describe(
 @app.command()
 def schema(
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Of pretrain.yaml instead of run.yaml.")
+        bool, typer.Option("--pretrain", help="Schema of pretrain.yaml instead of run.yaml.")
     ] = False,
 ) -> None:
-    """Print the JSON Schema of run.yaml, for editors."""
+    """Print the JSON Schema of run.yaml, for validation in editors."""
     from terrafuse.config import RunConfig
     from terrafuse.config.pretrain import PretrainConfig
 
@@ -166,13 +166,11 @@ def schema(
 @app.command()
 def train(
     config: RunFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to create.")],
     settings: Setting = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = (
-        False
-    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = (False),
 ) -> None:
-    """Train as run.yaml says."""
+    """Train a model as run.yaml specifies."""
     from terrafuse import api
 
     folder = api.train(config, out, overrides=pairs(settings), resume=resume)
@@ -185,18 +183,20 @@ app.command()(evaluate)
 @app.command()
 def predict(
     run: RunFolder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the map.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the map.")],
     scene: Annotated[
         str | None, typer.Option(help="A scene of a manifest.", metavar="dataset.yaml#id")
     ] = None,
     raster: Annotated[
         list[str] | None,
-        typer.Option("--raster", "-r", help="Repeat per file.", metavar="MODALITY=FILE"),
+        typer.Option(
+            "--raster", "-r", help="A raster of a modality; repeatable.", metavar="MODALITY=FILE"
+        ),
     ] = None,
     products: Annotated[
         str,
         typer.Option(
-            help="What to write, such as class_map,entropy,margin.", metavar="NAME,NAME,…"
+            help="Products to write, such as class_map,entropy,margin.", metavar="NAME,NAME,…"
         ),
     ] = "class_map,confidence",
     values: Annotated[
@@ -311,8 +311,8 @@ def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
 
 
 def main() -> None:
-    """Entry point: errors a user can cause become one message and exit code 2."""
-    warnings.formatwarning = _format_warning  # where in our code it arose is of no interest
+    """Run the command line; errors that a user can cause become one message and exit code 2."""
+    warnings.formatwarning = _format_warning  # the line of code is of no interest to users
     try:
         app()
     except TerrafuseError as error:

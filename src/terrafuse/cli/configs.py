@@ -1,4 +1,4 @@
-"""Settings files that ship: `terrafuse configs VERB`."""
+"""Shipped settings files: `terrafuse configs COMMAND`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import typer
 from terrafuse.cli.options import AsJson
 
 configs_app = typer.Typer(
-    help="List the settings files that ship, and copy some to work from.", no_args_is_help=True
+    help="List the shipped settings files, and copy some to start from.", no_args_is_help=True
 )
 
 
 @configs_app.command("list")
 def configs_list(as_json: AsJson = False) -> None:
-    """List the settings files that ship."""
+    """List the shipped settings files."""
     from terrafuse import api
 
     rows = [asdict(config) for config in api.list_configs()]
@@ -32,18 +32,18 @@ def configs_list(as_json: AsJson = False) -> None:
 
 @configs_app.command("copy")
 def configs_copy(
-    name: Annotated[str, typer.Argument(help="A file of the list, or a folder of them.")],
+    name: Annotated[str, typer.Argument(help="A listed file, or a folder of them.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to copy into.")] = Path(
         "configs"
     ),
 ) -> None:
-    """Copy settings files with the shipped files that they name; nothing is overwritten."""
+    """Copy settings files with the shipped files they refer to; nothing is overwritten."""
     from terrafuse import api
 
     copied = api.copy_configs(name, out)
     for path in copied.written:
         typer.echo(f"wrote {path}")
     for path in copied.kept:
-        typer.echo(f"left as it is: {path}")
+        typer.echo(f"kept: {path}")
     for note in copied.notes:
         typer.echo(f"note: {note}")

@@ -1,4 +1,4 @@
-"""Verbs about data sets: `terrafuse data VERB`."""
+"""Commands on datasets: `terrafuse data COMMAND`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ data_app = typer.Typer(help="Describe, check, measure and split a dataset.", no_
 @data_app.command("describe")
 def data_describe(
     root: Annotated[Path, typer.Argument(help="Folder of rasters.", metavar="ROOT")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
     layout: Annotated[
         str | None,
-        typer.Option(help="How the folder is organised; default: told by the names in it."),
+        typer.Option(help="Layout of the folder; default: recognised by the names in it."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -46,23 +46,23 @@ def data_check(
     manifest: ManifestFile,
     as_json: AsJson = False,
     fixes: Annotated[
-        bool, typer.Option("--fix-suggestions", help="Print keys that mend dataset.yaml.")
+        bool, typer.Option("--fix-suggestions", help="Print keys that fix dataset.yaml.")
     ] = False,
     fix: Annotated[
         Path | None,
         typer.Option(help="Write a copy of the manifest with these keys.", metavar="OUT.yaml"),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option(help="Write a page with pictures of the places.")
+        Path | None, typer.Option(help="HTML page to write, with pictures of the places.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only what training checks before it starts.")
+        bool, typer.Option("--quick", help="Only the checks that training makes before it starts.")
     ] = False,
     workers: Annotated[
         int | None, typer.Option(help="Scenes at a time; default: one per core, at most 4.", min=1)
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Also: steps, memory and time of a run.", metavar="run.yaml")
+        Path | None, typer.Option(help="Also estimate a run's memory and time.", metavar="run.yaml")
     ] = None,
 ) -> None:
     """Find faults in a dataset; exit code 1 if there are errors."""
@@ -83,7 +83,7 @@ def data_check(
         expected = None
         if run is not None:
             display.stage("timing two steps")
-            # Of the data that were checked, whatever the run names.
+            # On the data that were checked, whatever manifest the run names.
             expected = api.expect_run(run, {"data.manifest": str(manifest.absolute())})
     suggested = api.suggested_fixes(findings)
     changes = {} if fix is None else api.data_fix(manifest, findings, fix)
@@ -110,7 +110,7 @@ def _plain(
     expected: Mapping[str, Any] | None,
     fixes: bool,
 ) -> Any:
-    """A list of findings; with more asked for, an object that has them under "findings"."""
+    """Return the list of findings, or an object with key "findings" if more is requested."""
     listed = [asdict(finding) for finding in findings]
     if not fixes and expected is None:
         return listed
@@ -122,10 +122,10 @@ def _plain(
 @data_app.command("stats")
 def data_stats(
     manifest: ManifestFile,
-    split: Annotated[str, typer.Option(help="Which scenes; 'all': every split.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to measure; 'all': every split.")] = "train",
     as_json: AsJson = False,
 ) -> None:
-    """Mean, deviation and percentiles per band, over the pixels with data."""
+    """Print mean, standard deviation and percentiles per band, over pixels with data."""
     from terrafuse import api
     from terrafuse.progress import Display
 
@@ -167,17 +167,17 @@ def _show_all_splits(manifest: Path, as_json: bool) -> None:
 @data_app.command("split")
 def data_split(
     manifest: ManifestFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The manifest to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write.")],
     shares: Annotated[str, typer.Option(help="Shares of the labelled pixels.")] = (
         "train=0.6,val=0.2,test=0.2"
     ),
-    block: Annotated[int, typer.Option(help="Edge of the blocks, scene pixels.", min=16)] = 512,
-    buffer: Annotated[int, typer.Option(help="Unused strip between splits, pixels.", min=0)] = 64,
-    seed: Annotated[int, typer.Option(help="Decides among equals.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Best balanced of so many draws.", min=1)] = 8,
+    block: Annotated[int, typer.Option(help="Side of the blocks, scene pixels.", min=16)] = 512,
+    buffer: Annotated[int, typer.Option(help="Unused gap between splits, pixels.", min=0)] = 64,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Draws; the best balanced is used.", min=1)] = 8,
     as_json: AsJson = False,
 ) -> None:
-    """Split by whole scenes or spatial blocks with a buffer; writes a new manifest."""
+    """Split by whole scenes or by spatial blocks with a buffer, into a new manifest."""
     from terrafuse import api
     from terrafuse.cli.splits import print_split
     from terrafuse.progress import Display
@@ -189,7 +189,7 @@ def data_split(
             manifest, out, shares=wanted, block_px=block, buffer_px=buffer, seed=seed, seeds=seeds,
             progress=display.stage("counting labels"),
         )  # fmt: skip
-        report = report_split(made, display.stage("looking at the splits"))
+        report = report_split(made, display.stage("checking the splits"))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     else:
@@ -201,9 +201,9 @@ def data_split(
 @data_app.command("preview")
 def data_preview(
     manifest: ManifestFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The picture (PNG) to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Picture (PNG) to write.")],
     split: Annotated[str | None, typer.Option(help="Only scenes of this split.")] = None,
-    scenes: Annotated[int, typer.Option(help="How many scenes, picked evenly.", min=1)] = 6,
+    scenes: Annotated[int, typer.Option(help="Number of scenes, evenly spaced.", min=1)] = 6,
 ) -> None:
     """Draw a contact sheet: a row per scene, a column per modality and one for labels."""
     from terrafuse import api

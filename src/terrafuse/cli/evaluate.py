@@ -1,4 +1,4 @@
-"""`terrafuse evaluate`: scores of a run, and of its settings on fewer labels."""
+"""`terrafuse evaluate`: scores of a run, and its label efficiency."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _EFFICIENCY = "--label-efficiency"
 
 def evaluate(
     run: RunFolder,
-    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to score on; default: evaluation.split.")
+    ] = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Score every subset of the modalities.")
     ] = False,
@@ -53,13 +55,15 @@ def evaluate(
     ] = False,
     shares: Annotated[
         str | None,
-        typer.Option(help="Of the labels, in %; default: 1,3,10,30,100.", metavar="1,3,10,…"),
+        typer.Option(
+            help="Shares of the labels, in %; default: 1,3,10,30,100.", metavar="1,3,10,…"
+        ),
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option(help="Trainings of each share; default: 3.", metavar="N")
+        int | None, typer.Option(help="Trainings per share; default: 3.", metavar="N")
     ] = None,
     against: Annotated[
-        Path | None, typer.Option(help="Another run, to draw beside.", metavar="OTHER_RUN")
+        Path | None, typer.Option(help="Another run to compare with.", metavar="OTHER_RUN")
     ] = None,
     crop_size: CropSize = None,
     overlap: Overlap = None,
@@ -152,10 +156,10 @@ def _measure_labels(
 
 
 def _parts(text: str) -> list[float]:
-    """Percentages, separated by commas, as parts.
+    """Convert percentages, separated by commas, to shares.
 
     Raises:
-        ConfigError: Something else stands there.
+        ConfigError: The text is something else.
     """
     try:
         return [float(word) / 100 for word in text.split(",")]

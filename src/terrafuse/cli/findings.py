@@ -1,4 +1,4 @@
-"""What the doctor found, on the terminal."""
+"""Terminal output of findings, suggested fixes and expected cost."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from terrafuse.doctor import Finding
 
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
-# Of findings of one kind, in one modality; the rest is counted.
+# Largest number of findings of one kind and modality shown; the rest is counted.
 _MOST_ALIKE = 5
 
 
 class Ticker:
-    """One line per error and warning as soon as it is found; silent where stderr is no terminal.
+    """Printer of a line per error and warning as found; silent if stderr is not a terminal.
 
     Args:
-        enabled: False silences it everywhere.
+        enabled: False: always silent.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -30,7 +30,7 @@ class Ticker:
         self._shown: Counter[tuple[str, str | None]] = Counter()
 
     def show(self, finding: Finding) -> None:
-        """Print a finding, unless there were several like it or it is a note."""
+        """Print a finding, unless it is a note or several like it have been printed."""
         kind = (finding.code, finding.modality)
         self._shown[kind] += 1
         if self._console and finding.severity != "note" and self._shown[kind] <= _MOST_ALIKE:
@@ -39,7 +39,7 @@ class Ticker:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """What the check found, worst first, each with place and remedy; of many alike the first."""
+    """Print findings, worst first, with place and remedy; of many alike only the first."""
     console = Console(soft_wrap=True)
     order = {name: i for i, name in enumerate(_STYLES)}
     alike: dict[tuple[str, str, str | None], list[Finding]] = {}
@@ -73,10 +73,10 @@ def _print_finding(console: Console, finding: Finding) -> None:
 
 
 def print_fixes(suggested: Mapping[str, Any]) -> None:
-    """Keys to put into `dataset.yaml`."""
+    """Print the keys to put into `dataset.yaml`."""
     console = Console(soft_wrap=True)
     if not suggested:
-        console.print("nothing in dataset.yaml would mend this")
+        console.print("no change of dataset.yaml would fix this")
         return
     console.print("to put into dataset.yaml, if the findings are right:", style="green")
     scenes = [{"id": id, **own} for id, own in suggested.get("scenes", {}).items()]
@@ -88,16 +88,16 @@ def print_fixes(suggested: Mapping[str, Any]) -> None:
 
 
 def print_expected(expected: Mapping[str, Any]) -> None:
-    """Steps, memory and time of a run."""
+    """Print the expected steps, memory and time of a run."""
     console = Console(soft_wrap=True)
     memory = expected["memory_bytes"]
     passes = expected["passes"]
     seen = "" if passes is None else f", {passes:.3g} times the pixels of the training scenes"
     lines = [
         f"{expected['steps']:,} steps, {expected['samples']:,} crops{seen}",
-        f"{expected['seconds_per_step']:.3g} s per step on this machine without reading: "
+        f"{expected['seconds_per_step']:.3g} s per step on this machine without data loading: "
         f"{_duration(expected['seconds'])}",
-        "memory not known from shapes alone"
+        "memory cannot be derived from shapes alone"
         if memory is None
         else f"{memory / 2**20:,.0f} MiB for weights, gradients, optimiser and activations",
     ]

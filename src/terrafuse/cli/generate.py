@@ -1,4 +1,4 @@
-"""The verb that makes a second modality out of photos: `terrafuse generate`."""
+"""`terrafuse generate`: a second modality from photos."""
 
 from __future__ import annotations
 
@@ -30,75 +30,80 @@ def generate(
     ] = None,
     manifest: Annotated[
         Path | None,
-        typer.Option("--manifest", "-o", help="The manifest to write; default: beside the given."),
+        typer.Option("--manifest", "-o", help="Manifest to write; default: beside the given one."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the rasters; default: generated/KIND beside.")
+        Path | None,
+        typer.Option(help="Folder of the rasters; default: generated/KIND beside the source."),
     ] = None,
     modality: Annotated[
-        str | None, typer.Option(help="The photo; default: the one with red, green, blue.")
+        str | None,
+        typer.Option(help="Modality of the photos; default: the one with red, green, blue."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="The new modality; default: structure, or depth.")
+        str | None, typer.Option(help="Name of the new modality; default: structure, or depth.")
     ] = None,
     encoding: Annotated[
         str, typer.Option(help="auto, color, gray, boundary, mean_rgb, stretch or none.")
     ] = "auto",
     rgb: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Bands that are red, green, blue, from 1.", metavar="R G B"),
+        typer.Option(help="Numbers of the red, green and blue bands, from 1.", metavar="R G B"),
     ] = None,
-    window: Annotated[int, typer.Option(help="What the model sees at once, pixels.", min=32)] = (
+    window: Annotated[int, typer.Option(help="Side of the model's windows, pixels.", min=32)] = (
         1024
     ),
-    overlap: Annotated[int, typer.Option(help="Pixels that windows share.", min=0)] = 128,
-    workers: Annotated[int, typer.Option(help="Processes, each with a model.", min=1)] = 1,
+    overlap: Annotated[int, typer.Option(help="Pixels shared by neighbours.", min=0)] = 128,
+    workers: Annotated[int, typer.Option(help="Processes, each with its own model.", min=1)] = 1,
     device: Device = "auto",
     precision: Annotated[
         str | None, typer.Option(help="float32 (default), float16 or bfloat16.")
     ] = None,
     points: Annotated[
-        int | None, typer.Option(help="Points per side of a window (32).", rich_help_panel=_SAM)
+        int | None,
+        typer.Option(help="Prompt points per side of a window (32).", rich_help_panel=_SAM),
     ] = None,
     iou: Annotated[
-        float | None, typer.Option(help="Least predicted quality (0.88).", rich_help_panel=_SAM)
+        float | None, typer.Option(help="Smallest predicted IoU (0.88).", rich_help_panel=_SAM)
     ] = None,
     stability: Annotated[
-        float | None, typer.Option(help="Least stability (0.95).", rich_help_panel=_SAM)
+        float | None, typer.Option(help="Smallest stability (0.95).", rich_help_panel=_SAM)
     ] = None,
     nms: Annotated[
         float | None,
-        typer.Option(help="Boxes overlapping more count once (0.7).", rich_help_panel=_SAM),
+        typer.Option(help="Largest IoU of the boxes of two masks (0.7).", rich_help_panel=_SAM),
     ] = None,
     min_area: Annotated[
-        int | None, typer.Option(help="Least pixels of a mask (0).", rich_help_panel=_SAM)
+        int | None, typer.Option(help="Smallest mask in pixels (0).", rich_help_panel=_SAM)
     ] = None,
     points_per_batch: Annotated[
-        int | None, typer.Option(help="Points at a time (16).", rich_help_panel=_SAM)
+        int | None, typer.Option(help="Points prompted at once (16).", rich_help_panel=_SAM)
     ] = None,
     meaning: Annotated[
         str | None,
         typer.Option(
-            help="nearness, distance or height; default: by the model.", rich_help_panel=_DEPTH
+            help="nearness, distance or height; default: from the model.", rich_help_panel=_DEPTH
         ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(help="slic (default) or watershed.", rich_help_panel=_PIXELS)
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side of a patch, pixels (24).", rich_help_panel=_PIXELS)
+        int | None,
+        typer.Option(help="Side of a superpixel, pixels (24).", rich_help_panel=_PIXELS),
     ] = None,
     compactness: Annotated[
-        float | None, typer.Option(help="Larger: squarer patches.", rich_help_panel=_PIXELS)
+        float | None,
+        typer.Option(help="Larger: squarer superpixels.", rich_help_panel=_PIXELS),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace what was made otherwise.")
+        bool, typer.Option("--overwrite", help="Replace files made with other settings.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a second modality of photos: segments or depth, as rasters, and a new dataset.yaml.
+    """Generate a second modality from photos: rasters of segments or depth, and a dataset.yaml.
 
-    Go on after an interruption with the same command.
+    The same command resumes after an interruption.
     """
     from terrafuse import api
     from terrafuse.progress import Display
@@ -141,7 +146,7 @@ def _explained_interruption() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo("windows that are done are kept; the same command goes on", err=True)
+        typer.echo("finished windows are kept; the same command resumes", err=True)
         raise
 
 
@@ -151,7 +156,7 @@ def _line(made: Generated) -> str:
         text = f"{result['segments']} segments on {result['covered']:.0%} of the photo"
     else:
         text = f"depth from {result['min']:.4g} to {result['max']:.4g}"
-    return f"{'there already' if made.skipped else 'wrote'} {made.raster}: {text}"
+    return f"{'exists already:' if made.skipped else 'wrote'} {made.raster}: {text}"
 
 
 def _plain(made: GeneratedSet) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Arguments and options that several verbs share."""
+"""Arguments and options shared by several commands."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Setting = Annotated[
     typer.Option(
         "--set",
         "-s",
-        help="Replace a setting: training.lr=1e-3. data.manifest=… counts from where you are.",
+        help="Replace a setting: training.lr=1e-3. data.manifest=… is relative to the working "
+        "directory.",
         metavar="KEY=VALUE",
     ),
 ]
@@ -99,10 +100,10 @@ def load_run(folder: Path, settings: list[str] | None, sections: tuple[str, ...]
 
 
 def windows_of(run: Run, **given: Any) -> WindowSettings:
-    """The windows of a run, with what options of the command line replace.
+    """Return the windows of a run, with values replaced by command-line options.
 
     Raises:
-        ConfigError: They do not suit each other.
+        ConfigError: The values contradict each other.
     """
     from terrafuse.prediction import WindowSettings
 
@@ -110,10 +111,10 @@ def windows_of(run: Run, **given: Any) -> WindowSettings:
 
 
 def pairs(items: list[str] | None) -> dict[str, str]:
-    """KEY=VALUE items as a mapping.
+    """Parse KEY=VALUE items.
 
     Raises:
-        ConfigError: An item without "=" or without a key.
+        ConfigError: An item has no "=" or no key.
     """
     found = {}
     for item in items or []:
@@ -125,10 +126,10 @@ def pairs(items: list[str] | None) -> dict[str, str]:
 
 
 def number(name: str, text: str) -> float:
-    """Text as a number.
+    """Parse a split's share as a number.
 
     Raises:
-        ConfigError: It is none.
+        ConfigError: The text is not a number.
     """
     try:
         return float(text)

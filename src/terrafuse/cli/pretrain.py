@@ -1,4 +1,4 @@
-"""The verb for learning without labels: `terrafuse pretrain`."""
+"""`terrafuse pretrain`: pre-training without labels."""
 
 from __future__ import annotations
 
@@ -15,21 +15,19 @@ def pretrain(
     config: Annotated[
         Path, typer.Argument(help="Settings of the pre-training.", metavar="pretrain.yaml")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to make.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create.")],
     settings: Setting = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = (
-        False
-    ),
+    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = (False),
 ) -> None:
-    """Learn backbones from images without labels, for methods to start from."""
+    """Pre-train backbones on images without labels, as a start for methods."""
     from terrafuse import api
 
     folder = api.pretrain(config, out, overrides=pairs(settings), resume=resume)
     from terrafuse.training import is_first_process
 
-    if not is_first_process():  # the first one may still be writing
+    if not is_first_process():  # the first process may still be writing
         return
     weights = api.pretrained_weights(folder)
     typer.echo(f"pre-trained {folder}; for run.yaml, under 'method':")
-    # JSON is YAML, whatever is in a path.
+    # JSON is valid YAML, whatever characters a path has.
     typer.echo(f"  weights: {json.dumps(weights, ensure_ascii=False)}")

@@ -1,4 +1,4 @@
-"""Splits as tables on the terminal."""
+"""Terminal tables of splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def print_split(report: SplitReport) -> None:
-    """Share of each class per split, and how far splits are from each other."""
+    """Print the share of each class per split, and the distance between splits."""
     console = Console(soft_wrap=True, highlight=False)
     table = Table(title="share of each class, in % of its labelled pixels")
     table.add_column("class")
@@ -33,11 +33,11 @@ def print_split(report: SplitReport) -> None:
 
 def _distance_line(report: SplitReport) -> str:
     if report.least_distance_px is None:
-        return "distance between splits: nothing of one lies near another, as far as is known"
+        return "distance between splits: none are known to be close to each other"
     a, b = report.nearest or ("", "")
     line = f"least distance between splits: {report.least_distance_px:.0f} px ('{a}' and '{b}')"
     if report.least_distance_px == 0:
-        line += "; they touch or overlap, so scores are a little too good"
+        line += "; they touch or overlap, so scores are slightly too optimistic"
     return line
 
 
@@ -45,7 +45,7 @@ def print_statistics_by_split(
     modalities: Mapping[str, Modality],
     statistics: Mapping[str, Mapping[str, BandStatistics]],
 ) -> None:
-    """One row per band; mean and standard deviation of every split side by side."""
+    """Print a row per band, with mean and standard deviation of every split side by side."""
     table = Table(title="mean ± standard deviation, over pixels with data")
     table.add_column("modality")
     table.add_column("band")

@@ -1,4 +1,4 @@
-"""The verb for many runs: `terrafuse sweep`."""
+"""`terrafuse sweep`: many runs side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ def sweep(
     configs: Annotated[
         list[Path], typer.Argument(help="Settings of runs, one or more.", metavar="run.yaml…")
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, or to go on in.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to create, or of a sweep to resume.")
+    ],
     methods: Annotated[
         Path | None,
         typer.Option(
-            help="Methods that take the place of the runs' own, each a row.",
+            help="Methods that replace the runs' own, one row each.",
             metavar="methods.yaml",
         ),
     ] = None,
@@ -28,17 +30,19 @@ def sweep(
     choose: Annotated[
         str | None,
         typer.Option(
-            help="Setting of training that each row chooses by validation with the first seed.",
+            help="Training setting that each row chooses by validation with the first seed.",
             metavar="KEY=VALUE,VALUE…",
         ),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Default: evaluation.split.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to score on; default: evaluation.split.")
+    ] = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Train and score run files × methods × seeds, and leave a table.
+    """Train and score run files × methods × seeds, and write a table.
 
-    Go on after an interruption with the same command: what is done is not done again.
+    The same command resumes after an interruption: finished runs are kept.
     """
     from terrafuse import api
 

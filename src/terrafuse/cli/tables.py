@@ -1,4 +1,4 @@
-"""Results as tables on the terminal."""
+"""Terminal tables of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_SCENES = 20
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """One row per mapping; keys are the header."""
+    """Print a row per mapping, with the keys as header."""
     table = Table(title=title)
     for key in rows[0] if rows else []:
         table.add_column(str(key).replace("_", " "))
@@ -26,7 +26,7 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def print_statistics(
     modalities: Mapping[str, Modality], statistics: Mapping[str, BandStatistics]
 ) -> None:
-    """One row per band."""
+    """Print the statistics, a row per band."""
     table = Table(title="statistics over pixels with data")
     for column in ("modality", "band", "unit", "mean", "std", "2 %", "98 %", "pixels"):
         table.add_column(column, justify="left" if column in ("modality", "band") else "right")
@@ -42,7 +42,7 @@ def print_statistics(
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """Scores per modality subset, then per class for all modalities."""
+    """Print scores per modality subset, then per class for all modalities."""
     from terrafuse.evaluation import SCORES  # torch and rasterio take seconds to import
 
     table = Table(title=f"split '{metrics['split']}', {metrics['pixels']:,} pixels, in %")
@@ -85,7 +85,7 @@ def _print_scenes(rows: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_model(overview: Mapping[str, Any]) -> None:
-    """Parts of a model with their parameters, its weights, what it costs and how it scored."""
+    """Print a model's parts with their parameters, weights, cost and scores."""
     console = Console(soft_wrap=True, highlight=False)
     inputs = "; ".join(f"{name} ({', '.join(b)})" for name, b in overview["modalities"].items())
     classes = overview["classes"]
@@ -94,7 +94,7 @@ def print_model(overview: Mapping[str, Any]) -> None:
     for base in overview["backbones"]:
         console.print(_base_line(base), markup=False)
     for modality, share in overview.get("gates", {}).items():
-        console.print(f"{modality} keeps {share:.2f} of its own", markup=False)
+        console.print(f"{modality} keeps {share:.2f} of its own part", markup=False)
     for subset, scores in overview.get("scores", {}).items():
         console.print(f"scores of {subset} in %: {_scores_line(scores)}", markup=False)
     for line in overview["alike_bands"]:
@@ -102,7 +102,7 @@ def print_model(overview: Mapping[str, Any]) -> None:
     console.print(_parts_table(overview))
     console.print(f"saved in a run folder: {overview['saved_values']:,} values, with buffers")
     _print_cost(console, overview["cost"])
-    console.print("training samples are changed at random, at most by:")
+    console.print("random augmentation of training samples, at most:")
     for line in overview["augmentation"]:
         console.print(f"  {line}", markup=False)
 
@@ -149,7 +149,7 @@ def _print_cost(console: Console, cost: Mapping[str, Any]) -> None:
         console.print(said, style="yellow", markup=False)
         return
     size = cost["crop_size"]
-    table = Table(title=f"memory of training, batches of {cost['batch_size']}")
+    table = Table(title=f"training memory, batches of {cost['batch_size']}")
     table.add_column("")
     table.add_column("MiB", justify="right")
     for name, count in cost["training_bytes"].items():

@@ -1,4 +1,4 @@
-"""Settings of runs and pre-trainings, as their YAML files hold them."""
+"""Settings of training and pre-training runs, as read from YAML."""
 
 from terrafuse.config.run import (
     AugmentConfig,

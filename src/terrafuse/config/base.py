@@ -1,4 +1,4 @@
-"""What every settings file is made of: strict models, YAML, and faults in readable messages."""
+"""Basis of all settings files: strict models, YAML reading and readable error messages."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _S = TypeVar("_S", bound=BaseModel)
 #: The file in which a run folder keeps its settings, as terrafuse wrote them.
 STORED_CONFIG = "config.yaml"
 
-#: Within `backbone_options`: keys by the names that they had → the names that they have.
+#: Within `backbone_options`: former key → present key.
 _RENAMED = {"taps": "out_indices"}
 
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are fixed once read."""
+    """Base of all settings: unknown keys are refused, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class NamedOptions(BaseModel):
-    """A thing known by name; every further key is an option of its constructor."""
+    """A named component; every further key is an option of its constructor."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -41,19 +41,18 @@ class NamedOptions(BaseModel):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The keys beside `name`."""
+        """All keys except `name`."""
         return dict(self.model_extra or {})
 
 
 def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that holds a mapping.
 
     Args:
-        path: The file.
-        overrides: Dotted keys → YAML values that replace those of the file.
+        overrides: Dotted keys → YAML values that replace those in the file.
 
     Raises:
-        ConfigError: Not there, not YAML, or something else than a mapping.
+        ConfigError: The file is missing, not YAML, or not a mapping.
     """
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
@@ -82,14 +81,13 @@ def find_code_beside(path: Path, values: Any, overrides: Mapping[str, str] | Non
 
 
 def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S:
-    """`values` as `model`, with every fault in one readable message.
+    """Validate `values` as `model`, with all errors in one readable message.
 
-    Keys by names that they had before are taken, with a warning unless the file is a run folder's.
+    Keys under former names are accepted, with a warning unless the file is a run folder's.
 
     Args:
-        model: The settings class.
-        values: Keys and values.
-        where: Names the file in the message.
+        values: Keys and values of the file.
+        where: Names the file in messages.
 
     Raises:
         ConfigError: Lists each faulty key, the value received and what is allowed.
@@ -103,21 +101,21 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
 
 
 def with_present_names(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
-    """`values`, whose backbone options have the names of this version.
+    """Return `values` with the backbone options under their present names.
 
     Args:
         values: Keys and values of a method, or of a settings file.
-        where: Names the file in the warning about each old name; None: no warning.
+        where: Names the file in the warning about each former name; None: no warning.
 
     Raises:
-        ConfigError: A key is there by both names.
+        ConfigError: A key is given under both names.
     """
     renamed: dict[str, Any] = _renamed(values, "", where)
     return renamed
 
 
 def _renamed(values: Any, path: str, where: str | None) -> Any:
-    """Values at a dotted path by their present names."""
+    """Rename the keys of the values at a dotted path."""
     if not isinstance(values, Mapping):
         return values
     renames = _RENAMED if "backbone_options" in path.split(".") else {}
@@ -187,10 +185,10 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def parse_value(text: str) -> Any:
-    """A YAML value as given on the command line.
+    """Parse a YAML value given on the command line.
 
     Raises:
-        ConfigError: Not YAML.
+        ConfigError: The text is not YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506

@@ -1,4 +1,4 @@
-"""Options of a thing known by name, checked against the signature that takes them."""
+"""Options of named components, checked against the signature that takes them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _T = TypeVar("_T")
 def check_options(
     kind: str, name: str, function: Callable[..., Any], options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """`options` as keyword-only arguments of `function`.
+    """Check `options` and convert them to keyword-only arguments of `function`.
 
     Args:
-        kind: What the name stands for ("method", "decoder").
-        name: The name, for the message.
-        function: Function or class; its keyword-only parameters are the options there are.
+        kind: Kind of component for messages ("method", "decoder").
+        name: Name of the component, for messages.
+        function: Function or class whose keyword-only parameters are the known options.
         options: Keys and values as a user wrote them.
 
     Returns:
-        The options, in the annotated types (a list becomes a tuple where one is declared).
+        The options, converted to the annotated types (a list becomes a tuple where declared).
 
     Raises:
-        UnknownNameError: An option that does not exist; the nearest one is named.
-        ModelError: A value of another type than the annotation.
+        UnknownNameError: An option does not exist; the nearest one is named.
+        ModelError: A value does not have the annotated type.
     """
     allowed = option_names(function)
     unknown = [key for key in options if key not in allowed]
@@ -51,7 +51,7 @@ def check_options(
 
 
 def option_names(function: Callable[..., Any]) -> list[str]:
-    """Names of the keyword-only parameters."""
+    """Return the names of the keyword-only parameters."""
     parameters = inspect.signature(function).parameters.values()
     return [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
 
@@ -59,17 +59,17 @@ def option_names(function: Callable[..., Any]) -> list[str]:
 def by_modality(
     what: str, value: _T | Mapping[str, _T], names: Sequence[str], **default: _T
 ) -> dict[str, _T]:
-    """A value for each modality.
+    """Return the value of an option for each modality.
 
     Args:
-        what: Option it is of, for the message.
-        value: One for all, or by modality.
-        names: Of all modalities.
-        default: Value of modalities that are not named; without it, all must be.
+        what: Name of the option, for messages.
+        value: One value for all, or values by modality.
+        names: Names of all modalities.
+        default: Value of modalities that `value` omits; without it, none may be omitted.
 
     Raises:
-        UnknownNameError: A modality that is not there.
-        ModelError: A modality that is not named.
+        UnknownNameError: A modality does not exist.
+        ModelError: A modality is omitted.
     """
     if not isinstance(value, Mapping):
         return dict.fromkeys(names, value)
@@ -78,7 +78,7 @@ def by_modality(
         raise UnknownNameError(unknown_name(f"modality in option '{what}'", unknown[0], names))
     lacking = [name for name in names if name not in value]
     if lacking and not default:
-        raise ModelError(f"option '{what}' names none for modality {', '.join(lacking)}")
+        raise ModelError(f"option '{what}' has no value for modality {', '.join(lacking)}")
     return {name: value[name] if name in value else default["default"] for name in names}
 
 

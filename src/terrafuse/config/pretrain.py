@@ -1,6 +1,6 @@
-"""The settings of `terrafuse pretrain` as one pydantic model: data + objective + backbone.
+"""Settings of `terrafuse pretrain` as one pydantic model: data + objective + backbone.
 
-Like `run.yaml` without labels: what only labels give a meaning is no key here, or is refused.
+Like `run.yaml` without labels: settings that need labels are missing here or refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from terrafuse.config.base import (
 )
 from terrafuse.config.run import DataConfig, LearningConfig
 
-#: Settings of data that only labels, or a method, give a meaning → the value they must have.
+#: Data settings that need labels or a method → the value they must have here.
 _WITHOUT_LABELS: Mapping[str, Any] = {
     "modality_dropout": 0.0,
     "label_share": 1.0,
@@ -29,7 +29,7 @@ _WITHOUT_LABELS: Mapping[str, Any] = {
 
 
 class PretrainTrainingConfig(LearningConfig):
-    """How the backbones learn."""
+    """Optimisation settings of pre-training."""
 
     save_every: int | None = Field(
         None, ge=1, description="Steps between checkpoints; default: ten over the run."
@@ -37,18 +37,18 @@ class PretrainTrainingConfig(LearningConfig):
 
 
 class PretrainConfig(Settings):
-    """Everything a pre-training is."""
+    """All settings of a pre-training run."""
 
     data: DataConfig
     objective: NamedOptions
     backbone: str | dict[str, str] = Field(
-        description="Name of a backbone, for all modalities or by modality."
+        description="Name of a backbone, one for all modalities or by modality."
     )
     backbone_options: dict[str, Any] = Field(
-        default_factory=dict, description="As a method's `backbone_options`."
+        default_factory=dict, description="Like a method's `backbone_options`."
     )
     weights: str | None = Field(
-        None, description="Where the backbone starts: as a method's `weights`; default: anew."
+        None, description="Initial weights, like a method's `weights`; default: random values."
     )
     training: PretrainTrainingConfig = Field(default_factory=PretrainTrainingConfig)
 
@@ -58,7 +58,7 @@ class PretrainConfig(Settings):
             value = getattr(self.data, key, neutral)
             if value != neutral:
                 raise ValueError(
-                    f"'data.{key}' is {value!r}, which means nothing without labels; leave it out"
+                    f"'data.{key}' is {value!r}, which has no meaning without labels; leave it out"
                 )
         if self.data.sampling == "balanced":
             raise ValueError(
@@ -71,17 +71,17 @@ class PretrainConfig(Settings):
 def load_pretrain_config(
     path: Path | str, overrides: Mapping[str, str] | None = None
 ) -> PretrainConfig:
-    """Read the settings of a pre-training.
+    """Read the settings of a pre-training run.
 
     Args:
-        path: The file. `data.manifest` is resolved relative to it, and so is `weights` where such a
-            file lies beside it.
+        path: The file. `data.manifest` is resolved relative to it, and so is `weights` if such a
+            file exists.
         overrides: Dotted keys → YAML values, as given by `-s training.lr=1e-3`. A `data.manifest`
             among them is relative to the working directory.
 
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
-            of the wrong kind, or without effect.
+            of the wrong type, or without effect.
     """
     path = Path(path)
     config = parse_settings(PretrainConfig, read_yaml(path, overrides), str(path))
@@ -94,7 +94,7 @@ def load_pretrain_config(
 
 
 def without_labels(data: DataConfig) -> DataConfig:
-    """A run's settings of data as a pre-training on the same scenes may have them."""
+    """Return a run's data settings with those that need labels reset, for pre-training."""
     neutral = {key: value for key, value in _WITHOUT_LABELS.items() if hasattr(data, key)}
     sampling = "random" if data.sampling == "balanced" else data.sampling
     return data.model_copy(update={**neutral, "sampling": sampling})

@@ -1,7 +1,7 @@
 """`run.yaml` as one pydantic model: data + method + training + evaluation + prediction.
 
-Settings only: nothing here knows a room. A method, backbone or loss is a name with options; the
-room that owns the name checks the options.
+Settings only, independent of all other subpackages. A method, backbone or loss is a name with
+options; the subpackage that defines the name checks the options.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from terrafuse.config.base import (
 
 
 class AugmentConfig(Settings):
-    """Random changes of training samples, in register over all modalities."""
+    """Random augmentation of training samples, in register over all modalities."""
 
     flip: Literal[True, False, "horizontal", "vertical"] = Field(
         True,
-        description="Mirror with probability 0.5: 'horizontal' left and right, 'vertical' top and "
-        "bottom, true each of the two.",
+        description="Flip with probability 0.5: 'horizontal' left-right, 'vertical' top-bottom, "
+        "true: each.",
     )
     rotate: bool = Field(True, description="Quarter turns, uniformly 0 to 3.")
     scale: tuple[float, float] = Field(
@@ -36,32 +36,32 @@ class AugmentConfig(Settings):
     )
     zoom_out: Literal["ground", "pad"] = Field(
         "ground",
-        description="Around what a zoom below 1 makes smaller: more ground, or a border without "
-        "data and labels, as published with CMX, DFormer and VSGNet.",
+        description="Surroundings of a crop shrunk by a zoom below 1: more ground, or a border "
+        "without data and labels, as published with CMX, DFormer and VSGNet.",
     )
     gain: float = Field(
-        0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and in common."
+        0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and overall."
     )
     offset: float = Field(
         0.1, ge=0, description="Optical: shift in standard deviations of the band, drawn from ±."
     )
     blur_sigma_px: float = Field(
-        0.0, ge=0, description="Optical: Gaussian blur up to this, on half of the samples."
+        0.0, ge=0, description="Optical: largest sigma of Gaussian blur, on half of the samples."
     )
     speckle: float | None = Field(
         None,
         ge=0,
         description="SAR: standard deviation of multiplicative noise (additive, × 4.34, in dB); "
-        "default: 0.1 where the unit is db or linear, 0 in others (dn).",
+        "default: 0.1 where the unit is db or linear, else 0 (dn).",
     )
     shift_db: float | None = Field(
         None,
         ge=0,
         description="SAR: radiometric shift drawn from ± this; default: 1 where the unit is db or "
-        "linear, 0 in others (dn).",
+        "linear, else 0 (dn).",
     )
     elevation_shift_m: float = Field(
-        0.0, ge=0, description="Elevation: constant drawn from ± this many of its units."
+        0.0, ge=0, description="Elevation: constant shift drawn from ± this, in the band's unit."
     )
 
     @field_validator("scale")
@@ -73,10 +73,10 @@ class AugmentConfig(Settings):
 
 
 class FixedStatistics(Settings):
-    """Mean and standard deviation by which a modality is normalised, instead of measured ones."""
+    """Mean and standard deviation for normalising a modality, instead of measured ones."""
 
-    mean: float | tuple[float, ...] = Field(0.0, description="Of all bands, or one per band.")
-    std: float | tuple[float, ...] = Field(1.0, description="Of all bands, or one per band.")
+    mean: float | tuple[float, ...] = Field(0.0, description="One for all bands, or one per band.")
+    std: float | tuple[float, ...] = Field(1.0, description="One for all bands, or one per band.")
 
     @field_validator("std")
     @classmethod
@@ -94,16 +94,16 @@ class FixedStatistics(Settings):
 
 
 class DataConfig(Settings):
-    """Which data, and how samples are drawn from it."""
+    """Data settings: the dataset and how samples are drawn from it."""
 
     manifest: Path = Field(
-        description="dataset.yaml, relative to run.yaml; with -s to the working directory."
+        description="dataset.yaml, relative to run.yaml; with -s, to the working directory."
     )
     modalities: tuple[str, ...] | None = Field(
         None, description="Modalities to use, in this order; default: all of the manifest."
     )
     train_splits: tuple[str, ...] = Field(
-        ("train",), description="Splits to learn from.", min_length=1
+        ("train",), description="Splits to train on.", min_length=1
     )
     normalization: dict[str, Literal["measured", "scene_range"] | FixedStatistics] = Field(
         default_factory=dict,
@@ -113,27 +113,27 @@ class DataConfig(Settings):
     crop_size: int = Field(256, ge=8, description="Height and width of crops, in scene pixels.")
     batch_size: int = Field(8, ge=1, description="Samples per step and device.")
     workers: int | None = Field(
-        None, ge=0, description="Reading processes per device; default: by the number of cores."
+        None, ge=0, description="Data-loading processes per device; default: by number of cores."
     )
     sampling: Literal["random", "balanced", "grid", "scene"] = Field(
         "random",
-        description="Where crops come from: anywhere with data and labels, around pixels of "
-        "classes drawn evenly, a regular grid, or anywhere in a scene drawn evenly.",
+        description="Where crops come from: anywhere with data and labels; around pixels of "
+        "uniformly drawn classes; a regular grid; or anywhere in a uniformly drawn scene.",
     )
     label_share: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the labelled training pixels to learn from, by whole scenes where "
-        "these are many, else by blocks; all other labels are void. A smaller share of the same "
-        "seed is part of a larger.",
+        description="Share of the labelled training pixels to train on, by whole scenes if there "
+        "are many, else by blocks; all other labels are void. A smaller share is a subset of a "
+        "larger one of the same seed.",
     )
-    label_seed: int = Field(0, ge=0, description="Chooses what `label_share` keeps.")
+    label_seed: int = Field(0, ge=0, description="Seed of the choice that `label_share` makes.")
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     modality_dropout: float | dict[str, float] = Field(
         0.0,
         description="Share of samples that keep only some modalities (a proper non-empty subset, "
-        "drawn evenly), or a weight per subset: {'s1': 1, 's2': 1, 's1+s2': 8}.",
+        "drawn uniformly), or a weight per subset: {'s1': 1, 's2': 1, 's1+s2': 8}.",
     )
 
     @field_validator("modality_dropout")
@@ -143,13 +143,13 @@ class DataConfig(Settings):
         if any(w < 0 for w in weights) or (not isinstance(value, dict) and value > 1):
             raise ValueError("give a share between 0 and 1, or weights that are not negative")
         if isinstance(value, dict) and not sum(value.values()) > 0:
-            raise ValueError("the weights of the subsets sum to nothing")
+            raise ValueError("the weights of the subsets sum to 0")
         return value
 
     def beside(self, folder: Path, overrides: Mapping[str, str] | None = None) -> Self:
-        """The settings of a file in `folder`, to which the path of the manifest is relative.
+        """Return the settings with the manifest's path resolved relative to `folder`.
 
-        One among the overrides was typed, and is relative to the working directory.
+        A path given as an override is relative to the working directory instead.
         """
         start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
         manifest = (start / self.manifest.expanduser()).resolve()
@@ -171,32 +171,36 @@ class LossConfig(NamedOptions):
 
 
 class LearningConfig(Settings):
-    """How weights move, whatever is made small."""
+    """Optimisation settings common to training and pre-training."""
 
     steps: int = Field(2000, ge=1, description="Optimiser steps.")
     lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
-        "adamw", description="Adam has the decay in its gradient, AdamW apart from it."
+        "adamw", description="Adam adds the weight decay to the gradient, AdamW decouples it."
     )
-    amsgrad: bool = Field(False, description="Adam and AdamW: divide by the largest mean so far.")
+    amsgrad: bool = Field(
+        False, description="Adam and AdamW: divide by the largest second moment so far."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
-    decay_all: bool = Field(False, description="Apply it to norms, biases and positions too.")
+    decay_all: bool = Field(False, description="Decay norms, biases and position embeddings too.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     schedule: Literal["poly", "poly_whole", "cosine", "constant", "multistep"] = Field(
         "cosine",
-        description="After the warm-up; poly_whole falls as if there had been none, as in the code "
-        "of CMX and DFormer.",
+        description="Learning rate after the warm-up; poly_whole decays as if there had been none, "
+        "as in the code of CMX and DFormer.",
     )
     milestones: tuple[int, ...] = Field(
-        (), description="Multistep only: steps from which on the rate is multiplied by `gamma`."
+        (), description="Multistep only: steps at which the rate is multiplied by `gamma`."
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="Multistep only.")
-    warmup_steps: int = Field(0, ge=0, description="Linear rise from nothing to `lr`.")
+    gamma: float = Field(0.1, gt=0, le=1, description="Multistep only: factor per milestone.")
+    warmup_steps: int = Field(0, ge=0, description="Linear rise from 0 to `lr`.")
     poly_power: float = Field(0.9, gt=0)
-    gradient_clip: float | None = Field(1.0, gt=0, description="Norm; null switches it off.")
+    gradient_clip: float | None = Field(
+        1.0, gt=0, description="Largest gradient norm; null: no clipping."
+    )
     accumulate: int = Field(1, ge=1, description="Batches per optimiser step.")
     gradient_checkpointing: bool = Field(
-        False, description="Keep less for the way back and compute it again: less memory, slower."
+        False, description="Recompute activations in the backward pass: less memory, slower."
     )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     seed: int = Field(0, ge=0)
@@ -205,7 +209,7 @@ class LearningConfig(Settings):
     nodes: int = Field(1, ge=1)
     strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp.")
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Beside log.csv; need the extra 'track'."
+        (), description="In addition to log.csv; need the extra 'track'."
     )
 
     @model_validator(mode="after")
@@ -215,14 +219,14 @@ class LearningConfig(Settings):
                 f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})"
             )
         if (self.schedule == "multistep") != bool(self.milestones):
-            raise ValueError("schedule 'multistep' and 'milestones' need each other")
+            raise ValueError("schedule 'multistep' and 'milestones' must be given together")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("'milestones' are steps in ascending order")
+            raise ValueError("'milestones' must be steps in ascending order")
         return self
 
 
 class TrainingConfig(LearningConfig):
-    """How the model learns."""
+    """Optimisation and validation settings of training."""
 
     layer_decay: float = Field(
         1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
@@ -231,13 +235,16 @@ class TrainingConfig(LearningConfig):
         1.0, ge=0, description="Learning rate of the backbone relative to the rest."
     )
     head_first_steps: int = Field(
-        0, ge=0, description="Steps before the backbone learns; until then only the rest does."
+        0, ge=0, description="Steps at the start in which the backbone is frozen."
     )
     ema_decay: float | None = Field(
-        None, gt=0, lt=1, description="Exponential moving average of the weights, used to judge."
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights; validation uses it.",
     )
     losses: tuple[LossConfig, ...] = Field(
-        (LossConfig(name="cross_entropy"),), description="Weighted sum.", min_length=1
+        (LossConfig(name="cross_entropy"),), description="Terms of the weighted sum.", min_length=1
     )
     aux_weight: float = Field(0.4, ge=0, description="Weight of auxiliary heads, if there are any.")
     validate_every: int | None = Field(
@@ -245,9 +252,9 @@ class TrainingConfig(LearningConfig):
     )
     validation_split: str = Field("val", description="Split that chooses the weights to keep.")
     validation_overlap: int | None = Field(
-        None, ge=0, description="Overlap of windows in validations; default: prediction's."
+        None, ge=0, description="Overlap of windows in validation; default: prediction's."
     )
-    monitor: str = Field("miou", description="Validation score that decides which weights to keep.")
+    monitor: str = Field("miou", description="Validation score that selects the weights to keep.")
     early_stop: int | None = Field(
         None, ge=1, description="Stop after this many validations without a better score."
     )
@@ -257,42 +264,46 @@ class TrainingConfig(LearningConfig):
         if self.head_first_steps and self.head_first_steps >= self.steps:
             raise ValueError(
                 f"head_first_steps ({self.head_first_steps}) must be fewer than steps "
-                f"({self.steps}); for a backbone that never learns write 'tuning: frozen'"
+                f"({self.steps}); to freeze the backbone throughout, write 'tuning: frozen'"
             )
         return self
 
 
 class EvaluationConfig(Settings):
-    """What is scored, and by which rule."""
+    """Evaluation settings: the split and the scoring rules."""
 
     split: str = "test"
     reference: Literal["labels", "labels_eroded"] = Field(
-        "labels", description="Which labels of a scene to compare with."
+        "labels", description="Labels of a scene to compare with."
     )
     mean_over: tuple[str, ...] | None = Field(
-        None, description="Classes in means over classes; default: all.", min_length=1
+        None, description="Classes included in class means; default: all.", min_length=1
     )
     boundary_tolerance_px: float = Field(
         3.0, gt=0, description="Distance at which two boundary pixels still match."
     )
     class_mean: Literal["present", "reference"] = Field(
         "present",
-        description="Classes in a mean: in reference or prediction, or in the reference only.",
+        description="Classes that count in a mean: those in reference or prediction, or those in "
+        "the reference only.",
     )
 
 
 class PredictionConfig(Settings):
-    """How a scene is cut into windows and put together again."""
+    """Prediction settings: how a scene is cut into windows and stitched."""
 
     crop_size: int | None = Field(None, ge=8, description="Default: the training's.")
     overlap: int | None = Field(
-        None, ge=0, description="Scene pixels shared by neighbours; default: a quarter of the crop."
+        None,
+        ge=0,
+        description="Scene pixels shared by neighbours; default: a quarter of the window.",
     )
     batch_size: int | None = Field(None, ge=1, description="Default: the training's.")
     blending: Literal["taper", "uniform", "repeated"] = Field(
         "taper",
-        description="Weights of overlapping windows: falling towards their rims, equal, or equal "
-        "with windows at the scene's end as often as published sliding windows repeat them.",
+        description="Weights of overlapping windows: falling towards their edges, equal, or equal "
+        "with windows at the scene's end counted as often as published sliding windows repeat "
+        "them.",
     )
 
     @model_validator(mode="after")
@@ -307,7 +318,7 @@ class PredictionConfig(Settings):
 
 
 class RunConfig(Settings):
-    """Everything a run is: `run.yaml`."""
+    """All settings of a run: `run.yaml`."""
 
     data: DataConfig
     method: MethodConfig
@@ -343,7 +354,7 @@ def load_run_config(path: Path | str, overrides: Mapping[str, str] | None = None
 
     Raises:
         ConfigError: Missing or invalid file; unknown key (the nearest valid one is named); a value
-            of the wrong kind.
+            of the wrong type.
     """
     path = Path(path)
     config = parse_settings(RunConfig, read_yaml(path, overrides), str(path))

@@ -1,4 +1,4 @@
-"""Whether every band, date and modality has an influence of its own."""
+"""Influence of every band, date and modality on the logits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LEAST = 1e-5
 
 
 def in_groups(most: int | None) -> list[tuple[Modality, ...]]:
-    """All modalities, shared out among models that take no more than `most`."""
+    """Divide all modalities among models that take at most `most`."""
     first, *others = MODALITIES
     if most is None or most >= len(MODALITIES):
         return [MODALITIES]
@@ -40,7 +40,7 @@ def changed_images(modalities: Sequence[Modality], images: Images) -> Iterator[t
     """Images with a band, a date or a modality replaced by noise, or with two bands swapped.
 
     Yields:
-        What was changed ("rgb red_1, green_1, blue_1", "sar VV ↔ VH"), and all images.
+        Name of the change ("rgb red_1, green_1, blue_1", "sar VV ↔ VH"), and all images.
     """
     noise = random_images(modalities, _size(images), batch=1, seed=2)
     for m in modalities:
@@ -64,7 +64,7 @@ def change(before: Tensor, after: Tensor) -> float:
 
 
 def too_small(changes: Mapping[str, float]) -> set[str]:
-    """Those that are not above `LEAST`."""
+    """Names whose influence is not above `LEAST`."""
     return {name for name, value in changes.items() if not value > LEAST}
 
 

@@ -1,7 +1,7 @@
-"""Channels made of generated rasters while they are read: of segments' numbers, or of depth.
+"""Encoding of generated rasters (segment numbers, depth) as channels while they are read.
 
-The raster on disk keeps what was found, so that another encoding costs nothing. Values are 0 to
-255, as of a picture. What an encoded pixel is does not depend on the window it is read in.
+The raster on disk keeps the original values, so that another encoding costs nothing. Encoded values
+are 0 to 255, as in a picture. They do not depend on the window in which a pixel is read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from terrafuse.samples import Window
 
 EncodingName = Literal["color", "gray", "boundary", "mean_rgb", "stretch"]
 
-#: Encoding → names of the bands that it makes.
+#: Encoding → names of its bands.
 ENCODED_BANDS: dict[EncodingName, tuple[str, ...]] = {
     "color": ("color_red", "color_green", "color_blue"),
     "gray": ("gray",),
@@ -33,26 +33,26 @@ ENCODED_BANDS: dict[EncodingName, tuple[str, ...]] = {
     "stretch": ("depth",),
 }
 
-#: Tags of generated rasters: what colours are drawn by; what made them; limits of "stretch".
+#: Tags of generated rasters: key of the random colours; fingerprint; limits of "stretch".
 KEY_TAG = "TERRAFUSE_KEY"
 GENERATOR_TAG = "TERRAFUSE_GENERATOR"
 LIMITS_TAG = "TERRAFUSE_LIMITS"
 
-#: Largest number of a segment; from here on float32 cannot tell neighbours apart.
+#: Largest segment number; above it, float32 cannot tell neighbouring integers apart.
 MOST_SEGMENTS = 2**24 - 1
 
 Read = Callable[[Window], NDArray[np.float32]]
 
 
 class Encoder:
-    """Turns one band of a generated raster into channels.
+    """Encoder of one band of a generated raster as channels.
 
     Args:
-        encoding: What to make. "color": a colour per segment, drawn by the raster's key, 1 to 255;
-            segment 0 (unsegmented) is black. "gray": the first channel of it. "boundary": 255
-            where one of the four neighbours is another segment. "mean_rgb": mean colour of the
-            segment in the photo. "stretch": 2nd percentile of the raster → 0, 98th → 255.
-        file: The raster, which has tags, and a table of colours beside it.
+        encoding: "color": a random colour per segment, seeded by the raster's key, 1 to 255;
+            segment 0 (unsegmented) is black. "gray": its first channel. "boundary": 255 where one
+            of the four neighbours is another segment. "mean_rgb": mean colour of the segment in
+            the photo. "stretch": 2nd percentile of the raster → 0, 98th → 255.
+        file: The raster, with its tags and a table of colours beside it.
         where: Names modality and scene in messages.
     """
 
@@ -63,17 +63,16 @@ class Encoder:
         self._table: NDArray[np.uint8] | None = None
 
     def read(self, window: Window, read: Read) -> NDArray[np.float32]:
-        """The channels of a window.
+        """Read the channels of a window.
 
         Args:
-            window: What to encode.
-            read: Gives values (1, h, w) of any window, NaN without data.
+            read: Returns values (1, h, w) of any window, NaN without data.
 
         Returns:
             Float32 (K, h, w), 0 to 255, NaN without data.
 
         Raises:
-            BandError: Values are no numbers of segments.
+            BandError: Values are not segment numbers.
             DataError: The raster lacks what the encoding needs.
         """
         if self.encoding == "stretch":
@@ -93,7 +92,7 @@ class Encoder:
         return image
 
     def encode(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The channels (K, h, w) of values (1, h, w) beside which there is nothing."""
+        """Encode values (1, h, w) as channels (K, h, w), with no data around them."""
         height, width = image.shape[1:]
 
         def read(window: Window) -> NDArray[np.float32]:
@@ -109,8 +108,8 @@ class Encoder:
         if outside or (numbers != labels).any():
             wrong = (numbers != labels) | (numbers < 0) | (numbers > MOST_SEGMENTS)
             raise BandError(
-                f"{self._where}: '{self.path}' holds {labels[wrong].flat[0]:g}, which is no number "
-                f"of a segment (0 to {MOST_SEGMENTS}); encoding '{self.encoding}' needs a raster "
+                f"{self._where}: '{self.path}' holds {labels[wrong].flat[0]:g}, which is not a "
+                f"segment number (0 to {MOST_SEGMENTS}); encoding '{self.encoding}' needs a raster "
                 "of segments. Name one, or remove 'encoding'"
             )
         return numbers
@@ -140,10 +139,10 @@ class Encoder:
             raise DataError(
                 f"{self._where}: encoding 'mean_rgb' needs '{path}', which cannot be read "
                 f"({error}). terrafuse generate writes it beside the raster; 'color', 'gray' and "
-                "'boundary' need none"
+                "'boundary' do not need it"
             ) from None
         if table.dtype != np.uint8 or table.ndim != 2 or table.shape[1] != 3:
-            raise DataError(f"{self._where}: '{path}' is no table of colours (n, 3) of uint8")
+            raise DataError(f"{self._where}: '{path}' is not a table of colours (n, 3), uint8")
         return np.asarray(table)
 
     def _stretch(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -177,7 +176,7 @@ class Encoder:
 
 
 def color_table(path: str | Path) -> Path:
-    """Where the mean colours of a raster of segments lie, uint8 (segments + 1, 3).
+    """Return the path of a segment raster's mean colours, uint8 (segments + 1, 3).
 
     Raises:
         RasterReadError: The raster is not on this disk.
@@ -191,42 +190,41 @@ def color_table(path: str | Path) -> Path:
 
 
 def read_tags(path: str) -> dict[str, str]:
-    """Tags of a raster.
+    """Read the tags of a raster.
 
     Raises:
-        RasterReadError: It cannot be opened.
+        RasterReadError: The raster cannot be opened.
     """
     with pool.borrow(gdal_path(path)) as dataset:
         return dict(dataset.tags())
 
 
 def check_generator(file: RasterFile, expected: str, where: str) -> None:
-    """Refuse a raster that another model, or other settings, made.
+    """Reject a raster made by another model or with other settings.
 
     Args:
-        file: The raster.
-        expected: Fingerprint of what should have made it.
+        expected: Fingerprint of the model and settings that should have made it.
         where: Names modality and scene in messages.
 
     Raises:
-        DataError: Names both fingerprints.
+        DataError: The fingerprints differ; names both.
     """
     found = read_tags(file.path).get(GENERATOR_TAG, "")
     if found != expected:
-        made = f"by generator {found}" if found else "by no generator that left its mark"
+        made = f"by generator {found}" if found else "by no known generator (it has no fingerprint)"
         raise DataError(
-            f"{where}: '{file.path}' was made {made}; expected is {expected}. Train and map with "
-            "rasters of one model and its settings: generate this one again with those of the "
-            "others"
+            f"{where}: '{file.path}' was made {made}; expected {expected}. Train and map with "
+            "rasters of one model and one set of settings: generate this one again with "
+            "those of the others"
         )
 
 
 def draw_colors(numbers: NDArray[np.integer[Any]], key: str) -> NDArray[np.uint8]:
-    """A colour per segment, the same in every process and on every machine.
+    """Draw a colour per segment, the same in every process and on every machine.
 
     Args:
         numbers: Segments, of any shape; 0 becomes black.
-        key: Image they belong to; segment 3 of another image has another colour.
+        key: Image they belong to; segment 3 of another image gets another colour.
 
     Returns:
         Uint8 (3, …), 1 to 255.
@@ -245,14 +243,14 @@ def draw_colors(numbers: NDArray[np.integer[Any]], key: str) -> NDArray[np.uint8
 
 
 def find_boundaries(labels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Where segments meet, without the outermost pixels, which are only looked at.
+    """Find the boundaries between segments; the outermost pixels serve only as neighbours.
 
     Args:
         labels: Segments (h + 2, w + 2), NaN without data.
 
     Returns:
         Float32 (h, w): 255 where one of the four neighbours is another segment, else 0; NaN
-        without data. A neighbour without data is none.
+        without data. A neighbour without data makes no boundary.
     """
     inner = labels[1:-1, 1:-1]
     found = np.zeros(inner.shape, bool)

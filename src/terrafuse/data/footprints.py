@@ -1,4 +1,4 @@
-"""Which rasters show the same ground."""
+"""Overlap and distance of raster footprints."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rasterio.crs import CRS
 from terrafuse.data.grid import Grid, full_turn, near
 from terrafuse.data.overlap import project
 
-# Neighbouring sheets may share a line of pixels without showing the same place.
+# Neighbouring map sheets may share a line of pixels without showing the same place.
 _LEAST_OVERLAP = 1e-3
-# Straight edges bend in another CRS: points along an outline.
+# Straight edges bend in another CRS: points added along an outline.
 _OUTLINE_POINTS = 64
 
 
@@ -39,14 +39,13 @@ def overlapping_grids(grids: Sequence[Grid]) -> list[tuple[int, int]]:
 
 
 def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, int, float]]:
-    """Pairs of georeferenced grids of one CRS that lie apart, but not by more than this.
+    """Find pairs of georeferenced grids of one CRS that are disjoint but close.
 
     Args:
-        grids: The grids.
-        distance_px: In pixels of the finer of both.
+        distance_px: Largest distance, in pixels of the finer grid.
 
     Returns:
-        Positions of both, and pixels between them; 0 = they touch.
+        Positions of both, and the pixels between them; 0 = they touch.
     """
     overlapping = set(overlapping_grids(grids))
     by_crs: dict[str, list[int]] = {}
@@ -61,7 +60,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
         first, second = tree.query(polygons, predicate="dwithin", distance=distance_px * pixels)
         apart = shapely.distance(polygons[first], polygons[second])
         apart = apart / np.minimum(pixels[first], pixels[second])
-        # A pair is found from either side where both have pixels of one size.
+        # Where both have pixels of one size, a pair is found from either side.
         pairs = {
             (min(members[a], members[b]), max(members[a], members[b])): float(px)
             for a, b, px in zip(first, second, apart, strict=True)
@@ -72,7 +71,7 @@ def nearby_grids(grids: Sequence[Grid], distance_px: float) -> list[tuple[int, i
 
 
 def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
-    """Indices of grids; those that overlap, be it through others, are together."""
+    """Group the indices of grids that overlap, directly or through others."""
     group_of = list(range(len(grids)))
 
     def root(i: int) -> int:
@@ -132,7 +131,7 @@ def _outline(grid: Grid, *, in_degrees: bool) -> Any:
     dense = shapely.segmentize(outline, shapely.length(outline) / _OUTLINE_POINTS)
     try:
         lon, lat = project(grid.crs, CRS.from_epsg(4326), *shapely.get_coordinates(dense).T)
-    except ValueError:  # a CRS that lies nowhere on Earth
+    except ValueError:  # a CRS of another celestial body
         return None
     if not np.isfinite(lon).all():
         return None

@@ -1,4 +1,4 @@
-"""`Grid`: where the pixels of a raster or of a scene lie."""
+"""`Grid`: the georeferenced pixel grid of a raster or of a scene."""
 
 from __future__ import annotations
 
@@ -25,10 +25,8 @@ class Grid:
     """CRS, transform and size of a raster or of a scene.
 
     Args:
-        crs: Coordinate reference system; None for images that lie nowhere.
-        transform: Pixel (col, row) → map (x, y); pixel (0, 0) is the outer corner.
-        height: Rows.
-        width: Columns.
+        crs: Coordinate reference system; None for images that are not georeferenced.
+        transform: Pixel (col, row) → map (x, y); (0, 0) is the outer corner of the first pixel.
     """
 
     crs: CRS | None
@@ -38,7 +36,7 @@ class Grid:
 
     @classmethod
     def from_dataset(cls, dataset: Any) -> Grid:
-        """Grid of an open rasterio dataset."""
+        """Return the grid of an open rasterio dataset."""
         return cls(dataset.crs, dataset.transform, dataset.height, dataset.width)
 
     @property
@@ -54,24 +52,24 @@ class Grid:
 
     @property
     def window(self) -> Window:
-        """The whole grid."""
+        """Window of the whole grid."""
         return Window(0, 0, self.height, self.width)
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Extent (left, bottom, right, top) in CRS units, also of rotated grids."""
+        """Extent (left, bottom, right, top) in CRS units; rotated grids included."""
         x, y = self.corners()
         return float(x.min()), float(y.min()), float(x.max()), float(y.max())
 
     @property
     def pixel_size(self) -> tuple[float, float]:
-        """Length of a pixel along its row and along its column, in CRS units."""
+        """Size of a pixel along rows and along columns, in CRS units."""
         t = self.transform
         return hypot(t.a, t.d), hypot(t.b, t.e)
 
     @property
     def pixel_size_m(self) -> float | None:
-        """Geometric mean of both pixel lengths in metres; None without CRS."""
+        """Geometric mean of both pixel sizes in metres; None without a CRS."""
         if self.crs is None:
             return None
         width, height = self.pixel_size
@@ -86,21 +84,20 @@ class Grid:
         return float(np.sqrt(width * height)) * factor
 
     def corners(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Map x and y (4,) of the outer corners."""
+        """Return map x and y (4,) of the outer corners."""
         cols = np.array([0.0, self.width, self.width, 0.0])
         rows = np.array([0.0, 0.0, self.height, self.height])
         t = self.transform
         return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
 
     def offset_in(self, other: Grid, tolerance_px: float = 0.01) -> tuple[int, int] | None:
-        """(row, col) of this grid's first pixel among those of `other`.
+        """Return the (row, col) of this grid's first pixel in `other`, or None.
 
         None where the pixels of both do not coincide, be it at this grid's far corner. The grids
         need not overlap. Longitudes count as they are written (see `turned_to`).
 
         Args:
-            other: Grid whose pixels are counted.
-            tolerance_px: Largest distance, in pixels of `other`, that still counts as none.
+            tolerance_px: Largest misalignment that is ignored, in pixels of `other`.
         """
         if self.crs != other.crs:
             return None
@@ -124,7 +121,7 @@ class Grid:
         return self if moved == 0 else replace(self, transform=_shift_x(self.transform, moved))
 
     def scaled(self, ratio: Fraction | int) -> Grid:
-        """Grid of the same origin with pixels `ratio` times as large; covers this one."""
+        """Return the covering grid of the same origin, with pixels `ratio` times as large."""
         ratio = Fraction(ratio)
         if ratio == 1:
             return self
@@ -136,7 +133,7 @@ class Grid:
         )
 
     def crop(self, window: Window) -> Grid:
-        """Grid of a window, which may reach beyond."""
+        """Return the grid of a window, which may extend beyond this one."""
         return replace(
             self,
             transform=self.transform * Affine.translation(window.col, window.row),
@@ -160,7 +157,7 @@ def near(x: Any, middle: float, turn: float | None) -> Any:
 
 
 def own_window(modality: Modality, window: Window) -> Window:
-    """A window of the scene in pixels of a modality.
+    """Convert a window of the scene to pixels of a modality.
 
     Raises:
         ConfigError: The window does not fit the modality's scale.
@@ -176,7 +173,7 @@ def own_window(modality: Modality, window: Window) -> Window:
 
 
 def typical_pixel_size_m(grids: Iterable[Grid]) -> float | None:
-    """Median pixel size in metres of the grids that have one; None where none has."""
+    """Return the median pixel size in metres of the grids that have one; None if none has."""
     known = [size for grid in grids if (size := grid.pixel_size_m) is not None]
     return median(known) if known else None
 

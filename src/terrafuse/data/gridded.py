@@ -28,14 +28,12 @@ _PRINTED = 1e-5
 
 @dataclass(frozen=True)
 class GriddedBands:
-    """Some bands of a file, on a target grid.
+    """Selected bands of a file, on a target grid.
 
     Args:
-        file: The file.
-        bands: What to read of it.
         extent: Part of the target grid that the file can fill, or None.
         offset: (row, col) of the target grid in the file where pixels coincide, else None.
-        spec: What the pool of handles opens: the path, or a VRT document.
+        spec: What the handle pool opens: the path, or a VRT document.
         where: Names the raster in messages.
     """
 
@@ -48,7 +46,7 @@ class GriddedBands:
 
     @property
     def complete(self) -> bool:
-        """Whether every pixel has data for certain."""
+        """True if every pixel is certain to have data."""
         return self.offset is not None and all(
             band.finite and not band.masked and band.nodata is None and band.fill is None
             for band in self.bands
@@ -57,15 +55,15 @@ class GriddedBands:
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Raw values of a window inside `extent`, and where there are none.
+        """Read raw values of a window inside `extent`, and a mask of pixels without data.
 
         Args:
             window: Pixels of the target grid.
-            shape: Rows and columns to pick from it, evenly, if not all: from an overview where
-                the file has one.
+            shape: Rows and columns to pick from it, evenly spaced; from an overview where the
+                file has one. None reads all.
 
         Returns:
-            Values (C, h, w), aligned in the file's dtype, else float with NaN; and a mask
+            Values (C, h, w), in the file's dtype if aligned, else float with NaN; and a mask
             (C or 1, h, w) of the pixels without data, or None.
 
         Raises:
@@ -135,11 +133,8 @@ def place(
     """Prepare to read `bands` of a file on `grid`.
 
     Args:
-        file: The file.
-        bands: What to read of it.
-        grid: Target grid.
-        reference: The whole of which `grid` is a part; the file must overlap it.
-        resampling: Rule between pixels, where those of the file and of `grid` do not coincide.
+        reference: Full grid of which `grid` is a part; the file must overlap it.
+        resampling: Method where the pixels of the file and of `grid` do not coincide.
         where: Names the raster in messages.
         dtype: GDAL type to resample in.
         witnesses: Tells where the modality has data, on the file's grid (`BandSource.fill`).

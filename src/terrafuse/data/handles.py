@@ -1,4 +1,4 @@
-"""Open rasters: GDAL's settings, and a bounded pool of handles per process."""
+"""GDAL's settings, and a bounded pool of open rasters per process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 # GDAL reads these when it is first used, hence before rasterio is. A user's own setting wins.
 os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB of decoded blocks; the default is 5 % of RAM
 os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hold 10⁵ files
-# Warp block by block of a fixed lattice: pixels do not depend on the window they are read in, and
-# overlapping windows share blocks. (No user's choice: results depend on it.)
+# Warp block by block on a fixed grid: pixels do not depend on the window they are read in, and
+# overlapping windows share blocks. (Not for users to override: results depend on it.)
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
 
 import numpy as np
@@ -30,12 +30,12 @@ from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
 from terrafuse.errors import RasterReadError
 
 DEFAULT_LIMIT = 128
-#: Held by whoever changes the filter of warnings, which all threads share.
+#: Held by whoever changes the warning filter, which all threads share.
 warning_filter = threading.RLock()
 
 
 class HandlePool:
-    """Open rasters, at most `limit` kept; the least recently used is closed first.
+    """A pool of open rasters, at most `limit`; the least recently used is closed first.
 
     A handle belongs to one thread at a time (GDAL's are not thread-safe): two threads that read
     one file hold two handles. After a fork the child opens its own: file positions are shared
@@ -51,13 +51,13 @@ class HandlePool:
 
     @contextmanager
     def borrow(self, spec: str) -> Iterator[Any]:
-        """An open rasterio dataset, of the samples that a file stores (see `stored`).
+        """Yield an open rasterio dataset of the samples that a file stores (see `stored`).
 
         Args:
             spec: Path, GDAL path ("/vsicurl/…") or VRT document.
 
         Raises:
-            RasterReadError: It cannot be opened.
+            RasterReadError: The raster cannot be opened.
         """
         with self._lock:
             dataset = self._idle.pop(spec, None)
@@ -77,7 +77,7 @@ class HandlePool:
             dataset.close()
 
     def forget(self, path: str) -> None:
-        """Close idle handles that read `path`, itself or within a VRT document: it may be new."""
+        """Close idle handles of `path`, alone or within a VRT document: the file may be new."""
         with self._lock:
             names = [name for name in self._idle if path in name]
         self.close(names)
@@ -109,11 +109,11 @@ pool = HandlePool()
 
 
 def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
-    """Bound what this process keeps: for workers, of which there are many.
+    """Limit cache and open files of this process, for workers, of which there are many.
 
     Args:
         cache_mb: GDAL's cache of decoded blocks, in MB.
-        open_files: Handles kept open; None leaves the limit.
+        open_files: Maximum number of open handles; None leaves the limit.
     """
     set_gdal_config("GDAL_CACHEMAX", cache_mb * 2**20)
     if open_files is not None:
@@ -148,10 +148,10 @@ def read_bands(
 
 
 def transform_of(dataset: Any) -> Affine:
-    """Transform of a borrowed dataset.
+    """Return the transform of a borrowed dataset.
 
-    Of a file without one that is opened with the prefix "GTIFF_RAW:", GDAL leaves it undefined:
-    whatever is in memory. The file without the prefix tells.
+    GDAL leaves it undefined (whatever is in memory) for a file without one that is opened with the
+    prefix "GTIFF_RAW:". It is then read from the file without the prefix.
     """
     if not dataset.name.startswith(RAW_PREFIX):
         return Affine(*dataset.transform[:6])
@@ -171,7 +171,7 @@ def _is_far(spec: str) -> bool:
 
 
 def _open(spec: str) -> Any:
-    # Far away, every look for a file that may lie beside costs a request.
+    # On remote storage, every search for a sidecar file costs a request.
     remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
         with _without_warnings(), remote if _is_far(spec) else nullcontext():

@@ -1,4 +1,4 @@
-"""The label files of a scene: those to learn from, and others to score with."""
+"""Label files of a scene: those for training, and others for scoring."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def inspect_labels(path: str | None, where: str, page: int | None = None) -> Ras
         page: Page to take of a file that has several.
 
     Raises:
-        RasterReadError: Missing, or no raster.
+        RasterReadError: Missing, or not a raster.
     """
     if path is None or is_vector(path):
         return None
@@ -47,20 +47,17 @@ def open_labels(
     *,
     shared: bool = False,
 ) -> Labels:
-    """Labels on the grid of a scene.
+    """Open labels on the grid of a scene.
 
     Args:
-        path: The file.
-        file: The raster it is, with its place; None for polygons.
-        scheme: What the values mean.
-        rules: How it is read.
+        file: Its raster, placed on the grid; None for polygons.
         grid: The scene's grid.
-        reference: The whole of which `grid` is a part.
+        reference: Full grid of which `grid` is a part.
         where: Names the labels in messages.
         shared: Whether polygons are of several scenes, of which some may hold none.
 
     Raises:
-        DataError: What `RasterLabels` and `PolygonLabels` raise.
+        DataError: As raised by `RasterLabels` and `PolygonLabels`.
     """
     if file is None:
         return PolygonLabels(path, scheme, rules, grid, where, shared=shared)
@@ -69,10 +66,10 @@ def open_labels(
 
 @dataclass(frozen=True)
 class LabelMask:
-    """Blocks of a scene.
+    """The blocks of a scene whose labels are kept.
 
     Args:
-        side: Of a block, in scene pixels.
+        side: Side of a block, in scene pixels.
         blocks: Whether a block is kept, bool (rows, cols).
     """
 
@@ -80,7 +77,7 @@ class LabelMask:
     blocks: NDArray[np.bool_]
 
     def mask(self, window: Window) -> NDArray[np.bool_]:
-        """Which pixels of a window are kept, bool (h, w); none beyond the blocks."""
+        """Return the pixels of a window that are kept, bool (h, w); none beyond the blocks."""
         mask = np.zeros((window.height, window.width), bool)
         inner = window.intersection(Window(0, 0, *(n * self.side for n in self.blocks.shape)))
         if inner is not None:
@@ -91,24 +88,19 @@ class LabelMask:
 
 
 class MaskedLabels:
-    """Labels, void outside an area. Where a window holds none of it, nothing is read.
-
-    Args:
-        labels: All of them.
-        area: What to keep.
-    """
+    """Labels, void outside an area. Windows that lie wholly outside are not read."""
 
     def __init__(self, labels: Labels, area: LabelMask) -> None:
         self._labels = labels
         self._area = area
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), 255 = ignore."""
+        """Read class indices (h, w), 255 = ignore."""
         kept = self._area.mask(window)
         if not kept.any():
             return np.full(kept.shape, IGNORE_INDEX, np.uint8)
         return np.where(kept, self._labels.read(window), np.uint8(IGNORE_INDEX))
 
     def close(self) -> None:
-        """Close the files, as far as this process has them open."""
+        """Close the files that this process has open."""
         self._labels.close()

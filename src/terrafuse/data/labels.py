@@ -1,4 +1,4 @@
-"""Labels of a scene from a coded or coloured raster; `polygons` has those from vectors."""
+"""Labels of a scene from a raster of codes or colours; see `polygons` for vector labels."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from terrafuse.samples import IGNORE_INDEX, Window
 
 @dataclass(frozen=True)
 class LabelRules:
-    """How label files become class indices.
+    """Rules by which label files become class indices.
 
     Args:
-        attribute: Polygons: the field with the class code or class name; None where only one class
-            is possible.
-        area: Polygons: file with the area of interest; outside it everything is ignored.
-        background: Polygons: code or name of the class where no polygon is; None = ignored.
+        attribute: Polygons: field with the class code or class name; None where only one class is
+            possible.
+        area: Polygons: file with the labelled area; pixels outside it are ignored.
+        background: Polygons: code or name of the class outside all polygons; None = ignored.
         nodata: Rasters: value to ignore, instead of the file's own tag.
         page: Rasters: page to take of a file that has several.
         layer: Polygons: layer of files that have several.
@@ -48,25 +48,22 @@ class Labels(Protocol):
     """Labels on a scene's grid."""
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), 255 = ignore, also outside the scene."""
+        """Read class indices (h, w); 255 = ignore, also outside the scene."""
 
     def close(self) -> None:
-        """Close the files, as far as this process has them open."""
+        """Close the files that this process has open."""
 
 
 class RasterLabels:
     """Labels from a raster of codes, or of colours where the class scheme has colours.
 
     Args:
-        file: The raster.
-        scheme: What the values mean.
-        rules: How it is read.
         grid: The scene's grid.
-        reference: The whole of which `grid` is a part.
+        reference: Full grid of which `grid` is a part.
         where: Names the labels in messages.
 
     Raises:
-        BandError: Neither one band of codes nor three of colours.
+        BandError: The file has neither one band of codes nor three of colours.
         GridMismatchError: No overlap with the grid.
     """
 
@@ -81,7 +78,7 @@ class RasterLabels:
     ) -> None:
         self._scheme = scheme
         self._where = f"{where} ({file.path})"
-        #: Raw value → pixels that became what the scheme's `unknown` says, in all windows read.
+        #: Raw value → pixels that the scheme's `unknown` replaced, in all windows read.
         self.unknown: Counter[str] = Counter()
         self._palette = file.palette if scheme.has_palette and _opaque(file) == 1 else None
         tag = file.nodata[0] if rules.nodata is None else rules.nodata
@@ -98,7 +95,7 @@ class RasterLabels:
         )
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), 255 = ignore, also outside the scene.
+        """Read class indices (h, w); 255 = ignore, also outside the scene.
 
         Raises:
             LabelError: Values outside the class scheme.
@@ -147,6 +144,6 @@ def _label_bands(file: RasterFile, scheme: ClassScheme, where: str) -> range:
         else "numbers: one band is"
     )
     raise BandError(
-        f"{where} have {count} bands, but the codes of the classes are {wanted} needed. Correct "
+        f"{where} have {count} bands, but the class codes are {wanted} needed. Correct "
         "'code' of the classes, or convert the labels"
     )

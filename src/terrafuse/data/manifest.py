@@ -1,4 +1,4 @@
-"""`dataset.yaml`: what lies where. Every data set becomes one; training reads nothing else."""
+"""`dataset.yaml`: the files of a data set. Every data set becomes one; training reads no other."""
 
 from __future__ import annotations
 
@@ -47,14 +47,11 @@ class Manifest:
 
     Args:
         path: The file; paths in it are relative to `folder`.
-        modalities: What scenes return, in order. A rescaled one has lost its unit.
-        scheme: What labels mean.
-        entries: The scenes.
-        rules: How each modality is read.
-        label_rules: How labels are read.
-        grid: Modality whose grid is the scene's, or "labels", or None.
-        root: Folder that paths start from, as written; None = that of the file.
-        known: Every modality of the file; `select` leaves it, so that scenes keep their grid.
+        modalities: Modalities that scenes return, in order. A rescaled one has lost its unit.
+        rules: Reading rules per modality.
+        grid: Modality whose grid is the scene's, or "labels"; None chooses automatically.
+        root: Folder that paths are relative to, as written; None = that of the file.
+        known: Every modality of the file; `select` keeps them, so that scenes keep their grid.
     """
 
     path: Path
@@ -69,7 +66,7 @@ class Manifest:
 
     @property
     def folder(self) -> Path:
-        """Folder that paths start from."""
+        """Folder that paths are relative to."""
         return self.path.parent / Path(self.root or "").expanduser()
 
     @property
@@ -82,10 +79,10 @@ class Manifest:
         return counts
 
     def select(self, names: Sequence[str] | None) -> Manifest:
-        """The manifest with these modalities, in this order; None = as it is.
+        """Return the manifest with these modalities, in this order; None changes nothing.
 
         Raises:
-            ConfigError: A name that does not exist, or twice.
+            ConfigError: A name is unknown or given twice.
         """
         if names is None:
             return self
@@ -93,14 +90,14 @@ class Manifest:
             if name not in self.known:
                 raise ConfigError(unknown_name("modality", name, self.known))
         if not names or len(set(names)) != len(names):
-            raise ConfigError(f"modalities must be some, each once; got {list(names)}")
+            raise ConfigError(f"modalities must name at least one, each once; got {list(names)}")
         return self._returning(names)
 
     def with_rescale(self, wanted: Mapping[str, RescaleName | None]) -> Manifest:
-        """The manifest with other `rescale` rules; modalities that it does not have are left out.
+        """Return the manifest with other `rescale` rules; modalities it does not have are ignored.
 
         Args:
-            wanted: Modality → how to rescale it, or None for its physical values.
+            wanted: Modality → its rescaling, or None for its physical values.
         """
         rules = {
             name: replace(rule, rescale=wanted.get(name, rule.rescale))
@@ -139,7 +136,7 @@ class Manifest:
 
         Raises:
             SceneNotFoundError: No such split.
-            DataError: What `scene` raises.
+            DataError: As raised by `scene`.
         """
         if split is not None and split not in self.splits:
             raise SceneNotFoundError(unknown_name("split", split, self.splits))
@@ -154,14 +151,14 @@ class Manifest:
             SceneNotFoundError: No such scene.
             RasterReadError: A file is missing, or no file matches.
             MissingModalityError: A required modality is absent.
-            DataError: What `Scene` raises.
+            DataError: As raised by `Scene`.
         """
         scene = self._open(self._entry(id))
         tell_band_names([scene])
         return scene
 
     def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
-        """Files of a scene on this disk, whether they exist or not, without opening any.
+        """Return the files of a scene on this disk, whether they exist or not, without opening any.
 
         Returns:
             Per modality returned, "labels" and "labels_eroded".
@@ -181,7 +178,7 @@ class Manifest:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in the file, with every modality."""
+        """Return plain values, as in the file, with every modality."""
         values: dict[str, Any] = {} if self.root is None else {"root": self.root}
         values |= self.scheme.to_dict()
         values["modalities"] = {
@@ -292,10 +289,10 @@ def load_manifest(path: Path | str) -> Manifest:
 
 
 def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
-    """Write manifest values as YAML, at once or not at all.
+    """Write manifest values as YAML, atomically.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
     path = Path(path)
     text = "".join(_to_yaml(key, value) for key, value in values.items())
@@ -314,7 +311,7 @@ def _own_rules(rules: Mapping[str, ReadingRules], entry: SceneEntry) -> Mapping[
 
 
 def _as_read(modality: Modality, rules: ReadingRules) -> Modality:
-    """The modality as scenes return it."""
+    """Return the modality as scenes return it."""
     return replace(modality, unit=RESCALED_UNIT) if rules.rescale else modality
 
 
@@ -330,7 +327,7 @@ def _to_yaml(key: str, value: Any) -> str:
 
 
 def _in_band_order(paths: Sequence[str], bands: Sequence[str]) -> list[str]:
-    """Files that a pattern found: as the bands they are named after, else in natural order."""
+    """Order files found by a pattern: as the bands they are named after, else naturally."""
     if len(paths) == len(bands) > 1:
         named = [[path for path in paths if _is_named(path, band)] for band in bands]
         if all(len(found) == 1 for found in named):

@@ -1,4 +1,4 @@
-"""A data set as a run's settings want it, and the numbers its modalities are normalised by."""
+"""The data set as a run's settings describe it, and the statistics that normalise it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from terrafuse.data.rasters import RescaleName
 from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
 
-_AS_IT_IS = FixedStatistics(mean=0.0, std=1.0)
+_IDENTITY = FixedStatistics(mean=0.0, std=1.0)
 
 
 def open_dataset(config: DataConfig) -> Manifest:
-    """The manifest of a run: its modalities, rescaled where `normalization` says so.
+    """Open the manifest of a run: its modalities, rescaled where `normalization` says so.
 
     Args:
-        config: Manifest, modalities, training splits and normalisation. Modalities may be
-            normalised that are not used, so that a run without them needs no other settings.
+        config: Manifest, modalities, training splits and normalisation. `normalization` may name
+            modalities that are not used, so that a run without them needs no other settings.
 
     Raises:
-        ConfigError: An invalid manifest; a modality that does not exist; a split named twice; a
+        ConfigError: An invalid manifest; an unknown modality; a split named twice; a
             normalisation that does not fit the bands.
         SceneNotFoundError: A training split does not exist.
     """
@@ -45,17 +45,17 @@ def open_dataset(config: DataConfig) -> Manifest:
 def apply_normalization(
     statistics: Mapping[str, BandStatistics], manifest: Manifest, config: DataConfig
 ) -> dict[str, BandStatistics]:
-    """Statistics with the mean and deviation that the settings want; percentiles stay measured.
+    """Apply the mean and deviation that the settings fix; percentiles stay as measured.
 
     Args:
         statistics: Per modality, measured on scenes of `manifest`.
-        manifest: As `open_dataset` gives it.
+        manifest: As returned by `open_dataset`.
         config: Settings it was opened with.
     """
     result = {}
     for name, measured in statistics.items():
         how = config.normalization.get(name, "measured")
-        fixed = _AS_IT_IS if how == "scene_range" else how
+        fixed = _IDENTITY if how == "scene_range" else how
         if isinstance(fixed, FixedStatistics):
             modality = manifest.modalities[name]
             mean = _per_band(modality, "mean", fixed.mean)
@@ -77,10 +77,10 @@ def _check_splits(splits: Sequence[str], manifest: Manifest) -> None:
 
 
 def _per_band(modality: Modality, key: str, given: float | tuple[float, ...]) -> tuple[float, ...]:
-    """One value per band.
+    """Expand to one value per band.
 
     Raises:
-        ConfigError: Neither one value nor one per band.
+        ConfigError: There is neither one value nor one per band.
     """
     values = given if isinstance(given, tuple) else (given,)
     if len(values) == 1:

@@ -1,4 +1,4 @@
-"""Where two grids meet, and how large the pixels of one are in the other."""
+"""Overlap of two grids, and the size of one's pixels in the other."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rasterio.warp import transform as transform_points
 from terrafuse.data.grid import Grid, full_turn, near
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-# Points per side that are tried: enough to find any overlap wider than 1/32 of the smaller grid.
+# Points tried per side: enough to find any overlap wider than 1/32 of the smaller grid.
 _LATTICE = 33
 
 
 def project(source: CRS | None, target: CRS | None, x: Any, y: Any) -> Points:
-    """Map coordinates of `source` in `target`; NaN where the projection has no answer.
+    """Transform map coordinates from `source` to `target`; NaN where the projection is undefined.
 
     Raises:
-        ValueError: No transform leads from one CRS to the other.
+        ValueError: There is no transform between the two CRSs.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if source is None or target is None or source == target:
@@ -33,7 +33,8 @@ def project(source: CRS | None, target: CRS | None, x: Any, y: Any) -> Points:
         new_x, new_y = transform_points(source, target, x, y)[:2]
     except Exception as error:  # GDAL's own classes: one bad point fails all
         if type(error).__name__ == "CPLE_NotSupportedError":
-            raise ValueError(f"nothing leads from {_name(source)} to {_name(target)}") from None
+            names = f"{_name(source)} to {_name(target)}"
+            raise ValueError(f"there is no transform from {names}") from None
         if x.size == 1:
             return np.full(1, np.nan), np.full(1, np.nan)
         half = x.size // 2
@@ -60,10 +61,10 @@ def pixel_transform(source: Grid, target: Grid) -> Callable[[Any, Any], Points]:
 
 
 def meeting_points(source: Grid, target: Grid) -> Points:
-    """Pixel coordinates (cols, rows) in `target` of points that lie in both grids.
+    """Return pixel coordinates (cols, rows) in `target` of points that lie in both grids.
 
     Raises:
-        ValueError: No transform leads from one CRS to the other.
+        ValueError: There is no transform between the two CRSs.
     """
     own_cols, own_rows = _lattice(target)
     inside = _inside(source, *pixel_transform(target, source)(own_cols, own_rows))
@@ -91,12 +92,10 @@ def meets_twice(source: Grid, target: Grid) -> bool:
 
 
 def relative_scale(source: Grid, target: Grid, points: Points) -> tuple[float, float]:
-    """Target pixels per source pixel, along the source's columns and rows.
+    """Return target pixels per source pixel, along the source's columns and rows.
 
     Args:
-        source: Grid that is read.
-        target: Grid that is read on.
-        points: Where both meet; the scale is taken in their middle.
+        points: Points that lie in both grids; the scale is measured in their middle.
     """
     cols, rows = points
     middle = int(np.hypot(cols - cols.mean(), rows - rows.mean()).argmin())
@@ -106,18 +105,18 @@ def relative_scale(source: Grid, target: Grid, points: Points) -> tuple[float, f
     )
     along_cols = hypot(x[1] - x[0], x[3] - x[2])
     along_rows = hypot(y[1] - y[0], y[3] - y[2])
-    if not (along_cols > 0 and along_rows > 0):  # also where the projection has no answer
+    if not (along_cols > 0 and along_rows > 0):  # also where the projection is undefined
         return 1.0, 1.0
     return 1 / along_cols, 1 / along_rows
 
 
 def extent_in(source: Grid, crs: CRS | None) -> tuple[float, float, float, float]:
-    """Bounds (left, bottom, right, top) of a grid in another CRS.
+    """Return the bounds (left, bottom, right, top) of a grid in another CRS.
 
     Across the date line longitudes go on beyond ±180°.
 
     Raises:
-        ValueError: No transform leads from one CRS to the other, or not at this place.
+        ValueError: There is no transform between the two CRSs, or none at this place.
     """
     x, y = project(source.crs, crs, *_apply(source.transform, *_lattice(source)))
     if not np.isfinite(x).any():

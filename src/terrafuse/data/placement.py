@@ -1,4 +1,4 @@
-"""Which grid is a scene's, and where its rasters lie relative to it."""
+"""Choice of a scene's grid, and the placement of its rasters on it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ Files = Mapping[str, tuple[RasterFile, ...]]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where everything of a scene lies.
+    """The grid of a scene and its files placed on it.
 
     Args:
-        grid: The scene's grid.
-        reference: The grid of which it is a part; the same unless the scene is a window.
-        files: Files per modality; those without CRS have got the place of their pixels.
+        reference: Full grid of which `grid` is a part; the same unless the scene is a window.
+        files: Files per modality; those without CRS are placed by their pixels.
         labels: Raster of labels, likewise.
     """
 
@@ -50,23 +49,21 @@ def place_rasters(
     window: Window | None,
     where: str,
 ) -> Placement:
-    """Choose the scene's grid and bring every raster into relation to it.
+    """Choose the scene's grid and place every raster on it.
 
-    The grid is that of the chosen modality or of the labels; else the labels'; else the finest
-    raster's among those of scale 1, if there are any. A modality of scale s stands for a grid of
+    The grid is the one chosen (a modality's or the labels'); else the labels'; else the finest
+    raster's, among those of scale 1 if there are any. A modality of scale s stands for a grid with
     1/s of its pixel size.
 
     Args:
-        files: Files per modality.
-        labels: Raster of labels.
-        modalities: What the modalities are.
-        chosen: Modality whose grid is wanted, or "labels". Where the scene lacks it, as if None.
+        labels: Raster of labels; None without labels, or for polygons.
+        chosen: Modality whose grid is wanted, or "labels". Ignored where the scene lacks it.
         window: Part of the grid that is the scene.
         where: Names the scene in messages.
 
     Raises:
         GridMismatchError: CRS on some rasters only, a raster without grid, sizes that do not match.
-        ConfigError: `chosen` is no modality, or `window` leaves the grid.
+        ConfigError: `chosen` is not a modality, or `window` exceeds the grid.
     """
     if chosen not in (None, "labels", *modalities):
         raise ConfigError(unknown_name("name in 'grid'", chosen, ["labels", *modalities]))
@@ -82,11 +79,10 @@ def place_rasters(
 
 
 def place_further(file: RasterFile, reference: Grid, where: str) -> RasterFile:
-    """Bring a raster into relation to a scene whose grid has been chosen without it.
+    """Place a raster on a scene whose grid was chosen without it.
 
     Args:
-        file: The raster.
-        reference: The grid of which the scene is a part.
+        reference: Full grid of which the scene is a part.
         where: Names the raster in messages.
 
     Raises:
@@ -228,7 +224,7 @@ def _crop(reference: Grid, window: Window | None, where: str) -> Grid:
     if window.intersection(reference.window) != window:
         raise ConfigError(
             f"{where}: window [{window.row}, {window.col}, {window.height}, {window.width}] (row, "
-            f"column, height, width) leaves the grid of {reference.height} × {reference.width} "
+            f"column, height, width) exceeds the grid of {reference.height} × {reference.width} "
             "pixels"
         )
     return reference.crop(window)

@@ -57,14 +57,12 @@ class PolygonsAstrayWarning(UserWarning):
 
 
 class PolygonLabels:
-    """Labels from polygons: a pixel is of the class of the polygon that covers its centre.
+    """Labels from polygons: a pixel has the class of the polygon that covers its centre.
 
-    Where polygons overlap, the later one in the file counts.
+    Where polygons overlap, the later one in the file wins.
 
     Args:
         path: Vector file, in any CRS.
-        scheme: What the codes mean.
-        rules: How it is read.
         grid: The scene's grid.
         where: Names the labels in messages.
         shared: Whether the file is of several scenes, of which some may hold no polygon.
@@ -72,7 +70,7 @@ class PolygonLabels:
     Raises:
         RasterReadError: Missing or unreadable file.
         GridMismatchError: Only one of file and grid has a CRS.
-        LabelError: Codes outside the class scheme, or geometries that are no polygons.
+        LabelError: Codes outside the class scheme, or geometries other than polygons.
         ConfigError: The rules do not fit the file.
     """
 
@@ -114,7 +112,7 @@ class PolygonLabels:
             warnings.warn(self.astray, PolygonsAstrayWarning, stacklevel=2)
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """Class indices (h, w), 255 = ignore, also outside the scene."""
+        """Read class indices (h, w); 255 = ignore, also outside the scene."""
         labels = np.full((window.height, window.width), IGNORE_INDEX, np.uint8)
         inner = window.intersection(self._grid.window)
         if inner is None:
@@ -130,7 +128,7 @@ class PolygonLabels:
         return labels
 
     def close(self) -> None:
-        """Nothing stays open."""
+        """Do nothing: no file stays open."""
 
 
 def _burn(shapes: list[tuple[Any, int]], window: Window, fill: int) -> NDArray[np.uint8]:
@@ -424,7 +422,7 @@ def _widen(box: tuple[float, float, float, float]) -> tuple[float, float, float,
 
 
 def _clip(shapes: NDArray[Any], box: tuple[float, float, float, float]) -> NDArray[Any]:
-    """Cut what reaches far beyond the scene: a projection may have no answer there."""
+    """Clip shapes that extend far beyond the scene: a projection may be undefined there."""
     bounds = shapely.bounds(shapes)
     beyond = (bounds[:, :2] < box[:2]).any(axis=1) | (bounds[:, 2:] > box[2:]).any(axis=1)
     shapes = shapes.copy()
@@ -433,7 +431,7 @@ def _clip(shapes: NDArray[Any], box: tuple[float, float, float, float]) -> NDArr
 
 
 def _single_polygons(shapes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
-    """The polygons in multipolygons and collections, and whose they are."""
+    """Split multipolygons and collections into polygons; return the feature of each too."""
     parts, first = shapely.get_parts(shapes, return_index=True)
     parts, second = shapely.get_parts(parts, return_index=True)
     keep = (shapely.get_type_id(parts) == _POLYGON) & ~shapely.is_empty(parts)

@@ -1,4 +1,4 @@
-"""What a raster file says about itself."""
+"""Metadata of a raster file."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from terrafuse.data.names import gdal_path, is_part, local_file
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
-# Of the pixels above 0, those within 3 % of the largest value: 80 % of a mask with soft edges, a
-# third of one that is feathered over a fifth of its side; of near infrared, mostly less than 5 %.
+# Share of the pixels above 0 within 3 % of the maximum: 80 % in a mask with soft edges, a third in
+# one that is feathered over a fifth of its side, mostly less than 5 % in near infrared.
 _FULL, _SHARE = 0.97, 0.3
-# Larger rasters are judged by an overview, else by windows spread over them.
+# Larger rasters are judged by an overview, or else by windows spread over them.
 _WHOLE_PIXELS = 1 << 20
 _SMALL_SIDE = 512
 _SIDE, _PER_AXIS = 256, 4
 
 
 def alpha_holds_data(path: str, band: int) -> bool:
-    """Whether less than 30 % of an alpha band's pixels above 0 have its largest value, or nearly.
+    """Tell whether less than 30 % of an alpha band's pixels above 0 are near its maximum.
 
-    Costs at most 2²⁰ pixels, and of a file elsewhere one overview or one window in its middle. A
-    band that cannot be read is opacity: reading it for its own sake tells why.
+    Reads at most 2²⁰ pixels, and of a remote file one overview or one window in its middle. A band
+    that cannot be read counts as opacity: the read proper raises the error.
 
     Args:
-        path: The file.
         band: 1-based number.
     """
     file = local_file(path)
@@ -52,7 +51,7 @@ def alpha_holds_data(path: str, band: int) -> bool:
 
 @lru_cache(maxsize=4096)
 def _judge(path: str, band: int, stamp: tuple[int, int] | None) -> bool:
-    """The answer for a file; `stamp` tells a new one of the same name."""
+    """Judge a file; `stamp` distinguishes a rewritten file of the same name."""
     try:
         with pool.borrow(gdal_path(path)) as dataset:
             values = _sample(dataset, band, 1 if stamp is None else _PER_AXIS)
@@ -65,7 +64,7 @@ def _judge(path: str, band: int, stamp: tuple[int, int] | None) -> bool:
 
 
 def _sample(dataset: Any, band: int, per_axis: int) -> NDArray[Any]:
-    """Values (n,) that stand for a band."""
+    """Read a representative sample of values (n,) of a band."""
     height, width = dataset.shape
     if per_axis > 1 and height * width <= _WHOLE_PIXELS:
         return np.ravel(dataset.read(band))
@@ -94,25 +93,22 @@ _GCP_TOLERANCE_PX = 0.5
 
 @dataclass(frozen=True)
 class RasterFile:
-    """What a raster file says about itself, without its pixels.
+    """Metadata of a raster file, without its pixels.
 
     Args:
-        path: File as given, without "GTIFF_RAW:".
-        grid: Where it lies; no CRS = nowhere.
+        path: Path as given, without "GTIFF_RAW:".
         dtypes: numpy dtype name per band.
         descriptions: Band descriptions, "" where there is none.
-        nodata: Nodata tag per band.
-        scales: Scale tag per band.
-        offsets: Offset tag per band.
-        hides: Per band, what hides pixels beside the nodata tag: "mask" or "alpha", one for all
+        nodata: Nodata tag per band; None where there is none.
+        hides: Per band, what masks pixels besides the nodata tag: "mask" or "alpha", one for all
             bands; "own mask"; or "".
         alpha: Per band, whether it is an alpha band.
         alpha_tags: Per band, whether the file calls it alpha, which many do whatever it shows.
         colors: Colour interpretation per band, as GDAL calls it ("red", "gray", "undefined" …).
         palette: Colour table of the first band, uint8 (256, 3), or None.
-        spec: What GDAL opens: the path, or what gives its stored samples (see `stored`).
-        color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would make RGB of it, else "".
-        unplaced: Why it has no grid although it is georeferenced in a way; "" if all is well.
+        spec: What GDAL opens: the path, or a form that returns the stored samples (see `stored`).
+        color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would convert it to RGB, else "".
+        unplaced: Why it has no grid although it has some georeferencing; "" otherwise.
     """
 
     path: str
@@ -138,42 +134,42 @@ class RasterFile:
 
     @property
     def notices(self) -> dict[str, str]:
-        """Sentences on how the file is read that its owner should know, by the doctor's codes."""
+        """Notes for the owner on how the file is read, by the doctor's finding code."""
         found = {"color-model": _color_notice(self)} if self.color_model else {}
         if self.alpha != self.alpha_tags:
             band = self.alpha_tags.index(True) + 1
             found["alpha"] = (
-                f"band {band} of '{self.path}' is tagged alpha, but taken for a band of data: it "
+                f"band {band} of '{self.path}' is tagged alpha, but read as a band of data: it "
                 "hides no pixels"
             )
         return found
 
     def with_alpha_as_data(self) -> RasterFile:
-        """The file with its alpha band as a band like the others."""
+        """Return the file with its alpha band treated as data."""
         hides = tuple("" if by == "alpha" else by for by in self.hides)
         return replace(self, alpha=(False,) * self.count, hides=hides)
 
     def with_alpha_judged(self) -> RasterFile:
-        """The file with its alpha band as a band like the others if its values say so."""
+        """Return the file with its alpha band treated as data if its values suggest so."""
         if any(self.alpha) and alpha_holds_data(self.path, self.alpha.index(True) + 1):
             return self.with_alpha_as_data()
         return self
 
     def moved_to(self, grid: Grid) -> RasterFile:
-        """The file with another grid, for rasters that are matched by pixel."""
+        """Return the file with another grid, for rasters that are matched by pixel."""
         return replace(self, grid=grid)
 
 
 def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) -> RasterFile:
-    """Open a raster and note what reading it needs.
+    """Open a raster and collect the metadata that reading it needs.
 
     Args:
         path: File, URL or GDAL path.
         where: Names the raster in messages ("modality 's1' of scene '0001'").
-        judge_alpha: Whether to look at the values of an alpha band; otherwise its tag counts.
+        judge_alpha: Whether to judge an alpha band by its values; otherwise its tag decides.
 
     Raises:
-        RasterReadError: Missing, no raster, or a container of several.
+        RasterReadError: Missing, not a raster, or a container of several.
     """
     text = plain_path(str(path))
     on_disk = local_file(text)

@@ -1,4 +1,4 @@
-"""One modality of one scene: its files, read onto the modality's grid."""
+"""The rasters of one modality of one scene, read on the modality's grid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from terrafuse.errors import BandError
 from terrafuse.modalities import Modality, ModalityKind
 from terrafuse.samples import Window, blocks
 
-#: Unit of a rescaled modality, whatever it was before: decibels and metres are none any more.
+#: Unit of a rescaled modality, whatever it was before: the values are no longer dB or metres.
 RESCALED_UNIT = "scene range"
 
 _BLOCK = 512
@@ -34,11 +34,11 @@ _BLOCK = 512
 
 @dataclass(frozen=True)
 class SceneRange:
-    """Smallest value and extent of each band over all its pixels with data.
+    """Minimum and range of each band over all its pixels with data.
 
     Args:
         low: Float32 (C,); 0 where a band has no data.
-        extent: Largest minus smallest, float32 (C,); 1 where a band is constant or has no data.
+        extent: Maximum minus minimum, float32 (C,); 1 where a band is constant or has no data.
     """
 
     low: NDArray[np.float32]
@@ -48,12 +48,10 @@ class SceneRange:
     def measure(
         cls, read: Callable[[Window], NDArray[np.float32]], height: int, width: int
     ) -> SceneRange:
-        """Go through a raster once, block by block.
+        """Measure a raster in one pass, block by block.
 
         Args:
             read: Values (C, h, w) of a window, NaN without data.
-            height: Rows of the raster.
-            width: Columns of the raster.
         """
         lows, highs = [], []
         for window in blocks(height, width, _BLOCK):
@@ -61,11 +59,11 @@ class SceneRange:
             lows.append(np.fmin.reduce(image, axis=(1, 2), initial=np.inf))
             highs.append(np.fmax.reduce(image, axis=(1, 2), initial=-np.inf))
         low, high = np.min(lows, axis=0), np.max(highs, axis=0)
-        # A band without variation becomes 0, not 0/0.
+        # A constant band becomes 0, not 0/0.
         return cls(np.where(low <= high, low, 0), np.where(low < high, high - low, 1))
 
     def rescale(self, image: NDArray[np.float32]) -> None:
-        """Change an image (C, h, w) in place: smallest of the scene → 0, largest → 1."""
+        """Rescale an image (C, h, w) in place: minimum of the scene → 0, maximum → 1."""
         image -= self.low[:, None, None]
         image /= self.extent[:, None, None]
 
@@ -79,12 +77,12 @@ RescaleName = Literal["scene_range"]
 
 @dataclass(frozen=True)
 class ReadingRules:
-    """How the files of one modality become its bands.
+    """Rules by which the files of one modality become its bands.
 
     Args:
-        nodata: Value without data, instead of the files' own tag.
-        resampling: Used where a file lies on another grid.
-        read_bands: Bands to take, as 1-based numbers or band descriptions, counted through all
+        nodata: Value that means no data, instead of the files' own tag.
+        resampling: Method where a file lies on another grid.
+        read_bands: Bands to take, as 1-based numbers or band descriptions, counted across all
             files of the modality; None = all, in order.
         page: Pages to take of files that have several, as bands that follow one another: a number
             from 1 on, several, or "all"; None refuses such files.
@@ -119,11 +117,11 @@ class ReadingRules:
 
     @classmethod
     def for_kind(cls, kind: ModalityKind) -> ReadingRules:
-        """The default rules of a kind of modality."""
+        """Return the default rules of a kind of modality."""
         return cls(resampling="nearest" if kind == "structure" else "bilinear")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and YAML."""
+        """Return plain values for JSON and YAML."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
@@ -146,15 +144,14 @@ class RasterSource:
     """The rasters of one modality in one scene.
 
     Args:
-        modality: Whose bands are read.
-        files: Its files, whose bands follow one another.
-        rules: How they are read.
+        modality: Modality whose bands are read.
+        files: Its files; their bands are concatenated.
         grid: The modality's grid in the scene.
-        reference: The whole of which `grid` is a part (differs where a scene is a window).
+        reference: Full grid of which `grid` is a part (they differ where a scene is a window).
         where: Names the modality and scene in messages.
 
     Raises:
-        BandError: The files have other bands than the modality, or complex values.
+        BandError: The bands of the files do not fit the modality, or values are complex.
         GridMismatchError: A file does not overlap the grid.
     """
 
@@ -177,7 +174,7 @@ class RasterSource:
         )
         self.grid = grid
         self._rescale = rules.rescale
-        # Measured when first needed, and then part of what other processes receive.
+        # Measured when first needed; pickled with the source from then on.
         self._range: SceneRange | None = None
         before = np.cumsum([0, *(file.count for file in files)])
         #: 1-based numbers of the bands read, counted through all files, as `read_bands` has them.
@@ -223,12 +220,12 @@ class RasterSource:
         return np.array([found[channel] for channel in range(self._channels)], dtype)
 
     def read(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values of a window of the modality's grid: physical, or encoded or rescaled by the rules.
+        """Read a window of the modality's grid: physical, or as the rules encode or rescale it.
 
-        The first window of a rescaled modality costs reading all of it once.
+        The first window of a rescaled modality costs one pass over all of it.
 
         Returns:
-            Float32 (C, h, w), NaN where a band has no data; bool (h, w), some band has data.
+            Float32 (C, h, w), NaN where a band has no data; bool (h, w), True where any has.
 
         Raises:
             RasterReadError: Pixels cannot be decoded.
@@ -239,11 +236,11 @@ class RasterSource:
         return image, valid
 
     def read_decimated(self, step: int) -> NDArray[np.float32]:
-        """Every `step`-th pixel along rows and columns, physical, of the whole grid.
+        """Read every `step`-th pixel of the whole grid along rows and columns, in physical units.
 
         Returns:
-            Float32 (C, ceil(H / step), ceil(W / step)), NaN without data. At the edges of a file
-            that ends within a step there is none.
+            Float32 (C, ceil(H / step), ceil(W / step)), NaN without data. A file that ends within a
+            step has no data there.
         """
         shape = (-(-self.grid.height // step), -(-self.grid.width // step))
         image = np.full((self._channels, *shape), np.nan, np.float32)
@@ -257,7 +254,7 @@ class RasterSource:
         return image if self._encoder is None else self._encoder.encode(image)
 
     def close(self) -> None:
-        """Close the files, as far as this process has them open."""
+        """Close the files that this process has open."""
         for file in self.files:
             pool.forget(gdal_path(file.path))
 
@@ -344,7 +341,7 @@ def _share_out(
 
 
 class _Part:
-    """The bands that one file gives to a modality.
+    """The bands that one file contributes to a modality.
 
     Args:
         share: Which ones.
@@ -436,7 +433,7 @@ class _Part:
             if self._tags is not None:
                 image *= self._tags[:, 0, None, None]
                 image += self._tags[:, 1, None, None]
-        if values.dtype == np.float64:  # may have left the range of float32
+        if values.dtype == np.float64:  # values may exceed the range of float32
             np.copyto(image, np.nan, where=np.isinf(image))
         return image
 
@@ -464,7 +461,7 @@ def pick_bands(
 ) -> BandChoice:
     """The bands of a modality's files that are its channels.
 
-    Alpha bands are no channels, unless the modality has as many bands as the files have with them.
+    Alpha bands are not channels, unless the modality has as many bands as the files have with them.
 
     Raises:
         BandError: Numbers or names do not fit, or values are complex.
@@ -503,7 +500,7 @@ def pick_bands(
 
 
 def _settle_alpha(file: RasterFile, picked: Sequence[int]) -> RasterFile:
-    """The file with its alpha band as data if it is among the bands picked, or holds data."""
+    """Treat the file's alpha band as data if it is among the bands picked, or holds data."""
     if any(file.alpha[band - 1] for band in picked):
         return file.with_alpha_as_data()
     return file.with_alpha_judged() if picked else file

@@ -37,20 +37,17 @@ from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
 
 @dataclass(frozen=True)
 class SceneFiles:
-    """What a scene is made of.
+    """The files of a scene and the rules by which they are read.
 
     Args:
-        id: Name of the scene.
-        modalities: What `read` returns, in order.
-        rasters: Files per modality; may hold modalities that are not read but have the grid.
+        modalities: Modalities that `read` returns, in order.
+        rasters: Files per modality; may include modalities that are not read but define the grid.
         known: Every modality of `rasters`, read or not; default: `modalities`.
-        rules: How modalities are read; default: by kind.
-        grid: Modality whose grid is the scene's, or "labels"; None chooses.
+        rules: Reading rules per modality; default: by kind.
+        grid: Modality whose grid is the scene's, or "labels"; None chooses automatically.
         labels: Raster or vector file.
-        labels_eroded: Likewise, without the boundaries between classes; read only to score.
-        label_rules: How both are read.
-        scheme: What label values mean.
-        split: Part of the data set the scene belongs to.
+        labels_eroded: Likewise, without the boundaries between classes; used only for scoring.
+        label_rules: Reading rules of both.
         window: Part of the reference grid that is the scene; None = all.
         shared_labels: Whether the label file is of several scenes: polygons then may lie in others.
     """
@@ -71,7 +68,7 @@ class SceneFiles:
 
     @property
     def references(self) -> dict[ReferenceName, str]:
-        """The label files that can be read."""
+        """Label files that can be read."""
         named: dict[ReferenceName, str | None] = {
             "labels": self.labels,
             "labels_eroded": self.labels_eroded,
@@ -85,15 +82,12 @@ PathLike = str | Path
 class Scene:
     """Rasters and labels of one place, read window by window.
 
-    Opening checks what can be known without pixels: files, bands, CRS, overlap. Nothing stays open
-    in it (handles live in a pool per process), so a scene is cheap to keep and to pickle.
-
-    Args:
-        files: What the scene is made of.
+    Opening checks all that needs no pixels: files, bands, CRS, overlap. The scene holds no open
+    files (handles live in a pool per process), so it is cheap to keep and to pickle.
 
     Raises:
-        RasterReadError: A file is missing or no raster.
-        BandError: A raster has other bands than its modality.
+        RasterReadError: A file is missing or not a raster.
+        BandError: The bands of a raster do not fit its modality.
         GridMismatchError: Rasters cannot be brought onto one grid.
         LabelError: Polygons do not fit the class scheme.
     """
@@ -128,32 +122,32 @@ class Scene:
 
     @property
     def split(self) -> str | None:
-        """Part of the data set the scene belongs to."""
+        """Split that the scene belongs to, such as "train"."""
         return self._files.split
 
     @property
     def modalities(self) -> tuple[Modality, ...]:
-        """What `read` returns, in order, whether the scene has it or not."""
+        """Modalities that `read` returns, in order, whether the scene has them or not."""
         return self._files.modalities
 
     @property
     def scheme(self) -> ClassScheme | None:
-        """What the labels mean."""
+        """Class scheme of the labels."""
         return self._files.scheme
 
     @property
     def alignment(self) -> int:
-        """Scene pixels to whose multiples windows must start and measure."""
+        """Scene pixels that the origin and size of windows must be multiples of."""
         return window_alignment(self.modalities)
 
     @property
     def grid_name(self) -> str | None:
-        """Modality whose grid was chosen for the scene, or "labels"; None = nobody chose."""
+        """Modality whose grid was chosen for the scene, or "labels"; None = automatic choice."""
         return self._files.grid
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are labels to learn from."""
+        """True if there are labels to train on."""
         return self.has_reference("labels")
 
     @property
@@ -168,7 +162,7 @@ class Scene:
         return Window(0, 0, -(-self.grid.height // n) * n, -(-self.grid.width // n) * n)
 
     def has_reference(self, name: ReferenceName) -> bool:
-        """Whether the scene names such labels to score with."""
+        """Tell whether the scene has these labels to score against."""
         return name in self._files.references
 
     @property
@@ -178,7 +172,7 @@ class Scene:
 
     @property
     def files(self) -> dict[str, tuple[RasterFile, ...]]:
-        """Per modality that has rasters here, what they say about themselves."""
+        """Raster files per modality present."""
         return {name: source.files for name, source in self._sources.items()}
 
     @property
@@ -201,10 +195,10 @@ class Scene:
         return paths | {k: found for k, found in labels.items() if found}
 
     def read(self, window: Window, *, labels: bool = True) -> Sample:
-        """Everything of one window.
+        """Read images, validity and labels of a window.
 
         Args:
-            window: Scene pixels; may reach beyond the scene. Start and size are multiples of
+            window: Scene pixels; may extend beyond the scene. Origin and size are multiples of
                 `alignment`.
             labels: Whether to read labels, if there are any.
 
@@ -216,7 +210,7 @@ class Scene:
             RasterReadError: Pixels cannot be decoded.
             LabelError: Label values outside the class scheme.
         """
-        import torch  # what only asks for labels, grids or previews does not wait for it
+        import torch  # callers that need only labels, grids or previews do not wait for it
 
         images, valid = {}, {}
         for modality in self.modalities:
@@ -233,11 +227,11 @@ class Scene:
         )
 
     def read_labels(self, window: Window, reference: ReferenceName = "labels") -> NDArray[np.uint8]:
-        """Class indices (h, w) of a window, 255 = ignore, also beyond the scene.
+        """Read class indices (h, w) of a window; 255 = ignore, also beyond the scene.
 
         Args:
             window: Scene pixels.
-            reference: Which labels. Other ones than "labels" are opened when first read.
+            reference: Labels other than "labels" are opened when first read.
 
         Raises:
             LabelError: The scene has no such labels, or values outside the class scheme.
@@ -257,7 +251,7 @@ class Scene:
         return self._labels[reference].read(window)
 
     def unknown_labels(self, reference: ReferenceName = "labels") -> Counter[str]:
-        """Pixels per raw value that became what `unknown` says, in all windows read so far."""
+        """Count pixels per raw value that `unknown` replaced, in all windows read so far."""
         labels = self._labels.get(reference)
         return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
 
@@ -268,7 +262,7 @@ class Scene:
         return labels.astray if isinstance(labels, PolygonLabels) else ""
 
     def keep_labels(self, area: LabelMask) -> Scene:
-        """The scene with the labels to learn from void outside an area; for one that has some."""
+        """Return the scene, which must have labels, with training labels void outside an area."""
         scene = copy(self)
         scene._labels = self._labels | {"labels": MaskedLabels(self._labels["labels"], area)}
         return scene
@@ -280,10 +274,10 @@ class Scene:
         return scene
 
     def read_decimated(self, step: int) -> dict[str, NDArray[np.float32]]:
-        """The whole scene in small, for people and for comparisons between scenes.
+        """Read the whole scene at low resolution, for display and for comparisons between scenes.
 
         Args:
-            step: Every modality gives a pixel per about `step` scene pixels, along rows and
+            step: Every modality returns one pixel per about `step` scene pixels, along rows and
                 columns, from overviews where its files have some.
 
         Returns:
@@ -302,7 +296,7 @@ class Scene:
         }
 
     def read_labels_decimated(self, step: int) -> NDArray[np.uint8]:
-        """Class indices (ceil(H / step), ceil(W / step)), 255 = ignore; all labels are read."""
+        """Return class indices (ceil(H / step), ceil(W / step)), 255 = ignore; reads all labels."""
         rows, cols = (-(-n // step) for n in (self.grid.height, self.grid.width))
         small = np.full((rows, cols), IGNORE_INDEX, np.uint8)
         side = max(1, 1024 // (step * self.alignment)) * step * self.alignment
@@ -314,7 +308,7 @@ class Scene:
         return small
 
     def close(self) -> None:
-        """Close the scene's files, as far as this process has them open; reading reopens them."""
+        """Close the scene's files that this process has open; reading reopens them."""
         for source in self._sources.values():
             source.close()
         for labels in self._labels.values():
@@ -377,24 +371,23 @@ def scene_from_rasters(
     split: str | None = None,
     window: Window | None = None,
 ) -> Scene:
-    """Open a scene of explicit rasters, without a manifest.
+    """Open a scene from explicit rasters, without a manifest.
 
     Args:
-        modalities: What to read, in order; those without rasters are absent.
-        rasters: One file, or several whose bands follow one another, per modality.
+        modalities: Modalities to read, in order; those without rasters are absent.
+        rasters: Per modality one file, or several whose bands are concatenated.
         grid: Modality whose grid is the scene's, or "labels". Default: the labels' (if a raster),
             else the finest raster's.
         id: Name of the scene in messages and samples.
         sources: Reading rules per modality; default: by kind.
         labels: Raster or vector file.
-        labels_eroded: Likewise, without the boundaries between classes; read only to score.
-        label_rules: How both are read.
-        scheme: What label values mean; needed with labels.
-        split: Part of the data set the scene belongs to.
+        labels_eroded: Likewise, without the boundaries between classes; used only for scoring.
+        label_rules: Reading rules of both.
+        scheme: Class scheme of the labels; required with labels.
         window: Part of the grid that is the scene; default: all.
 
     Raises:
-        DataError: A raster of a modality that does not exist; or what `Scene` raises.
+        DataError: A raster is given for an unknown modality; or as raised by `Scene`.
     """
     names = [modality.name for modality in modalities]
     for name in rasters:

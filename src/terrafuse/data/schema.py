@@ -1,4 +1,4 @@
-"""What may stand in `dataset.yaml`, and its values as the vocabulary has them."""
+"""Schema of `dataset.yaml`, and conversion of its values to the package's types."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale",
 
 
 class ClassSettings(Settings):
-    """A class: its name and what it is in label files."""
+    """A class: its name, and its codes in label files."""
 
     name: str
-    code: Any = Field(None, description="Raw value or list of them; default: its position.")
+    code: Any = Field(None, description="Raw value, or a list of them; default: its position.")
     color: str | None = Field(None, description="Display colour '#rrggbb'.")
 
 
 class ModalitySettings(Settings):
-    """A modality: what its bands are, and how its files are read."""
+    """A modality: its bands, and the rules by which its files are read."""
 
     bands: tuple[str, ...] = Field(description="Names, one per channel.")
     kind: ModalityKind = "other"
@@ -66,19 +66,18 @@ class ModalitySettings(Settings):
     required: bool = Field(True, description="Whether a scene without it is a fault.")
     rescale: RescaleName | None = Field(
         None,
-        description="'scene_range': per band, the smallest value of each scene becomes 0, the "
-        "largest 1.",
+        description="'scene_range': per band, the minimum of each scene becomes 0, the maximum 1.",
     )
     encoding: EncodingName | None = Field(
-        None, description="Channels to make of a generated raster: of segments, or 'stretch'."
+        None, description="Channels computed from a generated raster: of segments, or 'stretch'."
     )
     generator: str | None = Field(
-        None, description="Fingerprint of what made the rasters; others are refused."
+        None, description="Fingerprint of what made the rasters; others are rejected."
     )
 
 
 class LabelSettings(Settings):
-    """How label files are read."""
+    """Rules by which label files are read."""
 
     attribute: str | None = Field(None, description="Polygons: field with the class code.")
     area: str | None = Field(None, description="Polygons: file with the area that was labelled.")
@@ -90,17 +89,17 @@ class LabelSettings(Settings):
 
 
 class ManifestSettings(Settings):
-    """All of `dataset.yaml`."""
+    """The whole of `dataset.yaml`."""
 
     root: str | None = Field(
         None, description="Folder that paths start from, relative to this file; default: its own."
     )
     classes: tuple[ClassSettings, ...]
-    void: tuple[Any, ...] = Field((), description="Raw label values that are no class.")
+    void: tuple[Any, ...] = Field((), description="Raw label values that belong to no class.")
     unknown: str | None = Field(
         None,
         description="Class, or 'void', that all other raw label values become; default: they are "
-        "refused.",
+        "rejected.",
     )
     modalities: dict[str, ModalitySettings]
     grid: str | None = Field(None, description="Modality whose grid is the scene's, or 'labels'.")
@@ -125,11 +124,8 @@ class SceneEntry:
     """One scene of a manifest; paths as written there.
 
     Args:
-        id: Unique name.
-        split: Part of the data set it belongs to.
         rasters: Paths or patterns per modality.
-        labels: Path of its labels.
-        labels_eroded: Path of labels without the boundaries between classes, to score with.
+        labels_eroded: Path of labels without the boundaries between classes, for scoring.
         window: Part of the reference grid that is the scene.
         value_scale: Per modality, factor of the values in its files here.
         value_offset: Per modality, what is added then.
@@ -145,7 +141,7 @@ class SceneEntry:
     value_offset: Mapping[str, PerBand] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as in a manifest."""
+        """Return plain values, as in a manifest."""
         values: dict[str, Any] = {"id": self.id}
         if self.split is not None:
             values["split"] = self.split
@@ -185,7 +181,7 @@ def to_modality(name: str, item: ModalitySettings) -> Modality:
 
 
 def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
-    """How the settings want the files of a modality read.
+    """Return the reading rules that the settings of a modality describe.
 
     Raises:
         ConfigError: `read_bands` does not fit `bands`, or numbers per band do not.
@@ -238,13 +234,13 @@ def _check_encoding(name: str, item: ModalitySettings, encoding: EncodingName) -
     resampling = item.resampling or ReadingRules.for_kind(item.kind).resampling
     if encoding != "stretch" and resampling != "nearest":
         raise ConfigError(
-            f"{where} and resampling '{resampling}'; between two segments lies none: write "
+            f"{where} and resampling '{resampling}'; segment numbers cannot be interpolated: write "
             "'resampling: nearest'"
         )
 
 
 def modality_values(modality: Modality, rules: ReadingRules) -> dict[str, Any]:
-    """Plain values of a modality, as in a manifest; defaults are left out."""
+    """Return plain values of a modality, as in a manifest; defaults are left out."""
     values = modality.to_dict() | rules.to_dict()
     del values["name"]
     default = ModalitySettings(bands=modality.bands).model_dump()
@@ -253,10 +249,10 @@ def modality_values(modality: Modality, rules: ReadingRules) -> dict[str, Any]:
 
 
 def check_names(settings: ManifestSettings, modalities: Mapping[str, Modality]) -> None:
-    """Refuse names that cannot be told apart, or refer to nothing.
+    """Reject ambiguous names, and names that refer to nothing.
 
     Raises:
-        ConfigError: Which name, and the nearest valid one.
+        ConfigError: Gives the name, and the nearest valid one.
     """
     if not modalities:
         raise ConfigError("'modalities' is empty; describe at least one")
@@ -265,7 +261,7 @@ def check_names(settings: ManifestSettings, modalities: Mapping[str, Modality]) 
     reserved = set(SCENE_KEYS) & set(modalities)
     if reserved:
         raise ConfigError(
-            f"a modality cannot be named '{reserved.pop()}': that is a key of scenes. Rename it"
+            f"a modality cannot be named '{reserved.pop()}', which is a key of scenes. Rename it"
         )
     if settings.grid not in (None, "labels", *modalities):
         raise ConfigError(unknown_name("name in 'grid'", settings.grid, ["labels", *modalities]))
@@ -274,16 +270,15 @@ def check_names(settings: ManifestSettings, modalities: Mapping[str, Modality]) 
 def to_entry(
     values: Mapping[str, Any], number: int, modalities: Mapping[str, Modality], where: str
 ) -> SceneEntry:
-    """One item of `scenes`.
+    """Parse one item of `scenes`.
 
     Args:
-        values: Its keys and values.
-        number: Its position, which names it in messages as long as it has no id.
-        modalities: What may be a key of it.
+        number: Its position, which names it in messages while it has no id.
+        modalities: Modalities that may be keys of it.
         where: Names the file in messages.
 
     Raises:
-        ConfigError: Unknown key (the nearest valid one is named), or a value of the wrong kind.
+        ConfigError: Unknown key (the nearest valid one is named), or a value of the wrong type.
     """
     where = f"{where}: scene '{values['id']}'" if "id" in values else f"{where}: scene {number}"
     item = parse_settings(_SceneSettings, values, where)
@@ -325,16 +320,16 @@ def _window(values: tuple[int, int, int, int] | None, where: str) -> Window | No
     if min(values[:2]) < 0 or min(values[2:]) < 1:
         raise ConfigError(
             f"{where}: 'window' is {list(values)}; it is [row, column, height, width] in pixels of "
-            "the reference grid, from 0 on"
+            "the reference grid, counted from 0"
         )
     return Window(*values)
 
 
 def check_unique(entries: Sequence[SceneEntry], where: str) -> None:
-    """Refuse two scenes of one id.
+    """Reject two scenes with the same id.
 
     Raises:
-        ConfigError: Which id.
+        ConfigError: Names the id.
     """
     seen: set[str] = set()
     for entry in entries:

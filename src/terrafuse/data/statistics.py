@@ -1,4 +1,4 @@
-"""Statistics of the training split: bands for normalisation and display, pixels per class."""
+"""Statistics of the training split: per band for normalisation and display, pixels per class."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from terrafuse.errors import DataError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.progress import Progress
 
-# Percentiles are exact up to this many pixels per band; beyond, they are off by 0.05 % of the
+# Percentiles are exact up to this many pixels per band; above it, they are off by 0.05 % of the
 # pixels (standard error of the 2nd percentile).
 _RESERVOIR = 1 << 16
 _PERCENTS = (2, 98, 5, 25, 50, 75, 95)
 
 
 class _BandAccumulator:
-    """Mean, spread and a random part of the values of each band of one modality."""
+    """Running mean, spread and random sample of the values of each band of one modality."""
 
     def __init__(self, modality: Modality, seed: int) -> None:
         self.modality = modality
@@ -62,10 +62,10 @@ class _BandAccumulator:
         self.count[band] = total
 
     def result(self, where: str) -> BandStatistics:
-        """The statistics.
+        """Return the statistics.
 
         Raises:
-            DataError: A band was never seen with data.
+            DataError: A band never had data.
         """
         for band, count in zip(self.modality.bands, self.count, strict=True):
             if not count:
@@ -97,20 +97,20 @@ def compute_statistics(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, BandStatistics]:
-    """Mean, standard deviation and percentiles per band, over pixels with data only.
+    """Compute mean, standard deviation and percentiles per band, over pixels with data only.
 
     Args:
         scenes: The scenes of the training split.
-        modalities: What to describe; other modalities of the scenes are left alone.
-        block: Height and width of what is read at once, in pixels of the finest modality.
-        seed: Chooses the values for the percentiles.
+        modalities: Modalities to describe; others of the scenes are ignored.
+        block: Side of the blocks read at once, in pixels of the finest modality.
+        seed: Seed of the sample that the percentiles are computed from.
         progress: Called with (windows done, windows in total).
 
     Returns:
         Per modality name, in its unit. The standard deviation divides by the number of pixels.
 
     Raises:
-        DataError: A band has no data anywhere.
+        DataError: A band has no data in any scene.
     """
     accumulators = [_BandAccumulator(modality, seed) for modality in modalities]
     windows = [cover(scene, block) for scene in scenes]
@@ -139,12 +139,11 @@ def class_counts(
     block: int = 2048,
     progress: Progress | None = None,
 ) -> NDArray[np.int64]:
-    """Labelled pixels per class, int64 (K,).
+    """Count the labelled pixels per class, int64 (K,).
 
     Args:
-        scenes: Scenes; those without labels count nothing.
-        scheme: What the labels mean.
-        block: Height and width of what is read at once, in scene pixels.
+        scenes: Scenes; those without labels add nothing.
+        block: Side of the blocks read at once, in scene pixels.
         progress: Called with (scenes done, scenes in total).
 
     Raises:

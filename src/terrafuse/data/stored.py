@@ -1,10 +1,10 @@
-"""Samples as a TIFF stores them, where GDAL would make colours of them.
+"""Samples as a TIFF stores them, where GDAL would convert them to colours.
 
-GDAL shows a TIFF that calls its samples CMYK, CIELab or YCbCr as RGB that it computes. Imagery is
-often tagged so only because it has four bands, or by a mistake of its writer; its values would be
-lost. Such files are opened with GDAL's prefix "GTIFF_RAW:" and give what they store. Their
-overviews are passed over: GDAL makes them from the computed colours, and does not read them as
-stored samples. YCbCr within JPEG is part of the compression and stays what it is: RGB.
+GDAL converts a TIFF whose samples are tagged CMYK, CIELab or YCbCr to RGB. Imagery often carries
+such a tag only because it has four bands, or through a mistake of the writing software; its values
+would be lost. Such files are opened with GDAL's prefix "GTIFF_RAW:", which returns what they store.
+Their overviews are skipped: GDAL makes them from the computed colours, and does not read them as
+stored samples. YCbCr within JPEG is part of the compression and is still read as RGB.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
 RAW_PREFIX = "GTIFF_RAW:"
-#: GDAL's option of files that are opened with the prefix.
+#: GDAL's open option for files with the prefix.
 RAW_OPTIONS = {"OVERVIEW_LEVEL": "NONE"}
 
-# Metadata of the documents that stand for VRT files.
+# Metadata domain of the documents that replace VRT files.
 _DOMAIN = "terrafuse"
-# The first band tells, except of CIELab, for which GDAL has no word.
+# Given by the first band, except for CIELab, for which GDAL has no name.
 _MODELS = {"cyan": "CMYK", "Y": "YCbCr"}
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _Stamp = tuple[int, int] | None
 
 
 def plain_path(path: str) -> str:
-    """`path` without "GTIFF_RAW:"; stored samples are read wherever it makes a difference."""
+    """Strip "GTIFF_RAW:" from `path`; stored samples are read wherever it makes a difference."""
     return path[len(RAW_PREFIX) :] if path.upper().startswith(RAW_PREFIX) else path
 
 
 def open_stored(spec: str) -> Any:
-    """Open a rasterio dataset of the samples that are stored.
+    """Open a rasterio dataset of the stored samples.
 
-    Its `name` is what GDAL opens: `spec`, the same with the prefix, or a VRT document in which the
-    files of a VRT have it.
+    Its `name` is what GDAL opens: `spec`, `spec` with the prefix, or a VRT document in which the
+    files of a VRT have the prefix.
 
     Args:
         spec: Path, GDAL path or VRT document.
 
     Raises:
-        RasterioError: It cannot be opened.
+        RasterioError: The file cannot be opened.
     """
     spec = plain_path(spec)
     dataset = rasterio.open(spec)
@@ -66,10 +66,10 @@ def open_stored(spec: str) -> Any:
 
 
 def color_model(dataset: Any) -> str:
-    """Colours that a file calls its samples and that GDAL would convert: "CMYK", "YCbCr", "CIELab".
+    """Return the colour model that GDAL would convert to RGB: "CMYK", "YCbCr" or "CIELab".
 
     Args:
-        dataset: What `open_stored` opened.
+        dataset: Dataset opened by `open_stored`.
 
     Returns:
         "" for all other files.
@@ -89,7 +89,7 @@ def color_model(dataset: Any) -> str:
 
 
 class _Stored(NamedTuple):
-    """What stands for a file within a VRT; without a model, the file itself."""
+    """Replacement of a file within a VRT; without a model, the file itself."""
 
     spec: str
     model: str = ""
@@ -97,7 +97,7 @@ class _Stored(NamedTuple):
 
 
 def _open_vrt(spec: str, dataset: Any) -> Any:
-    """The VRT itself, or a document with stored samples instead of colours of its files."""
+    """Open the VRT itself, or a document with the stored samples of its files."""
     root = ET.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])  # noqa: S314  (GDAL wrote it)
     models = sorted(set(_replace_sources(root, spec)))
     if not models:
@@ -105,7 +105,7 @@ def _open_vrt(spec: str, dataset: Any) -> Any:
     for band in root.iter("ColorInterp"):  # "Alpha" was the fourth of the computed colours
         band.text = "Undefined"
     about = ET.Element("Metadata", domain=_DOMAIN)
-    # With its path, so that the pool of handles finds what reads it.
+    # With its path, so that the handle pool finds what reads it.
     for key, value in (("COLOR_MODEL", ", ".join(models)), ("PATH", spec)):
         ET.SubElement(about, "MDI", key=key).text = value
     root.insert(0, about)
@@ -114,9 +114,9 @@ def _open_vrt(spec: str, dataset: Any) -> Any:
 
 
 def _replace_sources(root: ET.Element, spec: str) -> Iterator[str]:
-    """Name stored samples where a VRT names files; gives the colour models met.
+    """Replace the files that a VRT names by their stored samples; yield the colour models met.
 
-    Of files elsewhere only the first is looked at: each costs a request, and all are of one kind.
+    Of remote files only the first is inspected: each costs a request, and all are of one kind.
     """
     far: _Stored | None = None
     for parent in list(root.iter()):
@@ -156,9 +156,9 @@ def _stamp(path: str) -> _Stamp:
 
 @lru_cache(maxsize=1 << 14)
 def _find_stored(path: str, stamp: _Stamp) -> _Stored:
-    """What stands for a file; `stamp` tells a new one of the same name."""
+    """Find the replacement of a file; `stamp` distinguishes a rewritten file of the same name."""
     if stamp is None and not path.startswith("/vsi"):
-        return _Stored(path)  # missing: reading it will tell
+        return _Stored(path)  # missing: reading it will raise
     try:
         if stamp is not None and Path(path).suffix.lower() != ".vrt":
             with Path(path).open("rb") as file:
@@ -186,7 +186,7 @@ def _add_options(parent: ET.Element, element: ET.Element, spec: str) -> None:
 
 
 def raw_options() -> ET.Element:
-    """Options of a source of a VRT that has the prefix."""
+    """Build the open options of a VRT source that has the prefix."""
     options = ET.Element("OpenOptions")
     for key, value in RAW_OPTIONS.items():
         ET.SubElement(options, "OOI", key=key).text = value

@@ -1,4 +1,4 @@
-"""Going through scenes window by window, in memory that does not grow with them."""
+"""Iteration over scenes window by window, in memory that does not grow with their size."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ if TYPE_CHECKING:
 
 
 def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window]:
-    """Windows that cover a scene without overlap, row by row.
+    """Return the windows that cover a scene without overlap, row by row.
 
     Args:
-        scene: The scene.
-        block: Height and width of what is read at once, in pixels of its finest raster.
-        alignment: Windows start and measure multiples of this many scene pixels (default:
-            `scene.alignment`), so the last ones may reach beyond the scene by less than that.
+        block: Side of the blocks read at once, in pixels of the scene's finest raster.
+        alignment: Origin and size of each window are multiples of this many scene pixels (default:
+            `scene.alignment`), so the last ones may extend beyond the scene by less than that.
     """
     alignment = alignment or scene.alignment
     finest = min([1.0, *(modality.scale for modality in scene.modalities)])
@@ -29,7 +28,7 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
 
 
 def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """A mask (H_m, W_m) at another size over the same ground, by the nearest pixel."""
+    """Resize a mask (H_m, W_m) over the same ground, by the nearest pixel."""
     if mask.shape == shape:
         return mask
     rows, cols = (
@@ -41,15 +40,14 @@ def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.b
 
 
 class Reservoir:
-    """A uniform random part of everything it was shown, of bounded size.
+    """A uniform random sample of a stream, of bounded size.
 
-    Every item gets a random key, and the items with the smallest keys stay. Once the largest key
-    kept is known, how many of n further items fall below it is binomial, so that keys are drawn
-    for these few only.
+    Every item gets a random key, and the items with the smallest keys are kept. Once the largest
+    key kept is known, the number of n further items that fall below it is binomial, so that keys
+    are drawn for these few only.
 
     Args:
-        capacity: Items kept at most.
-        rng: Source of the keys.
+        capacity: Maximum number of items kept.
     """
 
     def __init__(self, capacity: int, rng: np.random.Generator) -> None:
@@ -60,7 +58,7 @@ class Reservoir:
         self._items: list[NDArray[Any]] = []
 
     def add(self, items: NDArray[Any]) -> None:
-        """Show it items (n,) or (n, d); d and dtype are always the same."""
+        """Add items (n,) or (n, d) of the stream; d and dtype must not change between calls."""
         if self._threshold < 1:
             chosen = self._rng.binomial(len(items), self._threshold)
             items = items[self._rng.choice(len(items), chosen, replace=False)]
@@ -72,7 +70,7 @@ class Reservoir:
 
     @property
     def items(self) -> NDArray[Any]:
-        """What it kept, in no order."""
+        """The sample, in no particular order."""
         self._select()
         return self._items[0] if self._items else np.empty(0)
 

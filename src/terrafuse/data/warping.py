@@ -1,10 +1,10 @@
-"""VRT documents that bring a raster onto another grid while it is read.
+"""VRT documents that warp a raster to another grid while it is read.
 
-Two layers. The inner one makes pixels without data NaN and complex values amplitudes, so that
-neither can bleed into their neighbours. The outer one is GDAL's warped VRT. We write the document
-rather than use `rasterio.vrt.WarpedVRT` for three reasons: it is a string, thus the key of the
-pool of handles and easy to pickle; its transformer is exact within one CRS; and it can have blocks
-of our size, on which the result depends (see `handles`).
+A document has two layers. The inner one turns pixels without data into NaN and complex values into
+amplitudes, so that neither can bleed into their neighbours. The outer one is GDAL's warped VRT. We
+write the document rather than use `rasterio.vrt.WarpedVRT` for three reasons: it is a string, hence
+a key of the handle pool and easy to pickle; its transformer is exact within one CRS; and it can
+have blocks of our size, on which the result depends (see `handles`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _ALGORITHMS = {
     "average": "Average",
 }
 BLOCK = 64
-# Across CRSs the transform is interpolated along a row of a block, to this many source pixels.
+# Between CRSs the transform is interpolated along a row of a block, within this many source pixels.
 _TOLERANCE_PX = 0.01
 _DEGREES = 360
 
 
 @dataclass(frozen=True)
 class BandSource:
-    """One band as the warp shall see it.
+    """A band as the warp must see it.
 
     Args:
         index: 1-based number in the file.
@@ -42,7 +42,7 @@ class BandSource:
         fill: Value that becomes NaN where every band of the modality is without data.
         masked: Whether what the file itself hides (nodata tag, mask, alpha) becomes NaN.
         complex: Whether to take the modulus.
-        finite: Whether the values are finite for certain (whole numbers).
+        finite: Whether all values are certain to be finite (integers).
     """
 
     index: int
@@ -82,14 +82,11 @@ def warped_document(
     witnesses: Sequence[Witness] = (),
     seam: bool = False,
 ) -> str:
-    """VRT document: `bands` of the file on the target grid, NaN where there is no data.
+    """Build a VRT document: `bands` of the file on the target grid, NaN where there is no data.
 
     Args:
         path: File as GDAL opens it (`RasterFile.spec`).
-        source: Its grid.
-        target: Grid to read on; same CRS rules as for `Grid` (None on both: pixel to pixel).
-        bands: What to read.
-        resampling: Rule between pixels.
+        target: Grid to read on; CRS as for `Grid` (None on both: pixel to pixel).
         scale: Target pixels per source pixel along the source's columns and rows, at most 1. Fixed
             here: GDAL would otherwise estimate the width of its kernel block by block.
         dtype: GDAL type of the result, "Float32" or "Float64".
@@ -122,7 +119,7 @@ def warped_document(
 
 
 def _clean_document(path: str, grid: Grid, bands: list[BandSource], dtype: str) -> str:
-    """VRT document of the file with NaN for no data."""
+    """Build a VRT document of the file with NaN for no data."""
     if any(band.complex for band in bands):
         first = [
             _amplitude(path, n, b)
@@ -236,7 +233,7 @@ def _band(parent: ET.Element | None, number: int, dtype: str, **attributes: str)
 
 def _source(parent: ET.Element, kind: str, path: str, index: int) -> ET.Element:
     source = ET.SubElement(parent, kind)
-    # Not shared: a handle that two VRTs share would be used by two threads.
+    # Not shared: two threads would use a handle that two VRTs share.
     _text(source, "SourceFilename", path, relativeToVRT=0, shared=0)
     if path.startswith(RAW_PREFIX):
         source.append(raw_options())

@@ -1,4 +1,4 @@
-"""Levels → class scores."""
+"""Decoders: levels → class scores."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -38,12 +38,12 @@ def create_decoder(
     /,
     **options: Any,
 ) -> nn.Module:
-    """A decoder by its name.
+    """Create a decoder by name.
 
     Args:
         name: One of `DECODERS`, of an installed plug-in, or `module:Class`.
         channels: Per level, fine → coarse.
-        strides: Per level; must ascend.
+        strides: Per level, in ascending order.
         num_classes: K.
         options: Keyword arguments of the decoder.
 
@@ -52,7 +52,7 @@ def create_decoder(
 
     Raises:
         UnknownNameError: No such decoder, or no such option.
-        ModelError: An option's value is wrong, or the levels are not in order.
+        ModelError: An invalid option, or levels out of order.
     """
     decoder = find(
         "decoder", name, DECODERS, _is_decoder, "a subclass of torch.nn.Module that takes "

@@ -1,4 +1,4 @@
-"""Views of a map at several distances, side by side ("ASPP").
+"""Atrous spatial pyramid pooling ("ASPP"): parallel views of a map at several dilations.
 
 Reference: Chen, Papandreou, Schroff, Adam: Rethinking atrous convolution for semantic image
 segmentation, 2017, arXiv 1706.05587, figure 5.
@@ -15,13 +15,7 @@ from terrafuse.decoders.layers import ConvNormAct, NormName, size_of
 
 
 class PooledContext(ConvNormAct):
-    """The mean of a map through a 1×1 convolution, norm and ReLU, at every pixel.
-
-    Args:
-        in_channels: C.
-        channels: C'.
-        norm: After the convolution.
-    """
+    """The mean of a map through a 1×1 convolution, norm and ReLU, at every pixel."""
 
     def __init__(self, in_channels: int, channels: int, *, norm: NormName) -> None:
         super().__init__(in_channels, channels, kernel_size=1, norm=norm)
@@ -35,13 +29,12 @@ class PooledContext(ConvNormAct):
 
 
 class AtrousBranches(nn.Module):
-    """The mean, the pixel itself and its surroundings at several distances, one after the other.
+    """The mean, the pixel itself and its surroundings at several dilations, concatenated.
 
     Args:
         in_channels: C.
         channels: C' of each branch.
         rates: Dilations of the 3×3 convolutions.
-        norm: After every convolution.
     """
 
     def __init__(

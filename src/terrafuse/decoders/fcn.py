@@ -1,4 +1,4 @@
-"""A small fully convolutional head, used as auxiliary head on a middle level.
+"""A small fully convolutional head, used as an auxiliary head on a middle level.
 
 Reference: Long, Shelhamer, Darrell: Fully convolutional networks for semantic segmentation, CVPR
 2015, arXiv 1411.4038; as auxiliary loss: Zhao et al., arXiv 1612.01105, section 3.3.
@@ -17,9 +17,8 @@ class FCNHead(nn.Sequential):
     Args:
         in_channels: Channels of the level.
         num_classes: K.
-        channels: Width.
+        channels: Width before the classifier.
         dropout: Share of channels dropped before the classifier.
-        norm: After the convolution.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The global-local block of UNetFormer: window attention beside a convolutional branch.
+"""The global-local block of UNetFormer: window attention in parallel to a convolutional branch.
 
 Reference: Wang, Li, Zhang, Fang, Duan, Meng, Atkinson: UNetFormer: a UNet-like transformer for
 efficient semantic segmentation of remote sensing urban scene imagery, ISPRS Journal of
@@ -31,12 +31,10 @@ class GlobalLocalAttention(nn.Module):
     Args:
         channels: C.
         num_heads: Heads; must divide C.
-        window_size: Height and width of a window, also the reach of the pooling and of the last
-            convolution.
-        norm: After every convolution.
+        window_size: Side of a window, also the extent of the pooling and of the last convolution.
 
     Raises:
-        ModelError: The heads do not divide the channels, or there is no window.
+        ModelError: The heads do not divide the channels, or the window size is below 1.
     """
 
     position_index: Tensor
@@ -48,7 +46,7 @@ class GlobalLocalAttention(nn.Module):
         if num_heads < 1 or channels % num_heads:
             raise ModelError(
                 f"num_heads is {num_heads}, which does not divide the {channels} channels; choose "
-                "one of its divisors"
+                f"a divisor of {channels}"
             )
         if window_size < 1:
             raise ModelError(f"window_size is {window_size}; it must be at least 1")
@@ -60,29 +58,29 @@ class GlobalLocalAttention(nn.Module):
         self.project = SeparableConv(channels, kernel_size=window_size, norm=norm)
         self.bias_table = nn.Parameter(torch.empty((2 * window_size - 1) ** 2, num_heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
-        # It follows from the window size: no need to save it.
+        # Not saved, since it follows from the window size.
         self.register_buffer("position_index", create_position_index(window_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) of any size → map of the same size."""
         local = self.local3(x) + self.local1(x)
         x = self._pool_cross(self._attend(x)) + local
-        # A window of even size has no middle: what it lacks at the end is mirrored.
+        # A window of even size has no centre pixel: the missing row and column are mirrored.
         end = 1 - self.window_size % 2
         result: Tensor = self.project(reflect_pad(x, end, end))
         return result
 
     def _attend(self, x: Tensor) -> Tensor:
-        """Each pixel attends to its window (N, C, H, W)."""
+        """Attend within windows of a map (N, C, H, W)."""
         s, heads = self.window_size, self.num_heads
         height, width = size_of(x)
-        # The 1×1 convolution commutes with padding: before it, it runs on fewer pixels.
+        # The 1×1 convolution commutes with padding, and is cheaper before it.
         qkv = reflect_pad(self.qkv(x), -height % s, -width % s)
         rows, columns = qkv.shape[-2] // s, qkv.shape[-1] // s
         qkv = qkv.view(len(x), 3, heads, -1, rows, s, columns, s)
         qkv = qkv.permute(1, 0, 4, 6, 2, 5, 7, 3)  # (3, N, rows, columns, heads, s, s, d)
         q, k, v = qkv.reshape(3, -1, heads, s * s, qkv.shape[-1])  # (N·windows, heads, s², d)
-        # With a dimension for the batch; without it torch takes no fused kernel on the CPU.
+        # Without a batch dimension torch uses no fused kernel on the CPU.
         bias = self.position_bias().to(q.dtype).unsqueeze(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         x = x.view(-1, rows, columns, heads, s, s, x.shape[-1]).permute(0, 3, 6, 1, 4, 2, 5)
@@ -90,12 +88,12 @@ class GlobalLocalAttention(nn.Module):
         return x[..., :height, :width]
 
     def position_bias(self) -> Tensor:
-        """What is added to the logits of a query and a key by their distance (heads, s², s²)."""
+        """Attention bias of a query and a key by their offset (heads, s², s²)."""
         return self.bias_table[self.position_index].permute(2, 0, 1).contiguous()
 
     def _pool_cross(self, x: Tensor) -> Tensor:
         """Mean over a column of `window_size` pixels plus mean over a row (N, C, H, W)."""
-        # Zeros beyond the border count as pixels; beyond the end the first is a mirrored one.
+        # Zeros beyond the border count as pixels; at the end the first one is mirrored instead.
         s, end = self.window_size, 1 - self.window_size % 2
         zeros = (s - 1) // 2
         columns = F.avg_pool2d(reflect_pad(x, end, 0), (s, 1), stride=1, padding=(zeros, 0))
@@ -104,13 +102,13 @@ class GlobalLocalAttention(nn.Module):
 
 
 class GlobalLocalBlock(nn.Module):
-    """Attention and a pointwise network, each after a norm and beside an identity ("GLTB").
+    """Attention and a pointwise MLP, each with a norm before it and a residual ("GLTB").
 
     Args:
         channels: C.
-        num_heads: Of the attention.
-        window_size: Of the attention.
-        norm: In front of both parts and inside the attention.
+        num_heads: Heads of the attention.
+        window_size: Window of the attention.
+        norm: Norm before both parts and inside the attention.
     """
 
     def __init__(
@@ -136,7 +134,7 @@ class GlobalLocalBlock(nn.Module):
 
 
 def create_position_index(window_size: int) -> Tensor:
-    """Row of the bias table for each query and key of a window, both row by row.
+    """Compute the row of the bias table for each query and key of a window, both row-major.
 
     Returns:
         Int64 (s², s²): (dy + s - 1)(2s - 1) + dx + s - 1, where dy, dx is query minus key.

@@ -1,4 +1,4 @@
-"""The light Hamburger decoder: context of an image as a product of two small matrices.
+"""The light Hamburger decoder: global context by low-rank matrix factorisation.
 
 Reference: Geng, Guo, Chen, Li, Wei, Lin: Is attention better than matrix decomposition?, ICLR 2021,
 arXiv 2109.04553; as a light decoder: Guo et al.: SegNeXt, NeurIPS 2022, arXiv 2209.08575.
@@ -28,16 +28,15 @@ _EPS = 1e-6
 def factorize(x: Tensor, bases: Tensor, steps: int) -> Tensor:
     """Non-negative approximation of low rank, X ≈ B Cᵀ, by multiplicative updates.
 
-    C starts as softmax(Xᵀ B), and in every step, with ⊙ and / by element,
+    C starts as softmax(Xᵀ B), and in every step, with ⊙ and / elementwise,
 
         C ← C ⊙ Xᵀ B / (C Bᵀ B + ε)        B ← B ⊙ X C / (B Cᵀ C + ε)
 
-    and once more C at the end. Gradients flow through all steps.
+    and C once more at the end. Gradients flow through all steps.
 
     Args:
-        x: Not negative (N, D, L).
-        bases: First B, not negative, of length 1 over D (N, D, R).
-        steps: Number of steps.
+        x: Non-negative (N, D, L).
+        bases: Initial B, non-negative, of unit length over D (N, D, R).
 
     Returns:
         B Cᵀ (N, D, L).
@@ -61,11 +60,11 @@ def factorize(x: Tensor, bases: Tensor, steps: int) -> Tensor:
 
 
 class HamburgerDecoder(nn.Module):
-    """Levels → logits: all at the finest one's size, squeezed, their context by factorisation.
+    """Levels → logits: resized to the finest, concatenated, with context by factorisation.
 
-    The published code draws first bases anew for every batch, in evaluation too, so that the same
-    image gets other scores each time. Here evaluation always starts from the same bases, which are
-    saved with the weights; in training they are drawn for every sample.
+    The published code redraws initial bases for every batch, even in evaluation, so that the same
+    image gets different scores each time. Here evaluation always starts from the same bases, which
+    are saved with the weights; in training they are drawn for every sample.
 
     Args:
         level_channels: Channels per level, fine → coarse.
@@ -76,7 +75,7 @@ class HamburgerDecoder(nn.Module):
         train_steps: Steps of the factorisation in training.
         eval_steps: Steps in evaluation.
         dropout: Share of channels dropped before the classifier.
-        norm: After convolutions.
+        norm: Norm after convolutions.
 
     Raises:
         ModelError: Sizes or steps below 1.
@@ -123,17 +122,17 @@ class HamburgerDecoder(nn.Module):
         return logits
 
     def _context(self, x: Tensor) -> Tensor:
-        """What of a map (N, D, H, W), not negative, has low rank."""
+        """Low-rank part of a non-negative map (N, D, H, W)."""
         bases = self.bases.expand(len(x), -1, -1)  # (N, D, R)
         if self.training:
             bases = F.normalize(torch.rand_like(bases), dim=1)
         steps = self.train_steps if self.training else self.eval_steps
-        with full_precision(x):  # sums over all pixels, divided by each other
+        with full_precision(x):  # ratios of sums over all pixels
             return factorize(x.float().flatten(2), bases, steps).view(x.shape)
 
 
 def first_bases(channels: int, rank: int) -> Tensor:
-    """Bases from which evaluation starts: noise, always the same, of length 1 over D (D, R)."""
+    """Initial bases of evaluation: fixed noise of unit length over D (D, R)."""
     generator = torch.Generator("cpu").manual_seed(0)
     noise = torch.rand(channels, rank, generator=generator, device="cpu")
     return F.normalize(noise, dim=0).to(torch.get_default_device())
@@ -152,11 +151,11 @@ _NAMES = {
 
 
 def convert_hamburger_state_dict(state: Mapping[str, Tensor], rank: int = 64) -> dict[str, Tensor]:
-    """Weights of the published decoder under our names.
+    """Rename weights of the published decoder.
 
     Args:
-        state: Names of the published code ("squeeze.conv.weight" …). Others stay, for `load_strict`
-            to report.
+        state: Names of the published code ("squeeze.conv.weight" …). Others are kept, for
+            `load_strict` to report.
         rank: R of our bases, which the published code does not have.
     """
     converted = {}

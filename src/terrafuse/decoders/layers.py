@@ -1,4 +1,4 @@
-"""What decoders are made of: convolution with norm, resizing and padding."""
+"""Building blocks of decoders: convolution with norm, resizing and padding."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _GROUPS = 32  # Wu and He, Group normalization, ECCV 2018
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that survives a single value per channel.
+    """Batch normalisation that accepts a single value per channel.
 
-    One value has no variance: torch refuses to train on it. It occurs where context is pooled to
-    one pixel (UPerNet's pooling bin 1) and the batch is one sample. Such a map is normalised by
-    the running statistics instead, which it does not change.
+    A single value has no variance, and torch refuses to train on it. It occurs where context is
+    pooled to one pixel (UPerNet's pooling bin 1) and the batch is one sample. Such a map is
+    normalised by the running statistics instead, which it does not change.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -33,25 +33,23 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 def create_norm(name: NormName, channels: int) -> nn.Module:
-    """Normalisation of a map: over the batch, or over groups of channels of each sample.
+    """Create the norm of a map: over the batch, or over channel groups of each sample.
 
     "group" does not depend on the batch and suits batches of one or two samples.
     """
     if name == "batch":
         return BatchNorm2d(channels)
-    # At least two channels per group, else a map of one pixel would have nothing to compare.
+    # At least two channels per group, else a map of one pixel would have no variance.
     return nn.GroupNorm(gcd(_GROUPS, max(channels // 2, 1)), channels)
 
 
 class ConvNorm(nn.Sequential):
-    """Convolution without bias, norm; the size stays.
+    """Convolution without bias, norm; the size is kept.
 
     Args:
         in_channels: C.
         out_channels: C'.
         kernel_size: 1 or 3.
-        norm: "batch" or "group".
-        dilation: Distance between the pixels that the convolution sees.
     """
 
     def __init__(
@@ -75,15 +73,12 @@ class ConvNorm(nn.Sequential):
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution without bias, norm, activation; the size stays.
+    """Convolution without bias, norm, activation; the size is kept.
 
     Args:
         in_channels: C.
         out_channels: C'.
         kernel_size: 1 or 3.
-        norm: "batch" or "group".
-        activation: ReLU, or ReLU6 (at most 6).
-        dilation: Distance between the pixels that the convolution sees.
     """
 
     def __init__(
@@ -105,15 +100,14 @@ class ConvNormAct(nn.Sequential):
 
 
 class SeparableConv(nn.Sequential):
-    """A convolution in each channel, norm, a convolution across channels; none has a bias.
+    """Depthwise convolution, norm, pointwise convolution, all without bias.
 
-    Zeros are padded, (kernel_size - 1) // 2 on each side: an odd kernel keeps the size, an even
-    one takes a row and a column.
+    Zero padding is (kernel_size - 1) // 2 on each side: an odd kernel keeps the size, an even one
+    loses a row and a column.
 
     Args:
         channels: C.
-        kernel_size: Of the first convolution.
-        norm: "batch" or "group".
+        kernel_size: Kernel of the depthwise convolution.
     """
 
     def __init__(self, channels: int, *, kernel_size: int, norm: NormName) -> None:
@@ -128,7 +122,7 @@ class SeparableConv(nn.Sequential):
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:
-    """Autocast off, where the tensor's device knows it."""
+    """Disable autocast, where the tensor's device supports it."""
     kind = like.device.type
     if not torch.amp.is_autocast_available(kind):
         return nullcontext()
@@ -136,22 +130,22 @@ def full_precision(like: Tensor) -> AbstractContextManager[object]:
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Map (N, C, H, W) at another size, bilinear."""
+    """Resize a map (N, C, H, W) bilinearly."""
     if x.shape[-2:] == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
-    """Height and width of a map."""
+    """Return height and width of a map."""
     return int(x.shape[-2]), int(x.shape[-1])
 
 
 def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:
-    """Map (N, C, H, W) → (N, C, H + bottom, W + right), mirrored at its last row and column.
+    """Pad a map (N, C, H, W) to (N, C, H + bottom, W + right), mirrored at its last row and column.
 
-    Where the map is smaller than the padding, which torch refuses, its mirror images follow each
-    other as with numpy's mode "reflect"; a single row or column is repeated.
+    Where the map is smaller than the padding, which torch refuses, mirror images alternate as with
+    numpy's mode "reflect"; a single row or column is repeated.
     """
     height, width = size_of(x)
     if not (bottom or right):
@@ -163,7 +157,7 @@ def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:
 
 
 def _mirrored(size: int, extra: int, device: torch.device) -> Tensor:
-    """Indices 0, 1, …, size - 1, size - 2, …, 0, 1, … of `size + extra` places."""
+    """Indices 0, 1, …, size - 1, size - 2, …, 0, 1, …, `size + extra` of them."""
     period = max(2 * (size - 1), 1)
     indices = torch.arange(size + extra, device=device) % period
     return torch.minimum(indices, period - indices)

@@ -1,7 +1,7 @@
-"""A linear read-out: what the levels hold, and nothing that a decoder could find in them.
+"""A linear read-out, which measures the levels themselves and not what a decoder adds.
 
 As in the linear evaluation of Oquab et al., "DINOv2", TMLR 2024, arXiv 2304.07193, section 7.4,
-there of one level.
+there on one level.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LinearDecoder(nn.Module):
     Args:
         level_channels: Channels per level, fine → coarse.
         num_classes: K.
-        norm: Before the convolutions; "batch" keeps the whole linear once it is trained.
+        norm: Norm before the convolutions; with "batch" the trained decoder is linear.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class SegFormerDecoder(nn.Module):
         num_classes: K.
         channels: Width; the paper has 256 for its two small models, 768 for the others.
         dropout: Share of channels dropped before the classifier.
-        norm: After fusing.
+        norm: Norm after the fusion.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class SegFormerDecoder(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """Logits (N, K, H, W) at the finest level's size."""
         size = size_of(levels[0])
-        # A 1×1 convolution of concatenated maps is the sum of one per map, and it commutes with
-        # resizing: done before it, at each level's own size, it costs a third.
+        # A 1×1 convolution of concatenated maps is a sum of one per map, and commutes with
+        # resizing: before it, at each level's own size, it costs a third.
         weights = self.fuse.weight.chunk(len(self.linears), dim=1)
         projected = [
             resize(F.conv2d(linear(level), weight), size)  # (N, channels, H, W)
@@ -62,13 +62,13 @@ _LEVEL = re.compile(r"^linear_c(\d)\.proj\.")
 
 
 def convert_segformer_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the published decoder ("linear_c1.proj.weight" …) under our names.
+    """Rename weights of the published decoder ("linear_c1.proj.weight" …).
 
-    Its levels are stacked coarse → fine, and the layer that fuses them has an offset before a norm,
-    which becomes part of the norm's running mean.
+    Its levels are stacked coarse → fine, and its fusion layer has a bias before a norm, which is
+    merged into the norm's running mean.
 
     Args:
-        state: Names of the published code. Others stay, for `load_strict` to report.
+        state: Names of the published code. Others are kept, for `load_strict` to report.
     """
     converted = {}
     for name, value in state.items():

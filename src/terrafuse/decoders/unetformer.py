@@ -3,11 +3,11 @@
 Reference: Wang, Li, Zhang, Fang, Duan, Meng, Atkinson: UNetFormer: a UNet-like transformer for
 efficient semantic segmentation of remote sensing urban scene imagery, ISPRS Journal of
 Photogrammetry and Remote Sensing 190, 2022, DOI 10.1016/j.isprsjprs.2022.06.008, arXiv
-2109.08937; in the form in which MFNet uses it (Ma, Zhang, Pun, Huang, IEEE
-TGRS 63, 2025, arXiv 2410.11160): without auxiliary head.
+2109.08937; in the form used by MFNet (Ma, Zhang, Pun, Huang, IEEE TGRS 63, 2025, arXiv
+2410.11160), without auxiliary head.
 
-Beyond the publication: maps of any size (`reflect_pad`), any number of levels, and levels whose
-sizes are not in the ratio 2. Where the original runs, the result is the same.
+Beyond the publication: maps of any size (`reflect_pad`), any number of levels, and any ratio of
+level sizes. Where the original runs, the result is the same.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ _GATE_REDUCTION = 16
 
 
 class WeightedFusion(nn.Module):
-    """The running map, upsampled, and a finer level, added with two learnt weights ("WF").
+    """Weighted sum of the upsampled running map and a finer level, with two trained weights ("WF").
 
     Args:
         channels: C of the running map and of the result.
-        skip_channels: Channels of the finer level; None where there is none, which leaves
-            upsampling and the convolution.
-        norm: After the convolution.
+        skip_channels: Channels of the finer level; None: no level, only upsampling and convolution.
     """
 
     def __init__(self, channels: int, skip_channels: int | None, *, norm: NormName) -> None:
@@ -54,11 +52,11 @@ class WeightedFusion(nn.Module):
         self.smooth = ConvNormAct(channels, channels, kernel_size=3, norm=norm, activation=nn.ReLU6)
 
     def forward(self, x: Tensor, level: Tensor | None) -> Tensor:
-        """Fused map.
+        """Fuse the running map with a level.
 
         Args:
             x: Running map (N, C, h, w).
-            level: Finer level (N, C', H, W); None where there is none.
+            level: Finer level (N, C', H, W); None: no level.
 
         Returns:
             (N, C, H, W), or (N, C, 2h, 2w) without a level.
@@ -75,12 +73,7 @@ class WeightedFusion(nn.Module):
 
 
 class FeatureRefinement(nn.Module):
-    """A gate per pixel and one per channel, on the finest map ("FRH").
-
-    Args:
-        channels: C.
-        norm: After the convolutions.
-    """
+    """A gate per pixel and one per channel, on the finest map ("FRH")."""
 
     def __init__(self, channels: int, *, norm: NormName) -> None:
         super().__init__()
@@ -102,21 +95,21 @@ class FeatureRefinement(nn.Module):
 
 
 class UNetFormerDecoder(nn.Module):
-    """Levels → logits, from the coarsest to the finest: block, fuse with the next, …, refine.
+    """Levels → logits, from coarsest to finest: block, fusion with the next, …, refinement.
 
-    Published with four levels; it takes one or more. Every level but the finest has a block; a
-    single level has one, too.
+    Published with four levels; it takes one or more. Every level but the finest has a block, as
+    does a single level.
 
     Args:
         level_channels: Channels per level, fine → coarse.
         num_classes: K.
         channels: Width of every map.
         num_heads: Heads of the attention; must divide `channels`.
-        window_size: Of the attention.
-        doublings: How often the map is doubled beyond the finest level, by steps without skip
-            connection. 0 is the published decoder. MFNet "without DFM" is one level and 3.
+        window_size: Window of the attention.
+        doublings: Number of upsampling steps by 2 beyond the finest level, without skip
+            connections. 0 is the published decoder. MFNet "without DFM" is one level and 3.
         dropout: Share of channels dropped before the classifier.
-        norm: After every convolution.
+        norm: Norm after every convolution.
 
     Raises:
         ModelError: The heads do not divide the channels, or a number is out of range.
@@ -160,13 +153,13 @@ class UNetFormerDecoder(nn.Module):
         x = self.blocks[0](self.project(coarsest))
         for index, (fusion, skip) in enumerate(zip(self.fusions, skips, strict=True), start=1):
             x = fusion(x, skip)
-            if index < len(self.blocks):  # the finest has none
+            if index < len(self.blocks):  # the finest has no block
                 x = self.blocks[index](x)
         logits: Tensor = self.head(self.refine(x))
         return logits
 
 
-#: Names of the original → ours, in this order.
+#: Original names → ours, in this order.
 _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"^pre_conv\.", "project."),
     (r"^b([234])\.", lambda m: f"blocks.{4 - int(m[1])}."),
@@ -195,13 +188,13 @@ _UNUSED_WITHOUT_SKIPS = re.compile(r"^p[123]\.(pre_conv\.0\.weight|weights)$")
 def convert_unetformer_state_dict(
     state: Mapping[str, Tensor], *, skips: bool = True
 ) -> dict[str, Tensor]:
-    """Weights of the original decoder, under our names.
+    """Rename weights of the original decoder.
 
     Args:
-        state: Original names without a leading "decoder.", of four levels. A name that is not the
-            original's stays as it is, for `load_strict` to report.
+        state: Original names without a leading "decoder.", of four levels. An unknown name is
+            kept, for `load_strict` to report.
         skips: False for MFNet "without DFM" (one level, three `doublings`): its files hold weights
-            of skip connections that it does not use, which are left out.
+            of unused skip connections, which are dropped.
 
     Raises:
         WeightsMismatchError: A table of relative positions is ordered differently.
@@ -216,10 +209,10 @@ def convert_unetformer_state_dict(
 
 
 def _check_position_index(name: str, index: Tensor) -> None:
-    """Ours follows from the window size; a file with another order means other weights."""
+    """Refuse a file with another order than ours, which follows from the window size."""
     window_size = round(len(index) ** 0.5)
     if not torch.equal(index.cpu(), create_position_index(window_size)):
         raise WeightsMismatchError(
-            f"'{name}' orders relative positions differently from the published decoder; its bias "
-            "table cannot be used as it is"
+            f"'{name}' orders relative positions differently from the published decoder, so its "
+            "bias table cannot be used"
         )

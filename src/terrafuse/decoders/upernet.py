@@ -17,13 +17,11 @@ from terrafuse.decoders.layers import ConvNormAct, NormName, resize, size_of
 
 
 class PyramidPooling(nn.Module):
-    """Context of a map pooled to a few sizes, beside the map itself ("PPM").
+    """A map concatenated with its context, pooled to a few sizes ("PPM").
 
     Args:
-        in_channels: Channels of the map.
         channels: Channels of each pooled map and of the result.
         bins: Sizes to which the map is pooled.
-        norm: In each branch.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class UPerNetDecoder(nn.Module):
         channels: Width of every map; 512 in the paper.
         bins: Sizes of the pooled maps.
         dropout: Share of channels dropped before the classifier.
-        norm: After every convolution.
+        norm: Norm after every convolution.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model before it costs anything: parts, parameters, FLOPs, licences."""
+"""Description of a model before training: parts, parameters, FLOPs, licences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from terrafuse.describe.costs import without_values
     from terrafuse.describe.overview import describe_model
     from terrafuse.describe.parts import describe_segmenter, mean_gates
-else:  # each with the libraries that it needs, and no others
+else:  # imported on use, each with only the libraries that it needs
     from terrafuse.lazy import import_on_use
 
     __getattr__ = import_on_use(

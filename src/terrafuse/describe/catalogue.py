@@ -1,6 +1,6 @@
-"""Methods and backbones as `terrafuse methods` and `terrafuse backbones` list them.
+"""Rows of `terrafuse methods` and `terrafuse backbones`.
 
-The rows are stored beside this file, so that a list does not wait for torch and timm. They are made
+They are stored beside this file, so that listing does not import torch and timm. They are generated
 from the code by `python -m terrafuse.describe.catalogue`; a test compares them with it.
 """
 
@@ -18,7 +18,7 @@ FILE = "catalogue.json"
 
 
 def read_catalogue() -> dict[str, list[dict[str, Any]]]:
-    """The stored rows: "methods" and "backbones"."""
+    """Read the stored rows: "methods" and "backbones"."""
     rows: dict[str, list[dict[str, Any]]] = json.loads(
         files("terrafuse.describe").joinpath(FILE).read_text(encoding="utf-8")
     )
@@ -40,7 +40,7 @@ def list_names(kind: Literal["method", "backbone"]) -> list[dict[str, Any]]:
 
 
 def make_catalogue() -> dict[str, list[dict[str, Any]]]:
-    """The rows as the code has them now."""
+    """Generate the rows from the current code."""
     from terrafuse.backbones import list_backbones
     from terrafuse.methods import list_methods
 

@@ -1,8 +1,8 @@
-"""What a model costs, derived from shapes: nothing is computed and no weights take up memory.
+"""Costs of a model, derived from shapes: nothing is computed and no weights are allocated.
 
-The model lies on torch's meta device, whose tensors have shapes and no values. Questions about
-values are answered as for complete samples; operations are counted by torch, and what they keep for
-the way back is summed.
+The model is on torch's meta device, whose tensors have shapes but no values. Branches on values
+behave as for complete samples; torch counts the operations, and the tensors saved for the backward
+pass are summed.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from terrafuse.weights import without_pretrained
 
 @dataclass(frozen=True)
 class Cost:
-    """What one pass and one step of training cost. Memory is in bytes.
+    """Costs of one forward pass and one training step. Memory is in bytes.
 
     Args:
         crop_size: Height and width of samples, in scene pixels.
         batch_size: Samples per step.
-        flops: Of a forward pass of one sample; a multiplication with addition counts as two.
-        sample_activations: What training keeps of one sample until its way back.
+        flops: Operations of a forward pass of one sample; a multiply-add counts as two.
+        sample_activations: Tensors saved for the backward pass, per sample.
         parameters: Weights and buffers.
-        gradients: Of what is trainable.
+        gradients: Gradients of the trainable parameters.
         optimizer: State of the optimiser.
-        average: Second copy of the model where weights are averaged.
-        activations: What training keeps of a batch until its way back.
+        average: Second copy of the model if weights are averaged, else 0.
+        activations: Tensors saved for the backward pass, per batch.
     """
 
     crop_size: int
@@ -51,9 +51,9 @@ class Cost:
     activations: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; "total" is all memory that a step holds at once.
+        """Return plain values; "total" is all memory that a step holds at once.
 
-        What single operations need while they run comes on top.
+        Workspace of single operations is not included.
         """
         keys = ("parameters", "gradients", "optimizer", "average", "activations")
         held = {key: getattr(self, key) for key in keys}
@@ -67,10 +67,10 @@ class Cost:
 
 
 def without_values(build: Callable[[], Segmenter]) -> Segmenter:
-    """What `build` makes, as shapes without values; weights are not looked for.
+    """Build a model as shapes without values; weights are not loaded.
 
     Raises:
-        ModelError: As `build` does.
+        ModelError: Raised by `build`.
     """
     with without_pretrained():
         try:
@@ -79,19 +79,19 @@ def without_values(build: Callable[[], Segmenter]) -> Segmenter:
         except UnknownNameError:
             raise
         except (ModelError, RuntimeError):
-            # Some models look at values while they are made: those exist for a moment.
+            # Some models read values while they are built: those are allocated briefly.
             return build().to("meta")
 
 
 def derive_cost(segmenter: Segmenter, config: RunConfig) -> Cost:
-    """Cost of a model at the crop size and batch size of a run.
+    """Derive the cost of a model at the crop size and batch size of a run.
 
     Args:
-        segmenter: From `without_values`, frozen as it is to be trained.
-        config: The run.
+        segmenter: From `without_values`, with parameters frozen as in training.
+        config: Settings of the run.
     """
     crop, batch, training = config.data.crop_size, config.data.batch_size, config.training
-    # Batch norms cannot train on one sample, and some of what is kept does not grow with samples.
+    # Batch norms cannot train on one sample, and some saved tensors do not grow with samples.
     two, three = (saved_activations(segmenter, crop, n, training.precision) for n in (2, 3))
     size = _bytes([*segmenter.parameters(), *segmenter.buffers()])
     gradients = _bytes(p for p in segmenter.parameters() if p.requires_grad)
@@ -109,7 +109,7 @@ def derive_cost(segmenter: Segmenter, config: RunConfig) -> Cost:
 
 
 def forward_flops(segmenter: Segmenter, crop_size: int) -> int:
-    """Operations of the matrix products and convolutions of a forward pass of one sample.
+    """Count the operations of matrix products and convolutions in a forward pass of one sample.
 
     Args:
         segmenter: From `without_values`.
@@ -125,9 +125,9 @@ def forward_flops(segmenter: Segmenter, crop_size: int) -> int:
 def saved_activations(
     segmenter: Segmenter, crop_size: int, samples: int, precision: str = "32-true"
 ) -> int:
-    """Bytes that a forward pass and cross entropy keep for the way back, beside the weights.
+    """Count the bytes that a forward pass and cross-entropy save for the backward pass.
 
-    Attention counts as fused kernels do it, which keep no matrix of pairs.
+    Weights are excluded. Attention counts as a fused kernel, which saves no matrix of pairs.
 
     Args:
         segmenter: From `without_values`.
@@ -137,7 +137,7 @@ def saved_activations(
     """
     segmenter.train()
     own = {_storage(x) for x in (*segmenter.parameters(), *segmenter.buffers())}
-    # Storages are told apart by their addresses, which must not be used twice: all are held.
+    # Storages are identified by address; all are held so that no address is reused.
     kept: dict[int, Tensor] = {}
 
     def keep(x: Tensor) -> Tensor:
@@ -160,11 +160,11 @@ def saved_activations(
 
 
 class _Shapes(TorchFunctionMode):
-    """Lets models run on tensors without values, as they would run on a GPU.
+    """Mode that runs models on tensors without values, as they would run on a GPU.
 
     Args:
-        half: Type of matrix products in mixed precision; None: that of their inputs.
-        fused: Whether attention runs in one kernel. Else it is taken apart, as counting wants it.
+        half: Dtype of matrix products in mixed precision; None: that of their inputs.
+        fused: Whether attention is one fused kernel. Otherwise it is decomposed, for FLOP counting.
     """
 
     def __init__(self, half: torch.dtype | None = None, *, fused: bool = False) -> None:
@@ -175,7 +175,7 @@ class _Shapes(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """The result of a function of torch."""
+        """Return the result of a torch function."""
         if func is Tensor.__bool__:
             return True  # "do all samples have this modality?"
         if func in (torch.nonzero, Tensor.nonzero) and args[0].ndim == 1:
@@ -190,7 +190,7 @@ class _Shapes(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-#: What torch's autocast computes in half and in full precision on a GPU, as far as models use it.
+#: Functions that autocast runs in half and in full precision on a GPU, as far as models use them.
 _IN_HALF = {
     F.linear, F.conv1d, F.conv2d, F.conv3d, F.conv_transpose2d, F.scaled_dot_product_attention,
     torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum,
@@ -216,13 +216,13 @@ def _fused_attention(
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Shapes of fused attention: inputs, output and a number per query are kept."""
+    """Shapes of fused attention, which saves inputs, output and one number per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """(…, heads, L, d) of queries, (…, heads, S, d') of values → (…, heads, L, d')."""
+        """Queries (…, heads, L, d), values (…, heads, S, d') → (…, heads, L, d')."""
         *samples, heads, length, _ = query.shape
-        # In memory heads lie side by side, so that joining them copies nothing.
+        # Heads are adjacent in memory, so that joining them copies nothing.
         output = query.new_empty(*samples, length, heads, value.shape[-1]).transpose(-3, -2)
         sums = query.new_empty(query.shape[:-1], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, output, sums)
@@ -246,5 +246,5 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _values_per_parameter(training: TrainingConfig) -> int:
-    """Adam keeps two means, with amsgrad the largest of one too; SGD its momentum."""
+    """Count the optimiser's values: Adam keeps two (amsgrad three), SGD with momentum one."""
     return int(training.momentum > 0) if training.optimizer == "sgd" else 2 + training.amsgrad

@@ -1,4 +1,4 @@
-"""A model before it costs anything: parts, what of them learns, operations, memory, licences.
+"""Overview of a model: parts, trainable parameters, operations, memory, licences.
 
 One function, for the command line and for notebooks:
 
@@ -27,25 +27,25 @@ from terrafuse.weights import read_run_info, read_state
 
 
 def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What `run.yaml` would train, or a run folder holds; no pixels are read, nothing is computed.
+    """Describe the model of a `run.yaml` or a run folder, without reading pixels or computing.
 
-    Memory is what a step of training holds at once: weights, gradients, state of the optimiser and
-    what the way back needs of a batch. What single operations take while they run is not in it.
+    Memory is what a training step holds at once: weights, gradients, optimiser state and tensors
+    saved for the backward pass of a batch. Workspace of single operations is not included.
 
     Args:
-        path: The file, or a run folder.
-        overrides: Dotted keys → YAML values that replace those of the settings; of a run folder
-            not those of the method.
+        path: A run file, or a run folder.
+        overrides: Dotted keys → YAML values that replace those of the settings; for a run folder,
+            those of the method cannot be replaced.
 
     Returns:
         "method", "classes", "modalities", "backbones" (weights and their licences), "parts",
-        "total", "saved_values", "cost" and "augmentation" (what is done to training samples, line
-        by line); of a run folder also "scores" per subset of modalities
-        and "gates" (per modality the share of its own features, where a tuning mixes them).
+        "total", "saved_values", "cost" and "augmentation" (transforms of training samples, line by
+        line); for a run folder also "scores" per subset of modalities and "gates" (per modality
+        the share of its own features, where a tuning mixes them).
 
     Raises:
-        ConfigError: Something in the settings is wrong.
-        DataError: Something in the manifest is wrong.
+        ConfigError: Invalid settings.
+        DataError: Invalid manifest.
         ModelError: The method cannot be built with these options.
         WeightsError: Not a run folder, damaged, or of another version.
     """

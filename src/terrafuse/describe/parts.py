@@ -1,4 +1,4 @@
-"""What a model is made of: its parts, what of them learns, and whose weights it stands on."""
+"""Parts of a model, their trainable parameters, and the origin of its weights."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from terrafuse.segmenter import Segmenter
 def describe_segmenter(
     segmenter: Segmenter, config: RunConfig, known: Sequence[Mapping[str, str]] = ()
 ) -> dict[str, Any]:
-    """Parts, weights and cost of a model as a run trains it, as plain values.
+    """Describe parts, weights and cost of a model as trained in a run, as plain values.
 
     Args:
-        segmenter: From `without_values`; is given the run's settings.
-        config: The run.
-        known: What a run folder says of its base weights, backbone by backbone.
+        segmenter: From `without_values`; the run's settings are applied to it.
+        config: Settings of the run.
+        known: Base weights recorded in a run folder, backbone by backbone.
 
     Returns:
         "method", "modalities" (name → bands), "backbones", "parts", "total", "alike_bands" (lines
-        on bands that a backbone takes for one another), "saved_values" (what a run folder holds)
-        and "cost"; that is {"error": why} where shapes alone do not tell it.
+        on bands that share a wavelength), "saved_values" (number of values in a run folder) and
+        "cost", which is {"error": reason} if it cannot be derived from shapes.
     """
     name_sources(segmenter, known)
     for backbone in segmenter.backbones():
         backbone.gradient_checkpointing = config.training.gradient_checkpointing
-        if config.training.backbone_lr_factor == 0:  # training freezes it then
+        if config.training.backbone_lr_factor == 0:  # training then freezes it
             for parameter in chain.from_iterable(backbone.layer_groups()):
                 parameter.requires_grad_(False)
     rows = [{**asdict(row), "frozen": row.frozen} for row in describe_parts(segmenter)]
@@ -65,7 +65,7 @@ def describe_segmenter(
 def _cost(segmenter: Segmenter, config: RunConfig) -> dict[str, Any]:
     try:
         return derive_cost(segmenter, config).to_dict()
-    except Exception as error:  # whatever a model does with values that are not there
+    except Exception as error:  # models may do anything with missing values
         return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0]}
 
 
@@ -75,11 +75,11 @@ class PartSummary:
 
     Args:
         part: Name within the segmenter ("decoder", "branches.sar").
-        piece: Of a backbone: "pretrained part" or "from scratch", "tuning …", "neck", "of bands";
+        piece: For a backbone: "pretrained part" or "from scratch", "tuning …", "neck", "of bands";
             else "".
-        modality: Whose backbone it is, where each modality has one.
-        parameters: Values.
-        trainable: How many of them learn.
+        modality: The backbone's modality, if each modality has one.
+        parameters: Number of values.
+        trainable: Number of trainable values.
     """
 
     part: str
@@ -90,7 +90,7 @@ class PartSummary:
 
     @property
     def frozen(self) -> int:
-        """How many stay as they are."""
+        """Number of frozen values."""
         return self.parameters - self.trainable
 
 
@@ -100,11 +100,11 @@ class BaseSummary:
 
     Args:
         part: Name within the segmenter.
-        modality: Whose backbone it is, where each modality has one.
-        backbone: Its name; that of the class where the method has no option for it.
-        tuning: How it is adapted; empty where all of it learns.
-        source: Where its weights come from; None from scratch.
-        licence: Of the weights, as far as known.
+        modality: The backbone's modality, if each modality has one.
+        backbone: Its name; the class name if the method has no option for it.
+        tuning: Name of its tuning; empty for full fine-tuning.
+        source: Origin of its weights; None if trained from scratch.
+        licence: Licence of the weights, or "unknown".
     """
 
     part: str
@@ -116,7 +116,7 @@ class BaseSummary:
 
 
 def describe_parts(segmenter: Segmenter) -> list[PartSummary]:
-    """A row per child of the segmenter, several per backbone; none for what has no parameters."""
+    """List a row per child of the segmenter, several per backbone, none without parameters."""
     rows = []
     counted: set[int] = set()
     for name, child in segmenter.named_children():
@@ -130,7 +130,7 @@ def describe_parts(segmenter: Segmenter) -> list[PartSummary]:
 
 
 def describe_bases(segmenter: Segmenter) -> list[BaseSummary]:
-    """A row per backbone; those with pretrained weights must say so (`name_sources`)."""
+    """List a row per backbone; `name_sources` must have set their pretrained weights."""
     return [
         BaseSummary(
             part=path,
@@ -145,11 +145,11 @@ def describe_bases(segmenter: Segmenter) -> list[BaseSummary]:
 
 
 def name_sources(segmenter: Segmenter, known: Sequence[Mapping[str, str]] = ()) -> None:
-    """Say of each backbone which weights it is to have, of a model built without them.
+    """Set the origin of each backbone's weights, in a model built without them.
 
     Args:
         segmenter: Changed in place: `pretrained` of its backbones.
-        known: What a run folder says of its base weights, backbone by backbone.
+        known: Base weights recorded in a run folder, backbone by backbone.
     """
     wanted = []
     for path, backbone in _backbones_in(segmenter):
@@ -164,10 +164,9 @@ def name_sources(segmenter: Segmenter, known: Sequence[Mapping[str, str]] = ()) 
 
 
 def find_source(backbone: str, weights: str) -> PretrainedSource:
-    """Where weights come from, without looking for them.
+    """Find the origin of weights without accessing them.
 
     Args:
-        backbone: Its name.
         weights: "timm", "hub" or a path.
     """
     if weights == HUB_WEIGHTS and has_hub_weights(backbone):
@@ -180,14 +179,14 @@ def find_source(backbone: str, weights: str) -> PretrainedSource:
 
 
 def mean_gates(segmenter: Segmenter, state: Mapping[str, Tensor]) -> dict[str, float]:
-    """Per modality, the share that it keeps of its own features where a tuning mixes modalities.
+    """Mean share of its own features that each modality keeps where a tuning mixes modalities.
 
     Args:
-        segmenter: Says which gates there are.
-        state: Their values, by the segmenter's names.
+        segmenter: Model that defines the gates.
+        state: Values by the segmenter's names.
 
     Returns:
-        Means over all blocks; empty where nothing mixes.
+        Per modality the mean over all blocks; empty if nothing mixes.
     """
     gates = [
         state[f"{path}.{name}"]
@@ -202,16 +201,16 @@ def mean_gates(segmenter: Segmenter, state: Mapping[str, Tensor]) -> dict[str, f
 
 
 def describe_alike_bands(segmenter: Segmenter) -> list[str]:
-    """A line per set of bands in which a backbone is told one wavelength of several."""
+    """Describe, a line per band set, bands that share a wavelength."""
     lines = []
     for path, backbone in _backbones_in(segmenter):
         for name in backbone.band_sets:
             bands = _band_names(segmenter, path, name)
             groups = [", ".join(bands[i] for i in g) for g in backbone.alike_bands(name)]
             how = (
-                "are told apart by offsets that learn"
+                "are distinguished by trained offsets"
                 if backbone.tells_apart(name)
-                else "enter as their sum, for wave_delta is false"
+                else "enter as their sum, because wave_delta is false"
             )
             if groups:
                 lines.append(f"{path}: bands of one wavelength ({'; '.join(groups)}) {how}")
@@ -219,7 +218,7 @@ def describe_alike_bands(segmenter: Segmenter) -> list[str]:
 
 
 def _band_names(segmenter: Segmenter, path: str, band_set: str) -> list[str]:
-    """Bands of a set, with their modalities where it has several."""
+    """Names of the bands of a set, with their modalities where it has several."""
     by_name = {m.name: m for m in segmenter.modalities}
     own = by_name.get(band_set) or by_name.get(_modality_of(segmenter, path) or "")
     if own is not None:
@@ -228,7 +227,7 @@ def _band_names(segmenter: Segmenter, path: str, band_set: str) -> list[str]:
 
 
 def _pieces(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
-    """Parameters of a backbone by what they are."""
+    """Group the parameters of a backbone by their role."""
     by_name = dict(backbone.named_parameters())
     of_bands = tuple(backbone.values_of_bands())
     base = {id(p) for group in backbone.layer_groups() for p in group}
@@ -236,7 +235,7 @@ def _pieces(backbone: Backbone) -> dict[str, list[nn.Parameter]]:
         "pretrained part" if backbone.pretrained else "from scratch": [],
         f"tuning {backbone.tuning}": [],
         "neck": [],
-        "of bands": [],  # what is learnt of each
+        "of bands": [],  # per-band embeddings and offsets
     }
     first, added, neck, bands = pieces.values()
     for name, parameter in by_name.items():
@@ -253,7 +252,7 @@ def _row(
     parameters: Iterable[nn.Parameter],
     counted: set[int],
 ) -> PartSummary:
-    """Row of those parameters that no row before has counted."""
+    """Row of the parameters that no earlier row has counted."""
     own = [p for p in parameters if id(p) not in counted]
     counted.update(map(id, own))
     trainable = sum(p.numel() for p in own if p.requires_grad)
@@ -267,7 +266,7 @@ def _backbones_in(module: nn.Module, name: str = "") -> Iterator[tuple[str, Back
 
 
 def _modality_of(segmenter: Segmenter, path: str) -> str | None:
-    """Modality after which a part is named, as where there is one part for each."""
+    """Modality that a part is named after, as in methods with one part per modality."""
     last = path.rpartition(".")[2]
     return last if last in {m.name for m in segmenter.modalities} else None
 
@@ -277,9 +276,9 @@ def _backbone_name(segmenter: Segmenter, path: str, backbone: Backbone) -> str:
 
 
 def _option(segmenter: Segmenter, name: str, path: str) -> Any:
-    """Value of a method's option, for the part at `path` where it is given by part."""
+    """Value of a method's option, for the part at `path` if it is given by part."""
     parameter = inspect.signature(type(segmenter)).parameters.get(name)
     value = segmenter.method_options.get(name, parameter.default if parameter else None)
     if isinstance(value, Mapping):
-        return value.get(path.rpartition(".")[2])  # of a modality, or a stream of several
+        return value.get(path.rpartition(".")[2])  # by modality, or by stream
     return value

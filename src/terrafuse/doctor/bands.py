@@ -1,4 +1,4 @@
-"""The order of optical bands, judged by what vegetation looks like."""
+"""Order of optical bands, judged by the spectral signature of vegetation."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _PLANTS = re.compile(
 _NEGATED = re.compile(r"(?<![a-z])(no|non|not|without|bare|dead|burnt|burned)(?![a-z])")
 _NEAR_INFRARED_UM, _RED_UM = (0.76, 0.95), (0.62, 0.69)
 _FEWEST = 200
-# Leaves are brighter in the near infrared: 0.3 to 0.9. Bare branches and 8-bit pictures less.
+# NDVI of leaves is 0.3 to 0.9; bare branches and 8-bit pictures have less.
 _LEAST, _CLEAR = 0.0, 0.15
 _MOST_BANDS = 6
 
 
 def check_bands(summary: SceneSummary) -> Iterator[Finding]:
-    """Whether near infrared is brighter than red where plants are labelled."""
+    """Check that near infrared is brighter than red where plants are labelled."""
     plants = _plant_classes(summary.scheme)
     for seen in summary.seen.values():
         pair = infrared_and_red(seen.modality)
@@ -47,7 +47,7 @@ def check_bands(summary: SceneSummary) -> Iterator[Finding]:
 
 
 def infrared_and_red(modality: Modality) -> tuple[int, int] | None:
-    """Channels of near infrared and red, by wavelength or else by name; None without both."""
+    """Find the channels of near infrared and red, by wavelength or else by name; else None."""
     found: list[int | None] = []
     for limits, names in ((_NEAR_INFRARED_UM, ("nir",)), (_RED_UM, ("red",))):
         if modality.wavelengths_um is not None:
@@ -71,14 +71,14 @@ def _plant_classes(scheme: ClassScheme) -> list[int]:
 
 
 def _pixels(seen: ModalitySummary, where: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Values (C, n) under a mask, of pixels with data in all bands."""
+    """Return values (C, n) under a mask, of pixels with data in all bands."""
     values = seen.mini[:, where]
     found: NDArray[np.float32] = values[:, ~np.isnan(values).any(axis=0)]
     return found
 
 
 def _index(pixels: NDArray[np.float32], infrared: int, red: int) -> NDArray[np.float32]:
-    """Normalised difference (n,); NaN where both are 0."""
+    """Compute the normalised difference (n,); NaN where both bands are 0."""
     a, b = pixels[infrared], pixels[red]
     total = a + b
     index: NDArray[np.float32] = np.divide(
@@ -110,7 +110,7 @@ def _judge_plants(
         f"{pixels.shape[1]:,} pixels); plants are brighter in the near infrared"
     )
     better = _better_order(pixels, pair)
-    if better is None:  # leafless trees, or a picture whose bands were stretched one by one
+    if better is None:  # leafless trees, or a picture whose bands were stretched separately
         yield Finding("note", "band-order", message, summary.id, modality=seen.name)
         return
     taken = summary.rules[seen.name].read_bands or summary.scene.source(seen.name).numbers
@@ -122,14 +122,14 @@ def _judge_plants(
 
 
 def _better_order(pixels: NDArray[np.float32], pair: tuple[int, int]) -> tuple[int, ...] | None:
-    """The usual mix-ups, tried in turn: reversed, infrared first, both exchanged."""
+    """Try the usual mix-ups: reversed order, infrared first, the two bands swapped."""
     count = len(pixels)
     infrared, red = pair
     swapped = list(range(count))
     swapped[infrared], swapped[red] = red, infrared
     tried = [
         tuple(range(count))[::-1],
-        (*range(1, count), 0),  # infrared stands first in the file
+        (*range(1, count), 0),  # infrared is first in the file
         (*range(count - 1, 0, -1), 0)[:count],  # infrared, red, green, blue
         tuple(swapped),
     ]
@@ -142,7 +142,7 @@ def _better_order(pixels: NDArray[np.float32], pair: tuple[int, int]) -> tuple[i
 def _judge_all(
     summary: SceneSummary, seen: ModalitySummary, pair: tuple[int, int]
 ) -> Iterator[Finding]:
-    """Without labels of plants: land without any is rare, but a scene may be all water."""
+    """Judge without labels of plants: land without any is rare, but a scene may be all water."""
     pixels = _pixels(seen, np.ones(seen.mini.shape[1:], bool))
     if pixels.shape[1] < _FEWEST:
         return

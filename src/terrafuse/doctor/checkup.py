@@ -1,4 +1,4 @@
-"""The order of a check: scene by scene, several at a time, then the data set as a whole."""
+"""The check itself: scene by scene, several at a time, then the data set as a whole."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from terrafuse.samples import IGNORE_INDEX, Window
 from terrafuse.splits.content import sketch_scene
 
 _MOST_WORKERS = 4
-# Scenes that are begun before the first of them is done, per worker.
+# Scenes started before the first of them is done, per worker.
 _AHEAD = 2
 
 
@@ -61,16 +61,16 @@ def check_manifest(
     progress: Progress | None = None,
     report: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
-    """Everything found wrong with a data set, one scene after the other.
+    """Check a data set, one scene after the other, and return the findings.
 
     Args:
-        manifest: The data set, with the modalities to be used (`Manifest.select`).
-        deep: Look at every pixel, and at how rasters suit each other. Otherwise labels are read
-            entirely, but of each raster only the first and last block and what is needed to see
-            that there is data.
-        train_splits: Splits to learn from.
-        validation_split: Split that chooses the weights to keep.
-        workers: Scenes looked at at the same time; default: one per core, at most 4, if `deep`.
+        manifest: The data set, with the modalities used (`Manifest.select`).
+        deep: Whether to read every pixel and check how rasters fit together. Otherwise labels are
+            read entirely, but of each raster only the first and last block and what is needed to
+            see that there is data.
+        train_splits: Splits to train on.
+        validation_split: Split by which the best weights are chosen.
+        workers: Scenes checked in parallel; default: one per core, at most 4, if `deep`.
         progress: Called with (scenes done, scenes in total).
         report: Called with each finding as soon as it is known.
 
@@ -101,8 +101,8 @@ def iterate_findings(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Finding]:
-    """The findings of `check_manifest`, as they become known."""
-    # Values as they are in the files: rescaling would read all of a scene to see one block.
+    """Yield the findings of `check_manifest` as they become known."""
+    # Values as in the files: rescaling would read all of a scene for the sake of one block.
     manifest = manifest.with_rescale(dict.fromkeys(manifest.rules))
     splits = Splits(tuple(train_splits), validation_split)
     records: list[SceneRecord] = []
@@ -139,7 +139,7 @@ def _check_alike_bands(modality: Modality) -> Iterator[Finding]:
 
 @dataclass
 class _Result:
-    """What was found in one scene, and what is kept of it if it could be read."""
+    """Findings of one scene, and the record kept of it if it could be read."""
 
     findings: list[Finding]
     record: SceneRecord | None = None
@@ -154,7 +154,7 @@ def _count_workers(workers: int | None, deep: bool) -> int:
 
 
 def _examine_all(manifest: Manifest, splits: Splits, deep: bool, workers: int) -> Iterator[_Result]:
-    """One scene after the other, in the order of the manifest."""
+    """Examine one scene after the other, in the order of the manifest."""
     if workers == 1 or len(manifest.entries) == 1:
         for entry in manifest.entries:
             yield _examine(manifest, entry, splits, deep)
@@ -188,9 +188,9 @@ def _examine(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) 
 
 
 def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] | _Result:
-    """The scene, and what opening it warned of; or why it cannot be opened."""
+    """Open a scene; return it with the warnings raised, or the reason why it cannot be opened."""
     with warning_filter, warnings.catch_warnings(record=True) as caught:
-        # Ours, about the data; those of libraries about code say nothing to the data's owner.
+        # Only our own, about the data: those of libraries, about code, are of no use to its owner.
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", UserWarning)
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
@@ -224,7 +224,7 @@ def _explain(manifest: Manifest, entry: SceneEntry, error: TerrafuseError) -> Fi
 
 
 def _open_eroded(scene: Scene) -> Iterator[Finding]:
-    """Labels to score with are opened when first read: while warnings are caught."""
+    """Open the labels for scoring, as reading would do later, while warnings are caught."""
     if scene.has_reference("labels_eroded"):
         n = scene.alignment
         try:
@@ -283,7 +283,7 @@ def _judge_pixels(summary: SceneSummary) -> Iterator[Finding]:
 
 
 def _find_data(scene: Scene) -> dict[str, bool]:
-    """Per modality whether any pixel has data; reads no further than to the first."""
+    """Tell per modality whether any pixel has data; reading stops at the first one."""
     found = {m.name: False for m in scene.modalities if m.name not in scene.missing}
     for window in cover(scene, 512):
         sample = scene.read(window, labels=False)
@@ -297,7 +297,7 @@ def _find_data(scene: Scene) -> dict[str, bool]:
 def _check_eroded(
     manifest: Manifest, entry: SceneEntry, scene: Scene, findings: Sequence[Finding]
 ) -> Iterator[Finding]:
-    """Faults of the labels to score with; the scene can be learned from all the same."""
+    """Check the labels for scoring; whatever their faults, the scene can be trained on."""
     said = any("labels_eroded" in finding.message for finding in findings)
     if said or not scene.has_reference("labels_eroded"):
         return
@@ -329,5 +329,5 @@ def _judge_scene(record: SceneRecord, splits: Splits) -> Iterator[Finding]:
         remedy = "Correct 'classes', 'void' or 'labels.nodata', or leave the scene out"
         yield Finding("warning", "labels-ignored", message, record.id, None, remedy, "labels")
     if record.split in splits.train and not record.has_labels:
-        message = f"scene '{record.id}' is in split '{record.split}' but has no labels; nothing is"
+        message = f"scene '{record.id}' is in split '{record.split}' but has no labels; no crop is"
         yield Finding("warning", "no-labels", f"{message} drawn from it", record.id)

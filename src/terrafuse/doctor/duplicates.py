@@ -1,4 +1,4 @@
-"""Scenes that are there twice, be it under another name."""
+"""Scenes that occur twice, possibly under another name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.nn.functional import adaptive_avg_pool2d
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding, Severity
 
-#: Scenes whose small images correlate more than this show the same.
+#: Scenes whose thumbnails correlate more than this show the same place.
 ALIKE = 0.98
 _SIDE = 32
-# A scene is looked at with about this many pixels.
+# Pixels sampled per scene, about.
 _LOOKED_AT = 1 << 18
-# Scenes compared at once: bounds memory to a block of this many rows.
+# Scenes compared at once: limits memory to a block of this many rows.
 _BLOCK = 1024
 _MOST_NAMED = 6
 
@@ -28,12 +28,12 @@ _Prints = Mapping[str, tuple[str | None, "Fingerprint"]]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What two scenes are compared by.
+    """Digest and thumbnails by which two scenes are compared.
 
     Args:
-        digest: Of all pixels looked at, and which modalities they are of.
-        images: Per modality a small grey image of mean 0 and length 1, float16 (32 · 32,); without
-            what is constant and, where there is anything else, without heights.
+        digest: Hash of all pixels sampled and of the names of their modalities.
+        images: Per modality a grey thumbnail of mean 0 and norm 1, float16 (32 · 32,); without
+            constant ones and, if there is any other, without elevation.
     """
 
     digest: str
@@ -41,13 +41,13 @@ class Fingerprint:
 
 
 def fingerprint(scene: Scene) -> Fingerprint:
-    """Fingerprint of a scene; of large ones every n-th pixel is looked at.
+    """Compute the fingerprint of a scene; of large ones, only every n-th pixel is sampled.
 
     Raises:
         RasterReadError: Pixels cannot be decoded.
     """
     step = max(1, int((scene.grid.height * scene.grid.width / _LOOKED_AT) ** 0.5))
-    # Slopes and plains are like each other, be they in different places.
+    # Slopes and plains look alike even in different places.
     seen = [m for m in scene.modalities if m.name not in scene.missing]
     telling = {m.name for m in seen if m.kind not in ("elevation", "structure")}
     telling = telling or {m.name for m in seen}
@@ -63,7 +63,7 @@ def fingerprint(scene: Scene) -> Fingerprint:
 
 
 def find_duplicates(prints: _Prints) -> list[Finding]:
-    """Groups of scenes that are equal or nearly so.
+    """Find groups of scenes that are equal or nearly so.
 
     Args:
         prints: Scene id → (split, fingerprint).
@@ -85,7 +85,7 @@ def find_duplicates(prints: _Prints) -> list[Finding]:
 
 
 def _shrink(image: NDArray[np.float32]) -> NDArray[np.float16] | None:
-    """Mean of the standardized bands of (C, H, W), in small; None where nothing varies."""
+    """Average the standardized bands of (C, H, W) to a thumbnail; None where nothing varies."""
     known = np.isfinite(image)
     if not known.any():
         return None
@@ -112,7 +112,7 @@ def _equal_pairs(digests: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def _alike_pairs(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
-    """Pairs whose correlation, averaged over the modalities that both have, is high."""
+    """Yield pairs whose correlation, averaged over the modalities that both have, is high."""
     names = sorted({name for each in prints for name in each.images})
     empty = np.zeros(_SIDE**2, np.float16)
     stacks = [np.stack([each.images.get(name, empty) for each in prints]) for name in names]
@@ -128,7 +128,7 @@ def _alike_pairs(prints: Sequence[Fingerprint]) -> Iterator[tuple[int, int]]:
 
 
 def _group(count: int, pairs: Iterator[tuple[int, int]]) -> list[list[int]]:
-    """Indices that belong together, be it through others; only groups of two or more."""
+    """Group indices that belong together, directly or through others; groups of two or more."""
     parent = list(range(count))
 
     def root(i: int) -> int:
@@ -158,5 +158,5 @@ def _describe(ids: Sequence[str], prints: _Prints, how: str) -> Finding:
         )
         return Finding("warning", "leak", message, ids[0], remedy=remedy)
     severity: Severity = "warning" if how == "identical" else "note"
-    remedy = "It counts several times; keep one, unless that is meant"
+    remedy = "It counts several times; keep one, unless that is intended"
     return Finding(severity, "duplicate", message, ids[0], remedy=remedy)

@@ -15,16 +15,16 @@ from terrafuse.samples import Window
 # Dead Sea shore and Everest, with room for buildings, ellipsoids and the sea floor near coasts.
 _LOWEST_M, _HIGHEST_M = -600.0, 9200.0
 _FILLS = (-9999.0, -32767.0, -32768.0, 32767.0, 65535.0, -999.0, 9999.0, -99999.0)
-# Zero beside land that is nowhere lower than this is a hole.
+# Zero is a hole if the land around it is nowhere lower than this.
 _ABOVE_ZERO_M = 20.0
 _FEWEST_ZEROS = 9
-# A spike stands this far above all else, and so many times the range of the scene.
+# A spike exceeds all else by this much, and by this many times the range of the scene.
 _SPIKE_M, _SPIKE_RANGES = 100.0, 3.0
 _MARGIN = 32
 
 
 def check_elevation(summary: SceneSummary) -> Iterator[Finding]:
-    """Heights that no ground has."""
+    """Check for heights that no ground has."""
     for seen in summary.seen.values():
         if seen.modality.kind != "elevation" or not seen.valid:
             continue
@@ -115,7 +115,7 @@ def _spike(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding |
                 f"{int(place[0])}, column {int(place[1])}, while 99.6 % of it lie between "
                 f"{low:.5g} and {high:.5g}: an outlier"
             )
-            remedy = "Clip or mask it in the file: it would squeeze everything else together"
+            remedy = "Clip or mask it in the file: it would compress the range of all other values"
             window = _around(seen, place)
             return Finding(
                 "warning", "elevation-outlier", message, summary.id, None, remedy, seen.name, window
@@ -132,12 +132,12 @@ def _check_grey(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findin
     if set(seen.dtypes) != {"uint8"} or seen.modality.unit.strip().lower() != "m":
         return
     message = (
-        f"modality '{seen.name}' of scene '{summary.id}' says metres, but its file holds bytes "
+        f"modality '{seen.name}' of scene '{summary.id}' has unit metres, but its file holds bytes "
         f"({seen.low.min():g} to {seen.high.max():g}): heights stretched to a picture"
     )
     remedy = (
-        "Take the raster in metres; heights of different scenes cannot be compared otherwise. If "
-        "one grey value is a known height everywhere, say 'unit: dn'"
+        "Use the raster in metres; heights of different scenes cannot be compared otherwise. If "
+        "a grey value means the same height everywhere, set 'unit: dn'"
     )
     fix = {f"modalities.{seen.name}.unit": "dn"}
     yield Finding(

@@ -1,4 +1,4 @@
-"""Whether files open and can be read to their end, and what they are if not."""
+"""Files that do not open or cannot be read to their end, and what they are instead."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _CODES: dict[type[TerrafuseError], str] = {
     LabelError: "labels",
 }
 
-# A window of this edge is what training reads at once; more than so many times its pixels decoded
+# Training reads windows of this side; decoding more than so many times their pixels
 # makes reading the slowest part.
 _WINDOW = 512
 _MOST_DECODED = 12
@@ -45,7 +45,7 @@ _LOSSY = (".jpg", ".jpeg")
 
 
 def from_error(error: TerrafuseError, id: str) -> Finding:
-    """The finding that an error met on the way is."""
+    """Convert an error raised by the check to a finding."""
     code = next((c for kind, c in _CODES.items() if isinstance(error, kind)), "data")
     message = str(error)
     if id not in message:
@@ -54,7 +54,7 @@ def from_error(error: TerrafuseError, id: str) -> Finding:
 
 
 def explain_unreadable(manifest: Manifest, entry: SceneEntry) -> Iterator[Finding]:
-    """Files of a scene that are no rasters at all, by their first bytes."""
+    """Find files of a scene that are not rasters at all, by their first bytes."""
     try:
         files = manifest.local_files(entry)
     except TerrafuseError:
@@ -77,18 +77,18 @@ def _what_it_is(path: Path) -> tuple[str, str] | None:
     except OSError:
         return None
     if not start:
-        return "is empty (0 bytes)", "Copying or downloading it was cut off; fetch it again"
+        return "is empty (0 bytes)", "The copy or download was interrupted; fetch it again"
     if start.startswith(_LFS):
-        return "is a pointer of Git LFS, not the raster", "Run 'git lfs pull' where it came from"
+        return "is a Git LFS pointer, not the raster", "Run 'git lfs pull' where it came from"
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(_MARKUP) and path.suffix.lower() not in (".vrt", ".xml", ".svg"):
-        remedy = "The server sent a page (a login or an error); download it again, signed in"
+        remedy = "The server sent a page (a login or an error); sign in and download it again"
         return "is a web page saved under the name of a raster", remedy
     return None
 
 
 def check_ends(scene: Scene) -> Iterator[Finding]:
-    """Read the first and the last block of every raster: a file cut off fails at the last."""
+    """Read the first and the last block of every raster: a truncated file fails at the last."""
     # Labels may be vectors, and are read whole in any case.
     for name, files in scene.files.items():
         for file in files:
@@ -115,11 +115,10 @@ def _decode_ends(dataset: Any) -> None:
 
 
 def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Finding]:
-    """Files whose bands are others than their tags say: stored colours, and alpha that is data.
+    """Find files whose bands differ from their tags: stored colours, and alpha that is data.
 
     Args:
-        scene: The scene.
-        rules: How its modalities are read.
+        rules: Reading rules per modality.
     """
     for modality in scene.modalities:
         files = scene.files.get(modality.name, ())
@@ -139,7 +138,7 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
 
 
 def check_storage(scene: Scene) -> Iterator[Finding]:
-    """Storage that makes reading slow, or labels inexact."""
+    """Find storage that makes reading slow, or labels inexact."""
     paths = scene.paths()
     for name, files in scene.files.items():
         for file in files:
@@ -148,10 +147,8 @@ def check_storage(scene: Scene) -> Iterator[Finding]:
     for name in ("labels", "labels_eroded"):
         for path in paths.get(name, ()):
             if path.suffix.lower() in _LOSSY:
-                message = (
-                    f"{name} of scene '{scene.id}' are a JPEG ('{path}'), which changes values"
-                )
-                remedy = "Take the labels as they were before (PNG or TIFF)"
+                message = f"{name} of scene '{scene.id}' are a JPEG ('{path}'), which alters values"
+                remedy = "Use the original labels (PNG or TIFF)"
                 yield Finding("warning", "lossy-labels", message, scene.id, path, remedy, "labels")
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says about a data set, and whether it can be trained on."""
+"""Findings of the doctor, and the refusal of data that cannot be trained on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_LISTED = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a data set that its owner should know.
+    """A fact about a data set that its owner should know.
 
     Args:
         severity: error: training would fail or learn nonsense; warning: probably a mistake; note.
         code: Short name of the kind of finding, for programs.
         message: What is wrong, where, and what was found.
-        scene: Id of the scene, or None where it concerns all.
-        path: The file, if it is one.
+        scene: Id of the scene; None where it concerns all.
+        path: File concerned, if it is a single one.
         remedy: What to do; empty where the message says it.
         modality: Its name, or "labels", where the finding is about one.
         window: Where in the scene, in scene pixels.
@@ -47,7 +47,7 @@ class Finding:
 
 
 def refuse_untrainable(findings: Sequence[Finding]) -> None:
-    """Stop here if there is an error among the findings.
+    """Raise if there is an error among the findings.
 
     Raises:
         DataError: Lists up to ten of them.

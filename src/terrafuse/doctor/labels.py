@@ -1,4 +1,4 @@
-"""Labels: what unknown values are, scenes of one class, labels that are images or inputs."""
+"""Labels: unknown values, scenes of one class, labels that are images or inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from terrafuse.errors import LabelError, TerrafuseError
 from terrafuse.samples import IGNORE_INDEX
 
 _MOSTLY_VOID = 0.9
-# Photographs have thousands of colours, masks about as many as classes.
+# Photographs have thousands of colours, masks about as many as there are classes.
 _PICTURE_COLORS, _MASK_COLORS = 256, 7
 _FEWEST = 1024
 _LEAK = 0.98
@@ -32,7 +32,7 @@ _SAMPLE = 1024
 
 
 def check_labels(summary: SceneSummary) -> Iterator[Finding]:
-    """What the labels of a scene hold."""
+    """Check the content of a scene's labels."""
     if summary.labels is not None:
         yield from _check_shares(summary)
     for seen in summary.seen.values():
@@ -52,17 +52,17 @@ def _check_shares(summary: SceneSummary) -> Iterator[Finding]:
     if len(present) == 1 and summary.scheme.num_classes > 1:
         name = summary.scheme.names[present[0]]
         message = f"scene '{summary.id}' is all class '{name}' ({total:,} px)"
-        remedy = "Nothing to mend, if so it is; alone it cannot tell classes apart"
+        remedy = "Nothing to fix if that is true; alone it cannot teach classes apart"
         yield Finding("note", "one-class", message, summary.id, None, remedy, "labels")
 
 
 def _check_leak(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
-    """A band of few values, each of which has one class: the labels themselves."""
+    """Find a band of few values, each of one class: the labels themselves."""
     labels = summary.labels_on(seen)
     assert labels is not None
     for band, values in enumerate(seen.mini):
         known = (labels != IGNORE_INDEX) & ~np.isnan(values)
-        # A part of them tells an image, for less than sorting all.
+        # A part of them reveals an image, at less cost than sorting all.
         if known.sum() < _FEWEST or np.unique(values[known][::_PART]).size > _MOST_CODES:
             continue
         codes, inverse = np.unique(values[known], return_inverse=True)
@@ -75,16 +75,17 @@ def _check_leak(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findin
             continue
         name = seen.modality.bands[band]
         message = (
-            f"band '{name}' of modality '{seen.name}' tells the class of scene '{summary.id}' by "
-            f"its value, at {share:.1%} of the pixels of every class: labels are among the inputs"
+            f"the value of band '{name}' of modality '{seen.name}' gives away the class in scene "
+            f"'{summary.id}', at {share:.1%} of the pixels of every class: labels are among the "
+            "inputs"
         )
-        remedy = "Leave the modality out; it will not be there where a map is wanted"
+        remedy = "Leave the modality out; it will not be available where a map is wanted"
         yield Finding("error", "labels-as-input", message, summary.id, None, remedy, seen.name)
         return
 
 
 def _least_recall(table: NDArray[np.int64]) -> float:
-    """Share of each class that is right if every code means its commonest class; the least.
+    """Return the lowest recall of a class if every code means its most frequent class.
 
     Args:
         table: Pixels per code and class, int64 (n, K).
@@ -106,7 +107,7 @@ def _check_mask_as_image(summary: SceneSummary, seen: ModalitySummary) -> Iterat
     if not 2 <= len(colors) <= _MASK_COLORS:
         return
     message = (
-        f"modality '{seen.name}' of scene '{summary.id}' has {len(colors)} colours only: this is a "
+        f"modality '{seen.name}' of scene '{summary.id}' has only {len(colors)} colours: this is a "
         "label raster, not an image"
     )
     path = next(iter(summary.scene.paths().get(seen.name, ())), None)
@@ -135,16 +136,14 @@ def check_astray(records: Sequence[SceneRecord]) -> Iterator[Finding]:
 
 
 def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) -> Finding | None:
-    """What label values outside the scheme come from, where their raster tells.
+    """Explain label values outside the class scheme, where their raster shows the cause.
 
     Args:
-        manifest: The data set.
-        entry: The scene.
-        error: What reading its labels raised.
+        error: Error raised when reading its labels.
     """
     try:
         paths = manifest.local_files(entry)
-        # Other labels are read when these have been.
+        # The other labels are read after these.
         name = "labels_eroded" if "labels_eroded" in str(error) else "labels"
         path = paths[name][0]
         written = entry.labels_eroded if name == "labels_eroded" else entry.labels
@@ -160,11 +159,11 @@ def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) ->
     colors = _count_colors(raw)
     if manifest.scheme.has_palette and colors > _PICTURE_COLORS and _rarely_known(raw, manifest):
         what = f"it holds {colors:,} colours: this is a picture, not labels"
-        remedy = "Take the label file of the scene (or a copy from another archive)"
+        remedy = "Use the label file of the scene (or a copy from another archive)"
     elif _is_interpolated(raw, manifest.scheme):
         what = "unknown values lie between known ones and along their borders: the raster was "
         what += "resized with interpolation, or saved as JPEG"
-        remedy = "Take the labels as they were before, or resize them with the nearest pixel"
+        remedy = "Use the original labels, or resize them with nearest-neighbour resampling"
     else:
         return None
     message = f"{str(error).rstrip('.')}. In '{path}' {what}"
@@ -172,7 +171,7 @@ def explain_unknown(manifest: Manifest, entry: SceneEntry, error: LabelError) ->
 
 
 def _whole(raw: NDArray[np.generic]) -> NDArray[np.int64]:
-    """Codes (n,), colours as one number."""
+    """Flatten to codes (n,); colours become one number each."""
     flat = np.nan_to_num(raw.reshape(len(raw), -1).astype(np.float64)).astype(np.int64)
     codes: NDArray[np.int64] = flat[0]
     if len(flat) == 3:
@@ -197,7 +196,7 @@ def _rarely_known(raw: NDArray[np.generic], manifest: Manifest) -> bool:
 
 
 def _is_interpolated(raw: NDArray[np.generic], scheme: ClassScheme) -> bool:
-    """Whether values that are no code have, in their row or column, one code on either side."""
+    """Tell whether unknown values lie between two codes along their row or column."""
     if not np.issubdtype(raw.dtype, np.number) or np.iscomplexobj(raw):
         return False
     codes = _whole(raw).reshape(raw.shape[1:])

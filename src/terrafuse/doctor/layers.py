@@ -1,4 +1,4 @@
-"""Windows of a scene as images that can be compared with each other, pixel by pixel."""
+"""Windows of a scene as images that can be compared pixel by pixel."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Layer:
     """One modality, or the labels, in one window.
 
     Args:
-        image: What is compared, (C, H, W); NaN without data.
-        valid: Where there is data (H, W).
+        image: Values to compare, (C, H, W); NaN without data.
+        valid: Pixels with data (H, W).
         scale: Size of its pixels in scene pixels.
-        relief: It shows heights.
+        relief: Whether it shows heights.
     """
 
     image: Float
@@ -44,10 +44,10 @@ class Layer:
     relief: bool = False
 
     def resized(self, pixel: float, shape: tuple[int, int]) -> tuple[Float, Bool]:
-        """Image and valid with pixels of `pixel` scene pixels, of this shape."""
+        """Resample image and valid to pixels of `pixel` scene pixels, to this shape."""
         if pixel == self.scale and self.valid.shape == shape:
             return self.image, self.valid
-        # Averaging over what has no data would spread it.
+        # Averaging over pixels without data would spread the gap.
         known = np.isfinite(self.image) & self.valid
         values = _resize(np.where(known, self.image, 0), shape)
         share = _resize(known.astype(np.float32), shape)
@@ -58,11 +58,10 @@ class Layer:
 
 
 def choose_windows(scene: Scene, coarsest: float) -> list[Window]:
-    """Up to six windows spread over a scene.
+    """Choose up to six windows spread over a scene.
 
     Args:
-        scene: The scene.
-        coarsest: Largest pixel that is compared, in scene pixels.
+        coarsest: Largest pixel size compared, in scene pixels.
     """
     bands = 1 + sum(len(m.bands) / m.scale**2 for m in scene.modalities)
     side = min(_SIDE * max(1.0, coarsest / 2), sqrt(_MOST_VALUES / bands))
@@ -75,7 +74,7 @@ def choose_windows(scene: Scene, coarsest: float) -> list[Window]:
 
 
 def read_layers(scene: Scene, windows: Sequence[Window]) -> list[dict[str, Layer]]:
-    """Per window what its modalities and labels show, by name."""
+    """Read the layers of each window: its modalities and labels, by name."""
     layers = []
     for window in windows:
         sample = scene.read(window)
@@ -90,7 +89,7 @@ def read_layers(scene: Scene, windows: Sequence[Window]) -> list[dict[str, Layer
 
 
 def _spread(length: int, side: int, count: int, alignment: int) -> list[tuple[int, int]]:
-    """Starts and sizes of up to `count` stretches of a length, evenly apart, not overlapping."""
+    """Spread up to `count` stretches evenly over a length, without overlap: starts and sizes."""
     if length <= side:
         return [(0, -(-length // alignment) * alignment)]
     count = min(count, length // side)
@@ -104,7 +103,7 @@ def _modality_layer(sample: Sample, modality: Modality) -> Layer:
     image = sample.images[modality.name].numpy()
     valid = sample.valid[modality.name].numpy()
     if modality.kind == "sar" and modality.unit.lower() != "db":
-        # Speckle multiplies: in logarithms it is the same everywhere.
+        # Speckle is multiplicative: in logarithms it is the same everywhere.
         with np.errstate(invalid="ignore", divide="ignore"):
             image = np.where(image > 0, np.log10(image), np.nan)
             image = np.where(np.isnan(image) & valid, np.nanmin(image, initial=0), image)
@@ -112,7 +111,7 @@ def _modality_layer(sample: Sample, modality: Modality) -> Layer:
 
 
 def _label_layer(labels: NDArray[np.int64]) -> Layer:
-    """A band per class, for the most frequent ones."""
+    """Make a layer with a band per class, for the most frequent ones."""
     valid = labels != IGNORE_INDEX
     counts = np.bincount(labels[valid].ravel(), minlength=1)
     classes = [c for c in np.argsort(-counts)[:_MOST_CLASSES] if counts[c]]

@@ -19,14 +19,14 @@ from terrafuse.errors import exact_number
 
 Mask = NDArray[np.bool_]
 
-# Values that writers put where there is nothing.
+# Values that software writes where there is no data.
 _FILLS = (0.0, 255.0, 65535.0, -9999.0, -32768.0, -32767.0, -1.0, 1e20)
-# A side of the image, or a part of it at its border, that is one value.
+# Share of a side, or of the image at its border, that must have one value to be fill.
 _LINE_SHARE = 0.95
 _WEDGE_SHARE = 0.02
 _MOST = 0.98
 _SOLID = 0.3
-# Around real fill the image begins at once; a dark lake becomes darker towards its middle.
+# The image begins abruptly beside real fill; a dark lake becomes darker towards its middle.
 _RING_PERCENT = 10.0
 _FEWEST_BANDS = 3
 _HOLE_SHARE = 0.005
@@ -43,12 +43,12 @@ def check_nodata(summary: SceneSummary) -> Iterator[Finding]:
         found = find_border(seen)
         if found is not None:
             yield _undeclared(summary, seen, *found)
-        elif seen.modality.kind != "elevation":  # whose holes have a topic of their own
+        elif seen.modality.kind != "elevation":  # its holes are a topic of their own
             yield from _check_holes(summary, seen)
 
 
 def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
-    """Value, share of the scene and mask on `mini` (h, w) of fill around the image, if any."""
+    """Find fill around the image: value, share of the scene and mask on `mini` (h, w), or None."""
     for value in _candidates(seen):
         mask = (seen.mini == np.float32(value)).all(axis=0)
         if not 0 < mask.mean() < _MOST:
@@ -66,21 +66,21 @@ def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
 
 
 def _candidates(seen: ModalitySummary) -> list[float]:
-    """Values that all bands share at a corner or in the middle of a side, commonest fills only."""
+    """List values that all bands share at a corner or mid-side and that are likely fill."""
     found: dict[float, int] = {}
     for line in seen.frame.values():
         for place in (0, line.shape[1] // 2, -1):
             pixel = line[:, place]
             if not np.isnan(pixel).any() and (pixel == pixel[0]).all():
                 found[float(pixel[0])] = found.get(float(pixel[0]), 0) + 1
-    # One band is often constant for good reasons: a lake, a shadow, a roof.
+    # A single band is often constant for good reasons: a lake, a shadow, a roof.
     known = [v for v in found if v in _FILLS or abs(v) > 1e6 or len(seen.low) >= _FEWEST_BANDS]
     extreme = [v for v in known if v in (float(seen.low.min()), float(seen.high.max()))]
     return sorted(extreme, key=lambda v: -found[v])
 
 
 def _at_border(mask: Mask) -> Mask:
-    """The parts of a mask that touch the border of the image."""
+    """Return the parts of a mask that touch the border of the image."""
     from scipy import ndimage
 
     parts, count = ndimage.label(mask)
@@ -93,7 +93,7 @@ def _at_border(mask: Mask) -> Mask:
 
 
 def _is_solid(outer: Mask) -> bool:
-    """Whether the fill is areas; saturated speckle hangs together too."""
+    """Tell whether the fill forms solid areas; saturated speckle is connected too."""
     from scipy import ndimage
 
     inner = ndimage.binary_erosion(outer, np.ones((3, 3)), border_value=1)
@@ -101,7 +101,7 @@ def _is_solid(outer: Mask) -> bool:
 
 
 def _is_abrupt(seen: ModalitySummary, outer: Mask) -> bool:
-    """Whether the image does not fade into the fill."""
+    """Tell whether the image ends abruptly at the fill instead of fading into it."""
     from scipy import ndimage
 
     ring = ndimage.binary_dilation(outer, iterations=2) & ~outer
@@ -176,7 +176,7 @@ def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findi
         return
     message = (
         f"{share:.1%} of modality '{seen.name}' in scene '{summary.id}' are 0 in all "
-        f"{len(seen.low)} bands; holes of this kind are mostly pixels without data"
+        f"{len(seen.low)} bands; such holes are mostly pixels without data"
     )
     remedy = "Set 'nodata: 0' on the modality, if 0 is never a value"
     yield Finding(
@@ -186,10 +186,9 @@ def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findi
 
 
 def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Finding]:
-    """Files that mark no data in two ways: by a nodata value and by NaN.
+    """Find files that mark no data in two ways: by a nodata value and by NaN.
 
     Args:
-        scene: The scene.
         overrides: Nodata value of the manifest per modality.
     """
     for name, files in scene.files.items():
@@ -221,7 +220,7 @@ def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Fi
     remedy = "Both count as no data; if NaN means something else, repair the file"
     if nodata == 0:
         remedy = (
-            "NaN is what has no data here, so 0 may be a value: remove the tag "
+            "NaN marks no data here, so 0 may be a value: remove the tag "
             "(gdal_edit.py -unsetnodata)"
         )
     return Finding("warning", "nan-beside-nodata", message, id, path, remedy, name)

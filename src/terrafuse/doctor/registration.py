@@ -1,4 +1,4 @@
-"""Rasters of a scene that do not lie over each other."""
+"""Misregistration between the rasters of a scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from statistics import median
 
 from terrafuse.data.scene import Scene
 from terrafuse.doctor.findings import Finding
-from terrafuse.doctor.layers import Layer, choose_windows, read_layers
+from terrafuse.doctor.layers import choose_windows, read_layers
 from terrafuse.doctor.shifts import (
     Shift,
     Structure,
@@ -22,17 +22,17 @@ from terrafuse.samples import Window
 
 __all__ = ["NOTED_PX", "SURE", "WARNED_PX", "Shift", "check_registration", "measure_shift"]
 
-#: A shift measured with this confidence is believed (`benchmarks/registration.py`).
+#: Shifts measured with at least this confidence are trusted (`benchmarks/registration.py`).
 SURE = 4.0
-#: Shifts above so many pixels of the coarser raster are noted, and above so many warned of. Between
-#: two satellites two pixels are common, and so they are at the edges of labels drawn by hand.
+#: Shifts, in pixels of the coarser raster, above which a note and a warning are issued. Two pixels
+#: are common between two satellites, and at the edges of labels drawn by hand.
 NOTED_PX, WARNED_PX = 1.5, 2.5
 _MOST_PX = 32
 _SHOWN_PX = 160
 
 
 def check_registration(scene: Scene) -> list[Finding]:
-    """Modalities and labels of a scene that lie more than 1.5 pixels from each other.
+    """Find modalities and labels of a scene that are shifted by more than 1.5 pixels.
 
     All are compared with the modality whose grid is the scene's (else the first of its pixel size);
     two others with each other only where one of them could not be compared with that. Those that
@@ -52,7 +52,7 @@ def check_registration(scene: Scene) -> list[Finding]:
 
 
 class _Images:
-    """Windows of a scene, and what of them is compared, made when first asked for."""
+    """Windows of a scene, and their structures, computed when first needed."""
 
     def __init__(self, scene: Scene) -> None:
         self.scale = {m.name: float(m.scale) for m in scene.modalities} | {"labels": 1.0}
@@ -61,9 +61,9 @@ class _Images:
         self._structures: dict[tuple[str, float], list[Structure | None]] = {}
 
     def measure(self, one: str, other: str) -> Shift:
-        """Shift of the second against the first, in scene pixels."""
+        """Measure the shift of the second against the first, in scene pixels."""
         fine, coarse = sorted((self.scale[one], self.scale[other]))
-        # Finer than half a pixel of the coarser there is nothing to gain.
+        # There is nothing to gain beyond half a pixel of the coarser one.
         pixel = max(fine, coarse / 2)
         sides = [round(min(w.height, w.width) / pixel) for w in self._windows]
         most = min(_MOST_PX, min(sides) // 8)
@@ -77,7 +77,7 @@ class _Images:
         if key not in self._structures:
             shapes = [(round(w.height / pixel), round(w.width / pixel)) for w in self._windows]
             self._structures[key] = [
-                _structure(layers[name], pixel, shape)
+                find_structure(*layers[name].resized(pixel, shape), relief=layers[name].relief)
                 for layers, shape in zip(self._layers, shapes, strict=True)
             ]
         return self._structures[key]
@@ -222,7 +222,7 @@ def _describe(
 
 
 def _middle(scene: Scene) -> Window:
-    """A part of the scene in which a shift can be seen."""
+    """Return a part of the scene in which a shift is visible."""
     height, width = (min(_SHOWN_PX, n) for n in (scene.grid.height, scene.grid.width))
     return Window((scene.grid.height - height) // 2, (scene.grid.width - width) // 2, height, width)
 

@@ -1,4 +1,4 @@
-"""Scales of values: what the manifest says, and what differs from scene to scene."""
+"""Scales of values: deviations from the manifest's units, and between scenes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Family = Literal["0–1", "0–255", "0–10000", "decibels", "linear"]
 _Q_LOW, _Q5, _Q50, _Q90, _Q99 = range(len(PERCENTS))
 # Snow and clouds exceed a reflectance of 1.
 _REFLECTANCE = 1.6
-# Scenes of one sensor differ in brightness, but not by this.
+# Scenes of one sensor differ in brightness, but not by this factor.
 _BRIGHTER = 8.0
 _REFLECTANCE_UNITS = {"reflectance": ("0–1",), "reflectance_10000": ("0–10000", "0–255")}
-# Sentinel-2 since processing baseline 04.00: 1000 is added, so that nothing is darker.
+# Sentinel-2 since processing baseline 04.00: 1000 is added, so that no value is lower.
 _OFFSET, _DARK = (950.0, 1400.0), 600.0
 _MOST_DB = 70.0
 # What brings one family to another, and centimetres or millimetres to metres.
@@ -77,10 +77,10 @@ def _check_unit(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iter
         return
     wrong = [id for id, summary in found.items() if _optical_family(summary) not in allowed]
     if len(wrong) <= len(found) / 2:
-        return  # a few scenes differ from the rest: that is said of them
+        return  # a few scenes differ from the rest: `_check_mixed` reports them
     top = float(np.median([_brightest(found[id], _Q99) for id in wrong]))
     message = (
-        f"modality '{modality.name}' says unit '{modality.unit}', but its values reach {top:.4g} "
+        f"modality '{modality.name}' has unit '{modality.unit}', but its values reach {top:.4g} "
         f"(99th percentile) in {_of(wrong, found)}"
     )
     unit = "reflectance" if top <= _REFLECTANCE else "dn" if top <= 255 else "reflectance_10000"
@@ -152,24 +152,24 @@ def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Ite
     if expected is not None and usual != expected:
         wrong = [id for id, family in families.items() if family != expected]
         message = (
-            f"modality '{modality.name}' says unit '{modality.unit}', but its values look like "
+            f"modality '{modality.name}' has unit '{modality.unit}', but its values look like "
             f"{_radar_text(usual)} in {_of(wrong, found)} (median "
             f"{np.median([_middle(found[id]) for id in wrong]):.4g})"
         )
         named = "db" if usual == "decibels" else "linear"
         if usual == "linear" and all(found[id].whole for id in wrong):
             named = "dn"
-        remedy = f"Say 'unit: {named}', or convert the files (dB = 10·log10 of power)"
+        remedy = f"Set 'unit: {named}', or convert the files (dB = 10·log10 of power)"
         fix = {f"modalities.{modality.name}.unit": named}
         yield Finding("warning", "unit", message, None, None, remedy, modality.name, fix=fix)
     if expected is None and usual == "decibels":
         message = (
-            f"modality '{modality.name}' says unit '{modality.unit}', but its values look like "
+            f"modality '{modality.name}' has unit '{modality.unit}', but its values look like "
             f"{_radar_text(usual)}; without the unit its level and speckle are not varied in "
             "training"
         )
         fix = {f"modalities.{modality.name}.unit": "db"}
-        remedy = "Say 'unit: db' if they are decibels"
+        remedy = "Set 'unit: db' if they are decibels"
         yield Finding("note", "unit", message, None, None, remedy, modality.name, fix=fix)
     for id, family in families.items():
         if family != usual:
@@ -182,7 +182,7 @@ def _check_radar(modality: Modality, found: Mapping[str, ModalityRecord]) -> Ite
     far = [id for id, summary in found.items() if abs(_middle(summary)) > _MOST_DB]
     if expected == usual == "decibels" and far:
         message = (
-            f"modality '{modality.name}' says unit '{modality.unit}', but its median is "
+            f"modality '{modality.name}' has unit '{modality.unit}', but its median is "
             f"{_middle(found[far[0]]):.4g} in {_of(far, found)}; backscatter lies between −40 and "
             "10"
         )
@@ -209,7 +209,7 @@ def _middle(summary: ModalityRecord) -> float:
 def _check_height_units(
     modality: Modality, found: Mapping[str, ModalityRecord]
 ) -> Iterator[Finding]:
-    """Centimetres or feet in one scene and metres in the others: another spread altogether."""
+    """Find scenes in centimetres or feet among others in metres, by the spread of values."""
     spreads = {
         id: float(s.percentiles[_Q99, 0] - s.percentiles[_Q5, 0])
         for id, s in found.items()

@@ -1,4 +1,4 @@
-"""Going through the pixels of a scene once, and noting what the topics judge by."""
+"""Scan of a scene's pixels in one pass, collecting what the topics judge by."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from terrafuse.modalities import Modality
 from terrafuse.samples import IGNORE_INDEX, Window
 
 _BLOCK = 512
-# Pixels of a scene that the topics see all at once, and values of a modality with many bands.
+# Pixels of a scene kept at low resolution, and values of a modality with many bands.
 _MINI_PIXELS = 1 << 18
 _MINI_VALUES = 1 << 22
-# Steps from pixel to pixel: half of what a byte holds, nearly all of it, more than all.
+# Steps from pixel to pixel: half the range of a byte, nearly all of it, more than all.
 _JUMPS = (112, 192, 256)
 
 Float = NDArray[np.float32]
@@ -30,7 +30,7 @@ Float = NDArray[np.float32]
 def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -> SceneSummary:
     """Read every pixel of a scene once, block by block.
 
-    Memory does not grow with the scene, but for a line of pixels along each of its sides.
+    Memory does not grow with the scene, except for a line of pixels along each of its sides.
 
     Raises:
         RasterReadError: Pixels cannot be decoded.
@@ -64,16 +64,16 @@ def _mini_step(height: int, width: int, bands: int) -> int:
 
 
 def _on_lattice(start: int, stop: int, step: int) -> tuple[slice, slice]:
-    """Every `step`-th pixel between start and stop: slices of the whole's lattice and the part."""
+    """Return slices of every `step`-th pixel from start to stop: in the lattice, in the part."""
     first = -(-start // step)
     last = -(-stop // step)
     return slice(first, last), slice(first * step - start, None, step)
 
 
 def _count_jumps(one: Float, other: Float) -> NDArray[np.int64]:
-    """Pairs of neighbours per band that differ by nearly all, and by half of a byte, int64 (2, C).
+    """Count neighbours that differ by nearly all, and by half, of a byte's range, int64 (2, C).
 
-    Pairs with fill (0, 1, 255) are left out: its rim is as hard.
+    Pairs with fill (0, 1, 255) are left out: its edge is as sharp.
     """
     low, high = np.fmin(one, other), np.fmax(one, other)
     away = np.where((low >= 2) & (high <= 254), high - low, 0)
@@ -82,7 +82,7 @@ def _count_jumps(one: Float, other: Float) -> NDArray[np.int64]:
 
 
 class ModalityScan:
-    """What is noted of one modality."""
+    """Running summary of one modality."""
 
     def __init__(self, scene: Scene, modality: Modality) -> None:
         self.modality = modality
@@ -116,7 +116,7 @@ class ModalityScan:
         self.partly_any = 0
 
     def see(self, image: Float, window: Window) -> None:
-        """Note a window (C, h, w) of the modality's own pixels."""
+        """Add a window (C, h, w) of the modality's own pixels."""
         inner = window.intersection(self.whole)
         if inner is None:
             return
@@ -172,7 +172,7 @@ class ModalityScan:
             yield "right", image[:, :, -1], rows
 
     def result(self) -> ModalitySummary:
-        """All that was noted."""
+        """Return the summary."""
         return ModalitySummary(
             modality=self.modality,
             low=self.low,
@@ -197,7 +197,7 @@ class ModalityScan:
 
 
 class LabelScan:
-    """What is noted of the labels."""
+    """Running summary of the labels."""
 
     def __init__(self, scene: Scene) -> None:
         self.whole = scene.grid.window
@@ -207,7 +207,7 @@ class LabelScan:
         self.mini = np.full(shape, IGNORE_INDEX, np.uint8)
 
     def see(self, labels: NDArray[np.uint8], window: Window) -> None:
-        """Note a window (h, w) of class indices."""
+        """Add a window (h, w) of class indices."""
         inner = window.intersection(self.whole)
         if inner is None:
             return

@@ -1,17 +1,17 @@
-"""The shift between two images of the same ground, be they of different kind.
+"""Measurement of the shift between two images of the same ground, possibly of different kind.
 
-What two sensors share is where things end. Two measures of likeness are taken at every shift, and
-have to agree:
+Two sensors have the boundaries of objects in common. Two similarity measures are computed at every
+shift, and must agree:
 
 - outlines: correlation of the orientations of edges, by doubled angle, so that it does not matter
   which side is brighter (the structure tensor of all bands, relative to its own strength);
 - brightness: how much of one image's fine structure the bands and edges of the other explain
   together (the sum of squared correlations between uncorrelated bands).
 
-The first is hardly ever mistaken; the second is not drawn aside by shading, as heights give it
-their slopes, which are what sun and radar light. Both are computed for all shifts at once by
-Fourier transforms, half way to phase correlation: the spectrum is divided by the square root of its
-size.
+The first is hardly ever wrong; the second is not biased by shading, since heights enter it as their
+slopes, which are what sun and radar illuminate. Both are computed for all shifts at once by Fourier
+transforms, half way to phase correlation: the spectrum is divided by the square root of its
+magnitude.
 
 Reference:
     Fitch, Kadyrov, Christmas, Kittler: Orientation correlation, BMVC 2002; here with doubled angle.
@@ -32,11 +32,11 @@ Bool = NDArray[np.bool_]
 
 _EDGE_SIGMA = 1.5
 _FINE_SIGMA, _COARSE_SIGMA = 0.7, 4.0
-# Edges this close to what has no data belong to it.
+# Edges this close to pixels without data are attributed to them.
 _MARGIN = 3
-# How far from each other the two measures may find the shift, in pixels.
+# Largest disagreement of the two measures on the shift, in pixels.
 _AGREEMENT = 3.0
-# A peak is this wide; what is farther away competes with it.
+# Width of a peak; anything farther away competes with it.
 _PEAK_RADIUS = 4.0
 _LEAST_SHARE = 0.1
 _MOST_BANDS = 3
@@ -46,13 +46,13 @@ _MOST_MEASURED = 1e18
 
 @dataclass(frozen=True)
 class Shift:
-    """How far from its place in one image the other shows the same thing.
+    """Shift of the content of one image against another.
 
     Args:
         row: Rows down, in pixels.
         col: Columns to the right.
-        confidence: By how many standard deviations the likeness at this shift exceeds that at any
-            other; 0 where the two measures disagree or there is nothing to compare.
+        confidence: Number of standard deviations by which the similarity at this shift exceeds that
+            at any other; 0 where the two measures disagree or there is nothing to compare.
     """
 
     row: float
@@ -65,17 +65,17 @@ class Shift:
         return float(np.hypot(self.row, self.col))
 
     def scaled(self, factor: float) -> Shift:
-        """The same in pixels of another size."""
+        """Convert to pixels of another size."""
         return Shift(self.row * factor, self.col * factor, self.confidence)
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What of an image is compared; nought where it is not known.
+    """Edges and fine structure of an image, for comparison; 0 where not known.
 
     Args:
-        known: Where it is (H, W).
-        outlines: Orientation of edges, complex64 (H, W): angle doubled, size 0 to 1.
+        known: Pixels where it is known (H, W).
+        outlines: Orientation of edges, complex64 (H, W): angle doubled, magnitude 0 to 1.
         bands: Fine structure, float32 (C, H, W): uncorrelated, of unit variance.
     """
 
@@ -93,15 +93,15 @@ def measure_shift(
     most: int = 16,
     relief: tuple[bool, bool] = (False, False),
 ) -> Shift:
-    """How far the content of `b` lies from where `a` shows it.
+    """Measure the shift of the content of `b` against `a`.
 
     Args:
         a: (C_a, H, W), any unit; NaN without data.
         b: (C_b, H, W).
-        valid_a: Where `a` has data (H, W).
-        valid_b: Where `b` has data.
-        most: Largest shift looked for, in pixels, along rows and columns.
-        relief: Whether `a` and whether `b` are heights.
+        valid_a: Pixels where `a` has data (H, W).
+        valid_b: Likewise for `b`.
+        most: Largest shift searched, in pixels, along rows and columns.
+        relief: Whether `a`, and whether `b`, are heights.
     """
     one = find_structure(a, valid_a, relief=relief[0])
     other = find_structure(b, valid_b, relief=relief[1])
@@ -111,11 +111,11 @@ def measure_shift(
 def add_shifts(
     a: Sequence[Structure | None], b: Sequence[Structure | None], *, most: int = 16
 ) -> Shift:
-    """One shift from several windows, of which each adds what it sees.
+    """Measure one shift from several windows, whose similarities are summed.
 
     Args:
-        a: Per window the structure of one image; None where there is nothing.
-        b: Likewise of the other.
+        a: Per window the structure of one image; None where it has none.
+        b: Likewise for the other.
         most: As for `measure_shift`.
     """
     outlines = np.zeros((2 * most + 1, 2 * most + 1))
@@ -136,12 +136,12 @@ def add_shifts(
 
 
 def find_structure(image: Float, valid: Bool, *, relief: bool = False) -> Structure | None:
-    """What can be compared of an image; None where too little has data or varies.
+    """Extract the structure of an image; None where too little has data or varies.
 
     Args:
         image: (C, H, W), NaN without data.
-        valid: Where there is data (H, W).
-        relief: The first band is a height.
+        valid: Pixels with data (H, W).
+        relief: Whether the first band is a height.
     """
     values, known = _standardize(image, valid)
     known = ndimage.binary_erosion(known, iterations=_MARGIN, border_value=1)
@@ -152,7 +152,7 @@ def find_structure(image: Float, valid: Bool, *, relief: bool = False) -> Struct
     bands = _decorrelate(_fine_structure(np.concatenate(explaining), known), known)
     tensor, strength = _gradients(values, _EDGE_SIGMA)
     typical = float(np.median(strength[known]))
-    if typical <= 0:  # level but for a few edges
+    if typical <= 0:  # flat except for a few edges
         typical = float(strength[known].mean()) or 1.0
     outlines = np.where(known, tensor / (strength + typical), 0)
     outlines[known] -= outlines[known].mean()
@@ -186,7 +186,7 @@ def _standardize(image: Float, valid: Bool) -> tuple[NDArray[np.float32], Bool]:
 
 
 def _principal(values: NDArray[np.float32], known: Bool, most: int) -> NDArray[np.float32]:
-    """The `most` combinations of bands that vary most, each of variance 1."""
+    """Return the `most` principal components of the bands, each of variance 1."""
     if len(values) <= most:
         return values
     variances, vectors = np.linalg.eigh(np.cov(values[:, known]))
@@ -197,7 +197,7 @@ def _principal(values: NDArray[np.float32], known: Bool, most: int) -> NDArray[n
 def _gradients(
     values: NDArray[np.float32], sigma: float
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-    """Squared gradients as complex numbers, summed over bands, and the sum of their sizes."""
+    """Sum squared gradients, as complex numbers, over bands; and their magnitudes."""
     along_rows, along_cols = (
         ndimage.gaussian_filter(values, (0, sigma, sigma), order=order, mode="nearest")
         for order in ((0, 1, 0), (0, 0, 1))
@@ -207,7 +207,7 @@ def _gradients(
 
 
 def _slopes(height: NDArray[np.float32], known: Bool) -> NDArray[np.float32]:
-    """Along rows and columns (2, H, W), bent as brightness is: it grows ever less with slope."""
+    """Compute slopes along rows and columns (2, H, W), compressed as brightness is when steep."""
     slopes = np.stack(
         [ndimage.gaussian_filter(height, 0.7, order=order) for order in ((1, 0), (0, 1))]
     )
@@ -216,7 +216,7 @@ def _slopes(height: NDArray[np.float32], known: Bool) -> NDArray[np.float32]:
 
 
 def _fine_structure(values: NDArray[np.float32], known: Bool) -> NDArray[np.float32]:
-    """What is left of bands without noise and without all that is large."""
+    """Band-pass the bands: remove noise and all coarse structure."""
 
     def blur(array: Float, sigma: float) -> Float:
         sigmas = (0,) * (array.ndim - 2) + (sigma, sigma)
@@ -232,7 +232,7 @@ def _decorrelate(values: NDArray[np.float32], known: Bool) -> NDArray[np.float32
     inside = values[:, known]
     inside = inside - inside.mean(axis=1, keepdims=True)
     covariance = np.atleast_2d(np.cov(inside))
-    # A floor, as bands may be multiples of each other.
+    # Regularised, since bands may be multiples of each other.
     covariance += 1e-3 * np.trace(covariance) / len(values) * np.eye(len(values)) + 1e-12
     result = np.zeros_like(values)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
@@ -241,7 +241,7 @@ def _decorrelate(values: NDArray[np.float32], known: Bool) -> NDArray[np.float32
 
 
 def _correlate(a: NDArray[Any], b: NDArray[Any], most: int) -> Float:
-    """Likeness of every pair of bands (C_a · C_b, rows, cols) at shifts from -most to most."""
+    """Correlate every pair of bands (C_a · C_b, rows, cols) at shifts from -most to most."""
     shape = tuple(fft.next_fast_len(n + most, real=True) for n in a.shape[1:])
     is_real = not np.iscomplexobj(a)
     forward, back = (fft.rfft2, fft.irfft2) if is_real else (fft.fft2, fft.ifft2)
@@ -254,7 +254,7 @@ def _correlate(a: NDArray[Any], b: NDArray[Any], most: int) -> Float:
 
 
 def _find_peak(likeness: Float) -> tuple[Float, float]:
-    """Row and column of the highest place, between pixels, and by how much it stands out."""
+    """Find row and column of the peak, at subpixel precision, and how far it stands out."""
     place = np.unravel_index(int(likeness.argmax()), likeness.shape)
     rows, cols = np.indices(likeness.shape)
     far = likeness[np.hypot(rows - place[0], cols - place[1]) > _PEAK_RADIUS]
@@ -267,7 +267,7 @@ def _find_peak(likeness: Float) -> tuple[Float, float]:
 
 
 def _vertex(values: Float) -> float:
-    """Where the parabola through values at -1, 0 and 1 is highest."""
+    """Return the position of the vertex of the parabola through values at -1, 0 and 1."""
     before, here, after = values.tolist()
     bend = before - 2 * here + after
     return 0.5 * (before - after) / bend if bend < 0 else 0.0

@@ -1,4 +1,4 @@
-"""The data set as a whole: what each split holds, and whether splits show the same ground."""
+"""The data set as a whole: the content of each split, and ground that splits share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from terrafuse.doctor.summary import SceneRecord, Splits
 from terrafuse.errors import TerrafuseError
 from terrafuse.splits.content import SharedGround, find_shared_ground
 
-# Neighbours share weather, fields and shadows over some tens of pixels.
+# Neighbouring scenes share weather, fields and shadows over some tens of pixels.
 _NEAR_PX = 32
 _RARE = 1e-3
 # Overlaps between two splits that are told one by one.
@@ -25,7 +25,7 @@ _MOST_PAIRS = 5
 def check_splits(
     manifest: Manifest, records: Sequence[SceneRecord], splits: Splits, *, deep: bool
 ) -> Iterator[Finding]:
-    """Faults that no scene has alone."""
+    """Check for faults that concern more than one scene."""
     yield from _check_presence(manifest, records, splits, deep)
     train = [record for record in records if record.split in splits.train]
     if train:
@@ -46,18 +46,19 @@ def _check_presence(
     for split in absent:
         known = ", ".join(manifest.splits) or "none"
         message = f"no scene of '{manifest.path}' is in split '{split}'; splits found: {known}"
-        remedy = f"Set 'split: {split}' for scenes to learn from, or let terrafuse data split do it"
+        remedy = f"Set 'split: {split}' for scenes to train on, or let terrafuse data split do it"
         yield Finding("error", "no-train", message, remedy=remedy)
     if not absent and splits.validation not in manifest.splits:
         message = f"no scene of '{manifest.path}' is in split '{splits.validation}'"
-        remedy = "Put some there, or run 'terrafuse data split': the best weights are chosen by it"
+        remedy = "Assign some, or run 'terrafuse data split': the best weights are chosen on it"
         yield Finding("warning", "no-val", message, remedy=remedy)
     if not deep:
         return
     judged = [s for s in manifest.splits if s not in (*splits.train, splits.validation)]
     if not absent and not judged:
-        message = f"no scene of '{manifest.path}' is in a split to judge by, such as 'test'"
-        remedy = "Scores of the split that chose the weights are too good; 'terrafuse data split'"
+        message = f"no scene of '{manifest.path}' is in a split for testing, such as 'test'"
+        remedy = "Scores on the split that chose the weights are too optimistic: run "
+        remedy += "'terrafuse data split'"
         yield Finding("note", "no-test", message, remedy=remedy)
     for split in judged:
         inside = [record for record in records if record.split == split]
@@ -109,7 +110,7 @@ def _check_bands(
         for band, lowest, highest in zip(modality.bands, low, high, strict=True):
             if lowest == highest:
                 message = f"band '{band}' of modality '{name}' is {lowest:g} everywhere in {where}"
-                remedy = "It carries nothing; leave it out with 'read_bands'"
+                remedy = "It carries no information; leave it out with 'read_bands'"
                 fix = _without(manifest, name, {band})
                 yield Finding(
                     "error", "constant-band", message, remedy=remedy, modality=name, fix=fix
@@ -131,7 +132,7 @@ def _check_empty_bands(
 
 
 def _without(manifest: Manifest, name: str, dropped: set[str]) -> dict[str, object]:
-    """Keys of a manifest that leave bands out."""
+    """Return the keys of a manifest that leave bands out."""
     modality, rules = manifest.known[name], manifest.rules[name]
     taken = rules.read_bands or tuple(range(1, len(modality.bands) + 1))
     kept = [i for i, band in enumerate(modality.bands) if band not in dropped]
@@ -168,7 +169,7 @@ def _check_classes_elsewhere(
         if absent and counts.any():
             listed = ", ".join(f"'{name}'" for name in absent)
             message = f"split '{split}' has no pixel of {listed}"
-            remedy = "Its scores say nothing about them; 'terrafuse data split' shares classes out"
+            remedy = "Its scores say nothing about them; 'terrafuse data split' balances classes"
             yield Finding("note", "class-not-judged", message, remedy=remedy)
 
 
@@ -259,7 +260,7 @@ def _check_nearness(records: Sequence[SceneRecord], splits: Splits) -> Iterator[
     for pair, (distance, a, b) in nearest.items():
         message = (
             f"scenes of '{pair[0]}' and '{pair[1]}' are neighbours ({counts[pair]} pairs; '{a.id}' "
-            f"and '{b.id}' are {distance:.0f} px apart): scores are a little too good"
+            f"and '{b.id}' are {distance:.0f} px apart): scores are slightly too optimistic"
         )
         remedy = "Leave a strip between splits (terrafuse data split --buffer 64)"
         yield Finding("note", "split-near", message, a.id, remedy=remedy)

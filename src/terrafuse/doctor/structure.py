@@ -1,4 +1,4 @@
-"""Whether the rasters of a scene suit each other: CRS, pixel size, extent, which file is what."""
+"""Consistency of the rasters of a scene: CRS, pixel size, extent, one file in two roles."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from terrafuse.doctor.findings import Finding, Severity
 from terrafuse.doctor.summary import SceneSummary
 from terrafuse.modalities import MAX_SCALE_TERM, Modality
 
-# Pixels that are so many times as large as the manifest says are resampled; beyond, on purpose?
+# Pixel sizes may differ from the manifest's by this factor; beyond it, it is probably a mistake.
 _PIXEL_RATIO = 1.5
 _WHOLE, _LITTLE = 0.98, 0.5
 _POINTS = 33
 
 
 def check_structure(summary: SceneSummary) -> Iterator[Finding]:
-    """What headers and paths say."""
+    """Check headers and paths."""
     grid = summary.scene.grid
     for name, files in summary.scene.files.items():
         modality = next(m for m in summary.scene.modalities if m.name == name)
@@ -69,14 +69,14 @@ def _check_coverage(
 
 
 def _share_inside(grid: Grid, other: Grid) -> float:
-    """Part of a grid's points that lie within another."""
+    """Return the share of a grid's points that lie within another."""
     cols, rows = np.meshgrid(
         np.linspace(0.5, grid.width - 0.5, _POINTS), np.linspace(0.5, grid.height - 0.5, _POINTS)
     )
     try:
         col, row = pixel_transform(grid, other)(cols.ravel(), rows.ravel())
     except ValueError:
-        return 1.0  # opening the scene has judged it
+        return 1.0  # already checked when the scene was opened
     inside = (col >= 0) & (col <= other.width) & (row >= 0) & (row <= other.height)
     return float(inside.mean())
 

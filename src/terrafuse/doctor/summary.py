@@ -1,4 +1,4 @@
-"""What the doctor knows of one scene when its pixels have been seen once."""
+"""Summary of one scene, collected in one pass over its pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from terrafuse.splits.content import Sketch
 #: Percentiles kept of every band, for comparisons between scenes.
 PERCENTS = (0.5, 5.0, 50.0, 90.0, 99.0)
 
-# Enough to know the half percent at either end within a twentieth of itself.
+# Enough to find the half percent at either end within a twentieth of itself.
 _PERCENTILE_PIXELS = 1 << 16
 
 Side = Literal["top", "bottom", "left", "right"]
@@ -31,11 +31,11 @@ Side = Literal["top", "bottom", "left", "right"]
 
 @dataclass(frozen=True)
 class Splits:
-    """What the splits of a data set are for.
+    """Roles of the splits of a data set.
 
     Args:
-        train: Learned from.
-        validation: Chooses the weights to keep.
+        train: Splits to train on.
+        validation: Split by which the best weights are chosen.
     """
 
     train: tuple[str, ...]
@@ -43,28 +43,27 @@ class Splits:
 
     @property
     def name(self) -> str:
-        """The training splits, as messages call them."""
+        """Name of the training splits in messages."""
         listed = ", ".join(f"'{split}'" for split in self.train)
         return f"split {listed}" if len(self.train) == 1 else f"splits {listed}"
 
 
 @dataclass
 class ModalitySummary:
-    """One modality of one scene; places count in pixels of the modality.
+    """Summary of one modality of one scene; positions are in pixels of the modality.
 
     Args:
-        modality: What it is.
-        low: Smallest value per band, float32 (C,); +inf without data.
-        high: Largest; -inf without data.
-        at_low: Pixels that have exactly the smallest value, int64 (C,).
-        at_high: Pixels that have exactly the largest.
-        low_at: Where one of the former lies, int64 (C, 2): row, column.
-        high_at: Where one of the latter lies.
+        low: Minimum per band, float32 (C,); +inf without data.
+        high: Maximum per band; -inf without data.
+        at_low: Number of pixels that have exactly the minimum, int64 (C,).
+        at_high: Number of pixels that have exactly the maximum, int64 (C,).
+        low_at: Position of a pixel with the minimum, int64 (C, 2): row, column.
+        high_at: Position of a pixel with the maximum, likewise.
         known: Pixels with data per band, int64 (C,).
-        valid: Pixels where some band has data.
-        pixels: All of the scene.
+        valid: Pixels where any band has data.
+        pixels: Number of pixels of the scene.
         mini: Every `step`-th pixel of every `step`-th row, float32 (C, h, w), NaN without data.
-        step: Of `mini`.
+        step: Sampling step of `mini`, in pixels.
         frame: Outermost line of pixels on each side, float32 (C, n).
         dtypes: Of the bands in the files.
         partly: Pixels with data per band where this band has no data or, by `nodata_rule: all`, its
@@ -103,7 +102,7 @@ class ModalitySummary:
 
     @cached_property
     def percentiles(self) -> NDArray[np.float32]:
-        """`PERCENTS` of each band's values, float32 (P, C); NaN without data."""
+        """Percentiles `PERCENTS` of each band, float32 (P, C); NaN without data."""
         flat = self.mini.reshape(len(self.mini), -1)
         flat = flat[:, :: max(1, flat.shape[1] // _PERCENTILE_PIXELS)]
         rows = [
@@ -115,14 +114,14 @@ class ModalitySummary:
         return np.array(rows, np.float32).T
 
     def scene_window(self, row: int, col: int, height: int, width: int) -> Window:
-        """A rectangle of the modality's pixels in scene pixels."""
+        """Convert a rectangle of the modality's pixels to scene pixels."""
         ratio: Fraction = self.modality.scale_ratio
         first = floor(row * ratio), floor(col * ratio)
         last = ceil((row + height) * ratio), ceil((col + width) * ratio)
         return Window(*first, max(1, last[0] - first[0]), max(1, last[1] - first[1]))
 
     def mini_window(self, mask: NDArray[np.bool_]) -> Window:
-        """What surrounds the pixels of a mask on `mini` (h, w), in scene pixels."""
+        """Return the bounding box of a mask on `mini` (h, w), in scene pixels."""
         rows, cols = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         top, left = int(rows[0]) * self.step, int(cols[0]) * self.step
         height = (int(rows[-1]) + 1) * self.step - top
@@ -132,11 +131,11 @@ class ModalitySummary:
 
 @dataclass(frozen=True)
 class ModalityRecord:
-    """What is kept of a modality of a scene, for comparisons between scenes.
+    """Values kept of a modality of a scene, for comparisons between scenes.
 
     Args:
-        low: Smallest value per band, float32 (C,).
-        high: Largest.
+        low: Minimum per band, float32 (C,).
+        high: Maximum per band, float32 (C,).
         known: Pixels with data per band, int64 (C,).
         percentiles: Float32 (P, C).
         whole: Whether all values looked at are whole numbers.
@@ -152,7 +151,7 @@ class ModalityRecord:
 
     @classmethod
     def of(cls, seen: ModalitySummary) -> ModalityRecord:
-        """The summary of what was seen."""
+        """Create the record of a summary."""
         values = seen.mini[~np.isnan(seen.mini)]
         whole = bool((values == np.round(values)).all())
         return cls(seen.low, seen.high, seen.known, seen.percentiles, whole, seen.tags)
@@ -160,12 +159,10 @@ class ModalityRecord:
 
 @dataclass
 class SceneRecord:
-    """What is kept of a scene until all have been seen.
+    """Values kept of a scene until all have been checked.
 
     Args:
-        entry: The scene in the manifest.
-        grid: Its grid.
-        has_labels: Whether there are labels to learn from.
+        has_labels: Whether there are labels to train on.
         counts: Labelled pixels per class, int64 (K,).
         with_data: Per modality, whether any pixel has data.
         summaries: Per modality that has data, if every pixel was looked at.
@@ -189,24 +186,22 @@ class SceneRecord:
 
     @property
     def split(self) -> str | None:
-        """Part of the data set it belongs to."""
+        """Split that the scene belongs to."""
         return self.entry.split
 
 
 @dataclass
 class SceneSummary:
-    """A scene whose pixels have all been seen, for the topics to judge.
+    """Summary of a scene after one pass over its pixels, for the topics to judge.
 
     Args:
-        scene: The scene, open.
-        scheme: What its labels mean.
-        rules: How its modalities are read.
-        seen: Per modality with a raster.
+        rules: Reading rules per modality.
+        seen: Summary per modality with a raster.
         counts: Labelled pixels per class, int64 (K,).
         ignored: Pixels of the scene without a label.
         labels: Every `label_step`-th pixel, uint8 (h, w), 255 = ignore; None without labels.
-        label_step: Of `labels`.
-        eroded_known: Whether labels to score with have a class anywhere; None without them.
+        label_step: Sampling step of `labels`, in scene pixels.
+        eroded_known: Whether the labels for scoring have a class anywhere; None without them.
     """
 
     scene: Scene
@@ -225,7 +220,7 @@ class SceneSummary:
         return self.scene.id
 
     def labels_on(self, seen: ModalitySummary) -> NDArray[np.uint8] | None:
-        """The labels where `seen.mini` has its pixels, uint8 (h, w); None without labels."""
+        """Return the labels at the pixels of `seen.mini`, uint8 (h, w); None without labels."""
         if self.labels is None:
             return None
         scale = float(seen.modality.scale_ratio)

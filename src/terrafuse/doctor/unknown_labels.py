@@ -1,4 +1,4 @@
-"""Raw label values outside the class scheme, where a manifest says what they become."""
+"""Raw label values outside the class scheme, where the manifest assigns them by `unknown`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _REFERENCES: tuple[ReferenceName, ...] = ("labels", "labels_eroded")
 
 
 def count_unknown_labels(manifest: Manifest, skip: Collection[str] = ()) -> Iterator[Finding]:
-    """A note per label file with values that became what `unknown` says; nothing without it.
+    """Yield a note per label file with values that `unknown` replaced; nothing without it.
 
     Args:
-        manifest: Its labels are read whole.
+        manifest: Data set, whose labels are read completely.
         skip: Ids of scenes that cannot be read.
 
     Raises:
@@ -30,7 +30,7 @@ def count_unknown_labels(manifest: Manifest, skip: Collection[str] = ()) -> Iter
         return
     for entry in (entry for entry in manifest.entries if entry.id not in skip):
         for reference in _REFERENCES:
-            # One that is both was counted as the first.
+            # A file named as both was counted as the first.
             given = getattr(entry, reference)
             if given is None or (reference != "labels" and given == entry.labels):
                 continue

@@ -1,4 +1,4 @@
-"""Values of one scene: constant, equal, saturated, wrapped bands, and how much has data."""
+"""Values of one scene: constant, equal, saturated and wrapped bands, and the share with data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOSTLY_EMPTY = 0.5
 
 
 def check_values(summary: SceneSummary) -> Iterator[Finding]:
-    """What the bands of each modality hold."""
+    """Check the values of the bands of each modality."""
     for seen in summary.seen.values():
         yield from _check_constant(summary.id, seen)
         yield from _check_identical_bands(summary.id, seen)
@@ -40,7 +40,7 @@ def _check_constant(id: str, seen: ModalitySummary) -> Iterator[Finding]:
         f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {_are(names)} "
         f"{' or '.join(values)} at every pixel with data"
     )
-    # A lake or the sea is level; a mask may be all one.
+    # A lake or the sea is level; a mask may be all 1.
     common = seen.modality.kind in ("elevation", "structure")
     remedy = "Check that the right file or band is named; if this is fill, set 'nodata'"
     severity: Severity = "note" if common else "warning"
@@ -71,14 +71,14 @@ def _check_saturated(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     bands = [int(band) for band in np.flatnonzero(many) if not _has_few_values(seen, int(band))]
     border = find_border(seen) if bands else None
     if not bands or (border is not None and border[0] == seen.high[bands].max()):
-        return  # fill is no light
+        return  # fill, not saturation
     names = [seen.modality.bands[band] for band in bands]
     most = bands[int(np.argmax(share[bands]))]
     message = (
         f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {_are(names)} saturated: up to "
         f"{share[most]:.0%} of the pixels have the largest value, {seen.high[most]:g}"
     )
-    remedy = "What was brighter is lost; take the raster before it was stretched or clipped"
+    remedy = "Brighter values are lost; use the raster before it was stretched or clipped"
     severity: Severity = "warning" if share[most] >= _SATURATED else "note"
     yield Finding(severity, "saturated", message, id, None, remedy, seen.name)
 
@@ -93,17 +93,18 @@ def _check_wrapped(id: str, seen: ModalitySummary) -> Iterator[Finding]:
         return
     hard, middle = seen.jumps
     share = hard / max(1, seen.valid)
-    # Clouds over a dark sea make hard edges too, but far more of middling ones.
+    # Clouds over a dark sea make sharp edges too, but far more moderate ones.
     bands = np.flatnonzero((share >= _WRAPPED) & (hard > 2 * middle))
     if not bands.size:
         return
     names = [seen.modality.bands[band] for band in bands]
+    jump = "jumps" if len(names) == 1 else "jump"
     message = (
-        f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {_jump(names)} between black "
-        f"and white from pixel to pixel (at {share.max():.1%} of them): bright values ran over 255 "
-        "and began again at 0"
+        f"{_bands(names)} of modality '{seen.name}' in scene '{id}' {jump} between black "
+        f"and white from pixel to pixel (at {share.max():.1%} of them): bright values exceeded 255 "
+        "and wrapped around to 0"
     )
-    remedy = "Convert the original to bytes once more, clipping at 255; or leave the scene out"
+    remedy = "Convert the original to bytes again, clipping at 255; or leave the scene out"
     yield Finding("warning", "wrap-around", message, id, None, remedy, seen.name)
 
 
@@ -136,7 +137,3 @@ def _bands(names: list[str]) -> str:
 
 def _are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
-
-
-def _jump(names: list[str]) -> str:
-    return "jumps" if len(names) == 1 else "jump"

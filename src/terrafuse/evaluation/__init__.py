@@ -1,4 +1,4 @@
-"""Judge maps: confusion matrix, scores, boundaries, and every subset of modalities."""
+"""Evaluation of maps: confusion matrix, scores, boundaries, every subset of modalities."""
 
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix

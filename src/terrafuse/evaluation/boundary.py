@@ -1,14 +1,14 @@
-"""Boundary F1: do the borders between classes lie where they should?
+"""Boundary F1: positional accuracy of the boundaries between classes.
 
 For class c, the boundary of a map is every pixel of c with a 4-neighbour of another class; the
-frame of the image is none. Precision is the share of mapped boundary pixels within θ pixels
+image frame is not a boundary. Precision is the share of mapped boundary pixels within θ pixels
 (Euclidean) of a reference boundary pixel of the same class, recall the converse. Counts are summed
-over scenes before F1 = 2PR / (P + R) is formed per class.
+over scenes before F1 = 2PR / (P + R) is computed per class.
 
 Pixels ignored in the reference, or without data in the map, belong to no class in either, so
-nothing is a boundary against them and what is mapped there never changes the score. Reference
-boundary pixels that touch one, and mapped boundary pixels within θ of one, are not counted; they
-may still be what another pixel is matched with, or identical maps would not score 1.
+nothing is a boundary against them and values mapped there never change the score. Reference
+boundary pixels that touch one, and mapped boundary pixels within θ of one, are not counted; other
+pixels may still be matched with them, or identical maps would not score 1.
 
 Reference:
     Csurka, Larlus, Perronnin: What is a good evaluation measure for semantic segmentation? BMVC
@@ -27,15 +27,15 @@ class BoundaryScore:
     """Matched and counted boundary pixels per class, over any number of scenes.
 
     Args:
-        num_classes: K.
-        tolerance_px: θ, in pixels.
+        num_classes: Number of classes, K.
+        tolerance_px: Tolerance θ, in pixels.
     """
 
     def __init__(self, num_classes: int, tolerance_px: float) -> None:
         self.num_classes = num_classes
         self.tolerance_px = tolerance_px
         self._offsets = _disc(tolerance_px)
-        #: Int64 (K, 4): mapped boundary pixels matched and in all, reference ones likewise.
+        #: Int64 (K, 4): boundary pixels of the map, matched and total; of the reference likewise.
         self.counts: NDArray[np.int64] = np.zeros((num_classes, 4), np.int64)
 
     def update(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> None:
@@ -65,10 +65,10 @@ class BoundaryScore:
         self.counts += other.counts
 
     def f1(self) -> NDArray[np.float64]:
-        """F1 per class (K,); NaN where neither map nor reference has a boundary.
+        """Return F1 per class (K,); NaN where neither map nor reference has a boundary.
 
-        Where only one of them has counted pixels, their share is the score: 0 if the other has no
-        boundary at all, more if that was left out beside ignored pixels.
+        Where only one of them has counted pixels, their matched share is the score: 0 if the other
+        has no boundary at all, more if its boundary was left out next to ignored pixels.
         """
         hit, mapped, found, reference = self.counts.T.astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -81,7 +81,7 @@ class BoundaryScore:
     def _match(
         self, counted: NDArray[np.uint8], *, reference: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """Per class, boundary pixels of `counted` near those of `reference`, and all: (K, 2)."""
+        """Count boundary pixels of `counted` near those of `reference`, and all: (K, 2)."""
         points = np.nonzero(counted != IGNORE_INDEX)
         classes = counted[points]
         near = self._near(points, classes, reference)
@@ -95,9 +95,9 @@ class BoundaryScore:
         values: NDArray[np.uint8],
         image: NDArray[np.uint8],
     ) -> NDArray[np.bool_]:
-        """Whether `image` holds a point's value within the tolerance, bool (n,).
+        """Tell for each point whether `image` holds its value within the tolerance, bool (n,).
 
-        Looks at one offset after the other, the nearest first, and only for points not yet matched.
+        Offsets are tried one after the other, the nearest first, for points not yet matched only.
         Boundary pixels are few and most have a match nearby: this is ten to a hundred times faster
         than a distance transform per class, and exact.
         """
@@ -118,7 +118,7 @@ class BoundaryScore:
 
 
 def boundaries(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The class where a pixel has a 4-neighbour of another class, elsewhere 255; uint8 (H, W).
+    """Return the class of pixels with a 4-neighbour of another class, else 255; uint8 (H, W).
 
     Args:
         classes: Class indices (H, W); 255 belongs to no class.
@@ -139,7 +139,7 @@ _NEIGHBOURS = (
 
 
 def _touching(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where the mask or one of its 4-neighbours is set."""
+    """Dilate a mask by its 4-neighbours."""
     grown = mask.copy()
     for ahead, behind in _NEIGHBOURS:
         grown[ahead] |= mask[behind]
@@ -148,7 +148,7 @@ def _touching(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _disc(radius: float) -> list[tuple[int, int]]:
-    """Offsets (row, col) within a Euclidean distance, the nearest first."""
+    """List the offsets (row, col) within a Euclidean distance, the nearest first."""
     reach = range(-int(radius), int(radius) + 1)
     inside = [(r * r + c * c, r, c) for r in reach for c in reach if r * r + c * c <= radius**2]
     return [(r, c) for _, r, c in sorted(inside)]

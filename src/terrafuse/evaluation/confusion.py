@@ -1,4 +1,4 @@
-"""The confusion matrix: one int64 table over all scored pixels of all scenes."""
+"""Confusion matrix: one int64 table over all scored pixels of all scenes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from terrafuse.errors import LabelError, ModelError
 from terrafuse.samples import IGNORE_INDEX
 
-# Pixels counted at a time: numpy's bincount makes 8 bytes of each.
+# Pixels counted at a time: numpy's bincount needs 8 bytes for each.
 _CHUNK = 2**20
 
 
@@ -16,27 +16,27 @@ class ConfusionMatrix:
     """Counts of reference class × mapped class.
 
     Args:
-        num_classes: K, at most 255.
+        num_classes: Number of classes, K; at most 255.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        #: Int64 (K, K + 1), rows = reference, columns = map; the last one: the map has no data.
+        #: Int64 (K, K + 1), rows = reference, columns = map; last column: no data in the map.
         self.counts: NDArray[np.int64] = np.zeros((num_classes, num_classes + 1), np.int64)
 
     @property
     def matrix(self) -> NDArray[np.int64]:
-        """Int64 (K, K), rows = reference, columns = map, without pixels that are not mapped."""
+        """Int64 (K, K), rows = reference, columns = map, without unmapped pixels."""
         return self.counts[:, : self.num_classes]
 
     @property
     def unmapped(self) -> int:
-        """Pixels with a reference class where the map has no data; they count as wrong."""
+        """Number of pixels with a reference class but no data in the map; they count as wrong."""
         return int(self.counts[:, self.num_classes].sum())
 
     @property
     def pixels(self) -> int:
-        """Scored pixels."""
+        """Number of scored pixels."""
         return int(self.counts.sum())
 
     def update(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> None:
@@ -47,8 +47,8 @@ class ConfusionMatrix:
             class_map: Mapped classes, uint8 (H, W); 255 = no data.
 
         Raises:
-            LabelError: A reference class that is none of the K.
-            ModelError: A mapped class that is none of the K.
+            LabelError: A reference class is not one of the K.
+            ModelError: A mapped class is not one of the K.
         """
         assert labels.shape == class_map.shape, (labels.shape, class_map.shape)
         counts = np.zeros(2**16, np.int64)

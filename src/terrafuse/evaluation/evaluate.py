@@ -1,4 +1,4 @@
-"""Judging a segmenter on labelled scenes, with every subset of its modalities if wanted."""
+"""Evaluation of a segmenter on labelled scenes, optionally with all subsets of modalities."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ OnMap = Callable[["Scene", NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def modality_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
-    """All 2^N − 1 non-empty subsets, the full one first, each in the order of `names`."""
+    """List all 2^N − 1 non-empty subsets, the full one first, each in the order of `names`."""
     return [
         subset for size in range(len(names), 0, -1) for subset in combinations(tuple(names), size)
     ]
 
 
 def scored_classes(config: EvaluationConfig, scheme: ClassScheme) -> tuple[int, ...]:
-    """Classes that means over classes may cover: those of `mean_over`, else all.
+    """Return the indices of classes that class means may cover: `mean_over`, else all.
 
     Raises:
-        ConfigError: A name that is no class; the nearest is named.
+        ConfigError: A name is not a class; the nearest one is given.
     """
     names = scheme.names if config.mean_over is None else config.mean_over
     for name in names:
@@ -52,7 +52,7 @@ def scored_classes(config: EvaluationConfig, scheme: ClassScheme) -> tuple[int, 
 
 
 def check_references(scenes: Sequence[Scene], config: EvaluationConfig) -> None:
-    """Refuse scenes without the labels that maps are to be compared with.
+    """Refuse scenes without the reference labels to compare maps with.
 
     Raises:
         LabelError: Names the first of them.
@@ -66,10 +66,10 @@ def check_references(scenes: Sequence[Scene], config: EvaluationConfig) -> None:
 
 
 def read_reference_labels(scene: Scene, config: EvaluationConfig) -> NDArray[np.uint8]:
-    """The labels that a map of the scene is compared with, uint8 (H, W); 255 = ignore.
+    """Read the labels that a map of the scene is compared with, uint8 (H, W); 255 = ignore.
 
     Raises:
-        LabelError: The scene has no such labels, or they hold values that are no class.
+        LabelError: The scene has no such labels, or they hold values outside the class scheme.
     """
     labels = scene.read_labels(scene.full_window, reference=config.reference)
     return labels[: scene.grid.height, : scene.grid.width]
@@ -90,18 +90,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a segmenter on scenes with labels.
 
-    Every scene is mapped as `ScenePredictor` maps it and compared once, pixel by pixel; all scenes
-    add to one matrix. Pixels with a reference class where no used modality has data cannot be
-    mapped: they count as wrong, since a map with holes is no better for them, and their number is
-    stated as `unmapped`.
+    Every scene is mapped as by `ScenePredictor` and compared once, pixel by pixel, in one matrix
+    over all scenes. Pixels with a reference class where no used modality has data cannot be
+    mapped: they count as wrong, since holes do not improve a map, and their number is reported as
+    `unmapped`.
 
     Args:
-        segmenter: The model.
         scenes: Scenes of the split.
-        scheme: The model's classes.
-        config: What is scored, and by which rule.
+        config: Scoring rules.
         windows: As in `ScenePredictor`; so is `device`.
-        device: Where to compute.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
         subsets: Also score every smaller subset of the modalities.
         boundary: Also compare boundaries (costs more than everything else but the model).
         on_map: Called with each scene, its labels and its class map, of all modalities.
@@ -112,9 +110,9 @@ def evaluate(
 
     Raises:
         ConfigError: `mean_over` names a class that does not exist.
-        DataError: No scenes.
-        LabelError: A scene without labels or with other classes, or not one pixel to score.
-        ModelError: The model has another number of classes, or cannot do without a modality.
+        DataError: There are no scenes.
+        LabelError: A scene has no labels or other classes, or there is no pixel to score.
+        ModelError: The model has another number of classes, or needs every modality.
     """
     check_references(scenes, config)
     _check(segmenter, scenes, scheme, subsets)
@@ -167,7 +165,7 @@ def evaluate(
 
 @dataclass
 class _Tally:
-    """What is counted for one subset of modalities."""
+    """Counts of one subset of modalities."""
 
     confusion: ConfusionMatrix
     boundary: BoundaryScore | None
@@ -178,7 +176,7 @@ class _Tally:
         return cls(ConfusionMatrix(num_classes), score)
 
     def add(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> ConfusionMatrix:
-        """Count a scene; returns its own matrix."""
+        """Add a scene; return its own matrix."""
         matrix = ConfusionMatrix(self.confusion.num_classes)
         matrix.update(labels, class_map)
         self.confusion.merge(matrix)
@@ -189,14 +187,14 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Rule:
-    """How counts become scores: class names, classes in means, which of them count."""
+    """Rule by which counts become scores: class names and classes in means."""
 
     names: tuple[str, ...]
     mean_over: tuple[int, ...]
     class_mean: ClassMean
 
     def report(self, tally: _Tally) -> dict[str, Any]:
-        """A subset's part of `metrics.json`."""
+        """Return a subset's part of `metrics.json`."""
         confusion = tally.confusion
         boundary_f1 = tally.boundary.f1() if tally.boundary else None
         counts = {"pixels": confusion.pixels, "unmapped": confusion.unmapped}
@@ -206,7 +204,7 @@ class _Rule:
         return scores | counts
 
     def scene_row(self, matrix: ConfusionMatrix) -> dict[str, Any]:
-        """A scene's row of `metrics.json`."""
+        """Return a scene's row of `metrics.json`."""
         scores = score(matrix.counts, self.class_mean, mean_over=self.mean_over)
         return {
             "oa": scores.oa,
@@ -217,7 +215,7 @@ class _Rule:
 
 
 class _Counter:
-    """Progress over all maps, from the progress within each."""
+    """Progress over all maps, summed from the progress within each."""
 
     def __init__(
         self,
@@ -246,8 +244,8 @@ def _check(
         raise DataError("there are no scenes to evaluate on")
     if segmenter.num_classes != scheme.num_classes:
         raise ModelError(
-            f"the model tells {segmenter.num_classes} classes apart, the class scheme has "
-            f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one it was trained on"
+            f"the model has {segmenter.num_classes} classes, but the class scheme has "
+            f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one used in training"
         )
     if subsets and not segmenter.supports_missing and len(segmenter.modalities) > 1:
         raise ModelError(
@@ -279,7 +277,7 @@ def _check_anything_scored(tally: _Tally, config: EvaluationConfig) -> None:
 
 
 def _tolerance_m(tolerance_px: float | None, scenes: Sequence[Scene]) -> float | None:
-    """The boundary tolerance on the ground, if it is the same in all scenes (to 0.1 %)."""
+    """Return the boundary tolerance in metres, if it is the same in all scenes (to 0.1 %)."""
     sizes = [scene.grid.pixel_size_m for scene in scenes]
     known = [size for size in sizes if size is not None]
     if tolerance_px is None or len(known) < len(sizes) or max(known) > 1.001 * min(known):

@@ -1,4 +1,4 @@
-"""How sure the mean of a few runs is."""
+"""Confidence intervals of the mean of a few runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ LEAST_RUNS = 3
 
 
 def half_interval(values: Sequence[float], confidence: float = 0.95) -> float:
-    """Half the width of the confidence interval of the mean, by Student's t.
+    """Return half the width of the confidence interval of the mean, by Student's t.
 
     Args:
-        values: Two or more, drawn independently from one normal distribution, as scores of runs
-            that differ by the seed nearly are.
-        confidence: Probability with which such an interval holds the true mean.
+        values: Two or more independent draws from one normal distribution, which scores of runs
+            that differ in the seed approximately are.
+        confidence: Probability that such an interval contains the true mean.
     """
     quantile = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
     return quantile * statistics.stdev(values) / sqrt(len(values))

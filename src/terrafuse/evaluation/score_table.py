@@ -1,7 +1,7 @@
-"""Every score over all classes, one entry each: the table that all others read.
+"""Table of all scores over classes, one entry each.
 
 `metrics.json`, the command line, reports, `training.monitor`, sweeps and docs/reference/scores.md
-show what stands here. A new score is one entry:
+read this table. A new score is one entry:
 
     ScoreKind(
         name="worst_iou", label="worst IoU", title="IoU of the worst class",
@@ -29,7 +29,7 @@ from terrafuse.evaluation.scores import (
     score_classes,
 )
 
-#: Tables in which many runs stand side by side, and only a few scores have a column.
+#: Tables that compare many runs, with columns for a few scores only.
 Summary = Literal["sweep", "label_efficiency"]
 SUMMARIES: frozenset[Summary] = frozenset(("sweep", "label_efficiency"))
 #: The score that reports, figures and progress lines name first.
@@ -38,12 +38,11 @@ HEADLINE = "miou"
 
 @dataclass(frozen=True)
 class Judged:
-    """A matrix and what is formed from it, which every score may use.
+    """A confusion matrix and its derived scores, the input of every `ScoreKind`.
 
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
-        overall: The scores of `terrafuse.evaluation.scores`.
-        classes: Scores per class.
+        overall: Scores over classes, of `terrafuse.evaluation.scores`.
         averaged: Classes that a mean covers, bool (K,).
     """
 
@@ -53,7 +52,7 @@ class Judged:
     averaged: NDArray[np.bool_]
 
     def worst(self, values: Floats) -> float | None:
-        """Smallest defined value (K,) of the classes that a mean covers; None without any."""
+        """Return the smallest defined value (K,) of the averaged classes; None if there is none."""
         defined = values[self.averaged & ~np.isnan(values)]
         return float(defined.min()) if defined.size else None
 
@@ -64,17 +63,16 @@ class ScoreKind:
 
     Args:
         name: Key in `metrics.json`, and value of `training.monitor`.
-        label: Heading of its column; with the unit where it is not shown in %.
-        title: The name in full.
-        formula: As docs/reference/scores.md states it.
-        undefined: When it is None.
-        compute: The score, or None where it is undefined.
-        low: Least possible value.
-        high: Greatest possible value; scores of at most 1 are shown in %.
+        label: Column heading; with the unit if it is not shown in %.
+        formula: As in docs/reference/scores.md.
+        undefined: Condition under which it is None.
+        compute: Returns the score, or None if it is undefined.
+        low: Smallest possible value.
+        high: Largest possible value; scores of at most 1 are shown in %.
         higher_is_better: Direction in which weights are chosen and best values marked.
-        is_cheap: Whether the matrix alone gives it. Others are left to `terrafuse evaluate`; no
-            validation computes them.
-        summaries: Tables of many runs in which it has a column.
+        is_cheap: True: the confusion matrix is sufficient. Other scores are only computed by
+            `terrafuse evaluate`, not in validation.
+        summaries: Tables of many runs that have a column for it.
     """
 
     name: str
@@ -91,7 +89,7 @@ class ScoreKind:
 
     @property
     def in_percent(self) -> bool:
-        """Whether tables show it in %."""
+        """True if tables show it in %."""
         return self.high <= 1
 
     @property
@@ -101,23 +99,23 @@ class ScoreKind:
 
     @property
     def best(self) -> Literal["max", "min"]:
-        """Which of several values is best."""
+        """Best of several values: the largest or the smallest."""
         return "max" if self.higher_is_better else "min"
 
     def text(self, value: float | None, decimals: int = 1) -> str:
-        """A value as tables show it; "–" where it is undefined."""
+        """Format a value for tables; "–" if undefined."""
         if value is None:
             return "–"
         return f"{100 * value:.{decimals}f}" if self.in_percent else f"{value:.4g}"
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether a value is strictly better than another."""
+        """Tell whether a value is strictly better than another."""
         return value > than if self.higher_is_better else value < than
 
 
 _NONE: frozenset[Summary] = frozenset()
 
-#: Every score by its name, in the order of `metrics.json`.
+#: All scores by name, in the order of `metrics.json`.
 SCORES: dict[str, ScoreKind] = {
     kind.name: kind
     for kind in (
@@ -189,12 +187,12 @@ SCORES: dict[str, ScoreKind] = {
 
 
 def headline_first() -> list[ScoreKind]:
-    """All scores, the most telling one first."""
+    """List all scores, the headline score first."""
     return sorted(SCORES.values(), key=lambda kind: kind.name != HEADLINE)
 
 
 def cheap_scores() -> list[str]:
-    """Names of the scores that a validation computes."""
+    """List the names of the scores that validation computes."""
     return [kind.name for kind in SCORES.values() if kind.is_cheap]
 
 
@@ -205,14 +203,14 @@ def score_values(
     mean_over: Sequence[int] | None = None,
     names: Sequence[str] | None = None,
 ) -> dict[str, float | None]:
-    """Scores by name, in the order of the table.
+    """Compute scores by name, in the order of the table.
 
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
-        class_mean: Which classes a mean covers.
+        class_mean: Classes in a mean: those in reference or map ("present"), or in "reference".
         boundary_f1: Per class (K,), if boundaries were compared.
-        mean_over: Classes that a mean may cover; default: all.
-        names: Which scores; default: all.
+        mean_over: Indices of classes that a mean may cover; default: all.
+        names: Names of the scores to compute; default: all.
     """
     averaged = np.full(len(matrix), mean_over is None)
     averaged[list(mean_over or ())] = True
@@ -235,14 +233,14 @@ def subset_report(
     boundary_f1: Floats | None = None,
     mean_over: Sequence[int] | None = None,
 ) -> dict[str, Any]:
-    """Scores, scores per class and matrix as plain values, as in `metrics.json`.
+    """Return scores, scores per class and matrix as plain values, as in `metrics.json`.
 
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
-        names: Class names.
-        class_mean: Which classes a mean covers.
+        names: Names of the K classes.
+        class_mean: Classes in a mean: those in reference or map ("present"), or in "reference".
         boundary_f1: Per class (K,), if boundaries were compared.
-        mean_over: Classes that a mean may cover; default: all.
+        mean_over: Indices of classes that a mean may cover; default: all.
     """
     classes = score_classes(matrix, boundary_f1)
     ratios = {

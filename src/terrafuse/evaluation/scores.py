@@ -1,8 +1,8 @@
-"""Scores from a confusion matrix, by class and over classes.
+"""Scores from a confusion matrix, per class and over classes.
 
 With M the matrix (rows = reference), TP_c = M_cc, FN_c = row sum − M_cc, FP_c = column sum − M_cc,
-n_c the row sum and N the sum of M (a further column of M holds pixels that the map leaves without
-class; they belong to n_c and N, and so count as wrong):
+n_c the row sum and N the sum of M (a further column of M holds unmapped pixels, which belong to
+n_c and N and thus count as wrong):
 
 | score | formula | undefined when |
 |---|---|---|
@@ -16,9 +16,9 @@ class; they belong to n_c and N, and so count as wrong):
 
 An undefined score is None and is left out of means; it is never taken as 0 or 1. A mean covers the
 classes that occur in reference or map (`present`), or those in the reference (`reference`), and of
-these only the ones it was restricted to (`mean_over`). Classes left out of the means stay in the
-matrix: what is mapped as one of them is still an error of another, and OA, kappa and FWIoU are over
-all.
+these only those it is restricted to (`mean_over`). Classes left out of the means stay in the
+matrix: a pixel wrongly mapped as one of them is still an error of its true class, and OA, kappa and
+FWIoU cover all classes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class ClassScores:
     Args:
         iou: Intersection over union.
         f1: F1, also called Dice.
-        recall: Producer's accuracy.
-        precision: User's accuracy.
-        boundary_f1: F1 of the boundaries; None where they were not compared.
+        recall: Recall, also called producer's accuracy.
+        precision: Precision, also called user's accuracy.
+        boundary_f1: F1 of the boundaries; None if they were not compared.
         pixels: Reference pixels, int64.
         predicted: Mapped pixels, int64.
     """
@@ -68,7 +68,7 @@ class Scores:
         mf1: Mean F1.
         kappa: Cohen's kappa.
         fwiou: IoU weighted by reference pixels.
-        boundary_f1: Mean F1 of the boundaries; None also where they were not compared.
+        boundary_f1: Mean F1 of the boundaries; None also if they were not compared.
         averaged: Number of classes in each mean.
     """
 
@@ -83,7 +83,7 @@ class Scores:
 
 
 def score_classes(matrix: NDArray[np.int64], boundary_f1: Floats | None = None) -> ClassScores:
-    """Scores per class.
+    """Compute the scores per class.
 
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
@@ -108,17 +108,17 @@ def score(
     boundary_f1: Floats | None = None,
     mean_over: Sequence[int] | None = None,
 ) -> Scores:
-    """Scores over all classes.
+    """Compute the scores over all classes.
 
     Args:
         matrix: Int64 (K, K) or (K, K + 1), rows = reference.
-        class_mean: Which classes a mean covers.
+        class_mean: Classes in a mean: those in reference or map ("present"), or in "reference".
         boundary_f1: Per class (K,), if boundaries were compared.
-        mean_over: Classes that a mean may cover; default: all.
+        mean_over: Indices of classes that a mean may cover; default: all.
     """
     classes = score_classes(matrix, boundary_f1)
     total = float(matrix.sum())
-    # In float64: products of pixel counts leave int64 at some 3 · 10⁹ pixels.
+    # In float64: products of pixel counts overflow int64 at some 3 · 10⁹ pixels.
     pixels, predicted = classes.pixels.astype(float), classes.predicted.astype(float)
     in_reference = pixels > 0
     oa = float(np.trace(matrix)) / total if total else None
@@ -142,7 +142,7 @@ def score(
 
 
 def _chosen(classes: Sequence[int] | None, num_classes: int) -> NDArray[np.bool_]:
-    """Which of K classes are listed, bool (K,); all without a list."""
+    """Return the mask of the listed classes, bool (K,); all without a list."""
     chosen = np.full(num_classes, classes is None)
     chosen[list(classes or ())] = True
     return chosen
@@ -155,6 +155,6 @@ def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
 
 
 def _mean(values: Floats, averaged: NDArray[np.bool_]) -> tuple[float | None, int]:
-    """Mean of the defined values, and how many they are."""
+    """Return the mean of the defined values, and their number."""
     defined = values[averaged & ~np.isnan(values)]
     return (float(defined.mean()) if defined.size else None), int(defined.size)

@@ -1,4 +1,4 @@
-"""Levels of several modalities → levels of one."""
+"""Fusion: levels of several modalities → one set of levels."""
 
 from terrafuse.fusion.deep_fusion import (
     DeepFusion,

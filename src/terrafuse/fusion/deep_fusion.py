@@ -5,9 +5,9 @@ sensing semantic segmentation, IEEE TGRS 63, 2025, DOI 10.1109/TGRS.2025.3585238
 ("DFM"). Gates: Hu, Shen, Sun: Squeeze-and-excitation networks, CVPR 2018, arXiv
 1709.01507.
 
-The paper has two modalities; here are N ≥ 1. Each has its own pyramid and gates, and the gated
-maps are added, so that two are the paper's. What is absent contributes nothing, as with every
-fusion of `terrafuse.fusion.levels`.
+The paper has two modalities; here N ≥ 1 are allowed. Each has its own pyramid and gates, and the
+gated maps are summed, which for two equals the paper. Absent modalities contribute nothing, as with
+every fusion in `terrafuse.fusion.levels`.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class FeaturePyramid(nn.Module):
-    """One map → four levels of its channels: 4, 2, 1 and ½ times its size.
+    """One map → four levels with the same channels: 4, 2, 1 and ½ times its size.
 
     Args:
         channels: C.
-        norm: Between the two steps of the finest level.
+        norm: Norm between the two steps of the finest level.
     """
 
     def __init__(self, channels: int, *, norm: Literal["layer", "batch"] = "layer") -> None:
@@ -71,7 +71,6 @@ class SqueezeExcitationFusion(nn.Module):
 
     Args:
         channels: C.
-        num_modalities: Maps there are.
         reduction: C divided by the gate's hidden channels (at least 1).
     """
 
@@ -88,7 +87,7 @@ class SqueezeExcitationFusion(nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor], validity: Sequence[Tensor] | None = None) -> Tensor:
-        """Fused map (N, C, h, w).
+        """Fuse the maps of all modalities to (N, C, h, w).
 
         Args:
             maps: Per modality (N, C, h, w).
@@ -97,7 +96,7 @@ class SqueezeExcitationFusion(nn.Module):
         if validity is None:
             means = [x.mean(dim=(-2, -1), keepdim=True) for x in maps]  # (N, C, 1, 1)
         else:
-            # `where`, not a product: what an absent modality holds may not even be finite.
+            # `where`, not a product: maps of an absent modality may not even be finite.
             maps = [
                 torch.where(v > 0, x * v.to(x.dtype), 0.0)
                 for x, v in zip(maps, validity, strict=True)
@@ -111,12 +110,11 @@ class SqueezeExcitationFusion(nn.Module):
 
 
 class LevelSqueezeFusion(nn.Module):
-    """A `SqueezeExcitationFusion` for every level, of modalities that have levels already.
+    """A `SqueezeExcitationFusion` per level, for modalities that already have levels.
 
     Args:
         level_channels: Channels per level.
-        num_modalities: Modalities there are.
-        reduction: Of the gates.
+        reduction: See `SqueezeExcitationFusion`.
     """
 
     def __init__(
@@ -131,10 +129,10 @@ class LevelSqueezeFusion(nn.Module):
     def forward(
         self, levels: Sequence[Sequence[Tensor]], valid: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
-        """Levels of one.
+        """Fuse the levels of all modalities.
 
         Args:
-            levels: Per modality, its levels (N, C_l, h_l, w_l), all in the same sizes.
+            levels: Per modality, its levels (N, C_l, h_l, w_l), equal in size.
             valid: Per modality, bool or [0, 1] (N, 1, H, W) of any size over the same ground;
                 None where everything is valid.
 
@@ -154,10 +152,9 @@ class DeepFusion(nn.Module):
 
     Args:
         channels: C of every map and level.
-        num_modalities: Modalities there are.
-        reduction: Of the gates.
-        norms: In the finest level of each pyramid. "published": layer norm for the first modality,
-            batch norm for all others; "layer" or "batch": the same for all.
+        reduction: See `SqueezeExcitationFusion`.
+        norms: Norm in the finest level of each pyramid. "published": layer norm for the first
+            modality, batch norm for all others; "layer" or "batch": the same for all.
 
     Attributes:
         channels: Channels per level, fine → coarse.
@@ -216,12 +213,12 @@ def _norm_of(index: int, norms: PyramidNorms) -> Literal["layer", "batch"]:
 
 
 def _weighted_mean(weighted: Tensor, weights: Tensor) -> Tensor:
-    """Mean of what was multiplied by the weights; 0 where they are all 0 (N, C, 1, 1)."""
+    """Mean of already weighted values, (N, C, 1, 1); 0 where all weights are 0."""
     total = weights.mean(dim=(-2, -1), keepdim=True).to(weighted.dtype)
     return weighted.mean(dim=(-2, -1), keepdim=True) / torch.where(total > 0, total, 1.0)
 
 
-#: Names of the original → ours. x is the optical image, y the surface model.
+#: Original names → ours. x is the optical image, y the surface model.
 _MODALITY = {"x": 0, "y": 1, "rgb": 0, "depth": 1}
 _RENAMES: tuple[Rename, ...] = (
     (r"^fpn1([xy])\.1\.ln\.", r"fpn1\1.1."),
@@ -235,10 +232,10 @@ _RENAMES: tuple[Rename, ...] = (
 
 
 def convert_deep_fusion_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original pyramids and gates, under our names of two modalities.
+    """Rename weights of the original pyramids and gates, for two modalities.
 
     Args:
-        state: Original names, "fpn1x.0.weight" … "fusion4.se_depth.fc.2.bias". A name that is not
-            the original's stays as it is, for `load_strict` to report.
+        state: Original names, "fpn1x.0.weight" … "fusion4.se_depth.fc.2.bias". An unknown name is
+            kept, for `load_strict` to report.
     """
     return {rename(name, _RENAMES): value for name, value in state.items()}

@@ -1,7 +1,7 @@
-"""Parts of blocks in which an image stream and a guiding stream (depth, structure) meet.
+"""Parts of blocks that combine an image stream with a guiding stream (depth, structure).
 
-DFormer and VSGNet are built of them. Maps have their channels last here, (N, H, W, C): all layers
-but two are linear in the channels.
+DFormer and VSGNet are built from them. Maps have their channels last here, (N, H, W, C), since all
+layers but two are linear in the channels.
 
 Reference: Yin et al., "DFormer: Rethinking RGBD Representation Learning for Semantic Segmentation",
 ICLR 2024, arXiv 2309.09668, section 3.1.
@@ -20,23 +20,19 @@ QUERY_GRID = 7
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation of the last axis, eps 1e-6.
-
-    Args:
-        channels: C.
-    """
+    """Layer normalisation of the last axis, eps 1e-6."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-6)
 
 
 class PooledQueryAttention(nn.Module):
-    """7×7 queries, pooled from both streams, look at the whole image ("global" half).
+    """Attention of 7×7 queries, pooled from both streams, to the whole image ("global" half).
 
     Args:
         channels: C of the image stream.
         guide_channels: C' of the guiding stream.
-        num_heads: Heads of C / 2 channels together.
+        num_heads: Number of heads, which share C / 2 channels.
 
     Raises:
         ModelError: The heads do not divide C / 2.
@@ -46,20 +42,20 @@ class PooledQueryAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or channels % (2 * num_heads):
             raise ModelError(
-                f"{num_heads} heads share half of {channels} channels; choose a number of heads "
-                "whose double divides the channels"
+                f"{num_heads} heads cannot share half of {channels} channels; choose a number of "
+                "heads of which twice as many divide the channels"
             )
         self.num_heads = num_heads
         self.query = nn.Linear(channels + guide_channels, channels // 2)
         self.key_value = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, guide: Tensor, context: Tensor) -> Tensor:
-        """What the queries found, at the size of the map.
+        """Compute the queries' results, resampled to the size of the map.
 
         Args:
             x: Image stream (N, H, W, C), normalised.
             guide: Guiding stream (N, H, W, C'), normalised.
-            context: Where keys and values come from (N, H, W, C).
+            context: Source of keys and values (N, H, W, C).
 
         Returns:
             (N, H, W, C / 2).
@@ -83,7 +79,7 @@ class PooledQueryAttention(nn.Module):
 
 
 class GuidedGate(nn.Module):
-    """The image stream times what a 7×7 neighbourhood of the guide holds ("local" half).
+    """The image stream times weights from a 7×7 neighbourhood of the guide ("local" half).
 
     Args:
         channels: C of the image stream.
@@ -104,17 +100,17 @@ class GuidedGate(nn.Module):
         return gated
 
     def weigh(self, guide: Tensor) -> Tensor:
-        """Factors (N, H, W, C / 2) from the guide (N, H, W, C')."""
+        """Compute weights (N, H, W, C / 2) from the guide (N, H, W, C')."""
         factors: Tensor = self.after(convolve(self.depthwise, self.before(guide)))
         return factors
 
 
 class DepthwiseMlp(nn.Module):
-    """Norm, two linear layers, and between them a 3×3 convolution that knows where a pixel lies.
+    """Norm, two linear layers, and between them a 3×3 convolution that adds positions.
 
     Args:
         channels: C.
-        ratio: Width of the inside, in C.
+        ratio: Hidden width, relative to C.
     """
 
     def __init__(self, channels: int, ratio: int) -> None:
@@ -133,15 +129,15 @@ class DepthwiseMlp(nn.Module):
 
 
 class GuidedBlock(nn.Module):
-    """Attention over both streams, then an MLP on each; every part scaled and beside an identity.
+    """Attention over both streams, then an MLP on each, with layer scale and residuals.
 
     Args:
-        attention: Streams (N, H, W, C), (N, H, W, C') → what is added to each.
+        attention: Streams (N, H, W, C), (N, H, W, C') → update of each.
         channels: C of the image stream.
-        guide_channels: C' of the guiding stream; None leaves that as it is, after the last block.
-        mlp_ratio: Width inside the MLPs.
-        drop_path: Probability that a part is left out of a sample, in training.
-        layer_scale_init: First value of the scales, one per channel.
+        guide_channels: C' of the guiding stream; None leaves it unchanged, for the last block.
+        mlp_ratio: Hidden width of the MLPs, relative to the channels.
+        drop_path: Probability of skipping a branch in training.
+        layer_scale_init: Initial value of layer scales, one per channel.
     """
 
     def __init__(
@@ -167,7 +163,7 @@ class GuidedBlock(nn.Module):
             self.scale_mlp_guide = _scale(guide_channels, layer_scale_init)
 
     def forward(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor]:
-        """Both streams after the block."""
+        """Return both streams after the block."""
         to_x, to_guide = self.attention(x, guide)
         x = x + self._drop(self.scale_attention * to_x)
         x = x + self._drop(self.scale_mlp * self.mlp(x))
@@ -177,7 +173,7 @@ class GuidedBlock(nn.Module):
         return x, guide
 
     def _drop(self, x: Tensor) -> Tensor:
-        """Nothing for some samples; the others grow, so that the mean stays."""
+        """Zero some samples and scale up the others, which keeps the mean."""
         if not (self.training and self.drop_path):
             return x
         keep = 1 - self.drop_path
@@ -186,7 +182,7 @@ class GuidedBlock(nn.Module):
 
 
 def convolve(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution of a map with its channels last (N, H, W, C)."""
+    """Convolve a map with its channels last (N, H, W, C)."""
     result: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
     return result
 

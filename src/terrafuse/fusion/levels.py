@@ -1,8 +1,8 @@
-"""Fusing maps of several modalities level by level, each weighted by where it has data.
+"""Fusion of the maps of several modalities, level by level, weighted by validity.
 
 In the formulas m runs over the modalities, x_m is a map (N, C, h, w) and v_m in [0, 1] its
 validity (N, 1, h, w): the share of the pixel in which the modality has data. Where v_m = 0 the
-modality contributes exactly nothing, whatever its map holds; where no modality has data, y = 0
+modality contributes exactly nothing, whatever its map contains; where no modality has data, y = 0
 before any bias.
 """
 
@@ -22,7 +22,7 @@ class MapFusion(nn.Module, ABC):
     """Maps of one level → one map.
 
     Args:
-        num_modalities: Maps there are.
+        num_modalities: M.
         channels: C, the same for all.
     """
 
@@ -33,7 +33,7 @@ class MapFusion(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, maps: Tensor, validity: Tensor) -> Tensor:
-        """One map.
+        """Fuse the maps to one.
 
         Args:
             maps: (N, M, C, h, w); 0 where the validity is 0.
@@ -45,7 +45,7 @@ class MapFusion(nn.Module, ABC):
 
 
 class SumFusion(MapFusion):
-    """Mean over what is there: y = Σ v_m x_m / Σ v_m."""
+    """Mean over the modalities present: y = Σ v_m x_m / Σ v_m."""
 
     def forward(self, maps: Tensor, validity: Tensor) -> Tensor:
         """Mean over the modalities (N, C, h, w)."""
@@ -53,9 +53,9 @@ class SumFusion(MapFusion):
 
 
 class ConcatFusion(MapFusion):
-    """A linear layer of everything: y = W [v_1 x_1; …; v_M x_M; v_1; …; v_M] + b.
+    """A linear layer over everything: y = W [v_1 x_1; …; v_M x_M; v_1; …; v_M] + b.
 
-    The validities let it tell a missing modality from one whose features are 0.
+    The validities let it distinguish a missing modality from one with features of 0.
     """
 
     def __init__(self, num_modalities: int, channels: int) -> None:
@@ -69,7 +69,7 @@ class ConcatFusion(MapFusion):
 
 
 class GatedFusion(MapFusion):
-    """A mean whose weights are learnt per pixel: y = Σ g_m x_m.
+    """A mean with learned weights per pixel: y = Σ g_m x_m.
 
     g_m = v_m exp(s_m) / Σ v_k exp(s_k) with s = W [v_1 x_1; …; v_M x_M; v_1; …; v_M] + b, (N, M,
     h, w). W and b start at 0, so that training starts from the mean.
@@ -82,9 +82,9 @@ class GatedFusion(MapFusion):
         nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
 
     def gates(self, maps: Tensor, validity: Tensor) -> Tensor:
-        """Weights g (N, M, 1, h, w); they sum to 1 where any modality has data, else to 0."""
+        """Weights g (N, M, 1, h, w), which sum to 1 where any modality has data, else to 0."""
         scores = self.score(_stack(maps, validity)).unsqueeze(2)  # (N, M, 1, h, w)
-        # Only what is present may set the scale of the exponentials, or they could all vanish.
+        # Only modalities present may set the scale of the exponentials, or all could vanish.
         present = scores.masked_fill(validity == 0, -torch.inf)
         top = present.amax(dim=1, keepdim=True).detach()
         top = torch.where(top.isfinite(), top, 0.0)
@@ -96,7 +96,7 @@ class GatedFusion(MapFusion):
 
 
 class LevelFusion(nn.Module):
-    """A `MapFusion` for every level.
+    """A `MapFusion` per level.
 
     Args:
         fusions: One per level, fine → coarse.
@@ -112,7 +112,7 @@ class LevelFusion(nn.Module):
         valid: Sequence[Tensor],
         sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[Tensor]:
-        """Levels of one.
+        """Fuse the levels of all modalities.
 
         Args:
             levels: Per modality, its levels (N, C_l, H, W) of any size over the same ground.
@@ -127,14 +127,14 @@ class LevelFusion(nn.Module):
         for index, (fusion, size) in enumerate(zip(self.fusions, sizes, strict=True)):
             validity = torch.stack([pool_validity(v, size) for v in valid], dim=1)
             maps = torch.stack([resize_map(own[index], size) for own in levels], dim=1)
-            # `where`, not a product: what an absent modality holds may not even be finite.
+            # `where`, not a product: maps of an absent modality may not even be finite.
             maps = torch.where(validity > 0, maps, 0.0)  # (N, M, C, h, w)
             fused.append(fusion(maps, validity.to(maps.dtype)))
         return fused
 
 
 def pool_validity(valid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Share of valid pixels in each pixel of a map of another size.
+    """Compute the share of valid pixels in each pixel of a map of another size.
 
     Args:
         valid: Bool or [0, 1] (N, 1, H, W).
@@ -147,7 +147,7 @@ def pool_validity(valid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def create_level_fusion(name: str, num_modalities: int, channels: Sequence[int]) -> LevelFusion:
-    """Fusion by its name, with one module per level.
+    """Create a fusion by name, with one module per level.
 
     Args:
         name: One of `FUSIONS`.
@@ -172,11 +172,11 @@ def _shares(weights: Tensor) -> Tensor:
 
 
 def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map (N, C, H, W) at another size, without aliasing where it shrinks."""
+    """Resize a map (N, C, H, W), with antialiasing where it shrinks."""
     if x.shape[-2:] == size:
         return x
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
-    wide = x.float() if shrinks else x  # antialiasing knows no half precision on every device
+    wide = x.float() if shrinks else x  # antialiasing lacks half precision on some devices
     resized = F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=shrinks)
     return resized.to(x.dtype)
 

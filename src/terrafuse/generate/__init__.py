@@ -1,4 +1,4 @@
-"""A second modality out of a photo: segments or depth, by a vision foundation model or without."""
+"""A second modality generated from a photo: segments or depth, with or without a model."""
 
 from terrafuse.generate.depth import DepthGenerator
 from terrafuse.generate.generators import Generator, Maker

@@ -1,4 +1,4 @@
-"""Depth of single windows, known up to scale and shift each, brought to one level."""
+"""Alignment of per-window depth maps, each known up to scale and shift."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from terrafuse.generate.windows import WindowPlan
 
 Values = NDArray[np.float64]
 
-# Pixels of an overlap that are looked at.
+# Largest number of pixels of an overlap that are compared.
 _SAMPLE = 20_000
 _ROUNDS = 8
-# Pixels further off than this many (robust) standard deviations are left out.
+# Pixels farther off than this many (robust) standard deviations are left out.
 _OUTLIER = 2.5
-# Lines tried for a start, and pixels by which they are judged.
+# Candidate lines for the initial fit, and pixels on which they are scored.
 _LINES, _JUDGES = 200, 2000
-# A spread this small, relative to the values, is rounding.
+# A spread this small, relative to the values, is rounding error.
 _CONSTANT = 1e-6
-# Overlaps whose depths agree less than this say nothing about the scale.
+# Overlaps whose depths correlate less than this say nothing about the scale.
 _LEAST_CORRELATION = 0.2
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Per window a positive factor and a shift.
+    """A positive factor and a shift per window.
 
     Args:
-        scales: Float64 (windows,).
-        shifts: Float64 (windows,).
+        scales: Factors, float64 (windows,).
+        shifts: Shifts, float64 (windows,).
     """
 
     scales: Values
@@ -42,17 +42,17 @@ class Alignment:
 
     @classmethod
     def identity(cls, count: int) -> Alignment:
-        """Leaves every window as it is."""
+        """Return the alignment that leaves every window unchanged."""
         return cls(np.ones(count), np.zeros(count))
 
     def apply(self, number: int, depth: NDArray[np.float32]) -> Values:
-        """Depth of a window on the common level, float64."""
+        """Return a window's depth on the common scale, float64."""
         return np.asarray(depth.astype(np.float64) * self.scales[number] + self.shifts[number])
 
 
 @dataclass(frozen=True)
 class _Link:
-    """What an overlap says: `scale` of the second in units of the first, and a common point."""
+    """Comparison of two overlapping windows: relative scale (first / second) and a common point."""
 
     first: int
     second: int
@@ -63,13 +63,12 @@ class _Link:
 
 
 def align_windows(plan: WindowPlan, load: Callable[[int], NDArray[np.float32]]) -> Alignment:
-    """Least squares over all overlaps at once, so that no error adds up from window to window.
+    """Align by least squares over all overlaps at once: no error accumulates across windows.
 
-    Scales are compared as logarithms: their mean stays 1, and none can shrink to nothing.
+    Scales are fitted as logarithms: their geometric mean stays 1, and none can shrink to 0.
 
     Args:
-        plan: The windows.
-        load: Depth (h, w) of a window, NaN without data.
+        load: Returns the depth (h, w) of a window, NaN without data.
     """
     links = []
     for first, second in plan.pairs():
@@ -103,19 +102,19 @@ def align_windows(plan: WindowPlan, load: Callable[[int], NDArray[np.float32]]) 
 
 
 def fit_line(first: Values, second: Values) -> tuple[float | None, tuple[float, float], float]:
-    """How two depths of the same pixels relate, whatever some of them say.
+    """Fit a line between two depths of the same pixels, robust to outliers.
 
-    Both have noise, hence the line through the centre with the ratio of their spreads as slope
-    (reduced major axis), not a regression of one on the other, which comes out too flat. Pixels far
-    from it are left out, starting from the line that half of them lie nearest to.
+    Both are noisy, hence the line through the centre whose slope is the ratio of their spreads
+    (reduced major axis), not a regression of one on the other, whose slope is too flat. Pixels far
+    from it are left out, starting from the line with the smallest median error.
 
     Args:
         first: Depth (n,).
         second: Depth (n,) in other units.
 
     Returns:
-        Slope of `first` over `second` (None where they do not rise together), the centre of both,
-        and their correlation.
+        Slope of `first` over `second` (None if they do not rise together), the centre of both, and
+        their correlation.
     """
     kept = _start(first, second)
     slope, center, agreement = None, (0.0, 0.0), 0.0
@@ -137,7 +136,7 @@ def fit_line(first: Values, second: Values) -> tuple[float | None, tuple[float, 
 
 
 def _start(first: Values, second: Values) -> NDArray[np.bool_]:
-    """Pixels near a line through two of them, of many tried the one with the least median error."""
+    """Return the pixels near the line through two of them that has the smallest median error."""
     rng = np.random.default_rng(0)
     tried = rng.integers(0, len(first), (_LINES, 2))
     x, y = second[tried], first[tried]
@@ -154,7 +153,7 @@ def _start(first: Values, second: Values) -> NDArray[np.bool_]:
 
 
 def _near(residual: Values, least: float) -> NDArray[np.bool_]:
-    """Which residuals are not outliers; at least half."""
+    """Return the mask of residuals that are not outliers; at least half."""
     size = np.abs(residual)
     return size <= max(_OUTLIER * 1.4826 * float(np.median(size)), least)
 
@@ -174,14 +173,14 @@ def _compare(
 
 
 def _solve(count: int, differences: Sequence[tuple[int, int, float, float]]) -> Values:
-    """Values x (count,) with x[j] − x[i] as near as possible to what is given.
+    """Solve for values x (count,) whose differences x[j] − x[i] best match the given ones.
 
     Args:
-        count: How many.
+        count: Number of values.
         differences: (i, j, x[j] − x[i], weight).
 
     Returns:
-        The values; their mean is 0 within each group that differences connect.
+        The values; their mean is 0 within each group connected by differences.
     """
     values = np.zeros(count)
     if not differences:
@@ -194,7 +193,7 @@ def _solve(count: int, differences: Sequence[tuple[int, int, float, float]]) -> 
     ).tocsc()
     right = np.bincount(j, weights * wanted, count) - np.bincount(i, weights * wanted, count)
     _, groups = connected_components(laplacian, directed=False)
-    fixed = np.unique(groups, return_index=True)[1]  # one of each group stays at 0
+    fixed = np.unique(groups, return_index=True)[1]  # one value of each group is fixed at 0
     free = np.setdiff1d(np.arange(count), fixed)
     values[free] = spsolve(laplacian[free][:, free], right[free])
     means = np.bincount(groups, values) / np.bincount(groups)

@@ -1,4 +1,4 @@
-"""What has been made of single windows, on disk until the whole raster is; and fingerprints."""
+"""On-disk cache of window results, kept until the whole raster is finished; fingerprints."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from terrafuse.writing import written_whole
 
-# Enough for a window and its eight neighbours, with those that are moved back at the end.
+# Enough for a window and its eight neighbours, including those moved back at the end.
 _KEPT = 12
 
 
 def digest_settings(values: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits that differ wherever the values (plain, as for JSON) do."""
+    """Return a fingerprint of plain values (as for JSON): sixteen hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class WindowCache:
-    """Arrays by number of the window, each in a file that is there whole or not at all.
+    """Arrays by window number, each in a file that is written whole or not at all.
 
     Args:
-        folder: Where; made when first written to.
+        folder: Folder of the files; created on first writing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,23 +38,23 @@ class WindowCache:
         self._recent: OrderedDict[int, NDArray[Any]] = OrderedDict()
 
     def path(self, number: int) -> Path:
-        """File of a window."""
+        """Return the file of a window."""
         return self.folder / f"{number:06d}.npz"
 
     def has(self, number: int) -> bool:
-        """Whether the window is there and can be read; what cannot is removed."""
+        """Tell whether a window is cached and readable; remove its file if it is not readable."""
         path = self.path(number)
         if not path.exists():
             return False
         try:
             _read(path)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            path.unlink()  # damaged by a crash of the machine
+            path.unlink()  # damaged by a machine crash
             return False
         return True
 
     def save(self, number: int, values: NDArray[Any]) -> None:
-        """Keep what was made of a window.
+        """Save the result of a window.
 
         Raises:
             OutputError: The disk is full, or fails.
@@ -66,7 +66,7 @@ class WindowCache:
             np.savez_compressed(file, values=values)
 
     def load(self, number: int) -> NDArray[Any]:
-        """What was made of a window; the latest few stay in memory."""
+        """Load the result of a window; the most recent ones stay in memory."""
         if number in self._recent:
             self._recent.move_to_end(number)
         else:
@@ -76,13 +76,13 @@ class WindowCache:
         return self._recent[number]
 
     def remove(self) -> None:
-        """Remove the files."""
+        """Delete all files."""
         self._recent.clear()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _read(path: Path) -> NDArray[Any]:
-    # Opened here: numpy forgets to close what is no archive.
+    # Opened here: numpy does not close a file that is not an archive.
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         values: NDArray[Any] = arrays["values"]
     return values

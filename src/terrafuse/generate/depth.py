@@ -1,4 +1,4 @@
-"""Depth by a model that sees it in a single picture."""
+"""Monocular depth by a foundation model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from terrafuse.generate.generators import Maker, Result
 from terrafuse.generate.models import Model, Precision, load_pipeline, model_note, run_model
 from terrafuse.generate.photos import Picture
 
-#: What a model's numbers are: large where near; metres from the camera; metres above ground.
+#: Meaning of a model's values: large where near; metres from the camera; metres above ground.
 Meaning = Literal["nearness", "distance", "height"]
 MEANINGS = ("nearness", "distance", "height")
 
@@ -23,14 +23,13 @@ _HEIGHT = ("chmv2",)
 
 @dataclass(frozen=True)
 class DepthGenerator:
-    """Depth, high where near: seen from above, roofs over ground.
+    """Generator of depth, high where near: seen from above, roofs are higher than ground.
 
     Args:
-        model: What sees depth.
-        meaning: What its numbers are; None: by its architecture and settings. Distances change
-            their sign. Heights are the same in every window and are not aligned.
-        precision: Of the model's numbers.
-        device: Where it runs.
+        meaning: Meaning of its values; None: from its architecture and settings. The sign of
+            distances is inverted. Heights are absolute in every window and are not aligned.
+        precision: Floating-point type of the model.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda" …
 
     Raises:
         ConfigError: A value is not allowed.
@@ -48,16 +47,16 @@ class DepthGenerator:
 
     @property
     def aligned(self) -> bool:
-        """Whether windows have each their own scale and shift."""
+        """True if each window has its own scale and shift."""
         return self._meaning != "height"
 
     @property
     def unit(self) -> str:
-        """Of what comes out."""
+        """Unit of the generated values."""
         return "relative" if self.aligned else "m"
 
     def describe(self) -> dict[str, Any]:
-        """All that the result depends on beside the photo."""
+        """Return all that the result depends on besides the photo."""
         return {
             "kind": "depth",
             "model": self.model.describe(),
@@ -66,7 +65,7 @@ class DepthGenerator:
         }
 
     def note(self) -> dict[str, Any]:
-        """What else is worth knowing."""
+        """Return further facts for the record."""
         return model_note(self.model, device=self.device, precision=self.precision)
 
     def build(self) -> Maker:
@@ -75,12 +74,12 @@ class DepthGenerator:
         sign = -1 if self._meaning == "distance" else 1
 
         def make(picture: Picture) -> NDArray[np.floating[Any]]:
-            # Not the picture that comes with it: that one has 256 levels.
+            # Not the picture that the pipeline returns as well: it has 256 levels.
             found = run_model(pipeline, picture)["predicted_depth"]
             depth = found.detach().float().cpu().numpy().astype(np.float32)
             if not np.isfinite(depth).all():
                 raise ModelError(
-                    f"model '{self.model.name}' gives depth that is no number, with "
+                    f"model '{self.model.name}' returns depth that is not a number, with "
                     f"{self.precision}; try --precision float32"
                 )
             return np.asarray(sign * depth)

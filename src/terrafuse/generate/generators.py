@@ -1,4 +1,4 @@
-"""What a raster can be made with: generators that any process can follow."""
+"""Generators of rasters: picklable settings that any process can build and run."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 
 from terrafuse.generate.photos import Picture
 
-#: What comes out: numbers of segments, or one value per pixel.
+#: Kind of result: segment numbers, or one depth value per pixel.
 Result = Literal["segments", "depth"]
 
-#: Picture uint8 (h, w, 3) → segments (h, w), whole numbers, 0 = none; or depth (h, w), float32.
+#: Picture uint8 (h, w, 3) → segments (h, w), integers, 0 = none; or depth (h, w), float32.
 Maker = Callable[[Picture], NDArray[np.integer[Any]] | NDArray[np.floating[Any]]]
 
 
 class Generator(Protocol):
-    """How windows are made: settings only, so that it can be sent to other processes."""
+    """Settings by which windows are generated, without state: they can be sent to processes."""
 
     @property
     def result(self) -> Result:
-        """What it makes."""
+        """Kind of result."""
 
     @property
     def aligned(self) -> bool:
-        """Whether windows of depth have each their own scale and shift, to be aligned."""
+        """True if each depth window has its own scale and shift and must be aligned."""
 
     def describe(self) -> dict[str, Any]:
-        """All that the result depends on beside the photo; plain values."""
+        """Return all that the result depends on besides the photo, as plain values."""
 
     def note(self) -> dict[str, Any]:
-        """What else is worth knowing (licence, device); plain values."""
+        """Return further facts for the record (licence, device), as plain values."""
 
     def build(self) -> Maker:
-        """Get ready: load the model."""
+        """Load the model and return the function that generates a window."""

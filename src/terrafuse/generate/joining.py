@@ -1,4 +1,4 @@
-"""Which segments of neighbouring windows are one and the same."""
+"""Joining segments across neighbouring windows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from terrafuse.generate.windows import WindowPlan
 
-# A segment seen whole from both sides is the same where this much of both together is shared.
+# Segments seen whole in both windows are the same if their IoU is at least this.
 _SAME = 0.5
-# A segment that the window cut off goes on in the one that holds this much of what is seen of it.
+# A segment cut off by its window continues in the one that holds this share of its visible part.
 _WITHIN = 0.5
 # Segments this many pixels apart are neighbours: masks often leave a thin gap.
 _GAP_PX = 3
@@ -24,14 +24,14 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Segments:
-    """The segments of all windows, numbered through: `offsets[window] + label`; 0 is none.
+    """Segments of all windows, numbered consecutively: `offsets[window] + label`; 0 is none.
 
     Args:
-        offsets: Int64 (windows + 1,).
-        roots: Per segment the smallest one that it was joined with, int64.
-        areas: Pixels in its own window, int64.
-        owned: Whether it is complete in its window, which holds at least half of it in its core:
-            bool. Such a segment is drawn as a whole, also beyond the core.
+        offsets: First number of each window, int64 (windows + 1,).
+        roots: Per segment, the smallest number it was joined with, int64.
+        areas: Per segment, pixels in its own window, int64.
+        owned: Per segment, bool: complete in its window, with at least half of it in the window's
+            core. Such a segment is drawn whole, also beyond the core.
         shown: Number of segments, after joining, with a pixel in the core of a window.
     """
 
@@ -43,11 +43,10 @@ class Segments:
 
 
 def join_segments(plan: WindowPlan, load: Load) -> Segments:
-    """Find the segments that several windows see.
+    """Join the segments that several windows see.
 
     Args:
-        plan: The windows.
-        load: Map of segments (h, w) of a window, 0 = none.
+        load: Returns the segment map (h, w) of a window, 0 = none.
     """
     areas, owned, in_core = [np.zeros(1, np.int64)], [np.zeros(1, bool)], [np.zeros(1, bool)]
     offsets = [0]
@@ -73,13 +72,13 @@ def join_segments(plan: WindowPlan, load: Load) -> Segments:
 
 
 class UnionFind:
-    """Numbers 0 to `size` − 1 in sets; each is known by its smallest number."""
+    """Disjoint sets of the numbers 0 to `size` − 1; the root of each is its smallest number."""
 
     def __init__(self, size: int) -> None:
         self._parent = np.arange(size, dtype=np.int64)
 
     def find(self, number: int) -> int:
-        """The smallest number of its set."""
+        """Return the smallest number in the set of `number`."""
         parent = self._parent
         while parent[number] != number:
             parent[number] = parent[parent[number]]
@@ -87,13 +86,13 @@ class UnionFind:
         return number
 
     def join(self, a: int, b: int) -> None:
-        """Make one set of two."""
+        """Merge the sets of two numbers."""
         first, second = sorted((self.find(a), self.find(b)))
         self._parent[second] = first
 
     def roots(self) -> Numbers:
-        """Per number the smallest of its set."""
-        # A parent is never larger than its child, hence a few rounds reach the end.
+        """Return the smallest number in the set of every number."""
+        # A parent is never larger than its child, hence a few rounds suffice.
         roots = self._parent
         while not np.array_equal(roots, roots[roots]):
             roots = roots[roots]
@@ -103,17 +102,17 @@ class UnionFind:
 def match(
     first: NDArray[np.integer], second: NDArray[np.integer], *, stacked: bool
 ) -> list[tuple[int, int]]:
-    """Segments that two windows share.
+    """Match the segments of two overlapping windows.
 
-    Two are the same if they share half of what both cover. A segment that touches the end of its
-    window is but a part: it goes on in the segment of the other window that holds half of what is
-    seen of it. A segment takes several such parts, if they do not lie side by side: those the other
-    window has told apart.
+    Two are the same if their intersection is at least half of their union. A segment that touches
+    its window's border is only a part: it continues in the segment of the other window that holds
+    half of its visible part. A segment may take several such parts unless they are adjacent: those
+    have been separated by the other window.
 
     Args:
-        first: Map of segments (h, w) of the left or upper window, on the pixels that both have.
-        second: That of the right or lower window.
-        stacked: Whether one lies above the other.
+        first: Segment map (h, w) of the left or upper window, on the shared pixels.
+        second: Segment map (h, w) of the right or lower window, on the same pixels.
+        stacked: True: `first` lies above `second`; False: to its left.
 
     Returns:
         Pairs (number in `first`, number in `second`).
@@ -128,7 +127,7 @@ def match(
     part |= np.isin(b, begun) & (counts >= _WITHIN * sizes[1][b])
     apart = _touching_pairs(first), _touching_pairs(second)
     of_first, of_second = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
-    order = np.lexsort((b, a, -counts, ~same))  # the same ones first, then the largest parts
+    order = np.lexsort((b, a, -counts, ~same))  # identical ones first, then the largest parts
     for n in order[(same | part)[order]]:
         x, y = int(a[n]), int(b[n])
         rivals = [p for p in of_second[y] if (min(p, x), max(p, x)) in apart[0]]
@@ -142,7 +141,7 @@ def match(
 def _measure(
     plan: WindowPlan, number: int, labels: NDArray[np.integer]
 ) -> tuple[Numbers, NDArray[np.bool_], NDArray[np.bool_]]:
-    """Per segment of a window: area, whether it is owned, whether it has pixels in the core."""
+    """Measure a window's segments: area, whether owned, whether any pixel is in the core."""
     count = int(labels.max(initial=0))
     area = np.bincount(labels.ravel(), minlength=count + 1)
     core = labels[plan.cores[number].slices(plan.windows[number])]
@@ -164,7 +163,7 @@ def _shared(
 def _count_pairs(
     first: NDArray[np.integer], second: NDArray[np.integer]
 ) -> tuple[Numbers, Numbers]:
-    """Pairs of segments (n, 2) that share pixels, and how many (n,)."""
+    """Return pairs of segments (n, 2) that share pixels, and the number of these (n,)."""
     both = (first > 0) & (second > 0)
     base = int(second.max(initial=0)) + 1
     keys = first[both].astype(np.int64) * base + second[both]
@@ -173,7 +172,7 @@ def _count_pairs(
 
 
 def _touching_pairs(labels: NDArray[np.integer]) -> set[tuple[int, int]]:
-    """Pairs (smaller, larger) of segments with nothing but a thin gap between them."""
+    """Return pairs (smaller, larger) of segments separated by at most a thin gap."""
     base = int(labels.max(initial=0)) + 1
     found = [np.empty(0, np.int64)]
     for grid in (labels.astype(np.int64), labels.T.astype(np.int64)):

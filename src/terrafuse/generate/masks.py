@@ -1,4 +1,4 @@
-"""Segments by a model that finds masks of everything: SAM, SAM-HQ, SAM 2, SAM 3's tracker."""
+"""Segments by automatic mask generation: SAM, SAM-HQ, SAM 2, SAM 3's tracker."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from terrafuse.generate.segments import paint
 
 @dataclass(frozen=True)
 class MaskGenerator:
-    """Automatic masks: the model is asked at the points of a grid.
+    """Generator of automatic masks: the model is prompted with a grid of points.
 
     Args:
-        model: What finds masks.
-        points: Points per side of a window.
-        iou: Least quality that the model itself predicts for a mask; 0 keeps all.
-        stability: Least overlap of a mask drawn with a lower and a higher threshold; 0 keeps all.
+        points: Prompt points per side of a window.
+        iou: Smallest mask quality (IoU) predicted by the model itself; 0 keeps all.
+        stability: Smallest IoU of a mask under a lower and a higher threshold; 0 keeps all.
         nms: Of masks whose boxes overlap more than this (IoU), only the best is kept.
         min_area: Masks of fewer pixels are left out.
-        points_per_batch: Points at a time: costs memory, and changes nothing else.
-        precision: Of the model's numbers.
-        device: Where it runs.
+        points_per_batch: Points prompted at once; affects memory only.
+        precision: Floating-point type of the model.
+        device: "auto" (the first GPU, if there is one), "cpu", "cuda" …
 
     Raises:
         ConfigError: A value is not allowed.
@@ -61,7 +60,7 @@ class MaskGenerator:
                 raise ConfigError(f"{name} is {value}; allowed are numbers {allowed}")
 
     def describe(self) -> dict[str, Any]:
-        """All that the result depends on beside the photo."""
+        """Return all that the result depends on besides the photo."""
         return {
             "kind": "sam",
             "model": self.model.describe(),
@@ -74,7 +73,7 @@ class MaskGenerator:
         }
 
     def note(self) -> dict[str, Any]:
-        """What else is worth knowing."""
+        """Return further facts for the record."""
         return model_note(self.model, device=self.device, precision=self.precision)
 
     def build(self) -> Maker:

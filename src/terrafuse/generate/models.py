@@ -39,16 +39,16 @@ _FETCH = "Fetch it where there is a network (hf download {0} --local-dir FOLDER)
 
 @dataclass(frozen=True)
 class Model:
-    """A model that has been found and suits its task; not loaded.
+    """A model that exists and suits its task, not yet loaded.
 
     Args:
         source: Folder or hub id to load it from.
         name: Name of the folder, or hub id.
-        revision: Commit on the hub; of a folder the SHA-256 of its files.
-        architecture: As transformers calls it ("sam2").
-        licence: As its card says; "unknown" where that is not there.
-        task: What it is for.
-        metric: Whether its depth is in metres, as far as its settings tell.
+        revision: Commit on the hub; for a folder, the SHA-256 of its files.
+        architecture: Model type in transformers ("sam2").
+        licence: Licence on its model card; "unknown" without one.
+        task: Pipeline task of transformers.
+        metric: True if its settings say that its depth is in metres.
     """
 
     source: str
@@ -60,20 +60,20 @@ class Model:
     metric: bool = False
 
     def describe(self) -> dict[str, str]:
-        """What decides what it gives."""
+        """Return all that its results depend on."""
         return {"name": self.name, "revision": self.revision, "architecture": self.architecture}
 
 
 def find_model(source: str, task: Task) -> Model:
-    """Look whether a model is there and can do what is asked, without loading its weights.
+    """Check that a model exists and suits the task, without loading its weights.
 
     Args:
-        source: A folder, or a hub id "owner/name", also "owner/name@revision".
-        task: What it is for.
+        source: A folder, or a hub id "owner/name" or "owner/name@revision".
+        task: Pipeline task of transformers.
 
     Raises:
         WeightsNotFoundError: No such folder, no weights in it, or the hub cannot be reached.
-        ModelError: The model is for something else.
+        ModelError: The model is made for another task.
         MissingDependencyError: transformers is not installed.
     """
     folder = Path(source).expanduser()
@@ -83,8 +83,8 @@ def find_model(source: str, task: Task) -> Model:
         wanted, revision = str(folder), ""
     elif not _HUB_ID.fullmatch(wanted):
         raise WeightsNotFoundError(
-            f"there is no folder '{source}', and a model on the hub is called 'owner/name'. Give "
-            "either: the folder has config.json, *.safetensors and a processor's .json"
+            f"there is no folder '{source}', and a model on the hub is named 'owner/name'. Give "
+            "either; the folder must hold config.json, *.safetensors and a processor's .json"
         )
     config = _read_config(wanted, revision or None)
     architecture = str(config.model_type)
@@ -102,13 +102,13 @@ def find_model(source: str, task: Task) -> Model:
 
 
 def load_pipeline(model: Model, *, precision: Precision, device: str) -> Any:
-    """The pipeline of transformers, with all weights of the model.
+    """Load the transformers pipeline with all weights of the model.
 
     Raises:
         WeightsMismatchError: Weights are missing.
-        WeightsError: They are damaged, or the processor is not there.
-        MissingDependencyError: A package is missing that the model needs.
-        ConfigError: The device is not there.
+        WeightsError: Weights are damaged, or the processor is missing.
+        MissingDependencyError: A package that the model needs is missing.
+        ConfigError: The device does not exist.
     """
     import transformers
 
@@ -133,13 +133,13 @@ def load_pipeline(model: Model, *, precision: Precision, device: str) -> Any:
 
 
 def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
-    """What a pipeline says of a picture (h, w, 3).
+    """Run a pipeline on a picture (h, w, 3).
 
     Raises:
         ModelError: There is too little memory.
     """
     try:
-        # Depth that is the same everywhere divides by zero in a picture that we do not use.
+        # Constant depth divides by zero in the pipeline's picture, which is not used here.
         with torch.inference_mode(), np.errstate(invalid="ignore", divide="ignore"):
             return pipeline(Image.fromarray(picture), **options)
     except torch.OutOfMemoryError as error:
@@ -150,7 +150,7 @@ def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
 
 
 def model_note(model: Model, *, device: str, precision: Precision) -> dict[str, Any]:
-    """What else is worth knowing of what a model made."""
+    """Return facts about a model and its run, for the record."""
     import transformers
 
     return {
@@ -164,13 +164,13 @@ def model_note(model: Model, *, device: str, precision: Precision) -> dict[str, 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise WeightsNotFoundError(
-            f"'{folder}' is no folder of a model: config.json is not in it. Give the folder that "
+            f"'{folder}' is not a model folder: it holds no config.json. Give the folder that "
             "save_pretrained or hf download wrote"
         )
     if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
         raise WeightsNotFoundError(
-            f"'{folder}' has no weights (*.safetensors). The download was interrupted, or fetched "
-            "pointers only: fetch it again"
+            f"'{folder}' has no weights (*.safetensors). The download was interrupted or fetched "
+            "pointers only; fetch it again"
         )
 
 
@@ -197,13 +197,13 @@ def _check_task(source: str, architecture: str, task: Task) -> None:
     kind = {"mask-generation": "sam", "depth-estimation": "depth"}
     hint = f". Did you mean --kind {kind[other]}?" if other else ""
     raise ModelError(
-        f"model '{source}' is a '{architecture}', which makes no {_NEEDED[task]}; allowed are "
+        f"model '{source}' is a '{architecture}', which returns no {_NEEDED[task]}; allowed are "
         f"{', '.join(sorted(known[task]))}{hint}"
     )
 
 
 def _to_float(_network: Any, _inputs: Any, output: Any) -> Any:
-    """What a model of half precision gives, for pipelines that expect single precision."""
+    """Convert half-precision outputs for pipelines that expect single precision."""
     for key, value in output.items():
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             output[key] = value.float()
@@ -252,7 +252,7 @@ def _read_licence(source: str, revision: str, local: bool) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither progress bars nor advice of transformers."""
+    """Silence transformers: no progress bars, no advice."""
     from transformers.utils import logging
 
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -268,7 +268,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(source: str, local: bool) -> Iterator[None]:
-    """Failures of loading, which come from several libraries, as ours."""
+    """Translate loading failures of several libraries into terrafuse errors."""
     try:
         yield
     except (WeightsError, ModelError, ConfigError):

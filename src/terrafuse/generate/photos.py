@@ -1,4 +1,4 @@
-"""What a vision model is shown: three bands of a raster as an 8-bit picture."""
+"""Photos: three bands of a raster, rendered as 8-bit pictures for vision models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from terrafuse.errors import BandError, ConfigError, DataError
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window, blocks
 
-# What is read at once while going through a photo. (The digest depends on it.)
+# Side of the blocks in which a photo is read. (The digest depends on it.)
 _BLOCK = 1024
 _RESERVOIR = 1 << 16
 _PERCENTILES = (2, 98)
-# What is this many times as bright as the typical pixel is white; at least this share of the range.
+# White is this many times the median brightness, and at least this share of the range.
 _WHITE, _LEAST_WHITE = 4, 0.2
 #: Longer side of previews.
 PREVIEW_PX = 1024
@@ -34,10 +34,10 @@ class Photo:
     """Three bands of a raster on its own grid.
 
     Args:
-        name: Names the photo: in file names, and colours of its segments are drawn by it.
-        scene: Holds its modality alone.
-        channels: Which bands are red, green and blue, from 0 on.
-        limits: Per channel, values shown as 0 and 255; None: values are 0 to 255 already.
+        name: Name of the photo, used in file names and as the seed of segment colours.
+        scene: Scene that holds the photo's modality alone.
+        channels: Indices of red, green and blue, from 0.
+        limits: Per channel, values rendered as 0 and 255; None: values are 0 to 255 already.
     """
 
     name: str
@@ -47,22 +47,22 @@ class Photo:
 
     @property
     def modality(self) -> Modality:
-        """Whose bands these are."""
+        """Modality of the photo."""
         return self.scene.modalities[0]
 
     @property
     def is_8bit(self) -> bool:
-        """Whether the files hold bytes without scale, which need no stretch."""
+        """True if the files hold unscaled bytes, which need no stretch."""
         return all(
             set(file.dtypes) == {"uint8"} and set(file.scales) == {1} and set(file.offsets) == {0}
             for file in self.scene.files[self.modality.name]
         )
 
     def read(self, window: Window) -> tuple[Picture, NDArray[np.bool_]]:
-        """A window as the model sees it.
+        """Read a window as the model sees it.
 
         Returns:
-            Uint8 (h, w, 3), 0 without data; bool (h, w), where all three bands have data.
+            Picture, uint8 (h, w, 3), 0 without data; bool (h, w), true where all bands have data.
         """
         image, valid = self.read_values(window)
         if self.limits is not None:
@@ -73,7 +73,7 @@ class Photo:
         return np.ascontiguousarray(np.moveaxis(np.rint(shown).astype(np.uint8), 0, -1)), valid
 
     def read_values(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Values (3, h, w) as in the files, and where all three have data (h, w)."""
+        """Read the files' values (3, h, w), and the mask (h, w) where all three have data."""
         sample = self.scene.read(window, labels=False)
         image = sample.images[self.modality.name].numpy()[list(self.channels)]
         return image, np.asarray(np.isfinite(image).all(axis=0))
@@ -81,12 +81,12 @@ class Photo:
 
 @dataclass(frozen=True)
 class PhotoSummary:
-    """What going through a photo once has told.
+    """Digest, limits and preview of a photo, from one pass over it.
 
     Args:
         photo: The photo with its limits.
         digest: SHA-256 of grid, values and valid pixels.
-        preview: The photo made small, uint8 (h, w, 3).
+        preview: Reduced picture, uint8 (h, w, 3).
         step: Every `step`-th pixel is in the preview.
     """
 
@@ -103,17 +103,16 @@ def open_photo(
     rules: ReadingRules,
     channels: tuple[int, int, int],
 ) -> Photo:
-    """A photo on the grid of its own files.
+    """Open a photo on the grid of its own files.
 
     Args:
-        name: Of the photo.
-        modality: Its bands.
-        files: Its files, whose bands follow one another.
-        rules: How they are read; a rescaled modality is read as it is.
-        channels: Which bands are red, green and blue, from 0 on.
+        modality: Modality that holds its bands.
+        files: Files whose bands are concatenated.
+        rules: Reading rules; rescaling is ignored.
+        channels: Indices of red, green and blue, from 0.
 
     Raises:
-        DataError: A file is missing, or no raster, or has other bands.
+        DataError: A file is missing, not a raster, or has other bands.
     """
     plain = replace(modality, scale=1.0)
     scene = scene_from_rasters(
@@ -128,13 +127,13 @@ def open_photo(
 def choose_channels(
     modality: Modality, rgb: tuple[int, int, int] | None = None
 ) -> tuple[int, int, int] | None:
-    """Which bands of a modality are red, green and blue, from 0 on; None if that is not known.
+    """Return the indices of red, green and blue, from 0; None if unknown.
 
     By the names red, green, blue (or r, g, b), else by wavelength.
 
     Args:
-        modality: The modality.
-        rgb: Said by the user, from 1 on.
+        modality: Modality whose bands are searched.
+        rgb: Band numbers given by the user, from 1.
 
     Raises:
         BandError: There is no such band.
@@ -150,21 +149,20 @@ def choose_channels(
 
 
 def require_channels(modality: Modality, rgb: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """As `choose_channels`, where a photo is needed.
+    """Return the indices of red, green and blue like `choose_channels`, or refuse the modality.
 
     Raises:
-        BandError: The modality is no photo, or which of its bands are red, green and blue is not
-            known.
+        BandError: The modality is not a photo, or its red, green and blue bands are unknown.
     """
     if modality.kind not in ("optical", "other"):
         raise BandError(
-            f"modality '{modality.name}' is of kind '{modality.kind}'; vision models look at "
+            f"modality '{modality.name}' is of kind '{modality.kind}'; vision models need "
             "photos: choose an optical modality with red, green and blue"
         )
     channels = choose_channels(modality, rgb)
     if channels is None:
         raise BandError(
-            f"which bands of modality '{modality.name}' are red, green and blue is not known; it "
+            f"the red, green and blue bands of modality '{modality.name}' are unknown; it "
             f"has {', '.join(modality.bands)}. Name them so, give wavelengths_um, or say which "
             "they are: --rgb 3 2 1"
         )
@@ -172,10 +170,10 @@ def require_channels(modality: Modality, rgb: tuple[int, int, int] | None) -> tu
 
 
 def find_photo_modality(modalities: Sequence[Modality]) -> Modality:
-    """The only modality with red, green and blue.
+    """Find the only modality with red, green and blue.
 
     Raises:
-        ConfigError: There is none, or several.
+        ConfigError: There is none, or there are several.
     """
     found = [m for m in modalities if m.kind == "optical" and choose_channels(m) is not None]
     if len(found) == 1:
@@ -189,10 +187,10 @@ def find_photo_modality(modalities: Sequence[Modality]) -> Modality:
 
 
 def summarize_photo(photo: Photo) -> PhotoSummary:
-    """Go through a photo once: its digest, its limits, and a preview.
+    """Compute digest, limits and preview of a photo in one pass.
 
     Raises:
-        DataError: It has no pixel with data, or cannot be read.
+        DataError: The photo has no pixel with data, or cannot be read.
     """
     grid = photo.scene.grid
     step = -(-max(grid.height, grid.width) // PREVIEW_PX)
@@ -217,10 +215,10 @@ def summarize_photo(photo: Photo) -> PhotoSummary:
 
 
 def _limits(reservoirs: Sequence[Reservoir]) -> tuple[tuple[float, float], ...]:
-    """Per band its 2nd percentile, and the 98th or what the eye takes for white before it.
+    """Return display limits per band: the 2nd percentile, and the 98th or a lower white point.
 
-    Clouds and snow push the upper percentile so far up that the ground would be nearly black. The
-    factor is common to the bands, so that colours keep their balance.
+    Clouds and snow raise the upper percentile so far that the ground would be nearly black. The
+    white point's factor is common to all bands, so that colours keep their balance.
     """
     values = [reservoir.items.astype(np.float64) for reservoir in reservoirs]
     pairs = [np.percentile(band, _PERCENTILES) for band in values]
@@ -247,7 +245,7 @@ def _picture(small: NDArray[np.float32], limits: tuple[tuple[float, float], ...]
 
 
 def describe_photo(found: PhotoSummary) -> dict[str, Any]:
-    """What to note of a photo beside what was made of it."""
+    """Return the facts about a photo for the record of a raster made from it."""
     photo = found.photo
     files = photo.scene.files[photo.modality.name]
     return {

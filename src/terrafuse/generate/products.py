@@ -1,4 +1,4 @@
-"""Generated rasters on disk, with everything that belongs to them, whole or not at all."""
+"""Generated rasters on disk with all their accompanying files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
+from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -34,17 +34,13 @@ _GUTTER_PX = 8
 
 @dataclass(frozen=True)
 class RasterFiles:
-    """What lies beside a generated raster.
-
-    Args:
-        raster: The GeoTIFF.
-    """
+    """Paths of a generated raster (GeoTIFF) and the files beside it."""
 
     raster: Path
 
     @property
     def record(self) -> Path:
-        """What it was made of and with, JSON."""
+        """Record of its photo, settings and result, JSON."""
         return self.raster.with_suffix(".json")
 
     @property
@@ -59,11 +55,11 @@ class RasterFiles:
 
     @property
     def partial(self) -> Path:
-        """Folder of the windows while the raster is not finished."""
+        """Folder of finished windows until the raster is complete."""
         return self.raster.with_suffix(".partial")
 
     def read_record(self) -> dict[str, Any] | None:
-        """The record in the raster; None where there is no raster, or one of somebody else."""
+        """Read the record in the raster; None without a raster, or if it is not terrafuse's."""
         if not self.raster.exists():
             return None
         pool.forget(gdal_path(str(self.raster)))
@@ -76,16 +72,13 @@ class RasterFiles:
 
 
 class RasterWriter:
-    """A tiled GeoTIFF of one band that is filled from top to bottom.
+    """Writer of a tiled one-band GeoTIFF that is filled from top to bottom.
 
-    Blocks are written once, when all their rows are there: their bytes do not depend on how the
+    Blocks are written once, when all their rows have arrived: their bytes do not depend on how the
     rows arrive.
 
     Args:
-        path: File to make.
-        grid: Its grid.
-        dtype: Of its values.
-        nodata: Value without data.
+        nodata: Value of pixels without data.
     """
 
     def __init__(self, path: Path, grid: Grid, dtype: str, nodata: float) -> None:
@@ -101,7 +94,7 @@ class RasterWriter:
             )  # fmt: skip
 
     def write(self, rows: NDArray[Any]) -> None:
-        """Add the next rows (n, width)."""
+        """Write the next rows (n, width)."""
         self._waiting.append(rows)
         if sum(map(len, self._waiting)) >= _BLOCK:
             rows = np.concatenate(self._waiting)
@@ -110,11 +103,10 @@ class RasterWriter:
             self._waiting = [rows[whole:].copy()]
 
     def finish(self, tags: Mapping[str, str], *, smooth: bool) -> None:
-        """Complete the file, check that it is on disk, and add overviews.
+        """Complete the file, verify it on disk, and add overviews.
 
         Args:
-            tags: Its tags.
-            smooth: Whether values between two others mean something.
+            smooth: True: values are continuous and may be averaged in overviews.
         """
         if self._waiting and len(self._waiting[-1]):
             self._flush(np.concatenate(self._waiting))
@@ -122,13 +114,13 @@ class RasterWriter:
         with _failures(), _without_georeference():
             self._dataset.update_tags(**tags)
             self._dataset.close()
-            # GDAL writes the last kilobytes on closing and is silent when that fails.
+            # GDAL writes the last kilobytes on closing and does not report failures.
             if self._read_crc() != self._crc:
                 raise OSError(f"{self.path.name} is not on disk as it was written (disk full?)")
             self._add_overviews(Resampling.average if smooth else Resampling.nearest)
 
     def close(self) -> None:
-        """Give up what was not finished."""
+        """Discard what was not finished."""
         self._dataset.close()
 
     def _flush(self, rows: NDArray[Any]) -> None:
@@ -157,7 +149,7 @@ class RasterWriter:
 
 
 def move_side_car(partial: Path, raster: Path) -> None:
-    """Take along what GDAL could not write into the file (a CRS beyond GeoTIFF's keys)."""
+    """Move GDAL's side-car file, which holds e.g. a CRS that GeoTIFF keys cannot express."""
     own, target = (path.with_name(f"{path.name}.aux.xml") for path in (partial, raster))
     target.unlink(missing_ok=True)
     if own.exists():
@@ -165,13 +157,13 @@ def move_side_car(partial: Path, raster: Path) -> None:
 
 
 def save_preview(path: Path, photo: Picture, made: Picture) -> None:
-    """Two pictures of one height (h, w, 3) side by side, as PNG."""
+    """Save two pictures (h, w, 3) of equal height side by side, as PNG."""
     gutter = np.full((len(photo), _GUTTER_PX, 3), 255, np.uint8)
     Image.fromarray(np.concatenate([photo, gutter, made], axis=1)).save(path, format="PNG")
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """A record as a file that people read."""
+    """Write a record as readable JSON."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -181,7 +173,7 @@ Preview = Callable[[NDArray[np.float32]], Picture]
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Failures of GDAL as those of a file; rasterio raises SystemError where GDAL says nothing."""
+    """Report GDAL failures as OSError; rasterio raises SystemError if GDAL gives no reason."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, SystemError) as error:
@@ -190,7 +182,7 @@ def _failures() -> Iterator[None]:
 
 @contextmanager
 def _without_georeference() -> Iterator[None]:
-    """A photo without CRS gives a raster without CRS; that needs no warning."""
+    """Silence rasterio's warning: a photo without CRS gives a raster without CRS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

@@ -1,4 +1,4 @@
-"""What goes into a raster, strip by strip, and what is learnt of it on the way."""
+"""Rasterizers: strips of a generated raster, and statistics collected on the way."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ from terrafuse.samples import Window
 
 _RESERVOIR = 1 << 16
 _PERCENTILES = (2, 98)
-# Columns of a strip that are looked at together.
+# Columns of a strip that are processed together.
 _COLUMNS = 2048
 
 
 class SegmentRasterizer:
-    """Segments, numbered from 1 on; 0 is in none.
+    """Rasterizer of segments, numbered from 1; 0 = in no segment.
 
     Args:
-        found: The photo.
-        plan: Its windows.
-        cache: Segments of each.
+        cache: Segment map of each window.
     """
 
     smooth = False
@@ -47,7 +45,7 @@ class SegmentRasterizer:
         self._counts = np.zeros(self._segments.shown + 1, np.int64)
 
     def strips(self) -> Iterator[NDArray[Any]]:
-        """Rows (n, width) from the top."""
+        """Yield rows (n, width) from the top."""
         row = 0
         for strip in stitch_labels(self._plan, self._cache.load, self._segments):
             known = np.empty(strip.shape, bool)
@@ -61,18 +59,18 @@ class SegmentRasterizer:
             row += len(strip)
 
     def result(self) -> dict[str, Any]:
-        """How many segments there are, and the share of the photo that they cover."""
+        """Return the number of segments and the share of the photo that they cover."""
         return {
             "segments": int(np.count_nonzero(self._counts[1:])),
             "covered": float(self._counts[1:].sum() / self._counts.sum()),
         }
 
     def tags(self) -> dict[str, str]:
-        """None of its own."""
+        """Return the tags of the result; segments have none."""
         return {}
 
     def fault(self) -> str:
-        """Whether there is no segment at all."""
+        """Return a warning if there is no segment, else ""."""
         if self._counts[1:].any():
             return ""
         return (
@@ -98,13 +96,11 @@ class SegmentRasterizer:
 
 
 class DepthRasterizer:
-    """Depth, high where near.
+    """Rasterizer of depth, high where near.
 
     Args:
-        found: The photo.
-        plan: Its windows.
-        cache: Depth of each.
-        aligned: Whether windows have each their own scale and shift.
+        cache: Depth of each window.
+        aligned: True: each window has its own scale and shift, which are aligned.
     """
 
     dtype = "float32"
@@ -123,7 +119,7 @@ class DepthRasterizer:
         self._least, self._most = np.inf, -np.inf
 
     def strips(self) -> Iterator[NDArray[Any]]:
-        """Rows (n, width) from the top."""
+        """Yield rows (n, width) from the top."""
         row = 0
         for strip in stitch_depth(self._plan, self._cache.load, self._alignment):
             known = strip[np.isfinite(strip)]
@@ -135,7 +131,7 @@ class DepthRasterizer:
             row += len(strip)
 
     def result(self) -> dict[str, Any]:
-        """Range and percentiles, and how windows were brought together."""
+        """Return range and percentiles of depth, and the range of the windows' scales."""
         low, high = self._limits()
         scales = self._alignment.scales
         return {
@@ -147,11 +143,11 @@ class DepthRasterizer:
         }
 
     def tags(self) -> dict[str, str]:
-        """Between which values to stretch."""
+        """Return the tag with the limits of the display stretch."""
         return {LIMITS_TAG: " ".join(map(repr, self._limits()))}
 
     def fault(self) -> str:
-        """Whether it is the same everywhere."""
+        """Return a warning if depth is constant, else ""."""
         if self._most > self._least:
             return ""
         return f"depth is {self._least:g} everywhere: the model sees none in this photo"

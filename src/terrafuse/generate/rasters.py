@@ -1,4 +1,4 @@
-"""One photo → one raster of segments or depth, in windows, with what belongs to it."""
+"""Generation of one raster of segments or depth from one photo, window by window."""
 
 from __future__ import annotations
 
@@ -33,12 +33,7 @@ from terrafuse.writing import written_whole
 
 @dataclass(frozen=True)
 class PhotoJob:
-    """A photo, and where its raster goes.
-
-    Args:
-        photo: What to look at.
-        files: What to make.
-    """
+    """A photo and the files of its raster."""
 
     photo: Photo
     files: RasterFiles
@@ -46,12 +41,12 @@ class PhotoJob:
 
 @dataclass(frozen=True)
 class WindowedGenerator:
-    """What rasters of a data set are made with: the same for all of them.
+    """Generator and windows, the same for all rasters of a dataset.
 
     Args:
-        generator: How a window is made.
+        generator: Generator of single windows.
         size: Side of the windows in pixels.
-        overlap: Pixels that windows share.
+        overlap: Smallest number of pixels that neighbours share.
     """
 
     generator: Generator
@@ -60,7 +55,7 @@ class WindowedGenerator:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that decides what comes out, beside the photo."""
+        """All that the result depends on besides the photo."""
         return self.generator.describe() | {"window": self.size, "overlap": self.overlap}
 
     @property
@@ -69,7 +64,7 @@ class WindowedGenerator:
         return digest_settings(self.settings)
 
     def plan(self, photo: Photo) -> WindowPlan:
-        """The windows of a photo.
+        """Plan the windows of a photo.
 
         Raises:
             ConfigError: The overlap does not suit the windows.
@@ -80,12 +75,12 @@ class WindowedGenerator:
 
 @dataclass(frozen=True)
 class Generated:
-    """What came of a job.
+    """Result of a job.
 
     Args:
         raster: The GeoTIFF.
-        skipped: Whether it was there already.
-        record: What it was made of and with, and what is in it.
+        skipped: True if it existed already.
+        record: Its photo, settings and result.
     """
 
     raster: Path
@@ -94,10 +89,11 @@ class Generated:
 
 
 def refuse_other_settings(files: RasterFiles, settings: Mapping[str, Any], overwrite: bool) -> None:
-    """Stop before work begins where a raster is there that was made otherwise.
+    """Refuse, before work begins, an existing raster made with other settings.
 
     Raises:
-        OutputError: Names what differs; or the file is somebody else's, which stays in any case.
+        OutputError: Settings differ and are named; or the file is not terrafuse's, which is never
+            replaced.
     """
     if not files.raster.exists():
         return
@@ -112,7 +108,7 @@ def refuse_other_settings(files: RasterFiles, settings: Mapping[str, Any], overw
         raise OutputError(
             f"'{files.raster}' exists and was made with other settings: {'; '.join(different)}. "
             "Train and map with rasters of one model and its settings: repeat these, choose "
-            "another --out, or make all of them anew with --overwrite"
+            "another --out, or make all of them again with --overwrite"
         )
 
 
@@ -125,20 +121,18 @@ def generate_raster(
     overwrite: bool = False,
     report: Callable[[], None] = lambda: None,
 ) -> Generated:
-    """Make the raster of a photo, unless it is there already.
+    """Generate the raster of a photo, unless it exists already.
 
-    Windows that an interrupted call has left are used; the result is the same to the byte.
+    Finished windows of an interrupted call are reused; the result is identical to the byte.
 
     Args:
-        job: What to make.
-        windowed: With what.
-        runner: Makes the windows.
-        preview: Shows the result.
-        overwrite: Whether a raster made otherwise is replaced.
+        job: Photo and files of its raster.
+        preview: Renders the result as a picture.
+        overwrite: True: replace a raster made with other settings, or before the photo changed.
         report: Called once per window of the photo.
 
     Raises:
-        OutputError: A raster is there that was made otherwise, or the disk is full.
+        OutputError: A raster with other settings exists, or the disk is full.
         DataError: The photo has no data, or cannot be read.
         ModelError: The model fails.
     """
@@ -153,8 +147,8 @@ def generate_raster(
         return Generated(job.files.raster, True, record)
     if record is not None and not overwrite:
         raise OutputError(
-            f"'{job.files.raster}' was made of another state of photo '{job.photo.name}', which "
-            "has changed since. Make it anew with --overwrite"
+            f"'{job.files.raster}' was made from another state of photo '{job.photo.name}', which "
+            "has changed since. Make it again with --overwrite"
         )
     cache = WindowCache(job.files.partial / wanted)
     numbers = [n for n in range(len(plan.windows)) if not cache.has(n)]
@@ -186,7 +180,7 @@ def _put_together(
     record: dict[str, Any],
     preview: Preview,
 ) -> None:
-    """Write the raster and what lies beside it, and add to the record what it holds."""
+    """Write the raster and the files beside it, and add the result to the record."""
     plan, generator = windowed.plan(found.photo), windowed.generator
     rasterizer = (
         SegmentRasterizer(found, plan, cache)
@@ -196,7 +190,7 @@ def _put_together(
     beside = [files.record, files.preview]
     if isinstance(rasterizer, SegmentRasterizer):
         beside.insert(0, files.colors)
-    # The raster moves last: where it is, the others are.
+    # The raster is moved last: if it exists, so do the others.
     with written_whole(*beside, files.raster) as (*others, record_path, preview_path, raster):
         grid = found.photo.scene.grid
         with closing(RasterWriter(raster, grid, rasterizer.dtype, rasterizer.nodata)) as writer:
@@ -213,14 +207,14 @@ def _put_together(
             rasterizer.save_colors(others[0])
         write_json(record_path, record)
         save_preview(preview_path, found.preview, preview(rasterizer.small))
-        files.raster.unlink(missing_ok=True)  # it does not suit the new ones beside it
+        files.raster.unlink(missing_ok=True)  # the old one does not match the new files beside it
         move_side_car(raster, files.raster)
     if rasterizer.fault():
         warnings.warn(f"photo '{found.photo.name}': {rasterizer.fault()}", stacklevel=2)
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, as "key: before, now"."""
+    """List the settings that differ, as "key was before, is now"."""
     old, new = _flatten(before), _flatten(now)
     return [
         f"{key} was {old.get(key, 'not set')}, is {new.get(key, 'not set')}"

@@ -1,4 +1,4 @@
-"""Windows → one raster, strip by strip from the top."""
+"""Stitching windows into one raster, strip by strip from the top."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from terrafuse.generate.joining import Load, Segments
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.samples import Window
 
-# Rows of depth that are put together at once.
+# Rows of depth that are stitched at once.
 _ROWS = 512
 
 
 def stitch_labels(plan: WindowPlan, load: Load, segments: Segments) -> Iterator[NDArray[np.uint32]]:
-    """The map of segments in strips (rows, width), numbered from 1 on in order of appearance.
+    """Yield the segment map in strips (rows, width), numbered from 1 in order of appearance.
 
-    A segment that is complete in its window is drawn as a whole by the window that holds most of
-    it, the smallest on top; all others up to the middle of the overlaps. Segments that were joined
-    have one number, hence none ends where a window does.
+    A segment that is complete in its window is drawn whole by the window that holds most of it,
+    the smallest on top; all others up to the middle of the overlaps. Joined segments share one
+    number, hence none ends at a window's border.
 
     Args:
-        plan: The windows.
-        load: Map of segments (h, w) of a window, 0 = none.
-        segments: What `join_segments` found.
+        load: Returns the segment map (h, w) of a window, 0 = none.
+        segments: Result of `join_segments`.
 
     Raises:
-        DataError: There are more segments than can be told apart.
+        DataError: There are too many segments for one raster.
     """
     names = np.zeros(len(segments.roots), np.uint32)  # root → number in the raster
     count = 0
@@ -49,14 +48,14 @@ def stitch_labels(plan: WindowPlan, load: Load, segments: Segments) -> Iterator[
             strip[:, core.col : core.col_stop] = names[roots]
         if count > MOST_SEGMENTS:
             raise DataError(
-                f"there are more than {MOST_SEGMENTS} segments in one raster; cut it into several, "
-                "or ask for larger segments"
+                f"there are more than {MOST_SEGMENTS} segments in one raster; split it into "
+                "several, or request larger segments"
             )
         yield strip
 
 
 def _compose(plan: WindowPlan, number: int, load: Load, segments: Segments) -> NDArray[np.int64]:
-    """Segments of the core of a window, numbered through all windows."""
+    """Return the segments in a window's core, by their numbers over all windows."""
     core = plan.cores[number]
     composed = np.zeros((core.height, core.width), np.int64)
     area = np.full(composed.shape, np.iinfo(np.int64).max)
@@ -78,12 +77,11 @@ def _compose(plan: WindowPlan, number: int, load: Load, segments: Segments) -> N
 def stitch_depth(
     plan: WindowPlan, load: Callable[[int], NDArray[np.float32]], alignment: Alignment
 ) -> Iterator[NDArray[np.float32]]:
-    """The map of depth in strips (rows, width): aligned windows, blended over their overlaps.
+    """Yield the depth map in strips (rows, width): aligned windows, blended over their overlaps.
 
     Args:
-        plan: The windows.
-        load: Depth (h, w) of a window, NaN without data.
-        alignment: How each is brought to the level of the others.
+        load: Returns the depth (h, w) of a window, NaN without data.
+        alignment: Scale and shift of each window.
     """
     for top in range(0, plan.height, _ROWS):
         strip = Window(top, 0, min(_ROWS, plan.height - top), plan.width)
@@ -104,7 +102,7 @@ def stitch_depth(
 
 
 def _feather(plan: WindowPlan, number: int) -> NDArray[Any]:
-    """Weights (h, w) of a window: falling over the overlap towards sides inside the photo."""
+    """Return a window's weights (h, w), which fall over the overlap towards its inner sides."""
     window = plan.windows[number]
     rows = _ramp(window.height, plan.overlap, window.row > 0, window.row_stop < plan.height)
     cols = _ramp(window.width, plan.overlap, window.col > 0, window.col_stop < plan.width)

@@ -1,4 +1,4 @@
-"""Segments without any model: patches of similar colour."""
+"""Segments without a model: superpixels of similar colour."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _METHODS = ("slic", "watershed")
 
 @dataclass(frozen=True)
 class SuperpixelGenerator:
-    """Superpixels: SLIC, or a compact watershed of the picture's gradient.
+    """Generator of superpixels: SLIC, or a compact watershed of the picture's gradient.
 
     Args:
-        method: "slic": k-means of colour and place (Achanta et al., IEEE TPAMI 34, 2012).
-            "watershed": basins around seeds of a regular grid (Neubert and Protzel, ICPR 2014);
-            follows edges more closely, in patches of less even size.
-        size: Side of a patch in pixels, about.
-        compactness: Weight of place against colour: larger gives squarer patches. None: 10 for
-            "slic", 0.001 for "watershed".
+        method: "slic": k-means of colour and position (Achanta et al., IEEE TPAMI 34, 2012).
+            "watershed": basins around seeds on a regular grid (Neubert and Protzel, ICPR 2014);
+            follows edges more closely, with superpixels of less even size.
+        size: Approximate side of a superpixel in pixels.
+        compactness: Weight of position against colour: larger gives squarer superpixels. None: 10
+            for "slic", 0.001 for "watershed".
         sigma: Standard deviation of the Gaussian that smooths the picture first, in pixels.
 
     Raises:
@@ -46,9 +46,9 @@ class SuperpixelGenerator:
 
     def __post_init__(self) -> None:
         with from_extra("generate", "kind 'superpixels'"):
-            import skimage  # noqa: F401  # before photos are read; its parts are imported late
+            import skimage  # noqa: F401  # fail before photos are read; its parts are imported late
         if self.method not in _METHODS:
-            raise ConfigError(unknown_name("way to make superpixels", self.method, _METHODS))
+            raise ConfigError(unknown_name("superpixel method", self.method, _METHODS))
         if self.size < 3 or self.sigma < 0:
             raise ConfigError(
                 f"superpixels of size {self.size} and sigma {self.sigma:g}; allowed are sizes from "
@@ -56,7 +56,7 @@ class SuperpixelGenerator:
             )
 
     def describe(self) -> dict[str, Any]:
-        """All that the result depends on beside the photo."""
+        """Return all that the result depends on besides the photo."""
         return {
             "kind": "superpixels",
             "method": self.method,
@@ -66,11 +66,11 @@ class SuperpixelGenerator:
         }
 
     def note(self) -> dict[str, Any]:
-        """What else is worth knowing."""
+        """Return further facts for the record."""
         return {"versions": {"scikit-image": version("scikit-image")}}
 
     def build(self) -> Maker:
-        """A function from picture to segments."""
+        """Return the function from picture to segments."""
         return self._watershed if self.method == "watershed" else self._slic
 
     @property

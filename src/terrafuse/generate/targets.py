@@ -1,4 +1,4 @@
-"""From a manifest, or a bare image, to jobs; and back to a manifest with one modality more."""
+"""Jobs from a manifest or a bare image, and the manifest extended by the new modality."""
 
 from __future__ import annotations
 
@@ -28,16 +28,15 @@ Channels = tuple[int, int, int] | None
 
 
 def choose_modality(manifest: Manifest, name: str | None, rgb: Channels) -> Modality:
-    """The modality to look at.
+    """Choose the modality to generate from.
 
     Args:
-        manifest: Where it is.
-        name: Its name; None: the only one with red, green and blue.
-        rgb: Its bands that are those, from 1 on; None: by their names or wavelengths.
+        name: Name of the modality; None: the only one with red, green and blue.
+        rgb: Numbers of these bands, from 1; None: by names or wavelengths.
 
     Raises:
-        ConfigError: There is no such modality, or several.
-        BandError: It is no photo.
+        ConfigError: There is no such modality, or there are several.
+        BandError: The modality is not a photo.
     """
     if name is not None and name not in manifest.known:
         raise ConfigError(unknown_name("modality", name, manifest.known))
@@ -49,13 +48,12 @@ def choose_modality(manifest: Manifest, name: str | None, rgb: Channels) -> Moda
 def plan_jobs(
     manifest: Manifest, modality: Modality, rgb: Channels, folder: Path
 ) -> tuple[list[PhotoJob], dict[str, Path]]:
-    """One job per photo; scenes that are windows of one photo share it.
+    """Plan one job per photo; scenes that are windows of one photo share it.
 
     Args:
-        manifest: The data set.
-        modality: What to look at.
-        rgb: Which of its bands are red, green and blue.
-        folder: Where rasters go.
+        modality: Modality to generate from.
+        rgb: Numbers of its red, green and blue bands, from 1; None: by names or wavelengths.
+        folder: Folder of the generated rasters.
 
     Returns:
         The jobs, and the raster of each scene that has the modality, by its id.
@@ -87,16 +85,16 @@ def plan_jobs(
 
 
 def plan_image(path: str, rgb: Channels, folder: Path) -> PhotoJob:
-    """The job of a bare image.
+    """Plan the job of a bare image.
 
     Args:
         path: File or URL.
-        rgb: Its bands that are red, green and blue, from 1 on; None: as the file says.
-        folder: Where the raster goes.
+        rgb: Numbers of its red, green and blue bands, from 1; None: from the file's metadata.
+        folder: Folder of the generated raster.
 
     Raises:
-        DataError: It cannot be opened.
-        BandError: Which of its bands are red, green and blue is not known.
+        DataError: The image cannot be opened.
+        BandError: Its red, green and blue bands are unknown.
     """
     file = inspect_raster(path, "image")
     modality = Modality("image", _band_names(file), kind="optical")
@@ -114,16 +112,15 @@ def extend_manifest(
     encoding: EncodingName | None,
     folder: Path,
 ) -> dict[str, Any]:
-    """Values of a manifest with one modality more.
+    """Return the values of a manifest extended by the generated modality.
 
     Args:
-        manifest: What it shall extend.
-        photo: The modality that was looked at, whose pixels the new one has.
-        name: Of the new modality.
-        rasters: Its raster by scene id.
-        windowed: What the rasters were made with.
-        encoding: What reading makes of them; None takes their values.
-        folder: Where the new manifest will lie.
+        photo: Modality of the photos, whose pixel grid the new one has.
+        name: Name of the new modality.
+        rasters: Generated rasters by scene id.
+        windowed: Generator and windows of the rasters.
+        encoding: Encoding applied on reading; None: values as they are.
+        folder: Folder of the new manifest.
 
     Raises:
         ConfigError: The name is taken.
@@ -150,17 +147,17 @@ def extend_manifest(
 def describe_modality(
     name: str, windowed: WindowedGenerator, encoding: EncodingName | None
 ) -> tuple[Modality, ReadingRules]:
-    """What generated rasters are as a modality, and how they are read.
+    """Return the modality of generated rasters and its reading rules.
 
     Raises:
-        ConfigError: The encoding does not suit what was generated.
+        ConfigError: The encoding does not suit the kind of raster.
     """
     generator = windowed.generator
     depth = generator.result == "depth"
     if encoding is not None and (encoding == "stretch") != depth:
         suits = ["stretch"] if depth else [e for e in ENCODED_BANDS if e != "stretch"]
         raise ConfigError(
-            f"encoding '{encoding}' is not made of {generator.result}; "
+            f"encoding '{encoding}' does not apply to {generator.result}; "
             f"allowed are {', '.join(suits)} and none"
         )
     unit = generator.unit if isinstance(generator, DepthGenerator) else "dn"
@@ -177,7 +174,7 @@ def describe_modality(
 
 
 def _band_names(file: RasterFile) -> tuple[str, ...]:
-    """Names of the bands of a bare image: colours as the file says, else numbers."""
+    """Return the band names of a bare image: the file's colours or descriptions, else numbers."""
     with pool.borrow(gdal_path(file.path)) as dataset:
         colors = [color.name for color in dataset.colorinterp]
     opaque = [n for n in range(file.count) if not file.alpha[n]]
@@ -189,7 +186,7 @@ def _band_names(file: RasterFile) -> tuple[str, ...]:
 
 
 def _file_name(name: str, files: Any, taken: set[str]) -> str:
-    """A name that every file system takes, and that no other photo has."""
+    """Return a unique file name that every file system accepts."""
     plain = re.sub(r"[^\w.-]+", "_", name).strip(".") or "photo"
     if plain.lower() in taken:
         plain += "-" + hashlib.sha256("\n".join(files).encode()).hexdigest()[:6]

@@ -1,4 +1,4 @@
-"""Overlapping windows over a photo, and the part of each that nobody else fills."""
+"""Overlapping windows over a photo, and the core that each contributes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from terrafuse.samples import Window
 
 @dataclass(frozen=True)
 class WindowPlan:
-    """Where a model looks at a photo.
+    """Windows in which a model processes a photo.
 
     Args:
-        height: Rows of the photo.
-        width: Columns of the photo.
-        size: Side of a window; windows of a smaller photo are as small as it.
-        overlap: Least number of pixels that neighbours share; at most half of `size`.
+        size: Side of a window in pixels; windows never exceed the photo.
+        overlap: Smallest number of pixels that neighbours share; at most half of `size`.
 
     Raises:
         ConfigError: `overlap` does not suit `size`.
@@ -51,7 +49,7 @@ class WindowPlan:
 
     @cached_property
     def cores(self) -> tuple[Window, ...]:
-        """Per window the part that is its own: up to the middle of the overlaps."""
+        """Core of every window, which extends to the middle of the overlaps."""
         rows = _borders(self._row_starts, self.size, self.height)
         cols = _borders(self._col_starts, self.size, self.width)
         return tuple(
@@ -62,18 +60,18 @@ class WindowPlan:
 
     @property
     def columns(self) -> int:
-        """Windows per row of windows."""
+        """Number of windows per row of windows."""
         return len(self._col_starts)
 
     def rows(self) -> Iterator[range]:
-        """Numbers of the windows of each row of windows."""
+        """Yield the numbers of the windows in each row of windows."""
         for first in range(0, len(self.windows), self.columns):
             yield range(first, first + self.columns)
 
     def pairs(self) -> Iterator[tuple[int, int]]:
-        """Numbers of windows side by side, (left, right) and (upper, lower), in order of the last.
+        """Yield adjacent windows that share pixels, as numbers (left, right) and (upper, lower).
 
-        Only those that share pixels.
+        They are ordered by the second number.
         """
         for number in range(len(self.windows)):
             beside = [number - 1] if number % self.columns else []
@@ -83,7 +81,7 @@ class WindowPlan:
                     yield other, number
 
     def touching(self, area: Window) -> list[int]:
-        """Numbers of the windows that share pixels with an area."""
+        """Return the numbers of the windows that share pixels with an area."""
         rows, cols = (
             [n for n, start in enumerate(starts) if start < stop and start + self.size > first]
             for starts, first, stop in (
@@ -102,7 +100,7 @@ class WindowPlan:
         return _starts(self.width, self.size, self.overlap)
 
     def cut_border(self, number: int, labels: NDArray[np.integer]) -> NDArray[np.integer]:
-        """Values of a window (h, w) along those of its sides that lie inside the photo, (n,)."""
+        """Return a window's values (h, w) along its sides that lie inside the photo, (n,)."""
         window = self.windows[number]
         sides = [
             labels[0] if window.row > 0 else None,
@@ -114,12 +112,12 @@ class WindowPlan:
 
 
 def _starts(length: int, size: int, overlap: int) -> list[int]:
-    """First pixels; the last window is moved back so that it ends with the photo."""
+    """Return first pixels; the last window is moved back so that it ends with the photo."""
     last = max(0, length - size)
     return sorted({min(start, last) for start in range(0, length, size - overlap)})
 
 
 def _borders(starts: Sequence[int], size: int, length: int) -> list[int]:
-    """First pixel of every core, and the end of the last."""
+    """Return the first pixel of every core, and the end of the last."""
     middles = [(start + before + size) // 2 for before, start in pairwise(starts)]
     return [0, *middles, length]

@@ -1,4 +1,4 @@
-"""Making windows, in this process or in several."""
+"""Generation of windows, in this process or in several."""
 
 from __future__ import annotations
 
@@ -36,14 +36,13 @@ _Job = tuple[int, Window]
 
 
 class WindowRunner(AbstractContextManager["WindowRunner"]):
-    """Follows a generator window by window; each is on disk as soon as it is made.
+    """Runner of a generator, window by window; each result is on disk as soon as it is made.
 
     Args:
-        generator: What to make.
-        workers: Processes, each with a model of its own; 1: this one.
+        workers: Number of processes, each with its own model; 1: this process only.
 
     Raises:
-        ConfigError: There is no such number of workers.
+        ConfigError: `workers` is below 1.
     """
 
     def __init__(self, generator: Generator, workers: int = 1) -> None:
@@ -63,14 +62,13 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
         numbers: Sequence[int],
         report: Callable[[], None],
     ) -> None:
-        """Make windows of a photo.
+        """Generate windows of a photo.
 
         Args:
-            photo: What to look at.
-            plan: All its windows.
-            cache: Where they are kept.
-            numbers: Which to make.
-            report: Called after each.
+            plan: All windows of the photo.
+            cache: Cache that receives the results.
+            numbers: Numbers of the windows to make.
+            report: Called after each window.
 
         Raises:
             ModelError: The model fails, or a worker dies.
@@ -93,7 +91,7 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
         if self._pool is None:
             return
         if error is not None and self._stop is not None:
-            self._stop.set()  # windows take long: give up those under way
+            self._stop.set()  # windows take long: abandon those in progress
         self._pool.shutdown(cancel_futures=True)
 
     def _make_here(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
@@ -118,7 +116,7 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
         except BrokenProcessPool:
             raise ModelError(
                 "a worker died, most likely for lack of memory. Use fewer --workers or a smaller "
-                "--window; windows that are done are kept"
+                "--window; finished windows are kept"
             ) from None
 
     def _start(self) -> ProcessPoolExecutor:
@@ -139,16 +137,16 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
 def make_window(
     generator: Generator, maker: Maker, picture: Picture, valid: NDArray[np.bool_]
 ) -> NDArray[Any]:
-    """What a generator makes of a window: segments (h, w), 0 without data; or depth, then NaN.
+    """Generate one window (h, w): segments, 0 without data; or depth, NaN without data.
 
     Args:
-        generator: What is made.
-        maker: What makes it.
+        generator: Settings of the result.
+        maker: Function that `generator.build` returned.
         picture: Uint8 (h, w, 3).
-        valid: Bool (h, w).
+        valid: Bool (h, w), true where the picture has data.
 
     Raises:
-        ModelError: It has another size than the picture.
+        ModelError: The result and the picture differ in size.
     """
     depth = generator.result == "depth"
     if not valid.any():
@@ -158,7 +156,7 @@ def make_window(
     values = np.asarray(maker(picture))
     if values.shape != valid.shape:
         raise ModelError(
-            f"the model gives {generator.result} of shape {values.shape} for a picture of "
+            f"the model returns {generator.result} of shape {values.shape} for a picture of "
             f"{valid.shape}"
         )
     if depth:
@@ -166,7 +164,7 @@ def make_window(
     return as_labels(np.where(valid, values, 0))
 
 
-#: Of a worker: what it makes, and with what once that is loaded.
+#: State of a worker process: its generator, and the maker once it is loaded.
 _here: dict[str, Any] = {}
 
 
@@ -179,7 +177,7 @@ def _prepare(generator: Generator, stop: Event, threads: int) -> None:
 
 
 def _watch(stop: Event) -> None:
-    """End this process when told to, or when its parent is no more."""
+    """End this process when told to, or when its parent has ended."""
     parent = multiprocessing.parent_process()
     while not stop.wait(0.5):
         if parent is None or not parent.is_alive():

@@ -1,7 +1,7 @@
 """A synthetic place with three sensors and known truth, for the demo and for tests.
 
-A river with tributaries and a lake, reed beds, forest, a quilt of fields, a town with villages and
-roads; drawn from a seed, every scene another place. What separates the classes:
+A river with tributaries and a lake, reed beds, forest, a mosaic of fields, a town with villages and
+roads, all drawn from a seed; every scene is another place. The classes differ as follows:
 
 | class | surface | optical (10 m) | SAR VV, VH (20 m) | surface model (10 m) |
 |---|---|---|---|---|
@@ -26,17 +26,18 @@ With `synergy` most fields carry two more classes:
 | rape | in flower | yellow | bright | level |
 
 - Arable and grassland are an exclusive or: green and brown, bright and dark are equally frequent in
-  both, and only the pair tells.
+  both, and only their combination separates the two.
 - Wetland looks like sward in the optical image and like buildings in the SAR image.
-- Roofs have the colours of soil, and thicket looks like a crop to both: the surface model tells.
-- Wheat and rape are one too, and purer: no other surface has their colours, and where they grow
-  says nothing either, while arable land keeps to level ground. A parcel is lush or yellow, dark or
-  bright, by two independent throws of a coin; the class is their exclusive or.
-- Clouds hide part of the optical image and darken another part: SAR and the surface model do not
-  mind. In every second scene thick cloud is blanked (nodata 0).
+- Roofs have the colours of soil, and thicket looks like a crop to both sensors: only the surface
+  model separates them.
+- Wheat and rape are an exclusive or too, and a purer one: no other surface has their colours, and
+  their location is uninformative, whereas arable land keeps to level ground. A parcel is lush or
+  yellow, dark or bright, by two independent coin tosses; the class is their exclusive or.
+- Clouds hide part of the optical image and shade another part; SAR and the surface model are not
+  affected. In every second scene thick cloud is blanked (nodata 0).
 
-Further exclusive-or classes are further rows of `surfaces.SURFACES` that share palettes and
-backscatter, and a few lines in `cover._choose_crops`.
+Further exclusive-or classes need rows in `surfaces.SURFACES` that share palettes and backscatter,
+and a few lines in `cover._choose_crops`.
 """
 
 from terrafuse.landscape.scenes import make_landscape

@@ -1,4 +1,4 @@
-"""What grows and stands on the ground: wetland, forest, fields, roads, settlements."""
+"""Land cover of the synthetic ground: wetland, forest, fields, roads, settlements."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Cover:
         surface: Index into `SURFACES`, uint8.
         tint: Position in the surface's palette, 0 to 1.
         shade: Brightness factor of the object (parcel, roof, stand).
-        level: How far the object's backscatter strays from its surface's mean, in deviations.
+        level: Offset of the object's backscatter from its surface's mean, in standard deviations.
         raised: Height above the ground in metres.
         texture: Furrows and mowing lines, about -1 to 1.
     """
@@ -50,12 +50,10 @@ class Cover:
 
 
 def make_cover(rng: np.random.Generator, ground: Ground, *, synergy: bool = False) -> Cover:
-    """Cover the ground, from what nature decides to what people built.
+    """Cover the ground, first with what nature decides, then with what people build.
 
     Args:
-        rng: Source of randomness.
-        ground: The bare land.
-        synergy: Wheat and rape grow on most fields; everything else is as without them.
+        synergy: Grow wheat and rape on most fields; everything else is unchanged.
     """
     size = ground.height.shape[0]
     salt = int(rng.integers(1 << 31))
@@ -83,8 +81,8 @@ def make_cover(rng: np.random.Generator, ground: Ground, *, synergy: bool = Fals
 
 
 def _choose_crops(fields: Quilt, ground: Ground, salt: int, synergy: bool) -> Byte:
-    # Whether a parcel is arable depends on the ground; its state never does: what the sensors see
-    # (green or brown, smooth or rough) says nothing about the class unless both are known.
+    # Whether a parcel is arable depends on the ground; its state never does: what each sensor sees
+    # (green or brown, smooth or rough) is uninformative about the class without the other.
     arable_here = np.clip(0.78 - 1.1 * ground.slope, 0.2, 0.8)
     mean = ndimage.mean(arable_here, fields.cell, np.arange(fields.cell.max() + 1))
     cells = np.arange(len(mean))
@@ -96,7 +94,7 @@ def _choose_crops(fields: Quilt, ground: Ground, salt: int, synergy: bool) -> By
         np.where(green, index_of("short sward"), index_of("dry tussocks")),
     )
     if synergy:
-        # Whatever the ground: each pairing of colour and backscatter on a quarter of the parcels.
+        # Regardless of the ground: each pair of colour and backscatter on a quarter of the parcels.
         yellow = hash_unit(cells, salt=salt + 20) < 0.5
         bright = hash_unit(cells, salt=salt + 21) < 0.5
         crops = np.where(
@@ -113,7 +111,7 @@ def _grow_forest(rng: np.random.Generator, ground: Ground, fields: Quilt) -> tup
     ragged = fractal(rng, ground.height.shape, hurst=0.55, wavelength_px=size / 6)
     rank = ground.height - ground.height.mean()
     score = 0.5 * rank / (rank.std() + 1e-6) + 7 * (ground.slope - ground.slope.mean()) + ragged
-    # Foresters respect parcels: the score is partly that of the whole field.
+    # Forest follows parcels: the score is partly that of the whole field.
     mean = ndimage.mean(score, fields.cell, np.arange(fields.cell.max() + 1))
     score = 0.55 * score + 0.45 * mean[fields.cell]
     score[ground.to_water < 3] -= 1
@@ -150,9 +148,9 @@ class Place:
     """A town or village.
 
     Args:
-        row: Of its centre.
-        col: Of its centre.
-        radius: In pixels.
+        row: Row of its centre.
+        col: Column of its centre.
+        radius: Radius in pixels.
     """
 
     row: float
@@ -187,7 +185,7 @@ def _build_roads(
     rng: np.random.Generator, ground: Ground, places: list[Place], fields: Quilt
 ) -> Bool:
     size = ground.height.shape[0]
-    # Roads shun slopes, cross rivers where they must, and go round the lake.
+    # Roads avoid slopes, cross rivers where they must, and go round the lake.
     wet = np.where(ground.to_lake < 4, 30.0, 1.5 * (ground.to_water < 2))
     routes = make_route_graph(rng, (0.06 + 1.6 * ground.slope + wet).astype(np.float32))
     n = routes.size
@@ -239,7 +237,7 @@ def _build(
     objects: Int,
     base: int,
 ) -> None:
-    """Streets, gardens and rows of houses on the lots of an area."""
+    """Build streets, gardens and rows of houses on the lots of an area."""
     cells = np.arange(lots.cell.max() + 1)
     dense = ndimage.mean(density, lots.cell, cells)
     built = (hash_unit(cells, salt=base) < dense)[lots.cell]
@@ -264,7 +262,7 @@ def _dress(
     fine = fractal(rng, shape, hurst=0.1, wavelength_px=6)
     tint = np.clip(hash_unit(objects, salt=salt + 2) + 0.07 * within, 0, 1)
     shade = 0.9 + 0.2 * hash_unit(objects, salt=salt + 3) + 0.03 * within
-    # The sum of three draws is near enough to a bell.
+    # The sum of three uniform draws is close enough to a normal distribution.
     draws = sum(hash_unit(objects, salt=salt + 4 + i) for i in range(3))
     level = np.asarray(2 * draws - 3, np.float32)
 

@@ -29,8 +29,8 @@ class Ground:
 
     Args:
         height: Terrain height in metres; level on the lake.
-        water: Where water stands or flows.
-        above_water: Height over the nearest water, in metres.
+        water: Water bodies and watercourses.
+        above_water: Height above the nearest water, in metres.
         to_water: Distance to water in pixels.
         to_lake: Distance to the lake in pixels.
         to_brook: Distance to brooks too small to be mapped as water, in pixels.
@@ -47,12 +47,12 @@ class Ground:
 
 
 class RouteGraph:
-    """Cheapest ways over a coarse grid of nodes, eight neighbours each.
+    """Least-cost paths over a coarse grid of nodes, eight neighbours each.
 
     Args:
         cost: Cost of crossing a node (n, n), positive.
         step_px: Pixels between nodes.
-        jitter: Displacement of the nodes in pixels (n, n, 2), so that ways do not look gridded.
+        jitter: Displacement of the nodes in pixels (n, n, 2), so that paths do not look gridded.
     """
 
     def __init__(self, cost: Float, step_px: float, jitter: NDArray[np.float64]) -> None:
@@ -74,23 +74,23 @@ class RouteGraph:
         return sparse.csr_matrix((weight, (start, stop)), shape=(n * n, n * n))
 
     def node(self, row_px: float, col_px: float) -> int:
-        """The node nearest to a pixel."""
+        """Return the node nearest to a pixel."""
         return int(np.argmin(((self.points - (row_px, col_px)) ** 2).sum(-1)))
 
     def way(self, start: int, stop: int) -> Int:
-        """Nodes of the cheapest way."""
+        """Return the nodes of the least-cost path."""
         _, before = csgraph.dijkstra(
             self.graph, directed=False, indices=start, return_predecessors=True
         )
         return follow(before, stop)[::-1]
 
     def line(self, nodes: Int) -> NDArray[np.float64]:
-        """Pixel positions (N, 2) of nodes."""
+        """Return pixel positions (N, 2) of nodes."""
         return np.asarray(self.points.reshape(-1, 2)[nodes], np.float64)
 
 
 def follow(before: NDArray[np.int32], node: int) -> Int:
-    """Nodes from `node` back to the source of its shortest way."""
+    """Return the nodes from `node` back to the source of its shortest path."""
     nodes = [node]
     while before[nodes[-1]] >= 0:
         nodes.append(int(before[nodes[-1]]))
@@ -98,10 +98,9 @@ def follow(before: NDArray[np.int32], node: int) -> Int:
 
 
 def make_ground(rng: np.random.Generator, size: int) -> Ground:
-    """Relief and water of one place.
+    """Make relief and water of one place.
 
     Args:
-        rng: Source of randomness.
         size: H = W in pixels of 10 m.
     """
     shape = (size, size)
@@ -139,7 +138,7 @@ def make_ground(rng: np.random.Generator, size: int) -> Ground:
 
 
 def make_route_graph(rng: np.random.Generator, cost: Float) -> RouteGraph:
-    """Coarse grid over `cost` (H, W), which is averaged and roughened a little."""
+    """Make a coarse grid over `cost` (H, W), averaged and slightly roughened."""
     size = cost.shape[0]
     n = int(np.clip(size // 8, 12, 72))
     step = size / n
@@ -170,13 +169,13 @@ def _meander(rng: np.random.Generator, line: NDArray[np.float64], size: int) -> 
         * ndimage.gaussian_filter1d(rng.uniform(0.2, 2.0, len(fine)), 4)
     )
     bent = fine + across * swing[:, None]
-    # Beyond the frame at both ends, so that the river never starts inside the picture.
+    # Extended beyond the frame at both ends, so that the river never starts inside the picture.
     ends = [bent[0] - 12 * along[0], bent[-1] + 12 * along[-1]]
     return np.concatenate([ends[:1], bent, ends[1:]])
 
 
 def _find_tributaries(routes: RouteGraph, course: Int) -> tuple[list[Float], list[Float]]:
-    """Larger streams and brooks as lines: the cheapest ways down to the river form a tree."""
+    """Find streams and brooks as lines: the least-cost paths down to the river form a tree."""
     distance, before, _ = csgraph.dijkstra(
         routes.graph, directed=False, indices=course, min_only=True, return_predecessors=True
     )
@@ -209,7 +208,7 @@ def _carve(relief: Float, to_river: Float, to_stream: Float, size: int) -> Float
 
 
 def _fall(river: Float, shape: tuple[int, int]) -> Float:
-    # A plane from the river's spring to its mouth: water runs one way.
+    # A plane from the river's source to its mouth: water flows one way.
     start, stop = river[0], river[-1]
     axis = (stop - start) / np.hypot(*(stop - start)) ** 2
     rows, cols = np.mgrid[: shape[0], : shape[1]]

@@ -1,4 +1,4 @@
-"""Quilts of rotated rectangles: field parcels, town lots."""
+"""Mosaics of rotated rectangles: field parcels, town lots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Quilt:
         cell: Number of the rectangle, unique in the quilt.
         across: Distance to the nearest long side of the rectangle, in pixels.
         along: Distance to the nearest short side, in pixels.
-        row: Position across the direction of work, in pixels; furrows follow it.
+        row: Position across the direction of tillage, in pixels; furrows follow it.
         border: Distance to the border between blocks, in pixels.
     """
 
@@ -43,12 +43,11 @@ def make_quilt(
     """Cut a square into blocks, and every block into rectangles.
 
     Args:
-        rng: Source of randomness.
-        size: H = W.
+        size: H = W in pixels.
         block_px: Typical distance between the centres of blocks.
-        width_px: Range of the rectangles' width; drawn per block, and varied inside.
+        width_px: Range of the rectangles' width; drawn per block, and varied within it.
         length_px: Range of their length.
-        warp_px: How far borders stray from straight lines.
+        warp_px: Deviation of borders from straight lines.
     """
     salt = int(rng.integers(1 << 31))
     shape = (size, size)
@@ -71,13 +70,12 @@ def make_quilt(
 def nearest_seed(
     rng: np.random.Generator, rows: Float, cols: Float, spacing_px: float
 ) -> tuple[Int, Float]:
-    """Voronoi cells of a jittered grid.
+    """Find the Voronoi cells of a jittered grid.
 
     Args:
-        rng: Source of randomness.
-        rows: Row positions (H, W), which may be bent.
-        cols: Column positions.
-        spacing_px: Between seeds.
+        rows: Row positions (H, W), which may be warped.
+        cols: Column positions (H, W), likewise.
+        spacing_px: Distance between seeds.
 
     Returns:
         Number of the cell and distance to its border in pixels, (H, W) each.
@@ -94,7 +92,7 @@ def nearest_seed(
 
 
 def _number(*keys: Int) -> Int:
-    """Consecutive numbers for the combinations of keys that occur."""
+    """Number the combinations of keys that occur, consecutively."""
     code = np.zeros(keys[0].shape, np.int64)
     for key in keys:
         low = int(key.min())
@@ -110,7 +108,7 @@ def _draw(block: Int, limits: tuple[float, float], salt: int) -> Float:
 
 
 def _cut(x: Float, size: Float, group: Int, salt: int) -> tuple[Int, Float]:
-    # A slow wave on the axis makes neighbours unequal: still monotonic, so nothing overlaps.
+    # A slow wave along the axis makes neighbours unequal; it stays monotonic, so none overlap.
     wave = 2.7 * size
     phase = 2 * np.pi * hash_unit(group, salt=salt)
     bent = (x + 0.3 * size * np.sin(2 * np.pi * x / wave + phase)) / size

@@ -15,16 +15,14 @@ Byte = NDArray[np.uint8]
 def fractal(
     rng: np.random.Generator, shape: tuple[int, int], *, hurst: float, wavelength_px: float
 ) -> Float:
-    """Fractal (spectral) noise (H, W), mean 0 and standard deviation 1.
+    """Draw fractal (spectral) noise (H, W) of mean 0 and standard deviation 1.
 
     Args:
-        rng: Source of randomness.
-        shape: H, W.
         hurst: Smoothness, 0 (rough), 1 (soft hills), 2 (gentle waves): amplitude falls with
             frequency to the power -(1 + hurst).
-        wavelength_px: The longest wave; beyond it the spectrum is flat and fades.
+        wavelength_px: Longest wavelength; beyond it the spectrum is flat and fades.
     """
-    # A little larger than asked: quick to transform, and opposite edges do not match.
+    # A little larger than requested: fast to transform, and opposite edges do not match.
     height, width = (fft.next_fast_len(n + n // 16 + 8, real=True) for n in shape)
     spectrum = fft.rfft2(rng.standard_normal((height, width), dtype=np.float32))
     rows, cols = fft.fftfreq(height)[:, None], fft.rfftfreq(width)[None]
@@ -37,20 +35,20 @@ def fractal(
 
 
 def blur(image: Float, sigma_px: float) -> Float:
-    """Gaussian blur of the last two axes."""
+    """Blur the last two axes with a Gaussian."""
     sigma = (0.0,) * (image.ndim - 2) + (sigma_px, sigma_px)
     result: Float = ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3)
     return result
 
 
 def smoothstep(x: Float, low: float, high: float) -> Float:
-    """0 below `low`, 1 above `high`, smooth between."""
+    """Map values to 0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def hash_unit(*keys: Int, salt: int) -> Float:
-    """Numbers in [0, 1) that depend on whole-number keys alone: the same object, the same draw."""
+    """Hash integer keys to numbers in [0, 1): the same object always gets the same draw."""
     state: NDArray[np.uint64] = np.full(
         np.shape(keys[0]), salt * 0x9E3779B97F4A7C15 % 2**64, np.uint64
     )
@@ -63,14 +61,14 @@ def hash_unit(*keys: Int, salt: int) -> Float:
 
 
 def distance_to(mask: Bool) -> Float:
-    """Distance in pixels to the nearest set pixel; far beyond the grid where none is set."""
+    """Return the distance in pixels to the nearest set pixel; beyond the grid's size if none is."""
     if not mask.any():
         return np.full(mask.shape, 4.0 * max(mask.shape), np.float32)
     return np.asarray(ndimage.distance_transform_edt(~mask), np.float32)
 
 
 def smooth_line(points: NDArray[np.float64], sigma: float, step_px: float = 0.4) -> Float:
-    """Points (N, 2) as a smooth line, sampled every `step_px` pixels; the ends stay put."""
+    """Smooth points (N, 2) to a line, sampled every `step_px` pixels; the ends stay fixed."""
     if len(points) < 3:
         smooth = points
     else:
@@ -82,7 +80,7 @@ def smooth_line(points: NDArray[np.float64], sigma: float, step_px: float = 0.4)
 
 
 def draw(shape: tuple[int, int], line: Float) -> Bool:
-    """Pixels that a line (N, 2) of rows and columns touches."""
+    """Draw the pixels that a line (N, 2) of rows and columns touches."""
     mask = np.zeros(shape, bool)
     rows, cols = np.floor(line).astype(int).T
     inside = (rows >= 0) & (rows < shape[0]) & (cols >= 0) & (cols < shape[1])

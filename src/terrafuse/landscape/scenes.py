@@ -18,7 +18,7 @@ from terrafuse.landscape.surfaces import PIXEL_M, VOID, class_codes, class_schem
 
 CRS = "EPSG:32633"
 MIN_SIZE = 64
-MARGIN = 9  # odd: then the SAR pixels of twice the size begin one pixel outside the scene
+MARGIN = 9  # odd, so that the SAR pixels of twice the size begin one pixel outside the scene
 MODALITIES: dict[str, dict[str, Any]] = {
     "optical": {
         "kind": "optical",
@@ -38,8 +38,8 @@ class Rasters:
 
     Args:
         optical: Uint16 reflectance × 10000, 0 = no data.
-        sar: Float32 VV and VH in dB, pixels twice as large, shifted by half of one.
-        dsm: Float32 metres.
+        sar: Float32 VV and VH in dB; pixels twice as large, shifted by half a pixel.
+        dsm: Float32 height in metres.
         labels: Uint8 class codes, 255 = void.
     """
 
@@ -59,24 +59,24 @@ def make_landscape(
     test: int = 2,
     synergy: bool = False,
 ) -> Path:
-    """Write scenes and the manifest of a synthetic place; see the module for what they show.
+    """Write scenes and the manifest of a synthetic place; `terrafuse.landscape` describes it.
 
     Args:
-        folder: Where to; created if need be. Files of an earlier landscape are replaced.
-        seed: The same seed gives the same scenes, however many of another split there are.
+        folder: Output folder; created if needed. Files of an earlier landscape are replaced.
+        seed: The same seed gives the same scenes, however many there are of another split.
         size: Height and width of the optical image in pixels of 10 m, at least 64.
-        train: Scenes to learn from.
-        val: Scenes to choose by.
-        test: Scenes to judge by.
-        synergy: Two further classes, wheat and rape, which only colour and backscatter together
-            tell apart. They take most of the fields; the rest of the place does not change.
+        train: Number of training scenes.
+        val: Number of validation scenes.
+        test: Number of test scenes.
+        synergy: Add two classes, wheat and rape, which only colour and backscatter together
+            separate. They take most of the fields; the rest of the place does not change.
 
     Returns:
         The path of `dataset.yaml`.
 
     Raises:
         ConfigError: The size is too small, or a number is negative.
-        OutputError: The folder cannot be written.
+        OutputError: The folder is not writable.
     """
     if size < MIN_SIZE:
         raise ConfigError(f"a landscape of {size} pixels is too small; use {MIN_SIZE} or more")
@@ -103,15 +103,14 @@ def make_landscape(
 def make_rasters(
     rng: np.random.Generator, size: int, *, blank_clouds: bool, synergy: bool = False
 ) -> Rasters:
-    """One place as all sensors see it.
+    """Render one place as all sensors see it.
 
     Args:
-        rng: Source of randomness.
-        size: H = W of the optical image.
-        blank_clouds: Thick cloud becomes nodata.
-        synergy: With the further classes of `make_landscape`.
+        size: H = W of the optical image, in pixels.
+        blank_clouds: Whether thick cloud becomes nodata.
+        synergy: Add the classes that `make_landscape` describes.
     """
-    # Parts of scipy that nothing else in this room needs take a second to import.
+    # Parts of scipy that nothing else in this package needs take a second to import.
     from terrafuse.landscape.cover import make_cover
     from terrafuse.landscape.ground import make_ground
     from terrafuse.landscape.sensors import make_sky, see_optical, see_radar, see_surface

@@ -1,4 +1,4 @@
-"""How three sensors see the place: optical with clouds, radar with speckle, a surface model."""
+"""Simulation of the three sensors: optical with clouds, SAR with speckle, a surface model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Sky:
 
     Args:
         cloud: Opacity.
-        shadow: Depth of the clouds' shadow on the ground.
+        shadow: Darkness of the clouds' shadow on the ground.
     """
 
     cloud: Float
@@ -33,11 +33,11 @@ class Sky:
 
 
 def make_sky(rng: np.random.Generator, size: int, share: float) -> Sky:
-    """Broken clouds over `share` of the place, with the shadows they throw."""
+    """Make broken clouds over `share` of the place, with the shadows they cast."""
     shape = (size, size)
     if share <= 0:
         return Sky(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-    # Fleecy clouds that keep to one part of the sky.
+    # Fleecy clouds, confined to one part of the sky.
     field = fractal(rng, shape, hurst=0.5, wavelength_px=size / 4)
     field += 1.6 * fractal(rng, shape, hurst=0.9, wavelength_px=size)
     low, mid, high = np.quantile(field, (1 - 1.35 * share, 1 - 0.8 * share, 1 - 0.45 * share))
@@ -52,7 +52,7 @@ def make_sky(rng: np.random.Generator, size: int, share: float) -> Sky:
 def see_optical(
     rng: np.random.Generator, ground: Ground, cover: Cover, sky: Sky, *, blank_clouds: bool
 ) -> NDArray[np.uint16]:
-    """Reflectance × 10000 (4, H, W); 0 where thick clouds are blanked."""
+    """Simulate reflectance × 10000 (4, H, W); 0 where thick clouds are blanked."""
     colours = np.zeros((4, *cover.surface.shape), np.float32)
     for index, surface in enumerate(SURFACES):
         mask = cover.surface == index
@@ -60,7 +60,7 @@ def see_optical(
     colours *= cover.shade * (1 + 0.06 * cover.texture)
     light = _light(ground.height + cover.raised, SUN_AZIMUTH_DEG, 90 - SUN_ELEVATION_DEG)
     light *= 1 - 0.62 * sky.shadow
-    # A shaded slope still has light of the sky, bluer than the sun's.
+    # A shaded slope still receives skylight, which is bluer than sunlight.
     diffuse = np.array([0.24, 0.19, 0.15, 0.09], np.float32)[:, None, None]
     image = blur(colours * (diffuse + (1 - diffuse) * light), 0.65)
     billow = 1 + 0.09 * fractal(rng, sky.cloud.shape, hurst=0.5, wavelength_px=24)
@@ -73,7 +73,7 @@ def see_optical(
 
 
 def see_radar(rng: np.random.Generator, ground: Ground, cover: Cover) -> Float:
-    """VV and VH in dB (2, H // 2, W // 2): pixels of twice the size, few looks."""
+    """Simulate VV and VH in dB (2, H // 2, W // 2): pixels of twice the size, few looks."""
     means = np.array([(s.vv_db, s.vh_db) for s in SURFACES], np.float32)
     spread = np.array([s.spread_db for s in SURFACES], np.float32)
     db = np.moveaxis(means[cover.surface], -1, 0) + spread[cover.surface] * cover.level
@@ -87,7 +87,7 @@ def see_radar(rng: np.random.Generator, ground: Ground, cover: Cover) -> Float:
 
 
 def see_surface(rng: np.random.Generator, ground: Ground, cover: Cover) -> Float:
-    """Height of the surface in metres (1, H, W): roofs and crowns stand on the terrain."""
+    """Simulate the surface height in metres (1, H, W): terrain with roofs and tree crowns."""
     surface = blur(ground.height, 0.6) + blur(cover.raised, 0.45)
     noise = 0.25 * rng.standard_normal(surface.shape, dtype=np.float32)
     return np.asarray(np.where(ground.water, ground.height, surface + noise), np.float32)[None]
@@ -103,7 +103,7 @@ def _mix(palette: str, position: Float) -> Float:
 
 
 def _light(height: Float, azimuth_deg: float, zenith_deg: float) -> Float:
-    """Cosine of the angle between slope and source, relative to level ground (H, W)."""
+    """Return the cosine of the incidence angle on the slope, relative to level ground (H, W)."""
     d_row, d_col = np.gradient(blur(height, 0.7) / PIXEL_M)
     azimuth, zenith = np.deg2rad(azimuth_deg), np.deg2rad(zenith_deg)
     # Rows run south and columns east; a slope lit from the azimuth faces it.

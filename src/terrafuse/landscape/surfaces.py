@@ -1,7 +1,7 @@
-"""What the synthetic ground is made of, and how each sensor sees it.
+"""Surfaces of the synthetic ground, with their colours, backscatter and heights.
 
-Palettes are shared on purpose: every surface of a palette draws its colours from the same
-distribution, so that the optical image cannot tell them apart. Backscatter is shared likewise.
+Palettes are shared on purpose: all surfaces of a palette draw their colours from the same
+distribution, so that the optical image cannot separate them. Backscatter is shared likewise.
 """
 
 from __future__ import annotations
@@ -58,16 +58,14 @@ PALETTES: dict[Palette, tuple[tuple[float, float, float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Surface:
-    """One kind of ground.
+    """One type of surface.
 
     Args:
-        name: For people.
-        class_name: The class it belongs to; None = unlabelled.
-        palette: Its optical colours.
+        class_name: Class it belongs to; None = unlabelled.
         vv_db: Mean VV backscatter.
         vh_db: Mean VH backscatter.
-        spread_db: Standard deviation of the mean from one object to the next.
-        height_m: Smallest and largest height above the ground.
+        spread_db: Standard deviation of the mean between objects.
+        height_m: Range of the height above the ground.
     """
 
     name: str
@@ -88,10 +86,10 @@ SURFACES = (
     Surface("dry tussocks", "grassland", "brown", -9.0, -15.0),
     Surface("high wood", "forest", "wood", -8.5, -13.5, 0.6, (12.0, 22.0)),
     Surface("thicket", "forest", "green", -9.0, -15.0, 0.7, (5.0, 8.0)),
-    # Walls facing the radar bounce twice, others hardly at all: from like tussocks to like reed.
+    # Walls facing the radar give double bounce, others hardly any: from like tussocks to like reed.
     Surface("roof", "buildings", "brown", -6.5, -15.5, 2.2, (6.0, 16.0)),
     Surface("road", None, "road", -16.5, -25.0),
-    # On request only: colour and backscatter say nothing alone, their pairing everything.
+    # On request only: colour or backscatter alone says nothing, the pair everything.
     Surface("wheat in shoot", "wheat", "lush", -9.0, -15.0),
     Surface("ripe wheat", "wheat", "yellow", -15.5, -23.0),
     Surface("rape rosettes", "rape", "lush", -15.5, -23.0),
@@ -110,22 +108,22 @@ SYNERGY_COLORS = {"wheat": "#c98a2b", "rape": "#f2e64b"}
 
 
 def index_of(name: str) -> int:
-    """Position of a surface in `SURFACES`."""
+    """Return the position of a surface in `SURFACES`."""
     return [surface.name for surface in SURFACES].index(name)
 
 
 def class_scheme(*, synergy: bool = False) -> ClassScheme:
-    """The six classes with their colours; codes are the indices, 255 is void.
+    """Return the six classes with their colours; codes are the indices, 255 is void.
 
     Args:
-        synergy: With wheat and rape, which come last.
+        synergy: Add wheat and rape, which come last.
     """
     colors = CLASS_COLORS | (SYNERGY_COLORS if synergy else {})
     return ClassScheme(names=tuple(colors), colors=tuple(colors.values()), void=(VOID,))
 
 
 def class_codes() -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """Label code per surface, uint8; 255 for unlabelled ones."""
+    """Return the label code per surface, uint8; 255 for unlabelled ones."""
     names = [*CLASS_COLORS, *SYNERGY_COLORS]
     codes = [VOID if s.class_name is None else names.index(s.class_name) for s in SURFACES]
     return np.array(codes, np.uint8)

@@ -11,7 +11,10 @@ from typing import Any
 from terrafuse.errors import DataError, RasterReadError
 from terrafuse.layouts import (
     dfc2020,
+    folder,
+    forests,
     gid,
+    items,
     mmhunan,
     ombria,
     potsdam,
@@ -19,21 +22,8 @@ from terrafuse.layouts import (
     vaihingen,
     whu_opt_sar,
 )
-from terrafuse.layouts.dfc2020 import describe_dfc2020
-from terrafuse.layouts.folder import describe_folder
-from terrafuse.layouts.forests import describe_forests
-from terrafuse.layouts.gid import (
-    describe_five_billion_pixels,
-    describe_gid5,
-    describe_gid15,
-)
-from terrafuse.layouts.items import describe_items
 from terrafuse.layouts.layout import Layout
-from terrafuse.layouts.mmhunan import describe_mmhunan
-from terrafuse.layouts.ombria import describe_ombria
-from terrafuse.layouts.potsdam import describe_potsdam
 from terrafuse.layouts.recognising import Recognised, recognise
-from terrafuse.layouts.sen1floods11 import describe_sen1floods11
 from terrafuse.layouts.summary import summarise
 from terrafuse.layouts.vaihingen import describe_vaihingen
 from terrafuse.layouts.whu_opt_sar import describe_whu_opt_sar
@@ -52,32 +42,33 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Entry:
-    """A layout.
+    """A registered layout.
 
     Args:
         describe: (root, options as text) → manifest values with paths relative to the root. The
             first line of the docstring is shown by `terrafuse layouts`.
-        forms: In which a published data set is known, to recognise it by.
+        forms: Known forms of a published data set, by which it is recognised.
     """
 
     describe: Callable[[Path, dict[str, str]], dict[str, Any]]
     forms: tuple[Layout, ...] = ()
 
 
+#: Every layout by its name; a new one is one line here.
 LAYOUTS: dict[str, _Entry] = {
-    "folder": _Entry(describe_folder),
-    "items": _Entry(describe_items),
-    "whu-opt-sar": _Entry(describe_whu_opt_sar, whu_opt_sar.EDITIONS),
-    "gid-5": _Entry(describe_gid5, gid.GID5_EDITIONS),
-    "gid-15": _Entry(describe_gid15, gid.GID15_EDITIONS),
-    "five-billion-pixels": _Entry(describe_five_billion_pixels, gid.BILLIONS_EDITIONS),
-    "vaihingen": _Entry(describe_vaihingen, vaihingen.EDITIONS),
-    "potsdam": _Entry(describe_potsdam, potsdam.EDITIONS),
-    "mmhunan": _Entry(describe_mmhunan, mmhunan.EDITIONS),
-    "forests": _Entry(describe_forests),
-    "sen1floods11": _Entry(describe_sen1floods11, sen1floods11.EDITIONS),
-    "ombria": _Entry(describe_ombria, ombria.EDITIONS),
-    "dfc2020": _Entry(describe_dfc2020, dfc2020.EDITIONS),
+    "folder": _Entry(folder.describe_folder),
+    "items": _Entry(items.describe_items),
+    "whu-opt-sar": _Entry(whu_opt_sar.describe_whu_opt_sar, whu_opt_sar.EDITIONS),
+    "gid-5": _Entry(gid.describe_gid5, gid.GID5_EDITIONS),
+    "gid-15": _Entry(gid.describe_gid15, gid.GID15_EDITIONS),
+    "five-billion-pixels": _Entry(gid.describe_five_billion_pixels, gid.BILLIONS_EDITIONS),
+    "vaihingen": _Entry(vaihingen.describe_vaihingen, vaihingen.EDITIONS),
+    "potsdam": _Entry(potsdam.describe_potsdam, potsdam.EDITIONS),
+    "mmhunan": _Entry(mmhunan.describe_mmhunan, mmhunan.EDITIONS),
+    "forests": _Entry(forests.describe_forests),
+    "sen1floods11": _Entry(sen1floods11.describe_sen1floods11, sen1floods11.EDITIONS),
+    "ombria": _Entry(ombria.describe_ombria, ombria.EDITIONS),
+    "dfc2020": _Entry(dfc2020.describe_dfc2020, dfc2020.EDITIONS),
 }
 
 
@@ -106,11 +97,11 @@ def list_layouts() -> list[LayoutSummary]:
 
 
 def recognise_layout(root: Path | str) -> Recognised:
-    """The layout of a folder, told by the names in it.
+    """Recognise the layout of a folder from the names in it.
 
     Raises:
         RasterReadError: No such folder.
-        DataError: More than one published data set is there.
+        DataError: The folder holds more than one published data set.
     """
     return recognise(_folder(root), {name: entry.forms for name, entry in LAYOUTS.items()})
 
@@ -118,7 +109,7 @@ def recognise_layout(root: Path | str) -> Recognised:
 def describe(
     root: Path | str, layout: str, *, manifest_folder: Path | str | None = None, **options: str
 ) -> dict[str, Any]:
-    """Manifest values of a folder of rasters.
+    """Return the manifest values of a folder of rasters.
 
     Args:
         root: The folder.
@@ -154,7 +145,7 @@ def _is_layout(value: Any) -> bool:
 
 
 def _folder(root: Path | str) -> Path:
-    folder = Path(root).expanduser().absolute()
-    if not folder.is_dir():
+    base = Path(root).expanduser().absolute()
+    if not base.is_dir():
         raise RasterReadError(f"there is no folder '{root}'")
-    return folder
+    return base

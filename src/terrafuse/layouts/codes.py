@@ -1,4 +1,4 @@
-"""Which values label rasters hold."""
+"""Search for the distinct values of label rasters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile
 from terrafuse.errors import LabelError, RasterReadError
 
-# 255 is left for what is ignored.
+# 255 is reserved for ignored pixels.
 MAX_CLASSES = 255
 _ROWS = 1024
 
@@ -27,9 +27,9 @@ class Codes:
     """Values of label rasters.
 
     Args:
-        values: What may be classes, ascending: whole numbers, or colours "#rrggbb".
-        void: Negative numbers, by custom "not labelled".
-        colors: Display colours of `values`, where the file tells them.
+        values: Candidate classes, ascending: integers, or colours "#rrggbb".
+        void: Negative numbers, which by convention mean "not labelled".
+        colors: Display colours of `values`, where the file defines them.
     """
 
     values: tuple[int | str, ...]
@@ -37,7 +37,7 @@ class Codes:
     colors: tuple[str, ...] = ()
 
     def classes(self, palette: Sequence[str]) -> list[dict[str, Any]]:
-        """Classes as in a manifest, with names to be replaced."""
+        """Return classes as in a manifest, with placeholder names."""
         own = self.colors or [palette[n % len(palette)] for n in range(len(self.values))]
         return [
             {"name": f"class_{str(value).lstrip('#')}", "code": value, "color": color}
@@ -46,17 +46,17 @@ class Codes:
 
 
 def find_codes(files: Sequence[RasterFile]) -> Codes:
-    """The distinct values of label rasters, without nodata.
+    """Find the distinct values of label rasters, without nodata.
 
     Raises:
-        LabelError: Nothing, broken numbers, or more than 255 values.
+        LabelError: No values, fractional numbers, or more than 255 values.
         RasterReadError: Pixels cannot be decoded.
     """
     first = files[0]
     bands = first.count - sum(first.alpha)
     if bands not in (1, 3):
         raise LabelError(
-            f"labels '{first.path}' have {bands} bands; class codes are one band, colours three"
+            f"labels '{first.path}' have {bands} bands; class codes need one band, colours three"
         )
     found: set[int] = set()
     for file in files:
@@ -64,7 +64,7 @@ def find_codes(files: Sequence[RasterFile]) -> Codes:
         if len(found) > MAX_CLASSES:
             raise LabelError(
                 f"labels hold more than {MAX_CLASSES} different values up to '{file.path}'; class "
-                "codes are few. Choose the folder of labels with -O labels=FOLDER"
+                "codes should be few. Choose the folder of labels with -O labels=FOLDER"
             )
     if not found:
         raise LabelError(f"labels hold no data in any of {len(files)} files ('{first.path}' …)")
@@ -111,7 +111,7 @@ def _distinct(pixels: NDArray[Any], file: RasterFile) -> set[int]:
     if file.nodata[0] is not None:
         values = values[values != file.nodata[0]]
     if (values != np.round(values)).any():
-        raise LabelError(f"labels '{file.path}' hold broken numbers, for instance {values[0]:g}")
+        raise LabelError(f"labels '{file.path}' hold fractions, for instance {values[0]:g}")
     return {int(value) for value in values}
 
 
@@ -119,9 +119,9 @@ _LOOK_PX = 512
 
 
 def peek(path: Path, bands: int) -> NDArray[Any] | None:
-    """Values (bands, h, w) of the middle, up to 512 × 512 pixels.
+    """Read values (bands, h, w) of the middle, up to 512 × 512 pixels.
 
-    None where the file has fewer bands or cannot be read; who opens all files says so.
+    None if the file has fewer bands or cannot be read; the step that opens all files reports it.
     """
     spec = gdal_path(str(path))
     pool.forget(spec)  # a handle from before the file was rewritten would show its old pixels

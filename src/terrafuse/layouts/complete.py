@@ -1,4 +1,4 @@
-"""Whether a copy of a published data set is whole: what is missing, damaged or of unequal size."""
+"""Completeness of a copy of a published data set: files missing, damaged or of unequal size."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ _MOST_LISTED = 8
 
 @dataclass(frozen=True)
 class Part:
-    """Files of a modality, or labels.
+    """Files of a modality, or of the labels.
 
     Args:
-        name: Of the modality, or "labels".
-        found: The files.
-        headers: Id → what the file says about itself.
-        broken: Id → why its file cannot be opened.
+        name: Name of the modality, or "labels".
+        headers: Id → metadata of the file.
+        broken: Id → reason why its file cannot be opened.
         required: Ids that must have such a file; None: all.
         second: Whether its bands follow those of another part of the same modality.
     """
@@ -39,16 +38,16 @@ class Part:
 
     @property
     def title(self) -> str:
-        """For messages."""
+        """Name in messages."""
         return f"{self.name} ({self.found.kind.name})" if self.second else self.name
 
     def wants(self, id: str) -> bool:
-        """Whether a scene must have such a file."""
+        """Tell whether a scene must have such a file."""
         return self.required is None or id in self.required
 
 
 def inspect_parts(root: Path, parts: Sequence[Part]) -> list[Part]:
-    """Open every file; one that cannot be counts as absent from here on."""
+    """Open every file; those that cannot be opened count as absent from here on."""
     known: dict[Path, RasterFile | str] = {}  # modalities may share files
     inspected = []
     for part in parts:
@@ -77,18 +76,19 @@ def settle(
     allow: bool,
     others: Mapping[str, Mapping[str, str]],
 ) -> tuple[list[str], set[str]]:
-    """Scenes to be in the manifest, and modalities that some of them lack.
+    """Choose the scenes of the manifest, and report what is missing.
 
     Args:
-        tree: The rasters.
-        layout: How the data set is published.
         parts: Modalities and labels.
         split: Id → split of the scenes wanted.
-        allow: Whether to carry on with what there is.
-        others: Name → id → split, of other lists, of which some may be complete.
+        allow: Whether to continue with an incomplete copy.
+        others: Name → id → split, of other lists, some of which may be complete.
+
+    Returns:
+        Ids of the scenes, and modalities that some of them lack.
 
     Raises:
-        DataError: Something is missing and that is not allowed, or nothing is left.
+        DataError: Something is missing and that is not allowed, or no scene is left.
     """
     images = [part for part in parts if part.name != "labels"]
     here = [id for id in split if any(id in part.found.files for part in images)]
@@ -106,7 +106,7 @@ def settle(
             ways = _ways(layout, parts, split, others)
             raise DataError(f"{whole}:\n{text}\n{ways}")
         if not scenes:
-            raise DataError(f"nothing is left of {layout.title}:\n{text}")
+            raise DataError(f"no scene of {layout.title} is left:\n{text}")
         told = f"{whole}; {len(scenes)} scenes go into the manifest:\n{text}"
         warnings.warn(told, stacklevel=2)
     _compare_with_published(layout.title, groups, split)
@@ -119,8 +119,8 @@ def _ways(
     split: Mapping[str, str],
     others: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """What a user can do about an incomplete copy; the splits and modalities that are whole."""
-    way = "Fetch the rest, or carry on with what is there: -O incomplete=allow"
+    """Suggest remedies for an incomplete copy; name the splits and modalities that are complete."""
+    way = "Download the rest, or continue with what is there: -O incomplete=allow"
     every = [replace(part, required=None) for part in parts]
     whole = [f"-O split={name}" for name, own in others.items() if _is_whole(layout, every, own)]
     named = [part for part in parts if part.name != "labels"]
@@ -129,11 +129,11 @@ def _ways(
     if 0 < len(there) < len({p.name for p in named}) and _is_whole(layout, rest, split):
         kept = dict.fromkeys(part.name for part in rest if part.name in there)
         whole.append(f"-O modalities={','.join(kept)}")
-    return f"Of this copy is complete: {' or '.join(whole)}. {way}" if whole else way
+    return f"Complete in this copy: {' or '.join(whole)}. {way}" if whole else way
 
 
 def _is_whole(layout: Layout, parts: Sequence[Part], split: Mapping[str, str]) -> bool:
-    """Whether every scene of a split has all files, of equal sizes."""
+    """Tell whether every scene of a split has all files, of equal sizes."""
     if any(True for _ in _faults(replace(layout, expected=None), _by_files(parts), split, 0)):
         return False
     return not any(_sizes(parts, id)[0] > SIZE_TOLERANCE_PX for id in split)
@@ -147,7 +147,7 @@ def _inspect(path: Path) -> RasterFile | str:
 
 
 def _by_files(parts: Sequence[Part]) -> list[tuple[str, Part]]:
-    """Parts that are read from the same files only once, with all their names."""
+    """List parts that share files only once, with all their names."""
     names: dict[str, list[str]] = {}
     for part in parts:
         names.setdefault(part.found.kind.name, []).append(part.title)
@@ -158,7 +158,7 @@ def _by_files(parts: Sequence[Part]) -> list[tuple[str, Part]]:
 def _faults(
     layout: Layout, groups: Sequence[tuple[str, Part]], split: Mapping[str, str], here: int
 ) -> Iterator[str]:
-    """A line per modality that is not whole, and per file that is of no use."""
+    """Yield a line per incomplete modality, and per unusable file."""
     if layout.expected is not None and here < layout.expected:
         yield f"  {here} of {layout.expected} scenes are there"
     for title, part in groups:
@@ -192,7 +192,7 @@ def _without(ids: Sequence[str]) -> str:
 
 
 def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dict[str, str]:
-    """Scenes whose files cannot be matched by pixel; smaller differences are only told."""
+    """Find scenes whose files cannot be matched by pixel; warn of smaller differences."""
     bad, small = {}, []
     for id in split:
         apart, shown = _sizes(parts, id)
@@ -210,7 +210,7 @@ def _unequal(title: str, parts: Sequence[Part], split: Mapping[str, str]) -> dic
 
 
 def _sizes(parts: Sequence[Part], id: str) -> tuple[int, str]:
-    """Most pixels by which files of a scene without CRS differ in size, and their sizes."""
+    """Compare files without CRS of a scene: largest difference in pixels, and their sizes."""
     headers = {part.title: part.headers[id] for part in parts if id in part.headers}
     sizes = {n: (h.grid.width, h.grid.height) for n, h in headers.items() if not h.grid.crs}
     shown = ", ".join(f"{name} {w} × {h}" for name, (w, h) in sizes.items())
@@ -236,6 +236,6 @@ def _compare_with_published(
                 listed = ", ".join(f"{value} in {n}" for value, n in others.items())
                 warnings.warn(
                     f"{title}: {name}: {what} {listed} of {len(headers)} files; "
-                    f"published are {published}",
+                    f"published: {published}",
                     stacklevel=2,
                 )

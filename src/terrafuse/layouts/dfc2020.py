@@ -20,7 +20,7 @@ _UM = {
     "B1": 0.443, "B2": 0.490, "B3": 0.560, "B4": 0.665, "B5": 0.705, "B6": 0.740, "B7": 0.783,
     "B8": 0.842, "B8A": 0.865, "B9": 0.945, "B10": 1.375, "B11": 1.610, "B12": 2.190,
 }  # fmt: skip
-# Without places, runs of numbers stay together.
+# Without places, runs of consecutive numbers stay together.
 _RUN, _VAL_OF = 16, 8
 
 
@@ -53,14 +53,13 @@ def describe_dfc2020(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """DFC2020: folders s1_…, s2_… and dfc_… of ROIs0000_validation and _test, or of seven places.
 
     Args:
-        root: The folder.
-        options: "split": sound or official. Of the edition by places, 'sound' keeps whole places
-            apart (4 / 1 / 2); of the other one, 'validation' is for training, as is customary, and
-            'sound' takes runs of 16 numbers of it to validate. "modalities": some of s1, s2.
+        options: "split": sound or official. In the edition by places, 'sound' keeps whole places
+            apart (4 / 1 / 2); in the other one, 'validation' is used for training, as is customary,
+            and 'sound' takes runs of 16 numbers of it for validation. "modalities": some of s1, s2.
             "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them; or no official split in this edition.
+        DataError: Files are missing, or this edition has no official split.
     """
     facts = read_facts("dfc2020")
     chosen = read_options(_LAYOUT, facts, options)

@@ -1,4 +1,4 @@
-"""What is published about data sets: class names, codes, colours and splits, from `tables.json`."""
+"""Published facts about data sets: class names, codes, colours and splits, from `tables.json`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class PublishedFacts:
     """Published facts of one data set.
 
     Args:
-        name: Of the layout, as users type it.
-        title: Of the data set, for messages.
-        classes: As in a manifest.
-        void: Raw label values that are no class.
-        splits: Name → split → ids of scenes.
-        more: What only this data set has.
+        name: Name of the layout, as users type it.
+        title: Title of the data set, for messages.
+        classes: Classes as in a manifest.
+        void: Raw label values that belong to no class.
+        splits: Name of the lists → split → ids of scenes.
+        more: Facts that only this data set has.
     """
 
     name: str
@@ -34,14 +34,13 @@ class PublishedFacts:
     more: Mapping[str, Any]
 
     def split(self, name: str, further: Iterable[str] = ()) -> dict[str, str]:
-        """Id → split, of the lists of this name.
+        """Map ids to splits, from the lists of this name.
 
         Args:
-            name: Of the lists.
-            further: Names of splits that the layout makes itself, for the message.
+            further: Names of splits that the layout builds itself, for the message.
 
         Raises:
-            UnknownNameError: No such lists; the nearest name is given.
+            UnknownNameError: There are no such lists; the nearest name is given.
         """
         if name not in self.splits:
             known = [*self.splits, *further]
@@ -49,7 +48,7 @@ class PublishedFacts:
         return {id: split for split, ids in self.splits[name].items() for id in ids}
 
     def colored_classes(self) -> list[dict[str, Any]]:
-        """The classes of labels that hold the display colours instead of codes."""
+        """Return the classes for labels that hold the display colours instead of codes."""
         return [item | {"code": item["color"]} for item in self.classes]
 
 
@@ -61,17 +60,17 @@ def _tables() -> dict[str, Any]:
 
 
 def read_facts(name: str) -> PublishedFacts:
-    """PublishedFacts of the data set of a layout."""
+    """Read the published facts of the data set of a layout."""
     table = dict(_tables()[name])
     own = {key: table.pop(key) for key in ("title", "classes", "void", "splits")}
     return PublishedFacts(name=name, more=table, **own)
 
 
 def draw_by_name(ids: Iterable[str], share: float) -> set[str]:
-    """A share of ids drawn by their names alone, where no list is published.
+    """Draw a share of ids by their names alone, where no list is published.
 
-    The same id is drawn from every copy of a data set, whatever else the copy holds; at least one
-    is.
+    The draw of an id is the same in every copy of a data set, whatever else the copy holds. At
+    least one id is drawn.
     """
     numbers = {id: int(hashlib.sha256(id.encode()).hexdigest()[:8], 16) / 2**32 for id in ids}
     drawn = {id for id, number in numbers.items() if number < share}

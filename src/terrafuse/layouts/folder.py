@@ -38,9 +38,9 @@ _MOST_NAMED = 5
 def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """One folder (or pattern) per modality and one of labels; names of a scene's files match.
 
-    Folders train, val and test may stand above or below those; else splits/NAME.txt, or train.txt
-    and its like, list names. Names may differ by what all of a folder begin or end with. Without
-    folders, names such as Image_0 and Label_0, or x and x_label, tell labels from images.
+    Folders train, val and test may be above or below those; else splits/NAME.txt, or train.txt and
+    the like, list names. Names may differ by a prefix or suffix common to a folder. Without
+    folders, names such as Image_0 and Label_0, or x and x_label, distinguish labels from images.
 
     Args:
         root: The folder; paths are relative to it.
@@ -48,8 +48,8 @@ def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
             with its folder or pattern. Without modalities, each folder is one.
 
     Raises:
-        DataError: Nothing found, names or sizes that do not match, or scenes in two splits.
-        LabelError: No labels, or more than 255 values in them.
+        DataError: Nothing is found, names or sizes do not match, or a scene is in two splits.
+        LabelError: There are no labels, or they hold more than 255 values.
     """
     return describe_folders(root, options)
 
@@ -57,10 +57,11 @@ def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
 def describe_folders(
     root: Path, options: Mapping[str, str], *, lists: bool = True
 ) -> dict[str, Any]:
-    """As `describe_folder`; without `lists` those beside the folders are another's to read."""
+    """Do as `describe_folder`; without `lists`, lists beside the folders are left to the caller."""
     places, merged = find_places(Tree.walk(root).paths, options.get(LABELS, ""))
     if merged:
-        warn(f"{len(merged)} rasters in folders such as '{merged[0].parent}' repeat others: left")
+        folder = merged[0].parent
+        warn(f"{len(merged)} rasters in folders such as '{folder}' repeat others: ignored")
     roles = _sort_roles(root, places, options)
     found = match_names(roles, LABELS)
     labels = found.pop(LABELS)
@@ -96,7 +97,7 @@ def describe_folders(
 def _sort_roles(
     root: Path, places: Sequence[Place], options: Mapping[str, str]
 ) -> dict[str, list[Place]]:
-    """Places of labels, of labels without boundaries, and of each modality."""
+    """Sort places into labels, labels without boundaries, and each modality."""
     by_role: defaultdict[str, list[Place]] = defaultdict(list)
     for place in places:
         by_role[place.role].append(place)
@@ -111,8 +112,8 @@ def _sort_roles(
         if alike:
             listed = ", ".join(f"'{role}'" for role in alike)
             warn(
-                f"labels are those of '{labels}'; {listed} look like labels, too, and are left "
-                "aside. To take others: -O labels=FOLDER"
+                f"labels are taken from '{labels}'; {listed} look like labels too, and are "
+                "ignored. To use others: -O labels=FOLDER"
             )
     if not found:
         raise DataError(
@@ -126,7 +127,7 @@ def _sort_roles(
 def _label_roles(
     root: Path, by_role: Mapping[str, Sequence[Place]], options: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Folders of labels, and of labels without boundaries (empty: none)."""
+    """Choose the folders of labels, and of labels without boundaries (empty: none)."""
     full = sorted(filter(is_label, by_role), key=rank_of_labels)
     eroded = sorted(filter(is_eroded, by_role), key=rank_of_labels)
     if LABELS in options:
@@ -137,13 +138,13 @@ def _label_roles(
             f"no folder of labels in '{root}' (folders: {listed}). Name it: -O labels=FOLDER"
         )
     if not full:
-        warn(f"only labels without boundaries are there ('{eroded[0]}'); they serve as labels")
+        warn(f"there are only labels without boundaries ('{eroded[0]}'); they are used as labels")
         return eroded[0], ""
     return full[0], eroded[0] if eroded else ""
 
 
 def _places_at(root: Path, places: Sequence[Place], at: str) -> list[Place]:
-    """Files of a folder that a user names, or of a pattern."""
+    """List the files of a folder that a user names, or of a pattern."""
     if any(c in at for c in "*?["):
         found = _matches(root, at)
     else:
@@ -177,7 +178,7 @@ def _with_matches(
     root: Path, roles: Mapping[str, Sequence[Place]], found: Matched, labels: Mapping[str, Place],
     given: set[str],
 ) -> Matched:  # fmt: skip
-    """Modalities of which some file belongs to a label; others are told, or refused if named."""
+    """Keep modalities with a file that belongs to a label; reject others if named, else warn."""
     bad = [name for name, files in found.items() if labels.keys().isdisjoint(files)]
     if len(bad) == len(found):
         return found
@@ -186,12 +187,12 @@ def _with_matches(
         text = f"no file of '{name}' has the name of a label, for instance '{first}'"
         if name in given:
             raise DataError(f"{text} in '{root}'; scenes are matched by file name")
-        warn(f"{text}: left aside")
+        warn(f"{text}: ignored")
     return {name: files for name, files in found.items() if name not in bad}
 
 
 def _tell_of_the_rest(found: Matched, labels: Mapping[str, Place], ids: Sequence[str]) -> None:
-    """Images without labels, and labels without images."""
+    """Warn of images without labels, and of labels without images."""
     known = set(ids)
     images = {i: p for files in found.values() for i, p in files.items() if i not in known}
     lone = {i: p for i, p in labels.items() if i not in known}
@@ -199,7 +200,7 @@ def _tell_of_the_rest(found: Matched, labels: Mapping[str, Place], ids: Sequence
         if rest:
             shown = [str(p.path) for _, p in sorted(rest.items(), key=lambda o: natural_key(o[0]))]
             more = " …" if len(shown) > _MOST_NAMED else ""
-            warn(f"{len(rest)} {what} are left aside: {', '.join(shown[:_MOST_NAMED])}{more}")
+            warn(f"{len(rest)} {what} are ignored: {', '.join(shown[:_MOST_NAMED])}{more}")
 
 
 def _describe_modality(
@@ -223,10 +224,10 @@ def _describe_modality(
 def _check_sizes(
     name: str, files: Mapping[str, Place], labels: Mapping[str, Place], root: Path, scale: Fraction
 ) -> None:
-    """Files without CRS are matched by pixel: their sizes must be those of the labels.
+    """Check that files without CRS, which are matched by pixel, have the size of the labels.
 
     Raises:
-        DataError: They are not; lists the scenes.
+        DataError: They have not; lists the scenes.
     """
     bad = []
     for id in (i for i in files if i in labels):
@@ -245,8 +246,8 @@ def _check_sizes(
         lines = "\n".join((*bad[:_MOST_NAMED], *more))
         raise DataError(
             f"sizes of '{name}' and of labels do not match (width × height) in {len(bad)} scenes "
-            f"of '{root}':\n{lines}\nWithout a CRS they are matched by pixel: mend these files, or "
-            "take them away"
+            f"of '{root}':\n{lines}\nWithout a CRS they are matched by pixel: fix these files, or "
+            "remove them"
         )
 
 
@@ -256,7 +257,7 @@ def _splits(
     labels: Mapping[str, Place],
     roles: Sequence[Mapping[str, Place]],
 ) -> dict[str, str]:
-    """Split per scene: from lists, else from the folder."""
+    """Determine the split per scene: from lists, else from the folder."""
     above = {i: split for i in ids if (split := labels[i].split)}
     names: defaultdict[str, set[str]] = defaultdict(set)
     for files in roles:
@@ -266,8 +267,8 @@ def _splits(
     other = [i for i in listed if above.get(i, listed[i]) != listed[i]]
     if other:
         warn(
-            f"{len(other)} scenes lie in folders of another split than lists say, for instance "
-            f"'{labels[other[0]].path}', listed in '{listed[other[0]]}': the lists count"
+            f"{len(other)} scenes lie in folders of another split than the lists say, for instance "
+            f"'{labels[other[0]].path}', listed in '{listed[other[0]]}': the lists take precedence"
         )
     without = [i for i in ids if i not in listed and i not in above]
     if listed and without:
@@ -286,7 +287,7 @@ def _scene(
 
 
 def _rank_of_split(split: str | None) -> int:
-    """To train, to validate, to test."""
+    """Rank splits: training, validation, test."""
     return 0 if split is None else list(SPLITS.values()).index(split)
 
 

@@ -1,6 +1,6 @@
 """Forests: RGB pictures, a second modality derived from them, and lists of training and test names.
 
-The data of the publication were not released; this is the tree of folders that its code reads.
+The data of the publication were not released; this is the folder tree that its code reads.
 
 Reference: VSGNet, IEEE JSTARS (2025), DOI 10.1109/JSTARS.2025.3547880.
 """
@@ -27,14 +27,13 @@ def describe_forests(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """RGB/*.jpg, a second folder of pictures, labels/*.png (255 = ignore), train.txt and test.txt.
 
     Args:
-        root: The folder.
         options: "second": folder of the second modality; default: the only other one. "split":
             sound (validation drawn by name from the training list, unless there is a val.txt) or
-            official (the lists as they are). "incomplete": refuse or allow.
+            official (the lists unchanged). "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such folders or lists, or listed pictures that are not there.
-        LabelError: No labels, or more than 255 values in them.
+        DataError: Folders, lists or listed pictures are missing.
+        LabelError: There are no labels, or they hold more than 255 values.
     """
     for key in options:
         if key not in _OPTIONS:
@@ -85,7 +84,7 @@ def _to_name(folder: str) -> str:
 
 
 def _read_lists(root: Path) -> dict[str, str]:
-    """Name of a picture → split. A line is a path, or several with white space between."""
+    """Map names of pictures to splits. A line is a path, or several separated by white space."""
     split = read_split_lists(
         [(root / f"{name}.txt", name) for name in ("train", "val", "test")],
         lambda line: PurePosixPath(line.split()[0].replace("\\", "/")).stem,
@@ -105,7 +104,7 @@ def _scenes(
         listed = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
         text = f"{len(missing)} of {len(split)} listed pictures lack a file in '{root}': {listed}"
         if not allow or len(missing) == len(split):
-            raise DataError(f"{text}. Carry on without them: -O incomplete=allow")
+            raise DataError(f"{text}. To continue without them: -O incomplete=allow")
         warnings.warn(f"{text}. They are left out", stacklevel=2)
     return [
         {

@@ -20,16 +20,16 @@ from terrafuse.layouts.options import Chosen, choice, need_split, read_options
 from terrafuse.layouts.published import compose, look_through, warn
 from terrafuse.layouts.tree import FileKind, Found, Tree
 
-# A date after the double underscore is the mark of a contest's issue, with other classes.
+# A date after the double underscore marks a contest's edition, with other classes.
 _SCENE = r"(?P<id>GF2_PMS[12]__?L1A\d+-MSS[12])"
 _SIZE = (7200, 6800)
 _NIR_FIRST = ("nir", "red", "green", "blue")
 _BLUE_FIRST = ("blue", "green", "red", "nir")
 _RGB = ("red", "green", "blue")
 _UM = {"blue": 0.485, "green": 0.555, "red": 0.66, "nir": 0.83}
-# Where no list is published.
+# Shares drawn where no list is published.
 _VAL_SHARE, _TEST_SHARE = 0.125, 0.2
-#: Split, and key of the facts, of the scenes that a popular recipe cuts into pieces at random.
+#: Split, and key of the facts, of the scenes that a popular script cuts into pieces at random.
 _FIFTEEN = "fifteen"
 
 
@@ -45,7 +45,7 @@ def _scenes(
 
 
 def _below(folder: str) -> tuple[str, str]:
-    """A published folder, and folders of splits below it, into which readers sort scenes."""
+    """Return patterns of a published folder, and of folders of splits that users sort it into."""
     return folder, rf"{folder}/(?:train|val|test)"
 
 
@@ -54,7 +54,7 @@ _IMAGES = (
     _scenes("image_RGB", _below("image_RGB"), _RGB),
     _scenes("Image__8bit_NirRGB", _below("Image_+8bit_NirRGB"), _NIR_FIRST),
     _scenes("Image_16bit_BGRNir", _below("Image_16bit_BGRNir"), _BLUE_FIRST, dtype="uint16"),
-    # Of a later upload; nothing but the name tells the order.
+    # From a later upload; only the name gives the order.
     _scenes("Image_16bit_RGBNir", _below("Image_16bit_RGBNir"), (*_RGB, "nir"),
             dtype="uint16"),
 )  # fmt: skip
@@ -65,7 +65,7 @@ _8BIT, _16BIT = (
 
 
 def _readings(four: tuple[str, ...], three: tuple[str, ...] = ()) -> dict[str, Reading]:
-    """One sensor, split into two modalities."""
+    """Return the readings of one sensor, split into two modalities."""
     return {
         "rgb": Reading("optical", _RGB, (*four, *three), nodata=0),
         "nir": Reading("optical", ("nir",), four, nodata=0),
@@ -87,7 +87,7 @@ def _layout(title: str, labels: tuple[FileKind, ...], **options: Any) -> Layout:
 
 
 def _annotations(classes: int) -> tuple[FileKind, FileKind]:
-    """Labels on the images of Five-Billion-Pixels: their names tell how many classes they have."""
+    """Return the kinds of labels on images of Five-Billion-Pixels; names give the class count."""
     end = f"_{classes}label"
     index = r"(?!.*colou?r|label_15classes$|.*predict|.*result|.*output)[^/]*"
     return (
@@ -137,17 +137,16 @@ def describe_gid5(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """GID-5: 150 GF-2 scenes, five classes; label_5classes, or Annotation__index/NAME_5label.png.
 
     Args:
-        root: The folder.
         options: "split": sound (tested on the 30 scenes of Five-Billion-Pixels; validation drawn
             by name), official (likewise, without validation; the paper's own list was not
             published) or fifteen (only the scenes of MACU-Net's and mmsegmentation's subset, split
             likewise). "modalities": some of rgb, nir (default: both, from four bands), nirrgb.
-            "images": 8bit or 16bit; default: 8bit where they are. "without": ids to leave out.
+            "images": 8bit or 16bit; default: 8bit if present. "without": ids to leave out.
             "unknown": void, or the class that unknown colours become. "incomplete": refuse or
             allow.
 
     Raises:
-        DataError: No such files, or not all of them.
+        DataError: Files are missing.
     """
     facts = read_facts("gid-5")
     layout = _with_images(_GID5, options)
@@ -161,14 +160,14 @@ def describe_gid15(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """GID-15: the fine set (label_15classes), the challenge (img_dir), or NAME_15label.png.
 
     Args:
-        root: The folder.
-        options: "split": sound or official. The challenge has no labels of its test scenes: its
+        options: "split": sound or official. The challenge has no labels for its test scenes: its
             'val' is the test split and 'sound' draws validation scenes from 'train' by name. The
-            fine set comes without a list. On the images of Five-Billion-Pixels its 30 test scenes
-            test. "modalities", "images", "without", "unknown" and "incomplete" as for GID-5.
+            fine set comes without a list. On the images of Five-Billion-Pixels, its 30 test scenes
+            are the test split. "modalities", "images", "without", "unknown" and "incomplete" as for
+            GID-5.
 
     Raises:
-        DataError: No such files, or not all of them.
+        DataError: Files are missing.
     """
     tree = Tree.walk(root)
     if any("img_dir" in map(str.lower, path.parts) for path in tree.paths):
@@ -186,7 +185,7 @@ def describe_gid15(root: Path, options: dict[str, str]) -> dict[str, Any]:
     split = _split(facts, chosen, labels.files, draw_by_name(labels.files, _TEST_SHARE))
     if split:
         warn(
-            "GID-15: this is the fine set, told by 'label_15classes'. No list of its splits is "
+            "GID-15: this is the fine set, recognised by 'label_15classes'. No list of splits is "
             "published; 'test' and 'val' are drawn by the names of the scenes"
         )
     classes, void = facts.colored_classes(), ["#000000"]
@@ -197,14 +196,13 @@ def describe_five_billion_pixels(root: Path, options: dict[str, str]) -> dict[st
     """Five-Billion-Pixels: 24 classes on the scenes of GID; Image__8bit_NirRGB, Annotation__index.
 
     Args:
-        root: The folder.
         options: "split": sound (30 published test scenes, validation drawn by name) or official
             (without validation). "images": 8bit (nir, red, green, blue) or 16bit (blue, green,
-            red, nir, or as the folder's name says); default: 8bit where they are. "modalities",
+            red, nir, or as the folder's name says); default: 8bit if present. "modalities",
             "without", "unknown" and "incomplete" as for GID-5.
 
     Raises:
-        DataError: No such files, or not all of them.
+        DataError: Files are missing.
     """
     facts = read_facts("five-billion-pixels")
     layout = _with_images(_BILLIONS, options)
@@ -213,7 +211,7 @@ def describe_five_billion_pixels(root: Path, options: dict[str, str]) -> dict[st
 
 
 def _with_images(layout: Layout, options: Mapping[str, str]) -> Layout:
-    """The layout that reads images of the depth that a user wants."""
+    """Adapt the layout to the bit depth that a user wants."""
     if "images" not in options:
         return layout
     depth = choice(options, "images", ("8bit", "16bit"))
@@ -224,7 +222,7 @@ def _with_images(layout: Layout, options: Mapping[str, str]) -> Layout:
 def _describe_scenes(
     root: Path, layout: Layout, facts: PublishedFacts, chosen: Chosen, test: Iterable[str]
 ) -> dict[str, Any]:
-    """All scenes, with labels as indices where there are, else as colours."""
+    """Describe all scenes, with labels as indices if present, else as colours."""
     tree = look_through(root, layout)
     found = {name: tree.find(layout.kind(name)) for name in layout.labels}
     index = found["Annotation__index"]
@@ -243,7 +241,7 @@ def _describe_scenes(
 
 
 def _indexed(facts: PublishedFacts) -> tuple[list[dict[str, Any]], list[int | str]]:
-    """Classes of labels that hold numbers from 1 on, 0 for what is not annotated."""
+    """Return classes and void values of labels numbered from 1, with 0 for unlabelled."""
     return [item | {"code": n} for n, item in enumerate(facts.classes, 1)], [0]
 
 
@@ -251,10 +249,10 @@ def _tell_of_depth(tree: Tree, layout: Layout) -> None:
     files = layout.readings["nir"].files
     taken = next((name for name in files if tree.find(layout.kind(name)).files), "")
     if taken in _16BIT and files[0] not in _16BIT:
-        warn(f"{layout.title}: there are no 8-bit images; those of '{taken}' are taken")
+        warn(f"{layout.title}: there are no 8-bit images; those of '{taken}' are used")
     if taken == "Image_16bit_RGBNir":
         warn(
-            f"{layout.title}: bands of '{taken}' are taken in the order of the folder's name, red, "
+            f"{layout.title}: bands of '{taken}' are read in the order of the folder's name, red, "
             "green, blue, near infrared, which is documented nowhere else. terrafuse data check "
             "compares near infrared with red where plants are labelled"
         )
@@ -269,9 +267,9 @@ def _describe_challenge(root: Path, options: dict[str, str]) -> dict[str, Any]:
     chosen = read_options(layout, facts, options)
     tree = look_through(root, layout)
     warn(
-        "GID-15: this is the challenge's edition, told by 'img_dir'. Its test scenes have no "
-        "labels: they are split 'unlabelled', and its 'val' is the split 'test'"
-        + (". Files of three bands hold no near infrared" if bands == 3 else "")
+        "GID-15: this is the challenge's edition, recognised by 'img_dir'. Its test scenes have "
+        "no labels: they go into the split 'unlabelled', and its 'val' becomes the split 'test'"
+        + (". Files of three bands have no near infrared" if bands == 3 else "")
     )
     return compose(
         tree, layout, chosen, _challenge_split(facts, chosen, images), facts.classes, facts.void,
@@ -291,7 +289,7 @@ def _challenge_split(facts: PublishedFacts, chosen: Chosen, images: Found) -> di
 def _split(
     facts: PublishedFacts, chosen: Chosen, ids: Iterable[str], test: Iterable[str]
 ) -> dict[str, str]:
-    """Given test scenes, and validation scenes by name."""
+    """Assign the given test scenes, and validation scenes drawn by name."""
     every = set(ids)
     if not every:
         return {}

@@ -1,4 +1,4 @@
-"""What a raster nobody has described is likely to be: kind, bands, wavelengths, pixel size."""
+"""Guesses for a raster without description: kind, bands, wavelengths, pixel size."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _KINDS: Mapping[ModalityKind, str] = {
 
 
 def guess_modality(name: str, files: Sequence[RasterFile]) -> dict[str, Any]:
-    """Values of a modality as in a manifest.
+    """Guess the values of a modality as in a manifest.
 
     Args:
-        name: Of the modality, which often says what it is.
-        files: Those of one scene; their bands follow one another.
+        name: Name of the modality, which often indicates its kind.
+        files: Files of one scene; their bands are concatenated.
     """
     bands = [band for file in files for band in _band_names(file)]
     if len(set(bands)) < len(bands):
@@ -75,7 +75,7 @@ def tell_band_names(
 
 
 def guess_scale(image: RasterFile, labels: RasterFile) -> Fraction:
-    """Pixel size relative to the labels', as a simple ratio."""
+    """Guess the pixel size relative to the labels', as a simple ratio."""
     sizes = image.grid.pixel_size_m, labels.grid.pixel_size_m
     if sizes[0] is not None and sizes[1] is not None:
         ratio = sizes[0] / sizes[1]
@@ -98,7 +98,7 @@ def _guess_kind(name: str) -> ModalityKind:
 
 
 def _band_names(file: RasterFile) -> list[str]:
-    # Writers often mark a fourth band as alpha that is none: near infrared, say.
+    # Software often tags a fourth band as alpha although it holds data, such as near infrared.
     both = zip(file.descriptions, file.alpha, strict=True)
     opaque = [text for text, alpha in both if not alpha or text.lower() not in ("", "alpha")]
     if len(opaque) < 3:

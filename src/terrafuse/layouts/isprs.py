@@ -1,4 +1,4 @@
-"""What ISPRS Vaihingen and Potsdam share: colours, pieces, and what was unpacked over what."""
+"""Common parts of ISPRS Vaihingen and Potsdam: colours, pieces, and checks of the archives."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ from terrafuse.layouts.pieces import Recipe
 from terrafuse.layouts.published import warn
 from terrafuse.layouts.tree import FileKind, Found, Tree, natural_key
 
-#: Nominal centres: those of the cameras are not published with the data.
+#: Nominal band centres: those of the cameras are not published with the data.
 WAVELENGTHS_UM = {"blue": 0.49, "green": 0.56, "red": 0.665, "nir": 0.83}
 # A picture of six colours and black boundaries is a label image.
 _MOST_LABEL_COLORS = 7
 # Labels hold the colours of the legend and few others; a photograph hardly any of them.
 _LEAST_KNOWN_SHARE = 0.5
 _MOST_LISTED = 8
-#: Patterns of folders that may hold files whose names tell what they are: any but of results.
+#: Pattern of folders that may hold files recognised by name: any except those of results.
 ANYWHERE = r"(?!.*predict|.*result|.*output)[^/]*"
 
 
 def void_colors(facts: PublishedFacts, more: Mapping[str, str]) -> list[int | str]:
-    """Colours that are no class: black boundaries, and those a user adds by option "void".
+    """Return the void colours: black boundaries, and those a user adds with the option "void".
 
     Raises:
-        DataError: No colour "#rrggbb".
+        DataError: A value is not a colour "#rrggbb".
     """
     added = [color.strip().lower() for color in more.get("void", "").split(",") if color.strip()]
     for color in added:
         if not re.fullmatch(r"#?[0-9a-f]{6}", color):
-            raise DataError(f"-O void={more['void']}: '{color}' is no colour such as #fcff00")
+            raise DataError(f"-O void={more['void']}: '{color}' is not a colour such as #fcff00")
     return [*facts.void, *(f"#{color.lstrip('#')}" for color in added)]
 
 
 def refuse_labels_as_images(tree: Tree, images: Found) -> None:
-    """Labels and images of Vaihingen have equal names: one may have been unpacked over the other.
+    """Reject labels unpacked over images: in Vaihingen the two have equal names.
 
     Raises:
         DataError: Lists the images that have no more colours than labels.
@@ -66,12 +66,10 @@ def refuse_labels_as_images(tree: Tree, images: Found) -> None:
 def find_pictures(
     tree: Tree, labels: Found, ids: Iterable[str], known: list[Any]
 ) -> dict[str, str]:
-    """Label files that are pictures with labels drawn over them: id → what was found.
+    """Find label files that are pictures with labels drawn over them: id → finding.
 
     Args:
-        tree: The rasters.
-        labels: Label files.
-        ids: Scenes to look at.
+        ids: Scenes to check.
         known: Colours "#rrggbb" of classes and void.
     """
     legend = [int(str(color).lstrip("#"), 16) for color in known]
@@ -84,7 +82,7 @@ def find_pictures(
         share = float(np.isin(pixels, legend).mean())
         if share < _LEAST_KNOWN_SHARE:
             found[id] = (
-                f"label {id}: {1 - share:.0%} of the pixels looked at have no colour of the "
+                f"label {id}: {1 - share:.0%} of the pixels sampled have no colour of the "
                 f"legend. '{path}' is a picture; use the copy in '5_Labels_for_participants', or "
                 f"leave the scene out: -O without={id}"
             )
@@ -92,13 +90,10 @@ def find_pictures(
 
 
 def with_eroded(layout: Layout, labels: Found, eroded: Found, ids: Iterable[str]) -> Found:
-    """Labels, and where a scene has none those without boundaries between classes.
+    """Fill in labels without boundaries between classes for scenes that have no others.
 
     Args:
-        layout: Of the data set, for the message.
-        labels: Full labels.
-        eroded: Labels without boundaries.
-        ids: Scenes wanted.
+        layout: Layout of the data set, for the message.
     """
     instead = [id for id in ids if id in eroded.files and id not in labels.files]
     if not instead:
@@ -106,8 +101,8 @@ def with_eroded(layout: Layout, labels: Found, eroded: Found, ids: Iterable[str]
     listed = ", ".join(sorted(instead, key=natural_key)[:_MOST_LISTED])
     more = f" and {len(instead) - _MOST_LISTED} more" if len(instead) > _MOST_LISTED else ""
     warn(
-        f"{layout.title}: scenes {listed}{more} have only labels without boundaries; these serve "
-        "as their labels, so that boundaries are neither learned nor scored there, and scores are "
+        f"{layout.title}: scenes {listed}{more} have only labels without boundaries; these are "
+        "used as labels, so that boundaries are neither learned nor scored there, and scores are "
         "3 to 5 points higher than with full labels"
     )
     files = {**labels.files, **{id: eroded.files[id] for id in instead}}
@@ -117,14 +112,14 @@ def with_eroded(layout: Layout, labels: Found, eroded: Found, ids: Iterable[str]
 def recipes(
     title: str, scene: str, prefix: str, bands: tuple[str, ...], name: str
 ) -> tuple[Recipe, ...]:
-    """Pieces as mmsegmentation and GeoSeg cut them out of the images.
+    """Return the recipes by which mmsegmentation and GeoSeg cut images into pieces.
 
     Args:
-        title: Of the data set.
+        title: Title of the data set.
         scene: Pattern of a scene's id.
-        prefix: What stands before it in the names of images.
-        bands: Of the images.
-        name: Of the modality.
+        prefix: Prefix of the id in the names of images.
+        bands: Bands of the images.
+        name: Name of the modality.
     """
 
     def recipe(
@@ -153,7 +148,7 @@ def recipes(
     splits = "(?:train|val|test)"
     short = prefix.rpartition("_")[2] if prefix.endswith("area") else ""
     return (
-        # Four numbers more: the corners of the piece. 0 is the boundary, or nothing.
+        # Four more numbers: the corners of the piece. 0 is the boundary, or unlabelled.
         recipe("mmsegmentation", f"img_dir/{splits}", f"ann_dir/{splits}",
                rf"{short}(?P<id>{scene}(?:_\d+){{4}})", 1, (0, 255), eroded=True),
         # Numbers of the flip and of the piece. 6 is the boundary.
@@ -163,7 +158,7 @@ def recipes(
 
 
 def _colors(tree: Tree, path: PurePosixPath) -> NDArray[np.int64] | None:
-    """Colours in the middle of a picture as 0xrrggbb; None: it has not three bands."""
+    """Read colours in the middle of a picture as 0xrrggbb; None without three bands."""
     pixels = peek(tree.root / path, 3)
     if pixels is None:
         return None

@@ -35,12 +35,12 @@ class Row:
     """A raster in a list.
 
     Args:
-        scene: The place it shows.
+        scene: Id of the scene it belongs to.
         modality: Its modality, "labels" or "labels_eroded".
-        path: As in the manifest.
-        split: Of the scene, if the list says it.
-        about: What the list says about the modality: keys of a manifest.
-        classes: What the list says about labels.
+        path: Path as in the manifest.
+        split: Split of the scene, if the list gives it.
+        about: Values of the modality in the list: keys of a manifest.
+        classes: Classes of the labels in the list.
     """
 
     scene: str
@@ -54,17 +54,17 @@ class Row:
 def describe_items(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """A list with one row per raster: CSV (scene, modality, path, …), GeoJSON, or STAC items.
 
-    Rows of one scene and modality are files whose bands follow one another. Labels have the
-    modality "labels", or "labels_eroded". Paths are relative to the list; addresses stay.
+    The bands of rows of one scene and modality are concatenated. Labels have the modality "labels",
+    or "labels_eroded". Paths are relative to the list; URLs are kept.
 
     Args:
-        root: The folder of the list.
+        root: Folder of the list.
         options: "file": the list; default: the only one in the folder. "incomplete": refuse or
-            allow files that are not there.
+            allow missing files.
 
     Raises:
-        DataError: No list, a row that says too little, or files that are not there.
-        LabelError: No labels, or more than 255 values in them.
+        DataError: There is no list, a row is incomplete, or files are missing.
+        LabelError: There are no labels, or they hold more than 255 values.
     """
     for key in options:
         if key not in ("file", "incomplete"):
@@ -104,12 +104,12 @@ def _read(path: Path) -> list[Row]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"'{path}' is no JSON: {error}") from None
+        raise DataError(f"'{path}' is not JSON: {error}") from None
     features = values.get("features", [values]) if isinstance(values, dict) else []
     rows = [row for n, item in enumerate(features, 1) for row in _feature(item, path, n)]
     if not rows:
         raise DataError(
-            f"'{path}' lists no raster; it is no STAC ItemCollection or GeoJSON of rows"
+            f"'{path}' lists no raster; it is neither a STAC ItemCollection nor GeoJSON of rows"
         )
     return rows
 
@@ -142,7 +142,7 @@ def _to_row(values: Mapping[str, Any], where: str) -> Row:
             ]
         except ValueError:
             raise DataError(
-                f"{where}: 'wavelengths_um' must be numbers with blanks between"
+                f"{where}: 'wavelengths_um' must be numbers separated by blanks"
             ) from None
     return Row(given["scene"], given["modality"], given["path"], _split(given.get("split")), about)
 
@@ -152,10 +152,10 @@ def _split(name: str | None) -> str | None:
 
 
 def _feature(item: Any, path: Path, number: int) -> Iterator[Row]:
-    """Rows of a STAC item, or the row that a feature without assets is."""
+    """Yield the rows of a STAC item, or the one row of a feature without assets."""
     where = f"'{path}', feature {number}"
     if not isinstance(item, dict):
-        raise DataError(f"{where} is no object")
+        raise DataError(f"{where} is not an object")
     properties = item.get("properties") or {}
     if "assets" not in item:
         yield _to_row({k: v for k, v in properties.items() if k in _COLUMNS}, where)
@@ -202,9 +202,9 @@ def _with_files(rows: Sequence[Row], root: Path, path: Path, allow: bool) -> lis
     missing = [row.path for row in rows if row not in here]
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing[:5]) + (" …" if len(missing) > 5 else "")
-        text = f"{len(missing)} of {len(rows)} files of '{path}' are not there: {listed}"
+        text = f"{len(missing)} of {len(rows)} files of '{path}' are missing: {listed}"
         if not allow or not here:
-            raise DataError(f"{text}. Carry on without them: -O incomplete=allow")
+            raise DataError(f"{text}. To continue without them: -O incomplete=allow")
         warnings.warn(f"{text}. They are left out", stacklevel=2)
     return here
 
@@ -247,7 +247,7 @@ def _modality(
     ]
     values = guess_modality(name, files) | ({"page": "all"} if len(files) > len(paths) else {})
     own = [row for row in rows if row.modality == name and row.scene == first["id"]]
-    for key in ("bands", "wavelengths_um"):  # those of the files follow one another
+    for key in ("bands", "wavelengths_um"):  # concatenated over the files
         told = [row.about[key] for row in own if key in row.about]
         if len(told) == len(own):
             values[key] = [item for part in told for item in part]
@@ -287,7 +287,7 @@ def _classes(rows: Sequence[Row], root: Path, path: Path) -> dict[str, Any]:
     labels = [row.path for row in rows if row.modality == "labels" and not is_vector(row.path)]
     if not labels:
         raise LabelError(
-            f"'{path}' lists no raster of labels, so that classes are not known. Add rows whose "
+            f"'{path}' lists no raster of labels, so the classes are unknown. Add rows whose "
             "modality is 'labels'; with polygons, write the manifest by hand"
         )
     files = [inspect_raster(_place(label, root), f"labels '{label}'") for label in labels]

@@ -1,4 +1,4 @@
-"""How a data set is published: its kinds of files, and the modalities made of them."""
+"""Description of a published data set: its kinds of files, and the modalities made of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ class Reading:
     """A modality, and the files that hold its bands.
 
     Args:
-        kind: As in a manifest.
         bands: As in a manifest; a part of the files' bands, in any order.
         files: Names of the kinds of files that hold them all, best first.
-        unit: As in a manifest.
-        nodata: As in a manifest.
-        then: Kind of files whose bands follow in a second file.
+        then: Kind of a second file whose bands follow; empty: none.
     """
 
     kind: ModalityKind
@@ -32,22 +29,21 @@ class Reading:
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set is published.
+    """Kinds of files and modalities of a published data set.
 
     Args:
-        title: Of the data set, for messages.
-        kinds: The kinds of files there are.
-        readings: Modality → how it is read; users choose among them.
-        default: Modalities without a choice, the first of which has the scenes' grid.
-        optional: Those of `default` that are left out without a word where their files are absent.
+        title: Title of the data set, for messages.
+        readings: Modality → its reading; users choose among them.
+        default: Modalities used by default; the first defines the scenes' grid.
+        optional: Modalities of `default` that are silently omitted where their files are absent.
         wavelengths_um: Band → centre.
-        avoid: Pattern of a folder that must not be used → what it holds.
+        avoid: Pattern of a folder that must not be used → description of its content.
         series: Id → the series it is counted with.
-        expected: Scenes in all, where no list of them is known.
-        hint: What to do about known incomplete copies.
+        expected: Number of scenes, where no list of them is known.
+        hint: Advice on known incomplete copies.
         choices: Names of further options.
-        tells: Kinds of files whose names no other data set has.
-        labels: Kinds of label files; with one of them the data set is told from others on the
+        tells: Kinds of files whose names occur in no other data set.
+        labels: Kinds of label files, by which the data set is distinguished from others on the
             same images.
     """
 
@@ -66,5 +62,5 @@ class Layout:
     labels: tuple[str, ...] = ()
 
     def kind(self, name: str) -> FileKind:
-        """The kind of files of this name."""
+        """Return the kind of files of this name."""
         return next(kind for kind in self.kinds if kind.name == name)

@@ -1,4 +1,4 @@
-"""Lists of the scenes of each split beside their folders."""
+"""Lists of the scenes of each split, beside their folders."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _MOST_NAMED = 3
 
 
 def read_lists(root: Path, ids: Iterable[str], names: Mapping[str, set[str]]) -> dict[str, str]:
-    """Id → split, of `splits/NAME.txt`, else of `train.txt`, `val.txt`, `test.txt` in the root.
+    """Map ids to splits from `splits/NAME.txt`, else from `train.txt`, `val.txt`, `test.txt`.
 
     Args:
-        root: The folder.
-        ids: Of all scenes.
+        root: Folder that holds them.
+        ids: Ids of all scenes.
         names: Name of a file without suffix → scenes it belongs to.
 
     Raises:
-        DataError: A scene in two lists.
+        DataError: A scene is in two lists.
     """
     known = set(ids)
     splits: dict[str, str] = {}
@@ -33,14 +33,14 @@ def read_lists(root: Path, ids: Iterable[str], names: Mapping[str, set[str]]) ->
     if splits:
         return splits
     for path in sorted(path for path in root.iterdir() if _BESIDE.fullmatch(path.name)):
-        # A line may name the files of all modalities; the first will do.
+        # A line may name the files of all modalities; the first suffices.
         words = [[line, line.split()[0]] for line in _lines(path)]
         split = SPLITS[path.stem.lower()]
         missing = _add(path, split, words, known, names, splits)
         if missing:
             listed = ", ".join(missing[:_MOST_NAMED]) + (" …" if len(missing) > _MOST_NAMED else "")
             warnings.warn(
-                f"{len(missing)} of {len(words)} names in '{path}' are those of no scene with "
+                f"{len(missing)} of {len(words)} names in '{path}' match no scene with "
                 f"labels: {listed}",
                 stacklevel=2,
             )
@@ -81,7 +81,7 @@ def _add(
     path: Path, split: str, lines: list[list[str]], known: set[str],
     names: Mapping[str, set[str]], splits: dict[str, str],
 ) -> list[str]:  # fmt: skip
-    """Put the scenes of a list into a split; returns names of none."""
+    """Add the scenes of a list to a split; return the names that match none."""
     missing = []
     for ways in lines:
         id = next((found for way in ways if (found := _scene(way, known, names))), None)

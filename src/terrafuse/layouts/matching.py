@@ -1,4 +1,4 @@
-"""Names of files that belong together though what stands before or behind them differs."""
+"""Matching of file names that differ in prefix or suffix."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _BETWEEN = re.compile(r"[_\-. ]+|(?<=[A-Za-z])(?=\d+$)")
 
 
 def match_names(roles: Mapping[str, Sequence[Place]], labels: str) -> Matched:
-    """Places by scene, the names made equal if only then they match.
+    """Match places by scene, with names shortened where only then they match.
 
     Args:
         roles: Role → its places.
-        labels: The role that is labels.
+        labels: Name of the role that holds labels.
     """
     variants = {role: _variants(role, places) for role, places in roles.items()}
     best: tuple[int, dict[str, dict[str, Place]]] = (-1, {})
@@ -36,7 +36,7 @@ def match_names(roles: Mapping[str, Sequence[Place]], labels: str) -> Matched:
 
 
 def _variants(role: str, places: Sequence[Place]) -> list[dict[str, Place]]:
-    """Names as they are, without the role's word, and without what all have in common."""
+    """Name places unchanged, without the role's word, and without what all have in common."""
     word = re.compile(rf"[_-]?{re.escape(role)}[_-]?$|^{re.escape(role)}[_-]", re.IGNORECASE)
     ways: list[Callable[[str], str]] = [
         lambda name: name,
@@ -56,7 +56,7 @@ def _id(place: Place, name: str) -> str:
 
 
 def _common_taken_off(names: Sequence[str]) -> Callable[[str], str]:
-    """Takes off the words that all names begin and end with; of one name, those known as words."""
+    """Return a function that strips words common to all names; from a single one, known words."""
     lists = [_BETWEEN.split(name) for name in names]
     start = end = 0
     while _shared([words[start:] for words in lists], 0):
@@ -72,7 +72,7 @@ def _common_taken_off(names: Sequence[str]) -> Callable[[str], str]:
 
 
 def _shared(lists: Sequence[Sequence[str]], index: int) -> bool:
-    """Whether all have the same word there, and another one beside it."""
+    """Tell whether all have the same word there, and another one beside it."""
     if any(len(words) < 2 for words in lists):
         return False
     words = {words[index].lower() for words in lists}

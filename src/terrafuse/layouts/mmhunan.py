@@ -37,7 +37,7 @@ def _to_id(match: re.Match[str]) -> str:
 
 def _patches(name: str, bands: tuple[str, ...] = ()) -> FileKind:
     folders = tuple(f"{split}/{name}" for split in _SPLITS)
-    # MFNet's script renames: of its user's files some have lost what stands before the number.
+    # MFNet's script renames files: those of its users may have lost the prefix of the number.
     stem = rf"(?:{name}_)?(?P<id>\d+)"
     return FileKind(name, folders, stem, bands, "", (256, 256), _to_id)
 
@@ -45,7 +45,7 @@ def _patches(name: str, bands: tuple[str, ...] = ()) -> FileKind:
 _LAYOUT = Layout(
     title="MMHunan",
     kinds=(
-        # Only blue, green, red as second to fourth are certain; the rest is the usual order.
+        # Only blue, green, red as second to fourth are certain; the rest is in the usual order.
         _patches("s2", tuple(_UM)),
         _patches("s1", ("VV", "VH")),
         _patches("topo", ("height", "slope")),
@@ -63,7 +63,7 @@ _LAYOUT = Layout(
     wavelengths_um=_UM,
     expected=500,
     choices=("classes",),
-    tells=("lc",),  # anybody's own data may be called s1 and s2
+    tells=("lc",),  # other data may be called s1 and s2
     labels=("lc",),
 )
 
@@ -72,7 +72,7 @@ def _prepared(name: str, bands: tuple[str, ...] = ()) -> FileKind:
     return FileKind(name, (name,), r"(?P<id>\d+)", bands, "", (256, 256), _to_id)
 
 
-# What MFNet's script writes: each band of each patch stretched to 8 bits.
+# As MFNet's script writes it: each band of each patch stretched to 8 bits.
 _MFNET = Layout(
     title="MMHunan as MFNet prepared it",
     kinds=(
@@ -87,7 +87,7 @@ _MFNET = Layout(
     default=("rgb", "dem"),
     wavelengths_um=_UM,
     choices=("classes",),
-    tells=("dsm_pngs",),  # the other names are those of LoveDA, too
+    tells=("dsm_pngs",),  # LoveDA uses the other names too
     labels=("masks_png",),
 )
 EDITIONS = (_LAYOUT, _MFNET)
@@ -97,16 +97,15 @@ def describe_mmhunan(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """MMHunan: train, val, test with s2, s1, topo and lc; or images_png, dsm_pngs and masks_png.
 
     Args:
-        root: The folder.
         options: "split": sound (the published folders, 400 / 50 / 50), official (the same), mfnet
-            (450 / 50 by list) or mfnet-val (the same with 50 of the 450 to validate). "classes":
-            original, or mfnet, which ignores shrubs instead of joining them to forest; of labels
-            that are remapped already it says how. "modalities": some of s2, rgb, s1, dem, topo.
+            (450 / 50 by list) or mfnet-val (the same with 50 of the 450 for validation). "classes":
+            original, or mfnet, which ignores shrubs instead of merging them with forest; for labels
+            already remapped, how they were. "modalities": some of s2, rgb, s1, dem, topo.
             "without": ids to leave out. "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them.
-        LabelError: Remapped labels beside raw ones.
+        DataError: Files are missing.
+        LabelError: Remapped labels are mixed with raw ones.
     """
     facts = read_facts("mmhunan")
     if Tree.walk(root).find(_MFNET.kind("dsm_pngs")).files:
@@ -134,8 +133,9 @@ def _describe_prepared(
     classes, void = _remapped(facts, choice(chosen.more, "classes", ("mfnet", "original")))
     if chosen.split == "sound":
         warn(
-            "MMHunan: MFNet's tree does not say which patches were published to train, validate "
-            "and test; 'sound' is its own list, with 50 of its 450 to validate (mfnet-val)"
+            "MMHunan: MFNet's tree does not say which patches were published for training, "
+            "validation and test; 'sound' is its own list, with 50 of its 450 for validation "
+            "(mfnet-val)"
         )
         chosen = replace(chosen, split="mfnet-val")
     split = facts.split(chosen.split, further=("sound",))
@@ -145,7 +145,7 @@ def _describe_prepared(
 def _classes(
     tree: Tree, labels: Found, facts: PublishedFacts, chosen: Chosen
 ) -> tuple[list[dict[str, Any]], list[int | str]]:
-    """Classes of raw codes, or of those that MFNet's script left in their place."""
+    """Return the classes of raw codes, or of those that MFNet's script replaced them by."""
     every = list(labels.files.items())
     looked = every[:: max(1, len(every) // _MOST_LOOKED_AT)]
     kinds = {id: kind for id, path in looked if (kind := _kind_of_codes(tree, path))}
@@ -153,12 +153,12 @@ def _classes(
         ids = {kind: next(id for id in kinds if kinds[id] == kind) for kind in ("raw", "int8")}
         raise LabelError(
             f"MMHunan: label {ids['raw']} holds raw codes, label {ids['int8']} those of MFNet's "
-            "script (int8, -1 to 6): it was stopped halfway. Unpack 'lc' again"
+            "script (int8, -1 to 6): it was interrupted. Unpack 'lc' again"
         )
     if "int8" in kinds.values():
         warn(
-            "MMHunan: labels 'lc' hold -1 to 6 in int8, as MFNet's script leaves them, not raw "
-            "codes; they are read so"
+            "MMHunan: labels 'lc' hold -1 to 6 in int8, as MFNet's script writes them, not raw "
+            "codes; they are read as such"
         )
         return _remapped(facts, choice(chosen.more, "classes", ("mfnet", "original")))
     if choice(chosen.more, "classes", ("original", "mfnet")) == "mfnet":
@@ -176,9 +176,9 @@ def _kind_of_codes(tree: Tree, path: PurePosixPath) -> str | None:
 def _remapped(
     facts: PublishedFacts, convention: str
 ) -> tuple[list[dict[str, Any]], list[int | str]]:
-    """Classes of labels that were numbered 0 to 6 by a script.
+    """Return the classes of labels that a script numbered 0 to 6.
 
-    MFNet's has impervious as 5 and bare as 6; the data's readme the other way round.
+    MFNet's script has impervious as 5 and bare as 6; the data's readme the other way round.
     """
     classes = facts.more["mfnet_classes"] if convention == "mfnet" else facts.classes
     if convention == "original":
@@ -187,7 +187,7 @@ def _remapped(
 
 
 def _s1_in_its_unit(tree: Tree, s1: Found) -> Mapping[str, Reading]:
-    """The unit is not published; backscatter below 0 can only be decibels."""
+    """Determine the unit, which is not published: backscatter below 0 can only be decibels."""
     first = next(iter(s1.files.values()), None)
     values = None if first is None else peek(tree.root / first, 1)
     negative = values is not None and float(np.nanmin(values)) < 0

@@ -17,8 +17,8 @@ from terrafuse.layouts.published import compose, look_through
 from terrafuse.layouts.tree import FileKind, Tree
 from terrafuse.modalities import ModalityKind
 
-# Our guess: the composite looks like short-wave infrared, near infrared and red; no source says so.
-# DOFA refuses optical bands without.
+# A guess: the composite looks like short-wave infrared, near infrared and red; no source says so.
+# DOFA rejects optical bands without wavelengths.
 _UM = {
     f"{what}_{n}": um
     for what in ("before", "after")
@@ -26,8 +26,8 @@ _UM = {
 }
 # Neighbouring numbers often show one scene: runs of them go into one split.
 _RUN = 16
-_RUNS = {3: "val", 6: "test", 9: "test"}  # of ten; the others train
-# Those of single events, of 2021, are named: "ALBANIA_001".
+_RUNS = {3: "val", 6: "test", 9: "test"}  # of every ten runs; the others are for training
+# Pictures of single events of 2021 are named after them: "ALBANIA_001".
 _ID = r"(?:[A-Za-z]+_)?\d+"
 
 
@@ -50,7 +50,7 @@ _MASK = FileKind(
 
 
 def _readings(sensor: str) -> dict[str, Reading]:
-    """Both dates as bands of one modality, and each date as a modality."""
+    """Return both dates as bands of one modality, and each date as a modality."""
     before, after = _PAIRS[sensor]
     kind: ModalityKind = "sar" if sensor == "s1" else "optical"
     both = Reading(kind, before.bands + after.bands, (before.name,), then=after.name)
@@ -72,18 +72,17 @@ EDITIONS = (_LAYOUT,)
 def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """OMBRIA: OmbriaS1 and OmbriaS2 with BEFORE, AFTER, MASK; or s1_before … s2_after, mask.
 
-    Sentinel-1 is published for more places than Sentinel-2; those of both are taken.
+    Sentinel-1 is published for more places than Sentinel-2; places with both are used.
 
     Args:
-        root: The folder.
-        options: "split": sound (lists splits/train.txt and its like if there are, else runs of 16
-            numbers, as neighbours often show one scene; pictures named after an event test) or
-            official (folders train and test, drawn picture by picture). "modalities": some of s1,
-            s2, with both dates as bands, or of s1_before, s1_after, s2_before, s2_after.
+        options: "split": sound (lists splits/train.txt and the like if present, else runs of 16
+            numbers, as neighbours often show one scene; pictures named after an event are for
+            test) or official (folders train and test, drawn picture by picture). "modalities": some
+            of s1, s2, with both dates as bands, or of s1_before, s1_after, s2_before, s2_after.
             "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them.
+        DataError: Files are missing.
     """
     facts = read_facts("ombria")
     chosen = read_options(_LAYOUT, facts, options)
@@ -111,13 +110,13 @@ def _folders(tree: Tree) -> dict[str, str]:
 
 
 def _lists(root: Path) -> dict[str, str]:
-    """Ids by list, where somebody has put lists beside the pictures."""
+    """Read ids from lists, if there are lists beside the pictures."""
     folder = root / "splits"
     return read_split_lists([(folder / f"{name}.txt", name) for name in ("train", "val", "test")])
 
 
 def split_of_run(id: str) -> str:
-    """Split of a number, the same for all 16 of its run; pictures of a named event test."""
+    """Return the split of a number, one per run of 16; pictures of a named event are for test."""
     if not id.isdigit():
         return "test"
     return _RUNS.get(int(id) // _RUN % 10, "train")

@@ -15,16 +15,16 @@ _OPTIONS = ("split", "modalities", "incomplete", "without", "unknown")
 
 @dataclass(frozen=True)
 class Chosen:
-    """Options of a layout, checked.
+    """Checked options of a layout.
 
     Args:
         split: Name of the lists.
-        modalities: Names, or None: the default ones.
-        allow: Whether to carry on with an incomplete copy.
-        more: Further options.
+        modalities: Names; None: the default ones.
+        allow: Whether to continue with an incomplete copy.
+        more: Options that only this layout has.
         without: Ids of scenes to leave out.
-        unknown: Class, or "void", that label values outside the legend become; None: refused.
-        others: Name → id → split, of all lists there are.
+        unknown: Class, or "void", that label values outside the legend become; None: rejected.
+        others: Name → id → split, of all lists known.
     """
 
     split: str
@@ -37,11 +37,11 @@ class Chosen:
 
 
 def read_options(layout: Layout, facts: PublishedFacts, options: Mapping[str, str]) -> Chosen:
-    """Check the options of a user.
+    """Check the options that a user gives.
 
     Raises:
-        UnknownNameError: An option or modality that does not exist; the nearest is named.
-        DataError: A value that an option cannot have.
+        UnknownNameError: An option or modality is unknown; the nearest one is named.
+        DataError: A value is not allowed.
     """
     allowed = [*_OPTIONS, *layout.choices]
     for key in options:
@@ -55,7 +55,7 @@ def read_options(layout: Layout, facts: PublishedFacts, options: Mapping[str, st
             raise UnknownNameError(unknown_name(what, name, layout.readings))
     if wanted is not None and (not names or len(set(names)) < len(names)):
         raise DataError(
-            f"-O modalities={wanted} names nothing, or a modality twice; choose some of "
+            f"-O modalities={wanted} names no modality, or one twice; choose some of "
             f"{', '.join(layout.readings)}, separated by commas"
         )
     incomplete = choice(options, "incomplete", ("refuse", "allow"))
@@ -72,15 +72,15 @@ def read_options(layout: Layout, facts: PublishedFacts, options: Mapping[str, st
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """Words with commas between."""
+    """Split words separated by commas."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def choice(options: Mapping[str, str], key: str, allowed: Sequence[str]) -> str:
-    """The value of an option that has few; the first is the default.
+    """Return the value of an option; the first allowed one is the default.
 
     Raises:
-        DataError: None of them.
+        DataError: The value is not allowed.
     """
     value = options.get(key, allowed[0])
     if value not in allowed:
@@ -89,10 +89,10 @@ def choice(options: Mapping[str, str], key: str, allowed: Sequence[str]) -> str:
 
 
 def need_split(facts: PublishedFacts, chosen: Chosen, allowed: Sequence[str]) -> str:
-    """The chosen split, of those that a layout makes itself.
+    """Return the chosen split, if it is one that the layout builds itself.
 
     Raises:
-        UnknownNameError: Another; the nearest is named.
+        UnknownNameError: It is not; the nearest one is named.
     """
     if chosen.split not in allowed:
         what = f"split of layout '{facts.name}'"
@@ -101,7 +101,7 @@ def need_split(facts: PublishedFacts, chosen: Chosen, allowed: Sequence[str]) ->
 
 
 def leave_out(layout: Layout, chosen: Chosen, split: Mapping[str, str]) -> dict[str, str]:
-    """A split without the scenes that a user does not want.
+    """Remove the scenes that a user excludes from a split.
 
     Raises:
         UnknownNameError: No list has such a scene.

@@ -1,4 +1,4 @@
-"""Small pictures that scripts cut out of the scenes of a data set, under names of their own."""
+"""Pieces that scripts cut out of the scenes of a data set, under their own names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-#: The split of this name is that of the folders.
+#: Name of the split that follows the folders.
 FOLDERS = "folders"
 
 
@@ -30,12 +30,12 @@ class Recipe:
 
     Args:
         name: Value of the option "form".
-        layout: How what it writes is named.
+        layout: Layout of the files it writes.
         images: Kind of files of the first modality.
         labels: Kind of the label files.
-        scene: Start of a piece's id that is the id of its scene.
+        scene: Beginning of a piece's id that is the id of its scene.
         first_code: Code of the first class; the others follow. None: as published.
-        void: Codes that are no class.
+        void: Codes that belong to no class.
         eroded: Whether the labels have no boundaries between classes.
     """
 
@@ -49,7 +49,7 @@ class Recipe:
     eroded: bool = False
 
     def classes(self, facts: PublishedFacts) -> list[dict[str, Any]]:
-        """The classes with the codes of the recipe."""
+        """Return the classes with the codes of the recipe."""
         if self.first_code is None:
             return facts.classes
         return [item | {"code": self.first_code + n} for n, item in enumerate(facts.classes)]
@@ -58,13 +58,11 @@ class Recipe:
 def which_form(
     tree: Tree, scenes: Layout, recipes: Sequence[Recipe], form: str | None
 ) -> Recipe | None:
-    """The recipe whose pieces lie there and are wanted; None: whole scenes.
+    """Choose the recipe whose pieces are present and wanted; None: whole scenes.
 
     Args:
-        tree: The rasters.
-        scenes: The data set as published.
-        recipes: Of pieces.
-        form: "scenes" or a recipe's name; None: scenes if there are some, else what there is.
+        scenes: Layout of the data set as published.
+        form: "scenes" or a recipe's name; None: scenes if there are some, else what is present.
     """
     there = [recipe for recipe in recipes if tree.find(recipe.layout.kind(recipe.images)).files]
     if form is not None:
@@ -73,10 +71,7 @@ def which_form(
     if not whole or not there:
         return there[0] if there else None
     names = " or ".join(f"-O form={recipe.name}" for recipe in there)
-    warn(
-        f"{scenes.title}: pieces of scenes lie there, too, and are left aside; to take them: "
-        f"{names}"
-    )
+    warn(f"{scenes.title}: pieces of scenes are present too, and are ignored; to use them: {names}")
     return None
 
 
@@ -88,19 +83,16 @@ def describe_pieces(
     classes: list[dict[str, Any]],
     void: Sequence[int | str],
 ) -> dict[str, Any]:
-    """Values of a manifest of pieces, by default split by the scenes they were cut out of.
+    """Compose the manifest of pieces, by default split by the scenes they were cut out of.
 
     Args:
-        tree: The rasters.
-        recipe: Who cut them.
-        facts: Of the data set.
-        chosen: What the user wants.
-        classes: With the codes of the labels.
-        void: Codes that are no class.
+        recipe: Script that cut them.
+        classes: Classes with the codes of the labels.
+        void: Codes that belong to no class.
 
     Raises:
         DataError: Files are missing, damaged or of unequal size, and that is not allowed.
-        UnknownNameError: No such split.
+        UnknownNameError: There is no such split.
     """
     places = {
         id: path
@@ -119,10 +111,10 @@ def describe_pieces(
         if folders:
             warn(
                 f"{recipe.layout.title}: each piece is in the split of the scene it was cut out "
-                f"of; by the folders they lie in: -O split={FOLDERS}"
+                f"of; to split by folders instead: -O split={FOLDERS}"
             )
     labels = tree.find(recipe.layout.kind(recipe.labels))
-    chosen = replace(chosen, others={})  # lists of scenes, not of pieces
+    chosen = replace(chosen, others={})  # they list scenes, not pieces
     eroded = labels if recipe.eroded else None
     return compose(tree, recipe.layout, chosen, split, classes, void, labels=labels, eroded=eroded)
 
@@ -133,7 +125,7 @@ def _folder_split(path: PurePosixPath) -> str | None:
 
 
 def _tell_of_leaks(recipe: Recipe, folders: Mapping[str, str], scenes: Mapping[str, str]) -> None:
-    """Pieces of one scene in two splits: what is tested on was nearly seen."""
+    """Warn of scenes with pieces in several splits: test data adjoin training data."""
     splits: defaultdict[str, set[str]] = defaultdict(set)
     for id, name in folders.items():
         splits[scenes.get(id, id)].add(name)
@@ -141,5 +133,5 @@ def _tell_of_leaks(recipe: Recipe, folders: Mapping[str, str], scenes: Mapping[s
     if shared:
         warn(
             f"{recipe.layout.title}: {shared} of {len(splits)} scenes have pieces in several "
-            "splits: what is tested on adjoins what was learned from, and scores are too good"
+            "splits: test pieces adjoin training pieces, so that scores are too optimistic"
         )

@@ -1,4 +1,4 @@
-"""Roles of files in folders that nobody has described: split, modality or labels, name."""
+"""Roles of files in folders of unknown layout: split, modality or labels, name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRUTH = re.compile(rf"(?:{_WORD}){_FORMAT}", re.IGNORECASE)
 _TRUTH_ERODED = re.compile(
     rf"(?:{_WORD}){_FORMAT}_?(?:eroded|no_?boundary){_FORMAT}", re.IGNORECASE
 )
-# The same labels in colours, or converted by somebody.
+# The same labels in colours, or otherwise converted.
 _TRUTH_TOO = re.compile(rf"(?:{_WORD}){_FORMAT}[_-]\w+", re.IGNORECASE)
 _COMPOUND = re.compile(
     r"(?P<first>train|val|test)[_-](?P<rest>.+)|(?P<start>.+)[_-](?P<last>train|val|test)",
@@ -37,14 +37,14 @@ _NAMED = re.compile(
 
 @dataclass(frozen=True)
 class Place:
-    """A raster, and what its folders say about it.
+    """A raster, with the split, role and group that its folders indicate.
 
     Args:
-        path: Relative to the root.
-        split: Of a folder named so, or None.
-        role: Name of the folder that tells modality or labels; empty: there is none.
-        group: Further folders, as a city's.
-        name: What scenes are matched by, with `split` and `group`.
+        path: Path relative to the root.
+        split: Split that a folder is named after, or None.
+        role: Name of the folder of the modality or labels; empty: there is none.
+        group: Further folders, such as a city's.
+        name: Name by which scenes are matched, together with `split` and `group`.
     """
 
     path: PurePosixPath
@@ -55,21 +55,21 @@ class Place:
 
     @property
     def id(self) -> str:
-        """Split, group and name with strokes between."""
+        """Split, group and name separated by slashes."""
         return "/".join(filter(None, (self.split, self.group, self.name)))
 
 
 def find_places(
     paths: Sequence[PurePosixPath], labels: str = ""
 ) -> tuple[list[Place], list[PurePosixPath]]:
-    """Places of rasters, and rasters that only repeat others: of a folder "train_val".
+    """Find the places of rasters, and rasters that only repeat others (a folder "train_val").
 
     Args:
-        paths: Of rasters, relative to the root.
-        labels: Name of the folder of labels, where it is known.
+        paths: Paths of rasters, relative to the root.
+        labels: Name of the folder of labels; empty if unknown.
     """
     merged = [p for p in paths if any(_MERGED.fullmatch(part) for part in p.parent.parts)]
-    # Alone it is no repetition.
+    # On their own they repeat nothing.
     merged = [] if len(merged) == len(paths) else merged
     left = [path for path in paths if path not in set(merged)]
     read = {folder: _read_folder(folder) for folder in {path.parent for path in left}}
@@ -90,28 +90,28 @@ def find_places(
 
 
 def is_label(role: str) -> bool:
-    """Whether a folder's name means labels."""
+    """Tell whether a folder's name means labels."""
     return _TRUTH.fullmatch(role) is not None
 
 
 def is_eroded(role: str) -> bool:
-    """Whether a folder's name means labels without boundaries between classes."""
+    """Tell whether a folder's name means labels without boundaries between classes."""
     return _TRUTH_ERODED.fullmatch(role) is not None
 
 
 def is_like_labels(role: str) -> bool:
-    """Whether a folder's name means labels in any form."""
+    """Tell whether a folder's name means labels in any form."""
     return is_label(role) or is_eroded(role) or _TRUTH_TOO.fullmatch(role) is not None
 
 
 def rank_of_labels(role: str) -> tuple[int, int, str]:
-    """Sorts names of folders of labels, the likeliest first."""
+    """Return a key that sorts names of label folders, the likeliest first."""
     word = next((n for n, word in enumerate(LABEL_WORDS) if role.lower() == word), None)
     return (len(LABEL_WORDS) if word is None else word, len(role), role)
 
 
 def _read_folder(folder: PurePosixPath) -> tuple[str | None, tuple[str, ...]]:
-    """Split and all other words of a folder's path."""
+    """Read the split and all other words from a folder's path."""
     split, words = None, []
     for part in folder.parts:
         compound = _COMPOUND.fullmatch(part)
@@ -128,7 +128,7 @@ def _read_folder(folder: PurePosixPath) -> tuple[str | None, tuple[str, ...]]:
 def _without_common(
     words: Mapping[PurePosixPath, tuple[str, ...]],
 ) -> dict[PurePosixPath, tuple[str, ...]]:
-    """Words without those that all folders begin with: folders of archives."""
+    """Strip the words that all folders begin with: folders of archives."""
     shortest = min(map(len, words.values()), default=1)
     common = 0
     while common < shortest - 1 and len({own[common] for own in words.values()}) == 1:
@@ -137,7 +137,7 @@ def _without_common(
 
 
 def _steps_back(words: Iterable[tuple[str, ...]], labels: str) -> int:
-    """How many folders stand below the one that says labels or modality."""
+    """Count the folders below the one that names labels or modality."""
     steps = Counter(
         len(own) - 1 - index
         for own in words
@@ -148,7 +148,7 @@ def _steps_back(words: Iterable[tuple[str, ...]], labels: str) -> int:
 
 
 def _by_names(places: Sequence[Place]) -> list[Place]:
-    """Places whose names, not folders, tell labels: Image_0 and Label_0, or x and x_label."""
+    """Sort places by name instead of folder: Image_0 and Label_0, or x and x_label."""
     found = {place.path: match for place in places if (match := _NAMED.fullmatch(place.name))}
     cores: defaultdict[tuple[str | None, str], set[str]] = defaultdict(set)
     for place in places:
@@ -168,7 +168,7 @@ def _by_names(places: Sequence[Place]) -> list[Place]:
 
 
 def _role_in_name(place: Place, known: set[str], before: bool) -> tuple[str, str]:
-    """Role and name of a file that is no label."""
+    """Return role and name of a file that is not a label."""
     if place.name not in known and known:
         for match in _splits_of(place.name, before):
             if match[1] in known:
@@ -177,7 +177,7 @@ def _role_in_name(place: Place, known: set[str], before: bool) -> tuple[str, str
 
 
 def _splits_of(name: str, before: bool) -> list[tuple[str, str]]:
-    """Ways to take a word off a name: (word, rest)."""
+    """List the ways to strip a word from a name: (word, rest)."""
     ways = []
     for match in re.finditer(r"[_-]|(?<=[A-Za-z])(?=\d)", name):
         first, second = name[: match.start()], name[match.end() :]

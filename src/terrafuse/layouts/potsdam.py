@@ -26,12 +26,12 @@ from terrafuse.layouts.published import compose, look_through
 from terrafuse.layouts.tree import FileKind, Tree
 
 _SIZE = (6000, 6000)
-# In some archives the full set's label of this scene is a photograph with labels over it.
+# In some archives the full set's label of this scene is a photograph with labels drawn over it.
 _OVERLAYS = ("4_12",)
 
 
 def _to_id(match: re.Match[str]) -> str:
-    """Surface models are numbered 02_10, everything else 2_10."""
+    """Normalise the id: surface models are numbered 02_10, everything else 2_10."""
     return f"{int(match['row'])}_{int(match['col'])}"
 
 
@@ -40,7 +40,7 @@ def _files(
     dtype: str = "uint8",
 ) -> FileKind:  # fmt: skip
     stem = stem.replace("ID", r"(?P<row>\d+)_(?P<col>\d+)")
-    # Names tell what a file is wherever somebody has put it: flat, or sorted into splits.
+    # Names identify a file wherever it was put: in one folder, or sorted into splits.
     return FileKind(name, (*folders, ANYWHERE), stem, bands, dtype, _SIZE, _to_id)
 
 
@@ -70,7 +70,7 @@ _LAYOUT = Layout(
         "nir": Reading("optical", ("nir",), ("4_Ortho_RGBIR", "3_Ortho_IRRG")),
         "irrg": Reading("optical", _IRRG, ("3_Ortho_IRRG", "4_Ortho_RGBIR")),
         "dsm": Reading("elevation", ("height",), ("1_DSM",), unit="m"),
-        # Lossy, and grey values per metre are not documented.
+        # Lossy, and the grey values per metre are not documented.
         "ndsm": Reading("elevation", ("height",), ("lastools", "ownapproach")),
     },
     default=("rgbir", "dsm", "ndsm"),
@@ -80,7 +80,7 @@ _LAYOUT = Layout(
     tells=("4_Ortho_RGBIR", "2_Ortho_RGB", "3_Ortho_IRRG", "1_DSM", "labels", "labels_eroded"),
     labels=("labels", "labels_eroded"),
 )  # fmt: skip
-# Both recipes cut the files of red, green and blue; GeoSeg's can cut IRRG, which no file tells.
+# Both recipes cut the files of red, green and blue; GeoSeg's can cut IRRG, which no file records.
 _RECIPES = recipes("ISPRS Potsdam", r"\d+_\d+", "top_potsdam_", _RGB, "rgb")
 EDITIONS = (_LAYOUT, *(recipe.layout for recipe in _RECIPES))
 
@@ -88,20 +88,20 @@ EDITIONS = (_LAYOUT, *(recipe.layout for recipe in _RECIPES))
 def describe_potsdam(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """ISPRS Potsdam: folders 4_Ortho_RGBIR, 1_DSM, 1_DSM_normalisation and 5_Labels_…, as unpacked.
 
-    Of two copies of a label that of the participants is taken; eroded ones where there are no
-    others. Files lie in folders of other names, too, and as pieces that scripts have cut.
+    Of two copies of a label, that of the participants is used; eroded labels are used where there
+    are no others. Folders of other names and pieces cut by scripts are recognised too.
 
     Args:
         root: The folder into which the archives were unpacked.
         options: "split": sound (18 / 5 / 14 scenes, without the badly annotated 7_10), official
-            (24 / 14), geoseg, ssrs (18 / 6, as MFNet) or ssrs-val (the same with 3 of the 18 to
-            validate). "modalities": some of rgbir, rgb, nir, irrg, dsm, ndsm. "void": further
-            label colours that are no class. "form": scenes, or mmsegmentation or geoseg, the
+            (24 / 14), geoseg, ssrs (18 / 6, as MFNet) or ssrs-val (the same with 3 of the 18 for
+            validation). "modalities": some of rgbir, rgb, nir, irrg, dsm, ndsm. "void": further
+            label colours of no class. "form": scenes, or mmsegmentation or geoseg, the
             pieces of their scripts. "without": ids to leave out. "unknown": void, or the class that
             unknown colours become. "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them, or a label file that is a picture.
+        DataError: Files are missing, or a label file is a picture.
     """
     facts = read_facts("potsdam")
     forms = ("scenes", *(recipe.name for recipe in _RECIPES))

@@ -1,4 +1,4 @@
-"""What published data sets share: files of each modality, values of the manifest."""
+"""Common parts of published layouts: files of each modality, values of the manifest."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MOST_NAMED = 3
 
 
 def look_through(root: Path, layout: Layout) -> Tree:
-    """The rasters below a folder; says which of them are left alone, and why."""
+    """List the rasters below a folder; warn which of them are ignored, and why."""
     tree = Tree.walk(root, layout.avoid)
     for place in tree.avoided:
-        warn(f"{layout.title}: folder '{place}' is left alone: {_content(layout, place)}")
+        warn(f"{layout.title}: folder '{place}' is ignored: {_content(layout, place)}")
     lists = sorted(path.name for path in root.iterdir() if _LISTS.fullmatch(path.name))
     if lists:
         warn(
-            f"{layout.title}: lists {', '.join(lists)} in '{root}' are not read; splits are those "
+            f"{layout.title}: lists {', '.join(lists)} in '{root}' are ignored; splits are those "
             "of -O split=NAME. To read them: --layout folder"
         )
     strangers = tree.strangers(layout.kinds)
@@ -35,7 +35,7 @@ def look_through(root: Path, layout: Layout) -> Tree:
         named = ", ".join(f"'{path}'" for path in strangers[:_MOST_NAMED])
         more = " …" if len(strangers) > _MOST_NAMED else ""
         warn(
-            f"{layout.title}: rasters whose names no published file has are left out: "
+            f"{layout.title}: rasters whose names match no published file are ignored: "
             f"{len(strangers)}, {named}{more}"
         )
     return tree
@@ -54,25 +54,21 @@ def compose(
     unlabelled: str | None = None,
     useless: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Values of a manifest.
+    """Compose the values of a manifest.
 
     Args:
-        tree: The rasters.
-        layout: How the data set is published.
-        chosen: What the user wants.
-        split: Id → split, of the scenes that are to be in the manifest.
-        classes: As in a manifest.
-        void: As in a manifest.
-        labels: Label files.
+        split: Id → split, of the scenes wanted in the manifest.
+        classes: Classes as in a manifest.
+        void: Void values as in a manifest.
         eroded: Label files without the boundaries between classes; may be absent.
         unlabelled: Split whose scenes are published without labels.
-        useless: Id → why its label file is none.
+        useless: Id → reason why its label file is unusable.
 
     Raises:
         DataError: Files are missing, damaged or of unequal size, and that is not allowed; or there
-            are no labels at all, which never is.
+            are no labels at all, which is never allowed.
         BandError: Files lack bands of a modality.
-        UnknownNameError: A scene to be left out, or a class, that does not exist.
+        UnknownNameError: A scene to leave out, or a class, is unknown.
     """
     split = leave_out(layout, chosen, split)
     if chosen.unknown is not None:
@@ -95,7 +91,7 @@ def compose(
     scenes, lacking = settle(tree, layout, parts, split, chosen.allow, others)
     _need_labels(tree, layout, parts[-1], scenes, labelled)
     _tell_of_doubles(layout, [part.found for part in parts])
-    # What is altogether absent has been told and allowed.
+    # Modalities wholly absent have been reported and allowed.
     there = [part for part in parts if part.found.files and part.name != "labels"]
     seconds = {part.name: part for part in there if part.second}
     images = {part.name: part for part in there if not part.second}
@@ -114,7 +110,7 @@ def compose(
 
 
 def warn(text: str) -> None:
-    """Tell the user something that does not keep a manifest from being written."""
+    """Warn the user of something that does not prevent the manifest from being written."""
     warnings.warn(text, UserWarning, stacklevel=3)
 
 
@@ -126,19 +122,19 @@ def _without(found: Found, useless: Mapping[str, str]) -> Found:
 def _need_labels(
     tree: Tree, layout: Layout, labels: Part, scenes: Sequence[str], labelled: set[str]
 ) -> None:
-    """Without any label there is nothing to learn from, whatever is allowed."""
+    """Check that there is at least one label, whatever is allowed to be missing."""
     if labelled.isdisjoint(scenes) or any(id in labels.found.files for id in scenes):
         return
     there = ", ".join(f"'{name}'" for name in tree.folders()[:12]) or "none"
     raise DataError(
-        f"not one label of {layout.title} was found below '{tree.root}', and a manifest without "
-        f"any is of no use. Looked at any depth for '{labels.found.kind.name}' in "
+        f"no label of {layout.title} was found below '{tree.root}', and a manifest without any "
+        f"is of no use. Looked at any depth for '{labels.found.kind.name}' in "
         f"{labels.found.kind.places()}. Folders with rasters: {there}"
     )
 
 
 def _parts(tree: Tree, layout: Layout, name: str) -> list[Part]:
-    """The files that serve a modality: of the kinds that can, the first with files."""
+    """Choose the files of a modality: of the kinds that hold it, the first with files."""
     reading = layout.readings[name]
     found = [tree.find(layout.kind(kind)) for kind in reading.files]
     first = Part(name, next((item for item in found if item.files), found[0]))
@@ -151,7 +147,7 @@ def _nothing(tree: Tree, layout: Layout, parts: Sequence[Part]) -> str:
     looked = "; ".join(f"{part.name} in {part.found.kind.places()}" for part in parts)
     there = ", ".join(f"'{name}'" for name in tree.folders()[:12]) or "none"
     return (
-        f"'{tree.root}' is no copy of {layout.title}: not one file of it was found. Looked at any "
+        f"'{tree.root}' is not a copy of {layout.title}: it has none of its files. Looked at any "
         f"depth for {looked}. Folders with rasters: {there}"
     )
 
@@ -162,13 +158,13 @@ def _tell_of_doubles(layout: Layout, found: Sequence[Found]) -> None:
             listed = ", ".join(item.twice[:_MOST_NAMED])
             warn(
                 f"{layout.title}: two files of '{item.kind.name}' each for scenes {listed} "
-                f"({len(item.twice)} in all); the first by name is taken, for instance "
+                f"({len(item.twice)} in all); the first by name is used, for instance "
                 f"'{item.files[item.twice[0]]}'"
             )
 
 
 def _modality(layout: Layout, part: Part, second: Part | None) -> dict[str, Any]:
-    """Values of a modality, with the bands to be picked where not all are taken in order."""
+    """Return values of a modality, with the bands to pick where not all are taken in order."""
     reading, own = layout.readings[part.name], part.found.kind.bands
     held = own + (second.found.kind.bands if second else ())
     picked = [held.index(band) + 1 for band in reading.bands]
@@ -177,15 +173,15 @@ def _modality(layout: Layout, part: Part, second: Part | None) -> dict[str, Any]
     if min(counts) < needed:
         first = next(id for id, header in part.headers.items() if header.count < needed)
         raise BandError(
-            f"{layout.title}: '{part.found.files[first]}' has {part.headers[first].count} bands; "
-            f"published are {len(own)} ({', '.join(own)}), of which '{part.name}' takes "
+            f"{layout.title}: '{part.found.files[first]}' has {part.headers[first].count} bands, "
+            f"but {len(own)} are published ({', '.join(own)}), of which '{part.name}' takes "
             f"{', '.join(reading.bands)}. Choose other modalities: -O modalities=… of "
             f"{', '.join(layout.readings)}"
         )
     if len(own) > 1 and counts != {len(own)}:
         warn(
-            f"{layout.title}: files of '{part.name}' have {sorted(counts)} bands; published are "
-            f"{len(own)}. The first {len(own)} are taken for {', '.join(own)}"
+            f"{layout.title}: files of '{part.name}' have {sorted(counts)} bands, but {len(own)} "
+            f"are published. The first {len(own)} are read as {', '.join(own)}"
         )
     whole = counts == {len(own)} and picked == list(range(1, len(held) + 1))
     taken = [layout.wavelengths_um.get(band) for band in reading.bands]

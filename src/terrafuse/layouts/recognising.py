@@ -1,4 +1,4 @@
-"""Which layout a folder has, told by the names in it."""
+"""Recognition of a folder's layout from the names in it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _NEEDED = {"scene", "modality", "path"}
 
 @dataclass(frozen=True)
 class Recognised:
-    """The layout of a folder.
+    """Layout recognised for a folder.
 
     Args:
-        layout: Its name.
-        reason: What it was told by, as a sentence to show.
+        layout: Name of the layout.
+        reason: Evidence it was recognised by, as text to show.
     """
 
     layout: str
@@ -35,9 +35,8 @@ class _Seen:
 
     Args:
         layout: Name of its layout.
-        title: Of the data set.
-        files: Whose names are its own.
-        labels: Files of them, or beside them, that are labels.
+        files: Files whose names occur in no other data set.
+        labels: Label files, of those or beside them.
     """
 
     layout: str
@@ -53,14 +52,13 @@ class _Seen:
 
 
 def recognise(root: Path, published: Mapping[str, Sequence[Layout]]) -> Recognised:
-    """The layout of a folder.
+    """Recognise the layout of a folder.
 
     Args:
-        root: The folder.
-        published: Layout → the forms in which its data set is known.
+        published: Layout → known forms of its data set.
 
     Raises:
-        DataError: More than one published data set is there.
+        DataError: The folder holds more than one published data set.
     """
     tree = Tree.walk(root)
     seen = [item for name, forms in published.items() if (item := _look(tree, name, forms))]
@@ -86,7 +84,7 @@ def _look(tree: Tree, name: str, forms: Sequence[Layout]) -> _Seen | None:
 
 
 def _is_outdone(item: _Seen, seen: Sequence[_Seen]) -> bool:
-    """Whether another set has labels on the same images, and this one has none."""
+    """Tell whether another set has labels on the same images, and this one has none."""
     return not item.labels and any(
         other.labels and not other.files.isdisjoint(item.files) for other in seen
     )
@@ -99,21 +97,21 @@ def _several(root: Path, seen: Sequence[_Seen]) -> str:
     if shared and not any(item.labels for item in seen):
         return (
             f"'{root}' holds images that several data sets have, and labels of none: {listed}. "
-            f"Fetch the labels, or say which it is: {ways}"
+            f"Download the labels, or say which it is: {ways}"
         )
     if shared:
         return (
             f"'{root}' holds labels of several data sets on the same images: {listed}. Say which "
-            f"to take; the others are left aside: {ways}"
+            f"to use; the others are ignored: {ways}"
         )
     return (
         f"'{root}' holds several data sets: {listed}. Name the folder of one, or say which to "
-        f"take; the files of the others are left aside: {ways}"
+        f"use; the files of the others are ignored: {ways}"
     )
 
 
 def _general(root: Path) -> Recognised:
-    """A layout that is not of one data set."""
+    """Recognise a generic layout."""
     here = list(root.iterdir())
     folders = {path.name.lower() for path in here if path.is_dir()}
     files = {path.name.lower() for path in here if path.is_file()}
@@ -121,7 +119,7 @@ def _general(root: Path) -> Recognised:
         return Recognised(
             "forests",
             "no published data set; folders RGB and labels beside lists (layout 'forests', which "
-            "ignores code 255 and draws validation scenes; --layout folder reads it, too)",
+            "ignores code 255 and draws validation scenes; --layout folder reads it too)",
         )
     lists = [path for path in here if path.suffix.lower() in _LISTS and _is_list(path)]
     if len(lists) == 1:
@@ -130,7 +128,7 @@ def _general(root: Path) -> Recognised:
 
 
 def _is_list(path: Path) -> bool:
-    """Whether a file lists rasters."""
+    """Tell whether a file lists rasters."""
     try:
         if path.suffix.lower() == ".csv":
             with path.open(encoding="utf-8-sig", newline="") as file:

@@ -48,13 +48,12 @@ def describe_sen1floods11(root: Path, options: dict[str, str]) -> dict[str, Any]
     """Sen1Floods11, hand-labelled: folders S1Hand, S2Hand and LabelHand.
 
     Args:
-        root: The folder.
-        options: "split": sound (whole floods: six to train, two to validate, three to test) or
-            official (flood_train_data.csv and its like, found below the root; floods are in
-            several of them). "modalities": some of s1, s2. "incomplete": refuse or allow.
+        options: "split": sound (whole floods: six for training, two for validation, three for
+            test) or official (flood_train_data.csv and the like, found below the root; floods occur
+            in several of them). "modalities": some of s1, s2. "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them; or no lists for `official`.
+        DataError: Files are missing, or there are no lists for `official`.
     """
     facts = read_facts("sen1floods11")
     chosen = read_options(_LAYOUT, facts, options)
@@ -73,7 +72,7 @@ def _by_flood(facts: PublishedFacts, ids: set[str]) -> dict[str, str]:
     series = {id: id.partition("_")[0] for id in ids}
     new = sorted({name for name in series.values() if name not in floods})
     if new:
-        warn(f"Sen1Floods11: floods {', '.join(new)} are not known; they are split 'train'")
+        warn(f"Sen1Floods11: floods {', '.join(new)} are unknown; they go into the split 'train'")
     return {id: floods.get(name, "train") for id, name in series.items()}
 
 
@@ -84,7 +83,7 @@ def _id_of_row(row: str) -> str | None:
 
 
 def _read_lists(root: Path) -> dict[str, str]:
-    """Scenes of the published lists; a row names the files of one."""
+    """Read the scenes of the published lists; a row names the files of one."""
     split = read_split_lists(
         (
             (path, own)

@@ -1,4 +1,4 @@
-"""What went into a manifest, and what of a folder was left aside."""
+"""Summary of a manifest: files used, and files of the folder that are ignored."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _LABELS = ("labels", "labels_eroded")
 
 
 def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
-    """Lines that say where the files of each modality lie, how they pair, and what is not used.
+    """Summarise where the files of each modality lie, how they pair, and which are not used.
 
     Args:
-        values: Of a manifest, with paths relative to `root`.
-        root: The folder.
+        values: Values of a manifest, with paths relative to `root`.
     """
     scenes: Sequence[Mapping[str, Any]] = values["scenes"]
     lines = [
@@ -43,12 +42,12 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
     }
     rest = [path for path in Tree.walk(root).paths if os.path.realpath(root / path) not in used]
     if rest:
-        lines.append(f"left aside: {_by_folder(rest)}")
+        lines.append(f"ignored: {_by_folder(rest)}")
     return lines
 
 
 def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
-    """What is to be known of how files are read, by the first file of each modality."""
+    """Yield notices on how files are read, from the first file of each modality."""
     for name in values["modalities"]:
         first: Mapping[str, Any] = next((s for s in values["scenes"] if name in s), {})
         for path in _paths(first, name):

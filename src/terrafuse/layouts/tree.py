@@ -1,4 +1,4 @@
-"""The files of a published data set, found by folder and name wherever the archive was unpacked."""
+"""Search for the files of a data set by folder and name, wherever it was unpacked."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-#: Best first, where one picture is there in several formats.
+#: Best first, where one picture is present in several formats.
 RASTER_SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".vrt", ".jp2", ".img")
 _JUNK_FOLDERS = ("__macosx", "@eadir")
 # Archives nest a folder of their own name, or two.
@@ -16,7 +16,7 @@ _DEEPEST = 7
 
 
 def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Sorts "2_10" behind "2_9"."""
+    """Return a key that sorts "2_10" after "2_9"."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
 
@@ -27,15 +27,15 @@ def _take_id(match: re.Match[str]) -> str:
 
 @dataclass(frozen=True)
 class FileKind:
-    """Files of one kind in a data set: how to tell them, and what they hold.
+    """One kind of files in a data set: how they are recognised, and their content.
 
     Args:
-        name: For messages and to refer to it.
-        folders: Patterns of the end of the folder's path, best first; all letters fit both cases.
+        name: Name in layouts and messages.
+        folders: Patterns of the end of the folder's path, best first; case is ignored.
         stem: Pattern of the name without suffix, with a group "id" unless `to_id` needs others.
-        bands: What the bands are, in the order of the file; empty for labels.
-        dtype: As published.
-        size: Width and height as published; None where they differ.
+        bands: Names of the bands, in the order of the file; empty for labels.
+        dtype: Data type as published.
+        size: Width and height as published; None where they vary.
         to_id: Match of the stem → id of the scene.
     """
 
@@ -48,7 +48,7 @@ class FileKind:
     to_id: Callable[[re.Match[str]], str] = field(default=_take_id, compare=False)
 
     def rank(self, folder: PurePosixPath) -> int | None:
-        """How good a place the folder is for such files, 0 the best; None: none at all."""
+        """Return the rank of a folder for such files, 0 the best; None if it does not fit."""
         text = "" if folder == PurePosixPath(".") else folder.as_posix()
         for number, pattern in enumerate(self.folders):
             if re.search(rf"(?:^|/)(?:{pattern})$", text, re.IGNORECASE):
@@ -56,12 +56,12 @@ class FileKind:
         return None
 
     def id_of(self, path: PurePosixPath) -> str | None:
-        """The scene that a file shows; None: the name is another's."""
+        """Return the id of the scene that a file shows; None if it is of another kind."""
         match = re.fullmatch(self.stem, path.stem, re.IGNORECASE)
         return None if match is None else self.to_id(match)
 
     def places(self) -> str:
-        """The folders in words."""
+        """Return the folders in words."""
         names = dict.fromkeys(map(_readable, self.folders))
         return ", ".join("any folder" if name == "…" else f"'{name}'" for name in names)
 
@@ -71,9 +71,8 @@ class Found:
     """Files of one kind.
 
     Args:
-        kind: Which.
         files: Id → path relative to the root, in natural order of the ids.
-        twice: Ids that two files claim with equal right.
+        twice: Ids that two files match equally well.
         empty: Files of zero bytes, which count as absent.
     """
 
@@ -88,9 +87,8 @@ class Tree:
     """The rasters below a folder.
 
     Args:
-        root: The folder.
-        paths: Relative to it, sorted.
-        avoided: Folders that are never looked into.
+        paths: Paths relative to the root, sorted.
+        avoided: Folders that are not searched.
     """
 
     root: Path
@@ -99,10 +97,9 @@ class Tree:
 
     @classmethod
     def walk(cls, root: Path, avoid: Iterable[str] = ()) -> Tree:
-        """Look through a folder, leaving out what operating systems and GDAL put beside rasters.
+        """Walk a folder, skipping what operating systems and GDAL put beside rasters.
 
         Args:
-            root: The folder.
             avoid: Patterns of the end of the path of folders that must not be used.
         """
         bad = [re.compile(rf"(?:^|/)(?:{pattern})$", re.IGNORECASE) for pattern in avoid]
@@ -119,7 +116,7 @@ class Tree:
         return cls(root, tuple(sorted(paths)), tuple(avoided))
 
     def find(self, kind: FileKind) -> Found:
-        """Files of a kind by id; of several for one id the one in the best folder."""
+        """Find the files of a kind by id; of several for one id, the one in the best folder."""
         best: dict[str, tuple[tuple[int, int], PurePosixPath]] = {}
         twice: dict[str, bool] = {}
         empty = []
@@ -141,7 +138,7 @@ class Tree:
         return Found(kind, files, tuple(id for id in files if twice[id]), tuple(empty))
 
     def strangers(self, kinds: Sequence[FileKind]) -> list[PurePosixPath]:
-        """Rasters beside files of these kinds, whose names fit none."""
+        """List rasters beside files of these kinds whose names match none."""
         known = {
             path
             for path in self.paths
@@ -152,17 +149,17 @@ class Tree:
         return [path for path in self.paths if path.parent in used and path not in known]
 
     def folders(self) -> list[str]:
-        """Folders that hold rasters."""
+        """List the folders that hold rasters."""
         return sorted({path.parent.as_posix() for path in self.paths}, key=natural_key)
 
 
 def is_raster(name: str) -> bool:
-    """Whether a file name is that of a raster, and not of something beside one."""
+    """Tell whether a file name is that of a raster, and not of a sidecar file."""
     return not name.startswith(".") and PurePosixPath(name).suffix.lower() in RASTER_SUFFIXES
 
 
 def _readable(pattern: str) -> str:
-    """A pattern of folders without the signs of regular expressions."""
+    """Strip the metacharacters of regular expressions from a pattern of folders."""
     text = re.sub(r"\(\?![^)]*\)", "", pattern)
     text = re.sub(r"\[\^/\]\*|\\w\+", "…", text)
     text = re.sub(r"\(\?:([^|)]*)[^)]*\)", r"\1", text.replace("[sz]", "s"))

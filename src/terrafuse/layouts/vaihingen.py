@@ -43,7 +43,7 @@ _LAYOUT = Layout(
                  to_id=_to_id),
         FileKind("ndsm", ("ndsm", "[^/]*normali[sz]ed[^/]*", ANYWHERE), _HEIGHTS + "_normalized",
                  ("height",), to_id=_to_id),
-        # Equal names as the images: only the folder tells them apart. Some archives are flat.
+        # Same names as the images: only the folder distinguishes them. Some archives are flat.
         FileKind("gts", ("gts_for_participants", "[^/]*ground_truth_complete", "gts?|labels?",
                          "(?:train|val|test)_masks?",
                          "(?!top$|.*images?|.*eroded|.*predict|.*result|.*output)[^/]*"),
@@ -54,7 +54,7 @@ _LAYOUT = Layout(
     readings={
         "irrg": Reading("optical", _IRRG, ("top",)),
         "dsm": Reading("elevation", ("height",), ("dsm",), unit="m"),
-        # A report of M. Gerke's, lossy: decimetres in 8 bits.
+        # From a report by M. Gerke; lossy: decimetres in 8 bits.
         "ndsm": Reading("elevation", ("height",), ("ndsm",), unit="dm"),
     },
     default=("irrg", "dsm", "ndsm"),
@@ -72,19 +72,19 @@ def describe_vaihingen(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """ISPRS Vaihingen: folders top, dsm and ground truth, with or without eroded boundaries.
 
     World files are not needed: all files of a scene have its pixels, and none has a CRS. Eroded
-    labels serve where there are no others. Pieces that scripts have cut are read, too.
+    labels are used where there are no others. Pieces cut by scripts are recognised too.
 
     Args:
         root: The folder into which the archives were unpacked.
         options: "split": sound (13 / 3 / 17 scenes), official (16 / 17), geoseg, ssrs (12 / 4, as
-            MFNet), ssrs-val (the same with 3 of the 12 to validate) or pagnet. "modalities": some
-            of irrg, dsm, ndsm. "void": further label colours that are no class. "form": scenes, or
+            MFNet), ssrs-val (the same with 3 of the 12 for validation) or pagnet. "modalities":
+            some of irrg, dsm, ndsm. "void": further label colours of no class. "form": scenes, or
             mmsegmentation or geoseg, the pieces of their scripts. "without": ids to leave out.
             "unknown": void, or the class that unknown colours become. "incomplete": refuse or
             allow.
 
     Raises:
-        DataError: No such files, or not all of them, or labels unpacked over images.
+        DataError: Files are missing, or labels were unpacked over images.
     """
     facts = read_facts("vaihingen")
     forms = ("scenes", *(recipe.name for recipe in _RECIPES))

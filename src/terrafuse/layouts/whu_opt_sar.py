@@ -42,7 +42,7 @@ _OPTICAL = ("blue", "green", "red", "nir")  # the order on disk, as the authors 
 
 
 def _layout(title: str, stem: str, size: tuple[int, int], expected: int | None) -> Layout:
-    """Sheets, or chips of sheets: the same folders, other names."""
+    """Build the layout of sheets, or of chips of sheets: same folders, other names."""
     bands = {"optical": _OPTICAL, "sar": ("sar",), "lbl": ()}
     return Layout(
         title=title,
@@ -51,7 +51,7 @@ def _layout(title: str, stem: str, size: tuple[int, int], expected: int | None) 
             for name, folders in _FOLDERS.items()
         ),
         readings={
-            # Black where the sensor saw nothing. SAR is stretched to 8 bits: neither dB nor linear.
+            # Black where the sensor has no data. SAR is stretched to 8 bits: neither dB nor linear.
             "optical": Reading("optical", _OPTICAL, ("optical",), nodata=0),
             "rgb": Reading("optical", ("red", "green", "blue"), ("optical",), nodata=0),
             "nir": Reading("optical", ("nir",), ("optical",), nodata=0),
@@ -60,7 +60,7 @@ def _layout(title: str, stem: str, size: tuple[int, int], expected: int | None) 
         default=("optical", "sar"),
         wavelengths_um={"blue": 0.485, "green": 0.555, "red": 0.66, "nir": 0.83},
         avoid={
-            "predictions?": "it holds what a network made, no labels",
+            "predictions?": "it holds a network's predictions, not labels",
             r"intro/lbl": "it holds labels of an older upload that differ from the published ones",
         },
         series=lambda id: id[:5],
@@ -81,19 +81,18 @@ EDITIONS = (_LAYOUT, _CUT)
 def describe_whu_opt_sar(root: Path, options: dict[str, str]) -> dict[str, Any]:
     """WHU-OPT-SAR: folders optical (image, opt), sar and lbl of sheets NH49E001013.tif or chips.
 
-    Chips of 256 pixels, as NH49E001013_1.tif, may lie in folders train, val and test.
+    Chips of 256 pixels, such as NH49E001013_1.tif, may lie in folders train, val and test.
 
     Args:
-        root: The folder.
         options: "split": sound (60 / 20 / 20 sheets), authors (60 / 20 / 20, the two runs of their
-            training list), official (80 / 20), or of chips folders. "modalities": some of optical,
-            sar, rgb, nir. "codes": tens (10 to 70, as published) or ones (1 to 7, as some scripts
-            leave them); default: what is there. "form": scenes or chips; default: what is there.
+            training list), official (80 / 20), or folders (for chips). "modalities": some of
+            optical, sar, rgb, nir. "codes": tens (10 to 70, as published) or ones (1 to 7, as some
+            scripts write them); default: as found. "form": scenes or chips; default: as found.
             "without": ids to leave out. "incomplete": refuse or allow.
 
     Raises:
-        DataError: No such files, or not all of them.
-        LabelError: Label codes are not those that `codes` says, or of both kinds.
+        DataError: Files are missing.
+        LabelError: Label codes are not those of the option `codes`, or both kinds are mixed.
     """
     facts = read_facts("whu-opt-sar")
     form = choice(options, "form", ("scenes", "chips")) if "form" in options else None
@@ -111,7 +110,7 @@ def describe_whu_opt_sar(root: Path, options: dict[str, str]) -> dict[str, Any]:
 
 
 def _find_codes(tree: Tree, labels: Found, chosen: Chosen) -> str:
-    """Which of the two sets of codes the labels hold; they share only 0."""
+    """Determine which of the two sets of codes the labels hold; they share only 0."""
     wanted = choice(chosen.more, "codes", ("tens", "ones")) if "codes" in chosen.more else None
     every = list(labels.files.values())
     seen: dict[str, tuple[PurePosixPath, list[int]]] = {}
@@ -123,7 +122,7 @@ def _find_codes(tree: Tree, labels: Found, chosen: Chosen) -> str:
             seen.setdefault(kind, (path, sorted(codes)[:8]))
     if wanted is not None and set(seen) - {wanted}:
         other = next(kind for kind in seen if kind != wanted)
-        raise LabelError(f"{_told(*seen[other])}, but -O codes={wanted} is given. Leave it out")
+        raise LabelError(f"{_told(*seen[other])}, but -O codes={wanted} is given. Omit the option")
     if len(seen) == 2:
         raise LabelError(
             f"{_told(*seen['tens'])}, but {_told(*seen['ones'])}: two sets of labels are mixed. "

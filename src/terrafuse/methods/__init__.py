@@ -1,4 +1,4 @@
-"""Methods by name: build one, load a trained one, list them."""
+"""Methods by name: create one, load a trained one, list them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from terrafuse.weights import (
     without_pretrained,
 )
 
-#: Every method by its name; a new one is one line here.
+#: Every method by its name; add a new one here.
 METHODS: Mapping[str, type[Segmenter]] = {
     "single": Single,
     "early_fusion": EarlyFusion,
@@ -76,9 +76,9 @@ class MethodSummary:
 
     Args:
         name: As in `run.yaml`.
-        title: What it is, in a line.
+        title: One-line description.
         paper: Reference; empty for a baseline.
-        modalities: How many it takes ("1", "2 to 3", "1 or more").
+        modalities: Number of modalities it takes ("1", "2 to 3", "1 or more").
         supports_missing: Whether samples may lack modalities.
     """
 
@@ -95,7 +95,7 @@ def create_segmenter(
     num_classes: int,
     options: Mapping[str, Any] | None = None,
 ) -> Segmenter:
-    """An untrained model.
+    """Build an untrained model.
 
     Args:
         name: One of `METHODS`, of an installed plug-in, or `module:Class`.
@@ -104,7 +104,7 @@ def create_segmenter(
         options: Keyword arguments of the method's constructor.
 
     Raises:
-        UnknownNameError: No such method, backbone, decoder or option; the nearest is named.
+        UnknownNameError: No such method, backbone, decoder or option; names the nearest.
         ModelError: The number of modalities or the value of an option does not suit the method.
         PluginError: It is from outside the package, and cannot be imported or is no method.
         WeightsError: Pretrained weights are wanted and cannot be used.
@@ -142,18 +142,17 @@ def _is_method(value: Any) -> bool:
 def load_segmenter(
     run_folder: str | Path, device: str | torch.device = "cpu", *, merge: bool = False
 ) -> tuple[Segmenter, RunInfo]:
-    """The trained model of a run folder, in evaluation mode, and what it is.
+    """Load the trained model of a run folder, in evaluation mode, and its metadata.
 
     Args:
-        run_folder: Of a finished run.
-        device: Where the model is to be.
-        merge: Whether low-rank updates become part of the weights: a little faster, and equal up to
+        run_folder: Folder of a finished run.
+        merge: Whether to merge low-rank updates into the weights: slightly faster, and equal up to
             rounding.
 
     Raises:
         PluginError: It was trained with code from outside the package, which is not here.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same.
+            tuned run are missing or have changed.
     """
     info = read_run_info(run_folder)
     state = read_state(run_folder)
@@ -162,7 +161,7 @@ def load_segmenter(
     try:
         load_tuned(segmenter, state, info, where)
     except ChecksumError as error:
-        with bands_in_turn():  # a frozen first layer may be of an earlier version
+        with bands_in_turn():  # an earlier version may have built the frozen first layer
             segmenter = _build_again(info, run_folder)
         try:
             load_tuned(segmenter, state, info, where)
@@ -175,10 +174,10 @@ def load_segmenter(
 
 
 def _build_again(info: RunInfo, run_folder: str | Path) -> Segmenter:
-    """The model of a run folder as it was before training."""
+    """Rebuild the model of a run folder in its state before training."""
     is_whole = info.base_values_sha256 is None
     try:
-        # Where all weights come from the folder, nothing is to be fetched for them.
+        # If all weights come from the folder, none must be downloaded.
         with without_pretrained() if is_whole else also_looking_in(run_folder):
             return create_segmenter(
                 info.method, info.modalities, info.scheme.num_classes, info.method_options
@@ -222,15 +221,14 @@ def describe_run(
     rules: Mapping[str, Mapping[str, Any]] | None = None,
     grid: str | None = None,
 ) -> RunInfo:
-    """What `save_model` needs to know about a model, beside its state.
+    """Collect the metadata that `save_model` stores beside a model's state.
 
     Args:
-        segmenter: As made by `create_segmenter`.
-        scheme: Its classes.
+        segmenter: A model from `create_segmenter`.
         statistics: Per modality, over the training split.
         crop_size: Window size of prediction, in scene pixels.
         overlap: Overlap of windows, in scene pixels.
-        rules: Per modality, how its rasters are to be read.
+        rules: Per modality, rules for reading its rasters.
         grid: Modality whose grid is the scene's; None = the labels', else the finest.
     """
     sources = [b.pretrained.to_dict() for b in segmenter.backbones() if b.pretrained is not None]
@@ -253,7 +251,7 @@ def describe_run(
 
 
 def list_methods() -> list[MethodSummary]:
-    """A row per method."""
+    """List the methods, one row each."""
     return [
         MethodSummary(
             name=name,

@@ -1,4 +1,4 @@
-"""AMM-FuseNet: an encoder per modality, attention over channels, dense ASPP on the finest level.
+"""AMM-FuseNet: an encoder per modality, channel attention, dense ASPP on the finest level.
 
 Ma, Karakus, Rosin: "AMM-FuseNet: Attention-based multi-modal image fusion network for land cover
 mapping", Remote Sensing 14(18), 2022, 4458, DOI 10.3390/rs14184458.
@@ -8,11 +8,11 @@ mapping", Remote Sensing 14(18), 2022, 4458, DOI 10.3390/rs14184458.
 | whole network | `AMMFuseNet` |
 | channel attention, "CA" | timm's `EcaModule` with a kernel of 3 |
 | DenseASPP with channel attention | `AttentiveDenseASPP` |
-| what is made of a modality's levels | `ModalityHead` |
+| fusion of a modality's levels | `ModalityHead` |
 
-Written from what the authors' code computes (oktaykarakus/ReSIF), which the paper's figure differs
-from: the pooled branch sees the input alone, and the classifier has a norm. Its unused layers are
-left out. More general: any number of modalities and bands, any pyramid, images of any size.
+Written from what the authors' code computes (oktaykarakus/ReSIF), which differs from the paper's
+figure: the pooled branch sees the input alone, and the classifier has a norm. Its unused layers
+are left out. More general: any number of modalities and bands, any pyramid, images of any size.
 """
 
 from __future__ import annotations
@@ -35,17 +35,16 @@ from terrafuse.weights import rename
 
 
 class AttentiveDenseASPP(nn.Module):
-    """3×3 convolutions of growing dilation, each of which sees all before it ("CADenseASPP").
+    """3×3 convolutions of increasing dilation, each on all maps before it ("CADenseASPP").
 
-    t_i = ReLU(attention(norm(conv_i [x; t_1; …; t_(i−1)]))), with attention over channels, before
-    the ReLU; then x, all t_i and the mean of x through a 1×1 convolution.
+    t_i = ReLU(attention(norm(conv_i [x; t_1; …; t_(i−1)]))), with attention over channels; then x,
+    all t_i and the mean of x through a 1×1 convolution.
 
     Args:
         in_channels: C.
         channels: C' of every map.
         rates: Dilations.
-        dropout: Share of values left out at the end, in training.
-        norm: After every convolution.
+        dropout: Share of output values dropped in training.
     """
 
     def __init__(
@@ -87,9 +86,8 @@ class ModalityHead(nn.Module):
 
     Args:
         level_channels: Per level, fine → coarse.
-        projection_channels: To which each level is brought before its attention.
-        context: Of the finest level.
-        norm: After every convolution.
+        projection_channels: Channels to which each level is projected before its attention.
+        context: Dense ASPP of the finest level.
     """
 
     def __init__(
@@ -121,27 +119,27 @@ class ModalityHead(nn.Module):
 
 
 class AMMFuseNet(Segmenter):
-    """Modalities that meet in one concatenation, at the finest level.
+    """Modalities concatenated once, at the finest level.
 
     Args:
-        modalities: Two as published, or more; all at the pixels of the scene.
+        modalities: Two as published, or more; all resampled to the scene grid.
         num_classes: K.
-        backbone: Its name: any pyramid.
+        backbone: Name of any pyramid.
         weights: Pretrained weights ("timm", a path, None = from scratch, as published), for
             all or by modality.
         backbone_options: Options of `create_backbone`, for all.
-        tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbones (`terrafuse.tuning`); None = everything is trained.
         output_stride: Pixels of the image per pixel of the coarsest level. 8 and 16 dilate the last
-            stages, which ResNets can; 32 leaves the backbone as it is.
-        projection_channels: To which each level is brought.
-        context_channels: Of the dense ASPP ("growth").
-        hidden_channels: Of the classifier.
+            stages, which ResNets support; 32 leaves the backbone unchanged.
+        projection_channels: Channels to which each level is projected.
+        context_channels: Channels of the dense ASPP ("growth").
+        hidden_channels: Channels inside the classifier.
         rates: Dilations of the dense ASPP.
-        dropout: At its end.
-        norm: After every convolution of the head.
+        dropout: Dropout at the end of the dense ASPP.
+        norm: Norm after every convolution of the head.
     """
 
-    title = "A backbone per modality, attention over channels, dense ASPP on the finest level"
+    title = "A backbone per modality, channel attention, dense ASPP on the finest level"
     paper = "Ma et al., Remote Sensing 14(18), 2022, DOI 10.3390/rs14184458"
     num_modalities = (2, None)
 
@@ -164,7 +162,7 @@ class AMMFuseNet(Segmenter):
     ) -> None:
         super().__init__(modalities, num_classes)
         options = dict(backbone_options or {})
-        if output_stride != 32:  # two stages then have one stride; not all backbones know this
+        if output_stride != 32:  # two stages then share a stride; not all backbones support this
             options = {"output_stride": output_stride, "every_stage": True} | options
         self.branches = build_branches(self.modalities, backbone, weights, options, tuning=tuning)
         first = self.backbones()[0]
@@ -193,7 +191,7 @@ class AMMFuseNet(Segmenter):
                 nn.init.kaiming_normal_(layer.weight)
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """Levels of each modality → its map → logits of all maps."""
+        """Levels of each modality → one map each → logits from all maps."""
         maps = [
             self.heads[m.name](self.branches[m.name](inputs.images[m.name]))
             for m in self.modalities
@@ -219,20 +217,20 @@ _RENAMES = (
     (r"\.dense_aspp\.asppPooling\.2\.", ".context.pooled.1."),
     (r"^classifier\.classifier\.", "classifier."),
 )
-#: A layer of the dense ASPP that the original has and never runs.
+#: A layer of the dense ASPP that the original never runs.
 _UNUSED = re.compile(r"\.dense_aspp_(image|dsm)\.conv1\.")
 
 
 def convert_reference_state_dict(
     state: Mapping[str, Tensor], modalities: Sequence[str] = ("optical", "sar")
 ) -> dict[str, Tensor]:
-    """Weights of the authors' network on ResNet-50 under our names.
+    """Rename weights of the authors' network on ResNet-50.
 
-    Normalisation statistics are no part: add those of the data.
+    Normalisation statistics are not included: add those of the data.
 
     Args:
         state: Original names ("model_state" of a checkpoint).
-        modalities: How the first and the second modality are called.
+        modalities: Names of the first and the second modality.
     """
     converted = {}
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""CMX: two encoders of one shape, whose maps correct each other and are fused at every stage.
+"""CMX: two equal encoders whose maps rectify each other and are fused at every stage.
 
 Jiaming Zhang, Huayao Liu, Kailun Yang, Xinxin Hu, Ruiping Liu, Rainer Stiefelhagen: "CMX:
 Cross-modal fusion for RGB-X semantic segmentation with transformers", IEEE Transactions on
@@ -13,7 +13,7 @@ Intelligent Transportation Systems 24(12), 2023, DOI 10.1109/TITS.2023.3300537, 
 | MLP decoder | `terrafuse.decoders.SegFormerDecoder` |
 
 Deviations: stochastic depth rises evenly over all blocks (the published code gives all blocks of
-stage 2 one rate). More general than the paper, and the same for its two images: any bands, X of
+stage 2 one rate). More general than the paper, and identical for its two images: any bands, X of
 several modalities (their bands are stacked), any pyramid backbone, images of any size.
 """
 
@@ -52,7 +52,7 @@ from terrafuse.weights import rename
 
 
 class FeatureRectification(nn.Module):
-    """Each map plus what the other holds, weighted by channels and by pixels ("CM-FRM").
+    """Each map plus the other, weighted per channel and per pixel ("CM-FRM").
 
         a' = a + λ_c w_b b + λ_s s_b b        b' = b + λ_c w_a a + λ_s s_a a
 
@@ -62,7 +62,7 @@ class FeatureRectification(nn.Module):
         channels: C of both maps.
         channel_weight: λ_c.
         spatial_weight: λ_s.
-        reduction: Inside the MLPs, the input's channels divided by it (of pixels: C).
+        reduction: Divides the input's channels inside the MLPs (C for the pixels' MLP).
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class FeatureRectification(nn.Module):
         )
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps (N, C, H, W) → the same, corrected by each other."""
+        """Maps (N, C, H, W) → the same, rectified by each other."""
         both = torch.cat([a, b], dim=1)  # (N, 2C, H, W)
         pooled = torch.cat([both.mean(dim=(2, 3)), both.amax(dim=(2, 3))], dim=1)  # (N, 4C)
         of_channels = self.channel_mlp(pooled).sigmoid()[:, :, None, None]  # (N, 2C, 1, 1)
@@ -100,16 +100,16 @@ class FeatureRectification(nn.Module):
 class ContextExchange(nn.Module):
     """Each modality reads the other's global context, a matrix of channels by channels.
 
-    With queries u_m as they come, keys k_m and values v_m linear in u_m:
+    With queries u_m, and keys k_m and values v_m linear in u_m:
 
         G_m = softmax over k's channels of (k_mᵀ v_m / √d)        o_a = u_a G_b,  o_b = u_b G_a
 
-    The sum over pixels in kᵀv is no mean, so that larger images sharpen the softmax, as published.
-    It is taken in float32: it leaves the range of float16 at a few thousand pixels.
+    kᵀv sums over pixels instead of averaging, so that larger images sharpen the softmax, as
+    published. It is computed in float32: it exceeds float16 at a few thousand pixels.
 
     Args:
         channels: C of both.
-        num_heads: Heads of d = C / num_heads channels.
+        num_heads: Number of heads, of d = C / num_heads channels.
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
@@ -129,7 +129,7 @@ class ContextExchange(nn.Module):
             return context
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (N, L, C) → what each found with the other (N, L, C)."""
+        """Tokens (N, L, C) → what each reads from the other (N, L, C)."""
         of_a, of_b = self.context(0, a), self.context(1, b)
         return self._read(a, of_b), self._read(b, of_a)
 
@@ -142,12 +142,12 @@ class ContextExchange(nn.Module):
 
 
 class FeatureExchange(nn.Module):
-    """Tokens of both modalities, each with what it found in the other ("FFM", first stage).
+    """Tokens of both modalities, each enriched by the other's context ("FFM", first stage).
 
     Args:
         channels: C of both.
-        num_heads: Of the `ContextExchange`.
-        reduction: Channels inside are C divided by it.
+        num_heads: Heads of the `ContextExchange`.
+        reduction: Divides C inside.
     """
 
     def __init__(self, channels: int, num_heads: int, *, reduction: int = 1) -> None:
@@ -176,10 +176,9 @@ class ChannelEmbedding(nn.Module):
     """Maps of both modalities, stacked → one map ("FFM", second stage).
 
     Args:
-        in_channels: Of the stacked maps.
         channels: C of the result.
-        reduction: Channels inside are C divided by it.
-        norm: Of the result; published is "batch".
+        reduction: Divides C inside.
+        norm: Norm of the result; "batch" as published.
     """
 
     def __init__(
@@ -208,9 +207,9 @@ class FeatureFusion(nn.Module):
 
     Args:
         channels: C of all maps.
-        num_heads: Of the `ContextExchange`; must divide C / reduction.
-        reduction: Channels inside are C divided by it.
-        norm: Of the mixed map.
+        num_heads: Heads of the `ContextExchange`; must divide C / reduction.
+        reduction: Divides C inside.
+        norm: Norm of the mixed map.
 
     Raises:
         ModelError: The heads do not divide the channels.
@@ -237,7 +236,7 @@ class FeatureFusion(nn.Module):
 
 
 def stage_heads(stages: Sequence[nn.Module]) -> list[int]:
-    """Heads of each stage's own attention; 1 where it has none."""
+    """Return the number of heads of each stage's own attention; 1 where it has none."""
     names = ("num_attention_heads", "num_heads")
     return [
         next(
@@ -253,33 +252,33 @@ STREAMS = ("image", "x")
 
 
 class CMX(Segmenter):
-    """Image and X run stage by stage; after each they correct each other, then are fused.
+    """Image and X run stage by stage; after each they rectify each other, then are fused.
 
     Args:
         modalities: First the image, then X: one modality, or several, whose bands are stacked. All
-            at the pixels of the scene.
+            resampled to the scene grid.
         num_classes: K.
         backbone: Name of both encoders: "mit_b0" to "mit_b5" (the paper has B2, B4, B5), or any
             pyramid (the published code also has Swin).
-        weights: Where both start: ImageNet weights of the backbone ("hub" for MiT, "timm", a path),
-            or by stream ("image", "x") or modality; or a checkpoint of the published code, from
-            which all starts; None: from scratch.
+        weights: ImageNet weights of the backbone ("hub" for MiT, "timm", a path) for both, or by
+            stream ("image", "x") or modality; or a checkpoint of the published code, which sets
+            all parts; None: from scratch.
         backbone_options: Options of `create_backbone`, for both.
-        tuning: What learns in the encoders (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the encoders (`terrafuse.tuning`); None = everything is trained.
         fusion_heads: Heads of the fusion per level; default: those of the encoder's stage.
-        reduction: Channels inside rectification and fusion are divided by it.
+        reduction: Divides the channels inside rectification and fusion.
         norm: Norm of fused maps and decoder; "group" suits small batches.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`; "segformer" has 512 channels here.
         head_norm_eps: Eps of the decoder's batch norms. Published models were trained with 1e-3 and
-            scored with 1e-5.
+            evaluated with 1e-5.
         aux: Adds an auxiliary head on the third level of four, as published with UPerNet.
 
     Raises:
-        ModelError: The backbone is no pyramid, or options do not fit.
+        ModelError: The backbone is not a pyramid, or options do not fit.
     """
 
-    title = "Two encoders that correct each other and are fused at every stage"
+    title = "Two encoders that rectify each other and are fused at every stage"
     paper = "Zhang et al., IEEE T-ITS 24(12), 2023, DOI 10.1109/TITS.2023.3300537"
     num_modalities = (2, None)
 
@@ -344,7 +343,7 @@ class CMX(Segmenter):
         levels = []
         for i, rectify in enumerate(self.rectifications):
             a, b = first.run_stage(i, a), second.run_stage(i, b)
-            a, b = rectify(a, b)  # what the next stages see, too
+            a, b = rectify(a, b)  # the next stages see these, too
             levels.append(self.fusions[i](*self._normalise(i, a, b)))
         output: SegmenterOutput = self.head(levels)
         return output
@@ -365,7 +364,7 @@ class CMX(Segmenter):
         reduction: int,
         norm: NormName,
     ) -> None:
-        """Rectification, norms and fusion of every level."""
+        """Create rectification, norms and fusion of every level."""
         channels = encoder.channels
         heads = heads or stage_heads(list(encoder.stages))
         if len(heads) != len(channels) or reduction < 1 or min(channels) < reduction:
@@ -376,7 +375,7 @@ class CMX(Segmenter):
         self.rectifications = nn.ModuleList(
             FeatureRectification(c, reduction=reduction) for c in channels
         )
-        # For Swin, whose stages end without a norm, the published code adds these.
+        # The published code adds these for Swin, whose stages end without a norm.
         self.norms = None
         if not encoder.ends_with_norm:
             self.norms = nn.ModuleList(
@@ -398,7 +397,7 @@ def _check_pyramid(backbone: str) -> None:
         )
 
 
-#: Original names → ours, in this order; those of encoders and decoder have converters of their own.
+#: Original names → ours, in this order; encoders and decoder have converters of their own.
 _RENAMES = (
     (r"^FRMs\.(\d)\.channel_weights\.mlp\.", r"rectifications.\1.channel_mlp."),
     (r"^FRMs\.(\d)\.spatial_weights\.mlp\.", r"rectifications.\1.spatial_mlp."),
@@ -410,23 +409,23 @@ _RENAMES = (
     (r"\.exchange\.cross_attn\.kv([12])\.", r".exchange.exchange.key_value.<\1>."),
     (r"\.embedding\.channel_embed\.", ".embedding.embed."),
 )
-#: How the original tells X's encoder from the image's.
+#: The original's mark of X's encoder.
 _OF_X = re.compile(r"^extra_")
 
 
 def convert_reference_state_dict(
     state: Mapping[str, Tensor], bands: Sequence[int] = (3, 3)
 ) -> dict[str, Tensor]:
-    """Weights of the original CMX on MiT with its MLP decoder, under our names.
+    """Rename weights of the original CMX on MiT with its MLP decoder.
 
     Normalisation statistics are not part of the original; add those of the data. It was trained on
-    images whose bands are in the order blue, green, red.
+    images with bands in the order blue, green, red.
 
     Args:
-        state: Original names, as the key "model" of a checkpoint has them.
-        bands: Bands of image and X. First convolutions for three are adapted to other numbers
-            (`fit_bands`, in the order of the bands); X of one band is seen as the original sees
-            it, shown thrice.
+        state: Original names, under the key "model" of a checkpoint.
+        bands: Number of bands of image and X. First convolutions for three are adapted to other
+            numbers (`fit_bands`, in band order); for X of one band this equals the original, which
+            repeats the band three times.
     """
     encoders: dict[str, dict[str, Tensor]] = {stream: {} for stream in STREAMS}
     fusion, decoder = {}, {}

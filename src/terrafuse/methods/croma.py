@@ -1,4 +1,4 @@
-"""CROMA: radar and optical encoders, pre-trained together, and one in which radar reads optical.
+"""CROMA: jointly pre-trained radar and optical encoders, and one in which radar attends to optical.
 
 Anthony Fuller, Koreen Millard, James R. Green: "CROMA: Remote sensing representations with
 contrastive radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566.
@@ -10,10 +10,10 @@ contrastive radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566.
 | pre-training: contrast and reconstruction | `terrafuse.pretraining.CROMAPretraining` |
 | segmentation | `CROMASegmenter` |
 
-The paper evaluates frozen encodings and has no segmentation network for two sensors; the head is a
-choice, near what benchmarks do: maps of four layers of the joint transformer, a pyramid of them,
-UPerNet. More general than the published code: images of any size, any bands, several modalities per
-sensor, samples that lack a sensor. docs/methods/croma.md compares.
+The paper evaluates frozen encodings and has no segmentation network for two sensors; the head is
+our choice, close to common benchmarks: maps of four layers of the joint transformer, a pyramid of
+them, UPerNet. More general than the published code: images of any size, any bands, several
+modalities per sensor, samples that lack a sensor. docs/methods/croma.md compares.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ class CROMASegmenter(Segmenter):
         backbone: "croma_base" or "croma_large".
         weights: "hub" for the published weights, a path, or None to train from scratch.
         backbone_options: Options of `terrafuse.backbones.CROMA`.
-        tuning: What learns in it (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbone (`terrafuse.tuning`); None = everything is trained.
         radar: Names of the modalities that the radar transformer sees. Default: those of kind sar;
-            without any, the last one.
-        features: "joint": levels of the joint transformer's layers; "concat": of the last maps of
-            radar, optical and joint side by side.
+            if there are none, the last.
+        features: "joint": levels from layers of the joint transformer; "concat": from the last maps
+            of radar, optical and joint, concatenated.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the third level.
 
     Raises:
-        UnknownNameError: `radar` names a modality that is not there.
-        ModelError: No modality would be left for one of the two.
+        UnknownNameError: `radar` names a modality that does not exist.
+        ModelError: One of the two transformers would get no modality.
     """
 
-    title = "Radar and optical encoders, and one in which radar reads optical"
+    title = "Radar and optical encoders, and one in which radar attends to optical"
     paper = "Fuller et al., NeurIPS 2023, arXiv 2311.00566"
     num_modalities = (2, None)
     supports_missing = True
@@ -97,13 +97,13 @@ class CROMASegmenter(Segmenter):
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original CROMA, of its inference or its pre-training class, under our names.
+    """Rename weights of the original CROMA's inference or pre-training class.
 
-    The original has no segmentation head; heads of pooled vectors, which segmentation does not use,
-    are left out, as is what is only for pre-training.
+    The original has no segmentation head; its heads for pooled vectors, and parts used only in
+    pre-training, are dropped.
 
     Args:
-        state: Original names, the groups of a file joined with a dot.
+        state: Original names, groups joined with a dot ("s1_encoder.linear_input.weight").
     """
     parts = ("sar.", "optical.", "joint.")
     converted = convert_croma_state_dict(state)
@@ -111,7 +111,7 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _stack(inputs: Inputs, modalities: Sequence[Modality]) -> tuple[Tensor, Tensor]:
-    """Bands of the modalities side by side (N, C, H, W), and which samples have any of them."""
+    """Stack the bands of modalities (N, C, H, W), and find the samples that have any of them."""
     image = torch.cat([inputs.images[m.name] for m in modalities], dim=1)
     has = torch.stack([inputs.present(m.name) for m in modalities]).any(dim=0)
     return image, has

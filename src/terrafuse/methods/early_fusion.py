@@ -1,8 +1,8 @@
 """Early fusion: the channels of all modalities stacked, one backbone.
 
-Not from a paper; the usual first thing to try. Every modality is resampled to the scene grid. A
-missing one is filled with 0, its mean, which a network cannot tell from a place that is average in
-every band unless `validity_channels` adds where there is data.
+Not from a paper; the usual first baseline. Every modality is resampled to the scene grid. A missing
+one is filled with 0, its mean, which a network cannot distinguish from a pixel that is average in
+every band, unless `validity_channels` marks where there is data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class EarlyFusion(Segmenter):
         backbone: Its name (timm's, or a DOFA).
         weights: Pretrained weights: "timm", "hub" (DOFA's), a path; None = from scratch.
         backbone_options: Options of `create_backbone`.
-        tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbone (`terrafuse.tuning`); None = everything is trained.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         validity_channels: Adds one channel per modality: 1 where it has data.

@@ -1,4 +1,4 @@
-"""Galileo for segmentation: all modalities in one sequence of tokens, or read apart out of it.
+"""Galileo for segmentation: all modalities in one token sequence, read jointly or separately.
 
 Gabriel Tseng, Anthony Fuller, Marlena Reil, Henry Herzog, Patrick Beukema, Favyen Bastani, James R.
 Green, Evan Shelhamer, Hannah Kerner, David Rolnick: "Galileo: Learning global and local features in
@@ -6,14 +6,14 @@ pretrained remote sensing models", ICML 2025, arXiv 2502.09356.
 
 | paper | here |
 |---|---|
-| encoder, embeddings of groups, dates, months and places | `terrafuse.backbones.galileo.encoder` |
-| inputs and their normalisation | `galileo_inputs`, `galileo_reading` there |
+| encoder; codes of groups, dates, months, positions | `terrafuse.backbones.galileo.encoder` |
+| inputs and their normalisation | `inputs`, `reading` in the same package |
 | segmentation | `GalileoSegmenter` |
 
-The paper evaluates frozen encodings with a linear layer; levels, decoder and the fusion of maps of
-modalities are ours. A missing modality has no tokens; places without data are hidden; a batch may
-mix both. For a stream of its own per modality take method `late_fusion` (weights of their own) or
-`upseg` (one encoder) with backbone `galileo_nano`. docs/methods/galileo.md compares.
+The paper evaluates frozen encodings with a linear layer; levels, decoder and the fusion of the
+modalities' maps are ours. A missing modality has no tokens; positions without data are masked; a
+batch may mix both. For a separate stream per modality use method `late_fusion` (separate weights)
+or `upseg` (one encoder) with backbone `galileo_nano`. docs/methods/galileo.md compares.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ class GalileoSegmenter(Segmenter):
     """One Galileo for all modalities, levels of its joint sequence, one decoder.
 
     Args:
-        modalities: Any number of Sentinel-1, Sentinel-2 and elevation, known by their bands.
+        modalities: Any number of Sentinel-1, Sentinel-2 and elevation, identified by their bands.
         num_classes: K.
         backbone: "galileo_nano", "galileo_tiny" or "galileo_base".
         weights: "hub" for the published weights, their folder or path, or None to train from
             scratch.
         backbone_options: Options of `terrafuse.backbones.Galileo` (`patch_size`, `month` …).
-        tuning: What learns in it (`terrafuse.tuning`); None = everything.
-        fusion: "joint" takes the mean over all tokens of a place; "sum" (mean over what is
-            present), "concat" and "gated" fuse the means of each modality's tokens, which have seen
-            the others'.
+        tuning: Tuning of the backbone (`terrafuse.tuning`); None = everything is trained.
+        fusion: "joint" takes the mean over all tokens of a position; "sum" (mean over what is
+            present), "concat" and "gated" fuse the means of each modality's tokens, which have
+            attended to the others'.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the middle level.
 
     Raises:
-        ModelError: Another backbone, or bands that it does not know.
+        ModelError: Another backbone, or unknown bands.
     """
 
-    title = "All modalities in one sequence of tokens of Galileo"
+    title = "All modalities in one token sequence of Galileo"
     paper = "Tseng et al., ICML 2025, arXiv 2502.09356"
     supports_missing = True
 
@@ -82,7 +82,7 @@ class GalileoSegmenter(Segmenter):
         if not isinstance(built, Galileo):
             raise ModelError(
                 f"method 'galileo' runs on galileo_nano, galileo_tiny or galileo_base, not on "
-                f"'{backbone}'; for others there are late_fusion, upseg and mfnet"
+                f"'{backbone}'; for other backbones use late_fusion, upseg or mfnet"
             )
         self.backbone = built
         # One modality alone is its own mean.

@@ -1,7 +1,7 @@
 """Late fusion: one backbone per modality, levels fused, one decoder.
 
 Not from a paper; the plain two-branch network that fusion methods are measured against. Every
-modality is seen at its own pixel size; its levels are brought to the sizes that the scene has in
+modality is seen at its own pixel size; its levels are resampled to the sizes that the scene has in
 the first modality's backbone. A missing modality contributes nothing (`terrafuse.fusion.levels`),
 and its backbone does not run on samples that lack it, so that zeros do not enter its batch
 statistics.
@@ -26,24 +26,24 @@ from terrafuse.tuning import TuningOption
 
 
 class LateFusion(Segmenter):
-    """A backbone for each modality, fusion of the levels, one decoder.
+    """A backbone per modality, fusion of the levels, one decoder.
 
     Args:
-        modalities: Any number; the decoder gets levels like those of the first one's backbone.
+        modalities: Any number; the decoder gets levels shaped like those of the first's backbone.
         num_classes: K.
-        backbone: Its name for all modalities, or one by modality.
+        backbone: Its name for all modalities, or by modality.
         weights: Pretrained weights ("timm", a path, None = from scratch) for all, or by modality.
         backbone_options: Options of `create_backbone`, for all.
-        tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbones (`terrafuse.tuning`); None = everything is trained.
         fusion: "sum" (mean over the modalities present), "concat" (1×1 convolution) or "gated"
-            (weights learnt per pixel).
+            (learned weights per pixel).
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the middle level.
 
     Raises:
-        UnknownNameError: A backbone or weights for a modality that is not there.
-        ModelError: A modality without backbone, or backbones with different numbers of levels.
+        UnknownNameError: A backbone or weights for an unknown modality.
+        ModelError: A modality without a backbone, or backbones with different numbers of levels.
     """
 
     title = "One backbone per modality, levels fused"
@@ -108,10 +108,9 @@ class LateFusion(Segmenter):
 
 
 def run_where_present(backbone: Backbone, image: Tensor, present: Tensor) -> list[Tensor]:
-    """Levels of the samples that have the modality; 0 for the others.
+    """Compute levels for the samples that have the modality; 0 for the others.
 
     Args:
-        backbone: Of the modality.
         image: (N, C, H, W).
         present: Bool (N,).
     """
@@ -130,7 +129,7 @@ def run_where_present(backbone: Backbone, image: Tensor, present: Tensor) -> lis
 
 def _zero_levels(backbone: Backbone, image: Tensor) -> list[Tensor]:
     height, width = image.shape[-2:]
-    # Parameters that a step does not touch would stop distributed training: they get gradient 0.
+    # Parameters unused in a step would stall distributed training, so they get gradient 0.
     nothing = sum(p.sum() * 0 for p in backbone.parameters()) if backbone.training else 0
     return [
         image.new_zeros(len(image), c, round(height / s), round(width / s)) + nothing
@@ -142,7 +141,7 @@ def _project(backbone: Backbone, first: Backbone, name: str) -> nn.ModuleList:
     if len(backbone.channels) != len(first.channels):
         raise ModelError(
             f"the backbone of modality '{name}' has {len(backbone.channels)} levels, that of the "
-            f"first modality {len(first.channels)}; choose backbones with equally many"
+            f"first modality {len(first.channels)}; choose backbones with equally many levels"
         )
     return nn.ModuleList(
         nn.Identity() if own == wanted else nn.Conv2d(own, wanted, kernel_size=1)

@@ -1,4 +1,4 @@
-"""MCANet: two encoders that share nothing, cross attention between them at two levels, ASPP.
+"""MCANet: two separate encoders, cross-attention between them at two levels, ASPP.
 
 X. Li, G. Zhang, H. Cui, S. Hou, S. Wang, X. Li, Y. Chen, Z. Li, L. Zhang: "MCANet: A joint semantic
 segmentation framework of optical and SAR images for land use classification", International Journal
@@ -11,10 +11,10 @@ of Applied Earth Observation and Geoinformation 106, 2022, 102638, DOI 10.1016/j
 | atrous spatial pyramid pooling, "ASPP" | `terrafuse.decoders.AtrousBranches` and a convolution |
 | fusion of low and high features | `MCANet.segment` |
 
-The authors published no code and the text of the paper was not at hand: the wiring is that of an
-independent re-implementation (CMCDNet's `mcanet.py`), with which two others agree, and the decoder
-after it is DeepLabv3+'s. What the attention contributes is next to nothing at real sizes;
-docs/methods/mcanet.md says why, and `renormalized` is our remedy. More general: any number of
+The authors published no code and the full text of the paper was not available: the wiring is that
+of an independent re-implementation (CMCDNet's `mcanet.py`), with which two others agree, and the
+decoder after it is DeepLabv3+'s. The attention contributes next to nothing at realistic sizes;
+docs/methods/mcanet.md explains why, and `renormalized` is our remedy. More general: any number of
 modalities and bands, any pyramid as backbone, images of any size, attention in chunks of rows, so
 that its memory does not grow with the square of the pixels.
 """
@@ -40,25 +40,25 @@ from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename
 
-#: Values of one attention map that are held at once (64 MiB in float32).
+#: Values of one attention map held in memory at once (64 MiB in float32).
 VALUES_AT_ONCE = 2**24
 
 
 class CrossAttention(nn.Module):
-    """Pixels that every modality relates to each other: Y = Π_m (S v_m) with S = Π_m S_m ("MCAM").
+    """Attention shared by all modalities: Y = Π_m (S v_m) with S = Π_m S_m ("MCAM").
 
-    S_m = softmax(q_mᵀ k_m) over the pixels, (L, L), and both products go value by value. Nothing is
-    added to Y, and rows of S do not sum to 1: where maps are flat, S = L^(−M) everywhere and two
-    modalities leave Y in the order of 1 / L².
+    S_m = softmax(q_mᵀ k_m) over the pixels, (L, L), and both products are elementwise. Y has no
+    residual, and rows of S do not sum to 1: where maps are flat, S = L^(−M) everywhere and with two
+    modalities Y is of the order of 1 / L².
 
-    Always in float32: q_mᵀ k_m is a sum over all channels without a scale.
+    Always in float32: q_mᵀ k_m is an unscaled sum over all channels.
 
     Args:
         channels: C of every modality's map.
         num_modalities: M.
         inner_channels: C' of queries, keys and values; default: C.
-        scaled: Divides q_mᵀ k_m by √C'. Ours.
-        renormalized: Divides rows of S by their sums; S is softmax(Σ_m q_mᵀ k_m) then. Ours.
+        scaled: Divide q_mᵀ k_m by √C'. Ours.
+        renormalized: Divide rows of S by their sums, so that S = softmax(Σ_m q_mᵀ k_m). Ours.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         if whole or not torch.is_grad_enabled():
             return self._attend(queries, keys, values)
-        # Rows of the attention do not depend on each other, so that none has to be kept.
+        # Rows of the attention are independent, so none has to be kept for the backward pass.
         result: Tensor = checkpoint(self._attend, queries, keys, values, use_reentrant=False)
         return result
 
     def _attend(
         self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
     ) -> Tensor:
-        """Queries of some pixels (N, C', R), keys and values of all (N, C', L) → (N, C', R)."""
+        """Queries of a chunk (N, C', R), keys and values of all pixels (N, C', L) → (N, C', R)."""
         scores = [
             self.scale * q.transpose(1, 2) @ k for q, k in zip(queries, keys, strict=True)
         ]  # (N, R, L) each
@@ -125,33 +125,33 @@ class CrossAttention(nn.Module):
 
 
 class MCANet(Segmenter):
-    """A backbone per modality; attention beside the low and the high level; ASPP; decoder.
+    """A backbone per modality; cross-attention at the low and the high level; ASPP; decoder.
 
     Args:
-        modalities: Two as published, optical and SAR, or more; all at the pixels of the scene.
+        modalities: Two as published, optical and SAR, or more; all resampled to the scene grid.
         num_classes: K.
-        backbone: Its name: a pyramid with a level of stride 4. The re-implementation has a deep
-            stem (resnet50c, resnet101c).
+        backbone: Name of a pyramid with a level of stride 4. The re-implementation has a deep stem
+            (resnet50c, resnet101c).
         weights: Pretrained weights ("timm", a path, None = from scratch), for all or by
             modality.
         backbone_options: Options of `create_backbone`, for all.
-        tuning: What learns in the backbones (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbones (`terrafuse.tuning`); None = everything is trained.
         output_stride: Pixels of the image per pixel of the high level. 8 and 16 dilate the last
-            stages, which ResNets can; 32 leaves the backbone as it is.
-        attention: "cross" has MCAM, "none" leaves it out, as the best-known published code does.
-        scaled: Whether scores are divided by the root of the channels; not published. Alone it
-            makes attention flatter, and its share smaller still.
+            stages, which ResNets support; 32 leaves the backbone unchanged.
+        attention: "cross" has MCAM, "none" omits it, as the best-known published code does.
+        scaled: Whether scores are divided by the square root of the channels; not published. On its
+            own it flattens the attention, and reduces its contribution further.
         renormalized: Whether rows of the shared attention sum to 1; not published.
-        low_channels: Of the fused low level.
-        high_channels: Of each modality's high level, of ASPP and of the decoder.
+        low_channels: Channels of the fused low level.
+        high_channels: Channels of each modality's high level, of ASPP and of the decoder.
         rates: Dilations of ASPP.
-        norm: After the convolutions of ASPP and decoder.
+        norm: Norm after the convolutions of ASPP and decoder.
 
     Raises:
         ModelError: The backbone has one level only.
     """
 
-    title = "Cross attention between optical and SAR features at two levels, ASPP"
+    title = "Cross-attention between optical and SAR features at two levels, ASPP"
     paper = "Li et al., JAG 106, 2022, DOI 10.1016/j.jag.2021.102638"
     num_modalities = (2, None)
 
@@ -175,7 +175,7 @@ class MCANet(Segmenter):
     ) -> None:
         super().__init__(modalities, num_classes)
         options = dict(backbone_options or {})
-        if output_stride != 32:  # not all backbones know the option
+        if output_stride != 32:  # not all backbones have the option
             options.setdefault("output_stride", output_stride)
         self.branches = build_branches(self.modalities, backbone, weights, options, tuning=tuning)
         first = self.backbones()[0]
@@ -214,7 +214,7 @@ class MCANet(Segmenter):
         )
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """Low and high level of each modality → fused low, context of high → logits."""
+        """Low and high level of each modality → fused low level, context of the high → logits."""
         names = [m.name for m in self.modalities]
         levels = {name: self.branches[name](inputs.images[name]) for name in names}
         low, high = [levels[n][0] for n in names], [levels[n][-1] for n in names]
@@ -252,14 +252,14 @@ _QUERY = re.compile(r"^mcam_(low|high)\.qkv_(opt|sar)\.conv_q\.conv\.(weight|bia
 def convert_reference_state_dict(
     state: Mapping[str, Tensor], modalities: Sequence[str] = ("optical", "sar")
 ) -> dict[str, Tensor]:
-    """Weights of the re-implementation, CMCDNet's `mcanet.py`, under our names.
+    """Rename weights of the re-implementation, CMCDNet's `mcanet.py`.
 
     It ends before the decoder, and has ResNets with a deep stem (resnet50c) of output stride 8.
-    Normalisation statistics are no part.
+    Normalisation statistics are not included: add those of the data.
 
     Args:
         state: Original names.
-        modalities: How the optical modality and SAR are called.
+        modalities: Names of the optical and the SAR modality.
     """
     converted = {}
     for name, value in state.items():

@@ -1,4 +1,4 @@
-"""MFNet: one foundation-model encoder for all modalities, tuned, with deep fusion after it.
+"""MFNet: one tuned foundation-model encoder for all modalities, followed by deep fusion.
 
 Xianping Ma, Xiaokang Zhang, Man-On Pun, Bo Huang: "A unified framework with multimodal fine-tuning
 for remote sensing semantic segmentation", IEEE Transactions on Geoscience and Remote Sensing 63,
@@ -12,9 +12,9 @@ for remote sensing semantic segmentation", IEEE Transactions on Geoscience and R
 | Fig. 5, Deep Fusion Module | `terrafuse.fusion.DeepFusion` |
 | UNetFormer decoder | `terrafuse.decoders.UNetFormerDecoder` |
 
-More general than the paper, and the same for its two modalities on SAM: any number of modalities
-and of bands, any backbone, any tuning, images of any size. docs/methods/mfnet.md compares paper,
-published code and this.
+More general than the paper, and identical for its two modalities on SAM: any number of modalities
+and bands, any backbone, any tuning, images of any size. docs/methods/mfnet.md compares the paper,
+the published code and this one.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from terrafuse.weights import rename
 
 
 class MFNet(Segmenter):
-    """One encoder runs on every modality; its tuning mixes them; levels are fused and decoded.
+    """One encoder for every modality, mixed by its tuning; levels are fused and decoded.
 
     Args:
         modalities: Any number; the paper has an optical image and a surface model, in this order.
         num_classes: K.
-        backbone: Its name. A plain transformer gives one map per modality, of which the Deep
+        backbone: Its name. A plain transformer gives one map per modality, from which the Deep
             Fusion Module makes levels; a pyramid's own levels are fused by the same gates.
         weights: Pretrained weights: "timm", a path (`sam_vit_b_01ec64.pth`), or None to train from
             scratch.
         backbone_options: Options of `create_backbone`; "rel_pos: zero" is as published.
-        tuning: What learns in the backbone (`terrafuse.tuning`); published are "adapter", "lora".
-        deep_fusion: Without it, maps are added and decoded without skip connections (the paper's
+        tuning: Tuning of the backbone (`terrafuse.tuning`); the paper has "adapter" and "lora".
+        deep_fusion: If false, maps are summed and decoded without skip connections (the paper's
             ablation "w/o DFM"); needs a plain transformer.
         fusion_options: Options of the Deep Fusion Module (`reduction`, `norms`).
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
     """
 
-    title = "One tuned foundation model for all modalities, deep fusion after it"
+    title = "One tuned foundation model for all modalities, followed by deep fusion"
     paper = "Ma et al., IEEE TGRS 63, 2025, DOI 10.1109/TGRS.2025.3585238"
 
     def __init__(
@@ -102,7 +102,7 @@ class MFNet(Segmenter):
             strides = tuple(strides[0] * s for s in self.fusion.relative_strides)
             channels = self.fusion.channels
         self.decoder = create_decoder(decoder, channels, strides, num_classes, **decoder_options)
-        # The coarsest level of the pyramid has twice the stride of the map.
+        # The coarsest level of the pyramid has twice the map's stride.
         self.stride = max(self.backbone.stride, int(max(strides)))
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
@@ -125,7 +125,7 @@ class MFNet(Segmenter):
 def _create_fusion(
     channels: Sequence[int], count: int, options: Mapping[str, Any]
 ) -> DeepFusion | LevelSqueezeFusion:
-    """The Deep Fusion Module for one map per modality, its gates for levels."""
+    """Create the Deep Fusion Module for one map per modality, or its gates for levels."""
     if len(channels) == 1:
         checked = check_options("fusion", "DeepFusion", DeepFusion, options)
         return DeepFusion(channels[0], count, **checked)
@@ -143,14 +143,14 @@ def _check_one_map(backbone: str, channels: Sequence[int]) -> None:
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original MFNet on SAM (MMAdapter or MMLoRA, two modalities) under our names.
+    """Rename weights of the original MFNet on SAM (MMAdapter or MMLoRA, two modalities).
 
     Duplicates of the encoder (`sam.image_encoder.*`) and SAM's prompt encoder and mask decoder,
-    which the original keeps and never runs, are left out. Normalisation statistics are not part of
-    the original; add those of the data.
+    which the original stores but never runs, are dropped. Normalisation statistics are not part
+    of the original; add those of the data.
 
     Args:
-        state: Original names, as `torch.save` of its state dict has them.
+        state: Original names, as in its saved state dict.
 
     Raises:
         WeightsMismatchError: The two copies of the encoder differ, or one of a pair is missing.
@@ -193,13 +193,13 @@ _STACKED = {"lora_A": "down", "lora_B": "up", "lora_w": "mixing.own", "w": "mlp.
 
 
 def convert_encoder_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original's encoder, tuned by MMAdapter or MMLoRA, under our names.
+    """Rename weights of the original's encoder, tuned by MMAdapter or MMLoRA.
 
     Args:
         state: Original names without "image_encoder.".
 
     Raises:
-        WeightsMismatchError: Of a pair for two modalities, the second is missing.
+        WeightsMismatchError: The second of a pair for two modalities is missing.
     """
     renames = list(_RENAMES)
     if any(".lora_A" in name for name in state):
@@ -215,7 +215,7 @@ def convert_encoder_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]
             other = f"{found[1]}{found[2]}y{found[4] or ''}"
             if other not in state:
                 raise WeightsMismatchError(
-                    f"'{name}' is there and '{other}' is not, though each modality has its own. "
+                    f"'{name}' is present but '{other}' is not, though each modality has its own. "
                     "The file is damaged"
                 )
             join = torch.cat if found[2].endswith("w") else torch.stack
@@ -236,8 +236,8 @@ def _check_copies(state: Mapping[str, Tensor]) -> None:
         other = state.get(f"image_encoder.{name}")
         if other is None or not torch.equal(value, other):
             raise WeightsMismatchError(
-                f"'sam.image_encoder.{name}' is not what 'image_encoder.{name}' is, though the "
-                "original keeps one encoder under both names. The file is damaged"
+                f"'sam.image_encoder.{name}' differs from 'image_encoder.{name}', though the "
+                "original stores one encoder under both names. The file is damaged"
             )
 
 

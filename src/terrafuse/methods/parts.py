@@ -1,4 +1,4 @@
-"""What methods share: a backbone from options, stems, a head for logits."""
+"""Parts shared by methods: backbones from options, stems, a segmentation head."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def build_backbone(
     modalities: Sequence[Modality] | None = None,
     one_image: bool = True,
 ) -> Backbone:
-    """`create_backbone` with options as a run file gives them, then `apply_tuning`."""
+    """Create a backbone with the options of a run file, then `apply_tuning`."""
     backbone = create_backbone(
         name,
         in_channels,
@@ -58,9 +58,9 @@ def build_branches(
     *,
     tuning: TuningOption = None,
 ) -> nn.ModuleDict:
-    """A backbone for each modality, all alike but for their bands, by the modalities' names.
+    """Build one backbone per modality, alike except for their bands, by modality name.
 
-    `weights` are for all, or by modality.
+    `weights` apply to all, or are given by modality.
     """
     names = [m.name for m in modalities]
     sources = by_modality("weights", weights, names, default=None)
@@ -77,11 +77,11 @@ def build_branches(
 def weights_by_stream(
     weights: str | Mapping[str, str | None] | None, streams: Mapping[str, Sequence[Modality]]
 ) -> dict[str, str | None]:
-    """Pretrained weights of each stream.
+    """Assign pretrained weights to streams.
 
     Args:
         weights: For all streams, by stream, or by modality.
-        streams: Modalities of each stream; a file of one modality starts a stream of that one.
+        streams: Modalities of each stream; only a stream of one modality may be named by it.
 
     Raises:
         UnknownNameError: Neither a stream nor such a modality.
@@ -102,14 +102,14 @@ def weights_by_stream(
 def read_reference_model(
     weights: str | Mapping[str, str | None] | None, mark: str
 ) -> dict[str, Tensor] | None:
-    """Values of a whole model that a published code saved, by its names.
+    """Read the values of a whole model saved by the published code, under its names.
 
     Args:
-        weights: As a method's option has it.
-        mark: Regular expression of a name that tells such a file from one of an encoder alone.
+        weights: The method's option `weights`.
+        mark: Regular expression of a name found only in such a file, not in one of an encoder.
 
     Returns:
-        None where the file is none, where there is none, and where weights are not wanted.
+        None if there is no file, it holds no whole model, or weights are not to be loaded.
     """
     is_file = isinstance(weights, str) and weights not in (TIMM_WEIGHTS, HUB_WEIGHTS)
     if not is_file or not pretrained_wanted():
@@ -121,16 +121,16 @@ def read_reference_model(
 def start_from(
     segmenter: Segmenter, state: Mapping[str, Tensor], backbone: str, weights: str
 ) -> None:
-    """A converted checkpoint of a whole model into a segmenter, of which everything must fit.
+    """Load a converted checkpoint of a whole model into a segmenter; everything must fit.
 
-    Normalisation statistics stay; so does a layer of the decoder or auxiliary head that gives
-    scores for another number of classes.
+    Normalisation statistics keep their values, as do classifiers of decoder and auxiliary head
+    for another number of classes.
 
     Args:
         segmenter: Changed in place.
-        state: Under our names.
+        state: Values under our names.
         backbone: Name of the encoders.
-        weights: Where the values are from.
+        weights: Origin of the values.
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
@@ -149,14 +149,12 @@ def start_from(
 
 
 class SegmentationHead(nn.Module):
-    """Levels → logits, with an auxiliary head on the middle level where wanted.
+    """Levels → logits, optionally with an auxiliary head on the middle level.
 
     Args:
-        backbone: Whose levels come in.
+        backbone: Backbone that gives the levels.
         num_classes: K.
-        decoder: Name of the decoder.
-        decoder_options: Its options.
-        aux: Whether there is an auxiliary head; it works in training only.
+        aux: Whether to add the auxiliary head; it runs in training only.
         aux_channels: Width of the auxiliary head.
     """
 
@@ -174,13 +172,13 @@ class SegmentationHead(nn.Module):
         self.decoder = create_decoder(
             decoder, backbone.channels, backbone.strides, num_classes, **(decoder_options or {})
         )
-        # The last but one of four levels, as in UPerNet's and PSPNet's published settings.
+        # The third of four levels, as in UPerNet's and PSPNet's published settings.
         self.aux_level = len(backbone.channels) // 2
         level = backbone.channels[self.aux_level]
         self.aux = FCNHead(level, num_classes, channels=aux_channels) if aux else None
 
     def forward(self, levels: Sequence[Tensor]) -> SegmenterOutput:
-        """Logits at the finest level's size, auxiliary ones at theirs."""
+        """Logits at the finest level's size, auxiliary ones at their own level's."""
         logits = self.decoder(levels)
         if self.aux is None or not self.training:
             return SegmenterOutput(logits)
@@ -188,14 +186,13 @@ class SegmentationHead(nn.Module):
 
 
 def start_as_published(head: nn.Module, norm_eps: float = 1e-3) -> None:
-    """First values and norms of a head as CMX's code and its descendants have them.
+    """Initialise a head as CMX's code and its descendants do.
 
-    Convolutions N(0, 2 / n) with n the values that one result sums; biases, and SegFormer's linear
-    layers, stay as torch draws them. Batch norms have another eps than torch's 1e-5.
+    Convolutions N(0, 2 / n) with n the fan-in; biases, and SegFormer's linear layers, keep torch's
+    initialisation. Batch norms get `norm_eps` instead of torch's 1e-5.
 
     Args:
         head: Changed in place.
-        norm_eps: Eps of batch norms.
     """
     decoders = [m for m in head.modules() if isinstance(m, SegFormerDecoder)]
     linears = {id(layer) for decoder in decoders for layer in decoder.linears}
@@ -210,9 +207,7 @@ class QuarterStem(nn.Sequential):
     """Image → map of a quarter of its size: two 3×3 convolutions of stride 2, each with a norm.
 
     Args:
-        bands: Channels of the image.
-        channels: C of the map; half of it inside.
-        norm: After each convolution.
+        channels: C of the map; the first convolution has C / 2.
     """
 
     def __init__(self, bands: int, channels: int, *, norm: NormName = "batch") -> None:
@@ -227,13 +222,7 @@ class QuarterStem(nn.Sequential):
 
 
 class HalvingConv(nn.Sequential):
-    """A map → half of its size, rounded up: norm, 3×3 convolution of stride 2.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        norm: Before the convolution.
-    """
+    """A map → half of its size, rounded up: norm, then a 3×3 convolution of stride 2."""
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: NormName = "batch") -> None:
         super().__init__(

@@ -1,7 +1,7 @@
-"""What of a model a run folder holds, and how it becomes a model again.
+"""Saved part of a model in a run folder, and restoring the model from it.
 
-Values that stay as pretrained weights have them are not saved: a run folder names the weights and
-holds a digest of these values, so that a model is never put together from others.
+Values unchanged from pretrained weights are not saved: a run folder names the weights and holds a
+digest of these values, so that a model is never restored on different ones.
 """
 
 from __future__ import annotations
@@ -17,11 +17,7 @@ from terrafuse.weights import RunInfo, digest_values, load_strict
 
 
 def base_state(segmenter: Segmenter) -> dict[str, Tensor]:
-    """Values that training leaves as the base weights have them: frozen, of a pretrained backbone.
-
-    Args:
-        segmenter: As it was built, with what its tuning froze.
-    """
+    """Return the values that training leaves unchanged: frozen parts of pretrained backbones."""
     frozen = {
         id(parameter)
         for backbone in segmenter.backbones()
@@ -33,22 +29,22 @@ def base_state(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def tuned_state(segmenter: Segmenter) -> dict[str, Tensor]:
-    """The rest of the state: what a run folder has to hold."""
+    """Return the rest of the state, which a run folder must hold."""
     left_out = base_state(segmenter)
     return {n: value for n, value in segmenter.state_dict().items() if n not in left_out}
 
 
 def load_tuned(segmenter: Segmenter, state: dict[str, Tensor], info: RunInfo, where: str) -> None:
-    """Fill a model, built with its base weights, with what was saved of it.
+    """Load the saved values of a run into a model built with its base weights.
 
     Args:
-        segmenter: Holds the base weights.
-        state: Values of the run folder.
-        info: What it says of the model.
-        where: Names the weights in messages.
+        segmenter: Model with the base weights.
+        state: Values from the run folder.
+        info: Metadata of the run folder.
+        where: Name of the weights in messages.
 
     Raises:
-        ChecksumError: The base weights are not those that the run was tuned on.
+        ChecksumError: The base weights differ from those the run was tuned on.
         WeightsMismatchError: Values are missing, unknown or of another shape.
     """
     state = {**_values_before(segmenter), **state}
@@ -59,13 +55,13 @@ def load_tuned(segmenter: Segmenter, state: dict[str, Tensor], info: RunInfo, wh
     if left_out and digest_values(left_out) != info.base_values_sha256:
         sources = ", ".join(f"'{base['source']}'" for base in info.base_weights)
         raise ChecksumError(
-            f"{where} were tuned on other values than the base weights {sources} have now. Restore "
+            f"{where} were tuned on other values than the base weights {sources} hold now. Restore "
             "the file of base weights that the run was trained with"
         )
 
 
 def _values_before(segmenter: Segmenter) -> dict[str, Tensor]:
-    """Values that run folders of earlier versions lack, as they were meant there, by name."""
+    """Values missing from run folders of earlier versions, with the meaning they had there."""
     found: dict[str, Tensor] = {}
     for prefix, module in segmenter.named_modules():
         listed: Callable[[nn.Module], dict[str, Tensor]] | None
@@ -75,8 +71,8 @@ def _values_before(segmenter: Segmenter) -> dict[str, Tensor]:
 
 
 def missing_base(error: WeightsNotFoundError, folder: str | Path) -> WeightsNotFoundError:
-    """The message where the base weights of a run are not to be found."""
+    """Return the error for base weights of a run that cannot be found."""
     return WeightsNotFoundError(
-        f"the run in '{folder}' holds only what was tuned, and the base weights under it are "
-        f"missing: {error}. Or put the file into the run folder"
+        f"the run in '{folder}' holds only what was tuned, and its base weights are missing: "
+        f"{error}. Or put the file into the run folder"
     )

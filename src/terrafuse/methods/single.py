@@ -1,7 +1,7 @@
-"""One modality alone: the baseline every fusion has to beat.
+"""One modality alone: the baseline that every fusion has to beat.
 
 Backbone → decoder. Not from a paper; the parts are those of the other baselines, so that scores
-differ by the modalities only.
+differ by modality only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Single(Segmenter):
         backbone: Its name (timm's, or a DOFA).
         weights: Pretrained weights: "timm", "hub" (DOFA's), a path; None = from scratch.
         backbone_options: Options of `create_backbone`.
-        tuning: What learns in the backbone (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the backbone (`terrafuse.tuning`); None = everything is trained.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the middle level.
@@ -32,8 +32,8 @@ class Single(Segmenter):
 
     title = "One modality alone"
     num_modalities = (1, 1)
-    # Where the only modality has no data there is nothing to fall back on, and nothing to refuse:
-    # such windows occur at the rim of scenes, and their pixels are not mapped.
+    # Windows without data occur at the rim of scenes and must not be refused; their pixels are not
+    # mapped.
     supports_missing = True
 
     def __init__(

@@ -1,9 +1,9 @@
-"""SSLViT: a Swin-UNet per sensor, encoders pre-trained by contrast, joined before the classes.
+"""SSLViT: a Swin-UNet per sensor with contrastively pre-trained encoders, joined at the classifier.
 
 Linus Scheibenreif, Joëlle Hanna, Michael Mommert, Damian Borth: "Self-supervised vision
 transformers for land-cover segmentation and classification", CVPR Workshops (EarthVision) 2022,
-1422-1431, DOI 10.1109/CVPRW56347.2022.00148. The label "SSLViT" is that of a table which compares
-with it; that this paper is meant is likely, not certain.
+1422-1431, DOI 10.1109/CVPRW56347.2022.00148. The label "SSLViT" comes from a comparison table; that
+it refers to this paper is likely, not certain.
 
 | paper | here |
 |---|---|
@@ -37,25 +37,25 @@ from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename
 
-#: How files of the authors name the encoders of sensors, counted from 1.
+#: Prefix of a sensor's encoder, counted from 1, in files of the authors.
 _ENCODER = "backbone{}."
 
 
 class SSLViT(Segmenter):
-    """An encoder and a decoder of Swin blocks per modality; their maps side by side → classes.
+    """An encoder and a decoder of Swin blocks per modality; their maps, concatenated → classes.
 
     Args:
         modalities: Any number; the paper has radar and optical, in this order.
         num_classes: K.
         backbone: Name of a Swin transformer (version 1) for all modalities, or one by modality.
-        weights: Pretrained weights for all, or by modality: "timm", None, or a file, of a single
+        weights: Pretrained weights for all, or by modality: "timm", None, or a file of a single
             encoder or of the authors' pre-training ("backbone1", "backbone2").
         backbone_options: Options of `create_backbone`, for all (`img_size`, `window_size`, …).
-        tuning: What learns in the encoders (`terrafuse.tuning`); None = everything.
+        tuning: Tuning of the encoders (`terrafuse.tuning`); None = everything is trained.
 
     Raises:
-        UnknownNameError: A backbone or weights for a modality that is not there.
-        ModelError: A backbone is no Swin transformer, or the first levels differ in width.
+        UnknownNameError: A backbone or weights for an unknown modality.
+        ModelError: A backbone is not a Swin transformer, or the first levels differ in width.
     """
 
     title = "A Swin-UNet per sensor, pre-trained by contrast between sensors"
@@ -92,7 +92,7 @@ class SSLViT(Segmenter):
         self.stride = max(branch.stride for branch in branches.values())
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """A stream per modality → side by side → enlarged → logits at full size."""
+        """A stream per modality → concatenated → upsampled → logits at full size."""
         streams = []
         for m in self.modalities:
             branch = cast(PyramidBackbone, self.branches[m.name])
@@ -104,10 +104,10 @@ class SSLViT(Segmenter):
 
 
 class StreamDecoder(nn.Module):
-    """The way back up: blocks as in the encoder, each with what went into the encoder's stage.
+    """Decoder of one stream: mirrored blocks, joined with the inputs of the encoder's stages.
 
     Args:
-        branch: The encoder; its blocks are mirrored with new values.
+        branch: The encoder; its blocks are copied and re-initialised.
     """
 
     def __init__(self, branch: PyramidBackbone) -> None:
@@ -124,11 +124,11 @@ class StreamDecoder(nn.Module):
         self.norm_out = nn.LayerNorm(channels[0])
 
     def forward(self, entered: Sequence[Tensor], deep: Tensor) -> Tensor:
-        """Map of the finest stage.
+        """Decode to a map at the finest stage.
 
         Args:
-            entered: What went into each stage (N, h, w, C), fine → coarse.
-            deep: What came out of the last.
+            entered: Inputs of the stages (N, h, w, C), fine → coarse.
+            deep: Output of the last stage.
 
         Returns:
             (N, h_0, w_0, C_0).
@@ -144,13 +144,7 @@ class StreamDecoder(nn.Module):
 
 
 class PatchExpansion(nn.Module):
-    """Each pixel to factor × factor pixels by a linear layer, then a norm.
-
-    Args:
-        in_channels: C.
-        out_channels: C'.
-        factor: How many times larger the map becomes.
-    """
+    """Each pixel to factor × factor pixels by a linear layer, then a norm."""
 
     def __init__(self, in_channels: int, out_channels: int, *, factor: int) -> None:
         super().__init__()
@@ -169,12 +163,7 @@ class PatchExpansion(nn.Module):
 
 
 def run_stages(branch: PyramidBackbone, image: Tensor) -> tuple[list[Tensor], Tensor]:
-    """What goes into each stage of a Swin transformer (N, h, w, C), and what the last gives.
-
-    Args:
-        branch: The encoder.
-        image: (N, C, H, W).
-    """
+    """Inputs of the stages of a Swin transformer (N, h, w, C), and the output of the last."""
     x = branch.stem(image).permute(0, 2, 3, 1)  # (N, h, w, C)
     again = branch.gradient_checkpointing and branch.training and torch.is_grad_enabled()
     entered = []
@@ -189,14 +178,14 @@ def run_stages(branch: PyramidBackbone, image: Tensor) -> tuple[list[Tensor], Te
 def convert_reference_state_dict(
     state: Mapping[str, Tensor], modalities: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Weights of the original's segmentation network under our names.
+    """Rename weights of the original's segmentation network.
 
-    What it never runs is left out: copies of encoders in decoders, layers and heads of decoders
-    that have others in their place, classifiers of encoders.
+    Values that it never runs are dropped: copies of encoders in decoders, replaced layers and heads
+    of decoders, classifiers of encoders.
 
     Args:
         state: Original names ("backbone1.patch_embed.proj.weight").
-        modalities: Names of ours, in the original's order.
+        modalities: Our modality names, in the original's order.
     """
     converted: dict[str, Tensor] = {}
     for number, name in enumerate(modalities, start=1):
@@ -215,11 +204,11 @@ def convert_reference_state_dict(
 def convert_encoder_state_dict(
     state: Mapping[str, Tensor],
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights of an original Swin transformer: our backbone's, and of its last norm.
+    """Convert weights of an original Swin transformer: our backbone's, and those of its last norm.
 
     Args:
-        state: Original names ("layers.0.blocks.0.norm1.weight"), where a stage ends with what makes
-            the next one smaller.
+        state: Original names ("layers.0.blocks.0.norm1.weight"), where a stage ends with the
+            downsampling before the next.
     """
     converted, norm = {}, {}
     for key, value in state.items():
@@ -227,8 +216,8 @@ def convert_encoder_state_dict(
             converted[f"stem.{key}"] = value
         elif key.startswith("norm."):
             norm[key.removeprefix("norm.")] = value
-        elif (found := re.match(r"^layers\.(\d+)\.(.*)$", key)) and _is_learnt(key):
-            # Ours begins with it.
+        elif (found := re.match(r"^layers\.(\d+)\.(.*)$", key)) and _is_trained(key):
+            # Our stages begin with the downsampling.
             index = int(found[1]) + found[2].startswith("downsample.")
             converted[f"stages.{index}.layers_{index}.{found[2]}"] = value
     return converted, norm
@@ -250,7 +239,7 @@ def _convert_decoder(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"{part}{int(found[2]) - 1}.{inner}"
         if found is None or "upsample" in key:
             name = rename(key, renames)
-        if name.startswith(("expand.", "join.", "stages.", "norm_out.")) and _is_learnt(key):
+        if name.startswith(("expand.", "join.", "stages.", "norm_out.")) and _is_trained(key):
             converted[name] = value
     return converted
 
@@ -262,7 +251,7 @@ def _build_branch(
     if module_of(name) != "swin_transformer":
         raise ModelError(
             f"method 'sslvit' mirrors the blocks of a Swin transformer, and backbone '{name}' is "
-            "none. Choose swin_tiny_patch4_window7_224 or another swin_*"
+            "not one. Choose swin_tiny_patch4_window7_224 or another swin_*"
         )
     branch = build_backbone(name, len(modality.bands), weights, options, modalities=[modality])
     assert isinstance(branch, PyramidBackbone)
@@ -278,7 +267,7 @@ def _load(
     number: int,
     options: dict[str, Any] | None,
 ) -> PyramidBackbone:
-    """The branch with pretrained weights; those of its last norm go to the decoder."""
+    """Return the branch with pretrained weights; those of its last norm go to the decoder."""
     state: dict[str, Tensor] = {}
     sha256, licence = find_published(weights)
     if weights != "timm":
@@ -297,7 +286,7 @@ def _load(
 
 
 def _mirror(blocks: nn.Module) -> nn.Module:
-    """Blocks built alike, with the first values that torch and Swin give them."""
+    """Copy blocks and re-initialise them as torch and Swin do."""
     copied = deepcopy(blocks)
     for name, parameter in copied.named_parameters():
         if name.endswith("relative_position_bias_table"):
@@ -309,12 +298,12 @@ def _mirror(blocks: nn.Module) -> nn.Module:
 
 
 def _inside(stage: nn.Module) -> Any:
-    """The stage of timm in one of ours."""
+    """Return timm's stage inside one of ours."""
     (inner,) = stage.children()
     return inner
 
 
-def _is_learnt(key: str) -> bool:
+def _is_trained(key: str) -> bool:
     return not key.endswith(("relative_position_index", "attn_mask"))
 
 

@@ -1,4 +1,4 @@
-"""Map a scene: the lattice of windows, blending of their logits, products on disk."""
+"""Prediction of whole scenes: window lattice, blending of logits, products on disk."""
 
 from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper

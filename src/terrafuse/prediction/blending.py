@@ -1,4 +1,4 @@
-"""Window-weighted averages of overlapping logits, and the map made of them."""
+"""Blending: weighted averages of overlapping windows' logits, and the map made from them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from terrafuse.prediction.lattice import Lattice
 from terrafuse.prediction.product_table import FinalRows, Product
 from terrafuse.samples import Window
 
-# Logits handled at a time when rows are finished: on a CPU they stay in its cache, on an
-# accelerator few large kernels are better than many small ones.
+# Logits processed at a time when rows are finished: on a CPU they stay in its cache, on an
+# accelerator few large kernels are faster than many small ones.
 _CPU_BAND_ELEMENTS = 2**18
 _DEVICE_BAND_ELEMENTS = 2**26
 
 
 @dataclass(frozen=True)
 class Strip:
-    """Final rows of a map, over the whole width of the scene.
+    """Finished rows of a map, over the full width of the scene.
 
     Args:
-        row: First row.
-        layers: Values (rows, width) by the name of the product.
+        row: First row, on the scene's grid.
+        layers: Values (rows, width) by product name.
     """
 
     row: int
@@ -36,15 +36,15 @@ class Strip:
 
 
 def taper(size: int, overlap: int) -> Tensor:
-    """Weights along one side of a window: a ramp 1, 2, … up to `overlap` + 1 at both ends.
+    """Return weights along one side of a window: a ramp 1, 2, … `overlap` + 1 at both ends.
 
-    Neighbours that share `overlap` pixels add up to the same total everywhere. The weights are
-    whole numbers, so that the average of equal whole-numbered logits is exact, and never 0, so
-    that a pixel at the scene's edge counts.
+    The weights of neighbours that share `overlap` pixels add up to the same total everywhere. They
+    are integers, so that the average of equal integer logits is exact, and never 0, so that pixels
+    at the scene's edge count.
 
     Args:
-        size: Side of the window.
-        overlap: Length of the ramp.
+        size: Side of the window in pixels.
+        overlap: Length of the ramp in pixels.
 
     Returns:
         Float32 tensor (size,).
@@ -56,14 +56,13 @@ def taper(size: int, overlap: int) -> Tensor:
 class Accumulator:
     """Sums of weighted logits over one row of windows, on the device.
 
-    Windows are added in the lattice's order. When a row of windows is complete, the rows above the
-    start of the next are final: `advance` hands them out and frees their place. Memory is one row
-    of windows, whatever the height of the scene and the overlap.
+    Windows are added in the lattice's order. When a row of windows is complete, the pixel rows
+    above the start of the next are final: `advance` returns them and frees their buffer. Memory is
+    one row of windows, whatever the height of the scene and the overlap.
 
     Args:
-        lattice: The windows.
-        num_classes: K.
-        device: Where logits are and sums are kept.
+        num_classes: Number of classes, K.
+        device: Device of the logits and sums.
     """
 
     def __init__(
@@ -71,11 +70,11 @@ class Accumulator:
     ) -> None:
         self.lattice = lattice
         self.device = torch.device(device)
-        #: First row that is not handed out; the row of windows that is being added starts here.
+        #: First row not yet returned; the row of windows being added starts here.
         self.row = 0
         size, width = lattice.size, lattice.col_starts[-1] + lattice.size
-        # Buffers are rings: row r of the scene is at r modulo `size`. A row of windows fills the
-        # ring, so it begins when the rows above it are handed out, however far they overlap.
+        # Ring buffers: row r of the scene is at r modulo `size`. A row of windows fills the ring,
+        # so it begins once the rows above it are returned, however far they overlap.
         self._sums = torch.zeros(num_classes, size, width, device=self.device)
         self._known = torch.ones(size, width, dtype=torch.bool, device=self.device)
         side = _side_weights(lattice).to(self.device)
@@ -91,10 +90,10 @@ class Accumulator:
         """Add one window.
 
         Args:
-            window: One of the lattice's, in the current row of windows.
-            logits: Float tensor (K, size, size), or None where the model was not run: then the
-                window's pixels have no data.
-            valid: Bool tensor (size, size): some used modality has data.
+            window: Window of the lattice, in the current row of windows.
+            logits: Float tensor (K, size, size), or None if the model was not run: the window's
+                pixels then have no data.
+            valid: Bool tensor (size, size), true where any used modality has data.
         """
         assert window.row == self.row, (window, self.row)
         cols, times = slice(window.col, window.col_stop), self.lattice.times(window)
@@ -104,18 +103,18 @@ class Accumulator:
                 continue
             part = slice(rows.start - window.row, rows.stop - window.row)
             self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
-            # Windows agree on what is valid; `and` only matters beside windows not run.
+            # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
 
     def advance(self, row: int, products: Sequence[Product]) -> Strip:
-        """Hand out the rows before `row`, which the windows still to come do not touch.
+        """Return the rows before `row`, which no later window touches.
 
         Args:
             row: Start of the next row of windows, or the scene's height.
-            products: What to compute of them.
+            products: Layers to compute.
 
         Raises:
-            ModelError: The model gave NaN.
+            ModelError: The model returned NaN for pixels with data.
         """
         first = self.row
         shape = (row - first, self.lattice.width)
@@ -133,9 +132,10 @@ class Accumulator:
         return Strip(first, layers)
 
     def average(self, row: int, stop: int) -> Tensor:
-        """Averaged logits of rows `row` to `stop`, float32 (K, rows, width).
+        """Return the averaged logits of rows `row` to `stop`, float32 (K, rows, width).
 
-        Meaningful for rows that all windows have been added to and that are not handed out.
+        Only meaningful for rows to which all windows have been added and that `advance` has not
+        returned.
         """
         parts = [
             self._sums[:, ring, : self.lattice.width] / self._total_weights(rows)
@@ -146,7 +146,7 @@ class Accumulator:
     def _pieces(
         self, start: int, stop: int, most: int | None = None
     ) -> Iterator[tuple[slice, slice]]:
-        """Scene rows `start` to `stop`, cut where the ring closes and into at most `most` rows.
+        """Split scene rows `start` to `stop` where the ring wraps and into at most `most` rows.
 
         Yields:
             Rows of the buffer, and the same rows of the scene.
@@ -159,13 +159,13 @@ class Accumulator:
             start += height
 
     def _finish(self, ring: slice, rows: slice) -> FinalRows:
-        """Some buffer rows as products see them."""
+        """Return buffer rows in the form that products are computed from."""
         sums = self._sums[:, ring, : self.lattice.width]
         best, index = largest(sums)
         known = self._known[ring, : self.lattice.width]
         if (best.isnan() & known).any():
             raise ModelError(
-                "the model gives NaN scores for pixels with data; its weights are broken, or "
+                "the model returns NaN scores for pixels with data; its weights are broken, or "
                 "precision '16-mixed' overflows: use '32-true'"
             )
         return FinalRows(sums, self._total_weights(rows), best, index)
@@ -175,9 +175,9 @@ class Accumulator:
 
 
 def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum over the first dimension and where it is (the first, if several are equal).
+    """Return the maximum over the first dimension and its index (the first of equal ones).
 
-    Several times faster on a CPU than `Tensor.max(dim=0)`, which walks the classes per pixel.
+    Several times faster on a CPU than `Tensor.max(dim=0)`, which iterates over classes per pixel.
 
     Args:
         scores: Float tensor (K, …), K at most 255.
@@ -188,7 +188,7 @@ def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
     best = scores[0].clone()
     index = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
     for k in range(1, scores.shape[0]):
-        # k grows, so the larger index is that of the later and better class.
+        # k increases, so the larger index is that of the later and better class.
         better = (scores[k] > best).view(torch.uint8).mul_(k)
         torch.maximum(index, better, out=index)
         torch.maximum(best, scores[k], out=best)
@@ -196,14 +196,14 @@ def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _side_weights(lattice: Lattice) -> Tensor:
-    """Weights along one side of a window of `lattice`: a taper, or ones. Float32 tensor (size,)."""
+    """Return the weights along one side of a window, float32 (size,): a taper, or ones."""
     if lattice.blending == "taper":
         return taper(lattice.size, lattice.overlap)
     return torch.ones(lattice.size)
 
 
 def _totals(counts: Mapping[int, int], side: Tensor) -> Tensor:
-    """Sum of the weights along one side of the scene."""
+    """Sum the weights along one side of the scene."""
     totals = side.new_zeros(max(counts) + len(side))
     for start, times in counts.items():
         totals[start : start + len(side)] += times * side

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.samples import Window, round_up
 
-#: How overlapping windows are weighted (`prediction.blending`).
+#: Weighting of overlapping windows (`prediction.blending`).
 Blending = Literal["taper", "uniform", "repeated"]
 
 
@@ -19,23 +19,22 @@ Blending = Literal["taper", "uniform", "repeated"]
 class Lattice:
     """Overlapping square windows that cover a scene.
 
-    The lattice depends on these settings only, never on batches or on how the work is cut up;
+    The lattice depends on these settings only, never on batches or on how the work is split;
     that is what makes the map independent of them. Windows start at multiples of a step; the last
     one of a row or column is moved back so that it ends with the scene. Where that is impossible
-    (a scene smaller than a window, or an end that is no multiple of `alignment`) it reaches beyond.
+    (a scene smaller than a window, or an end that is not a multiple of `alignment`) it extends
+    beyond.
 
-    Published sliding windows often start at every multiple of the step inside the scene, each that
-    would reach beyond is moved back, and the several windows that then lie on the last place are
-    all run and added. With blending "repeated" such a window counts as often, but is run once.
+    Published sliding windows often start at every multiple of the step inside the scene; each that
+    would extend beyond is moved back, and the several windows that then coincide at the end are
+    all run and added. With blending "repeated", such a window counts as often but is run once.
 
     Args:
-        height: Rows of the scene.
-        width: Columns of the scene.
-        crop_size: Wanted side of a window; `size` is the one used.
-        overlap: Least number of pixels shared by neighbours; at most half of `crop_size` with
+        crop_size: Requested side of a window in pixels; `size` is the one used.
+        overlap: Smallest number of pixels shared by neighbours; at most half of `crop_size` with
             blending "taper", else less than it.
         alignment: Starts and sizes of windows are multiples of this.
-        blending: "taper" (weights fall towards a window's rim), "uniform" (equal weights) or
+        blending: "taper" (weights fall towards a window's edge), "uniform" (equal weights) or
             "repeated" (equal, times the number of repetitions).
 
     Raises:
@@ -65,12 +64,12 @@ class Lattice:
 
     @cached_property
     def row_counts(self) -> Mapping[int, int]:
-        """First rows of windows, ascending, and how often each counts."""
+        """First rows of windows, ascending, with the number of times each counts."""
         return self._counts(self.height)
 
     @cached_property
     def col_counts(self) -> Mapping[int, int]:
-        """First columns of windows, ascending, and how often each counts."""
+        """First columns of windows, ascending, with the number of times each counts."""
         return self._counts(self.width)
 
     @cached_property
@@ -84,21 +83,21 @@ class Lattice:
         return tuple(self.col_counts)
 
     def times(self, window: Window) -> int:
-        """How often a window counts."""
+        """Return the number of times a window counts."""
         return self.row_counts[window.row] * self.col_counts[window.col]
 
     def rows(self) -> Iterator[tuple[Window, ...]]:
-        """Windows by row of windows, from the top; each from left to right."""
+        """Yield the rows of windows from the top; each from left to right."""
         for row in self.row_starts:
             yield tuple(Window(row, col, self.size, self.size) for col in self.col_starts)
 
     def __iter__(self) -> Iterator[Window]:
-        """Every window, row by row."""
+        """Yield every window, row by row."""
         for windows in self.rows():
             yield from windows
 
     def __len__(self) -> int:
-        """Number of windows to run."""
+        """Return the number of windows to run."""
         return len(self.row_starts) * len(self.col_starts)
 
     def _counts(self, length: int) -> Mapping[int, int]:
@@ -108,10 +107,10 @@ class Lattice:
 
 
 def check_windows(crop_size: int, overlap: int, blending: Blending) -> None:
-    """Refuse windows that cannot cover a scene, or not with this blending.
+    """Refuse windows that cannot cover a scene with this blending.
 
     Raises:
-        ConfigError: Names what is allowed.
+        ConfigError: Names the allowed values.
     """
     if blending not in get_args(Blending):
         raise ConfigError(unknown_name("blending", blending, get_args(Blending)))

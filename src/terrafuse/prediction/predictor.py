@@ -1,4 +1,4 @@
-"""`ScenePredictor`: a segmenter and a scene → the map of the whole scene."""
+"""`ScenePredictor`: maps a whole scene with a segmenter."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ _AUTOCAST: dict[Precision, torch.dtype | None] = {
 
 
 class ScenePredictor:
-    """Maps whole scenes with a segmenter.
+    """Predictor that maps whole scenes with a segmenter.
 
-    The scene is read in the windows of a `Lattice`, by a thread that keeps ahead of the model;
+    The scene is read in the windows of a `Lattice`, by a thread that stays ahead of the model;
     overlapping logits are averaged. Windows without any data are not run. A method that needs every
-    modality is not run on windows where one of them has no data at all; pixels of such windows stay
-    without class, and a warning says how many windows these are.
+    modality is not run on windows where one of them has no data at all; the pixels of such windows
+    get no class, and a warning gives the number of windows.
 
     Args:
-        segmenter: The model. It is moved to `device`, and set to evaluation mode while predicting.
+        segmenter: The model; it is moved to `device` and set to evaluation mode while predicting.
         windows: How scenes are cut, and how windows are run and blended.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
 
     Raises:
-        ConfigError: A device that is not there.
+        ConfigError: The device does not exist.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class ScenePredictor:
         self.windows = windows
 
     def lattice(self, scene: Scene) -> Lattice:
-        """Windows of a scene."""
+        """Return the windows of a scene."""
         grid = scene.grid
         return Lattice(
             grid.height,
@@ -96,21 +96,19 @@ class ScenePredictor:
         products: Sequence[str] = DEFAULT_PRODUCTS,
         progress: Progress | None = None,
     ) -> Generator[Strip, None, None]:
-        """The map of a scene in strips from top to bottom, which together cover it once.
+        """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
         Args:
-            scene: What to map.
             without: Modalities to leave out.
-            products: Names of the layers that strips carry, of `PRODUCTS`.
-            progress: Called with (windows done, windows in all).
+            products: Layers of the strips, by their names in `PRODUCTS`.
+            progress: Called with (windows done, total windows).
 
         Raises:
-            UnknownNameError: No such product.
-            MissingModalityError: The scene lacks a modality, or one is left out, that the method
-                needs.
-            BandError: The scene's modality has other bands than the model's.
-            GridMismatchError: It has another scale.
-            ModelError: The model gives something else than K finite scores per pixel.
+            UnknownNameError: A product or modality does not exist.
+            MissingModalityError: A modality that the method needs is missing or left out.
+            BandError: A modality's bands differ between scene and model.
+            GridMismatchError: A modality's scale differs between scene and model.
+            ModelError: The model does not return K finite scores per pixel.
         """
         layers = find_products(products)
         used = self._used_modalities(scene, without)
@@ -131,7 +129,7 @@ class ScenePredictor:
             warnings.warn(
                 f"{not_run} of {len(lattice)} windows of scene '{scene.id}' have no data in one of "
                 f"{', '.join(used)}, which {type(self.segmenter).__name__} needs; their pixels "
-                "stay without class",
+                "get no class",
                 stacklevel=2,
             )
 
@@ -142,7 +140,7 @@ class ScenePredictor:
         without: frozenset[str] | set[str] = frozenset(),
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
-        """Class indices of a whole scene in memory, uint8 (H, W); 255 = no data."""
+        """Map a whole scene in memory: class indices, uint8 (H, W), 255 = no data."""
         strips = self.stream(scene, without=without, products=("class_map",), progress=progress)
         return np.concatenate([strip.layers["class_map"] for strip in strips])
 
@@ -159,13 +157,12 @@ class ScenePredictor:
         facts: Mapping[str, object] | None = None,
         progress: Progress | None = None,
     ) -> Products:
-        """Write the products of a scene, and `prediction.json`, which says what they are.
+        """Write the products of a scene, and `prediction.json`, which describes them.
 
         Args:
-            scene: What to map.
-            out_dir: Folder of the products; made if it is not there.
+            out_dir: Folder of the products; created if needed.
             scheme: Names and colours of the model's classes; default: the scene's.
-            products: Names of `PRODUCTS`.
+            products: Names in `PRODUCTS`.
             without: Modalities to leave out.
             values: Of the class map: "code", "index", or None as `choose_values` has it.
             areas: Also write the area of each class, `areas.csv`; needs the product "class_map".
@@ -207,7 +204,7 @@ class ScenePredictor:
         return replace(made, areas=found, areas_file=write_areas(Path(out_dir), found))
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
-        """Names of the modalities to run on, in the model's order."""
+        """Return the names of the modalities to run on, in the model's order."""
         names = [modality.name for modality in self.segmenter.modalities]
         for name in without:
             if name not in names:
@@ -217,8 +214,8 @@ class ScenePredictor:
         absent = [name for name in names if name not in used]
         if absent and not self.segmenter.supports_missing:
             raise MissingModalityError(
-                f"{type(self.segmenter).__name__} needs every modality; scene '{scene.id}' is to "
-                f"be mapped without {', '.join(absent)}. Use a method that supports missing "
+                f"{type(self.segmenter).__name__} needs every modality, but scene '{scene.id}' "
+                f"would be mapped without {', '.join(absent)}. Use a method that supports missing "
                 "modalities (terrafuse methods)"
             )
         for modality in self.segmenter.modalities:
@@ -228,16 +225,18 @@ class ScenePredictor:
 
     def _checked_scheme(self, scheme: ClassScheme | None) -> ClassScheme:
         if scheme is None:
-            raise ModelError("the scene has no class scheme; give the one the model was trained on")
+            raise ModelError(
+                "the scene has no class scheme; give the one the model was trained with"
+            )
         if scheme.num_classes != self.segmenter.num_classes:
             raise ModelError(
-                f"the model tells {self.segmenter.num_classes} classes apart, the class scheme has "
-                f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one it was trained on"
+                f"the model has {self.segmenter.num_classes} classes, but the class scheme has "
+                f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one used in training"
             )
         return scheme
 
     def _facts(self, scene: Scene, scheme: ClassScheme, used: tuple[str, ...]) -> dict[str, object]:
-        """How a map is made, for `prediction.json`."""
+        """Return the facts about a map that `prediction.json` records."""
         lattice = self.lattice(scene)
         return {
             "terrafuse_version": VERSION,
@@ -252,14 +251,14 @@ class ScenePredictor:
         where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
         names = ", ".join(used) or "any modality"
         return (
-            f"all-nodata scene '{scene.id}': no place has data {where} {names}. "
+            f"all-nodata scene '{scene.id}': no pixel has data {where} {names}. "
             "Check the rasters' extent and their nodata values"
         )
 
     def _scored(
         self, scene: Scene, lattice: Lattice, used: tuple[str, ...]
     ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
-        """Windows in the lattice's order, each with logits (K, h, w) or None, and valid (h, w)."""
+        """Yield windows in the lattice's order, with logits (K, h, w) or None, and valid (h, w)."""
 
         def read(windows: tuple[Window, ...]) -> WindowGroup:
             return read_group(scene, windows, used, needs_all=not self.segmenter.supports_missing)
@@ -287,7 +286,7 @@ class ScenePredictor:
         )
         if tuple(logits.shape) != expected:
             raise ModelError(
-                f"{type(self.segmenter).__name__} gives logits {tuple(logits.shape)}; "
+                f"{type(self.segmenter).__name__} returns logits {tuple(logits.shape)}; "
                 f"expected (N, K, H, W) = {expected}"
             )
         return logits.float()
@@ -295,7 +294,7 @@ class ScenePredictor:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode it was in."""
+    """Set evaluation mode; afterwards restore every module's own mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -320,10 +319,10 @@ def _check_suits(found: Modality, trained: Modality, where: str) -> None:
 
 
 def find_device(device: torch.device | str) -> torch.device:
-    """The device of a name; "auto" is the first GPU, if there is one.
+    """Return the device of a name; "auto" is the first GPU, if there is one.
 
     Raises:
-        ConfigError: It is not there.
+        ConfigError: The device does not exist.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

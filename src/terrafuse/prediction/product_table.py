@@ -1,6 +1,6 @@
-"""What a map can consist of, one entry per product: the table that the engine and its options read.
+"""Table of products that a map can have, read by the prediction engine and its options.
 
-A new product is one entry, computed from rows whose windows have all been added:
+A new product is one entry, computed from rows to which all windows have been added:
 
     Product("second", "Share of the second class", compute=lambda rows: levels(...), **LEVELS)
 """
@@ -21,23 +21,23 @@ from torch import Tensor
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
 from terrafuse.samples import IGNORE_INDEX
 
-#: Value of a pixel without data in products of whole numbers.
+#: Value of pixels without data in integer products.
 NODATA = IGNORE_INDEX
-#: Shares are stored as a whole number of these parts of 1.
+#: Shares are stored as integers in units of 1 / 254.
 SHARE_LEVELS = 254
-# exp(-100) is nothing beside 1; 0 · -inf would be no number.
+# exp(-100) is negligible beside 1; 0 · -inf would be NaN.
 _LEAST = -100.0
 
 
 @dataclass(frozen=True)
 class FinalRows:
-    """Rows of averaged logits, as products see them.
+    """Rows of averaged logits, the input of products.
 
     Args:
         sums: Weighted sums of logits (K, rows, width).
         totals: Sum of the weights (rows, width); `sums / totals` are the averaged logits.
         best: Largest of the sums (rows, width).
-        index: Its class, uint8 (rows, width); the first if several are equal.
+        index: Its class, uint8 (rows, width); the first of equal ones.
     """
 
     sums: Tensor
@@ -47,23 +47,23 @@ class FinalRows:
 
     @cached_property
     def inverse(self) -> Tensor:
-        """1 / totals."""
+        """Reciprocal of `totals`."""
         return self.totals.reciprocal()
 
     def below_best(self, k: int) -> Tensor:
-        """Averaged logit of class `k` minus the largest one, at most 0 (rows, width)."""
+        """Return the averaged logit of class `k` minus the largest one, at most 0 (rows, width)."""
         return (self.sums[k] - self.best).mul_(self.inverse)
 
     @cached_property
     def partition(self) -> Tensor:
-        """Σ_k exp(l_k − max l) (rows, width); 1 / it is the largest softmax probability."""
+        """Σ_k exp(l_k − max l) (rows, width), the reciprocal of the largest softmax probability."""
         total = torch.zeros_like(self.best)
         for k in range(len(self.sums)):
             total += self.below_best(k).exp_()
         return total
 
     def entropy(self) -> Tensor:
-        """Entropy of the softmax probabilities as a share of ln K, the greatest (rows, width)."""
+        """Return the entropy of the softmax as a share of its maximum, ln K (rows, width)."""
         inner = torch.zeros_like(self.best)
         for k in range(len(self.sums)):
             below = self.below_best(k).clamp_(min=_LEAST)
@@ -72,7 +72,7 @@ class FinalRows:
         return (nats / log(max(len(self.sums), 2))).clamp_(0, 1)
 
     def margin(self) -> Tensor:
-        """Largest softmax probability minus the second largest (rows, width)."""
+        """Return the largest softmax probability minus the second largest (rows, width)."""
         second = torch.full_like(self.best, -torch.inf)
         for k in range(len(self.sums)):
             torch.maximum(
@@ -82,23 +82,22 @@ class FinalRows:
 
 
 def levels(share: Tensor) -> Tensor:
-    """Shares 0 to 1 in steps of 1/254, uint8."""
+    """Quantise shares from 0 to 1 in steps of 1/254, uint8."""
     return share.mul(SHARE_LEVELS).round_().to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Product:
-    """A raster of a map.
+    """One raster of a map.
 
     Args:
-        name: As `--products` takes it; the file is `name.tif`.
+        name: Name in `--products`; the file is `name.tif`.
         title: Its content, for `prediction.json`.
         compute: Rows of averaged logits → values (rows, width) in `dtype`.
-        dtype: Of the raster, as numpy calls it.
-        nodata: Value of pixels without data, which are set to it; may be NaN.
-        scale: Value of one step (GDAL's scale tag); None: values are what they say.
-        is_class_map: Whether values are classes: colour table and class names.
-        cog: Options of GDAL's COG driver, beside those of all products.
+        nodata: Value set in pixels without data; may be NaN.
+        scale: Value of one step (GDAL's scale tag); None: values are not scaled.
+        is_class_map: True: values are classes, with colour table and class names.
+        cog: Options of GDAL's COG driver, in addition to those of all products.
     """
 
     name: str
@@ -111,12 +110,12 @@ class Product:
     cog: Mapping[str, str] = field(default_factory=dict)
 
     def has_data(self, rows: NDArray[Any]) -> bool:
-        """Whether any pixel has data."""
+        """Tell whether any pixel has data."""
         known = ~np.isnan(rows) if isnan(self.nodata) else rows != self.nodata
         return bool(known.any())
 
     def to_dict(self) -> dict[str, Any]:
-        """Its line in `prediction.json`."""
+        """Return the entry in `prediction.json`."""
         return {
             "file": f"{self.name}.tif",
             "content": self.title,
@@ -126,14 +125,14 @@ class Product:
         }
 
 
-#: Of shares as bytes. Their last bits are noise: level 1 takes a quarter of the time of level 6 for
-#: 10 % more.
+#: Settings of shares stored as bytes. Their last bits are noise: level 1 takes a quarter of the
+#: time of level 6 for files 10 % larger.
 LEVELS: Mapping[str, Any] = {
     "scale": 1 / SHARE_LEVELS,
     "cog": {"overview_resampling": "AVERAGE", "predictor": "YES", "level": "1"},
 }
 
-#: Every product by its name.
+#: All products by name.
 PRODUCTS: dict[str, Product] = {
     product.name: product
     for product in (
@@ -164,16 +163,16 @@ PRODUCTS: dict[str, Product] = {
         ),
     )
 }
-#: What a map consists of unless told otherwise.
+#: Products of a map by default.
 DEFAULT_PRODUCTS = ("class_map", "confidence")
 
 
 def find_products(names: Sequence[str]) -> tuple[Product, ...]:
-    """Products by their names.
+    """Find products by name.
 
     Raises:
-        UnknownNameError: With the nearest name.
-        ConfigError: None, or one twice.
+        UnknownNameError: A product does not exist; the nearest name is given.
+        ConfigError: No product is named, or one is named twice.
     """
     for name in names:
         if name not in PRODUCTS:

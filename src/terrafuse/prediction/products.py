@@ -1,4 +1,4 @@
-"""The map on disk: cloud-optimised GeoTIFFs on the scene's own grid, whole or not at all."""
+"""Maps on disk: cloud-optimised GeoTIFFs on the scene's own grid, whole or not at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
+from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
@@ -32,11 +32,11 @@ from terrafuse.prediction.product_table import Product
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
 
-#: How the rasters beside it were made, and which they are.
+#: File that lists the rasters beside it and how they were made.
 RECORD = "prediction.json"
 RECORD_FORMAT = 1
 _BLOCK = 512
-# rasterio raises SystemError where GDAL fails without saying why.
+# rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
 
@@ -69,10 +69,10 @@ class Products:
         return self["confidence"]
 
     def __getitem__(self, name: str) -> Path:
-        """The file of a product.
+        """Return the file of a product.
 
         Raises:
-            UnknownNameError: It was not asked for.
+            UnknownNameError: The product was not written.
         """
         if name not in self.files:
             raise UnknownNameError(unknown_name("product of this map", name, self.files))
@@ -87,14 +87,15 @@ def open_map(
     products: Sequence[Product],
     values: str | None = None,
 ) -> Iterator[MapWriter]:
-    """A writer of the products of one scene.
+    """Open a writer for the products of one scene.
 
-    Everything is written into a folder `*.partial` inside the target and moved out of it when it is
-    complete and read back: a product that is there is whole. Earlier products stay until then.
+    Everything is written into a folder `*.partial` inside the target and moved out once it is
+    complete and has been read back: a product that exists is whole. Earlier products stay until
+    then.
 
     Args:
-        folder: Where the products go; made if it is not there, and removed again on failure.
-        grid: The scene's grid; every product has exactly this one.
+        folder: Target folder; created if needed, and then removed again on failure.
+        grid: The scene's grid, which every product has exactly.
         scheme: Names and colours of the classes.
         products: Which ones.
         values: Pixel values of the class map, as in `choose_values`.
@@ -114,7 +115,7 @@ def open_map(
 
 
 class MapWriter:
-    """Takes strips from top to bottom and leaves the products; made by `open_map`."""
+    """Writer that turns strips, from top to bottom, into products; created by `open_map`."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class MapWriter:
         }
 
     def write(self, strip: Strip) -> None:
-        """Add the next rows.
+        """Write the next rows.
 
         Raises:
             OutputError: The disk is full or fails.
@@ -152,10 +153,10 @@ class MapWriter:
                 file.write(strip.layers[name])
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> Products:
-        """Turn what was written into the products, and check them by reading them back.
+        """Convert the written rows into the products, and verify them by reading them back.
 
         Args:
-            facts: How they were made, for `prediction.json`.
+            facts: Further facts for `prediction.json`.
 
         Raises:
             OutputError: The disk is full or fails.
@@ -182,7 +183,7 @@ class MapWriter:
         return product.to_dict() | own | self.values.to_dict()
 
     def _make(self, product: Product) -> Path:
-        """A finished product, still in the partial folder."""
+        """Build a finished product, still in the partial folder."""
         path = self._partial / f"{product.name}.tif"
         self._files[product.name].to_cog(path, **product.cog)
         if product.is_class_map:
@@ -190,14 +191,14 @@ class MapWriter:
         return path
 
     def close(self) -> None:
-        """Give up what was not finished."""
+        """Discard what was not finished."""
         for file in self._files.values():
             with suppress(*_FAILURES):
                 file.close()
 
 
 class _Plain:
-    """An uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
+    """Uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
 
     def __init__(
         self, path: Path, grid: Grid, product: Product, scheme: ClassScheme, values: ClassValues
@@ -251,7 +252,7 @@ class _Plain:
                 bigtiff="IF_SAFER",
                 **options,
             )
-            # GDAL writes the last kilobytes on closing and is silent when that fails.
+            # GDAL writes the last kilobytes on closing and does not report failures.
             if _crc(path) != self._crc:
                 raise OSError(f"{path.name} is not on disk as it was written (disk full?)")
 
@@ -260,7 +261,7 @@ class _Plain:
 
 
 def _crc(path: Path) -> int:
-    """CRC-32 of the pixels, row by row."""
+    """Return the CRC-32 of the pixels, row by row."""
     crc = 0
     with rasterio.open(path) as dataset:
         for row in range(0, dataset.height, _BLOCK):
@@ -271,14 +272,14 @@ def _crc(path: Path) -> int:
 
 
 def _side_car(path: Path) -> Path:
-    """Where GDAL keeps what a raster's format has no place for."""
+    """Return the path of GDAL's side-car file, for metadata that the format cannot hold."""
     return path.with_name(f"{path.name}.aux.xml")
 
 
 def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, ...]) -> None:
     """Names of the values of band 1, for GDAL: GeoTIFF itself has no place for them."""
     side_car = _side_car(path)
-    # GDAL has made one already if the CRS cannot be said in GeoTIFF keys.
+    # GDAL has already written one if the CRS cannot be expressed in GeoTIFF keys.
     tree = ElementTree.parse(side_car) if side_car.exists() else None  # noqa: S314
     root = tree.getroot() if tree else ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
@@ -291,7 +292,7 @@ def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, .
 
 
 def _move(path: Path, folder: Path) -> Path:
-    """Put a finished product in its place, together with its side-car file or without any."""
+    """Move a finished product to its place, with its side-car file if there is one."""
     target = folder / path.name
     if _side_car(path).exists():
         _side_car(path).replace(_side_car(target))
@@ -302,7 +303,7 @@ def _move(path: Path, folder: Path) -> Path:
 
 @contextmanager
 def _partial_folder(folder: Path) -> Iterator[Path]:
-    """A new folder inside `folder` that does not outlive the block."""
+    """Create a folder inside `folder` that does not outlive the block."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         with _reported(folder):
@@ -314,27 +315,27 @@ def _partial_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
     except BaseException:
         for path in made:
-            with suppress(OSError):  # not made after all, or not empty
+            with suppress(OSError):  # never created, or not empty
                 path.rmdir()
         raise
 
 
 @contextmanager
 def _reported(folder: Path) -> Iterator[None]:
-    """Failures of writing as `OutputError`."""
+    """Report write failures as `OutputError`."""
     try:
         yield
     except _FAILURES as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
             f"the map cannot be written to '{folder}': {reason}. "
-            "Make room, or choose another folder"
+            "Free space, or choose another folder"
         ) from error
 
 
 @contextmanager
 def _no_georeference_allowed() -> Iterator[None]:
-    """A scene without CRS gives a map without CRS; that needs no warning."""
+    """Silence rasterio's warning: a scene without CRS gives a map without CRS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

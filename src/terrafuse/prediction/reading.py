@@ -1,4 +1,4 @@
-"""Reading windows of a scene for a model, a little ahead of it."""
+"""Reading a scene's windows, a little ahead of the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from terrafuse.samples import Batch, Sample, Window, collate
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
-# Items read before they are asked for.
+# Items read before they are requested.
 _READ_AHEAD = 2
 
 _T = TypeVar("_T")
@@ -32,10 +32,9 @@ class WindowGroup:
     """Consecutive windows of the lattice, read.
 
     Args:
-        windows: The windows.
-        valid: Bool (n, h, w): some used modality has data.
-        is_run: Per window, whether the model is to be run on it.
-        batch: Those windows the model is to be run on; None without any.
+        valid: Bool tensor (n, h, w), true where any used modality has data.
+        is_run: Per window, whether the model must be run on it.
+        batch: The windows to run the model on; None if there are none.
     """
 
     windows: tuple[Window, ...]
@@ -47,13 +46,11 @@ class WindowGroup:
 def read_group(
     scene: Scene, windows: tuple[Window, ...], used: tuple[str, ...], *, needs_all: bool
 ) -> WindowGroup:
-    """Read windows and decide which of them the model is to be run on.
+    """Read windows and select those to run the model on.
 
     Args:
-        scene: Where to read.
-        windows: What to read.
         used: Modalities the model receives.
-        needs_all: Whether the model must not be run where one of them has no data at all.
+        needs_all: True: skip windows where one of these has no data at all.
     """
     samples = [_read(scene, window, used) for window in windows]
     known = [[bool(mask.any()) for mask in sample.valid.values()] for sample in samples]
@@ -79,7 +76,7 @@ def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:
 
 
 def _valid_on_scene_grid(sample: Sample) -> NDArray[np.bool_]:
-    """Where some modality has data, (H, W); masks of other scales by their nearest pixel."""
+    """Return the mask (H, W) of data in any modality, resampled to the scene grid (nearest)."""
     shape = (sample.window.height, sample.window.width)
     valid = np.zeros(shape, dtype=bool)
     for mask in sample.valid.values():
@@ -88,7 +85,7 @@ def _valid_on_scene_grid(sample: Sample) -> NDArray[np.bool_]:
 
 
 def read_ahead(read: Callable[[_T], _R], items: Iterable[_T]) -> Generator[_R, None, None]:
-    """`map(read, items)` where one thread is a few items ahead; its errors are raised here."""
+    """Yield `map(read, items)`, read a few items ahead by a thread; its errors are raised here."""
     waiting = iter(items)
     pool = ThreadPoolExecutor(1, thread_name_prefix="terrafuse-read")
     try:
@@ -104,7 +101,7 @@ def read_ahead(read: Callable[[_T], _R], items: Iterable[_T]) -> Generator[_R, N
 
 
 def chunks(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
-    """Successive items in tuples of `size`; the last may be shorter."""
+    """Yield successive items in tuples of `size`; the last may be shorter."""
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk

@@ -1,4 +1,4 @@
-"""How long a model takes for its windows."""
+"""Timing a model's forward pass."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from terrafuse.segmenter import Segmenter
 def forward_seconds(
     segmenter: Segmenter, crop_size: int, *, device: torch.device | str = "auto", passes: int = 5
 ) -> float:
-    """Seconds of a forward pass of one sample, the fastest of some; a first one does not count.
+    """Return the seconds of one sample's forward pass: the fastest of several, after a warm-up.
 
     Args:
         segmenter: The model; it is moved to `device`.
-        crop_size: Height and width of the sample in scene pixels, which a modality of any scale
-            must be able to fill.
+        crop_size: Height and width of the sample in scene pixels; a whole number of pixels of every
+            modality.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
-        passes: How many are timed.
+        passes: Number of timed passes.
 
     Raises:
-        ConfigError: A device that is not there.
+        ConfigError: The device does not exist.
     """
     place = find_device(device)
     segmenter.to(place)
@@ -48,10 +48,10 @@ def forward_seconds(
 
 
 def describe_device(device: torch.device | str = "auto") -> str:
-    """What computes there: the GPU's name, or the processor and its cores.
+    """Describe the hardware of a device: the GPU's name, or the processor and its cores.
 
     Raises:
-        ConfigError: A device that is not there.
+        ConfigError: The device does not exist.
     """
     place = find_device(device)
     if place.type == "cuda":

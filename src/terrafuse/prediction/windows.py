@@ -1,4 +1,4 @@
-"""How a scene is cut into windows and run: one record that is passed whole."""
+"""Settings of windows: how a scene is cut and run, as one record."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """Windows of a scene, and how the model runs on them.
+    """Settings of a scene's windows and of running the model on them.
 
     Args:
         crop_size: Side of the windows in scene pixels; rounded up to what the modalities' scales
             need.
         overlap: Scene pixels shared by neighbouring windows; at most half of `crop_size` with
             blending "taper", else less than it.
-        blending: How overlapping windows are weighted, as in `Lattice`.
+        blending: Weighting of overlapping windows, as in `Lattice`.
         batch_size: Windows per forward pass.
-        precision: As in Lightning; logits are averaged in float32 in any case.
+        precision: As in Lightning; logits are always averaged in float32.
 
     Raises:
-        ConfigError: A value that is not allowed, or an overlap that does not suit `crop_size`.
+        ConfigError: A value is not allowed, or `overlap` does not suit `crop_size`.
     """
 
     crop_size: int
@@ -55,18 +55,17 @@ class WindowSettings:
         batch_size: int | None = None,
         precision: Precision | None = None,
     ) -> WindowSettings:
-        """The settings of a run, each replaced by what is given.
+        """Return a run's settings, each replaced by the argument given for it.
 
         Args:
-            config: Of the run.
-            crop_size: None: the run's; so are the following.
-            overlap: None: the run's, or a quarter of the window where it names none.
-            blending: As in `Lattice`.
+            crop_size: Side of the windows in scene pixels; None, here and below: the run's value.
+            overlap: None: the run's, or a quarter of the window if it has none.
+            blending: Weighting of overlapping windows, as in `Lattice`.
             batch_size: Windows per forward pass.
             precision: None: "32-true", whatever the precision of training.
 
         Raises:
-            ConfigError: They do not suit each other.
+            ConfigError: The values contradict each other.
         """
         size = config.predict_crop_size if crop_size is None else crop_size
         if overlap is None:
@@ -80,5 +79,5 @@ class WindowSettings:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as `prediction.json` and `metrics.json` record them."""
+        """Return plain values, as recorded in `prediction.json` and `metrics.json`."""
         return asdict(self)

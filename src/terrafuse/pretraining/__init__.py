@@ -1,7 +1,7 @@
-"""Learning without labels: what each published objective asks of images of several sensors.
+"""Self-supervised pre-training: published objectives on images of several sensors.
 
-An objective is a module: images in, scalar losses by name out, whose sum is to be made small. What
-it trains are backbones that methods can start from.
+An objective is a module: images in, scalar losses by name out, whose sum is minimised. It trains
+backbones that methods can start from.
 """
 
 from terrafuse.pretraining.croma import CROMAPretraining, gather_rows

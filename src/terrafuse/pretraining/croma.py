@@ -1,11 +1,11 @@
-"""CROMA's pre-training: contrast between sensors, and pixels of both from what radar read.
+"""CROMA's pre-training: contrast between sensors, and reconstruction of both from radar's tokens.
 
 Reference: Fuller, Millard, Green: "CROMA: Remote sensing representations with contrastive
 radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566. Masked autoencoding: He et al.,
 "Masked autoencoders are scalable vision learners", CVPR 2022, arXiv 2111.06377.
 
-Own code, written from a description of the published one and equal to it; images may have any
-size and bands.
+Own code, written from a description of the published code and numerically equal to it; images may
+have any size and bands.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _EPS = 1e-6
 
 
 class CROMAPretraining(nn.Module):
-    """Two losses of images of both sensors, each sensor seen in part.
+    """Two losses on images of both sensors, each partly hidden.
 
     Args:
-        backbone: What learns; its neck takes no part.
+        backbone: The trained backbone; its neck is unused.
         mask_ratio: Share of tokens that are hidden, independently per sensor.
-        decoder_dim: Width of the decoder of pixels.
-        decoder_heads: Its heads.
-        decoder_depth: Its layers.
-        published_joint_bias: Whether attention among radar's tokens in the joint transformer is
-            biased by distances of radar's places to optical ones, which are other tokens there, as
-            the published code does it. Otherwise by their own distances, as without masks.
+        decoder_dim: Width of the pixel decoder.
+        decoder_heads: Number of its heads.
+        decoder_depth: Number of its layers.
+        published_joint_bias: Whether self-attention of radar's tokens in the joint transformer uses
+            the distances from radar's to optical's visible positions, which differ, as in the
+            published code. Otherwise it uses their own distances, as without masks.
     """
 
     def __init__(
@@ -52,7 +52,9 @@ class CROMAPretraining(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= mask_ratio < 1:
-            raise ModelError(f"option 'mask_ratio' is {mask_ratio:g}; at least 0 and below 1")
+            raise ModelError(
+                f"option 'mask_ratio' is {mask_ratio:g}; it must be at least 0 and below 1"
+            )
         dim = backbone.joint.norm.normalized_shape[0]
         self.backbone = backbone
         self.mask_ratio = mask_ratio
@@ -72,13 +74,13 @@ class CROMAPretraining(nn.Module):
         sar_mask: Masking | None = None,
         optical_mask: Masking | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of images in which every sample has both sensors.
+        """Compute the losses of images; every sample must have both sensors.
 
         Args:
-            sar: (N, C, H, W), standardised as the backbone's `scaling` wants it.
+            sar: (N, C, H, W), standardised, before the backbone's `scaling`.
             optical: Likewise, of the same size.
-            sar_mask: What radar's encoder sees; None: drawn.
-            optical_mask: Likewise.
+            sar_mask: Tokens visible to radar's encoder; None: drawn at random.
+            optical_mask: Likewise for the optical encoder.
 
         Returns:
             "contrast" and "reconstruction"; their sum is the loss.
@@ -108,20 +110,17 @@ class CROMAPretraining(nn.Module):
 
 
 class Contrast(nn.Module):
-    """Which optical image belongs to which radar image, and the other way round.
+    """Contrastive loss that matches optical images to radar images, and vice versa.
 
-    Both vectors through a linear layer to length 1; cosines of all pairs, scaled by exp(s), as
-    logits; cross entropy over rows and over columns, halved. Vectors of the other side, of all
-    processes, carry no gradient, as published.
-
-    Args:
-        dim: D.
+    Both vectors are projected by a linear layer and scaled to unit length; the logits are cosines
+    of all pairs times exp(s); the loss is the mean of the cross-entropies over rows and columns.
+    Vectors of the other sensor, gathered from all processes, carry no gradient, as published.
     """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.sar, self.optical = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        # One value and not a scalar, which FSDP cannot shard.
+        # Not a 0-dimensional tensor, which FSDP cannot shard.
         self.logit_scale = nn.Parameter(torch.full((1,), log(1 / 0.07)))
 
     def forward(self, sar: Tensor, optical: Tensor) -> Tensor:
@@ -135,14 +134,14 @@ class Contrast(nn.Module):
 
 
 class PixelDecoder(TokenDecoder):
-    """Joint encodings of what was seen → pixels of both sensors everywhere.
+    """Joint encodings of visible tokens → pixels of both sensors everywhere.
+
+    Its layers have no distance bias.
 
     Args:
         dim: D of the encodings.
-        width: Of the decoder.
-        values: Pixels of a patch, all bands.
-        num_heads: Heads.
-        depth: Layers; they have no bias of distances.
+        width: D' of the decoder.
+        values: Values of a patch, over all bands.
     """
 
     def __init__(self, dim: int, width: int, values: int, *, num_heads: int, depth: int) -> None:
@@ -150,7 +149,7 @@ class PixelDecoder(TokenDecoder):
         self.leave = nn.Linear(width, values)
 
     def forward(self, joint: Tensor, mask: Masking, grid: tuple[int, int]) -> Tensor:
-        """Encodings (N, K, D) at the places of `mask.keep` → pixels (N, L, values)."""
+        """Encodings (N, K, D) at the positions `mask.keep` → pixels (N, L, values)."""
         pixels: Tensor = self.leave(super().forward(joint, mask, grid))
         return pixels
 
@@ -158,14 +157,14 @@ class PixelDecoder(TokenDecoder):
 def reconstruction_loss(
     pixels: Tensor, target: Tensor, optical: int, hidden_optical: Tensor, hidden_sar: Tensor
 ) -> Tensor:
-    """Squared error of hidden patches, mean of the optical ones plus mean of radar's.
+    """Squared error of hidden patches: mean over optical ones plus mean over radar's.
 
     A patch is standardised over all its bands together, as published.
 
     Args:
         pixels: (N, L, values), the optical ones first.
         target: Likewise.
-        optical: How many values are optical.
+        optical: Number of optical values.
         hidden_optical: Bool (N, L).
         hidden_sar: Bool (N, L).
     """
@@ -178,7 +177,7 @@ def reconstruction_loss(
     return losses[0] + losses[1]
 
 
-#: Names of the original's heads → ours.
+#: Original names of the heads → ours.
 _HEADS = {
     "decoder.encoder_to_decoder.": "decoder.enter.",
     "decoder.linear_output.": "decoder.leave.",
@@ -189,7 +188,7 @@ _HEADS = {
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original's pre-training class under our names; its fixed positions go.
+    """Rename weights of the original's pre-training class; its fixed positions are dropped.
 
     Args:
         state: Original names ("radar_encoder.linear_input.weight").
@@ -209,15 +208,15 @@ def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _pairs(bias: Tensor, asking: Masking, answering: Masking) -> Tensor:
-    """Bias (1, heads, L, L) → that of kept pairs (N, heads, K, K')."""
+    """Select the bias of visible pairs (N, heads, K, K') from (1, heads, L, L)."""
     rows, cols = asking.keep[:, :, None], answering.keep[:, None, :]
     return bias[0][:, rows, cols].transpose(0, 1)
 
 
 def gather_rows(x: Tensor) -> tuple[Tensor, int]:
-    """Rows (N, …) of all processes in their order, and where the own ones begin.
+    """Gather rows (N, …) of all processes in order, and return the index of the first own row.
 
-    Without gradient, except where there is one process. Processes must have equally many rows.
+    Without gradient, except with a single process. Processes must have equally many rows.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return x, 0

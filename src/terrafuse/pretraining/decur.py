@@ -1,11 +1,11 @@
-"""DeCUR's pre-training: what sensors have in common is drawn together, what is unique apart.
+"""DeCUR's pre-training: features common to the sensors are aligned, unique ones decorrelated.
 
 Reference: Wang, Albrecht, Ait Ali Braham, Liu, Xiong, Zhu: "Decoupling common and unique
 representations for multimodal self-supervised learning", ECCV 2024, arXiv 2309.05300.
 Cross-correlation as loss: Zbontar, Jing, Misra, LeCun, Deny: "Barlow twins", ICML 2021,
 arXiv 2103.03230.
 
-Own code, written from a description of the published one and equal to it for its two sensors.
+Own code, written from a description of the published code and equal to it for its two sensors.
 """
 
 from __future__ import annotations
@@ -21,21 +21,20 @@ from terrafuse.errors import ModelError
 
 
 class DeCURPretraining(nn.Module):
-    """A loss per sensor and one per pair of sensors, of two views of each.
+    """A loss per sensor and one per pair of sensors, on two views of each.
 
     Args:
-        backbones: One per sensor, by its name; what learns. Their last level, averaged, is
-            projected.
-        hidden: Width inside the projector.
+        backbones: Trained backbones, by sensor. Their last level, averaged, is projected.
+        hidden: Hidden width of the projector.
         dim: Dimensions of an embedding.
-        common: How many of them sensors share: the first ones. The paper has 7/8 for radar and
-            optical, 3/4 for RGB and elevation.
-        off_weight: λ, of what is beside the diagonal.
+        common: Number of dimensions common to the sensors, the first ones. The paper has 7/8 for
+            radar and optical, 3/4 for RGB and elevation.
+        off_weight: λ, weight of the off-diagonal elements.
         shared_projector: Whether one projector serves all sensors, as in the published code; the
             backbones' last levels then need equally many channels.
 
     Raises:
-        ModelError: Numbers that cannot be.
+        ModelError: Invalid options.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class DeCURPretraining(nn.Module):
         widths = {name: backbone.channels[-1] for name, backbone in backbones.items()}
         if shared_projector and len(set(widths.values())) > 1:
             raise ModelError(
-                f"one projector for backbones of different width ({widths}) is not possible; set "
+                f"one projector cannot serve backbones of different widths ({widths}); set "
                 "shared_projector to false"
             )
         self.backbones = nn.ModuleDict(backbones)
@@ -69,35 +68,35 @@ class DeCURPretraining(nn.Module):
         self.norm = nn.BatchNorm1d(dim, affine=False)
 
     def forward(self, views: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        """Losses of two views of each sensor.
+        """Compute the losses of two views of each sensor.
 
         Args:
             views: By sensor, two images (N, C, H, W) of the same samples in the same order.
 
         Returns:
-            A loss per sensor and per pair ("sar", "sar+optical"), weighted: their sum is the loss.
+            A weighted loss per sensor and per pair ("sar", "sar+optical"); their sum is the loss.
         """
         embeddings = {name: [self.embed(name, view) for view in own] for name, own in views.items()}
         return self.losses(embeddings)
 
     def embed(self, name: str, image: Tensor) -> Tensor:
-        """Embedding (N, d) of images (N, C, H, W) of a sensor."""
+        """Embed images (N, C, H, W) of a sensor as vectors (N, d)."""
         pooled = self.backbones[name](image)[-1].mean(dim=(2, 3))
         embedding: Tensor = self.projectors[name](pooled)
         return embedding
 
     def losses(self, embeddings: Mapping[str, list[Tensor]]) -> dict[str, Tensor]:
-        """As `forward`, of embeddings (N, d) of both views by sensor.
+        """Compute the losses of embeddings (N, d) of both views, by sensor.
 
         With C the cross-correlation of two standardised embeddings over the batch, d its
-        dimensions, K those in common:
+        dimensions, K the common ones:
 
-            of a sensor       on(C, 1) + λ off(C)                  C of both views
-            of two sensors    [on(C_K, 1) + λ off(C_K) + on(C_U, 0) + λ off(C_U)] / 2
+            per sensor            on(C, 1) + λ off(C)                  C of both views
+            per pair of sensors   [on(C_K, 1) + λ off(C_K) + on(C_U, 0) + λ off(C_U)] / 2
             on(C, t) = Σ (t − C_ii)²,  off(C) = Σ_(i≠j) C_ij²
 
-        C_K and C_U are the blocks of the first K and of the other dimensions, of first views; what
-        lies between the two blocks plays no part. All are divided by their number.
+        C_K and C_U are the blocks of the first K and of the other dimensions, for first views;
+        elements between the two blocks are ignored. All losses are divided by their number.
         """
         found = {}
         for name, (first, second) in embeddings.items():
@@ -110,7 +109,7 @@ class DeCURPretraining(nn.Module):
         return {name: loss / len(found) for name, loss in found.items()}
 
     def correlate(self, a: Tensor, b: Tensor) -> Tensor:
-        """Cross-correlation (d, d) of embeddings (N, d), of the batches of all processes."""
+        """Cross-correlation (d, d) of embeddings (N, d), over the batches of all processes."""
         samples = len(a)
         with torch.autocast(a.device.type, enabled=False):
             own: Tensor = self.norm(a.float()).T @ self.norm(b.float())
@@ -129,7 +128,7 @@ class DeCURPretraining(nn.Module):
 
 
 def create_projector(in_channels: int, hidden: int, dim: int) -> nn.Sequential:
-    """Three linear layers without offsets, norm and ReLU between."""
+    """Create a projector: three linear layers without bias, with norm and ReLU between them."""
     return nn.Sequential(
         nn.Linear(in_channels, hidden, bias=False),
         nn.BatchNorm1d(hidden),

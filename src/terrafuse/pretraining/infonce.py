@@ -1,4 +1,4 @@
-"""Contrast between sensors: which images show the same place.
+"""Contrastive learning between sensors: identify the images of the same place.
 
 Reference: Scheibenreif, Hanna, Mommert, Borth: "Self-supervised vision transformers for land-cover
 segmentation and classification", CVPR Workshops 2022, DOI 10.1109/CVPRW56347.2022.00148. Loss:
@@ -19,15 +19,15 @@ from terrafuse.errors import ModelError
 
 
 class SSLViTPretraining(nn.Module):
-    """Vectors of the same place alike in all sensors, of different places unlike.
+    """Contrastive loss that draws vectors of the same place together across sensors.
 
     Args:
-        backbones: One per sensor, by its name; what learns. Their last level, normalised and
-            averaged over pixels, is compared: there is no projection.
+        backbones: Trained backbones, by sensor. Their last level, normalised and averaged over
+            pixels, is compared directly, without a projection.
         temperature: τ.
 
     Raises:
-        ModelError: A single sensor, vectors of different length, or no temperature.
+        ModelError: A single sensor, vectors of different lengths, or a temperature not above 0.
     """
 
     def __init__(self, backbones: Mapping[str, Backbone], *, temperature: float = 0.2) -> None:
@@ -35,7 +35,7 @@ class SSLViTPretraining(nn.Module):
         widths = {name: backbone.channels[-1] for name, backbone in backbones.items()}
         if len(widths) < 2 or len(set(widths.values())) > 1 or temperature <= 0:
             raise ModelError(
-                "contrast needs two sensors or more whose backbones end in equally many channels, "
+                "contrast needs two or more sensors whose backbones end in equally many channels, "
                 f"and a temperature above 0; got {widths} and {temperature:g}"
             )
         self.backbones = nn.ModuleDict(backbones)
@@ -43,19 +43,19 @@ class SSLViTPretraining(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The loss of images (N, C, H, W) of all sensors, by their names: "contrast"."""
+        """Compute the loss "contrast" of images (N, C, H, W) of all sensors, by sensor."""
         vectors = [self.embed(name, image) for name, image in images.items()]
         return {"contrast": contrast(vectors, self.temperature)}
 
     def embed(self, name: str, image: Tensor) -> Tensor:
-        """Vector (N, D) of images (N, C, H, W) of a sensor."""
+        """Embed images (N, C, H, W) of a sensor as vectors (N, D)."""
         last = self.backbones[name](image)[-1].flatten(2).transpose(1, 2)  # (N, L, D)
         vector: Tensor = self.norms[name](last).mean(dim=1)
         return vector
 
 
 def contrast(vectors: Sequence[Tensor], temperature: float) -> Tensor:
-    """Mean cross entropy of finding the same place in another sensor.
+    """Mean cross-entropy of identifying the same place in another sensor.
 
     Args:
         vectors: Per sensor (N, D), of the same places in the same order.
@@ -66,14 +66,14 @@ def contrast(vectors: Sequence[Tensor], temperature: float) -> Tensor:
 
 
 def contrast_logits(vectors: Sequence[Tensor], temperature: float) -> Tensor:
-    """Cosines over τ: first with the same place in another sensor, then with all other places.
+    """Cosines divided by τ: first with the same place in another sensor, then with all others.
 
     Args:
         vectors: Per sensor (N, D).
         temperature: τ.
 
     Returns:
-        A row per vector and other sensor (M (M − 1) N, 1 + M (N − 1)), for M sensors.
+        A row per vector and other sensor, (M (M − 1) N, 1 + M (N − 1)) for M sensors.
     """
     count, samples = len(vectors), len(vectors[0])
     x = F.normalize(torch.cat(list(vectors)).float(), dim=1)
@@ -82,7 +82,7 @@ def contrast_logits(vectors: Sequence[Tensor], temperature: float) -> Tensor:
     elsewhere = place[:, None] != place[None, :]
     negatives = cosines[elsewhere].reshape(count * samples, -1)
     rows = []
-    for step in range(1, count):  # the sensor `step` further on
+    for step in range(1, count):  # the sensor `step` positions further
         other = torch.arange(count * samples, device=x.device).roll(-step * samples)
         positive = cosines.gather(1, other[:, None])
         rows.append(torch.cat([positive, negatives], dim=1))

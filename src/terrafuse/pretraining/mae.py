@@ -1,4 +1,4 @@
-"""Masked autoencoding: pixels of hidden patches from the ones that were seen.
+"""Masked autoencoding: reconstruction of the pixels of hidden patches from the visible ones.
 
 Reference: He, Chen, Xie, Li, Dollár, Girshick: "Masked autoencoders are scalable vision learners",
 CVPR 2022, arXiv 2111.06377. One encoder for images of several sensors: Xiong et al., "Neural
@@ -27,24 +27,23 @@ _EPS = 1e-6
 
 
 class MaskedAutoencoding(nn.Module):
-    """A loss per sensor: of pixels of its hidden patches, each sensor masked for itself.
+    """A loss per sensor, on the pixels of its hidden patches; each sensor is masked independently.
 
-    Sensors do not see each other. Encoders run on what is kept only; one light decoder serves all
-    sensors, and a linear layer per sensor makes pixels of its tokens.
+    Sensors do not see each other. Encoders run on visible patches only; one light decoder serves
+    all sensors, and a linear layer per sensor maps its tokens to pixels.
 
     Args:
-        encoders: By sensor; what learns. All of the same sizes; the same transformer under
+        encoders: Trained encoders by sensor, all of the same sizes; the same transformer under
             several names is shared.
-        modalities: The sensors.
-        as_colour: Whether encoders see three bands of every sensor, made of its own.
-        mask_ratio: Share of patches that are hidden; at least one is seen.
+        as_colour: Whether encoders see three bands of every sensor, derived from its own.
+        mask_ratio: Share of patches that are hidden; at least one is visible.
         decoder_dim: Width of the decoder.
-        decoder_depth: Its layers.
-        decoder_heads: Its heads.
-        normalize_pixels: Whether a patch is standardised over its values before it is compared.
+        decoder_depth: Number of its layers.
+        decoder_heads: Number of its heads.
+        normalize_pixels: Whether a patch is standardised over its values before the comparison.
 
     Raises:
-        ModelError: A transformer whose blocks need all patches, or numbers that cannot be.
+        ModelError: A transformer whose blocks need all patches, or invalid options.
     """
 
     def __init__(
@@ -61,14 +60,16 @@ class MaskedAutoencoding(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
-            raise ModelError(f"option 'mask_ratio' is {mask_ratio:g}; above 0 and below 1")
+            raise ModelError(
+                f"option 'mask_ratio' is {mask_ratio:g}; it must be above 0 and below 1"
+            )
         for encoder in encoders.values():
-            _check_free_of_places(encoder)
+            _check_takes_any_tokens(encoder)
         self.mask_ratio, self.normalize_pixels = mask_ratio, normalize_pixels
         self.encoders = nn.ModuleDict(encoders)
         self.to_rgb = nn.ModuleDict({m.name: ToRGB(m) for m in modalities} if as_colour else {})
         first = next(iter(encoders.values()))
-        # Where published encoders have no norm after the last block, that of pre-training goes.
+        # Published encoders without a norm after the last block need one for pre-training only.
         self.norm = nn.Identity() if first.has_final_norm else nn.LayerNorm(first.embed_dim)
         self.decoder = TokenDecoder(
             first.embed_dim, decoder_dim, num_heads=decoder_heads, depth=decoder_depth
@@ -83,13 +84,13 @@ class MaskedAutoencoding(nn.Module):
         known: Mapping[str, Tensor],
         masks: Mapping[str, Masking] | None = None,
     ) -> dict[str, Tensor]:
-        """Loss per sensor; their sum is the mean over the sensors.
+        """Compute a loss per sensor; their sum is the mean over the sensors.
 
         Args:
             images: By sensor, normalised (N, C, H, W), sides multiples of the patch; samples may
                 lack sensors.
-            known: Bool (N, 1, H, W): pixels with data. Others are not compared.
-            masks: What is seen; None: drawn.
+            known: Bool (N, 1, H, W): pixels with data. Others are ignored.
+            masks: Visible patches by sensor; None: drawn at random.
         """
         losses = {}
         for name, image in images.items():
@@ -97,7 +98,7 @@ class MaskedAutoencoding(nn.Module):
             mask = (masks or {}).get(name)
             if bool(rows.any()):
                 loss = self._loss(name, image[rows], known[name][rows], mask)
-            else:  # parameters that a step does not touch would stop distributed training
+            else:  # unused parameters would stall distributed training
                 parts = (self.encoders[name], self.norm, self.decoder, self.pixels[name])
                 loss = sum((p.sum() * 0 for x in parts for p in x.parameters()), torch.zeros(()))
             losses[name] = loss / len(images)
@@ -106,7 +107,7 @@ class MaskedAutoencoding(nn.Module):
     def reconstruct(
         self, name: str, image: Tensor, mask: Masking | None = None
     ) -> tuple[Tensor, Masking]:
-        """Values of all patches (N, L, C · p²) of an image (N, C, H, W), and what was seen."""
+        """Reconstruct all patches (N, L, C · p²) of an image (N, C, H, W), and return the mask."""
         tokens, grid = self._embed(name, image)
         encoder = self._encoder(name)
         prefix = encoder.num_prefix_tokens
@@ -131,7 +132,7 @@ class MaskedAutoencoding(nn.Module):
     def _embed(self, name: str, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         encoder = self._encoder(name)
         if encoder.band_sets:
-            embed: Any = encoder.embed  # which takes the name of a set
+            embed: Any = encoder.embed  # takes the name of a band set
             found: tuple[Tensor, tuple[int, int]] = embed(
                 image, bands=name if name in encoder.band_sets else None
             )
@@ -145,7 +146,7 @@ class MaskedAutoencoding(nn.Module):
 
 
 def _standardize(values: Tensor, weight: Tensor) -> Tensor:
-    """Values of a patch (N, L, V) with mean 0 and variance 1 where `weight` is 1."""
+    """Standardise values of patches (N, L, V) over those where `weight` is 1."""
     count = weight.sum(dim=2, keepdim=True).clamp(min=1)
     mean = (values * weight).sum(dim=2, keepdim=True) / count
     apart = (values - mean) * weight
@@ -153,10 +154,10 @@ def _standardize(values: Tensor, weight: Tensor) -> Tensor:
     return apart / (variance + _EPS).sqrt()
 
 
-def _check_free_of_places(encoder: TokenBackbone) -> None:
+def _check_takes_any_tokens(encoder: TokenBackbone) -> None:
     if not encoder.takes_any_tokens:
         raise ModelError(
-            f"objective 'mae' hides patches, and the blocks of {type(encoder).__name__} need all "
-            "of them in their places (windows, rotated or relative positions). Choose dofa_*, or "
-            "a plain vit_*, deit_* or vit_*_dinov2; for CROMA objective 'croma'"
+            f"objective 'mae' hides patches, but the blocks of {type(encoder).__name__} need all "
+            "of them in place (windows, rotary or relative positions). Choose dofa_*, or a plain "
+            "vit_*, deit_* or vit_*_dinov2; for CROMA, objective 'croma'"
         )

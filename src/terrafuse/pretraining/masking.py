@@ -1,4 +1,4 @@
-"""Hiding parts of an image from an encoder, and saying everywhere what it was.
+"""Masking of image tokens, and a decoder that predicts tokens at every position.
 
 Reference: He, Chen, Xie, Li, Dollár, Girshick: "Masked autoencoders are scalable vision learners",
 CVPR 2022, arXiv 2111.06377.
@@ -19,11 +19,11 @@ from terrafuse.errors import ModelError
 
 @dataclass(frozen=True)
 class Masking:
-    """Which tokens of each sample an encoder sees.
+    """Tokens of each sample that an encoder sees.
 
     Args:
-        keep: Places of the kept tokens, int64 (N, K).
-        hidden: Bool (N, L): which tokens it does not see.
+        keep: Positions of the visible tokens, int64 (N, K).
+        hidden: Bool (N, L): tokens that it does not see.
     """
 
     keep: Tensor
@@ -31,29 +31,27 @@ class Masking:
 
     @classmethod
     def draw(cls, samples: int, tokens: int, ratio: float, device: torch.device) -> Self:
-        """Random places, a share `ratio` of them hidden; at least one is kept."""
+        """Draw random positions, of which a share `ratio` is hidden; at least one is kept."""
         count = max(1, int(tokens * (1 - ratio)))
         order = torch.rand(samples, tokens, device=device).argsort(dim=1)
         return cls.of(order[:, :count], tokens)
 
     @classmethod
     def of(cls, keep: Tensor, tokens: int) -> Self:
-        """From the places that are kept (N, K) of `tokens`."""
+        """Create a mask from the kept positions (N, K) of `tokens`."""
         hidden = torch.ones(len(keep), tokens, dtype=torch.bool, device=keep.device)
         return cls(keep, hidden.scatter(1, keep, False))
 
 
 class TokenDecoder(nn.Module):
-    """Encodings of what was seen → tokens of every place, by a small transformer.
+    """Encodings of visible tokens → tokens at every position, by a small transformer.
 
     Args:
         dim: D of the encodings.
         width: D' of the decoder.
-        num_heads: Heads.
-        depth: Layers.
 
     Raises:
-        ModelError: Heads that do not divide the width, or a width without positions.
+        ModelError: Heads that do not divide the width, or a width that is no multiple of 4.
     """
 
     def __init__(self, dim: int, width: int, *, num_heads: int, depth: int) -> None:
@@ -71,7 +69,7 @@ class TokenDecoder(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, encodings: Tensor, mask: Masking, grid: tuple[int, int]) -> Tensor:
-        """Encodings (N, K, D) at the places of `mask.keep` → tokens (N, L, D'), normalised."""
+        """Encodings (N, K, D) at the positions `mask.keep` → tokens (N, L, D'), normalised."""
         seen = self.enter(encodings)
         places = mask.keep.unsqueeze(2).expand(-1, -1, self.width)
         tokens = self.mask_token.to(seen.dtype).expand(*mask.hidden.shape, -1)
@@ -89,5 +87,5 @@ class TokenDecoder(nn.Module):
 
 
 def take_kept(tokens: Tensor, mask: Masking) -> Tensor:
-    """Kept tokens (N, K, D) of (N, L, D)."""
+    """Select the visible tokens (N, K, D) of (N, L, D)."""
     return tokens.gather(1, mask.keep.unsqueeze(2).expand(-1, -1, tokens.shape[2]))

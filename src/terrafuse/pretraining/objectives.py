@@ -1,4 +1,4 @@
-"""Objectives by name, each with the backbones that learn by it."""
+"""Objectives by name, each with the backbones it trains."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from terrafuse.pretraining.pretrainer import (
 )
 from terrafuse.segmenter import Inputs
 
-#: Name of the file of a network for all modalities.
+#: File name of a network for all modalities.
 SHARED = "backbone"
 
 
 class DeCURObjective(Pretrainer):
-    """`DeCURPretraining` of two views; a file per modality.
+    """`DeCURPretraining` on two views; one file per modality.
 
     Args:
         modalities: One or more.
-        config: Backbones.
+        config: Names and options of the backbones.
         inner: Options of `DeCURPretraining`.
-        scaling: What standardised values become, as of method "decur".
-        view_area: Range of the part of a window that a view shows, by area; all modalities of a
-            view show the same ground.
+        scaling: Mapping of standardised values, as in method "decur".
+        view_area: Range of the share of a window that a view covers, by area; all modalities of a
+            view cover the same ground.
     """
 
     kind = DeCURPretraining
@@ -78,7 +78,7 @@ class DeCURObjective(Pretrainer):
         )
 
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
-        """A loss per modality and per pair."""
+        """Compute a loss per modality and per pair."""
         first, second = views
         pairs = {
             n: (self._scale(x), self._scale(second.images[n])) for n, x in first.images.items()
@@ -91,11 +91,11 @@ class DeCURObjective(Pretrainer):
 
 
 class InfoNCEObjective(Pretrainer):
-    """`SSLViTPretraining`, in which modalities take the place of views; a file per modality.
+    """`SSLViTPretraining`, with modalities in place of views; one file per modality.
 
     Args:
         modalities: Two or more.
-        config: Backbones.
+        config: Names and options of the backbones.
         inner: Options of `SSLViTPretraining`.
     """
 
@@ -110,7 +110,7 @@ class InfoNCEObjective(Pretrainer):
         )
 
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
-        """One: "contrast"."""
+        """Compute the loss "contrast"."""
         found: dict[str, Tensor] = self.objective(views[0].images)
         return found
 
@@ -122,7 +122,7 @@ class CROMAObjective(Pretrainer):
         modalities: Two or more.
         config: The backbone: "croma_base" or "croma_large".
         inner: Options of `CROMAPretraining`.
-        radar: Names of the modalities for the radar transformer, as of method "croma".
+        radar: Names of the modalities for the radar transformer, as in method "croma".
     """
 
     kind = CROMAPretraining
@@ -148,7 +148,7 @@ class CROMAObjective(Pretrainer):
         self.objective = CROMAPretraining(backbone, **inner)
 
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
-        """Two: "contrast" and "reconstruction"."""
+        """Compute the losses "contrast" and "reconstruction"."""
         images = views[0].images
         sar, optical = (torch.cat([images[m.name] for m in part], dim=1) for part in self.parts)
         found: dict[str, Tensor] = self.objective(sar, optical)
@@ -156,14 +156,14 @@ class CROMAObjective(Pretrainer):
 
 
 class MAEObjective(Pretrainer):
-    """`MaskedAutoencoding`; one file for a transformer that is shared, else one per modality.
+    """`MaskedAutoencoding`; one file for a shared transformer, else one per modality.
 
     Args:
         modalities: One or more.
         config: The backbone: a DOFA or a plain transformer.
         inner: Options of `MaskedAutoencoding`.
-        shared: Whether one transformer sees all modalities. A DOFA always does, others need three
-            bands of each for it, as in methods "upseg" and "mfnet"; default: as they are.
+        shared: Whether one transformer sees all modalities. A DOFA always does; others then see
+            three bands of each, as in methods "upseg" and "mfnet". Default: one per modality.
     """
 
     kind = MaskedAutoencoding
@@ -181,12 +181,12 @@ class MAEObjective(Pretrainer):
         name = one_backbone(config, "mae")
         if not is_token_backbone(name):
             raise ModelError(
-                f"objective 'mae' hides patches of a transformer, and backbone '{name}' is a "
+                f"objective 'mae' hides patches of a transformer, but backbone '{name}' is a "
                 "pyramid. Choose dofa_*, vit_* or deit_*, or objective 'decur' or 'infonce'"
             )
         if has_band_sets(name) and shared is False:
             raise ModelError(
-                f"option 'shared' of objective 'mae' is false, and '{name}' is one transformer for "
+                f"option 'shared' of objective 'mae' is false, but '{name}' is one transformer for "
                 "all bands; leave it out"
             )
         is_shared = has_band_sets(name) or bool(shared)
@@ -199,7 +199,7 @@ class MAEObjective(Pretrainer):
         self.objective = MaskedAutoencoding(encoders, modalities, as_colour, **inner)
 
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
-        """One per modality."""
+        """Compute a loss per modality."""
         found: dict[str, Tensor] = self.objective(views[0].images, views[0].valid)
         return found
 
@@ -212,7 +212,7 @@ class MAEObjective(Pretrainer):
 def _shared(
     config: PretrainConfig, name: str, modalities: Sequence[Modality]
 ) -> dict[str, Learned]:
-    """One transformer: a DOFA that knows a set of bands per modality, or one of three bands."""
+    """Create one transformer: a DOFA with a band set per modality, or one that sees three bands."""
     seen = modalities if has_band_sets(name) else [COLOUR]
     options = backbone_options(config, name)
     backbone = create_backbone(
@@ -238,13 +238,13 @@ OBJECTIVES: Mapping[str, Callable[..., Pretrainer]] = {
 
 
 def create_pretrainer(config: PretrainConfig, modalities: Sequence[Modality]) -> Pretrainer:
-    """The objective that settings name, with untrained backbones.
+    """Create the objective named in the settings, with untrained backbones.
 
     Raises:
-        UnknownNameError: No such objective, backbone or option; the nearest is named.
+        UnknownNameError: No such objective, backbone or option; names the nearest.
         ModelError: The value of an option, or the modalities, do not suit.
-        ConfigError: A setting without effect.
-        WeightsError: Weights to start from are wanted and cannot be used.
+        ConfigError: A setting has no effect, or the batch size is too small.
+        WeightsError: Weights to start from cannot be used.
     """
     name, options = config.objective.name, config.objective.options
     if name not in OBJECTIVES:
@@ -271,8 +271,8 @@ def _check_training(pretrainer: Pretrainer, config: PretrainConfig) -> None:
     name = config.objective.name
     if pretrainer.needs_others and config.data.batch_size < 2:
         raise ConfigError(
-            f"data.batch_size is {config.data.batch_size}, and objective '{name}' compares the "
-            "samples of a batch; give 2 or more, best as many as memory holds"
+            f"data.batch_size is {config.data.batch_size}, but objective '{name}' compares the "
+            "samples of a batch; give 2 or more, ideally as many as fit into memory"
         )
     if config.training.gradient_checkpointing and not pretrainer.can_checkpoint:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What an objective needs around it: images in physical units in, backbones to be saved out."""
+"""Base class of objectives: images in physical units in, backbones to save out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,17 @@ from terrafuse.modalities import Modality
 from terrafuse.samples import Batch, round_up
 from terrafuse.segmenter import Inputs, SensorModel
 
-#: Options of transformers that say how levels are made of them, which is learnt with a decoder.
+#: Transformer options about levels, which are trained together with a decoder.
 NECK_OPTIONS = ("neck", "neck_channels", "out_indices", "stem_channels")
 
 
 @dataclass(frozen=True)
 class Learned:
-    """A backbone to be saved.
+    """A trained backbone to save.
 
     Args:
-        backbone: What learns.
-        name: Its name.
-        options: Its options, as a method's `backbone_options` take them.
-        images: What it is shown: the modalities of each of its images.
+        options: Its options, as in a method's `backbone_options`.
+        images: Modalities stacked in each of its input images, by name.
     """
 
     backbone: Backbone
@@ -40,19 +38,19 @@ class Learned:
 
 
 class Pretrainer(SensorModel, ABC):
-    """An objective with the backbones that learn by it.
+    """An objective with the backbones it trains.
 
-    Images come in physical units; they are normalised, brought to the pixels of the scene and
-    padded as methods do it.
+    Images arrive in physical units; they are normalised, resampled to the scene grid and padded as
+    in methods.
 
     Attributes:
-        views: Views of each sample that the objective compares.
-        view_area: Range of the part of a window that a view shows, by area.
+        views: Number of views of each sample that the objective compares.
+        view_area: Range of the share of a window that a view covers, by area.
         needs_all: Whether every sample must have data of every modality.
-        needs_others: Whether samples are compared with the others of their batch.
+        needs_others: Whether samples are compared with others of their batch.
         can_checkpoint: Whether `training.gradient_checkpointing` has an effect.
         stride: Sides of images are padded to multiples of this.
-        learned: Backbones by the name of their files.
+        learned: Backbones by file name.
     """
 
     views: ClassVar[int] = 1
@@ -69,10 +67,10 @@ class Pretrainer(SensorModel, ABC):
 
     @abstractmethod
     def losses(self, views: Sequence[Inputs]) -> dict[str, Tensor]:
-        """Scalar losses by name, whose sum is to be made small, of each view of the samples."""
+        """Compute scalar losses by name, whose sum is minimised, from the views of the samples."""
 
     def forward(self, views: Sequence[Batch]) -> dict[str, Tensor]:
-        """Losses by name of a batch per view, in physical units."""
+        """Compute losses by name from one batch per view, in physical units."""
         return self.losses([self._inputs(view) for view in views])
 
     def _inputs(self, batch: Batch) -> Inputs:
@@ -84,10 +82,10 @@ class Pretrainer(SensorModel, ABC):
 
 
 def build_branches(config: PretrainConfig, modalities: Sequence[Modality]) -> dict[str, Learned]:
-    """A backbone for each modality, without neck.
+    """Build one backbone per modality, without a neck.
 
     Raises:
-        UnknownNameError: A backbone for a modality that is not there; no such backbone or option.
+        UnknownNameError: A backbone for an unknown modality; no such backbone or option.
         ConfigError: An option that would have no effect.
     """
     names = by_modality("backbone", config.backbone, [m.name for m in modalities])
@@ -109,27 +107,27 @@ def build_branches(config: PretrainConfig, modalities: Sequence[Modality]) -> di
 
 
 def backbone_options(config: PretrainConfig, name: str) -> dict[str, Any]:
-    """Options of a backbone, none of which are without effect.
+    """Return the options of a backbone, after refusing any without effect.
 
     Raises:
-        ConfigError: Names one that is.
+        ConfigError: Names an option without effect.
     """
     found = [key for key in NECK_OPTIONS if key in config.backbone_options]
     if found and is_token_backbone(name):
         raise ConfigError(
-            f"backbone_options has '{found[0]}', which says how a method makes levels of the "
-            "backbone, and has no effect here; leave it out"
+            f"backbone_options has '{found[0]}', which defines the levels that a method takes "
+            "from the backbone, and has no effect here; leave it out"
         )
     return dict(config.backbone_options)
 
 
 def without_neck(name: str) -> dict[str, Any]:
-    """Further options of a backbone of which only the body is to learn."""
+    """Return further options for a backbone that is trained without its neck."""
     return {"neck": "none"} if is_token_backbone(name) else {}
 
 
 def one_backbone(config: PretrainConfig, objective: str) -> str:
-    """Name of the backbone of an objective that has only one.
+    """Return the name of the only backbone of an objective.
 
     Raises:
         ModelError: Several names.
@@ -137,6 +135,6 @@ def one_backbone(config: PretrainConfig, objective: str) -> str:
     names = {config.backbone} if isinstance(config.backbone, str) else {*config.backbone.values()}
     if len(names) > 1:
         raise ModelError(
-            f"objective '{objective}' learns one kind of backbone, got {', '.join(sorted(names))}"
+            f"objective '{objective}' trains one kind of backbone, got {', '.join(sorted(names))}"
         )
     return names.pop()

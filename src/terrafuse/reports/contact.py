@@ -1,4 +1,4 @@
-"""A contact sheet: scenes below each other, what each sensor saw of them side by side."""
+"""Contact sheets: one scene per row, with its modalities and labels side by side."""
 
 from __future__ import annotations
 
@@ -23,13 +23,12 @@ def contact_sheet(
     scheme: ClassScheme | None = None,
     title: str = "",
 ) -> Figure:
-    """Pictures of several scenes in a grid.
+    """Draw pictures of several scenes in a grid.
 
     Args:
-        rows: Name of the scene → column → uint8 (H, W, 3); what is missing is left blank.
+        rows: Name of the scene → column → uint8 (H, W, 3); a missing picture is marked "none".
         columns: Modalities, and "labels", from left to right.
-        scheme: Classes, for the legend; None leaves it out.
-        title: A line above all.
+        scheme: Classes, for the legend; None: no legend.
     """
     aspects = [_aspect(pictures) for pictures in rows.values()]
     size = (_INCHES * len(columns) + 0.4, sum(_INCHES * a for a in aspects) + 1.1)
@@ -62,6 +61,6 @@ def contact_sheet(
 
 
 def _aspect(pictures: Mapping[str, Picture]) -> float:
-    """Height by width, kept between a third and three."""
+    """Return height / width of a row, clipped to between a third and three."""
     shapes = [picture.shape for picture in pictures.values()]
     return min(3.0, max(1 / 3, shapes[0][0] / shapes[0][1])) if shapes else 1.0

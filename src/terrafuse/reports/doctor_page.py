@@ -1,4 +1,4 @@
-"""The page of what was found in a data set, with pictures of every place."""
+"""Page of the findings in a dataset, with pictures of their places."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from terrafuse.reports.html import Cell, Report
 from terrafuse.reports.run import describe_environment
 from terrafuse.samples import Window
 
-#: Findings of one kind that get a place of their own on the page; the others are listed.
+#: Largest number of findings of one kind shown in full; the others are listed.
 MOST_SHOWN = 24
 _HEADINGS = {"error": "Errors", "warning": "Warnings", "note": "Notes"}
 _MEANING = {
@@ -29,17 +29,16 @@ _MARK, _HALO = (255, 64, 160), (255, 255, 255)
 
 @dataclass(frozen=True)
 class FindingView:
-    """A finding as the page shows it.
+    """A finding as shown on the page.
 
     Args:
-        severity: How bad it is.
-        code: Short name of the kind.
-        message: What is wrong.
-        remedy: What to do.
-        scene: Id of the scene, if it is about one.
-        path: The file, if it is about one.
-        modality: Its name, or "labels", if it is about one.
-        fix: Dotted key of `dataset.yaml` → value that would mend it.
+        severity: Severity, which is the section of the page.
+        code: Short name of the kind of finding.
+        remedy: What to do; may be empty.
+        scene: Id of the scene concerned, if any.
+        path: File concerned, if any.
+        modality: Name of the modality concerned, or "labels", if any.
+        fix: Dotted key of `dataset.yaml` → value that would fix it.
         pictures: Caption → uint8 (H, W, 3): the place in every modality and in the labels.
     """
 
@@ -58,18 +57,16 @@ def write_doctor_page(
     views: Sequence[FindingView],
     path: Path,
     *,
-    title: str = "What was found in the data",
+    title: str = "Findings in the data",
     summary: str = "",
     scheme: ClassScheme | None = None,
 ) -> Path:
     """Write the page of findings, grouped by severity and kind.
 
     Args:
-        views: The findings, in the order to show them in.
-        path: The HTML file.
-        title: Its title.
-        summary: What was looked at, in a sentence.
-        scheme: Classes, for a legend of the labels' colours.
+        views: Findings, in the order of the page.
+        summary: A sentence on the data that was checked.
+        scheme: Classes, for a legend of the labels' colours; None: no legend.
 
     Returns:
         `path`.
@@ -95,12 +92,12 @@ def write_doctor_page(
 
 
 def mark_window(picture: NDArray[np.uint8], window: Window, extent: Window) -> NDArray[np.uint8]:
-    """A copy of a picture with the outline of a window drawn into it.
+    """Return a copy of a picture with the outline of a window drawn into it.
 
     Args:
         picture: Uint8 (H, W, 3).
-        window: What to mark, in scene pixels.
-        extent: What the picture shows, in scene pixels.
+        window: Window to mark, in scene pixels.
+        extent: Window that the picture shows, in scene pixels.
     """
     picture = picture.copy()
     inner = window.intersection(extent)
@@ -124,7 +121,7 @@ def _outline(
     width: int,
     color: tuple[int, int, int],
 ) -> None:
-    """Lines outside of a box, so that what is in it stays visible."""
+    """Draw lines around a box, outside it, so that its content stays visible."""
     top, bottom = max(0, rows[0] - width), min(picture.shape[0], max(rows[1], rows[0] + 1) + width)
     left, right = max(0, cols[0] - width), min(picture.shape[1], max(cols[1], cols[0] + 1) + width)
     picture[top : max(rows[0], top + 1), left:right] = color
@@ -153,7 +150,7 @@ def _add_overview(report: Report, views: Sequence[FindingView]) -> None:
 
 
 def _add_kind(report: Report, views: Sequence[FindingView]) -> None:
-    # Those with pictures first: the others are to be read, not looked at.
+    # Findings with pictures first: only these need their own section.
     ordered = sorted(views, key=lambda view: not view.pictures)
     for view in ordered[:MOST_SHOWN]:
         _add_finding(report, view)
@@ -172,7 +169,7 @@ def _add_finding(report: Report, view: FindingView) -> None:
         report.add_text(view.path, style="note")
     if view.fix:
         lines = [f"{key}: {json.dumps(value, default=str)}" for key, value in view.fix.items()]
-        report.add_details("What would mend it in dataset.yaml", "\n".join(lines))
+        report.add_details("Fix in dataset.yaml", "\n".join(lines))
     if view.pictures:
         report.add_gallery(view.pictures)
 

@@ -1,4 +1,4 @@
-"""The figure of scores against the share of the labels that was learned from."""
+"""Figure of scores against the share of the labels used in training."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ class SharePoint:
 
 @styled
 def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str) -> Figure:
-    """A curve per model over the share of the labels, on a logarithmic axis.
+    """Draw a curve per model over the share of the labels, on a logarithmic axis.
 
-    Single runs are dots, the line goes through the means, the band is the interval of the mean.
+    Dots are single runs, the line goes through the means, the band is the mean's interval.
 
     Args:
         curves: Name of the model → its points.
-        score: What the values are.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.add_subplot(xscale="log")
@@ -65,7 +64,7 @@ def efficiency_figure(curves: Mapping[str, Sequence[SharePoint]], *, score: str)
 
 
 def _apart(ticks: Sequence[float]) -> list[float]:
-    """Ascending ticks without those too near to the one before to be written beside it."""
+    """Drop ascending ticks that are too close to the previous one to be labelled."""
     kept: list[float] = []
     for tick in ticks:
         if not kept or tick > 1.25 * kept[-1]:

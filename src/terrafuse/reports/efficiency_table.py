@@ -26,9 +26,8 @@ def write_results(out: Path, results: Results) -> None:
     """Write the three files, all of them or none.
 
     Args:
-        out: The folder.
-        results: By name of the run, as `label_efficiency` returns them; the first is the folder's,
-            and others stand beside it in table and figure.
+        results: Results by name of the run, as `label_efficiency` returns them; the first is the
+            folder's, and others are shown beside it in table and figure.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -45,9 +44,9 @@ def write_results(out: Path, results: Results) -> None:
 
 
 def efficiency_table(results: Results) -> str:
-    """A row per share of the labels: what was kept, and mean ± half interval of the scores.
+    """Return a table with a row per share of the labels: amounts kept and mean ± half interval.
 
-    Of one run several scores; of two the mIoU of each and its difference, seed by seed.
+    For one run it has several scores; for two, the mIoU of each and the difference, seed by seed.
 
     Args:
         results: As in `write_results`.
@@ -82,7 +81,7 @@ def _row(share: float, own: Mapping[str, Any], other: Mapping[str, Any] | None) 
 
 
 def _kinds() -> list[ScoreKind]:
-    """Scores of a single run's table."""
+    """List the scores of a single run's table."""
     return [kind for kind in headline_first() if "label_efficiency" in kind.summaries]
 
 
@@ -102,7 +101,7 @@ def _heading(results: Results) -> str:
 
 
 def _notes(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which runs had no label of a class."""
+    """List the runs that had no label of some class."""
     lost = [
         f"- {100 * p['share']:g} %, seed {p['seed']}: no label of {', '.join(p['missing_classes'])}"
         for p in points
@@ -134,7 +133,7 @@ def _at(points: Sequence[Mapping[str, Any]], share: float) -> list[Mapping[str, 
 
 
 def _values(points: Sequence[Mapping[str, Any]], key: str) -> list[float]:
-    """The scores that are defined; a run scored before a score was added lacks it."""
+    """Collect the defined scores; runs scored before a score was added lack it."""
     found = (p["scores"].get(key) for p in points)
     return [value for value in found if value is not None]
 

@@ -1,6 +1,6 @@
-"""Figures from results, in one style. They are `Figure` objects: nothing global is touched.
+"""Figures of results, in one style, as `Figure` objects: no global state is changed.
 
-Ink and paper are two named colours, so that `recolor` can turn a finished figure for a dark page.
+Ink and paper are two named colours, so that `recolor` can adapt a finished figure to a dark page.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 
 INK, MUTED, LINE, PAPER = "#1c2126", "#667079", "#d5d9dc", "#fefefe"
 _DARK = {"#000000": "#e8eaec", INK: "#e8eaec", MUTED: "#9aa4ad", LINE: "#3b434b", PAPER: "#16191d"}
-#: Tells apart for every kind of colour vision (Okabe and Ito); the first stands for the best run.
+#: Distinguishable with every kind of colour vision (Okabe and Ito); the first is the best run's.
 SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b2a400")
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -64,19 +64,19 @@ STYLE: dict[str, Any] = {
     "savefig.dpi": 150,
     "lines.solid_capstyle": "round",
 }
-# From nothing to deep blue by opacity: cells without pixels show the page, light or dark.
+# From transparent to deep blue: cells without pixels show the page, light or dark.
 _CELLS = LinearSegmentedColormap.from_list("cells", [(0.0, 0.36, 0.64, 0.0), (0.0, 0.36, 0.64, 1)])
 _LABELS_IN_CELLS, _COUNTS_IN_CELLS = 20, 10
 
 
 def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
-    """A function that makes figures, with the style of all of them."""
+    """Decorate a function that makes figures with the common style."""
 
     @wraps(make)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             figure = make(*args, **kwargs)
-            # Laid out once: saved twice, for a light and a dark page, it is the same picture.
+            # Laid out once, so that the versions for a light and a dark page are identical.
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
             return figure
@@ -86,10 +86,10 @@ def styled(make: Callable[P, Figure]) -> Callable[P, Figure]:
 
 @contextmanager
 def recolor(figure: Figure) -> Iterator[None]:
-    """Within the context, ink is light and paper dark."""
+    """Make ink light and paper dark within the context."""
     undo: list[Callable[[], Any]] = []
     for artist in figure.findobj(include_self=True):
-        # Only texts and lines have a colour that is not one of face and edge.
+        # Only texts and lines have a colour besides those of face and edge.
         names = ("color",) if isinstance(artist, Text | Line2D) else ("facecolor", "edgecolor")
         for name in names:
             color = getattr(artist, f"get_{name}", lambda: None)()
@@ -106,7 +106,7 @@ def recolor(figure: Figure) -> Iterator[None]:
 
 
 def _hex(color: Any) -> str:
-    """A visible colour as "#rrggbb"; empty for anything else, as for one colour per point."""
+    """Return a visible colour as "#rrggbb"; empty for anything else, such as one per point."""
     if color is None or (not isinstance(color, str) and np.ndim(color) != 1):
         return ""
     return to_hex(color) if to_rgba(color)[3] > 0 else ""
@@ -114,11 +114,11 @@ def _hex(color: Any) -> str:
 
 @styled
 def confusion_figure(matrix: NDArray[np.int64], scheme: ClassScheme) -> Figure:
-    """Confusion matrix in shares of the reference, for up to 20 classes with numbers in the cells.
+    """Draw the confusion matrix in shares of the reference, with numbers for up to 20 classes.
 
     Args:
         matrix: Pixel counts (K, K), rows = reference.
-        scheme: Names of the classes.
+        scheme: Names of the K classes.
     """
     matrix = np.asarray(matrix, np.int64)
     rows = matrix.sum(axis=1, keepdims=True)
@@ -150,7 +150,7 @@ def _write_cells(axes: Any, share: NDArray[np.float64], matrix: NDArray[np.int64
     for row, col in np.ndindex(*matrix.shape):
         if not matrix[row, col]:
             continue
-        # Pure white stays white on a dark page: it stands on the cell, not on the paper.
+        # Pure white stays white on a dark page: its background is the cell, not the paper.
         dark = share[row, col] > 0.55
         percent = 100 * share[row, col]
         text = f"{percent:.0f}" if percent >= 0.95 else "<1"
@@ -168,12 +168,12 @@ def _write_cells(axes: Any, share: NDArray[np.float64], matrix: NDArray[np.int64
 
 @styled
 def curves_figure(rows: Sequence[Mapping[str, Any]], *, score: str = "miou") -> Figure:
-    """Loss and validation scores against steps.
+    """Draw losses and validation scores against steps.
 
     Args:
-        rows: Lines of `log.csv`: a key "step"; keys with "loss" in them go to the upper panel, keys
-            beginning with "val" to the lower. Texts are read as numbers, empty ones skipped.
-        score: The validation score that decides; its best value is marked.
+        rows: Lines of `log.csv`, with a key "step"; keys containing "loss" go to the upper panel,
+            keys beginning with "val" to the lower. Texts are read as numbers, empty ones skipped.
+        score: Validation score that selects the weights; its best value is marked.
     """
     series = _read_series(rows)
     losses = {k: v for k, v in series.items() if "loss" in k}
@@ -233,7 +233,7 @@ def _draw_series(
 
 
 def _falls(column: str) -> bool:
-    """Whether lower values of a column of validation scores are better."""
+    """Tell whether lower values are better in a column of validation scores."""
     from terrafuse.evaluation import SCORES  # torch and rasterio take seconds to import
 
     kind = SCORES.get(column.removeprefix("val_"))
@@ -241,7 +241,7 @@ def _falls(column: str) -> bool:
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Running mean over about a twentieth of the run, shorter at the ends."""
+    """Return the running mean over about a twentieth of the run, shorter at the ends."""
     half = max(len(values) // 40, 1)
     total = np.concatenate([[0.0], np.cumsum(np.nan_to_num(values, nan=float(np.nanmean(values))))])
     index = np.arange(len(values))
@@ -253,11 +253,11 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def score_bars(
     scores: Mapping[str, Mapping[str, float | None]], *, title: str = "IoU per class"
 ) -> Figure:
-    """Scores of several runs side by side, one group of bars per class.
+    """Draw scores of several runs side by side, one group of bars per class.
 
     Args:
         scores: Run → class → score from 0 to 1; None = undefined.
-        title: What the score is.
+        title: Title of the figure, which names the score.
     """
     classes = list(dict.fromkeys(name for run in scores.values() for name in run))
     height = 0.8 / max(len(scores), 1)
@@ -294,15 +294,15 @@ def sample_panel(
     prediction: NDArray[Any] | None = None,
     confidence: NDArray[Any] | None = None,
 ) -> Figure:
-    """One window in a row: every modality, the labels, and what a model makes of them.
+    """Draw one window as a row of pictures: modalities, labels, prediction and confidence.
 
     Args:
-        sample: Images and labels.
-        modalities: Those to show, in this order.
-        statistics: Per modality, for the stretch.
+        sample: Images and labels of the window.
+        modalities: Modalities to show, in this order.
+        statistics: Band statistics per modality, for the display stretch.
         scheme: Names and colours of the classes.
-        prediction: Class indices (H, W), 255 = no data.
-        confidence: As for `confidence_image`, (H, W).
+        prediction: Class indices (H, W), 255 = no data; None: not shown.
+        confidence: As for `confidence_image`, (H, W); None: not shown.
     """
     pictures = {
         m.name: modality_preview(sample.images[m.name].numpy(), m, statistics.get(m.name))
@@ -330,7 +330,7 @@ def sample_panel(
 
 
 def class_legend(scheme: ClassScheme) -> list[Patch]:
-    """Handles for a legend of the classes and of what is not labelled."""
+    """Return legend handles for the classes and for unlabelled pixels."""
     void = to_hex([channel / 255 for channel in VOID_COLOR])
     named = [*zip(scheme.names, scheme.colors, strict=True), ("no label", void)]
     return [Patch(facecolor=color, edgecolor=LINE, lw=0.5, label=name) for name, color in named]

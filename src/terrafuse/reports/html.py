@@ -1,4 +1,4 @@
-"""One HTML page that stands by itself: pictures inside, nothing fetched, readable anywhere."""
+"""Self-contained HTML pages: pictures embedded, nothing fetched, readable anywhere."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from terrafuse.reports.previews import VOID_COLOR
 from terrafuse.writing import written_whole
 
 Cell = str | int | float | None
-#: Which number of a column is best.
+#: Best value of a column.
 Best = Literal["max", "min"]
 Picture = Figure | NDArray[np.uint8] | Path
 
-#: Size of an embedded picture in bytes, and in pixels along its longer side.
+#: Largest size of an embedded picture in bytes, and in pixels along its longer side.
 MAX_BYTES = 300_000
 MAX_SIDE = 1600
 _FOLDER = Path(__file__).parent
@@ -60,7 +60,7 @@ class Report:
 
     Args:
         title: Title and first heading.
-        subtitle: A line below it.
+        subtitle: Line below the title.
     """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
@@ -71,7 +71,7 @@ class Report:
         self._pictures = 0
 
     def add_heading(self, text: str, level: Literal[2, 3] = 2) -> None:
-        """A heading; those of level 2 make the table of contents."""
+        """Add a heading; those of level 2 form the table of contents."""
         anchor = ""
         if level == 2:
             name = f"part-{len(self._contents) + 1}"
@@ -80,7 +80,7 @@ class Report:
         self._parts.append(f"<h{level}{anchor}>{escape(text)}</h{level}>")
 
     def add_text(self, text: str, *, style: Literal["", "lead", "note"] = "") -> None:
-        """Paragraphs, separated by blank lines in the text."""
+        """Add paragraphs, which blank lines in the text separate."""
         kind = f' class="{style}"' if style else ""
         for paragraph in text.strip().split("\n\n"):
             self._parts.append(f"<p{kind}>{escape(paragraph)}</p>")
@@ -93,15 +93,14 @@ class Report:
         best: Best | Sequence[Best] | None = None,
         caption: str = "",
     ) -> None:
-        """A table. The first column names the rows; None is shown as "–".
+        """Add a table; the first column names the rows, None is shown as "–".
 
         Args:
             rows: Cells; floats are shown with three decimals.
             header: Names of the columns.
-            best: Embolden the largest or smallest number of every column, where there are two rows
-                or more and they differ; one word for all columns, or one per column after the
-                first.
-            caption: A line above the table.
+            best: Set the largest or smallest number of every column in bold, if there are two
+                different ones; one word for all columns, or one per column after the first.
+            caption: Line above the table.
         """
         rows = [list(row) for row in rows]
         numeric = [any(_is_number(row[i]) for row in rows) for i in range(len(header))]
@@ -119,18 +118,17 @@ class Report:
         )
 
     def add_figure(self, picture: Picture, caption: str = "") -> None:
-        """A figure, a picture (H, W, 3) or an image file; a click shows it in full size."""
+        """Add a figure, a picture (H, W, 3) or an image file; a click shows it in full size."""
         self._parts.append(self._figure(picture, caption, caption))
 
     def add_gallery(
         self, pictures: Mapping[str, NDArray[np.uint8]], compare: tuple[str, str] | None = None
     ) -> None:
-        """Pictures side by side under their titles.
+        """Add pictures side by side under their titles.
 
         Args:
-            pictures: Title → (H, W, 3); they show the same ground.
-            compare: Titles of two pictures to lay over each other behind a slider; the reader can
-                choose others.
+            pictures: Title → (H, W, 3); they show the same area.
+            compare: Titles of two pictures to overlay with a slider; the reader can choose others.
         """
         name = f"gallery-{len(self._parts)}"
         figures = "".join(self._figure(p, title, title) for title, p in pictures.items())
@@ -142,7 +140,7 @@ class Report:
         self._parts.append(f'<div class="gallery" id="{name}">{figures}</div>')
 
     def add_legend(self, scheme: ClassScheme) -> None:
-        """The classes and their colours."""
+        """Add a legend of the classes and their colours."""
         void = "#{:02x}{:02x}{:02x}".format(*VOID_COLOR)
         named = [*zip(scheme.names, scheme.colors, strict=True), ("no label", void)]
         items = "".join(
@@ -152,13 +150,13 @@ class Report:
         self._parts.append(f'<ul class="legend">{items}</ul>')
 
     def add_details(self, summary: str, text: str) -> None:
-        """Text as it is, folded away behind a line."""
+        """Add preformatted text, collapsed below a summary line."""
         self._parts.append(
             f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
         )
 
     def render(self) -> str:
-        """The page."""
+        """Return the page."""
         contents = "".join(f'<a href="#{n}">{escape(text)}</a>' for n, text in self._contents)
         return _PAGE.format(
             title=escape(self.title),
@@ -205,9 +203,9 @@ class Report:
 
 
 def encode_picture(picture: NDArray[np.uint8]) -> str:
-    """A picture (H, W, 3) as data URI of at most about 300 kB.
+    """Encode a picture (H, W, 3) as a data URI of at most about 300 kB.
 
-    Few colours (class maps) stay exact, as PNG with a palette; anything else becomes JPEG.
+    Pictures of few colours (class maps) stay exact, as PNG with a palette; others become JPEG.
     """
     image = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
     is_map = image.getcolors(256) is not None
@@ -234,7 +232,7 @@ def _encode(image: Image.Image, quality: int | None) -> bytes:
 
 
 def _with_palette(image: Image.Image) -> Image.Image:
-    """The same picture by index; Pillow's own way is slow and for photographs."""
+    """Convert to a palette exactly; Pillow's own conversion is slow and made for photographs."""
     packed = np.asarray(image).astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
     colors = np.unique(np.array([c for _, c in image.getcolors(256) or []], np.uint8), axis=0)
     order = colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
@@ -256,7 +254,7 @@ def _data_uri(data: bytes, kind: str) -> str:
 def _find_best(rows: Sequence[Sequence[Cell]], best: Sequence[Best]) -> set[tuple[int, int]]:
     winners = set()
     for column, wanted in enumerate(best, start=1):
-        # As shown: what looks equal is equally good.
+        # Rounded as shown: equal numbers on the page are equally good.
         cells = {
             i: round(float(value), 3)
             for i, row in enumerate(rows)

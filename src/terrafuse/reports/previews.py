@@ -1,4 +1,4 @@
-"""Rasters as pictures: uint8 (H, W, 3), for people to look at."""
+"""Previews of rasters: pictures, uint8 (H, W, 3), for display."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from terrafuse.samples import IGNORE_INDEX
 Picture = NDArray[np.uint8]
 Image = NDArray[np.floating[Any]]
 
-#: Mean brightness that previews of optical images are brought to, 0 to 1.
+#: Target brightness of optical previews, 0 to 1.
 MEAN_BRIGHTNESS = 0.38
-#: Of radar composites, whose speckle would be garish in full colour.
+#: Saturation of radar composites, whose speckle would be garish in full colour.
 SAR_SATURATION = 0.65
 VOID_COLOR = (228, 228, 224)
 _RIGHT, _WRONG = (150, 150, 146), (200, 40, 40)
@@ -33,19 +33,18 @@ _TERRAIN = LinearSegmentedColormap.from_list(
 def modality_preview(
     image: Image, modality: Modality, statistics: BandStatistics | None = None
 ) -> Picture:
-    """One modality as a picture (H, W, 3).
+    """Render one modality as a picture (H, W, 3).
 
-    Optical bands are shown in natural colour where the wavelengths allow it, else the first three
-    bands; SAR as VV, VH and their ratio; elevation as tinted relief. Pixels without data are
-    hatched grey.
+    Optical bands are shown in natural colour if the band names or wavelengths allow it, else the
+    first three bands; SAR as VV, VH and their ratio; elevation as tinted relief. Pixels without
+    data are hatched grey.
 
     Args:
         image: (C, H, W) in the modality's unit; NaN where there is no data.
-        modality: Which bands these are.
         statistics: Percentiles for the stretch, so that scenes look alike; default: this image's.
 
     Raises:
-        BandError: `image` has another number of bands than the modality.
+        BandError: `image` and modality differ in the number of bands.
     """
     image = np.asarray(image, dtype=np.float32)
     if image.ndim != 3 or len(image) != len(modality.bands):
@@ -56,7 +55,7 @@ def modality_preview(
     valid = np.isfinite(image).any(axis=0)
     shown = np.where(np.isfinite(image), image, np.nan)
     limits = _limits(shown, statistics)
-    with np.errstate(all="ignore"):  # any number may stand in a raster
+    with np.errstate(all="ignore"):  # a raster may hold any number
         if modality.kind == "elevation":
             colors = _show_relief(shown[0], limits[0])
         elif modality.kind == "sar":
@@ -73,10 +72,10 @@ def modality_preview(
 
 
 def class_map_image(indices: NDArray[Any], scheme: ClassScheme) -> Picture:
-    """Class indices (H, W) in the scheme's colours; 255 (ignored, no data) is pale grey.
+    """Render class indices (H, W) in the scheme's colours; 255 (ignored, no data) is pale grey.
 
     Raises:
-        LabelError: An index that is neither a class nor 255.
+        LabelError: An index is neither a class nor 255.
     """
     indices = np.asarray(indices)
     table = np.full((256, 3), VOID_COLOR, np.uint8)
@@ -84,7 +83,7 @@ def class_map_image(indices: NDArray[Any], scheme: ClassScheme) -> Picture:
     outside = (indices < 0) | ((indices >= scheme.num_classes) & (indices != scheme.ignore_index))
     if outside.any():
         raise LabelError(
-            f"a class map to be shown contains index {int(indices[outside].flat[0])}; allowed are "
+            f"a class map to render contains index {int(indices[outside].flat[0])}; allowed are "
             f"0 to {scheme.num_classes - 1} and {scheme.ignore_index}"
         )
     picture: Picture = table[indices.astype(np.uint8)]
@@ -101,11 +100,11 @@ def error_image(labels: NDArray[Any], indices: NDArray[Any]) -> Picture:
 
 
 def confidence_image(confidence: NDArray[Any]) -> Picture:
-    """Confidence (H, W), from dark blue (unsure) to yellow (sure); no data is hatched.
+    """Render confidence (H, W) from dark blue (low) to yellow (high); no data is hatched.
 
     Args:
-        confidence: Uint8 with 0 to 254 for 0 to 1 and 255 for no data, or floats from 0 to 1 with
-            NaN for no data.
+        confidence: Uint8, 0 to 254 for 0 to 1 and 255 = no data; or floats from 0 to 1, NaN = no
+            data.
     """
     values = np.asarray(confidence)
     if values.dtype == np.uint8:
@@ -117,7 +116,7 @@ def confidence_image(confidence: NDArray[Any]) -> Picture:
 
 
 def hatch(shape: tuple[int, ...]) -> Picture:
-    """Diagonal stripes in two greys (H, W, 3): no data here."""
+    """Draw the no-data pattern: diagonal stripes in two greys (H, W, 3)."""
     rows, cols = np.indices(shape[:2])
     stripe = ((rows + cols) // 4 % 2).astype(bool)
     return np.where(stripe[..., None], _HATCH[0], _HATCH[1]).astype(np.uint8)
@@ -151,10 +150,10 @@ def _choose_bands(modality: Modality) -> tuple[int, int, int]:
 
 
 def _brighten(colors: Image) -> Image:
-    """Bring the typical pixel to a fixed brightness, and let clouds be white.
+    """Bring the median pixel to a fixed brightness, and let clouds saturate to white.
 
-    Clouds and snow push the upper percentile so far up that the ground would be nearly black. The
-    factor is common to the bands, so that colours keep their balance.
+    Clouds and snow raise the upper percentile so far that the ground would be nearly black. The
+    factor is common to all bands, so that colours keep their balance.
     """
     finite = colors[np.isfinite(colors)]
     level = float(np.median(finite)) if finite.size else 0.5
@@ -186,7 +185,7 @@ def _show_relief(height: Image, limits: tuple[float, float]) -> Image:
         light = np.ones(filled.shape, np.float32)
     else:
         d_row, d_col = np.gradient(filled)
-        # Without the pixel size: the steeper slopes of any relief get the same contrast.
+        # Independent of pixel size: the steep slopes of any relief get the same contrast.
         steep = float(np.percentile(np.hypot(d_row, d_col), 95)) or 1.0
         d_row, d_col = d_row / steep, d_col / steep
         light = (1 + 0.7 * (d_row + d_col)) / np.sqrt(1 + d_row**2 + d_col**2)
@@ -195,7 +194,7 @@ def _show_relief(height: Image, limits: tuple[float, float]) -> Image:
 
 
 def _show_segments(ids: Image) -> Image:
-    """Every whole number its own colour; anything else in grey."""
+    """Colour every integer id differently; render anything else in grey."""
     finite = ids[np.isfinite(ids)]
     if not finite.size or (finite != np.round(finite)).any():
         return np.stack([_stretch(ids, _percentiles(ids))] * 3)

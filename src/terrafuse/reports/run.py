@@ -1,4 +1,4 @@
-"""The report of one or several runs: what came out, how good it is, what it took."""
+"""Report of one or several runs: maps, scores, training curves and time."""
 
 from __future__ import annotations
 
@@ -39,16 +39,14 @@ def run_report(
     """Write the report of runs scored on the same split.
 
     Args:
-        path: The HTML file.
-        title: Its title.
-        scenes: One dict per scene: `name`, and `images`: title → uint8 (H, W, 3). The last image
-            called "map" or "truth" is laid over the first image.
-        metrics: Run → what `evaluate` returned (metrics.json). The first run stands for the others
-            in the confusion matrix and in the table of modality subsets.
+        scenes: One dict per scene: `name`, and `images`: title → uint8 (H, W, 3). "map", else
+            "truth", is overlaid on the first image.
+        metrics: Run → result of `evaluate` (metrics.json). The confusion matrix and the scores per
+            class are those of the first run.
         curves: `log.csv` or its rows; or several of them by run.
         scheme: Names and colours of the classes.
         timings: Stage → seconds.
-        notes: What a reader has to know, below the scores.
+        notes: Remarks for the reader, below the scores.
 
     Returns:
         `path`.
@@ -76,7 +74,7 @@ def run_report(
 
 
 def describe_environment() -> str:
-    """Date, machine and versions, in one line."""
+    """Return date, machine and versions in one line."""
     parts = [f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M %Z}"]
     parts.append(f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores")
     parts.append(f"Python {platform.python_version()}, terrafuse {VERSION}")
@@ -89,7 +87,7 @@ def describe_environment() -> str:
 
 
 def _full(metrics: Metrics) -> Mapping[str, Any]:
-    """What was scored with every modality of the run."""
+    """Return the results with every modality of the run."""
     full: Mapping[str, Any] = metrics["subsets"][metrics["full"]]
     return full
 
@@ -109,7 +107,7 @@ def _add_scores(report: Report, metrics: Mapping[str, Metrics]) -> None:
 def _add_score_table(
     report: Report, corner: str, results: Mapping[str, Mapping[str, Any]], caption: str
 ) -> None:
-    """A row per result, a column per score that some of them has."""
+    """Add a table with a row per result and a column per score that any of them has."""
     from terrafuse.evaluation import headline_first  # torch and rasterio take seconds to import
 
     scores = {name: result["scores"] for name, result in results.items()}
@@ -126,7 +124,7 @@ def _add_score_table(
 
 
 def _rules(metrics: Mapping[str, Metrics]) -> list[str]:
-    """Sentences on unusual rules of scoring; they name their runs where not all have them."""
+    """Describe unusual scoring rules, with the names of the runs unless they hold for all."""
     told: dict[str, list[str]] = {}
     for run, result in metrics.items():
         for text in _unusual(result):
@@ -147,7 +145,7 @@ def _unusual(result: Metrics) -> Iterator[str]:
     if settings.get("reference") == "labels_eroded":
         yield "boundaries between classes are not scored"
     if "split" in result and settings.get("selected_on") == result["split"]:
-        yield "weights were chosen on this split, so the scores are too good"
+        yield "weights were selected on this split, so the scores are too optimistic"
 
 
 def _headline(scores: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -233,7 +231,7 @@ def _add_confusion(report: Report, metrics: Mapping[str, Metrics], scheme: Class
     matrix = np.asarray(_full(result)["matrix"], np.int64)
     shown = scheme if names is None or tuple(names) == scheme.names else ClassScheme(tuple(names))
     report.add_heading("Confusion")
-    caption = f"{run}: each row is what became of the reference pixels of a class."
+    caption = f"{run}: each row shows how the reference pixels of a class were mapped."
     report.add_figure(confusion_figure(matrix, shown), caption)
 
 
@@ -263,7 +261,7 @@ def _read_rows(log: Curves) -> Sequence[Mapping[str, Any]]:
 def _add_timings(report: Report, timings: Mapping[str, float]) -> None:
     report.add_heading("Time")
     rows: list[list[Cell]] = [[stage, f"{seconds:.1f}"] for stage, seconds in timings.items()]
-    rows.append(["in all", f"{sum(timings.values()):.1f}"])
+    rows.append(["total", f"{sum(timings.values()):.1f}"])
     report.add_table(rows, ["stage", "seconds"])
 
 
@@ -281,4 +279,4 @@ def _add_settings(report: Report, metrics: Mapping[str, Metrics]) -> None:
                 f"{SCORES[k].label if k in SCORES else k} {n}" for k, n in averaged.items()
             )
             lines.append(f"  classes in each mean: {counts}")
-    report.add_details("How it was scored", "\n".join(lines))
+    report.add_details("Scoring settings", "\n".join(lines))

@@ -1,4 +1,4 @@
-"""Scores of several runs per row: a dot per seed, their mean and its interval."""
+"""Figure of scores over seeds: a dot per seed, their mean and its interval."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ _ROW_INCHES, _HEAD_INCHES = 0.24, 0.75
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A row of the picture.
+    """A row of the figure.
 
     Args:
-        title: Its name.
-        values: A score per seed.
-        half: Half the width of the confidence interval of their mean; None where there is none.
+        values: One score per seed.
+        half: Half the width of the confidence interval of their mean; None for a single seed.
     """
 
     title: str
@@ -31,7 +30,7 @@ class ScoreRow:
 
 @styled
 def seeds_figure(groups: Mapping[str, Sequence[ScoreRow]], label: str) -> Figure:
-    """Rows from top to bottom, one panel per group.
+    """Draw rows from top to bottom, one panel per group.
 
     Args:
         groups: Title of a panel → its rows.
@@ -57,7 +56,7 @@ def _draw(axes: Axes, rows: Sequence[ScoreRow]) -> None:
         if row.half is not None:
             axes.plot([mean - row.half, mean + row.half], [place] * 2, color=SERIES[0], lw=1.5)
         axes.plot([mean], [place], "|", ms=11, mew=2, color=INK)
-    # An interval of few, unlike seeds is wide: it must not squeeze all others.
+    # The interval of few, very different seeds is wide: it must not squeeze the other rows.
     values = [value for row in rows for value in row.values]
     margin = 0.15 * (max(values) - min(values)) or 1.0
     axes.set_xlim(min(values) - margin, max(values) + margin)

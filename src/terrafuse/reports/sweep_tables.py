@@ -1,4 +1,4 @@
-"""Results of a sweep as `table.md`, `table.csv`, `results.json` and a picture."""
+"""Results of a sweep as `table.md`, `table.csv`, `results.json` and a figure."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ Row = dict[str, Any]
 
 
 class TableRun(Protocol):
-    """What a table needs to know of a run of a sweep."""
+    """Protocol of a sweep's run, as far as tables need it."""
 
     @property
     def name(self) -> str:
-        """As messages call it."""
+        """Name in messages."""
 
     @property
     def group(self) -> str:
-        """Heading of the table that it belongs to."""
+        """Heading of its table."""
 
     @property
     def title(self) -> str:
-        """Its row."""
+        """Title of its row."""
 
     @property
     def seed(self) -> int:
-        """Of training."""
+        """Seed of training."""
 
     @property
     def row(self) -> tuple[str, str]:
@@ -55,13 +55,11 @@ class TableRun(Protocol):
 
 @dataclass(frozen=True)
 class Choice:
-    """What a row chose.
+    """The setting chosen for a row by validation.
 
     Args:
-        key: Dotted key of the setting.
-        value: The value that validated best.
+        value: Value with the best validation score.
         scores: Best validation score by value; None where the run failed.
-        score_name: Which score.
     """
 
     key: str
@@ -77,14 +75,13 @@ def write_tables(
     failures: Mapping[str, str],
     choices: Mapping[tuple[str, str], Choice] | None = None,
 ) -> dict[str, Any]:
-    """Write all four files; they appear whole, together, or not at all.
+    """Write all four files; they appear whole and together, or not at all.
 
     Args:
-        out: Folder of the sweep.
-        jobs: Every run, in the order of the rows.
-        found: What a run scored and cost, by its name, of those that are done.
-        failures: Message by name, of those that failed.
-        choices: Of rows that chose a setting, what they chose.
+        jobs: All runs, in the order of the rows.
+        found: Scores and costs of finished runs, by name of the run.
+        failures: Messages of failed runs, by name of the run.
+        choices: Chosen settings, by row.
 
     Returns:
         The content of `results.json`.
@@ -117,7 +114,7 @@ def write_tables(
 
 
 def _run(job: TableRun, found: Mapping[str, Record], failures: Mapping[str, str]) -> dict[str, Any]:
-    """What is known of one run."""
+    """Return the known facts about one run."""
     known = {"name": job.name, "group": job.group, "title": job.title, "seed": job.seed}
     error = {"error": failures[job.name]} if job.name in failures else {}
     return known | dict(found.get(job.name, {})) | error
@@ -128,7 +125,7 @@ def _rows(
     found: Mapping[str, Record],
     choices: Mapping[tuple[str, str], Choice],
 ) -> list[Row]:
-    """One row per group and title, of the runs that are done."""
+    """Return one row per group and title, over the finished runs."""
     rows = []
     for row in dict.fromkeys(job.row for job in jobs):
         records = [found[job.name] for job in jobs if job.row == row and job.name in found]
@@ -140,7 +137,7 @@ def _rows(
 
 
 def _row(records: Sequence[Record]) -> Row:
-    # A run that was scored before a score was added lacks it.
+    # Runs scored before a score was added lack it.
     scores = {
         kind.label: _mean([r["scores"].get(kind.name) for r in records], kind.in_percent)
         for kind in headline_first()
@@ -154,7 +151,7 @@ def _row(records: Sequence[Record]) -> Row:
 
 
 def _mean(values: Iterable[float | None], in_percent: bool = True) -> dict[str, Any]:
-    """Scores, in % where they are shares; undefined ones are left out."""
+    """Average scores, in % if they are shares; undefined ones are left out."""
     runs = [100 * value if in_percent else value for value in values if value is not None]
     return {
         "mean": statistics.mean(runs) if runs else None,
@@ -195,13 +192,13 @@ def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
         lines.append("\n".join(f"- {run['name']}: {_one_line(run['error'])}" for run in failed))
     waiting = len(runs) - len(done) - len(failed)
     if waiting:
-        lines.append(f"{waiting} of {len(runs)} runs are not done yet.")
+        lines.append(f"{waiting} of {len(runs)} runs are not finished yet.")
     return "\n\n".join(lines) + "\n"
 
 
 def _heading(done: Sequence[Record], rows: Sequence[Row]) -> str:
     if not done:
-        return "No run is done yet."
+        return "No run is finished yet."
     facts = [
         f"terrafuse {_all('version', done)}",
         f"{_all('date', done)}",

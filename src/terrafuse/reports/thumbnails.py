@@ -1,4 +1,4 @@
-"""Pictures of scenes: of the places of findings, and of a data set as a whole."""
+"""Pictures of scenes: places of findings, and previews of whole datasets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Image = NDArray[np.float32]
 Picture = NDArray[np.uint8]
 
-#: Side of a thumbnail in pixels, and the least that is shown around a place, in scene pixels.
+#: Side of a thumbnail in pixels; below, smallest side shown and margin, in scene pixels.
 SIDE = 320
 _AROUND, _MARGIN = 128, 32
 # Larger places are read decimated.
@@ -44,12 +44,10 @@ _MOST_PER_KIND = 6
 def finding_views(
     manifest: Manifest, findings: Sequence[Finding], *, most: int = _MOST_PER_KIND
 ) -> list[FindingView]:
-    """Findings with pictures of their places.
+    """Add pictures of their places to findings.
 
     Args:
-        manifest: The data set.
-        findings: What was found in it.
-        most: Findings of one kind that get pictures; the others have none.
+        most: Largest number of findings of one kind that get pictures.
     """
     from terrafuse.reports.doctor_page import FindingView
 
@@ -85,20 +83,19 @@ def data_preview(
 ) -> list[str]:
     """Write a contact sheet (PNG): a row per scene, a column per modality and one for labels.
 
-    Every band is stretched alike in all scenes, so that a scene on another scale stands out.
+    Each band has the same stretch in all scenes, so that a scene with other values stands out.
 
     Args:
-        manifest: The manifest.
-        out: The picture to write; what was there is replaced.
-        split: Only scenes of this split.
-        scenes: How many, picked evenly.
+        out: Picture to write; an existing one is replaced.
+        split: Show only scenes of this split; None: of all.
+        scenes: Number of scenes, spaced evenly over the manifest.
 
     Returns:
         Ids of the scenes shown.
 
     Raises:
-        SceneNotFoundError: No scenes, or no such split.
-        ConfigError: `scenes` is below 1, or `out` is no PNG file.
+        SceneNotFoundError: There are no scenes, or the split does not exist.
+        ConfigError: `scenes` is below 1, or `out` is not a PNG file.
         DataError: A scene cannot be read.
         OutputError: The picture cannot be written.
     """
@@ -107,7 +104,7 @@ def data_preview(
     dataset, path = load_manifest(Path(manifest)), Path(out)
     if scenes < 1 or path.suffix.lower() != ".png":
         raise ConfigError(
-            f"a preview shows 1 scene or more in a .png file, not {scenes} in '{path}'"
+            f"a preview shows one scene or more in a .png file, not {scenes} in '{path}'"
         )
     ids = _pick(dataset, split, scenes)
     images, labels = _read_small(dataset, ids)
@@ -156,7 +153,7 @@ def _read_small(
 
 
 def _limits(images: Sequence[Image], modality: Modality) -> BandStatistics | None:
-    """Percentiles over all scenes shown; None where nothing has data."""
+    """Return percentiles over all scenes shown; None if nothing has data."""
     low, high, count = [], [], []
     for band in range(len(modality.bands)):
         values = np.concatenate([image[band][np.isfinite(image[band])] for image in images] or [[]])
@@ -188,7 +185,7 @@ def _render(
 
 
 def _picture_place(manifest: Manifest, finding: Finding) -> dict[str, Picture]:
-    """Modality → picture; empty where the scene cannot be read, as that may be the finding."""
+    """Render a place by modality; empty if the scene cannot be read, as may be the finding."""
     from terrafuse.reports.doctor_page import mark_window
 
     assert finding.scene is not None
@@ -213,7 +210,7 @@ def _picture_place(manifest: Manifest, finding: Finding) -> dict[str, Picture]:
 
 
 def _extent(scene: Scene, window: Window | None) -> Window:
-    """A place with what is around it, aligned, within the scene."""
+    """Return a place with its surroundings, aligned, within the scene."""
     whole = scene.full_window
     if window is None:
         return whole
@@ -246,7 +243,7 @@ def _read_place(scene: Scene, extent: Window) -> tuple[dict[str, Image], NDArray
 
 
 def _try_labels(read: Any, scene: Scene) -> NDArray[np.uint8] | None:
-    """Labels, unless they are what is wrong."""
+    """Read labels, unless these are faulty."""
     try:
         return read() if scene.has_labels else None
     except LabelError:
@@ -254,7 +251,7 @@ def _try_labels(read: Any, scene: Scene) -> NDArray[np.uint8] | None:
 
 
 def _cut(image: NDArray[Any], scene: Scene, extent: Window) -> NDArray[Any]:
-    """The part of an image (C, h, w) of the whole scene that shows an extent."""
+    """Cut out the part of an image (C, h, w) of the whole scene that shows an extent."""
     rows = image.shape[1] / scene.grid.height
     cols = image.shape[2] / scene.grid.width
     top, left = int(extent.row * rows), int(extent.col * cols)
@@ -263,7 +260,7 @@ def _cut(image: NDArray[Any], scene: Scene, extent: Window) -> NDArray[Any]:
 
 
 def _enlarge(picture: Picture) -> Picture:
-    """By a whole number, so that the longer side is near that of a thumbnail."""
+    """Resize by an integer factor, so that the longer side is close to a thumbnail's."""
     longer = max(picture.shape[:2])
     factor = max(1, round(SIDE / longer))
     step = -(-longer // (2 * SIDE))
@@ -272,7 +269,7 @@ def _enlarge(picture: Picture) -> Picture:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Warnings about the data were findings before."""
+    """Silence warnings about the data, which have been reported as findings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

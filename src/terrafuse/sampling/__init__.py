@@ -1,4 +1,4 @@
-"""Scenes → batches to learn from: crops, views, augmentation, shares of labels."""
+"""Scenes → training batches: crops, views, augmentation, shares of labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random changes of training samples, in register over modalities of different size."""
+"""Random augmentation of training samples, co-registered across modalities of different size."""
 
 from __future__ import annotations
 
@@ -17,30 +17,28 @@ from terrafuse.modalities import LINEAR_UNITS, BandStatistics, Modality, window_
 from terrafuse.samples import IGNORE_INDEX, Sample
 
 _DB_PER_NEPER = 10 / math.log(10)
-#: Shift in dB and speckle of radar, where its unit says what they are.
+#: Shift in dB and speckle of radar, where its unit gives them a meaning.
 _RADAR_CHANGES = (1.0, 0.1)
 
 
 class Augment:
-    """Brings samples to the crop size and changes them at random.
+    """Random augmentation of samples, which also brings them to the crop size.
 
-    Flips, quarter turns and zoom move all modalities and the labels over the same ground;
-    photometric changes go by the kind of modality. Pixels without data stay without, whatever the
-    sample's values around them.
+    Flips, quarter turns and zoom apply to all modalities and the labels alike; photometric changes
+    depend on the kind of modality. Pixels without data stay without data, whatever the values
+    around them.
 
-    Changes are of the values as read: of a modality rescaled to the range of its scene,
+    Changes apply to the values as read: for a modality rescaled to the range of its scene,
     `elevation_shift_m` is a share of that range, and radar is no longer in decibels. Level and
-    speckle of radar have a meaning in decibels and in linear units. In any other, as of 8-bit
-    pictures with a stretch that nobody knows, radar is left as it is, except where the settings
-    ask for a change: that is then by factors.
+    speckle of radar are defined in decibels and in linear units. In any other unit, such as 8-bit
+    pictures with an unknown stretch, radar is left unchanged unless the settings ask for a change,
+    which is then applied as a factor.
 
     Args:
-        config: What to change, and how much.
-        modalities: The modalities of the samples.
-        statistics: Of these modalities; the standard deviations by which they are normalised scale
-            `offset`.
+        statistics: Band statistics of the modalities; `offset` is relative to their standard
+            deviations.
         crop_size: Samples of another size, read for the zoom, are resampled to this many scene
-            pixels; None: sizes stay.
+            pixels; None keeps the size.
     """
 
     def __init__(
@@ -57,13 +55,11 @@ class Augment:
         self._std = {m.name: torch.tensor(statistics[m.name].std) for m in self.modalities}
 
     def __call__(self, sample: Sample, generator: Generator, *, shown: int | None = None) -> Sample:
-        """The changed sample; the given one is left as it is.
+        """Return an augmented copy of a sample.
 
         Args:
-            sample: As read.
-            generator: For the draws.
-            shown: Scene pixels of the crop that show the sample's window, amid a border without
-                data; default: all.
+            shown: Side, in scene pixels, of the part of the crop that shows the sample's window,
+                inside a border without data; default: all of it.
         """
         if self.crop_size is not None:
             shown = self.crop_size if shown is None else shown
@@ -122,12 +118,12 @@ class Augment:
 
 
 class ModalityDropout:
-    """Draws which modalities of a sample to leave out.
+    """Random choice of the modalities of a sample to drop.
 
     Args:
-        value: Share of samples that keep a proper non-empty subset, drawn evenly; or a weight per
+        value: Share of samples that keep a proper non-empty subset, drawn uniformly; or weights per
             subset kept, with names joined by "+".
-        names: All modalities.
+        names: Names of all modalities.
 
     Raises:
         ConfigError: A subset names an unknown modality, or is named twice.
@@ -145,18 +141,18 @@ class ModalityDropout:
         self._weights = torch.tensor(list(weights.values()), dtype=torch.float64)
 
     def draw(self, generator: Generator) -> frozenset[str]:
-        """Names of the modalities to leave out."""
+        """Draw the names of the modalities to drop."""
         return self._dropped[int(torch.multinomial(self._weights, 1, generator=generator))]
 
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
-        """The sample without the modalities drawn; whole if the others have no data in it."""
+        """Drop the modalities drawn, unless the others have no data in the sample."""
         dropped = self.draw(generator)
         kept = [valid for name, valid in sample.valid.items() if name not in dropped]
         return sample.without(dropped) if any(bool(valid.any()) for valid in kept) else sample
 
 
 def radar_changes(config: AugmentConfig, modality: Modality) -> tuple[float, float]:
-    """Most shift in dB and speckle of a radar modality: as set, else by its unit."""
+    """Return the maximum shift in dB and speckle of a radar modality: as set, else by its unit."""
     known = _unit_of(modality) == "db" or _unit_of(modality) in LINEAR_UNITS
     shift_db, speckle = _RADAR_CHANGES if known else (0.0, 0.0)
     return (
@@ -166,7 +162,7 @@ def radar_changes(config: AugmentConfig, modality: Modality) -> tuple[float, flo
 
 
 def describe_augmentation(config: AugmentConfig, modalities: Sequence[Modality]) -> list[str]:
-    """What is done to training samples, a line for all modalities together and one for each."""
+    """Describe the augmentation: a line for all modalities together and one for each."""
     flips = "flips" if config.flip is True else f"{config.flip} flips"
     turns = [flips] * bool(config.flip) + ["quarter turns"] * config.rotate
     lines = ["together: " + (", ".join([*turns, *_describe_zoom(config)]) or "unchanged")]
@@ -184,7 +180,7 @@ def _describe_zoom(config: AugmentConfig) -> list[str]:
 
 
 def _photometry_of(config: AugmentConfig, modality: Modality) -> dict[str, float]:
-    """Most that is changed, by the name of the setting."""
+    """Return the maximum photometric changes, by the name of the setting."""
     if modality.kind == "optical":
         names = ("gain", "offset", "blur_sigma_px")
         return {name: getattr(config, name) for name in names}
@@ -203,15 +199,15 @@ def _reason(config: AugmentConfig, modality: Modality) -> str:
     if modality.kind != "sar" or None not in (config.shift_db, config.speckle):
         return ""
     return (
-        f", as its unit '{modality.unit}' is neither db nor linear. Where the values are, name "
-        "their unit in the manifest; data.augment.shift_db and speckle change any, as factors"
+        f", as its unit '{modality.unit}' is neither db nor linear. If the values are, give "
+        "their unit in the manifest; data.augment.shift_db and speckle change any unit, as factors"
     )
 
 
 def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> Sample:
-    """A sample shown at `size` scene pixels: images bilinear over data only, labels nearest.
+    """Resample a sample to `size` scene pixels: images bilinear over data only, labels nearest.
 
-    Structure is shown as labels are: between the colours of two segments lies a third one's.
+    Structure is resampled as labels are: a mean of two segments' colours is a third one's.
     """
     if (sample.window.height, sample.window.width) == (size, size):
         return sample
@@ -227,10 +223,10 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
 
 
 def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, size: int) -> Sample:
-    """A sample of `shown` scene pixels amid a border without data and labels: `size` in all.
+    """Pad a sample of `shown` scene pixels to `size`, with a border without data and labels.
 
-    Where the border cannot be equal on both sides, what is before is the smaller, so that all
-    modalities stay over the same ground.
+    Where the border cannot be equal on both sides, it is smaller before than after in every
+    modality, so that all stay co-registered.
     """
     if shown == size:
         return sample
@@ -251,7 +247,7 @@ def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, siz
 
 
 def turn_sample(sample: Sample, flip_rows: bool, flip_cols: bool, quarters: int) -> Sample:
-    """A sample flipped, then turned counter-clockwise by quarters; exact."""
+    """Flip a sample, then turn it counter-clockwise by quarters; exact."""
     axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_cols)) if flip]
     if not axes and not quarters:
         return sample
@@ -268,8 +264,8 @@ def turn_sample(sample: Sample, flip_rows: bool, flip_cols: bool, quarters: int)
 
 
 def blur(image: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of an image (C, H, W) over pixels with data; NaN stays NaN."""
-    # Beyond three sigmas there is nothing; the mirrored border must be shorter than the image.
+    """Blur an image (C, H, W) with a Gaussian over pixels with data; NaN stays NaN."""
+    # The kernel ends at three sigmas; the mirrored border must be shorter than the image.
     radius = min(math.ceil(3 * sigma_px), min(image.shape[-2:]) - 1)
     if sigma_px <= 0 or radius < 1:
         return image
@@ -289,12 +285,12 @@ def _resize(image: Tensor, size: int) -> Tensor:
     from torchvision.transforms.v2.functional import resize  # seconds to import
 
     resized, weight = _filter_known(image, lambda x: resize(x, [size, size]))
-    # Half of the ground must have data, so that the border of the data stays where it is.
+    # Half of the area must have data, so that the border of the data does not move.
     return torch.where(weight > 0.499, resized, torch.nan)
 
 
 def _filter_known(image: Tensor, linear: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """A linear filter over pixels with data, and the share of its weight that lay on them."""
+    """Apply a linear filter over pixels with data; return the share of its weight on them too."""
     known = ~image.isnan()
     if bool(known.all()):
         return linear(image), torch.ones(())
@@ -306,7 +302,7 @@ def _filter_known(image: Tensor, linear: Callable[[Tensor], Tensor]) -> tuple[Te
 def _add_speckle(image: Tensor, noise: Tensor, std: float, *, in_db: bool) -> Tensor:
     if in_db:
         return image + _DB_PER_NEPER * std * noise
-    # Log-normal of mean 1 and this standard deviation: positive, and radiometry is kept.
+    # Log-normal of mean 1 and this standard deviation: positive, and radiometry is preserved.
     spread = math.sqrt(math.log1p(std**2))
     return image * torch.exp(spread * noise - spread**2 / 2)
 
@@ -316,7 +312,7 @@ def _unit_of(modality: Modality) -> str:
 
 
 def _symmetric(generator: Generator, shape: tuple[int, ...] = ()) -> Tensor:
-    """Evenly drawn from -1 to 1."""
+    """Draw uniformly from -1 to 1."""
     return 2 * torch.rand(shape, generator=generator) - 1
 
 

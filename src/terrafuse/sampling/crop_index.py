@@ -1,4 +1,4 @@
-"""Where in a scene there is something to learn from."""
+"""Index of the places in a scene that training crops can be drawn from."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from terrafuse.samples import IGNORE_INDEX, Sample, Window, round_up
 
 @dataclass(frozen=True)
 class CropIndex:
-    """Where in one scene there is something to learn from.
+    """Usable pixels of one scene, by cell and by class.
 
     Args:
-        height: Rows of the scene.
-        width: Columns of the scene.
-        alignment: Windows start and measure multiples of this.
+        alignment: Scene pixels that the origin and size of windows must be multiples of.
         cell: Side of a cell, in scene pixels.
-        usable: Pixels with data and a label per cell, int32 (rows, cols); where labels play no
-            part, those with data.
+        usable: Pixels with data and a label per cell, int32 (rows, cols); without the use of
+            labels, pixels with data.
         labelled: Pixels with a label, with or without data.
-        class_counts: Usable pixels per class that has any.
-        class_pixels: Per class a random part of its usable pixels, int32 (n, 2): row, column.
+        class_counts: Usable pixels per class present.
+        class_pixels: Per class a random sample of its usable pixels, int32 (n, 2): row, column.
     """
 
     height: int
@@ -40,7 +38,7 @@ class CropIndex:
 
     @cached_property
     def row_ends(self) -> NDArray[np.int64]:
-        """Usable pixels up to and with each row of cells."""
+        """Usable pixels up to and including each row of cells."""
         ends: NDArray[np.int64] = self.usable.sum(axis=1, dtype=np.int64).cumsum()
         return ends
 
@@ -50,7 +48,7 @@ class CropIndex:
         return int(self.row_ends[-1])
 
     def cell_of(self, pixel: int) -> tuple[int, int]:
-        """Row and column, in scene pixels, of the cell that holds usable pixel number `pixel`."""
+        """Return row and column, in scene pixels, of the cell with usable pixel number `pixel`."""
         row = int(np.searchsorted(self.row_ends, pixel, side="right"))
         pixel -= int(self.row_ends[row - 1]) if row else 0
         col = int(np.searchsorted(self.usable[row].cumsum(), pixel, side="right"))
@@ -66,15 +64,14 @@ def index_crops(
     use_labels: bool = True,
     seed: int = 0,
 ) -> CropIndex:
-    """Go through a scene once and note where data and labels are.
+    """Index the data and labels of a scene in one pass.
 
     Args:
-        scene: The scene.
-        cell: Side of the cells; a multiple of the scene's alignment.
-        pixels_per_class: How many pixels to remember per class.
-        require_all: A usable pixel has data of every modality, not only of one.
+        cell: Side of the cells in scene pixels; a multiple of the scene's alignment.
+        pixels_per_class: Pixels to remember per class.
+        require_all: Whether a usable pixel needs data of every modality; otherwise of any.
         use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
-        seed: Chooses the pixels.
+        seed: Seed of the sample of remembered pixels.
     """
     rows, cols = (round_up(n, cell) // cell for n in (scene.grid.height, scene.grid.width))
     usable = np.zeros((rows, cols), np.int32)
@@ -89,7 +86,7 @@ def index_crops(
             labels = np.zeros((window.height, window.width), np.uint8)
         learnable = labels != IGNORE_INDEX
         labelled += int(learnable.sum())
-        if not learnable.any():  # spares reading the images
+        if not learnable.any():  # saves reading the images
             continue
         learnable &= _has_data(scene.read(window, labels=False), labels.shape, require_all)
         usable[_cells(window, cell)] = count_cells(learnable, cell)
@@ -125,7 +122,7 @@ def _cells(window: Window, cell: int) -> tuple[slice, slice]:
 
 
 def count_cells(mask: NDArray[np.bool_], cell: int) -> NDArray[np.int32]:
-    """Pixels of a mask (H, W) per cell of a side that divides both, int32 (H / cell, W / cell)."""
+    """Count pixels of a mask (H, W) per cell; `cell` divides both, int32 (H / cell, W / cell)."""
     height, width = mask.shape
     blocks = mask.reshape(height // cell, cell, width // cell, cell)
     counts: NDArray[np.int32] = blocks.sum(axis=(1, 3), dtype=np.int32)
@@ -135,7 +132,7 @@ def count_cells(mask: NDArray[np.bool_], cell: int) -> NDArray[np.int32]:
 def _by_class(
     labels: NDArray[np.uint8], mask: NDArray[np.bool_], window: Window
 ) -> dict[int, NDArray[np.int32]]:
-    """Per class its pixels under the mask, int32 (n, 2), in rows and columns of the scene."""
+    """Group pixels under the mask by class, int32 (n, 2), in rows and columns of the scene."""
     pixels = np.flatnonzero(mask)
     values = labels.ravel()[pixels]
     found: dict[int, NDArray[np.int32]] = {}

@@ -1,7 +1,7 @@
-"""Where training crops come from: random, balanced over classes, a regular grid, or by scene.
+"""Sampling of training crops: random, balanced over classes, on a regular grid, or by scene.
 
 A draw is a pure function of (seed, index). Training can therefore be resumed at any step and
-shared among any number of processes without keeping state.
+distributed over any number of processes without keeping state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from terrafuse.sampling.crop_index import CropIndex, index_crops
 _Windows = NDArray[np.int32]
 SamplingMode = Literal["random", "balanced", "grid", "scene"]
 
-# Cells of the usability map per side of a crop; also the phases of the grid per axis.
+# Cells of the crop index per side of a crop; also the phases of the grid per axis.
 _CELLS_PER_CROP = 4
 # Pixels remembered per class, over all scenes: 8 MB.
 _CLASS_PIXELS = 1_000_000
@@ -29,34 +29,33 @@ _LEAST_PIXELS_PER_SCENE = 64
 
 
 class WindowSampler:
-    """Draws windows from scenes.
+    """A sampler of windows from scenes.
 
-    Where a scene is larger than the window, the window lies inside it (up to the rounding to its
-    alignment); where it is smaller, the window starts with the scene and reaches beyond it.
+    Where a scene is larger than the window, the window lies inside it (up to rounding to its
+    alignment); where it is smaller, the window starts at the scene's origin and extends beyond it.
 
     Args:
-        scenes: The scenes to learn from.
         crop_size: Height and width of windows, in scene pixels.
-        mode: `random`: every usable pixel is as likely to be in the window as any other, up to the
-            borders of scenes. `balanced`: a class is drawn evenly among those present, then one of
-            its pixels, then a window around it at a random offset. `grid`: every epoch is a
+        mode: `random`: every usable pixel is equally likely to be in the window, up to the borders
+            of scenes. `balanced`: a class is drawn uniformly among those present, then one of its
+            pixels, then a window around it at a random offset. `grid`: every epoch is a
             permutation of a lattice of windows without overlap, each epoch with another phase.
-            `scene`: a scene is drawn evenly among those with usable pixels, then the window evenly
-            among all inside it, as published protocols do. It may then hold nothing to learn
-            from, except with `require_all` or `require_usable`: a window without a usable pixel is
-            replaced by one with some.
+            `scene`: a scene is drawn uniformly among those with usable pixels, then the window
+            uniformly among all inside it, as published protocols do. Such a window may have no
+            usable pixel; with `require_all` or `require_usable` it is then replaced by one that
+            has.
         seed: Draws depend on this and on the index only.
         smallest: Smallest size that `draw` will be asked for; default: `crop_size`.
-        require_all: Only pixels with data of every modality are usable, for methods that cannot do
-            without one and might refuse a window that has none.
-        require_usable: Every window holds usable pixels in mode `scene` too, for labels so few that
-            most would hold none.
+        require_all: Only pixels with data of every modality are usable, for methods that need all
+            of them and might reject a window in which one has none.
+        require_usable: Every window has usable pixels in mode `scene` too, for labels so sparse
+            that most windows would have none.
         use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
-        ConfigError: `crop_size` does not suit the scales of the modalities.
-        DataError: There are no scenes, or nowhere data of them.
+        ConfigError: `crop_size` does not fit the scales of the modalities.
+        DataError: There are no scenes, or they have no data.
         LabelError: There are no labels, or all are ignored.
     """
 
@@ -74,7 +73,7 @@ class WindowSampler:
         progress: Progress | None = None,
     ) -> None:
         if not scenes:
-            raise DataError("there are no scenes to learn from; set 'split: train' in the manifest")
+            raise DataError("there are no scenes to train on; set 'split: train' in the manifest")
         self.crop_size, self.mode, self.seed = crop_size, mode, seed
         self._require_usable = require_all or require_usable
         self.crop_indexes: list[CropIndex] = []
@@ -105,12 +104,12 @@ class WindowSampler:
         self._epoch: tuple[tuple[int, int], NDArray[np.int64]] | None = None
 
     def draw(self, index: int, size: int | None = None) -> tuple[int, Window]:
-        """The scene and the window of draw number `index`.
+        """Return the scene and the window of draw number `index`.
 
         Args:
-            index: Any number from 0.
+            index: Any integer from 0.
             size: Height and width in scene pixels, a multiple of the alignment; default:
-                `crop_size`. It is cut down to the scene's shorter side, but not below `crop_size`.
+                `crop_size`. It is limited to the scene's shorter side, but not below `crop_size`.
 
         Returns:
             Position of the scene in the sequence, and the window.
@@ -126,7 +125,7 @@ class WindowSampler:
             scene, row, col = self._draw_cell(rng)
         crop_index = self.crop_indexes[scene]
         size = self._limit(size or self.crop_size, crop_index)
-        # The window shall hold this much ground from (row, col) on.
+        # The window must contain this many pixels from (row, col) on.
         extent = {"grid": self.crop_size, "balanced": 1, "random": crop_index.cell}[self.mode]
         if self.mode == "grid" and size < extent:
             (row, col), extent = self._cell_in_window(crop_index, row, col, rng), crop_index.cell
@@ -172,8 +171,8 @@ class WindowSampler:
         return scene, int(row), int(col)
 
     def _draw_from_grid(self, index: int) -> tuple[int, int, int]:
-        # A cycle goes once through all phases, in another order each time; so its length is known
-        # and any index is found without going through those before it.
+        # A cycle visits every phase once, in another order each time; so its length is known and
+        # any index is found without visiting those before it.
         lengths = np.array([len(lattice) for lattice in self._lattices])
         cycle, position = divmod(index, int(lengths.sum()))
         phases = np.random.default_rng((self.seed, cycle)).permutation(len(lengths))
@@ -189,7 +188,7 @@ class WindowSampler:
     def _cell_in_window(
         self, crop_index: CropIndex, row: int, col: int, rng: np.random.Generator
     ) -> tuple[int, int]:
-        """A cell of a lattice window, by its usable pixels: a part of it shall hold some."""
+        """Draw a cell of a lattice window by its usable pixels, so that a part of it holds some."""
         rows = slice(*_inner_cells(row, self.crop_size, crop_index.height, crop_index.cell))
         cols = slice(*_inner_cells(col, self.crop_size, crop_index.width, crop_index.cell))
         part = crop_index.usable[rows, cols]
@@ -199,7 +198,7 @@ class WindowSampler:
         return (rows.start + down) * crop_index.cell, (cols.start + right) * crop_index.cell
 
     def _make_lattices(self) -> list[_Windows]:
-        """Per phase the usable windows, int32 (n, 3): scene, row, column."""
+        """List the usable windows per phase, int32 (n, 3): scene, row, column."""
         size = self.crop_size
         # A scene not larger than a window has the same single window in every phase.
         usable = [
@@ -223,9 +222,9 @@ class WindowSampler:
 def _place_window(
     place: int, extent: int, size: int, length: int, alignment: int, rng: np.random.Generator
 ) -> int:
-    """A random aligned start of a window of `size` that holds `extent` pixels from `place` on.
+    """Draw an aligned start of a window of `size` that holds `extent` pixels from `place` on.
 
-    A window smaller than that lies within them; where the scene's `length` allows, inside it.
+    A window smaller than `extent` lies within those pixels; inside the scene's `length` if it fits.
     """
     low, high = sorted((place + extent - size, place))
     start = int(rng.integers(-(-low // alignment), high // alignment + 1)) * alignment
@@ -233,27 +232,27 @@ def _place_window(
 
 
 def _clamp(start: int, length: int, size: int, alignment: int) -> int:
-    """`start` moved so that the window is inside the scene if it can be."""
+    """Move `start` so that the window lies inside the scene if it fits."""
     return min(max(0, start // alignment * alignment), _last_start(length, size, alignment))
 
 
 def _last_start(length: int, size: int, alignment: int) -> int:
-    """The last start of a window inside the scene, up to the rounding to its alignment."""
+    """Return the last start of a window inside the scene, up to rounding to its alignment."""
     return round_up(max(0, length - size), alignment)
 
 
 def _holds_usable(crop_index: CropIndex, row: int, col: int, size: int) -> bool:
-    """Whether a usable cell lies entirely in a window, which then surely holds something."""
+    """Tell whether a usable cell lies entirely in a window, so that it has a usable pixel."""
     rows = slice(*_inner_cells(row, size, crop_index.height, crop_index.cell))
     cols = slice(*_inner_cells(col, size, crop_index.width, crop_index.cell))
     return bool(crop_index.usable[rows, cols].any())
 
 
 def _lattice(index: int, crop_index: CropIndex, size: int, phase: tuple[int, int]) -> _Windows:
-    """The usable windows of one scene, int32 (n, 3): scene, row, column."""
+    """List the usable windows of one scene, int32 (n, 3): scene, row, column."""
     rows = _lattice_starts(crop_index.height, size, phase[0], crop_index.alignment)
     cols = _lattice_starts(crop_index.width, size, phase[1], crop_index.alignment)
-    # A window counts if a usable cell lies in it entirely: then it surely holds something.
+    # A window counts if a usable cell lies entirely in it: it then has a usable pixel for certain.
     top, bottom = np.array(
         [_inner_cells(r, size, crop_index.height, crop_index.cell) for r in rows]
     ).T
@@ -269,7 +268,7 @@ def _lattice(index: int, crop_index: CropIndex, size: int, phase: tuple[int, int
 
 
 def _lattice_starts(length: int, size: int, phase: int, alignment: int) -> NDArray[np.int64]:
-    """Starts of windows `size` apart, shifted by `phase`, that cover a side of a scene."""
+    """Return starts of windows `size` apart, shifted by `phase`, that cover a side of a scene."""
     if length <= size:
         return np.zeros(1, np.int64)
     starts = {_clamp(start, length, size, alignment) for start in range(-phase, length, size)}
@@ -277,7 +276,7 @@ def _lattice_starts(length: int, size: int, phase: int, alignment: int) -> NDArr
 
 
 def _inner_cells(start: int, size: int, length: int, cell: int) -> tuple[int, int]:
-    """First and last + 1 cell that lies in a window; the scene's last cell may be cut off."""
+    """Return the first and last + 1 cell inside a window; the scene's last cell may be cut off."""
     stop = round_up(length, cell) if start + size >= length else start + size
     first = -(-start // cell)
     return first, max(first, stop // cell)
@@ -299,7 +298,7 @@ def _check_usable(
     if any(crop_index.total for crop_index in crop_indexes):
         return
     ids = ", ".join(f"'{scene.id}'" for scene in scenes[:5])
-    where = f"the scenes to learn from ({ids}{', …' if len(scenes) > 5 else ''})"
+    where = f"the scenes to train on ({ids}{', …' if len(scenes) > 5 else ''})"
     every = "every" if require_all else "any"
     if not use_labels:
         raise DataError(
@@ -316,5 +315,5 @@ def _check_usable(
     raise DataError(
         f"no data where labels are: in {where} no labelled pixel has data of "
         f"{every} modality. Correct 'nodata' in the manifest, or "
-        "whether the rasters cover the labels"
+        "check that the rasters cover the labels"
     )

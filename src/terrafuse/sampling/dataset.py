@@ -1,4 +1,4 @@
-"""Training samples by number, and the loader that brings them as batches."""
+"""Training samples by number, and the loader that batches them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,16 @@ from terrafuse.sampling.crops import WindowSampler
 _T = TypeVar("_T")
 _B = TypeVar("_B")
 _MOST_WORKERS = 4
-# Crops are read at random: more than the blocks under a few of them is never used again.
+# Crops are read at random: only the blocks under a few of them are worth caching.
 _WORKER_CACHE_MB = 64
 
 
 class CropDataset(Dataset[_T]):
-    """What is made of crops of scenes. Number `index` depends on the seed and on `index` only.
+    """A data set of crops of scenes. Item `index` depends on the seed and on `index` only.
 
     Args:
-        scenes: The scenes to learn from.
-        modalities: Their modalities.
-        statistics: Of these modalities.
         config: Crop size, sampling, augmentation.
-        seed: The run's.
-        **wanted: What a crop holds: see `WindowSampler`.
+        **wanted: Requirements on crops, see `WindowSampler`.
     """
 
     def __init__(
@@ -68,17 +64,17 @@ class CropDataset(Dataset[_T]):
         raise NotImplementedError
 
     def __getitems__(self, indices: list[int]) -> list[_T | TerrafuseError]:
-        """The items of a batch, or the fault that was met: torch calls this in its workers."""
-        # As a value: torch would make the traceback in the worker the message of an exception.
+        """Return the items of a batch, or the error raised: torch calls this in its workers."""
+        # As a value: torch would turn the worker's traceback into the message of an exception.
         try:
             return [self[index] for index in indices]
         except TerrafuseError as error:
             return [error]
 
     def draw(self, index: int, generator: Generator) -> tuple[Scene, Window, int]:
-        """A scene, a window of it, and the scene pixels of the crop that are to show it.
+        """Draw a scene, a window of it, and the number of scene pixels of the crop that show it.
 
-        These are all of them, but where a zoom below 1 shows the window amid a border.
+        That is the whole crop, unless a zoom below 1 shows the window inside a border.
         """
         zoom, shown = _draw_zoom(self.config.augment.scale, generator), self.config.crop_size
         if zoom < 1 and self.config.augment.zoom_out == "pad":
@@ -87,7 +83,7 @@ class CropDataset(Dataset[_T]):
         return self.scenes[scene], window, shown
 
     def _read_size(self, zoom: float) -> int:
-        """Scene pixels to read so that a crop shows the ground `zoom` times as large."""
+        """Return the scene pixels to read so that a crop shows the ground `zoom` times as large."""
         if zoom == 1:
             return self.config.crop_size
         return self._align(self.config.crop_size / zoom)
@@ -100,19 +96,14 @@ class TrainingDataset(CropDataset[Sample]):
     """Augmented crops with labels.
 
     Args:
-        scenes: The scenes to learn from.
-        modalities: Their modalities.
-        statistics: Of these modalities.
         config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
-            which `share_labels` applies to the scenes, every crop holds labels.
-        seed: The run's.
-        require_all: Crops hold pixels with data of every modality, for methods that cannot do
-            without one.
+            which `share_labels` applies to the scenes, every crop has labels.
+        require_all: Crops have pixels with data of every modality, for methods that need all.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
-        ConfigError: A setting does not suit the modalities.
-        DataError, LabelError: There is nothing to learn from.
+        ConfigError: A setting does not fit the modalities.
+        DataError, LabelError: There is nothing to train on.
     """
 
     def __init__(
@@ -141,10 +132,10 @@ class TrainingDataset(CropDataset[Sample]):
 
 
 class BatchIndices(Sampler[list[int]]):
-    """Numbers of the samples of each batch of one process.
+    """Sample numbers of each batch of one process.
 
-    Batch b of process r of w holds the samples from (b·w + r)·n on: over all processes every number
-    comes once, and where a batch lies does not depend on where training was taken up.
+    Batch b of process r of w holds n samples from number (b·w + r)·n on: over all processes every
+    number occurs once, and the content of a batch does not depend on where training was resumed.
 
     Args:
         start: First batch.
@@ -171,10 +162,10 @@ class BatchIndices(Sampler[list[int]]):
 
 
 class TrainingLoader(DataLoader[_B]):
-    """`DataLoader` that raises a user's fault as a worker met it, without torch's traceback."""
+    """`DataLoader` that raises a user error as the worker did, without torch's traceback."""
 
     def __iter__(self) -> Any:
-        """Batches."""
+        """Yield batches."""
         for batch in super().__iter__():
             if isinstance(batch, TerrafuseError):
                 raise batch
@@ -196,21 +187,15 @@ def training_loader(
     require_all: bool = False,
     progress: Progress | None = None,
 ) -> TrainingLoader[Batch]:
-    """All batches of a training from `start_step` on, for one process.
+    """Create a loader of all training batches from `start_step` on, for one process.
 
-    It does its own sharing among processes; Lightning needs `use_distributed_sampler=False`.
+    It distributes samples over processes itself; Lightning needs `use_distributed_sampler=False`.
 
     Args:
-        scenes: The scenes to learn from.
-        modalities: Their modalities.
-        statistics: Of these modalities.
         config: Crops, batches, workers, sampling, augmentation, modality dropout.
-        seed: The run's.
         steps: Optimiser steps of the whole training.
         accumulate: Batches per optimiser step.
-        start_step: Steps already done.
-        rank: Number of this process.
-        world_size: Number of processes.
+        start_step: Optimiser steps already done.
         require_all: See `TrainingDataset`.
         progress: See `TrainingDataset`.
 
@@ -218,8 +203,8 @@ def training_loader(
         `(steps - start_step) * accumulate` batches.
 
     Raises:
-        ConfigError: A setting does not suit the modalities.
-        DataError, LabelError: There is nothing to learn from.
+        ConfigError: A setting does not fit the modalities.
+        DataError, LabelError: There is nothing to train on.
     """
     dataset = TrainingDataset(
         scenes, modalities, statistics, config, seed=seed, require_all=require_all,
@@ -238,15 +223,12 @@ def create_loader(
     rank: int,
     world_size: int,
 ) -> TrainingLoader[_B]:
-    """The batches of one process.
+    """Create the loader of one process.
 
     Args:
-        dataset: Samples by number.
-        batches: Numbers of the batches, of those of the whole training.
+        batches: Numbers of the batches within the whole training.
         config: Samples per batch, workers.
         join: Samples → batch.
-        rank: Number of this process.
-        world_size: Number of processes.
     """
     size = config.batch_size
     indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
@@ -259,13 +241,13 @@ def create_loader(
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=_prepare_worker,
-        # Without it the loader would advance the global generator, which seeds the model's.
+        # Without it the loader would advance the global generator, which the model draws from.
         generator=torch.Generator(),
     )
 
 
 def default_workers() -> int:
-    """Reading processes for one device: a core stays for training, and four are enough."""
+    """Return the reading processes for one device: one core is left to training, four suffice."""
     return max(0, min(_MOST_WORKERS, _num_cores() - 1))
 
 
@@ -276,13 +258,13 @@ def _num_cores() -> int:
 
 
 def sample_generator(seed: int, index: int) -> Generator:
-    """Random draws of one sample, by the run's seed and its number."""
+    """Create the random generator of one sample, from the run's seed and its number."""
     state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
 
 
 def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
-    """A zoom factor in a range, evenly in the logarithm: halving is as likely as doubling."""
+    """Draw a zoom factor, uniform in the logarithm: halving is as likely as doubling."""
     low, high = np.log(scale)
     return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
 

@@ -1,7 +1,7 @@
-"""Learning from a share of the labels: which scenes, or blocks of scenes, keep theirs.
+"""Training on a share of the labels: choice of the scenes, or blocks of scenes, that keep theirs.
 
-Shares are nested: what 1 % keeps, 3 % of the same seed keeps too. For one order of the units serves
-all shares; a share is its beginning.
+Shares are nested: what 1 % keeps, 3 % of the same seed keeps too, since every share is the
+beginning of the same order of units.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, round_up
 from terrafuse.sampling.crop_index import count_cells
 
-# Scenes are kept whole where none holds more than this part of the labelled pixels; blocks are as
-# large as they can be with none above that part. A share is met to half of a unit.
+# Scenes are kept whole where none holds more than the first part of the labelled pixels; otherwise
+# blocks are as large as they can be with none above the second. A share is met within half a unit.
 _LARGEST_SCENE, _LARGEST_BLOCK = 1 / 200, 1 / 500
-# Cells that labels are counted in, over all scenes; blocks are made of them.
+# Cells in which labels are counted, over all scenes; blocks are made of them.
 _CELLS = 1 << 16
-# Every class has to fit into this share, and so often other units are drawn until they do.
+# Every class should fit into this share; so many draws of other units are tried until it does.
 _SHARE_WITH_ALL_CLASSES, _DRAWS = 0.01, 100
 
 
 @dataclass(frozen=True)
 class KeptShare:
-    """Labels that are kept of all.
+    """The labels kept by a share.
 
     Args:
-        by: Whether whole scenes were chosen, or blocks of them.
-        side: Of a block, in scene pixels; a scene is one block.
-        units: Blocks that are kept, int (n, 3): position of the scene, row and column of the block.
+        by: Kind of unit: whole scenes, or blocks of them.
+        side: Side of a block, in scene pixels; a whole scene is one block.
+        units: Blocks kept, int (n, 3): position of the scene, row and column of the block.
         counts: Kept pixels per class, int64 (K,).
         total_counts: All labelled pixels per class, int64 (K,).
     """
@@ -55,26 +55,26 @@ class KeptShare:
 
     @property
     def pixels(self) -> int:
-        """Labelled pixels that are kept."""
+        """Number of labelled pixels kept."""
         return int(self.counts.sum())
 
     @property
     def scenes(self) -> int:
-        """Scenes with a label that is kept."""
+        """Number of scenes with a label kept."""
         return len(np.unique(self.units[:, 0]))
 
     @property
     def share(self) -> float:
-        """What part of all labelled pixels is kept."""
+        """Part of all labelled pixels that is kept."""
         return self.pixels / int(self.total_counts.sum())
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Classes that have labels, but none that is kept."""
+        """Classes that have labels, but none kept."""
         return tuple(np.flatnonzero((self.counts == 0) & (self.total_counts > 0)).tolist())
 
     def apply(self, scenes: Sequence[Scene]) -> list[Scene]:
-        """The scenes that were counted, in the same order, with all other labels void."""
+        """Return the scenes counted, given in the same order, with all other labels void."""
         result = []
         for index, scene in enumerate(scenes):
             kept = self.units[self.units[:, 0] == index, 1:]
@@ -88,11 +88,11 @@ class KeptShare:
 
 @dataclass(frozen=True)
 class LabelUnits:
-    """What a share is made of: scenes or blocks of scenes, each with some label.
+    """Units that a share is made of: scenes or blocks of scenes, each with some label.
 
     Args:
-        by: Whether a unit is a whole scene, or a block of one.
-        side: Of a block, in scene pixels.
+        by: Kind of unit: whole scenes, or blocks of them.
+        side: Side of a block, in scene pixels; a whole scene is one block.
         places: Position of the scene, row and column of the block, int (n, 3).
         counts: Labelled pixels per class, int64 (n, K).
     """
@@ -103,12 +103,12 @@ class LabelUnits:
     counts: NDArray[np.int64]
 
     def keep(self, share: float, seed: int) -> KeptShare:
-        """The units of a share: as many as come nearest to it, at least one.
+        """Keep the units of a share: the number that comes nearest to it, at least one.
 
         Args:
             share: Part of all labelled pixels, above 0, at most 1.
-            seed: Chooses the order of the units. They begin with some that hold every class, if
-                possible within 1 % of the labelled pixels.
+            seed: Seed of the order of the units. It begins with units that together hold every
+                class, if possible within 1 % of the labelled pixels.
         """
         order = self._order(seed)
         ends = self.counts[order].sum(axis=1).cumsum()
@@ -134,7 +134,7 @@ class LabelUnits:
         return np.concatenate([first, rest[~np.isin(rest, first)]])
 
     def _units_of_all_classes(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Units that together hold every class: the first draw small enough, else the smallest."""
+        """Draw units that together hold every class: the first small enough, else the smallest."""
         enough = _SHARE_WITH_ALL_CLASSES * self._totals.sum()
         smallest, least = np.empty(0, np.int64), np.inf
         for _ in range(_DRAWS):
@@ -147,7 +147,7 @@ class LabelUnits:
         return smallest
 
     def _draw_all_classes(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """From the rarest class on, the unit of a random pixel of each that is not there yet."""
+        """Draw, rarest class first, the unit of a random pixel of each class still missing."""
         present = np.flatnonzero(self._totals)
         held = np.zeros(len(self._totals), bool)
         chosen: list[int] = []
@@ -161,7 +161,7 @@ class LabelUnits:
 
 
 def labelled_scenes(manifest: Manifest, splits: Sequence[str]) -> list[Scene]:
-    """Scenes of some splits that have labels to learn from, split by split."""
+    """Open the scenes of some splits that have labels to train on, split by split."""
     scenes = [s for split in splits if split in manifest.splits for s in manifest.scenes(split)]
     return [scene for scene in scenes if scene.has_labels]
 
@@ -169,16 +169,14 @@ def labelled_scenes(manifest: Manifest, splits: Sequence[str]) -> list[Scene]:
 def label_units(
     scenes: Sequence[Scene], scheme: ClassScheme, progress: Progress | None = None
 ) -> LabelUnits:
-    """Count labels and choose what shares of them are made of; labels are read once.
+    """Count labels and choose the units that shares are made of; labels are read once.
 
     Args:
-        scenes: The scenes to learn from.
-        scheme: What labels mean.
         progress: Called with (scenes done, scenes in total).
 
     Returns:
-        Whole scenes where there are so many that none holds more than 0.5 % of the labelled pixels;
-        else square blocks, as large as they can be with none above 0.2 %. No units where no scene
+        Whole scenes if there are so many that none holds more than 0.5 % of the labelled pixels;
+        else square blocks, as large as possible with none above 0.2 %. No units if no scene
         has a label.
 
     Raises:
@@ -212,12 +210,11 @@ def share_labels(
     scheme: ClassScheme,
     progress: Progress | None = None,
 ) -> list[Scene]:
-    """The training scenes with the labels that `label_share` leaves; a warning names lost classes.
+    """Void the labels that `label_share` does not keep; a warning names classes that are lost.
 
     Args:
-        scenes: The scenes to learn from, all of them: each stays, also without any label.
+        scenes: All training scenes; each is returned, even without any label.
         config: `label_share` and `label_seed`.
-        scheme: What labels mean.
         progress: Called with (scenes done, scenes in total).
 
     Raises:
@@ -226,14 +223,14 @@ def share_labels(
     if config.label_share == 1:
         return list(scenes)
     units = label_units(scenes, scheme, progress)
-    if not len(units.places):  # whoever looks for crops says what is wrong
+    if not len(units.places):  # the crop sampler reports what is wrong
         return list(scenes)
     kept = units.keep(config.label_share, config.label_seed)
     if kept.missing:
         lost = ", ".join(scheme.names[value] for value in kept.missing)
         warnings.warn(
-            f"data.label_share {config.label_share:g} keeps no label of {lost}, so nothing of it "
-            f"will be learned: {len(kept.units)} of {len(units.places)} {kept.by}s are kept. Use a "
+            f"data.label_share {config.label_share:g} keeps no label of {lost}, which the model "
+            f"cannot learn: {len(kept.units)} of {len(units.places)} {kept.by}s are kept. Use a "
             "larger share, or another data.label_seed",
             stacklevel=4,
         )
@@ -243,7 +240,7 @@ def share_labels(
 def _count_scene(
     scene: Scene, cell: int, num_classes: int
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Per window that has labels: row and column of its cells with some, and what they hold."""
+    """Count labels: per window with any, row and column of its labelled cells, and their counts."""
     found = []
     for window in cover(scene, 1024, cell) if scene.has_labels else []:
         labels = scene.read_labels(window)
@@ -261,7 +258,7 @@ def _count_scene(
 
 
 def _merge(units: LabelUnits, times: int, by: Literal["scene", "block"]) -> LabelUnits:
-    """Units of `times` the side."""
+    """Merge units into units of `times` the side."""
     places, members = np.unique(
         units.places // np.array([1, times, times]), axis=0, return_inverse=True
     )
@@ -271,6 +268,6 @@ def _merge(units: LabelUnits, times: int, by: Literal["scene", "block"]) -> Labe
 
 
 def _largest(units: LabelUnits) -> float:
-    """The largest part of all labelled pixels that one unit holds."""
+    """Return the largest part of all labelled pixels that one unit holds."""
     pixels = units.counts.sum(axis=1)
     return float(pixels.max() / pixels.sum())

@@ -1,4 +1,4 @@
-"""Samples for learning without labels: one view of a place, or several."""
+"""Samples for pretraining without labels: one view of a place, or several."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from terrafuse.sampling.dataset import (
     sample_generator,
 )
 
-#: Parts of a window that are tried until one has the data that are needed.
+#: Parts of a window tried until one has the data required.
 _MOST_DRAWS = 10
 
 
 @dataclass(frozen=True)
 class Views:
-    """What a sample is without labels.
+    """Views that make up a sample without labels.
 
     Args:
-        count: Views of each place, changed independently.
-        area: Range of the part of the window that a view shows, by area; drawn anew for each view.
-        require_all: Whether each view holds data of every modality; otherwise of any.
+        count: Views of each place, augmented independently.
+        area: Range of the share of the window's area that a view shows; drawn for each view.
+        require_all: Whether each view needs data of every modality; otherwise of any.
     """
 
     count: int = 1
@@ -45,17 +45,13 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
     """Views of windows; no labels are read.
 
     Args:
-        scenes: The scenes to learn from, with or without labels.
-        modalities: Their modalities.
-        statistics: Of these modalities.
+        scenes: Training scenes, with or without labels.
         config: Crop size, sampling, augmentation.
-        views: What a sample is.
-        seed: The run's.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
-        ConfigError: A setting does not suit the modalities.
-        DataError: There is nothing to learn from.
+        ConfigError: A setting does not fit the modalities.
+        DataError: There is nothing to train on.
     """
 
     def __init__(
@@ -85,7 +81,7 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
         )
 
     def _draw_part(self, sample: Sample, generator: Generator) -> Sample:
-        """A square part of the sample with the data that are needed; if none is found, all."""
+        """Draw a square part of the sample with the data required; if none is found, return all."""
         low, high = self.views.area
         if low == high == 1:
             return sample
@@ -103,12 +99,10 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
 
 
 def crop_sample(sample: Sample, modalities: Sequence[Modality], part: Window) -> Sample:
-    """A part of a sample without its labels.
+    """Crop a sample, without its labels.
 
     Args:
-        sample: The sample.
-        modalities: Its modalities.
-        part: Relative to the sample's window, in scene pixels; a multiple of the alignment.
+        part: Window relative to the sample's, in scene pixels; a multiple of the alignment.
     """
     slices = {m.name: own_window(m, part).slices() for m in modalities}
     return replace(
@@ -135,20 +129,15 @@ def views_loader(
     world_size: int = 1,
     progress: Progress | None = None,
 ) -> TrainingLoader[tuple[Batch, ...]]:
-    """All batches of a pre-training from `start_step` on, for one process: a `Batch` per view.
+    """Create a loader of all pretraining batches from `start_step` on: a `Batch` per view.
 
     Args:
-        scenes: See `ViewsDataset`, as for the following.
-        modalities: Their modalities.
-        statistics: Of these modalities.
+        scenes: Training scenes, with or without labels.
         config: Crops, batches, workers, sampling, augmentation.
-        views: What a sample is.
-        seed: The run's.
         steps: Optimiser steps of the whole training.
         accumulate: Batches per optimiser step.
-        start_step: Steps already done.
-        rank: Number of this process.
-        world_size: Number of processes.
+        start_step: Optimiser steps already done.
+        rank: Number of the process that the loader is for.
         progress: See `ViewsDataset`.
     """
     dataset = ViewsDataset(
@@ -159,5 +148,5 @@ def views_loader(
 
 
 def collate_views(samples: list[tuple[Sample, ...]]) -> tuple[Batch, ...]:
-    """Stack samples of several views: a batch per view."""
+    """Stack samples of several views into a batch per view."""
     return tuple(collate(list(view)) for view in zip(*samples, strict=True))

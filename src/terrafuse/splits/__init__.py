@@ -1,4 +1,4 @@
-"""Which scene, or which part of one, trains, validates and tests."""
+"""Assignment of scenes, or parts of scenes, to training, validation and test splits."""
 
 from __future__ import annotations
 

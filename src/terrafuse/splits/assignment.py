@@ -1,4 +1,4 @@
-"""Distribute things over splits so that every class has its share in each."""
+"""Distribution of units over splits so that every class has its share in each."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 Float = NDArray[np.float64]
 
 _MOST_ROUNDS = 10
-# Exchanging two units pays for few and large ones; with many, moving single ones meets the shares.
+# Exchanging units pays off for few and large ones; with many, moving single ones meets the shares.
 _MOST_EXCHANGED = 500
-# A change must be worth this much, so that rounding errors do not go round in circles.
+# A change must gain this much, so that rounding errors cannot cause endless exchanges.
 _LEAST_GAIN = 1e-12
-# Up to so many ways to distribute, all are looked at.
+# Up to this many assignments, all are tried.
 _MOST_WAYS = 20_000
 
 
 def assign_units(
     counts: NDArray[np.int64], shares: Sequence[float], seed: int, *, draws: int = 1
 ) -> NDArray[np.int64]:
-    """Distribute units over splits so that each split has its share of everything counted.
+    """Assign units to splits so that each split has its share of everything counted.
 
     Args:
-        counts: What each unit holds, (units, kinds): pixels per class, for example.
+        counts: Counts per unit, (units, kinds): pixels per class, for example.
         shares: Per split, summing to 1.
-        seed: Decides among equals.
-        draws: The best of so many results, from seeds that follow `seed`.
+        seed: Breaks ties.
+        draws: Number of attempts, with seeds from `seed` on, of which the best is returned.
 
     Returns:
         Split index per unit (units,); every split gets at least one.
@@ -42,7 +42,7 @@ def assign_units(
 
 
 def _best_of_all(held: Float, wanted: Float, seed: int) -> NDArray[np.int64]:
-    """The best of all ways that leave no split empty."""
+    """Return the best of all assignments that leave no split empty."""
     splits, units = len(wanted), len(held)
     ways = np.indices((splits,) * units).reshape(units, -1).T  # (ways, units)
     given = ways[:, :, None] == np.arange(splits)  # (ways, units, splits)
@@ -55,7 +55,7 @@ def _best_of_all(held: Float, wanted: Float, seed: int) -> NDArray[np.int64]:
 
 
 class _Cost:
-    """Squared distance of what splits hold to their shares, relative to these."""
+    """Squared deviation of the splits' contents from their shares, relative to the shares."""
 
     def __init__(self, held: Float, wanted: Float) -> None:
         self._held, self._wanted = held, wanted
@@ -67,12 +67,12 @@ class _Cost:
 
 
 class _Assignment:
-    """One attempt: units given away one by one, then moved and exchanged while that helps.
+    """One attempt: units assigned one by one, then moved and exchanged while that helps.
 
     Args:
-        held: Part of each kind that a unit holds (units, kinds).
+        held: Part of each kind's total in each unit (units, kinds).
         wanted: Share per split (splits, 1).
-        seed: Decides among equals.
+        seed: Breaks ties.
     """
 
     def __init__(self, held: Float, wanted: Float, seed: int) -> None:
@@ -82,9 +82,9 @@ class _Assignment:
         self.chosen = np.full(len(held), -1)
 
     def search(self) -> NDArray[np.int64]:
-        """Split index per unit."""
+        """Search for the split index per unit."""
         order = self.rng.permutation(len(self.held))
-        # The largest holdings of a class first: they are the hardest to fit in.
+        # Units with the largest part of a class first: they are the hardest to fit in.
         order = order[np.argsort(-self.held[order].max(axis=1), kind="stable")]
         self._move(order)
         for _ in range(_MOST_ROUNDS):
@@ -97,14 +97,14 @@ class _Assignment:
         return self.chosen
 
     def _move(self, order: NDArray[np.int64]) -> bool:
-        """Give each unit to the split that then is nearest to its shares; whether any moved."""
+        """Move each unit to the split where it costs least; tell whether any moved."""
         moved = False
         for unit in order:
             before = int(self.chosen[unit])
             own = self.held[unit]
             if before >= 0:
                 self.filled[before] -= own
-            # How the squared distance to the shares changes, per split.
+            # Change of the squared deviation from the shares, per split.
             cost = (own * (own + 2 * (self.filled - self.wanted)) / self.wanted).sum(axis=1)
             best = int(cost.argmin())
             if before >= 0 and not cost[best] < cost[before] - _LEAST_GAIN:
@@ -115,7 +115,7 @@ class _Assignment:
         return moved
 
     def _exchange(self) -> bool:
-        """Let each unit change places with the one of another split that helps most."""
+        """Swap each unit with the one of another split that helps most; tell whether any was."""
         changed = False
         for unit in self.rng.permutation(len(self.held)):
             here = int(self.chosen[unit])
@@ -137,7 +137,7 @@ class _Assignment:
 
 
 def _fill_empty(chosen: NDArray[np.int64], held: Float, splits: int) -> None:
-    """Give each split without a unit the smallest one of those that have several."""
+    """Give each empty split the smallest unit of the splits that have several."""
     for split in range(splits):
         if not (chosen == split).any():
             crowded = np.flatnonzero(np.bincount(chosen, minlength=splits)[chosen] > 1)

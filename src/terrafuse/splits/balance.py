@@ -1,4 +1,4 @@
-"""What a split is like: classes per split, and how far splits are from each other."""
+"""Class balance of splits, and the distance between them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ FAR_PX = 10_000.0
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a split is like.
+    """Class balance of the splits of a data set, and the distance between them.
 
     Args:
-        classes: Names of the classes.
-        scenes: Per split, its number of scenes.
+        scenes: Number of scenes per split.
         counts: Per split, labelled pixels per class, int64 (K,).
-        least_distance_px: Between pixels of different splits, 0 = they touch or overlap; None where
-            they are more than 10 000 pixels apart or nothing says where they lie.
-        nearest: Ids of the two scenes that are that near.
+        least_distance_px: Smallest distance between pixels of different splits, 0 = they touch or
+            overlap; None if it exceeds 10 000 pixels or the positions are unknown.
+        nearest: Ids of the two scenes at that distance.
     """
 
     classes: tuple[str, ...]
@@ -47,12 +46,12 @@ class SplitReport:
         return sum(self.counts.values(), zero)
 
     def shares(self) -> dict[str, NDArray[np.float64]]:
-        """Per split its share of each class (K,); NaN for classes that no split has."""
+        """Return each split's share of each class (K,); NaN for classes that no split has."""
         with np.errstate(invalid="ignore"):
             return {split: np.asarray(own / self.totals) for split, own in self.counts.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         counted = {
             split: dict(zip(self.classes, own.tolist(), strict=True))
             for split, own in self.counts.items()
@@ -69,7 +68,7 @@ def report_split(manifest: Manifest, progress: Progress | None = None) -> SplitR
     """Count classes per split and measure the distance between splits; reads all labels.
 
     Args:
-        manifest: The data set; scenes without a split are left out.
+        manifest: The data set; scenes without a split are ignored.
         progress: Called with (scenes done, scenes in total).
 
     Raises:
@@ -90,10 +89,10 @@ def report_split(manifest: Manifest, progress: Progress | None = None) -> SplitR
 def least_gap(
     windows: Sequence[Window], splits: Sequence[Any]
 ) -> tuple[int, tuple[int, int]] | None:
-    """Fewest pixels between windows of one grid that are in different splits.
+    """Find the smallest gap, in pixels, between windows of one grid in different splits.
 
-    Two windows are as far apart as they are along the axis where that is more; 0 = they touch,
-    negative = they overlap.
+    The gap between two windows is the larger one of both axes; 0 = they touch, negative = they
+    overlap.
 
     Returns:
         Pixels and positions of the two; None where all are in one split.
@@ -123,7 +122,7 @@ def _least_distance(
     apart = [(0.0, a, b) for a, b in overlapping_grids(grids)]
     apart += [(distance, a, b) for a, b, distance in nearby_grids(grids, FAR_PX)]
     apart = [pair for pair in apart if entries[pair[1]].split != entries[pair[2]].split]
-    # Windows of rasters without CRS lie nowhere, but not relative to each other.
+    # Windows of rasters without CRS are not georeferenced, but placed relative to each other.
     for members in _windows_by_rasters(entries):
         windows = [entries[i].window for i in members]
         gap = least_gap([w for w in windows if w], [entries[i].split for i in members])

@@ -1,4 +1,4 @@
-"""Divide a manifest into training, validation and test: whole scenes, or spatial blocks."""
+"""Division of a manifest into training, validation and test: whole scenes, or spatial blocks."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ DEFAULT_SHARES = {"train": 0.6, "val": 0.2, "test": 0.2}
 
 # With this many scenes per split, whole scenes can represent the classes.
 _SCENES_PER_SPLIT = 3
-# So many can be given away exactly enough at the first attempt.
+# Above this many units, one attempt meets the shares closely enough.
 _MOST_UNITS = 2000
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """What goes into one split as a whole: overlapping scenes, or one block of a scene."""
+    """A unit that goes into one split as a whole: overlapping scenes, or one block of a scene."""
 
     scenes: tuple[int, ...]
     block: tuple[int, int] | None
@@ -43,7 +43,7 @@ class _Unit:
 
 @dataclass(frozen=True)
 class _Blocks:
-    """How a scene is cut: edges of the rows and columns of blocks, in scene pixels."""
+    """The blocks of a scene: edges of their rows and columns, in scene pixels."""
 
     rows: NDArray[np.int64]
     cols: NDArray[np.int64]
@@ -65,7 +65,7 @@ def split_manifest(
     manifest_folder: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """The values of a manifest whose scenes are divided among splits, new.
+    """Divide the scenes of a manifest among new splits, and return the values of the new manifest.
 
     Every class shall have its share of pixels in every split, as near as whole scenes or blocks
     allow: the largest holdings of a class are given away first, each to the split that then is
@@ -74,17 +74,17 @@ def split_manifest(
     the shares are of area; otherwise scenes without labels are in no split.
 
     Args:
-        manifest: What to divide; splits it has are forgotten.
-        shares: Per split its share; default: train 0.6, val 0.2, test 0.2.
+        manifest: Data set to divide; its present splits are discarded.
+        shares: Share per split; default: train 0.6, val 0.2, test 0.2.
         by: "scene": whole scenes. "block": scenes that overlap no other are cut into blocks,
             which become scenes with a `window`. "auto": blocks where there are fewer than three
             scenes per split.
         block_px: Side of a block, in scene pixels.
-        buffer_px: Ground left out between blocks of different splits, in scene pixels; at most half
+        buffer_px: Gap left between blocks of different splits, in scene pixels; at most half
             of `block_px`.
-        seed: Decides among equals.
-        seeds: The best balanced of so many draws, from seeds that follow `seed`.
-        manifest_folder: Where the new manifest will lie; default: beside the old one. Relative
+        seed: Breaks ties.
+        seeds: Number of draws, with seeds from `seed` on, of which the best balanced is taken.
+        manifest_folder: Folder of the new manifest; default: that of the old one. Relative
             paths are adapted to it.
         progress: Called with (scenes done, scenes in total) while counting labels.
 
@@ -92,7 +92,7 @@ def split_manifest(
         Values for `write_manifest`.
 
     Raises:
-        ConfigError: Shares or sizes are no such thing.
+        ConfigError: Shares or sizes are invalid.
         DataError: There are too few scenes or blocks, or a raster cannot be read.
     """
     shares = _check_shares(shares or DEFAULT_SHARES)
@@ -175,9 +175,9 @@ def _check_shares(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def _cut(scene: Scene, block_px: int) -> _Blocks:
-    """Blocks of nearly equal size, not smaller than asked for (up to rounding) if the scene is not.
+    """Cut a scene into blocks of nearly equal size, at least `block_px` if the scene is.
 
-    A single block then keeps its neighbours on both sides at the distance of a buffer.
+    A single block thus keeps the neighbours on its two sides a buffer apart.
     """
 
     def edges(length: int) -> NDArray[np.int64]:
@@ -205,7 +205,7 @@ def _count_units(
         done += len(group)
         if progress:
             progress(done, len(scenes))
-    # What has no labels can serve no split.
+    # A unit without labels is of no use to any split.
     return [unit for unit in units if unit.counts.any()]
 
 
@@ -241,7 +241,7 @@ def _pieces(
     blocks: Mapping[int, _Blocks],
     buffer_px: int,
 ) -> dict[str, list[tuple[int, Window | None]]]:
-    """Per scene id its parts: split index, and window of the scene or None for all of it."""
+    """Return the parts per scene id: split index, and window of the scene or None for all of it."""
     pieces: dict[str, list[tuple[int, Window | None]]] = {}
     maps = {i: np.full((len(cut.rows) - 1, len(cut.cols) - 1), -1) for i, cut in blocks.items()}
     for unit, split in zip(units, chosen.tolist(), strict=True):
@@ -268,15 +268,15 @@ def _assert_apart(
 def _windows(
     splits: NDArray[np.int64], blocks: _Blocks, margin: int
 ) -> list[tuple[int, Window | None]]:
-    """Rectangles of blocks of one split, drawn back where a neighbour belongs to another."""
+    """Join blocks of one split to rectangles, shrunk where a neighbour belongs to another split."""
     around = np.pad(splits, 1, constant_values=-1)
     windows: list[tuple[int, Window | None]] = []
     if splits.size == 1:
         return [(int(splits[0, 0]), None)] if splits[0, 0] >= 0 else []
     for row, col, row_stop, col_stop in _rectangles(splits):
         split = int(splits[row, col])
-        # In `around` the rectangle begins one later; corners belong to both of their sides, as
-        # blocks that meet at a corner only are neighbours too.
+        # In `around` the rectangle is offset by one; corners belong to both of their sides, since
+        # blocks that meet only at a corner are neighbours too.
         sides = (
             around[row, col : col_stop + 2],
             around[row : row_stop + 2, col],
@@ -294,7 +294,7 @@ def _windows(
 
 
 def _rectangles(splits: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
-    """Runs of equal value along rows, joined with the same run of the row above."""
+    """Join runs of equal value along rows with the same run of the row above."""
     finished: list[tuple[int, int, int, int]] = []
     growing: dict[tuple[int, int, int], int] = {}  # (value, col, col_stop) → first row
     for row in range(len(splits) + 1):

@@ -1,4 +1,4 @@
-"""Learn: from a run's settings to a run folder. The only room that knows Lightning."""
+"""Training: from a run's settings to a run folder; the only subpackage that uses Lightning."""
 
 from terrafuse.training.losses import LOSSES, create_loss
 from terrafuse.training.pretrain import pretrain

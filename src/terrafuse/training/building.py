@@ -1,4 +1,4 @@
-"""The model of a run, and whether the run's settings suit it."""
+"""Building a run's model, and checking that the settings suit it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from terrafuse.segmenter import Segmenter
 
 
 def build_segmenter(config: RunConfig, manifest: Manifest) -> Segmenter:
-    """The untrained model that a run's settings describe.
+    """Build the untrained model that a run's settings describe.
 
     Raises:
-        UnknownNameError: No such method, or no such option.
+        UnknownNameError: The method or an option does not exist.
         ModelError: An option's value does not suit the method.
-        WeightsError: Pretrained weights are wanted and cannot be used.
+        WeightsError: The requested pretrained weights cannot be used.
         ConfigError: Settings of data or training do not suit the model.
     """
     torch.manual_seed(config.training.seed)
@@ -44,21 +44,21 @@ def build_segmenter(config: RunConfig, manifest: Manifest) -> Segmenter:
 def _check_tuning(backbone: Backbone, config: RunConfig) -> None:
     if backbone.added and config.training.backbone_lr_factor == 0:
         raise ConfigError(
-            f"training.backbone_lr_factor is 0, which stops what tuning '{backbone.tuning}' adds "
-            "to the backbone too. Leave it out: the tuning freezes the rest by itself"
+            f"training.backbone_lr_factor is 0, which also stops the parameters that tuning "
+            f"'{backbone.tuning}' adds. Leave it out: the tuning freezes the rest by itself"
         )
     layers = [p for group in backbone.layer_groups() for p in group]
     frozen = config.training.backbone_lr_factor == 0 or not all(p.requires_grad for p in layers)
     if frozen and backbone.pretrained is None:
         warnings.warn(
             f"the backbone has no pretrained weights, and with {_reason(backbone)} it keeps most "
-            "of its random values. Name weights in 'method.weights', or let all of it learn",
+            "of its random values. Name weights in 'method.weights', or train all of it",
             stacklevel=4,
         )
     elif config.training.head_first_steps and backbone.pretrained is None:
         warnings.warn(
             "the backbone has no pretrained weights: during training.head_first_steps the rest "
-            "learns from random features. Name weights in 'method.weights', or set it to 0",
+            "is trained on random features. Name weights in 'method.weights', or set it to 0",
             stacklevel=4,
         )
 

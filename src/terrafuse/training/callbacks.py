@@ -1,4 +1,4 @@
-"""What happens beside the steps: waiting backbones, averaged weights, `log.csv`, the progress."""
+"""Callbacks of training: head-first training, weight averaging, `log.csv`, progress."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from terrafuse.training.log import RunLog
 from terrafuse.training.optim import learning_rate_factor
 from terrafuse.training.task import LearningTask, SegmentationTask
 
-#: Lines of training in a log, at most.
+#: Largest number of training lines in a log.
 _MOST_LINES = 1000
 
 
 def is_step_end(trainer: Trainer, batch_idx: int) -> bool:
-    """Whether the weights move after this batch."""
+    """Tell whether an optimiser step follows this batch."""
     return bool((batch_idx + 1) % trainer.accumulate_grad_batches == 0)
 
 
 def is_due(step: int, steps: int, every: int | None) -> bool:
-    """Whether what is done every so many steps (default: ten times), and at the end, is done now.
+    """Tell whether periodic work, also done at the end, is due.
 
     Args:
         step: Optimiser steps done.
-        steps: In all.
-        every: Steps between.
+        steps: Total number of optimiser steps.
+        every: Steps between; None: ten times over the run.
     """
     return step % (every or ceil(steps / 10)) == 0 or step == steps
 
 
 class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Lets the backbones wait while the rest of the model takes its first steps.
+    """Callback that freezes the backbones during the first steps.
 
-    A random head's gradients distort pretrained features more than they teach them (Kumar et al.,
-    "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
-    What waits is frozen: no gradient, no decay, no drop path, no running statistics; these steps
-    cost what those of a frozen backbone do. What tuning added waits too.
+    A random head's gradients distort pretrained features more than they improve them (Kumar et
+    al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
+    2022). Frozen means: no gradient, no decay, no drop path, no running statistics; these steps
+    cost as much as with a frozen backbone. Parameters that tuning added are frozen as well.
 
     Args:
-        steps: Optimiser steps until the backbones learn.
+        steps: Optimiser steps before the backbones are trained.
     """
 
     def __init__(self, steps: int) -> None:
@@ -58,7 +58,7 @@ class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for u
         self._waiting: list[nn.Parameter] = []
 
     def on_train_start(self, trainer: Trainer, module: SegmentationTask) -> None:
-        """Freeze, unless a resumed run is beyond the first steps."""
+        """Freeze the backbones, unless a resumed run is past the first steps."""
         if trainer.global_step >= self.steps:
             return
         for backbone in module.segmenter.backbones():
@@ -70,7 +70,7 @@ class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for u
     def on_train_batch_start(
         self, trainer: Trainer, module: SegmentationTask, batch: Any, batch_idx: int
     ) -> None:
-        """Unfreeze before the first batch of the step that is not only the head's."""
+        """Unfreeze before the first batch of the first step that trains the backbones."""
         del batch, batch_idx
         if self._waiting and trainer.global_step >= self.steps:
             self._let_learn(module, learns=True)
@@ -79,20 +79,20 @@ class HeadFirst(Callback):  # type: ignore[misc]  # Lightning is not typed for u
     def _let_learn(self, module: SegmentationTask, *, learns: bool) -> None:
         for parameter in self._waiting:
             parameter.requires_grad_(learns)
-        module.train()  # what is frozen is in evaluation mode
+        module.train()  # frozen parts are in evaluation mode
 
 
 class WeightAverage(Callback):  # type: ignore[misc]
-    """Exponential moving average of the weights, which is judged and saved in their place.
+    """Exponential moving average of the weights, validated and saved in their place.
 
     After step n: average ← d · average + (1 − d) · weights with d = min(decay, n / (n + 9)), so
-    that a short run forgets its start. Buffers are copied: statistics of the normalisation must
+    that a short run forgets its initial values. Buffers are copied: normalisation statistics must
     stay exact, and running statistics are averages already.
 
-    Lightning's own callback averages buffers too and exchanges weights to judge them.
+    Lightning's own callback also averages buffers, and swaps weights for validation.
 
     Args:
-        decay: d of a long run.
+        decay: Limit of d in a long run.
     """
 
     def __init__(self, decay: float) -> None:
@@ -101,12 +101,12 @@ class WeightAverage(Callback):  # type: ignore[misc]
         self._updates = 0
 
     def setup(self, trainer: Trainer, module: SegmentationTask, stage: str) -> None:
-        """Begin with the first weights."""
+        """Initialise the average with the initial weights."""
         del trainer, stage
         self.model = deepcopy(module.segmenter).requires_grad_(False).eval()
 
     def on_fit_start(self, trainer: Trainer, module: SegmentationTask) -> None:
-        """Follow the weights to their device."""
+        """Move the average to the device of the weights."""
         del trainer
         self.model.to(module.device)
 
@@ -114,7 +114,7 @@ class WeightAverage(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the weights after each optimiser step."""
+        """Update the average after each optimiser step."""
         del outputs, batch
         if not is_step_end(trainer, batch_idx):
             return
@@ -127,25 +127,25 @@ class WeightAverage(Callback):  # type: ignore[misc]
             copy.copy_(buffer)
 
     def state_dict(self) -> dict[str, Any]:
-        """For `last.ckpt`."""
+        """Return the state for `last.ckpt`."""
         return {"updates": self._updates, "model": self.model.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From `last.ckpt`."""
+        """Restore the state from `last.ckpt`."""
         self._updates = state_dict["updates"]
         self.model.load_state_dict(state_dict["model"])
 
 
 class StepLog(Callback):  # type: ignore[misc]
-    """Writes `log.csv` and the chosen loggers.
+    """Callback that writes `log.csv` and the chosen loggers.
 
-    A line of training holds the means, over the steps since the line before, of what the first
-    process saw; there are at most a thousand of them.
+    A training line holds the first process's means over the steps since the previous line; there
+    are at most a thousand of them.
 
     Args:
-        run_log: The file; None in every process but the first.
-        config: Steps and learning rate.
-        names_one: Whether a term has a column of its own where it is the only one.
+        run_log: Log file; None in every process but the first.
+        config: Number of steps, and learning rate schedule.
+        names_one: True: a single loss term has its own column beside "loss".
     """
 
     def __init__(
@@ -173,7 +173,7 @@ class StepLog(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch; write a line where one is due."""
+        """Add the batch; write a line if one is due."""
         del module, batch
         for name, value in outputs["terms"].items():
             self._sums[name] += value
@@ -189,11 +189,11 @@ class StepLog(Callback):  # type: ignore[misc]
         self._batches = 0
 
     def write(self, trainer: Trainer, values: Mapping[str, float | None]) -> None:
-        """A line of the log.
+        """Write a line of the log.
 
         Args:
-            trainer: Knows step and loggers.
-            values: By column; None is left empty.
+            trainer: Provides step and loggers.
+            values: Values by column; None is left empty.
         """
         if self.run_log is None:
             return
@@ -203,22 +203,21 @@ class StepLog(Callback):  # type: ignore[misc]
             logger.log_metrics(known, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """For `last.ckpt`."""
+        """Return the state for `last.ckpt`."""
         return {"sums": dict(self._sums), "batches": self._batches, "seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From `last.ckpt`."""
+        """Restore the state from `last.ckpt`."""
         self._sums = defaultdict(float, state_dict["sums"])
         self._batches = state_dict["batches"]
         self._seconds_before = state_dict["seconds"]
 
 
 class StepProgress(Callback):  # type: ignore[misc]
-    """Moves the progress bar with the steps and shows the loss.
+    """Callback that advances the progress bar and shows the loss.
 
     Args:
-        display: The bar.
-        steps: Steps in all.
+        steps: Total number of optimiser steps.
     """
 
     def __init__(self, display: Display, steps: int) -> None:
@@ -227,14 +226,14 @@ class StepProgress(Callback):  # type: ignore[misc]
         self.score = ""
 
     def on_train_start(self, trainer: Trainer, module: LearningTask) -> None:
-        """Show the bar, where a resumed run stands."""
+        """Show the bar at the current step."""
         del module
         self.display.stage("training")(trainer.global_step, self.steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move it."""
+        """Advance the bar."""
         del module, batch
         if is_step_end(trainer, batch_idx):
             self.display.update(trainer.global_step, self.steps)

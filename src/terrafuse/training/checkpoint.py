@@ -1,4 +1,4 @@
-"""`last.ckpt`: everything needed to go on, saved in time when a run is stopped."""
+"""`last.ckpt`: everything needed to resume, saved periodically and when a run is stopped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from terrafuse.training.run_state import Position, position_fields
 from terrafuse.training.task import LearningTask
 from terrafuse.writing import written_whole
 
-# Job schedulers announce the end of a job by SIGTERM or, where asked to, by SIGUSR1.
+# Job schedulers announce the end of a job by SIGTERM or, on request, by SIGUSR1.
 _SIGNALS = tuple(
     signal.Signals[name]
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -28,15 +28,14 @@ _SIGNALS = tuple(
 
 
 class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Saves where it is due, and when Ctrl-C, SIGTERM or SIGUSR1 asks the run to stop.
+    """Callback that saves `last.ckpt` when due, and when Ctrl-C, SIGTERM or SIGUSR1 stops a run.
 
     The first signal lets the step end, saves and stops; a second one stops at once. Must be the
-    last callback: what others keep has then taken in the step.
+    last callback: the state of the others then includes the step.
 
     Args:
-        path: The checkpoint.
-        is_due: Whether to save after so many optimiser steps.
-        is_exhausted: Whether the run is done early.
+        is_due: Tells whether to save after a number of optimiser steps.
+        is_exhausted: Tells whether the run ends early.
     """
 
     def __init__(
@@ -52,10 +51,10 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         self._process = os.getpid()
 
     def listen(self) -> None:
-        """Take signals over; only a main thread can.
+        """Install the signal handlers; only possible in the main thread.
 
-        To be called before the reading processes begin, which inherit it: Ctrl-C in a terminal
-        reaches them too, and they must go on until the step has ended.
+        Must be called before the data-loading processes start, which inherit the handlers: Ctrl-C
+        in a terminal reaches them too, and they must continue until the step has ended.
         """
         self._process = os.getpid()
         if threading.current_thread() is threading.main_thread():
@@ -64,13 +63,13 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
     def on_train_batch_end(
         self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due or asked for."""
+        """Save if due or requested by a signal."""
         del outputs, batch
         if not is_step_end(trainer, batch_idx):
             return
         stop = self.stopped_by is not None
         if trainer.world_size > 1:
-            # One process alone may have got the signal.
+            # A single process may have received the signal.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
             if stop and self.stopped_by is None:
                 self.stopped_by = signal.SIGTERM
@@ -82,7 +81,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
     def on_save_checkpoint(
         self, trainer: Trainer, module: LearningTask, checkpoint: dict[str, Any]
     ) -> None:
-        """Add what can be known of a checkpoint without loading it into a model."""
+        """Add facts that can be read from the checkpoint without loading it into a model."""
         step = trainer.global_step
         position = Position(
             step=step,
@@ -92,14 +91,14 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         checkpoint["terrafuse"] = position_fields(position)
 
     def on_train_end(self, trainer: Trainer, module: LearningTask) -> None:
-        """Give signals back."""
+        """Restore the signal handlers."""
         del trainer, module
         self._restore_handlers()
 
     def on_exception(
         self, trainer: Trainer, module: LearningTask, exception: BaseException
     ) -> None:
-        """Give signals back."""
+        """Restore the signal handlers."""
         del trainer, module, exception
         self._restore_handlers()
 
@@ -107,7 +106,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         _check_finite(module, trainer.global_step)
         partial = self.path.with_name(self.path.name + ".partial")
         if not trainer.is_global_zero:
-            trainer.save_checkpoint(partial)  # takes part; the first process writes
+            trainer.save_checkpoint(partial)  # takes part; only the first process writes
             return
         with written_whole(self.path) as (partial,):
             trainer.save_checkpoint(partial)
@@ -126,7 +125,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
 
 
 def _check_finite(module: LearningTask, step: int) -> None:
-    """A poisoned checkpoint would take the place of a sound one."""
+    """Refuse to replace a sound checkpoint by one with weights that are not finite."""
     parameters = [p for p in module.parameters() if p.requires_grad and p.numel()]
     if not all(torch.stack([p.detach().isfinite().all() for p in parameters])):
         raise TrainingError(

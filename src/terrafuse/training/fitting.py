@@ -1,4 +1,4 @@
-"""Lightning's loop from where a run stands to its end, or to where it is stopped."""
+"""Lightning's training loop, from a run's current position to its end or interruption."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_training(
     position: Position,
     progress: bool,
 ) -> None:
-    """Prepare a run, fit it where steps remain, and finish it in the first process.
+    """Prepare a run, fit it if steps remain, and finish it in the first process.
 
     Args:
         prepare: Checks all that the run is made of, and returns it.
@@ -44,26 +44,24 @@ def run_training(
         run = prepare(display)
         if not position.is_done:
             fit(run)
-            gc.collect()  # Lightning's cycles keep the reading processes alive
+            gc.collect()  # Lightning's reference cycles keep the data-loading processes alive
         if run_state.is_first_process():
             finish(run)
 
 
 def open_log(out: Path, position: Position) -> RunLog | None:
-    """The log of a run from where it stands on; None in every process but the first."""
+    """Open the log of a run at its position; None in every process but the first."""
     if not run_state.is_first_process():
         return None
     return RunLog(out / run_state.LOG, last_step=position.step)
 
 
 def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Position) -> None:
-    """Learn.
+    """Train the remaining steps of a task.
 
     Args:
-        task: What is made small, and its settings.
+        task: Model, loss and settings.
         callbacks: In the order in which they run; the last one is the `LastCheckpoint`.
-        out: The run folder.
-        position: Where the run stands.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -77,7 +75,7 @@ def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Posi
     if last.stopped_by is not None and trainer.global_step < task.config.steps:
         raise StoppedError(
             f"training was stopped by {last.stopped_by.name} after step {trainer.global_step} of "
-            f"{task.config.steps}; go on with --resume (the run is kept in '{out}')"
+            f"{task.config.steps}; continue with --resume (the run is kept in '{out}')"
         )
 
 
@@ -85,7 +83,7 @@ def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:
     before = position.world_size
     if before is not None and before != trainer.world_size:
         warnings.warn(
-            f"the run goes on with {trainer.world_size} processes instead of {before}: it sees "
-            "other samples than it would have",
+            f"the run is resumed with {trainer.world_size} processes instead of {before}: it sees "
+            "other samples than without the interruption",
             stacklevel=6,
         )

@@ -1,4 +1,4 @@
-"""`log.csv`: what training saw, one line per logged step and per validation."""
+"""`log.csv`: losses and scores, one line per logged step and per validation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Value = str | int | float | None
 
 
 class RunLog:
-    """Appends lines to a CSV file; columns that turn up later are added to all lines.
+    """Log in a CSV file; columns that appear later are added to all lines.
 
     Args:
-        path: The file. An existing one is continued.
-        last_step: Lines of later steps are dropped: the run goes on from there.
+        path: The file; an existing one is continued.
+        last_step: Lines of later steps are dropped, as the run resumes from there.
 
     Raises:
         OutputError: The file cannot be read or written.
@@ -33,10 +33,10 @@ class RunLog:
             path.unlink(missing_ok=True)
 
     def add(self, row: Mapping[str, Value]) -> None:
-        """Append one line; `row` has a key "step".
+        """Append one line; `row` must have the key "step".
 
         Raises:
-            OutputError: Disk full or not writable.
+            OutputError: The disk is full, or the file cannot be written.
         """
         new = [key for key in row if key not in self._columns]
         if new:
@@ -55,22 +55,22 @@ class RunLog:
                 writer.writerows(_text(row) for row in rows)
         except OSError as error:
             raise OutputError(
-                f"'{self.path}' cannot be written: {error}. Free space, then go on with --resume"
+                f"'{self.path}' cannot be written: {error}. Free space, then continue with --resume"
             ) from None
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Lines of a log by column; an empty text where a column has no value.
+    """Read the lines of a log by column; empty text where a column has no value.
 
     Args:
-        path: The file; one that is not there has no lines.
+        path: The file; a missing one has no lines.
 
     Raises:
         OutputError: The file cannot be read.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            # A line cut short by a full disk or a kill lacks columns: it never happened.
+            # A line truncated by a full disk or a kill lacks columns: it is dropped.
             return [row for row in csv.DictReader(file) if None not in row.values()]
     except FileNotFoundError:
         return []

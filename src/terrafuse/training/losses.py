@@ -1,4 +1,4 @@
-"""What is minimised: losses over pixels and over regions, and their weighted sums.
+"""Losses over pixels and over regions, and their weighted sums.
 
 A new loss is a class that is a `Loss`, and its line in `LOSSES`; or, outside the package,
 `module:Name` or an entry point.
@@ -31,34 +31,34 @@ _BOUNDS = (0.01, 1.0)
 
 
 class Loss(Protocol):
-    """A module that `training.losses` can name.
+    """Protocol of losses that `training.losses` can name.
 
-    Pixels labelled 255 are left out, it computes in float32 whatever the precision of training, and
-    it is exactly 0 (with a graph) for a batch without a labelled pixel.
+    Pixels labelled 255 are left out, the loss is computed in float32 whatever the precision of
+    training, and it is exactly 0 (with a graph) for a batch without a labelled pixel.
 
     Args:
         counts: Pixels per class of the training split, int64 (K,).
-        options: Keyword-only, with defaults: the options that run.yaml may give.
+        options: Keyword-only, with defaults: the options available in run.yaml.
     """
 
     def __init__(self, counts: Tensor, **options: Any) -> None: ...
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of class scores (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         ...
 
 
 class CrossEntropy(nn.Module):
     """Mean over labelled pixels of −log p of the labelled class, weighted by class.
 
-    As `torch.nn.functional.cross_entropy`: the mean is divided by the sum of the pixels' weights.
+    As in `torch.nn.functional.cross_entropy`, the sum is divided by the sum of the pixels' weights.
 
     Args:
         counts: Pixels per class of the training split, int64 (K,).
         class_weights: One per class, or "balanced" (`balanced_weights`).
-        label_smoothing: Share of the target spread evenly over all classes, 0 to 1.
-        ohem: Share of the labelled pixels of a batch that count, those with the largest weighted
-            loss (online hard example mining); None = all.
+        label_smoothing: Share of the target spread uniformly over all classes, 0 to 1.
+        ohem: Share of a batch's labelled pixels that count, those with the largest weighted loss
+            (online hard example mining); None = all.
     """
 
     weights: Tensor | None
@@ -79,7 +79,7 @@ class CrossEntropy(nn.Module):
             raise ConfigError("loss option 'ohem' is 0: no pixel would count; leave it out for all")
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         losses = F.cross_entropy(
             logits.float(),
             labels,
@@ -114,7 +114,7 @@ class Dice(nn.Module):
         super().__init__()
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         probs = logits.float().softmax(dim=1)
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1])
@@ -132,9 +132,9 @@ class Focal(nn.Module):
 
     Args:
         counts: Pixels per class of the training split, int64 (K,).
-        gamma: How strongly well-classified pixels are discounted; 0 = cross-entropy.
-        alpha: Weight per class, or "balanced" (`balanced_weights`). Unlike cross-entropy's, the
-            mean is not divided by the weights.
+        gamma: Focusing exponent γ, which discounts well-classified pixels; 0 = cross-entropy.
+        alpha: Weight per class, or "balanced" (`balanced_weights`). Unlike in cross-entropy, the
+            sum is not divided by the weights.
 
     Reference:
         Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
@@ -148,11 +148,11 @@ class Focal(nn.Module):
         self.register_buffer("alpha", _resolve_weights("alpha", alpha, counts))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         losses = F.cross_entropy(
             logits.float(), labels, ignore_index=IGNORE_INDEX, reduction="none"
         )  # −log p, (N, H, W)
-        # The bound keeps the slope finite at p = 1 where gamma < 1.
+        # The bound keeps the gradient finite at p = 1 if gamma < 1.
         miss = -torch.expm1(-losses).clamp(max=-1e-6)
         losses = _pixel_weights(labels, self.alpha) * miss**self.gamma * losses
         return _mean(losses.sum(), (labels != IGNORE_INDEX).sum())
@@ -161,7 +161,7 @@ class Focal(nn.Module):
 class Lovasz(nn.Module):
     """Lovász-softmax: the convex extension of the Jaccard loss 1 − IoU, mean over classes.
 
-    Pixels of the whole batch count together; a class without a pixel in the labels is left out.
+    The whole batch is one set of pixels; a class without a pixel in the labels is left out.
 
     Args:
         counts: Unused; every loss is built alike.
@@ -174,7 +174,7 @@ class Lovasz(nn.Module):
         super().__init__()
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         known = labels != IGNORE_INDEX
         probs = logits.float().softmax(dim=1).movedim(1, -1)[known]  # (P, K)
         labels = labels[known]  # (P,)
@@ -189,7 +189,7 @@ class Tversky(nn.Module):
     """1 − mean over classes of the soft Tversky index O / (O + α Σ p (1 − y) + β Σ (1 − p) y).
 
     O = Σ p y; sums run over all labelled pixels of the batch, and a class without a pixel in the
-    labels is left out of the mean, as in `Dice`, which this is for α = β = 0.5.
+    labels is left out of the mean, as in `Dice`, which is the case α = β = 0.5.
 
     Args:
         counts: Unused; every loss is built alike.
@@ -207,7 +207,7 @@ class Tversky(nn.Module):
         self.alpha, self.beta = _within("alpha", alpha, 0, 1), _within("beta", beta, 0, 1)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         probs = logits.float().softmax(dim=1)
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1])
@@ -224,23 +224,23 @@ class Tversky(nn.Module):
 class AdaptiveClassWeighting(nn.Module):
     """Adaptive class weighting ("ACW"): PNC · CE − log D, or PNC − log D.
 
-    With p the probabilities, y the one-hot labels, e = (y − p)² and f the class frequencies, a
-    running mean over the batches of training:
+    With p the probabilities, y the one-hot labels, e = (y − p)² and f the class frequencies as a
+    running mean over training batches:
 
         m_c = mean(f) / (f_c + ε), divided by Σ m;   a_c = (1 + p_c + y_c) m_c
         PNC = mean over pixels of Σ_c a_c (e_c − log((1 − e_c + ε) / (1 + e_c + ε)))
         D   = mean over classes of (2 Σ p y + ε) / (Σ (p + y) + ε)
 
-    and CE the cross-entropy; ε is 1e-5. Ignored pixels count in the denominator of PNC's mean.
+    and CE the cross-entropy; ε = 1e-5. Ignored pixels count in the denominator of PNC's mean.
 
     Args:
-        counts: Pixels per class of the training split, int64 (K,); only K is taken from them.
-        form: "released" is the first formula, which the authors' code of PAGNet computes;
-            "published" the second, of MSCG-Net, with m between 0.01 and 1.
+        counts: Pixels per class of the training split, int64 (K,); only K is used.
+        form: "released": the first formula, which the authors' code of PAGNet computes;
+            "published": the second, of MSCG-Net, with m clamped to 0.01 to 1.
 
     Reference:
         Liu et al., MSCG-Net, CVPR workshops 2020, and the code of PAGNet (samleoqh/MultiModNet,
-        which defines both and computes the second definition). There, validation moves f, too.
+        which defines both and uses the second definition). There, validation updates f, too.
     """
 
     frequencies: Tensor
@@ -255,11 +255,11 @@ class AdaptiveClassWeighting(nn.Module):
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
+        """Return the scalar loss of logits (N, K, H, W) and labels (N, H, W)."""
         logits = logits.float()
         known = (labels != IGNORE_INDEX).unsqueeze(1)  # (N, 1, H, W)
         truth = one_hot(labels, logits.shape[1]).float()
-        # Also a factor: what lies under ignored pixels plays no part, nor does its gradient.
+        # Masked, as probs is also a factor: ignored pixels contribute neither loss nor gradient.
         probs = torch.where(known, logits.softmax(dim=1), 0.0)
         weights = self._weigh(truth)
         errors = (truth - probs).square()
@@ -277,7 +277,7 @@ class AdaptiveClassWeighting(nn.Module):
 
     @torch.no_grad()
     def _weigh(self, truth: Tensor) -> Tensor:
-        """Weights m (K,), after the batch has been counted."""
+        """Count the batch and return the weights m (K,)."""
         pixels = truth.sum(dim=(0, 2, 3))
         if self.training and pixels.any():
             self.batches += 1
@@ -287,7 +287,7 @@ class AdaptiveClassWeighting(nn.Module):
         return weights.clamp(*_BOUNDS) if self.form == "published" else weights
 
 
-#: Every loss by its name; each is a `Loss`.
+#: All losses by name; each satisfies `Loss`.
 LOSSES: Mapping[str, type[Loss]] = {
     "acw": AdaptiveClassWeighting,
     "cross_entropy": CrossEntropy,
@@ -302,8 +302,8 @@ class WeightedSum(nn.Module):
     """Weighted sum of losses over the main head, the auxiliary heads and a method's own terms.
 
     Args:
-        losses: The losses by the name they are reported under.
-        weights: Their weights.
+        losses: Losses by the name under which they are reported.
+        weights: One weight per loss, in the same order.
     """
 
     def __init__(self, losses: Mapping[str, nn.Module], weights: Sequence[float]) -> None:
@@ -314,7 +314,7 @@ class WeightedSum(nn.Module):
     def forward(
         self, output: SegmenterOutput, labels: Tensor, aux_weight: float = 0.0
     ) -> dict[str, Tensor]:
-        """Scalar terms of the loss, unweighted, and their weighted sum.
+        """Return the scalar terms of the loss, unweighted, and their weighted sum.
 
         Args:
             output: A segmenter's output for the batch.
@@ -323,7 +323,7 @@ class WeightedSum(nn.Module):
 
         Returns:
             "total", then each loss by name on the main head, "aux" (the sum over the auxiliary
-            heads, if there are any) and the method's own terms, which arrive weighted.
+            heads, if there are any) and the method's own terms, which are weighted already.
         """
         with torch.autocast(labels.device.type, enabled=False):
             terms = {name: loss(output.logits, labels) for name, loss in self.losses.items()}
@@ -348,15 +348,15 @@ class WeightedSum(nn.Module):
 def create_loss(
     configs: Sequence[LossConfig], scheme: ClassScheme, class_counts: Tensor
 ) -> WeightedSum:
-    """The loss that a run's settings describe.
+    """Create the loss that a run's settings describe.
 
     Args:
-        configs: Names, weights and options.
-        scheme: The classes, for messages.
+        configs: Names, weights and options of the terms.
+        scheme: Classes of the dataset, for messages.
         class_counts: Labelled pixels per class of the training split, int64 (K,).
 
     Raises:
-        UnknownNameError: No such loss or option.
+        UnknownNameError: A loss or option does not exist.
         ConfigError: An option's value is not allowed.
         LabelError: No class has a labelled pixel.
     """
@@ -387,7 +387,7 @@ def check_losses(configs: Sequence[LossConfig]) -> list[dict[str, Any]]:
     """Refuse losses and options that do not exist.
 
     Returns:
-        Options per loss, in the types that it takes.
+        Options per loss, converted to the annotated types.
 
     Raises:
         UnknownNameError: Names the nearest one that does.
@@ -426,15 +426,15 @@ def _is_loss(value: Any) -> bool:
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
-    """Labels (N, H, W) → bool (N, K, H, W), all false where they are ignored."""
+    """Encode labels (N, H, W) as bool (N, K, H, W), all false where ignored."""
     classes = torch.arange(num_classes, device=labels.device).view(1, -1, 1, 1)
     return labels.unsqueeze(1) == classes
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
-    """Class weights w_k = f_k^(−1/2) / Σ_j f_j^(1/2), f_k the share of class k in the labels.
+    """Return class weights w_k = f_k^(−1/2) / Σ_j f_j^(1/2), f_k the share of class k in labels.
 
-    The inverse square root helps rare classes without letting a handful of pixels rule; the
+    The inverse square root helps rare classes without letting a handful of pixels dominate; the
     divisor makes the mean weight over pixels 1. A class without pixels gets 1.
 
     Args:
@@ -446,7 +446,7 @@ def balanced_weights(counts: Tensor) -> Tensor:
 
 
 def _lovasz_of_class(probs: Tensor, truth: Tensor) -> Tensor:
-    """Lovász extension of the Jaccard loss of one class: probs and truth (P,)."""
+    """Return the Lovász extension of the Jaccard loss of one class: probs and truth (P,)."""
     errors = torch.where(truth, 1 - probs, probs)
     errors, order = errors.sort(descending=True)
     truth = truth[order].float()
@@ -458,7 +458,7 @@ def _lovasz_of_class(probs: Tensor, truth: Tensor) -> Tensor:
 
 
 def _pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
-    """The weight of each pixel's class, 0 where ignored: (N, H, W)."""
+    """Return the weight of each pixel's class (N, H, W), 0 where ignored."""
     known = labels != IGNORE_INDEX
     if weights is None:
         return known.float()
@@ -466,12 +466,12 @@ def _pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:
-    """`total` / `count`, or `total` (an empty sum) where nothing was counted."""
+    """Return `total` / `count`, or `total` (an empty sum) if nothing was counted."""
     return total / torch.where(count > 0, count, 1)
 
 
 def _no_loss(logits: Tensor) -> Tensor:
-    """0 with a graph; an empty sum, for 0 · inf is not 0."""
+    """Return 0 with a graph: an empty sum, since 0 · inf is not 0."""
     return logits[:0].float().sum()
 
 

@@ -1,4 +1,4 @@
-"""How weights move: parameter groups, optimiser, learning rate over the steps."""
+"""Optimisation: parameter groups, optimiser, learning rate schedule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import ModelError
 from terrafuse.segmenter import SensorModel
 
-# Learned positions and tokens are offsets, not maps: decay would only pull them to 0.
+# Learned positions and tokens are offsets, not linear maps: decay would only pull them to 0.
 _OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
 
 
@@ -25,12 +25,11 @@ _OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
 class ParameterGroup:
     """Parameters with one learning rate and one weight decay.
 
-    Names and not tensors, for a strategy that shards the model replaces its tensors by flat ones.
+    Names rather than tensors, since a strategy that shards the model replaces its tensors.
 
     Args:
         names: As in `model.named_parameters()`.
         lr_factor: Learning rate relative to `training.lr`.
-        weight_decay: Decay of these parameters.
     """
 
     names: tuple[str, ...]
@@ -39,21 +38,21 @@ class ParameterGroup:
 
 
 def parameter_groups(model: SensorModel, config: LearningConfig) -> list[ParameterGroup]:
-    """Trainable parameters by learning rate and weight decay.
+    """Group trainable parameters by learning rate and weight decay.
 
     A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
     learning rate in a run is `backbone_lr_factor` × that of the rest, and falls by `layer_decay`
-    per group from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). The
-    factors that modules list in `lr_factors()` multiply all this. No decay for parameters of one
-    dimension (biases, norms), learned positions and tokens, and what a module lists in its
-    `no_weight_decay()`; with `decay_all` every parameter is decayed.
+    per group from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). All this
+    is multiplied by the factors that modules list in `lr_factors()`. One-dimensional parameters
+    (biases, norms), learned positions and tokens, and parameters listed in a module's
+    `no_weight_decay()` are not decayed; with `decay_all` every parameter is.
 
     Args:
         model: The model; parameters that do not require a gradient are left out.
-        config: Rates and factors.
+        config: Learning rates, weight decay and factors.
 
     Raises:
-        ModelError: A module lists a factor for something that it does not have.
+        ModelError: A module lists a factor for a parameter or part that it does not have.
     """
     factors = _backbone_factors(model, config) if isinstance(config, TrainingConfig) else {}
     without_decay = set() if config.decay_all else _without_decay(model)
@@ -73,11 +72,11 @@ def create_optimizer(
     groups: Sequence[ParameterGroup],
     config: LearningConfig,
 ) -> Optimizer:
-    """AdamW, Adam or SGD over `groups`, at the peak learning rates.
+    """Create AdamW, Adam or SGD over `groups`, at the peak learning rates.
 
     Args:
         parameters: The model's parameters by name.
-        groups: From `parameter_groups`.
+        groups: Result of `parameter_groups`.
         config: Optimiser and its settings.
     """
     settings = [
@@ -95,12 +94,12 @@ def create_optimizer(
 
 
 def create_schedule(optimizer: Optimizer, config: LearningConfig) -> LambdaLR:
-    """Schedule to be advanced once per optimiser step."""
+    """Create the schedule, which must be advanced once per optimiser step."""
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, config))
 
 
 def learning_rate_factor(step: int, config: LearningConfig) -> float:
-    """Learning rate of a step relative to its peak, in [0, 1].
+    """Return the learning rate of a step relative to its peak, in [0, 1].
 
     With W = `warmup_steps` of S = `steps`: (step + 1) / (W + 1) while step < W, then with
     t = (step − W) / (S − W): (1 − t)^poly_power, (1 + cos πt) / 2, 1, or γ^n after n `milestones`.
@@ -128,7 +127,7 @@ def learning_rate_factor(step: int, config: LearningConfig) -> float:
 
 
 def _backbone_factors(model: SensorModel, config: TrainingConfig) -> dict[int, float]:
-    """Learning rate factor by the identity of a backbone's parameters."""
+    """Return learning rate factors by the identity of backbone parameters."""
     factors: dict[int, float] = {}
     for backbone in model.backbones():
         for depth, layer in enumerate(reversed(backbone.layer_groups()), start=1):
@@ -138,10 +137,10 @@ def _backbone_factors(model: SensorModel, config: TrainingConfig) -> dict[int, f
 
 
 def _own_factors(model: SensorModel) -> dict[str, float]:
-    """Learning rate factor by name, of what modules list in `lr_factors()`.
+    """Return learning rate factors by parameter name, as modules list them in `lr_factors()`.
 
     Raises:
-        ModelError: A module lists something that no parameter of its own begins with.
+        ModelError: A module lists a name that matches none of its parameters or parts.
     """
     names = [name for name, _ in model.named_parameters()]
     found: dict[str, float] = {}
@@ -153,9 +152,8 @@ def _own_factors(model: SensorModel) -> dict[str, float]:
             meant = [name for name in names if name == start or name.startswith(f"{start}.")]
             if not meant:
                 raise ModelError(
-                    f"lr_factors() of {type(module).__name__} names '{key}', and none of its "
-                    "parameters is called so or lies in a part called so. Name a parameter or a "
-                    "part of the module"
+                    f"lr_factors() of {type(module).__name__} names '{key}', but it has no "
+                    "parameter or part of that name. Name a parameter or a part of the module"
                 )
             for name in meant:
                 found[name] = found.get(name, 1.0) * factor

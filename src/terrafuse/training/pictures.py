@@ -1,4 +1,4 @@
-"""Pictures made while a run goes on: one validation window again and again, curves at the end."""
+"""Pictures of a run: one validation window during training, curves at the end."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ if TYPE_CHECKING:
 
 #: Folder of the pictures in a run folder.
 FIGURES = "figures"
-#: Scenes looked at for a window worth showing.
+#: Largest number of scenes searched for a window worth showing.
 _MOST_SCENES = 16
 
 
 class SamplePicture:
-    """Writes `validation_<step>.png`: images, labels and class map of one window.
+    """Writer of `validation_<step>.png`: images, labels and class map of one window.
 
-    The window is fixed: of the middles of the first scenes, that with the most even mix of
-    classes.
+    The window is fixed: of the central windows of the first scenes, the one with the most even mix
+    of classes.
 
     Args:
-        scenes: Validation scenes.
         crop_size: Side of the window, in scene pixels.
-        statistics: For the stretch of the images.
-        scheme: For the colours.
-        folder: Of the pictures; made with the first.
+        statistics: Band statistics for the display stretch.
+        scheme: Classes and colours.
+        folder: Folder of the pictures; created with the first one.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class SamplePicture:
         self._sample: Sample | None = None
 
     def __call__(self, segmenter: Segmenter, step: int) -> None:
-        """Write the picture of a step; none where no window suits the method."""
+        """Write the picture of a step, if any window suits the method."""
         from terrafuse.reports import sample_panel  # matplotlib takes a second to import
 
         self._sample = self._sample or self._choose(segmenter)
@@ -84,9 +83,9 @@ def save_curves(log: Path, score: str, folder: Path) -> None:
     """Write `curves.png`: losses and validation scores against steps.
 
     Args:
-        log: `log.csv`.
-        score: The score that decided.
-        folder: Of the pictures.
+        log: Path of `log.csv`.
+        score: Name of the score that selects the weights.
+        folder: Folder of the pictures.
     """
     from terrafuse.reports import curves_figure
 
@@ -110,7 +109,7 @@ def _middle(scene: Scene, size: int) -> Window:
 
 
 def _evenness(sample: Sample) -> float:
-    """Entropy of the labels: 0 for one class, the greater the more classes and the more alike."""
+    """Return the entropy of the labels: 0 for one class, larger for many classes of equal share."""
     assert sample.labels is not None
     counts = torch.bincount(sample.labels.flatten(), minlength=256)[:-1]
     shares = counts / counts.sum().clamp_min(1)
@@ -119,7 +118,7 @@ def _evenness(sample: Sample) -> float:
 
 @torch.inference_mode()
 def _map_window(segmenter: Segmenter, batch: Batch) -> NDArray[np.int64]:
-    """Classes of the first sample, (H, W); the model's modules keep their modes."""
+    """Map the first sample, class indices (H, W); the model's modules keep their modes."""
     training = [module for module in segmenter.modules() if module.training]
     segmenter.eval()
     batch = batch.to(next(segmenter.parameters()).device)

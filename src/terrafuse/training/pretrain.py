@@ -1,4 +1,4 @@
-"""`pretrain`: backbones that learn from images without labels, and the folder they are left in."""
+"""`pretrain`: backbones trained on images without labels, and the folder that holds them."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from terrafuse.version import VERSION
 from terrafuse.weights import digest, load_strict, read_weights
 from terrafuse.writing import written_whole
 
-#: Says what a folder of pre-training holds; written last.
+#: Describes the content of a pre-training folder; written last.
 PRETRAIN_JSON = "pretrain.json"
 
 
 def pretrain(
     config: PretrainConfig, out: Path, *, resume: bool = False, progress: bool = True
 ) -> Path:
-    """Learn backbones from images. No labels are read.
+    """Pre-train backbones on images; no labels are read.
 
-    What can be wrong is looked for before the first step: settings, folder, manifest, objective and
+    Everything is checked before the first step: settings, folder, manifest, objective and
     backbones, statistics of the scenes. The last weights are kept.
 
     Args:
@@ -60,10 +60,10 @@ def pretrain(
         figure.
 
     Raises:
-        ConfigError: Settings contradict each other, the data, or the run to go on with.
-        UnknownNameError: No such objective, backbone or option.
-        DataError: There is nothing to learn from.
-        OutputError: `out` holds something, or cannot be written.
+        ConfigError: Settings contradict each other, the data, or the run to resume.
+        UnknownNameError: The objective, a backbone or an option does not exist.
+        DataError: There is nothing to train on.
+        OutputError: `out` is not empty, or cannot be written.
         MissingDependencyError: A logger is not installed.
         TrainingError: The loss is not finite.
         StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
@@ -85,7 +85,7 @@ def pretrain(
 
 @dataclass(frozen=True)
 class _Run:
-    """All that a pre-training is made of, checked."""
+    """All checked parts of a pre-training run."""
 
     config: PretrainConfig
     out: Path
@@ -98,12 +98,11 @@ class _Run:
 
 
 class PretrainingTask(LearningTask):
-    """Makes the sum of an objective's losses small.
+    """Training step of an objective, on the sum of its losses.
 
     Args:
-        pretrainer: The objective and its backbones.
         config: Optimiser, schedule, seed.
-        loader: Makes the batches once the processes are known.
+        loader: Creates the batches once rank and world size are known.
     """
 
     def __init__(
@@ -120,26 +119,26 @@ class PretrainingTask(LearningTask):
     def transfer_batch_to_device(
         self, batch: tuple[Batch, ...], device: torch.device, dataloader_idx: int
     ) -> tuple[Batch, ...]:
-        """All views on the device of this process."""
+        """Move all views to the device of this process."""
         del dataloader_idx
         return tuple(view.to(device) for view in batch)
 
     def terms(self, batch: tuple[Batch, ...]) -> dict[str, Tensor]:
-        """Losses by name, and their sum."""
+        """Return the losses by name, and their sum."""
         losses: dict[str, Tensor] = self.pretrainer(batch)
         return {**losses, "total": torch.stack(list(losses.values())).sum()}
 
     def views(self, batch: tuple[Batch, ...]) -> tuple[Batch, ...]:
-        """The views."""
+        """Return the views."""
         return batch
 
 
 class KeepLast(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Keeps the weights whole, also where a strategy shards them, at every checkpoint.
+    """Callback that saves the whole weights at every checkpoint, even if a strategy shards them.
 
     Args:
-        kept: File for them.
-        config: Steps between checkpoints.
+        kept: File of the weights.
+        config: Settings with the steps between checkpoints.
     """
 
     def __init__(self, kept: Path, config: PretrainConfig) -> None:
@@ -149,7 +148,7 @@ class KeepLast(Callback):  # type: ignore[misc]  # Lightning is not typed for us
     def on_train_batch_end(
         self, trainer: Trainer, module: PretrainingTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Write them where it is due."""
+        """Save the weights if due."""
         del module, outputs, batch
         if not (is_step_end(trainer, batch_idx) and _is_due(self.config, trainer.global_step)):
             return
@@ -184,19 +183,19 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     pretrainer.train()
     if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, modalities):
-            display.say(f"random changes, {line}")
+            display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
 
 
 def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
-    """Scenes with rasters of every modality."""
+    """Select the scenes with rasters of every modality."""
     found = [scene for scene in scenes if not scene.missing]
     if not found:
         raise ConfigError(
             f"objective '{config.objective.name}' compares modalities, and no scene of "
             f"{', '.join(config.data.train_splits)} has all of them. Name fewer in "
-            "data.modalities, or choose objective 'mae', which takes each for itself"
+            "data.modalities, or choose objective 'mae', which treats each separately"
         )
     return found
 
@@ -238,7 +237,7 @@ def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
 
 
 def _finish(run: _Run) -> None:
-    """Save each backbone, say what they are, draw the curve, remove what is left over."""
+    """Save and describe each backbone, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
     load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'")
     learned = run.pretrainer.learned

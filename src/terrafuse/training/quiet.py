@@ -1,4 +1,4 @@
-"""Keeps Lightning from telling users about what we decide."""
+"""Silencing Lightning's messages about choices that terrafuse makes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 _IRRELEVANT = (
-    # Lightning 2.6 uses what torch 2.15 has renamed.
+    # Lightning 2.6 uses a name that torch 2.15 has changed.
     r".*isinstance\(treespec, LeafSpec\).*",
     # We count batches ourselves: a resumed loader begins where the run was interrupted.
     r".*your dataloader is not resumable.*",
@@ -20,22 +20,22 @@ _IRRELEVANT = (
     r".*does not have many workers.*",
     # Frozen backbones stay in evaluation mode on purpose.
     r".*in eval mode at the start of training.*",
-    # Which device is used is said by training.accelerator.
+    # The device is chosen by training.accelerator.
     r".*available but not used.*",
-    # Validation is ours and needs no loop of Lightning's.
+    # Validation is a callback and needs no Lightning loop.
     r".*no `val_dataloader`.*",
     # In fp16 the first steps are skipped until the loss scale fits.
     r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
-    # A run folder is checked before.
+    # The run folder has been checked before.
     r".*Checkpoint directory .* exists and is not empty.*",
-    # A progress bar of our own replaces Lightning's; so does log.csv.
+    # log.csv replaces Lightning's loggers, as our progress bar does Lightning's.
     r".*No `logger` configured.*",
 )
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Lightning's notes, and warnings on what is intended, are not shown inside."""
+    """Hide Lightning's notes and its warnings about intended behaviour."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -52,7 +52,7 @@ def quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def fitting_threads() -> Iterator[None]:
-    """No more threads than cores this process may use, unless OMP_NUM_THREADS says otherwise."""
+    """Limit threads to the cores this process may use, unless OMP_NUM_THREADS is set."""
     before = torch.get_num_threads()
     if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
         torch.set_num_threads(min(before, len(os.sched_getaffinity(0))))

@@ -1,8 +1,9 @@
-"""What lies in a run folder while a run is going on, and whether it may be begun or gone on with.
+"""State of an unfinished run in its folder, and checks before starting or resuming it.
 
-`config.yaml` the settings · `start.json` what was measured on the training split · `log.csv` ·
-`best.pt` best weights so far · `last.ckpt` everything needed to go on. The model itself
-(`model.safetensors`, `model.json`) appears at the end, when the last three but the log go.
+`config.yaml` settings · `start.json` statistics of the training splits · `log.csv` · `best.pt`
+best weights so far · `last.ckpt` everything needed to resume. The model itself
+(`model.safetensors`, `model.json`) appears at the end, when `start.json`, `best.pt` and
+`last.ckpt` are removed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ CONFIG, START, LOG = STORED_CONFIG, "start.json", "log.csv"
 KEPT, LAST = "best.pt", "last.ckpt"
 CHECKPOINT_FORMAT = 1
 
-#: Settings that do not change what is learned; all others must stay when a run goes on.
+#: Settings that do not affect what is learned; all others must not change when a run is resumed.
 FREE_SETTINGS = frozenset(
     {
         "data.manifest",  # its content is compared instead: it may have moved
@@ -57,10 +58,9 @@ FREE_SETTINGS = frozenset(
 
 @dataclass(frozen=True)
 class SplitStatistics:
-    """What was measured on the training split before the first step.
+    """Statistics of the training splits, measured before the first step.
 
     Args:
-        statistics: Per modality.
         class_counts: Labelled pixels per class.
         manifest_sha256: Of the manifest they were measured with.
         is_before_rules: Whether the run was begun when nodata was judged band by band, whatever
@@ -75,12 +75,12 @@ class SplitStatistics:
 
 @dataclass(frozen=True)
 class Position:
-    """How far an interrupted run got.
+    """Position of an interrupted run.
 
     Args:
         step: Optimiser steps done.
-        is_done: Nothing remains but to save the model.
-        world_size: Processes it ran on.
+        is_done: True: nothing remains but to save the model.
+        world_size: Number of processes it ran on; None before the first checkpoint.
     """
 
     step: int = 0
@@ -89,9 +89,9 @@ class Position:
 
 
 def is_first_process() -> bool:
-    """Whether this is the only process of a run, or the one that writes files.
+    """Tell whether this is the only process of a run, or the one that writes files.
 
-    Known from the launcher's environment before the processes are connected.
+    The launcher's environment tells it before the processes are connected.
     """
     names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
     return all(os.environ.get(name, "0") == "0" for name in names)
@@ -104,16 +104,14 @@ def check_startable(
     resume: bool,
     read: Callable[[Path], Settings] = load_run_config,
 ) -> None:
-    """Refuse a folder that a run cannot be begun in, or gone on with.
+    """Refuse a folder in which a run cannot be started or resumed.
 
     Args:
-        out: The folder.
-        config: The settings.
-        resume: Whether to go on.
-        read: Reads the settings in a folder.
+        resume: True: resume the run in the folder.
+        read: Reads the settings stored in the folder.
 
     Raises:
-        OutputError: Not empty without `resume`; not a folder; not writable.
+        OutputError: The folder is not empty without `resume`, not a folder, or not writable.
         ConfigError: The run in it has other settings.
     """
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
@@ -126,27 +124,27 @@ def check_startable(
         return
     if not resume:
         raise OutputError(
-            f"'{out}' is not empty. Choose another folder with --out, go on with the run in it "
+            f"'{out}' is not empty. Choose another folder with --out, continue the run in it "
             "with --resume, or remove it"
         )
     if not (out / CONFIG).exists():
         raise OutputError(
-            f"'{out}' is not empty and holds no run to go on with ('{CONFIG}' is missing). "
+            f"'{out}' is not empty and holds no run to resume ('{CONFIG}' is missing). "
             "Choose another folder with --out"
         )
     _check_same_settings(read(out / CONFIG), config, out)
 
 
 def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
-    """Whether the run in a folder has what it makes last: its model."""
+    """Tell whether the run in a folder has its last file: the model's description."""
     return (out / mark).exists()
 
 
 def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
-    """Make the folder and write what the run is.
+    """Create the run folder with settings and statistics.
 
     Raises:
-        OutputError: Not writable, or the disk is full.
+        OutputError: The folder cannot be written, or the disk is full.
     """
     values = config.model_dump(mode="json")
     with written_whole(out / CONFIG) as (partial,):
@@ -164,10 +162,10 @@ def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
 
 
 def read_split_statistics(out: Path, manifest: Path) -> SplitStatistics | None:
-    """What an earlier part of the run, or its first process, measured.
+    """Read the statistics measured by an earlier part of the run, or by its first process.
 
     Raises:
-        ConfigError: The manifest is not the same any more.
+        ConfigError: The manifest has changed since.
     """
     try:
         values = json.loads((out / START).read_text(encoding="utf-8"))
@@ -175,8 +173,8 @@ def read_split_statistics(out: Path, manifest: Path) -> SplitStatistics | None:
         return None
     if values["manifest_sha256"] != digest(manifest):
         raise ConfigError(
-            f"'{manifest}' has changed since the run in '{out}' began, so it cannot go on as if it "
-            "had not been interrupted. Restore the manifest, or begin anew in another folder"
+            f"'{manifest}' has changed since the run in '{out}' was started, so it cannot be "
+            "resumed. Restore the manifest, or start again in another folder"
         )
     statistics = {k: BandStatistics.from_dict(v) for k, v in values["statistics"].items()}
     return SplitStatistics(
@@ -200,18 +198,18 @@ def as_begun(manifest: Manifest, facts: SplitStatistics | None, out: Path) -> Ma
 
 
 def read_position(out: Path) -> Position:
-    """How far the run got; step 0 where there is no checkpoint.
+    """Read the position of a run; step 0 without a checkpoint.
 
     Raises:
-        WeightsMismatchError: The checkpoint is of another version.
-        WeightsError: It is damaged.
+        WeightsMismatchError: The checkpoint was written by another version.
+        WeightsError: The checkpoint is damaged.
     """
     path = out / LAST
     if not path.exists():
         return Position()
-    remedy = f"Remove '{path.name}' to begin the run anew"
+    remedy = f"Remove '{path.name}' to start the run from scratch"
     try:
-        # Mapped, for only a few numbers of it are wanted.
+        # Memory-mapped, since only a few numbers are needed.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [""])[0]
@@ -227,7 +225,7 @@ def read_position(out: Path) -> Position:
 
 
 def position_fields(position: Position) -> dict[str, Any]:
-    """What a checkpoint holds for `read_position`."""
+    """Return the fields of a checkpoint that `read_position` reads."""
     return {"format": CHECKPOINT_FORMAT, "version": VERSION, **vars(position)}
 
 
@@ -235,16 +233,16 @@ def save_weights(path: Path, module: nn.Module) -> None:
     """Write the state of a module; the file appears whole or not at all.
 
     Raises:
-        OutputError: Not writable, or the disk is full.
+        OutputError: The file cannot be written, or the disk is full.
     """
     save_state(path, module.state_dict())
 
 
 def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write values by name; the file appears whole or not at all.
+    """Write tensors by name; the file appears whole or not at all.
 
     Raises:
-        OutputError: Not writable, or the disk is full.
+        OutputError: The file cannot be written, or the disk is full.
     """
     state = {name: value.cpu() for name, value in state.items()}
     with written_whole(path) as (partial,):
@@ -252,7 +250,7 @@ def save_state(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def tidy(out: Path) -> None:
-    """Remove what only an unfinished run needs."""
+    """Remove the files that only an unfinished run needs."""
     for name in (KEPT, LAST, START):
         (out / name).unlink(missing_ok=True)
 
@@ -266,8 +264,8 @@ def _check_same_settings(stored: Settings, config: Settings, out: Path) -> None:
     ]
     if differing:
         raise ConfigError(
-            f"the run in '{out}' has other settings, so it cannot go on: {'; '.join(differing)}. "
-            f"Use its settings ('{out / CONFIG}'), or begin anew in another folder"
+            f"the run in '{out}' has other settings and cannot be resumed: {'; '.join(differing)}. "
+            f"Use its settings ('{out / CONFIG}'), or start again in another folder"
         )
 
 

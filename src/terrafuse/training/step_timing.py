@@ -1,4 +1,4 @@
-"""A few steps of a run with made-up batches, to know what a step takes."""
+"""Timing a run's training steps on synthetic batches."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ _AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
 def time_steps(config: RunConfig, manifest: Manifest, repeats: int = 2) -> float:
-    """Seconds per optimiser step on one device, without reading data.
+    """Return the seconds per optimiser step on one device, without reading data.
 
-    The model has random weights and sees noise; crop, batch, losses, optimiser and precision are
-    those of the run. One step goes before those that are timed.
+    The model has random weights and is fed noise; crop, batch, losses, optimiser and precision are
+    those of the run. One warm-up step precedes the timed ones.
 
     Args:
-        config: The run.
-        manifest: Its data set.
-        repeats: Steps to time; the fastest counts.
+        repeats: Number of timed steps; the fastest counts.
 
     Raises:
         ModelError: The method cannot be built with these options.
@@ -83,7 +81,7 @@ def _unit_statistics(modality: Modality) -> BandStatistics:
 def _noise(
     segmenter: Segmenter, config: RunConfig, num_classes: int, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
-    """Images (N, C_m, H_m, W_m), valid (N, H_m, W_m) and labels (N, H, W) of a made-up batch."""
+    """Draw a synthetic batch: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W)."""
     count, crop = config.data.batch_size, config.data.crop_size
     sizes = {m.name: m.size_at(crop) for m in segmenter.modalities}
     images = {

@@ -1,4 +1,4 @@
-"""One step of learning, as Lightning wants it."""
+"""Training steps as Lightning modules."""
 
 from __future__ import annotations
 
@@ -20,55 +20,54 @@ from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import create_optimizer, create_schedule, parameter_groups
 
-#: (rank, world size) → batches of this process from where training starts or goes on.
+#: (rank, world size) → batches of this process, from the step at which training starts or resumes.
 LoaderFactory = Callable[[int, int], Iterable[Any]]
 
 
 class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not typed for us
-    """Makes a loss small. Every random draw of a step depends on (seed, batch, rank) only.
+    """Base of training tasks; every random draw of a step depends on (seed, batch, rank) only.
 
-    A task keeps its model under a name of its own, and writes `model`, `terms` and `views`.
+    A subclass keeps its model under its own name, and implements `model`, `terms` and `views`.
 
     Args:
-        model: What learns.
         config: Optimiser, schedule, seed.
-        loader: Makes the batches once the processes are known.
+        loader: Creates the batches once rank and world size are known.
     """
 
     def __init__(self, model: SensorModel, config: LearningConfig, loader: LoaderFactory) -> None:
         super().__init__()
         self.config = config
         self._loader = loader
-        # Before a strategy replaces the tensors by flat shards, whose shapes say nothing.
+        # Before a strategy replaces the tensors by flat shards, which have lost their shapes.
         self._groups = parameter_groups(model, config)
         for backbone in model.backbones():
             backbone.gradient_checkpointing = config.gradient_checkpointing
 
     @property
     def model(self) -> SensorModel:
-        """What learns."""
+        """Model to train."""
         raise NotImplementedError
 
     def terms(self, batch: Any) -> dict[str, Tensor]:
-        """Terms of the loss of a batch by name, and their sum as "total"."""
+        """Return the loss terms of a batch by name, and their sum as "total"."""
         raise NotImplementedError
 
     def views(self, batch: Any) -> tuple[Batch, ...]:
-        """The samples in a batch."""
+        """Return the views in a batch, as sample batches."""
         raise NotImplementedError
 
     def train_dataloader(self) -> Batches:
-        """Batches of this process."""
+        """Return the batches of this process."""
         batches = self._loader(self.global_rank, self.trainer.world_size)
         return Batches(batches, self.config.steps * self.config.accumulate)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Seed what the step draws (dropout, stochastic depth): a resumed run draws the same."""
+        """Seed the step's random draws (dropout, drop path), so that a resumed run repeats them."""
         del batch
         torch.manual_seed(step_seed(self.config.seed, batch_idx, self.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Loss of a batch, and its terms for the log.
+        """Return the loss of a batch, and its terms for the log.
 
         Raises:
             TrainingError: The loss is not finite.
@@ -80,7 +79,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         return {"loss": terms["total"], "terms": values}
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimiser, and the schedule per optimiser step."""
+        """Return the optimiser, and its schedule per optimiser step."""
         optimizer = create_optimizer(dict(self.model.named_parameters()), self._groups, self.config)
         scheduler = create_schedule(optimizer, self.config)
         return {
@@ -94,7 +93,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all parameters, also where they are sharded."""
+        """Clip by the norm over all parameters, even if they are sharded."""
         if gradient_clip_val is not None and isinstance(self.trainer.strategy, FSDPStrategy):
             self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
         else:
@@ -114,13 +113,11 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
 
 
 class SegmentationTask(LearningTask):
-    """Trains a segmenter.
+    """Supervised training of a segmenter.
 
     Args:
-        segmenter: The model.
-        loss: What is minimised.
         config: Optimiser, schedule, seed.
-        loader: Makes the batches once the processes are known.
+        loader: Creates the batches once rank and world size are known.
     """
 
     def __init__(
@@ -138,7 +135,7 @@ class SegmentationTask(LearningTask):
             for backbone in segmenter.backbones():
                 for parameter in chain.from_iterable(backbone.layer_groups()):
                     parameter.requires_grad_(False)
-        self.train()  # what is frozen now stays in evaluation mode
+        self.train()  # the newly frozen parts stay in evaluation mode
 
     @property
     def model(self) -> SensorModel:
@@ -148,30 +145,30 @@ class SegmentationTask(LearningTask):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """The batch on the device of this process."""
+        """Move the batch to the device of this process."""
         del dataloader_idx
         return batch.to(device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
-        """Loss of a batch, and its terms."""
+        """Return the loss of a batch, and its terms."""
         assert batch.labels is not None
         output = self.segmenter(batch.images, batch.valid)
         terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight)
         return terms
 
     def views(self, batch: Batch) -> tuple[Batch, ...]:
-        """The batch."""
+        """Return the batch as its only view."""
         return (batch,)
 
 
 class Batches:
-    """Batches with the length of the whole training, of which a resumed run sees the rest.
+    """Remaining batches of a run, with the length of the whole training.
 
-    Lightning counts on from where a run was interrupted, so it must not be told the shorter length.
+    Lightning continues counting at the interruption, so it must not be given the shorter length.
 
     Args:
-        batches: What remains.
-        total: Batches of the whole training.
+        batches: Remaining batches.
+        total: Number of batches in the whole training.
     """
 
     def __init__(self, batches: Iterable[Any], total: int) -> None:
@@ -186,5 +183,5 @@ class Batches:
 
 
 def step_seed(seed: int, batch_idx: int, rank: int) -> int:
-    """Seed of the random draws of one batch in one process."""
+    """Return the seed of the random draws of one batch in one process."""
     return int(np.random.SeedSequence((seed, batch_idx, rank)).generate_state(1, np.uint64)[0])

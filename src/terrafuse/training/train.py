@@ -1,4 +1,4 @@
-"""`train`: a run from its settings to its folder."""
+"""`train`: a run from its settings to its run folder."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ _MOST_WARNINGS = 5
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
-    """Train as the settings say.
+    """Train a model as the settings specify.
 
-    What can be wrong is looked for before the first step, cheap things first: settings, folder,
-    manifest and rasters, the method, statistics and class counts of the training splits. Nothing
-    is written before all of it is right. Weights are chosen by the score `training.monitor` on
+    Everything is checked before the first step, cheap checks first: settings, folder, manifest and
+    rasters, the method, statistics and class counts of the training splits. Nothing is written
+    before all checks have passed. Weights are selected by the score `training.monitor` on
     `training.validation_split`; without that split the last ones are kept.
 
     Args:
@@ -74,10 +74,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         `out`, with `model.safetensors`, `model.json`, `config.yaml`, `log.csv` and figures.
 
     Raises:
-        ConfigError: Settings contradict each other, the data, or the run to go on with.
-        UnknownNameError: No such method, loss, option or score.
+        ConfigError: Settings contradict each other, the data, or the run to resume.
+        UnknownNameError: A method, loss, option or score does not exist.
         DataError: The data cannot be trained on.
-        OutputError: `out` holds something, or cannot be written.
+        OutputError: `out` is not empty, or cannot be written.
         MissingDependencyError: A logger is not installed.
         TrainingError: The loss is not finite.
         StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
@@ -98,7 +98,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
 
 @dataclass(frozen=True)
 class _Run:
-    """All that a run is made of, checked."""
+    """All checked parts of a run."""
 
     config: RunConfig
     out: Path
@@ -113,11 +113,11 @@ class _Run:
 
 
 def check_settings(config: RunConfig) -> None:
-    """Refuse settings of training that can be seen to be wrong without data.
+    """Refuse training settings that are wrong whatever the data.
 
     Raises:
-        ConfigError: Values that exclude each other, unknown scores, devices that are not there.
-        UnknownNameError: No such loss, or option of it.
+        ConfigError: Values exclude each other, or a score or device does not exist.
+        UnknownNameError: A loss or one of its options does not exist.
         MissingDependencyError: A logger is not installed.
     """
     training = config.training
@@ -131,8 +131,8 @@ def check_settings(config: RunConfig) -> None:
 def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
     manifest = open_dataset(config.data)
     check_crop_size(config.data, manifest)
-    scored_classes(config.evaluation, manifest.scheme)  # refuses what is no class
-    # Of an earlier part of the run, or of the first process, which has then checked the data.
+    scored_classes(config.evaluation, manifest.scheme)  # refuses unknown class names
+    # From an earlier part of the run, or from the first process, which then has checked the data.
     facts = run_state.read_split_statistics(out, config.data.manifest)
     if facts is None:
         _check_data(config, manifest, display)
@@ -145,7 +145,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
         display.stage("choosing labels"),
     )
     val_scenes = validation_scenes(config, manifest)
-    # Options of losses are checked with made-up counts: measuring the real ones may take long.
+    # Loss options are checked with placeholder counts: measuring the real ones may take long.
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
     facts = facts or _measure(config, manifest, train_scenes, val_scenes, display)
@@ -157,7 +157,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_state.is_first_process():
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
-            display.say(f"random changes, {line}")
+            display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
@@ -165,10 +165,10 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
 
 
 def check_crop_size(config: DataConfig, manifest: Manifest) -> None:
-    """Refuse a crop that breaks a pixel of a modality with another pixel size.
+    """Refuse a crop size that splits pixels of a modality with another pixel size.
 
     Raises:
-        ConfigError: Names a size that suits.
+        ConfigError: Names a suitable size.
     """
     alignment = window_alignment(list(manifest.modalities.values()))
     if config.crop_size % alignment:
@@ -283,7 +283,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
 
 
 def _finish(run: _Run) -> None:
-    """Save the kept weights as the model, draw the curves, remove what is left over."""
+    """Save the kept weights as the model, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
     load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'")
     info = describe_run(

@@ -1,4 +1,4 @@
-"""Lightning's Trainer from our settings."""
+"""Lightning's Trainer from a run's settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BARE = {
 
 
 def check_trainer(config: LearningConfig) -> None:
-    """Refuse what no trainer can be made of.
+    """Refuse settings that no trainer can be created from.
 
     Raises:
-        ConfigError: Devices that are not there, or settings that exclude each other.
+        ConfigError: Devices do not exist, or settings exclude each other.
         MissingDependencyError: A logger is not installed.
     """
     for name in config.loggers:
@@ -42,7 +42,7 @@ def check_trainer(config: LearningConfig) -> None:
 def _refuse_with_shards(config: TrainingConfig) -> None:
     wanted = {
         "ema_decay": (config.ema_decay is not None, "the average needs whole weights"),
-        "head_first_steps": (config.head_first_steps > 0, "shards learn or wait as a whole"),
+        "head_first_steps": (config.head_first_steps > 0, "shards are frozen only as a whole"),
     }
     for name, (is_set, reason) in wanted.items():
         if is_set:
@@ -53,15 +53,14 @@ def _refuse_with_shards(config: TrainingConfig) -> None:
 
 
 def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> Trainer:
-    """A trainer that counts steps, and leaves validation, logging and saving to our callbacks.
+    """Create a trainer that counts steps and leaves validation, logging and saving to callbacks.
 
     Args:
         config: Devices, precision, steps, loggers.
         callbacks: In the order in which they run.
-        out: The run folder.
 
     Raises:
-        ConfigError: Devices that are not there.
+        ConfigError: Devices do not exist.
     """
     return Trainer(
         **_devices(config),
@@ -73,8 +72,8 @@ def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> T
         callbacks=callbacks,
         logger=[_create_logger(name, out) for name in config.loggers] or False,
         default_root_dir=out,
-        use_distributed_sampler=False,  # the loader shares its samples among processes itself
-        log_every_n_steps=1,  # log.csv and its lines are ours; this only silences a warning
+        use_distributed_sampler=False,  # the loader distributes its samples itself
+        log_every_n_steps=1,  # a callback writes log.csv; this only silences a warning
         num_sanity_val_steps=0,
         **_BARE,
     )
@@ -89,10 +88,10 @@ def _devices(config: LearningConfig) -> dict[str, Any]:
 
 
 def _strategy(config: LearningConfig) -> str:
-    """Lightning's name of the strategy.
+    """Return Lightning's name of the strategy.
 
     Raises:
-        ConfigError: There are no such devices, or the strategy does not suit them.
+        ConfigError: Devices do not exist, or the strategy does not suit them.
     """
     try:
         chosen = Trainer(**_devices(config), strategy=config.strategy, logger=False, **_BARE)
@@ -113,7 +112,7 @@ def _create_logger(name: str, out: Path) -> Any:
         return loggers.TensorBoardLogger(out, name="tensorboard", version="")
     if name == "wandb":
         return loggers.WandbLogger(project="terrafuse", name=out.name, save_dir=out)
-    # MLflow itself would write into the working directory, in a form it is giving up.
+    # MLflow's default is the working directory, in a deprecated format.
     own = f"sqlite:///{out.absolute() / 'mlflow.db'}"
     uri = os.environ.get("MLFLOW_TRACKING_URI", own)
     return loggers.MLFlowLogger("terrafuse", run_name=out.name, tracking_uri=uri)

@@ -1,4 +1,4 @@
-"""Judging while learning: score whole validation scenes, keep the best weights, stop early."""
+"""Validation during training: score whole scenes, keep the best weights, stop early."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Picture = Callable[[Segmenter, int], None]
 
 
 def check_monitor(config: TrainingConfig) -> None:
-    """Refuse a `monitor` that no validation computes.
+    """Refuse a `monitor` score that validation does not compute.
 
     Raises:
         ConfigError: Names the nearest score.
     """
-    # What costs more than counting, as boundaries do, is left to `terrafuse evaluate`.
+    # Scores that need more than counting, like boundary F1, are left to `terrafuse evaluate`.
     known = cheap_scores()
     if config.monitor not in known:
         raise ConfigError(unknown_name("score in 'training.monitor'", config.monitor, known))
@@ -59,7 +59,7 @@ def check_scene_windows(config: RunConfig) -> None:
     """Refuse windows of prediction or validation that do not suit the blending.
 
     Raises:
-        ConfigError: Names the setting and what is allowed.
+        ConfigError: Names the setting and the allowed values.
     """
     settings = {
         "prediction.overlap": config.predict_overlap,
@@ -73,7 +73,7 @@ def check_scene_windows(config: RunConfig) -> None:
 
 
 def validation_scenes(config: RunConfig, manifest: Manifest) -> list[Scene]:
-    """Scenes of the validation split that have labels, whole or eroded."""
+    """Select the scenes of the validation split that have labels, full or eroded."""
     split, reference = config.training.validation_split, config.evaluation.reference
     scenes = manifest.scenes(split) if split in manifest.splits else []
     return [scene for scene in scenes if scene.has_labels or scene.has_reference(reference)]
@@ -82,16 +82,14 @@ def validation_scenes(config: RunConfig, manifest: Manifest) -> list[Scene]:
 def check_selection(
     config: RunConfig, manifest: Manifest, scenes: Sequence[Scene], progress: Progress | None = None
 ) -> None:
-    """Refuse scenes that cannot choose the weights; warn where their choice is worth less.
+    """Refuse scenes that cannot select the weights; warn if the selection is biased.
 
     Args:
-        config: The run.
-        manifest: The dataset.
-        scenes: Its `validation_scenes`.
-        progress: Of reading labels.
+        scenes: Result of `validation_scenes`.
+        progress: Called with (scenes read, total scenes).
 
     Raises:
-        LabelError: All labels are ignored, or scenes lack those to compare with.
+        LabelError: All labels are ignored, or scenes lack the reference labels.
     """
     split = config.training.validation_split
     if not scenes:
@@ -106,39 +104,40 @@ def check_selection(
     if not _has_reference_pixels(scenes, config.evaluation, progress):
         raise LabelError(
             f"{config.evaluation.reference} of split '{split}' are all ignored, so no score can "
-            "choose the weights. Correct 'classes', 'void' or the labels' 'nodata' in the "
+            "select the weights. Correct 'classes', 'void' or the labels' 'nodata' in the "
             "manifest, or leave the split out"
         )
     if split in ("test", config.evaluation.split):
         warnings.warn(
-            f"weights are chosen by their score on split '{split}', the one to be reported: that "
-            "score will be too good. Choose on another split (training.validation_split), unless "
-            "you repeat a published protocol",
+            f"weights are selected by their score on split '{split}', the one to be reported: that "
+            "score will be too optimistic. Select on another split (training.validation_split), "
+            "unless you follow a published protocol",
             stacklevel=5,
         )
     if split in config.data.train_splits:
         warnings.warn(
-            f"weights are chosen by their score on split '{split}', which is also learned from "
-            "(data.train_splits): the score says nothing of other places. Choose on another split",
+            f"weights are selected by their score on split '{split}', which is also trained on "
+            "(data.train_splits): the score says nothing about other places. Select on another "
+            "split",
             stacklevel=5,
         )
 
 
 def validation_overlap(config: RunConfig) -> int:
-    """Overlap of windows in validations, in scene pixels."""
+    """Return the overlap of windows in validation, in scene pixels."""
     overlap = config.training.validation_overlap
     return config.predict_overlap if overlap is None else overlap
 
 
 def is_validation_due(step: int, config: TrainingConfig) -> bool:
-    """Whether weights are judged and kept after `step` optimiser steps."""
+    """Tell whether validation is due after `step` optimiser steps."""
     return is_due(step, config.steps, config.validate_every)
 
 
 def _has_reference_pixels(
     scenes: Sequence[Scene], config: EvaluationConfig, progress: Progress | None
 ) -> bool:
-    """Whether some scene has a pixel to compare; reads all, so that no label surprises later."""
+    """Tell whether any scene has a pixel to compare; all are read, to find label errors early."""
     found = False
     for number, scene in enumerate(scenes, start=1):
         found |= bool((read_reference_labels(scene, config) != IGNORE_INDEX).any())
@@ -148,18 +147,17 @@ def _has_reference_pixels(
 
 
 class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for us
-    """Scores the validation scenes and keeps the best weights, or the last without scenes.
+    """Callback that validates and keeps the best weights, or the last ones without scenes.
 
-    The processes share the scenes and add up one matrix.
+    The processes share the scenes and sum one confusion matrix.
 
     Args:
         scenes: Labelled scenes of the validation split.
-        scheme: Their classes.
-        config: The run.
-        kept: File for the weights to keep.
-        step_log: Takes the scores.
-        progress: Shows them.
-        average: Weights to be judged in place of the current ones.
+        scheme: Classes of the labels.
+        kept: File of the weights to keep.
+        step_log: Log that receives the scores.
+        progress: Display of the monitored score.
+        average: Weight average to validate instead of the current weights.
         picture: Called in the first process after each validation.
     """
 
@@ -189,12 +187,12 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether early stopping ends the run."""
+        """True if early stopping ends the run."""
         patience = self.config.training.early_stop
         return patience is not None and self._without_gain >= patience
 
     def setup(self, trainer: Trainer, module: SegmentationTask, stage: str) -> None:
-        """Where the weights will be sharded, keep a whole model to judge them in."""
+        """Keep a whole copy of the model for validation if the weights will be sharded."""
         del stage
         if isinstance(trainer.strategy, FSDPStrategy):
             self._whole = deepcopy(module.segmenter).eval()
@@ -202,7 +200,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
     def on_train_batch_end(
         self, trainer: Trainer, module: SegmentationTask, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Validate where it is due."""
+        """Validate if due."""
         del outputs, batch
         step = trainer.global_step
         if is_step_end(trainer, batch_idx) and is_validation_due(step, self.config.training):
@@ -255,11 +253,11 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         )
 
     def _judged(self, trainer: Trainer, module: SegmentationTask) -> Segmenter:
-        """The weights to judge, the same in all processes."""
+        """Return the model to validate, identical in all processes."""
         if self._whole is None:
             segmenter = self.average.model if self.average else module.segmenter
             if trainer.world_size > 1:
-                # Running statistics differ until the next step; those of the first are kept.
+                # Running statistics differ until the next step; those of the first process count.
                 for buffer in segmenter.buffers():
                     torch.distributed.broadcast(buffer, src=0)
             return segmenter
@@ -271,13 +269,13 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         return self._whole
 
     def state_dict(self) -> dict[str, Any]:
-        """For `last.ckpt`."""
+        """Return the state for `last.ckpt`."""
         return {
             "best_score": self.best_score,
             "without_gain": self._without_gain,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From `last.ckpt`."""
+        """Restore the state from `last.ckpt`."""
         self.best_score = state_dict["best_score"]
         self._without_gain = state_dict["without_gain"]

@@ -1,4 +1,4 @@
-"""Adapt a pretrained backbone: choose what learns, or add little that does.
+"""Parameter-efficient adaptation of a pretrained backbone: select or add trainable parameters.
 
 Every tuning is one line of `run.yaml` and works with any method: `tuning: lora`, `tuning: {name:
 lora, rank: 8}`, several with `tuning: adapter+lora`. A new one is a function in a file of its own
@@ -20,7 +20,7 @@ from terrafuse.tuning.freezing import bitfit, frozen, full, norms, pretrained_pa
 from terrafuse.tuning.lora import lora
 from terrafuse.tuning.prompt import PromptTokens, prompt
 
-#: Every tuning by its name: changes a backbone for M modalities; options are keyword-only.
+#: Every tuning by its name; it changes a backbone for M modalities. Options are keyword-only.
 TUNINGS: Mapping[str, Callable[..., None]] = {
     "full": full,
     "frozen": frozen,
@@ -37,18 +37,18 @@ TuningOption = str | dict[str, Any] | list[str | dict[str, Any]] | None
 
 
 def apply_tuning(backbone: Backbone, tuning: TuningOption, num_modalities: int = 1) -> None:
-    """Freeze what pretrained weights set, then let each tuning add or free its parameters.
+    """Freeze the pretrained parameters, then let each tuning add or unfreeze its own.
 
-    Parts without pretrained weights (necks) always learn. None leaves the backbone as it is, which
-    is "full".
+    Parts without pretrained weights (necks) are always trained. None leaves the backbone unchanged,
+    which is "full".
 
     Args:
         backbone: Changed in place.
-        tuning: What to apply, in this order.
+        tuning: Tunings, applied in order.
         num_modalities: M; batches hold M · N samples, one modality after the other.
 
     Raises:
-        UnknownNameError: No such tuning or option; the nearest is named.
+        UnknownNameError: No such tuning or option; names the nearest.
         ModelError: The backbone does not suit the tuning.
     """
     if tuning is None:
@@ -66,11 +66,11 @@ def apply_tuning(backbone: Backbone, tuning: TuningOption, num_modalities: int =
 
 
 def parse_tuning(tuning: TuningOption) -> list[tuple[str, dict[str, Any]]]:
-    """Names and checked options, in order.
+    """Parse the tunings' names and check their options, in order.
 
     Raises:
-        UnknownNameError: No such tuning or option; the nearest is named.
-        ModelError: An option is of another type, or a tuning is named twice.
+        UnknownNameError: No such tuning or option; names the nearest.
+        ModelError: An option has the wrong type, or a tuning is named twice.
     """
     items: Sequence[str | dict[str, Any]] = tuning if isinstance(tuning, list) else [tuning or {}]
     if not items:
@@ -90,20 +90,20 @@ def parse_tuning(tuning: TuningOption) -> list[tuple[str, dict[str, Any]]]:
             parsed.append((name, check_options("tuning", name, TUNINGS[name], values)))
     found = [name for name, _ in parsed]
     if len(set(found)) != len(found):
-        raise ModelError(f"tuning names one twice: {', '.join(found)}")
+        raise ModelError(f"a tuning is named twice: {', '.join(found)}")
     return parsed
 
 
 def merge_tuning(module: nn.Module) -> int:
-    """Replace low-rank updates by weights that hold them, for inference; outputs stay equal.
+    """Merge low-rank updates into the weights for inference; outputs stay equal.
 
-    Updates that mix modalities cannot be merged and stay.
+    Updates that mix modalities cannot be merged and are kept.
 
     Args:
         module: A segmenter or a backbone, changed in place.
 
     Returns:
-        How many layers were merged.
+        The number of merged layers.
     """
     found = 0
     for parent in list(module.modules()):

@@ -1,4 +1,4 @@
-"""Adapters: small bottlenecks after the attention and beside the MLP of each block (MMAdapter).
+"""Adapters: bottlenecks after the attention and parallel to the MLP of each block (MMAdapter).
 
 Reference: Houlsby et al., "Parameter-efficient transfer learning for NLP", ICML 2019; for several
 modalities Ma et al., "A unified framework with multimodal fine-tuning for remote sensing semantic
@@ -25,17 +25,17 @@ def adapter(
     mix: bool = True,
     zero_init: bool = False,
 ) -> None:
-    """Put adapters into every block.
+    """Add adapters to every block.
 
     Each modality has an adapter with a residual after the projection of the attention, and one
-    without beside the MLP, where modalities mix by gates. As published, adapters start from random
-    values, so features differ from the pretrained ones from the first step on.
+    without, parallel to the MLP, where modalities mix by gates. As published, adapters start from
+    random values, so features differ from the pretrained ones from the start.
 
     Args:
         backbone: Changed in place.
         num_modalities: M.
-        ratio: Width of the bottleneck relative to the tokens'.
-        mlp: Whether there are adapters beside the MLP.
+        ratio: Width of the bottleneck relative to that of the tokens.
+        mlp: Whether to add adapters parallel to the MLP.
         mix: Whether these mix modalities; if not, each modality has its own ("standard adapter").
         zero_init: Start neutral: adapters add nothing until the first step.
 
@@ -56,11 +56,11 @@ def adapter(
 
 
 class Adapter(nn.Module):
-    """Linear, GELU, linear, of a narrow width.
+    """Bottleneck: linear, GELU, linear.
 
     Args:
         embed_dim: D.
-        hidden: Width between.
+        hidden: Width of the bottleneck.
         zero_init: Start with output 0.
     """
 
@@ -80,7 +80,7 @@ class Adapter(nn.Module):
 
 
 class AdaptedProjection(TunedModule):
-    """y = projection(x), then y + adapter of the modality(y).
+    """y = projection(x), then y + adapter_m(y) for modality m.
 
     Args:
         base: Projection of the attention.
@@ -101,9 +101,7 @@ class AdaptedMlp(TunedModule):
     """MLP(x) + mixture of the modalities' adapters(x).
 
     Args:
-        base: The MLP.
         adapters: One per modality.
-        mix: Whether modalities mix.
     """
 
     def __init__(self, base: nn.Module, adapters: nn.ModuleList, *, mix: bool) -> None:
@@ -125,6 +123,6 @@ def _adapters(count: int, embed_dim: int, ratio: float, zero_init: bool) -> nn.M
     if hidden < 1:
         raise ModelError(
             f"option 'ratio' of tuning 'adapter' is {ratio:g}, which leaves adapters without width "
-            f"({embed_dim} channels); at least {1 / embed_dim:g}"
+            f"({embed_dim} channels); it must be at least {1 / embed_dim:g}"
         )
     return nn.ModuleList(Adapter(embed_dim, hidden, zero_init=zero_init) for _ in range(count))

@@ -1,7 +1,7 @@
-"""Low-rank updates of the direction of weights, with a learnt length (DoRA).
+"""Low-rank updates of the direction of weights, with trained magnitudes (DoRA).
 
 Reference: Liu et al., "DoRA: Weight-decomposed low-rank adaptation", ICML 2024, arXiv 2402.09353,
-equation 5; as recommended there (section 4.3) no gradient runs through the norm.
+equation 5; as recommended there (section 4.3) no gradient flows through the norm.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def dora(
 
 
 class DoRALinear(LoRALinear):
-    """m · (W + s · B A) / ‖W + s · B A‖ per output, m learnt, starting as ‖W‖.
+    """m · (W + s · B A) / ‖W + s · B A‖ per output, with trained m that starts as ‖W‖.
 
     Args:
         base: The pretrained layer.
         num_modalities: M.
         rank: r.
         scale: s.
-        rows: Outputs that are updated (first, last + 1), one or several parts of equal size.
+        rows: Updated outputs (first, last + 1), one or several parts of equal size.
     """
 
     def __init__(
@@ -85,14 +85,14 @@ class DoRALinear(LoRALinear):
         return lengthened.view(y.shape).to(y.dtype) + offset
 
     def _whole_factor(self) -> Tensor:
-        """Factor of every output, 1 where it is not updated: (M, 1, D')."""
+        """Factor of every output, 1 where not updated: (M, 1, D')."""
         factor = self.weight.new_ones(self.num_modalities, 1, len(self.weight))
         for (first, last), part in zip(self.rows, self._factors(), strict=True):
             factor = torch.cat([factor[..., :first], part, factor[..., last:]], dim=2)
         return factor
 
     def _factors(self) -> list[Tensor]:
-        """Learnt over actual length of the rows, per part (M, 1, size)."""
+        """Ratio of trained to actual length of the rows, per part (M, 1, size)."""
         found = []
         for (first, last), update, length in zip(
             self.rows, self.full_updates(), self.lengths, strict=True
@@ -103,7 +103,7 @@ class DoRALinear(LoRALinear):
 
     @torch.no_grad()
     def merged_weights(self) -> Tensor:
-        """Weights of each modality with updates and lengths in them, (M, D', D)."""
+        """Merge updates and lengths into the weights of each modality, (M, D', D)."""
         weights = super().merged_weights()
         for (first, last), factor in zip(self.rows, self._factors(), strict=True):
             weights[:, first:last] *= factor.mT

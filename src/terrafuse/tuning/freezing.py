@@ -1,4 +1,4 @@
-"""Tunings that add nothing: they choose which pretrained parameters learn."""
+"""Tunings that add nothing: they select which pretrained parameters are trained."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from terrafuse.backbones import Backbone
 
 
 def full(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
-    """Everything learns; modalities share all of it."""
+    """Train everything, shared by all modalities."""
     _unfreeze(pretrained_parameters(backbone).values())
 
 
 def frozen(backbone: Backbone, num_modalities: int) -> None:
-    """Nothing of the backbone learns, only what stands on it."""
+    """Freeze the backbone; only the parts after it are trained."""
 
 
 def bitfit(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
-    """The offsets learn: biases of linear layers, convolutions and norms.
+    """Train only the biases of linear layers, convolutions and norms.
 
     Reference: Ben Zaken et al., "BitFit: Simple parameter-efficient fine-tuning for
     transformer-based masked language-models", ACL 2022, arXiv 2106.10199.
@@ -29,17 +29,17 @@ def bitfit(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
 
 
 def norms(backbone: Backbone, num_modalities: int) -> None:  # noqa: ARG001
-    """The norms learn: their scales and offsets."""
+    """Train only the scales and biases of norms."""
     _unfreeze(
         parameter
-        for module in backbone.modules()  # a neck's too, which learn anyway
+        for module in backbone.modules()  # including a neck's, which are trained anyway
         if "norm" in type(module).__name__.lower()
         for parameter in module.parameters(recurse=False)
     )
 
 
 def pretrained_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
-    """Parameters that pretrained weights set, by name."""
+    """Return the parameters set by pretrained weights, by name."""
     known = {id(p) for group in backbone.layer_groups() for p in group}
     return {name: p for name, p in backbone.named_parameters() if id(p) in known}
 

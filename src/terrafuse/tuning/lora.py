@@ -38,11 +38,11 @@ def lora(
         backbone: Changed in place.
         num_modalities: M; every modality has updates of its own.
         rank: r.
-        alpha: Updates are scaled by alpha / r; those of the MLP are not where they mix.
+        alpha: Updates are scaled by alpha / r, except those of the MLP if they mix.
         targets: Layers to update: "q", "k", "v" and "proj" of the attention, "mlp". With "qkv"
-            the three have one A where one layer makes them, as in most code for LoRA.
-        mix: Whether the MLP's updates mix modalities by gates. Without effect on one modality,
-            whose updates are all scaled.
+            the three share one A where one layer computes them, as in most LoRA code.
+        mix: Whether the MLP's updates mix modalities by gates. No effect with one modality, whose
+            updates are all scaled.
 
     Raises:
         ModelError: The backbone has no transformer blocks, or a value is not allowed.
@@ -62,15 +62,15 @@ def lora(
 
 
 class LoRALinear(TunedModule):
-    """A linear layer plus s · B A x, with A and B of each modality.
+    """A linear layer plus s · B A x, with A and B per modality.
 
     Args:
-        base: The pretrained layer, or one that is tuned already.
+        base: The pretrained layer, or one already tuned.
         num_modalities: M.
         rank: r.
         scale: s.
-        rows: Outputs that are updated (first, last + 1), one or several parts of equal size.
-        mix: Whether modalities mix.
+        rows: Updated outputs (first, last + 1), one or several parts of equal size.
+        mix: Whether to mix modalities by a `ModalityGate`.
     """
 
     def __init__(
@@ -100,12 +100,12 @@ class LoRALinear(TunedModule):
 
     @property
     def weight(self) -> Tensor:
-        """Of the pretrained layer, for models that look at it."""
+        """Weight of the pretrained layer, for models that read it."""
         return linear_in(self.base).weight
 
     @property
     def bias(self) -> Tensor | None:
-        """Of the pretrained layer: what it gives for 0."""
+        """Bias of the pretrained layer."""
         return linear_in(self.base).bias
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class LoRALinear(TunedModule):
         up = self._whole_up().to(y.dtype)  # (M, D', parts · r)
         if self.mixing is not None:
             low, up = _mixed(low, up, self.mixing.shares().to(low.dtype))
-        # One product that adds: to change parts of y in place would copy all of it on the way back.
+        # One fused product: in-place changes to parts of y would copy it in the backward pass.
         flat = y.reshape(self.num_modalities, -1, y.shape[-1])  # (M, L, D')
         return torch.baddbmm(flat, low.to(y.dtype), up.mT).view(y.shape)
 
@@ -136,15 +136,15 @@ class LoRALinear(TunedModule):
         return whole
 
     def full_updates(self) -> list[Tensor]:
-        """The updates as matrices s · B A, per part of the output (M, size, D)."""
+        """Compute the updates s · B A, per part of the output (M, size, D)."""
         parts = len(self.rows)
         pairs = zip(self.up.chunk(parts, dim=1), self.down.chunk(parts, dim=1), strict=True)
         return [self.scale * b @ a for b, a in pairs]
 
     def merged(self) -> nn.Module | None:
-        """Linear layers with the updates in their weights; None where modalities mix.
+        """Return linear layers with merged updates; None where modalities mix.
 
-        A mixed update depends on the other modalities' tokens, so no weight holds it.
+        A mixed update depends on the other modalities' tokens, so no weight can represent it.
         """
         if self.mixing is not None or not isinstance(self.base, nn.Linear):
             return None
@@ -152,7 +152,7 @@ class LoRALinear(TunedModule):
 
     @torch.no_grad()
     def merged_weights(self) -> Tensor:
-        """Weights of each modality with the updates in them, (M, D', D)."""
+        """Merge the updates into the weights of each modality, (M, D', D)."""
         weights = self.weight.expand(self.num_modalities, -1, -1).clone()
         for (first, last), update in zip(self.rows, self.full_updates(), strict=True):
             weights[:, first:last] += update
@@ -168,7 +168,7 @@ def _mixed(low: Tensor, up: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
         shares: (M, M).
 
     Returns:
-        Of each modality all factors side by side (M, L, M · r), and B to match (M, D', M · r).
+        All factors of each modality, concatenated (M, L, M · r), and B to match (M, D', M · r).
     """
     count, length, _ = low.shape
     scaled = shares[:, :, None, None] * low  # (M, M, L, r)
@@ -177,11 +177,11 @@ def _mixed(low: Tensor, up: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ModalityLinear(nn.Module):
-    """A linear layer with weights of its own for each modality: merged updates.
+    """A linear layer with separate weights per modality: merged updates.
 
     Args:
         weights: (M, D', D).
-        bias: (D'), in common.
+        bias: (D'), shared.
     """
 
     def __init__(self, weights: Tensor, bias: Tensor | None) -> None:
@@ -191,7 +191,7 @@ class ModalityLinear(nn.Module):
 
     @classmethod
     def of(cls, weights: Tensor, bias: Tensor | None) -> nn.Module:
-        """A plain linear layer for one modality, else a layer with several weights."""
+        """Create a plain linear layer for one modality, else a layer with several weights."""
         if len(weights) > 1:
             return cls(weights, bias)
         linear = nn.Linear(weights.shape[2], weights.shape[1], device="meta")
@@ -207,10 +207,10 @@ class ModalityLinear(nn.Module):
 
 
 def check_rank(tuning: str, rank: int, alpha: float, targets: Sequence[Target]) -> None:
-    """Refuse values that no low-rank update can have.
+    """Refuse invalid options of a low-rank update.
 
     Raises:
-        ModelError: Which option.
+        ModelError: Names the option.
     """
     if rank < 1 or alpha <= 0:
         raise ModelError(
@@ -221,12 +221,12 @@ def check_rank(tuning: str, rank: int, alpha: float, targets: Sequence[Target]) 
     if not targets or twice:
         raise ModelError(
             f"option 'targets' of tuning '{tuning}' is {list(targets)}; name one or more of q, k, "
-            "v, proj, mlp, each once; qkv stands for the first three with one update for all"
+            "v, proj, mlp, each once; qkv stands for the first three with one shared update"
         )
 
 
 def linear_in(layer: nn.Module) -> nn.Linear:
-    """The pretrained linear layer under what tunings have put around it."""
+    """Return the pretrained linear layer inside the wrappers of tunings."""
     while not isinstance(layer, nn.Linear):
         assert isinstance(layer.base, nn.Module)
         layer = layer.base
@@ -234,8 +234,8 @@ def linear_in(layer: nn.Module) -> nn.Linear:
 
 
 def replace_layer(place: TargetLinear, layer: nn.Module) -> None:
-    """Put a tuned layer into the place of a pretrained one."""
+    """Replace a pretrained layer by a tuned one."""
     setattr(place.parent, place.name, layer)
-    # Some models of timm take the weight out of the layer unless told to call it.
+    # Some timm models read the layer's weight directly unless told to call it.
     if hasattr(place.parent, "qkv_bias_separate"):
         setattr(place.parent, "qkv_bias_separate", True)  # noqa: B010  (typed as a module)

@@ -1,4 +1,4 @@
-"""Visual prompts: learnt tokens that every block of a transformer sees beside the image's.
+"""Visual prompts: trained tokens that every block of a transformer sees beside the image's.
 
 Reference: Jia et al., "Visual prompt tuning", ECCV 2022, arXiv 2203.12119 (VPT-deep).
 """
@@ -16,9 +16,9 @@ from terrafuse.errors import ModelError
 
 
 def prompt(backbone: Backbone, num_modalities: int, *, num_tokens: int = 10) -> None:
-    """Give every block prompt tokens of its own; they change the features from the start.
+    """Add prompt tokens to every block; they change the features from the start.
 
-    Each modality has its own tokens, modalities do not see each other's.
+    Each modality has its own tokens; modalities do not see each other's.
 
     Args:
         backbone: Changed in place.
@@ -26,7 +26,7 @@ def prompt(backbone: Backbone, num_modalities: int, *, num_tokens: int = 10) -> 
         num_tokens: Tokens per block and modality.
 
     Raises:
-        ModelError: The backbone is no plain transformer, or `num_tokens` is not positive.
+        ModelError: The backbone is not a plain transformer, or `num_tokens` is not positive.
     """
     if not isinstance(backbone, TokenBackbone):
         raise ModelError(
@@ -34,13 +34,15 @@ def prompt(backbone: Backbone, num_modalities: int, *, num_tokens: int = 10) -> 
             f"({type(backbone).__name__}) has stages. Choose vit_*, samvit_* or another tuning"
         )
     if num_tokens < 1:
-        raise ModelError(f"option 'num_tokens' of tuning 'prompt' is {num_tokens}; at least 1")
+        raise ModelError(
+            f"option 'num_tokens' of tuning 'prompt' is {num_tokens}; it must be at least 1"
+        )
     backbone.prompts = PromptTokens(
         len(backbone.blocks), num_modalities, num_tokens, backbone.embed_dim, backbone.patch_size
     )
     for block in backbone.blocks:
-        # Rotary positions are for tokens after the prefix, which prompts now end.
-        attention: Any = getattr(block, "attn", None)  # a few blocks have it by another name
+        # Rotary positions apply to tokens after the prefix, which now includes the prompts.
+        attention: Any = getattr(block, "attn", None)  # a few blocks name it differently
         if hasattr(attention, "num_prefix_tokens"):
             attention.num_prefix_tokens += num_tokens
 
@@ -49,11 +51,10 @@ class PromptTokens(nn.Module):
     """Prompt tokens of all blocks and modalities.
 
     Args:
-        num_blocks: Blocks of the transformer.
         num_modalities: M.
         num_tokens: P.
         embed_dim: D.
-        patch_size: Pixels per side of a patch; sets the range of the first values, as published.
+        patch_size: Pixels per side of a patch; sets the range of the initial values, as published.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Where a tuning acts: attention and MLPs of a backbone's blocks, whatever model they are from."""
+"""Target layers of a tuning: attention and MLPs of a backbone's blocks, from any model."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Target = Literal["q", "k", "v", "qkv", "proj", "mlp"]
 
 @dataclass(frozen=True)
 class TargetLinear:
-    """A linear layer of a block, and which of its outputs are meant.
+    """A linear layer of a block, and its outputs to tune.
 
     Args:
-        parent: Module that holds it.
-        name: Under which name.
-        rows: Outputs of each part that is meant (first, last + 1).
+        parent: Module that holds the layer.
+        name: Name of the layer within the parent.
+        rows: Outputs of each part to tune (first, last + 1).
     """
 
     parent: nn.Module
@@ -30,16 +30,15 @@ class TargetLinear:
 
     @property
     def layer(self) -> nn.Module:
-        """The layer, or what has taken its place."""
+        """The layer, or the module that has replaced it."""
         layer: nn.Module = getattr(self.parent, self.name)
         return layer
 
 
 def find_blocks(backbone: Backbone, tuning: str) -> list[Any]:
-    """Transformer blocks in order of depth: what holds an MLP of linear layers.
+    """Find the transformer blocks, in order of depth: modules with an MLP of linear layers.
 
     Args:
-        backbone: Any.
         tuning: Name of the tuning, for the message.
 
     Raises:
@@ -59,12 +58,10 @@ def find_blocks(backbone: Backbone, tuning: str) -> list[Any]:
 def find_layers(
     backbone: Backbone, tuning: str, targets: tuple[Target, ...]
 ) -> list[tuple[Any, TargetLinear]]:
-    """Linear layers that stand for the targets in all blocks, each with its block.
+    """Find the target layers in all blocks, each with its block.
 
     Args:
-        backbone: Any.
         tuning: Name of the tuning, for the message.
-        targets: Which layers.
 
     Raises:
         ModelError: No block has any of them.
@@ -74,13 +71,13 @@ def find_layers(
     if not found:
         raise ModelError(
             f"option 'targets' of tuning '{tuning}' is {list(targets)}, and the blocks of this "
-            f"backbone ({type(blocks[0]).__name__}) have none of these layers; 'mlp' they have"
+            f"backbone ({type(blocks[0]).__name__}) have none of these layers, only 'mlp'"
         )
     return found
 
 
 def linears_of_mlp(block: nn.Module) -> list[TargetLinear]:
-    """Linear layers of a block's MLP, in order; none where there is no MLP."""
+    """Find the linear layers of a block's MLP, in order; none if there is no MLP."""
     mlp = getattr(block, "mlp", None)
     if not isinstance(mlp, nn.Module):
         return []
@@ -94,7 +91,7 @@ def linears_of_mlp(block: nn.Module) -> list[TargetLinear]:
 
 
 def projection_of(block: nn.Module) -> TargetLinear | None:
-    """Projection after the attention of a block; None where there is no attention."""
+    """Find the projection after the attention of a block; None if there is no attention."""
     attention = _attention_of(block)
     for name in ("proj", "o_proj"):
         layer = _unwrapped(getattr(attention, name, None))
@@ -104,9 +101,9 @@ def projection_of(block: nn.Module) -> TargetLinear | None:
 
 
 def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[TargetLinear]:
-    """Linear layers of a block that stand for the targets; q, k and v of one layer together.
+    """Find the target layers of a block; q, k and v of one layer are combined.
 
-    "qkv" means all outputs of the layer or layers that make the three.
+    "qkv" means all outputs of the layer or layers that compute the three.
     """
     attention = _attention_of(block)
     places = []
@@ -126,14 +123,14 @@ def find_targets(block: nn.Module, targets: tuple[Target, ...]) -> list[TargetLi
 
 
 def _attention_of(block: nn.Module) -> nn.Module | None:
-    """As timm names it, or transformers."""
+    """Attention of a block, under the name in timm or in transformers."""
     attention: nn.Module | None = getattr(block, "attn", None) or getattr(block, "attention", None)
     return attention
 
 
 def _input_of(attention: nn.Module, which: str) -> tuple[str, tuple[int, int]]:
-    """Layer that makes queries, keys or values, and the rows of its output that are meant."""
-    # In timm: one layer for all three, one each, or one for queries and one for the others.
+    """Name of the layer for queries, keys or values, and the rows of its output for them."""
+    # timm has one layer for all three, one each, or one for queries and one for the others.
     for name, order in (("qkv", "qkv"), (f"{which}_proj", which), (which, which), ("kv", "kv")):
         layer = _unwrapped(getattr(attention, name, None))
         if isinstance(layer, nn.Linear) and which in order:
@@ -146,7 +143,7 @@ def _input_of(attention: nn.Module, which: str) -> tuple[str, tuple[int, int]]:
 
 
 def _unwrapped(layer: object) -> object:
-    """The pretrained layer under what tunings have put around it."""
+    """The pretrained layer inside the wrappers of tunings."""
     while isinstance(base := getattr(layer, "base", None), nn.Module):
         layer = base
     return layer

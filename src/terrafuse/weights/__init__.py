@@ -1,4 +1,4 @@
-"""Where weights come from: strict, safe loading, and the folder a trained model lives in."""
+"""Weights: strict, safe loading, and the run folder of a trained model."""
 
 from terrafuse.weights.files import (
     also_looking_in,

@@ -1,4 +1,4 @@
-"""Files of weights: strict, safe loading, and the hub when it can be reached."""
+"""Weights files: strict, safe loading, from disk or from the hub if reachable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from terrafuse.errors import (
 
 HUB_PREFIX = "hf://"
 
-# Keys under which training scripts keep the weights, beside optimiser state and the like.
+# Keys under which training scripts store the weights, beside optimiser state and the like.
 _WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
 
 _pretrained_wanted = ContextVar("pretrained_wanted", default=True)
@@ -35,7 +35,7 @@ _second_place: ContextVar[Path | None] = ContextVar("second_place", default=None
 
 @contextmanager
 def without_pretrained() -> Iterator[None]:
-    """Models built inside start from random values, whatever weights their options name.
+    """Initialise models built inside randomly, whatever weights their options name.
 
     Used where all weights are about to be replaced by those of a run folder.
     """
@@ -47,15 +47,15 @@ def without_pretrained() -> Iterator[None]:
 
 
 def pretrained_wanted() -> bool:
-    """Whether models being built should load the weights that their options name."""
+    """Tell whether models being built should load the weights that their options name."""
     return _pretrained_wanted.get()
 
 
 @contextmanager
 def also_looking_in(folder: str | Path) -> Iterator[None]:
-    """Files of weights that are not where they should be are looked for by name in a folder.
+    """Search a folder, by name, for weights files that are not at their recorded place.
 
-    For a run folder that has moved to a machine where its base weights lie elsewhere.
+    For run folders moved to a machine where the base weights are stored elsewhere.
     """
     token = _second_place.set(Path(folder))
     try:
@@ -65,7 +65,7 @@ def also_looking_in(folder: str | Path) -> Iterator[None]:
 
 
 def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a file.
+    """Read the state dict in a file.
 
     Args:
         source: Path of a safetensors file or of a torch checkpoint (only tensors are unpickled), or
@@ -73,9 +73,9 @@ def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, 
         sha256: Expected digest of the file, or its first digits where no more is published.
 
     Raises:
-        WeightsNotFoundError: No such file, or the hub cannot be reached.
-        ChecksumError: The file is another one than published.
-        WeightsError: Not a file of weights, truncated, or with objects other than tensors.
+        WeightsNotFoundError: There is no such file, or the hub cannot be reached.
+        ChecksumError: The file is not the published one.
+        WeightsError: The file holds no weights, is truncated, or holds objects other than tensors.
     """
     path = _locate(source)
     if sha256 is not None:
@@ -84,10 +84,10 @@ def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, 
 
 
 def read_metadata(source: str | Path) -> dict[str, str]:
-    """What a safetensors file on this machine says of itself; nothing where there is none.
+    """Read the metadata of a local safetensors file; empty if there is none.
 
     Args:
-        source: As `read_weights` takes it; a file is not fetched for this.
+        source: As for `read_weights`; nothing is fetched from the hub.
     """
     if str(source).startswith(HUB_PREFIX):
         return {}
@@ -99,30 +99,28 @@ def read_metadata(source: str | Path) -> dict[str, str]:
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; call it under `written_whole`.
+    """Write a safetensors file; call it inside `written_whole`.
 
     Args:
-        path: The file.
-        state: Values by name.
-        metadata: What it is to say of itself.
+        state: Tensors by name.
+        metadata: Text by key, stored in the file's header.
 
     Raises:
-        OSError: Not writable, or the disk is full.
+        OSError: The file cannot be written, or the disk is full.
     """
-    # Tensors may share memory or live on a device; the file wants plain copies.
+    # Tensors may share memory or be on a device; safetensors needs plain copies.
     plain = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
     try:
         save_file(plain, path, metadata={"format": "pt", **metadata})
-    except SafetensorError as error:  # its way to say that the disk is full
+    except SafetensorError as error:  # raised when the disk is full
         raise OSError(str(error)) from error
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Copy `state` into `module`; every name and shape must agree.
+    """Copy `state` into `module`; every name and shape must match.
 
     Args:
-        module: What receives the values.
-        state: Values by name.
+        state: Tensors by name.
         where: Names the weights in the message.
 
     Raises:
@@ -132,7 +130,7 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own]
     shapes = [
-        f"{name} is {_shape(state[name])}, needed {_shape(own[name])}"
+        f"{name} is {_shape(state[name])}, expected {_shape(own[name])}"
         for name in own
         if name in state and own[name].shape != state[name].shape
     ]
@@ -148,13 +146,13 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
     if faults:
         raise WeightsMismatchError(
             f"{where} do not fit the model; {'; '.join(faults)}. "
-            "Choose the model that they were made for, or other weights"
+            "Choose the model they were made for, or other weights"
         )
     module.load_state_dict(dict(state))
 
 
 def digest_values(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, whatever their order."""
+    """Return the SHA-256 of names, dtypes, shapes and values, independent of their order."""
     found = hashlib.sha256()
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
@@ -164,7 +162,7 @@ def digest_values(state: Mapping[str, Tensor]) -> str:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -180,7 +178,7 @@ def _locate(source: str | Path) -> Path:
     path = Path(source).expanduser()
     if not path.is_file():
         raise WeightsNotFoundError(
-            f"there is no file of weights '{path}'. Give the path of a safetensors or torch "
+            f"there is no weights file '{path}'. Give the path of a safetensors or torch "
             f"checkpoint, or '{HUB_PREFIX}owner/repository/file' to fetch it"
         )
     return path
@@ -218,13 +216,13 @@ def _read_file(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         with warnings.catch_warnings():
-            # torch warns about layouts of old checkpoints, which read all the same.
+            # torch warns about old checkpoint layouts, which it reads nevertheless.
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"'{path}' is no checkpoint, or holds Python objects beside tensors, which are not "
-            f"read for safety ({_first_line(error)}). Convert it to safetensors where you trust it"
+            f"'{path}' is not a checkpoint, or holds Python objects besides tensors, which are not "
+            f"read for safety ({_first_line(error)}). Convert it to safetensors if you trust it"
         ) from None
     except (SafetensorError, RuntimeError, EOFError, BadZipFile, OSError, ValueError) as error:
         raise WeightsError(
@@ -241,7 +239,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise WeightsError(f"'{path}' holds {type(content).__name__}, not tensors by name")
     state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:  # parts of a model by name, each with its tensors
+    if not state:  # nested: parts of a model by name, each with its tensors
         state = {
             f"{part}.{name}": value
             for part, own in content.items()

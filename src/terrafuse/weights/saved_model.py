@@ -1,7 +1,7 @@
-"""The folder a trained model lives in: `model.safetensors` and `model.json`.
+"""The run folder of a trained model: `model.safetensors` and `model.json`.
 
-`model.json` says everything needed to build the model again and to feed it: method, bands,
-statistics, classes, crop. The same facts stand in it as fields of the STAC machine learning model
+`model.json` holds everything needed to rebuild the model and prepare its inputs: method, bands,
+statistics, classes, crop size. It repeats these facts as fields of the STAC machine learning model
 extension, so that catalogues can list the model.
 """
 
@@ -38,17 +38,15 @@ STATE_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a trained model is.
+    """Description of a trained model.
 
     Args:
-        method: Name of the method.
-        method_options: Its options, as given to `create_segmenter`.
-        modalities: What it expects, in this order.
-        scheme: Classes it tells apart.
-        statistics: Per modality, over the training split.
+        method_options: Its options, as passed to `create_segmenter`.
+        modalities: Inputs of the model, in this order.
+        statistics: Band statistics per modality, over the training splits.
         crop_size: Window size of prediction, in scene pixels.
         overlap: Overlap of windows, in scene pixels.
-        rules: Per modality, how its rasters are to be read (nodata, resampling …).
+        rules: Per modality, how to read its rasters (nodata, resampling …).
         grid: Modality whose grid is the scene's; None = the labels', else the finest.
         base_weights: Pretrained weights it started from: "backbone", "source" and "licence" each.
         scores: Per subset of modalities ("s1+s2"), score by name; None where undefined.
@@ -77,7 +75,7 @@ class RunInfo:
     code: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Content of `model.json`."""
+        """Return the content of `model.json`."""
         own = {
             "format_version": FORMAT_VERSION,
             "terrafuse_version": self.version,
@@ -130,12 +128,11 @@ class RunInfo:
 
 
 def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -> None:
-    """Write both files of a run folder; they appear whole, together, or not at all.
+    """Write both files of a run folder; they appear whole and together, or not at all.
 
     Args:
-        folder: Made if it is not there.
-        state: `segmenter.state_dict()`, or what of it is not in the base weights.
-        info: What the model is.
+        folder: Run folder; created if needed.
+        state: `segmenter.state_dict()`, or the part of it that is not in the base weights.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
@@ -150,11 +147,10 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
     """Write `metrics.json` into a run folder, and the scores per subset into its `model.json`.
 
     Args:
-        folder: The run folder.
-        metrics: What an evaluation found; scores at `["subsets"][subset]["scores"]`.
+        metrics: Results of an evaluation, with scores at `["subsets"][subset]["scores"]`.
 
     Raises:
-        WeightsError: Not a run folder.
+        WeightsError: The folder is not a run folder.
         OutputError: The folder cannot be written, or the disk is full.
     """
     info = read_run_info(folder)
@@ -177,11 +173,11 @@ def write_further_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
 
 
 def read_run_info(folder: str | Path) -> RunInfo:
-    """What the model in a run folder is.
+    """Read the description of the model in a run folder.
 
     Raises:
-        WeightsNotFoundError: Not a run folder.
-        WeightsMismatchError: Written in the format of another terrafuse.
+        WeightsNotFoundError: The folder is not a run folder.
+        WeightsMismatchError: It was written in the format of another terrafuse version.
         WeightsError: `model.json` is damaged.
     """
     path = Path(folder) / MODEL_JSON
@@ -202,27 +198,26 @@ def read_run_info(folder: str | Path) -> RunInfo:
 
 
 def read_state(folder: str | Path) -> dict[str, Tensor]:
-    """The state dict in a run folder.
+    """Read the state dict in a run folder.
 
     Raises:
-        WeightsNotFoundError: The file is not there.
-        WeightsError: Truncated or damaged.
+        WeightsNotFoundError: The file is missing.
+        WeightsError: The file is truncated or damaged.
     """
     return read_weights(Path(folder) / STATE_FILE)
 
 
 def check_same_scheme(info: RunInfo, scheme: ClassScheme, where: str) -> None:
-    """Refuse labels of other classes than the model's.
+    """Refuse labels whose classes differ from the model's.
 
     Colours and raw codes may differ: they say how labels are stored, not what they mean.
 
     Args:
-        info: The model.
         scheme: Classes of the labels.
-        where: Names them in the message ("manifest 'dataset.yaml'").
+        where: Names the labels in the message ("manifest 'dataset.yaml'").
 
     Raises:
-        ConfigError: Other class names, or another order.
+        ConfigError: Class names or their order differ.
     """
     if info.scheme.names == scheme.names:
         return
@@ -256,7 +251,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _null_for_nan(value: Any) -> Any:
-    # JSON knows no NaN; a band without data has undefined statistics.
+    # JSON has no NaN; a band without data has undefined statistics.
     if isinstance(value, Mapping):
         return {key: _null_for_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

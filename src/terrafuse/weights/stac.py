@@ -1,4 +1,4 @@
-"""A model in the words of the STAC machine learning model extension.
+"""Model metadata as fields of the STAC machine learning model extension.
 
 Reference: https://github.com/stac-extensions/mlm, version 1.4.0 (fields of an item's properties).
 """
@@ -29,15 +29,13 @@ def stac_fields(
     base_weights: Sequence[Mapping[str, str]],
     total_parameters: int,
 ) -> dict[str, Any]:
-    """Fields `mlm:*` of a segmentation model.
+    """Return the `mlm:*` fields of a segmentation model.
 
     Args:
-        method: Name of the method.
         modalities: One input each.
-        scheme: Classes of the output.
         statistics: Mean and standard deviation per band, by modality.
         base_weights: Pretrained weights the model started from.
-        total_parameters: Trainable and frozen values.
+        total_parameters: Number of trainable and frozen values.
     """
     sources = [weights["source"] for weights in base_weights]
     return {

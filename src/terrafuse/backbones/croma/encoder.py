@@ -1,10 +1,10 @@
-"""CROMA's transformers: one per sensor, and one in which radar reads optical.
+"""CROMA's transformers: one per sensor, and one in which radar attends to optical.
 
 Reference: Fuller, Millard, Green: "CROMA: Remote sensing representations with contrastive
 radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566. Position bias: Press, Smith,
 Lewis: "Train short, test long: attention with linear biases enables input length extrapolation"
-(ALiBi), ICLR 2022, arXiv 2108.12409, here of distances in the plane. Own code, written from a
-description of the published model and equal to it.
+(ALiBi), ICLR 2022, arXiv 2108.12409, here with distances in the plane. Own code, written from a
+description of the published model and numerically equal to it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ class CROMAVariant:
 
     Args:
         embed_dim: D.
-        depth: Layers of the optical transformer; the two others have half of them.
-        num_heads: Heads of every attention.
+        depth: Layers of the optical transformer; the two others have half as many.
         patch_size: p.
-        file: Where its published weights are; None: there are none.
+        file: Location of the published weights; None if there are none.
     """
 
     embed_dim: int
@@ -48,12 +47,12 @@ class CROMAVariant:
             )
 
     def layers(self, part: str) -> int:
-        """Layers of "optical", "sar" or "joint"."""
+        """Number of layers of "optical", "sar" or "joint"."""
         return self.depth if part == "optical" else self.depth // 2
 
 
 def head_slopes(num_heads: int) -> Tensor:
-    """How fast attention falls with distance, per head (heads).
+    """Slopes by which attention falls with distance, (heads,).
 
     2^(−8 h / n) for h = 1 … n where the number of heads n is a power of two; else those of the next
     smaller power, then every second one of the next larger.
@@ -65,13 +64,12 @@ def head_slopes(num_heads: int) -> Tensor:
 
 
 def distance_bias(grid: tuple[int, int], num_heads: int) -> Tensor:
-    """What is added to the logits of each pair of tokens (1, heads, L, L), float32.
+    """Attention bias of each pair of tokens, (1, heads, L, L), float32.
 
     − slope_h · distance of the two tokens in the plane, in tokens.
 
     Args:
         grid: Rows and columns of tokens; L = rows · columns.
-        num_heads: Heads.
     """
     down, across = (torch.arange(length, dtype=torch.float32) for length in grid)
     down, across = ((x[:, None] - x[None, :]).square() for x in (down, across))  # (h, h), (w, w)
@@ -81,13 +79,10 @@ def distance_bias(grid: tuple[int, int], num_heads: int) -> Tensor:
 
 
 class DistanceBias(nn.Module):
-    """`distance_bias`, kept for the grid that was asked for last.
+    """`distance_bias`, cached for the last grid.
 
     It grows with the square of the tokens: 64 MiB for 16 heads and 32 × 32 tokens (256 px), 1 GiB
-    for 64 × 64. It is no part of a state: it follows from the grid.
-
-    Args:
-        num_heads: Heads.
+    for 64 × 64. It is not part of the state dict, since it follows from the grid.
     """
 
     def __init__(self, num_heads: int) -> None:
@@ -96,7 +91,7 @@ class DistanceBias(nn.Module):
         self._kept: tuple[object, Tensor] | None = None
 
     def forward(self, grid: tuple[int, int], like: Tensor) -> Tensor:
-        """Bias (1, heads, L, L) where `like` is, in the type that attention of it has."""
+        """Bias (1, heads, L, L) on the device of `like`, in the dtype of its attention."""
         kind = like.device.type
         is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if is_cast else like.dtype
@@ -104,7 +99,7 @@ class DistanceBias(nn.Module):
             return distance_bias(grid, self.num_heads).to(like.device, dtype)
         key = (grid, like.device, dtype)
         if self._kept is None or self._kept[0] != key:
-            # What is made for a prediction may serve a training step later.
+            # A bias cached during prediction may serve a training step later.
             with torch.inference_mode(False), torch.no_grad():
                 bias = distance_bias(grid, self.num_heads).to(like.device, dtype)
             self._kept = (key, bias)
@@ -112,12 +107,7 @@ class DistanceBias(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Attention with a bias per pair of tokens; queries, keys and values have no offset.
-
-    Args:
-        dim: D.
-        num_heads: Heads.
-    """
+    """Attention with a bias per pair of tokens; queries, keys and values have no offset."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -133,7 +123,7 @@ class _Attention(nn.Module):
 
 
 class SelfAttention(_Attention):
-    """Attention of a sequence to itself."""
+    """Self-attention."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
@@ -146,24 +136,19 @@ class SelfAttention(_Attention):
 
 
 class CrossAttention(_Attention):
-    """Attention in which one sequence asks and another answers."""
+    """Cross-attention: one sequence gives the queries, another keys and values."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__(dim, num_heads)
         self.q, self.k, self.v = (nn.Linear(dim, dim, bias=False) for _ in range(3))
 
     def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
-        """Asking (N, L, D), answering (N, S, D), bias (N, heads, L, S) → (N, L, D)."""
+        """Queries of (N, L, D), keys of (N, S, D), bias (N, heads, L, S) → (N, L, D)."""
         return self._attend(self.q(x), self.k(context), self.v(context), bias)
 
 
 class EncoderLayer(nn.Module):
-    """t += attention(LN t); t += MLP(LN t).
-
-    Args:
-        dim: D.
-        num_heads: Heads.
-    """
+    """t += attention(LN t); t += MLP(LN t)."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -180,13 +165,9 @@ class EncoderLayer(nn.Module):
 
 
 class JointLayer(nn.Module):
-    """Attention among the own tokens, then to the other sensor's, then an MLP, beside identities.
+    """Self-attention, cross-attention to the other sensor, then an MLP, all with residuals.
 
-    One norm serves both sides of the attention to the other sensor, as published.
-
-    Args:
-        dim: D.
-        num_heads: Heads.
+    One norm serves both sides of the cross-attention, as published.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -201,9 +182,9 @@ class JointLayer(nn.Module):
     def forward(
         self, x: Tensor, context: Tensor, bias: Tensor, cross_bias: Tensor | None = None
     ) -> Tensor:
-        """Tokens (N, L, D) that read those of the other sensor (N, S, D); biases as above.
+        """Tokens (N, L, D) that attend to the other sensor's (N, S, D); biases as above.
 
-        `cross_bias` (N, heads, L, S) is left out where both sides have the same places.
+        `cross_bias` (N, heads, L, S) may be omitted where both sides have the same positions.
         """
         x = x + self.attn(self.norm1(x), bias)
         between = bias if cross_bias is None else cross_bias
@@ -213,12 +194,11 @@ class JointLayer(nn.Module):
 
 
 class SensorEncoder(nn.Module):
-    """Transformer of one sensor: a linear layer of patches, layers, a final norm.
+    """Transformer of one sensor: linear patch embedding, layers, final norm.
 
     Args:
         bands: C.
-        variant: Sizes.
-        depth: Layers that are built, from the first.
+        depth: Number of layers built, from the first.
     """
 
     def __init__(self, bands: int, variant: CROMAVariant, depth: int) -> None:
@@ -233,7 +213,7 @@ class SensorEncoder(nn.Module):
         """Image (N, C, H, W) → tokens (N, L, D), row by row, and the grid (h, w).
 
         Raises:
-            InputShapeError: Patches do not fill the image, or its bands are others.
+            InputShapeError: Wrong number of bands, or sides not divisible by the patch size.
         """
         p, bands = self.patch_size, self.patch_embed.in_features // self.patch_size**2
         height, width = image.shape[-2:]
@@ -254,11 +234,10 @@ class SensorEncoder(nn.Module):
 
 
 class JointEncoder(nn.Module):
-    """Radar encodings that read optical ones.
+    """Joint transformer: radar encodings attend to optical ones.
 
     Args:
-        variant: Sizes.
-        depth: Layers that are built, from the first.
+        depth: Number of layers built, from the first.
     """
 
     def __init__(self, variant: CROMAVariant, depth: int) -> None:
@@ -279,11 +258,7 @@ class JointEncoder(nn.Module):
 
 
 class PooledHead(nn.Module):
-    """Mean of the tokens through a norm and an MLP: one vector per image ("GAP-FFN").
-
-    Args:
-        dim: D.
-    """
+    """Mean of the tokens through a norm and an MLP: one vector per image ("GAP-FFN")."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -297,10 +272,10 @@ class PooledHead(nn.Module):
 
 
 def cut_patches(image: Tensor, size: int) -> Tensor:
-    """Image (N, C, H, W) → patches row by row (N, L, C · p²); within: channel, row, column."""
+    """Image (N, C, H, W) → patches, row-major (N, L, C · p²); within: channel, row, column."""
     return F.pixel_unshuffle(image, size).flatten(2).transpose(1, 2)
 
 
 def even_layers(depth: int, count: int) -> Sequence[int]:
-    """Layers at which `count` parts of equal depth end."""
+    """Last layer of each of `count` parts of equal depth."""
     return [max(depth * (i + 1) // count - 1, 0) for i in range(count)]

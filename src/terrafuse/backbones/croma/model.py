@@ -1,10 +1,10 @@
-"""CROMA: a transformer for radar, one for optical images, and one in which radar reads optical.
+"""CROMA: transformers for radar and optical images, and one in which radar attends to optical.
 
 Reference: Fuller, Millard, Green: "CROMA: Remote sensing representations with contrastive
 radar-optical masked autoencoders", NeurIPS 2023, arXiv 2311.00566. Weights are MIT.
 
-Ours, not the authors': images of any size and side ratio, any bands, maps of single layers, what
-stands in for joint encodings where a sensor is missing.
+Ours, not the authors': images of any size and aspect ratio, any bands, maps of single layers, and
+the substitute for joint encodings where a sensor is missing.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from terrafuse.config.options import check_options
 from terrafuse.modalities import Modality
 from terrafuse.weights import pretrained_wanted
 
-#: "two_sigma" maps standardised values from ±2 to [0, 1], as in pre-training; "none" leaves them.
+#: "two_sigma" maps standardised values from ±2 to [0, 1], as in pre-training; "none" keeps them.
 Scaling = Literal["two_sigma", "none"]
 
 
@@ -50,27 +50,26 @@ class CROMASensor(TokenBackbone):
     """The transformer of one sensor, with a neck.
 
     Args:
-        name: "croma_base_optical", "croma_base_sar", or large ones.
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, in this order; they decide which columns of a published
-            stem are taken. None: the published bands where there are as many.
+        name: "croma_base_optical", "croma_base_sar", or their "large" counterparts.
+        modalities: Modalities of the bands, in order; they select the columns of a published stem.
+            None: the published bands if their number is equal.
         weights: None = from scratch, "hub" = the published file, else a path.
         out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
-            four evenly spaced, the last among them; with neck "map" the last.
+            four evenly spaced including the last; with neck "map" the last only.
         neck: "pyramid" makes four levels of strides 2, 4, 8, 16; "map" one of stride 8; "none"
-            returns the chosen maps as they are, all of stride 8.
+            returns the chosen maps unchanged, all of stride 8.
         neck_channels: Channels of the neck's levels.
-        final_norm: Whether out_indices pass through the transformer's final norm.
-        scaling: What standardised values become.
-        patch_size: p; default: the name's, as for the following, which make small models.
+        final_norm: Whether the chosen maps pass through the transformer's final norm.
+        scaling: Mapping of standardised values, see `Scaling`.
+        patch_size: p; default: by name, as for the following, which serve for small models.
         embed_dim: D.
-        depth: Layers of the optical transformer; radar's has half of them.
+        depth: Layers of the optical transformer; radar's has half as many.
         num_heads: Heads.
 
     Raises:
         UnknownNameError: No such CROMA.
-        ModelError: A block or size that cannot be.
-        WeightsError: The weights are not there, or do not fit.
+        ModelError: A block that does not exist, or impossible sizes.
+        WeightsError: The weights are missing or do not fit.
     """
 
     num_prefix_tokens = 0
@@ -125,12 +124,12 @@ class CROMASensor(TokenBackbone):
         """Tokens (N, L, D) after block `index`."""
         bias = self.bias(grid, tokens)
         more = 0 if self.prompts is None else self.prompts(index, len(tokens)).shape[1]
-        if more:  # prompts have no place, and so no distance
+        if more:  # prompts have no position, and so no distance
             bias = F.pad(bias, (more, 0, more, 0))
         return self._beside_prompts(index, tokens, partial(self.blocks[index], bias=bias))
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens as a map (N, D, h, w), after the final norm where it is wanted."""
+        """Tokens as a map (N, D, h, w), after the final norm if `final_norm`."""
         return self._patches_as_map(self.vit.norm(tokens), grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
@@ -144,12 +143,12 @@ class CROMASensor(TokenBackbone):
 
 @dataclass(frozen=True)
 class Encodings:
-    """What CROMA says of an image of each sensor.
+    """Encodings of a radar and an optical image by CROMA.
 
     Args:
-        sar: Tokens of radar (N, L, D).
+        sar: Tokens of the radar image (N, L, D).
         optical: Tokens of the optical image (N, L, D).
-        joint: Tokens of radar that have read the optical ones (N, L, D).
+        joint: Radar tokens after attention to the optical ones (N, L, D).
         grid: Rows and columns of tokens.
     """
 
@@ -164,19 +163,19 @@ class CROMA(Backbone):
 
     Args:
         name: "croma_base" or "croma_large".
-        sar: Modalities whose bands the radar transformer sees, stacked.
-        optical: Modalities whose bands the optical transformer sees, stacked.
+        sar: Modalities whose stacked bands the radar transformer sees.
+        optical: Modalities whose stacked bands the optical transformer sees.
         weights: None = from scratch, "hub" = the published file, else a path.
-        features: "joint" has the levels made of the joint transformer's layers; "concat" of the
-            last maps of radar, optical and joint side by side.
+        features: Source of the levels: "joint" takes layers of the joint transformer, "concat" the
+            last maps of radar, optical and joint, concatenated.
         out_indices: Layers of the joint transformer whose output is used, counted from 0; the last
             is normalised. Default: four evenly spaced. Not with "concat".
-        neck: "pyramid", "map" or "none", as of `CROMASensor`.
+        neck: As in `CROMASensor`.
         neck_channels: Channels of the neck's levels.
-        scaling: What standardised values become.
-        patch_size: p; default: the name's, as for the following, which make small models.
+        scaling: Mapping of standardised values, see `Scaling`.
+        patch_size: p; default: by name, as for the following, which serve for small models.
         embed_dim: D.
-        depth: Layers of the optical transformer; the two others have half of them.
+        depth: Layers of the optical transformer; the two others have half as many.
         num_heads: Heads.
     """
 
@@ -233,7 +232,7 @@ class CROMA(Backbone):
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Levels of an image of both sensors: bands of radar, then the optical ones."""
+        """Levels of an image of both sensors: radar bands first, then optical."""
         sar, optical = torch.tensor_split(image, (self.bands["sar"],), dim=1)
         everywhere = image.new_ones(len(image), dtype=torch.bool)
         return self.see(sar, optical, everywhere, everywhere)
@@ -243,8 +242,8 @@ class CROMA(Backbone):
     ) -> list[Tensor]:
         """Levels where samples may lack a sensor.
 
-        Of a sample that lacks one, "joint" has the maps of the other's own layers, "concat" zeros
-        for what is not there.
+        For a sample that lacks one, "joint" takes the maps of the other sensor's own layers,
+        "concat" zeros for the missing parts.
 
         Args:
             sar: Standardised (N, C, H, W).
@@ -275,7 +274,7 @@ class CROMA(Backbone):
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def encode(self, sar: Tensor, optical: Tensor) -> Encodings:
-        """Last encodings of both sensors and the joint ones, of images (N, C, H, W)."""
+        """Final encodings of both sensors and the joint ones, for images (N, C, H, W)."""
         tokens, grid = self.sar.embed(self.rescale(sar))
         bias = self.bias(grid, tokens)
         radar = self.sar(tokens, bias)
@@ -283,7 +282,7 @@ class CROMA(Backbone):
         return Encodings(radar, colour, self.joint(radar, colour, bias), grid)
 
     def rescale(self, image: Tensor) -> Tensor:
-        """Standardised values (N, C, H, W) as `scaling` says."""
+        """Map standardised values (N, C, H, W) according to `scaling`."""
         return rescale(image, self.scaling)
 
     def _run_layers(
@@ -304,10 +303,10 @@ class CROMA(Backbone):
         return [*(kept[index] for index in wanted[:-1]), encoder.norm(tokens)]
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """Stems, layers of both sensors, layers of the joint transformer; norms in the last."""
+        """Stems, layers of both sensors, layers of the joint transformer; norms with the last."""
         stems = [*self.sar.patch_embed.parameters(), *self.optical.patch_embed.parameters()]
         own = [list(block.parameters()) for block in self.optical.blocks]
-        # Radar has half of the layers: both end together.
+        # Radar has half as many layers; both end together.
         for index, block in enumerate(reversed(self.sar.blocks)):
             own[-1 - min(2 * index, len(own) - 1)] += block.parameters()
         own[-1] += [*self.sar.norm.parameters(), *self.optical.norm.parameters()]
@@ -317,20 +316,20 @@ class CROMA(Backbone):
 
 
 def rescale(image: Tensor, scaling: Scaling) -> Tensor:
-    """Standardised values (N, C, H, W) as CROMA saw them, or as they are."""
+    """Map standardised values (N, C, H, W) to CROMA's range, or return them unchanged."""
     return scale_two_sigma(image) if scaling == "two_sigma" else image
 
 
 def places_of_bands(
     sensor: str, in_channels: int, modalities: Sequence[Modality] | None
 ) -> list[int | None]:
-    """For each band of an image, its place among the bands of a published stem, or None."""
+    """Index of each band of an image among the bands of a published stem, or None."""
     known = SENSOR_BANDS[sensor]
     same = list(range(len(known))) if in_channels == len(known) else [None] * in_channels
     if modalities is None:
         return list(same)
     found = match_bands(modalities, known)
-    # Bands that say nothing of themselves are taken for the published ones where there are as many.
+    # Unidentified bands are taken for the published ones if their number is equal.
     return found if any(place is not None for place in found) else list(same)
 
 
@@ -349,7 +348,7 @@ def _create(request: Request) -> CROMASensor:
     )
 
 
-#: Of the transformers of single sensors; names of both together are for method "croma".
+#: Transformers of single sensors; names of both together are for method "croma".
 FAMILY = Family(
     examples={"CROMA": ("croma_base_optical", "croma_base_sar", "croma_large_optical")},
     kind="tokens",

@@ -1,4 +1,4 @@
-"""CROMA by name, and its published files under our names.
+"""Names of CROMA models, and conversion of the published files to our names.
 
 Reference: Fuller, Millard, Green: "CROMA", NeurIPS 2023, arXiv 2311.00566; files of the authors and
 torchgeo's copies of them (MIT).
@@ -27,9 +27,9 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict, read_weights, rename
 
-#: How names of all CROMA begin.
+#: Prefix of all CROMA names.
 CROMA_PREFIX = "croma_"
-#: The transformers of single sensors, and the bands that their published stems know.
+#: Transformers of single sensors, and the bands of their published stems.
 SENSOR_BANDS: Mapping[str, tuple[str, ...]] = {"sar": SENTINEL1, "optical": SENTINEL2_L2A}
 
 _TORCHGEO = "hf://torchgeo/croma/"
@@ -43,11 +43,11 @@ SENSOR_NAMES = tuple(f"{name}_{sensor}" for name in VARIANTS for sensor in ("opt
 
 
 def find_variant(name: str, **sizes: int | None) -> CROMAVariant:
-    """Sizes of a CROMA by its name ("croma_base"), with those given in place of its own.
+    """Look up the sizes of a CROMA by name ("croma_base"); given sizes override them.
 
     Raises:
-        UnknownNameError: With the nearest name.
-        ModelError: Sizes that cannot be.
+        UnknownNameError: No such CROMA; names the nearest.
+        ModelError: Impossible sizes.
     """
     if name not in VARIANTS:
         raise UnknownNameError(unknown_name("backbone", name, VARIANTS))
@@ -56,10 +56,10 @@ def find_variant(name: str, **sizes: int | None) -> CROMAVariant:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """CROMAVariant and sensor of a name: "croma_base_sar" gives "croma_base" and "sar".
+    """Split a name into model and sensor: "croma_base_sar" gives "croma_base" and "sar".
 
     Raises:
-        UnknownNameError: With the nearest name.
+        UnknownNameError: No such name; names the nearest.
     """
     if name not in SENSOR_NAMES:
         hint = " Method 'croma' takes both sensors" if name in VARIANTS else ""
@@ -71,15 +71,15 @@ def split_name(name: str) -> tuple[str, str]:
 def divide_sensors(
     modalities: Sequence[Modality], radar: Sequence[str] | None
 ) -> tuple[tuple[Modality, ...], tuple[Modality, ...]]:
-    """Modalities for the radar and for the optical transformer.
+    """Divide modalities between the radar and the optical transformer.
 
     Args:
         modalities: Two or more.
-        radar: Names of those for radar. Default: those of kind sar; without any, the last one.
+        radar: Names of those for radar. Default: those of kind sar; if there are none, the last.
 
     Raises:
-        UnknownNameError: `radar` names a modality that is not there.
-        ModelError: No modality would be left for one of the two.
+        UnknownNameError: `radar` names a modality that does not exist.
+        ModelError: One of the two would get no modality.
     """
     names = [m.name for m in modalities]
     if radar is None:
@@ -99,7 +99,7 @@ def divide_sensors(
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a CROMA, or of one of its sensors, are ("hf://…").
+    """Return the location of the published weights of a CROMA, or of one of its sensors ("hf://…").
 
     Raises:
         UnknownNameError: There is no such CROMA.
@@ -110,7 +110,7 @@ def hub_location(name: str) -> str:
     return location
 
 
-#: Groups of published files, of the original's classes and of its pre-training → our parts.
+#: Groups in published files, of the original's inference and pre-training classes → our parts.
 _GROUPS = {
     "s1_encoder": "sar", "radar_encoder": "sar",
     "s2_encoder": "optical", "optical_encoder": "optical",
@@ -123,15 +123,15 @@ _ATTENTION = (
     (r"\.(to_)?out\.", ".proj."),
     (r"\.(to|create)_([qkv])\.", r".\2."),
 )
-#: Layers of MLPs in a list; 3 in the inference model, 2 where it has no module for dropout.
+#: MLP layers by index: the second is 3 in the inference model, 2 where dropout has no module.
 _MLP = ((r"net\.0\.", "fc1."), (r"net\.[23]\.", "fc2."))
 
 
 def convert_croma_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original, of its inference or of its pre-training class, under our names.
+    """Rename weights of the original's inference or pre-training class to our names.
 
-    The bias of distances, which files may hold for one size of images, is left out; what is no
-    part of CROMA's transformers keeps its name.
+    The distance bias, which files may hold for one image size, is dropped; names outside CROMA's
+    transformers are kept.
 
     Args:
         state: Original names, groups joined with a dot ("s1_encoder.linear_input.weight").
@@ -157,7 +157,7 @@ def convert_croma_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def rename_transformer(name: str) -> str:
-    """Name of a value inside one of the original's transformers → ours."""
+    """Map a value's name inside one of the original's transformers to ours."""
     name = name.removeprefix("transformer.").replace("linear_input.", "patch_embed.")
     name = re.sub(r"^norm_out\.", "norm.", name)
     found = re.match(r"^layers\.(\d+)\.(\d)\.(.*)$", name)
@@ -177,15 +177,15 @@ def load_published(
     name: str,
     weights: str,
 ) -> PretrainedSource:
-    """A published checkpoint into some of CROMA's parts.
+    """Load a published checkpoint into some of CROMA's parts.
 
-    Parts that are not asked for, and layers beyond those that are built, are left out. Stems take
-    the columns of the image's bands (`adapt_bands`).
+    Parts that are not requested, and layers that are not built, are skipped. Stems take the columns
+    of the image's bands (`adapt_bands`).
 
     Args:
-        parts: "sar", "optical", "joint", as far as there are; changed in place.
-        places: Per sensor, for each band of the image its place among the published bands.
-        name: Of the backbone.
+        parts: Any of "sar", "optical", "joint"; changed in place.
+        places: Per sensor, the index of each image band among the published bands.
+        name: Name of the backbone, for messages.
         weights: "hub" for the published file, a path, or "hf://…".
 
     Raises:
@@ -200,8 +200,8 @@ def load_published(
         own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
         if not own:
             raise WeightsMismatchError(
-                f"{where} hold nothing of CROMA's part '{part}'; choose a file of CROMA, whose "
-                "groups are s1_encoder, s2_encoder and joint_encoder"
+                f"{where} hold nothing for CROMA's part '{part}'; choose a CROMA file, with the "
+                "groups s1_encoder, s2_encoder and joint_encoder"
             )
         own = {key: value for key, value in own.items() if not _is_beyond(key, module)}
         if part in places and "patch_embed.weight" in own:
@@ -211,16 +211,16 @@ def load_published(
 
 
 def _fit_stem(weight: Tensor, sensor: str, places: Sequence[int | None]) -> Tensor:
-    """Columns (D, C · p²) of the published bands for those of the image."""
+    """Adapt the columns (D, C · p²) of the published bands to those of the image."""
     bands = len(SENSOR_BANDS[sensor])
     if weight.shape[1] % bands:
-        return weight  # reported as of another shape
+        return weight  # `load_strict` will report the shape
     kernels = weight.reshape(len(weight), bands, -1, 1)  # (D, C, p², 1)
     return adapt_bands(kernels, places, tell_apart=not is_in_turn()).flatten(1)
 
 
 def _is_beyond(key: str, module: nn.Module) -> bool:
-    """Whether a value belongs to a layer that is not built."""
+    """Tell whether a value belongs to a layer that is not built."""
     found = re.match(r"^blocks\.(\d+)\.", key)
     blocks = getattr(module, "blocks", ())
     return found is not None and int(found[1]) >= len(blocks)

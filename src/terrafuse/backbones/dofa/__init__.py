@@ -1,4 +1,4 @@
-"""DOFA: one transformer for any bands, told apart by their wavelengths."""
+"""DOFA: one transformer for any bands, identified by their wavelengths."""
 
 from terrafuse.backbones.dofa.model import DOFA, FAMILY, OFFSET_LR_FACTOR, find_alike
 

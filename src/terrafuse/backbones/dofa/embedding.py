@@ -1,6 +1,6 @@
-"""DOFA's embedding of patches: kernels made from the wavelengths of an image's bands.
+"""DOFA's patch embedding: kernels generated from the wavelengths of an image's bands.
 
-Written from a description of the published model, with the names of its parameters in torchgeo.
+Written from a description of the published model, with torchgeo's parameter names.
 
 Reference: Xiong et al., "Neural plasticity-inspired foundation model for observing the Earth
 crossing modalities" (DOFA), 2024, arXiv 2403.15356.
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-#: Learnt tokens beside those of the bands, heads and hidden width of the generator, and the factor
-#: on what it makes, all as published.
+#: Trained tokens beside the bands' tokens, heads and hidden width of the generator, and the factor
+#: on its output, all as published.
 WEIGHT_TOKENS = 128
 HEADS = 4
 HIDDEN = 2048
@@ -21,9 +21,9 @@ SCALE = 0.01
 
 
 def encode_wavelengths(um: Tensor, dim: int) -> Tensor:
-    """Code of wavelengths: sines, then cosines, of t · 10000^(−i / (dim / 2)) with t in nanometres.
+    """Encode wavelengths: sines, then cosines, of t · 10000^(−i / (dim / 2)), t in nanometres.
 
-    Angles reach 3750 rad, which half precision cannot hold: always float32, whatever autocast says.
+    Angles reach 3750 rad, too large for half precision: always float32, even under autocast.
 
     Args:
         um: (C,) in micrometres.
@@ -38,7 +38,7 @@ def encode_wavelengths(um: Tensor, dim: int) -> Tensor:
 
 
 class WaveEmbedding(nn.Module):
-    """Wavelengths → embeddings → kernels of a convolution over patches.
+    """Wavelengths → embeddings → kernels of the patch convolution.
 
     Args:
         width: d, of the embeddings.
@@ -65,26 +65,22 @@ class WaveEmbedding(nn.Module):
         """
         p = self.patch_size
         weights, bias = self.weight_generator(waves)
-        # The dimension of the tokens is the fastest. Files published before September 2024 had it
-        # first; nothing in them tells, and they would give wrong features here.
+        # The token dimension varies fastest. Files published before September 2024 had it first;
+        # they are not marked as such, and would give wrong features here.
         kernel = weights.reshape(len(waves), p, p, -1).permute(3, 0, 1, 2)  # (D, C, p, p)
         return kernel * SCALE, bias * SCALE
 
     def forward(self, image: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """Image (N, C, H, W) → patches (N, D, H / p, W / p).
 
-        As published, padding by one moves every patch up and left by a pixel: the last row and
+        As published, padding by one shifts every patch up and left by a pixel: the last row and
         column of the image are never read.
         """
         return F.conv2d(image, kernel, bias, stride=self.patch_size, padding=1)
 
 
 class ResidualLayer(nn.Module):
-    """x + ReLU(W₂ ReLU(W₁ x)).
-
-    Args:
-        width: d.
-    """
+    """x + ReLU(W₂ ReLU(W₁ x)), with x of width d."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -98,12 +94,12 @@ class ResidualLayer(nn.Module):
 
 
 class WeightGenerator(nn.Module):
-    """Embeddings of bands → weights, by a transformer layer over learnt tokens and bands.
+    """Band embeddings → weights, by a transformer layer over trained tokens and bands.
 
     Args:
         width: d.
         out_features: Weights per band.
-        embed_dim: D, of the bias.
+        embed_dim: D, size of the bias.
     """
 
     def __init__(self, width: int, out_features: int, embed_dim: int) -> None:
@@ -126,13 +122,10 @@ class WeightGenerator(nn.Module):
 
 
 class PostNormLayer(nn.Module):
-    """Attention and MLP, each added and then normalised.
+    """Attention and MLP, each followed by the residual sum and a norm.
 
-    torch has the same, but computes it in other ways with and without gradients, so that kernels
-    kept for later would not be those of training to the last bit.
-
-    Args:
-        width: d.
+    torch's equivalent takes different code paths with and without gradients, so that cached kernels
+    would not equal those of training to the last bit.
     """
 
     def __init__(self, width: int) -> None:
@@ -152,10 +145,10 @@ class PostNormLayer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention of a sequence to itself, parameters named as torch's.
+    """Self-attention with torch's parameter names.
 
     Args:
-        width: d, a multiple of the heads.
+        width: d, a multiple of `HEADS`.
     """
 
     def __init__(self, width: int) -> None:
@@ -177,7 +170,7 @@ class SelfAttention(nn.Module):
 
 
 def _init_linear(*layers: nn.Linear) -> None:
-    """First values as published."""
+    """Initialise linear layers as published."""
     for layer in layers:
         nn.init.xavier_uniform_(layer.weight)
         nn.init.constant_(layer.bias, 0.01)

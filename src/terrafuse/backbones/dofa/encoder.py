@@ -1,4 +1,4 @@
-"""DOFA's transformer under torchgeo's names, its sizes, and its published files.
+"""DOFA's transformer with torchgeo's parameter names, its sizes, and its published files.
 
 Reference: Xiong et al., "Neural plasticity-inspired foundation model for observing the Earth
 crossing modalities" (DOFA), 2024, arXiv 2403.15356.
@@ -28,7 +28,7 @@ from terrafuse.errors import (
 )
 from terrafuse.weights import load_strict, read_weights
 
-#: How names of all DOFA begin.
+#: Prefix of all DOFA names.
 DOFA_PREFIX = "dofa_"
 
 
@@ -37,14 +37,12 @@ class DOFAVariant:
     """Sizes of a DOFA.
 
     Args:
-        version: 1, or 2: with layer scale and learnt positions.
+        version: 1 or 2; 2 has layer scale and trained positions.
         patch_size: p.
         embed_dim: D.
-        depth: Blocks.
-        num_heads: Heads of the blocks.
-        width: d, of the embeddings of bands.
-        img_size: Side of the images for which there are positions.
-        file: Where its published weights are; None: there are none.
+        width: d, of the band embeddings.
+        img_size: Side of the images for which positions are stored.
+        file: Location of the published weights; None if there are none.
     """
 
     version: int
@@ -66,7 +64,7 @@ class DOFAVariant:
         if self.patch_size < 3 or self.img_size % self.patch_size:
             raise ModelError(
                 f"a DOFA of patch_size {self.patch_size} and img_size {self.img_size} cannot be "
-                "built; a patch has 3 pixels or more, and img_size must be a multiple of them"
+                "built; patch_size must be at least 3, and img_size a multiple of it"
             )
 
 
@@ -92,10 +90,10 @@ VARIANTS: Mapping[str, DOFAVariant] = {
 
 
 def find_variant(name: str) -> DOFAVariant:
-    """Sizes of a DOFA by its name.
+    """Look up the sizes of a DOFA by name.
 
     Raises:
-        UnknownNameError: With the nearest name.
+        UnknownNameError: No such DOFA; names the nearest.
     """
     if name not in VARIANTS:
         raise UnknownNameError(unknown_name("backbone", name, VARIANTS))
@@ -103,11 +101,10 @@ def find_variant(name: str) -> DOFAVariant:
 
 
 class DOFAEncoder(nn.Module):
-    """What published files hold: embedding of bands, class token, positions, blocks.
+    """Content of the published files: band embedding, class token, positions, blocks.
 
     Args:
-        variant: Sizes.
-        depth: Blocks that are built, from the first.
+        depth: Number of blocks built, from the first.
     """
 
     def __init__(self, variant: DOFAVariant, depth: int) -> None:
@@ -117,7 +114,7 @@ class DOFAEncoder(nn.Module):
         self.patch_embed = WaveEmbedding(variant.width, variant.patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         nn.init.normal_(self.cls_token, std=0.02)
-        if variant.version == 1:  # waves that never learn
+        if variant.version == 1:  # fixed sine waves
             self.register_buffer("pos_embed", wave_positions(dim, side))  # (1, 1 + side², D)
         else:
             self.pos_embed = nn.Parameter(torch.zeros(1, 1 + side**2, dim))
@@ -138,7 +135,7 @@ class DOFAEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def add_positions(self, patches: Tensor) -> Tensor:
-        """Patches (N, D, h, w) → tokens (N, 1 + h · w, D) with positions, the class token first."""
+        """Patches (N, D, h, w) → tokens (N, 1 + h · w, D) with positions, class token first."""
         positions = resize_positions(self.pos_embed, (patches.shape[2], patches.shape[3]))
         x = patches.flatten(2).transpose(1, 2) + positions[:, 1:]  # (N, h · w, D)
         first = self.cls_token + positions[:, :1]
@@ -148,7 +145,7 @@ class DOFAEncoder(nn.Module):
 def wave_positions(dim: int, side: int) -> Tensor:
     """Fixed positions (1, 1 + side², D) of a square grid; 0 for the class token.
 
-    Sines and cosines of the column in the first half, of the row in the second.
+    The first half holds sines and cosines of the column, the second those of the row.
     """
     steps = torch.arange(dim // 4, dtype=torch.float32) / (dim / 4)
     angles = torch.arange(side, dtype=torch.float32)[:, None] * (1.0 / 10000**steps)
@@ -160,7 +157,7 @@ def wave_positions(dim: int, side: int) -> Tensor:
 
 
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Positions (1, 1 + side², D) for another grid: (1, 1 + h · w, D); the class token's stays."""
+    """Interpolate positions (1, 1 + side², D) to (1, 1 + h · w, D), keeping the class token's."""
     side = round((positions.shape[1] - 1) ** 0.5)
     if grid == (side, side):
         return positions
@@ -171,7 +168,7 @@ def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a DOFA are ("hf://owner/repository/file").
+    """Return the location of a DOFA's published weights ("hf://owner/repository/file").
 
     Raises:
         WeightsNotFoundError: None are published.
@@ -187,12 +184,12 @@ def hub_location(name: str) -> str:
 
 
 def licence_of(name: str) -> str:
-    """Licence of the published weights of a DOFA, or "unknown"."""
+    """Return the licence of a DOFA's published weights, or "unknown"."""
     file = find_variant(name).file
     return find_published(file)[1] if file else "unknown"
 
 
-# In the files beside what is used: of pre-training, and of a classifier.
+# Unused values in the files: of pre-training, and of a classifier.
 _EXTRA = re.compile(r"^(mask_token$|norm\.|projector\.|head\.|fc_norm\.)")
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 
@@ -200,19 +197,19 @@ _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 def load_published(
     encoder: DOFAEncoder, name: str, variant: DOFAVariant, weights: str
 ) -> PretrainedSource:
-    """A checkpoint of the authors, or torchgeo's of it, into the encoder.
+    """Load a checkpoint of the authors, or torchgeo's copy, into the encoder.
 
-    Blocks beyond the encoder's, and parts of pre-training or of a classifier, are left out; all
-    else must fit. A file named as one in `PUBLISHED_FILES` must be that file.
+    Blocks beyond the encoder's, and parts of pre-training or of a classifier, are skipped; all else
+    must fit. A file with a name in `PUBLISHED_FILES` must be that file.
 
     Args:
         encoder: Changed in place.
-        name: Of the backbone.
-        variant: Its sizes.
+        name: Name of the backbone.
+        variant: Sizes of the backbone.
         weights: "hub" for the published file, a path, or "hf://…".
 
     Raises:
-        WeightsNotFoundError: There are none.
+        WeightsNotFoundError: No weights are published.
         WeightsMismatchError: Values are missing, unknown or of another shape.
         ChecksumError: The file is not the published one of its name.
     """
@@ -220,7 +217,7 @@ def load_published(
     where = f"weights '{location}' for backbone '{name}'"
     sha256, licence = find_published(location)
     state = read_weights(location, sha256=sha256)
-    # Version 2 keeps the transformer beside the embedding.
+    # Files of version 2 hold the transformer as a submodule beside the embedding.
     state = {key.removeprefix("model."): value for key, value in state.items()}
     used = {key: value for key, value in state.items() if not _is_extra(key, encoder, variant)}
     _check_positions(used, variant, where)
@@ -229,10 +226,10 @@ def load_published(
 
 
 def check_weights(name: str, weights: str | None) -> None:
-    """Refuse weights that cannot be meant.
+    """Refuse weights that do not exist.
 
     Raises:
-        WeightsNotFoundError: "timm", which has none, or "hub" where none are published.
+        WeightsNotFoundError: "timm", which has no DOFA, or "hub" where none are published.
     """
     refuse_timm(name, weights)
     if weights == HUB_WEIGHTS:
@@ -254,6 +251,6 @@ def _check_positions(state: Mapping[str, Tensor], variant: DOFAVariant, where: s
     found = positions.shape[1] - 1
     raise WeightsMismatchError(
         f"{where} hold positions for {found} patches, and img_size {variant.img_size} with patches "
-        f"of {variant.patch_size} asks for {side**2}. Leave img_size out: images may have any "
+        f"of {variant.patch_size} needs {side**2}. Leave img_size out: images may have any "
         "size, positions are interpolated"
     )

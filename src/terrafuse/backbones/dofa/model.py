@@ -1,11 +1,11 @@
-"""DOFA: one transformer for images of any bands, which it tells apart by their wavelengths.
+"""DOFA: one transformer for images of any bands, identified by their wavelengths.
 
 Reference: Xiong et al., "Neural plasticity-inspired foundation model for observing the Earth
 crossing modalities" (DOFA), 2024, arXiv 2403.15356. Own code on timm's blocks, written from a
-description of the published model and equal to it; the weights are CC-BY-4.0.
+description of the published model and numerically equal to it; the weights are CC-BY-4.0.
 
 Ours, not the authors': positions for images of any size, bands without a wavelength, `wave_delta`,
-one radar band shown as two, and wavelengths drawn to those of pre-training.
+one radar band repeated as two, and wavelengths snapped to those of pre-training.
 """
 
 from __future__ import annotations
@@ -43,55 +43,55 @@ from terrafuse.config.options import check_options
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
 from terrafuse.weights import pretrained_wanted
 
-#: Size of the offset that a band starts with which DOFA would take for another one: from scratch,
-#: and with pretrained weights as a share of the size of the embeddings. docs/methods/dofa.md has
-#: the measurement.
+#: Standard deviation of the initial offset of a band that DOFA could not distinguish from another:
+#: from scratch, and with pretrained weights as a share of the RMS of the embeddings.
+#: docs/methods/dofa.md has the measurement.
 OFFSET_STD = 1.0
 PUBLISHED_OFFSET_STD = 0.1
-#: Learning rate of offsets, relative to that of the rest.
+#: Learning rate of offsets, relative to the rest.
 OFFSET_LR_FACTOR = 10.0
 
 
 class DOFA(TokenBackbone):
-    """One encoder for several sets of bands, with a neck.
+    """One encoder for several band sets, with a neck.
 
-    A set's kernels are kept while they cannot change: where nothing learns that makes them, and
-    while predicting.
+    A set's kernels are cached while they cannot change: if everything they depend on is frozen, and
+    during prediction.
 
     Args:
         name: One of `VARIANTS`.
-        band_sets: Per set of bands that images may have, by its name, what stands for each band: a
-            wavelength in micrometres (radar: `SAR_UM`), or None for a band without one. Such a
-            band's embedding is a parameter; it starts as red light and always learns, whatever the
+        band_sets: Per band set that images may have, by name, the code of each band: a wavelength
+            in micrometres (radar: `SAR_UM`), or None for a band without one. Such a band's
+            embedding is a parameter; it starts as red light and is always trained, whatever the
             tuning. See `band_codes`.
         weights: None = from scratch, "hub" = the published file, else a path.
         out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
-            four evenly spaced, the last among them; with neck "map" the last. Maps have no final
-            norm: published files do not hold it.
+            four evenly spaced including the last; with neck "map" the last only. Maps have no
+            final norm: published files do not contain it.
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p; "map" one of stride p;
-            "none" returns the chosen maps as they are, all of stride p.
+            "none" returns the chosen maps unchanged, all of stride p.
         neck_channels: Channels of the neck's levels.
-        wave_delta: Whether the bands of a set have an offset each to their embedding, which always
-            learns, whatever the tuning; None: in sets where bands share a wavelength (VV and VH,
-            two dates), which without it enter as their sum, as published. The first band of a
-            wavelength starts at 0, the others at random values of the size `OFFSET_STD` (from
-            scratch) or `PUBLISHED_OFFSET_STD` × that of the embeddings.
-        repeat_single_sar: Whether an image of a single radar band is shown as two equal ones,
-            divided by √2: in pre-training there were always two.
-        wavelengths: "snap" draws wavelengths to those of pre-training (`snap_wavelength`), "exact"
-            takes them as they are.
-        img_size: Side of the images for which there are positions, which are interpolated for all
-            others; that of the published weights.
-        patch_size: p; default: the name's, as for the following, which make small models.
+        wave_delta: Whether each band of a set has an offset to its embedding, always trained,
+            whatever the tuning; None: only in sets where bands share a wavelength (VV and VH, two
+            dates), which otherwise enter as their sum, as published. The first band of a
+            wavelength starts at 0, the others at random values with standard deviation
+            `OFFSET_STD` (from scratch) or `PUBLISHED_OFFSET_STD` × the RMS of the embeddings.
+        repeat_single_sar: Whether a single radar band enters as two equal ones, divided by √2:
+            pre-training always had two.
+        wavelengths: "snap" replaces wavelengths by those of pre-training (`snap_wavelength`),
+            "exact" keeps them.
+        img_size: Side of the images for which positions are stored, as in the published weights;
+            for other sizes they are interpolated.
+        patch_size: p; default: by name, as for the following, which serve for small models.
         embed_dim: D.
-        depth: Blocks.
+        depth: Number of blocks.
         num_heads: Heads of the blocks.
-        dynamic_embed_dim: Width of the embeddings of bands.
+        dynamic_embed_dim: Width of the band embeddings.
 
     Raises:
         UnknownNameError: No such DOFA.
-        ModelError: A block, size or wavelength that cannot be.
-        WeightsError: The weights are not there, or do not fit.
+        ModelError: A block that does not exist, or an impossible size or wavelength.
+        WeightsError: The weights are missing or do not fit.
     """
 
     has_final_norm = False
@@ -146,11 +146,11 @@ class DOFA(TokenBackbone):
         made = create_neck(neck, self.embed_dim, self.patch_size, self.out_indices, neck_channels)
         self.pyramid = made.layers
         self.channels, self.strides, self.stride = made.channels, made.strides, made.stride
-        # Per set: what it was made from, kernel, bias.
+        # Per set: state of the values it depends on, kernel, bias.
         self._kept: dict[str, tuple[object, Tensor, Tensor]] = {}
 
     def tells_apart(self, bands: str) -> bool:
-        """Whether bands of a set have offsets."""
+        """Tell whether the bands of a set have offsets."""
         return bands in self.wave_delta
 
     def values_of_bands(self) -> dict[str, dict[str, Sequence[int]]]:
@@ -168,7 +168,7 @@ class DOFA(TokenBackbone):
         return self.vit.blocks
 
     def forward(self, image: Tensor, bands: str | None = None) -> list[Tensor]:
-        """Levels, fine → coarse, of an image of a set of bands; None: the only set."""
+        """Levels, fine → coarse, of an image with the band set `bands`; None: the only set."""
         return self._levels(*self.embed(image, bands))
 
     def embed(self, image: Tensor, bands: str | None = None) -> tuple[Tensor, tuple[int, int]]:
@@ -176,14 +176,14 @@ class DOFA(TokenBackbone):
 
         Args:
             image: Normalised (N, C, H, W); H and W multiples of `patch_size`.
-            bands: Name of its set of bands; None: the only one.
+            bands: Name of its band set; None: the only one.
 
         Returns:
             Tokens (N, 1 + h · w, D), the class token first, and the grid (h, w).
 
         Raises:
-            InputShapeError: Other bands than the set's, or sides that patches do not fill.
-            ModelError: No name where there are several sets.
+            InputShapeError: Wrong number of bands, or sides not divisible by the patch size.
+            ModelError: No name given where there are several sets.
         """
         chosen = self._set_of(bands)
         self._check_image(image, chosen)
@@ -194,7 +194,7 @@ class DOFA(TokenBackbone):
         return self.vit.add_positions(patches), (patches.shape[2], patches.shape[3])
 
     def kernel(self, bands: str | None = None) -> tuple[Tensor, Tensor]:
-        """Kernel (D, C, p, p) and bias (D) for a set of bands; a repeated band counts twice."""
+        """Kernel (D, C, p, p) and bias (D) for a band set; a repeated band counts twice."""
         chosen = self._set_of(bands)
         values = [*self.vit.patch_embed.parameters(), *self._own_values(chosen)]
         if not self._may_keep(values):
@@ -202,7 +202,7 @@ class DOFA(TokenBackbone):
         state = tuple((v.data_ptr(), v._version, v.dtype, v.device) for v in values)
         kept = self._kept.get(chosen)
         if kept is None or kept[0] != state:
-            # What is made for a prediction may serve a training step later.
+            # A kernel cached during prediction may serve a training step later.
             with torch.inference_mode(False), torch.no_grad():
                 kept = (state, *self._make_kernel(chosen))
             self._kept[chosen] = kept
@@ -221,28 +221,28 @@ class DOFA(TokenBackbone):
         return maps if self.pyramid is None else self.pyramid(maps)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The embedding, then one group per block; what is ours (bands, deltas) is in none."""
+        """The embedding, then one group per block; our additions (bands, deltas) are in none."""
         named = self.vit.named_parameters()
         embedding = [p for name, p in named if not name.startswith("blocks.")]
         return [embedding, *(list(block.parameters()) for block in self.blocks)]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the embeddings of bands and their offsets."""
+        """Return the names of the band embeddings and offsets."""
         return {n for n, _ in self.named_parameters() if n.startswith(("pseudo_", "wave_delta"))}
 
     def lr_factors(self) -> dict[str, float]:
-        """Offsets of bands learn faster: kernels answer to them only where they are large."""
+        """Train band offsets faster: kernels respond only to large ones."""
         return {"wave_delta": OFFSET_LR_FACTOR} if self.wave_delta else {}
 
     def values_before(self) -> dict[str, Tensor]:
-        """Offsets that runs without them mean: none."""
+        """Offsets implied by runs saved without them: 0."""
         return {f"wave_delta.{n}": torch.zeros_like(p) for n, p in self.wave_delta.items()}
 
     def train(self, mode: bool = True) -> Self:
-        """As every backbone; kernels are made anew.
+        """Set the mode and drop cached kernels.
 
-        Averaged weights are swapped in place between the two modes, which leaves no trace in the
-        tensors.
+        Averaged weights are swapped in place between the two modes, which the tensors' versions do
+        not show.
         """
         self._kept.clear()
         return super().train(mode)
@@ -254,11 +254,11 @@ class DOFA(TokenBackbone):
             return self.vit.patch_embed.make_kernel(self._waves(bands))
 
     def _waves(self, bands: str) -> Tensor:
-        """Embeddings of the bands of a set (C, d)."""
+        """Embeddings (C, d) of the bands of a set."""
         codes = self.band_sets[bands]
         known = [um for um in codes if um is not None]
         device = self.vit.cls_token.device
-        # Without wavelengths, the layers that embed them still get a gradient, of 0.
+        # Even without wavelengths, the layers that embed them get a gradient, of 0.
         waves = self.vit.patch_embed.embed_wavelengths(torch.tensor(known, device=device))
         if bands in self.pseudo_bands:
             of_known, of_pseudo = iter(range(len(known))), iter(range(len(known), len(codes)))
@@ -279,7 +279,7 @@ class DOFA(TokenBackbone):
 
     @torch.no_grad()
     def _start_pseudo_bands(self) -> nn.ParameterDict:
-        """Per set with bands of no wavelength, their embeddings (bands, d)."""
+        """Initial embeddings (bands, d) of bands without a wavelength, per set that has some."""
         start = self.vit.patch_embed.embed_wavelengths(torch.tensor([START_UM]))  # (1, d)
         found = {}
         for name, set_ in self.band_sets.items():
@@ -289,7 +289,7 @@ class DOFA(TokenBackbone):
         return nn.ParameterDict(found)
 
     def _start_offsets(self, codes: Sequence[float | None]) -> Tensor:
-        """Offsets (C, d) of a set; a band without wavelength has its own in its embedding."""
+        """Initial offsets (C, d) of a set; 0 for bands without a wavelength."""
         alike = find_alike(codes)
         return self._draw_offsets(
             [a and um is not None for a, um in zip(alike, codes, strict=True)]
@@ -297,7 +297,7 @@ class DOFA(TokenBackbone):
 
     @torch.no_grad()
     def _draw_offsets(self, alike: Sequence[bool]) -> Tensor:
-        """Offsets (C, d): 0, or random ones for bands that another is like."""
+        """Draw offsets (C, d): random for bands that are `alike` an earlier one, else 0."""
         width = self.vit.patch_embed.fclayer.w1.in_features
         offsets = torch.zeros(len(alike), width)
         if any(alike):
@@ -313,7 +313,7 @@ class DOFA(TokenBackbone):
             return next(iter(self.band_sets))
         if bands is None:
             raise ModelError(
-                f"this DOFA knows several sets of bands ({', '.join(self.band_sets)}); say which "
+                f"this DOFA has several sets of bands ({', '.join(self.band_sets)}); say which "
                 "one the image has"
             )
         if bands not in self.band_sets:
@@ -332,7 +332,7 @@ class DOFA(TokenBackbone):
 
 
 def find_alike(codes: Sequence[float | None]) -> list[bool]:
-    """Per band, whether DOFA would take it for an earlier one: it is told the same of both.
+    """Tell for each band whether its code equals that of an earlier one.
 
     A band without a wavelength starts as red light and comes after those that have one.
     """
@@ -349,7 +349,7 @@ def find_alike(codes: Sequence[float | None]) -> list[bool]:
 def _check_sets(
     name: str, band_sets: Mapping[str, Sequence[float | None]], policy: WavelengthPolicy
 ) -> dict[str, tuple[float | None, ...]]:
-    """Sets of bands with the wavelengths that DOFA is told."""
+    """Check the band sets and return them with the wavelengths given to DOFA."""
     empty = [key for key, values in band_sets.items() if not values]
     if empty or not band_sets:
         raise ModelError(
@@ -365,19 +365,19 @@ def _check_sets(
 def _owns(name: str) -> bool:
     if not name.startswith(DOFA_PREFIX):
         return False
-    find_variant(name)  # refuses what only looks like one
+    find_variant(name)  # raises if it does not exist
     return True
 
 
 def _create(request: Request) -> DOFA:
     checked = check_options("backbone", request.name, DOFA, request.options)
-    # Two bands of one wavelength are told apart wherever a model is to learn from them.
+    # By default, offsets distinguish bands of one wavelength in every model built by name.
     options = {"wave_delta": None, **checked}
     return DOFA(request.name, _band_sets(request), weights=request.weights, **options)
 
 
 def _band_sets(request: Request) -> Mapping[str, Sequence[float | None]]:
-    """What a DOFA is told of the bands of each image."""
+    """Codes of the bands of each image."""
     version = find_variant(request.name).version
     codes = {m.name: band_codes(m, version, "exact") for m in request.known_modalities()}
     if not request.one_image:
@@ -385,8 +385,8 @@ def _band_sets(request: Request) -> Mapping[str, Sequence[float | None]]:
     together = [code for own in codes.values() for code in own]
     if len(together) != request.in_channels:
         raise ModelError(
-            f"backbone '{request.name}' is to get {request.in_channels} channels, and "
-            f"{', '.join(codes)} have {len(together)} bands; every channel needs to be known"
+            f"backbone '{request.name}' would get {request.in_channels} channels, but "
+            f"{', '.join(codes)} have {len(together)} bands; every channel must be known"
         )
     return {ALL_BANDS: together}
 

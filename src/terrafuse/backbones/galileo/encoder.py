@@ -1,12 +1,12 @@
-"""Galileo's transformer: every group of channels, at every place and date, is a token.
+"""Galileo's transformer: every group of channels, at every position and date, is a token.
 
 Reference: Tseng, Fuller, Reil, Herzog, Beukema, Bastani, Green, Shelhamer, Kerner, Rolnick:
 "Galileo: Learning global and local features in pretrained remote sensing models", ICML 2025,
-arXiv 2502.09356. Own code, written from a description of the published model and equal to it.
-Patches of any size: Beyer et al., "FlexiViT: One model for all patch sizes", CVPR 2023, arXiv
-2212.08013 (resized kernels).
+arXiv 2502.09356. Own code, written from a description of the published model and numerically
+equal to it. Patches of any size: Beyer et al., "FlexiViT: One model for all patch sizes", CVPR
+2023, arXiv 2212.08013 (resized kernels).
 
-Ours: grids that are not square.
+Ours: non-square grids.
 """
 
 from __future__ import annotations
@@ -47,12 +47,10 @@ class GalileoVariant:
 
     Args:
         embed_dim: D.
-        depth: Blocks.
-        num_heads: Heads of every attention.
         mlp_ratio: Hidden width of the MLPs, relative to D.
         kernel_size: Side of the stored kernels, which are resized to the patch.
-        max_dates: Dates that there are embeddings for.
-        file: Where its published weights are; None: there are none.
+        max_dates: Number of dates with embeddings.
+        file: Location of the published weights; None if there are none.
     """
 
     embed_dim: int
@@ -74,13 +72,9 @@ class GalileoVariant:
 
 
 class GalileoAttention(nn.Module):
-    """Self-attention with queries, keys and values of separate layers.
+    """Self-attention with separate layers for queries, keys and values.
 
-    Parts that do nothing have the names of timm's, so that prompts of other modalities pass.
-
-    Args:
-        embed_dim: D.
-        num_heads: Heads.
+    Inert parts carry timm's names, so that prompts of other modalities work.
     """
 
     def __init__(self, embed_dim: int, num_heads: int) -> None:
@@ -95,8 +89,7 @@ class GalileoAttention(nn.Module):
         """Tokens (N, L, D) → tokens (N, L, D).
 
         Args:
-            x: All tokens.
-            seen: Bool (N, L): those that are keys; None: all.
+            seen: Bool (N, L): tokens that serve as keys; None: all.
         """
         q, k, v = (
             layer(x).view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
@@ -104,7 +97,7 @@ class GalileoAttention(nn.Module):
         )  # (N, heads, L, d)
         mask = None
         if seen is not None:
-            # A sample that sees nothing sees everything: a softmax of nothing is not a number.
+            # A fully masked sample sees everything instead: a softmax over nothing is NaN.
             mask = (seen | ~seen.any(dim=1, keepdim=True))[:, None, None]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
@@ -116,9 +109,8 @@ class GalileoBlock(nn.Module):
 
     Args:
         embed_dim: D.
-        num_heads: Heads.
         mlp_ratio: Hidden width of the MLP, relative to D.
-        drop_path_rate: How often training skips a branch.
+        drop_path_rate: Probability of skipping a branch in training.
     """
 
     def __init__(
@@ -132,7 +124,7 @@ class GalileoBlock(nn.Module):
         self.drop_path1, self.drop_path2 = DropPath(drop_path_rate), DropPath(drop_path_rate)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
-        """Tokens (N, L, D) → tokens (N, L, D); only tokens that are `seen` (N, L) are keys."""
+        """Tokens (N, L, D) → tokens (N, L, D); only tokens in `seen`, bool (N, L), are keys."""
         x = x + self.drop_path1(self.attn(self.norm1(x), seen))
         result: Tensor = x + self.drop_path2(self.mlp(self.norm2(x)))
         return result
@@ -158,13 +150,12 @@ class PatchKernel(nn.Module):
 
 
 class GalileoEncoder(nn.Module):
-    """What published files hold: embeddings of the groups, blocks, final norm.
+    """Content of the published files: group embeddings, blocks, final norm.
 
     Args:
-        variant: Sizes.
-        groups: Names of the groups that there are to be; None: all.
-        depth: Blocks that are built, from the first; None: all.
-        drop_path_rate: How often training skips a branch of a block.
+        groups: Names of the groups to build; None: all.
+        depth: Number of blocks built, from the first; None: all.
+        drop_path_rate: Probability of skipping a branch of a block in training.
     """
 
     def __init__(
@@ -189,7 +180,7 @@ class GalileoEncoder(nn.Module):
             for _ in range(variant.depth if depth is None else depth)
         )
         self.norm = nn.LayerNorm(width)
-        # Fixed by formulas; no part of the state.
+        # Fixed by formulas, so not part of the state dict.
         dates = torch.arange(variant.max_dates)
         self.register_buffer("dates", sine_code(dates, width // 4), persistent=False)
         self.register_buffer("months", month_codes(width // 4), persistent=False)
@@ -199,11 +190,11 @@ class GalileoEncoder(nn.Module):
             nn.init.normal_(parameter, std=0.02)
 
     def project(self, group: Group, values: Tensor, patch_size: int = 1) -> Tensor:
-        """Tokens of a group without their place in the world.
+        """Project the values of a group to tokens, without any code.
 
         Args:
             group: One of `groups`.
-            values: Of time and static groups (…, C); else images (N, C, H, W).
+            values: (…, C) for time and static groups; else images (N, C, H, W).
             patch_size: p; sides of images are multiples of it.
 
         Returns:
@@ -215,12 +206,12 @@ class GalileoEncoder(nn.Module):
         return tokens
 
     def code(self, group: Group, date: int | None, month: Tensor | int | None) -> Tensor:
-        """What is added to every token of a group, without its place: (D), or (N, D) by months.
+        """Code added to every token of a group, without its position: (D), or (N, D) by month.
 
         Args:
             group: One of `groups`.
-            date: Which date, from 0; None: of groups without.
-            month: January = 0, of all samples or int64 (N); None: likewise.
+            date: Index of the date, from 0; None for groups without dates.
+            month: January = 0, one for all samples or int64 (N); None likewise.
         """
         quarter = self.variant.embed_dim // 4
         codes: Tensor = self.get_parameter(_CHANNEL_EMBEDDINGS[group.kind])
@@ -234,7 +225,7 @@ class GalileoEncoder(nn.Module):
         )
 
     def places(self, grid: tuple[int, int], patch_size_m: Tensor) -> Tensor:
-        """What is added to tokens at their places: (D, h, w), 0 but for the last quarter.
+        """Position codes added to tokens: (D, h, w), 0 except in the last quarter.
 
         Args:
             grid: h and w.
@@ -244,15 +235,15 @@ class GalileoEncoder(nn.Module):
         return F.pad(last.movedim(2, 0), (0, 0, 0, 0, 3 * self.variant.embed_dim // 4, 0))
 
     def check_grid(self, height: int, width: int, patch_size: int, dates: int) -> None:
-        """Refuse images that patches do not fill, and too many dates.
+        """Refuse sides not divisible by the patch size, and too many dates.
 
         Raises:
-            InputShapeError: Which of both.
+            InputShapeError: Says which of the two.
         """
         if height % patch_size or width % patch_size:
             raise InputShapeError(
                 f"the image has {height} × {width} pixels; Galileo with patches of {patch_size} "
-                "takes multiples of them. Pad the image"
+                f"takes multiples of {patch_size}. Pad the image"
             )
         if dates > self.variant.max_dates:
             raise InputShapeError(
@@ -261,9 +252,9 @@ class GalileoEncoder(nn.Module):
 
 
 def resize_kernel(kernel: Tensor, size: int) -> Tensor:
-    """A kernel (D, C, k, k) for patches of another size (D, C, size, size).
+    """Resize a kernel (D, C, k, k) to patches of another size (D, C, size, size).
 
-    The smallest that gives the same tokens for patches that were enlarged or shrunk to k × k.
+    It is the kernel of least norm that gives the same tokens for patches resized from k × k.
     """
     side = kernel.shape[-1]
     if size == side:
@@ -277,11 +268,11 @@ def resize_kernel(kernel: Tensor, size: int) -> Tensor:
 
 @cache
 def resize_matrix(side: int, size: int) -> Tensor:
-    """Matrix (size², side²) that resizes flattened kernels: the pseudo-inverse of resizing images.
+    """Matrix (size², side²) that resizes flattened kernels: the pseudo-inverse of image resizing.
 
     Float64, on the CPU.
     """
-    # Kept for all later calls: it must be neither of inference mode nor without values.
+    # Cached for all later calls: it must not be an inference or a meta tensor.
     with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
         units = torch.eye(side**2, dtype=torch.float64).view(-1, 1, side, side)
         resized = F.interpolate(
@@ -294,7 +285,7 @@ def resize_matrix(side: int, size: int) -> Tensor:
 def sine_code(x: Tensor, width: int) -> Tensor:
     """Sines, then cosines, of x w_i with w_i = 10000^(−i / 2d), d = width: (…, width), float32.
 
-    The exponents stay below a quarter, as published; the usual table has 2i / d.
+    The exponents stay below 1/4, as published; the usual table has 2i / d.
     """
     steps = torch.arange(width // 2, dtype=torch.float32, device=x.device)
     angles = x.float()[..., None] * 10_000 ** (-steps / (2 * width))
@@ -309,12 +300,11 @@ def month_codes(width: int) -> Tensor:
 
 
 def place_codes(grid: tuple[int, int], step: Tensor, width: int) -> Tensor:
-    """Codes of the column in the first half, of the row in the second: (h, w, width).
+    """Position codes (h, w, width): of the column in the first half, of the row in the second.
 
     Args:
         grid: h and w.
         step: Distance of neighbours in units of 10 m, ().
-        width: Of the codes.
     """
     rows, cols = (
         sine_code(torch.arange(length, device=step.device) * step, width // 2) for length in grid

@@ -1,7 +1,7 @@
-"""What Galileo reads: groups of channels, their usual values, and how the bands of a data set fit.
+"""Inputs of Galileo: groups of channels, their statistics, and mapping of a data set's bands.
 
 Reference: Tseng et al., "Galileo: Learning global and local features in pretrained remote sensing
-models", ICML 2025, arXiv 2502.09356; means and deviations of its pre-training data (MIT).
+models", ICML 2025, arXiv 2502.09356; means and standard deviations of its pre-training data (MIT).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from terrafuse.backbones.sentinel import SENTINEL1, SENTINEL2_L1C, place_of
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
-#: What a group varies over: "space_time" place and date, "space" place, "time" date.
+#: Dimensions of a group: "space_time" position and date, "space" position, "time" date.
 Kind = Literal["space_time", "space", "time", "static"]
 KINDS: tuple[Kind, ...] = ("space_time", "space", "time", "static")
 
@@ -26,10 +26,9 @@ class Group:
 
     Args:
         name: As in the published weights.
-        kind: What it varies over.
-        index: Its place among the groups of its kind.
-        channels: Names of its channels.
-        first: Place of the first one among the channels of its kind.
+        kind: Dimensions that it varies over.
+        index: Index among the groups of its kind.
+        first: Index of its first channel among the channels of its kind.
     """
 
     name: str
@@ -85,14 +84,14 @@ def _all_groups() -> dict[str, Group]:
 
 #: Every group by its name, in the model's order.
 GROUPS: Mapping[str, Group] = _all_groups()
-#: Channels of each kind, and groups.
+#: Channels of each kind, and number of its groups.
 CHANNELS: Mapping[Kind, tuple[str, ...]] = {
     kind: tuple(c for own in _NAMES[kind].values() for c in own) for kind in KINDS
 }
 NUM_GROUPS: Mapping[Kind, int] = {kind: len(own) for kind, own in _NAMES.items()}
 
-#: Mean and deviation of the channels that are standardised, in the units of pre-training: decibels,
-#: reflectance × 10000, metres, degrees, kelvin … The others stay, or are percent.
+#: Mean and standard deviation of the standardised channels, in the units of pre-training: decibels,
+#: reflectance × 10000, metres, degrees, kelvin … The others are kept, or are percentages.
 MOMENTS: Mapping[str, tuple[float, float]] = {
     "VV": (-11.728724389184965, 4.887145774840316),
     "VH": (-18.85558188024017, 5.730270320384293),
@@ -119,10 +118,10 @@ MOMENTS: Mapping[str, tuple[float, float]] = {
 
 
 def scale_of(channel: str) -> tuple[float, float]:
-    """(a, b) of x' = a x + b, which gives a channel the range it had in pre-training.
+    """Return (a, b) of x' = a x + b, which maps a channel to its range in pre-training.
 
-    (x − (μ − 2 σ)) / 4 σ where there are moments: two deviations around the mean become 0 to 1.
-    WorldCereal's percent become shares; NDVI, shares and coordinates stay.
+    (x − (μ − 2 σ)) / 4 σ where there are moments: μ ± 2 σ becomes 0 to 1. WorldCereal's percentages
+    become fractions; NDVI, fractions and coordinates are kept.
     """
     if channel in MOMENTS:
         mean, std = MOMENTS[channel]
@@ -131,7 +130,7 @@ def scale_of(channel: str) -> tuple[float, float]:
 
 
 def moments_of(channel: str) -> tuple[float, float]:
-    """Mean and deviation that become 0.5 and 0.25, for images that come standardised."""
+    """Return the mean and deviation that map to 0.5 and 0.25, for standardised images."""
     if channel in MOMENTS:
         return MOMENTS[channel]
     scale, shift = scale_of(channel)
@@ -140,12 +139,11 @@ def moments_of(channel: str) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Slot:
-    """A token that every place of an image has: a group of channels at a date.
+    """A token that every position of an image has: a group of channels at a date.
 
     Args:
-        group: Which channels.
-        date: Which date, from 0; 0 for what has none.
-        bands: Per channel of the group, its place among the image's bands; None: not there.
+        date: Index of the date, from 0; 0 for groups without dates.
+        bands: Per channel of the group, its index among the image's bands; None: absent.
     """
 
     group: Group
@@ -155,11 +153,11 @@ class Slot:
 
 @dataclass(frozen=True)
 class BandPlan:
-    """How the bands of a modality become tokens.
+    """Assignment of the bands of a modality to tokens.
 
     Args:
-        channels: Per band, the channel that it is; None: one that the model does not use.
-        slots: Tokens of a place, by date and then in the model's order of groups.
+        channels: Per band, its channel; None: not used by the model.
+        slots: Tokens of a position, by date and then in the model's order of groups.
         dates: T.
     """
 
@@ -168,7 +166,7 @@ class BandPlan:
     dates: int
 
 
-#: Bands of Sentinel-2 that exist and have no group.
+#: Bands of Sentinel-2 that have no group.
 UNUSED = ("B1", "B9", "B10")
 _ELEVATION = ("elevation", "dem", "height", "dsm", "dtm", "srtm", "altitude", "z")
 _BY_NAME: Mapping[str, str] = {
@@ -184,16 +182,16 @@ _DATE = re.compile(r"(_t\d+$|^t\d+_)")
 def plan_bands(name: str, modality: Modality, *, ndvi: bool = False) -> BandPlan:
     """Find the groups that a modality has.
 
-    A band that is there several times is there at several dates, in order.
+    A band that occurs several times is one band at several dates, in order.
 
     Args:
-        name: Of the backbone, for messages.
-        modality: Its bands, by names ("B2", "B02", "blue"; "VV"; "dem", "slope" …), or optical ones
-            by their wavelengths.
-        ndvi: Whether NDVI is computed where red and near infrared are there.
+        name: Name of the backbone, for messages.
+        modality: Its bands are identified by name ("B2", "B02", "blue"; "VV"; "dem", "slope" …) or,
+            if optical, by wavelength.
+        ndvi: Whether to compute NDVI where red and near infrared exist.
 
     Raises:
-        ModelError: A band that is none of the model's, or dates with different bands.
+        ModelError: A band unknown to the model, or dates with different bands.
     """
     waves = modality.wavelengths_um or (None,) * len(modality.bands)
     found = [find_channel(band, um) for band, um in zip(modality.bands, waves, strict=True)]
@@ -201,7 +199,7 @@ def plan_bands(name: str, modality: Modality, *, ndvi: bool = False) -> BandPlan
     if unknown:
         raise ModelError(
             f"backbone '{name}' does not know band {', '.join(map(repr, unknown))} of modality "
-            f"'{modality.name}', and never guesses by the order of bands. It reads Sentinel-1 (VV, "
+            f"'{modality.name}', and never guesses from band order. It reads Sentinel-1 (VV, "
             "VH), Sentinel-2 (B2 or B02 or blue, …, B12), elevation (dem, height) and slope. Name "
             "the bands in the manifest by what they are, or leave them out with 'read_bands'"
         )
@@ -221,7 +219,7 @@ def plan_bands(name: str, modality: Modality, *, ndvi: bool = False) -> BandPlan
 
 
 def find_channel(band: str, um: float | None = None) -> str | None:
-    """Channel or unused band that a band is; None where that cannot be told.
+    """Identify a band as a channel or an unused band; None where neither fits.
 
     Args:
         band: Its name, with or without a date ("B02_t1").
@@ -244,8 +242,8 @@ def _count_dates(name: str, modality: Modality, places: Mapping[str, Sequence[in
         several = {c: len(own) for c, own in places.items()}
         raise ModelError(
             f"bands of modality '{modality.name}' mean the same to backbone '{name}' several "
-            f"times, and not all equally often: {several}. Of several dates each has to have the "
-            "same bands ('B02_t1', 'B03_t1', 'B02_t2', 'B03_t2'); elevation has none"
+            f"times, and not all equally often: {several}. With several dates, each must have the "
+            "same bands ('B02_t1', 'B03_t1', 'B02_t2', 'B03_t2'); elevation has no date"
         )
     return next(iter(counts.values()), 1)
 

@@ -1,10 +1,10 @@
-"""Galileo as levels: a stream per modality, or all modalities in one sequence of tokens.
+"""Galileo as levels: one pass per modality, or all modalities in one sequence of tokens.
 
 Reference: Tseng et al., "Galileo: Learning global and local features in pretrained remote sensing
 models", ICML 2025, arXiv 2502.09356. Weights are MIT.
 
-Ours, not the authors': levels and necks, maps of single modalities, images of any size and side
-ratio, hidden places, the reference response, slope out of elevation, conversion of units.
+Ours, not the authors': levels and necks, maps of single modalities, images of any size and aspect
+ratio, hidden positions, the reference response, slope from elevation, conversion of units.
 """
 
 from __future__ import annotations
@@ -46,53 +46,52 @@ from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.weights import pretrained_wanted
 
-#: What every channel is in the image whose response is subtracted: the mean of pre-training.
+#: Value of every channel in the reference image: the mean of pre-training.
 _NOTHING = 0.5
 
 
 class Galileo(TokenBackbone):
     """Galileo's transformer with a neck.
 
-    A place (patch) has a token per group of channels and date; maps are the mean over them. Images
-    come standardised; `set_statistics` says with which numbers, or they are taken to be those of
+    A position (patch) has a token per group of channels and date; maps are the mean over them.
+    Images arrive standardised; `set_statistics` gives the statistics, by default those of
     pre-training.
 
     Args:
         name: "galileo_nano", "galileo_tiny" or "galileo_base".
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, in this order; found by their names or wavelengths. A band
-            at several dates is several bands ("B02_t1", "B02_t2"), dates in order.
+        modalities: Modalities of the bands, in order; bands are identified by name or wavelength.
+            A band at several dates is several bands ("B02_t1", "B02_t2"), dates in order.
         weights: None = from scratch, "hub" = the published file, else its path or folder.
         out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
-            four evenly spaced, the last among them; with neck "map" the last.
+            four evenly spaced including the last; with neck "map" the last only.
         neck: "pyramid" makes four levels of strides p/2, p, 2p, 4p (from 1 with p = 1); "map" one
-            of stride p; "none" returns the chosen maps as they are, all of stride p.
+            of stride p; "none" returns the chosen maps unchanged, all of stride p.
         neck_channels: Channels of the neck's levels.
         final_norm: Whether the last of `out_indices` passes through the transformer's final norm.
-            Earlier ones have norms of their own, but with neck "none" the final one too.
-        patch_size: p, 1 to 8: smaller is finer, and four times as dear per halving.
-        month: Of the images, 1 to 12; of several dates one for all or one each. Default: July, as
-            the authors evaluate.
-        input_resolution_m: Pixel size of the images; None: as the scenes' grids say.
-        ndvi: Whether NDVI is computed and shown where red and near infrared are there.
-        subtract_reference: Whether the response to an image that is constant at the mean of
-            pre-training is subtracted from every map: most of what a token holds is its place.
-        stem_channels: Channels of a level of stride 1 out of the image itself, before the others;
-            0: none.
-        scaling: "published" brings physical values to the range of pre-training by its table, and
-            refuses those of another scale; "data" takes the data set's own mean and deviations in
-            place of the table's, for values that are no reflectances or decibels.
-        drop_path_rate: How often training skips a branch of a block; the authors fine-tune with
-            0.1.
-        embed_dim: D; default: the name's, as for the following, which make small models.
-        depth: Blocks.
+            Earlier ones have norms of their own, or with neck "none" the final one too.
+        patch_size: p, 1 to 8: smaller is finer, at four times the cost per halving.
+        month: Month of the images, 1 to 12; with several dates one for all or one each. Default:
+            July, as in the authors' evaluation.
+        input_resolution_m: Pixel size of the images; None: from the scenes' grids.
+        ndvi: Whether to compute NDVI as a further channel where red and near infrared exist.
+        subtract_reference: Whether to subtract from every map the response to an image that is
+            constant at the mean of pre-training: most of a token's content is its position.
+        stem_channels: Channels of an additional first level of stride 1, computed from the image
+            itself; 0: none.
+        scaling: "published" scales physical values by the table of pre-training and refuses values
+            on another scale; "data" uses the data set's own mean and standard deviation instead,
+            for values that are not reflectances or decibels.
+        drop_path_rate: Probability of skipping a branch of a block in training; the authors
+            fine-tune with 0.1.
+        embed_dim: D; default: by name, as for the following, which serve for small models.
+        depth: Number of blocks.
         num_heads: Heads.
         mlp_ratio: Hidden width of the MLPs, relative to D.
 
     Raises:
         UnknownNameError: No such Galileo.
-        ModelError: Bands that it does not know; a block, size, patch or month that cannot be.
-        WeightsError: The weights are not there, or do not fit.
+        ModelError: Unknown bands, or an impossible block, size, patch size or month.
+        WeightsError: The weights are missing or do not fit.
     """
 
     num_prefix_tokens = 0
@@ -165,24 +164,24 @@ class Galileo(TokenBackbone):
         return self.vit.blocks
 
     def set_statistics(self, statistics: Mapping[str, BandStatistics]) -> None:
-        """Learn how images were standardised, and check that they are of Galileo's scale.
+        """Set how images were standardised, and check that their values are on Galileo's scale.
 
         Raises:
-            BandError: What they look like, and what to write in the manifest.
+            BandError: They are not; says what they look like and what to write in the manifest.
         """
         for name in self.readers:
             if name in statistics and self.scaling == "published":
                 self._reader(name).set_statistics(statistics[name])
 
     def set_pixel_sizes(self, metres: Mapping[str, float]) -> None:
-        """Learn the pixel size of the images, unless the option says it."""
+        """Set the pixel size of the images, unless the option fixes it."""
         for name in self.readers:
             size = self.fixed_pixel_size or metres.get(name)
             if size:
                 self._reader(name).get_buffer("pixel_size_m").fill_(size)
 
     def forward(self, image: Tensor, bands: str | None = None) -> list[Tensor]:
-        """Levels, fine → coarse, of an image of all modalities, or of the one named."""
+        """Levels, fine → coarse, of an image of all modalities, or of the named one."""
         maps = [joint for joint, _ in self._maps(self.tokenize(image, bands))]
         return self.to_levels(maps, image)
 
@@ -191,16 +190,16 @@ class Galileo(TokenBackbone):
     ) -> list[Tensor]:
         """Maps before the neck, of all modalities in one sequence of tokens.
 
-        What a sample lacks is hidden: its tokens are nobody's keys, and in no mean.
+        Missing data are masked: their tokens are neither keys of the attention nor part of a mean.
 
         Args:
             images: Per modality standardised (N, C_m, H, W), all of one size.
             valid: Per modality bool (N, 1, H, W); a patch is seen where any of its pixels is valid.
-            apart: Whether each modality's tokens have a map of their own.
+            apart: Whether each modality gets a map of its own.
 
         Returns:
-            Per entry of `out_indices` (N, D, h, w), or (N, M, D, h, w) where `apart`; 0 where
-            nothing is seen.
+            Per entry of `out_indices` (N, D, h, w), or (N, M, D, h, w) if `apart`; 0 where nothing
+            is seen.
         """
         masks = {name: F.max_pool2d(v.float(), self.patch_size) > 0 for name, v in valid.items()}
         names = list(self.readers)
@@ -212,17 +211,17 @@ class Galileo(TokenBackbone):
             in_order(own, names, self.readers) if apart else joint for joint, own in out_indices
         ]
         if self.training and len(names) < len(self.readers):
-            # Distributed training waits for the gradients of what no sample has.
+            # Distributed training waits for gradients of parts that no sample used.
             maps[0] = maps[0] + sum((p.sum() * 0 for p in self.vit.parameters()), 0.0)
         return maps
 
     def to_levels(self, maps: Sequence[Tensor], image: Tensor) -> list[Tensor]:
-        """Maps of `out_indices` (N, D, h, w) and the image they are of → levels."""
+        """Maps of `out_indices` (N, D, h, w) and their image → levels."""
         levels = self.neck(list(maps))
         return levels if self.stem is None else [self.stem(image), *levels]
 
     def tokenize(self, image: Tensor, bands: str | None = None) -> TokenizedImage:
-        """Values of all groups of an image (N, C, H, W); see `embed`."""
+        """Split an image (N, C, H, W) into the values of its groups; see `embed`."""
         names = list(self.readers) if bands is None else [bands]
         if not set(names) <= set(self.readers):
             raise UnknownNameError(unknown_name("modality", names[0], list(self.readers)))
@@ -230,14 +229,14 @@ class Galileo(TokenBackbone):
         return tokenize_image(self.vit, readers, image, self.patch_size)
 
     def embed(self, image: Tensor, bands: str | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens with codes of group, date, month and place.
+        """Embed an image as tokens with codes of group, date, month and position.
 
         Args:
             image: Standardised (N, C, H, W); H and W multiples of `patch_size`.
-            bands: Modality whose image it is; None: all of them, stacked.
+            bands: Name of the image's modality; None: all of them, stacked.
 
         Returns:
-            Tokens (N, h · w · G, D), the G of a place one after the other, and the grid (h, w).
+            Tokens (N, h · w · G, D), the G of a position consecutive, and the grid (h, w).
         """
         return self._embed(self.tokenize(image, bands))
 
@@ -248,22 +247,22 @@ class Galileo(TokenBackbone):
         grid: tuple[int, int],  # noqa: ARG002
         seen: Tensor | None = None,
     ) -> Tensor:
-        """Tokens (N, L, D) after block `index`; those not `seen`, bool (N, L), are no keys."""
+        """Tokens (N, L, D) after block `index`; only tokens in `seen`, bool (N, L), are keys."""
         if seen is not None and self.prompts is not None:
             more = self.prompts(index, len(tokens)).shape[1]
             seen = F.pad(seen, (more, 0), value=True)
         return self._beside_prompts(index, tokens, partial(self.blocks[index], seen=seen))
 
     def at_places(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mean of the tokens of each place (N, h · w, D), as they are between blocks."""
+        """Mean of the tokens of each position between blocks, (N, h · w, D)."""
         return _by_place(tokens, grid).mean(dim=2)
 
     def add_at_places(self, tokens: Tensor, added: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Tokens with something (N, h · w, D) added to all of a place."""
+        """Add `added` (N, h · w, D) to all tokens of each position."""
         return (_by_place(tokens, grid) + added.unsqueeze(2)).flatten(1, 2)
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Mean of the tokens of each place as a map (N, D, h, w), after the final norm."""
+        """Mean of the tokens of each position as a map (N, D, h, w), after the final norm."""
         places = self.at_places(self._normalize(tokens), grid)
         return places.transpose(1, 2).reshape(len(places), -1, *grid)
 
@@ -281,7 +280,7 @@ class Galileo(TokenBackbone):
         return [[p for p in self.vit.parameters() if id(p) not in later], *blocks]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the embeddings of groups."""
+        """Return the names of the group embeddings."""
         return {n for n, _ in self.named_parameters() if n.endswith("_channel_embed")}
 
     def _normalize(self, tokens: Tensor) -> Tensor:
@@ -304,7 +303,7 @@ class Galileo(TokenBackbone):
         return together.permute(0, 3, 4, 1, 2).flatten(1, 3), grid
 
     def _maps(self, shown: TokenizedImage) -> list[tuple[Tensor, list[Tensor]]]:
-        """Per entry of `out_indices`, the map (N, D, h, w) of everything, and the modalities'."""
+        """Per entry of `out_indices`, the joint map (N, D, h, w), and one per modality."""
         maps = self._plain_maps(shown)
         if not self.subtract_reference:
             return maps
@@ -328,9 +327,9 @@ class Galileo(TokenBackbone):
 
     @torch.no_grad()
     def _reference(self, shown: TokenizedImage) -> list[tuple[Tensor, list[Tensor]]]:
-        """Maps of an image that is the same everywhere; as in evaluation, and not learnt through.
+        """Maps of a constant image, in evaluation mode and without gradients.
 
-        A sample for each modality side by side in the batch, or all where samples lack places.
+        One sample per modality side by side in the batch, or all samples where data are missing.
         """
         samples = self.num_modalities if shown.seen is None else len(shown.values[0])
         same = tuple(

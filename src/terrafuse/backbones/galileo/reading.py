@@ -1,7 +1,8 @@
-"""Bands of a modality → values as Galileo saw them: units, scales, slope and NDVI.
+"""Bands of a modality → Galileo's input values: units, scales, slope and NDVI.
 
-Images come standardised with the statistics of their data set. Galileo has a table of its own, in
-physical units; so the standardisation is undone first. Only here are units converted and checked.
+Images arrive standardised with the statistics of their data set. Galileo has a table of its own,
+in physical units, so the standardisation is undone first. Units are converted and checked only
+here.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from terrafuse.backbones.galileo.inputs import BandPlan, Slot, moments_of, scale
 from terrafuse.errors import BandError
 from terrafuse.modalities import BandStatistics, Modality
 
-#: Factors to reflectance × 10000, by unit; other units are taken for it.
+#: Factor to reflectance × 10000, by unit; other units are assumed to be that already.
 _REFLECTANCE: Mapping[str, float] = {"reflectance": 10_000.0}
-#: Decibels per factor of 10, by unit; other units are taken for decibels.
+#: Decibels per factor of 10, by unit; other units are assumed to be decibels.
 _DECIBELS: Mapping[str, float] = {
     **dict.fromkeys(("linear", "power", "intensity", "sigma0", "gamma0", "beta0"), 10.0),
     "amplitude": 20.0,
 }
-#: Fewer pixels than this say nothing about scales.
+#: With fewer pixels than this, scales are not checked.
 _FEWEST = 64
 # Snow and clouds exceed a reflectance of 1; nothing exceeds 3.
 _BRIGHTEST, _EIGHT_BITS = 3.0, 255.0
@@ -38,14 +39,13 @@ _SMALLEST_POWER = 1e-6
 class BandReader(nn.Module):
     """A standardised image of one modality → the values of its groups.
 
-    Until it is told how images were standardised, it takes them to have the mean and deviation of
-    pre-training.
+    Until `set_statistics` is called, images are assumed to be standardised with the mean and
+    deviation of pre-training.
 
     Args:
-        name: Of the backbone, for messages.
-        modality: Whose bands they are.
-        plan: What becomes of them.
-        looks: Whether values are physical: converted from their unit, and looked at.
+        name: Name of the backbone, for messages.
+        plan: Assignment of the modality's bands.
+        looks: Whether values are physical: converted from their unit, and checked.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class BandReader(nn.Module):
         self.looks = looks
 
     def set_statistics(self, statistics: BandStatistics) -> None:
-        """Learn how images are standardised.
+        """Set how images are standardised.
 
         Args:
             statistics: Per band; mean and deviation are those of the standardisation, the
                 percentiles those of the data.
 
         Raises:
-            BandError: The data are of another scale than Galileo's.
+            BandError: The data are on another scale than Galileo's.
         """
         check_scale(self.name, self.modality, self.plan, statistics)
         self.get_buffer("mean").copy_(torch.tensor(statistics.mean))
@@ -107,7 +107,7 @@ class BandReader(nn.Module):
     def _of_slot(self, slot: Slot, raw: Tensor, values: Tensor) -> Tensor:
         if slot.group.name == "NDVI" and slot.bands == (None,):
             return self._ndvi(slot, raw)
-        # What is not there has its mean.
+        # An absent channel gets its mean.
         parts = [
             torch.full_like(values[:, 0], 0.5) if band is None else values[:, band]
             for band in slot.bands
@@ -130,7 +130,7 @@ class BandReader(nn.Module):
         return ndvi.unsqueeze(1)
 
     def _usual(self, channel: str | None) -> tuple[float, float]:
-        """Mean and deviation of pre-training in the modality's unit; of powers, to first order."""
+        """Pre-training mean and deviation in the modality's unit; for power, to first order."""
         mean, std = _moments(channel)
         if _family(channel) == "s2":
             return mean / self.factor, std / self.factor
@@ -141,7 +141,7 @@ class BandReader(nn.Module):
 
     @torch.no_grad()
     def _look(self, image: Tensor, raw: Tensor) -> None:
-        """Refuse a first image that can be of no place on Earth, whatever the statistics said."""
+        """Refuse a first image with values impossible on Earth, whatever the statistics say."""
         if torch.compiler.is_compiling() or raw.is_meta:
             return
         self.looks = False
@@ -161,7 +161,7 @@ class BandReader(nn.Module):
 
 
 def slope_degrees(height: Tensor, pixel_size_m: Tensor) -> Tensor:
-    """Slope of the ground (N, H, W) in degrees, from heights in metres: central differences."""
+    """Slope (N, H, W) in degrees, from heights in metres by central differences."""
     padded = torch.nn.functional.pad(height[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / (2 * pixel_size_m)
     right = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / (2 * pixel_size_m)
@@ -169,16 +169,16 @@ def slope_degrees(height: Tensor, pixel_size_m: Tensor) -> Tensor:
 
 
 def check_scale(name: str, modality: Modality, plan: BandPlan, statistics: BandStatistics) -> None:
-    """Refuse values that are not what the modality's unit says, or that Galileo never saw.
+    """Refuse values that contradict the modality's unit, or that Galileo never saw.
 
     Args:
-        name: Of the backbone, for the message.
-        modality: Whose values they are, with its unit.
-        plan: What its bands are.
-        statistics: Their 2nd and 98th percentiles, measured.
+        name: Name of the backbone, for the message.
+        modality: Modality of the values, with its unit.
+        plan: Assignment of its bands.
+        statistics: Measured 2nd and 98th percentiles.
 
     Raises:
-        BandError: What the values look like, and what to write in the manifest.
+        BandError: Says what the values look like, and what to write in the manifest.
     """
     families = [_family(channel) for channel in plan.channels]
     for family, check in (("s2", _check_optical), ("s1", _check_radar), ("height", _check_heights)):
@@ -199,7 +199,7 @@ def _check_optical(name: str, modality: Modality, low: float, high: float) -> No
     if unit in _REFLECTANCE:
         if high > _BRIGHTEST:
             raise BandError(
-                f"{where} and unit '{modality.unit}', which goes from 0 to 1. If they are "
+                f"{where} and unit '{modality.unit}', which ranges from 0 to 1. If they are "
                 "reflectance × 10000, write 'unit: reflectance_10000' in the manifest"
             )
         return
@@ -207,15 +207,15 @@ def _check_optical(name: str, modality: Modality, low: float, high: float) -> No
         raise BandError(_too_dark(name, modality, high))
     if high <= _EIGHT_BITS or low < -_OFFSET[1]:
         raise BandError(
-            f"{where}; backbone '{name}' was pre-trained on reflectance × 10000 (some hundred to "
-            "some thousand), and values stretched to 8 bits or standardised are none. Use the "
-            "original files, or backbone option 'scaling: data' to take them by their own mean"
+            f"{where}; backbone '{name}' was pre-trained on reflectance × 10000 (hundreds to "
+            "thousands), not on values stretched to 8 bits or standardised. Use the original "
+            "files, or backbone option 'scaling: data' to scale them by their own statistics"
         )
     if _OFFSET[0] <= low <= _OFFSET[1]:
         warnings.warn(
             f"{where}: nothing is darker, as with the offset of 1000 of Sentinel-2 since "
-            f"processing baseline 04.00 (2022-01-25). Backbone '{name}' was pre-trained without; "
-            "where files have it, subtract it (GDAL: an offset of -1000 in the file or a VRT)",
+            f"processing baseline 04.00 (2022-01-25). Backbone '{name}' was pre-trained without "
+            "it; where files have it, subtract it (GDAL: an offset of -1000 in the file or a VRT)",
             stacklevel=2,
         )
 
@@ -242,7 +242,7 @@ def _check_heights(name: str, modality: Modality, low: float, high: float) -> No
     if low < _HEIGHTS_M[0] or high > _HEIGHTS_M[1]:
         raise BandError(
             f"modality '{modality.name}' has heights from {low:g} to {high:g} (2 to 98 %); backbone"
-            f" '{name}' takes metres above the sea. Mind 'nodata', and the unit"
+            f" '{name}' takes metres above sea level. Check 'nodata' and the unit"
         )
 
 
@@ -250,15 +250,15 @@ def _too_dark(name: str, modality: Modality, high: float) -> str:
     return (
         f"values of modality '{modality.name}' reach {high:g} only, as reflectance from 0 to 1 "
         f"does; backbone '{name}' was pre-trained on reflectance × 10000. Write 'unit: "
-        "reflectance' on the modality in the manifest, and they are multiplied"
+        "reflectance' for the modality in the manifest, and they are multiplied"
     )
 
 
 def _not_decibels(name: str, modality: Modality, low: float) -> str:
     return (
         f"values of modality '{modality.name}' are never below {low:g}, as linear power is; "
-        f"backbone '{name}' was pre-trained on decibels. Write 'unit: linear' (of power, or "
-        "'amplitude') on the modality in the manifest, and they are converted. Backscatter "
+        f"backbone '{name}' was pre-trained on decibels. Write 'unit: linear' (power, or "
+        "'amplitude') for the modality in the manifest, and they are converted. Backscatter "
         "stretched to 8 bits cannot be: use calibrated files, or backbone option 'scaling: data'"
     )
 
@@ -268,7 +268,7 @@ def _moments(channel: str | None) -> tuple[float, float]:
 
 
 def _family(channel: str | None) -> str:
-    """What decides about units: "s1", "s2", "height" or ""."""
+    """Family of a channel, which determines its unit: "s1", "s2", "height" or ""."""
     if channel is None:
         return ""
     if channel in ("VV", "VH"):

@@ -1,8 +1,8 @@
-"""Galileo as it was trained: four tensors of every group, masks, and tokens in its order.
+"""Galileo in its original form: tensors of every kind of group, masks, and tokens in its order.
 
 Reference: as in `terrafuse.backbones.galileo.encoder`. Backbones for maps build only the tokens of
-the groups that an image has (`terrafuse.backbones.galileo`); this is the whole, for groups that
-are no rasters (weather, location …), for months that differ between samples, and for comparison.
+the groups that an image has (`terrafuse.backbones.galileo`); this is the full model, for groups
+that are not rasters (weather, location …), months that differ between samples, and comparison.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from terrafuse.backbones.galileo.inputs import KINDS, NUM_GROUPS, Group, Kind
 
 @dataclass(frozen=True)
 class GalileoInput:
-    """Samples as the encoder takes them, channels last, normalised (`scale_of`).
+    """Input of the encoder: samples with channels last, normalised (`scale_of`).
 
     Args:
         values: "space_time" (N, H, W, T, 13), "space" (N, H, W, 16), "time" (N, T, 6), "static"
             (N, 18).
-        hidden: Bool, per group in place of channel: (N, H, W, T, 7), (N, H, W, 3), (N, T, 3),
-            (N, 4); the first pixel of a patch decides for it.
+        hidden: Bool, per group instead of per channel: (N, H, W, T, 7), (N, H, W, 3), (N, T, 3),
+            (N, 4); the first pixel of a patch decides.
         months: Int64 (N, T), January = 0.
     """
 
@@ -36,12 +36,12 @@ class GalileoInput:
 
 @dataclass(frozen=True)
 class GalileoOutput:
-    """Tokens at their places.
+    """Output of the encoder: tokens at their positions.
 
     Args:
-        tokens: (N, h, w, T, 7, D), (N, h, w, 3, D), (N, T, 3, D), (N, 4, D); of hidden places the
-            norm's offset, or 0 without norm.
-        hidden: Bool, as of the input, per token.
+        tokens: (N, h, w, T, 7, D), (N, h, w, 3, D), (N, T, 3, D), (N, 4, D); where hidden, the
+            norm's offset, or 0 without a norm.
+        hidden: Bool, as in the input, per token.
     """
 
     tokens: Mapping[Kind, Tensor]
@@ -64,15 +64,12 @@ def encode(
     exit_after: int | None = None,
     final_norm: bool = True,
 ) -> GalileoOutput:
-    """Tokens of samples of all groups.
+    """Encode samples of all groups.
 
     Args:
-        encoder: With all groups.
-        given: Samples.
+        encoder: An encoder with all groups.
         patch_size: p; H and W are multiples of it.
-        input_resolution_m: Pixel size.
-        exit_after: Blocks to run; None: all. 0 also leaves out what is added to the tokens.
-        final_norm: Whether the final norm runs over everything.
+        exit_after: Number of blocks to run; None: all. 0 also omits the codes added to the tokens.
     """
     height, width, dates = given.values["space_time"].shape[1:4]
     encoder.check_grid(height, width, patch_size, dates)
@@ -99,7 +96,7 @@ def encode(
 def project_tokens(
     encoder: GalileoEncoder, given: GalileoInput, patch_size: int
 ) -> dict[Kind, Tensor]:
-    """Tokens before anything is added, as in `GalileoOutput`."""
+    """Tokens before any code is added, as in `GalileoOutput`."""
     found: dict[Kind, list[Tensor]] = {kind: [] for kind in KINDS}
     for group in encoder.groups:
         first, count = group.first, len(group.channels)
@@ -111,7 +108,7 @@ def project_tokens(
 def added_codes(
     encoder: GalileoEncoder, months: Tensor, tokens: Mapping[Kind, Tensor], patch_size_m: float
 ) -> dict[Kind, Tensor]:
-    """What is added to tokens: of their group, date, month and place; shaped like them."""
+    """Codes of group, date, month and position to add to tokens; shaped like them."""
     grid = (tokens["space"].shape[1], tokens["space"].shape[2])
     side = torch.tensor(patch_size_m, device=months.device)
     places = encoder.places(grid, side).movedim(0, 2)  # (h, w, D)
@@ -135,7 +132,7 @@ def added_codes(
 
 
 def _project(encoder: GalileoEncoder, group: Group, values: Tensor, patch_size: int) -> Tensor:
-    """Tokens (N, h, w[, T], D) of images, (N[, T], D) of what has no place."""
+    """Tokens (N, h, w[, T], D) of images, (N[, T], D) of groups without a position."""
     if group.kind in ("time", "static"):
         return encoder.project(group, values)
     dated = group.kind == "space_time"
@@ -152,7 +149,7 @@ def _per_token(hidden: Tensor, kind: Kind, patch_size: int) -> Tensor:
 
 
 def _visible_mean(*parts: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean over the last but one dimension of tokens (…, L, D) that are not hidden (…, L)."""
+    """Mean over L of the tokens (…, L, D) that are not hidden (…, L)."""
     tokens = torch.cat([x for x, _ in parts], dim=-2)
     shown = ~torch.cat([x for _, x in parts], dim=-1).unsqueeze(-1)
     return torch.where(shown, tokens, 0.0).sum(dim=-2) / shown.sum(dim=-2).clamp(min=1)

@@ -1,4 +1,4 @@
-"""What Galileo is tokenized of an image: slots, values, what is hidden, and means over tokens."""
+"""Tokenization of images for Galileo: slots, values, visibility, and means over tokens."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MOST_PATCH = 8
 
 @dataclass(frozen=True)
 class TokenizedImage:
-    """Values of the groups that an image has, and where they are to be seen.
+    """Values of the groups that an image has, and where they are visible.
 
     Args:
-        slots: What each place has, over all modalities.
+        slots: Tokens of each position, over all modalities.
         values: Per slot (N, C_g, H, W).
-        counts: Per modality, how many of the slots are its, in order.
-        codes: Per slot, the place codes (D, h, w) of its modality.
+        counts: Number of slots per modality, in order.
+        codes: Per slot, the position codes (D, h, w) of its modality.
         seen: Bool (N, h · w, slots); None: all.
     """
 
@@ -40,17 +40,17 @@ class TokenizedImage:
 def tokenize_image(
     encoder: GalileoEncoder, readers: Sequence[BandReader], image: Tensor, patch_size: int
 ) -> TokenizedImage:
-    """Values of all groups of an image (N, C, H, W) of modalities that are stacked.
+    """Split an image (N, C, H, W) of stacked modalities into the values of its groups.
 
     Raises:
-        InputShapeError: Other bands, or sides that patches do not fill.
+        InputShapeError: Wrong number of bands, or sides not divisible by the patch size.
     """
     counts = [len(reader.plan.channels) for reader in readers]
     height, width = image.shape[-2:]
     encoder.check_grid(height, width, patch_size, 1)
     if image.shape[1] != sum(counts):
         raise InputShapeError(
-            f"the image has shape {tuple(image.shape)}; of "
+            f"the image has shape {tuple(image.shape)}; for "
             f"{', '.join(reader.modality.name for reader in readers)} Galileo takes "
             f"(N, {sum(counts)}, H, W)"
         )
@@ -67,11 +67,11 @@ def tokenize_image(
 
 
 def join_images(parts: Sequence[TokenizedImage], masks: Sequence[Tensor]) -> TokenizedImage:
-    """Several modalities beside each other.
+    """Join several modalities into one sequence of tokens.
 
     Args:
         parts: One per modality.
-        masks: Bool (N, 1, h, w): which places it is to be seen at.
+        masks: Per modality, bool (N, 1, h, w): positions where it is visible.
     """
     seen: Tensor | None = torch.cat(
         [
@@ -94,15 +94,15 @@ def join_images(parts: Sequence[TokenizedImage], masks: Sequence[Tensor]) -> Tok
 def mean_maps(
     tokens: Tensor, grid: tuple[int, int], tokenized: TokenizedImage
 ) -> tuple[Tensor, list[Tensor]]:
-    """Means over the visible tokens of a place: of all, and of each modality.
+    """Average the visible tokens of each position: over all modalities, and over each.
 
     Args:
         tokens: (N, h · w, slots, D).
         grid: h and w.
-        tokenized: Which they are.
+        tokenized: The image that the tokens come from.
 
     Returns:
-        Maps (N, D, h, w); 0 where none is visible.
+        Maps (N, D, h, w); 0 where no token is visible.
     """
 
     def mean(first: int, last: int) -> Tensor:
@@ -121,20 +121,20 @@ def mean_maps(
 
 
 def less(x: Tensor, reference: Tensor) -> Tensor:
-    """A map (M · N, D, h, w) minus that of its modality (M, D, h, w), or of its sample."""
+    """Subtract from a map (M · N, D, h, w) that of its modality (M, D, h, w), or of its sample."""
     parts = x.reshape(len(reference), -1, *x.shape[1:])
     return (parts - reference.unsqueeze(1)).flatten(0, 1)
 
 
 def in_order(own: Sequence[Tensor], names: Sequence[str], wanted: Iterable[str]) -> Tensor:
-    """Maps of the modalities that are there, among those of all: (N, M, D, h, w)."""
+    """Stack the maps of all `wanted` modalities (N, M, D, h, w), 0 for absent ones."""
     there = dict(zip(names, own, strict=True))
     nothing = torch.zeros_like(own[0])
     return torch.stack([there.get(name, nothing) for name in wanted], dim=1)
 
 
 def months_of(name: str, month: int | Sequence[int], dates: int) -> tuple[int, ...]:
-    """Per date, January = 0.
+    """Return the month of each date, January = 0.
 
     Raises:
         ModelError: Neither one month nor one per date.
@@ -157,16 +157,16 @@ def check_image_options(
     patch_size: int,
     input_resolution_m: float | None,
 ) -> None:
-    """Refuse what no image of the modalities can have.
+    """Refuse options that do not suit the images of the modalities.
 
     Raises:
-        ModelError: Which option.
+        ModelError: Names the option.
     """
     bands = sum(len(m.bands) for m in modalities)
     if bands != in_channels:
         raise ModelError(
-            f"backbone '{name}' is to get {in_channels} channels, and "
-            f"{', '.join(m.name for m in modalities)} have {bands} bands; every channel needs to "
+            f"backbone '{name}' would get {in_channels} channels, but "
+            f"{', '.join(m.name for m in modalities)} have {bands} bands; every channel must "
             "be known"
         )
     if not 1 <= patch_size <= _MOST_PATCH:
@@ -176,6 +176,6 @@ def check_image_options(
         )
     if input_resolution_m is not None and not input_resolution_m > 0:
         raise ModelError(
-            f"option 'input_resolution_m' of backbone '{name}' is {input_resolution_m:g}; above 0, "
-            "or leave it out"
+            f"option 'input_resolution_m' of backbone '{name}' is {input_resolution_m:g}; it must "
+            "be above 0, or left out"
         )

@@ -1,4 +1,4 @@
-"""Galileo by name, and its published files.
+"""Names of Galileo models, and their published files.
 
 Reference: Tseng et al., "Galileo", ICML 2025, arXiv 2502.09356; repository nasaharvest/galileo
 (code and weights MIT).
@@ -29,7 +29,7 @@ from terrafuse.errors import (
 )
 from terrafuse.weights import digest, load_strict, read_weights
 
-#: How names of all Galileo begin.
+#: Prefix of all Galileo names.
 GALILEO_PREFIX = "galileo_"
 _HUB = "hf://nasaharvest/galileo/models/"
 #: Every Galileo by its name.
@@ -46,16 +46,16 @@ _FILES = ("encoder.safetensors", "encoder.pt")
 _CONFIG = "config.json"
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
 _EMBEDDING = re.compile(r"^(?:space_time|space|time|static)_embed\.(\w+)\.")
-#: Fixed tables, which files hold, and where the encoder has them.
+#: Fixed tables in the files → the encoder's buffers.
 _TABLES = {"pos_embed": "dates", "month_embed.weight": "months"}
 
 
 def find_variant(name: str, **sizes: float | None) -> GalileoVariant:
-    """Sizes of a Galileo by its name, with those given in place of its own.
+    """Look up the sizes of a Galileo by name; given sizes override them.
 
     Raises:
-        UnknownNameError: With the nearest name.
-        ModelError: Sizes that cannot be.
+        UnknownNameError: No such Galileo; names the nearest.
+        ModelError: Impossible sizes.
     """
     if name not in VARIANTS:
         raise UnknownNameError(unknown_name("backbone", name, VARIANTS))
@@ -64,7 +64,7 @@ def find_variant(name: str, **sizes: float | None) -> GalileoVariant:
 
 
 def hub_location(name: str) -> str:
-    """Where the published weights of a Galileo are ("hf://…").
+    """Return the location of a Galileo's published weights ("hf://…").
 
     Raises:
         UnknownNameError: There is no such Galileo.
@@ -77,19 +77,19 @@ def hub_location(name: str) -> str:
 def load_published(
     encoder: GalileoEncoder, name: str, variant: GalileoVariant, weights: str
 ) -> PretrainedSource:
-    """A published checkpoint into the encoder.
+    """Load a published checkpoint into the encoder.
 
-    Embeddings of groups that are not used, and blocks beyond the encoder's, are left out; all else
-    must fit, the fixed tables too. A config.json beside the file must be of the same model.
+    Embeddings of unused groups, and blocks beyond the encoder's, are skipped; all else must fit,
+    including the fixed tables. A config.json beside the file must describe the same model.
 
     Args:
         encoder: Changed in place.
-        name: Of the backbone.
-        variant: Its sizes.
-        weights: "hub" for the published file, the folder of one, a path, or "hf://…".
+        name: Name of the backbone.
+        variant: Sizes of the backbone.
+        weights: "hub" for the published file, its path or folder, or "hf://…".
 
     Raises:
-        WeightsNotFoundError: There are none.
+        WeightsNotFoundError: The folder holds no weights.
         WeightsMismatchError: They are of another size, or values are missing or unknown.
         ChecksumError: The file is not the published one of its name.
     """
@@ -112,7 +112,7 @@ def load_published(
 
 
 def _file_in(weights: str) -> str:
-    """The file that is meant by its folder."""
+    """Resolve a folder to its file of weights."""
     folder = Path(weights).expanduser()
     if weights.startswith("hf://") or folder.is_file():
         return weights
@@ -161,7 +161,7 @@ def _check_size(
     norm = state.get("norm.weight")
     if norm is None:
         raise WeightsMismatchError(
-            f"{where} hold no 'norm.weight', as every Galileo does: they are of another model"
+            f"{where} hold no 'norm.weight', which every Galileo has: they are of another model"
         )
     depth = len({found[1] for key in state if (found := _BLOCK.match(key))})
     if (len(norm), depth) != (variant.embed_dim, variant.depth):

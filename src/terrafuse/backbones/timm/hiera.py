@@ -1,4 +1,4 @@
-"""The hierarchical encoder of SAM 2 (Hiera) in timm as levels, stage by stage.
+"""timm's hierarchical encoder of SAM 2 (Hiera) as levels, stage by stage.
 
 Reference: Ravi et al., SAM 2: Segment anything in images and videos, 2024, arXiv 2408.00714.
 """
@@ -20,7 +20,7 @@ from terrafuse.modalities import Modality
 
 #: timm's module with SAM 2's encoders.
 _MODULES = ("hieradet_sam2",)
-# In Meta's own files the encoder stands among the other parts of SAM 2.
+# Prefix of the encoder among the other parts of SAM 2 in Meta's own files.
 _META_PREFIX = "image_encoder.trunk."
 
 
@@ -29,8 +29,7 @@ class TimmHiera(PyramidBackbone):
 
     Args:
         name: timm name ("sam2_hiera_tiny").
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, by which pretrained kernels are given to them.
+        modalities: Modalities of the bands, in order; they assign pretrained kernels to bands.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `stages` …).
     """
@@ -51,7 +50,7 @@ class TimmHiera(PyramidBackbone):
         known = net.state_dict()
         self.channels = tuple(info["num_chs"] for info in net.feature_info)
         self.strides = tuple(info["reduction"] for info in net.feature_info)
-        # Positions inside windows are laid out once per window of the first stage.
+        # Window positions are tiled once per window of the first stage.
         self.stride = 4 * int(net.window_spec[0])
         self.stem = _Stem(net)
         ends = [end + 1 for end in net.stage_ends]
@@ -83,9 +82,9 @@ class TimmHiera(PyramidBackbone):
 
 
 class _Stem(nn.Module):
-    """Patches with positions (N, D, H / 4, W / 4).
+    """Patch embedding with positions, (N, D, H / 4, W / 4).
 
-    Positions are a coarse map, resized to the image, plus one window's, laid side by side.
+    Positions are a coarse map, resized to the image, plus those of one window, tiled.
     """
 
     def __init__(self, net: Any) -> None:
@@ -103,7 +102,7 @@ class _Stem(nn.Module):
         return result
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the positions."""
+        """Return the names of the position parameters."""
         return {"pos_embed", "pos_embed_window"}
 
 

@@ -1,4 +1,4 @@
-"""HRNet of timm as levels: branches of four resolutions side by side, which exchange throughout.
+"""timm's HRNet as levels: parallel branches at four resolutions that exchange throughout.
 
 Reference: Wang, Sun, Cheng, Jiang, Deng, Zhao, Liu, Mu, Tan, Wang, Liu, Xiao: Deep high-resolution
 representation learning for visual recognition, IEEE TPAMI 43(10), 2021, arXiv 1908.07919.
@@ -17,7 +17,7 @@ from terrafuse.backbones.timm import models as timm_models
 from terrafuse.modalities import Modality
 
 _MODULES = ("hrnet",)
-#: Parts of timm's model that make the levels, by stage; the first also holds the stem.
+#: Parts of timm's model by stage; the first includes the stem.
 _STAGES = (
     ("conv1", "bn1", "conv2", "bn2", "layer1"),
     ("transition1", "stage2"),
@@ -29,13 +29,12 @@ _STAGES = (
 class TimmHRNet(Backbone):
     """Four levels of strides 4, 8, 16 and 32: the branches after the last exchange.
 
-    Every stage sees all resolutions, so there is no chain of stages between which methods could
-    fuse: this is no `PyramidBackbone`.
+    Every stage sees all resolutions, so there is no chain of stages for methods to fuse between:
+    this is not a `PyramidBackbone`.
 
     Args:
         name: timm name ("hrnet_w18").
-        in_channels: Bands of the image.
-        modalities: Whose bands they are; of use with a file made for the bands of Sentinel.
+        modalities: Modalities of the bands, in order; used with files made for Sentinel bands.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         timm_options: Arguments of timm's constructor (`stage4` …).
     """
@@ -50,7 +49,7 @@ class TimmHRNet(Backbone):
         **timm_options: Any,
     ) -> None:
         super().__init__()
-        # Without a head; timm then makes no layers beyond the branches.
+        # Without a head, timm makes no layers beyond the branches.
         self.net, self.pretrained = timm_models.build(
             name, in_channels, weights, (), head="", **timm_options
         )
@@ -93,7 +92,7 @@ class TimmHRNet(Backbone):
 
 
 def _run_stage(transition: nn.ModuleList, stage: nn.Module, *maps: Tensor) -> list[Tensor]:
-    """Maps of a stage → those of the next, which has one more."""
+    """Maps of a stage → those of the next stage, which has one more branch."""
     entering = [
         maps[i] if isinstance(change, nn.Identity) else change(maps[-1])
         for i, change in enumerate(transition)

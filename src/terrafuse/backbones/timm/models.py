@@ -1,4 +1,4 @@
-"""Building timm models: any band count, any weights, errors that name what was wrong."""
+"""Construction of timm models: any band count, any weights, errors that name the cause."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict, pretrained_wanted, read_weights
 
-#: Value of `weights` that asks timm for its own.
+#: Value of `weights` for timm's own weights.
 TIMM_WEIGHTS = "timm"
-#: Value of `weights` that asks for the published file of a model that timm does not have.
+#: Value of `weights` for the published file of a model that timm does not have.
 HUB_WEIGHTS = "hub"
 
 _NVIDIA = "NVIDIA Source Code License for SegFormer (non-commercial)"
 
-#: Published files by their names, or where a name is everybody's by their places: SHA-256 or its
-#: first digits, as far as known, and licence.
+#: Published files by name, or by location where the name is generic: SHA-256 or its first digits
+#: (None if unknown), and licence.
 PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "sam_vit_b_01ec64.pth": (
         "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912", "apache-2.0",
@@ -46,7 +46,7 @@ PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
     "sam_vit_h_4b8939.pth": (
         "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e", "apache-2.0",
     ),
-    # torchgeo's copies of DOFA have the first digits in their names, as is the habit of torch.hub.
+    # torchgeo's copies of DOFA carry the first digits in their names, following torch.hub.
     "dofa_base_patch16_224-a0275954.pth": ("a0275954", "cc-by-4.0"),
     "dofa_large_patch16_224-0ff904d3.pth": ("0ff904d3", "cc-by-4.0"),
     "DOFA_ViT_base_e100.pth": (None, "cc-by-4.0"),
@@ -75,7 +75,7 @@ PUBLISHED_FILES: Mapping[str, tuple[str | None, str]] = {
 
 
 def find_published(weights: str | Path) -> tuple[str | None, str]:
-    """SHA-256 of a published file as far as known, and licence, or None and "unknown".
+    """Look up SHA-256 and licence of a published file; None and "unknown" where not known.
 
     Args:
         weights: Path, or "hf://…".
@@ -95,7 +95,7 @@ def check_name(name: str) -> None:
     """
     if timm.is_model(name):
         return
-    # There are more than a thousand names: near ones help, all of them do not.
+    # There are more than a thousand names: list near ones only.
     near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
     hint = f" Did you mean {', '.join(repr(n) for n in near)}?" if near else ""
     raise UnknownNameError(
@@ -105,22 +105,17 @@ def check_name(name: str) -> None:
 
 
 def module_of(name: str) -> str:
-    """Module of timm in which a model is written ("resnet", "vision_transformer")."""
+    """Return the timm module that defines a model ("resnet", "vision_transformer")."""
     return str(model_entrypoint(name.split(".")[0]).__module__).rpartition(".")[2]
 
 
 def is_of(name: str, modules: Iterable[str]) -> bool:
-    """Whether timm has a model of this name, written in one of its modules."""
+    """Tell whether timm has a model of this name, defined in one of `modules`."""
     return timm.is_model(name) and module_of(name) in modules
 
 
 def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
-    """A backbone of timm; options that are not its own go to timm.
-
-    Args:
-        backbone: Its class.
-        request: What was asked for.
-    """
+    """Build a timm backbone; options that its class does not define go to timm."""
     own = {k: value for k, value in request.options.items() if k in option_names(backbone)}
     rest = {k: value for k, value in request.options.items() if k not in own}
     checked = check_options("backbone", request.name, backbone, own)
@@ -135,7 +130,7 @@ def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
 
 
 def wants_file(weights: str | None) -> bool:
-    """Whether `weights` names a file that is to be loaded now."""
+    """Tell whether `weights` names a file that must be loaded now."""
     return weights not in (None, TIMM_WEIGHTS) and pretrained_wanted()
 
 
@@ -143,7 +138,7 @@ def refuse_timm(name: str, weights: str | None) -> None:
     """Refuse timm's weights for a backbone that is not timm's.
 
     Raises:
-        WeightsNotFoundError: They are asked for.
+        WeightsNotFoundError: They are requested.
     """
     if weights == TIMM_WEIGHTS:
         raise WeightsNotFoundError(
@@ -160,23 +155,23 @@ def build(
     modalities: Sequence[Modality] | None = None,
     **options: Any,
 ) -> tuple[Any, PretrainedSource | None]:
-    """A timm model without classifier.
+    """Build a timm model without its classifier.
 
     Args:
         name: timm name.
-        in_channels: Bands of the image.
-        weights: None for random values, "timm" for timm's own, else left to `load_file_into`.
+        weights: None for random values, "timm" for timm's own; anything else is left to
+            `load_file_into`.
         own_options: Options of our wrapper, for the message on an unknown one.
-        modalities: Whose bands come in, where they are known; see `fit_bands`.
+        modalities: Modalities of the bands, in order, if known; see `fit_bands`.
         options: Arguments of timm's constructor.
 
     Returns:
-        The model, and where its weights came from.
+        The model, and the origin of its weights.
 
     Raises:
         UnknownNameError: timm's model takes no such option.
         ModelError: The model cannot be built with these options.
-        WeightsNotFoundError: Pretrained weights are wanted and cannot be fetched.
+        WeightsNotFoundError: Pretrained weights are requested but cannot be downloaded.
     """
     pretrained = weights == TIMM_WEIGHTS and pretrained_wanted()
     if pretrained:
@@ -195,7 +190,7 @@ def build(
         raise ModelError(f"backbone '{name}' cannot be built with {options}: {error}") from error
     if not pretrained:
         return model, None
-    del model  # it has shown that name and options are right; large ones need their memory twice
+    del model  # it only validated name and options; keeping it would double the memory
     return _fetch(name, in_channels, modalities, options)
 
 
@@ -223,7 +218,7 @@ def _fetch(
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsNotFoundError(
             f"pretrained weights of backbone '{name}' ({config.hf_hub_id or config.url}) are not "
-            f"on this machine and cannot be fetched ({reason}). Fetch them where there is a "
+            f"on this machine and cannot be downloaded ({reason}). Download them where there is a "
             "network and give their path as 'weights', or leave 'weights' out"
         ) from error
     if modalities is not None and config.input_size[0] == RGB and not is_in_turn():
@@ -234,19 +229,19 @@ def _fetch(
 def _refit(
     model: nn.Module, first: Sequence[str], in_channels: int, modalities: Sequence[Modality]
 ) -> None:
-    """`fit_bands` for a first layer that timm has already adapted from three bands."""
-    # timm's feature networks join the two uppermost names where they take a list apart.
+    """Apply `fit_bands` to a first layer that timm has already adapted from three bands."""
+    # timm's feature networks join the two topmost names where they unpack a list.
     names = {f"{layer}.weight" for layer in first}
     names |= {name.replace(".", "_", 1) for name in names}
     for name, value in model.named_parameters():
         if name in names and value.ndim == 4 and value.shape[1] == in_channels >= RGB:
-            # The first three of the repeated kernels are the published ones times 3 / C.
+            # The first three repeated kernels are the published ones times 3 / C.
             kernels = value.detach()[:, :RGB] * (in_channels / RGB)
             value.data.copy_(fit_bands(kernels, in_channels, modalities))
 
 
 def licence_of(name: str) -> str:
-    """Licence of timm's weights of a model, or "unknown"."""
+    """Return the licence of timm's weights of a model, or "unknown"."""
     config = timm.get_pretrained_cfg(name)
     return str((config and config.license) or "unknown")
 
@@ -262,23 +257,22 @@ def load_file_into(
     prefix: str = "",
     modalities: Sequence[Modality] | None = None,
 ) -> PretrainedSource:
-    """Weights in a file → the parts of a timm model that are in use.
+    """Load weights from a file into the parts of a timm model that are in use.
 
-    Names follow timm's; what timm converts (checkpoints of the original authors) is converted.
-    The classifier may be absent or of any size, parts that are not in use may be absent, and the
-    first convolution is adapted to the bands (`fit_bands`). Everything else must fit.
-    A file with the name of one in `PUBLISHED_FILES` must be that file.
+    Names are timm's; checkpoints of the original authors that timm can convert are converted.
+    The classifier may be absent or of any size, unused parts may be absent, and the first
+    convolution is adapted to the bands (`fit_bands`). Everything else must fit. A file with a name
+    in `PUBLISHED_FILES` must be that file.
 
     Args:
-        part: What is in use.
-        rename: timm's name of a value → its name in `part`, or None where it is not in use.
+        part: Module that holds the parts in use.
+        rename: timm's name of a value → its name in `part`, or None where it is unused.
         whole: The timm model, which knows how to convert checkpoints.
-        known: Its values before any part was taken away, by which foreign names are told.
+        known: Its values before any part was removed; other names in the file are unexpected.
         name: timm name.
         weights: Path, or "hf://…".
-        prefix: Under which the authors' own files hold this model beside others, which are left
-            out.
-        modalities: Whose bands come in, where they are known; see `fit_bands`.
+        prefix: Prefix of this model in the authors' own files, which hold other parts beside it.
+        modalities: Modalities of the bands, in order, if known; see `fit_bands`.
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
@@ -291,7 +285,7 @@ def load_file_into(
         state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     state = _in_timms_names(state, whole, where)
     config: Mapping[str, Any] = getattr(whole, "pretrained_cfg", {})
-    # The classifier "head.fc" stands for all of "head": a norm in it belongs to it.
+    # The classifier "head.fc" stands for all of "head", which may include a norm.
     heads = tuple(head.split(".")[0] + "." for head in _listed(config.get("classifier")))
     first = [f"{layer}.weight" for layer in _listed(config.get("first_conv"))]
     renamed: dict[str, Tensor] = {}
@@ -308,7 +302,7 @@ def load_file_into(
 
 
 def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> dict[str, Tensor]:
-    # By timm's convention the module of a model holds a converter of that name.
+    # By timm's convention, a model's module defines its converter under this name.
     convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
@@ -316,7 +310,7 @@ def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> d
         converted: dict[str, Tensor] = convert(state, whole)
     except (KeyError, RuntimeError, AttributeError, IndexError, ValueError) as error:
         raise WeightsMismatchError(
-            f"{where} do not fit the model; timm's conversion of checkpoints fails on {error}. "
+            f"{where} do not fit the model; timm's checkpoint conversion fails on {error}. "
             "Choose the model that they were made for, or other weights"
         ) from None
     return converted

@@ -17,27 +17,26 @@ from terrafuse.backbones.timm import models as timm_models
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
-# These pad their attention windows themselves once timm is told that any size may come.
+# These pad their attention windows themselves once timm's check of the image size is off.
 _ANY_SIZE_ON_REQUEST = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
 _OWN_OPTIONS = ("strides", "every_stage")
 
 
 class TimmPyramid(PyramidBackbone):
-    """A timm model with a pyramid of features.
+    """A timm model with a feature pyramid.
 
     Args:
         name: timm name.
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, by which pretrained kernels are given to them.
+        modalities: Modalities of the bands, in order; they assign pretrained kernels to bands.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
-        strides: Which levels; default: all from 4 on. ResNets and others also have 2.
-        every_stage: Whether each stage makes a level; else, of stages with one stride (as with
+        strides: Strides of the levels; default: all from 4. ResNets and others also have 2.
+        every_stage: Whether each stage makes a level; else, of stages with equal stride (as with
             timm's `output_stride`), only the last does.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `depths` …).
 
     Raises:
-        ModelError: The model is no sequence of stages, takes images of one size only, or lacks a
-            level asked for.
+        ModelError: The model is not a sequence of stages, takes images of one size only, or lacks
+            a requested level.
     """
 
     flat_files = True
@@ -84,7 +83,7 @@ class TimmPyramid(PyramidBackbone):
                for name in self.state_dict()}  # fmt: skip
 
         def rename(key: str) -> str | None:
-            # timm's feature networks join the two uppermost names where they take a list apart.
+            # timm's feature networks join the two topmost names where they unpack a list.
             joined = key.replace(".", "_", 1)
             return own.get(key) or (own.get(joined) if joined.split(".")[0] in modules else None)
 
@@ -92,12 +91,11 @@ class TimmPyramid(PyramidBackbone):
 
 
 class Stage(nn.Sequential):
-    """Modules in a row; maps are channel-first outside, whatever the modules use inside.
+    """Modules in sequence; maps are channel-first outside, whatever the modules use inside.
 
     Args:
-        modules: Modules by name.
-        channels_last_in: They take (N, H, W, C).
-        channels_last_out: They return (N, H, W, C).
+        channels_last_in: The modules take (N, H, W, C).
+        channels_last_out: The modules return (N, H, W, C).
     """
 
     def __init__(
@@ -135,7 +133,7 @@ def _any_size_options(name: str) -> dict[str, Any]:
 def _choose_out_indices(
     name: str, net: Any, strides: Sequence[int] | None, every_stage: bool
 ) -> list[dict[str, Any]]:
-    # Of several features with one stride the last has seen most.
+    # Of several features with one stride, the last is the most processed.
     by_stride = {info["reduction"]: info for info in net.feature_info.info}
     wanted = sorted(set(strides)) if strides else [s for s in by_stride if s >= 4]
     lacking = [stride for stride in wanted if stride not in by_stride]
@@ -150,7 +148,7 @@ def _choose_out_indices(
 
 
 def _modules_in_order(name: str, net: Any) -> dict[str, nn.Module]:
-    """The modules of a feature network whose `forward` calls them one after the other."""
+    """Modules of a feature network whose `forward` calls them in sequence."""
     if type(net) is FeatureListNet:
         return dict(net.items())
     # EfficientNet and MobileNet have a class of their own, with the same meaning.
@@ -158,17 +156,17 @@ def _modules_in_order(name: str, net: Any) -> dict[str, nn.Module]:
         before = {key: module for key, module in net.named_children() if key != "blocks"}
         return before | {f"blocks_{i}": block for i, block in enumerate(net.blocks)}
     raise ModelError(
-        f"backbone '{name}' is no sequence of stages in timm ({type(net).__name__}), so it cannot "
-        "be used. Choose another: resnet*, convnext*, swin*, efficientnet*, vit_*"
+        f"backbone '{name}' is not a sequence of stages in timm ({type(net).__name__}), so it "
+        "cannot be used. Choose another: resnet*, convnext*, swin*, efficientnet*, vit_*"
     )
 
 
 def _split(
     modules: dict[str, nn.Module], features: Sequence[str], channels_last: bool
 ) -> tuple[Stage, nn.ModuleList]:
-    """Modules up to each tap as a stage; what comes before the first tapped module is the stem."""
+    """Group the modules up to each feature into a stage; those before the first are the stem."""
     names = list(modules)
-    ends = [names.index(_where(tap, names)) for tap in features]
+    ends = [names.index(_module_name(feature, names)) for feature in features]
     parts = [names[: ends[0]], names[ends[0] : ends[0] + 1]]
     parts += [names[a + 1 : b + 1] for a, b in pairwise(ends)]
     stem, *stages = [
@@ -182,11 +180,11 @@ def _split(
     return stem, nn.ModuleList(stages)
 
 
-def _where(tap: str, names: Sequence[str]) -> str:
-    # MobileNet's stem is tapped after its activation, though timm names the norm before it.
-    if tap == "bn1" and "act1" in names:
+def _module_name(feature: str, names: Sequence[str]) -> str:
+    # MobileNet's stem ends with its activation, though timm names the norm before it.
+    if feature == "bn1" and "act1" in names:
         return "act1"
-    return tap if tap in names else tap.replace(".", "_", 1)
+    return feature if feature in names else feature.replace(".", "_", 1)
 
 
 def _owns(name: str) -> bool:
@@ -194,7 +192,7 @@ def _owns(name: str) -> bool:
     return True
 
 
-#: Of every model of timm that is no other family's.
+#: Every timm model that no other family owns.
 FAMILY = Family(
     examples={
         "ResNet": ("resnet18", "resnet50", "resnet101"),

@@ -1,10 +1,10 @@
-"""The attention of SAM's image encoder: the original's result for a fraction of its work.
+"""The attention of SAM's image encoder: the original's result at a fraction of its cost.
 
-The original fills a map up with zero tokens until windows fit, and runs the filling through every
-layer: of a 16 × 16 grid in windows of 14 it makes 28 × 28 tokens. Filled-up tokens reach the
-attention as zeros, so their queries, keys and values are the bias of the projection. Here only real
-tokens are projected; the filling appears where it counts, as keys and values of incomplete windows,
-and its queries, whose results are thrown away, are left out.
+The original pads a map with zero tokens until windows fit, and runs the padding through every
+layer: a 16 × 16 grid in windows of 14 becomes 28 × 28 tokens. Padding tokens reach the attention
+as zeros, so their queries, keys and values equal the bias of the projection. Here only real tokens
+are projected; padding appears where it matters, as keys and values of incomplete windows, and its
+queries, whose results are discarded, are left out.
 
 Reference: Kirillov et al., Segment anything, ICCV 2023, arXiv 2304.02643; relative positions as in
 Li et al., MViTv2, CVPR 2022, arXiv 2112.01526.
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Side of a part of a map in tokens: rows and columns.
+#: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
 
 # From this many keys on, relative positions are carried by longer queries and keys instead of a
@@ -28,14 +28,14 @@ _MANY_KEYS = 1024
 
 
 def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = None) -> Tensor:
-    """Tokens (N, L, D) after a block of timm's SAM encoder.
+    """Run a block of timm's SAM encoder on tokens (N, L, D).
 
     Args:
         block: `timm.models.vision_transformer_sam.Block`.
-        tokens: (N, L, D), row by row.
+        tokens: (N, L, D), in row-major order.
         grid: Rows and columns of the tokens.
-        prompts: Further tokens (N, P, D) that every window sees as keys and values, without
-            position.
+        prompts: Further tokens (N, P, D) that every window sees as keys and values without
+            positions.
     """
     seen = None if prompts is None else block.norm1(prompts)
     attended = _attend(block.attn, block.norm1(tokens), grid, block.window_size, seen)
@@ -47,7 +47,7 @@ def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = 
 def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
     """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
     heads = attn.num_heads
-    # Cut by `split` throughout: on the way back it is one copy, a slice is a map of zeros each.
+    # `split` throughout: its backward pass is one copy, that of a slice fills a map of zeros.
     queries, keys = torch.tensor_split(_split(attn.qkv(tokens), grid, heads), (1,))
     extra = None
     if prompts is not None:
@@ -71,7 +71,7 @@ def _by_windows(
     extra: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Attention within windows: complete ones together, those at the end in groups of one shape."""
+    """Attention within windows: complete ones in one batch, those at the edges by shape."""
     keys = _fill_up(attn.qkv, keys, window)
     heights, widths = (_parts(length, window) for length in queries.shape[1:3])
     filled = [[_windows(part, window) * window for part in parts] for parts in (heights, widths)]
@@ -98,16 +98,16 @@ def _attend_windows(
     dropout: float,
     count: _Size = (1, 1),
 ) -> Tensor:
-    """Attention of equal windows that lie side by side.
+    """Attention within adjacent windows of one size.
 
     Args:
         queries: (N, h, w, heads, d).
         keys: Keys and values (2, N, H, W, heads, d), H and W at least h and w.
         size: Rows and columns of keys per window.
         tables: Relative positions of rows and columns, (2n − 1, d) each.
-        extra: Keys and values without position (2, N, P, heads, d).
+        extra: Keys and values without positions (2, N, P, heads, d).
         dropout: Share of attention weights dropped.
-        count: Windows along rows and columns.
+        count: Number of windows down and across.
 
     Returns:
         Map (N, h, w, heads, d).
@@ -138,21 +138,21 @@ def _attend_with_bias(
 
     Args:
         q: (B, heads, L, d).
-        k: (B, heads, S, d); the first keys are those of the window, row by row.
+        k: (B, heads, S, d); the first keys are those of the window, in row-major order.
         v: Like k.
-        bias: Per query, of each row (B, heads, L, rows) and each column of keys.
+        bias: Per query, one value per row (B, heads, L, rows) and per column of keys.
         size: Rows and columns of keys.
         dropout: Share of attention weights dropped.
     """
     if bias is None:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     rows, cols = bias
-    without = k.shape[2] - size[0] * size[1]  # keys without position
+    without = k.shape[2] - size[0] * size[1]  # keys without positions
     if k.shape[2] < _MANY_KEYS:
         both = (rows.unsqueeze(-1) + cols.unsqueeze(-2)).flatten(-2)  # (B, heads, L, S)
         both = F.pad(both, (0, without)) if without else both
         if q.device.type == "cpu" and both.requires_grad and dropout == 0:
-            # There SDPA takes attention with a learnt bias apart too, into more steps than these.
+            # On CPU, SDPA with a trained bias falls back to unfused steps, more than these.
             flat = (both.flatten(0, 1), q.flatten(0, 1), k.flatten(0, 1).mT)
             scores = torch.baddbmm(*flat, alpha=q.shape[-1] ** -0.5)  # (B · heads, L, S)
             return scores.softmax(dim=-1).view_as(both) @ v
@@ -162,7 +162,7 @@ def _attend_with_bias(
     long_q = torch.cat([q * d**-0.5, rows, cols], dim=-1)
     marks = F.pad(_marks(size, k), (0, 0, 0, without))
     long_k = torch.cat([k, marks.expand(*k.shape[:2], -1, -1)], dim=-1)
-    # Fused kernels want values as wide as keys.
+    # Fused kernels need values as wide as keys.
     long_v = F.pad(v, (0, long_k.shape[-1] - d))
     x = F.scaled_dot_product_attention(long_q, long_k, long_v, dropout_p=dropout, scale=1.0)
     return x[..., :d]
@@ -171,7 +171,7 @@ def _attend_with_bias(
 def _position_bias(
     q: Tensor, tables: tuple[Tensor, Tensor], own: _Size, size: _Size
 ) -> tuple[Tensor, Tensor]:
-    """Bias of each query for every row and for every column of keys."""
+    """Bias of each query for every row and every column of keys."""
     maps = q.view(*q.shape[:2], *own, -1)  # (B, heads, rows, cols, d)
     by_row = relative_positions(tables[0], own[0], size[0]).to(q.dtype)
     by_col = relative_positions(tables[1], own[1], size[1]).to(q.dtype)
@@ -184,9 +184,9 @@ def relative_positions(table: Tensor, queries: int, keys: int) -> Tensor:
     """Vectors of query i relative to key k, entry i − k + keys − 1 of the table.
 
     Args:
-        table: (2n − 1, d); brought to 2 · keys − 1 entries by linear interpolation.
-        queries: How many of the keys' places, from the first on, are queried.
-        keys: Places along the axis.
+        table: (2n − 1, d); resampled to 2 · keys − 1 entries by linear interpolation.
+        queries: Number of query positions, which are the first of the keys' positions.
+        keys: Number of key positions along the axis.
 
     Returns:
         (queries, keys, d).
@@ -204,7 +204,7 @@ def _split(qkv: Tensor, grid: _Size, heads: int) -> Tensor:
 
 
 def _fill_up(qkv: Any, keys: Tensor, window: int) -> Tensor:
-    """Keys and values (2, N, h, w, heads, d) with what zero tokens give, up to whole windows."""
+    """Pad keys and values (2, N, h, w, heads, d) to whole windows, as zero tokens would."""
     height, width = _size(keys)
     target = (_windows(height, window) * window, _windows(width, window) * window)
     if target == (height, width):
@@ -226,14 +226,14 @@ def _cut(maps: Tensor, size: _Size, count: _Size) -> Tensor:
 
 
 def _marks(size: _Size, like: Tensor) -> Tensor:
-    """Which row and which column a key is in: (rows · columns, rows + columns) of 0 and 1."""
+    """One-hot row and column of each key: (rows · columns, rows + columns)."""
     rows = torch.eye(size[0], dtype=like.dtype, device=like.device).repeat_interleave(size[1], 0)
     cols = torch.eye(size[1], dtype=like.dtype, device=like.device).repeat(size[0], 1)
     return torch.cat([rows, cols], dim=1)
 
 
 def _parts(length: int, window: int) -> list[int]:
-    """Tokens in complete windows, and in the incomplete one."""
+    """Number of tokens in complete windows, and in the incomplete one."""
     complete = length // window * window
     return [part for part in (complete, length - complete) if part]
 

@@ -21,32 +21,31 @@ from terrafuse.modalities import Modality
 #: timm's modules whose models are plain transformers with positions for any image size.
 _MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
 _OWN_OPTIONS = ("out_indices", "neck", "neck_channels", "final_norm", "rel_pos")
-# timm's, which our attention would ignore.
+# timm options that our attention would ignore.
 _NOT_WITH_SAM = ("qk_norm", "use_rope")
 
 
 class TimmViT(TokenBackbone):
-    """A plain transformer of timm with a neck that makes a pyramid of it.
+    """A plain timm transformer with a neck.
 
     Args:
         name: timm name.
-        in_channels: Bands of the image.
-        modalities: Whose bands they are, by which pretrained kernels are given to them.
+        modalities: Modalities of the bands, in order; they assign pretrained kernels to bands.
         weights: None = from scratch, "timm" = pretrained by timm, else a path.
         out_indices: Blocks whose output is used, counted from 0 (negative: from the end). Default:
-            four evenly spaced, the last among them; with neck "map" the last.
+            four evenly spaced including the last; with neck "map" the last only.
         neck: "pyramid" makes four levels of strides p/4, p/2, p, 2p (p = patch size; 4, 8, 16, 32
             for 16); "map" makes one of stride p by the convolutions that end SAM's encoder
-            (pretrained with it; new for other transformers); "none" returns the chosen maps as they
-            are, all of stride p.
+            (pretrained with it; new for other transformers); "none" returns the chosen maps
+            unchanged, all of stride p.
         neck_channels: Channels of the neck's levels.
-        final_norm: Whether out_indices pass through the transformer's final norm.
-        rel_pos: SAM only. "sam" adds its relative positions to the attention; "zero" leaves them
-            out, as the published MFNet does, whose loader misses them.
+        final_norm: Whether the chosen maps pass through the transformer's final norm.
+        rel_pos: SAM only. "sam" adds its relative positions to the attention; "zero" omits them,
+            like the published MFNet, whose loader skips them.
         timm_options: Arguments of timm's constructor (`drop_path_rate`, `img_size`, `depth` …).
 
     Raises:
-        ModelError: A block that does not exist, or a patch size the neck cannot use.
+        ModelError: A block that does not exist, or a patch size that the neck cannot use.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class TimmViT(TokenBackbone):
         self.is_sam = timm_models.module_of(name) == "vision_transformer_sam"
         if rel_pos == "zero" and not self.is_sam:
             raise ModelError(
-                f"rel_pos is 'zero'; backbone '{name}' has no relative positions of SAM's"
+                f"rel_pos is 'zero', but backbone '{name}' has no relative positions like SAM's"
             )
         refused = [key for key in _NOT_WITH_SAM if self.is_sam and timm_options.get(key)]
         if refused:
@@ -78,7 +77,7 @@ class TimmViT(TokenBackbone):
         )
         self.out_indices = choose_out_indices(name, len(self.vit.blocks), out_indices, neck)
         known = self._known()
-        # SAM's "norm" is its neck of convolutions, of no use for maps before it.
+        # SAM's "norm" is its convolutional neck, which maps before it do not need.
         self.vit.prune_intermediate_layers(
             [self.out_indices[-1]], prune_norm=neck != "map" if self.is_sam else not final_norm
         )
@@ -92,7 +91,7 @@ class TimmViT(TokenBackbone):
 
     def _timm_options(self, neck: NeckName, channels: int, rel_pos: str) -> dict[str, Any]:
         if not self.is_sam:
-            return {"dynamic_img_size": True}  # SAM's takes any size without being asked
+            return {"dynamic_img_size": True}  # SAM's takes any size by default
         options = {
             "norm_layer": partial(nn.LayerNorm, eps=1e-6),  # the original's; timm leaves 1e-5
             "use_rel_pos": rel_pos == "sam",
@@ -100,7 +99,7 @@ class TimmViT(TokenBackbone):
         return options | ({"neck_chans": channels} if neck == "map" else {})
 
     def _known(self) -> dict[str, Tensor]:
-        """Values that files may hold, of all blocks; in use or not."""
+        """Values that a file may hold for all blocks, used or not."""
         known: dict[str, Tensor] = self.vit.state_dict()
         if self.is_sam:  # with rel_pos "zero" there are no tables
             tables = (f"blocks.{i}.attn.rel_pos_" for i in range(len(self.vit.blocks)))
@@ -129,7 +128,7 @@ class TimmViT(TokenBackbone):
             if "missing: " not in str(error) or "rel_pos" not in str(error):
                 raise
             raise WeightsMismatchError(
-                f"{error}. These are relative positions: a file without them is no complete "
+                f"{error}. These are relative positions: a file without them is not a complete "
                 "SAM encoder; backbone option rel_pos 'zero' does without them"
             ) from None
 
@@ -169,7 +168,7 @@ class TimmViT(TokenBackbone):
             return sam_attention.run_block(block, tokens, grid, prompts)
         if getattr(self.vit, "rope", None) is not None:
             rope = self.vit.rope.get_embed(shape=grid)
-            # Mixed rotations are learnt per block.
+            # Mixed rotations are trained per block.
             block = partial(block, rope=rope[index] if self.vit.rope_mixed else rope)
         return self._beside_prompts(index, tokens, block)
 

@@ -1,9 +1,9 @@
-"""Deformable attention: each group of channels looks at points that it chooses itself.
+"""Deformable attention: each group of channels samples points that it chooses itself.
 
 Reference: Xia, Pan, Song, Li, Huang: "Vision transformer with deformable attention", CVPR 2022,
 arXiv 2201.00520; as used after stages of a ResNet by Wang et al., "Decoupling common and unique
 representations for multimodal self-supervised learning" (DeCUR), ECCV 2024, there "RDA". Own code,
-written from a description of the latter's and equal to it.
+written from a description of the latter and numerically equal to it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ from terrafuse.errors import ModelError
 
 
 class DeformableAttention(nn.Module):
-    """Every pixel attends to points of the map, which move with what the map holds.
+    """Every pixel attends to points of the map whose positions depend on its content.
 
-    For each group of channels, a small network moves the points of a regular grid; keys and values
-    are the map sampled there. What is added to the logit of a pixel and a point is looked up,
-    bilinearly, in a table of their distance, so that maps may have any size.
+    For each group of channels, a small network shifts the points of a regular grid; keys and values
+    are the map sampled there. The bias of a pixel and a point is interpolated from a table of their
+    offset, so that maps may have any size.
 
     Args:
         channels: C.
-        num_heads: Heads of the attention.
         num_groups: Groups of channels with points of their own; must divide the heads.
-        kernel_size: Of the convolution that moves points.
-        stride: Of this convolution: a point per `stride` pixels in rows and columns.
-        table_size: Side of the maps for which the table has a value per distance.
+        kernel_size: Kernel of the convolution that shifts points.
+        stride: Stride of this convolution: a point per `stride` pixels in rows and columns.
+        table_size: Side of the maps for which the table has a value per offset.
 
     Raises:
         ModelError: Heads do not divide the channels, or groups the heads.
@@ -84,15 +83,15 @@ class DeformableAttention(nn.Module):
         return result
 
     def place(self, q: Tensor) -> Tensor:
-        """Points of each group (N · groups, h, w, 2): row, column in [−1, 1].
+        """Place the points of each group (N · groups, h, w, 2): row, column in [−1, 1].
 
         Args:
             q: Queries (N, C, H, W).
         """
         moved = self.offset(q.reshape(len(q) * self.num_groups, -1, *q.shape[2:]))
-        # In float32: half precision would round places of one pixel in 256 together.
+        # In float32: half precision is too coarse for positions on maps of 256 pixels.
         moved = moved.float().permute(0, 2, 3, 1)
-        # Half a step beyond the middle of each cell, as published.
+        # Half a step beyond the centre of each cell, as published.
         rows, cols = (
             2 * (torch.arange(n, device=q.device) + 0.5) / max(n - 1, 1) - 1
             for n in moved.shape[1:3]
@@ -102,7 +101,7 @@ class DeformableAttention(nn.Module):
         return points.clamp(-1, 1)
 
     def _bias(self, size: tuple[int, int], points: Tensor) -> Tensor:
-        """Of each pixel and point (N, heads, H · W, h · w); points (N · groups, h · w, 2)."""
+        """Bias of each pixel and point (N, heads, H · W, h · w); points (N · groups, h · w, 2)."""
         rows, cols = (2 * torch.arange(n, device=points.device) / max(n - 1, 1) - 1 for n in size)
         pixels = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=2).reshape(-1, 1, 2)
         apart = (pixels - points.unsqueeze(1)) / 2  # (N · groups, H · W, h · w, 2)
@@ -115,7 +114,7 @@ class DeformableAttention(nn.Module):
 
 
 class AttendedStage(nn.Module):
-    """A stage of a backbone, and attention beside an identity after it.
+    """A stage of a backbone, followed by attention with a residual.
 
     Args:
         stage: Map → map.
@@ -134,6 +133,6 @@ class AttendedStage(nn.Module):
 
 
 def _sample(maps: Tensor, places: Tensor) -> Tensor:
-    """Maps (B, C, H, W) at places (B, h, w, 2) of row and column in [−1, 1], bilinear."""
+    """Sample maps (B, C, H, W) bilinearly at (B, h, w, 2), row and column in [−1, 1]."""
     sampled = F.grid_sample(maps.float(), places.flip(3), mode="bilinear", align_corners=True)
     return sampled.to(maps.dtype)

@@ -1,4 +1,4 @@
-"""DeCUR: an encoder per sensor, pre-trained to tell common from unique, and a small head.
+"""DeCUR: an encoder per sensor, pre-trained to separate common from unique, and a small head.
 
 Yi Wang, Conrad M. Albrecht, Nassim Ait Ali Braham, Chenying Liu, Zhitong Xiong, Xiao Xiang Zhu:
 "Decoupling common and unique representations for multimodal self-supervised learning", ECCV 2024,
@@ -11,8 +11,8 @@ DOI 10.1007/978-3-031-73397-0_17, arXiv 2309.05300.
 | deformable attention after two stages ("RDA") | `terrafuse.methods.decur.deformable` |
 | transfer to segmentation (GeoNRW) | `DeCUR`, `ScaleClassifiers` |
 
-More general than the published transfer network: any number of modalities and bands, any pyramid of
-timm, images of any size, samples that lack modalities. docs/methods/decur.md compares.
+More general than the published transfer network: any number of modalities and bands, any timm
+pyramid, images of any size, samples that lack modalities. docs/methods/decur.md compares.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ __all__ = [
     "convert_reference_state_dict",
 ]
 
-#: Levels that the published head sees, from the end.
+#: Number of levels that the published head sees, the coarsest ones.
 _LEVELS = 3
-#: Of the attention after the last stage but one, and after the last.
+#: Attention after the second last stage, and after the last.
 _ATTENTION: tuple[dict[str, int], ...] = (
     {"num_heads": 8, "num_groups": 4, "kernel_size": 5, "stride": 2, "table_size": 14},
     {"num_heads": 16, "num_groups": 8, "kernel_size": 3, "stride": 1, "table_size": 7},
@@ -61,32 +61,33 @@ _ATTENTION: tuple[dict[str, int], ...] = (
 
 
 class DeCUR(Segmenter):
-    """A backbone for each modality; their levels side by side; classes from three of them.
+    """A backbone per modality; levels concatenated; classes from three of them.
 
     Args:
         modalities: Any number; the paper has radar and optical, or RGB and elevation.
         num_classes: K.
         backbone: Name of a pyramid for all modalities, or one by modality.
-        weights: Pretrained weights for all, or by modality: "timm", None, or a file of DeCUR, of
-            one sensor or of both ("hf://torchgeo/decur/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth"
+        weights: Pretrained weights for all, or by modality: "timm", None, or a DeCUR file of one
+            sensor or of both ("hf://torchgeo/decur/rn50_ssl4eo-s12_ms_decur_ep100-fc6b09ff.pth"
             and "…sar_decur_ep100-f0e69ba2.pth").
         backbone_options: Options of `create_backbone`, for all.
-        tuning: What learns in the backbones; None = everything, "frozen" = the paper's linear one.
-        attention: Whether deformable attention follows the two last stages ("RDA"); ResNet-50
+        tuning: Tuning of the backbones; None = everything is trained, "frozen" = the paper's linear
+            evaluation.
+        attention: Whether deformable attention follows the last two stages ("RDA"); for ResNet-50
             and others with as many channels.
         scaling: "two_sigma" maps standardised values from ±2 to [0, 1], as in pre-training;
-            "none" leaves them.
-        decoder: "fcn" is the published head; else the name of a decoder, which sees the levels of
-            all modalities side by side ("upernet" is the stronger one).
-        channels: Of the published head, per level.
+            "none" keeps them.
+        decoder: "fcn" is the published head; else the name of a decoder, which sees the
+            concatenated levels of all modalities ("upernet" is the stronger one).
+        channels: Channels of the published head, per level.
         decoder_options: Options of `create_decoder`; none for "fcn".
 
     Raises:
-        UnknownNameError: A backbone or weights for a modality that is not there.
-        ModelError: Backbones of different levels, or an option that does not fit.
+        UnknownNameError: A backbone or weights for an unknown modality.
+        ModelError: Backbones with different levels, or an option that does not fit.
     """
 
-    title = "Encoders pre-trained to tell common from unique, levels side by side"
+    title = "Encoders pre-trained to separate common from unique, levels concatenated"
     paper = "Wang et al., ECCV 2024, DOI 10.1007/978-3-031-73397-0_17"
     supports_missing = True
 
@@ -135,7 +136,7 @@ class DeCUR(Segmenter):
             self.head = create_decoder(decoder, widths, strides, num_classes, **options)
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
-        """Levels of each modality → side by side → logits."""
+        """Levels of each modality → concatenated → logits."""
         by_branch = [
             run_where_present(branch, self._rescale(inputs.images[m.name]), inputs.present(m.name))
             for m, branch in zip(self.modalities, self._branches(), strict=True)
@@ -153,15 +154,15 @@ class DeCUR(Segmenter):
 
 
 class ScaleClassifiers(nn.Module):
-    """Each level to classes by two 1×1 convolutions, at full size summed.
+    """Each level to classes by two 1×1 convolutions, summed at full size.
 
-    The published head resizes between the two; afterwards is the same, for a 1×1 convolution and
-    bilinear resizing commute, and costs far less.
+    The published head resizes between the two; resizing afterwards gives the same, since a 1×1
+    convolution and bilinear resizing commute, at far lower cost.
 
     Args:
         level_channels: Per level, fine → coarse.
         num_classes: K.
-        channels: Between the two convolutions, per level.
+        channels: Channels between the two convolutions, per level.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class ScaleClassifiers(nn.Module):
         if len(channels) != len(level_channels):
             raise ModelError(
                 f"option 'channels' of method 'decur' is {list(channels)}; the head sees "
-                f"{len(level_channels)} levels and needs a number for each"
+                f"{len(level_channels)} levels and needs one number for each"
             )
         self.reduce = nn.ModuleList(
             nn.Conv2d(c, inner, kernel_size=1)
@@ -191,7 +192,7 @@ class ScaleClassifiers(nn.Module):
 
 
 def add_attention(backbone: PyramidBackbone) -> None:
-    """Deformable attention after the last two stages, beside an identity.
+    """Add deformable attention, with a residual, after the last two stages.
 
     Raises:
         ModelError: Their channels cannot be divided among the heads.
@@ -210,7 +211,7 @@ def _build_branch(
     number: int,
     attention: bool,
 ) -> PyramidBackbone:
-    """Backbone of a modality, the `number`-th, which files of both sensors count from 1."""
+    """Build the backbone of a modality, number `number` (from 1) in files of both sensors."""
     own_file = weights not in (None, "timm") and is_resnet(name) and not is_own(weights)
     backbone = build_backbone(
         name,
@@ -232,11 +233,11 @@ def _build_branch(
 
 
 def _join_levels(branches: Sequence[PyramidBackbone]) -> tuple[int, list[int]]:
-    """Stride of images, and channels per level of all branches side by side."""
+    """Stride of images, and channels per level of all branches, concatenated."""
     if len({branch.strides for branch in branches}) > 1:
         found = ", ".join(str(list(branch.strides)) for branch in branches)
         raise ModelError(
-            f"method 'decur' puts levels side by side, and backbones have strides {found}; choose "
+            f"method 'decur' concatenates levels, but the backbones have strides {found}; choose "
             "backbones of equal strides"
         )
     widths = [sum(own) for own in zip(*(branch.channels for branch in branches), strict=True)]
@@ -244,7 +245,7 @@ def _join_levels(branches: Sequence[PyramidBackbone]) -> tuple[int, list[int]]:
 
 
 def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Map (N, C, H, W) at another size, corners on corners, as the published head does it."""
+    """Resize a map (N, C, H, W) with aligned corners, like the published head."""
     if size_of(x) == size:
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=True)

@@ -1,4 +1,4 @@
-"""DeCUR's published weights, of encoders and of the network for segmentation, under our names."""
+"""Conversion of DeCUR's published weights, of encoders and of the segmentation network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HEAD = {"uc": "reduce", "cls": "classifiers"}
 
 
 def is_resnet(name: str) -> bool:
-    """Whether timm has a ResNet of this name, whose layers files of DeCUR name as torchvision."""
+    """Tell whether timm has a ResNet of this name; DeCUR files name its layers as torchvision."""
     check_name(name)
     return module_of(name) == "resnet"
 
@@ -36,14 +36,14 @@ def convert_reference_state_dict(
     *,
     attention: Literal["own", "first"] = "own",
 ) -> dict[str, Tensor]:
-    """Weights of the original's segmentation network under our names.
+    """Rename weights of the original's segmentation network.
 
     Args:
         state: Original names ("backbone_1.conv1.weight", "uc0.weight").
-        modalities: Names of ours, in the original's order.
+        modalities: Our modality names, in the original's order.
         attention: In pre-training, every sensor passes through the deformable attention of the
-            first; that of the others never learnt and is yet in the files. "first" gives all the
-            trained one, "own" each what the file has, as the published transfer does.
+            first; files also contain the untrained one of the others. "first" gives every sensor
+            the trained one, "own" its own from the file, as the published transfer does.
     """
     converted: dict[str, Tensor] = {}
     for number, name in enumerate(modalities, start=1):
@@ -58,18 +58,18 @@ def convert_reference_state_dict(
 def convert_encoder_state_dict(
     state: Mapping[str, Tensor], number: int = 1, *, attention: Literal["own", "first"] = "own"
 ) -> dict[str, Tensor]:
-    """Weights of one encoder, with its deformable attention if there is any, under our names.
+    """Rename weights of one encoder, with its deformable attention if there is any.
 
     Args:
-        state: Of one sensor ("conv1.weight", or "backbone.conv1.weight" beside "da1_l3.…") or of
-            both ("backbone_1.conv1.weight").
-        number: Which sensor of both, counted from 1.
+        state: Values of one sensor ("conv1.weight", or "backbone.conv1.weight" beside "da1_l3.…")
+            or of both ("backbone_1.conv1.weight").
+        number: Number of the sensor in a file of both, from 1.
         attention: See `convert_reference_state_dict`.
     """
     prefix = next((p for p in (f"backbone_{number}.", "backbone.") if _has(state, p)), "")
     own = f"da{1 if attention == 'first' else number}_"
     if prefix != f"backbone_{number}." and not _has(state, own):
-        # A file of one sensor has one attention, under the number it had.
+        # A file of one sensor has one attention, under its original number.
         own = next((p for p in ("da1_", "da2_") if _has(state, p)), own)
     stage = "stage." if _has(state, own) else ""
     converted = {}
@@ -92,16 +92,16 @@ def convert_encoder_state_dict(
 def load_encoder(
     backbone: PyramidBackbone, name: str, weights: str, modality: Modality, number: int
 ) -> None:
-    """A file of DeCUR, or another with a ResNet under torchvision's names, into a branch.
+    """Load a DeCUR file, or another ResNet under torchvision's names, into a branch.
 
-    The first convolution takes the kernels of the modality's bands where it knows Sentinel's.
+    The first convolution takes the kernels of the modality's bands if it was made for Sentinel's.
 
     Args:
         backbone: Changed in place.
-        name: Of the backbone.
+        name: Name of the backbone, for messages.
         weights: Path, or "hf://…".
-        modality: Whose bands come in.
-        number: Which sensor it is in a file of both, counted from 1.
+        modality: Modality of the input bands.
+        number: Number of the sensor in a file of both, from 1.
 
     Raises:
         WeightsMismatchError: Values are missing or of another shape.
@@ -111,7 +111,7 @@ def load_encoder(
         return
     where = f"weights '{weights}' for backbone '{name}' of modality '{modality.name}'"
     sha256, licence = find_published(weights)
-    # In pre-training all passed through the first attention, so it is the one that learnt.
+    # In pre-training all sensors passed through the first attention, so only it was trained.
     state = convert_encoder_state_dict(
         read_weights(weights, sha256=sha256), number, attention="first"
     )
@@ -123,7 +123,7 @@ def load_encoder(
         )
     first = "stem.conv1.weight"
     if first in state:
-        # Of colours: DeCUR's own encoders saw blue first, others red, and no file says which.
+        # RGB kernels: DeCUR's encoders saw blue first, others red, and files do not say which.
         state[first] = fit_bands(state[first], len(modality.bands), [modality], in_order=True)
     load_strict(backbone, state, where=where)
     backbone.pretrained = PretrainedSource(name, weights, licence)

@@ -1,4 +1,4 @@
-"""Weights of the original DFormer, versions 1 and 2, under our names."""
+"""Conversion of weights of the original DFormer, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from terrafuse.backbones import fit_bands
 from terrafuse.decoders import convert_hamburger_state_dict
 from terrafuse.weights import rename
 
-#: Original names of version 1 → ours, in this order; "e" is the depth's.
+#: Original names of version 1 → ours, in this order; "e" marks the depth stream.
 _FIRST = (
     (r"^downsample_layers\.(\d)\.", r"downs.\1.0."),
     (r"^downsample_layers_e\.(\d)\.", r"downs.\1.1."),
@@ -35,7 +35,7 @@ _FIRST = (
     (r"\.attn\.e_conv\.", ".attention.gate.depthwise."),
     (r"\.attn\.e_back\.", ".attention.gate.after."),
 )
-#: The same of version 2.
+#: Likewise for version 2.
 _SECOND = (
     (r"^patch_embed\.proj\.", "stem."),
     (r"^layers\.(\d)\.blocks\.", r"stages.\1.blocks."),
@@ -53,7 +53,7 @@ _SECOND = (
     (r"\.Geo\.weight$", ".prior.weight"),
     (r"\.gamma_([12])$", r".scale\1"),
 )
-#: What version 2 keeps and can be derived from sizes.
+#: Buffers of version 2 that follow from sizes.
 _DERIVED = re.compile(r"\.Geo\.(angle|decay)$")
 _ENCODER = re.compile(r"^(downs|stages|stem|norms)\.")
 
@@ -61,17 +61,17 @@ _ENCODER = re.compile(r"^(downs|stages|stem|norms)\.")
 def convert_reference_state_dict(
     state: Mapping[str, Tensor], bands: Sequence[int] = (3, 1), rank: int = 64
 ) -> dict[str, Tensor]:
-    """Weights of the original DFormer, of its encoder or whole, under our names.
+    """Rename weights of the original DFormer, of its encoder or of the whole model.
 
     Normalisation statistics are not part of the original; add those of the data. Most files expect
-    images whose bands are in the order blue, green, red. First bases of the decoder are no part
-    either; ours are added where there is a decoder.
+    images with bands in the order blue, green, red. Initial bases of the decoder are not included
+    either; ours are added if there is a decoder.
 
     Args:
-        state: Original names, with or without "backbone." before those of the encoder. A name that
-            is not the original's stays, for `load_strict` to report.
-        bands: Bands of image and X. First convolutions for three and for one are adapted to other
-            numbers (`fit_bands`, in the order of the bands).
+        state: Original names, with or without "backbone." before those of the encoder. An unknown
+            name is kept, for `load_strict` to report.
+        bands: Number of bands of image and X. First convolutions for three and for one are adapted
+            to other numbers (`fit_bands`, in band order).
         rank: R of the decoder.
     """
     encoder: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Attention of DFormerv2, which X bends by how far pixels lie apart.
+"""Attention of DFormerv2, with a bias from the distances of pixels on the grid and in X.
 
 Reference: Yin, Cao, Cheng, Hou: "DFormerv2: Geometry self-attention for RGBD semantic
 segmentation", CVPR 2025, arXiv 2504.04701. Maps inside blocks have their channels last
@@ -23,11 +23,11 @@ _FIRST_DECAY = 2.0
 
 @dataclass(frozen=True)
 class Distances:
-    """How far pixels of a map lie apart, on the grid and in X.
+    """Distances between pixels of a map, on the grid and in X.
 
     Args:
-        grid: |Δrow| + |Δcolumn|, of pixels that attend to each other.
-        depth: Mean of |ΔX| over the bands, of the same pixels, for each sample.
+        grid: |Δrow| + |Δcolumn|, for pixels that attend to each other.
+        depth: Mean of |ΔX| over the bands, for the same pixels and each sample.
     """
 
     grid: Tensor
@@ -35,7 +35,7 @@ class Distances:
 
 
 def measure(x: Tensor) -> tuple[Distances, Distances]:
-    """Distances along rows and along columns.
+    """Measure distances along rows and along columns.
 
     Args:
         x: X at the size of the map (N, C, H, W).
@@ -51,7 +51,7 @@ def measure(x: Tensor) -> tuple[Distances, Distances]:
 
 
 def measure_all(x: Tensor) -> Distances:
-    """Distances of all pixels of X (N, C, H, W): grid (H·W, H·W), depth (N, 1, H·W, H·W)."""
+    """Measure distances between all pixels of X: grid (H·W, H·W), depth (N, 1, H·W, H·W)."""
     height, width = x.shape[-2:]
     rows, cols = _along(height, x), _along(width, x)
     grid = rows[:, None, :, None] + cols[None, :, None, :]  # (H, W, H, W)
@@ -64,21 +64,20 @@ def _along(size: int, like: Tensor) -> Tensor:
 
 
 def _differences(x: Tensor) -> Tensor:
-    """Of all values on the last axis: (N, C, …, L) → (N, 1, …, L, L)."""
+    """Mean absolute differences of all values on the last axis: (N, C, …, L) → (N, 1, …, L, L)."""
     parts = [(x[:, c, ..., :, None] - x[:, c, ..., None, :]).abs() for c in range(x.shape[1])]
     return (torch.stack(parts).mean(dim=0) if len(parts) > 1 else parts[0]).unsqueeze(1)
 
 
 class GeometryPrior(nn.Module):
-    """What is added to the attention of two pixels: the farther apart, the less.
+    """Attention bias of two pixels, decreasing with their distance.
 
         w_p · decay_h · grid distance + w_d · decay_h · distance in X
 
     with decay_h = ln(1 − 2^−(2 + range · h / heads)) for head h.
 
     Args:
-        num_heads: Heads.
-        heads_range: How far decays spread over the heads.
+        heads_range: Spread of the decays over the heads.
     """
 
     decay: Tensor
@@ -99,13 +98,12 @@ class GeometryPrior(nn.Module):
 
 
 class Rotation:
-    """Turns pairs of channels by angles that grow with the raster index of the pixel.
+    """Rotation of channel pairs by angles that grow with the raster index of the pixel.
 
     Args:
         height: H.
         width: W.
         head_dim: d, even.
-        device: Of the maps.
     """
 
     def __init__(self, height: int, width: int, head_dim: int, device: torch.device) -> None:
@@ -115,7 +113,7 @@ class Rotation:
         self.sin, self.cos = angles.sin(), angles.cos()  # (H, W, d)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(N, heads, H, W, d), turned."""
+        """Rotate (N, heads, H, W, d)."""
         turned = torch.stack([-x[..., 1::2], x[..., ::2]], dim=-1).flatten(-2)
         return x * self.cos.to(x.dtype) + turned * self.sin.to(x.dtype)
 
@@ -125,11 +123,11 @@ class GeometryAttention(nn.Module):
 
     Args:
         channels: C.
-        num_heads: Heads of C / num_heads channels, an even number.
-        split: Along rows and columns ("decomposed").
+        num_heads: C / num_heads must be an even number.
+        split: Whether to attend along rows, then columns ("decomposed"), not over all pixels.
 
     Raises:
-        ModelError: Heads that do not divide the channels into even numbers.
+        ModelError: The channels per head are not an even number.
     """
 
     def __init__(self, channels: int, num_heads: int, *, split: bool) -> None:
@@ -151,9 +149,8 @@ class GeometryAttention(nn.Module):
         """Map (N, H, W, C) → map (N, H, W, C).
 
         Args:
-            x: Map.
-            rotate: For its size.
-            masks: Along rows (N, heads, H, W, W) and columns (N, heads, W, H, H); of all pixels
+            rotate: Rotation for its size.
+            masks: Along rows (N, heads, H, W, W) and columns (N, heads, W, H, H); or for all pixels
                 (N, heads, H·W, H·W).
         """
         value = self.v_proj(x)

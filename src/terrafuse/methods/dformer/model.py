@@ -1,4 +1,4 @@
-"""DFormer: an image encoder that depth, or another X, guides in every block. Versions 1 and 2.
+"""DFormer: an image encoder guided by depth, or another X, in every block. Versions 1 and 2.
 
 Bowen Yin, Xuying Zhang, Zhongyu Li, Li Liu, Ming-Ming Cheng, Qibin Hou: "DFormer: Rethinking RGBD
 representation learning for semantic segmentation", ICLR 2024, arXiv 2309.09668. Bo-Wen Yin,
@@ -14,10 +14,10 @@ segmentation", CVPR 2025, arXiv 2504.04701.
 | v2, geometry prior and geometry self-attention | `terrafuse.methods.dformer.geometry` |
 | light Hamburger head | `terrafuse.decoders.HamburgerDecoder` |
 
-Deviations: all parameters learn (`freeze_as_published` for those that the published code forgets);
-evaluation is deterministic, see `HamburgerDecoder`; no auxiliary head, which the papers weight with
-0. More general than the papers, and the same for their depth: X of any bands and modalities,
-stacked (version 2: the mean of their differences), images of any size.
+Deviations: all parameters are trained (`freeze_as_published` for those that the published code
+forgets); evaluation is deterministic, see `HamburgerDecoder`; no auxiliary head, which the papers
+weight with 0. More general than the papers, and identical for their depth: X of any bands and
+modalities, stacked (version 2: the mean of their differences), images of any size.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class DFormerVariant:
     Args:
         channels: Per stage.
         depths: Blocks per stage.
-        num_heads: Heads per stage.
-        mlp_ratios: Width inside the MLPs per stage, in channels.
-        drop_path_rate: Of the training on NYU-V2.
+        num_heads: Per stage.
+        mlp_ratios: Hidden width of the MLPs per stage, relative to the channels.
+        drop_path_rate: As in the training on NYU-V2.
         width: Channels of the decoder.
-        heads_ranges: Of version 2: spread of the priors' decays per stage. Empty: version 1.
-        layer_scales: Of version 2: whether blocks have scales, per stage.
+        heads_ranges: Version 2: spread of the priors' decays per stage. Empty: version 1.
+        layer_scales: Version 2: whether blocks have layer scale, per stage.
     """
 
     channels: tuple[int, ...]
@@ -100,19 +100,18 @@ class DFormer(Segmenter):
 
     Args:
         modalities: First the image, then X: one modality, or several, whose bands are stacked. All
-            at the pixels of the scene. Version 2 needs an X whose differences are distances (a
+            resampled to the scene grid. Version 2 needs an X whose differences are distances (a
             surface model; not the speckle of radar).
         num_classes: K.
         backbone: Size: dformer_tiny, _small, _base, _large; dformer_v2_small, _base, _large.
         weights: A file of the authors: of their RGB-D pre-training ("DFormer_Base.pth.tar"), or of
-            a whole model, from which all starts; None: from scratch.
-        backbone_options: Sizes that differ: `channels`, `depths`, `num_heads`, `mlp_ratios` per
-            stage, of version 2 also `heads_ranges`, `layer_scales`; `drop_path_rate`;
-            `layer_scale_init` (1e-6, so that from scratch blocks take
-            effect late).
-        tuning: What learns in the encoder (`terrafuse.tuning`); None = everything.
-        freeze_as_published: Norms of version 1, scales and the priors' weights stay as they are:
-            the published optimiser leaves them out. From scratch the encoder then learns nothing.
+            a whole model, which then sets all parts; None: from scratch.
+        backbone_options: Sizes to override: `channels`, `depths`, `num_heads`, `mlp_ratios` per
+            stage, in version 2 also `heads_ranges`, `layer_scales`; `drop_path_rate`;
+            `layer_scale_init` (1e-6, so that blocks trained from scratch take effect late).
+        tuning: Tuning of the encoder (`terrafuse.tuning`); None = everything is trained.
+        freeze_as_published: Freeze norms of version 1, layer scales and the priors' weights, which
+            the published optimiser leaves out. Training from scratch then fails to learn.
         norm: Norm of convolutions; "group" suits small batches.
         decoder: Name of the decoder; "hamburger" gets the three coarser levels, any other all.
         decoder_options: Options of `create_decoder`.
@@ -121,10 +120,10 @@ class DFormer(Segmenter):
     Raises:
         UnknownNameError: No such size.
         ModelError: Options do not fit.
-        WeightsError: The weights are not there, or do not fit.
+        WeightsError: The weights are missing or do not fit.
     """
 
-    title = "An image encoder that depth, or another modality, guides in every block"
+    title = "An image encoder guided by depth, or another modality, in every block"
     paper = "Yin et al., ICLR 2024, arXiv 2309.09668; v2: CVPR 2025, arXiv 2504.04701"
     num_modalities = (2, None)
 
@@ -176,7 +175,7 @@ class DFormer(Segmenter):
         return SegmenterOutput(self.decoder(levels[self.skipped :]))
 
     def _start(self, backbone: str, weights: str, bands: tuple[int, int]) -> None:
-        """From a file of the authors."""
+        """Load weights from a file of the authors."""
         if weights in ("timm", "hub"):
             raise WeightsNotFoundError(
                 f"there are no weights '{weights}' for '{backbone}'. Give the path of a file of "
@@ -190,7 +189,7 @@ class DFormer(Segmenter):
         if any(name.startswith("decode_head.") for name in state):
             start_from(self, converted, backbone, weights)
             return
-        # Beside the encoder there is a classifier; norms before a decoder need not be there.
+        # Files of the encoder also hold a classifier, and may lack the norms before a decoder.
         own = {k: v for k, v in self.encoder.state_dict().items() if k.startswith("norms.")}
         prefix = "encoder."
         encoder = {k.removeprefix(prefix): v for k, v in converted.items() if k.startswith(prefix)}
@@ -212,23 +211,23 @@ def build_encoder(
     drop_path_rate: float | None = None,
     layer_scale_init: float = 1e-6,
 ) -> Backbone:
-    """The encoder of a size, of which single numbers may differ.
+    """Build the encoder of a named size, with some sizes overridden.
 
     Args:
         name: One of `VARIANTS`.
-        bands: Of image and X.
-        norm: Of convolutions.
-        channels: Per stage; default: the size's, as for the following.
+        bands: Number of bands of image and X.
+        norm: Norm of convolutions.
+        channels: Per stage; default: by name, as for the following.
         depths: Blocks per stage.
-        num_heads: Heads per stage.
-        mlp_ratios: Width inside the MLPs per stage, in channels.
-        heads_ranges: Of version 2: spread of the priors' decays per stage.
-        layer_scales: Of version 2: whether blocks have scales, per stage.
-        drop_path_rate: Probability that a part of the last block is left out.
-        layer_scale_init: First value of the scales.
+        num_heads: Per stage.
+        mlp_ratios: Hidden width of the MLPs per stage, relative to the channels.
+        heads_ranges: Version 2: spread of the priors' decays per stage.
+        layer_scales: Version 2: whether blocks have layer scale, per stage.
+        drop_path_rate: Probability of skipping a branch of the last block.
+        layer_scale_init: Initial value of layer scales.
 
     Raises:
-        ModelError: Sizes that cannot be.
+        ModelError: Impossible sizes.
     """
     sizes = {
         "channels": channels, "depths": depths, "num_heads": num_heads, "mlp_ratios": mlp_ratios,
@@ -257,8 +256,8 @@ _OF_BOTH = ("channels", "depths", "num_heads", "mlp_ratios")
 
 
 def _freeze(encoder: nn.Module) -> None:
-    """What the published optimiser does not collect: all but linear layers and torch's norms."""
-    # Version 1 has norms of its own, version 2 has torch's.
+    """Freeze parameters that the published optimiser misses: its own norms, priors and scales."""
+    # Version 1 has norms of its own, version 2 torch's.
     forgotten = ChannelNorm if isinstance(encoder, GuidedEncoder) else GeometryPrior
     for module in encoder.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Encoder of DFormer: an image stream, and a narrower one of X that guides it, in every block.
+"""Encoder of DFormer: an image stream, guided in every block by a narrower stream of X.
 
 Reference: Yin, Zhang, Li, Liu, Cheng, Hou: "DFormer: Rethinking RGBD representation learning for
 semantic segmentation", ICLR 2024, arXiv 2309.09668, section 3.1. Maps inside blocks have their
@@ -28,12 +28,12 @@ from terrafuse.methods.parts import HalvingConv, QuarterStem
 
 
 class GuidedAttention(nn.Module):
-    """Gating by a large kernel, global attention and gating by X, side by side.
+    """Large-kernel gating, global attention and gating by X, in parallel.
 
     Args:
         channels: C of the image stream; X has C / 2.
-        num_heads: Heads of the attention; 0: there is none, as in the first stage.
-        last: X ends here, and nothing is made for it.
+        num_heads: 0: no attention, as in the first stage.
+        last: The stream of X ends here, so that no update for it is computed.
     """
 
     def __init__(self, channels: int, num_heads: int, *, last: bool = False) -> None:
@@ -52,7 +52,7 @@ class GuidedAttention(nn.Module):
         self.project_guide = None if last else nn.Linear(width, half)
 
     def forward(self, x: Tensor, guide: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Streams (N, H, W, C), (N, H, W, C / 2) → what is added to each."""
+        """Streams (N, H, W, C), (N, H, W, C / 2) → update of each."""
         x, guide = self.norm(x), self.norm_guide(guide)
         context = F.gelu(self.context(x))
         parts = [self.query(x) * self.after(convolve(self.depthwise, context))]
@@ -66,15 +66,15 @@ class GuidedEncoder(Backbone):
     """Image and X, stacked as one image → levels of the image stream.
 
     Args:
-        bands: Bands of the image, then of X.
+        bands: Number of bands of the image, then of X.
         channels: Per stage; X has half.
         depths: Blocks per stage.
-        num_heads: Heads per stage; the first stage has no attention.
-        mlp_ratios: Width inside the MLPs per stage, in channels.
-        drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
-            0 at the first.
-        layer_scale_init: First value of the scales in the blocks.
-        norm: Norm of stems and steps down.
+        num_heads: Per stage; the first stage has no attention.
+        mlp_ratios: Hidden width of the MLPs per stage, relative to the channels.
+        drop_path_rate: Stochastic depth: probability of skipping a branch of the last block,
+            decreasing to 0 at the first.
+        layer_scale_init: Initial value of layer scales.
+        norm: Norm of stems and downsampling.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class GuidedEncoder(Backbone):
         return levels
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The stems, then each stage with the step before it."""
+        """The stems, then each stage with the downsampling before it."""
         stem, *downs = self.downs
         first, *stages = self.stages
         groups = [[stem], [first], *([d, s] for d, s in zip(downs, stages, strict=True))]
@@ -143,14 +143,14 @@ class GuidedEncoder(Backbone):
 
 
 def spread_rates(highest: float, depths: Sequence[int]) -> list[list[float]]:
-    """Rates of stochastic depth per stage and block, from 0 evenly to the highest."""
-    # On the CPU also where the model is built without values: these are settings.
+    """Rates of stochastic depth per stage and block, rising evenly from 0 to the highest."""
+    # On the CPU even if the model is built on the meta device: these are settings.
     rates = iter(torch.linspace(0, highest, sum(depths), device="cpu").tolist())
     return [[next(rates) for _ in range(depth)] for depth in depths]
 
 
 def check_sizes(sizes: Mapping[str, Sequence[Any]], drop_path_rate: float) -> None:
-    """Refuse sizes per stage that no encoder can have.
+    """Refuse impossible sizes per stage.
 
     Raises:
         ModelError: Other than four values, or values below 1, or a rate out of range.

@@ -1,4 +1,4 @@
-"""Encoder of DFormerv2: one image stream, whose attention X bends by how far pixels lie apart.
+"""Encoder of DFormerv2: one image stream, with attention biased by distances of pixels and in X.
 
 Reference: Yin, Cao, Cheng, Hou: "DFormerv2: Geometry self-attention for RGBD semantic
 segmentation", CVPR 2025, arXiv 2504.04701. Maps inside blocks have their channels last
@@ -31,12 +31,7 @@ from terrafuse.methods.dformer.v1 import spread_rates
 
 
 class ConvFeedForward(nn.Module):
-    """Two linear layers; between them GELU, then a 3×3 convolution beside an identity.
-
-    Args:
-        channels: C.
-        inner: Width inside.
-    """
+    """Two linear layers; between them GELU, then a 3×3 convolution with a residual."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
@@ -52,16 +47,15 @@ class ConvFeedForward(nn.Module):
 
 
 class GeometryBlock(nn.Module):
-    """Positions by a convolution, attention with a prior, feed-forward.
+    """Positional convolution, attention with a prior, feed-forward.
 
     Args:
         channels: C.
-        num_heads: Heads.
-        heads_range: Of the `GeometryPrior`.
-        mlp_ratio: Width of the feed-forward, in channels.
-        split: Of the attention.
-        drop_path: Probability that a part is left out of a sample, in training.
-        layer_scale_init: First value of scales, one per channel; None: there are none.
+        heads_range: See `GeometryPrior`.
+        mlp_ratio: Hidden width of the feed-forward, relative to the channels.
+        split: See `GeometryAttention`.
+        drop_path: Probability of skipping a branch in training.
+        layer_scale_init: Initial value of layer scales, one per channel; None: no layer scale.
     """
 
     def __init__(
@@ -103,17 +97,17 @@ class GeometryEncoder(Backbone):
     """Image and X, stacked as one image → levels of the image.
 
     Args:
-        bands: Bands of the image, then of X, of which only differences matter.
+        bands: Number of bands of the image, then of X, of which only differences matter.
         channels: Per stage.
         depths: Blocks per stage.
-        num_heads: Heads per stage.
-        heads_ranges: Of the priors, per stage.
-        mlp_ratios: Width of the feed-forward per stage, in channels.
-        layer_scales: Per stage, whether its blocks have scales.
-        drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
-            0 at the first.
-        layer_scale_init: First value of the scales.
-        norm: Norm of stem and steps down.
+        num_heads: Per stage.
+        heads_ranges: Spread of the priors' decays, per stage.
+        mlp_ratios: Hidden width of the feed-forward per stage, relative to the channels.
+        layer_scales: Whether blocks have layer scale, per stage.
+        drop_path_rate: Stochastic depth: probability of skipping a branch of the last block,
+            decreasing to 0 at the first.
+        layer_scale_init: Initial value of layer scales.
+        norm: Norm of stem and downsampling.
     """
 
     def __init__(
@@ -183,7 +177,7 @@ class GeometryEncoder(Backbone):
     def _geometry(
         self, stage: int, depth: Tensor, size: tuple[int, int]
     ) -> tuple[Rotation, tuple[Distances, ...]]:
-        """What all blocks of a stage share."""
+        """Rotation and distances shared by all blocks of a stage."""
         with full_precision(depth):
             rotate = Rotation(*size, self.head_dims[stage], depth.device)
             depth = resize(depth.float(), size)
@@ -191,7 +185,7 @@ class GeometryEncoder(Backbone):
             return rotate, (measure_all(depth),) if last else measure(depth)
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
-        """The stem, then each stage with the step before and the norm after it."""
+        """The stem, then each stage with the downsampling before and the norm after it."""
         first, *stages = self.stages
         groups: list[list[nn.Module]] = [[self.stem], [first]]
         groups += [[*parts] for parts in zip(self.downs, stages, self.norms, strict=True)]

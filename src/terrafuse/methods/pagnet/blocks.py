@@ -1,4 +1,4 @@
-"""Blocks of PAGNet: pyramid attention fusion, and the gate from one stream to the other.
+"""Blocks of PAGNet: pyramid attention fusion, and the gate between the streams.
 
 Reference: Liu, Kampffmeyer, Jenssen, Salberg: Multi-modal land cover mapping of remote sensing
 images using pyramid attention and gated fusion networks, International Journal of Remote Sensing
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from terrafuse.decoders.layers import BatchNorm2d, ConvNorm, full_precision, resize, size_of
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 
-#: How a gate combines the second stream's map y with what the first one says, g:
-#: s = sigmoid(g), g' a linear layer of g.
+#: Forms of the gate that combines the second stream's map y with the first stream's g; see
+#: `GatedFusionUnit`.
 GateName = Literal["tanh", "mixed", "added", "replaced"]
 
-#: Ways in which the deepest map may be looked at: as it is, mirrored, rows and columns swapped.
+#: Views of the deepest map: unchanged, mirrored, transposed.
 MOST_VIEWS = 3
 
 _EPS = 1e-7
@@ -29,22 +29,22 @@ _EPS = 1e-7
 class PyramidAttentionFusion(nn.Module):
     """Three levels of a stream → one map at the size of the finest ("PAF").
 
-    A graph between the pixels of the finest and of the deepest level, whose edges come from all
-    three, beside a convolution of all that the edges were made of. The original reads maps of
-    (N, C, H, W) in the order of memory as (N, H·W, C), without moving the channels to the end,
-    which mixes channels and positions; so do we (`_reread`), else results would be others.
+    A graph between the pixels of the finest and of the deepest level, with edges from all three
+    levels, in parallel to a convolution of the maps that the edges derive from. The original
+    reshapes maps (N, C, H, W) in memory order to (N, H·W, C), without moving the channels to the
+    end, which mixes channels and positions; so do we (`_reread`), to reproduce its results.
 
     Args:
         channels: C of the three levels, fine → coarse.
-        out_channels: Of the map ("hidden").
-        key_channels: d, of what the edges are made of ("kernel").
-        num_heads: Readings of the middle level.
-        views: Of the deepest level, at most three.
-        dropout: Share of values, and of channels, left out in training.
-        graph: Whether there is a graph; False leaves the convolution alone.
+        out_channels: Channels of the map ("hidden").
+        key_channels: d, of queries and keys ("kernel").
+        num_heads: Number of relations read from the middle level.
+        views: Number of views of the deepest level, 1 to 3.
+        dropout: Share of values, and of channels, dropped in training.
+        graph: Whether there is a graph; False leaves only the convolution.
 
     Raises:
-        ModelError: More views than there are, or none.
+        ModelError: `views` out of range.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class PyramidAttentionFusion(nn.Module):
         initialize(self)
 
     def forward(self, fine: Tensor, middle: Tensor, deep: Tensor, slope: Tensor) -> Tensor:
-        """One map.
+        """Fuse three levels into one map.
 
         Args:
             fine: (N, C, H, W).
             middle: (N, C', H', W').
             deep: (N, C'', H'', W'').
-            slope: Of the network's one PReLU (1,).
+            slope: Slope of the network's shared PReLU (1,).
 
         Returns:
             (N, out_channels, H, W).
@@ -108,7 +108,7 @@ class PyramidAttentionFusion(nn.Module):
         return result if graph is None else graph + result
 
     def _look(self, deep: Tensor, view: int) -> Tensor:
-        """Keys of a view, turned back so that they lie on the deep map."""
+        """Keys of a view, mapped back to the positions of the deep map."""
         if view == 1:
             mirrored: Tensor = self.key(deep.flip(-1)).flip(-1)
             return mirrored
@@ -119,7 +119,7 @@ class PyramidAttentionFusion(nn.Module):
         return keys
 
     def _stack(self, keys: list[Tensor]) -> Tensor:
-        """Keys of all views, each once per head, read as one map (N, views · heads · d, h, w)."""
+        """Keys of all views, once per head, reshaped to one map (N, views · heads · d, h, w)."""
         height, width = size_of(keys[0])
         read = torch.stack([_reread(k, self.key_channels) for k in keys], dim=1)  # (N, V, L, d)
         repeated = read.repeat_interleave(self.num_heads, dim=1)
@@ -127,7 +127,7 @@ class PyramidAttentionFusion(nn.Module):
 
     def _edges(self, queries: Tensor, between: Tensor, keys: list[Tensor]) -> Tensor:
         """Edges (N, H·W, H''·W'') whose rows sum to 1, or to 0 where no edge is positive."""
-        with full_precision(queries):  # sums of a few tiny values divide below
+        with full_precision(queries):  # the division below is by sums of tiny values
             queries = _reread(queries.float(), self.key_channels)  # (N, P, d)
             middle = between.float().reshape(len(between), self.num_heads, -1, self.key_channels)
             relations = (middle.transpose(2, 3) @ middle).tanh() + self.relations  # (N, m, d, d)
@@ -142,9 +142,9 @@ class PyramidAttentionFusion(nn.Module):
             return edges / (edges.sum(dim=-1, keepdim=True) + _EPS)
 
     def _pass_on(self, edges: Tensor, deep: Tensor, slope: Tensor) -> Tensor:
-        """What the fine pixels get along the edges (N, H·W, out_channels)."""
+        """Features that the fine pixels gather along the edges (N, H·W, out_channels)."""
         read = _reread(deep, deep.shape[1])  # (N, L, C'')
-        # The linear layer first: it is the same, and far less than products of all of C''.
+        # The linear layer first: the result is the same, and cheaper than products of all of C''.
         passed = edges @ F.linear(read, self.graph.weight).to(edges.dtype) + self.graph.bias
         normed = self.graph_norm(passed.flatten(0, 1)).view_as(passed)
         result: Tensor = self.graph_dropout(_activate(normed, slope))
@@ -152,9 +152,9 @@ class PyramidAttentionFusion(nn.Module):
 
 
 class GatedFusionUnit(nn.Module):
-    """What the first stream found opens and closes the second stream's early map ("GFU").
+    """Gate the second stream's early map y by the first stream ("GFU").
 
-    With g of the first stream, s = sigmoid(g) and g' = norm(W g):
+    With g from the first stream, s = sigmoid(g) and g' = norm(W g):
 
     | form | result | published in |
     |---|---|---|
@@ -166,8 +166,8 @@ class GatedFusionUnit(nn.Module):
     Args:
         in_channels: C of the first stream's map.
         channels: C' of the second stream's.
-        reduction: How often the first one's map is larger, in rows and in columns.
-        form: One of these.
+        reduction: Factor by which the first stream's map is larger, in rows and in columns.
+        form: A form of the table.
 
     Raises:
         UnknownNameError: Another form.
@@ -185,11 +185,11 @@ class GatedFusionUnit(nn.Module):
         initialize(self)
 
     def forward(self, y: Tensor, found: Tensor) -> Tensor:
-        """Gated map.
+        """Compute the gated map.
 
         Args:
             y: Early map of the second stream (N, C', H, W).
-            found: Of the first stream (N, C, r H, r W).
+            found: Map of the first stream (N, C, r H, r W).
 
         Returns:
             (N, C', H, W).
@@ -205,7 +205,7 @@ class GatedFusionUnit(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """First values as published: Xavier's normal ones, no biases, norms that change nothing."""
+    """Initialise as published: Xavier-normal weights, zero biases, identity norms."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_normal_(layer.weight)
@@ -218,5 +218,5 @@ def _activate(x: Tensor, slope: Tensor) -> Tensor:
 
 
 def _reread(x: Tensor, channels: int) -> Tensor:
-    """A map (N, C, H, W) in the order of memory as (N, C·H·W / channels, channels)."""
+    """Reshape a map (N, C, H, W) in memory order to (N, C·H·W / channels, channels)."""
     return x.reshape(len(x), -1, channels)

@@ -1,4 +1,4 @@
-"""PAGNet ("MultiModNet"): a first stream's attention gates the second, both are classified.
+"""PAGNet ("MultiModNet"): attention of the first stream gates the second; both are classified.
 
 Liu, Kampffmeyer, Jenssen, Salberg: "Multi-modal land cover mapping of remote sensing images using
 pyramid attention and gated fusion networks", International Journal of Remote Sensing 43(9), 2022,
@@ -14,7 +14,7 @@ DOI 10.1080/01431161.2022.2098078, arXiv 2111.03845.
 
 Written from what the authors' code computes (samleoqh/MultiModNet). More general: two modalities of
 any bands instead of an image of 4, images of any size, pretrained first convolutions for any bands.
-docs/methods/pagnet.md lists its oddities and what is done about each.
+docs/methods/pagnet.md lists its oddities and how each is handled.
 """
 
 from __future__ import annotations
@@ -41,40 +41,40 @@ from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import pretrained_wanted, rename
 
-#: Of the PReLU that the whole network shares.
+#: Initial slope of the PReLU that the whole network shares.
 START_SLOPE = 0.25
-#: In the vegetation index, against division by 0.
+#: Guards the vegetation index against division by 0.
 INDEX_EPS = 1e-5
 
 _GATES: Mapping[VariantName, GateName] = {"mobile": "tanh", "rx50": "mixed"}
 
 
 class PAGNet(Segmenter):
-    """Two streams, each with its pyramid attention; the first gates the second.
+    """Two streams, each with pyramid attention; the first gates the second.
 
     Args:
         modalities: Two: the primary one (optical), and the one it gates (SAR, elevation, NIR).
         num_classes: K.
-        variant: "rx50" has SE-ResNeXt50 for the first stream and an attention for each; "mobile"
-            has MobileNetV3 for both and one attention, used twice.
+        variant: "rx50" has SE-ResNeXt50 for the first stream and an attention per stream; "mobile"
+            has MobileNetV3 for both and one shared attention.
         weights: "timm" starts the encoders from ImageNet, in timm's form of MobileNetV3; a path is
             a file of the authors' whole network; None starts from scratch.
-        tuning: What learns in the encoders (`terrafuse.tuning`); None = everything.
-        channels: Of each stream's map ("hidden"; 24 for Vaihingen).
-        key_channels: Of what the attention's edges are made of ("kernel"; 6 for Vaihingen).
-        num_heads: Readings of the middle level.
-        views: Of the deepest level: 1 to 3.
-        dropout: In the attention.
-        graph: Whether fine pixels get from deep ones, as published; False leaves the attention's
-            graph out, to see what it is worth.
-        gate: Form of the gate (`GatedFusionUnit`); default: the variant's.
-        ndvi: Whether the second stream sees the vegetation index of its band (near infrared) and
-            the first band of the primary modality (red) instead of its band, as published for
+        tuning: Tuning of the encoders (`terrafuse.tuning`); None = everything is trained.
+        channels: Channels of each stream's map ("hidden"; 24 for Vaihingen).
+        key_channels: Channels of the attention's queries and keys ("kernel"; 6 for Vaihingen).
+        num_heads: Number of relations read from the middle level.
+        views: Number of views of the deepest level: 1 to 3.
+        dropout: Dropout in the attention.
+        graph: Whether fine pixels gather from deep ones, as published; False omits the attention's
+            graph, for an ablation.
+        gate: Form of the gate (`GatedFusionUnit`); default: by variant.
+        ndvi: Whether the second stream sees, instead of its band (near infrared), the vegetation
+            index with the first band of the primary modality (red), as published for
             Agriculture-Vision.
 
     Raises:
-        ModelError: Not two modalities, or an index of other than one band.
-        WeightsError: A file that is none of a whole PAGNet, or does not fit.
+        ModelError: Not two modalities, or `ndvi` with more than one band.
+        WeightsError: A file that is not of a whole PAGNet, or does not fit.
     """
 
     title = "Pyramid attention in two streams, the first of which gates the second"
@@ -103,8 +103,8 @@ class PAGNet(Segmenter):
         bands = [len(m.bands) for m in self.modalities]
         if ndvi and bands[1] != 1:
             raise ModelError(
-                f"option 'ndvi' of method 'pagnet' is true and modality "
-                f"'{self.modalities[1].name}' has {bands[1]} bands; the index needs one, of near "
+                f"option 'ndvi' of method 'pagnet' is true, but modality "
+                f"'{self.modalities[1].name}' has {bands[1]} bands; the index needs one, near "
                 "infrared"
             )
         self.primary, self.secondary = build_streams(
@@ -139,7 +139,8 @@ class PAGNet(Segmenter):
             if state is None:
                 raise WeightsMismatchError(
                     f"weights '{weights}' for method 'pagnet' hold no whole PAGNet (no 'paf_1.…'). "
-                    "Its two encoders take 'timm', or nothing to start from scratch"
+                    "For its two encoders choose 'timm', or leave 'weights' out to start from "
+                    "scratch"
                 )
             start_from(self, convert_reference_state_dict(state), variant, str(weights))
 
@@ -158,7 +159,7 @@ class PAGNet(Segmenter):
         return SegmenterOutput(self.classifier(both))
 
     def _index(self, image: Tensor, other: Tensor) -> Tensor:
-        """(NIR − red) / (NIR + red), of physical values, (N, 1, H, W)."""
+        """NDVI, (NIR − red) / (NIR + red), from physical values, (N, 1, H, W)."""
         values = []
         for modality, x in zip(self.modalities, (image, other), strict=True):
             mean = self.get_buffer(f"mean_{modality.name}")[0]
@@ -210,15 +211,15 @@ _RENAMES = (
     (r"^final\.0\.", "classifier."),
     (r"^activation\.weight$", "slope"),
 )
-#: The PReLU and the second stem under their further names.
+#: Further names of the shared PReLU and the second stem.
 _COPIES = re.compile(r"^paf_\d\.(activation|rs\.1|gcn_k\.0\.fc\.2)\.|^conv0\.")
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the authors' `PAGNet_mobile` or `PAGNet_rx50` under our names.
+    """Rename weights of the authors' `PAGNet_mobile` or `PAGNet_rx50`.
 
     The original stores its PReLU up to seven times and one stem twice; one of each is kept.
-    Normalisation statistics are no part: add those of the data.
+    Normalisation statistics are not included: add those of the data.
 
     Args:
         state: Original names.

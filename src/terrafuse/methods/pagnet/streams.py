@@ -1,4 +1,4 @@
-"""Encoders of PAGNet: MobileNetV3-Large in the form its code has, SE-ResNeXt50 without its end."""
+"""Encoders of PAGNet: MobileNetV3-Large as in its code, SE-ResNeXt50 without the last stage."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ VariantName = Literal["mobile", "rx50"]
 MOBILENET = "mobilenetv3_large_100"
 SE_RESNEXT = "legacy_seresnext50_32x4d"
 
-#: Blocks of MobileNetV3 after which a level ends, counted from 1, per stream. The authors' code
-#: cuts the second stream a block earlier than the first.
+#: Blocks of MobileNetV3, from 1, after which a level ends, per stream. The authors' code cuts the
+#: second stream one block earlier than the first.
 MOBILENET_ENDS = {"primary": (6, 12), "secondary": (5, 11)}
 
 
 class MobileNetStream(PyramidBackbone):
-    """MobileNetV3 whose levels end where PAGNet wants, with strides 8, 16, 32.
+    """MobileNetV3 with levels cut as in PAGNet, of strides 8, 16, 32.
 
     Modules keep their numbers in the whole network: blocks from 1, then the last convolution.
 
     Args:
-        whole: As timm has it, with levels of these strides.
+        whole: timm's network, with levels of these strides.
         ends: Blocks after which the first two levels end; within the blocks of their strides.
         gate_first: Whether squeeze-and-excitation comes before the activation, as in PAGNet's
-            code, or after it, as timm's weights want it.
+            code, or after it, as timm's weights need.
     """
 
     def __init__(self, whole: PyramidBackbone, ends: Sequence[int], *, gate_first: bool) -> None:
@@ -41,7 +41,7 @@ class MobileNetStream(PyramidBackbone):
         self.channels, self.strides, self.stride = whole.channels, whole.strides, whole.stride
         first, blocks = _take_apart(whole)
         numbered = list(enumerate(blocks, start=1))
-        # Two groups of blocks, of strides 2 and 4, come before the first level.
+        # Two groups of blocks, of strides 2 and 4, precede the first level.
         before = len(first["blocks_0"]) + len(first["blocks_1"])
         self.stem = nn.Sequential(
             OrderedDict(
@@ -60,12 +60,7 @@ class MobileNetStream(PyramidBackbone):
 
 
 class GateThenActivate(nn.Sequential):
-    """Squeeze-and-excitation, then the activation.
-
-    Args:
-        gate: Squeeze-and-excitation.
-        activation: That stood before it.
-    """
+    """Squeeze-and-excitation, then the activation."""
 
     def __init__(self, gate: nn.Module, activation: nn.Module) -> None:
         super().__init__(OrderedDict(gate=gate, activation=activation))
@@ -74,13 +69,13 @@ class GateThenActivate(nn.Sequential):
 def build_streams(
     variant: VariantName, modalities: Sequence[Modality], *, pretrained: bool, tuning: TuningOption
 ) -> list[PyramidBackbone]:
-    """Encoders of the first and of the second stream.
+    """Build the encoders of the first and the second stream.
 
     Args:
         variant: "mobile" has MobileNetV3 twice; in "rx50" the first is SE-ResNeXt50.
-        modalities: Of each stream.
+        modalities: The modality of each stream.
         pretrained: Whether they start from timm's weights.
-        tuning: What learns in them.
+        tuning: Tuning of both.
     """
     weights = "timm" if pretrained else None
     streams: list[PyramidBackbone] = []
@@ -107,7 +102,7 @@ def _build(
 
 
 def _take_apart(whole: PyramidBackbone) -> tuple[dict[str, Any], list[nn.Module]]:
-    """Groups of modules by timm's names, and the blocks in them in a row."""
+    """Groups of modules by timm's names, and their blocks in sequence."""
     groups = {
         name: group for part in (whole.stem, *whole.stages) for name, group in part.named_children()
     }

@@ -1,7 +1,7 @@
 """Transformer blocks whose attention also sees prompts of other modalities.
 
 A choice of UPSeg's reconstruction [R]; see `terrafuse.methods.upseg.site`. Blocks keep their own
-layers; nothing of them is replaced, and nothing in them learns because of prompts.
+layers: none is replaced, and prompts do not make any of them trainable.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ATTENTION = {"qkv", "q", "k", "v", "q_norm", "k_norm", "attn_drop", "norm", "pr
 
 
 def check_block(block: nn.Module, backbone: str) -> None:
-    """Refuse a block with parts that `run_prompted` would leave out.
+    """Refuse a block with parts that `run_prompted` would skip.
 
     Args:
-        block: Of timm's class `Block`.
-        backbone: Its name, for the message.
+        block: timm's `Block`, or one with its parts.
+        backbone: Name of the backbone, for the message.
 
     Raises:
-        ModelError: Which parts.
+        ModelError: Names the parts.
     """
     own: dict[str, nn.Module] = dict(block.named_children())
     unknown = set(own) - _BLOCK
@@ -52,15 +52,15 @@ def run_prompted(
     prompts: Sequence[TokenMap],
     senders: Sequence[Sequence[int]],
 ) -> list[Tensor]:
-    """Tokens of several modalities after a block, each with the prompts of its senders.
+    """Run a block on several modalities, each with the prompts of its senders.
 
     With LN, W_q, W_k, W_v, W_o the block's own, T the host's tokens and P the senders' prompts:
 
         O = softmax(Q Kᵀ / √d) V + tanh(g) softmax(Q K_Pᵀ / √d) V_P
-        Q, K, V of LN(T);  K_P, V_P of LN(P);  T ← T + O W_o;  T ← T + MLP(LN(T))
+        Q, K, V from LN(T);  K_P, V_P from LN(P);  T ← T + O W_o;  T ← T + MLP(LN(T))
 
-    A softmax of its own lets g = 0 leave the block exactly as it is; prompts beside the tokens
-    would always take a share. Prompts ask nothing, and end with the block.
+    With a separate softmax, g = 0 leaves the block exactly unchanged; prompts concatenated to the
+    tokens would always take a share. Prompts have no queries, and are dropped after the block.
 
     Args:
         block: timm's `Block`, which passed `check_block`.
@@ -73,14 +73,14 @@ def run_prompted(
     results = []
     for x, gate, heard in zip(tokens, gates.tanh(), senders, strict=True):
         q, k, v = _queries_keys_values(block.attn, block.norm1(x))
-        seen_by_itself = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             q, k, v, dropout_p=block.attn.attn_drop.p if block.attn.training else 0.0
         )
         if heard:
             k, v = (torch.cat([offered[n][i] for n in heard], dim=2) for i in (0, 1))
             guided = attend(q, k, v, *join_keys([prompts[n] for n in heard]))
-            seen_by_itself = seen_by_itself + gate.to(guided.dtype)[:, None, None] * guided
-        results.append(_rest_of_block(block, x, merge_heads(seen_by_itself)))
+            attended = attended + gate.to(guided.dtype)[:, None, None] * guided
+        results.append(_rest_of_block(block, x, merge_heads(attended)))
     return results
 
 
@@ -104,14 +104,14 @@ def _keys_and_values(block: Any, prompts: Tensor) -> tuple[Tensor, Tensor]:
         first = layer.out_features // 3
         bias = None if layer.bias is None else layer.bias[first:]
         k, v = F.linear(x, layer.weight[first:], bias).chunk(2, dim=2)
-    else:  # what a tuning has put around it works on whole rows
+    else:  # the wrapper of a tuning works on whole rows
         _, k, v = layer(x).chunk(3, dim=2)
     k, v = (split_heads(y, attention.num_heads) for y in (k, v))
     return attention.k_norm(k), v
 
 
 def _has_one_layer(attention: nn.Module) -> bool:
-    """Whether one layer makes queries, keys and values, or each has its own."""
+    """Tell whether one layer gives queries, keys and values, instead of one each."""
     return hasattr(attention, "qkv")
 
 

@@ -1,8 +1,8 @@
 """Fusion of token streams in UPSeg's reconstruction [R].
 
-At a place where some modality has data, those without have no share. Where none has, all that the
-sample has at all take part, so that one modality alone passes through as it is; in samples that
-have nothing the result is 0.
+At a position where some modality has data, those without have weight 0. Where none has, all
+modalities present in the sample contribute, so that a single modality passes unchanged; in samples
+without any data the result is 0.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from terrafuse.methods.upseg.variance import VarianceEnhancement, VarianceSettin
 
 
 class StreamFusion(nn.Module, ABC):
-    """Tokens of the modalities present → tokens of one.
+    """Tokens of the modalities present → one set of tokens.
 
     Args:
         num_modalities: M.
         embed_dim: D.
-        variance: Settings of a VEM, for fusions that have one.
+        variance: Settings of the VEM, for fusions that have one.
     """
 
-    #: Whether one modality alone passes through unchanged.
+    #: Whether a single modality passes through unchanged.
     is_mean: ClassVar[bool] = True
 
     def __init__(self, num_modalities: int, embed_dim: int, variance: VarianceSettings) -> None:
@@ -39,12 +39,12 @@ class StreamFusion(nn.Module, ABC):
     def forward(
         self, maps: Sequence[TokenMap], indices: Sequence[int], grid: tuple[int, int]
     ) -> tuple[Tensor, list[Tensor]]:
-        """Fused tokens.
+        """Fuse tokens.
 
         Args:
             maps: X per modality of the batch, on any grids over the same ground.
-            indices: Which modality each is.
-            grid: Of the result.
+            indices: Index of the modality of each map.
+            grid: Grid of the result.
 
         Returns:
             F (N, L, D), and losses of a VEM if there is one.
@@ -60,7 +60,7 @@ class StreamFusion(nn.Module, ABC):
     def fuse(
         self, maps: Sequence[TokenMap], indices: Sequence[int], mask: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """F and losses, of maps on one grid; `mask` is bool (N, M, L): takes part."""
+        """Fuse maps on one grid to F and losses; `mask`, bool (N, M, L), selects contributors."""
 
 
 class MeanStreams(StreamFusion):
@@ -78,10 +78,10 @@ class MeanStreams(StreamFusion):
 
 
 class GatedMeanStreams(StreamFusion):
-    """A mean with learnt weights: F = Σ softmax_m(w · LN(X_m) + b + b_m) X_m.
+    """A mean with learned weights: F = Σ softmax_m(w · LN(X_m) + b + b_m) X_m.
 
-    w, b and b_m start at 0, so that training starts from the mean. b alone has no effect; it is
-    what a modality without b_m of its own would have.
+    w, b and b_m start at 0, so that training starts from the mean. b alone has no effect; it would
+    serve a modality without a b_m of its own.
     """
 
     def __init__(self, num_modalities: int, embed_dim: int, variance: VarianceSettings) -> None:
@@ -103,9 +103,9 @@ class GatedMeanStreams(StreamFusion):
 
 
 class ConcatStreams(StreamFusion):
-    """A linear layer of all modalities, which starts as their mean; absent ones are 0.
+    """A linear layer over all modalities, initialised as their mean; absent ones are 0.
 
-    Tied to its modalities, and what is absent pulls the result towards 0: a control, because many
+    It is tied to its modalities, and absent ones pull the result towards 0: a control, since many
     published tables use it.
     """
 
@@ -134,8 +134,8 @@ class ConcatStreams(StreamFusion):
 class UniqueMeanStreams(MeanStreams):
     """Mean plus what is unique: F = mean_m X_m + W mean_m U_m, with W = 0 at the start.
 
-    U comes from a VEM of its own. Without interaction in the encoder, it tells whether unique
-    parts alone, not parsed again, explain a gain.
+    U comes from a VEM of its own. Without interaction in the encoder, it shows whether unique
+    parts alone, without further encoding, explain a gain.
     """
 
     def __init__(self, num_modalities: int, embed_dim: int, variance: VarianceSettings) -> None:
@@ -148,7 +148,7 @@ class UniqueMeanStreams(MeanStreams):
     def fuse(
         self, maps: Sequence[TokenMap], indices: Sequence[int], mask: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Mean with unique parts (N, L, D); as the mean in samples with one modality."""
+        """Mean with unique parts (N, L, D); the plain mean in samples with one modality."""
         mean, _ = super().fuse(maps, indices, mask)
         uniques, losses = self.variance(maps)
         added = self.linear(mean_at(uniques, maps[0].grid).values)
@@ -159,7 +159,7 @@ class UniqueMeanStreams(MeanStreams):
 
 
 def take_part(maps: Sequence[TokenMap]) -> Tensor | None:
-    """Which modalities count at each place, bool (N, M, L); None = all of them everywhere."""
+    """Select the modalities that contribute at each position, bool (N, M, L); None = all."""
     if all(x.seen is None for x in maps):
         return None
     seen = torch.stack(
@@ -174,7 +174,7 @@ def take_part(maps: Sequence[TokenMap]) -> Tensor | None:
 
 
 def _weigh(values: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Σ softmax_m(scores) X_m over what takes part: (N, M, L, D), (N, M, L) → (N, L, D)."""
+    """Σ softmax_m(scores) X_m over contributors: (N, M, L, D), (N, M, L) → (N, L, D)."""
     if mask is None:
         return (scores.softmax(dim=1).unsqueeze(3) * values).sum(dim=1)
     nobody = ~mask.any(dim=1, keepdim=True)

@@ -4,15 +4,15 @@ Ao Sun, Fang Xu, Shuguo Jiang, Wen Yang, Gui-Song Xia: "UPSeg: Unleashing the po
 synergy in remote sensing semantic segmentation"; in Chinese in Acta Aeronautica et Astronautica
 Sinica 47(10), 2026, 532910, DOI 10.7527/S1000-6893.2025.32910.
 
-This is not the authors' code, of which nothing is public, nor made from the article's full text,
-figures or equations, which were not at hand. Marks: known from public sources [K], inferred [I],
+This is neither the authors' code, none of which is public, nor based on the article's full text,
+figures or equations, which were not available. Marks: known from public sources [K], inferred [I],
 chosen for this reconstruction [R], not public [?].
 
 | part | mark | here |
 |---|---|---|
 | built on the DOFA code base | K | any plain transformer, shared by all modalities (R) |
 | its size; frozen or tuned | ? | `backbone`, `tuning`; frozen by default (R) |
-| features of one modality guide how another's are parsed, both ways, in the base model | K | |
+| features of one modality guide parsing of another's, both ways, in the base model | K | |
 | the guidance has the form of visual prompts | I | |
 | Variance Enhancement Module, with cross-modal attention | K | formula R: `synergy_variance` |
 | prompts: form, number, place, gates | R | `terrafuse.methods.upseg.prompts` |
@@ -20,10 +20,10 @@ chosen for this reconstruction [R], not public [?].
 | neck, UPerNet, auxiliary head | K of DOFA's own recipe, R that UPSeg uses them | |
 | loss, schedule, crops, splits | ? | `common` loss R |
 
-Streams of all modalities run the same blocks in lock-step. At the entrance of a stage each learns
-what the others cannot tell (U, the VEM), and offers it: as a hint at the same place, and as
-prompts that the attention of the others sees behind gates. All begin at 0, so that the first step
-starts from the plain encoder, bit for bit. With one modality present nothing of this takes part.
+Streams of all modalities run the same blocks in lock-step. At the entrance of a stage, the VEM
+computes for each what the others cannot predict (U) and offers it to them: as a hint at the same
+position, and as prompts that their attention sees through gates. All start at 0, so that training
+starts exactly from the plain encoder. With only one modality present, none of this is active.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ from terrafuse.tuning import TuningOption
 
 _T = TypeVar("_T")
 
-#: What "lora" means here [R]: in the attention only, shared by all modalities.
+#: Meaning of "lora" here [R]: in the attention only, shared by all modalities.
 LORA: dict[str, Any] = {
     "name": "lora", "rank": 8, "alpha": 8.0, "targets": ["qkv", "proj"]
 }  # fmt: skip
-#: Options of backbones for what comes after their blocks, which is not run here.
+#: Backbone options for parts after the blocks, which do not run here.
 _OWN = {"neck", "neck_channels", "stem_channels", "subtract_reference"}
 #: Channels of neck and decoder of "light" [R].
 LIGHT = 256
@@ -73,7 +73,7 @@ LIGHT = 256
 class UPSeg(Segmenter):
     """One shared encoder, a stream per modality, guidance between streams, one decoder.
 
-    All defaults are the reconstruction's [R].
+    All defaults are choices of the reconstruction [R].
 
     Args:
         modalities: Any number.
@@ -83,29 +83,28 @@ class UPSeg(Segmenter):
         weights: Pretrained weights: "hub" (DOFA's), "timm", a path, or None to train from scratch.
         backbone_options: Options of `create_backbone`; `out_indices` end the stages (default: four
             of equal depth).
-        tuning: What learns in the encoder (`terrafuse.tuning`), the same for all modalities.
-            "frozen" and "full" as everywhere, "lora" with rank 8 on queries, keys, values and
-            projection.
-        wave_delta: Whether DOFA's bands have an offset to their embedding that learns; None: all of
-            them, or, where all of the encoder learns, those of modalities in which bands share a
+        tuning: Tuning of the encoder (`terrafuse.tuning`), shared by all modalities. "frozen" and
+            "full" as elsewhere, "lora" with rank 8 on queries, keys, values and projection.
+        wave_delta: Whether DOFA's bands have a trained offset to their embedding; None: all of
+            them, or, if the whole encoder is trained, those of modalities in which bands share a
             wavelength.
-        interact_stages: Stages, counted from 1, at whose entrance modalities meet; None = all but
-            the first, whose input is no feature yet. Empty: streams meet in the fusion only.
-        schedule: "lock-step", or "two-pass": each modality passes alone first, and is guided by
-            what the others were then. Twice the cost.
+        interact_stages: Stages, counted from 1, at whose entrance modalities interact; None = all
+            but the first, whose input is not yet a feature. Empty: streams meet in the fusion only.
+        schedule: "lock-step", or "two-pass": each modality first passes alone, and is then guided
+            by the others' features of that pass. Twice the cost.
         vem: Options of the Variance Enhancement Module (`VarianceSettings`).
         prompt: Options of prompts (`PromptSettings`).
         gate: Options of gates (`GateSettings`).
-        fusion: "gated_mean", "mean", "concat1x1", or "mean_unique" (the mean and a VEM's U).
-        grid: "common" brings every modality to the pixels of the scene; with "own" each has the
-            tokens of its own pixels, and the finest grid is that of the result.
+        fusion: "gated_mean", "mean", "concat1x1", or "mean_unique" (the mean plus a VEM's U).
+        grid: "common" resamples every modality to the scene grid; with "own" each has tokens of its
+            own pixels, and the finest grid is that of the result.
         neck_channels: Channels of the neck's levels; None = D.
-        decoder: Name of the decoder; "light" is UPerNet with 256 channels after such a neck.
+        decoder: Name of the decoder; "light" is UPerNet and neck with 256 channels.
         decoder_options: Options of `create_decoder`.
         aux: Adds an auxiliary head on the last level.
 
     Raises:
-        ModelError: The backbone is no plain transformer, or options do not fit it.
+        ModelError: The backbone is not a plain transformer, or options do not fit it.
     """
 
     title = "Prompts between modalities in one foundation model (a reconstruction)"
@@ -159,7 +158,7 @@ class UPSeg(Segmenter):
             prompt=_settings("prompt", PromptSettings, prompt),
             gate=_settings("gate", GateSettings, gate),
         )
-        # One modality alone needs no weights.
+        # A single modality needs no fusion weights.
         create = STREAM_FUSIONS[fusion if len(names) > 1 else "mean"]
         width = self.backbone.embed_dim
         self.fusions = nn.ModuleList(
@@ -180,11 +179,11 @@ class UPSeg(Segmenter):
         return output
 
     def encode(self, inputs: Inputs) -> tuple[list[Tensor], list[Tensor]]:
-        """Fused maps of the stages (N, D, h, w), and losses of the VEMs before their weight."""
+        """Fused maps of the stages (N, D, h, w), and losses of the VEMs, unweighted."""
         streams = self.embed(inputs)
         out_indices, losses = self.interaction(self.backbone, streams)
         patch = self.backbone.patch_size
-        # Of all modalities, present or not: what a sample gives must not depend on its batch.
+        # Over all modalities, present or not: a sample's result must not depend on its batch.
         grids = [(x.shape[-2] // patch, x.shape[-1] // patch) for x in inputs.images.values()]
         grid = max(grids, key=lambda g: g[0] * g[1])
         fused = []
@@ -197,7 +196,7 @@ class UPSeg(Segmenter):
         return fused, losses
 
     def embed(self, inputs: Inputs) -> list[Stream]:
-        """A stream for each modality that some sample has; for all where none has any."""
+        """Start a stream for each modality that some sample has; for all if none has any."""
         indices = [i for i, m in enumerate(self.modalities) if bool(inputs.present(m.name).any())]
         streams = []
         for index in indices or range(len(self.modalities)):
@@ -215,7 +214,7 @@ class UPSeg(Segmenter):
         return self.backbone.embed(self.to_rgb[name](image))
 
     def lr_factors(self) -> dict[str, float]:
-        """Gates learn faster."""
+        """Train gates faster."""
         if self.interaction.gates is None:
             return {}
         return {"interaction.gates": self.interaction.gate.lr_factor}
@@ -237,7 +236,7 @@ class UPSeg(Segmenter):
         self.aux = FCNHead(channels, self.num_classes) if aux else None
 
     def _weigh(self, losses: list[Tensor], like: Tensor) -> dict[str, Tensor]:
-        """Mean of the predictors' losses over places and modalities, weighted."""
+        """Weighted mean of the predictors' losses over positions and modalities."""
         weight = self.variance.aux_weight
         if weight == 0 or self.variance.kind in ("none", "differential"):
             return {}
@@ -245,7 +244,7 @@ class UPSeg(Segmenter):
         return {"common": weight * mean}
 
     def _nothing(self) -> Tensor:
-        """0, of all parameters before the neck: distributed training waits for their gradients."""
+        """0 from all parameters before the neck: distributed training waits for their gradients."""
         parts = (self.to_rgb, self.backbone, self.interaction, self.fusions)
         learning = [p for part in parts for p in part.parameters() if p.requires_grad]
         return sum((p.sum() * 0 for p in learning), torch.zeros(()).to(learning[0]))
@@ -254,13 +253,13 @@ class UPSeg(Segmenter):
 class LevelNeck(nn.Module):
     """Maps of the stages (N, D, h, w) → levels of 4, 2, 1 and 1/2 times their size.
 
-    A 1×1 convolution, bilinear resizing, a 3×3 convolution each, without norm or activation: DOFA's
-    own segmentation recipe [K]. With less than four maps, levels take the one of their depth.
+    A 1×1 convolution, bilinear resizing and a 3×3 convolution each, without norm or activation:
+    DOFA's own segmentation recipe [K]. With fewer than four maps, each level takes the one at its
+    depth.
 
     Args:
         in_channels: D.
         out_channels: Channels of every level.
-        num_maps: Maps there are.
 
     Raises:
         ModelError: More than four maps.
@@ -301,7 +300,7 @@ def _build_encoder(
     tuning: TuningOption,
     modalities: Sequence[Modality],
 ) -> TokenBackbone:
-    """The transformer that all modalities share, without neck."""
+    """Build the transformer that all modalities share, without a neck."""
     if not is_token_backbone(name):
         raise ModelError(
             f"method 'upseg' runs on a plain transformer (dofa_*, galileo_*, vit_*, deit_*), and "
@@ -310,9 +309,9 @@ def _build_encoder(
     refused = sorted(set(options) & _OWN)
     if refused:
         raise ModelError(
-            f"method 'upseg' has a neck of its own and meets its streams between blocks: leave "
-            f"'{refused[0]}' out of backbone_options; the neck's channels are the option "
-            "neck_channels of the method"
+            f"method 'upseg' has a neck of its own and joins its streams between blocks: leave "
+            f"'{refused[0]}' out of backbone_options; the method's option neck_channels sets the "
+            "neck's channels"
         )
     backbone = build_backbone(
         name,
@@ -330,8 +329,8 @@ def _build_encoder(
 def _check_wave_delta(name: str, wave_delta: bool | None) -> None:
     if wave_delta:
         raise ModelError(
-            f"option 'wave_delta' of method 'upseg' changes what DOFA knows of bands; backbone "
-            f"'{name}' knows no wavelengths. Leave it out, or choose dofa_base_patch16"
+            f"option 'wave_delta' of method 'upseg' offsets DOFA's band embeddings; backbone "
+            f"'{name}' does not use wavelengths. Leave it out, or choose dofa_base_patch16"
         )
 
 

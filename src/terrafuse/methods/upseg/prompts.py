@@ -1,7 +1,7 @@
-"""Prompts of UPSeg's reconstruction: what a modality offers to the others.
+"""Prompts of UPSeg's reconstruction, which a modality offers to the others.
 
 That guidance between modalities takes the form of visual prompts is inferred [I] from the paper's
-key words; their form is a choice of the reconstruction [R]. See `terrafuse.methods.upseg.site` for
+keywords; their form is a choice of the reconstruction [R]. See `terrafuse.methods.upseg.site` for
 the reference.
 """
 
@@ -21,24 +21,24 @@ from terrafuse.methods.upseg.tokens import TokenMap, attend, join_keys, mean_at
 
 PromptKind = Literal["both", "aligned", "prefix", "summary"]
 
-#: Tokens up to which every one becomes a prompt; beyond, 2 × 2 share one.
+#: Up to this many tokens, each becomes a prompt; beyond, 2 × 2 share one.
 _MOST_PROMPTS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSettings:
-    """What guests offer to a host. All values are [R].
+    """Settings of the prompts that guests offer to a host. All values are [R].
 
     Args:
-        kind: "aligned" adds a hint to the token at the same place; "prefix" lets the host's
-            attention see tokens of the guests; "both"; "summary" is a prefix of few learnt tokens.
+        kind: "aligned" adds a hint to the token at the same position; "prefix" lets the host's
+            attention see tokens of the guests; "both"; "summary" is a prefix of few learned tokens.
         pool: A prefix has one token per pool × pool of the guest's; None: 1 up to 1024 tokens,
             else 2.
         adapter_dim: Width of the bottleneck before the prefix.
         align_dim: Width of the bottleneck before the hint.
-        num_tokens: Tokens of "summary".
+        num_tokens: Number of tokens of "summary".
         source: "others", or "self" to prompt each modality by itself, for comparison; needs VEM
-            "none", which sees no other modality.
+            "none", which uses no other modality.
         hosts: Modalities that are guided; None = all.
     """
 
@@ -54,16 +54,16 @@ class PromptSettings:
         for name in ("pool", "adapter_dim", "align_dim", "num_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ModelError(f"option '{name}' of prompt is {value}; at least 1")
+                raise ModelError(f"option '{name}' of prompt is {value}; it must be at least 1")
 
     @property
     def has_prefix(self) -> bool:
-        """Whether attention sees tokens of guests."""
+        """True if attention sees tokens of guests."""
         return self.kind != "aligned"
 
     @property
     def has_hint(self) -> bool:
-        """Whether tokens get hints at their place."""
+        """True if tokens get hints at their position."""
         return self.kind in ("aligned", "both")
 
 
@@ -75,7 +75,6 @@ class PromptGenerator(nn.Module):
     Args:
         embed_dim: D.
         num_modalities: M.
-        settings: Pool and width.
     """
 
     def __init__(self, embed_dim: int, num_modalities: int, settings: PromptSettings) -> None:
@@ -91,19 +90,19 @@ class PromptGenerator(nn.Module):
         return replace(pooled, values=tokens)
 
     def gather(self, unique: TokenMap) -> TokenMap:
-        """The tokens that become prompts."""
+        """Gather the tokens that become prompts."""
         height, width = unique.grid
         side = self.settings.pool or (1 if height * width <= _MOST_PROMPTS else 2)
         return _pool(unique, side)
 
 
 class SummaryPrompts(PromptGenerator):
-    """Prompts from a few learnt queries: u' = softmax(Q (U W)ᵀ / √r) U; they hold no place.
+    """Prompts from a few learned queries, u' = softmax(Q (U W)ᵀ / √r) U, without positions.
 
     Args:
         embed_dim: D.
         num_modalities: M.
-        settings: Number of tokens, and r as width.
+        settings: Its `adapter_dim` is r.
     """
 
     def __init__(self, embed_dim: int, num_modalities: int, settings: PromptSettings) -> None:
@@ -124,12 +123,7 @@ class SummaryPrompts(PromptGenerator):
 
 
 class Bottleneck(nn.Module):
-    """Linear, GELU, linear; the last starts at 0, so that nothing comes out of it at first.
-
-    Args:
-        embed_dim: D.
-        dim: Width between.
-    """
+    """Linear, GELU, linear; the last starts at 0, so that the output is 0 at first."""
 
     def __init__(self, embed_dim: int, dim: int) -> None:
         super().__init__()
@@ -145,20 +139,20 @@ class Bottleneck(nn.Module):
 
 
 class AlignedPrompt(Bottleneck):
-    """A hint at the same place: W_2 GELU(W_1 u), where u is the mean of the guests' unique tokens.
+    """A hint at the same position: W_2 GELU(W_1 u), with u the mean of the guests' unique tokens.
 
-    Where no guest has data there is no hint.
+    Where no guest has data the hint is 0.
     """
 
     def hint(self, guests: Sequence[TokenMap], grid: tuple[int, int]) -> Tensor:
-        """What is added to the patch tokens of a host with that grid, (N, L, D)."""
+        """Hint for the patch tokens (N, L, D) of a host with that grid."""
         unique = mean_at(guests, grid)
         hint = self(unique.values)
         return hint if unique.seen is None else torch.where(unique.seen.unsqueeze(2), hint, 0.0)
 
 
 def _pool(x: TokenMap, side: int) -> TokenMap:
-    """Mean over squares of tokens that have data; the last squares may be cut off."""
+    """Average tokens with data over squares; the last squares may be cropped."""
     if side == 1:
         return x
     height, width = x.grid

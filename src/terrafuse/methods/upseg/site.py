@@ -1,4 +1,4 @@
-"""UPSeg's interaction between token streams: what is unique to each, offered to the others.
+"""UPSeg's interaction between token streams: each offers to the others what is unique to it.
 
 Reference: Sun, Xu, Jiang, Yang, Xia: "UPSeg: Unleashing the power of multi-modal synergy in remote
 sensing semantic segmentation", Acta Aeronautica et Astronautica Sinica 47(10), 2026, 532910, DOI
@@ -8,11 +8,11 @@ A reconstruction, not the authors' code, which is not public. Known [K] are the 
 Variance Enhancement Module ("VEM"), that it uses cross-modal attention to bring out what is
 distinctive in each modality, and that features of one modality guide another's in both directions
 within a foundation model. That the guidance takes the form of visual prompts is inferred [I] from
-the key words. Every formula, size and first value in this room is a choice of the reconstruction
-[R].
+the keywords. Every formula, size and initial value in this package is a choice of the
+reconstruction [R].
 
 In the formulas m is the host, n ≠ m are its guests, X_m (N, L_m, D) tokens of m, LN a layer norm.
-Tokens without data are nobody's keys, hints or predictors (`terrafuse.methods.upseg.tokens`).
+Tokens without data never serve as keys, hints or predictors (`terrafuse.methods.upseg.tokens`).
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from terrafuse.methods.upseg.variance import VarianceEnhancement, VarianceSettin
 
 @dataclass(frozen=True)
 class Guidance:
-    """What the modalities of a batch give each other at one place of the network.
+    """Guidance between the modalities of a batch at one point of the network.
 
     Args:
-        hints: Per modality, what is added to its patch tokens (N, L, D); None where it gets none.
-        prompts: Per modality, what it offers; empty without prefix.
-        senders: Per modality, positions of those that it hears.
-        losses: Of the predictors.
+        hints: Per modality, hint added to its patch tokens (N, L, D); None where it gets none.
+        prompts: Per modality, prompts that it offers; empty without a prefix.
+        senders: Per modality, positions of those that guide it.
+        losses: Losses of the predictors.
     """
 
     hints: list[Tensor | None]
@@ -50,13 +50,11 @@ class Guidance:
 
 
 class SynergySite(nn.Module):
-    """One place where streams meet; all modalities and directions share its parameters.
+    """One point where streams interact; all modalities and directions share its parameters.
 
     Args:
         embed_dim: D.
         num_modalities: M.
-        variance: Settings of the VEM.
-        prompt: Settings of prompts.
     """
 
     def __init__(
@@ -78,11 +76,11 @@ class SynergySite(nn.Module):
         indices: Sequence[int],
         senders: tuple[tuple[int, ...], ...],
     ) -> Guidance:
-        """Hints and prompts.
+        """Compute hints and prompts.
 
         Args:
             maps: X per modality of the batch.
-            indices: Which modality each is.
+            indices: Index of the modality of each map.
             senders: Per host, positions in `maps` of those that guide it.
         """
         uniques, losses = self.variance(maps)

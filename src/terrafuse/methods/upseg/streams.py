@@ -1,6 +1,6 @@
 """Streams of several modalities through one transformer, guided by each other (UPSeg).
 
-All of it is a choice of the reconstruction [R]; see `terrafuse.methods.upseg`.
+All of this is a choice of the reconstruction [R]; see `terrafuse.methods.upseg`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from terrafuse.methods.upseg.site import Guidance, SynergySite
 from terrafuse.methods.upseg.tokens import TokenMap
 from terrafuse.methods.upseg.variance import VarianceSettings
 
-#: Blocks that prompts pass, with their attention.
+#: Blocks that support prompts, with their attention.
 _PLAIN = {(Block, Attention), (GalileoBlock, GalileoAttention)}
-#: "lock-step": modalities guide each other as they pass. "two-pass": each passes alone first, and
-#: guidance is made from what was seen then.
+#: "lock-step": modalities guide each other in the same pass. "two-pass": each first passes alone,
+#: and guidance comes from the features of that pass.
 Schedule = Literal["lock-step", "two-pass"]
 
 
@@ -36,8 +36,8 @@ class GateSettings:
 
     Args:
         scope: "modality": a gate per block, modality and head; "shared": one per block.
-        lr_factor: Learning rate relative to that of other new parts; at the same rate gates, which
-            start at 0, open late.
+        lr_factor: Learning rate relative to other new parts; at the same rate gates, which start
+            at 0, open late.
     """
 
     scope: Literal["modality", "shared"] = "modality"
@@ -45,7 +45,9 @@ class GateSettings:
 
     def __post_init__(self) -> None:
         if self.lr_factor <= 0:
-            raise ModelError(f"option 'lr_factor' of gate is {self.lr_factor:g}; above 0")
+            raise ModelError(
+                f"option 'lr_factor' of gate is {self.lr_factor:g}; it must be above 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class Stream:
     """Tokens of one modality on their way through the transformer.
 
     Args:
-        index: Which modality.
+        index: Index of the modality.
         tokens: (N, P + L, D), prefix first.
-        grid: Height and width of the patches' tokens.
-        seen: Bool (N, L): tokens that stand on data; None = all.
-        whole: Whether samples have all or none of their tokens.
+        grid: Height and width of the patch tokens.
+        seen: Bool (N, L): tokens that cover data; None = all.
+        whole: Whether every sample has all or none of its tokens.
     """
 
     index: int
@@ -69,12 +71,12 @@ class Stream:
 
 @dataclass(frozen=True)
 class Passed:
-    """What a pass through the transformer gives.
+    """Results of a pass through the transformer.
 
     Args:
         out_indices: Per stage and modality, its output.
-        entrances: Per stage where modalities meet, what came in.
-        losses: Of the predictors.
+        entrances: Input of each stage where modalities interact, per modality.
+        losses: Losses of the predictors.
     """
 
     out_indices: list[list[TokenMap]]
@@ -83,20 +85,16 @@ class Passed:
 
 
 class GuidedStreams(nn.Module):
-    """What is added to a transformer so that the streams of modalities guide each other.
+    """Addition to a transformer by which the streams of modalities guide each other.
 
     Args:
-        backbone: The transformer; not part of this module.
+        backbone: The transformer; not a submodule of this module.
         name: Its name, for messages.
         modalities: Names, in order.
-        stages: Entrances where they meet, counted from 1; None = all but the first.
-        schedule: One pass or two.
-        variance: Settings of the VEM.
-        prompt: Settings of prompts.
-        gate: Settings of gates.
+        stages: Stages, from 1, at whose entrance they interact; None = all but the first.
 
     Raises:
-        ModelError: Stages that the transformer does not have, or blocks prompts cannot pass.
+        ModelError: Stages that do not exist, or blocks that do not support prompts.
     """
 
     def __init__(
@@ -120,7 +118,7 @@ class GuidedStreams(nn.Module):
         if stages is None:
             stages = range(2, len(self.blocks) + 1)
         count, width = len(modalities), backbone.embed_dim
-        # With one modality there is nobody to meet.
+        # A single modality has none to interact with.
         met = sorted(set(stages)) if count > 1 or prompt.source == "self" else []
         self.sites = nn.ModuleDict(
             {str(stage): SynergySite(width, count, variance, prompt) for stage in met}
@@ -135,12 +133,7 @@ class GuidedStreams(nn.Module):
     def forward(
         self, backbone: TokenBackbone, streams: Sequence[Stream]
     ) -> tuple[list[list[TokenMap]], list[Tensor]]:
-        """Outputs of the stages per modality (N, L_m, D), and losses of the predictors.
-
-        Args:
-            backbone: The transformer.
-            streams: After its embedding.
-        """
+        """Run embedded streams: stage outputs per modality (N, L_m, D), losses of predictors."""
         meet = bool(self.sites) and (len(streams) > 1 or self.prompt.source == "self")
         sources = None
         if meet and self.schedule == "two-pass":
@@ -149,7 +142,7 @@ class GuidedStreams(nn.Module):
         return passed.out_indices, passed.losses
 
     def no_weight_decay(self) -> set[str]:
-        """Gates are not decayed."""
+        """Return the name of the gates."""
         return {"gates"}
 
     def _pass(
@@ -160,7 +153,7 @@ class GuidedStreams(nn.Module):
         meet: bool,
         sources: dict[int, list[TokenMap]] | None = None,
     ) -> Passed:
-        """Once through all stages; guidance comes from `sources`, else from what comes in."""
+        """Run all stages once; guidance comes from `sources`, else from the stages' own inputs."""
         passed = Passed([], {}, [])
         for stage, blocks in enumerate(self.blocks, start=1):
             guidance = None
@@ -208,10 +201,10 @@ class GuidedStreams(nn.Module):
         return [replace(s, tokens=x) for s, x in zip(streams, tokens, strict=True)]
 
     def _kept(self, backbone: TokenBackbone, part: Callable[..., Any], *inputs: Any) -> Any:
-        """The output of a block, kept or computed again as wanted.
+        """Output of a block, checkpointed if the backbone has `gradient_checkpointing` set.
 
-        A frozen backbone rests in evaluation mode while prompts learn through it: whether this is
-        training, the module itself says.
+        A frozen backbone stays in evaluation mode while prompts are trained through it, so this
+        module's own mode decides.
         """
         if backbone.gradient_checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(part, *inputs, use_reentrant=False)
@@ -249,7 +242,7 @@ class GuidedStreams(nn.Module):
 
 
 def _heads_of(backbone: TokenBackbone, blocks: Sequence[int] | dict[int, int], name: str) -> int:
-    """Attention heads of the blocks, which prompts must be able to pass."""
+    """Return the number of attention heads of the blocks, which must support prompts."""
     for index in blocks:
         block: Any = backbone.blocks[index]
         if (type(block), type(block.attn)) not in _PLAIN:
@@ -271,7 +264,7 @@ def _run_guided(
     prompts: Sequence[TokenMap],
     senders: Sequence[Sequence[int]],
 ) -> list[Tensor]:
-    """Tokens per modality after block `index` with prompts of others, and those of a tuning."""
+    """Run block `index` with prompts of other modalities, and those of a tuning."""
     block = backbone.blocks[index]
     if backbone.prompts is None:
         return run_prompted(block, gates, tokens, prompts, senders)
@@ -287,13 +280,13 @@ def _run_guided(
 
 
 def _patches(backbone: TokenBackbone, stream: Stream) -> TokenMap:
-    """The patches' tokens as they are between blocks."""
+    """Patch tokens between blocks."""
     values = backbone.at_places(stream.tokens, stream.grid)
     return TokenMap(values, stream.grid, stream.seen, stream.whole)
 
 
 def _tap(backbone: TokenBackbone, stream: Stream) -> TokenMap:
-    """The patches' tokens as the backbone gives them out."""
+    """Patch tokens as the backbone returns them."""
     values = backbone.to_map(stream.tokens, stream.grid).flatten(2).transpose(1, 2)
     return TokenMap(values, stream.grid, stream.seen, stream.whole)
 
@@ -301,7 +294,7 @@ def _tap(backbone: TokenBackbone, stream: Stream) -> TokenMap:
 def _add_hints(
     backbone: TokenBackbone, streams: Sequence[Stream], guidance: Guidance
 ) -> list[Stream]:
-    """Patches' tokens plus hints; the prefix stays."""
+    """Add hints to patch tokens; the prefix is unchanged."""
     return [
         stream
         if hint is None

@@ -1,7 +1,7 @@
-"""Tokens of one modality with where it has data, and attention that respects it.
+"""Tokens of one modality with a validity mask, and attention that respects it.
 
-A modality may lack some samples, or places of a sample. Tokens without any valid pixel are never
-keys, so that what their stream holds plays no part.
+A modality may lack some samples, or parts of a sample. Tokens without any valid pixel are never
+keys, so that their values have no influence.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from terrafuse.fusion.levels import resize_map
 
 @dataclass(frozen=True)
 class TokenMap:
-    """Tokens on a grid, and which of them stand on data.
+    """Tokens on a grid, with a mask of those that cover data.
 
     Args:
-        values: Float (N, L, D), row by row.
+        values: Float (N, L, D), row-major.
         grid: Height and width, L = h · w.
         seen: Bool (N, L): has a valid pixel; None = all of them.
         whole: Whether every sample has either all or none of its tokens.
@@ -35,14 +35,14 @@ class TokenMap:
 
 
 def see_tokens(valid: Tensor, patch_size: int) -> tuple[Tensor | None, bool]:
-    """`seen` and `whole` of tokens, from the pixels under them.
+    """Compute `seen` and `whole` of tokens from the validity of their pixels.
 
     Args:
         valid: Bool (N, 1, H, W); H and W are multiples of the patch size.
         patch_size: Pixels per token.
 
     Returns:
-        Bool (N, L) or None, and whether samples have all or nothing.
+        Bool (N, L) or None, and whether every sample has all or none of its tokens.
     """
     seen = F.max_pool2d(valid.float(), patch_size).flatten(1) > 0  # (N, L)
     if torch.compiler.is_compiling():  # a traced model must not depend on the values
@@ -53,7 +53,7 @@ def see_tokens(valid: Tensor, patch_size: int) -> tuple[Tensor | None, bool]:
 
 
 def join_keys(maps: Sequence[TokenMap]) -> tuple[Tensor | None, bool]:
-    """`seen` and `whole` of the tokens of several maps, one map after the other."""
+    """Concatenate `seen` of several maps, and return it with `whole`."""
     if all(x.seen is None for x in maps):
         return None, True
     if len(maps) == 1:
@@ -63,11 +63,11 @@ def join_keys(maps: Sequence[TokenMap]) -> tuple[Tensor | None, bool]:
 
 
 def mean_at(maps: Sequence[TokenMap], grid: tuple[int, int]) -> TokenMap:
-    """Mean, at each place of a grid, of the maps that have data there; 0 where none has.
+    """Average, at each position of a grid, the maps that have data there; 0 where none has.
 
     Args:
         maps: One or more, on any grids over the same ground.
-        grid: Of the result.
+        grid: Grid of the result.
     """
     there = [resize_tokens(x, grid) for x in maps]
     if len(there) == 1:
@@ -82,7 +82,7 @@ def mean_at(maps: Sequence[TokenMap], grid: tuple[int, int]) -> TokenMap:
 
 
 def resize_tokens(x: TokenMap, grid: tuple[int, int]) -> TokenMap:
-    """Tokens on another grid, bilinear, drawn only from tokens with data."""
+    """Resample tokens to another grid, bilinearly, from tokens with data only."""
     if x.grid == grid:
         return x
     if x.seen is None:
@@ -98,10 +98,10 @@ def resize_tokens(x: TokenMap, grid: tuple[int, int]) -> TokenMap:
 def attend(
     query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None = None, whole: bool = True
 ) -> Tensor:
-    """Attention to the keys that are seen; 0 for samples that see none.
+    """Attention to the keys in `seen`; 0 for samples that see none.
 
-    Without `seen`, or where samples see all or nothing, there is no mask and the fastest kernels
-    serve.
+    Without `seen`, or if samples see all or nothing, no mask is needed and the fastest kernels
+    apply.
 
     Args:
         query: (N, heads, L, d).
@@ -116,7 +116,7 @@ def attend(
     if seen is None:
         return F.scaled_dot_product_attention(query, key, value)
     some = seen.any(dim=1, keepdim=True)  # (N, 1)
-    # Samples without keys get all of them, for a softmax of nothing is not a number.
+    # Samples without keys attend to all of them, since a softmax over nothing is NaN.
     mask = None if whole else (seen | ~some)[:, None, None]
     result = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     return torch.where(some[:, :, None, None], result, 0.0)

@@ -1,6 +1,6 @@
-"""The Variance Enhancement Module of UPSeg's reconstruction: what is unique to each modality.
+"""The Variance Enhancement Module of UPSeg's reconstruction: the unique part of each modality.
 
-Its name, its purpose and that it uses cross-modal attention are known [K]; every formula here is a
+Its name, its purpose and its use of cross-modal attention are known [K]; every formula here is a
 choice of the reconstruction [R]. Whether the authors use any of the kinds is not public [?]. See
 `terrafuse.methods.upseg.site` for the reference.
 """
@@ -31,17 +31,16 @@ _EPS = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class VarianceSettings:
-    """The Variance Enhancement Module. All values are [R].
+    """Settings of the Variance Enhancement Module. All values are [R].
 
     Args:
-        kind: "innovation" takes away what the others predict; "content" is the usual cross
-            attention (closest to the abstract's wording; it also deletes what is unique);
-            "project" leaves the part at right angles to the prediction; "differential" takes the
-            difference of a self and a cross attention map; "none" passes everything on.
+        kind: "innovation" subtracts what the others predict; "content" is the usual cross-attention
+            (closest to the abstract's wording; it also removes what is unique); "project" keeps the
+            part orthogonal to the prediction; "differential" takes the difference of a self- and a
+            cross-attention map; "none" passes everything on.
         dim: Width of queries, keys and values.
-        heads: Attention heads.
-        detach: Whether the predictor's inputs get no gradient. Without it, the predictor's loss
-            rewards an encoder that makes modalities alike.
+        detach: Whether to stop gradients into the predictor's inputs. Otherwise the predictor's
+            loss rewards an encoder that makes modalities alike.
         aux_weight: Weight of the predictor's loss; not used by "differential" and "none".
     """
 
@@ -57,34 +56,33 @@ class VarianceSettings:
                 f"vem has dim {self.dim} and heads {self.heads}; dim must be a multiple of heads"
             )
         if self.aux_weight < 0:
-            raise ModelError(f"vem has aux_weight {self.aux_weight:g}; at least 0")
+            raise ModelError(f"vem has aux_weight {self.aux_weight:g}; it must be at least 0")
 
 
 class VarianceEnhancement(nn.Module):
-    """What the other modalities cannot tell about one at each place ("VEM").
+    """The part of each modality that the others cannot predict, at each position ("VEM").
 
-    "innovation", with x = LN(X_m), y_n = sg(LN(X_n)), ȳ their mean at the same place:
+    "innovation", with x = LN(X_m), y_n = sg(LN(X_n)), ȳ their mean at the same position:
 
         q = ȳ W_q,  k = y W_k,  v = y W_v
         C = [softmax(q kᵀ / √d) v + ȳ W_v] W_o
         U = x − λ C,  loss: mean (sg(x) − C)²
 
-    Queries hold nothing of x: else the attention could rebuild x, what is unique included, from
-    tokens of the others, and U would lack it. With its own loss C is the best prediction, and U is
-    what no function of the others explains.
+    Queries do not depend on x: otherwise the attention could reconstruct x, including its unique
+    part, from tokens of the others, and U would lack it. With its own loss C is the best
+    prediction, and U is what no function of the others explains.
 
     | kind | U |
     |---|---|
     | content | as above with q = sg(x) W_q and without ȳ W_v |
     | project | x − α C, α = ⟨x, C⟩ / (⟨C, C⟩ + 10⁻⁶) per token |
-    | differential | x + W_o [softmax(q k_xᵀ) v − λ mean_n softmax(q k_nᵀ) v], q, k_x, v of x |
+    | differential | x + W_o [softmax(q k_xᵀ) v − λ mean_n softmax(q k_nᵀ) v]; q, k_x, v from x |
     | none | x |
 
     Where no guest has data, C = 0.
 
     Args:
         embed_dim: D.
-        settings: Kind and sizes.
     """
 
     def __init__(self, embed_dim: int, settings: VarianceSettings) -> None:
@@ -98,11 +96,11 @@ class VarianceEnhancement(nn.Module):
         for layer in (self.query, self.key, self.value, self.output):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        if settings.kind != "project":  # one value and not a scalar, which FSDP cannot shard
+        if settings.kind != "project":  # not a 0-dimensional tensor, which FSDP cannot shard
             self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, maps: Sequence[TokenMap]) -> tuple[list[TokenMap], list[Tensor]]:
-        """Unique parts of all modalities.
+        """Compute the unique parts of all modalities.
 
         Args:
             maps: X per modality, two or more (N, L_m, D).
@@ -138,7 +136,7 @@ class VarianceEnhancement(nn.Module):
         keys: Sequence[TokenMap],
         values: Sequence[TokenMap],
     ) -> tuple[Tensor, Tensor | None]:
-        """C (N, L, D), and where there is one, bool (N, L); None = everywhere."""
+        """Prediction C (N, L, D), and where it exists, bool (N, L); None = everywhere."""
         key, value = _without_host(keys, m), _without_host(values, m)
         seen, whole = join_keys(key)
         k, v = (self._split(torch.cat([y.values for y in ys], dim=1)) for ys in (key, value))
@@ -151,7 +149,7 @@ class VarianceEnhancement(nn.Module):
         else:
             here = mean_at(_without_host(others, m), x.grid)
             q = self._split(self.query(here.values))
-            # W_v of the mean is the mean of W_v: it need not be computed again.
+            # W_v of the mean is the mean of W_v, which is already computed.
             at_place = mean_at(value, x.grid).values
             common = self.output(merge_heads(attend(q, k, v, seen, whole)) + at_place)
             place = here.seen
@@ -174,7 +172,7 @@ class VarianceEnhancement(nn.Module):
         for guest in _without_host(others, m):
             y = mean_at([guest], x.grid)
             k = self._split(self.key(y.values))
-            # Keys are the guest's, values the host's: both must stand on data.
+            # Keys are the guest's, values the host's: both must cover data.
             seen = _both(x.seen, y.seen)
             crossed = crossed + merge_heads(attend(q, k, v, seen, x.whole and y.whole))
             there = None if seen is None else seen.any(dim=1)[:, None, None]
@@ -197,7 +195,7 @@ def _both(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 def _mean_square(x: Tensor, where: Tensor | None) -> Tensor:
-    """Mean of squares over the tokens (N, L) that count; 0 where none does."""
+    """Mean of squares over the tokens in `where` (N, L); 0 if there are none."""
     squares = x.float().square().mean(dim=2)  # (N, L)
     if where is None:
         return squares.mean()

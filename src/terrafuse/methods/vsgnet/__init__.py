@@ -1,4 +1,4 @@
-"""VSGNet: RGB and a structure map made of it, fused at four scales."""
+"""VSGNet: RGB and a structure map derived from it, fused at four scales."""
 
 from terrafuse.methods.vsgnet.model import VSGNet, convert_reference_state_dict
 

@@ -1,8 +1,8 @@
-"""Blocks of VSGNet: Fusion Enhancement, Feature Recalibration, and a scale made of both.
+"""Blocks of VSGNet: Fusion Enhancement, Feature Recalibration, and a scale built from both.
 
 Reference: Pan et al., "Vision Foundation Model Guided Multimodal Fusion Network for Remote Sensing
 Semantic Segmentation", IEEE JSTARS 18, 2025, DOI 10.1109/JSTARS.2025.3547880. Formulas are those of
-the published code; docs/methods/vsgnet.md lists where this differs, and why.
+the published code; docs/methods/vsgnet.md lists the differences and their reasons.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from terrafuse.methods.parts import HalvingConv
 SoftmaxName = Literal["sharpened", "plain"]
 SpatialGateName = Literal["unbounded", "sigmoid"]
 
-#: e^80 is far from float32's end, and a softmax of it is a maximum to the last digit.
+#: e^80 is well within float32, and a softmax of it equals the maximum to the last digit.
 _LARGEST_EXPONENT = 80.0
 
 
 class FusionEnhancement(nn.Module):
-    """Global attention by pooled queries beside a local gate, for both streams ("FE").
+    """Global attention by pooled queries in parallel to a local gate, for both streams ("FE").
 
     Args:
         channels: C of both streams.
-        num_heads: Heads of the attention; their double must divide C.
+        num_heads: Heads of the attention; twice their number must divide C.
     """
 
     def __init__(self, channels: int, num_heads: int) -> None:
@@ -45,7 +45,7 @@ class FusionEnhancement(nn.Module):
         self.project_structure = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-        """Streams (N, H, W, C) → what is added to each (N, H, W, C)."""
+        """Streams (N, H, W, C) → update of each (N, H, W, C)."""
         x, structure = self.norm(x), self.norm_structure(structure)
         found = self.attention(x, structure, F.gelu(self.context(x)))
         y = torch.cat([found, self.gate(x, structure)], dim=-1)  # (N, H, W, C)
@@ -53,16 +53,16 @@ class FusionEnhancement(nn.Module):
 
 
 class FeatureRecalibration(nn.Module):
-    """Both streams of a scale, weighted by channels, then by pixels ("FR").
+    """Both streams of a scale, weighted per channel, then per pixel ("FR").
 
-    Always in float32: gates are not bounded, and values grow with the square of what comes in.
+    Always in float32: gates are unbounded, and values grow with the square of the input.
 
     Args:
         channels: C of both streams.
-        softmax: What weighs pixels and channels in a sum: softmax(exp(a)), nearly the maximum, as
-            published, or softmax(a).
-        spatial_gate: As it is (published), or through a sigmoid.
-        last: There is no scale after this one, so nothing is made for its structure stream.
+        softmax: Weights of the pooling over pixels and channels: softmax(exp(a)), nearly the
+            maximum, as published, or softmax(a).
+        spatial_gate: Unbounded (published), or through a sigmoid.
+        last: No scale follows, so that no structure stream is computed.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class FeatureRecalibration(nn.Module):
         self.softmax = softmax
         self.spatial_gate = spatial_gate
         self.contents = nn.ModuleList(_mix(2 * channels, channels) for _ in range(2))
-        # Two layers without anything between them: one linear map in effect, as published.
+        # Two layers with nothing between them, effectively one linear map, as published.
         self.channel_gates = nn.ModuleList(
             nn.Sequential(_mix(channels, channels), _mix(channels, channels)) for _ in range(2)
         )
@@ -86,11 +86,11 @@ class FeatureRecalibration(nn.Module):
         )
 
     def forward(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Streams of the next scale.
+        """Compute the streams of the next scale.
 
         Args:
-            inputs: Image and structure as they entered the scale (N, C, H, W).
-            outputs: The same after its last block.
+            inputs: Image and structure at the input of the scale (N, C, H, W).
+            outputs: Likewise after its last block.
 
         Returns:
             Image and, unless `last`, structure (N, C, H, W), float32.
@@ -118,14 +118,12 @@ class FeatureRecalibration(nn.Module):
 
 
 class Scale(nn.Module):
-    """One of the four scales: a step down, blocks with FE, one FR.
+    """One of the four scales: downsampling, blocks with FE, one FR.
 
     Args:
-        in_channels: C of the scale before; None for the first, which has no step down.
+        in_channels: C of the previous scale; None for the first, which has no downsampling.
         channels: C.
-        blocks: Its blocks.
-        recalibration: Its FR.
-        norm: Before the step down.
+        norm: Norm before the downsampling.
     """
 
     def __init__(
@@ -145,7 +143,7 @@ class Scale(nn.Module):
         self.recalibration = recalibration
 
     def forward(self, streams: Sequence[Tensor]) -> list[Tensor]:
-        """Image and structure (N, C, H, W) of the scale before → of this one."""
+        """Image and structure (N, C, H, W) of the previous scale → of this one."""
         if self.down:
             streams = [down(x) for down, x in zip(self.down, streams, strict=True)]
         x, structure = (stream.permute(0, 2, 3, 1) for stream in streams)  # (N, H, W, C)
@@ -168,13 +166,13 @@ def build_scales(
     spatial_gate: SpatialGateName,
     norm: NormName,
 ) -> nn.ModuleList:
-    """All scales of a network, fine → coarse; arguments as in `VSGNet`.
+    """Build all scales of a network, fine → coarse; arguments as in `VSGNet`.
 
     Raises:
-        ModelError: The arguments do not fit each other.
+        ModelError: The arguments are inconsistent.
     """
     _check_scales(channels, depths, num_heads, mlp_ratios, drop_path_rate)
-    # On the CPU also where the model is built without values: these are settings.
+    # On the CPU even if the model is built on the meta device: these are settings.
     rates = iter(torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist())
     scales = nn.ModuleList()
     for i, width in enumerate(channels):
@@ -200,18 +198,18 @@ def build_scales(
 def pool_softly(a: Tensor, dims: tuple[int, ...], *, sharpened: bool) -> Tensor:
     """Σ S(a) a over `dims`, which stay with length 1; S is softmax(exp(a)), or softmax(a).
 
-    exp(a) is not computed as it stands, which overflows from 88.7 on: with m = max(a),
+    exp(a) is not computed directly, since it overflows above 88.7: with m = max(a),
 
         softmax(exp(a)) = softmax(exp(a) − exp(m)) = softmax(exp(m) · expm1(a − m)),
 
-    and exp(m) may be bounded, for above 80 all weight lies on the maximum anyway. The sum is taken
-    of a − m. Equal values then have slope 1 / n each, whereas rounding of Σ S(a) a would be
-    multiplied by exp(a) on the way back.
+    and exp(m) may be bounded, as above 80 all weight lies on the maximum anyway. The sum is taken
+    over a − m. Equal values then have slope 1 / n each, whereas rounding of Σ S(a) a would be
+    multiplied by exp(a) in the backward pass.
 
     Args:
         a: Float32 tensor.
-        dims: What is pooled.
-        sharpened: Which S.
+        dims: Dimensions to pool, adjacent.
+        sharpened: Whether S is softmax(exp(a)).
     """
     top = a.detach().amax(dims, keepdim=True)
     below = a - top

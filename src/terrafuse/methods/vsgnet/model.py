@@ -1,4 +1,4 @@
-"""VSGNet: an image, and a structure map that a foundation model made of it, fused scale by scale.
+"""VSGNet: an image, and a structure map derived from it by a foundation model, fused per scale.
 
 Chengzhi Pan et al.: "Vision Foundation Model Guided Multimodal Fusion Network for Remote Sensing
 Semantic Segmentation", IEEE Journal of Selected Topics in Applied Earth Observations and Remote
@@ -14,9 +14,10 @@ Sensing 18, 2025, 9409-9431, DOI 10.1109/JSTARS.2025.3547880.
 | decoder | `terrafuse.decoders.SegFormerDecoder` |
 
 Written from the published figure and what the published code computes; the full text of the paper
-was not at hand. That code does not run as it is: docs/methods/vsgnet.md lists its inconsistencies
-and what is done about each. More general than it: images of any size and with any bands, structure
-of any number of channels and modalities, any plain transformer, none, or another per stream.
+was not available. That code does not run unmodified: docs/methods/vsgnet.md lists its
+inconsistencies and how each is handled. More general than it: images of any size and with any
+bands, structure of any number of channels and modalities, any plain transformer, none, or one per
+stream.
 """
 
 from __future__ import annotations
@@ -59,31 +60,31 @@ STREAMS = ("image", "structure")
 
 
 class VSGNet(Segmenter):
-    """Image and structure meet at four scales; the image stream is decoded.
+    """Image and structure are fused at four scales; the image stream is decoded.
 
     Args:
-        modalities: First the image, then what tells of its structure: one modality, or several,
-            whose bands are stacked. All at the pixels of the scene.
+        modalities: First the image, then its structure: one modality, or several, whose bands are
+            stacked. All resampled to the scene grid.
         num_classes: K.
         backbone: A plain transformer that stays frozen ("vision foundation model"): its name, or
             one by stream ("image", "structure"); None: that stream has only its convolutions. The
             paper has vit_giant_patch14_reg4_dinov2 for the image.
-        weights: Its pretrained weights ("timm", a path), or by stream or modality. None leaves it
-            at random values, of no use but for trying.
+        weights: Its pretrained weights ("timm", a path), or by stream or modality. None leaves
+            random values, useful only for tests.
         backbone_options: Options of `create_backbone`, for both.
         channels: Per scale, fine → coarse.
         depths: Blocks per scale.
-        num_heads: Heads of the attention per scale; their double must divide the channels.
-        mlp_ratios: Width inside the MLPs per scale, in channels.
-        drop_path_rate: Probability that a part of the last block is left out of a sample; falls to
-            0 at the first.
-        layer_scale_init: First value of the scales in the blocks. With the published 1e-6 blocks
-            have no effect at first.
-        softmax: Of FR: "sharpened" is softmax(exp(a)), as published, "plain" softmax(a).
-        spatial_gate: Of FR: "unbounded", as published, or "sigmoid".
-        tokens: "shuffle" puts what a token holds where it lies; "raw" reads it in the order of
-            memory, as published, which scrambles columns.
-        norm: Norm of stems and steps down; "group" suits small batches.
+        num_heads: Heads of the attention per scale; twice their number must divide the channels.
+        mlp_ratios: Hidden width of the MLPs per scale, relative to the channels.
+        drop_path_rate: Stochastic depth: probability of skipping a branch of the last block,
+            decreasing to 0 at the first.
+        layer_scale_init: Initial value of layer scales. With the published 1e-6, blocks have no
+            effect at first.
+        softmax: Softmax of FR: "sharpened" is softmax(exp(a)), as published, "plain" softmax(a).
+        spatial_gate: Spatial gate of FR: "unbounded", as published, or "sigmoid".
+        tokens: "shuffle" places a token's values where it lies; "raw" reads them in memory order,
+            as published, which scrambles columns.
+        norm: Norm of stems and downsampling; "group" suits small batches.
         decoder: Name of the decoder.
         decoder_options: Options of `create_decoder`; "segformer" has 512 channels here.
 
@@ -92,7 +93,7 @@ class VSGNet(Segmenter):
         UnknownNameError: A stream that does not exist.
     """
 
-    title = "Structure that a foundation model sees in the image as second modality"
+    title = "Structure derived from the image by a foundation model as second modality"
     paper = "Pan et al., IEEE JSTARS 18, 2025, DOI 10.1109/JSTARS.2025.3547880"
     num_modalities = (2, None)
 
@@ -121,7 +122,7 @@ class VSGNet(Segmenter):
         super().__init__(modalities, num_classes)
         self.tokens = tokens
         image, *others = self.modalities
-        # The transformer knows colours; what else an image has, only its convolutions see.
+        # The transformer sees RGB only; further bands enter through the convolutions alone.
         self.colours = image.rgb_bands if image.kind == "optical" else None
         sets = {"image": [image], "structure": others}
         bands = {stream: _count_bands(own) for stream, own in sets.items()}
@@ -155,7 +156,7 @@ class VSGNet(Segmenter):
             norm=norm,
         )
         self.decoder = _build_decoder(decoder, decoder_options, channels, num_classes, norm)
-        self.stride = 1  # sizes are halved upwards, whatever they are
+        self.stride = 1  # halving rounds up, so any size works
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
         """Image and structure → streams → fused scale by scale → the image's levels → logits."""
@@ -180,7 +181,7 @@ class VSGNet(Segmenter):
         return entered  # (N, C, H / 4, W / 4)
 
     def _decode(self, levels: Sequence[Tensor]) -> Tensor:
-        # What leaves the last scale may be more than float16 can hold.
+        # The output of the last scale may exceed float16.
         kind = levels[0].device.type
         half = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         narrow = half and torch.get_autocast_dtype(kind) == torch.float16
@@ -189,7 +190,7 @@ class VSGNet(Segmenter):
         return logits
 
     def _needs_all(self, absent: list[str]) -> str:
-        return f"{super()._needs_all(absent)}. Structure is made by {_GENERATE}"
+        return f"{super()._needs_all(absent)}. Generate structure with {_GENERATE}"
 
 
 _GENERATE = "'terrafuse generate dataset.yaml --kind sam' (or depth, superpixels)"
@@ -212,7 +213,7 @@ def _check_modalities(modalities: Sequence[Modality]) -> None:
     if len(modalities) == 1:
         raise ModelError(
             f"method 'vsgnet' needs an image and its structure, got '{modalities[0].name}' alone. "
-            f"Make the second from the first: {_GENERATE}"
+            f"Generate the second from the first: {_GENERATE}"
         )
     kinds = [m.kind for m in modalities]
     if kinds and kinds[0] == "structure" and "optical" in kinds:
@@ -224,7 +225,7 @@ def _check_modalities(modalities: Sequence[Modality]) -> None:
 
 
 def _by_stream(what: str, value: _T | Mapping[str, _T | None] | None) -> dict[str, _T | None]:
-    """A value for each stream."""
+    """Return a value for each stream."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(STREAMS, value)
     unknown = [key for key in value if key not in STREAMS]
@@ -247,7 +248,7 @@ def _build_decoder(
     return decoder
 
 
-#: Original names → ours, in this order; "e" and "_2" are the structure's.
+#: Original names → ours, in this order; "e" and "_2" mark the structure stream.
 _RENAMES = (
     (r"^downsample_layers\.0\.", "stems.image."),
     (r"^downsample_layers_e\.0\.", "stems.structure."),
@@ -280,15 +281,16 @@ _RENAMES = (
     (r"\.attention\.proj\.", ".attention.project."),
     (r"\.attention\.proj_e\.", ".attention.project_structure."),
 )
-#: Layers of every FE that the original has and never runs.
+#: Layers of every FE that the original never runs.
 _UNUSED = re.compile(r"\.attn\.(q|a|conv)\.")
 
 
 def convert_reference_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the original's trainable part, wired as its figure has it, under our names.
+    """Rename weights of the original's trainable part, wired as in its figure.
 
-    Left out is what it never runs: three layers of each FE, and what the last FR would make for a
-    structure stream that ends there. Frozen transformers and normalisation statistics are no part.
+    Values that it never runs are dropped: three layers of each FE, and the last FR's projection for
+    the structure stream, which ends there. Frozen transformers and normalisation statistics are not
+    included.
 
     Args:
         state: Original names (`downsample_layers`, `dn`, `fe`, `FRlist`, `decode_head`).

@@ -1,4 +1,4 @@
-"""Frozen vision transformers at the entrance of VSGNet, and maps of their tokens.
+"""Frozen vision transformers at the input of VSGNet, and maps of their tokens.
 
 Reference: Oquab et al., "DINOv2", TMLR 2024, arXiv 2304.07193; its registers: Darcet et al., ICLR
 2024, arXiv 2309.16588.
@@ -22,7 +22,7 @@ from terrafuse.samples import round_up
 
 TokensName = Literal["shuffle", "raw"]
 
-#: Every token becomes so many pixels, squared, with D / 64 channels.
+#: Every token becomes SHUFFLE × SHUFFLE pixels with D / 64 channels.
 SHUFFLE = 8
 
 
@@ -33,14 +33,14 @@ def build_vision(
     bands: int,
     modalities: Sequence[Modality] | None = None,
 ) -> TokenBackbone:
-    """A frozen transformer, of which the tokens after the last block are used.
+    """Build a frozen transformer that returns the tokens of its last block.
 
     Args:
-        name: Of a plain transformer of timm.
+        name: Name of a plain timm transformer.
         weights: As in `create_backbone`.
         options: Further options of `create_backbone`.
-        bands: Channels of its image.
-        modalities: Whose bands these are, where they are known.
+        bands: Number of bands of its image.
+        modalities: Modalities of these bands, in order, if known.
 
     Raises:
         ModelError: No such transformer, or its tokens cannot become pixels.
@@ -48,13 +48,13 @@ def build_vision(
     if knows_modalities(name) or not is_token_backbone(name):
         raise ModelError(
             f"method 'vsgnet' needs a plain transformer that can stay frozen, and backbone "
-            f"'{name}' is none. Choose vit_base_patch14_reg4_dinov2 or another of timm's (vit_*, "
-            "deit_*, samvit_*), or null to do without"
+            f"'{name}' is not one. Choose vit_base_patch14_reg4_dinov2 or another of timm's "
+            "(vit_*, deit_*, samvit_*), or null to do without"
         )
     fixed = sorted(set(options or {}) & {"neck", "neck_channels", "out_indices"})
     if fixed:
         raise ModelError(
-            f"method 'vsgnet' takes the tokens of the last block as they are: leave "
+            f"method 'vsgnet' takes the tokens of the last block unchanged: leave "
             f"'{fixed[0]}' out of backbone_options"
         )
     backbone = build_backbone(
@@ -75,12 +75,12 @@ def build_vision(
 
 
 def see_pixels(backbone: TokenBackbone, image: Tensor, tokens: TokensName) -> Tensor:
-    """What a frozen transformer sees in an image, at its pixels.
+    """Compute features of a frozen transformer at the pixels of an image.
 
     Args:
         backbone: From `build_vision`.
         image: Normalised (N, C, H, W) of any size.
-        tokens: How tokens become pixels: `shuffle_tokens` or `lay_out_tokens`.
+        tokens: Conversion of tokens to pixels: `shuffle_tokens` or `lay_out_tokens`.
 
     Returns:
         (N, D / 64, H, W), without gradient.
@@ -95,12 +95,12 @@ def see_pixels(backbone: TokenBackbone, image: Tensor, tokens: TokensName) -> Te
 
 
 def shuffle_tokens(tokens: Tensor) -> Tensor:
-    """Map of tokens (N, D, h, w) → (N, D / 64, 8h, 8w): each fills the square where it lies."""
+    """Map of tokens (N, D, h, w) → (N, D / 64, 8h, 8w): each fills the square that it covers."""
     return F.pixel_shuffle(tokens, SHUFFLE)
 
 
 def lay_out_tokens(tokens: Tensor) -> Tensor:
-    """The same by the order of values in memory, as published: columns are scrambled."""
+    """Likewise in memory order, as published: columns are scrambled."""
     height, width = size_of(tokens)
     rows = tokens.permute(0, 2, 3, 1).reshape(
         len(tokens), SHUFFLE * height, SHUFFLE * width, -1
