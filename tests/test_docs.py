@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from math import inf
 from pathlib import Path
 from types import ModuleType
 from typing import Any

@@ -83,10 +83,6 @@ class _Images:
         return self._structures[key]
 
 
-def _structure(layer: Layer, pixel: float, shape: tuple[int, int]) -> Structure | None:
-    return find_structure(*layer.resized(pixel, shape), relief=layer.relief)
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where a raster shows things, in scene pixels from where another of its group shows them.

@@ -25,8 +25,6 @@ from terrafuse.layouts import (
 from terrafuse.layouts.layout import Layout
 from terrafuse.layouts.recognising import Recognised, recognise
 from terrafuse.layouts.summary import summarise
-from terrafuse.layouts.vaihingen import describe_vaihingen
-from terrafuse.layouts.whu_opt_sar import describe_whu_opt_sar
 from terrafuse.plugins import find, list_plugins
 
 __all__ = [
@@ -88,7 +86,7 @@ class LayoutSummary:
 
 
 def list_layouts() -> list[LayoutSummary]:
-    """Every layout, with what it is for."""
+    """List every layout with its description."""
     own = [
         LayoutSummary(name, (entry.describe.__doc__ or "").splitlines()[0])
         for name, entry in LAYOUTS.items()
@@ -112,7 +110,6 @@ def describe(
     """Return the manifest values of a folder of rasters.
 
     Args:
-        root: The folder.
         layout: Name of the layout, of an installed plug-in, or `module:function`.
         manifest_folder: Where the manifest will be, to name `root` from there. Default: `root`.
         options: Options of the layout, as text.
@@ -124,19 +121,19 @@ def describe(
         DataError: The folder does not have this layout.
     """
     own = {name: entry.describe for name, entry in LAYOUTS.items()}
-    describe_folder_as = find(
+    describe_as = find(
         "layout", layout, own, _is_layout, "a function of (root, options) that returns the values "
         "of a manifest",
     )  # fmt: skip
-    folder = _folder(root)
-    values = describe_folder_as(folder, options)
+    base = _folder(root)
+    values = describe_as(base, options)
     if not isinstance(values, dict):
         raise DataError(
             f"layout '{layout}' returned {type(values).__name__}; it has to return the values of "
             "a manifest as a dict, with paths relative to the folder"
         )
-    beside = folder if manifest_folder is None else Path(manifest_folder).expanduser()
-    way = os.path.relpath(folder.resolve(), beside.resolve())
+    beside = base if manifest_folder is None else Path(manifest_folder).expanduser()
+    way = os.path.relpath(base.resolve(), beside.resolve())
     return values if way == "." else {"root": Path(way).as_posix(), **values}
 
 
