@@ -42,7 +42,7 @@ _OUTSIDE = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<attribute>[^
 
 @dataclass(frozen=True)
 class Plugin:
-    """What a distribution provides under a name; nothing of it is imported for this.
+    """An extension that a distribution provides under a name; nothing is imported for it.
 
     Args:
         name: As run.yaml names it.
@@ -58,13 +58,13 @@ class Plugin:
 
     @property
     def source(self) -> str:
-        """As lists show it."""
+        """Form for lists."""
         return f"{self.distribution} ({self.module}:{self.attribute})"
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where something that a run used came from, as its folder keeps it.
+    """Origin of code from outside that a run used, as its folder records it.
 
     Args:
         module: Its module.
@@ -85,7 +85,7 @@ _origins: dict[str, Origin] = {}
 
 
 def is_outside(name: object) -> bool:
-    """Whether a name is of the form `module:Name`."""
+    """Tell whether a name is of the form `module:Name`."""
     return isinstance(name, str) and _OUTSIDE.fullmatch(name) is not None
 
 
@@ -104,7 +104,7 @@ def look_beside(values: Any, folder: Path) -> None:
 
 
 def list_plugins(kind: str) -> list[Plugin]:
-    """What installed distributions provide of a kind, by name; nothing is imported.
+    """List what installed distributions provide of a kind; nothing is imported.
 
     Args:
         kind: A key of `GROUPS`.
@@ -128,7 +128,7 @@ def list_plugins(kind: str) -> list[Plugin]:
 def find(
     kind: str, name: str, own: Mapping[str, Any], fits: Callable[[Any], bool], should_be: str
 ) -> Any:
-    """What a name stands for: of the package, of `module:Name`, or of an installed distribution.
+    """Find what a name stands for: the package's, `module:Name`, or a distribution's.
 
     Args:
         kind: A key of `GROUPS`.
@@ -161,7 +161,7 @@ def find(
 
 
 def origins_in(values: Any) -> dict[str, dict[str, str]]:
-    """Of names anywhere in settings that stand for something outside: where that came from."""
+    """Collect the origins of outside names anywhere in settings."""
     names = dict.fromkeys(text for text in _texts(values) if text in _origins)
     return {name: asdict(_origins[name]) for name in names}
 

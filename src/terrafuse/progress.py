@@ -1,4 +1,4 @@
-"""How long work is reported: as a bar on a terminal, as lines of a log elsewhere."""
+"""Progress of long work: a bar on a terminal, lines of a log elsewhere."""
 
 from __future__ import annotations
 

@@ -338,7 +338,7 @@ def _fitting(scenes: Sequence[Scene], patterns: Sequence[str], where: str) -> li
 
 
 def results_name(metrics: Mapping[str, Any]) -> str:
-    """What files of these scores have in their name; nothing for the run's own split.
+    """Return the part of file names that tells these scores apart; "" for the run's own split.
 
     Args:
         metrics: What `Run.evaluate` returned.

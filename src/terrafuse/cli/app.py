@@ -285,7 +285,7 @@ def report(
 
 
 def _needs_path(run: Path) -> str:
-    """What a verb on a run folder needs before it, where Python does not find the run's code."""
+    """Options of verbs on run folders whose code Python does not find by itself."""
     from terrafuse.plugins import folders_to_add
     from terrafuse.weights import read_run_info
 

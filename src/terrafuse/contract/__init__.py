@@ -1,4 +1,4 @@
-"""What every method keeps, as checks that tests and `terrafuse check-method` run."""
+"""The contract of every method, as checks for tests and `terrafuse check-method`."""
 
 from terrafuse.contract.checks import (
     CHECKS,

@@ -1,4 +1,4 @@
-"""What every method keeps, one function per promise.
+"""The contract of every method, one function per promise.
 
 The package's own tests and `terrafuse check-method` run the same list. A message says what does
 not hold, what the contract is, and where a method mends it.
@@ -55,7 +55,7 @@ class Check:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What came of a check.
+    """Outcome of a check.
 
     Args:
         name: Of the check.
@@ -320,7 +320,7 @@ def check_precision(case: Case) -> None:
 
 
 def check_backbones(case: Case) -> None:
-    """What is pretrained can be found, for a learning rate of its own."""
+    """Check that pretrained parts can be found, for a learning rate of their own."""
     segmenter = case.make()
     owned = {id(p) for backbone in segmenter.backbones() for p in backbone.parameters()}
     _keep(
@@ -444,7 +444,7 @@ def _keep_gradients(segmenter: Segmenter, where: str, but: tuple[str, ...] = ())
 
 
 def _place_of(error: Exception) -> str:
-    """Where a user's code raised something that is no message of ours."""
+    """Locate an exception of a user's code that is not one of ours."""
     if isinstance(error, ModelError):
         return ""
     trace = error.__traceback__

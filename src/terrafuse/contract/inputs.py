@@ -47,7 +47,7 @@ class Case:
 
     @property
     def inputs(self) -> tuple[Modality, ...]:
-        """What it receives."""
+        """Inputs of a method under check."""
         return self.modalities or _as_many_as_it_takes(*find_method(self.method).num_modalities)
 
     def start(self, modalities: Sequence[Modality] | None = None, classes: int = CLASSES) -> Any:

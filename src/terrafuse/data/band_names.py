@@ -1,4 +1,4 @@
-"""What files call their bands, and which of them a modality means.
+"""Names that files give their bands, matched with those of a modality.
 
 Descriptions of bands count most; then, of a modality that is a file per band, the words of the file
 names; then colour tags (red, green, blue). Where they name every band of the modality, the bands
@@ -57,7 +57,7 @@ class BandNamesWarning(UserWarning):
 
 @dataclass(frozen=True)
 class BandNotice:
-    """How names of bands were taken, for the owner of the files.
+    """Notice on how band names were matched.
 
     Args:
         path: The first of the files.
@@ -71,7 +71,7 @@ class BandNotice:
 
 
 class BandChoice(NamedTuple):
-    """Which bands of its files a modality takes.
+    """Bands that a modality takes from its files.
 
     Args:
         picked: Per channel, the file and the band.
@@ -85,7 +85,7 @@ class BandChoice(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """What one kind of names says of the candidates.
+    """Reading of the candidates by one kind of names.
 
     Args:
         source: What they are, for messages.
@@ -212,7 +212,7 @@ def _first_contradiction(bands: Sequence[str], names: _Names) -> int | None:
 
 
 def _meanings(texts: Sequence[str], *, numbers: bool = True) -> list[str]:
-    """What each name stands for in general: "red", "vv" …; "" where that is not known."""
+    """Return the general meaning of each name: "red", "vv" …; "" if unknown."""
     joined = [_join(text) for text in texts]
     letters = {"r", "g", "b"} <= set(joined) and all(
         word in _LETTERS or word in _MEANINGS or not word for word in joined

@@ -89,7 +89,7 @@ def overlap_groups(grids: Sequence[Grid]) -> list[list[int]]:
 
 
 def _all_outlines(grids: Sequence[Grid]) -> tuple[list[int], NDArray[Any]]:
-    """Whose they are, and polygons in a common CRS, for grids that lie somewhere.
+    """Return indices and polygons, in a common CRS, of the georeferenced grids.
 
     In degrees, what reaches beyond ±180° is there a second time, a turn away.
     """

@@ -41,7 +41,7 @@ class Grid:
 
     @property
     def turn(self) -> float | None:
-        """How far east the same place lies again, in CRS units; None unless these are angles."""
+        """Length of a full turn of longitude in CRS units; None unless these are angles."""
         return full_turn(self.crs)
 
     @property

@@ -89,7 +89,7 @@ class GriddedBands:
             ) from error
 
     def find_fill(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Where raw values (C, h, w) are fill if no other band has data there; None: nowhere.
+        """Find raw values (C, h, w) that are fill if no other band has data there; None: none.
 
         Values that were resampled hold none any more.
         """
@@ -209,7 +209,7 @@ def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArr
 
 
 def equals_nodata(values: NDArray[Any], nodata: float) -> NDArray[np.bool_]:
-    """Which values are a nodata value that `usable_nodata` gave.
+    """Compare values with a nodata value from `usable_nodata`.
 
     Close to the largest number of float32 or float64 no value is a measurement: there, all that
     print the same are equal.

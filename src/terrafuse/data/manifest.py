@@ -124,7 +124,7 @@ class Manifest:
         return replace(self, rules={n: replace(r, **BEFORE_RULES) for n, r in self.rules.items()})
 
     def rules_of(self, id: str) -> Mapping[str, ReadingRules]:
-        """How the modalities of a scene are read, with the scales that it has of its own.
+        """Return the reading rules of a scene's modalities, with its own scales.
 
         Raises:
             SceneNotFoundError: No such scene.
@@ -232,7 +232,7 @@ class Manifest:
 
     @cached_property
     def _label_uses(self) -> Counter[str | None]:
-        """How many scenes each label file is of."""
+        """Count the scenes of each label file."""
         return Counter(entry.labels for entry in self.entries)
 
     def _files(self, entry: SceneEntry, name: str) -> tuple[str, ...]:

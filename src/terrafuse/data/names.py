@@ -68,7 +68,7 @@ def gdal_path(name: str) -> str:
 
 
 def is_remote(name: str) -> bool:
-    """Whether `name` is of something that is not read from a file on this disk."""
+    """Tell whether `name` is of something that is not read from a file on this disk."""
     return _parse(gdal_path(name), Path()) is None
 
 
@@ -103,7 +103,7 @@ def moved_name(name: str, old: Path, new: Path) -> str:
 
 
 def is_part(name: str) -> bool:
-    """Whether `name` says more than the path of a file on this disk: a part of it, or a URL."""
+    """Tell whether `name` is more than the path of a file on this disk: a part of it, or a URL."""
     parts = _parse(gdal_path(name), Path())
     return parts is None or bool(parts.before or parts.after)
 
@@ -162,7 +162,7 @@ def _parse_archive(before: str, rest: str, folder: Path) -> Name | None:
 
 
 def _find_path(rest: str, folder: Path) -> tuple[int, int]:
-    """Where in "x:path:y" the path is: what exists, else what looks like one."""
+    """Find the path in "x:path:y": an existing one, else what looks like one."""
     starts = [0, *(m.end() for m in re.finditer(":", rest))]
     stops = [*(m.start() for m in re.finditer(":", rest)), len(rest)]
     for n, start in enumerate(starts):

@@ -77,7 +77,7 @@ def meeting_points(source: Grid, target: Grid) -> Points:
 
 
 def meets_twice(source: Grid, target: Grid) -> bool:
-    """Whether `source` meets `target` at two turns around the Earth: where its two ends meet.
+    """Tell whether `source` meets `target` with both ends of its turn around the Earth.
 
     So does a raster from 0° to 360° a grid from −10° to 10°. In other CRSs than that of `target`
     it does not matter.

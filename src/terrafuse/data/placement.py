@@ -182,7 +182,7 @@ def _match_by_pixel(
 
 
 def _right_scale(own: Grid, reference: Grid, modality: Modality | None) -> str:
-    """How sizes that do not match can be made to."""
+    """Say how sizes that do not match can be made to."""
     if modality is None:
         return "give equal sizes,"
     height, width = (

@@ -46,7 +46,7 @@ _SNAP = 2.0**16
 
 
 def is_vector(path: str) -> bool:
-    """Whether labels in this file are polygons."""
+    """Tell whether labels in this file are polygons."""
     plain = split_layer(path)[0]
     # GPKG:a.gpkg:name is a raster.
     return plain.lower().endswith(SUFFIXES)
@@ -302,7 +302,7 @@ def _turns(box: Box, bounds: Box | None, turn: float) -> list[float]:
 
 
 def _meets(tree: Any, grid: Grid) -> bool:
-    """Whether some polygon reaches into the scene."""
+    """True if any polygon reaches into the scene."""
     edge = 1e-6
     inside = shapely.box(edge, edge, grid.width - edge, grid.height - edge)
     return bool(len(tree.query(inside, predicate="intersects")))

@@ -207,7 +207,7 @@ class RasterSource:
 
     @property
     def has_nodata(self) -> bool:
-        """Whether some band has a nodata value that its pixels can have."""
+        """True if any band has a nodata value that its pixels can have."""
         bands = [band for part in self._parts for band in part.bands.bands]
         return any(band.nodata is not None or band.fill is not None for band in bands)
 
@@ -311,7 +311,7 @@ def _hide_fill(image: NDArray[np.float32], fill: NDArray[np.bool_]) -> None:
 
 
 class _Share(NamedTuple):
-    """What a file gives to a modality.
+    """Bands that a file gives to a modality.
 
     Args:
         file: The file.
@@ -439,7 +439,7 @@ class _Part:
 
 
 def _within(shape: tuple[int, ...], place: tuple[slice, slice], found: _Read) -> _Read:
-    """What was read as a part of an image (C, h, w) without data elsewhere."""
+    """Pad what was read to an image (C, h, w) without data elsewhere."""
     image = np.full(shape, np.nan, np.float32)
     image[:, *place] = found.image
     if found.fill is None:
@@ -450,7 +450,7 @@ def _within(shape: tuple[int, ...], place: tuple[slice, slice], found: _Read) ->
 
 
 def _own(given: PerBand | None, channel: int, tag: float) -> float:
-    """What counts for a band: its own number, that of all bands, or the file's tag."""
+    """Return the number of a band: its own, that of all bands, or the file's tag."""
     if given is None:
         return tag
     return given[channel] if isinstance(given, tuple) else given
@@ -546,7 +546,7 @@ def _wrong_count(
 
 
 def _beside(modality: Modality, files: Sequence[RasterFile]) -> str:
-    """What to do where there is no manifest."""
+    """Say what to do without a manifest."""
     wanted = len(modality.bands)
     if sum(file.count for file in files) < wanted:
         return "to a trained model, give the files of the other bands too"

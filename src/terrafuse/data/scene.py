@@ -167,7 +167,7 @@ class Scene:
 
     @property
     def conversions(self) -> Mapping[str, ValueConversion]:
-        """How values are converted as they are read, per modality (`convert_values`)."""
+        """Conversions of values on reading, per modality (`convert_values`)."""
         return self._conversions
 
     @property

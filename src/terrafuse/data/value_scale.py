@@ -52,7 +52,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class ValueConversion:
-    """How values of a scene become those a model was trained on.
+    """Conversion of a scene's values to the scale of training.
 
     Args:
         factor: Value times this …
@@ -66,7 +66,7 @@ class ValueConversion:
 
     @classmethod
     def parse(cls, text: str, where: str = "conversion") -> ValueConversion:
-        """Of "10000", "2.75e-5,-0.2", "db" or "linear".
+        """Parse "10000", "2.75e-5,-0.2", "db" or "linear".
 
         Raises:
             ConfigError: Something else.
@@ -87,7 +87,7 @@ class ValueConversion:
         return cls(numbers[0], numbers[1] if len(numbers) > 1 else 0.0)
 
     def __str__(self) -> str:
-        """As `parse` takes it."""
+        """Text form, as `parse` takes it."""
         if self.formula:
             return self.formula
         return f"{self.factor:g}" + (f",{self.offset:g}" if self.offset else "")
@@ -119,7 +119,7 @@ class ValueSample:
 
 @dataclass(frozen=True)
 class ScaleFinding:
-    """How the values of a modality relate to those of training.
+    """Relation of a modality's values to those of training.
 
     Args:
         modality: Its name.
@@ -240,7 +240,7 @@ class _Ranges:
 
     @property
     def ratios(self) -> Float:
-        """How many times larger each band's values are now (C,), of bands that are not all 0."""
+        """Ratio of each band's values now to those of training (C,), of bands that are not all 0."""
         old, new = (np.abs(x[[_LOW, _HIGH]]).max(axis=0) for x in (self.old, self.new))
         some = (old > 0) & (new > 0)
         ratios: Float = new[some] / old[some]
@@ -248,12 +248,12 @@ class _Ranges:
 
     @property
     def are_bytes(self) -> bool:
-        """Whether the scene's files hold bytes."""
+        """True if the scene's files hold bytes."""
         return self.new_dtypes == {"uint8"} and self.highest <= _BYTE
 
     @property
     def were_bytes(self) -> bool:
-        """Whether the training's files held bytes."""
+        """True if the training's files held bytes."""
         return self.old_dtypes == {"uint8"} and self.old[_HIGH].max() <= _BYTE
 
     @property

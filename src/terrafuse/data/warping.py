@@ -153,7 +153,7 @@ def witness(
     *,
     dtype: str = "Float32",
 ) -> Witness:
-    """Where a file has data, pixel by pixel of another file.
+    """Build a document of where a file has data, pixel by pixel of another file.
 
     Args:
         path: File as GDAL opens it.

@@ -85,7 +85,7 @@ class _Images:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a raster shows things, in scene pixels from where another of its group shows them.
+    """Displacement of a raster, in scene pixels, from another of its group.
 
     Args:
         group: Rasters that could be compared with each other, be it through others.
@@ -140,7 +140,7 @@ def _join(places: dict[str, _Place], old: _Place | None, new: _Place) -> None:
 
 
 def _judge(scene: Scene, images: _Images, places: Mapping[str, _Place]) -> Iterator[Finding]:
-    """What the most that agree with each other say of the others.
+    """Judge the others by the largest group of rasters that agree.
 
     Where no more agree than differ, nobody can tell which is displaced.
     """

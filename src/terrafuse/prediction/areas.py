@@ -70,7 +70,7 @@ class AreaCount:
 
     @property
     def by(self) -> str:
-        """How pixels are measured: "ellipsoid", "map plane", or "" without CRS."""
+        """Measure of pixel areas: "ellipsoid", "map plane", or "" without CRS."""
         return self._area.by
 
     def add(self, rows: NDArray[np.uint8]) -> None:
@@ -127,7 +127,7 @@ class PixelAreas:
 
     @classmethod
     def of(cls, grid: Grid) -> PixelAreas:
-        """Of a grid."""
+        """Choose the measure of a grid."""
         if grid.crs is None:
             return cls("")
         plane = None

@@ -1,4 +1,4 @@
-"""What the pixels of a class map say: the codes of the classes in the user's labels, or indices."""
+"""Pixel values of a class map: the codes of the user's labels, or class indices."""
 
 from __future__ import annotations
 

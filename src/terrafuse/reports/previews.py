@@ -91,7 +91,7 @@ def class_map_image(indices: NDArray[Any], scheme: ClassScheme) -> Picture:
 
 
 def error_image(labels: NDArray[Any], indices: NDArray[Any]) -> Picture:
-    """Where a class map (H, W) differs from the labels: red; equal: grey; no label: pale grey."""
+    """Draw where a class map (H, W) differs from the labels: red; equal grey; unlabelled pale."""
     picture = np.full((*labels.shape, 3), VOID_COLOR, np.uint8)
     judged = labels != IGNORE_INDEX
     picture[judged & (labels == indices)] = _RIGHT

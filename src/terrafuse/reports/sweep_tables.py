@@ -213,7 +213,7 @@ def _heading(done: Sequence[Record], rows: Sequence[Row]) -> str:
 
 
 def _how_shown(rows: Sequence[Row]) -> str:
-    """What stands in a cell, of as many seeds as there are."""
+    """Format a cell of any number of seeds."""
     numbers = {row["n"] for row in rows}
     how = []
     if max(numbers, default=0) > 2:

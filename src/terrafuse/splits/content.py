@@ -42,7 +42,7 @@ _ROW, _COL = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xD1B54A32D192ED03)
 
 @dataclass(frozen=True)
 class Sketch:
-    """What of a scene is compared.
+    """Content of a scene that is compared.
 
     Args:
         numbers: Of places, each once, uint64 (n,).
@@ -77,7 +77,7 @@ class SharedGround:
 
 
 def sketch_scene(scene: Scene) -> Sketch | None:
-    """What of a scene without CRS is compared; None for scenes that say where they lie.
+    """Read the content to compare of a scene without CRS; None for georeferenced scenes.
 
     Raises:
         RasterReadError: Pixels cannot be decoded.
