@@ -220,6 +220,13 @@ PAGES: dict[str, Page] = {
     ),
     "pretraining-helps": Page(nothing, skip={"terrafuse ": _TABLES, "python ": _TABLES}),
     "benchmarks": Page(nothing, skip={"terrafuse data ": _PUBLISHED}),
+    "own-method": Page(
+        nothing,
+        skip={
+            "terrafuse ": "tests/test_plugins.py and the notebook on a new fusion run this method",
+
+        },
+    ),
     **dict.fromkeys(("add-method", "dates", "pixel-sizes", "polygons"), Page(nothing)),
 }  # fmt: skip
 #: Pages of which a run takes more than a few seconds.

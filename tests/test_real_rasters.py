@@ -15,8 +15,7 @@ import rasterio
 
 from shared import shared_data
 from terrafuse import api
-from terrafuse.config import DataConfig, PredictionConfig, RunConfig, TrainingConfig
-from terrafuse.config.base import NamedOptions
+from terrafuse.config import DataConfig, MethodConfig, PredictionConfig, RunConfig, TrainingConfig
 from terrafuse.data import write_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*no labelled scenes in split 'val'")
@@ -72,7 +71,7 @@ def prepare(folder: Path, name: str) -> tuple[Path, Path]:
     manifest = write_manifest(values, folder / "dataset.yaml")
     config = RunConfig(
         data=DataConfig(manifest=manifest, crop_size=crop, batch_size=2, workers=0),
-        method=NamedOptions(
+        method=MethodConfig(
             name="late_fusion",
             backbone="resnet10t",
             decoder="segformer",
@@ -152,7 +151,8 @@ def test_shipped_configurations_map_whole_scenes(name, folder, rasters, referenc
             assert product.crs == expected.crs
             assert product.shape == expected.shape
         known = expected.read(masked=False).any(axis=0)  # 0 in all bands is no data
-        np.testing.assert_array_equal(found.read(1)[known] == 255, False)
-        assert found.colormap(1)[0][:3] == tuple(run.info.scheme.palette()[0])
+        values = products.class_values
+        np.testing.assert_array_equal(found.read(1)[known] == values.nodata, False)
+        assert found.colormap(1)[values.values[0]][:3] == tuple(run.info.scheme.palette()[0])
     metrics = run.evaluate()
     assert 0 <= metrics["subsets"][metrics["full"]]["scores"]["oa"] <= 1

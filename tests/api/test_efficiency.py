@@ -189,7 +189,7 @@ def test_two_runs_side_by_side(make_run: Make, training: FakeTraining) -> None:
     assert len(training.trained) == 8
     lines = (run / "label_efficiency" / "table.md").read_text().splitlines()
     assert lines[2] == "| labels | pixels | blocks | mIoU ours | mIoU theirs | Δ to theirs |"
-    assert lines[5].endswith("| +0.0 ± 0.0 |")
+    assert lines[5].endswith("| +0.0, +0.0 |")
     assert "Steps: ours 2, theirs 3" in lines[0]
     assert "ours" not in (other / "label_efficiency" / "table.md").read_text()
 

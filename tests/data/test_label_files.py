@@ -159,6 +159,7 @@ def test_another_grid_is_resampled_and_one_apart_refused(
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+@pytest.mark.filterwarnings("ignore:.*the transform of")
 def test_without_crs_they_are_matched_by_pixel(
     make_raster: MakeRaster, tmp_path: Path, eroded: np.ndarray
 ) -> None:

@@ -307,7 +307,7 @@ def test_a_vrt_over_such_files_gives_their_samples(
 
 
 def test_files_in_an_archive(make_raster: MakeRaster, tmp_path: Path) -> None:
-    """GDAL's virtual paths, as those of files elsewhere."""
+    """GDAL's virtual paths; the file on disk is the archive."""
     values = image()
     cmyk(make_raster, tmp_path / "a.tif", values)
     vrt(tmp_path / "a.vrt", "a.tif")
@@ -319,7 +319,7 @@ def test_files_in_an_archive(make_raster: MakeRaster, tmp_path: Path) -> None:
         for given in (path, f"GTIFF_RAW:{path}"):
             scene = open_one(given, 4)
             np.testing.assert_array_equal(read(scene), values)
-            assert scene.paths() == {"m": ()}
+            assert scene.paths() == {"m": (tmp_path / "a.zip",)}
 
 
 def test_a_manifest_takes_the_prefix_with_patterns_and_a_root(

@@ -57,7 +57,10 @@ def compare(tmp_path: Path, make_raster):
         scale_tag: float | None = None,
     ) -> ScaleFinding:
         modality = Modality("m", BANDS[: len(trained)], kind=kind)  # type: ignore[arg-type]
-        paths = [make_raster(tmp_path / f"{i}.tif", x) for i, x in enumerate((trained, mapped))]
+        plain = {"photometric": "minisblack"}  # else GDAL calls three bytes red, green, blue
+        paths = [
+            make_raster(tmp_path / f"{i}.tif", x, **plain) for i, x in enumerate((trained, mapped))
+        ]
         if scale_tag is not None:
             import rasterio
 

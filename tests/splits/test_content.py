@@ -81,6 +81,7 @@ def test_a_small_chip_within_a_large_one(chips: Callable[..., Manifest]) -> None
     assert (shared.row, shared.col, shared.share) == (500, 490, 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*the transform of")
 def test_distances_are_in_pixels_of_the_scene(chips: Callable[..., Manifest]) -> None:
     whole = ground(3)
     manifest = chips(scale=2, a=("train", whole[:, :64, :64]), b=("test", whole[:, 20:84, 30:94]))

@@ -240,7 +240,7 @@ def test_urls_and_absolute_paths_are_left(make_manifest, tmp_path):
         "https://host/a.tif",
         "s3://bucket/a.tif",
         "/data/a.tif",
-        "/vsizip/x.zip/a.tif",
+        "/vsizip//data/x.zip/a.tif",
         "~/a.tif",
     ]
     values = {
@@ -252,6 +252,9 @@ def test_urls_and_absolute_paths_are_left(make_manifest, tmp_path):
     assert values["scenes"][0]["s2"] == kept
     assert values["scenes"][0]["labels"] == "../l.tif"
     assert values["labels"]["area"] == "../area.geojson"
+    packed = {"modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "/vsizip/x.zip/a.tif"}]}
+    move_paths(packed, Path("old"), Path("old/new"))
+    assert packed["scenes"][0]["s2"] == "/vsizip/../x.zip/a.tif"
     named = {"modalities": {"s2": {}}, "scenes": [{"id": "a", "s2": "GTIFF_RAW:in/a*.tif"}]}
     move_paths(named, Path("old"), Path("old/new"))
     assert named["scenes"][0]["s2"] == "../in/a*.tif"

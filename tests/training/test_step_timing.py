@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from terrafuse.config import DataConfig, RunConfig, TrainingConfig
-from terrafuse.config.base import NamedOptions
+from terrafuse.config import DataConfig, MethodConfig, RunConfig, TrainingConfig
 from terrafuse.data import load_manifest
 from terrafuse.landscape import make_landscape
 from terrafuse.training import step_timing, time_steps
@@ -20,7 +19,7 @@ def config(manifest, accumulate: int = 1, **method) -> RunConfig:
     options = {"backbone": "resnet10t", "decoder": "segformer", "weights": "timm"} | method
     return RunConfig(
         data=DataConfig(manifest=manifest.path, crop_size=32, batch_size=2, workers=0),
-        method=NamedOptions(name="late_fusion", decoder_options={"channels": 16}, **options),
+        method=MethodConfig(name="late_fusion", decoder_options={"channels": 16}, **options),
         training=TrainingConfig(steps=3, accelerator="cpu", accumulate=accumulate),
     )
 

@@ -49,7 +49,10 @@ def test_a_stored_checkpoint_resumes_to_the_weights_of_a_run_never_stopped(
     config: Path, tmp_path: Path
 ) -> None:
     run = bring("stopped", tmp_path)
-    with pytest.warns(UserWarning, match=r"run.yaml: 'method\.backbone_options\.taps' is called"):
+    with (
+        pytest.warns(UserWarning, match=r"run.yaml: 'method\.backbone_options\.taps' is called"),
+        pytest.warns(UserWarning, match="begun when nodata was judged band by band"),
+    ):
         api.train(config, run, resume=True, progress=False)
     resumed, whole = read_state(run), read_state(STORED / "whole")
     assert resumed.keys() == whole.keys()

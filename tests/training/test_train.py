@@ -399,11 +399,14 @@ def test_file_in_place_of_the_folder_is_refused(
         train(make_config(manifest), tmp_path / "run")
 
 
-def test_nothing_is_printed_without_a_terminal(
+def test_plain_lines_are_printed_without_a_terminal(
     tmp_path: Path, manifest: Path, make_config: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     train(make_config(manifest, training={"steps": 1}), tmp_path / "run")
-    assert capfd.readouterr() == ("", "")
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("augmentation, ")
+    assert not {"\r", "\x1b"} & set(printed.err)
 
 
 def test_modality_dropout_needs_a_method_that_can_miss_modalities(

@@ -230,6 +230,16 @@ class Manifest:
             )
         )
 
+    def only(self, id: str) -> Manifest:
+        """Return the manifest of one scene; label files shared with others still count as shared.
+
+        Raises:
+            SceneNotFoundError: No such scene.
+        """
+        one = replace(self, entries=(self._entry(id),))
+        vars(one)["_label_uses"] = self._label_uses
+        return one
+
     @cached_property
     def _label_uses(self) -> Counter[str | None]:
         """Count the scenes of each label file."""

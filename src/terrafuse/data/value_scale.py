@@ -240,7 +240,7 @@ class _Ranges:
 
     @property
     def ratios(self) -> Float:
-        """Ratio of each band's values now to those of training (C,), of bands that are not all 0."""
+        """Ratio of each band's values to those of training (C,), of bands that are not all 0."""
         old, new = (np.abs(x[[_LOW, _HIGH]]).max(axis=0) for x in (self.old, self.new))
         some = (old > 0) & (new > 0)
         ratios: Float = new[some] / old[some]

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,7 +174,7 @@ def _examine_all(manifest: Manifest, splits: Splits, deep: bool, workers: int) -
 
 
 def _examine(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
-    single = replace(manifest, entries=(entry,))
+    single = manifest.only(entry.id)
     opened = _open(single, entry)
     if isinstance(opened, _Result):
         return opened

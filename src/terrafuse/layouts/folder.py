@@ -216,7 +216,9 @@ def _describe_modality(
     )
     values |= {} if scale == 1 else {"scale": float(scale)}
     _check_sizes(name, files, labels, root, scale)
-    own = {id: [inspect_raster(root / p.path, where)] for id, p in files.items() if id in labels}
+    own = {
+        id: inspect_pages(root / p.path, "all", where) for id, p in files.items() if id in labels
+    }
     tell_band_names(name, values["bands"], own)
     return values if required else values | {"required": False}
 

@@ -272,7 +272,10 @@ def _local_files(
         given = scene.get(name, [])
         paths = [given] if isinstance(given, str) else given
         if paths and not any(map(is_remote, paths)):
-            found[id] = [inspect_raster(_place(p, root), f"modality '{name}'") for p in paths]
+            where = f"modality '{name}'"
+            found[id] = [
+                page for path in paths for page in inspect_pages(_place(path, root), "all", where)
+            ]
     return found
 
 
