@@ -27,7 +27,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Links of files that lie above docs/ and are shown as pages of it (CHANGELOG, CONTRIBUTING)."""
+    """Links in files above docs/ that are shown as its pages (CHANGELOG, CONTRIBUTING)."""
     return re.sub(r'href="docs/([^"#]+)\.md(["#])', r'href="\1.html\2', html)
 
 
