@@ -26,6 +26,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return _MARKER.sub(lambda found: TABLES[found[1]](), markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Links in files above docs/ that are shown as its pages (CHANGELOG, CONTRIBUTING)."""
+    return re.sub(r'href="docs/([^"#]+)\.md(["#])', r'href="\1.html\2', html)
+
+
 def settings_tables(model: type[BaseModel], heading: str = "") -> str:
     """One table per settings class, from the outermost to the innermost."""
     parts = []
