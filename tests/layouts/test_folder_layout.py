@@ -44,8 +44,12 @@ def test_a_folder_becomes_a_manifest_that_reads(dataset: Path, tmp_path: Path) -
     assert [c["code"] for c in values["classes"]] == [1, 4]
     assert values["void"] == [-1]
     assert values["modalities"] == {
-        "dem_30m": {"kind": "elevation", "bands": ["B1"], "scale": 3.0},
-        "s2": {"kind": "optical", "bands": ["B1", "B2", "B3", "B4"], "required": False},
+        "dem_30m": {"kind": "elevation", "bands": ["band_1"], "scale": 3.0},
+        "s2": {
+            "kind": "optical",
+            "bands": ["band_1", "band_2", "band_3", "band_4"],
+            "required": False,
+        },
     }
     assert values["scenes"][0] == {
         "id": "a",

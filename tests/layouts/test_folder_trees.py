@@ -216,7 +216,7 @@ def test_the_command_tells_what_it_took(
         "labels: 2 scenes: 2 in 'gt'",
         "for instance scene '0': images 'images/Image_0.tif', labels 'gt/Label_0.tif'",
         "ignored: 1 in '.'",
-        f"wrote {out}: images; scenes: ",
+        f"wrote {out}: images; scenes: 2, in no split yet ('terrafuse data split' draws one)",
     ]
     assert re.search(r"root: copy", out.read_text())
     out.unlink()

@@ -24,7 +24,7 @@ def test_lists_folders_and_ignored_pixels(root: Path) -> None:
     values = describe(root, "forests")
     assert values["modalities"] == {
         "rgb": {"kind": "optical", "bands": ["red", "green", "blue"]},
-        "sam": {"kind": "other", "bands": ["B1"]},
+        "sam": {"kind": "other", "bands": ["band_1"]},
     }
     assert [item["code"] for item in values["classes"]] == [0, 1, 2]
     manifest = load_manifest(write_manifest(values, root / "dataset.yaml"))

@@ -346,7 +346,7 @@ FORMS: dict[str, Form] = {
     ),
     "LoveDA": Form(
         published.make_loveda, "no published data set; folders of rasters (layout 'folder')",
-        {"train": 4, "val": 4}, list(range(8)), [], {"images_png": (["B1", "B2", "B3"], None)},
+        {"train": 4, "val": 4}, list(range(8)), [], {"images_png": (["band_1", "band_2", "band_3"], None)},
         {"id": "val_Urban_1", "split": "val", "images_png": "Val/Urban/images_png/1.png",
          "labels": "Val/Urban/masks_png/1.png"},
         (), "compare/whu_opt_sar",
@@ -357,7 +357,7 @@ FORMS: dict[str, Form] = {
             lambda root, tree=tree, lists=lists: published.make_tree(root, *tree, lists=lists),
             "no published data set; folders of rasters (layout 'folder')",
             {"train": 1, "val": 1, "test": 1}, [0, 1, 2, 3, 5], [],
-            {image: (["B1", "B2", "B3"], None), height: (["B1"], None)},
+            {image: (["band_1", "band_2", "band_3"], None), height: (["band_1"], None)},
             {"id": "3", "split": "test",
              **{key: path.replace("SPLIT", "test").replace("NAME", "3")
                 for key, path in zip((image, height, "labels"), tree, strict=True)}},

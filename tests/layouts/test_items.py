@@ -49,7 +49,7 @@ def test_a_table(root: Path, tmp_path: Path) -> None:
     assert values["root"] == "set"
     assert values["modalities"] == {
         "sar": {"kind": "sar", "bands": ["VV", "VH"], "unit": "db", "required": False},
-        "s2": {"kind": "optical", "bands": ["B1", "B2", "B3"]},
+        "s2": {"kind": "optical", "bands": ["band_1", "band_2", "band_3"]},
     }
     assert [item["code"] for item in values["classes"]] == [1, 4]
     assert values["void"] == [-1]

@@ -38,6 +38,9 @@ def data_describe(
     look_beside(layout, Path.cwd())
     manifest = api.data_describe(root, out, layout=layout, options=pairs(option), report=typer.echo)
     scenes = ", ".join(f"{n} {split}" for split, n in manifest.splits.items())
+    scenes = (
+        scenes or f"{len(manifest.entries)}, in no split yet ('terrafuse data split' draws one)"
+    )
     typer.echo(f"wrote {out}: {', '.join(manifest.modalities)}; scenes: {scenes}")
 
 

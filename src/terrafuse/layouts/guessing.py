@@ -31,7 +31,7 @@ def guess_modality(name: str, files: Sequence[RasterFile]) -> dict[str, Any]:
     """
     bands = [band for file in files for band in _band_names(file)]
     if len(set(bands)) < len(bands):
-        bands = [f"B{number}" for number in range(1, len(bands) + 1)]
+        bands = [f"band_{number}" for number in range(1, len(bands) + 1)]
     values: dict[str, Any] = {"kind": _guess_kind(name), "bands": bands}
     wavelengths = [_WAVELENGTH.fullmatch(band) for band in bands]
     if all(wavelengths):
@@ -105,4 +105,4 @@ def _band_names(file: RasterFile) -> list[str]:
         opaque = list(file.descriptions)
     if all(opaque) and len(set(opaque)) == len(opaque):
         return opaque
-    return [f"B{number}" for number in range(1, len(opaque) + 1)]
+    return [f"band_{number}" for number in range(1, len(opaque) + 1)]
