@@ -6,6 +6,9 @@ Each run is scored twice on its test split: as it is, and with hints and prompts
 replaced by those of the window before it. The streams themselves, and their fusion, see the right
 images both times. Runs that differ in their seed only ("full-400-0", "full-400-1") are one row:
 mean ± half of the 95 % interval, also of the differences.
+
+"U" is the energy of what the Variance Enhancement Module lets through, mean U² / mean x² over all
+sites, windows and tokens, per modality: 1 where there is none, 0 where others predict everything.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from terrafuse import api
 from terrafuse.api import Run
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate
-from terrafuse.methods.upseg import Guidance, TokenMap
+from terrafuse.methods.upseg import Guidance, TokenMap, VarianceEnhancement
 from terrafuse.prediction import WindowSettings
 
 
@@ -82,6 +85,27 @@ def other_guests(segmenter: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
+class Energy:
+    """Sums of squares of x and U, per modality, over the sites of a segmenter."""
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        self.sums: dict[int, list[float]] = {}
+        for module in segmenter.modules():
+            if isinstance(module, VarianceEnhancement):
+                module.register_forward_hook(self._add)
+
+    def _add(self, module: nn.Module, given: Any, made: Any) -> None:
+        for index, (x, unique) in enumerate(zip(given[0], made[0], strict=True)):
+            own = cast(VarianceEnhancement, module).norm(x.values)
+            sums = self.sums.setdefault(index, [0.0, 0.0])
+            sums[0] += float(unique.values.square().sum())
+            sums[1] += float(own.square().sum())
+
+    def shares(self) -> list[float]:
+        """Mean U² / mean x² per modality, in the order of the model."""
+        return [part / whole for _, (part, whole) in sorted(self.sums.items())]
+
+
 def scores(run: Run, classes: Sequence[str]) -> list[float]:
     """IoU of the classes and mIoU on the test split."""
     config = run.config
@@ -112,10 +136,12 @@ def main() -> None:
     print(f"{machine()}; mean over seeds ± half of its 95 % interval")
     print(f"| run | guidance | {' | '.join(titles)} |\n|---|---|{'---|' * len(titles)}")
     for title, folders in rows.items():
-        own, other = [], []
+        own, other, shares = [], [], []
         for folder in folders:
             run = api.load(folder)
+            energy = Energy(run.segmenter)
             own.append(scores(run, args.classes))
+            shares.append(energy.shares())
             with other_guests(run.segmenter):
                 other.append(scores(run, args.classes))
         gains = [
@@ -126,6 +152,10 @@ def main() -> None:
         ):  # fmt: skip
             cells = [cell(values, sign) for values in zip(*found, strict=True)]
             print(f"| {title} | {name} | {' | '.join(cells)} |", flush=True)
+        names = [modality.name for modality in run.info.modalities]
+        each = zip(names, zip(*shares, strict=True), strict=True)
+        text = ", ".join(f"{name} {cell(values)}" for name, values in each)
+        print(f"| {title} | U | {text} |{' |' * (len(titles) - 1)}", flush=True)
 
 
 if __name__ == "__main__":
