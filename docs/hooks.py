@@ -18,17 +18,19 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+_SNIPPET = re.compile(r'^--8<-- "(\w+\.md)"$', re.MULTILINE)
 _MARKER = re.compile(r"^<!-- generated: ([a-z_]+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Called by mkdocs for every page."""
-    return _MARKER.sub(lambda found: TABLES[found[1]](), markdown)
+    return _MARKER.sub(lambda found: TABLES[found[1]](), _SNIPPET.sub(_include, markdown))
 
 
-def on_page_content(html: str, **_: Any) -> str:
-    """Links in files above docs/ that are shown as its pages (CHANGELOG, CONTRIBUTING)."""
-    return re.sub(r'href="docs/([^"#]+)\.md(["#])', r'href="\1.html\2', html)
+def _include(found: re.Match[str]) -> str:
+    """A file above docs/ that is shown as a page, with its links as they hold there."""
+    text = (Path(__file__).parents[1] / found[1]).read_text(encoding="utf-8")
+    return text.replace("](docs/", "](")
 
 
 def settings_tables(model: type[BaseModel], heading: str = "") -> str:
