@@ -346,7 +346,8 @@ FORMS: dict[str, Form] = {
     ),
     "LoveDA": Form(
         published.make_loveda, "no published data set; folders of rasters (layout 'folder')",
-        {"train": 4, "val": 4}, list(range(8)), [], {"images_png": (["band_1", "band_2", "band_3"], None)},
+        {"train": 4, "val": 4}, list(range(8)), [],
+        {"images_png": (["band_1", "band_2", "band_3"], None)},
         {"id": "val_Urban_1", "split": "val", "images_png": "Val/Urban/images_png/1.png",
          "labels": "Val/Urban/masks_png/1.png"},
         (), "compare/whu_opt_sar",
