@@ -230,7 +230,7 @@ PAGES: dict[str, Page] = {
     "own-method": Page(
         nothing,
         skip={
-            "terrafuse ": "tests/test_plugins.py and the notebook on a new fusion run this method",
+            "terrafuse ": "tests/test_own_method.py runs this page, with its Python file",
 
         },
     ),
