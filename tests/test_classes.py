@@ -68,6 +68,17 @@ def test_unknown_colours_are_shown_as_colours():
         PALETTE.encode(raw)
 
 
+def test_message_names_the_code_that_a_value_nearly_is():
+    raw = np.zeros((3, 2, 2), np.uint8)
+    raw[1] = 254  # #00fe00, nearly #00ff00
+    with pytest.raises(LabelError, match=r"#00fe00 \(4 px, 100.0%, nearly #00ff00\);"):
+        PALETTE.encode(raw)
+    with pytest.raises(LabelError, match=r"7\.0001 \(1 px, 50.0%, nearly 7\);"):
+        CODED.encode(np.array([[7.0001, 0]]))
+    with pytest.raises(LabelError, match=r" 8 \(1 px, 50.0%\);"):
+        CODED.encode(np.array([[8, 0]]))
+
+
 def test_nan_and_fractions_are_no_labels():
     with pytest.raises(LabelError, match="nan"):
         CODED.encode(np.array([[0.0, np.nan]]))

@@ -25,6 +25,8 @@ DEFAULT_COLORS = (
     "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
 )  # fmt: skip
 _COLOR = re.compile(r"#[0-9a-f]{6}")
+# Values this near to a code are named with it.
+_NEAR_LEVELS, _NEAR_NUMBER = 8, 0.01
 #: Allowed value of `unknown` besides the class names.
 VOID = "void"
 
@@ -221,7 +223,10 @@ def _unknown_message(
     unknown: list[tuple[float, int]], table: dict[int, int], where: str, is_color: bool, size: int
 ) -> str:
     worst = sorted(unknown, key=lambda item: -item[1])[:5]
-    listed = ", ".join(f"{_show(v, is_color)} ({n} px, {n / size:.1%})" for v, n in worst)
+    listed = ", ".join(
+        f"{_show(v, is_color)} ({n} px, {n / size:.1%}{_near(v, table, is_color)})"
+        for v, n in worst
+    )
     more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
     known = ", ".join(_show(code, is_color) for code in sorted(table)[:20])
     return (
@@ -229,6 +234,19 @@ def _unknown_message(
         "Add them to a class ('code') or to 'void' in the manifest, or set there what all other "
         "values become ('unknown': 'void' or the name of a class)."
     )
+
+
+def _near(value: float, table: dict[int, int], is_color: bool) -> str:
+    """Name the code that a value nearly is: an edited colour, lossy compression, resampling."""
+    for code in sorted(table):
+        if is_color:
+            channels = (int(number).to_bytes(3, "big") for number in (value, code))
+            is_near = max(abs(a - b) for a, b in zip(*channels, strict=True)) <= _NEAR_LEVELS
+        else:
+            is_near = abs(value - code) <= _NEAR_NUMBER
+        if is_near:
+            return f", nearly {_show(code, is_color)}"
+    return ""
 
 
 def _show(value: float, is_color: bool) -> str:

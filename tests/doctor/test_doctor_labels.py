@@ -43,6 +43,27 @@ def test_labels_of_one_class_and_mostly_void(look_at):
     assert "all class 'b' (480 px)" in messages[1]
 
 
+def test_the_value_for_no_data_is_the_code_of_a_class(tmp_path, make_raster):
+    labels = fields(3)[None] + 4
+    make_raster(tmp_path / "x.tif", image())
+    make_raster(tmp_path / "l.tif", labels, nodata=5)
+    values = {
+        "classes": [{"name": n, "code": c} for n, c in (("a", 4), ("b", 5), ("c", 6))],
+        "modalities": {"x": {"bands": ["g"]}},
+        "scenes": [{"id": "s", "split": "train", "x": "x.tif", "labels": "l.tif"}],
+    }
+    path = tmp_path / "dataset.yaml"
+    path.write_text(yaml.safe_dump(values))
+    (finding,) = [f for f in check_manifest(load_manifest(path)) if f.code == "nodata-is-class"]
+    assert finding.severity == "note"
+    share = (labels == 5).mean()
+    assert f"'b': {share:.1%} of the labelled pixels count as 'b'" in finding.message
+    del values["classes"][1]  # as the remedy says
+    path.write_text(yaml.safe_dump(values | {"void": [5]}))
+    codes = {f.code for f in check_manifest(load_manifest(path))}
+    assert not codes & {"nodata-is-class", "labels"}
+
+
 def test_labels_among_the_inputs(look_at):
     labels = fields(2)[None]
     case = look_at(labels=labels, m=(labels * 3 + 5, {}, {}), n=(image(), {}, {}))

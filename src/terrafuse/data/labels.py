@@ -90,6 +90,8 @@ class RasterLabels:
             )
             for number in _label_bands(file, scheme, self._where)
         ]
+        #: Class whose code is the file's value for no data; its pixels count as the class.
+        self.class_without_data = _class_of(self._nodata, scheme)
         self._bands = place(
             file, bands, grid, reference, resampling="nearest", where=where, dtype="Float64"
         )
@@ -126,6 +128,12 @@ class RasterLabels:
             values = np.moveaxis(self._palette[values[0].astype(np.intp)], -1, 0)
         raw = values[0] if len(values) == 1 else values
         return self._scheme.encode(raw, nodata=self._nodata, where=self._where, met=self.unknown)
+
+
+def _class_of(nodata: float | None, scheme: ClassScheme) -> int | None:
+    codes = {code: i for code, i in scheme.lookup().items() if isinstance(code, int)}
+    index = next((i for code, i in codes.items() if code == nodata), None)
+    return None if index == IGNORE_INDEX else index
 
 
 def _opaque(file: RasterFile) -> int:

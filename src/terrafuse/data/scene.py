@@ -151,6 +151,11 @@ class Scene:
         return self.has_reference("labels")
 
     @property
+    def class_without_data(self) -> int | None:
+        """Class whose code is the nodata value of the label raster, if there is one."""
+        return getattr(self._labels.get("labels"), "class_without_data", None)
+
+    @property
     def missing(self) -> frozenset[str]:
         """Modalities without a raster here."""
         return frozenset(m.name for m in self.modalities if m.name not in self._sources)

@@ -35,6 +35,7 @@ def check_labels(summary: SceneSummary) -> Iterator[Finding]:
     """Check the content of a scene's labels."""
     if summary.labels is not None:
         yield from _check_shares(summary)
+        yield from _check_nodata_is_class(summary)
     for seen in summary.seen.values():
         overwritten = list(_check_mask_as_image(summary, seen))
         yield from overwritten
@@ -54,6 +55,23 @@ def _check_shares(summary: SceneSummary) -> Iterator[Finding]:
         message = f"scene '{summary.id}' is all class '{name}' ({total:,} px)"
         remedy = "Nothing to fix if that is true; alone it cannot teach classes apart"
         yield Finding("note", "one-class", message, summary.id, None, remedy, "labels")
+
+
+def _check_nodata_is_class(summary: SceneSummary) -> Iterator[Finding]:
+    index = summary.scene.class_without_data
+    if index is None or not summary.counts[index]:
+        return
+    name = summary.scheme.names[index]
+    share = summary.counts[index] / summary.counts.sum()
+    message = (
+        f"the value that the labels of scene '{summary.id}' declare as no data is a code of class "
+        f"'{name}': {share:.1%} of the labelled pixels count as '{name}'"
+    )
+    remedy = (
+        f"Right if '{name}' is a class to learn; if it means 'not labelled', take it out of "
+        "'classes' and put its code into 'void'"
+    )
+    yield Finding("note", "nodata-is-class", message, summary.id, None, remedy, "labels")
 
 
 def _check_leak(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:

@@ -230,7 +230,8 @@ def _toward(value: float, positive: str, negative: str) -> str:
 def _remedy(scene: Scene, names: Sequence[str], shift: Shift) -> str:
     name = " and ".join(f"'{name}'" for name in names)
     if scene.grid.crs is None:
-        rows, cols = (f"{-value:+.1f}" for value in (shift.row, shift.col))
+        # + 0.0: no "-0.0".
+        rows, cols = (f"{round(-value, 1) + 0.0:+.1f}" for value in (shift.row, shift.col))
         return f"Move the pixels of {name} by {rows} rows and {cols} columns"
     t = scene.grid.transform
     x = -(t.a * shift.col + t.b * shift.row)
