@@ -63,6 +63,7 @@ def write(path: Path, array: np.ndarray, left: float) -> None:
     with rasterio.open(
         path, "w", driver="GTiff", count=count, height=height, width=width, dtype=array.dtype,
         crs="EPSG:32633", transform=from_origin(left, 5_000_000, 10, 10),
+        photometric="RGB" if count == 3 else "MINISBLACK",
     ) as dataset:  # fmt: skip
         dataset.write(array)
 
@@ -159,6 +160,20 @@ def trained(folder: Path, run: Callable[..., None]) -> None:
     run("terrafuse", "train", "run.yaml", "--out", "runs/first")
 
 
+def scored(folder: Path, run: Callable[..., None]) -> None:
+    """The run, a second one, scenes of other places and events."""
+    trained(folder, run)
+    run("terrafuse", "train", "run.yaml", "--out", "runs/second")
+    values = {**TWO_SENSORS, "scenes": [*TWO_SENSORS["scenes"]]}
+    values["scenes"] = [
+        {**scene, "id": id, "split": "test"}
+        for scene, id in zip(values["scenes"], ("north", "south", "albania_1", "c"), strict=True)
+    ]
+    for name in ("dataset.yaml", "events.yaml", "other/dataset.yaml"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(yaml.safe_dump({"root": str(folder), **values}))
+
+
 def flood(folder: Path, run: Callable[..., None]) -> None:
     """A run file, and two runs to hold against each other."""
     two_sensors(folder, run)
@@ -197,7 +212,7 @@ PAGES: dict[str, Page] = {
             for sensor in ("s1", "s2")
         },
     ),
-    "scores": Page(trained, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
+    "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
     "pretrain": Page(two_sensors, tiny=False),
     "compare": Page(
@@ -300,7 +315,8 @@ def shrunk(words: Sequence[str], page: Page) -> list[str]:
     """The command with little training."""
     verb = words[1]
     if verb == "pretrain":
-        settings = ["data.crop_size=64", "data.batch_size=4", "data.workers=0", "training.steps=2"]
+        settings = ["data.crop_size=64", "data.batch_size=4", "data.workers=0",
+                    "training.steps=2", "training.warmup_steps=0"]  # fmt: skip
     elif verb in ("train", "sweep"):
         settings = [*SMALL, *(TINY if page.tiny else ())]
     else:
