@@ -1,8 +1,8 @@
 """Locks on output folders and files: one process writes at a time, others learn who it is.
 
 A lock is a small file that names its holder. It is created by linking, which exactly one of several
-processes can do, also on network disks. Where the disk has `flock`, the holder keeps the file locked
-as well, so that the lock of a killed process is free at once.
+processes can do, also on network disks. Where the disk has `flock`, the holder keeps the file
+locked as well, so that the lock of a killed process is free at once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -28,10 +29,8 @@ from pathlib import Path
 from terrafuse.errors import OutputError
 from terrafuse.stopping import deferred
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _LOCK = ".terrafuse.lock"
 _PARTIAL = ".partial"
@@ -241,8 +240,13 @@ def _locked(folder: Path, name: str, target: Path, verb: str) -> Iterator[None]:
         with deferred():
             _make(folder, target)
             path = folder.resolve() / name
-            _enter(path, target, verb)
+            before = _enter(path, target, verb)
             entered = path
+        if before is not None:
+            warnings.warn(
+                f"{before} ended without unlocking '{target}'; what it had not finished is removed",
+                stacklevel=5,
+            )
         yield
     finally:
         with deferred():
@@ -265,7 +269,8 @@ def _make(folder: Path, target: Path) -> None:
     )
 
 
-def _enter(path: Path, target: Path, verb: str) -> None:
+def _enter(path: Path, target: Path, verb: str) -> Holder | None:
+    """Lock; return whose lock was left behind there."""
     with _guard:
         held = _held.get(path)
         if held is not None:
@@ -275,13 +280,13 @@ def _enter(path: Path, target: Path, verb: str) -> None:
                     "choose another output"
                 )
             held.times += 1
-            return
+            return None
         here = machine()
         pid = os.getpid()
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         holder = Holder(verb, pid, process_start(pid), here, now)
         try:
-            descriptor = _acquire(path, target, holder)
+            descriptor, before = _acquire(path, target, holder)
         except OutputError:
             raise
         except OSError as error:
@@ -290,6 +295,7 @@ def _enter(path: Path, target: Path, verb: str) -> None:
                 "--out"
             ) from error
         _held[path] = _Held(descriptor, threading.get_ident())
+        return before
 
 
 def _leave(path: Path) -> None:
@@ -307,8 +313,11 @@ def _leave(path: Path) -> None:
         os.close(held.descriptor)
 
 
-def _acquire(path: Path, target: Path, holder: Holder) -> int:
-    """Lock; return the open file, which keeps it.
+def _acquire(path: Path, target: Path, holder: Holder) -> tuple[int, Holder | None]:
+    """Lock.
+
+    Returns:
+        The open file, which keeps the lock, and the process that left it behind.
 
     Raises:
         OutputError: Another process holds it.
@@ -321,10 +330,10 @@ def _acquire(path: Path, target: Path, holder: Holder) -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         if descriptor is not None:
-            return descriptor
+            return descriptor, None
         descriptor, other = _take_over(path, target, holder)
         if descriptor is not None:
-            return descriptor
+            return descriptor, other
         if other is not None and time.monotonic() > give_up:
             raise _in_use(path, target, other)
         time.sleep(0.05)
@@ -365,7 +374,7 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
     """Take the lock of a process that has ended.
 
     Returns:
-        The open file, or None to try again; and the process that is about to be gone.
+        The open file, or None to try again; and the process that has ended or is about to.
 
     Raises:
         OutputError: Its process lives, or may live.
@@ -377,7 +386,7 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
     is_ours = False
     try:
         is_free = _flock(descriptor)
-        content = os.pread(descriptor, 10_000, 0)
+        content = os.read(descriptor, 10_000)
         other = Holder.from_bytes(content)
         if is_free is False:
             if other is None or not other.is_gone(is_unlocked=False):
@@ -391,14 +400,11 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
             _remove(path, content)
             return None, None
         own = holder.to_bytes()
-        os.pwrite(descriptor, own.ljust(len(content)), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, own.ljust(len(content)))
         os.ftruncate(descriptor, len(own))
         is_ours = True
-        warnings.warn(
-            f"{other} ended without unlocking '{target}'; what it had not finished is removed",
-            stacklevel=8,
-        )
-        return descriptor, None
+        return descriptor, other
     finally:
         if not is_ours:
             os.close(descriptor)
@@ -417,7 +423,7 @@ def _remove(path: Path, content: bytes) -> None:
 
 def _flock(descriptor: int) -> bool | None:
     """Lock an open file; False: another process has; None: the disk knows no such locks."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

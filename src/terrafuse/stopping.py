@@ -1,8 +1,8 @@
 """Signals that ask a program to stop: Ctrl-C, and those of `timeout`, schedulers and containers.
 
-The first one lets the work end in order; a second one ends the process at once. Processes that work
-for another one do not listen to these signals, which reach a whole group at once: their parent saves
-what is done, and ends them.
+The first one lets the work end in order; a second one ends the process at once. Processes that
+work for another one do not listen to these signals, which reach a whole group at once: their parent
+saves what is done, and ends them.
 """
 
 from __future__ import annotations
@@ -131,6 +131,22 @@ def listening() -> Iterator[None]:
         yield
     finally:
         listener.stop()
+
+
+@contextmanager
+def when_stopped(hint: str) -> Iterator[None]:
+    """Add to a signal that arrives in the block how to go on; the outermost block counts."""
+    try:
+        yield
+    except (Stopped, KeyboardInterrupt) as stop:
+        stop.add_note(hint)
+        raise
+
+
+def how_to_go_on(stop: BaseException) -> str:
+    """What to do after a signal."""
+    notes: list[str] = getattr(stop, "__notes__", [])
+    return notes[-1] if notes else "what there was before is unchanged; run the same command again"
 
 
 @contextmanager

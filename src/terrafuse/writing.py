@@ -279,14 +279,13 @@ def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     Raises:
         OutputError: Names both.
     """
-    read = {_inode(path): path for path in inputs}
-    for path in outputs:
-        found = _inode(path)
-        if found is not None and found in read:
-            same = read[found]
-            other = "" if same == path else f", the same file as '{path}',"
+    existing = {found: path for path in outputs if (found := _inode(path)) is not None}
+    for path in inputs if existing else ():
+        target = existing.get(_inode(path) or (0, 0))
+        if target is not None:
+            other = "" if target == path else f", the same file as '{target}',"
             raise OutputError(
-                f"'{same}'{other} is read and would be overwritten. Choose another output"
+                f"'{path}'{other} is read and would be overwritten. Choose another output"
             )
 
 
@@ -302,16 +301,16 @@ def failure(error: BaseException, folder: Path) -> str:
     """Why writing failed, and what to do."""
     lines = str(error).splitlines()
     reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
-    number = getattr(error, "errno", None)
+    number = error.errno if isinstance(error, OSError) else None  # GDAL's numbers mean other things
     existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
     if number == errno.EROFS:
         remedy = "The file system is read-only; choose another folder"
-    elif number in (errno.EACCES, errno.EPERM) or not os.access(existing, os.W_OK | os.X_OK):
-        remedy = f"Give yourself permission to write in '{existing}', or choose another folder"
     elif number == errno.ENAMETOOLONG:
         remedy = "Choose a shorter name"
     elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP):
         remedy = "Choose another folder"
+    elif number in (errno.EACCES, errno.EPERM) or not os.access(existing, os.W_OK | os.X_OK):
+        remedy = f"Give yourself permission to write in '{existing}', or choose another folder"
     else:
         remedy = "Free space, or choose another folder"
     return f"{reason}. {remedy}"

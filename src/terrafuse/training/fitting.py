@@ -98,8 +98,8 @@ def fit_task(
 
 def _stopped(by: signal.Signals, step: int, task: LearningTask, out: Path) -> StoppedError:
     return StoppedError(
-        f"training was stopped by {by.name} after step {step} of {task.config.steps}; continue "
-        f"with --resume (the run is kept in '{out}')"
+        f"training was stopped by {by.name} after step {step} of {task.config.steps}",
+        f"continue with --resume (the run is kept in '{out}')",
     )
 
 

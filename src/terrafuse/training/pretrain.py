@@ -23,6 +23,7 @@ from terrafuse.progress import Display
 from terrafuse.samples import Batch
 from terrafuse.sampling import Views, describe_augmentation, views_loader
 from terrafuse.segmenter import SensorModel
+from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -74,7 +75,10 @@ def pretrain(
     config = config.model_copy(update={"data": data})
     with quiet_lightning():
         check_trainer(config.training)
-    with claimed(out, "pretrain", takes_part=run_state.is_first_process()):
+    with (
+        when_stopped("continue with --resume"),
+        claimed(out, "pretrain", takes_part=run_state.is_first_process()),
+    ):
         if run_state.is_first_process():
             run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
         if resume and run_state.is_finished(out, PRETRAIN_JSON):

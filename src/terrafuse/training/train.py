@@ -30,6 +30,7 @@ from terrafuse.modalities import window_alignment
 from terrafuse.progress import Display
 from terrafuse.sampling import describe_augmentation, labelled_scenes, share_labels, training_loader
 from terrafuse.segmenter import Segmenter
+from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
@@ -88,7 +89,10 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
     check_settings(config)
-    with claimed(out, "train", takes_part=run_state.is_first_process()):
+    with (
+        when_stopped("continue with --resume"),
+        claimed(out, "train", takes_part=run_state.is_first_process()),
+    ):
         if run_state.is_first_process():
             run_state.check_startable(out, config, resume=resume)
         if resume and run_state.is_finished(out):
