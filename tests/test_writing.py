@@ -15,7 +15,7 @@ from children import kill_at_rename, run, running, wait_for_ever
 from terrafuse import writing
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.locking import mark, process_start
-from terrafuse.weights.files import write_tensors
+from terrafuse.weights.files import read_metadata, read_weights, write_tensors
 from terrafuse.writing import (
     claimed,
     claimed_file,
@@ -126,6 +126,17 @@ def test_files_have_the_mode_of_the_umask(tmp_path: Path, umask: int) -> None:
         os.umask(before)
     modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == {0o666 & ~umask}
+
+
+def test_weights_have_the_same_bytes_each_time(tmp_path: Path) -> None:
+    facts = {"terrafuse": "1", "a": 'ü "quoted"', "z": "3"}
+    for n in range(8):
+        write_tensors(
+            tmp_path / f"{n}.safetensors", {"x": torch.arange(3.0), "a": torch.zeros(2, 2)}, facts
+        )
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert read_metadata(tmp_path / "0.safetensors") == {"format": "pt", **facts}
+    assert torch.equal(read_weights(tmp_path / "7.safetensors")["x"], torch.arange(3.0))
 
 
 def replace_group(folder: Path) -> None:
@@ -242,7 +253,7 @@ def test_links_pipes_and_folders_are_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     before = names(tmp_path)
     messages = {
-        "link": rf"is a link to '{tmp_path}/target' and is not replaced. Give that path itself",
+        "link": rf"is a link to '{tmp_path}/target', which is not replaced. Give that path itself",
         "dangling": "is a link to",
         "folder": "is a folder",
         "pipe": "is a pipe or a device",

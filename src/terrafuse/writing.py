@@ -265,12 +265,12 @@ def refuse_special(path: Path) -> None:
         return
     if stat.S_ISLNK(mode):
         raise OutputError(
-            f"'{path}' is a link to '{path.readlink()}' and is not replaced. Give that path "
-            "itself, or remove the link"
+            f"'{path}' cannot be written: it is a link to '{path.readlink()}', which is not "
+            "replaced. Give that path itself, or remove the link"
         )
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-        raise OutputError(f"'{path}' is {kind} and is not replaced. Choose another name")
+        raise OutputError(f"'{path}' cannot be written: it is {kind}. Choose another name")
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ def fork(work: Callable[[], Any], *, leads_group: bool = False) -> int:
         if leads_group:
             os.setsid()
         _use_one_thread()
+        warnings.filterwarnings("ignore", "terrafuse .* ended without unlocking")
         work()
         code = 0
     except SystemExit as end:
@@ -77,17 +80,28 @@ def wait_for_ever() -> None:
         signal.pause()
 
 
-def kill_at_rename(number: int) -> None:
-    """In this process: kill -9 just before a file is moved to its place for the n-th time."""
+def wait_for_a_signal() -> None:
+    """Until a `StopListener` has heard one."""
+    while callable(signal.getsignal(signal.SIGTERM)):
+        time.sleep(0.002)
+
+
+def at_rename(number: int, act: Callable[[], Any]) -> None:
+    """In this process: act just before a file is moved to its place for the n-th time."""
     replace, left = Path.replace, [number]
 
     def count(self: Path, target: Any) -> Path:
         left[0] -= 1
         if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            act()
         return replace(self, target)
 
     Path.replace = count  # type: ignore[method-assign]
+
+
+def kill_at_rename(number: int) -> None:
+    """In this process: kill -9 just before a file is moved to its place for the n-th time."""
+    at_rename(number, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def _use_one_thread() -> None:
