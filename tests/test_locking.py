@@ -269,7 +269,9 @@ def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with (
-            pytest.raises(OutputError, match=rf"'{tmp_path}/file' is not a writable folder"),
+            pytest.raises(
+                OutputError, match=rf"'{tmp_path}/file' is not a writable folder. Choose another"
+            ),
             folder_lock(folder, "train"),
         ):
             pytest.fail("locked")

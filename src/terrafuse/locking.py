@@ -264,8 +264,8 @@ def _make(folder: Path, target: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             return
     raise OutputError(
-        f"'{target}' cannot be written: '{existing}' is not a writable folder. "
-        "Choose another with --out"
+        f"'{target}' cannot be written: '{existing}' is not a writable folder. Choose another "
+        "folder, or make it writable"
     )
 
 
@@ -291,8 +291,8 @@ def _enter(path: Path, target: Path, verb: str) -> Holder | None:
             raise
         except OSError as error:
             raise OutputError(
-                f"'{target}' cannot be written: {error.strerror or error}. Choose another with "
-                "--out"
+                f"'{target}' cannot be written: {error.strerror or error}. Choose another folder, "
+                "or make it writable"
             ) from error
         _held[path] = _Held(descriptor, threading.get_ident())
         return before

@@ -191,6 +191,13 @@ def test_killed_anywhere_and_run_again_it_was_never_killed(verb: str, world: Wor
         assert run(lambda: VERBS[verb](world)) == 0
     assert differences(expected, files(world.out)) == []
     assert traces(world.out) == []
+    written = [path for path in world.out.rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~umask()}
+
+
+def umask() -> int:
+    os.umask(found := os.umask(0o077))
+    return found
 
 
 def as_command(work: Callable[[], Any]) -> None:
@@ -348,3 +355,30 @@ def test_of_two_trainings_started_at_once_one_works(world: World) -> None:
     os.close(done[0])
     assert differences(expected, files(world.out / "run")) == []
     assert json.loads((world.out / "run/model.json").read_text())["method"]["name"] == "tiny"
+
+
+def test_what_is_read_is_not_written_over(world: World) -> None:
+    begin("predict", world)
+    scene = f"{world.manifest}#scene3"
+    (world.out / "map").mkdir()
+    raster = world.manifest.parent / "b3.tif"
+    (world.out / "map" / "confidence.tif").hardlink_to(raster)
+    (world.out / "made").mkdir()
+    (world.out / "made" / "photo.png").hardlink_to(world.photo)  # the preview's name
+    (world.out / "sheet.png").hardlink_to(world.manifest.parent / "labels0.tif")
+    run_folder = world.out / "run"
+    before = files(world.folder)
+    calls: dict[str, Callable[[], Any]] = {
+        "b3.tif": lambda: api.predict(run_folder, world.out / "map", scene=scene, device="cpu"),
+        "photo.tif": lambda: VERBS["generate"](world),
+        "model.json": lambda: api.report(run_folder, run_folder / "model.json", device="cpu"),
+        "labels0.tif": lambda: api.data_preview(world.manifest, world.out / "sheet.png"),
+        "dataset.yaml": lambda: api.data_check(world.manifest, quick=True, html=world.manifest),
+    }
+    for name, call in calls.items():
+        with pytest.raises(OutputError, match=rf"{name}'.* is read and would be overwritten"):
+            call()
+    api.evaluate(run_folder, device="cpu")  # the page was refused, the scores are its own
+    shutil.rmtree(run_folder)
+    before = {name: value for name, value in before.items() if not name.startswith("out/run/")}
+    assert differences(before, files(world.folder)) == []
