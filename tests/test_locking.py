@@ -194,6 +194,7 @@ def test_files_of_one_folder_are_locked_one_by_one(tmp_path: Path) -> None:
     ("changes", "is_left"),
     [
         ({}, True),
+        ({"pid": 10**30}, True),
         ({"pid": os.getppid(), "started": "0"}, True),  # its number is another's now
         ({"pid": os.getppid(), "started": process_start(os.getppid())}, False),
         ({"machine": replace(machine(), kernel="before", boot="0")}, True),  # started again since
@@ -237,8 +238,9 @@ def test_the_remedy_for_another_machine_helps(tmp_path: Path) -> None:
         pass
 
 
-def test_a_lock_that_says_nothing(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text("[]")
+@pytest.mark.parametrize("content", ["", "[]", '{"pid": []}', '{"pid": 1, "machine": 3}', "\0"])
+def test_a_lock_that_says_nothing(tmp_path: Path, content: str) -> None:
+    (tmp_path / LOCK).write_text(content)
     with (
         pytest.raises(OutputError, match=r"does not say by whom.*delete that file"),
         folder_lock(tmp_path, "train"),

@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -126,7 +126,8 @@ class Holder:
         """Inverse of `to_bytes`; None if it is not a holder."""
         try:
             values = json.loads(content)
-            return cls(**{**values, "machine": Machine(**values["machine"])})
+            found = cls(**{**values, "machine": Machine(**values["machine"])})
+            return replace(found, pid=int(found.pid), since=str(found.since))
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -172,7 +173,7 @@ def is_process_gone(pid: int, started: str) -> bool:
     """Tell whether a process of this machine has ended, even if another has its number now."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return True
     except OSError:  # of another user
         pass
@@ -346,8 +347,7 @@ def _create(path: Path, holder: Holder) -> int | None:
     is_locked = False
     try:
         has_flock = _flock(descriptor) is not None
-        holder = Holder(**{**vars(holder), "has_flock": has_flock})
-        os.write(descriptor, holder.to_bytes())
+        os.write(descriptor, replace(holder, has_flock=has_flock).to_bytes())
         is_locked = _link(own, path)
     finally:
         own.unlink(missing_ok=True)

@@ -36,21 +36,25 @@ def run_training(
 
     Args:
         prepare: Checks all that the run is made of, and returns it.
-        fit: Learns; returns a signal that is to take effect once the run is finished.
+        fit: Learns; returns the signal that arrived during the last step, if one did.
         finish: Leaves what the run is for.
         position: Where the run stands.
         progress: Show a progress bar, or lines where stderr is no terminal.
+
+    Raises:
+        StoppedError: A signal arrived during the last step.
     """
     with quiet_lightning(), fitting_threads(), Display(progress) as display:
         run = prepare(display)
-        stopped_by = None
+        stopped_by = None if position.is_done else fit(run)
         if not position.is_done:
-            stopped_by = fit(run)
             gc.collect()  # Lightning's reference cycles keep the data-loading processes alive
         if run_state.is_first_process():
             finish(run)
-    if stopped_by is not None:
-        signal.raise_signal(stopped_by)
+    if stopped_by is not None:  # whoever trains more than one run begins no other
+        raise StoppedError(
+            f"training was stopped by {stopped_by.name} after its last step", "the run is finished"
+        )
 
 
 def open_log(out: Path, position: Position) -> RunLog | None:
