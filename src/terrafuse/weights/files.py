@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
@@ -114,6 +115,19 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], metadata: Mapping[str
         save_file(plain, path, metadata={"format": "pt", **metadata})
     except SafetensorError as error:  # raised when the disk is full
         raise OSError(str(error)) from error
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the header's text in order: safetensors writes it in another one each time."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
