@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from math import lcm
+from math import isfinite, lcm
 from typing import Any, Literal
 
 from terrafuse.errors import ConfigError, unknown_name
@@ -111,6 +111,11 @@ class Modality:
             raise ConfigError(
                 f"modality '{self.name}' has {len(self.bands)} bands but "
                 f"{len(self.wavelengths_um)} wavelengths_um; give one per band"
+            )
+        if not all(isfinite(um) and um > 0 for um in self.wavelengths_um or ()):
+            raise ConfigError(
+                f"modality '{self.name}' has wavelengths_um {list(self.wavelengths_um or ())}; "
+                "give micrometres above 0, such as 0.665 for red"
             )
         self.scale_ratio  # noqa: B018  (raises for a scale that cannot be aligned)
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import glob
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
+from terrafuse.config.yaml_reading import YamlValues
+from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
@@ -24,6 +24,7 @@ from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
     check_names,
+    check_splits,
     check_unique,
     modality_values,
     to_entry,
@@ -192,6 +193,21 @@ class Manifest:
             values["labels"] = rules
         return values | {"scenes": [entry.to_dict() for entry in self.entries]}
 
+    def check_area(self) -> None:
+        """Refuse a file of the labelled area that does not exist.
+
+        Raises:
+            ConfigError: Names it.
+        """
+        if self.label_rules.area is None:
+            return
+        file = local_file(self._resolve(self.label_rules.area))
+        if file is not None and not file.exists():
+            raise ConfigError(
+                f"labels.area: there is no file '{file}'. Correct the path, or leave 'area' out if "
+                "all pixels between the polygons are labelled"
+            )
+
     def _returning(self, names: Iterable[str]) -> Manifest:
         modalities = {name: _as_read(self.known[name], self.rules[name]) for name in names}
         return replace(self, modalities=modalities)
@@ -272,30 +288,60 @@ def load_manifest(path: Path | str) -> Manifest:
         ConfigError: Missing or invalid file; names the key or scene, and the nearest valid key.
     """
     path = Path(path).expanduser().absolute()
-    settings = parse_settings(ManifestSettings, read_yaml(path), str(path))
-    where = str(path)
-    try:
-        modalities = {n: to_modality(n, item) for n, item in settings.modalities.items()}
+    values, where = read_yaml(path, text_keys=("id", "split")), str(path)
+    settings = parse_settings(ManifestSettings, values, where)
+    modalities, rules = {}, {}
+    for name, item in settings.modalities.items():
+        with _placed(values, where, "modalities", name):
+            modalities[name], rules[name] = to_modality(name, item), to_rules(name, item)
+    with _placed(values, where, "classes"):
         classes = [item.model_dump(exclude_none=True) for item in settings.classes]
         labels = {"classes": classes, "void": settings.void, "unknown": settings.unknown}
         scheme = ClassScheme.from_dict(labels)
-        rules = {n: to_rules(n, item) for n, item in settings.modalities.items()}
+    with _placed(values, where):
         check_names(settings, modalities)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    entries = [to_entry(item, n, modalities, where) for n, item in enumerate(settings.scenes, 1)]
-    check_unique(entries, where)
-    return Manifest(
+    manifest = Manifest(
         path=path,
         modalities={name: _as_read(modality, rules[name]) for name, modality in modalities.items()},
         scheme=scheme,
-        entries=tuple(entries),
+        entries=tuple(_entries(settings, values, modalities, where)),
         rules=rules,
         label_rules=LabelRules(**settings.labels.model_dump()),
         grid=settings.grid,
         root=settings.root,
         known=modalities,
     )
+    with _placed(values, where, "labels", "area"):
+        manifest.check_area()
+    return manifest
+
+
+def _entries(
+    settings: ManifestSettings, values: YamlValues, modalities: Mapping[str, Modality], where: str
+) -> list[SceneEntry]:
+    """Parse the scenes; errors give the line."""
+
+    def place(index: int) -> str:
+        return values.place(("scenes", index))
+
+    entries = []
+    for index, item in enumerate(settings.scenes):
+        try:
+            entries.append(to_entry(item, index + 1, modalities, where))
+        except ConfigError as error:
+            raise ConfigError(f"{error}{place(index)}") from None
+    check_unique(entries, where, place)
+    check_splits(entries, where, place)
+    return entries
+
+
+@contextmanager
+def _placed(values: YamlValues, where: str, *keys: str) -> Iterator[None]:
+    """Let errors begin with the file and end with the line of what the keys lead to."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}{values.place(keys)}") from None
 
 
 def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
@@ -326,14 +372,9 @@ def _as_read(modality: Modality, rules: ReadingRules) -> Modality:
 
 
 def _to_yaml(key: str, value: Any) -> str:
-    def dump(part: Any, flow: bool | None) -> str:
-        return yaml.safe_dump(
-            part, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=math.inf
-        )
-
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"{key}:\n" + "".join(f"  - {dump(item, True)}" for item in value)  # a line each
-    return dump({key: value}, None if isinstance(value, list | dict) else False)
+        return f"{key}:\n" + "".join(f"  - {to_flow(item)}\n" for item in value)  # a line each
+    return to_yaml({key: value})
 
 
 def _in_band_order(paths: Sequence[str], bands: Sequence[str]) -> list[str]:
