@@ -22,7 +22,7 @@ from terrafuse.data import (
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_scale import ValueConversion, check_values
-from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
+from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.methods import create_segmenter, load_segmenter
@@ -231,10 +231,8 @@ class Run:
         if (scene is None) == (not rasters):
             raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
         if scene is not None:
-            path, _, scene_id = scene.rpartition("#")
-            if not path or not scene_id:
-                raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
-            return self.dataset(Path(path)).scene(scene_id)
+            path, scene_id = split_scene_name(scene)
+            return self.dataset(path).scene(scene_id)
         given = rasters or {}
         opened = scene_from_rasters(
             self.info.modalities,
@@ -274,6 +272,20 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def split_scene_name(text: str) -> tuple[Path, str]:
+    """The manifest and the id that "dataset.yaml#id" names; both may hold '#'.
+
+    Raises:
+        ConfigError: It is not of this form.
+    """
+    marks = [mark.start() for mark in re.finditer("#", text)]
+    parts = [(Path(text[:m]), text[m + 1 :]) for m in marks if text[:m] and text[m + 1 :]]
+    if not parts:
+        raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
+    # The first '#' that a file ends at; without such a file the message is about the first.
+    return next((part for part in parts if part[0].expanduser().is_file()), parts[0])
 
 
 def _tell_order(scene: Scene) -> None:

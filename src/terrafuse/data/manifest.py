@@ -19,7 +19,7 @@ from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
-from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
+from terrafuse.data.scene import BandNamesTeller, Scene, SceneFiles
 from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
@@ -133,17 +133,26 @@ class Manifest:
         return _own_rules(self.rules, self._entry(id))
 
     def scenes(self, split: str | None = None) -> list[Scene]:
-        """Open all scenes, or those of a split.
+        """Return all scenes, or those of a split; each is opened when it is first needed.
+
+        Only what can be seen without opening rasters is checked at once, that the files exist.
 
         Raises:
             SceneNotFoundError: No such split.
-            DataError: As raised by `scene`.
+            RasterReadError: A file is missing, or no file matches.
+            MissingModalityError: A required modality is absent.
         """
         if split is not None and split not in self.splits:
             raise SceneNotFoundError(unknown_name("split", split, self.splits))
-        opened = [self._open(e) for e in self.entries if split is None or e.split == split]
-        tell_band_names(opened)
-        return opened
+        chosen = [entry for entry in self.entries if split is None or entry.split == split]
+        tell = BandNamesTeller(several=len(chosen) > 1)
+        scenes = []
+        for entry in chosen:
+            files = self._scene_files(entry)
+            if not all(map(_may_exist, files.paths())):
+                Scene(files)  # raises what is the matter
+            scenes.append(Scene(files, on_opening=tell))
+        return scenes
 
     def scene(self, id: str) -> Scene:
         """Open one scene.
@@ -154,8 +163,8 @@ class Manifest:
             MissingModalityError: A required modality is absent.
             DataError: As raised by `Scene`.
         """
-        scene = self._open(self._entry(id))
-        tell_band_names([scene])
+        scene = Scene(self._scene_files(self._entry(id)))
+        BandNamesTeller()(scene)
         return scene
 
     def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
@@ -213,14 +222,18 @@ class Manifest:
         return replace(self, modalities=modalities)
 
     def _entry(self, id: str) -> SceneEntry:
-        entries = {entry.id: entry for entry in self.entries}
+        entries = self._by_id
         if id not in entries:
             near = unknown_name("scene", id, list(entries)[:20])
             more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
             raise SceneNotFoundError(near + more)
         return entries[id]
 
-    def _open(self, entry: SceneEntry) -> Scene:
+    @cached_property
+    def _by_id(self) -> dict[str, SceneEntry]:
+        return {entry.id: entry for entry in self.entries}
+
+    def _scene_files(self, entry: SceneEntry) -> SceneFiles:
         for name in self.modalities:
             if self.rules[name].required and name not in entry.rasters:
                 raise MissingModalityError(
@@ -228,22 +241,20 @@ class Manifest:
                     f"'{self.path}', or set 'required: false' on the modality"
                 )
         area = self.label_rules.area
-        return Scene(
-            SceneFiles(
-                id=entry.id,
-                modalities=tuple(self.modalities.values()),
-                rasters={name: self._files(entry, name) for name in entry.rasters},
-                known=self.known,
-                rules=_own_rules(self.rules, entry),
-                grid=self.grid,
-                labels=entry.labels and self._resolve(entry.labels),
-                labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
-                label_rules=replace(self.label_rules, area=area and self._resolve(area)),
-                scheme=self.scheme,
-                split=entry.split,
-                window=entry.window,
-                shared_labels=self._label_uses[entry.labels] > 1,
-            )
+        return SceneFiles(
+            id=entry.id,
+            modalities=tuple(self.modalities.values()),
+            rasters={name: self._files(entry, name) for name in entry.rasters},
+            known=self.known,
+            rules=_own_rules(self.rules, entry),
+            grid=self.grid,
+            labels=entry.labels and self._resolve(entry.labels),
+            labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
+            label_rules=replace(self.label_rules, area=area and self._resolve(area)),
+            scheme=self.scheme,
+            split=entry.split,
+            window=entry.window,
+            shared_labels=self._label_uses[entry.labels] > 1,
         )
 
     def only(self, id: str) -> Manifest:
@@ -355,6 +366,11 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
     with written_whole(path) as (partial,):
         partial.write_text(text, encoding="utf-8")
     return path
+
+
+def _may_exist(path: str) -> bool:
+    file = local_file(path)
+    return file is None or file.exists()
 
 
 def _own_rules(rules: Mapping[str, ReadingRules], entry: SceneEntry) -> Mapping[str, ReadingRules]:
