@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from terrafuse.config.yaml_reading import YamlFault, YamlValues, parse_yaml, read_file
+from terrafuse.config.yaml_reading import NotYamlError, YamlValues, parse_yaml, read_file
 from terrafuse.errors import ConfigError, cut, shown, unknown_name
 from terrafuse.plugins import look_beside
 
@@ -178,6 +178,8 @@ def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
     if item["type"] == "missing":
         return f"'{key}' is missing"
     message = re.sub(r"^Value error, ", "", item["msg"])
+    if item["type"] == "int_parsing_size":  # pydantic takes it for a text
+        message = "give a whole number of 64 bits at most"
     if not key:
         return message
     return f"'{key}' is {shown(item['input'])}: {message}{_hint(item['type'], item['input'])}"
@@ -267,7 +269,7 @@ def parse_value(text: str) -> Any:
     """
     try:
         return parse_yaml(text)
-    except YamlFault as fault:
+    except NotYamlError as fault:
         raise ConfigError(
             f"'{cut(text)}' is not a YAML value: {fault}. In quotes it is a text"
         ) from None

@@ -98,7 +98,7 @@ class Place(NamedTuple):
         return f"line {self.line}, column {self.column}"
 
 
-class YamlFault(Exception):
+class NotYamlError(Exception):
     """A text is not YAML, or not such as is read.
 
     Args:
@@ -131,15 +131,13 @@ class YamlValues(dict[str, Any]):
             keys: Keys and positions that lead to it; others among them are passed over, for
                 pydantic names members of unions, too.
         """
-        real, here = [], self  # type: tuple[list[str | int], Any]
+        real: list[str | int] = []
+        here: Any = self
         for key in keys:
-            if isinstance(here, dict) and key in here:
+            is_index = isinstance(here, list) and isinstance(key, int) and 0 <= key < len(here)
+            if is_index or (isinstance(here, dict) and key in here):
                 here = here[key]
-            elif isinstance(here, list) and isinstance(key, int) and 0 <= key < len(here):
-                here = here[key]
-            else:
-                continue
-            real.append(key)
+                real.append(key)
         dotted = ".".join(map(str, real))
         if any(dotted == typed or dotted.startswith(f"{typed}.") for typed in self._typed):
             return " (set on the command line)"
@@ -163,7 +161,7 @@ def read_file(path: Path, text_keys: Collection[str] = ()) -> tuple[Any, str]:
     text = _read_text(path)
     try:
         return parse_yaml(text, text_keys), text
-    except YamlFault as fault:
+    except NotYamlError as fault:
         raise ConfigError(f"'{path}' is not valid YAML: {fault}") from None
 
 
@@ -176,12 +174,12 @@ def parse_yaml(text: str, text_keys: Collection[str] = (), *, plain: bool = Fals
         plain: Use PyYAML's own parser even where libyaml is there.
 
     Raises:
-        YamlFault: It is not YAML, or not such as is read.
+        NotYamlError: It is not YAML, or not such as is read.
     """
     text = text.removeprefix("\ufeff")
     found = _UNREADABLE.search(text)
     if found:
-        raise YamlFault(
+        raise NotYamlError(
             _place_at(text, found.start()),
             f"the character U+{ord(found[0]):04X} cannot stand in YAML. Remove it",
         )
@@ -190,7 +188,7 @@ def parse_yaml(text: str, text_keys: Collection[str] = (), *, plain: bool = Fals
     except MarkedYAMLError as error:
         raise _fault_of(error, text) from None
     except YAMLError as error:
-        raise YamlFault(Place(1, 1), cut(error, 200)) from None
+        raise NotYamlError(Place(1, 1), cut(error, 200)) from None
 
 
 def _read_text(path: Path) -> str:
@@ -407,7 +405,7 @@ def _check_tag(event: Event, own: str) -> None:
 
 
 def _refuse(event: Event, problem: str) -> NoReturn:
-    raise YamlFault(_place(event.start_mark), problem)
+    raise NotYamlError(_place(event.start_mark), problem)
 
 
 def _place(mark: Mark) -> Place:
@@ -420,7 +418,7 @@ def _place_at(text: str, offset: int) -> Place:
     return Place(line, offset - start + 1)
 
 
-def _fault_of(error: MarkedYAMLError, text: str) -> YamlFault:
+def _fault_of(error: MarkedYAMLError, text: str) -> NotYamlError:
     """A parser's error in one line, with what to do about the usual ones."""
     mark = error.problem_mark or error.context_mark
     place = Place(1, 1) if mark is None else _place(mark)
@@ -436,13 +434,13 @@ def _fault_of(error: MarkedYAMLError, text: str) -> YamlFault:
         problem += ". Put a text that holds ': ' into quotes, and indent keys alike"
     elif "cannot start any token" in problem:
         problem += f". Put a text that begins with {character!r} into quotes"
-    return YamlFault(place, problem)
+    return NotYamlError(place, problem)
 
 
 def _find_places(
     text: str, wanted: Collection[tuple[str | int, ...]]
 ) -> Iterator[tuple[tuple[str | int, ...], Place]]:
-    """Where values stand in a valid document: keys and positions → the key's place, or the item's."""
+    """Where values stand in a valid document: keys and positions → place of key or item."""
     events = _open(text.removeprefix("\ufeff"))
 
     def walk(event: Event, keys: tuple[str | int, ...]) -> Iterator[Any]:

@@ -407,7 +407,7 @@ def _window(values: tuple[int, int, int, int] | None, where: str) -> Window | No
         return None
     if min(values[:2]) < 0 or min(values[2:]) < 1:
         raise ConfigError(
-            f"{where}: 'window' is {shown(list(values))}; it is [row, column, height, width] in pixels of "
+            f"{where}: 'window' is {list(values)}; it is [row, column, height, width] in pixels of "
             "the reference grid, counted from 0"
         )
     return Window(*values)

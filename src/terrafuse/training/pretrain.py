@@ -71,8 +71,7 @@ def pretrain(
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
-    with quiet_lightning():
-        check_trainer(config.training)
+    check_pretrain_settings(config)
     if run_state.is_first_process():
         run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
     if resume and run_state.is_finished(out, PRETRAIN_JSON):
@@ -81,6 +80,17 @@ def pretrain(
     prepare = partial(_prepare, config, out, position)
     run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
+
+
+def check_pretrain_settings(config: PretrainConfig) -> None:
+    """Refuse settings of a pre-training that are wrong whatever the data.
+
+    Raises:
+        ConfigError: Devices do not exist, or settings exclude each other.
+        MissingDependencyError: A logger is not installed.
+    """
+    with quiet_lightning():
+        check_trainer(config.training)
 
 
 @dataclass(frozen=True)
