@@ -336,8 +336,10 @@ class _Builder:
         return self._known[text]
 
     def _tagged(self, event: ScalarEvent) -> Any:
-        if event.tag in ("!", f"{_CORE}str"):
+        if event.tag == f"{_CORE}str":
             return event.value
+        if event.tag == "!":  # which PyYAML has read over already
+            return _resolve(event)
         if event.tag not in _TYPES:
             _check_tag(event, "str")
         value = _resolve(event)
