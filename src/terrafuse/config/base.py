@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from terrafuse.config.yaml_reading import NotYamlError, YamlValues, parse_yaml, read_file
+from terrafuse.config.yaml_reading import NotYamlError, YamlValues, keys_in, parse_yaml, read_file
 from terrafuse.errors import ConfigError, cut, shown, unknown_name
 from terrafuse.plugins import look_beside
 
@@ -125,13 +125,31 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
     try:
         return model.model_validate(with_present_names(values, told))
     except ValidationError as error:
-        lines = []
-        for item in error.errors(include_url=False)[:_MOST_FAULTS]:
-            place = values.place(item["loc"]) if isinstance(values, YamlValues) else ""
-            lines.append(f"{where}: {_explain(model, dict(item))}{place}")
-        if error.error_count() > _MOST_FAULTS:
-            lines.append(f"{where}: and {error.error_count() - _MOST_FAULTS} more faults")
-        raise ConfigError("\n".join(lines)) from None
+        lines = _explain_all(model, values, error)
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain_all(
+    model: type[BaseModel], values: Mapping[str, Any], error: ValidationError
+) -> list[str]:
+    """One line per faulty value, with its place in the file; of many the first ones."""
+    reasons: dict[tuple[str, tuple[str | int, ...]], list[str]] = {}
+    for item in error.errors(include_url=False):
+        keys = keys_in(values, item["loc"])
+        if item["type"] == "missing":
+            keys = (*keys, item["loc"][-1])
+        elif item["type"] == "extra_forbidden":
+            keys = item["loc"]
+        start, reason = _explain(model, dict(item), keys)
+        found = reasons.setdefault((start, keys), [])
+        found += [reason] if reason not in found else []
+    lines = []
+    for (start, keys), found in list(reasons.items())[:_MOST_FAULTS]:
+        place = values.place(keys) if isinstance(values, YamlValues) else ""
+        lines.append(f"{start}{'; or '.join(found)}{place}")
+    if len(reasons) > _MOST_FAULTS:
+        lines.append(f"and {len(reasons) - _MOST_FAULTS} more faults")
+    return lines
 
 
 def with_present_names(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
@@ -164,25 +182,27 @@ def _renamed(values: Any, path: str, where: str | None) -> Any:
     return present
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
-    location = [cut(part) for part in item["loc"]]
+def _explain(
+    model: type[BaseModel], item: dict[str, Any], keys: Sequence[str | int]
+) -> tuple[str, str]:
+    """Name a faulty value, and say what is wrong with it."""
+    location = [cut(part) for part in keys]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         parent = ".".join(location[:-1])
         places = places_of(model, location[-1])
         if places:
             where = f"of {parent}" if parent else "at the top of the file"
-            return f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
+            return "", f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
         kind = f"key in '{parent}'" if parent else "key"
-        return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
+        return "", unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
     if item["type"] == "missing":
-        return f"'{key}' is missing"
+        return "", f"'{key}' is missing"
     message = re.sub(r"^Value error, ", "", item["msg"])
     if item["type"] == "int_parsing_size":  # pydantic takes it for a text
         message = "give a whole number of 64 bits at most"
-    if not key:
-        return message
-    return f"'{key}' is {shown(item['input'])}: {message}{_hint(item['type'], item['input'])}"
+    message += _hint(item["type"], item["input"])
+    return (f"'{key}' is {shown(item['input'])}: " if key else ""), message
 
 
 def _hint(fault: str, value: Any) -> str:

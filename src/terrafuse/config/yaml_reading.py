@@ -128,22 +128,29 @@ class YamlValues(dict[str, Any]):
         """Where a value stands, " (line 3, column 5)"; of what is absent, what would hold it.
 
         Args:
-            keys: Keys and positions that lead to it; others among them are passed over, for
-                pydantic names members of unions, too.
+            keys: See `keys_in`.
         """
-        real: list[str | int] = []
-        here: Any = self
-        for key in keys:
-            is_index = isinstance(here, list) and isinstance(key, int) and 0 <= key < len(here)
-            if is_index or (isinstance(here, dict) and key in here):
-                here = here[key]
-                real.append(key)
+        real = keys_in(self, keys)
         dotted = ".".join(map(str, real))
         if any(dotted == typed or dotted.startswith(f"{typed}.") for typed in self._typed):
             return " (set on the command line)"
-        wanted = {tuple(real[:n]) for n in range(1, len(real) + 1)}
+        wanted = {real[:n] for n in range(1, len(real) + 1)}
         found = dict(_find_places(self._text, wanted)) if wanted else {}
         return f" ({found[max(found, key=len)]})" if found else ""
+
+
+def keys_in(values: Any, keys: Keys) -> tuple[str | int, ...]:
+    """The keys and positions that lead to a value, of those that pydantic gives.
+
+    Members of unions, which pydantic names too, and what does not exist are passed over.
+    """
+    real: list[str | int] = []
+    for key in keys:
+        is_index = isinstance(values, list) and isinstance(key, int) and 0 <= key < len(values)
+        if is_index or (isinstance(values, dict) and key in values):
+            values = values[key]
+            real.append(key)
+    return tuple(real)
 
 
 def read_file(path: Path, text_keys: Collection[str] = ()) -> tuple[Any, str]:
