@@ -82,7 +82,9 @@ def test_an_id_is_read_back_where_values_are_text_too(text: str) -> None:
 @pytest.mark.parametrize("text", ["a\0b", "caf\udce9"])
 def test_a_text_that_no_file_can_hold_is_refused(text: str) -> None:
     for value in ({"a": text}, {text: 1}, {"a": [{"b": text}]}):
-        with pytest.raises(OutputError, match="cannot be written into a YAML file: it is not valid"):
+        with pytest.raises(
+            OutputError, match="cannot be written into a YAML file: it is not valid"
+        ):
             to_yaml(value)
 
 
@@ -103,9 +105,7 @@ def test_the_look_is_that_of_a_manifest() -> None:
         "  rest: {scale: 0.5, 'on': true}\n"
         "empty: []\n"
     )
-    assert to_yaml({"a": [{"b": [1]}], "c": []}, flow_leaves=False) == (
-        "a:\n- b:\n  - 1\nc: []\n"
-    )
+    assert to_yaml({"a": [{"b": [1]}], "c": []}, flow_leaves=False) == ("a:\n- b:\n  - 1\nc: []\n")
 
 
 def test_what_is_no_plain_value_is_our_mistake() -> None:
