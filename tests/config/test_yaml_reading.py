@@ -29,7 +29,8 @@ SCALARS: dict[str, Any] = {
     # Text, whatever YAML 1.1 says.
     "0010": "0010", "007": "007", "-012": "-012", "00.5": "00.5", "12:30:45": "12:30:45",
     "190:20": "190:20", "yes": "yes", "No": "No", "on": "on", "OFF": "OFF", "y": "y",
-    "2021-01-01": "2021-01-01", "2021-02-31": "2021-02-31", "2021-1-1 25:61:61": "2021-1-1 25:61:61",
+    "2021-01-01": "2021-01-01", "2021-02-31": "2021-02-31",
+    "2021-1-1 25:61:61": "2021-1-1 25:61:61",
     "1_000": "1_000", "0b101": "0b101", "0o18": "0o18", "-0x1f": "-0x1f", "0x": "0x", "=": "=",
     "1e": "1e", "1.2.3": "1.2.3", "tRUE": "tRUE", "nULL": "nULL", "nan": "nan", ".Nan": ".Nan",
     "+": "+", ".": ".", "-.": "-.", "1 000": "1 000", "B8A": "B8A", "s1/0001.tif": "s1/0001.tif",
@@ -95,7 +96,7 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 )
 #: Text → line, column and words of the message.
 FAULTS: dict[str, tuple[str, int, int, str]] = {
-    "key twice": ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3", 5, 3, "key 'c' stands twice, first in line 3"),
+    "key twice": ("a: 1\nb:\n  c: 1\n  d: 2\n  c: 3", 5, 3, "'c' stands twice, first in line 3"),
     "key twice in braces": ("x: {a: 1,\n  'a': 2}", 2, 3, "key 'a' stands twice, first in line 1"),
     "merge twice": ("a: {<<: {b: 1}, <<: {c: 1}}", 1, 17, "key '<<' stands twice"),
     "long key twice": (f"{{? {'k' * 900} : 1, ? {'k' * 900} : 2}}", 1, 912, "stands twice"),
@@ -213,7 +214,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
             read_yaml(tmp_path / name)
     with pytest.raises(ConfigError, match="there is no file"):
         read_yaml(tmp_path / "none")
-    with pytest.raises(ConfigError, match="cannot be read: .*null"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*null"):
         read_yaml(tmp_path / "a\0b")
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be read: Not a directory"):

@@ -159,7 +159,7 @@ def test_a_scene_is_named_whatever_holds_a_hash(path: Path) -> None:
     assert split_scene_name(f"{other}#no#1") == (other, "no#1")
     assert split_scene_name("none.yaml#a#b") == (Path("none.yaml"), "a#b")
     for text in ("dataset.yaml", "dataset.yaml#", "#a", "#"):
-        with pytest.raises(ConfigError, match="is not of the form dataset.yaml#id"):
+        with pytest.raises(ConfigError, match=r"is not of the form dataset\.yaml#id"):
             split_scene_name(text)
 
 

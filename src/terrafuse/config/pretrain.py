@@ -19,7 +19,7 @@ from terrafuse.config.base import (
     parse_settings,
     read_yaml,
 )
-from terrafuse.config.run import DataConfig, LearningConfig, Step
+from terrafuse.config.run import MOST_STEPS, DataConfig, LearningConfig
 
 #: Data settings that need labels or a method → the value they must have here.
 _WITHOUT_LABELS: Mapping[str, Any] = {
@@ -32,8 +32,11 @@ _WITHOUT_LABELS: Mapping[str, Any] = {
 class PretrainTrainingConfig(LearningConfig):
     """Optimisation settings of pre-training."""
 
-    save_every: Step | None = Field(
-        None, description="Steps between checkpoints; default: ten over the run."
+    save_every: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Steps between checkpoints; default: ten over the run.",
     )
 
 

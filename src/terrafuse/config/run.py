@@ -22,7 +22,7 @@ from terrafuse.config.base import (
 )
 
 #: Limits of what any run can mean: larger values are slips, and would end in an overflow.
-_MOST_STEPS = 100_000_000
+MOST_STEPS = 100_000_000
 _MOST_PIXELS = 1 << 16
 _MOST_SAMPLES = 1 << 16
 _MOST_PROCESSES = 1024
@@ -33,8 +33,6 @@ _MOST_STATISTIC = 1e15
 _STRATEGY = re.compile(
     r"auto|ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?|fsdp(_cpu_offload)?"
 )
-
-Step = Annotated[int, Field(ge=1, le=_MOST_STEPS)]
 
 
 class AugmentConfig(Settings):
@@ -211,7 +209,7 @@ class LossConfig(NamedOptions):
 class LearningConfig(Settings):
     """Optimisation settings common to training and pre-training."""
 
-    steps: Step = Field(2000, description="Optimiser steps.")
+    steps: int = Field(2000, ge=1, le=MOST_STEPS, description="Optimiser steps.")
     lr: float = Field(3e-4, gt=0, le=1000, description="Peak learning rate.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="Adam adds the weight decay to the gradient, AdamW decouples it."
@@ -227,11 +225,11 @@ class LearningConfig(Settings):
         description="Learning rate after the warm-up; poly_whole decays as if there had been none, "
         "as in the code of CMX and DFormer.",
     )
-    milestones: tuple[Step, ...] = Field(
+    milestones: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(
         (), description="Multistep only: steps at which the rate is multiplied by `gamma`."
     )
     gamma: float = Field(0.1, gt=0, le=1, description="Multistep only: factor per milestone.")
-    warmup_steps: int = Field(0, ge=0, le=_MOST_STEPS, description="Linear rise from 0 to `lr`.")
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="Linear rise from 0 to `lr`.")
     poly_power: float = Field(0.9, gt=0, le=100)
     gradient_clip: float | None = Field(
         1.0, gt=0, le=1e12, description="Largest gradient norm; null: no clipping."
@@ -293,7 +291,7 @@ class TrainingConfig(LearningConfig):
     head_first_steps: int = Field(
         0,
         ge=0,
-        le=_MOST_STEPS,
+        le=MOST_STEPS,
         description="Steps at the start in which the backbone is frozen.",
     )
     ema_decay: float | None = Field(
@@ -308,8 +306,11 @@ class TrainingConfig(LearningConfig):
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."
     )
-    validate_every: Step | None = Field(
-        None, description="Steps between validations; default: ten over the run."
+    validate_every: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Steps between validations; default: ten over the run.",
     )
     validation_split: str = Field("val", description="Split that chooses the weights to keep.")
     validation_overlap: int | None = Field(
@@ -319,8 +320,11 @@ class TrainingConfig(LearningConfig):
         description="Overlap of windows in validation; default: prediction's.",
     )
     monitor: str = Field("miou", description="Validation score that selects the weights to keep.")
-    early_stop: Step | None = Field(
-        None, description="Stop after this many validations without a better score."
+    early_stop: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Stop after this many validations without a better score.",
     )
 
     @model_validator(mode="after")

@@ -21,11 +21,10 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
-from yaml.error import Mark, MarkedYAMLError, YAMLError
+from yaml.error import MarkedYAMLError, YAMLError
 from yaml.events import (
     AliasEvent,
     DocumentStartEvent,
-    Event,
     MappingEndEvent,
     MappingStartEvent,
     ScalarEvent,
@@ -86,6 +85,9 @@ _KINDS = (
 )
 
 Keys = Sequence[str | int]
+# libyaml's and PyYAML's are different classes.
+_Event = Any
+_Mark = Any
 
 
 class Place(NamedTuple):
@@ -231,7 +233,7 @@ def _read_text(path: Path) -> str:
 
 
 class _Events(Protocol):
-    def get_event(self) -> Event: ...
+    def get_event(self) -> _Event: ...
 
 
 class _PlainParser(Reader, Scanner, Parser):
@@ -271,7 +273,7 @@ class _Builder:
             _refuse(event, "a second document begins. Keep one in a file")
         return value
 
-    def _build(self, event: Event, depth: int) -> Any:
+    def _build(self, event: _Event, depth: int) -> Any:
         kind = type(event)
         if kind is AliasEvent:
             return self._copy_of(event, depth)
@@ -294,7 +296,7 @@ class _Builder:
 
     def _mapping(self, depth: int) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        places: dict[str, Mark] = {}
+        places: dict[str, _Mark] = {}
         merged: list[dict[str, Any]] = []
         while type(event := self._next()) is not MappingEndEvent:
             key = self._key(event)
@@ -315,7 +317,7 @@ class _Builder:
             values = other | values
         return values
 
-    def _key(self, event: Event) -> str:
+    def _key(self, event: _Event) -> str:
         if type(event) is AliasEvent:
             value = self._copy_of(event, 0)
         elif type(event) is ScalarEvent:
@@ -330,7 +332,7 @@ class _Builder:
             _refuse(event, "a key is missing before ':'")
         return value
 
-    def _scalar(self, event: ScalarEvent) -> Any:
+    def _scalar(self, event: _Event) -> Any:
         text: str = event.value
         if not event.implicit[0]:
             if _NO_TEXT.search(text):
@@ -342,7 +344,7 @@ class _Builder:
             self._known[text] = _resolve(event)
         return self._known[text]
 
-    def _tagged(self, event: ScalarEvent) -> Any:
+    def _tagged(self, event: _Event) -> Any:
         if event.tag == f"{_CORE}str":
             return event.value
         if event.tag == "!":  # which PyYAML has read over already
@@ -355,7 +357,7 @@ class _Builder:
             _refuse(event, f"{shown(event.value)} is not of the type that its tag '!!{kind}' names")
         return float(value) if event.tag == f"{_CORE}float" else value
 
-    def _copy_of(self, event: Event, depth: int) -> Any:
+    def _copy_of(self, event: _Event, depth: int) -> Any:
         if event.anchor not in self._anchors:
             _refuse(
                 event,
@@ -364,7 +366,7 @@ class _Builder:
             )
         return self._copy(self._anchors[event.anchor], event, depth)
 
-    def _copy(self, value: Any, event: Event, depth: int) -> Any:
+    def _copy(self, value: Any, event: _Event, depth: int) -> Any:
         self._copied += 1
         if self._copied > _MOST_COPIED:
             _refuse(event, f"the aliases stand for more than {_MOST_COPIED:,} values")
@@ -377,7 +379,7 @@ class _Builder:
         return value
 
 
-def _resolve(event: ScalarEvent) -> Any:
+def _resolve(event: _Event) -> Any:
     """The value of a scalar without quotes by the core schema."""
     text: str = event.value
     if text in _WORDS:
@@ -399,7 +401,7 @@ def _resolve(event: ScalarEvent) -> Any:
     return value
 
 
-def _mappings(value: Any, event: Event) -> list[dict[str, Any]]:
+def _mappings(value: Any, event: _Event) -> list[dict[str, Any]]:
     """The mappings that a `<<` names."""
     found = value if isinstance(value, list) else [value]
     if not all(isinstance(item, dict) for item in found):
@@ -407,17 +409,17 @@ def _mappings(value: Any, event: Event) -> list[dict[str, Any]]:
     return found
 
 
-def _check_tag(event: Event, own: str) -> None:
+def _check_tag(event: _Event, own: str) -> None:
     if event.tag not in (None, "!", f"{_CORE}{own}"):
         tag = event.tag.replace(_CORE, "!!")
         _refuse(event, f"the tag {shown(tag)} is not known. Remove it")
 
 
-def _refuse(event: Event, problem: str) -> NoReturn:
+def _refuse(event: _Event, problem: str) -> NoReturn:
     raise NotYamlError(_place(event.start_mark), problem)
 
 
-def _place(mark: Mark) -> Place:
+def _place(mark: _Mark) -> Place:
     return Place(mark.line + 1, mark.column + 1)
 
 
@@ -452,7 +454,7 @@ def _find_places(
     """Where values stand in a valid document: keys and positions → place of key or item."""
     events = _open(text.removeprefix("\ufeff"))
 
-    def walk(event: Event, keys: tuple[str | int, ...]) -> Iterator[Any]:
+    def walk(event: _Event, keys: tuple[str | int, ...]) -> Iterator[Any]:
         if type(event) is SequenceStartEvent:
             number = 0
             while type(item := events.get_event()) is not SequenceEndEvent:
@@ -465,7 +467,7 @@ def _find_places(
                 yield from here(item, key)
                 yield from walk(events.get_event(), key)
 
-    def here(event: Event, keys: tuple[str | int, ...]) -> Iterator[Any]:
+    def here(event: _Event, keys: tuple[str | int, ...]) -> Iterator[Any]:
         if keys in wanted:
             yield keys, _place(event.start_mark)
 

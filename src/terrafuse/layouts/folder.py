@@ -274,8 +274,8 @@ def _check_sizes(
         lines = "\n".join((*bad[:_MOST_NAMED], *more))
         raise DataError(
             f"sizes of '{name}' and of labels do not match (width × height) in {len(bad)} scenes "
-            f"of '{seen.root}':\n{lines}\nWithout a CRS they are matched by pixel: fix these files, or "
-            "remove them"
+            f"of '{seen.root}':\n{lines}\nWithout a CRS they are matched by pixel: fix these "
+            "files, or remove them"
         )
 
 
