@@ -134,7 +134,7 @@ _LIMITS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 def _meaning(field: FieldInfo) -> str:
     limits = [
-        f"{sign} {getattr(item, name):g}"
+        f"{sign} {_number(getattr(item, name))}"
         for item in field.metadata
         for name, sign in _LIMITS.items()
         if getattr(item, name, None) is not None
@@ -142,6 +142,10 @@ def _meaning(field: FieldInfo) -> str:
     inner = next(_models(field.annotation), None)
     text = field.description or (inner and _first_line(inner[0])) or ""
     return f"{text} ({', '.join(limits)})" if limits else text
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def _first_line(model: type[BaseModel]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.errors import ConfigError, LabelError, exact_number, unknown_name
+from terrafuse.errors import ConfigError, LabelError, cut, exact_number, shown, unknown_name
 from terrafuse.samples import IGNORE_INDEX
 
 # A raw label value: an integer, an attribute of a polygon, or a colour "#rrggbb".
@@ -27,6 +27,7 @@ DEFAULT_COLORS = (
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 # Values this near to a code are named with it.
 _NEAR_LEVELS, _NEAR_NUMBER = 8, 0.01
+_MOST_LISTED = 10
 #: Allowed value of `unknown` besides the class names.
 VOID = "void"
 
@@ -60,7 +61,7 @@ class ClassScheme:
         if not 1 <= len(self.names) <= IGNORE_INDEX:
             raise ConfigError(f"a class scheme has 1 to 255 classes, not {len(self.names)}")
         if len(set(self.names)) != len(self.names):
-            raise ConfigError(f"class names are not unique: {list(self.names)}")
+            raise ConfigError(f"class names are not unique: {_listed(self.names)}")
         if not self.colors:
             colors = tuple(DEFAULT_COLORS[i % len(DEFAULT_COLORS)] for i in range(self.num_classes))
             object.__setattr__(self, "colors", colors)
@@ -75,7 +76,7 @@ class ClassScheme:
                 )
         for color in self.colors:
             if not _COLOR.fullmatch(color):
-                raise ConfigError(f"colour '{color}' is not of the form '#rrggbb'")
+                raise ConfigError(f"colour '{cut(color)}' is not of the form '#rrggbb'")
         _check_codes(self)
         if self.unknown is not None and self.unknown not in (VOID, *self.names):
             raise ConfigError(unknown_name("value of 'unknown'", self.unknown, [VOID, *self.names]))
@@ -180,11 +181,17 @@ def _normal(code: VoidCode) -> VoidCode:
 
 def _check_codes(scheme: ClassScheme) -> None:
     flat = [_normal(code) for codes in (*scheme.codes, scheme.void) for code in codes]
-    twice = sorted({"null" if code is None else str(code) for code in flat if flat.count(code) > 1})
+    twice = sorted("null" if c is None else str(c) for c, n in Counter(flat).items() if n > 1)
     if twice:
-        raise ConfigError(
-            f"raw label values stand for more than one class or void: {', '.join(twice)}"
-        )
+        more = f" and {len(twice) - _MOST_LISTED} more" if len(twice) > _MOST_LISTED else ""
+        listed = ", ".join(map(cut, twice[:_MOST_LISTED]))
+        raise ConfigError(f"raw label values stand for more than one class or void: {listed}{more}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names that occur twice first, then the others as far as there is room."""
+    counts = Counter(names)
+    return shown(sorted(names, key=lambda name: counts[name] == 1))
 
 
 def _map_values(

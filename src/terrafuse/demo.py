@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import rasterio
-import yaml
 from numpy.typing import NDArray
 
 from terrafuse import api
+from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.errors import OutputError, StoppedError
 from terrafuse.landscape import make_landscape
@@ -116,7 +116,7 @@ def _train(
         "prediction": _PREDICTION,
     }
     path = out / f"{_slug(title)}.yaml"
-    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    path.write_text(to_yaml(settings, flow_leaves=False), encoding="utf-8")
     return api.train(path, out / "runs" / _slug(title))
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 import struct
 from collections.abc import Iterable
 
 # Larger whole numbers are as well written with an exponent.
 _MOST_WHOLE = 1e15
+# Characters of a value in a message, and names listed as known.
+_MOST_SHOWN = 80
+_MOST_KNOWN = 300
 
 
 class TerrafuseError(Exception):
@@ -134,6 +138,32 @@ def _as_float32(value: float) -> float:
     return single
 
 
+def cut(text: object, most: int = _MOST_SHOWN) -> str:
+    """A text for a message: in one line, without control characters, of `most` characters."""
+    whole = str(text)
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in whole[:most])
+    return plain if len(whole) <= most else f"{plain[: most - 1]}…"
+
+
+class _ShortRepr(reprlib.Repr):
+    """`repr` of the beginning of a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 6, 8, 8
+        self.maxstring = self.maxother = _MOST_SHOWN - 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A number, or its length: Python refuses to write one of thousands of digits."""
+        del level
+        return str(x) if x.bit_length() < 4 * _MOST_SHOWN else f"a number of {x.bit_length()} bits"
+
+
+def shown(value: object, most: int = 2 * _MOST_SHOWN) -> str:
+    """`repr` of a value that a message repeats, cut: the value may be a whole file."""
+    return cut(_ShortRepr().repr(value), most)
+
+
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name, with the nearest known one.
 
@@ -141,6 +171,9 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
         kind: Kind of thing named, as a user would call it ("method", "key in 'data'").
     """
     names = sorted(str(candidate) for candidate in allowed)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"unknown {kind} '{name}'.{hint} Known: {', '.join(names) or 'none'}."
+    wanted = cut(name)
+    near = difflib.get_close_matches(wanted, names, n=1, cutoff=0.5)
+    hint = f" Did you mean '{cut(near[0])}'?" if near else ""
+    known = ", ".join(cut(known) for known in names[:_MOST_KNOWN]) or "none"
+    more = f" … ({len(names)} in all)" if len(names) > _MOST_KNOWN else ""
+    return f"unknown {kind} '{wanted}'.{hint} Known: {known}{more}."

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from math import lcm
+from math import isfinite, lcm
 from typing import Any, Literal
 
-from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.errors import ConfigError, cut, shown, unknown_name
 
 ModalityKind = Literal["optical", "sar", "elevation", "structure", "other"]
 KINDS: tuple[ModalityKind, ...] = ("optical", "sar", "elevation", "structure", "other")
@@ -96,13 +96,14 @@ class Modality:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", self.name):
             raise ConfigError(
-                f"modality name '{self.name}' must be letters, digits and underscores, "
+                f"modality name '{cut(self.name)}' must be letters, digits and underscores, "
                 "starting with a letter"
             )
         if not self.bands:
             raise ConfigError(f"modality '{self.name}' has no bands; list at least one")
         if len(set(self.bands)) != len(self.bands):
-            raise ConfigError(f"modality '{self.name}' names a band twice: {list(self.bands)}")
+            twice = [band for n, band in enumerate(self.bands) if band in self.bands[:n]]
+            raise ConfigError(f"modality '{self.name}' names a band twice: {shown(twice)}")
         if self.kind not in KINDS:
             raise ConfigError(
                 f"modality '{self.name}' has kind '{self.kind}'; allowed are {', '.join(KINDS)}"
@@ -111,6 +112,11 @@ class Modality:
             raise ConfigError(
                 f"modality '{self.name}' has {len(self.bands)} bands but "
                 f"{len(self.wavelengths_um)} wavelengths_um; give one per band"
+            )
+        if not all(isfinite(um) and um > 0 for um in self.wavelengths_um or ()):
+            raise ConfigError(
+                f"modality '{self.name}' has wavelengths_um {shown(self.wavelengths_um)}; "
+                "give micrometres above 0, such as 0.665 for red"
             )
         self.scale_ratio  # noqa: B018  (raises for a scale that cannot be aligned)
 

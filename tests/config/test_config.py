@@ -48,7 +48,7 @@ def test_overrides_replace_and_add(write):
             "training.lr": "1e-3",
             "training.seed": "4",
             "method.decoder": "upernet",
-            "data.augment.flip": "no",
+            "data.augment.flip": "false",
         },
     )
     assert config.training.lr == 1e-3
@@ -172,7 +172,8 @@ def test_a_key_of_another_section_names_that_section(tmp_path: Path, text: str, 
     path.write_text(MINIMAL + text)
     with pytest.raises(ConfigError) as error:
         load_run_config(path)
-    assert str(error.value) == f"{path}: {told}"
+    assert str(error.value).startswith(f"{path}: {told} (line 3, column ")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_the_remedy_for_a_key_of_another_section_is_taken(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from terrafuse.config import load_run_config
 from terrafuse.data import open_dataset
+from terrafuse.data.streaming import expected_total
 from terrafuse.describe.overview import describe_model
 
 
@@ -23,9 +24,9 @@ def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -
 
     Returns:
         "steps", "samples" (crops that will be drawn), "scenes" (per split), "passes" (mean number
-        of times a pixel of the training scenes is seen, nodata and void included), "memory_bytes"
-        (weights, gradients, optimiser, activations; None if it cannot be derived from shapes),
-        "seconds_per_step", "seconds".
+        of times a pixel of the training scenes is seen, nodata and void included; the size of many
+        scenes is that of the first ones), "memory_bytes" (weights, gradients, optimiser,
+        activations; None if it cannot be derived from shapes), "seconds_per_step", "seconds".
 
     Raises:
         ConfigError: The settings are invalid.
@@ -42,8 +43,8 @@ def expect_run(config: str | Path, overrides: Mapping[str, str] | None = None) -
     steps = settings.training.steps
     samples = steps * settings.training.accumulate * settings.data.batch_size
     splits = [split for split in settings.data.train_splits if split in dataset.splits]
-    grids = [scene.grid for split in splits for scene in dataset.scenes(split)]
-    pixels = sum(grid.height * grid.width for grid in grids)
+    scenes = [scene for split in splits for scene in dataset.scenes(split)]
+    pixels = expected_total(scenes, lambda scene: scene.grid.height * scene.grid.width)
     return {
         "steps": steps,
         "samples": samples,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.config import RunConfig, load_run_config
-from terrafuse.config.base import STORED_CONFIG
+from terrafuse.config.base import STORED_CONFIG, read_yaml
+from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import (
     Manifest,
     ReadingRules,
@@ -23,13 +24,13 @@ from terrafuse.data import (
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_scale import ValueConversion, check_values
-from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
+from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
     RunInfo,
@@ -243,10 +244,8 @@ class Run:
         if (scene is None) == (not rasters):
             raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
         if scene is not None:
-            path, _, scene_id = scene.rpartition("#")
-            if not path or not scene_id:
-                raise ConfigError(f"scene '{scene}' is not of the form dataset.yaml#id")
-            return self.dataset(Path(path)).scene(scene_id)
+            path, scene_id = split_scene_name(scene)
+            return self.dataset(path).scene(scene_id)
         given = rasters or {}
         opened = scene_from_rasters(
             self.info.modalities,
@@ -286,6 +285,20 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def split_scene_name(text: str) -> tuple[Path, str]:
+    """The manifest and the id that "dataset.yaml#id" names; both may hold '#'.
+
+    Raises:
+        ConfigError: It is not of this form.
+    """
+    marks = [mark.start() for mark in re.finditer("#", text)]
+    parts = [(Path(text[:m]), text[m + 1 :]) for m in marks if text[:m] and text[m + 1 :]]
+    if not parts:
+        raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
+    # The first '#' that a file ends at; without such a file the message is about the first.
+    return next((part for part in parts if part[0].expanduser().is_file()), parts[0])
 
 
 def _tell_order(scene: Scene) -> None:
@@ -471,16 +484,19 @@ def train(
 
 
 def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Check `run.yaml`, its manifest and the method's options without reading pixels.
+    """Check `run.yaml` or `pretrain.yaml`, its manifest and options, without reading pixels.
 
     Returns:
-        Facts about the run: method, modalities, classes, scenes per split, parameters.
+        Facts about the run: method, modalities, classes, scenes per split, parameters; of a
+        pre-training its objective, and no classes.
 
     Raises:
         ConfigError: The settings are invalid.
         DataError: The manifest is invalid.
-        ModelError: The method cannot be built with these options.
+        ModelError: The method or objective cannot be built with these options.
     """
+    if "objective" in read_yaml(Path(config), overrides):
+        return _validate_pretraining(config, overrides or {})
     from terrafuse.training import check_crop_size, check_settings  # seconds to import
 
     settings = load_run_config(config, overrides or {})
@@ -494,10 +510,26 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         dataset.scheme.num_classes,
         settings.method.options,
     )
+    facts = {"classes": list(dataset.scheme.names)}
+    return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
+
+
+def _validate_pretraining(config: str | Path, overrides: Mapping[str, str]) -> dict[str, Any]:
+    from terrafuse.pretraining import create_pretrainer
+    from terrafuse.training import check_crop_size, check_pretrain_settings  # seconds to import
+
+    settings = load_pretrain_config(config, overrides)
+    check_pretrain_settings(settings)
+    dataset = open_dataset(settings.data)
+    check_crop_size(settings.data, dataset)
+    pretrainer = create_pretrainer(settings, list(dataset.modalities.values()))
+    return {"objective": settings.objective.name} | _facts(dataset, pretrainer, {})
+
+
+def _facts(dataset: Manifest, model: SensorModel, further: dict[str, Any]) -> dict[str, Any]:
     return {
-        "method": settings.method.name,
         "modalities": {m.name: list(m.bands) for m in dataset.modalities.values()},
-        "classes": list(dataset.scheme.names),
+        **further,
         "scenes": dataset.splits,
-        "parameters": sum(p.numel() for p in segmenter.parameters()),
+        "parameters": sum(p.numel() for p in model.parameters()),
     }

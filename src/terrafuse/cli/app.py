@@ -118,7 +118,7 @@ def layouts(as_json: AsJson = False) -> None:
 
 @app.command()
 def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False) -> None:
-    """Check run.yaml, its manifest and the method's options, without reading pixels."""
+    """Check run.yaml or pretrain.yaml, its manifest and options, without reading pixels."""
     from terrafuse import api
 
     summary = api.validate(config, pairs(settings))

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from rich.console import Console
 
 if TYPE_CHECKING:
@@ -74,6 +73,8 @@ def _print_finding(console: Console, finding: Finding) -> None:
 
 def print_fixes(suggested: Mapping[str, Any]) -> None:
     """Print the keys to put into `dataset.yaml`."""
+    from terrafuse.config.yaml_writing import to_yaml  # with it comes pydantic
+
     console = Console(soft_wrap=True)
     if not suggested:
         console.print("no change of dataset.yaml would fix this")
@@ -81,9 +82,7 @@ def print_fixes(suggested: Mapping[str, Any]) -> None:
     console.print("to put into dataset.yaml, if the findings are right:", style="green")
     scenes = [{"id": id, **own} for id, own in suggested.get("scenes", {}).items()]
     suggested = {**suggested, "scenes": scenes} if scenes else suggested
-    text = yaml.safe_dump(
-        dict(suggested), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
+    text = to_yaml(suggested)
     console.print(text.rstrip(), markup=False, highlight=False)
 
 

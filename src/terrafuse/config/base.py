@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
-from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.config.yaml_reading import NotYamlError, YamlValues, keys_in, parse_yaml, read_file
+from terrafuse.errors import ConfigError, cut, shown, unknown_name
 from terrafuse.plugins import look_beside
 
 _S = TypeVar("_S", bound=BaseModel)
@@ -22,22 +22,54 @@ STORED_CONFIG = "config.yaml"
 #: Within `backbone_options`: former key → present key.
 _RENAMED = {"taps": "out_indices"}
 
+# Faults of one file that a message lists.
+_MOST_FAULTS = 10
+#: True and false in YAML 1.1, text in 1.2.
+_FORMER_BOOLEANS = {
+    **dict.fromkeys(("yes", "on"), "true"),
+    **dict.fromkeys(("no", "off"), "false"),
+}
+
+
+_MOST_INTEGER = 2**63
+# Bytes: names of files, which end in more, may have 255.
+_LONGEST_NAME = 200
+
+
+def _check_name(text: str) -> str:
+    size = len(text.encode("utf-8", "replace"))
+    if not text.isprintable() or text != text.strip() or not 1 <= size <= _LONGEST_NAME:
+        raise ValueError(
+            f"give a name of printable characters without a blank at its ends, of 1 to "
+            f"{_LONGEST_NAME} bytes"
+        )
+    return text
+
+
+#: A name of a class, band, scene or split.
+Name = Annotated[str, AfterValidator(_check_name)]
+
 
 class Settings(BaseModel):
-    """Base of all settings: unknown keys are refused, values are immutable."""
+    """Base of all settings: unknown keys are refused, values are immutable, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class NamedOptions(BaseModel):
     """A named component; every further key is an option of its constructor."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     #: Options that users look for in other sections.
     options_elsewhere: ClassVar[frozenset[str]] = frozenset()
 
     name: str
+
+    @model_validator(mode="after")
+    def _options_are_plain(self) -> Self:
+        check_free_values(self.options)
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -45,28 +77,25 @@ class NamedOptions(BaseModel):
         return dict(self.model_extra or {})
 
 
-def read_yaml(path: Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read_yaml(
+    path: Path, overrides: Mapping[str, str] | None = None, *, text_keys: Collection[str] = ()
+) -> YamlValues:
     """Read a YAML file that holds a mapping.
 
     Args:
         overrides: Dotted keys → YAML values that replace those in the file.
+        text_keys: Keys whose values are text even where they look like numbers, such as ids.
 
     Raises:
         ConfigError: The file is missing, not YAML, or not a mapping.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file '{path}'") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"'{path}' cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{path}' is not valid YAML: {error}") from None
+    values, text = read_file(path, text_keys)
     if not isinstance(values, dict):
-        raise ConfigError(f"'{path}' must hold keys and values, not {type(values).__name__}")
+        kind = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"'{path}' must hold keys and values, not {kind}")
     for key, value in (overrides or {}).items():
         _set_dotted(values, key, parse_value(value))
-    return values
+    return YamlValues(values, text, tuple(overrides or ()))
 
 
 def find_code_beside(path: Path, values: Any, overrides: Mapping[str, str] | None = None) -> None:
@@ -96,8 +125,31 @@ def parse_settings(model: type[_S], values: Mapping[str, Any], where: str) -> _S
     try:
         return model.model_validate(with_present_names(values, told))
     except ValidationError as error:
-        lines = [_explain(model, dict(item)) for item in error.errors()]
+        lines = _explain_all(model, values, error)
         raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain_all(
+    model: type[BaseModel], values: Mapping[str, Any], error: ValidationError
+) -> list[str]:
+    """One line per faulty value, with its place in the file; of many the first ones."""
+    reasons: dict[tuple[str, tuple[str | int, ...]], list[str]] = {}
+    for item in error.errors(include_url=False):
+        keys = keys_in(values, item["loc"])
+        if item["type"] == "missing":
+            keys = (*keys, item["loc"][-1])
+        elif item["type"] == "extra_forbidden":
+            keys = item["loc"]
+        start, reason = _explain(model, dict(item), keys)
+        found = reasons.setdefault((start, keys), [])
+        found += [reason] if reason not in found else []
+    lines = []
+    for (start, keys), found in list(reasons.items())[:_MOST_FAULTS]:
+        place = values.place(keys) if isinstance(values, YamlValues) else ""
+        lines.append(f"{start}{'; or '.join(found)}{place}")
+    if len(reasons) > _MOST_FAULTS:
+        lines.append(f"and {len(reasons) - _MOST_FAULTS} more faults")
+    return lines
 
 
 def with_present_names(values: Mapping[str, Any], where: str | None = None) -> dict[str, Any]:
@@ -130,21 +182,66 @@ def _renamed(values: Any, path: str, where: str | None) -> Any:
     return present
 
 
-def _explain(model: type[BaseModel], item: dict[str, Any]) -> str:
-    location = [str(part) for part in item["loc"]]
+def _explain(
+    model: type[BaseModel], item: dict[str, Any], keys: Sequence[str | int]
+) -> tuple[str, str]:
+    """Name a faulty value, and say what is wrong with it."""
+    location = [cut(part) for part in keys]
     key = ".".join(location)
     if item["type"] == "extra_forbidden":
         parent = ".".join(location[:-1])
         places = places_of(model, location[-1])
         if places:
             where = f"of {parent}" if parent else "at the top of the file"
-            return f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
+            return "", f"'{location[-1]}' is not a key {where}; it is {' or '.join(places)}"
         kind = f"key in '{parent}'" if parent else "key"
-        return unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
+        return "", unknown_name(kind, location[-1], _keys_at(model, location[:-1]))
     if item["type"] == "missing":
-        return f"'{key}' is missing"
+        return "", f"'{key}' is missing"
     message = re.sub(r"^Value error, ", "", item["msg"])
-    return f"'{key}' is {item['input']!r}: {message}" if key else message
+    if item["type"] == "int_parsing_size":  # pydantic takes it for a text
+        message = "give a whole number of 64 bits at most"
+    message += _hint(item["type"], item["input"])
+    return (f"'{key}' is {shown(item['input'])}: " if key else ""), message
+
+
+def _hint(fault: str, value: Any) -> str:
+    """Tell how to write what YAML takes for another type."""
+    former = _FORMER_BOOLEANS.get(str(value).lower())
+    if former and fault in ("literal_error", "bool_parsing"):
+        return f". {shown(value)} is a text in YAML 1.2; write {former}"
+    if fault == "string_type" and isinstance(value, int | float):
+        text = {True: "true", False: "false"}[value] if isinstance(value, bool) else shown(value)
+        return f". Write a text that looks like another value in quotes: '{text}'"
+    return ""
+
+
+def check_free_values(values: Any, where: Sequence[str] = ()) -> None:
+    """Refuse what no option of a component can mean, where its type is not known yet.
+
+    Args:
+        values: Options, nested.
+        where: Keys that lead to them.
+
+    Raises:
+        ValueError: A number that is not finite or exceeds 64 bits; a text that YAML 1.1 took for
+            true or false.
+    """
+    if isinstance(values, Mapping):
+        for key, inner in values.items():
+            check_free_values(inner, (*where, str(key)))
+    elif isinstance(values, list | tuple):
+        for inner in values:
+            check_free_values(inner, where)
+    elif isinstance(values, str) and values.lower() in _FORMER_BOOLEANS:
+        raise ValueError(
+            f"'{cut('.'.join(where))}' is '{values}', which is a text in YAML 1.2; write "
+            f"{_FORMER_BOOLEANS[values.lower()]}"
+        )
+    elif isinstance(values, int | float) and not abs(values) < _MOST_INTEGER:
+        raise ValueError(
+            f"'{cut('.'.join(where))}' is {shown(values)}; give a finite number of 64 bits"
+        )
 
 
 def places_of(model: type[BaseModel], key: str) -> list[str]:
@@ -191,9 +288,11 @@ def parse_value(text: str) -> Any:
         ConfigError: The text is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506
-    except yaml.YAMLError as error:
-        raise ConfigError(f"'{text}' is not a YAML value: {error}") from None
+        return parse_yaml(text)
+    except NotYamlError as fault:
+        raise ConfigError(
+            f"'{cut(text)}' is not a YAML value: {fault}. In quotes it is a text"
+        ) from None
 
 
 def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
@@ -204,17 +303,3 @@ def _set_dotted(values: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"'{key}' cannot be set: '{parent}' holds a value, not keys")
         values = inner
     values[last] = value
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that reads `1e-3` as a number, as YAML 1.2 and every user do."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+"
-        r"|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
-    ),
-    list("-+0123456789."),
-)

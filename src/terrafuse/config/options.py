@@ -11,7 +11,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from terrafuse.config.base import places_of
 from terrafuse.config.run import RunConfig
-from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.errors import ModelError, UnknownNameError, cut, shown, unknown_name
 
 _T = TypeVar("_T")
 
@@ -85,7 +85,7 @@ def by_modality(
 def _convert(what: str, annotation: Any, value: Any) -> Any:
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(
-            annotation, config=ConfigDict(arbitrary_types_allowed=True)
+            annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
         )
     except PydanticSchemaGenerationError:
         return value
@@ -93,4 +93,4 @@ def _convert(what: str, annotation: Any, value: Any) -> Any:
         return adapter.validate_python(value)
     except ValidationError as error:
         reasons = "; ".join(dict.fromkeys(item["msg"] for item in error.errors()))
-        raise ModelError(f"{what} is {value!r}: {reasons}") from None
+        raise ModelError(f"{what} is {shown(value)}: {cut(reasons, 400)}") from None

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from terrafuse.config.base import (
     NamedOptions,
     Settings,
+    check_free_values,
     find_code_beside,
     parse_settings,
     read_yaml,
 )
-from terrafuse.config.run import DataConfig, LearningConfig
+from terrafuse.config.run import MOST_STEPS, DataConfig, LearningConfig
 
 #: Data settings that need labels or a method → the value they must have here.
 _WITHOUT_LABELS: Mapping[str, Any] = {
@@ -32,7 +33,10 @@ class PretrainTrainingConfig(LearningConfig):
     """Optimisation settings of pre-training."""
 
     save_every: int | None = Field(
-        None, ge=1, description="Steps between checkpoints; default: ten over the run."
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Steps between checkpoints; default: ten over the run.",
     )
 
 
@@ -51,6 +55,12 @@ class PretrainConfig(Settings):
         None, description="Initial weights, like a method's `weights`; default: random values."
     )
     training: PretrainTrainingConfig = Field(default_factory=PretrainTrainingConfig)
+
+    @field_validator("backbone_options")
+    @classmethod
+    def _options_are_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        check_free_values(value)
+        return value
 
     @model_validator(mode="after")
     def _needs_no_labels(self) -> PretrainConfig:

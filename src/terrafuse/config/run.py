@@ -6,10 +6,10 @@ options; the subpackage that defines the name checks the options.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,6 +19,19 @@ from terrafuse.config.base import (
     find_code_beside,
     parse_settings,
     read_yaml,
+)
+
+#: Limits of what any run can mean: larger values are slips, and would end in an overflow.
+MOST_STEPS = 100_000_000
+_MOST_PIXELS = 1 << 16
+_MOST_SAMPLES = 1 << 16
+_MOST_PROCESSES = 1024
+_MOST_WEIGHT = 1e6
+_MOST_SEED = 2**32 - 1
+_MOST_STATISTIC = 1e15
+#: Lightning's strategies that checkpoints and validation are written for.
+_STRATEGY = re.compile(
+    r"auto|ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?|fsdp(_cpu_offload)?"
 )
 
 
@@ -43,25 +56,36 @@ class AugmentConfig(Settings):
         0.1, ge=0, le=1, description="Optical: factor drawn from 1 ± gain, per band and overall."
     )
     offset: float = Field(
-        0.1, ge=0, description="Optical: shift in standard deviations of the band, drawn from ±."
+        0.1,
+        ge=0,
+        le=100,
+        description="Optical: shift in standard deviations of the band, drawn from ±.",
     )
     blur_sigma_px: float = Field(
-        0.0, ge=0, description="Optical: largest sigma of Gaussian blur, on half of the samples."
+        0.0,
+        ge=0,
+        le=100,
+        description="Optical: largest sigma of Gaussian blur, on half of the samples.",
     )
     speckle: float | None = Field(
         None,
         ge=0,
+        le=10,
         description="SAR: standard deviation of multiplicative noise (additive, × 4.34, in dB); "
         "default: 0.1 where the unit is db or linear, else 0 (dn).",
     )
     shift_db: float | None = Field(
         None,
         ge=0,
+        le=100,
         description="SAR: radiometric shift drawn from ± this; default: 1 where the unit is db or "
         "linear, else 0 (dn).",
     )
     elevation_shift_m: float = Field(
-        0.0, ge=0, description="Elevation: constant shift drawn from ± this, in the band's unit."
+        0.0,
+        ge=0,
+        le=1e6,
+        description="Elevation: constant shift drawn from ± this, in the band's unit.",
     )
 
     @field_validator("scale")
@@ -87,9 +111,10 @@ class FixedStatistics(Settings):
 
     @field_validator("mean", "std")
     @classmethod
-    def _finite(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if not all(isfinite(v) for v in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError("give finite numbers")
+    def _single(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        values = value if isinstance(value, tuple) else (value,)
+        if not all(abs(v) < _MOST_STATISTIC for v in values):
+            raise ValueError(f"give finite numbers below {_MOST_STATISTIC:g}")
         return value
 
 
@@ -110,10 +135,15 @@ class DataConfig(Settings):
         description="By modality: 'measured' (mean and deviation of the training splits, the "
         "default), {mean, std}, or 'scene_range' (each scene's own minimum → 0, maximum → 1).",
     )
-    crop_size: int = Field(256, ge=8, description="Height and width of crops, in scene pixels.")
-    batch_size: int = Field(8, ge=1, description="Samples per step and device.")
+    crop_size: int = Field(
+        256, ge=8, le=_MOST_PIXELS, description="Height and width of crops, in scene pixels."
+    )
+    batch_size: int = Field(8, ge=1, le=_MOST_SAMPLES, description="Samples per step and device.")
     workers: int | None = Field(
-        None, ge=0, description="Data-loading processes per device; default: by number of cores."
+        None,
+        ge=0,
+        le=_MOST_PROCESSES,
+        description="Data-loading processes per device; default: by number of cores.",
     )
     sampling: Literal["random", "balanced", "grid", "scene"] = Field(
         "random",
@@ -128,7 +158,9 @@ class DataConfig(Settings):
         "are many, else by blocks; all other labels are void. A smaller share is a subset of a "
         "larger one of the same seed.",
     )
-    label_seed: int = Field(0, ge=0, description="Seed of the choice that `label_share` makes.")
+    label_seed: int = Field(
+        0, ge=0, le=_MOST_SEED, description="Seed of the choice that `label_share` makes."
+    )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     modality_dropout: float | dict[str, float] = Field(
         0.0,
@@ -140,8 +172,12 @@ class DataConfig(Settings):
     @classmethod
     def _weights(cls, value: float | dict[str, float]) -> float | dict[str, float]:
         weights = value.values() if isinstance(value, dict) else [value]
-        if any(w < 0 for w in weights) or (not isinstance(value, dict) and value > 1):
-            raise ValueError("give a share between 0 and 1, or weights that are not negative")
+        if any(not 0 <= w <= _MOST_WEIGHT for w in weights) or (
+            not isinstance(value, dict) and value > 1
+        ):
+            raise ValueError(
+                f"give a share between 0 and 1, or weights between 0 and {_MOST_WEIGHT:,.0f}"
+            )
         if isinstance(value, dict) and not sum(value.values()) > 0:
             raise ValueError("the weights of the subsets sum to 0")
         return value
@@ -167,21 +203,21 @@ class MethodConfig(NamedOptions):
 class LossConfig(NamedOptions):
     """One term of the loss: its name, weight and options."""
 
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, le=_MOST_WEIGHT)
 
 
 class LearningConfig(Settings):
     """Optimisation settings common to training and pre-training."""
 
-    steps: int = Field(2000, ge=1, description="Optimiser steps.")
-    lr: float = Field(3e-4, gt=0, description="Peak learning rate.")
+    steps: int = Field(2000, ge=1, le=MOST_STEPS, description="Optimiser steps.")
+    lr: float = Field(3e-4, gt=0, le=1000, description="Peak learning rate.")
     optimizer: Literal["adamw", "adam", "sgd"] = Field(
         "adamw", description="Adam adds the weight decay to the gradient, AdamW decouples it."
     )
     amsgrad: bool = Field(
         False, description="Adam and AdamW: divide by the largest second moment so far."
     )
-    weight_decay: float = Field(0.01, ge=0, description="Not applied to norms and biases.")
+    weight_decay: float = Field(0.01, ge=0, le=1000, description="Not applied to norms and biases.")
     decay_all: bool = Field(False, description="Decay norms, biases and position embeddings too.")
     momentum: float = Field(0.9, ge=0, lt=1, description="SGD only.")
     schedule: Literal["poly", "poly_whole", "cosine", "constant", "multistep"] = Field(
@@ -189,28 +225,46 @@ class LearningConfig(Settings):
         description="Learning rate after the warm-up; poly_whole decays as if there had been none, "
         "as in the code of CMX and DFormer.",
     )
-    milestones: tuple[int, ...] = Field(
+    milestones: tuple[Annotated[int, Field(ge=1, le=MOST_STEPS)], ...] = Field(
         (), description="Multistep only: steps at which the rate is multiplied by `gamma`."
     )
     gamma: float = Field(0.1, gt=0, le=1, description="Multistep only: factor per milestone.")
-    warmup_steps: int = Field(0, ge=0, description="Linear rise from 0 to `lr`.")
-    poly_power: float = Field(0.9, gt=0)
+    warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="Linear rise from 0 to `lr`.")
+    poly_power: float = Field(0.9, gt=0, le=100)
     gradient_clip: float | None = Field(
-        1.0, gt=0, description="Largest gradient norm; null: no clipping."
+        1.0, gt=0, le=1e12, description="Largest gradient norm; null: no clipping."
     )
-    accumulate: int = Field(1, ge=1, description="Batches per optimiser step.")
+    accumulate: int = Field(1, ge=1, le=_MOST_SAMPLES, description="Batches per optimiser step.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, slower."
     )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
-    seed: int = Field(0, ge=0)
-    accelerator: str = Field("auto", description="As in Lightning: auto, cpu, gpu.")
-    devices: int | str = Field("auto", description="As in Lightning.")
-    nodes: int = Field(1, ge=1)
-    strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp.")
+    seed: int = Field(0, ge=0, le=_MOST_SEED)
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = Field(
+        "auto", description="As in Lightning."
+    )
+    devices: Annotated[int, Field(ge=1, le=_MOST_PROCESSES)] | str = Field(
+        "auto", description="How many per node, their numbers ('0,1'), or 'auto'."
+    )
+    nodes: int = Field(1, ge=1, le=_MOST_PROCESSES)
+    strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp and their forms.")
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="In addition to log.csv; need the extra 'track'."
     )
+
+    @field_validator("devices")
+    @classmethod
+    def _are_devices(cls, value: int | str) -> int | str:
+        if isinstance(value, str) and not re.fullmatch(r"auto|[0-9]{1,4}(,[0-9]{1,4})*,?", value):
+            raise ValueError("give a number from 1 on, numbers of devices ('0,1'), or 'auto'")
+        return value
+
+    @field_validator("strategy")
+    @classmethod
+    def _is_strategy(cls, value: str) -> str:
+        if not _STRATEGY.fullmatch(value):
+            raise ValueError("give auto, ddp or fsdp, or a form of them that Lightning knows")
+        return value
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> Self:
@@ -232,10 +286,13 @@ class TrainingConfig(LearningConfig):
         1.0, gt=0, le=1, description="Factor on the learning rate per backbone stage, from the top."
     )
     backbone_lr_factor: float = Field(
-        1.0, ge=0, description="Learning rate of the backbone relative to the rest."
+        1.0, ge=0, le=1000, description="Learning rate of the backbone relative to the rest."
     )
     head_first_steps: int = Field(
-        0, ge=0, description="Steps at the start in which the backbone is frozen."
+        0,
+        ge=0,
+        le=MOST_STEPS,
+        description="Steps at the start in which the backbone is frozen.",
     )
     ema_decay: float | None = Field(
         None,
@@ -246,17 +303,28 @@ class TrainingConfig(LearningConfig):
     losses: tuple[LossConfig, ...] = Field(
         (LossConfig(name="cross_entropy"),), description="Terms of the weighted sum.", min_length=1
     )
-    aux_weight: float = Field(0.4, ge=0, description="Weight of auxiliary heads, if there are any.")
+    aux_weight: float = Field(
+        0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."
+    )
     validate_every: int | None = Field(
-        None, ge=1, description="Steps between validations; default: ten over the run."
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Steps between validations; default: ten over the run.",
     )
     validation_split: str = Field("val", description="Split that chooses the weights to keep.")
     validation_overlap: int | None = Field(
-        None, ge=0, description="Overlap of windows in validation; default: prediction's."
+        None,
+        ge=0,
+        le=_MOST_PIXELS,
+        description="Overlap of windows in validation; default: prediction's.",
     )
     monitor: str = Field("miou", description="Validation score that selects the weights to keep.")
     early_stop: int | None = Field(
-        None, ge=1, description="Stop after this many validations without a better score."
+        None,
+        ge=1,
+        le=MOST_STEPS,
+        description="Stop after this many validations without a better score.",
     )
 
     @model_validator(mode="after")
@@ -280,7 +348,7 @@ class EvaluationConfig(Settings):
         None, description="Classes included in class means; default: all.", min_length=1
     )
     boundary_tolerance_px: float = Field(
-        3.0, gt=0, description="Distance at which two boundary pixels still match."
+        3.0, gt=0, le=_MOST_PIXELS, description="Distance at which two boundary pixels still match."
     )
     class_mean: Literal["present", "reference"] = Field(
         "present",
@@ -292,13 +360,18 @@ class EvaluationConfig(Settings):
 class PredictionConfig(Settings):
     """Prediction settings: how a scene is cut into windows and stitched."""
 
-    crop_size: int | None = Field(None, ge=8, description="Default: the training's.")
+    crop_size: int | None = Field(
+        None, ge=8, le=_MOST_PIXELS, description="Default: the training's."
+    )
     overlap: int | None = Field(
         None,
         ge=0,
+        le=_MOST_PIXELS,
         description="Scene pixels shared by neighbours; default: a quarter of the window.",
     )
-    batch_size: int | None = Field(None, ge=1, description="Default: the training's.")
+    batch_size: int | None = Field(
+        None, ge=1, le=_MOST_SAMPLES, description="Default: the training's."
+    )
     blending: Literal["taper", "uniform", "repeated"] = Field(
         "taper",
         description="Weights of overlapping windows: falling towards their edges, equal, or equal "

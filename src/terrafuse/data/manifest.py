@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import glob
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
+from terrafuse.config.yaml_reading import YamlValues
+from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
-from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
+from terrafuse.data.scene import BandNamesTeller, Scene, SceneFiles
 from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
     check_names,
+    check_splits,
     check_unique,
     modality_values,
     to_entry,
@@ -132,17 +133,26 @@ class Manifest:
         return _own_rules(self.rules, self._entry(id))
 
     def scenes(self, split: str | None = None) -> list[Scene]:
-        """Open all scenes, or those of a split.
+        """Return all scenes, or those of a split; each is opened when it is first needed.
+
+        Only what can be seen without opening rasters is checked at once, that the files exist.
 
         Raises:
             SceneNotFoundError: No such split.
-            DataError: As raised by `scene`.
+            RasterReadError: A file is missing, or no file matches.
+            MissingModalityError: A required modality is absent.
         """
         if split is not None and split not in self.splits:
             raise SceneNotFoundError(unknown_name("split", split, self.splits))
-        opened = [self._open(e) for e in self.entries if split is None or e.split == split]
-        tell_band_names(opened)
-        return opened
+        chosen = [entry for entry in self.entries if split is None or entry.split == split]
+        tell = BandNamesTeller(several=len(chosen) > 1)
+        scenes = []
+        for entry in chosen:
+            files = self._scene_files(entry)
+            if not all(map(_may_exist, files.paths())):
+                Scene(files)  # raises what is the matter
+            scenes.append(Scene(files, on_opening=tell))
+        return scenes
 
     def scene(self, id: str) -> Scene:
         """Open one scene.
@@ -153,8 +163,8 @@ class Manifest:
             MissingModalityError: A required modality is absent.
             DataError: As raised by `Scene`.
         """
-        scene = self._open(self._entry(id))
-        tell_band_names([scene])
+        scene = Scene(self._scene_files(self._entry(id)))
+        BandNamesTeller()(scene)
         return scene
 
     def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
@@ -192,19 +202,38 @@ class Manifest:
             values["labels"] = rules
         return values | {"scenes": [entry.to_dict() for entry in self.entries]}
 
+    def check_area(self) -> None:
+        """Refuse a file of the labelled area that does not exist.
+
+        Raises:
+            ConfigError: Names it.
+        """
+        if self.label_rules.area is None:
+            return
+        file = local_file(self._resolve(self.label_rules.area))
+        if file is not None and not file.exists():
+            raise ConfigError(
+                f"labels.area: there is no file '{file}'. Correct the path, or leave 'area' out if "
+                "all pixels between the polygons are labelled"
+            )
+
     def _returning(self, names: Iterable[str]) -> Manifest:
         modalities = {name: _as_read(self.known[name], self.rules[name]) for name in names}
         return replace(self, modalities=modalities)
 
     def _entry(self, id: str) -> SceneEntry:
-        entries = {entry.id: entry for entry in self.entries}
+        entries = self._by_id
         if id not in entries:
             near = unknown_name("scene", id, list(entries)[:20])
             more = "" if len(entries) <= 20 else f" … {len(entries)} scenes in '{self.path}'"
             raise SceneNotFoundError(near + more)
         return entries[id]
 
-    def _open(self, entry: SceneEntry) -> Scene:
+    @cached_property
+    def _by_id(self) -> dict[str, SceneEntry]:
+        return {entry.id: entry for entry in self.entries}
+
+    def _scene_files(self, entry: SceneEntry) -> SceneFiles:
         for name in self.modalities:
             if self.rules[name].required and name not in entry.rasters:
                 raise MissingModalityError(
@@ -212,22 +241,20 @@ class Manifest:
                     f"'{self.path}', or set 'required: false' on the modality"
                 )
         area = self.label_rules.area
-        return Scene(
-            SceneFiles(
-                id=entry.id,
-                modalities=tuple(self.modalities.values()),
-                rasters={name: self._files(entry, name) for name in entry.rasters},
-                known=self.known,
-                rules=_own_rules(self.rules, entry),
-                grid=self.grid,
-                labels=entry.labels and self._resolve(entry.labels),
-                labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
-                label_rules=replace(self.label_rules, area=area and self._resolve(area)),
-                scheme=self.scheme,
-                split=entry.split,
-                window=entry.window,
-                shared_labels=self._label_uses[entry.labels] > 1,
-            )
+        return SceneFiles(
+            id=entry.id,
+            modalities=tuple(self.modalities.values()),
+            rasters={name: self._files(entry, name) for name in entry.rasters},
+            known=self.known,
+            rules=_own_rules(self.rules, entry),
+            grid=self.grid,
+            labels=entry.labels and self._resolve(entry.labels),
+            labels_eroded=entry.labels_eroded and self._resolve(entry.labels_eroded),
+            label_rules=replace(self.label_rules, area=area and self._resolve(area)),
+            scheme=self.scheme,
+            split=entry.split,
+            window=entry.window,
+            shared_labels=self._label_uses[entry.labels] > 1,
         )
 
     def only(self, id: str) -> Manifest:
@@ -272,30 +299,60 @@ def load_manifest(path: Path | str) -> Manifest:
         ConfigError: Missing or invalid file; names the key or scene, and the nearest valid key.
     """
     path = Path(path).expanduser().absolute()
-    settings = parse_settings(ManifestSettings, read_yaml(path), str(path))
-    where = str(path)
-    try:
-        modalities = {n: to_modality(n, item) for n, item in settings.modalities.items()}
+    values, where = read_yaml(path, text_keys=("id", "split")), str(path)
+    settings = parse_settings(ManifestSettings, values, where)
+    modalities, rules = {}, {}
+    for name, item in settings.modalities.items():
+        with _placed(values, where, "modalities", name):
+            modalities[name], rules[name] = to_modality(name, item), to_rules(name, item)
+    with _placed(values, where, "classes"):
         classes = [item.model_dump(exclude_none=True) for item in settings.classes]
         labels = {"classes": classes, "void": settings.void, "unknown": settings.unknown}
         scheme = ClassScheme.from_dict(labels)
-        rules = {n: to_rules(n, item) for n, item in settings.modalities.items()}
+    with _placed(values, where):
         check_names(settings, modalities)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from None
-    entries = [to_entry(item, n, modalities, where) for n, item in enumerate(settings.scenes, 1)]
-    check_unique(entries, where)
-    return Manifest(
+    manifest = Manifest(
         path=path,
         modalities={name: _as_read(modality, rules[name]) for name, modality in modalities.items()},
         scheme=scheme,
-        entries=tuple(entries),
+        entries=tuple(_entries(settings, values, modalities, where)),
         rules=rules,
         label_rules=LabelRules(**settings.labels.model_dump()),
         grid=settings.grid,
         root=settings.root,
         known=modalities,
     )
+    with _placed(values, where, "labels", "area"):
+        manifest.check_area()
+    return manifest
+
+
+def _entries(
+    settings: ManifestSettings, values: YamlValues, modalities: Mapping[str, Modality], where: str
+) -> list[SceneEntry]:
+    """Parse the scenes; errors give the line."""
+
+    def place(index: int) -> str:
+        return values.place(("scenes", index))
+
+    entries = []
+    for index, item in enumerate(settings.scenes):
+        try:
+            entries.append(to_entry(item, index + 1, modalities, where))
+        except ConfigError as error:
+            raise ConfigError(f"{error}{place(index)}") from None
+    check_unique(entries, where, place)
+    check_splits(entries, where, place)
+    return entries
+
+
+@contextmanager
+def _placed(values: YamlValues, where: str, *keys: str) -> Iterator[None]:
+    """Let errors begin with the file and end with the line of what the keys lead to."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}{values.place(keys)}") from None
 
 
 def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
@@ -309,6 +366,11 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
     with written_whole(path) as (partial,):
         partial.write_text(text, encoding="utf-8")
     return path
+
+
+def _may_exist(path: str) -> bool:
+    file = local_file(path)
+    return file is None or file.exists()
 
 
 def _own_rules(rules: Mapping[str, ReadingRules], entry: SceneEntry) -> Mapping[str, ReadingRules]:
@@ -326,14 +388,9 @@ def _as_read(modality: Modality, rules: ReadingRules) -> Modality:
 
 
 def _to_yaml(key: str, value: Any) -> str:
-    def dump(part: Any, flow: bool | None) -> str:
-        return yaml.safe_dump(
-            part, sort_keys=False, allow_unicode=True, default_flow_style=flow, width=math.inf
-        )
-
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return f"{key}:\n" + "".join(f"  - {dump(item, True)}" for item in value)  # a line each
-    return dump({key: value}, None if isinstance(value, list | dict) else False)
+        return f"{key}:\n" + "".join(f"  - {to_flow(item)}\n" for item in value)  # a line each
+    return to_yaml({key: value})
 
 
 def _in_band_order(paths: Sequence[str], bands: Sequence[str]) -> list[str]:

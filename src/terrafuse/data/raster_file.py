@@ -255,6 +255,8 @@ def inspect_pages(
                 "'page'"
             )
     pages = [inspect_raster(names[n - 1], where, judge_alpha=judge_alpha) for n in numbers]
+    if len(names) == 1:
+        return tuple(pages)
     first = inspect_raster(names[0], where, judge_alpha=False).grid
     return tuple(_on_first(file, first) for file in pages)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +75,30 @@ class SceneFiles:
         }
         return {k: path for k, path in named.items() if path is not None and self.scheme}
 
+    def paths(self) -> Iterator[str]:
+        """Every file that opening reads."""
+        for own in self.rasters.values():
+            yield from own
+        if self.labels is not None:
+            yield self.labels
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What opening finds out about a scene.
+
+    Args:
+        grid: The scene's.
+        reference: Full grid of which it is a part.
+        sources: Rasters per modality that the scene has and returns.
+        labels: Labels by name; those for scoring are added when first read.
+    """
+
+    grid: Grid
+    reference: Grid
+    sources: Mapping[str, RasterSource]
+    labels: dict[ReferenceName, Labels]
+
 
 PathLike = str | Path
 
@@ -85,6 +109,10 @@ class Scene:
     Opening checks all that needs no pixels: files, bands, CRS, overlap. The scene holds no open
     files (handles live in a pool per process), so it is cheap to keep and to pickle.
 
+    Args:
+        on_opening: Called with the scene when it is first needed, which opens it; None: it is
+            opened at once.
+
     Raises:
         RasterReadError: A file is missing or not a raster.
         BandError: The bands of a raster do not fit its modality.
@@ -92,8 +120,24 @@ class Scene:
         LabelError: Polygons do not fit the class scheme.
     """
 
-    def __init__(self, files: SceneFiles) -> None:
+    def __init__(
+        self, files: SceneFiles, *, on_opening: Callable[[Scene], None] | None = None
+    ) -> None:
         self._files = files
+        self._conversions: Mapping[str, ValueConversion] = {}
+        self._on_opening = on_opening
+        self._parts = None if on_opening else self._open()
+
+    @property
+    def _opened(self) -> _Opened:
+        if self._parts is None:
+            self._parts = self._open()
+            if self._on_opening:
+                self._on_opening(self)
+        return self._parts
+
+    def _open(self) -> _Opened:
+        files = self._files
         inspected = {name: _inspect(files, name) for name in files.rasters}
         placement = place_rasters(
             inspected,
@@ -103,17 +147,25 @@ class Scene:
             window=files.window,
             where=f"scene '{files.id}'",
         )
-        self.grid: Grid = placement.grid
-        self._reference: Grid = placement.reference
-        self._sources = {
+        grid, reference = placement.grid, placement.reference
+        sources = {
             modality.name: self._source(modality, placement)
             for modality in files.modalities
             if modality.name in placement.files
         }
-        self._conversions: Mapping[str, ValueConversion] = {}
-        self._labels: dict[ReferenceName, Labels] = {}
+        labels: dict[ReferenceName, Labels] = {}
         if "labels" in files.references:
-            self._labels["labels"] = self._open_labels("labels", placement.labels)
+            labels["labels"] = self._open_labels("labels", placement.labels, grid, reference)
+        return _Opened(grid, reference, sources, labels)
+
+    @property
+    def grid(self) -> Grid:
+        """CRS, transform and size."""
+        return self._opened.grid
+
+    @property
+    def _sources(self) -> Mapping[str, RasterSource]:
+        return self._opened.sources
 
     @property
     def id(self) -> str:
@@ -158,7 +210,7 @@ class Scene:
     @property
     def missing(self) -> frozenset[str]:
         """Modalities without a raster here."""
-        return frozenset(m.name for m in self.modalities if m.name not in self._sources)
+        return frozenset(m.name for m in self.modalities if m.name not in self._files.rasters)
 
     @property
     def full_window(self) -> Window:
@@ -247,29 +299,33 @@ class Scene:
             raise LabelError(
                 f"scene '{self.id}' has no {reference}; name a file under '{reference}'"
             )
-        if reference not in self._labels:
+        opened = self._opened
+        if reference not in opened.labels:
             where = _labels_where(self.id, reference)
             page = self._files.label_rules.page
             file = inspect_labels(self._files.references[reference], where, page)
-            file = file and place_further(file, self._reference, where)
-            self._labels[reference] = self._open_labels(reference, file)
-        return self._labels[reference].read(window)
+            file = file and place_further(file, opened.reference, where)
+            opened.labels[reference] = self._open_labels(
+                reference, file, opened.grid, opened.reference
+            )
+        return opened.labels[reference].read(window)
 
     def unknown_labels(self, reference: ReferenceName = "labels") -> Counter[str]:
         """Count pixels per raw value that `unknown` replaced, in all windows read so far."""
-        labels = self._labels.get(reference)
+        labels = self._opened.labels.get(reference)
         return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
 
     @property
     def astray(self) -> str:
         """Why no polygon of its labels lies within the scene although there are some, or ""."""
-        labels = self._labels.get("labels")
+        labels = self._opened.labels.get("labels")
         return labels.astray if isinstance(labels, PolygonLabels) else ""
 
     def keep_labels(self, area: LabelMask) -> Scene:
         """Return the scene, which must have labels, with training labels void outside an area."""
-        scene = copy(self)
-        scene._labels = self._labels | {"labels": MaskedLabels(self._labels["labels"], area)}
+        opened, scene = self._opened, copy(self)
+        masked: Labels = MaskedLabels(opened.labels["labels"], area)
+        scene._parts = replace(opened, labels=opened.labels | {"labels": masked})
         return scene
 
     def convert_values(self, conversions: Mapping[str, ValueConversion]) -> Scene:
@@ -314,13 +370,17 @@ class Scene:
 
     def close(self) -> None:
         """Close the scene's files that this process has open; reading reopens them."""
-        for source in self._sources.values():
+        if self._parts is None:
+            return
+        for source in self._parts.sources.values():
             source.close()
-        for labels in self._labels.values():
+        for labels in self._parts.labels.values():
             labels.close()
 
     def __repr__(self) -> str:
-        names = ", ".join(self._sources)
+        names = ", ".join(self._files.rasters)
+        if self._parts is None:
+            return f"Scene('{self.id}', {names}, not opened)"
         return f"Scene('{self.id}', {self.grid.height} × {self.grid.width}, {names})"
 
     def _read_modality(
@@ -352,13 +412,15 @@ class Scene:
             where=_where(self.id, modality.name),
         )
 
-    def _open_labels(self, name: ReferenceName, file: RasterFile | None) -> Labels:
+    def _open_labels(
+        self, name: ReferenceName, file: RasterFile | None, grid: Grid, reference: Grid
+    ) -> Labels:
         files = self._files
         assert files.scheme is not None
         where = _labels_where(files.id, name)
         return open_labels(
             files.references[name], file, files.scheme, files.label_rules,
-            self.grid, self._reference, where, shared=files.shared_labels,
+            grid, reference, where, shared=files.shared_labels,
         )  # fmt: skip
 
 
@@ -417,21 +479,29 @@ def scene_from_rasters(
             window=window,
         )
     )
-    tell_band_names([scene])
+    BandNamesTeller()(scene)
     return scene
 
 
-def tell_band_names(scenes: Sequence[Scene]) -> None:
-    """Warn of bands that were taken by name or may be others, once for all scenes alike."""
-    alike: dict[tuple[str, str], list[tuple[Scene, BandNotice]]] = {}
-    for scene in scenes:
+class BandNamesTeller:
+    """A warning of bands that were taken by name or may be others, once for all scenes alike.
+
+    Args:
+        several: Whether further scenes may be alike.
+    """
+
+    def __init__(self, several: bool = False) -> None:
+        self._told: set[tuple[str, str]] = set()
+        self._more = " (told once for all scenes alike)" if several else ""
+
+    def __call__(self, scene: Scene) -> None:
+        """Warn of a scene's bands, unless of others like them."""
         for name, notice in scene.band_notices.items():
-            alike.setdefault((name, notice.text), []).append((scene, notice))
-    for (name, text), met in alike.items():
-        scene, notice = met[0]
-        more = f" (and those of {len(met) - 1} more scenes)" if len(met) > 1 else ""
-        said = f"{_where(scene.id, name)}: '{notice.path}'{more} {text}"
-        warnings.warn(BandNamesWarning(said, is_doubtful=notice.is_doubtful), stacklevel=3)
+            if (name, notice.text) not in self._told:
+                self._told.add((name, notice.text))
+                said = f"{_where(scene.id, name)}: '{notice.path}'{self._more} {notice.text}"
+                warning = BandNamesWarning(said, is_doubtful=notice.is_doubtful)
+                warnings.warn(warning, stacklevel=3)
 
 
 def _inspect(files: SceneFiles, name: str) -> tuple[RasterFile, ...]:

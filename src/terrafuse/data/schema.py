@@ -2,37 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from terrafuse.config.base import Settings, parse_settings
+from terrafuse.config.base import Name, Settings, parse_settings
 from terrafuse.data.band_names import BandNamesRule
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.rasters import NodataRule, PerBand, ReadingRules, ResamplingName, RescaleName
-from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.errors import ConfigError, cut, shown, unknown_name
 from terrafuse.modalities import Modality, ModalityKind, parse_unit
 from terrafuse.samples import Window
 
 _SCALING = ("value_scale", "value_offset")
 SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale", "value_offset")
+#: Splits that verbs look for when none is named.
+_USUAL_SPLITS = ("train", "val", "test")
+_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+_IS_COMMENT = "it is empty. In YAML '#' begins a comment: write a colour in quotes, '#1f5fd0'"
+# What optical sensors measure, micrometres; radar waves are longer.
+_OPTICAL_UM = (0.1, 100.0)
+_RADAR_UM = (0.1, 2e6)
+_MOST_CODE = 2**63
+# Rasters have fewer rows, columns and bands.
+_MOST_PIXELS = 2**31
+#: A value that says "no data" may be NaN or infinite.
+_Nodata = Annotated[float, Field(allow_inf_nan=True)]
+#: Number of a band or page.
+_Number = Annotated[int, Field(ge=1, lt=_MOST_PIXELS)]
+
+
+def _check_code(value: Any) -> Any:
+    """A raw label value as label files hold it: a whole number or a text.
+
+    Raises:
+        ValueError: Something else.
+    """
+    if isinstance(value, str):
+        return value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not abs(value) < _MOST_CODE or value != int(value):
+        raise ValueError(
+            f"{shown(value)} is no raw label value; give a whole number, a text in quotes (value "
+            "of a polygon) or a colour '#rrggbb'"
+        )
+    return int(value)
 
 
 class ClassSettings(Settings):
     """A class: its name, and its codes in label files."""
 
-    name: str
+    name: Name
     code: Any = Field(None, description="Raw value, or a list of them; default: its position.")
     color: str | None = Field(None, description="Display colour '#rrggbb'.")
+
+    @field_validator("code")
+    @classmethod
+    def _is_code(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError(f"{_IS_COMMENT}. Leave 'code' out for the class's position")
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("give a raw label value, or leave 'code' out for its position")
+            return [_check_code(one) for one in value]
+        return _check_code(value)
+
+    @field_validator("color")
+    @classmethod
+    def _is_color(cls, value: str | None) -> str:
+        if value is None:
+            raise ValueError(_IS_COMMENT)
+        if not _COLOR.fullmatch(value):
+            raise ValueError(f"colour {shown(value)} is not of the form '#rrggbb'")
+        return value
 
 
 class ModalitySettings(Settings):
     """A modality: its bands, and the rules by which its files are read."""
 
-    bands: tuple[str, ...] = Field(description="Names, one per channel.")
+    bands: tuple[Name, ...] = Field(description="Names, one per channel.")
     kind: ModalityKind = "other"
     wavelengths_um: tuple[float, ...] | None = Field(None, description="Centre, one per band.")
     unit: str = Field("dn", description="One of the list below, in any case.")
@@ -43,7 +95,7 @@ class ModalitySettings(Settings):
     value_offset: PerBand | None = Field(
         None, description="Added to scaled values, or one per band; instead of the offset tag."
     )
-    nodata: float | None = Field(None, description="Instead of the files' nodata tag.")
+    nodata: _Nodata | None = Field(None, description="Instead of the files' nodata tag.")
     nodata_rule: NodataRule = Field(
         "all",
         description="'all': a pixel without data has its nodata value in every band; 'each': bands "
@@ -54,10 +106,10 @@ class ModalitySettings(Settings):
         description="Names that files give their bands: 'use', only 'descriptions', or 'ignore'.",
     )
     resampling: ResamplingName | None = Field(None, description="Default: by kind.")
-    read_bands: tuple[int | str, ...] | None = Field(
+    read_bands: tuple[_Number | Name, ...] | None = Field(
         None, description="Bands to take from the files: 1-based numbers or descriptions."
     )
-    page: int | tuple[int, ...] | Literal["all"] | None = Field(
+    page: _Number | tuple[_Number, ...] | Literal["all"] | None = Field(
         None,
         description="Pages to take of files that have several, as bands that follow one another: "
         "a number from 1 on, a list, or 'all'.",
@@ -82,8 +134,8 @@ class LabelSettings(Settings):
     attribute: str | None = Field(None, description="Polygons: field with the class code.")
     area: str | None = Field(None, description="Polygons: file with the area that was labelled.")
     background: int | str | None = Field(None, description="Polygons: class between them.")
-    nodata: float | None = Field(None, description="Rasters: instead of the file's nodata tag.")
-    page: int | None = Field(None, description="Rasters: page to take of files with several.")
+    nodata: _Nodata | None = Field(None, description="Rasters: instead of the file's nodata tag.")
+    page: _Number | None = Field(None, description="Rasters: page to take of files with several.")
     layer: str | None = Field(None, description="Polygons: layer to take of files with several.")
     area_layer: str | None = Field(None, description="Polygons: likewise of the file 'area'.")
 
@@ -106,15 +158,30 @@ class ManifestSettings(Settings):
     labels: LabelSettings = Field(default_factory=LabelSettings)
     scenes: tuple[dict[str, Any], ...]
 
+    @field_validator("void")
+    @classmethod
+    def _are_codes(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(None if value is None else _check_code(value) for value in values)
+
+
+def _check_path(path: str) -> str:
+    if not path:
+        raise ValueError("give a path, or leave the key out")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_check_path)]
+_Side = Annotated[int, Field(lt=_MOST_PIXELS)]
+
 
 class _SceneSettings(BaseModel):
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
-    id: str | int
-    split: str | None = None
-    labels: str | None = None
-    labels_eroded: str | None = None
-    window: tuple[int, int, int, int] | None = None
+    id: Name
+    split: Name | None = None
+    labels: _Path | None = None
+    labels_eroded: _Path | None = None
+    window: tuple[_Side, _Side, _Side, _Side] | None = None
     value_scale: dict[str, PerBand] = Field(default_factory=dict)
     value_offset: dict[str, PerBand] = Field(default_factory=dict)
 
@@ -170,6 +237,7 @@ def to_modality(name: str, item: ModalitySettings) -> Modality:
         unit = parse_unit(item.unit)
     except ConfigError as error:
         raise ConfigError(f"modality '{name}': {error}") from None
+    _check_wavelengths(name, item)
     return Modality(
         name=name,
         bands=item.bands,
@@ -178,6 +246,19 @@ def to_modality(name: str, item: ModalitySettings) -> Modality:
         unit=unit,
         scale=item.scale,
     )
+
+
+def _check_wavelengths(name: str, item: ModalitySettings) -> None:
+    low, high = _RADAR_UM if item.kind == "sar" else _OPTICAL_UM
+    for band, um in zip(item.bands, item.wavelengths_um or (), strict=False):
+        if low <= um <= high:
+            continue
+        nanometres = f"; {um:g} nm are {um / 1000:g}" if low <= um / 1000 <= high else ""
+        radar = "" if item.kind == "sar" else ". Radar has kind 'sar'"
+        raise ConfigError(
+            f"band '{band}' of modality '{name}' has the wavelength {um:g}; wavelengths_um are "
+            f"micrometres between {low:g} and {high:,.0f}{nanometres}{radar}"
+        )
 
 
 def to_rules(name: str, item: ModalitySettings) -> ReadingRules:
@@ -280,8 +361,12 @@ def to_entry(
     Raises:
         ConfigError: Unknown key (the nearest valid one is named), or a value of the wrong type.
     """
-    where = f"{where}: scene '{values['id']}'" if "id" in values else f"{where}: scene {number}"
-    item = parse_settings(_SceneSettings, values, where)
+    named = isinstance(values.get("id"), str | int)
+    where = f"{where}: scene '{cut(values['id'])}'" if named else f"{where}: scene {number}"
+    try:
+        item = _SceneSettings.model_validate(values)
+    except ValidationError:
+        item = parse_settings(_SceneSettings, values, where)  # says what is wrong
     rasters = {}
     for key, given in (item.model_extra or {}).items():
         if key not in modalities:
@@ -290,7 +375,10 @@ def to_entry(
         if given is None:  # a modality that this scene lacks
             continue
         if not paths or not all(isinstance(path, str) and path for path in paths):
-            raise ConfigError(f"{where}: '{key}' is {given!r}; give a path, a list of them or none")
+            raise ConfigError(
+                f"{where}: '{key}' is {shown(given)}; give a path, a list of them or none (in "
+                "quotes if it looks like a number)"
+            )
         rasters[key] = tuple(paths)
     if not rasters:
         raise ConfigError(f"{where} has no raster; give one of {', '.join(modalities)}")
@@ -303,7 +391,7 @@ def to_entry(
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
     return SceneEntry(
-        id=str(item.id),
+        id=item.id,
         split=item.split,
         rasters=rasters,
         labels=item.labels,
@@ -325,14 +413,52 @@ def _window(values: tuple[int, int, int, int] | None, where: str) -> Window | No
     return Window(*values)
 
 
-def check_unique(entries: Sequence[SceneEntry], where: str) -> None:
+def check_unique(
+    entries: Sequence[SceneEntry], where: str, place: Callable[[int], str] = lambda _: ""
+) -> None:
     """Reject two scenes with the same id.
+
+    Args:
+        place: Position of a scene → its place in the file, for the message.
 
     Raises:
         ConfigError: Names the id.
     """
-    seen: set[str] = set()
-    for entry in entries:
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(entries):
         if entry.id in seen:
-            raise ConfigError(f"{where}: two scenes have the id '{entry.id}'; ids must be unique")
-        seen.add(entry.id)
+            raise ConfigError(
+                f"{where}: two scenes have the id '{entry.id}'{place(seen[entry.id])}"
+                f"{place(number)}; ids must be unique"
+            )
+        seen[entry.id] = number
+
+
+def check_splits(
+    entries: Sequence[SceneEntry], where: str, place: Callable[[int], str] = lambda _: ""
+) -> None:
+    """Reject names of splits that differ only by case or blanks: they are meant to be one.
+
+    Args:
+        place: As of `check_unique`.
+
+    Raises:
+        ConfigError: Names both, with a scene of each.
+    """
+    first: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        if entry.split is not None and entry.split not in first:
+            first[entry.split] = number
+    known = {split: split for split in _USUAL_SPLITS}
+    for split, number in first.items():
+        other = known.setdefault("".join(split.split()).casefold(), split)
+        if other != split:
+            beside = (
+                f", scene '{entries[first[other]].id}' in '{other}'{place(first[other])}"
+                if other in first
+                else ""
+            )
+            raise ConfigError(
+                f"{where}: scene '{entries[number].id}' is in split '{split}'{place(number)}"
+                f"{beside}. Call it '{other}', or give it a name of its own"
+            )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.scene import Scene
-from terrafuse.data.streaming import Reservoir, cover
+from terrafuse.data.streaming import Reservoir, cover, expected_total
 from terrafuse.errors import DataError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.progress import Progress
@@ -104,7 +104,7 @@ def compute_statistics(
         modalities: Modalities to describe; others of the scenes are ignored.
         block: Side of the blocks read at once, in pixels of the finest modality.
         seed: Seed of the sample that the percentiles are computed from.
-        progress: Called with (windows done, windows in total).
+        progress: Called with (windows done, windows in total; of many scenes an estimate).
 
     Returns:
         Per modality name, in its unit. The standard deviation divides by the number of pixels.
@@ -113,10 +113,10 @@ def compute_statistics(
         DataError: A band has no data in any scene.
     """
     accumulators = [_BandAccumulator(modality, seed) for modality in modalities]
-    windows = [cover(scene, block) for scene in scenes]
-    total = sum(map(len, windows))
+    total = expected_total(scenes, lambda scene: len(cover(scene, block)))
     done = 0
-    for scene, own in zip(scenes, windows, strict=True):
+    for scene in scenes:
+        own = cover(scene, block)
         present = [a for a in accumulators if a.modality.name not in scene.missing]
         for accumulator in present:
             accumulator.note_types(scene)
@@ -125,7 +125,7 @@ def compute_statistics(
             for accumulator in present:
                 accumulator.add(images[accumulator.modality.name].numpy())
             if progress:
-                progress(done + count, total)
+                progress(min(done + count, total), total)
         done += len(own)
     if progress:
         progress(total, total)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from terrafuse.samples import Window, blocks, round_up
 
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
+
+# Opening so many takes less than a second.
+_FIRST_SCENES = 64
 
 
 def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window]:
@@ -25,6 +29,12 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
     finest = min([1.0, *(modality.scale for modality in scene.modalities)])
     size = round_up(max(1, int(block * finest)), alignment)
     return blocks(scene.grid.height, scene.grid.width, size, alignment)
+
+
+def expected_total(scenes: Sequence[Scene], count: Callable[[Scene], int]) -> int:
+    """Sum of a count over scenes, from the first ones if there are many: counting opens them."""
+    first = scenes[:_FIRST_SCENES]
+    return round(sum(map(count, first)) * len(scenes) / len(first)) if first else 0
 
 
 def resize_mask(mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
+from terrafuse.data.streaming import expected_total
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
@@ -103,7 +104,7 @@ def evaluate(
         subsets: Also score every smaller subset of the modalities.
         boundary: Also compare boundaries (costs more than everything else but the model).
         on_map: Called with each scene, its labels and its class map, of all modalities.
-        progress: Called with (windows done, windows in all).
+        progress: Called with (windows done, windows in all; of many scenes an estimate).
 
     Returns:
         The content of `metrics.json`.
@@ -225,13 +226,14 @@ class _Counter:
         maps_per_scene: int,
     ) -> None:
         self._progress = progress
-        self._total = sum(len(predictor.lattice(scene)) for scene in scenes) * maps_per_scene
+        windows = expected_total(scenes, lambda scene: len(predictor.lattice(scene)))
+        self._total = windows * maps_per_scene
         self._before = self._now = 0
 
     def windows(self, done: int, _: int) -> None:
         self._now = self._before + done
         if self._progress:
-            self._progress(self._now, self._total)
+            self._progress(min(self._now, self._total), self._total)
 
     def next_map(self) -> None:
         self._before = self._now

@@ -12,7 +12,7 @@ from typing import Any
 
 from terrafuse.classes import DEFAULT_COLORS
 from terrafuse.data.placement import SIZE_TOLERANCE_PX
-from terrafuse.data.raster_file import inspect_pages, inspect_raster
+from terrafuse.data.raster_file import RasterFile, inspect_pages, inspect_raster
 from terrafuse.errors import DataError, LabelError
 from terrafuse.layouts.codes import find_codes
 from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
@@ -77,9 +77,10 @@ def describe_folders(
             f"file name, for instance '{first}'"
         )
     _tell_of_the_rest(found, labels, ids)
-    codes = find_codes([inspect_raster(root / labels[i].path, f"labels of '{i}'") for i in ids])
+    files_seen = _Files(root)
+    codes = find_codes([files_seen.label(i, labels[i]) for i in ids])
     modalities = {
-        name: _describe_modality(name, files, labels, root, required=set(ids) <= set(files))
+        name: _describe_modality(name, files, labels, files_seen, set(ids) <= set(files))
         for name, files in found.items()
     }
     splits = _splits(root, ids, labels, [*found.values(), labels]) if lists else {}
@@ -203,28 +204,53 @@ def _tell_of_the_rest(found: Matched, labels: Mapping[str, Place], ids: Sequence
             warn(f"{len(rest)} {what} are ignored: {', '.join(shown[:_MOST_NAMED])}{more}")
 
 
+class _Files:
+    """Rasters below a folder, each inspected once: opening takes most of the time."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._images: dict[PurePosixPath, Sequence[RasterFile]] = {}
+        self._labels: dict[PurePosixPath, RasterFile] = {}
+
+    def image(self, name: str, place: Place) -> Sequence[RasterFile]:
+        """Every page of a raster of a modality."""
+        if place.path not in self._images:
+            found = inspect_pages(self.root / place.path, "all", f"modality '{name}'")
+            self._images[place.path] = found
+        return self._images[place.path]
+
+    def label(self, id: str, place: Place) -> RasterFile:
+        """Labels of a scene."""
+        if place.path not in self._labels:
+            found = inspect_raster(self.root / place.path, f"labels of '{id}'")
+            self._labels[place.path] = found
+        return self._labels[place.path]
+
+
 def _describe_modality(
-    name: str, files: Mapping[str, Place], labels: Mapping[str, Place], root: Path, required: bool
+    name: str,
+    files: Mapping[str, Place],
+    labels: Mapping[str, Place],
+    seen: _Files,
+    required: bool,
 ) -> dict[str, Any]:
-    where = f"modality '{name}'"
     scene = next(i for i in files if i in labels)
-    pages = inspect_pages(root / files[scene].path, "all", where)
+    pages = seen.image(name, files[scene])
     values = guess_modality(name, pages) | ({"page": "all"} if len(pages) > 1 else {})
-    scale = guess_scale(
-        pages[0],
-        inspect_raster(root / labels[scene].path, f"labels of '{scene}'"),
-    )
+    scale = guess_scale(pages[0], seen.label(scene, labels[scene]))
     values |= {} if scale == 1 else {"scale": float(scale)}
-    _check_sizes(name, files, labels, root, scale)
-    own = {
-        id: inspect_pages(root / p.path, "all", where) for id, p in files.items() if id in labels
-    }
+    _check_sizes(name, files, labels, seen, scale)
+    own = {id: seen.image(name, place) for id, place in files.items() if id in labels}
     tell_band_names(name, values["bands"], own)
     return values if required else values | {"required": False}
 
 
 def _check_sizes(
-    name: str, files: Mapping[str, Place], labels: Mapping[str, Place], root: Path, scale: Fraction
+    name: str,
+    files: Mapping[str, Place],
+    labels: Mapping[str, Place],
+    seen: _Files,
+    scale: Fraction,
 ) -> None:
     """Check that files without CRS, which are matched by pixel, have the size of the labels.
 
@@ -233,8 +259,8 @@ def _check_sizes(
     """
     bad = []
     for id in (i for i in files if i in labels):
-        image = inspect_pages(root / files[id].path, "all", f"modality '{name}'")[0].grid
-        truth = inspect_raster(root / labels[id].path, f"labels of '{id}'").grid
+        image = seen.image(name, files[id])[0].grid
+        truth = seen.label(id, labels[id]).grid
         if image.crs is not None and truth.crs is not None:
             continue
         apart = max(
@@ -248,8 +274,8 @@ def _check_sizes(
         lines = "\n".join((*bad[:_MOST_NAMED], *more))
         raise DataError(
             f"sizes of '{name}' and of labels do not match (width × height) in {len(bad)} scenes "
-            f"of '{root}':\n{lines}\nWithout a CRS they are matched by pixel: fix these files, or "
-            "remove them"
+            f"of '{seen.root}':\n{lines}\nWithout a CRS they are matched by pixel: fix these "
+            "files, or remove them"
         )
 
 

@@ -73,8 +73,7 @@ def pretrain(
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
-    with quiet_lightning():
-        check_trainer(config.training)
+    check_pretrain_settings(config)
     with (
         when_stopped("continue with --resume"),
         claimed(out, "pretrain", takes_part=run_state.is_first_process()),
@@ -88,6 +87,17 @@ def pretrain(
         prepare = partial(_prepare, config, out, position)
         run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
+
+
+def check_pretrain_settings(config: PretrainConfig) -> None:
+    """Refuse settings of a pre-training that are wrong whatever the data.
+
+    Raises:
+        ConfigError: Devices do not exist, or settings exclude each other.
+        MissingDependencyError: A logger is not installed.
+    """
+    with quiet_lightning():
+        check_trainer(config.training)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from terrafuse.config import load_run_config
 from terrafuse.config.base import STORED_CONFIG, Settings
+from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest
 from terrafuse.errors import (
     ConfigError,
@@ -133,9 +133,7 @@ def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
     """
     values = config.model_dump(mode="json")
     with written_whole(out / CONFIG) as (partial,):
-        partial.write_text(
-            yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8"
-        )
+        partial.write_text(to_yaml(values, flow_leaves=False), encoding="utf-8")
     start = {
         "manifest_sha256": facts.manifest_sha256,
         "has_nodata_rule": not facts.is_before_rules,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 
 from terrafuse.config import DataConfig, RunConfig
 from terrafuse.data import (
+    Grid,
     Manifest,
     Scene,
     apply_normalization,
@@ -27,7 +28,7 @@ from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import describe_run, tuned_state
 from terrafuse.modalities import window_alignment
-from terrafuse.progress import Display
+from terrafuse.progress import Display, Progress
 from terrafuse.sampling import describe_augmentation, labelled_scenes, share_labels, training_loader
 from terrafuse.segmenter import Segmenter
 from terrafuse.stopping import when_stopped
@@ -158,7 +159,7 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     create_loss(config.training.losses, manifest.scheme, ones)
     facts = facts or _measure(config, manifest, train_scenes, val_scenes, display)
     segmenter.set_statistics(facts.statistics)
-    pixel_size = typical_pixel_size_m(scene.grid for scene in train_scenes)
+    pixel_size = typical_pixel_size_m(_grids(train_scenes, display.stage("opening rasters")))
     if pixel_size is not None:
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
@@ -170,6 +171,12 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
     )
+
+
+def _grids(scenes: Sequence[Scene], progress: Progress) -> Iterator[Grid]:
+    for done, scene in enumerate(scenes, start=1):
+        yield scene.grid
+        progress(done, len(scenes))
 
 
 def check_crop_size(config: DataConfig, manifest: Manifest) -> None:
