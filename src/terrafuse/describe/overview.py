@@ -77,7 +77,7 @@ def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, An
         **describe_segmenter(segmenter, config, info.base_weights),
         "augmentation": describe_augmentation(config.data.augment, info.modalities),
         "scores": info.scores,
-        "gates": mean_gates(segmenter, read_state(folder)),
+        "gates": mean_gates(segmenter, read_state(folder, info)),
     }
 
 
