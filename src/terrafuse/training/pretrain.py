@@ -239,7 +239,7 @@ def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
 def _finish(run: _Run) -> None:
     """Save and describe each backbone, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
-    load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'")
+    load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'", own=True)
     learned = run.pretrainer.learned
     files = {name: f"{name}.safetensors" for name in learned}
     objective = run.config.objective.name

@@ -285,7 +285,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
 def _finish(run: _Run) -> None:
     """Save the kept weights as the model, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
-    load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'")
+    load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'", own=True)
     info = describe_run(
         run.segmenter,
         scheme=run.manifest.scheme,
