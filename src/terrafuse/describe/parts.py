@@ -105,6 +105,7 @@ class BaseSummary:
         tuning: Name of its tuning; empty for full fine-tuning.
         source: Origin of its weights; None if trained from scratch.
         licence: Licence of the weights, or "unknown".
+        note: What was recognised and changed while their file was read; of a run folder only.
     """
 
     part: str
@@ -113,6 +114,7 @@ class BaseSummary:
     tuning: str
     source: str | None
     licence: str | None
+    note: str = ""
 
 
 def describe_parts(segmenter: Segmenter) -> list[PartSummary]:
@@ -139,6 +141,7 @@ def describe_bases(segmenter: Segmenter) -> list[BaseSummary]:
             tuning=backbone.tuning,
             source=backbone.pretrained.source if backbone.pretrained else None,
             licence=backbone.pretrained.licence if backbone.pretrained else None,
+            note=backbone.pretrained.note if backbone.pretrained else "",
         )
         for path, backbone in _backbones_in(segmenter)
     ]

@@ -26,6 +26,7 @@ from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import fit_task, open_log, run_training
+from terrafuse.training.optim import DECAY_RULE
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
@@ -103,12 +104,17 @@ class PretrainingTask(LearningTask):
     Args:
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
+        decay_rule: Rule of weight decay that the run was begun with.
     """
 
     def __init__(
-        self, pretrainer: Pretrainer, config: PretrainConfig, loader: LoaderFactory
+        self,
+        pretrainer: Pretrainer,
+        config: PretrainConfig,
+        loader: LoaderFactory,
+        decay_rule: int = DECAY_RULE,
     ) -> None:
-        super().__init__(pretrainer, config.training, loader)
+        super().__init__(pretrainer, config.training, loader, decay_rule)
         self.pretrainer = pretrainer
 
     @property
@@ -209,7 +215,8 @@ def _fit(run: _Run) -> None:
         KeepLast(run.out / run_state.KEPT, run.config),
         last,
     ]
-    task = PretrainingTask(run.pretrainer, run.config, _loader_factory(run, last))
+    loader, rule = _loader_factory(run, last), run.position.decay_rule
+    task = PretrainingTask(run.pretrainer, run.config, loader, rule)
     fit_task(task, callbacks, run.out, run.position)
 
 

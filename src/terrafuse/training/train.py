@@ -156,6 +156,9 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_state.is_first_process():
+        for backbone in segmenter.backbones():
+            if backbone.pretrained and backbone.pretrained.note:
+                display.say(f"{backbone.pretrained.source}: {backbone.pretrained.note}")
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
             display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
@@ -222,7 +225,8 @@ def _fit(run: _Run) -> None:
     callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
-    task = SegmentationTask(run.segmenter, run.loss, training, loader)
+    rule = run.position.decay_rule
+    task = SegmentationTask(run.segmenter, run.loss, training, loader, rule)
     fit_task(task, callbacks, run.out, run.position)
 
 

@@ -187,10 +187,11 @@ def load_strict(
 
 
 def _check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    floats = {n: v for n, v in state.items() if v.is_floating_point() and not v.is_meta}
     broken = [
         f"{name} ({count} of {value.numel()})"
-        for name, value in state.items()
-        if value.is_floating_point() and (count := int((~value.isfinite()).sum()))
+        for name, value in floats.items()
+        if (count := int((~value.isfinite()).sum()))
     ]
     if broken:
         raise WeightsError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
@@ -168,7 +169,7 @@ def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
     """
     own = {k: value for k, value in request.options.items() if k in option_names(backbone)}
     rest = {k: value for k, value in request.options.items() if k not in own}
-    allowed = [*option_names(backbone), *timm_options(request.name)]
+    allowed = {*option_names(backbone), *timm_options(request.name)}
     for key in rest:
         if key not in allowed:
             raise UnknownNameError(
@@ -248,6 +249,27 @@ def build(
         return model, None
     del model  # it only validated name and options; keeping it would double the memory
     return _fetch(name, in_channels, modalities, options)
+
+
+def undecayed(name: str, in_channels: int, options: Mapping[str, Any]) -> set[str]:
+    """Names of the parameters that a timm model asks not to decay, which its parts do not know.
+
+    Args:
+        name: timm name.
+        options: Arguments of timm's constructor that `build` was given.
+    """
+    module = sys.modules[model_entrypoint(name.split(".")[0]).__module__]
+    if not any(inspect.isclass(c) and hasattr(c, "no_weight_decay") for c in vars(module).values()):
+        return set()
+    # Shapes are enough, and random numbers are left to the model that is used.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        whole, _ = build(name, in_channels, None, (), **options)
+    listed = getattr(whole, "no_weight_decay", set)()
+    return {
+        key
+        for key, _ in whole.named_parameters()
+        if any(key == entry or key.startswith(f"{entry}.") for entry in listed)
+    }
 
 
 def _check_published(name: str) -> None:
