@@ -88,6 +88,10 @@ class StoppedError(TrainingError):
     """Training was stopped by Ctrl-C or SIGTERM and can be resumed."""
 
 
+class NotEnoughMemoryError(TerrafuseError, MemoryError):
+    """Work needs more memory than there is."""
+
+
 class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
 

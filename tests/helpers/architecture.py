@@ -15,6 +15,7 @@ VOCABULARY = (
     "errors",
     "extras",
     "writing",
+    "memory",
     "plugins",
     "samples",
     "modalities",
@@ -32,6 +33,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "lazy": (),
     "extras": ("errors",),
     "writing": ("errors",),
+    "memory": ("errors",),
     "plugins": ("errors",),
     "samples": (),
     "modalities": ("errors",),
@@ -58,7 +60,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "reports": (*VOCABULARY, "data", "doctor", "evaluation"),
     "training": (
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",
-        "pretraining", "prediction", "evaluation", "reports",
+        "describe", "pretraining", "prediction", "evaluation", "reports",
     ),
     "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
     "api": (

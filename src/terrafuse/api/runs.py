@@ -22,9 +22,11 @@ from terrafuse.data import (
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
@@ -107,16 +109,18 @@ class Run:
         )
         try:
             doubts = self._check_values([opened], conversions, trust_values)
-            return predictor.predict(
-                opened,
-                Path(out),
-                scheme=self.info.scheme,
-                products=products,
-                values=values,
-                areas=areas,
-                facts={"converted": _in_words(conversions), "warnings": doubts},
-                progress=progress,
-            )
+            self._check_memory(predictor, [opened])
+            with explaining_memory("mapping", _smaller_windows(predictor.windows)):
+                return predictor.predict(
+                    opened,
+                    Path(out),
+                    scheme=self.info.scheme,
+                    products=products,
+                    values=values,
+                    areas=areas,
+                    facts={"converted": _in_words(conversions), "warnings": doubts},
+                    progress=progress,
+                )
         finally:
             opened.close()
 
@@ -171,17 +175,21 @@ class Run:
         chosen = [scene.convert_values(conversions) for scene in chosen]
         self._tell_rules(chosen)
         doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
-        metrics = evaluate_scenes(
-            self.segmenter,
-            chosen,
-            self.info.scheme,
-            config,
-            windows or WindowSettings.of_run(self.config),
-            device=device,
-            subsets=subsets,
-            on_map=on_map,
-            progress=progress,
-        )
+        windows = windows or WindowSettings.of_run(self.config)
+        predictor = ScenePredictor(self.segmenter, windows, device=device)
+        self._check_memory(predictor, chosen, scored=True)
+        with explaining_memory("scoring", _smaller_windows(windows)):
+            metrics = evaluate_scenes(
+                self.segmenter,
+                chosen,
+                self.info.scheme,
+                config,
+                windows,
+                device=device,
+                subsets=subsets,
+                on_map=on_map,
+                progress=progress,
+            )
         metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
         if is_own and not scenes and not conversions:
             write_metrics(self.folder, metrics)
@@ -194,6 +202,25 @@ class Run:
         metrics["warnings"] = doubts
         write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
         return metrics
+
+    def _check_memory(
+        self, predictor: ScenePredictor, scenes: Sequence[Scene], *, scored: bool = False
+    ) -> None:
+        """Refuse windows or scenes that clearly do not fit into memory.
+
+        Raises:
+            NotEnoughMemoryError: With the largest that do.
+        """
+        windows = predictor.windows
+        check_prediction(
+            self.segmenter,
+            windows.crop_size,
+            windows.batch_size,
+            [(scene.grid.height, scene.grid.width) for scene in scenes],
+            predictor.device,
+            precision=windows.precision,
+            scored=scored,
+        )
 
     def _check_values(
         self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
@@ -274,6 +301,13 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+
+
+def _smaller_windows(windows: WindowSettings) -> str:
+    return (
+        f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
+        f"{windows.crop_size}"
+    )
 
 
 def _tell_order(scene: Scene) -> None:
@@ -482,6 +516,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         dataset.scheme.num_classes,
         settings.method.options,
     )
+    check_small_batch(segmenter, settings)
     return {
         "method": settings.method.name,
         "modalities": {m.name: list(m.bands) for m in dataset.modalities.values()},

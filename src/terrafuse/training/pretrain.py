@@ -16,6 +16,8 @@ from torch import Tensor
 from terrafuse.backbones import save_backbone
 from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.data import Manifest, Scene, apply_normalization, compute_statistics, open_dataset
+from terrafuse.describe.costs import shape_images
+from terrafuse.describe.memory import check_training
 from terrafuse.errors import ConfigError
 from terrafuse.pretraining import Pretrainer, create_pretrainer
 from terrafuse.progress import Display
@@ -176,6 +178,14 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     modalities = list(manifest.modalities.values())
     torch.manual_seed(config.training.seed)
     pretrainer = create_pretrainer(config, modalities)
+    check_training(
+        pretrainer,
+        config.training,
+        config.data,
+        build=lambda: create_pretrainer(config, modalities),
+        loss=_loss_of_shapes,
+        least=2 if pretrainer.needs_others else 1,
+    )
     scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
     if pretrainer.needs_all:
         scenes = _complete(scenes, config)
@@ -192,6 +202,16 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
             display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
+
+
+def _loss_of_shapes(pretrainer: Pretrainer, crop_size: int, samples: int) -> Tensor:
+    """Loss of a batch without values, as `PretrainingTask` computes it."""
+    images = [shape_images(pretrainer, crop_size, samples) for _ in range(pretrainer.views)]
+    views = [
+        Batch(view, {m: x[:, 0].isfinite() for m, x in view.items()}, None, (), ())
+        for view in images
+    ]
+    return torch.stack(list(pretrainer(views).values())).sum()
 
 
 def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
@@ -217,7 +237,7 @@ def _fit(run: _Run) -> None:
     ]
     loader, rule = _loader_factory(run, last), run.position.decay_rule
     task = PretrainingTask(run.pretrainer, run.config, loader, rule)
-    fit_task(task, callbacks, run.out, run.position)
+    fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
 def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:

@@ -21,6 +21,7 @@ from terrafuse.data import (
     open_dataset,
     typical_pixel_size_m,
 )
+from terrafuse.describe.memory import build_again, check_small_batch, check_training
 from terrafuse.doctor import check_manifest, refuse_untrainable
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
@@ -138,6 +139,8 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
         _check_data(config, manifest, display)
     manifest = run_state.as_begun(manifest, facts, out)
     segmenter = build_segmenter(config, manifest)
+    check_small_batch(segmenter, config)
+    check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
     train_scenes = share_labels(
         labelled_scenes(manifest, config.data.train_splits),
         config.data,
@@ -227,7 +230,7 @@ def _fit(run: _Run) -> None:
     loader = _loader_factory(run, before=last.listen)
     rule = run.position.decay_rule
     task = SegmentationTask(run.segmenter, run.loss, training, loader, rule)
-    fit_task(task, callbacks, run.out, run.position)
+    fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
 def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:

@@ -264,7 +264,7 @@ def undecayed(name: str, in_channels: int, options: Mapping[str, Any]) -> set[st
     # Shapes are enough, and random numbers are left to the model that is used.
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         whole, _ = build(name, in_channels, None, (), **options)
-    listed = getattr(whole, "no_weight_decay", set)()
+    listed: Iterable[str] = getattr(whole, "no_weight_decay", set)()
     return {
         key
         for key, _ in whole.named_parameters()

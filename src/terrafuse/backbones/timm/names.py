@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -57,7 +57,7 @@ def of_efficientnet_pytorch(state: dict[str, Tensor], whole: Any, where: str) ->
     return {_renamed(key, blocks): value for key, value in state.items()}
 
 
-def _renamed(key: str, blocks: list[tuple[str, Mapping[str, str]]]) -> str:
+def _renamed(key: str, blocks: Sequence[tuple[str, Mapping[str, str]]]) -> str:
     found = _BLOCK.match(key)
     if found is None:
         part, _, rest = key.partition(".")
