@@ -101,6 +101,10 @@ class StoppedError(TrainingError):
         self.event = event
 
 
+class NotEnoughMemoryError(TerrafuseError, MemoryError):
+    """Work needs more memory than there is."""
+
+
 class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
 

@@ -117,7 +117,7 @@ def test_a_misspelt_name_or_option_is_named() -> None:
     ):
         create_backbone("resnet19", 3)
     with pytest.raises(
-        UnknownNameError, match=r"unknown option 'drop_paths' of backbone 'resnet18'"
+        UnknownNameError, match=r"unknown option of backbone 'resnet18' 'drop_paths'"
     ):
         create_backbone("resnet18", 3, drop_paths=0.1)
     with pytest.raises(ModelError, match=r"option 'strides' of backbone 'resnet18' is 'fine'"):

@@ -15,7 +15,7 @@ from golden_files import GOLDEN, load_golden, part
 from terrafuse.backbones import Backbone, create_backbone
 from terrafuse.backbones.timm import models as timm_models
 from terrafuse.errors import ChecksumError, ModelError, WeightsMismatchError
-from terrafuse.weights import digest
+from terrafuse.weights import digest, foreign
 
 NAME = "samvit_base_patch16"
 SMALL: dict[str, Any] = {
@@ -184,7 +184,7 @@ def _listed(size: str) -> dict[str, Tensor]:
 
 def _build(size: str, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch) -> Backbone:
     name = {"b": "base", "l": "large", "h": "huge"}[size]
-    monkeypatch.setattr(timm_models, "read_weights", lambda source, sha256=None: state)
+    monkeypatch.setattr(foreign, "read_content", lambda source, sha256=None: (state, None))
     with torch.device("meta"):
         return create_backbone(f"samvit_{name}_patch16", 3, weights="sam.pth", neck="map")
 

@@ -151,7 +151,7 @@ def test_taps() -> None:
         create_backbone(name, 3, out_indices=[0, 1, 2, 3, 4])
     with pytest.raises(ModelError, match=r"option 'neck' .* 'pyramid', 'map' or 'none'"):
         create_backbone(name, 3, neck="pyramd")
-    with pytest.raises(UnknownNameError, match=r"unknown option 'tap' .*out_indices"):
+    with pytest.raises(UnknownNameError, match=r"unknown option of .* 'tap'\. .*out_indices"):
         create_backbone(name, 3, tap=[1])
 
 

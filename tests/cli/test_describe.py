@@ -102,6 +102,7 @@ def test_json(place, ok):
             "tuning": "adapter",
             "source": str(place / "vit.safetensors"),
             "licence": "unknown",
+            "note": "",
         }
     ]
     parts = overview["parts"]
@@ -114,6 +115,25 @@ def test_json(place, ok):
     assert set(cost["training_bytes"]) == {
         "parameters", "gradients", "optimizer", "average", "activations", "total",
     }  # fmt: skip
+
+
+def test_parameters(place, ok):
+    words = (place / "run.yaml", "-s", "training.weight_decay=0.5", "-s", "training.lr=0.01")
+    overview = json.loads(ok("describe", *words, "--parameters", "--json"))
+    rows = overview["parameter_groups"]
+    assert sum(row["values"] for row in rows) == overview["total"]["parameters"]
+    frozen = [row for row in rows if row["lr_factor"] == 0]
+    assert [(row["why"], row["lr"], row["weight_decay"]) for row in frozen] == [("frozen", 0, 0)]
+    assert frozen[0]["values"] == overview["total"]["frozen"]
+    by_why = {row["why"]: row for row in rows}
+    weights = by_why["weights"]
+    assert (weights["lr_factor"], weights["lr"], weights["weight_decay"]) == (1, 0.01, 0.5)
+    assert len(weights["names"]) == weights["parameters"]
+    assert by_why["bias, norm or scale (one dimension)"]["weight_decay"] == 0
+    printed = ok("describe", *words, "--parameters")
+    assert "learning rate and weight decay" in printed
+    assert "frozen" in printed
+    assert "parameter_groups" not in json.loads(ok("describe", *words, "--json"))
 
 
 @pytest.mark.parametrize("told_apart", [True, False])

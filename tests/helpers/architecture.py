@@ -17,6 +17,7 @@ VOCABULARY = (
     "stopping",
     "locking",
     "writing",
+    "memory",
     "plugins",
     "samples",
     "modalities",
@@ -36,6 +37,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "stopping": (),
     "locking": ("errors", "stopping"),
     "writing": ("errors", "stopping", "locking"),
+    "memory": ("errors",),
     "plugins": ("errors",),
     "samples": (),
     "modalities": ("errors",),
@@ -62,7 +64,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "reports": (*VOCABULARY, "data", "doctor", "evaluation"),
     "training": (
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",
-        "pretraining", "prediction", "evaluation", "reports",
+        "describe", "pretraining", "prediction", "evaluation", "reports",
     ),
     "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
     "api": (

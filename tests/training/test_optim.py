@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from golden_files import load_golden
@@ -23,6 +24,7 @@ from terrafuse.training.optim import (
     create_schedule,
     learning_rate_factor,
     parameter_groups,
+    treat_parameters,
 )
 
 PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
@@ -82,6 +84,140 @@ def test_norms_biases_and_offsets_are_not_decayed() -> None:
         "head.weight",
     }
     assert set(found) == {name for name, _ in TinySegmenter().named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "spared"),
+    [
+        (
+            "single",
+            {
+                "backbone": "swinv2_tiny_window8_256",
+                "backbone_options": {
+                    "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2],
+                    "window_size": 4, "img_size": 64,
+                },
+            },
+            {
+                "attn.logit_scale": "scale of attention",
+                "attn.cpb_mlp.0.weight": "position",
+                "attn.cpb_mlp.2.weight": "position",
+            },
+        ),
+        (
+            "single",
+            {
+                "backbone": "vit_tiny_patch16_224",
+                "backbone_options": {
+                    "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 64, "reg_tokens": 1,
+                },
+                "tuning": "dora+prompt+full",
+            },
+            {
+                "vit.pos_embed": "position",
+                "vit.cls_token": "token or prompt",
+                "vit.reg_token": "token or prompt",
+                "prompts.tokens": "token or prompt",
+                "attn.qkv.lengths.0": "length of DoRA",
+                "attn.qkv.lengths.1": "length of DoRA",
+                "mlp.fc1.lengths.0": "length of DoRA",
+                "mlp.fc2.lengths.0": "length of DoRA",
+            },
+        ),
+        (
+            "sslvit",
+            {
+                "backbone_options": {
+                    "embed_dim": 8, "depths": [2, 1, 1, 1], "num_heads": [1, 1, 2, 2],
+                    "window_size": 4, "img_size": 64,
+                },
+            },
+            {"attn.relative_position_bias_table": "position"},
+        ),
+    ],
+)  # fmt: skip
+def test_offsets_tables_scales_and_lengths_are_not_decayed(
+    method: str, options: dict[str, Any], spared: dict[str, str]
+) -> None:
+    """All parameters of more than one dimension that are not decayed, with the reason."""
+    segmenter = create_segmenter(method, [Modality("rgb", ("r", "g", "b"))], 2, options)
+    found: dict[str, str] = {}
+    for treated in treat_parameters(segmenter, config()):
+        parameter = segmenter.get_parameter(treated.name)
+        if treated.lr_factor and parameter.ndim > 1 and not treated.weight_decay:
+            (key,) = [key for key in spared if treated.name.endswith(f".{key}")]
+            found[key] = treated.why
+        else:
+            assert (treated.weight_decay == 0.5) == (parameter.ndim > 1 and treated.lr_factor > 0)
+    assert found == spared
+
+
+class Listing(nn.Module):
+    """A part of a timm model, whose list names a parameter and a part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(2, 2))
+        self.inner = nn.Linear(2, 2)
+        self.inner_too = nn.Linear(2, 2)
+
+    def no_weight_decay(self) -> list[str]:
+        return ["scale", "inner"]
+
+
+def test_a_list_names_parameters_and_parts() -> None:
+    model = SensorModel([Modality("x", ("b",))])
+    model.part = Listing()
+    found = {t.name: (t.why, t.weight_decay) for t in treat_parameters(model, config())}
+    one = "bias, norm or scale (one dimension)"
+    assert found == {
+        "part.scale": ("listed by Listing", 0.0),
+        "part.inner.weight": ("listed by Listing", 0.0),
+        "part.inner.bias": (one, 0.0),
+        "part.inner_too.weight": ("weights", 0.5),
+        "part.inner_too.bias": (one, 0.0),
+    }
+
+
+def test_what_timms_whole_model_lists_survives_taking_it_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A list of names that no pattern of ours knows."""
+    monkeypatch.setattr(
+        SwinTransformer, "no_weight_decay", lambda _: {"patch_embed.proj.weight", "layers.1.blocks"}
+    )
+    small = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "img_size": 64}
+    options = {"backbone": "swin_tiny_patch4_window7_224", "backbone_options": small}
+    torch.manual_seed(3)
+    segmenter = create_segmenter("single", [Modality("rgb", ("r", "g", "b"))], 2, options)
+    listed = {t.name for t in treat_parameters(segmenter, config()) if "listed" in t.why}
+    assert "backbone.stem.patch_embed.proj.weight" in listed
+    assert "backbone.stages.1.layers_1.blocks.0.mlp.fc1.weight" in listed
+    assert not any(".stages.2." in name or ".stages.0." in name for name in listed)
+    monkeypatch.undo()
+    torch.manual_seed(3)
+    other = create_segmenter("single", [Modality("rgb", ("r", "g", "b"))], 2, options)
+    for name, value in other.state_dict().items():  # no random number is drawn for the list
+        assert torch.equal(segmenter.state_dict()[name], value), name
+
+
+def test_the_former_rule_knows_no_lists_of_pyramids() -> None:
+    options = {
+        "backbone": "swinv2_tiny_window8_256",
+        "backbone_options": {
+            "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4,
+            "img_size": 64,
+        },
+    }  # fmt: skip
+    segmenter = create_segmenter("single", [Modality("rgb", ("r", "g", "b"))], 2, options)
+    then, now = (
+        {t.name for t in treat_parameters(segmenter, config(), rule=rule) if t.weight_decay}
+        for rule in (1, 2)
+    )
+    assert now < then
+    assert {name.split(".attn.")[1] for name in then - now} == {
+        "logit_scale", "cpb_mlp.0.weight", "cpb_mlp.2.weight",
+    }  # fmt: skip
 
 
 def test_everything_is_decayed_on_demand() -> None:

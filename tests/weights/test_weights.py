@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def run(tmp_path: Path, state: dict[str, torch.Tensor]) -> Path:
 
 
 def test_a_run_folder_gives_back_what_was_saved(run: Path, state: dict[str, torch.Tensor]) -> None:
-    assert read_run_info(run) == INFO
+    info = read_run_info(run)
+    assert info == replace(INFO, state_sha256=digest(run / "model.safetensors"))
     loaded = read_state(run)
     assert set(loaded) == set(state)
     assert all(torch.equal(loaded[name], state[name]) for name in state)
@@ -144,7 +146,31 @@ def test_metrics_leave_their_scores_with_the_model(run: Path) -> None:
     assert found["subsets"]["s2+s1"]["scores"] == {"miou": 0.5, "kappa": None, "boundary_f1": None}
     info = read_run_info(run)
     assert info.scores == {"s2+s1": {"miou": 0.5, "kappa": None, "boundary_f1": None}}
-    assert replace(info, scores={}) == INFO
+    assert replace(info, scores={}, state_sha256=None) == INFO
+    assert info.state_sha256 == digest(run / "model.safetensors")
+    load_segmenter(run)
+
+
+def test_weights_of_another_run_are_found(
+    run: Path, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    """The names and shapes are the same, so that nothing else tells the two apart."""
+    other = {n: value + 1 if value.is_floating_point() else value for n, value in state.items()}
+    save_model(tmp_path / "other", other, INFO)
+    mixed = run / "model.safetensors"
+    own = mixed.read_bytes()
+    mixed.write_bytes((tmp_path / "other" / "model.safetensors").read_bytes())
+    with pytest.raises(ChecksumError, match=r"safetensors' is not the file that model\.json"):
+        load_segmenter(run)
+    # What the message says to do works, and so does a folder of a version without digests.
+    (run / "model.json").write_bytes((tmp_path / "other" / "model.json").read_bytes())
+    assert all(torch.equal(read_state(run)[name], value) for name, value in other.items())
+    for values in ({"state_sha256": None}, {}):
+        stored = json.loads((run / "model.json").read_text())
+        stored.pop("state_sha256", None)
+        (run / "model.json").write_text(json.dumps(stored | values))
+        mixed.write_bytes(own)
+        load_segmenter(run)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +300,7 @@ def test_weights_are_read_from_either_format(tmp_path: Path, suffix: str) -> Non
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
 def test_weights_are_taken_out_of_a_checkpoint(tmp_path: Path, key: str) -> None:
-    content = {key: {"module.w": torch.ones(1)}, "epoch": 3, "args": {"lr": 0.1}}
+    content = {key: {"w": torch.ones(1)}, "epoch": 3, "args": {"lr": 0.1}}
     torch.save(content, tmp_path / "checkpoint.pth")
     assert read_weights(tmp_path / "checkpoint.pth") == {"w": torch.ones(1)}
 
@@ -320,6 +346,7 @@ def test_the_hub_is_used_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         return str(tmp_path / "w.safetensors")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(files, "hub_or_cache", nullcontext)
     assert read_weights("hf://owner/name/sub/w.safetensors") == {"w": torch.ones(1)}
     assert asked == [{"repo_id": "owner/name", "filename": "sub/w.safetensors"}]
     with pytest.raises(WeightsError, match="does not name a file on the hub"):

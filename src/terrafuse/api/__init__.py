@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.generating import GeneratedSet, generate
+    from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
     from terrafuse.api.reporting import SmallMaps, report
     from terrafuse.api.runs import Rasters, Run, evaluate, load, predict, train, validate
@@ -51,6 +52,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
             "terrafuse.api.reporting": ("SmallMaps", "report"),
             "terrafuse.api.runs": (
@@ -93,6 +95,7 @@ __all__ = [
     "data_stats",
     "data_stats_by_split",
     "describe_model",
+    "describe_parameters",
     "evaluate",
     "expect_run",
     "generate",

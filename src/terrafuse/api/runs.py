@@ -24,9 +24,11 @@ from terrafuse.data import (
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
@@ -116,8 +118,13 @@ class Run:
                 (Path(out) / f"{name}.tif" for name in products),
                 chain.from_iterable(opened.paths().values()),
             )
-            with when_stopped(_STOPPED), claimed(out, "predict"):
+            with (
+                when_stopped(_STOPPED),
+                claimed(out, "predict"),
+                explaining_memory("mapping", _smaller_windows(predictor.windows)),
+            ):
                 doubts = self._check_values([opened], conversions, trust_values)
+                self._check_memory(predictor, [opened])
                 return predictor.predict(
                     opened,
                     Path(out),
@@ -182,14 +189,21 @@ class Run:
         conversions = self._checked(convert)
         chosen = [scene.convert_values(conversions) for scene in chosen]
         self._tell_rules(chosen)
-        with when_stopped(_STOPPED), claimed(self.folder, "evaluate"):
+        windows = windows or WindowSettings.of_run(self.config)
+        predictor = ScenePredictor(self.segmenter, windows, device=device)
+        with (
+            when_stopped(_STOPPED),
+            claimed(self.folder, "evaluate"),
+            explaining_memory("scoring", _smaller_windows(windows)),
+        ):
             doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
+            self._check_memory(predictor, chosen, scored=True)
             metrics = evaluate_scenes(
                 self.segmenter,
                 chosen,
                 self.info.scheme,
                 config,
-                windows or WindowSettings.of_run(self.config),
+                windows,
                 device=device,
                 subsets=subsets,
                 on_map=on_map,
@@ -207,6 +221,25 @@ class Run:
             metrics["warnings"] = doubts
             write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
             return metrics
+
+    def _check_memory(
+        self, predictor: ScenePredictor, scenes: Sequence[Scene], *, scored: bool = False
+    ) -> None:
+        """Refuse windows or scenes that clearly do not fit into memory.
+
+        Raises:
+            NotEnoughMemoryError: With the largest that do.
+        """
+        windows = predictor.windows
+        check_prediction(
+            self.segmenter,
+            windows.crop_size,
+            windows.batch_size,
+            [(scene.grid.height, scene.grid.width) for scene in scenes],
+            predictor.device,
+            precision=windows.precision,
+            scored=scored,
+        )
 
     def _check_values(
         self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
@@ -299,6 +332,13 @@ def split_scene_name(text: str) -> tuple[Path, str]:
         raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
     # The first '#' that a file ends at; without such a file the message is about the first.
     return next((part for part in parts if part[0].expanduser().is_file()), parts[0])
+
+
+def _smaller_windows(windows: WindowSettings) -> str:
+    return (
+        f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
+        f"{windows.crop_size}"
+    )
 
 
 def _tell_order(scene: Scene) -> None:
@@ -510,6 +550,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         dataset.scheme.num_classes,
         settings.method.options,
     )
+    check_small_batch(segmenter, settings)
     facts = {"classes": list(dataset.scheme.names)}
     return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
 

@@ -24,15 +24,17 @@ class PretrainedSource:
     Args:
         source: Hub repository or path.
         licence: Licence of the weights, or "unknown".
+        note: What was recognised and changed while reading the file, in words.
     """
 
     backbone: str
     source: str
     licence: str
+    note: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Return plain values, as stored in a run folder."""
-        return asdict(self)
+        """Return plain values, as stored in a run folder; an empty note is left out."""
+        return {key: value for key, value in asdict(self).items() if value or key != "note"}
 
 
 class Backbone(nn.Module, ABC):

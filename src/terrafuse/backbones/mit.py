@@ -27,7 +27,7 @@ from terrafuse.config.options import check_options
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
 from terrafuse.extras import from_extra
 from terrafuse.modalities import Modality
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename
+from terrafuse.weights import load_strict, pretrained_wanted, read_foreign, rename
 
 #: Prefix of all MiT names.
 MIT_PREFIX = "mit_"
@@ -185,13 +185,16 @@ def _load(
         return None
     location = hub_location(name) if weights == HUB_WEIGHTS else weights
     sha256, licence = find_published(location)
-    state = convert_mit_state_dict(read_weights(location, sha256=sha256))
+    read = read_foreign(
+        location, backbone.state_dict(), convert=convert_mit_state_dict, sha256=sha256
+    )
+    state = read.values
     first = "stages.0.patch_embeddings.proj.weight"
     if first in state:
         bands = backbone.state_dict()[first].shape[1]
         state[first] = fit_bands(state[first], bands, modalities)
     load_strict(backbone, state, where=f"weights '{location}' for backbone '{name}'")
-    return PretrainedSource(name, location, licence)
+    return PretrainedSource(name, location, licence, read.note)
 
 
 def _create(request: Request) -> MiT:

@@ -136,18 +136,28 @@ def describe(
         Path, typer.Argument(help="run.yaml, or the folder of a trained run.", metavar="MODEL")
     ],
     settings: Setting = None,
+    parameters: Annotated[
+        bool,
+        typer.Option(
+            "--parameters", help="Also show learning rate and weight decay of all parameters."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show parts, trainable and frozen parameters, FLOPs, memory and licences of a model."""
     from terrafuse import api
 
     overview = api.describe_model(model, pairs(settings))
+    if parameters:
+        overview["parameter_groups"] = api.describe_parameters(model, pairs(settings))
     if as_json:
         typer.echo(json.dumps(overview, indent=2))
         return
-    from terrafuse.cli.tables import print_model
+    from terrafuse.cli.tables import print_model, print_parameter_groups
 
     print_model(overview)
+    if parameters:
+        print_parameter_groups(overview["parameter_groups"])
 
 
 @app.command()

@@ -107,6 +107,20 @@ def print_model(overview: Mapping[str, Any]) -> None:
         console.print(f"  {line}", markup=False)
 
 
+def print_parameter_groups(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print learning rate and weight decay, a row per group of parameters."""
+    table = Table(title="learning rate and weight decay")
+    table.add_column("why")
+    for column in ("lr factor", "lr", "decay", "parameters", "values"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("for instance")
+    for row in rows:
+        rates = [f"{row[key]:.4g}" for key in ("lr_factor", "lr", "weight_decay")]
+        counts = [f"{row[key]:,}" for key in ("parameters", "values")]
+        table.add_row(row["why"], *rates, *counts, row["names"][0])
+    Console().print(table)
+
+
 def _scores_line(scores: Mapping[str, float | None]) -> str:
     from terrafuse.evaluation import SCORES
 
@@ -116,7 +130,8 @@ def _scores_line(scores: Mapping[str, float | None]) -> str:
 
 def _base_line(base: Mapping[str, Any]) -> str:
     tuning = f", tuning {base['tuning']}" if base["tuning"] else ""
-    weights = f"weights '{base['source']}' (licence: {base['licence']})"
+    note = f"; {base['note']}" if base["note"] else ""
+    weights = f"weights '{base['source']}' (licence: {base['licence']}{note})"
     start = weights if base["source"] else "from scratch"
     return f"{base['part']}: {base['backbone']}{tuning}, {start}"
 

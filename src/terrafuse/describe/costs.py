@@ -7,20 +7,25 @@ pass are summed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from terrafuse.config import RunConfig, TrainingConfig
-from terrafuse.errors import ModelError, UnknownNameError
-from terrafuse.segmenter import Segmenter
+from terrafuse.config import LearningConfig, RunConfig, TrainingConfig
+from terrafuse.errors import ModelError, TerrafuseError, UnknownNameError
+from terrafuse.segmenter import Segmenter, SegmenterOutput, SensorModel
 from terrafuse.weights import without_pretrained
 
 
@@ -38,6 +43,8 @@ class Cost:
         optimizer: State of the optimiser.
         average: Second copy of the model if weights are averaged, else 0.
         activations: Tensors saved for the backward pass, per batch.
+        workspace: What is alive beside these at the peak of a step: results of single operations,
+            gradients of activations.
     """
 
     crop_size: int
@@ -49,13 +56,17 @@ class Cost:
     optimizer: int
     average: int
     activations: int
+    workspace: int
+
+    @property
+    def total(self) -> int:
+        """All memory that a step holds at once."""
+        held = (self.parameters, self.gradients, self.optimizer, self.average)
+        return sum(held) + self.activations + self.workspace
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; "total" is all memory that a step holds at once.
-
-        Workspace of single operations is not included.
-        """
-        keys = ("parameters", "gradients", "optimizer", "average", "activations")
+        """Return plain values; "total" is all memory that a step holds at once."""
+        keys = ("parameters", "gradients", "optimizer", "average", "activations", "workspace")
         held = {key: getattr(self, key) for key in keys}
         return {
             "crop_size": self.crop_size,
@@ -66,7 +77,10 @@ class Cost:
         }
 
 
-def without_values(build: Callable[[], Segmenter]) -> Segmenter:
+_M = TypeVar("_M", bound=SensorModel)
+
+
+def without_values(build: Callable[[], _M]) -> _M:
     """Build a model as shapes without values; weights are not loaded.
 
     Raises:
@@ -93,6 +107,8 @@ def derive_cost(segmenter: Segmenter, config: RunConfig) -> Cost:
     crop, batch, training = config.data.crop_size, config.data.batch_size, config.training
     # Batch norms cannot train on one sample, and some saved tensors do not grow with samples.
     two, three = (saved_activations(segmenter, crop, n, training.precision) for n in (2, 3))
+    activations = two + (batch - 2) * (three - two)
+    peak = step_peak(segmenter, crop, batch, training.precision)
     size = _bytes([*segmenter.parameters(), *segmenter.buffers()])
     gradients = _bytes(p for p in segmenter.parameters() if p.requires_grad)
     return Cost(
@@ -102,10 +118,26 @@ def derive_cost(segmenter: Segmenter, config: RunConfig) -> Cost:
         sample_activations=three - two,
         parameters=size,
         gradients=gradients,
-        optimizer=gradients * _values_per_parameter(training),
+        optimizer=gradients * optimizer_values(training),
         average=size if training.ema_decay else 0,
-        activations=two + (batch - 2) * (three - two),
+        activations=activations,
+        workspace=max(0, peak - gradients - activations),
     )
+
+
+def as_trained(model: SensorModel, training: LearningConfig) -> None:
+    """Freeze and checkpoint the parts of a model that a run freezes and checkpoints."""
+    is_frozen = isinstance(training, TrainingConfig) and training.backbone_lr_factor == 0
+    for backbone in model.backbones():
+        backbone.gradient_checkpointing = training.gradient_checkpointing
+        if is_frozen:
+            for parameter in chain.from_iterable(backbone.layer_groups()):
+                parameter.requires_grad_(False)
+
+
+def optimizer_values(training: LearningConfig) -> int:
+    """Count the optimiser's values: Adam keeps two (amsgrad three), SGD with momentum one."""
+    return int(training.momentum > 0) if training.optimizer == "sgd" else 2 + training.amsgrad
 
 
 def forward_flops(segmenter: Segmenter, crop_size: int) -> int:
@@ -118,7 +150,7 @@ def forward_flops(segmenter: Segmenter, crop_size: int) -> int:
     segmenter.eval()
     counter = FlopCounterMode(display=False)
     with torch.device("meta"), _Shapes(), torch.no_grad(), counter:
-        segmenter(_images(segmenter, crop_size, 1))
+        segmenter(shape_images(segmenter, crop_size, 1))
     return int(counter.get_total_flops())
 
 
@@ -145,18 +177,138 @@ def saved_activations(
             kept.setdefault(_storage(x), x)
         return x
 
-    half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision)
-    images = _images(segmenter, crop_size, samples)
-    with (
-        torch.device("meta"),
-        _Shapes(half, fused=True),
-        torch.enable_grad(),
-        saved_tensors_hooks(keep, lambda x: x),
-    ):
-        output = segmenter(images)
-        for logits in (output.logits, *output.aux_logits):
-            F.cross_entropy(logits, logits.new_empty(logits[:, 0].shape, dtype=torch.long))
+    images = shape_images(segmenter, crop_size, samples)
+    with _as_in_training(precision), saved_tensors_hooks(keep, lambda x: x):
+        _loss(segmenter(images))
     return sum(x.untyped_storage().nbytes() for x in kept.values())
+
+
+def step_peak(
+    model: _M,
+    crop_size: int,
+    samples: int,
+    precision: str = "32-true",
+    loss: Callable[[_M, int, int], Tensor] | None = None,
+) -> int:
+    """Derive the most bytes that a training step holds at once, weights excluded.
+
+    The gradients of the step before are alive until the backward pass begins, as in Lightning.
+
+    Args:
+        model: From `without_values`; parameters keep no gradients.
+        crop_size: Height and width of samples, in scene pixels.
+        samples: N.
+        precision: As in `training.precision`.
+        loss: (model, crop size, samples) → loss of a batch without values; default: that of a
+            segmenter.
+    """
+    if samples == 1:  # batch norms cannot train on one sample
+        two, three = (step_peak(model, crop_size, n, precision, loss) for n in (2, 3))
+        return max(0, two - (three - two))
+    compute: Callable[[Any, int, int], Tensor] = loss or _segmentation_loss
+    model.train()
+    live = _Live([*model.parameters(), *model.buffers()])
+    with _as_in_training(precision), live:
+        value = compute(model, crop_size, samples)
+        forward = live.most
+        if value.requires_grad:
+            value.backward()  # type: ignore[no-untyped-call]
+    model.zero_grad(set_to_none=True)
+    gradients = _bytes(p for p in model.parameters() if p.requires_grad)
+    return max(forward + gradients, live.most)
+
+
+def trains_on(segmenter: Segmenter, crop_size: int, samples: int) -> bool:
+    """Tell whether every batch norm of a model sees several values per channel.
+
+    Args:
+        segmenter: From `without_values`.
+        crop_size: Height and width of samples, in scene pixels.
+        samples: N.
+    """
+    segmenter.train()
+    try:
+        with _as_in_training("32-true"), torch.no_grad():
+            segmenter(shape_images(segmenter, crop_size, samples))
+    except ValueError as error:
+        if isinstance(error, TerrafuseError) or "more than 1 value per channel" not in str(error):
+            raise
+        return False
+    return True
+
+
+def inference_peak(
+    segmenter: Segmenter, crop_size: int, samples: int, precision: str = "32-true"
+) -> int:
+    """Derive the most bytes that a forward pass without gradients holds, weights excluded.
+
+    Args:
+        segmenter: From `without_values`.
+        crop_size: Height and width of samples, in scene pixels.
+        samples: N.
+        precision: As in `training.precision`.
+    """
+    segmenter.eval()
+    live = _Live([*segmenter.parameters(), *segmenter.buffers()])
+    with _as_in_training(precision), torch.no_grad(), live:
+        segmenter(shape_images(segmenter, crop_size, samples))
+    return live.most
+
+
+def _segmentation_loss(segmenter: Segmenter, crop_size: int, samples: int) -> Tensor:
+    return _loss(segmenter(shape_images(segmenter, crop_size, samples)))
+
+
+def _loss(output: SegmenterOutput) -> Tensor:
+    """Sum of cross-entropies over all logits, and of a method's own losses."""
+    terms = [
+        F.cross_entropy(logits, logits.new_empty(logits[:, 0].shape, dtype=torch.long))
+        for logits in (output.logits, *output.aux_logits)
+    ]
+    return torch.stack([*terms, *output.losses.values()]).sum()
+
+
+@contextmanager
+def _as_in_training(precision: str) -> Iterator[None]:
+    half = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(precision)
+    with torch.device("meta"), _Shapes(half, fused=True), torch.enable_grad():
+        yield
+
+
+class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]  # is not typed
+    """Mode that counts the bytes of tensors made inside and still alive, and the most of them.
+
+    Args:
+        known: Tensors that do not count.
+    """
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.most = 0
+        self._counted = {_storage(x) for x in known}
+
+    def add(self, *made: Tensor) -> None:
+        """Count the storages of tensors that are not counted yet, until they are freed."""
+        for x in made:
+            storage = x.untyped_storage()
+            key, size = int(storage._cdata), int(storage.nbytes())
+            if key not in self._counted:
+                self._counted.add(key)
+                self.now += size
+                weakref.finalize(storage, self._free, key, size)
+        self.most = max(self.most, self.now)
+
+    def _free(self, key: int, size: int) -> None:
+        self._counted.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Return the result of an operation."""
+        result = func(*args, **(kwargs or {}))
+        self.add(*(x for x in tree_leaves(result) if isinstance(x, Tensor)))
+        return result
 
 
 class _Shapes(TorchFunctionMode):
@@ -228,8 +380,18 @@ class _FusedAttention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, mask, output, sums)
         return output
 
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients in the shapes of the inputs that need them."""
+        inputs = ctx.saved_tensors[:4]
+        return tuple(
+            torch.empty_like(x) if needed else None
+            for x, needed in zip(inputs, ctx.needs_input_grad, strict=True)
+        )
 
-def _images(segmenter: Segmenter, crop_size: int, samples: int) -> dict[str, Tensor]:
+
+def shape_images(segmenter: SensorModel, crop_size: int, samples: int) -> dict[str, Tensor]:
+    """Images of a batch without values, by modality."""
     sizes = {m.name: (len(m.bands), m.size_at(crop_size)) for m in segmenter.modalities}
     return {
         name: torch.empty(samples, bands, size, size, device="meta")
@@ -243,8 +405,3 @@ def _storage(x: Tensor) -> int:
 
 def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
-
-
-def _values_per_parameter(training: TrainingConfig) -> int:
-    """Count the optimiser's values: Adam keeps two (amsgrad three), SGD with momentum one."""
-    return int(training.momentum > 0) if training.optimizer == "sgd" else 2 + training.amsgrad

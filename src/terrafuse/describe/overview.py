@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.classes import ClassScheme
-from terrafuse.config import load_run_config
+from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
 from terrafuse.describe.costs import without_values
@@ -62,14 +62,31 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     }
 
 
+def build_shapes(
+    path: str | Path, overrides: Mapping[str, str] | None = None
+) -> tuple[Segmenter, RunConfig]:
+    """Build the model of a `run.yaml` or a run folder as shapes without values.
+
+    Args:
+        path: As in `describe_model`, and so are `overrides`.
+
+    Returns:
+        The model, and the settings of its run.
+    """
+    if Path(path).is_dir():
+        _check_overrides(Path(path), overrides or {})
+        info = read_run_info(path)
+        config = load_run_config(Path(path) / STORED_CONFIG, overrides)
+        return _shapes(info.method, info.modalities, info.scheme, info.method_options), config
+    config = load_run_config(path, overrides or {})
+    dataset = open_dataset(config.data)
+    modalities, method = list(dataset.modalities.values()), config.method
+    return _shapes(method.name, modalities, dataset.scheme, method.options), config
+
+
 def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, Any]:
     info = read_run_info(folder)
-    changed = [key for key in overrides if key.partition(".")[0] == "method"]
-    if changed:
-        raise ConfigError(
-            f"'{changed[0]}' cannot be set: '{folder}' holds a model with a method of its own. "
-            "Set keys of data and training, or describe a run.yaml"
-        )
+    _check_overrides(folder, overrides)
     config = load_run_config(folder / STORED_CONFIG, overrides)
     segmenter = _shapes(info.method, info.modalities, info.scheme, info.method_options)
     return {
@@ -77,8 +94,17 @@ def _describe_folder(folder: Path, overrides: Mapping[str, str]) -> dict[str, An
         **describe_segmenter(segmenter, config, info.base_weights),
         "augmentation": describe_augmentation(config.data.augment, info.modalities),
         "scores": info.scores,
-        "gates": mean_gates(segmenter, read_state(folder)),
+        "gates": mean_gates(segmenter, read_state(folder, info)),
     }
+
+
+def _check_overrides(folder: Path, overrides: Mapping[str, str]) -> None:
+    changed = [key for key in overrides if key.partition(".")[0] == "method"]
+    if changed:
+        raise ConfigError(
+            f"'{changed[0]}' cannot be set: '{folder}' holds a model with a method of its own. "
+            "Set keys of data and training, or describe a run.yaml"
+        )
 
 
 def _shapes(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from typing import Any
 
 import timm
@@ -22,7 +21,7 @@ from terrafuse.backbones import (
 )
 from terrafuse.backbones.timm import models as timm_models
 from terrafuse.config import RunConfig
-from terrafuse.describe.costs import derive_cost
+from terrafuse.describe.costs import as_trained, derive_cost
 from terrafuse.methods import tuned_state
 from terrafuse.segmenter import Segmenter
 
@@ -43,11 +42,7 @@ def describe_segmenter(
         "cost", which is {"error": reason} if it cannot be derived from shapes.
     """
     name_sources(segmenter, known)
-    for backbone in segmenter.backbones():
-        backbone.gradient_checkpointing = config.training.gradient_checkpointing
-        if config.training.backbone_lr_factor == 0:  # training then freezes it
-            for parameter in chain.from_iterable(backbone.layer_groups()):
-                parameter.requires_grad_(False)
+    as_trained(segmenter, config.training)
     rows = [{**asdict(row), "frozen": row.frozen} for row in describe_parts(segmenter)]
     counts = ("parameters", "trainable", "frozen")
     return {
@@ -105,6 +100,7 @@ class BaseSummary:
         tuning: Name of its tuning; empty for full fine-tuning.
         source: Origin of its weights; None if trained from scratch.
         licence: Licence of the weights, or "unknown".
+        note: What was recognised and changed while their file was read; of a run folder only.
     """
 
     part: str
@@ -113,6 +109,7 @@ class BaseSummary:
     tuning: str
     source: str | None
     licence: str | None
+    note: str = ""
 
 
 def describe_parts(segmenter: Segmenter) -> list[PartSummary]:
@@ -139,6 +136,7 @@ def describe_bases(segmenter: Segmenter) -> list[BaseSummary]:
             tuning=backbone.tuning,
             source=backbone.pretrained.source if backbone.pretrained else None,
             licence=backbone.pretrained.licence if backbone.pretrained else None,
+            note=backbone.pretrained.note if backbone.pretrained else "",
         )
         for path, backbone in _backbones_in(segmenter)
     ]

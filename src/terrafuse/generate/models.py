@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from terrafuse.errors import (
 )
 from terrafuse.extras import from_extra
 from terrafuse.prediction import find_device
-from terrafuse.weights import digest
+from terrafuse.weights import digest, hub_or_cache
 
 Task = Literal["mask-generation", "depth-estimation"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -236,7 +236,8 @@ def _read_licence(source: str, revision: str, local: bool) -> str:
         from transformers.utils import cached_file
 
         try:
-            path = cached_file(source, "README.md", revision=revision or None)
+            with hub_or_cache():
+                path = cached_file(source, "README.md", revision=revision or None)
         except Exception:  # no card, or no network: not worth stopping for
             path = None
     if path is None or not Path(path).is_file():
@@ -270,7 +271,8 @@ def _quiet() -> Iterator[None]:
 def _explained(source: str, local: bool) -> Iterator[None]:
     """Translate loading failures of several libraries into terrafuse errors."""
     try:
-        yield
+        with nullcontext() if local else hub_or_cache():
+            yield
     except (WeightsError, ModelError, ConfigError):
         raise
     except ImportError as error:

@@ -153,9 +153,10 @@ def load_segmenter(
         PluginError: It was trained with code from outside the package, which is not here.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
             tuned run are missing or have changed.
+        ChecksumError: The weights are not those that `model.json` describes.
     """
     info = read_run_info(run_folder)
-    state = read_state(run_folder)
+    state = read_state(run_folder, info)
     where = f"weights in '{Path(run_folder) / STATE_FILE}'"
     segmenter = _build_again(info, run_folder)
     try:

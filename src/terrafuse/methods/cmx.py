@@ -333,7 +333,8 @@ class CMX(Segmenter):
         start_as_published(self.head, head_norm_eps)
         self.stride = encoder.stride
         if whole is not None:
-            start_from(self, convert_reference_state_dict(whole, bands), backbone, str(weights))
+            converted = convert_reference_state_dict(whole.values, bands)
+            start_from(self, converted, backbone, str(weights), whole.note)
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
         """Both images through their stages → fused levels → logits."""

@@ -23,7 +23,7 @@ from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+from terrafuse.weights import ForeignWeights, load_strict, pretrained_wanted, read_foreign
 
 
 def build_backbone(
@@ -101,7 +101,7 @@ def weights_by_stream(
 
 def read_reference_model(
     weights: str | Mapping[str, str | None] | None, mark: str
-) -> dict[str, Tensor] | None:
+) -> ForeignWeights | None:
     """Read the values of a whole model saved by the published code, under its names.
 
     Args:
@@ -114,12 +114,17 @@ def read_reference_model(
     is_file = isinstance(weights, str) and weights not in (TIMM_WEIGHTS, HUB_WEIGHTS)
     if not is_file or not pretrained_wanted():
         return None
-    state = read_weights(str(weights), sha256=find_published(str(weights))[0])
-    return state if any(re.search(mark, name) for name in state) else None
+
+    def number_of_marks(state: Mapping[str, Tensor]) -> int:
+        return sum(re.search(mark, name) is not None for name in state)
+
+    sha256, _ = find_published(str(weights))
+    read = read_foreign(str(weights), number_of_marks, sha256=sha256)
+    return read if number_of_marks(read.values) else None
 
 
 def start_from(
-    segmenter: Segmenter, state: Mapping[str, Tensor], backbone: str, weights: str
+    segmenter: Segmenter, state: Mapping[str, Tensor], backbone: str, weights: str, note: str = ""
 ) -> None:
     """Load a converted checkpoint of a whole model into a segmenter; everything must fit.
 
@@ -131,6 +136,7 @@ def start_from(
         state: Values under our names.
         backbone: Name of the encoders.
         weights: Origin of the values.
+        note: What was recognised and changed while reading them.
 
     Raises:
         WeightsMismatchError: Values are missing, unknown or of another shape.
@@ -145,7 +151,7 @@ def start_from(
     where = f"weights '{weights}' for method '{type(segmenter).__name__.lower()}'"
     load_strict(segmenter, {**state, **kept}, where=where)
     for part in segmenter.backbones():
-        part.pretrained = PretrainedSource(backbone, weights, find_published(weights)[1])
+        part.pretrained = PretrainedSource(backbone, weights, find_published(weights)[1], note)
 
 
 class SegmentationHead(nn.Module):

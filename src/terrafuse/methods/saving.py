@@ -51,7 +51,7 @@ def load_tuned(segmenter: Segmenter, state: dict[str, Tensor], info: RunInfo, wh
     left_out: dict[str, Tensor] = {}
     if info.base_values_sha256 is not None:
         left_out = {n: p for n, p in segmenter.named_parameters() if n not in state}
-    load_strict(segmenter, {**left_out, **state}, where=where)
+    load_strict(segmenter, {**left_out, **state}, where=where, own=True)
     if left_out and digest_values(left_out) != info.base_values_sha256:
         sources = ", ".join(f"'{base['source']}'" for base in info.base_weights)
         raise ChecksumError(

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -35,7 +36,7 @@ from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights, rename
+from terrafuse.weights import load_strict, pretrained_wanted, read_foreign, rename
 
 #: Prefix of a sensor's encoder, counted from 1, in files of the authors.
 _ENCODER = "backbone{}."
@@ -268,10 +269,12 @@ def _load(
     options: dict[str, Any] | None,
 ) -> PyramidBackbone:
     """Return the branch with pretrained weights; those of its last norm go to the decoder."""
-    state: dict[str, Tensor] = {}
+    state, note = dict[str, Tensor](), ""
     sha256, licence = find_published(weights)
     if weights != "timm":
-        state = _part(read_weights(weights, sha256=sha256), _ENCODER.format(number))
+        start = _ENCODER.format(number)
+        read = read_foreign(weights, partial(_number_under, start), sha256=sha256)
+        state, note = _part(read.values, start), read.note
     if not state:  # timm's, or a file of one encoder
         return _build_branch(name, modality, options, weights)
     where = f"weights '{weights}' for backbone '{name}' of modality '{modality.name}'"
@@ -281,8 +284,12 @@ def _load(
         encoder[first] = fit_bands(encoder[first], len(modality.bands), [modality])
     load_strict(branch, encoder, where=where)
     load_strict(decoder.norm_in, norm, where=f"{where}, last norm,")
-    branch.pretrained = PretrainedSource(name, weights, licence)
+    branch.pretrained = PretrainedSource(name, weights, licence, note)
     return branch
+
+
+def _number_under(start: str, state: Mapping[str, Tensor]) -> int:
+    return len(_part(state, start))
 
 
 def _mirror(blocks: nn.Module) -> nn.Module:

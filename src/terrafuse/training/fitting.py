@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
+from terrafuse.config import DataConfig
 from terrafuse.errors import StoppedError, TerrafuseError
+from terrafuse.memory import explaining_memory
 from terrafuse.progress import Display
 from terrafuse.training import run_state
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -44,7 +46,13 @@ def run_training(
     Raises:
         StoppedError: A signal arrived during the last step.
     """
-    with quiet_lightning(), fitting_threads(), Display(progress) as display:
+    remedy = "Free memory, or leave the largest scenes out of the manifest"
+    with (
+        explaining_memory("training", remedy),
+        quiet_lightning(),
+        fitting_threads(),
+        Display(progress) as display,
+    ):
         run = prepare(display)
         stopped_by = None if position.is_done else fit(run)
         if not position.is_done:
@@ -65,27 +73,35 @@ def open_log(out: Path, position: Position) -> RunLog | None:
 
 
 def fit_task(
-    task: LearningTask, callbacks: list[Any], out: Path, position: Position
+    task: LearningTask, callbacks: list[Any], out: Path, position: Position, data: DataConfig
 ) -> signal.Signals | None:
     """Train the remaining steps of a task.
 
     Args:
         task: Model, loss and settings.
         callbacks: In the order in which they run; the last one is the `LastCheckpoint`.
+        data: Settings to change where memory does not suffice.
 
     Returns:
         The signal that arrived during the last step, so that nothing but the model's files remains.
 
     Raises:
         TrainingError: The loss is not finite.
+        NotEnoughMemoryError: Memory did not suffice; the run can be resumed.
         StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
     """
     last: LastCheckpoint = callbacks[-1]
     trainer = create_trainer(task.config, callbacks, out)
     _warn_of_other_processes(position, trainer)
     checkpoint = out / run_state.LAST if position.step else None
+    remedy = (
+        f"Start in another folder with a data.batch_size below {data.batch_size} or a "
+        f"data.crop_size below {data.crop_size}; or free memory and go on with --resume (the run "
+        f"is kept in '{out}')"
+    )
     try:
-        trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+        with explaining_memory("training", remedy):
+            trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
     except TerrafuseError:
         raise
     except Exception as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -13,12 +13,25 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from terrafuse.backbones import PyramidBackbone
 from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import ModelError
 from terrafuse.segmenter import SensorModel
 
-# Learned positions and tokens are offsets, not linear maps: decay would only pull them to 0.
-_OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
+#: Number of the rule that `treat_parameters` follows; checkpoints hold that of their run.
+DECAY_RULE = 2
+
+#: Parameters that are not decayed, by their names: why → pattern. They are offsets, tables, scales
+#: and lengths, not linear maps: decay would only pull them to 0.
+_NOT_DECAYED: Mapping[str, re.Pattern[str]] = {
+    "position": re.compile(r"(^|[._])(pos|position|table)(_[^.]*)?$|(^|\.)(cpb|meta)_mlp\."),
+    "token or prompt": re.compile(r"(^|[._])(tokens?|prompts?)(_[^.]*)?$"),
+    "scale of attention": re.compile(r"(^|\.)logit_scale$"),
+    "length of DoRA": re.compile(r"(^|\.)lengths\.\d+$"),
+}
+# The rule of before, for runs that were begun with it: by the last part of the name alone.
+_FORMER_OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
+_ONE_DIMENSION = "bias, norm or scale (one dimension)"
 
 
 @dataclass(frozen=True)
@@ -37,33 +50,76 @@ class ParameterGroup:
     weight_decay: float
 
 
-def parameter_groups(model: SensorModel, config: LearningConfig) -> list[ParameterGroup]:
-    """Group trainable parameters by learning rate and weight decay.
+@dataclass(frozen=True)
+class Treatment:
+    """Treatment of a parameter by the optimiser.
+
+    Args:
+        name: As in `model.named_parameters()`.
+        values: Number of its values.
+        why: Reason for its weight decay, in words.
+        lr_factor: Learning rate relative to `training.lr`; 0 if it is frozen.
+    """
+
+    name: str
+    values: int
+    why: str
+    lr_factor: float
+    weight_decay: float
+
+
+def treat_parameters(
+    model: SensorModel, config: LearningConfig, *, rule: int = DECAY_RULE
+) -> list[Treatment]:
+    """Choose learning rate and weight decay of every parameter.
 
     A backbone's layers are those that pretrained weights can set (`Backbone.layer_groups`). Their
     learning rate in a run is `backbone_lr_factor` × that of the rest, and falls by `layer_decay`
     per group from the top: the top one has layer_decay¹ (Bao et al., "BEiT", ICLR 2022). All this
     is multiplied by the factors that modules list in `lr_factors()`. One-dimensional parameters
-    (biases, norms), learned positions and tokens, and parameters listed in a module's
-    `no_weight_decay()` are not decayed; with `decay_all` every parameter is.
+    (biases, norms), those whose names say what they are (`_NOT_DECAYED`), and parameters or parts
+    listed in a module's `no_weight_decay()` are not decayed; with `decay_all` every parameter is.
 
     Args:
-        model: The model; parameters that do not require a gradient are left out.
+        model: The model.
         config: Learning rates, weight decay and factors.
+        rule: 1 for the rule of earlier versions.
 
     Raises:
         ModelError: A module lists a factor for a parameter or part that it does not have.
     """
     factors = _backbone_factors(model, config) if isinstance(config, TrainingConfig) else {}
-    without_decay = set() if config.decay_all else _without_decay(model)
     own_factors = _own_factors(model)
-    groups: dict[tuple[float, float], list[str]] = {}
+    spared = {} if config.decay_all else _without_decay(model, rule)
+    all_decayed = "all are decayed (training.decay_all)" if config.decay_all else "weights"
+    found = []
     for name, parameter in model.named_parameters():
         factor = factors.get(id(parameter), 1.0) * own_factors.get(name, 1.0)
-        if not parameter.requires_grad or factor == 0:
-            continue
-        decay = 0.0 if name in without_decay else config.weight_decay
-        groups.setdefault((factor, decay), []).append(name)
+        learns = parameter.requires_grad and factor != 0
+        decay = 0.0 if name in spared or not learns else config.weight_decay
+        why = spared.get(name, all_decayed) if learns else "frozen"
+        found.append(Treatment(name, parameter.numel(), why, factor if learns else 0.0, decay))
+    return found
+
+
+def parameter_groups(
+    model: SensorModel, config: LearningConfig, *, rule: int = DECAY_RULE
+) -> list[ParameterGroup]:
+    """Group the parameters that learn by learning rate and weight decay.
+
+    Args:
+        model: The model.
+        config: Learning rates, weight decay and factors.
+        rule: As in `treat_parameters`.
+
+    Raises:
+        ModelError: A module lists a factor for a parameter or part that it does not have.
+    """
+    groups: dict[tuple[float, float], list[str]] = {}
+    for treated in treat_parameters(model, config, rule=rule):
+        if treated.lr_factor:
+            key = (treated.lr_factor, treated.weight_decay)
+            groups.setdefault(key, []).append(treated.name)
     return [ParameterGroup(tuple(names), *key) for key, names in groups.items()]
 
 
@@ -160,15 +216,40 @@ def _own_factors(model: SensorModel) -> dict[str, float]:
     return found
 
 
-def _without_decay(model: SensorModel) -> set[str]:
+def _without_decay(model: SensorModel, rule: int) -> dict[str, str]:
+    """Return why parameters are not decayed, by their names."""
+    if rule == 1:
+        return dict.fromkeys(_formerly_without_decay(model), "not decayed by the former rule")
+    found = {}
+    for name, parameter in model.named_parameters():
+        kinds = (why for why, pattern in _NOT_DECAYED.items() if pattern.search(name))
+        why = _ONE_DIMENSION if parameter.ndim <= 1 else next(kinds, None)
+        if why is not None:
+            found[name] = why
+    for prefix, module in model.named_modules():
+        listed = _listed(module)
+        start = f"{prefix}." if prefix else ""
+        for name, _ in module.named_parameters() if listed else ():
+            # timm's lists name parts, too.
+            if any(name == entry or name.startswith(f"{entry}.") for entry in listed):
+                found.setdefault(start + name, f"listed by {type(module).__name__}")
+    return found
+
+
+def _listed(module: nn.Module) -> set[str]:
+    """Return the parameters and parts that a module asks not to decay, as timm's models do."""
+    ask: Callable[[nn.Module], Iterable[str]] | None
+    ask = getattr(type(module), "no_weight_decay", None)
+    return set(ask(module)) if ask else set()
+
+
+def _formerly_without_decay(model: SensorModel) -> set[str]:
     names = {
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim <= 1 or _OFFSETS.search(name.rpartition(".")[2])
+        if parameter.ndim <= 1 or _FORMER_OFFSETS.search(name.rpartition(".")[2])
     }
     for prefix, module in model.named_modules():
-        # timm's models list parameters that must not be decayed.
-        listed: Callable[[nn.Module], set[str]] | None
-        if listed := getattr(type(module), "no_weight_decay", None):
-            names |= {f"{prefix}.{name}" if prefix else name for name in listed(module)}
+        if not isinstance(module, PyramidBackbone):  # these listed nothing
+            names |= {f"{prefix}.{name}" if prefix else name for name in _listed(module)}
     return names

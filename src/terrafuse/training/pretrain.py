@@ -17,6 +17,8 @@ from torch import Tensor
 from terrafuse.backbones import save_backbone
 from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.data import Manifest, Scene, apply_normalization, compute_statistics, open_dataset
+from terrafuse.describe.costs import shape_images
+from terrafuse.describe.memory import check_training
 from terrafuse.errors import ConfigError
 from terrafuse.pretraining import Pretrainer, create_pretrainer
 from terrafuse.progress import Display
@@ -28,6 +30,7 @@ from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import fit_task, open_log, run_training
+from terrafuse.training.optim import DECAY_RULE
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
@@ -120,12 +123,17 @@ class PretrainingTask(LearningTask):
     Args:
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
+        decay_rule: Rule of weight decay that the run was begun with.
     """
 
     def __init__(
-        self, pretrainer: Pretrainer, config: PretrainConfig, loader: LoaderFactory
+        self,
+        pretrainer: Pretrainer,
+        config: PretrainConfig,
+        loader: LoaderFactory,
+        decay_rule: int = DECAY_RULE,
     ) -> None:
-        super().__init__(pretrainer, config.training, loader)
+        super().__init__(pretrainer, config.training, loader, decay_rule)
         self.pretrainer = pretrainer
 
     @property
@@ -187,6 +195,14 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
     modalities = list(manifest.modalities.values())
     torch.manual_seed(config.training.seed)
     pretrainer = create_pretrainer(config, modalities)
+    check_training(
+        pretrainer,
+        config.training,
+        config.data,
+        build=lambda: create_pretrainer(config, modalities),
+        loss=_loss_of_shapes,
+        least=2 if pretrainer.needs_others else 1,
+    )
     scenes = [scene for split in config.data.train_splits for scene in manifest.scenes(split)]
     if pretrainer.needs_all:
         scenes = _complete(scenes, config)
@@ -203,6 +219,16 @@ def _prepare(config: PretrainConfig, out: Path, position: Position, display: Dis
             display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(config, out, position, manifest, scenes, facts, pretrainer, display)
+
+
+def _loss_of_shapes(pretrainer: Pretrainer, crop_size: int, samples: int) -> Tensor:
+    """Loss of a batch without values, as `PretrainingTask` computes it."""
+    images = [shape_images(pretrainer, crop_size, samples) for _ in range(pretrainer.views)]
+    views = [
+        Batch(view, {m: x[:, 0].isfinite() for m, x in view.items()}, None, (), ())
+        for view in images
+    ]
+    return torch.stack(list(pretrainer(views).values())).sum()
 
 
 def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
@@ -226,8 +252,9 @@ def _fit(run: _Run) -> signal.Signals | None:
         KeepLast(run.out / run_state.KEPT, run.config),
         last,
     ]
-    task = PretrainingTask(run.pretrainer, run.config, _loader_factory(run, last))
-    return fit_task(task, callbacks, run.out, run.position)
+    loader, rule = _loader_factory(run, last), run.position.decay_rule
+    task = PretrainingTask(run.pretrainer, run.config, loader, rule)
+    return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
 def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
@@ -256,7 +283,7 @@ def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
 def _finish(run: _Run) -> None:
     """Save and describe each backbone, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
-    load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'")
+    load_strict(run.pretrainer, read_weights(kept), where=f"weights '{kept}'", own=True)
     learned = run.pretrainer.learned
     files = {name: f"{name}.safetensors" for name in learned}
     objective = run.config.objective.name

@@ -31,6 +31,7 @@ from terrafuse.errors import (
 )
 from terrafuse.locking import is_first_process as is_first_process
 from terrafuse.modalities import BandStatistics
+from terrafuse.training.optim import DECAY_RULE
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import is_trace, written_whole
@@ -81,11 +82,13 @@ class Position:
         step: Optimiser steps done.
         is_done: True: nothing remains but to save the model.
         world_size: Number of processes it ran on; None before the first checkpoint.
+        decay_rule: Rule of weight decay it was begun with (`training.optim`).
     """
 
     step: int = 0
     is_done: bool = False
     world_size: int | None = None
+    decay_rule: int = DECAY_RULE
 
 
 def check_startable(
@@ -204,7 +207,8 @@ def read_position(out: Path) -> Position:
             f"terrafuse {own.get('version', '(unknown)')}; this is terrafuse "
             f"{VERSION} with format {CHECKPOINT_FORMAT}. {remedy}"
         )
-    return Position(own["step"], own["is_done"], own["world_size"])
+    # Checkpoints of before do not name the rule, which was the first.
+    return Position(own["step"], own["is_done"], own["world_size"], own.get("decay_rule", 1))
 
 
 def position_fields(position: Position) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
@@ -18,7 +19,12 @@ from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
-from terrafuse.training.optim import create_optimizer, create_schedule, parameter_groups
+from terrafuse.training.optim import (
+    DECAY_RULE,
+    create_optimizer,
+    create_schedule,
+    parameter_groups,
+)
 
 #: (rank, world size) → batches of this process, from the step at which training starts or resumes.
 LoaderFactory = Callable[[int, int], Iterable[Any]]
@@ -32,14 +38,23 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
     Args:
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
+        decay_rule: Rule of weight decay that the run was begun with.
     """
 
-    def __init__(self, model: SensorModel, config: LearningConfig, loader: LoaderFactory) -> None:
+    def __init__(
+        self,
+        model: SensorModel,
+        config: LearningConfig,
+        loader: LoaderFactory,
+        decay_rule: int = DECAY_RULE,
+    ) -> None:
         super().__init__()
         self.config = config
+        self.decay_rule = decay_rule
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, which have lost their shapes.
-        self._groups = parameter_groups(model, config)
+        self._groups = parameter_groups(model, config, rule=decay_rule)
+        self._tell_former_rule(model)
         for backbone in model.backbones():
             backbone.gradient_checkpointing = config.gradient_checkpointing
 
@@ -99,6 +114,22 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
+    def _tell_former_rule(self, model: SensorModel) -> None:
+        if self.decay_rule == DECAY_RULE:
+            return
+        now, then = (
+            {name: g.weight_decay for g in groups for name in g.names}
+            for groups in (parameter_groups(model, self.config), self._groups)
+        )
+        changed = [name for name in now if now[name] != then[name]]
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            warnings.warn(
+                f"the run was begun when {changed[0]}{more} is decayed; it goes on so. Runs begun "
+                "now leave that out ('terrafuse describe --parameters')",
+                stacklevel=5,
+            )
+
     def _not_finite(self, values: dict[str, float], batch: Any, batch_idx: int) -> str:
         step = batch_idx // self.config.accumulate + 1
         terms = ", ".join(f"{name} {value:g}" for name, value in values.items() if name != "total")
@@ -118,6 +149,7 @@ class SegmentationTask(LearningTask):
     Args:
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
+        decay_rule: Rule of weight decay that the run was begun with.
     """
 
     def __init__(
@@ -126,8 +158,9 @@ class SegmentationTask(LearningTask):
         loss: WeightedSum,
         config: TrainingConfig,
         loader: LoaderFactory,
+        decay_rule: int = DECAY_RULE,
     ) -> None:
-        super().__init__(segmenter, config, loader)
+        super().__init__(segmenter, config, loader, decay_rule)
         self.segmenter = segmenter
         self.loss = loss
         self.aux_weight = config.aux_weight

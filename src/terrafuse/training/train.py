@@ -23,6 +23,7 @@ from terrafuse.data import (
     open_dataset,
     typical_pixel_size_m,
 )
+from terrafuse.describe.memory import build_again, check_small_batch, check_training
 from terrafuse.doctor import check_manifest, refuse_untrainable
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
@@ -147,6 +148,8 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
         _check_data(config, manifest, display)
     manifest = run_state.as_begun(manifest, facts, out)
     segmenter = build_segmenter(config, manifest)
+    check_small_batch(segmenter, config)
+    check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
     train_scenes = share_labels(
         labelled_scenes(manifest, config.data.train_splits),
         config.data,
@@ -165,6 +168,9 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
     if run_state.is_first_process():
+        for backbone in segmenter.backbones():
+            if backbone.pretrained and backbone.pretrained.note:
+                display.say(f"{backbone.pretrained.source}: {backbone.pretrained.note}")
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
             display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
@@ -237,8 +243,9 @@ def _fit(run: _Run) -> signal.Signals | None:
     callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
-    task = SegmentationTask(run.segmenter, run.loss, training, loader)
-    return fit_task(task, callbacks, run.out, run.position)
+    rule = run.position.decay_rule
+    task = SegmentationTask(run.segmenter, run.loss, training, loader, rule)
+    return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
 def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
@@ -300,7 +307,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
 def _finish(run: _Run) -> None:
     """Save the kept weights as the model, draw the curves, remove temporary files."""
     kept = run.out / run_state.KEPT
-    load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'")
+    load_strict(run.segmenter, read_weights(kept), where=f"weights '{kept}'", own=True)
     info = describe_run(
         run.segmenter,
         scheme=run.manifest.scheme,

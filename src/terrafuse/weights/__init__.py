@@ -11,6 +11,8 @@ from terrafuse.weights.files import (
     without_pretrained,
     write_tensors,
 )
+from terrafuse.weights.foreign import ForeignWeights, read_foreign
+from terrafuse.weights.hub import hub_or_cache
 from terrafuse.weights.renaming import Rename, rename
 from terrafuse.weights.saved_model import (
     FORMAT_VERSION,
@@ -31,14 +33,17 @@ __all__ = [
     "METRICS_JSON",
     "MODEL_JSON",
     "STATE_FILE",
+    "ForeignWeights",
     "Rename",
     "RunInfo",
     "also_looking_in",
     "check_same_scheme",
     "digest",
     "digest_values",
+    "hub_or_cache",
     "load_strict",
     "pretrained_wanted",
+    "read_foreign",
     "read_metadata",
     "read_run_info",
     "read_state",

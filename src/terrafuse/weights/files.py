@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,11 +24,19 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from terrafuse.weights.hub import hub_or_cache
 
 HUB_PREFIX = "hf://"
 
-# Keys under which training scripts store the weights, beside optimiser state and the like.
-_WRAPPERS = ("state_dict_ema", "state_dict", "model", "model_state_dict")
+# Keys under which training programs store the weights, beside optimiser state and the like; the
+# first ones hold an average over the steps.
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model", "module")
+
+# Read to tell what a file is: enough for a text's first words.
+_START = 512
+_ZIP, _PICKLES = b"PK\x03\x04", tuple(bytes([0x80, version]) for version in range(2, 6))
+_COUNTER = "num_batches_tracked"
 
 _pretrained_wanted = ContextVar("pretrained_wanted", default=True)
 _second_place: ContextVar[Path | None] = ContextVar("second_place", default=None)
@@ -77,6 +85,17 @@ def read_weights(source: str | Path, *, sha256: str | None = None) -> dict[str, 
         WeightsNotFoundError: There is no such file, or the hub cannot be reached.
         ChecksumError: The file is not the published one.
         WeightsError: The file holds no weights, is truncated, or holds objects other than tensors.
+    """
+    return read_content(source, sha256=sha256)[0]
+
+
+def read_content(
+    source: str | Path, *, sha256: str | None = None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Read the state dict in a file as `read_weights`, and where in the file it was.
+
+    Returns:
+        The tensors, and the key of an average of weights if they are one, else None.
     """
     path = _locate(source)
     if sha256 is not None:
@@ -130,30 +149,44 @@ def _sort_metadata(path: Path) -> None:
             file.write(text.ljust(size))
 
 
-def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], *, where: str, own: bool = False
+) -> None:
     """Copy `state` into `module`; every name and shape must match.
+
+    Only the counters of batch norms (`num_batches_tracked`), which older programs did not save, may
+    be missing: nothing depends on them.
 
     Args:
         state: Tensors by name.
         where: Names the weights in the message.
+        own: True: values that terrafuse trained, which are not examined.
 
     Raises:
-        WeightsMismatchError: Lists missing and unexpected names and differing shapes.
+        WeightsMismatchError: Lists missing and unexpected names, differing shapes and kinds.
+        WeightsError: Values are not finite.
     """
-    own = module.state_dict()
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
+    wanted = module.state_dict()
+    counters = {n: v for n, v in wanted.items() if n.endswith(_COUNTER)}
+    state = counters | {n: v.long() if n in counters else v for n, v in state.items()}
+    both = [name for name in wanted if name in state]
     shapes = [
-        f"{name} is {_shape(state[name])}, expected {_shape(own[name])}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
+        f"{name} is {_shape(state[name])}, expected {_shape(wanted[name])}"
+        for name in both
+        if wanted[name].shape != state[name].shape
+    ]
+    kinds = [
+        f"{name} is {_kind(state[name])}, expected {_kind(wanted[name])}"
+        for name in both
+        if wanted[name].is_floating_point() != state[name].is_floating_point()
     ]
     faults = [
         f"{title}: {_some(names)}"
         for title, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
+            ("missing", [name for name in wanted if name not in state]),
+            ("unexpected", [name for name in state if name not in wanted]),
             ("other shape", shapes),
+            ("other kind of number", kinds),
         )
         if names
     ]
@@ -162,7 +195,23 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -
             f"{where} do not fit the model; {'; '.join(faults)}. "
             "Choose the model they were made for, or other weights"
         )
+    if not own:
+        _check_finite(state, where)
     module.load_state_dict(dict(state))
+
+
+def _check_finite(state: Mapping[str, Tensor], where: str) -> None:
+    floats = {n: v for n, v in state.items() if v.is_floating_point() and not v.is_meta}
+    broken = [
+        f"{name} ({count} of {value.numel()})"
+        for name, value in floats.items()
+        if (count := int((~value.isfinite()).sum()))
+    ]
+    if broken:
+        raise WeightsError(
+            f"{where} hold values that are NaN or infinite: {_some(broken)}. The training that "
+            "made them failed; use an earlier checkpoint of it, or other weights"
+        )
 
 
 def digest_values(state: Mapping[str, Tensor]) -> str:
@@ -208,7 +257,8 @@ def _fetch(source: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
+        with hub_or_cache():
+            return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
     except Exception as error:  # the hub's errors come from several libraries
         raise WeightsNotFoundError(
             f"'{source}' is not on this machine and cannot be fetched ({_first_line(error)}). "
@@ -227,46 +277,136 @@ def _check_digest(path: Path, expected: str) -> None:
 
 def _read_file(path: Path) -> Any:
     try:
-        if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            start = file.read(_START)
+    except PermissionError:
+        raise WeightsError(
+            f"'{path}' may not be read by you (permission denied). Change its permissions, or copy "
+            "it to where you may read it"
+        ) from None
+    except OSError as error:
+        raise WeightsError(f"'{path}' cannot be read: {error.strerror}. Check the disk") from None
+    told = _what_else(start, path)
+    if told is not None:
+        raise WeightsError(f"'{path}' {told}")
+    try:
+        if _is_safetensors(start, path):
             return load_file(path)
-        with warnings.catch_warnings():
+        # An open file: torch judges a path by its suffix.
+        with path.open("rb") as file, warnings.catch_warnings():
             # torch warns about old checkpoint layouts, which it reads nevertheless.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"'{path}' is not a checkpoint, or holds Python objects besides tensors, which are not "
             f"read for safety ({_first_line(error)}). Convert it to safetensors if you trust it"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, BadZipFile, OSError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # on damaged files the readers fail in any way
         raise WeightsError(
             f"'{path}' cannot be read as weights: {_first_line(error)}. "
             "It may be truncated; fetch or train it again"
         ) from None
 
 
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
+def _is_safetensors(start: bytes, path: Path) -> bool:
+    """By content where that is plain, else by the name's end."""
+    if start[8:9] == b"{":  # after the length of the header
+        return True
+    return path.suffix == ".safetensors" and not start.startswith((_ZIP, *_PICKLES))
+
+
+def _what_else(start: bytes, path: Path) -> str | None:
+    """Say of a file that holds no weights what it is; None where it may hold some."""
+    text = start.lstrip().lower()
+    if not start:
+        return "cannot be read as weights: it is empty. Fetch it again"
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return (
+            "is a web page, not a file of weights: the link led to the page about it. Fetch the "
+            "file itself (on Hugging Face its link contains '/resolve/')"
+        )
+    if start.startswith(b"version https://git-lfs"):
+        return (
+            "is a pointer of Git LFS, which stands for the weights but does not hold them. Run "
+            "'git lfs pull' in its repository, or fetch the file itself"
+        )
+    if start.startswith(b"{") and start[8:9] != b"{":
+        return "is a text (JSON), not a file of weights. Give the file of weights it belongs to"
+    if start.startswith(b"\x89HDF"):
+        return "is an HDF5 file (Keras), which is not read. Convert it to safetensors"
+    return _what_zip(path) if start.startswith(_ZIP) else None
+
+
+def _what_zip(path: Path) -> str | None:
+    """Say of a zip archive why it is no checkpoint of torch; None where it is one."""
+    try:
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception:  # of a damaged archive, anything
+        size = path.stat().st_size
+        return f"cannot be read as weights: it is truncated ({size:,} bytes). Fetch it again"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return (
+            "is a TorchScript program, which is not run. Save its weights alone: "
+            "torch.save(torch.jit.load(file).state_dict(), new_file)"
+        )
+    if any(name.endswith("data.pkl") for name in names):
+        return None
+    return (
+        f"is a zip archive ({_some(names) or 'empty'}), not a checkpoint. Unpack it and give the "
+        "file of weights in it"
+    )
+
+
+def _unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], str | None]:
+    average = None
+    for key in _wrappers_of(content):
+        content = content[key]
+        average = key if key in _AVERAGES else average
     if not isinstance(content, Mapping):
         raise WeightsError(f"'{path}' holds {type(content).__name__}, not tensors by name")
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    if not state:  # nested: parts of a model by name, each with its tensors
-        state = {
-            f"{part}.{name}": value
-            for part, own in content.items()
-            if isinstance(own, Mapping)
-            for name, value in own.items()
-            if isinstance(value, Tensor)
-        }
+    state = _tensors_in(content)
     if not state:
         raise WeightsError(f"'{path}' holds no tensors by name")
-    # Written by DataParallel.
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    odd = [name for name, v in state.items() if v.layout is not torch.strided or v.is_meta]
+    if odd:
+        raise WeightsError(
+            f"'{path}' holds tensors without plain values (sparse, or shapes only): {_some(odd)}. "
+            "Save the model's state_dict() as plain tensors"
+        )
+    return state, average
+
+
+def _wrappers_of(content: Any) -> list[str]:
+    """Keys that lead to the weights, from the outside in."""
+    found: list[str] = []
+    while isinstance(content, Mapping) and len(found) < len(_WRAPPERS):
+        inner = (k for k in _WRAPPERS if isinstance(content.get(k), Mapping))
+        key = next((k for k in inner if _tensors_in(content[k])), None)
+        if key is None:
+            break
+        found.append(key)
+        content = content[key]
+    return found
+
+
+def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Tensors by name; of parts that hold theirs apart, with the part's name in front."""
+    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    return state or {
+        f"{part}.{name}": value
+        for part, own in content.items()
+        if isinstance(own, Mapping)
+        for name, value in own.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _shape(tensor: Tensor) -> str:

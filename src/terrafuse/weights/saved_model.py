@@ -19,6 +19,7 @@ from torch import Tensor
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import with_present_names
 from terrafuse.errors import (
+    ChecksumError,
     ConfigError,
     WeightsError,
     WeightsMismatchError,
@@ -26,7 +27,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
-from terrafuse.weights.files import read_weights, write_tensors
+from terrafuse.weights.files import digest, read_weights, write_tensors
 from terrafuse.weights.stac import stac_fields
 from terrafuse.writing import complete, written_whole
 
@@ -52,6 +53,8 @@ class RunInfo:
         scores: Per subset of modalities ("s1+s2"), score by name; None where undefined.
         base_values_sha256: Digest of the values that were not tuned, which the state file leaves
             out: they are those of the base weights. None where it holds all.
+        state_sha256: Digest of the state file; None before it is saved, and in folders of earlier
+            versions.
         total_parameters: Trainable and frozen values.
         version: The terrafuse that wrote it.
         code: By name, where what it uses from outside the package came from: "module", "file",
@@ -70,6 +73,7 @@ class RunInfo:
     base_weights: tuple[dict[str, str], ...] = ()
     scores: dict[str, dict[str, float | None]] = field(default_factory=dict)
     base_values_sha256: str | None = None
+    state_sha256: str | None = None
     total_parameters: int = 0
     version: str = VERSION
     code: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -89,6 +93,7 @@ class RunInfo:
             "overlap": self.overlap,
             "base_weights": list(self.base_weights),
             "base_values_sha256": self.base_values_sha256,
+            "state_sha256": self.state_sha256,
             "scores": self.scores,
             "total_parameters": self.total_parameters,
             "code": self.code,
@@ -120,6 +125,7 @@ class RunInfo:
             grid=values["grid"],
             base_weights=tuple(values["base_weights"]),
             base_values_sha256=values.get("base_values_sha256"),
+            state_sha256=values.get("state_sha256"),
             scores=dict(values["scores"]),
             total_parameters=int(values["total_parameters"]),
             version=str(values["terrafuse_version"]),
@@ -140,7 +146,7 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
     folder = Path(folder)
     with written_whole(folder / STATE_FILE, folder / MODEL_JSON) as (weights, description):
         write_tensors(weights, state, {"terrafuse": info.version})
-        _write_json(description, info.to_dict())
+        _write_json(description, replace(info, state_sha256=digest(weights)).to_dict())
 
 
 def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
@@ -199,14 +205,30 @@ def read_run_info(folder: str | Path) -> RunInfo:
         raise WeightsError(f"'{path}' is damaged: {reason}. Save the model again") from None
 
 
-def read_state(folder: str | Path) -> dict[str, Tensor]:
+def read_state(folder: str | Path, info: RunInfo | None = None) -> dict[str, Tensor]:
     """Read the state dict in a run folder.
+
+    Args:
+        folder: Run folder.
+        info: Its description, if that has been read before.
 
     Raises:
         WeightsNotFoundError: The file is missing.
         WeightsError: The file is truncated or damaged.
+        ChecksumError: It is not the file that `model.json` describes.
     """
-    return read_weights(Path(folder) / STATE_FILE)
+    path = Path(folder) / STATE_FILE
+    state = read_weights(path)  # first: a damaged file has a message of its own
+    expected = (info or read_run_info(folder)).state_sha256
+    found = expected and digest(path)
+    if found != expected:
+        raise ChecksumError(
+            f"'{path}' is not the file that {MODEL_JSON} beside it describes: SHA-256 is {found}, "
+            f"expected {expected}. The file was changed, or the two are of different runs: bring "
+            "both from one run folder. If you changed the weights on purpose, set 'state_sha256' "
+            f"in {MODEL_JSON} to null"
+        )
+    return state
 
 
 def check_same_scheme(info: RunInfo, scheme: ClassScheme, where: str) -> None:

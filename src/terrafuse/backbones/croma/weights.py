@@ -25,7 +25,7 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.weights import load_strict, read_weights, rename
+from terrafuse.weights import load_strict, read_foreign, rename
 
 #: Prefix of all CROMA names.
 CROMA_PREFIX = "croma_"
@@ -195,7 +195,9 @@ def load_published(
     location = hub_location(name) if weights == HUB_WEIGHTS else weights
     where = f"weights '{location}' for backbone '{name}'"
     sha256, licence = find_published(location)
-    state = convert_croma_state_dict(read_weights(location, sha256=sha256))
+    wanted = [f"{part}.{key}" for part, module in parts.items() for key in module.state_dict()]
+    read = read_foreign(location, wanted, convert=convert_croma_state_dict, sha256=sha256)
+    state = read.values
     for part, module in parts.items():
         own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
         if not own:
@@ -207,7 +209,7 @@ def load_published(
         if part in places and "patch_embed.weight" in own:
             own["patch_embed.weight"] = _fit_stem(own["patch_embed.weight"], part, places[part])
         load_strict(module, own, where=f"{where}, part '{part}',")
-    return PretrainedSource(name, location, licence)
+    return PretrainedSource(name, location, licence, read.note)
 
 
 def _fit_stem(weight: Tensor, sensor: str, places: Sequence[int | None]) -> Tensor:

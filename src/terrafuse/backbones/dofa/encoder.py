@@ -26,7 +26,7 @@ from terrafuse.errors import (
     WeightsNotFoundError,
     unknown_name,
 )
-from terrafuse.weights import load_strict, read_weights
+from terrafuse.weights import load_strict, read_foreign
 
 #: Prefix of all DOFA names.
 DOFA_PREFIX = "dofa_"
@@ -216,13 +216,16 @@ def load_published(
     location = hub_location(name) if weights == HUB_WEIGHTS else weights
     where = f"weights '{location}' for backbone '{name}'"
     sha256, licence = find_published(location)
-    state = read_weights(location, sha256=sha256)
-    # Files of version 2 hold the transformer as a submodule beside the embedding.
-    state = {key.removeprefix("model."): value for key, value in state.items()}
-    used = {key: value for key, value in state.items() if not _is_extra(key, encoder, variant)}
+    read = read_foreign(location, encoder.state_dict(), convert=_in_one, sha256=sha256)
+    used = {k: value for k, value in read.values.items() if not _is_extra(k, encoder, variant)}
     _check_positions(used, variant, where)
     load_strict(encoder, used, where=where)
-    return PretrainedSource(name, location, licence)
+    return PretrainedSource(name, location, licence, read.note)
+
+
+def _in_one(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Files of version 2 hold the transformer as a submodule beside the embedding."""
+    return {key.removeprefix("model."): value for key, value in state.items()}
 
 
 def check_weights(name: str, weights: str | None) -> None:

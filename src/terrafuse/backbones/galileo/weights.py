@@ -27,7 +27,7 @@ from terrafuse.errors import (
     WeightsNotFoundError,
     unknown_name,
 )
-from terrafuse.weights import digest, load_strict, read_weights
+from terrafuse.weights import digest, load_strict, read_foreign
 
 #: Prefix of all Galileo names.
 GALILEO_PREFIX = "galileo_"
@@ -96,10 +96,8 @@ def load_published(
     location = hub_location(name) if weights == HUB_WEIGHTS else _file_in(weights)
     where = f"weights '{location}' for backbone '{name}'"
     sha256, licence = find_published(location)
-    state = {
-        key.replace(".backbone.", ".").removeprefix("backbone."): value
-        for key, value in read_weights(location, sha256=sha256).items()
-    }
+    read = read_foreign(location, encoder.state_dict(), convert=_in_one, sha256=sha256)
+    state = read.values
     path = Path(location).expanduser()
     if path.is_file():
         _check_config(path.with_name(_CONFIG), name, variant, where)
@@ -108,7 +106,15 @@ def load_published(
     _check_tables(state, encoder, where)
     used = {k: value for k, value in state.items() if not _is_extra(k, encoder, variant)}
     load_strict(encoder, used, where=where)
-    return PretrainedSource(name, location, licence)
+    return PretrainedSource(name, location, licence, read.note)
+
+
+def _in_one(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Files of pre-training hold the encoder as "backbone" of each part."""
+    return {
+        key.replace(".backbone.", ".").removeprefix("backbone."): value
+        for key, value in state.items()
+    }
 
 
 def _file_in(weights: str) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.models import model_entrypoint
 from torch import Tensor, nn
 
@@ -17,15 +20,21 @@ from terrafuse.backbones.base import Backbone, PretrainedSource
 from terrafuse.backbones.colour import RGB
 from terrafuse.backbones.family import Request
 from terrafuse.backbones.first_layer import fit_bands, is_in_turn
+from terrafuse.backbones.timm.names import (
+    of_efficientnet_pytorch,
+    refuse_torchvisions,
+    timms_name,
+)
 from terrafuse.config.options import check_options, option_names
 from terrafuse.errors import (
     ModelError,
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
+    unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+from terrafuse.weights import hub_or_cache, load_strict, pretrained_wanted, read_foreign
 
 #: Value of `weights` for timm's own weights.
 TIMM_WEIGHTS = "timm"
@@ -114,10 +123,58 @@ def is_of(name: str, modules: Iterable[str]) -> bool:
     return timm.is_model(name) and module_of(name) in modules
 
 
+# Arguments of timm's constructors that are no options: the package sets them, they belong to the
+# classifier, or they take code.
+_NO_OPTIONS = frozenset(
+    {
+        "in_chans", "num_classes", "global_pool", "out_indices", "feature_location", "cfg", "args",
+        "kwargs", "device", "dtype", "weights", "strict_img_size", "dynamic_img_size",
+        "dynamic_img_pad", "weight_init", "fix_init", "fc_norm", "pool_include_prefix", "head",
+        "head_init_scale", "head_norm_first", "head_hidden_size", "head_bias", "head_norm",
+        "attn_pool_num_heads", "attn_pool_mlp_ratio", "block", "block_fn", "block_args",
+        "embed_layer", "embed_norm_layer", "mlp_layer", "attn_layer", "se_layer", "round_chs_fn",
+        "ref_feat_shape", "use_fc_norm",
+    }
+)  # fmt: skip
+# What constructors take in a dictionary whose keys no signature names.
+_IN_DICTIONARIES = {"hrnet": ("stem_width", "stage1", "stage2", "stage3", "stage4")}
+
+
+def timm_options(name: str) -> list[str]:
+    """List the options in `backbone_options` that go to timm: sizes and drop rates of a model.
+
+    None of them can load weights, change what is built around the model, or run code.
+
+    Args:
+        name: timm name.
+    """
+    module = sys.modules[model_entrypoint(name.split(".")[0]).__module__]
+    found = set(_IN_DICTIONARIES.get(module_of(name), ()))
+    for value in vars(module).values():
+        if not inspect.isclass(value):
+            continue
+        if is_dataclass(value):  # options of models that are described by a record
+            found |= {field.name for field in fields(value)}
+        elif issubclass(value, nn.Module):
+            arguments = inspect.signature(value).parameters
+            found |= set(arguments) if {"in_chans", "num_classes"} <= set(arguments) else set()
+    return sorted(found - _NO_OPTIONS)
+
+
 def create(backbone: Callable[..., Backbone], request: Request) -> Backbone:
-    """Build a timm backbone; options that its class does not define go to timm."""
+    """Build a timm backbone; options that its class does not define go to timm.
+
+    Raises:
+        UnknownNameError: An option is neither its class's nor one of `timm_options`.
+    """
     own = {k: value for k, value in request.options.items() if k in option_names(backbone)}
     rest = {k: value for k, value in request.options.items() if k not in own}
+    allowed = {*option_names(backbone), *timm_options(request.name)}
+    for key in rest:
+        if key not in allowed:
+            raise UnknownNameError(
+                unknown_name(f"option of backbone '{request.name}'", key, allowed)
+            )
     checked = check_options("backbone", request.name, backbone, own)
     return backbone(
         request.name,
@@ -194,6 +251,27 @@ def build(
     return _fetch(name, in_channels, modalities, options)
 
 
+def undecayed(name: str, in_channels: int, options: Mapping[str, Any]) -> set[str]:
+    """Names of the parameters that a timm model asks not to decay, which its parts do not know.
+
+    Args:
+        name: timm name.
+        options: Arguments of timm's constructor that `build` was given.
+    """
+    module = sys.modules[model_entrypoint(name.split(".")[0]).__module__]
+    if not any(inspect.isclass(c) and hasattr(c, "no_weight_decay") for c in vars(module).values()):
+        return set()
+    # Shapes are enough, and random numbers are left to the model that is used.
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        whole, _ = build(name, in_channels, None, (), **options)
+    listed: Iterable[str] = getattr(whole, "no_weight_decay", set)()
+    return {
+        key
+        for key, _ in whole.named_parameters()
+        if any(key == entry or key.startswith(f"{entry}.") for entry in listed)
+    }
+
+
 def _check_published(name: str) -> None:
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
@@ -211,9 +289,10 @@ def _fetch(
 ) -> tuple[Any, PretrainedSource]:
     config = timm.get_pretrained_cfg(name)
     try:
-        model = timm.create_model(
-            name, pretrained=True, in_chans=in_channels, num_classes=0, **options
-        )
+        with hub_or_cache():
+            model = timm.create_model(
+                name, pretrained=True, in_chans=in_channels, num_classes=0, **options
+            )
     except Exception as error:  # the hub's errors come from several libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeightsNotFoundError(
@@ -259,7 +338,8 @@ def load_file_into(
 ) -> PretrainedSource:
     """Load weights from a file into the parts of a timm model that are in use.
 
-    Names are timm's; checkpoints of the original authors that timm can convert are converted.
+    Names are timm's; checkpoints of the original authors that timm can convert are converted, and
+    so are EfficientNets of efficientnet_pytorch. Prefixes are recognised (`read_foreign`).
     The classifier may be absent or of any size, unused parts may be absent, and the first
     convolution is adapted to the bands (`fit_bands`). Everything else must fit. A file with a name
     in `PUBLISHED_FILES` must be that file.
@@ -280,16 +360,19 @@ def load_file_into(
     """
     where = f"weights '{weights}' for backbone '{name}'"
     sha256, licence = find_published(weights)
-    state = read_weights(weights, sha256=sha256)
-    if prefix and any(key.startswith(prefix) for key in state):
-        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    state = _in_timms_names(state, whole, where)
+    names = [key for key in known if rename(key) is not None]
+    read = read_foreign(
+        weights,
+        names,
+        convert=lambda state: _in_timms_names(_inside(prefix, state), whole, known, where),
+        sha256=sha256,
+    )
     config: Mapping[str, Any] = getattr(whole, "pretrained_cfg", {})
     # The classifier "head.fc" stands for all of "head", which may include a norm.
     heads = tuple(head.split(".")[0] + "." for head in _listed(config.get("classifier")))
     first = [f"{layer}.weight" for layer in _listed(config.get("first_conv"))]
     renamed: dict[str, Tensor] = {}
-    for key, value in state.items():
+    for key, value in read.values.items():
         new = rename(key) if key in known else None
         if new is not None:
             renamed[new] = (
@@ -298,17 +381,27 @@ def load_file_into(
         elif key not in known and not key.startswith(heads):
             renamed[key] = value  # reported as unexpected
     load_strict(part, renamed, where=where)
-    return PretrainedSource(name, str(weights), licence)
+    return PretrainedSource(name, str(weights), licence, read.note)
 
 
-def _in_timms_names(state: dict[str, Tensor], whole: nn.Module, where: str) -> dict[str, Tensor]:
+def _inside(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    inner = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return inner if prefix and inner else state
+
+
+def _in_timms_names(
+    state: dict[str, Tensor], whole: nn.Module, known: Mapping[str, Tensor], where: str
+) -> dict[str, Tensor]:
+    state = of_efficientnet_pytorch(state, whole, where)
+    state = {timms_name(name, known): value for name, value in state.items()}
+    refuse_torchvisions(state, known, where)
     # By timm's convention, a model's module defines its converter under this name.
     convert = getattr(sys.modules[type(whole).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
     try:
         converted: dict[str, Tensor] = convert(state, whole)
-    except (KeyError, RuntimeError, AttributeError, IndexError, ValueError) as error:
+    except Exception as error:  # on names of other models, anything
         raise WeightsMismatchError(
             f"{where} do not fit the model; timm's checkpoint conversion fails on {error}. "
             "Choose the model that they were made for, or other weights"

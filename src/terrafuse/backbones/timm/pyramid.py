@@ -66,6 +66,8 @@ class TimmPyramid(PyramidBackbone):
         self.stem, self.stages = _split(
             modules, [info["module"] for info in features], channels_last
         )
+        undecayed = timm_models.undecayed(name, in_channels, options)
+        self._undecayed = {own for key in undecayed if (own := self._rename(list(modules))(key))}
         if timm_models.wants_file(weights):
             whole, _ = timm_models.build(name, in_channels, None, _OWN_OPTIONS, **options)
             self.pretrained = timm_models.load_file_into(
@@ -77,6 +79,10 @@ class TimmPyramid(PyramidBackbone):
                 str(weights),
                 modalities=modalities,
             )
+
+    def no_weight_decay(self) -> set[str]:
+        """Return the names of the parameters that timm's model asks not to decay."""
+        return self._undecayed
 
     def _rename(self, modules: Sequence[str]) -> Callable[[str], str | None]:
         own = {name.split(".", 2)[2] if name.startswith("stages.") else name.split(".", 1)[1]: name

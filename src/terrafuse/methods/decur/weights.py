@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -13,7 +14,7 @@ from terrafuse.backbones.timm.models import check_name, module_of
 from terrafuse.errors import WeightsMismatchError
 from terrafuse.methods.decur.deformable import AttendedStage
 from terrafuse.modalities import Modality
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+from terrafuse.weights import load_strict, pretrained_wanted, read_foreign
 
 #: Parts of the original's deformable attention → ours.
 _ATTENTION = {
@@ -112,9 +113,9 @@ def load_encoder(
     where = f"weights '{weights}' for backbone '{name}' of modality '{modality.name}'"
     sha256, licence = find_published(weights)
     # In pre-training all sensors passed through the first attention, so only it was trained.
-    state = convert_encoder_state_dict(
-        read_weights(weights, sha256=sha256), number, attention="first"
-    )
+    convert = partial(convert_encoder_state_dict, number=number, attention="first")
+    read = read_foreign(weights, backbone.state_dict(), convert=convert, sha256=sha256)
+    state = read.values
     attends = any(isinstance(stage, AttendedStage) for stage in backbone.stages)
     if attends != any(".attention." in key for key in state):
         raise WeightsMismatchError(
@@ -126,7 +127,7 @@ def load_encoder(
         # RGB kernels: DeCUR's encoders saw blue first, others red, and files do not say which.
         state[first] = fit_bands(state[first], len(modality.bands), [modality], in_order=True)
     load_strict(backbone, state, where=where)
-    backbone.pretrained = PretrainedSource(name, weights, licence)
+    backbone.pretrained = PretrainedSource(name, weights, licence, read.note)
 
 
 def _has(state: Mapping[str, Tensor], prefix: str) -> bool:

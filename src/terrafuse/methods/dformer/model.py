@@ -43,7 +43,7 @@ from terrafuse.methods.parts import start_as_published, start_from
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.tuning import TuningOption, apply_tuning
-from terrafuse.weights import load_strict, pretrained_wanted, read_weights
+from terrafuse.weights import load_strict, pretrained_wanted, read_foreign
 
 __all__ = ["VARIANTS", "DFormer", "build_encoder", "convert_reference_state_dict"]
 
@@ -183,18 +183,24 @@ class DFormer(Segmenter):
             )
         refuse_own(weights, "dformer", "files of its authors")
         sha256, licence = find_published(weights)
-        state = read_weights(weights, sha256=sha256)
         rank = getattr(self.decoder, "bases", torch.empty(0, 64)).shape[1]
-        converted = convert_reference_state_dict(state, bands, rank)
-        if any(name.startswith("decode_head.") for name in state):
-            start_from(self, converted, backbone, weights)
+        wanted = [f"encoder.{name}" for name in self.encoder.state_dict()]
+        read = read_foreign(
+            weights,
+            wanted,
+            convert=lambda state: convert_reference_state_dict(state, bands, rank),
+            sha256=sha256,
+        )
+        converted = read.values
+        if any(name.startswith("decoder.") for name in converted):
+            start_from(self, converted, backbone, weights, read.note)
             return
         # Files of the encoder also hold a classifier, and may lack the norms before a decoder.
         own = {k: v for k, v in self.encoder.state_dict().items() if k.startswith("norms.")}
         prefix = "encoder."
         encoder = {k.removeprefix(prefix): v for k, v in converted.items() if k.startswith(prefix)}
         load_strict(self.encoder, own | encoder, where=f"weights '{weights}' for '{backbone}'")
-        self.encoder.pretrained = PretrainedSource(backbone, weights, licence)
+        self.encoder.pretrained = PretrainedSource(backbone, weights, licence, read.note)
 
 
 def build_encoder(

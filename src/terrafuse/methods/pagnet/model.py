@@ -135,14 +135,15 @@ class PAGNet(Segmenter):
         initialize(self.classifier)
         if weights not in (None, TIMM_WEIGHTS) and pretrained_wanted():
             refuse_own(weights, "pagnet", "'timm', or a file of its published code")
-            state = read_reference_model(weights, r"^paf_1\.")
-            if state is None:
+            read = read_reference_model(weights, r"^paf_1\.")
+            if read is None:
                 raise WeightsMismatchError(
                     f"weights '{weights}' for method 'pagnet' hold no whole PAGNet (no 'paf_1.…'). "
                     "For its two encoders choose 'timm', or leave 'weights' out to start from "
                     "scratch"
                 )
-            start_from(self, convert_reference_state_dict(state), variant, str(weights))
+            converted = convert_reference_state_dict(read.values)
+            start_from(self, converted, variant, str(weights), read.note)
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
         """First stream → gate → second stream → both classified."""

@@ -1,0 +1,332 @@
+"""Memory that training and prediction need, compared with what is free before they start.
+
+What clearly does not fit is refused with the largest settings that do; what is near the limit is
+warned of. Where nothing can be derived from shapes, nothing is said.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import lcm
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from terrafuse.config import DataConfig, LearningConfig, RunConfig, TrainingConfig
+from terrafuse.describe.costs import (
+    as_trained,
+    inference_peak,
+    optimizer_values,
+    step_peak,
+    trains_on,
+    without_values,
+)
+from terrafuse.errors import ConfigError, NotEnoughMemoryError, TerrafuseError
+from terrafuse.memory import free_memory, in_words
+from terrafuse.methods import create_segmenter
+from terrafuse.modalities import window_alignment
+from terrafuse.segmenter import Segmenter, SensorModel
+
+#: Parts of the free memory above which work is warned of, is refused, and that a remedy may take.
+NEAR, TOO_MUCH, REMEDY = 0.9, 1.2, 0.8
+#: Part by which a CPU's kernels and allocator exceed what is alive (benchmarks/memory.py).
+CPU_OVERHEAD = 0.3
+# Bytes for each pixel of a batch that no method comes near; where they fit, nothing is derived.
+_MOST_PER_PIXEL = 2**16
+# Weights, gradients and two moments, in values per parameter.
+_MOST_PER_PARAMETER = 4
+# Bytes per pixel of a scene that is scored: labels, map, boundaries and their comparison.
+SCORED_PER_PIXEL = 16
+# Groups of windows that wait for the model, with the one it runs on.
+_GROUPS_READ = 3
+
+_M = TypeVar("_M", bound=SensorModel)
+Need = Callable[[int, int], int]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Work that is checked.
+
+    Args:
+        what: The start of a sentence ("training").
+        need: (batch size, crop size) → bytes.
+        batch: Wanted batch size.
+        crop: Wanted crop size.
+        works: Whether a batch size and a crop size can be used, whatever the memory.
+        say: (batch size, crop size) → what to set.
+    """
+
+    what: str
+    need: Need
+    batch: int
+    crop: int
+    smaller_crops: Sequence[int]
+    works: Callable[[int, int], bool]
+    say: Callable[[int, int], str]
+
+
+def check_training(
+    model: _M,
+    training: LearningConfig,
+    data: DataConfig,
+    *,
+    build: Callable[[], _M],
+    loss: Callable[[_M, int, int], Tensor] | None = None,
+    least: int = 1,
+) -> None:
+    """Compare the memory of a training step with what is free; the model has been built.
+
+    Args:
+        model: What learns, on the CPU.
+        training: Optimiser and precision.
+        data: Batch and crop size.
+        build: Builds the model again.
+        loss: As in `step_peak`.
+        least: Smallest batch size that the model can learn from.
+
+    Raises:
+        NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
+    """
+    device = _training_device(training)
+
+    def work(shapes: _M) -> _Work:
+        as_trained(shapes, training)
+        held = _held(shapes, training, device)
+
+        def need(batch: int, crop: int) -> int:
+            step = step_peak(shapes, crop, batch, training.precision, loss)
+            read = 2 * _batch_bytes(shapes, batch, crop) if device.type == "cpu" else 0
+            return held + _on(device, step) + read
+
+        def works(batch: int, crop: int) -> bool:
+            one = batch > 1 or not isinstance(shapes, Segmenter) or trains_on(shapes, crop, 1)
+            return batch >= least and one
+
+        def say(batch: int, crop: int) -> str:
+            size = f"data.batch_size {batch}" if batch != data.batch_size else ""
+            side = f"data.crop_size {crop}" if crop != data.crop_size else ""
+            return " and ".join(filter(None, (side, size)))
+
+        crops = list(_smaller(shapes, data.crop_size))
+        return _Work("training", need, data.batch_size, data.crop_size, crops, works, say)
+
+    pixels = data.batch_size * data.crop_size**2
+    _check(model, build, device, pixels, work)
+
+
+def check_prediction(
+    segmenter: Segmenter,
+    crop_size: int,
+    batch_size: int,
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    *,
+    precision: str = "32-true",
+    scored: bool = False,
+) -> None:
+    """Compare the memory of mapping scenes with what is free.
+
+    Args:
+        segmenter: The model.
+        crop_size: Side of the windows in scene pixels.
+        batch_size: Windows per forward pass.
+        sizes: Height and width of each scene.
+        device: Where the model runs.
+        precision: As in `training.precision`.
+        scored: Whether maps are compared with labels.
+
+    Raises:
+        NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
+    """
+    width = max((width for _, width in sizes), default=0)
+    whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
+    _refuse_whole(whole, sizes)
+    pixels = batch_size * crop_size**2 + segmenter.num_classes * crop_size * width // 2**12
+
+    def work(shapes: Segmenter) -> _Work:
+        def need(batch: int, crop: int) -> int:
+            own = _windows(shapes, batch, crop, width, precision, device)
+            return own + (_weights(segmenter) if device.type == "cuda" else whole)
+
+        return _Work(
+            "mapping" if not scored else "scoring",
+            need, batch_size, crop_size, list(_smaller(shapes, crop_size)),
+            lambda _batch, _crop: True,
+            lambda batch, crop: f"--batch-size {batch}" if crop == crop_size
+            else f"--crop-size {crop} --overlap {crop // 4} --batch-size {batch}",
+        )  # fmt: skip
+
+    pixels += whole // _MOST_PER_PIXEL
+    _check(segmenter, partial(build_again, segmenter), device, pixels, work)
+
+
+def _check(
+    model: _M,
+    build: Callable[[], _M],
+    device: torch.device,
+    pixels: int,
+    plan: Callable[[_M], _Work],
+) -> None:
+    free = _free(device)
+    if free is None:
+        return
+    most = pixels * _MOST_PER_PIXEL + _MOST_PER_PARAMETER * _weights(model)
+    if most < free / 2:
+        return
+    try:
+        with torch.random.fork_rng(devices=[]):  # a run's own random numbers are its model's
+            _compare(plan(without_values(build)), free, device)
+    except (TerrafuseError, Warning):
+        raise
+    except Exception:  # models may do anything with missing values
+        return
+
+
+def _compare(work: _Work, free: int, device: torch.device) -> None:
+    needed = work.need(work.batch, work.crop)
+    if needed <= NEAR * free:
+        return
+    place = "" if device.type == "cpu" else f" of '{device}'"
+    told = (
+        f"{work.what} with batch size {work.batch} and crop size {work.crop} needs about "
+        f"{in_words(needed)} of memory, and {in_words(free)}{place} are free"
+    )
+    if needed <= TOO_MUCH * free:
+        warnings.warn(f"{told}: it may end for want of memory. {_remedy(work, free)}", stacklevel=6)
+        return
+    raise NotEnoughMemoryError(f"{told}. {_remedy(work, free)}")
+
+
+def _remedy(work: _Work, free: int) -> str:
+    """Name the largest settings that fit, crop size first."""
+    for crop in (work.crop, *work.smaller_crops):
+        batch = _largest_batch(work, crop, REMEDY * free)
+        if batch:
+            size = in_words(work.need(batch, crop))
+            return f"Try {work.say(batch, crop)} (about {size})"
+    return "Choose a smaller model, or a machine with more memory"
+
+
+def _largest_batch(work: _Work, crop: int, budget: float) -> int:
+    """Largest batch size that fits, at most the wanted one; 0 if none does."""
+    most = work.batch if crop < work.crop else work.batch - 1
+    one, two = work.need(1, crop), work.need(2, crop)
+    if one > budget or most < 1:
+        return 0
+    batch = min(most, 1 + int((budget - one) / max(1, two - one)))
+    while batch and not (work.need(batch, crop) <= budget and work.works(batch, crop)):
+        batch -= 1
+    return batch
+
+
+def _held(model: SensorModel, training: LearningConfig, device: torch.device) -> int:
+    """Bytes of what a run keeps between steps; on a CPU the weights lie in memory already."""
+    learning = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    averaged = isinstance(training, TrainingConfig) and training.ema_decay is not None
+    copies = averaged + (device.type == "cuda")
+    return optimizer_values(training) * learning + copies * _weights(model)
+
+
+def _windows(
+    shapes: Segmenter, batch: int, crop: int, width: int, precision: str, device: torch.device
+) -> int:
+    """Bytes of a forward pass on windows, of those read ahead, and of the sums of logits."""
+    sums = (4 * shapes.num_classes + 1) * crop * max(width, crop)
+    read = _GROUPS_READ * _batch_bytes(shapes, batch, crop) if device.type == "cpu" else 0
+    return _on(device, inference_peak(shapes, crop, batch, precision)) + sums + read
+
+
+def _refuse_whole(whole: int, sizes: Sequence[tuple[int, int]]) -> None:
+    """Refuse scenes whose labels and map do not fit into main memory together."""
+    free = free_memory()
+    if free is not None and whole > TOO_MUCH * free:
+        height, width = max(sizes, key=lambda size: size[0] * size[1])
+        raise NotEnoughMemoryError(
+            f"scoring a scene of {height} × {width} pixels needs about {in_words(whole)} of "
+            f"memory, and {in_words(free)} are free. Divide the scene into several in the manifest"
+        )
+
+
+def _smaller(model: SensorModel, crop: int) -> Iterator[int]:
+    """Crop sizes below one, in steps of a quarter to a third."""
+    step = lcm(window_alignment(list(model.modalities)), 16)
+    last = crop
+    for share in (3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16):
+        size = int(crop * share) // step * step
+        if 0 < size < last:
+            yield size
+            last = size
+
+
+def _batch_bytes(model: SensorModel, batch: int, crop: int) -> int:
+    """Images, valid masks and labels of a batch, as a loader makes them."""
+    sides = {m: m.size_at(crop) for m in model.modalities}
+    images = sum((4 * len(m.bands) + 1) * side**2 for m, side in sides.items())
+    return batch * (images + 8 * crop**2)
+
+
+def _on(device: torch.device, alive: int) -> int:
+    return int(alive * (1 + CPU_OVERHEAD)) if device.type == "cpu" else alive
+
+
+def _weights(model: SensorModel) -> int:
+    return sum(x.numel() * x.element_size() for x in (*model.parameters(), *model.buffers()))
+
+
+def build_again(segmenter: Segmenter) -> Segmenter:
+    """Build a segmenter again, by its method and options."""
+    return create_segmenter(
+        segmenter.method_name,
+        segmenter.modalities,
+        segmenter.num_classes,
+        segmenter.method_options,
+    )
+
+
+def _training_device(training: LearningConfig) -> torch.device:
+    has_cuda = torch.cuda.is_available() and training.accelerator in ("auto", "gpu", "cuda")
+    return torch.device("cuda" if has_cuda else "cpu")
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes free on a device; None if unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return free_memory() if device.type == "cpu" else None
+
+
+def check_small_batch(segmenter: Segmenter, config: RunConfig) -> None:
+    """Refuse a batch of one sample on which batch norms cannot train.
+
+    Args:
+        segmenter: The model.
+        config: Settings of the run.
+
+    Raises:
+        ConfigError: With the smallest settings that do.
+    """
+    crop, batch = config.data.crop_size, config.data.batch_size
+    if batch > 1:
+        return
+    try:
+        shapes = without_values(partial(build_again, segmenter))
+        as_trained(shapes, config.training)
+        if trains_on(shapes, crop, batch):
+            return
+    except TerrafuseError:
+        raise
+    except Exception:  # models may do anything with missing values
+        return
+    larger = (crop * factor for factor in (2, 3, 4, 6, 8))
+    side = next((size for size in larger if trains_on(shapes, size, batch)), None)
+    also = f", or data.crop_size {side}" if side else ""
+    raise ConfigError(
+        f"data.batch_size is 1, and a crop of {crop} × {crop} pixels leaves a batch norm of "
+        f"{type(segmenter).__name__} one value per channel, which has no variance to train on. "
+        f"Set data.batch_size to 2 or more{also}"
+    )
