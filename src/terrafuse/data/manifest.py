@@ -18,6 +18,7 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
+from terrafuse.data.on_disk import is_there
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import Scene, SceneFiles, tell_band_names
 from terrafuse.data.schema import (
@@ -249,7 +250,7 @@ class Manifest:
         found: list[str] = []
         for pattern in entry.rasters[name]:
             path = self._resolve(pattern)
-            if is_part(path) or Path(path).exists() or not glob.has_magic(path):
+            if is_part(path) or is_there(path) or not glob.has_magic(path):
                 found.append(path)
                 continue
             matches = glob.glob(path, recursive=True)  # noqa: PTH207  (absolute patterns)
@@ -351,4 +352,4 @@ def _is_named(path: str, band: str) -> bool:
 
 
 def _natural_key(path: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]
