@@ -20,6 +20,10 @@ from fuzzing import byte_changes, change_bytes, change_tree, few, judge, many, t
 from terrafuse import api
 from terrafuse.data.handles import pool
 
+# rasterio decodes GDAL's warnings as UTF-8 before it logs them.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. 'rasterio._env.log_error':pytest.PytestUnraisableExceptionWarning"
+)
 SIDE = 24
 CORNER = (500_000, 5_000_000)
 TRANSFORM = from_origin(*CORNER, 10, 10)
@@ -188,23 +192,24 @@ def _put(tree: Any, number: int, geometry: Any) -> None:
         node[number % len(node)] = geometry
 
 
-def check(place: Place, case: Any) -> None:
+def check(place: Place, case: Any, noise: pytest.CaptureFixture[str]) -> None:
     path = place.put(case[0], content_of(place, case))
     findings: list[Any] = []
     judge(lambda: findings.extend(api.data_check(path, quick=case[4] % 2 == 0, workers=1)))
     assert findings, "the check ended without findings"
     for finding in findings:
         assert len(finding.message) < 2_000
+    assert noise.readouterr().err == ""
 
 
 @few(120)
 @given(case=mutated)
-def test_some_labels(place: Place, case: Any) -> None:
-    check(place, case)
+def test_some_labels(place: Place, capfd: pytest.CaptureFixture[str], case: Any) -> None:
+    check(place, case, capfd)
 
 
 @pytest.mark.fuzz
 @many
 @given(case=mutated)
-def test_many_labels(place: Place, case: Any) -> None:
-    check(place, case)
+def test_many_labels(place: Place, capfd: pytest.CaptureFixture[str], case: Any) -> None:
+    check(place, case, capfd)

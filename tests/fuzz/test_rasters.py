@@ -19,6 +19,10 @@ from terrafuse import api
 from terrafuse.data import load_manifest
 from terrafuse.data.handles import pool
 
+# rasterio decodes GDAL's warnings as UTF-8 before it logs them.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. 'rasterio._env.log_error':pytest.PytestUnraisableExceptionWarning"
+)
 SIDE = 24
 PLACES = {"bad": 500_000, "good": 600_000}
 # Files of which a mutated one takes the place, and how they are written.
@@ -145,7 +149,7 @@ def content_of(place: Place, case: Any) -> bytes:
     return change_bytes(seed, changes, HEADERS.get(kind, 0.25))
 
 
-def check(place: Place, case: Any) -> None:
+def check(place: Place, case: Any, noise: pytest.CaptureFixture[str]) -> None:
     kind = case[0]
     path = place.put(kind, content_of(place, case))
     findings: list[Any] = []
@@ -161,16 +165,17 @@ def check(place: Place, case: Any) -> None:
     message = judge(lambda: api.data_stats(path, split="train"))
     if unreadable:
         assert "bad" in message, message
+    assert noise.readouterr().err == ""
 
 
 @few(100)
 @given(case=mutated)
-def test_some_rasters(place: Place, case: Any) -> None:
-    check(place, case)
+def test_some_rasters(place: Place, capfd: pytest.CaptureFixture[str], case: Any) -> None:
+    check(place, case, capfd)
 
 
 @pytest.mark.fuzz
 @many
 @given(case=mutated)
-def test_many_rasters(place: Place, case: Any) -> None:
-    check(place, case)
+def test_many_rasters(place: Place, capfd: pytest.CaptureFixture[str], case: Any) -> None:
+    check(place, case, capfd)

@@ -10,6 +10,7 @@ import copy
 import datetime
 import faulthandler
 import math
+import resource
 import signal
 import struct
 import warnings
@@ -63,6 +64,19 @@ def in_time(seconds: float = SECONDS) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def limited_memory(gigabytes: float = 6.0) -> Iterator[None]:
+    """Let allocations beyond so much address space fail, rather than take the machine down."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + int(gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def judge(act: Callable[[], Any]) -> str:

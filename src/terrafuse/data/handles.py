@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 # GDAL reads these when it is first used, hence before rasterio is. A user's own setting wins.
@@ -15,6 +17,7 @@ os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB of decoded blocks; the defau
 os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hold 10⁵ files
 # What GDAL prints to stderr by itself. Errors reach us all the same, and warnings the logger.
 os.environ.setdefault("CPL_LOG", os.devnull)
+os.environ.setdefault("PROJ_DEBUG", "0")
 # The fast path for whole images reads what a truncated PNG lacks as 0, without an error.
 os.environ["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "NO"
 # Warp block by block on a fixed grid: pixels do not depend on the window they are read in, and
@@ -45,6 +48,17 @@ GDAL_FAILURES = (
     UnicodeDecodeError,
 )
 _LONGEST_REASON = 300
+
+
+def _silence_libtiff() -> None:
+    """Keep libtiff from printing what it cannot tell GDAL; the calls fail all the same."""
+    with suppress(OSError, AttributeError):
+        maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        for path in {line.split(maxsplit=5)[-1] for line in maps if "/libtiff" in line}:
+            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+
+
+_silence_libtiff()
 #: Held by whoever changes the warning filter, which all threads share.
 warning_filter = threading.RLock()
 
