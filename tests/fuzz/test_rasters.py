@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,12 @@ import numpy as np
 import pytest
 import rasterio
 import yaml
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
 from fuzzing import byte_changes, change_bytes, few, judge, many
 from terrafuse import api
-from terrafuse.data import load_manifest
 from terrafuse.data.handles import pool
 
 # rasterio decodes GDAL's warnings as UTF-8 before it logs them.

@@ -17,7 +17,6 @@ os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB of decoded blocks; the defau
 os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hold 10⁵ files
 # What GDAL prints to stderr by itself. Errors reach us all the same, and warnings the logger.
 os.environ.setdefault("CPL_LOG", os.devnull)
-os.environ.setdefault("PROJ_DEBUG", "0")
 # The fast path for whole images reads what a truncated PNG lacks as 0, without an error.
 os.environ["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "NO"
 # Warp block by block on a fixed grid: pixels do not depend on the window they are read in, and
@@ -50,15 +49,27 @@ GDAL_FAILURES = (
 _LONGEST_REASON = 300
 
 
-def _silence_libtiff() -> None:
-    """Keep libtiff from printing what it cannot tell GDAL; the calls fail all the same."""
-    with suppress(OSError, AttributeError):
+# Libraries below GDAL that print what they cannot tell it: functions that stop them, and arguments.
+_PRINTING: dict[str, tuple[tuple[str, ...], tuple[int | None, ...]]] = {
+    "/libtiff": (("TIFFSetErrorHandler",), (None,)),
+    "/libproj": (("proj_log_level", "internal_proj_log_level"), (None, 0)),
+}
+
+
+def _silence_libraries() -> None:
+    """Keep libtiff and PROJ from printing to stderr; calls that fail do so all the same."""
+    with suppress(OSError):  # no Linux
         maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
-        for path in {line.split(maxsplit=5)[-1] for line in maps if "/libtiff" in line}:
-            ctypes.CDLL(path).TIFFSetErrorHandler(None)
+        for path in {line.split(maxsplit=5)[-1] for line in maps if ".so" in line}:
+            for part, (names, arguments) in _PRINTING.items():
+                if part in path:
+                    library = ctypes.CDLL(path)
+                    for name in (name for name in names if hasattr(library, name)):
+                        getattr(library, name)(*arguments)
 
 
-_silence_libtiff()
+_silence_libraries()
+
 #: Held by whoever changes the warning filter, which all threads share.
 warning_filter = threading.RLock()
 

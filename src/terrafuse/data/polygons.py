@@ -12,7 +12,6 @@ import numpy as np
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # what failures inside GDAL arrive as
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
@@ -232,7 +231,7 @@ def _failures_of(where: str) -> Iterator[None]:
             yield
         except TerrafuseError:
             raise
-        except (RuntimeError, ValueError, OSError, ShapelyError, CPLE_BaseError) as error:
+        except (RuntimeError, ValueError, LookupError, OSError, ShapelyError) as error:
             text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
             verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
             raise RasterReadError(
@@ -248,6 +247,10 @@ def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | N
 
     listed = pyogrio.list_layers(path)
     names = [str(name) for name, _ in listed]
+    if not names:
+        raise RasterReadError(
+            f"{where} hold no layer at all. The file is incomplete: fetch it again"
+        )
     if layer is not None:
         if layer not in names:
             raise ConfigError(unknown_name(f"layer of the {where}:", layer, names))
