@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
+from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.options import (
     AsJson,
@@ -41,8 +41,6 @@ from terrafuse.cli.options import (
 )
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.sweep import sweep
-from terrafuse.errors import TerrafuseError
-from terrafuse.stopping import Stopped, how_to_go_on, listening
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
@@ -73,6 +71,9 @@ def _version(value: bool) -> None:
 def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[  # read before the command line is, see `failures`
+        bool, typer.Option(DEBUG, help="Print the traceback of an internal error.")
     ] = False,
 ) -> None:
     pass
@@ -317,19 +318,6 @@ def _say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
-    return f"warning: {message}\n"
-
-
 def main() -> None:
-    """Run the command line; errors that a user can cause become one message and exit code 2."""
-    warnings.formatwarning = _format_warning  # the line of code is of no interest to users
-    try:
-        with listening():
-            app()
-    except TerrafuseError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stop:
-        print(f"{stop}: {how_to_go_on(stop)}", file=sys.stderr)
-        sys.exit(stop.exit_code)
+    """Run the command line and exit: 0 done, 2 a mistake with one message, 70 a failure of ours."""
+    sys.exit(run_guarded(app))

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.grid import Grid
@@ -80,12 +79,11 @@ class GriddedBands:
                 indexes = [band.index for band in self.bands]
                 values = read_bands(dataset, indexes, box, shape)
                 return values, self._hidden(dataset, values, box)
-        except (RasterioError, RasterReadError, OSError) as error:
+        except RasterReadError as error:
             raise RasterReadError(
                 f"{self.where}: pixels of '{self.file.path}' cannot be decoded: "
-                f"{error.__cause__ or error} (rows {window.row} to {window.row_stop}, columns "
-                f"{window.col} to {window.col_stop}). The file is damaged or incomplete: fetch it "
-                "again"
+                f"{error} (rows {window.row} to {window.row_stop}, columns {window.col} to "
+                f"{window.col_stop}). The file is damaged or incomplete: fetch it again"
             ) from error
 
     def find_fill(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 # GDAL reads these when it is first used, hence before rasterio is. A user's own setting wins.
 os.environ.setdefault("GDAL_CACHEMAX", "256")  # MB of decoded blocks; the default is 5 % of RAM
 os.environ.setdefault("GDAL_DISABLE_READDIR_ON_OPEN", "TRUE")  # folders may hold 10⁵ files
+# What GDAL prints to stderr by itself. Errors reach us all the same, and warnings the logger.
+os.environ.setdefault("CPL_LOG", os.devnull)
+# The fast path for whole images reads what a truncated PNG lacks as 0, without an error.
+os.environ["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "NO"
 # Warp block by block on a fixed grid: pixels do not depend on the window they are read in, and
 # overlapping windows share blocks. (Not for users to override: results depend on it.)
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
@@ -22,14 +28,48 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._env import set_gdal_config
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio._err import CPLE_BaseError  # what failures inside GDAL arrive as
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.names import is_remote
 from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
-from terrafuse.errors import RasterReadError
+from terrafuse.errors import RasterReadError, TerrafuseError
 
 DEFAULT_LIMIT = 128
+#: All that a call of rasterio fails with. SystemError: GDAL gave no reason; CRSError: of a CRS that
+#: is none; UnicodeDecodeError: a text in the file is not UTF-8.
+GDAL_FAILURES = (
+    RasterioError,
+    CPLE_BaseError,
+    CRSError,
+    SystemError,
+    UnicodeDecodeError,
+)
+_LONGEST_REASON = 300
+
+
+# Libraries below GDAL that print what they cannot tell it: functions that stop them, and arguments.
+_PRINTING: dict[str, tuple[tuple[str, ...], tuple[int | None, ...]]] = {
+    "/libtiff": (("TIFFSetErrorHandler",), (None,)),
+    "/libproj": (("proj_log_level", "internal_proj_log_level"), (None, 0)),
+}
+
+
+def _silence_libraries() -> None:
+    """Keep libtiff and PROJ from printing to stderr; calls that fail do so all the same."""
+    with suppress(OSError):  # no Linux
+        maps = Path("/proc/self/maps").read_text(errors="replace").splitlines()
+        for path in {line.split(maxsplit=5)[-1] for line in maps if ".so" in line}:
+            for part, (names, arguments) in _PRINTING.items():
+                if part in path:
+                    library = ctypes.CDLL(path)
+                    for name in (name for name in names if hasattr(library, name)):
+                        getattr(library, name)(*arguments)
+
+
+_silence_libraries()
+
 #: Held by whoever changes the warning filter, which all threads share.
 warning_filter = threading.RLock()
 
@@ -57,7 +97,7 @@ class HandlePool:
             spec: Path, GDAL path ("/vsicurl/…") or VRT document.
 
         Raises:
-            RasterReadError: The raster cannot be opened.
+            RasterReadError: The raster cannot be opened, or GDAL failed at what was done with it.
         """
         with self._lock:
             dataset = self._idle.pop(spec, None)
@@ -65,8 +105,16 @@ class HandlePool:
             dataset = _open(spec)
         try:
             yield dataset
-        finally:
+        except GDAL_FAILURES as error:
+            with suppress(*GDAL_FAILURES):
+                dataset.close()  # in whatever state it is
+            if isinstance(error, TerrafuseError):
+                raise
+            raise RasterReadError(explain_failure(error)) from error
+        except BaseException:
             self._give_back(spec, dataset)
+            raise
+        self._give_back(spec, dataset)
 
     def close(self, specs: Iterable[str] | None = None) -> None:
         """Close idle handles, all or those of `specs`."""
@@ -102,6 +150,17 @@ class HandlePool:
         _abandoned.append(self._idle)
         self._idle = OrderedDict()
         self._lock = threading.Lock()
+
+
+def explain_failure(error: BaseException) -> str:
+    """What GDAL says about a failure of a call of rasterio, without a full stop."""
+    if isinstance(error, SystemError):
+        return "GDAL failed without giving a reason"
+    if isinstance(error, UnicodeDecodeError):
+        return "a text in the file is not UTF-8"
+    cause = error.__cause__ if isinstance(error.__cause__, CPLE_BaseError) else None
+    text = " ".join(str(cause or error).split()).rstrip(".")
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
 
 
 _abandoned: list[Any] = []
@@ -176,5 +235,9 @@ def _open(spec: str) -> Any:
     try:
         with _without_warnings(), remote if _is_far(spec) else nullcontext():
             return open_stored(spec)
-    except (RasterioError, OSError) as error:
-        raise RasterReadError(str(error)) from error
+    except RecursionError:
+        raise RasterReadError(
+            "it names files that name files, deeper than can be followed"
+        ) from None
+    except (*GDAL_FAILURES, OSError) as error:
+        raise RasterReadError(explain_failure(error)) from error

@@ -18,6 +18,7 @@ from terrafuse.config.yaml_reading import YamlValues
 from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
+from terrafuse.data.on_disk import is_there
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import BandNamesTeller, Scene, SceneFiles
 from terrafuse.data.schema import (
@@ -276,7 +277,7 @@ class Manifest:
         found: list[str] = []
         for pattern in entry.rasters[name]:
             path = self._resolve(pattern)
-            if is_part(path) or Path(path).exists() or not glob.has_magic(path):
+            if is_part(path) or is_there(path) or not glob.has_magic(path):
                 found.append(path)
                 continue
             matches = glob.glob(path, recursive=True)  # noqa: PTH207  (absolute patterns)
@@ -408,4 +409,4 @@ def _is_named(path: str, band: str) -> bool:
 
 
 def _natural_key(path: str) -> list[int | str]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path)]

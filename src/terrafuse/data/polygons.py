@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,18 +13,23 @@ import shapely
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 from rasterio.features import rasterize
+from shapely.errors import ShapelyError
 
 from terrafuse.classes import ClassScheme, Code, VoidCode
 from terrafuse.data.grid import Grid, full_turn
+from terrafuse.data.handles import GDAL_FAILURES, explain_failure, warning_filter
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import gdal_path, local_file, split_layer
+from terrafuse.data.on_disk import obstacle
 from terrafuse.data.overlap import extent_in, project
 from terrafuse.errors import (
     ConfigError,
     GridMismatchError,
     LabelError,
     RasterReadError,
+    TerrafuseError,
     exact_number,
     unknown_name,
 )
@@ -43,6 +50,10 @@ _SEGMENT_PX = 32
 # Pixel coordinates are snapped to this, so that moving the window by whole pixels is exact and a
 # pixel does not depend on the window it is read in.
 _SNAP = 2.0**16
+# Mending takes a minute at some 10⁵ crossings of an outline with itself. They are estimated from
+# those of a few edges.
+_MOST_CROSSINGS, _EDGES_TRIED = 20_000, 40
+_LONGEST_REASON = 300
 
 
 def is_vector(path: str) -> bool:
@@ -87,7 +98,7 @@ class PolygonLabels:
         self._grid = grid
         #: Why no polygon lies within the scene although the file holds some; "" if some does.
         self.astray = ""
-        where = f"{where} ({path})"
+        self._where = where = f"{where} ({path})"
         table = _class_table(scheme)
         self._background = _background(rules.background, table, where)
         file = _VectorFile.open(path, rules.layer, "layer", where)
@@ -120,9 +131,9 @@ class PolygonLabels:
         box = shapely.box(inner.col, inner.row, inner.col_stop, inner.row_stop)
         found = np.sort(self._tree.query(box))  # in the order of the file
         shapes = [(self._polygons[i], int(self._classes[i])) for i in found]
-        part = _burn(shapes, inner, self._background)
+        part = _burn(shapes, inner, self._background, self._where)
         if self._area is not None:
-            inside = _burn([(polygon, 1) for polygon in self._area], inner, 0)
+            inside = _burn([(polygon, 1) for polygon in self._area], inner, 0, self._where)
             part[inside == 0] = IGNORE_INDEX
         labels[inner.slices(window)] = part
         return labels
@@ -131,14 +142,19 @@ class PolygonLabels:
         """Do nothing: no file stays open."""
 
 
-def _burn(shapes: list[tuple[Any, int]], window: Window, fill: int) -> NDArray[np.uint8]:
+def _burn(
+    shapes: list[tuple[Any, int]], window: Window, fill: int, where: str
+) -> NDArray[np.uint8]:
     size = (window.height, window.width)
     if not shapes:
         return np.full(size, fill, np.uint8)
     corner = Affine.translation(window.col, window.row)
-    burnt: NDArray[np.uint8] = rasterize(
-        shapes, out_shape=size, fill=fill, transform=corner, dtype=np.uint8
-    )
+    try:
+        burnt: NDArray[np.uint8] = rasterize(
+            shapes, out_shape=size, fill=fill, transform=corner, dtype=np.uint8
+        )
+    except GDAL_FAILURES as error:
+        raise LabelError(f"{where} cannot be drawn: {explain_failure(error)}") from error
     return burnt
 
 
@@ -179,19 +195,51 @@ class _VectorFile(NamedTuple):
 
         path, named = split_layer(path)
         file = local_file(path)
-        if file is not None and not file.exists():
-            raise RasterReadError(f"{where}: there is no file '{file}'")
+        problem = "" if file is None else obstacle(file)
+        if problem:
+            raise RasterReadError(f"{where}: {problem}")
         path = gdal_path(path)
-        try:
+        with _failures_of(where):
             chosen = _choose_layer(path, named or layer, key, where)
-            info = pyogrio.read_info(path, layer=chosen, force_total_bounds=True)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-            raise RasterReadError(f"{where} cannot be opened as polygons: {error}") from None
+            info = pyogrio.read_info(
+                path, layer=chosen, force_total_bounds=True, force_feature_count=True
+            )
         bounds = info["total_bounds"]
         if bounds is not None and not np.isfinite(bounds).all():
-            bounds = None  # no feature has a geometry
+            bounds = None
+        if bounds is None and info["features"] > 0:
+            raise LabelError(
+                f"{where} hold {_features(info['features'])}, none with finite coordinates. Write "
+                "the file again with its geometries"
+            )
         fields = tuple(map(str, info["fields"]))
         return cls(path, chosen, fields, info["crs"], bounds and tuple(map(float, bounds)), where)
+
+
+@contextmanager
+def _failures_of(where: str) -> Iterator[None]:
+    """Turn failures of reading a vector file into one of ours; its warnings name the labels.
+
+    Raises:
+        RasterReadError: The file cannot be opened, or its features cannot be read.
+    """
+    import pyogrio
+
+    with warning_filter, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        try:
+            yield
+        except TerrafuseError:
+            raise
+        except (RuntimeError, ValueError, LookupError, OSError, ShapelyError) as error:
+            text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
+            verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
+            raise RasterReadError(
+                f"{where} cannot be {verb} as polygons: {text[:_LONGEST_REASON]}. Check that the "
+                "file is complete and a format GDAL reads (GeoPackage, GeoJSON, Shapefile …)"
+            ) from None
+    for text in dict.fromkeys(str(warning.message) for warning in caught):
+        warnings.warn(f"{where}: GDAL warns: {text[:_LONGEST_REASON]}", stacklevel=3)
 
 
 def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | None:
@@ -199,6 +247,10 @@ def _choose_layer(path: str, layer: str | None, key: str, where: str) -> str | N
 
     listed = pyogrio.list_layers(path)
     names = [str(name) for name, _ in listed]
+    if not names:
+        raise RasterReadError(
+            f"{where} hold no layer at all. The file is incomplete: fetch it again"
+        )
     if layer is not None:
         if layer not in names:
             raise ConfigError(unknown_name(f"layer of the {where}:", layer, names))
@@ -252,7 +304,7 @@ def _read_polygons(file: _VectorFile, attribute: str | None, grid: Grid) -> _Pol
     reach = box if crs == grid.crs else _widen(box)
     shapes, codes = _read_shapes(file, attribute, reach, full_turn(crs))
     _check_types(shapes, file.where)
-    shapes = _mend(shapes)
+    shapes = _mend(shapes, file.where)
     if crs != grid.crs:
         longest = max(box[2] - box[0], box[3] - box[1]) / max(grid.height, grid.width)
         shapes = shapely.segmentize(_clip(shapes, reach), longest * _SEGMENT_PX)
@@ -275,15 +327,17 @@ def _read_shapes(
     found = []
     for away in turns:
         reach = (box[0] + away, box[1], box[2] + away, box[3])
-        _, fids, wkb, values = pyogrio.raw.read(
-            file.path,
-            layer=file.layer,
-            columns=columns,
-            bbox=reach,
-            force_2d=True,
-            return_fids=True,
-        )
-        shapes = shapely.from_wkb(wkb)
+        with _failures_of(file.where):
+            _, fids, wkb, values = pyogrio.raw.read(
+                file.path,
+                layer=file.layer,
+                columns=columns,
+                bbox=reach,
+                force_2d=True,
+                return_fids=True,
+            )
+            shapes = shapely.from_wkb(wkb)
+        _check_coordinates(shapes, fids, file.where)
         if away and len(shapes):
             shapes = shapely.transform(shapes, lambda p, by=away: p - np.array([by, 0.0]))
         found.append((fids, shapes, values[0] if values else None))
@@ -291,6 +345,23 @@ def _read_shapes(
     codes = [part[2] for part in found if part[2] is not None]
     order = np.argsort(fids, kind="stable")
     return shapes[order], np.concatenate(codes)[order] if codes else None
+
+
+def _check_coordinates(shapes: NDArray[Any], fids: NDArray[Any], where: str) -> None:
+    """Refuse shapes with coordinates that are not finite.
+
+    Raises:
+        LabelError: There are some.
+    """
+    points, owner = shapely.get_coordinates(shapes, return_index=True)
+    wrong = np.unique(owner[~np.isfinite(points).all(axis=1)])
+    if wrong.size:
+        listed = ", ".join(str(fids[i]) for i in wrong[:_MOST_LISTED])
+        more = f" and {wrong.size - _MOST_LISTED} more" if wrong.size > _MOST_LISTED else ""
+        raise LabelError(
+            f"{where}: coordinates are not finite in {_features(wrong.size)} (number {listed}"
+            f"{more}). Correct or remove them"
+        )
 
 
 def _turns(box: Box, bounds: Box | None, turn: float) -> list[float]:
@@ -366,7 +437,13 @@ def _show(box: Box) -> str:
 
 
 def _vector_crs(text: str | None, grid: Grid, where: str) -> CRS | None:
-    crs = None if text is None else CRS.from_user_input(text)
+    try:
+        crs = None if text is None else CRS.from_user_input(text)
+    except CRSError as error:
+        raise GridMismatchError(
+            f"{where}: the CRS of the file cannot be understood: {str(error)[:_LONGEST_REASON]}. "
+            "Give it its CRS (ogr2ogr -a_srs EPSG:…)"
+        ) from None
     if (crs is None) != (grid.crs is None):
         have, has = ("no CRS", "one") if crs is None else ("a CRS", "none")
         raise GridMismatchError(
@@ -398,15 +475,51 @@ def _check_types(shapes: NDArray[Any], where: str) -> None:
         )
 
 
-def _mend(shapes: NDArray[Any]) -> NDArray[Any]:
-    """Polygons that contradict themselves, as what their rings enclose: shells without holes."""
+def _mend(shapes: NDArray[Any], where: str) -> NDArray[Any]:
+    """Polygons that contradict themselves, as what their rings enclose: shells without holes.
+
+    Raises:
+        LabelError: Outlines cross themselves so often that they are no outlines.
+    """
     wrong = ~shapely.is_missing(shapes) & ~shapely.is_valid(shapes)
+    _check_crossings(shapes[wrong], where)
     shapes = shapes.copy()
     for i in np.flatnonzero(wrong):
         parts = shapely.get_parts(shapely.get_parts(shapes[i]))
         mended = [_enclosed(part) for part in parts if shapely.get_type_id(part) == _POLYGON]
         shapes[i] = shapely.geometrycollections(mended)
     return shapes
+
+
+def _check_crossings(shapes: NDArray[Any], where: str) -> None:
+    """Refuse outlines whose mending would take minutes, by the crossings of some of their edges.
+
+    Raises:
+        LabelError: There is such an outline.
+    """
+    for ring in shapely.get_rings(shapely.get_parts(shapely.get_parts(shapes))):
+        points = shapely.get_coordinates(ring)
+        count = len(points) - 1
+        if count**2 < _MOST_CROSSINGS:
+            continue
+        seen = np.unique(np.linspace(0, count - 1, _EDGES_TRIED).astype(int))
+        crossings = np.mean([_crossings(points, i) for i in seen]) * count / 2
+        if crossings > _MOST_CROSSINGS:
+            raise LabelError(
+                f"{where}: an outline of {count} edges crosses itself about {crossings:,.0f} "
+                "times: it is none of an area. Order its points along the boundary, or remove it"
+            )
+
+
+def _crossings(points: NDArray[np.float64], edge: int) -> int:
+    """Edges of a line that one of its edges crosses."""
+    (ax, ay), (bx, by) = points[edge], points[edge + 1]
+    x, y = points[:, 0], points[:, 1]
+    side = (bx - ax) * (y - ay) - (by - ay) * (x - ax)  # of the edge's line, per point
+    (px, py), (qx, qy) = (x[:-1], y[:-1]), (x[1:], y[1:])
+    from_a = (qx - px) * (ay - py) - (qy - py) * (ax - px)  # of each edge's line, per end
+    from_b = (qx - px) * (by - py) - (qy - py) * (bx - px)
+    return int(((side[:-1] * side[1:] < 0) & (from_a * from_b < 0)).sum())
 
 
 def _enclosed(polygon: Any) -> Any:
@@ -500,6 +613,8 @@ def _written(key: Any) -> str:
 
 
 def _key(value: Any, table: dict[VoidCode, int]) -> Any:
+    if isinstance(value, list | np.ndarray):
+        return str(np.asarray(value).tolist())  # of a list field; no code is one
     if isinstance(value, float) and np.isnan(value):
         return None  # of whole numbers, where some have none
     if isinstance(value, float) and value.is_integer():

@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
-from rasterio.errors import RasterioError
 from rasterio.transform import from_gcps
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool, transform_of
 from terrafuse.data.names import gdal_path, is_part, local_file
+from terrafuse.data.on_disk import obstacle
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -55,7 +55,7 @@ def _judge(path: str, band: int, stamp: tuple[int, int] | None) -> bool:
     try:
         with pool.borrow(gdal_path(path)) as dataset:
             values = _sample(dataset, band, 1 if stamp is None else _PER_AXIS)
-    except (RasterReadError, RasterioError, OSError):
+    except RasterReadError:
         return False
     shown = values[values > 0]
     if not shown.size:
@@ -87,6 +87,11 @@ PageRule = int | tuple[int, ...] | Literal["all"]
 _PAGED = ("GTiff", "COG", "PDF", "NITF", "HEIF", "AVIF")
 _MOST_LISTED = 12
 
+# The Earth has 8 · 10¹² pixels of 10 m, and the equator 4 · 10⁷ of 1 m.
+_MOST_PIXELS, _LONGEST_SIDE = 10**13, 5 * 10**7
+# A pixel is at least so many steps between neighbouring float64 numbers wide.
+_LEAST_STEPS = 64
+
 # Ground control points are replaced by the affine map through them if it is this exact.
 _GCP_TOLERANCE_PX = 0.5
 
@@ -109,6 +114,7 @@ class RasterFile:
         spec: What GDAL opens: the path, or a form that returns the stored samples (see `stored`).
         color_model: "CMYK", "YCbCr" or "CIELab" where GDAL would convert it to RGB, else "".
         unplaced: Why it has no grid although it has some georeferencing; "" otherwise.
+        unreadable: Why its descriptions are taken as absent although it has some; "" otherwise.
     """
 
     path: str
@@ -126,6 +132,7 @@ class RasterFile:
     spec: str = ""
     color_model: str = ""
     unplaced: str = ""
+    unreadable: str = ""
 
     @property
     def count(self) -> int:
@@ -142,6 +149,8 @@ class RasterFile:
                 f"band {band} of '{self.path}' is tagged alpha, but read as a band of data: it "
                 "hides no pixels"
             )
+        if self.unreadable:
+            found["band-names"] = f"'{self.path}' is read without band names: {self.unreadable}"
         return found
 
     def with_alpha_as_data(self) -> RasterFile:
@@ -173,9 +182,9 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
     """
     text = plain_path(str(path))
     on_disk = local_file(text)
-    if on_disk is not None and not on_disk.exists():
-        within = "" if str(on_disk) == text else f", which '{text}' names"
-        raise RasterReadError(f"{where}: there is no file '{on_disk}'{within}")
+    problem = "" if on_disk is None else obstacle(on_disk, text)
+    if problem:
+        raise RasterReadError(f"{where}: {problem}")
     # A handle from before the file was rewritten would show its old pixels.
     pool.forget(gdal_path(text))
     try:
@@ -199,14 +208,16 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         )
     if len(_page_names(path, dataset)) > 1:
         raise RasterReadError(f"{where}: {_which_page(path, dataset)}")
+    _check_size(path, dataset, where)
     colors = tuple(color.name for color in dataset.colorinterp)
     alpha = tuple(color == "alpha" for color in colors)
+    descriptions, unreadable = _descriptions(dataset)
     return RasterFile(
         path=path,
-        **_placement(dataset),
+        **_placement(path, dataset, where),
         # GDAL's complex integers arrive as complex64.
         dtypes=tuple("complex64" if "complex_int" in name else name for name in dataset.dtypes),
-        descriptions=tuple(text or "" for text in dataset.descriptions),
+        descriptions=descriptions,
         nodata=tuple(dataset.nodatavals),
         scales=tuple(dataset.scales),
         offsets=tuple(dataset.offsets),
@@ -217,7 +228,16 @@ def _describe(path: str, dataset: Any, where: str) -> RasterFile:
         palette=_palette(dataset),
         spec=dataset.name,
         color_model=color_model(dataset),
+        unreadable=unreadable,
     )
+
+
+def _descriptions(dataset: Any) -> tuple[tuple[str, ...], str]:
+    """Descriptions of the bands, and why they are taken as absent although there are some."""
+    try:
+        return tuple(text or "" for text in dataset.descriptions), ""
+    except UnicodeDecodeError:
+        return ("",) * dataset.count, "its bands' descriptions are not UTF-8"
 
 
 def inspect_pages(
@@ -238,7 +258,7 @@ def inspect_pages(
     """
     text = plain_path(str(path))
     on_disk = local_file(text)
-    if page is None or (on_disk is not None and not on_disk.exists()):
+    if page is None or (on_disk is not None and obstacle(on_disk)):
         return (inspect_raster(text, where, judge_alpha=judge_alpha),)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
@@ -315,16 +335,25 @@ def _hiding(flags: Sequence[MaskFlags]) -> str:
     return "" if flags else "own mask"
 
 
-def _placement(dataset: Any) -> dict[str, Any]:
+def _check_size(path: str, dataset: Any, where: str) -> None:
+    height, width = dataset.shape
+    if max(height, width) > _LONGEST_SIDE or height * width > _MOST_PIXELS:
+        raise RasterReadError(
+            f"{where}: '{path}' declares {height} × {width} pixels, more than the Earth has at 10 "
+            "m, or along the equator at 1 m: its header is wrong. Write the file again, or fetch it"
+        )
+
+
+def _placement(path: str, dataset: Any, where: str) -> dict[str, Any]:
     grid = Grid(dataset.crs, transform_of(dataset), dataset.height, dataset.width)
     gcps, crs = dataset.gcps
-    if grid.crs is not None and grid.transform.determinant == 0:
-        return {"grid": replace(grid, crs=None), "unplaced": "its transform is degenerate"}
     if grid.crs is not None or not (gcps or dataset.rpcs):
+        _check_transform(path, grid, where)
         return {"grid": grid}
     if not gcps:
         return {"grid": grid, "unplaced": "it is placed by rational polynomials (RPC) only"}
     transform = from_gcps(gcps)
+    _check_transform(path, replace(grid, transform=transform), where, of_gcps=len(gcps))
     points = np.array([(p.col, p.row, p.x, p.y) for p in gcps])
     x, y = ~transform * (points[:, 2], points[:, 3])
     error = float(np.hypot(x - points[:, 0], y - points[:, 1]).max())
@@ -335,6 +364,37 @@ def _placement(dataset: Any) -> dict[str, Any]:
         "unplaced": f"it is placed by {len(gcps)} ground control points only, and a grid through "
         f"them is up to {error:.1f} px off",
     }
+
+
+def _check_transform(path: str, grid: Grid, where: str, of_gcps: int = 0) -> None:
+    fault = _fault(grid)
+    if not fault:
+        return
+    through = f" through its {of_gcps} ground control points" if of_gcps else ""
+    remedy = (
+        "Correct the points (gdal_translate -gcp PIXEL LINE EASTING NORTHING …)"
+        if of_gcps
+        else "Write the right one into it (gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM), or remove "
+        "it (gdal_edit.py -unsetgt)"
+    )
+    raise RasterReadError(
+        f"{where}: '{path}' lies nowhere: its transform{through} {fault}. {remedy}"
+    )
+
+
+def _fault(grid: Grid) -> str:
+    """How the transform of a grid fails to tell the places of its pixels, or ""."""
+    t = grid.transform
+    numbers = ", ".join(f"{value:.6g}" for value in t[:6])
+    with np.errstate(all="ignore"):
+        x, y = grid.corners()
+    if not np.isfinite([*t[:6], t.determinant, *x, *y]).all():
+        return f"({numbers}) is not finite, or leads beyond all numbers"
+    if t.determinant == 0 or not np.isfinite((~t)[:6]).all():
+        return f"({numbers}) puts all pixels on one line or point"
+    if min(grid.pixel_size) < _LEAST_STEPS * np.spacing(max(np.abs([*x, *y]))):
+        return f"({numbers}) has pixels that coordinates of this size cannot tell apart"
+    return ""
 
 
 def _palette(dataset: Any) -> NDArray[np.uint8] | None:

@@ -10,14 +10,19 @@ stored samples. YCbCr within JPEG is part of the compression and is still read a
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
+from xml.sax.saxutils import unescape
 
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
+
+from terrafuse.data.on_disk import is_stream, obstacle
 
 RAW_PREFIX = "GTIFF_RAW:"
 #: GDAL's open option for files with the prefix.
@@ -29,6 +34,11 @@ _DOMAIN = "terrafuse"
 _MODELS = {"cyan": "CMYK", "Y": "YCbCr"}
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _Stamp = tuple[int, int] | None
+# Files that a VRT names, and how much of it is searched for them.
+_NAMED = re.compile(rb"<Source(?:Filename|Dataset)\b[^>]*>([^<]+)<")
+_MOST_SEARCHED = 1 << 20
+# The VRT files on the way to the one that is looked at.
+_followed: ContextVar[frozenset[str]] = ContextVar("followed", default=frozenset())
 
 
 def plain_path(path: str) -> str:
@@ -49,6 +59,7 @@ def open_stored(spec: str) -> Any:
         RasterioError: The file cannot be opened.
     """
     spec = plain_path(spec)
+    _check_named(spec)
     dataset = rasterio.open(spec)
     if dataset.driver == "VRT":
         return dataset if spec.startswith("<") else _open_vrt(spec, dataset)
@@ -98,7 +109,10 @@ class _Stored(NamedTuple):
 
 def _open_vrt(spec: str, dataset: Any) -> Any:
     """Open the VRT itself, or a document with the stored samples of its files."""
-    root = ET.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])  # noqa: S314  (GDAL wrote it)
+    try:
+        root = ET.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])  # noqa: S314  (GDAL wrote it)
+    except (ET.ParseError, KeyError) as error:
+        raise RasterioIOError(f"its XML cannot be read: {error}") from None
     models = sorted(set(_replace_sources(root, spec)))
     if not models:
         return dataset
@@ -159,6 +173,9 @@ def _find_stored(path: str, stamp: _Stamp) -> _Stored:
     """Find the replacement of a file; `stamp` distinguishes a rewritten file of the same name."""
     if stamp is None and not path.startswith("/vsi"):
         return _Stored(path)  # missing: reading it will raise
+    if path in _followed.get():
+        return _Stored(path)  # it names itself: reading it will raise
+    token = _followed.set(_followed.get() | {path})
     try:
         if stamp is not None and Path(path).suffix.lower() != ".vrt":
             with Path(path).open("rb") as file:
@@ -169,6 +186,27 @@ def _find_stored(path: str, stamp: _Stamp) -> _Stored:
             return _Stored(dataset.name, model, dataset.count)
     except (RasterioError, OSError):
         return _Stored(path)
+    finally:
+        _followed.reset(token)
+
+
+def _check_named(spec: str) -> None:
+    """Refuse a VRT on this disk that names a pipe or a device: GDAL would wait for it.
+
+    Raises:
+        RasterioIOError: It names one.
+    """
+    if spec.startswith(("<", "/vsi")) or not spec.lower().endswith(".vrt") or obstacle(spec):
+        return
+    try:
+        with Path(spec).open("rb") as file:
+            start = file.read(_MOST_SEARCHED)
+    except OSError:  # a folder
+        return
+    for name in set(_NAMED.findall(start)):
+        path = Path(spec).absolute().parent / unescape(name.decode(errors="replace")).strip()
+        if is_stream(path):
+            raise RasterioIOError(f"it names '{path}'; {obstacle(path)}")
 
 
 def _check_band(parent: ET.Element, path: str, found: _Stored) -> None:

@@ -29,6 +29,8 @@ from terrafuse.doctor.files import (
     check_stored,
     explain_unreadable,
     from_error,
+    from_gdal,
+    gdal_warnings,
 )
 from terrafuse.doctor.findings import Finding, Severity
 from terrafuse.doctor.labels import check_astray, check_labels, explain_unknown
@@ -174,15 +176,21 @@ def _examine_all(manifest: Manifest, splits: Splits, deep: bool, workers: int) -
 
 
 def _examine(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
-    single = manifest.only(entry.id)
-    opened = _open(single, entry)
+    with gdal_warnings() as said:
+        result = _examine_one(manifest.only(entry.id), entry, splits, deep)
+    result.findings += from_gdal(said, entry.id)
+    return result
+
+
+def _examine_one(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
+    opened = _open(manifest, entry)
     if isinstance(opened, _Result):
         return opened
     scene, findings = opened
     try:
-        return _look(single, entry, scene, findings, splits, deep)
+        return _look(manifest, entry, scene, findings, splits, deep)
     except TerrafuseError as error:
-        return _Result([*findings, _explain(single, entry, error)])
+        return _Result([*findings, _explain(manifest, entry, error)])
     finally:
         scene.close()
 

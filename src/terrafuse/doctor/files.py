@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.names import gdal_path, is_part, is_remote, local_file
+from terrafuse.data.on_disk import obstacle
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
-from terrafuse.doctor.findings import Finding
+from terrafuse.doctor.findings import Finding, Severity
 from terrafuse.errors import (
     BandError,
     GridMismatchError,
@@ -42,6 +47,10 @@ _ALPHA_REMEDY = "To read it too (near infrared, say), add its name to 'bands' of
 _LFS = b"version https://git-lfs"
 _MARKUP = (b"<!doctype html", b"<html", b"<?xml", b"<head")
 _LOSSY = (".jpg", ".jpeg")
+# GDAL's warnings: what stands before the text, and words of those that tell of damage.
+_CPL = re.compile(r"^CPLE_\w+(?:: ?| in )")
+_DAMAGE = re.compile(r"corrupt|premature|damaged|truncated|bogus|invalid|cannot|failed", re.I)
+_LONGEST_WARNING, _MOST_WARNINGS = 300, 5
 
 
 def from_error(error: TerrafuseError, id: str) -> Finding:
@@ -51,6 +60,44 @@ def from_error(error: TerrafuseError, id: str) -> Finding:
     if id not in message:
         message = f"scene '{id}': {message}"
     return Finding("error", code, message, id)
+
+
+class _Warnings(logging.Handler):
+    """The warnings that GDAL gives in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.thread = threading.get_ident()
+        self.texts: Counter[str] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            text = " ".join(_CPL.sub("", record.getMessage()).split())
+            self.texts[text[:_LONGEST_WARNING]] += 1
+
+
+@contextmanager
+def gdal_warnings() -> Iterator[Counter[str]]:
+    """Collect what GDAL warns of in this thread; it does not reach the terminal."""
+    handler, logger = _Warnings(), logging.getLogger("rasterio")
+    logger.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        logger.removeHandler(handler)
+
+
+def from_gdal(said: Counter[str], id: str) -> Iterator[Finding]:
+    """Convert warnings of GDAL to a finding each, the first few of them."""
+    for text in list(said)[:_MOST_WARNINGS]:
+        times = f" ({said[text]} times)" if said[text] > 1 else ""
+        severity: Severity = "warning" if _DAMAGE.search(text) else "note"
+        message = f"scene '{id}': GDAL warns on reading its files: {text}{times}"
+        remedy = "If pixels are damaged, copy or download the file again"
+        yield Finding(severity, "gdal", message, id, remedy=remedy if severity == "warning" else "")
+    if len(said) > _MOST_WARNINGS:
+        more = len(said) - _MOST_WARNINGS
+        yield Finding("note", "gdal", f"scene '{id}': GDAL gives {more} more warnings", id)
 
 
 def explain_unreadable(manifest: Manifest, entry: SceneEntry) -> Iterator[Finding]:
@@ -71,10 +118,12 @@ def explain_unreadable(manifest: Manifest, entry: SceneEntry) -> Iterator[Findin
 
 
 def _what_it_is(path: Path) -> tuple[str, str] | None:
+    if obstacle(path):
+        return None  # opening it tells
     try:
         with path.open("rb") as file:
             start = file.read(256)
-    except OSError:
+    except OSError:  # a folder
         return None
     if not start:
         return "is empty (0 bytes)", "The copy or download was interrupted; fetch it again"
@@ -97,9 +146,8 @@ def check_ends(scene: Scene) -> Iterator[Finding]:
             try:
                 with pool.borrow(gdal_path(file.path)) as dataset:
                     _decode_ends(dataset)
-            except (RasterioError, OSError) as error:
-                reason = error.__cause__ or error
-                message = f"'{file.path}' (modality '{name}' of scene '{scene.id}'): {reason}"
+            except RasterReadError as error:
+                message = f"'{file.path}' (modality '{name}' of scene '{scene.id}'): {error}"
                 remedy = "The file is damaged or cut off; copy or download it again"
                 path = local_file(file.path)
                 yield Finding("error", "unreadable", message, scene.id, path, remedy, name)
@@ -127,10 +175,11 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
         for file in files:
             path = local_file(file.path)
             about = f"modality '{modality.name}' of scene '{scene.id}': "
-            color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
-            if color:
-                message = about + color
-                yield Finding("note", "color-model", message, scene.id, path, "", modality.name)
+            alpha = file.notices.get("alpha")
+            for code in ("color-model", "band-names"):
+                if code in file.notices:
+                    message = about + file.notices[code]
+                    yield Finding("note", code, message, scene.id, path, "", modality.name)
             if alpha:
                 message = about + alpha
                 remedy = _ALPHA_REMEDY if unread and not asked else ""

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.handles import pool, read_bands
@@ -97,7 +96,7 @@ def _values(file: RasterFile, bands: int) -> set[int]:
                 found |= _distinct(pixels.reshape(bands, -1), file)
                 if len(found) > 2 * MAX_CLASSES:
                     break
-    except (RasterioError, OSError) as error:
+    except RasterReadError as error:
         raise RasterReadError(f"labels '{file.path}' cannot be decoded: {error}") from error
     return found
 
@@ -133,6 +132,6 @@ def peek(path: Path, bands: int) -> NDArray[Any] | None:
             row, col = (dataset.height - height) // 2, (dataset.width - width) // 2
             window = RasterWindow(col, row, width, height)
             values = read_bands(dataset, range(1, bands + 1), window)
-    except (RasterReadError, RasterioError, OSError):
+    except RasterReadError:
         return None
     return values

@@ -15,8 +15,11 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config.options import check_options
 from terrafuse.errors import (
     ChecksumError,
+    ConfigError,
+    ModelError,
     PluginError,
     UnknownNameError,
+    WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
 )
@@ -41,6 +44,7 @@ from terrafuse.plugins import find, folder_of, origins_in, say_what_changed
 from terrafuse.segmenter import Segmenter
 from terrafuse.tuning import merge_tuning
 from terrafuse.weights import (
+    MODEL_JSON,
     STATE_FILE,
     RunInfo,
     also_looking_in,
@@ -194,6 +198,11 @@ def _build_again(info: RunInfo, run_folder: str | Path) -> Segmenter:
         ) from error
     except WeightsNotFoundError as error:
         raise missing_base(error, run_folder) from None
+    except (ConfigError, ModelError) as error:
+        raise WeightsError(
+            f"the model that '{Path(run_folder) / MODEL_JSON}' describes cannot be built: {error}. "
+            "The file was changed; bring it from the run folder as it was trained"
+        ) from error
 
 
 def _missing_code(info: RunInfo, run_folder: str | Path, error: Exception) -> str:
