@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +49,20 @@ def check_nodata(summary: SceneSummary) -> Iterator[Finding]:
 
 
 def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
-    """Find fill around the image: value, share of the scene and mask on `mini` (h, w), or None."""
+    """Find fill around the image.
+
+    Returns:
+        Value as the files have it, share of the scene and mask on `mini` (h, w); None without.
+    """
     for value in _candidates(seen):
-        mask = (seen.mini == np.float32(value)).all(axis=0)
+        read = seen.physical(value)
+        mask = (seen.mini == read).all(axis=0)
         if not 0 < mask.mean() < _MOST:
             continue
         outer = _at_border(mask)
         share = float(outer.mean())
         sides = [
-            float((line == np.float32(value)).all(axis=0).mean()) for line in seen.frame.values()
+            float((line == read[..., 0]).all(axis=0).mean()) for line in seen.frame.values()
         ]
         whole_side = max(sides) >= _LINE_SHARE
         wedge = share >= _WEDGE_SHARE and _is_solid(outer)
@@ -66,17 +72,25 @@ def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
 
 
 def _candidates(seen: ModalitySummary) -> list[float]:
-    """List values that all bands share at a corner or mid-side and that are likely fill."""
+    """List values in the files that all bands share at a corner or mid-side: likely fill."""
     found: dict[float, int] = {}
     for line in seen.frame.values():
         for place in (0, line.shape[1] // 2, -1):
             pixel = line[:, place]
-            if not np.isnan(pixel).any() and (pixel == pixel[0]).all():
-                found[float(pixel[0])] = found.get(float(pixel[0]), 0) + 1
+            if np.isnan(pixel).any():
+                continue
+            value = seen.stored(0, float(pixel[0]))
+            if (pixel == seen.physical(value).ravel()).all():
+                found[value] = found.get(value, 0) + 1
     # A single band is often constant for good reasons: a lake, a shadow, a roof.
     known = [v for v in found if v in _FILLS or abs(v) > 1e6 or len(seen.low) >= _FEWEST_BANDS]
-    extreme = [v for v in known if v in (float(seen.low.min()), float(seen.high.max()))]
-    return sorted(extreme, key=lambda v: -found[v])
+    return sorted(filter(partial(_is_extreme, seen), known), key=lambda v: -found[v])
+
+
+def _is_extreme(seen: ModalitySummary, value: float) -> bool:
+    """Tell whether a value in the files is the lowest, or the highest, of every band."""
+    read = seen.physical(value).ravel()
+    return bool((read == seen.low).all() or (read == seen.high).all())
 
 
 def _at_border(mask: Mask) -> Mask:
@@ -131,10 +145,10 @@ def _undeclared(
         message += f" ('nodata' is {exact_number(declared)})"
     fix = {f"modalities.{seen.name}.nodata": _plain(value)}
     remedy = f"Set 'nodata: {exact_number(value)}' on the modality"
-    elsewhere = float((seen.mini == np.float32(value))[:, ~mask].any(axis=0).mean())
+    elsewhere = float((seen.mini == seen.physical(value))[:, ~mask].any(axis=0).mean())
     if elsewhere > _ALSO_A_VALUE:
-        remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
-        remedy, fix = remedy + "the other pixels", {}
+        remedy = f"Mask these pixels in the file; {exact_number(value)} is also a value, of "
+        remedy, fix = remedy + f"{elsewhere:.1%} of the other pixels", {}
     return Finding(
         "warning", "undeclared-nodata", message, summary.id, None, remedy, seen.name,
         seen.mini_window(mask), fix,
@@ -170,7 +184,7 @@ def _check_partly(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Find
 def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     if len(seen.low) < _FEWEST_BANDS:
         return
-    mask = (seen.mini == 0).all(axis=0)
+    mask = (seen.mini == seen.physical(0)).all(axis=0)
     share = float(mask.mean())
     if not _HOLE_SHARE <= share < _MOST or not _is_abrupt(seen, mask):
         return

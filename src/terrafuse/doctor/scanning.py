@@ -111,6 +111,7 @@ class ModalityScan:
         self.jumps = np.zeros((2, bands), np.int64) if is_bytes else None
         source = scene.source(modality.name)
         self.tags, self.fill = source.tags, source.fill
+        self.numbers, self.is_named = tuple(source.numbers), source.choice.is_named
         is_judged = bands > 1 and source.has_nodata and len(source.tags) == bands
         self.partly = np.zeros(bands, np.int64) if is_judged else None
         self.partly_any = 0
@@ -192,6 +193,8 @@ class ModalityScan:
             partly_any=self.partly_any,
             fill=self.fill,
             tags=self.tags,
+            numbers=self.numbers,
+            is_named=self.is_named,
             jumps=self.jumps,
         )
 

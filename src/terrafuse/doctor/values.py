@@ -70,7 +70,7 @@ def _check_saturated(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     many = (share >= _SATURATED_NOTE) & (seen.known >= _FEWEST) & (seen.low < seen.high)
     bands = [int(band) for band in np.flatnonzero(many) if not _has_few_values(seen, int(band))]
     border = find_border(seen) if bands else None
-    if not bands or (border is not None and border[0] == seen.high[bands].max()):
+    if not bands or (border is not None and seen.physical(border[0]).max() == seen.high.max()):
         return  # fill, not saturation
     names = [seen.modality.bands[band] for band in bands]
     most = bands[int(np.argmax(share[bands]))]
