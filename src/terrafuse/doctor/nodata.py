@@ -235,7 +235,7 @@ def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Fi
     if nodata == 0:
         remedy = (
             "NaN marks no data here, so 0 may be a value: remove the tag "
-            "(gdal_edit.py -unsetnodata)"
+            "(rio edit-info --unset-nodata FILE)"
         )
     return Finding("warning", "nan-beside-nodata", message, id, path, remedy, name)
 
