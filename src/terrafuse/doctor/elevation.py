@@ -55,8 +55,7 @@ def _fill(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | 
             f"modality '{seen.name}' of scene '{summary.id}' has {count} px of "
             f"{exact_number(value)}, which is no height: holes that count as data"
         )
-        remedy = f"Set 'nodata: {exact_number(stored)}' on the modality; or fill the holes"
-        fix = {f"modalities.{seen.name}.nodata": int(stored) if stored.is_integer() else stored}
+        remedy, fix = seen.declare(stored, "; or fill the holes")
         if count == 1 and stored not in _FILLS:
             remedy, fix = "Remove the value from the file", {}
         return Finding(
@@ -90,11 +89,9 @@ def _zeros(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding |
         f"modality '{seen.name}' of scene '{summary.id}' is 0 at {int(seen.at_low[band])} px, "
         f"while the ground lies above {np.percentile(rest, 0.2):.0f}: holes filled with 0"
     )
-    stored = seen.stored(band, 0.0)
-    remedy = f"Set 'nodata: {exact_number(stored)}' on the modality; or fill the holes"
+    remedy, fix = seen.declare(seen.stored(band, 0.0), "; or fill the holes")
     hits = seen.mini[band] == 0
     window = seen.mini_window(hits) if hits.any() else _around(seen, seen.low_at[band])
-    fix = {f"modalities.{seen.name}.nodata": int(stored) if stored.is_integer() else stored}
     return Finding(
         "warning", "elevation-holes", message, summary.id, None, remedy, seen.name, window, fix
     )

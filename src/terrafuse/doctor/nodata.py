@@ -140,11 +140,9 @@ def _undeclared(
         f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands "
         f"along its border ({share:.1%} of the scene); that is fill which counts as data"
     )
-    declared = summary.rules[seen.name].nodata
-    if declared is not None:
-        message += f" ('nodata' is {exact_number(declared)})"
-    fix = {f"modalities.{seen.name}.nodata": _plain(value)}
-    remedy = f"Set 'nodata: {exact_number(value)}' on the modality"
+    if seen.nodata is not None:
+        message += f" ('nodata' is {exact_number(seen.nodata)})"
+    remedy, fix = seen.declare(value)
     elsewhere = float((seen.mini == seen.physical(value))[:, ~mask].any(axis=0).mean())
     if elsewhere > _ALSO_A_VALUE:
         remedy = f"Mask these pixels in the file; {exact_number(value)} is also a value, of "
@@ -192,10 +190,10 @@ def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findi
         f"{share:.1%} of modality '{seen.name}' in scene '{summary.id}' are 0 in all "
         f"{len(seen.low)} bands; such holes are mostly pixels without data"
     )
-    remedy = "Set 'nodata: 0' on the modality, if 0 is never a value"
+    remedy, fix = seen.declare(0, ", if 0 is never a value")
     yield Finding(
         "warning", "zeros", message, summary.id, None, remedy, seen.name, seen.mini_window(mask),
-        {f"modalities.{seen.name}.nodata": 0},
+        fix,
     )  # fmt: skip
 
 
@@ -207,7 +205,8 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
     """
     for name, files in scene.files.items():
         for file in files:
-            nodata = file.nodata[0] if overrides.get(name) is None else overrides[name]
+            own = overrides.get(name)
+            nodata = file.nodata[0] if own is None else own
             floating = np.issubdtype(np.dtype(file.dtypes[0]), np.floating)
             path = local_file(file.path)
             if nodata is None or np.isnan(nodata) or not floating or path is None:
@@ -215,7 +214,7 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
             with pool.borrow(gdal_path(file.path)) as dataset:
                 count = _count_nan(dataset)
             if count:
-                yield _nan_beside(scene.id, name, path, nodata, count)
+                yield _nan_beside(scene.id, name, path, nodata, count, by_key=own is not None)
 
 
 def _count_nan(dataset: Any) -> int:
@@ -229,16 +228,13 @@ def _count_nan(dataset: Any) -> int:
     return count
 
 
-def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Finding:
+def _nan_beside(
+    id: str, name: str, path: Path, nodata: float, count: int, *, by_key: bool
+) -> Finding:
     message = f"'{path}' has nodata value {exact_number(nodata)}, but also {count} NaN values"
     remedy = "Both count as no data; if NaN means something else, repair the file"
     if nodata == 0:
-        remedy = (
-            "NaN marks no data here, so 0 may be a value: remove the tag "
-            "(rio edit-info --unset-nodata FILE)"
-        )
+        way = "the tag (rio edit-info --unset-nodata FILE)"
+        way = "'nodata' from the modality" if by_key else way
+        remedy = f"NaN marks no data here, so 0 may be a value: remove {way}"
     return Finding("warning", "nan-beside-nodata", message, id, path, remedy, name)
-
-
-def _plain(value: float) -> float | int:
-    return int(value) if float(value).is_integer() and abs(value) < 1e15 else value

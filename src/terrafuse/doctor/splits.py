@@ -32,7 +32,7 @@ def check_splits(
     if train:
         others = [record for record in records if record.split not in splits.train]
         yield from _check_labels(manifest, train, others, splits.name)
-        yield from _check_bands(manifest, train, splits.name, deep)
+        yield from _check_bands(manifest, train, records, splits.name, deep=deep)
     if deep:
         yield from _check_classes_elsewhere(manifest, records, splits)
     yield from _check_overlap(manifest, records, splits)
@@ -94,7 +94,12 @@ def _sum_counts(manifest: Manifest, records: Sequence[SceneRecord]) -> NDArray[n
 
 
 def _check_bands(
-    manifest: Manifest, train: Sequence[SceneRecord], where: str, deep: bool
+    manifest: Manifest,
+    train: Sequence[SceneRecord],
+    records: Sequence[SceneRecord],
+    where: str,
+    *,
+    deep: bool,
 ) -> Iterator[Finding]:
     for name, modality in manifest.modalities.items():
         if not any(record.with_data.get(name) for record in train):

@@ -16,6 +16,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
+from terrafuse.errors import exact_number
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
 from terrafuse.splits.content import Sketch
@@ -25,6 +26,8 @@ PERCENTS = (0.5, 5.0, 50.0, 90.0, 99.0)
 
 # Enough to find the half percent at either end within a twentieth of itself.
 _PERCENTILE_PIXELS = 1 << 16
+# Larger whole numbers are floats that happen to be whole.
+_MOST_WHOLE = 1e15
 
 Side = Literal["top", "bottom", "left", "right"]
 
@@ -71,6 +74,8 @@ class ModalitySummary:
         partly_any: Pixels where some band is so.
         fill: Physical value per band that `partly` counts by rule "all"; NaN by rule "each".
         tags: Scale and offset that stored values are read with (C, 2).
+        nodata: Value that means no data now, by the manifest or else the files; None: there is
+            none.
         numbers: 1-based numbers of the bands read, as `read_bands` has them.
         is_named: Whether the files' names of bands tell which these are.
         jumps: Pairs of neighbours that differ by nearly all of what a byte holds, and by about
@@ -95,6 +100,7 @@ class ModalitySummary:
     partly_any: int = 0
     fill: NDArray[np.float32] | None = None
     tags: NDArray[np.float64] | None = None
+    nodata: float | None = None
     numbers: tuple[int, ...] = ()
     is_named: bool = False
     jumps: NDArray[np.int64] | None = None
@@ -145,6 +151,23 @@ class ModalitySummary:
         if self.tags is None or len(self.tags) != len(self.low):
             return np.array([[1.0, 0.0]] * len(self.low))
         return self.tags
+
+    def declare(self, stored: float, also: str = "") -> tuple[str, dict[str, float | int]]:
+        """Say how a number in the files becomes nodata: remedy, and fix of the manifest.
+
+        A modality has one nodata value: where it has another, which hides pixels, this one has to
+        be written in place of the new one.
+
+        Args:
+            stored: The number.
+            also: What else mends it, with its conjunction.
+        """
+        if self.nodata is not None and self.nodata != stored and self.valid < self.pixels:
+            number = exact_number(self.nodata)
+            return f"In the file, write the nodata value {number} in its place{also}", {}
+        whole = float(stored).is_integer() and abs(stored) < _MOST_WHOLE
+        fix = {f"modalities.{self.name}.nodata": int(stored) if whole else stored}
+        return f"Set 'nodata: {exact_number(stored)}' on the modality{also}", fix
 
     def scene_window(self, row: int, col: int, height: int, width: int) -> Window:
         """Convert a rectangle of the modality's pixels to scene pixels."""

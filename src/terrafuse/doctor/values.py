@@ -42,7 +42,9 @@ def _check_constant(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     )
     # A lake or the sea is level; a mask may be all 1.
     common = seen.modality.kind in ("elevation", "structure")
-    remedy = "Check that the right file or band is named; if this is fill, set 'nodata'"
+    # By the rule "all", one band of fill beside others is data.
+    keys = "'nodata'" if constant.size == len(seen.low) else "'nodata' and 'nodata_rule: each'"
+    remedy = f"Check that the right file or band is named; if this is fill, set {keys}"
     severity: Severity = "note" if common else "warning"
     yield Finding(severity, "constant-in-scene", message, id, None, remedy, seen.name)
 
