@@ -71,6 +71,13 @@ class Place:
         place = {"transform": from_origin(east, 5_000_000, 10, 10)}
         return self.make_raster(self.folder / name, array, **place | options)
 
+    def add(self, name: str, pixels: Callable[[str], np.ndarray], **keys: Any) -> None:
+        """Add a modality to every scene: its pixels by split, and its keys in the manifest."""
+        self.values["modalities"][name] = keys
+        for entry in self.values["scenes"]:
+            entry[name] = f"{entry['id']}_{name}.tif"
+            self.raster(entry[name], pixels(entry["id"]))
+
     def write(self) -> None:
         self.manifest.write_text(yaml.safe_dump(self.values, sort_keys=False))
         (self.folder / "run.yaml").write_text(yaml.safe_dump(self.run, sort_keys=False))

@@ -166,5 +166,7 @@ def _check_blocks(id: str, name: str, path: Path) -> Iterator[Finding]:
             f"'{path}' (modality '{name}') is stored in blocks of {rows} × {cols} pixels: for a "
             f"window of {_WINDOW} pixels {decoded / wanted:.0f} times as much is decoded"
         )
-        remedy = "rio convert --co TILED=YES --co COMPRESS=DEFLATE FILE COPY makes one that reads faster"
+        options = ("TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256", "COMPRESS=DEFLATE")
+        command = " ".join(["rio convert", *(f"--co {option}" for option in options), "FILE COPY"])
+        remedy = f"{command} makes one that reads faster"
         yield Finding("note", "slow-blocks", message, id, path, remedy, name)

@@ -302,5 +302,6 @@ def _check_nearness(records: Sequence[SceneRecord], splits: Splits) -> Iterator[
             f"scenes of '{pair[0]}' and '{pair[1]}' are neighbours ({counts[pair]} pairs; '{a.id}' "
             f"and '{b.id}' are {distance:.0f} px apart): scores are slightly too optimistic"
         )
-        remedy = "Leave a strip between splits (terrafuse data split --buffer 64)"
+        # `data split --buffer` leaves a strip within scenes that it cuts into blocks only.
+        remedy = f"Give neighbours one split, or cut strips of {_NEAR_PX} px off ('window')"
         yield Finding("note", "split-near", message, a.id, remedy=remedy)
