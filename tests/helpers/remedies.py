@@ -40,9 +40,8 @@ _INSTRUCTION = re.compile(
 )
 #: Keywords of texts that explain commands and settings.
 _HELP = ("help", "description", "epilog", "title")
+# "module:function | fragment of the text"
 _PLACE = re.compile(r"[a-z_0-9.]+:[\w.]* \| .+")
-#: Functions whose first argument is the instruction that a test follows.
-_FOLLOWERS = ("refused", "told", "warned", "said", "Case")
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,15 @@ def instructions() -> list[Instruction]:
 
 
 def claims(folder: Path) -> dict[str, list[str]]:
-    """Find the places that tests under a folder follow: test → places."""
+    """Find the places that tests under a folder name: test (or constant of it) → places."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.py")):
         for node in ast.parse(path.read_text("utf-8")).body:
-            name = getattr(node, "name", "")
-            for call in ast.walk(node):
-                if isinstance(call, ast.Call) and call.args and _called(call) in _FOLLOWERS:
-                    place = _text(call.args[0])
-                    if place and _PLACE.fullmatch(place):
-                        key = f"{path.relative_to(ROOT).as_posix()}::{name}"
-                        found.setdefault(key, []).append(place)
+            texts = [_text(inner) for inner in ast.walk(node)]
+            places = [text for text in texts if text and _PLACE.fullmatch(text)]
+            if places:
+                name = f"{path.relative_to(ROOT).as_posix()}::{getattr(node, 'name', '')}"
+                found.setdefault(name, []).extend(places)
     return found
 
 

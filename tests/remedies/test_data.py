@@ -353,7 +353,7 @@ def describe_bands(path: Path, *names: str) -> None:
 def test_bands_of_another_order_are_taken_by_name_unless(place: Any) -> None:
     place.modality()["bands"] = ["red", "nir"]
     describe_bands(place.folder / "train_a.tif", "nir", "red")
-    with warned("data.band_names:_notice_order | on the modality takes them as they", BandNamesWarning) as text:
+    with warned("data.band_names:_notice_order | 'band_names: ignore' on the modality takes them as they", BandNamesWarning) as text:
         np.testing.assert_array_equal(place.read()["a"], place.pixels()[::-1])
     key, value = text.find("'(band_names: ignore)'").split(": ")
     place.modality()[key] = value
@@ -601,7 +601,7 @@ def test_a_manifest_of_unknown_splits(place: Any) -> None:
     from terrafuse.data import open_dataset
 
     place.run["data"]["train_splits"] = ["learn"]
-    with refused("data.normalization:_check_splits | or let terrafuse data split do it") as error:
+    with refused("data.normalization:_check_splits | let terrafuse data split do it") as error:
         open_dataset(place.config().data)
     key, value = error.find("Set '(.*?)' for scenes").split(": ")
     place.entry()[key] = value

@@ -536,7 +536,7 @@ def test_holes_of_zero(place: Any) -> None:
         return image
 
     place.add("m", pixels, kind="optical", bands=["u", "v", "w"])
-    finding = told("doctor.nodata:_check_holes | , if 0 is never a value", place.check())
+    finding = told("doctor.nodata:_check_holes | if 0 is never a value", place.check())
     place.modality("m").update(literal(finding))
     assert "zeros" not in place.codes()
 

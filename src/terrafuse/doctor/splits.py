@@ -303,5 +303,5 @@ def _check_nearness(records: Sequence[SceneRecord], splits: Splits) -> Iterator[
             f"and '{b.id}' are {distance:.0f} px apart): scores are slightly too optimistic"
         )
         # `data split --buffer` leaves a strip within scenes that it cuts into blocks only.
-        remedy = f"Give neighbours one split, or cut strips of {_NEAR_PX} px off ('window')"
+        remedy = f"Give neighbours one split, or cut strips of {_NEAR_PX + 1} px off ('window')"
         yield Finding("note", "split-near", message, a.id, remedy=remedy)
