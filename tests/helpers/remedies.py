@@ -21,7 +21,7 @@ PACKAGE = ROOT / "src" / "terrafuse"
 _VERBS = (
     "accept add align allow ask assign begin bring buffer build call change check choose clip close "
     "collect compare complete continue convert copy correct create crop cut declare define delete "
-    "describe disable do download draw drop enable enter evaluate exclude export expand extract "
+    "describe disable divide do download draw drop enable enter evaluate exchange exclude export expand extract "
     "fetch fill fix free generate georeference get give go ignore increase insert install join keep "
     "label leave list load look lower make map mark mask mend merge mount move name omit open order "
     "pass pick predict prepare pretrain provide put quote raise read reduce register remove rename "
@@ -36,7 +36,10 @@ _LINKS = (
     r"|also |just |do not |not )*"
 )
 _INSTRUCTION = re.compile(
-    rf"(?:{_BEFORE}{_LINKS}|\b(?:or|and) )(?:{'|'.join(_VERBS)})\b(?!['-])", re.IGNORECASE
+    rf"(?:{_BEFORE}{_LINKS}|\b(?:or|and) )(?:{'|'.join(_VERBS)})\b(?!['-])"
+    # Options of commands stand for themselves: "to use others: -O labels=FOLDER".
+    r"|[:,] (?:'?terrafuse |-O |--[a-z])",
+    re.IGNORECASE,
 )
 #: Keywords of texts that explain commands and settings.
 _HELP = ("help", "description", "epilog", "title")
@@ -59,6 +62,7 @@ class Instruction:
     function: str
     text: str
     line: int = field(compare=False)
+    is_instruction: bool = True
 
     def __str__(self) -> str:
         return f"{self.module}:{self.function} | {self.text}"
@@ -71,13 +75,19 @@ class Instruction:
 
 def instructions() -> list[Instruction]:
     """List the texts of the package that tell what to do, apart from helps and docstrings."""
+    return [text for text in every_text() if text.is_instruction]
+
+
+def every_text() -> list[Instruction]:
+    """List all texts of the package of three words or more, but helps and docstrings."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         for function, text, line, is_remedy in _texts(ast.parse(path.read_text("utf-8")), ""):
             words = " ".join(text.split())
-            if len(words.split()) > 2 and (is_remedy or _INSTRUCTION.search(words)):
-                found.append(Instruction(module, function, words, line))
+            tells = is_remedy or _INSTRUCTION.search(words) is not None
+            if len(words.split()) > 2:
+                found.append(Instruction(module, function, words, line, tells))
     return found
 
 

@@ -177,7 +177,10 @@ def test_labels_of_several_bands(place: Any, way: str) -> None:
     with refused("data.labels:_label_bands | 'code' of the classes, or convert the labels"):
         place.open()
     if way == "codes":
-        place.values["classes"][0]["code"], place.values["classes"][1]["code"] = "#00ff00", "#ff00ff"
+        place.values["classes"][0]["code"], place.values["classes"][1]["code"] = (
+            "#00ff00",
+            "#ff00ff",
+        )
     else:
         place.raster("train_l.tif", codes)
     np.testing.assert_array_equal(place.read()["labels"], codes[0])
@@ -353,7 +356,10 @@ def describe_bands(path: Path, *names: str) -> None:
 def test_bands_of_another_order_are_taken_by_name_unless(place: Any) -> None:
     place.modality()["bands"] = ["red", "nir"]
     describe_bands(place.folder / "train_a.tif", "nir", "red")
-    with warned("data.band_names:_notice_order | 'band_names: ignore' on the modality takes them as they", BandNamesWarning) as text:
+    with warned(
+        "data.band_names:_notice_order | 'band_names: ignore' on the modality takes them as they",
+        BandNamesWarning,
+    ) as text:
         np.testing.assert_array_equal(place.read()["a"], place.pixels()[::-1])
     key, value = text.find("'(band_names: ignore)'").split(": ")
     place.modality()[key] = value
@@ -364,7 +370,9 @@ def test_bands_of_another_order_are_taken_by_name_unless(place: Any) -> None:
 def test_names_in_a_file_that_contradict(place: Any, way: str) -> None:
     place.modality()["bands"] = ["red", "nir"]
     describe_bands(place.folder / "train_a.tif", "green", "nir")
-    with refused("data.band_names:_contradiction | Name the right files, or correct 'bands'") as error:
+    with refused(
+        "data.band_names:_contradiction | Name the right files, or correct 'bands'"
+    ) as error:
         place.open()
     if way == "file":
         describe_bands(place.folder / "train_a.tif", "red", "nir")
@@ -396,7 +404,7 @@ def test_names_of_files_that_are_in_doubt(place: Any, way: str) -> None:
 
 
 def test_numbers_that_descriptions_contradict(place: Any) -> None:
-    place.modality() .update(bands=["red", "nir"], read_bands=[1, 2])
+    place.modality().update(bands=["red", "nir"], read_bands=[1, 2])
     describe_bands(place.folder / "train_a.tif", "nir", "red")
     with warned("data.band_names:doubt_numbers | If that is right, say", BandNamesWarning) as text:
         place.open()
@@ -432,20 +440,31 @@ def test_labels_to_score_by_without_crs(place: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_points_that_give_no_grid(place: Any) -> None:
-    corners = {(0, 0): (0, 0), (0, 32): (330, 0), (32, 0): (0, -300), (32, 32): (320, -350), (16, 16): (120, -190)}
+    corners = {
+        (0, 0): (0, 0),
+        (0, 32): (330, 0),
+        (32, 0): (0, -300),
+        (32, 32): (320, -350),
+        (16, 16): (120, -190),
+    }
     points = [
-        GroundControlPoint(row, col, 500_000 + x, 5_000_000 + y) for (row, col), (x, y) in corners.items()
+        GroundControlPoint(row, col, 500_000 + x, 5_000_000 + y)
+        for (row, col), (x, y) in corners.items()
     ]
     path, pixels = place.folder / "train_b.tif", place.pixels("train", "b")
     path.unlink()
     place.raster("train_b.tif", pixels, crs=None, transform=rasterio.Affine.identity())
     with rasterio.open(path, "r+") as dataset:
         dataset.gcps = (points, rasterio.CRS.from_epsg(32633))
-    with refused("data.placement:_check_placed | Resample it to one first, for instance with gdalwarp"):
+    with refused(
+        "data.placement:_check_placed | Resample it to one first, for instance with gdalwarp"
+    ):
         place.open()
     warped = np.full((1, 32, 32), np.nan, np.float32)
     grid = from_origin(500_000, 5_000_000, 10, 10)
-    reproject(pixels, warped, gcps=points, src_crs="EPSG:32633", dst_crs="EPSG:32633", dst_transform=grid)
+    reproject(
+        pixels, warped, gcps=points, src_crs="EPSG:32633", dst_crs="EPSG:32633", dst_transform=grid
+    )
     path.unlink()
     place.raster("train_b.tif", warped)
     place.open()
@@ -506,7 +525,9 @@ def encoded(place: Any, array: np.ndarray, encoding: str, bands: list[str], **ta
 @pytest.mark.parametrize("way", ["name one", "remove"])
 def test_what_is_no_raster_of_segments(place: Any, way: str) -> None:
     encoded(place, place.pixels("train", "b"), "gray", list(ENCODED_BANDS["gray"]))
-    with refused("data.encoding:Encoder._numbers | needs a raster of segments. Name one, or remove"):
+    with refused(
+        "data.encoding:Encoder._numbers | needs a raster of segments. Name one, or remove"
+    ):
         place.read()
     if way == "name one":
         place.entry()["g"] = "train_l.tif"
@@ -554,7 +575,9 @@ def test_a_table_of_colours_beside_no_file(place: Any, way: str) -> None:
 @pytest.mark.parametrize("way", ["limits", "remove"])
 def test_depth_without_limits(place: Any, way: str) -> None:
     path = encoded(place, place.pixels("train", "b"), "stretch", list(ENCODED_BANDS["stretch"]))
-    with refused("data.encoding:Encoder._limits | or remove 'encoding' to read its values") as error:
+    with refused(
+        "data.encoding:Encoder._limits | or remove 'encoding' to read its values"
+    ) as error:
         place.read()
     if way == "limits":  # as terrafuse generate writes them
         with rasterio.open(path, "r+") as dataset:
@@ -569,7 +592,9 @@ def test_depth_without_limits(place: Any, way: str) -> None:
 def test_rasters_of_two_generators(place: Any) -> None:
     path = encoded(place, place.pixels("train", "l"), "gray", list(ENCODED_BANDS["gray"]))
     place.modality("g")["generator"] = "abc"
-    with refused("data.encoding:check_generator | generate this one again with those of the others") as error:
+    with refused(
+        "data.encoding:check_generator | generate this one again with those of the others"
+    ) as error:
         place.read()
     with rasterio.open(path, "r+") as dataset:  # as the other settings would
         dataset.update_tags(**{GENERATOR_TAG: error.find(r"expected (\w+)\.")})

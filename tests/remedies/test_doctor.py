@@ -77,7 +77,9 @@ def test_a_file_that_was_cut_off(place: Any) -> None:
     path = place.folder / "train_b.tif"
     whole = path.read_bytes()
     path.write_bytes(whole[:-2000])
-    told("doctor.files:check_ends | is damaged or cut off; copy or download it again", place.check())
+    told(
+        "doctor.files:check_ends | is damaged or cut off; copy or download it again", place.check()
+    )
     path.write_bytes(whole)
     assert "unreadable" not in place.codes()
 
@@ -95,7 +97,9 @@ def test_labels_with_losses(place: Any) -> None:
 def test_blocks_that_are_slow_to_read(make_raster: MakeRaster, tmp_path: Path) -> None:
     plain = make_raster(tmp_path / "plain.tif", np.zeros((1, 2048, 2048), np.uint8))
     path = tmp_path / "a.tif"
-    rasterio.shutil.copy(plain, path, driver="GTiff", TILED="YES", BLOCKXSIZE="2048", BLOCKYSIZE="2048")
+    rasterio.shutil.copy(
+        plain, path, driver="GTiff", TILED="YES", BLOCKXSIZE="2048", BLOCKYSIZE="2048"
+    )
 
     def findings(path: Path) -> list[Any]:
         return list(check_storage(scene_from_rasters([Modality("a", ("x",))], {"a": path})))
@@ -116,7 +120,10 @@ def test_a_modality_of_nodata(place: Any, way: str) -> None:
     place.modality("b")["nodata"] = -10
     place.raster("train_b.tif", np.full((1, 32, 32), -10, np.float32))
     place.values["scenes"].append(place.entry("val") | {"id": "more", "split": "train"})
-    told("doctor.checkup:_judge_scene | Correct 'nodata' in the manifest, or leave the", place.check())
+    told(
+        "doctor.checkup:_judge_scene | Correct 'nodata' in the manifest, or leave the",
+        place.check(),
+    )
     if way == "nodata":
         place.modality("b")["nodata"] = -9999
     else:
@@ -128,7 +135,9 @@ def test_a_modality_of_nodata(place: Any, way: str) -> None:
 def test_a_modality_of_nodata_in_training(place: Any, way: str) -> None:
     place.modality("b")["nodata"] = -10
     place.raster("train_b.tif", np.full((1, 32, 32), -10, np.float32))
-    told("doctor.splits:_check_bands | Correct its 'nodata' in the manifest, or leave", place.check())
+    told(
+        "doctor.splits:_check_bands | Correct its 'nodata' in the manifest, or leave", place.check()
+    )
     names = None
     if way == "nodata":
         place.modality("b")["nodata"] = -9999
@@ -147,7 +156,9 @@ def test_labels_that_are_all_ignored(place: Any, way: str) -> None:
         place.values["void"] = [9]
     findings = place.check()
     told("doctor.checkup:_judge_scene | Correct 'classes', 'void' or 'labels.nodata'", findings)
-    told("doctor.splits:_check_labels | Correct 'classes', 'void' or the labels' 'nodata'", findings)
+    told(
+        "doctor.splits:_check_labels | Correct 'classes', 'void' or the labels' 'nodata'", findings
+    )
     if way == "leave out":
         place.values["scenes"].remove(place.entry())
         place.entry("val")["split"] = "train"
@@ -198,13 +209,20 @@ def test_training_without_labels(place: Any) -> None:
 
 @pytest.mark.parametrize("way", ["one split", "data split"])
 def test_ground_of_two_splits(place: Any, way: str) -> None:
-    place.values["scenes"].append(place.entry() | {"id": "again", "split": "val", "window": [0, 0, 16, 32]})
-    told("doctor.splits:_check_overlap | Put them into one split (terrafuse data split", place.check())
+    place.values["scenes"].append(
+        place.entry() | {"id": "again", "split": "val", "window": [0, 0, 16, 32]}
+    )
+    told(
+        "doctor.splits:_check_overlap | Put them into one split (terrafuse data split",
+        place.check(),
+    )
     if way == "one split":
         place.entry("again")["split"] = "train"
         assert "split-overlap" not in place.codes()
     else:
-        data_split(place.manifest, place.folder / "split.yaml", shares=SHARES, block_px=8, buffer_px=0)
+        data_split(
+            place.manifest, place.folder / "split.yaml", shares=SHARES, block_px=8, buffer_px=0
+        )
         found = check_manifest(load_manifest(place.folder / "split.yaml"), workers=1)
         assert "split-overlap" not in {f.code for f in found}
 
@@ -213,7 +231,10 @@ def test_ground_of_two_splits(place: Any, way: str) -> None:
 def test_a_scene_of_two_splits(place: Any, way: str) -> None:
     for name in "abl":
         place.raster(f"test_{name}.tif", place.pixels("train", name))
-    told("doctor.duplicates:_describe | Keep one of them, or give all the same 'split'", place.check())
+    told(
+        "doctor.duplicates:_describe | Keep one of them, or give all the same 'split'",
+        place.check(),
+    )
     if way == "keep one":
         place.values["scenes"].remove(place.entry("test"))
     else:
@@ -237,7 +258,9 @@ def test_neighbours_of_two_splits(place: Any, way: str) -> None:
         for name, bands in (("a", 2), ("b", 1), ("l", 1)):
             image = rng.integers(0, 2, (bands, 64, 64)).astype(np.uint8)
             place.raster(f"{split}_{name}.tif", image, transform=east)
-    finding = told("doctor.splits:_check_nearness | Give neighbours one split, or cut", place.check())
+    finding = told(
+        "doctor.splits:_check_nearness | Give neighbours one split, or cut", place.check()
+    )
     if way == "one split":
         place.entry("val")["split"] = "train"
     else:
@@ -249,7 +272,10 @@ def test_neighbours_of_two_splits(place: Any, way: str) -> None:
 def test_classes_that_a_split_lacks(place: Any) -> None:
     codes = place.pixels("test", "l")
     place.raster("test_l.tif", codes * 0)
-    told("doctor.splits:_check_classes_elsewhere | 'terrafuse data split' balances classes", place.check())
+    told(
+        "doctor.splits:_check_classes_elsewhere | 'terrafuse data split' balances classes",
+        place.check(),
+    )
     data_split(place.manifest, place.folder / "split.yaml", shares=SHARES, block_px=8, buffer_px=0)
     found = check_manifest(load_manifest(place.folder / "split.yaml"), workers=1)
     assert "class-not-judged" not in {f.code for f in found}
@@ -263,7 +289,10 @@ def test_a_class_that_is_rare(place: Any) -> None:
     codes = np.zeros((1, 32, 32), np.uint8)
     codes[0, 5, 7] = 1
     place.raster("train_l.tif", codes)
-    told("doctor.splits:_check_classes_elsewhere | Balanced sampling and a loss with class", place.check())
+    told(
+        "doctor.splits:_check_classes_elsewhere | Balanced sampling and a loss with class",
+        place.check(),
+    )
     place.run["data"]["sampling"] = "balanced"
     place.run["training"]["losses"] = [{"name": "cross_entropy", "class_weights": "balanced"}]
     create_loss(place.config().training.losses, place.load().scheme, torch.tensor([1023, 1]))
@@ -295,10 +324,15 @@ def test_bands_are_left_out_as_they_are_read(place: Any) -> None:
     told("doctor.splits:_check_bands | It carries no information;", [constant])
     told("doctor.splits:_check_empty_bands | Training cannot normalise them;", [empty])
     for finding in (constant, empty):
-        told("doctor.splits:_check_bands | out of 'bands', and out of what 'read_bands' takes", [finding])
+        told(
+            "doctor.splits:_check_bands | out of 'bands', and out of what 'read_bands' takes",
+            [finding],
+        )
     wanted = {"bands": ["blue", "nir"], "read_bands": [3, 1], "value_scale": [1, 4]}
     assert constant.fix == empty.fix
-    assert {k.removeprefix("modalities.m."): v for k, v in constant.fix.items() if k != "scenes"} == wanted
+    assert {
+        k.removeprefix("modalities.m."): v for k, v in constant.fix.items() if k != "scenes"
+    } == wanted
     before = place.read()["m"]
     left = fixed_codes(place, findings)
     assert not {"constant-band", "band-without-data"} & left
@@ -310,7 +344,11 @@ def test_bands_are_left_out_as_they_are_read(place: Any) -> None:
 @pytest.mark.filterwarnings("ignore::terrafuse.data.band_names.BandNamesWarning")
 def test_bands_that_every_scene_orders_otherwise(place: Any) -> None:
     place.modality()["bands"] = ["red", "nir"]
-    for split, names in (("train", ("nir", "red")), ("val", ("red", "nir")), ("test", ("red", "nir"))):
+    for split, names in (
+        ("train", ("nir", "red")),
+        ("val", ("red", "nir")),
+        ("test", ("red", "nir")),
+    ):
         image = place.pixels(split)
         image[names.index("red")] = 7
         place.raster(f"{split}_a.tif", image)
@@ -327,7 +365,9 @@ def test_bands_that_every_scene_orders_otherwise(place: Any) -> None:
 
 def test_a_modality_of_constant_bands(place: Any) -> None:
     place.add("m", lambda _: np.full((1, 32, 32), 4, np.uint8), bands=["v"])
-    finding = told("doctor.splits:_check_bands | leave the modality out with data.modalities", place.check())
+    finding = told(
+        "doctor.splits:_check_bands | leave the modality out with data.modalities", place.check()
+    )
     assert finding.fix == {}
     found = check_manifest(place.load().select(["a", "b"]), workers=1)
     assert "constant-band" not in {f.code for f in found}
@@ -340,7 +380,9 @@ def test_a_band_that_is_constant_in_a_scene(place: Any, way: str, bands: int) ->
     image[-1] = 3
     place.add("m", lambda split: place.pixels(split)[:bands], bands=["v", "w"][:bands])
     place.raster("train_m.tif", image)
-    finding = told("doctor.values:_check_constant | Check that the right file or band is", place.check())
+    finding = told(
+        "doctor.values:_check_constant | Check that the right file or band is", place.check()
+    )
     if way == "file":
         place.raster("train_m.tif", place.pixels()[:bands])
     else:
@@ -376,8 +418,6 @@ def with_value(array: np.ndarray, value: float) -> np.ndarray:
     return array
 
 
-FILL = "doctor.elevation:_fill | on the modality; or fill the holes"
-ZEROS = "doctor.elevation:_zeros | on the modality; or fill the holes"
 DECLARE = "doctor.summary:ModalitySummary.declare | Set 'nodata: "
 
 
@@ -452,7 +492,9 @@ def test_an_outlier(heights: Any, way: str) -> None:
 def test_heights_as_a_picture(heights: Any, way: str) -> None:
     for split in ("train", "val"):
         heights.raster(f"{split}_h.tif", (hills(split) - 200).astype(np.uint8))
-    finding = told("doctor.elevation:_check_grey | Use the raster in metres; heights of", heights.check())
+    finding = told(
+        "doctor.elevation:_check_grey | Use the raster in metres; heights of", heights.check()
+    )
     if way == "metres":
         for split in ("train", "val"):
             heights.raster(f"{split}_h.tif", hills(split))
@@ -550,7 +592,9 @@ def test_nodata_in_some_bands_only(place: Any) -> None:
     assert not np.isnan(place.read()["a"][:, 3:9]).any()
     place.modality().update(literal(finding))
     assert np.isnan(place.read()["a"][0, 3:9]).all()
-    finding = told("doctor.nodata:_check_partly | If they are values (dark water, white", place.check())
+    finding = told(
+        "doctor.nodata:_check_partly | If they are values (dark water, white", place.check()
+    )
     place.modality().update(literal(finding))
     assert not np.isnan(place.read()["a"][:, 3:9]).any()
 
@@ -562,7 +606,9 @@ def test_nan_beside_a_nodata_value_of_zero(place: Any, by: str) -> None:
     path = place.raster("train_b.tif", image, nodata=0 if by == "tag" else None)
     if by == "key":
         place.modality("b")["nodata"] = 0
-    finding = told("doctor.nodata:_nan_beside | NaN marks no data here, so 0 may be a", place.check())
+    finding = told(
+        "doctor.nodata:_nan_beside | NaN marks no data here, so 0 may be a", place.check()
+    )
     if by == "tag":
         command = re.findall(r"\(rio (.*)\)", finding.remedy)[0].replace("FILE", str(path))
         rio(*command.split())
@@ -613,7 +659,9 @@ def test_a_raster_that_covers_a_part(place: Any, way: str) -> None:
     path = place.raster(
         "train_b.tif", place.pixels("train", "b"), transform=from_origin(500_200, 5_000_000, 10, 10)
     )
-    told("doctor.structure:_check_coverage | Check that it is the right file and that", place.check())
+    told(
+        "doctor.structure:_check_coverage | Check that it is the right file and that", place.check()
+    )
     if way == "file":
         path.unlink()
         place.raster("train_b.tif", place.pixels("train", "b"))
@@ -657,14 +705,19 @@ def test_bands_that_are_equal(place: Any) -> None:
 
 def test_modalities_that_are_equal(place: Any) -> None:
     place.add("c", place.pixels, bands=["v", "w"])
-    told("doctor.values:_check_identical_modalities | One file was probably copied over", place.check())
+    told(
+        "doctor.values:_check_identical_modalities | One file was probably copied over",
+        place.check(),
+    )
     place.add("c", lambda split: 250 - place.pixels(split), bands=["v", "w"])
     assert "identical-modalities" not in place.codes()
 
 
 def test_values_that_were_clipped(place: Any) -> None:
     place.raster("train_a.tif", np.minimum(place.pixels(), 90))
-    told("doctor.values:_check_saturated | use the raster before it was stretched or", place.check())
+    told(
+        "doctor.values:_check_saturated | use the raster before it was stretched or", place.check()
+    )
     place.raster("train_a.tif", place.pixels())
     assert "saturated" not in place.codes()
 
@@ -673,7 +726,10 @@ def test_values_that_were_clipped(place: Any) -> None:
 def test_values_that_ran_over(place: Any, way: str) -> None:
     cloud = (255 + np.random.default_rng(0).normal(0, 8, (2, 32, 32))).astype(np.int64)
     place.raster("train_a.tif", (cloud % 256).astype(np.uint8))
-    told("doctor.values:_check_wrapped | Convert the original to bytes again, clipping", place.check())
+    told(
+        "doctor.values:_check_wrapped | Convert the original to bytes again, clipping",
+        place.check(),
+    )
     if way == "convert":
         place.raster("train_a.tif", np.minimum(cloud, 255).astype(np.uint8))
     else:
@@ -690,13 +746,13 @@ def reflectance(split: str, factor: float = 1.0) -> np.ndarray:
 
 
 def scales(place: Any, factor: float = 1.0, **keys: Any) -> None:
-    place.add("m", lambda split: reflectance(split, factor), kind="optical", bands=["u", "v"], **keys)
+    place.add(
+        "m", lambda split: reflectance(split, factor), kind="optical", bands=["u", "v"], **keys
+    )
 
 
 @pytest.mark.parametrize("way", ["unit", "value_scale"])
-@pytest.mark.parametrize(
-    ("factor", "unit"), [(1e4, "reflectance"), (1, "reflectance_10000")]
-)
+@pytest.mark.parametrize(("factor", "unit"), [(1e4, "reflectance"), (1, "reflectance_10000")])
 def test_another_unit_than_declared(place: Any, factor: float, unit: str, way: str) -> None:
     scales(place, factor, unit=unit)
     finding = told("doctor.scales:_check_unit | Say 'unit: ", place.check())
@@ -721,7 +777,9 @@ def test_a_scene_of_another_scale(place: Any, factor: float) -> None:
     scales(place, unit="reflectance")
     array = reflectance("train", factor)
     place.raster("train_m.tif", array if factor == 1e4 else array.clip(0, 255))
-    finding = told("doctor.scales:_check_mixed | Bring it to the scale of the others:", place.check())
+    finding = told(
+        "doctor.scales:_check_mixed | Bring it to the scale of the others:", place.check()
+    )
     told("doctor.scales:_mend_scene | in the manifest, add '", [finding])
     if factor != 1e4:
         told("doctor.scales:_about | take its file before it was stretched, or", [finding])
@@ -745,7 +803,9 @@ def radar(split: str, *, linear: bool = False) -> np.ndarray:
 @pytest.mark.parametrize("way", ["unit", "convert"])
 def test_radar_of_another_unit(place: Any, way: str) -> None:
     place.add("r", lambda s: radar(s, linear=True), kind="sar", bands=["VV"], unit="db")
-    finding = told("doctor.scales:_check_radar | , or convert the files (dB = 10·log10", place.check())
+    finding = told(
+        "doctor.scales:_check_radar | , or convert the files (dB = 10·log10", place.check()
+    )
     if way == "unit":
         place.modality("r").update(literal(finding))
     else:
@@ -755,7 +815,9 @@ def test_radar_of_another_unit(place: Any, way: str) -> None:
 
 def test_decibels_that_are_not_called_so(place: Any) -> None:
     place.add("r", radar, kind="sar", bands=["VV"])
-    finding = told("doctor.scales:_check_radar | Set 'unit: db' if they are decibels", place.check())
+    finding = told(
+        "doctor.scales:_check_radar | Set 'unit: db' if they are decibels", place.check()
+    )
     place.modality("r").update(literal(finding))
     assert "unit" not in place.codes()
 
@@ -819,7 +881,10 @@ def test_near_infrared_that_is_dark_on_plants(place: Any, way: str) -> None:
 
 def test_near_infrared_that_is_dark_everywhere(place: Any) -> None:
     place.add("m", plants, kind="optical", bands=["nir", "red"])
-    told("doctor.bands:_judge_all | If it shows land, the order of 'bands' is probably", place.check())
+    told(
+        "doctor.bands:_judge_all | If it shows land, the order of 'bands' is probably",
+        place.check(),
+    )
     place.modality("m")["bands"] = ["red", "nir"]
     assert "band-order" not in place.codes()
 
@@ -829,7 +894,10 @@ def test_near_infrared_that_is_dark_everywhere(place: Any) -> None:
 
 def test_labels_among_the_inputs(place: Any) -> None:
     place.add("m", lambda split: 3 * place.pixels(split, "l") + 7, kind="structure", bands=["old"])
-    told("doctor.labels:_check_leak | Leave the modality out; it will not be available", place.check())
+    told(
+        "doctor.labels:_check_leak | Leave the modality out; it will not be available",
+        place.check(),
+    )
     found = check_manifest(place.load().select(["a", "b"]), workers=1)
     assert "labels-as-input" not in {f.code for f in found}
 
@@ -900,13 +968,19 @@ def test_rasters_without_crs_that_are_displaced(make_raster: MakeRaster, tmp_pat
 
     finding = told("doctor.registration:_remedy | Move the pixels of", find(moved[3:]))
     told("doctor.registration:_describe | A model would learn from neighbouring pixels.", [finding])
-    rows, cols = map(float, re.findall(r"by ([+-][\d.]+) rows and ([+-][\d.]+) columns", finding.remedy)[0])
+    rows, cols = map(
+        float, re.findall(r"by ([+-][\d.]+) rows and ([+-][\d.]+) columns", finding.remedy)[0]
+    )
     assert find(np.roll(moved[3:], (round(rows), round(cols)), (1, 2))) == []
 
 
 def test_dates_of_one_band(place: Any) -> None:
-    place.add("m", place.pixels, kind="optical", bands=["may", "june"], wavelengths_um=[0.842, 0.842])
-    finding = told("doctor.checkup:_check_alike_bands | If they are dates, docs/howto/dates.md", place.check())
+    place.add(
+        "m", place.pixels, kind="optical", bands=["may", "june"], wavelengths_um=[0.842, 0.842]
+    )
+    finding = told(
+        "doctor.checkup:_check_alike_bands | If they are dates, docs/howto/dates.md", place.check()
+    )
     page = Path(__file__).parents[2] / re.findall(r"docs/\S+\.md", finding.remedy)[0]
     assert "modality per date" in page.read_text(encoding="utf-8")
     # A modality per date, as the page has it.

@@ -56,7 +56,9 @@ def test_models_by_kind() -> None:
     with refused("api.generating:make_generator | remove --model, or choose --kind sam"):
         make_generator("superpixels", "x/y", {})
     make_generator("superpixels", None, {})
-    with refused("api.generating:make_generator | Without weights, use --kind superpixels") as error:
+    with refused(
+        "api.generating:make_generator | Without weights, use --kind superpixels"
+    ) as error:
         make_generator("sam", None, {})
     make_generator(error.find(r"use --kind (\w+)$"), None, {})  # type: ignore[arg-type]
 
@@ -69,9 +71,13 @@ def test_which_bands_are_red_green_and_blue() -> None:
     require_channels(RGB, None)
     waves = Modality("m", ("x", "y", "z"), "optical", wavelengths_um=(0.665, 0.56, 0.49))
     require_channels(waves, None)
-    with refused("generate.photos:require_channels | choose an optical modality with red, green and"):
+    with refused(
+        "generate.photos:require_channels | choose an optical modality with red, green and"
+    ):
         require_channels(Modality("sar", ("vv",), "sar"), None)
-    with refused("generate.photos:find_photo_modality | Say which with --modality, and which of its"):
+    with refused(
+        "generate.photos:find_photo_modality | Say which with --modality, and which of its"
+    ):
         find_photo_modality([NIR])
     require_channels(NIR, (red, green, blue))  # what both options lead to
 
@@ -106,7 +112,9 @@ def test_a_photo_without_data(make_raster: MakeRaster, tmp_path: Path, way: str)
 
 @pytest.mark.parametrize("way", ["another", "overwrite"])
 def test_the_manifest_itself(town: Any, way: str) -> None:
-    name = "api.generating:_check_manifest | choose another -o to keep it, or replace it with --over"
+    name = (
+        "api.generating:_check_manifest | choose another -o to keep it, or replace it with --over"
+    )
     with refused(name):
         superpixels(town, manifest=town.manifest)
     if way == "another":
@@ -148,7 +156,9 @@ def test_rasters_of_other_settings(make_raster: MakeRaster, tmp_path: Path, way:
     photo = make_raster(tmp_path / "a.tif", image)
     run(make_job(photo, tmp_path / "out"), SuperpixelGenerator(size=9))
     other = SuperpixelGenerator(size=12)
-    name = "generate.rasters:refuse_other_settings | repeat these, choose another --out, or make all"
+    name = (
+        "generate.rasters:refuse_other_settings | repeat these, choose another --out, or make all"
+    )
     with refused(name) as error:
         run(make_job(photo, tmp_path / "out"), other)
     if way == "repeat":
@@ -192,13 +202,18 @@ def test_folders_of_models(tmp_path: Path) -> None:
     weights = tmp_path / "sam" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
-    with refused("generate.models:_explained | Files may be missing or truncated: fetch it again", WeightsError):
+    with refused(
+        "generate.models:_explained | Files may be missing or truncated: fetch it again",
+        WeightsError,
+    ):
         load_pipeline(model, precision="float32", device="cpu")
     weights.unlink()
     with refused("generate.models:_check_folder | fetched pointers only; fetch it again"):
         find_model(str(tmp_path / "sam"), "mask-generation")
     weights.write_bytes(whole)
-    load_pipeline(find_model(str(tmp_path / "sam"), "mask-generation"), precision="float32", device="cpu")
+    load_pipeline(
+        find_model(str(tmp_path / "sam"), "mask-generation"), precision="float32", device="cpu"
+    )
     headless(tmp_path)
 
 
@@ -227,7 +242,10 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
         patch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
         with refused("generate.models: | --local-dir FOLDER), and give FOLDER") as error:
             find_model("some/model", "mask-generation")
-    assert error.find(r"\((hf download \S+ --local-dir FOLDER)\)") == "hf download some/model --local-dir FOLDER"
+    assert (
+        error.find(r"\((hf download \S+ --local-dir FOLDER)\)")
+        == "hf download some/model --local-dir FOLDER"
+    )
     find_model(str(tmp_path / "sam"), "mask-generation")  # the folder
 
 

@@ -79,10 +79,16 @@ def small(method: str) -> dict[str, Any]:
 
 def test_cmx() -> None:
     options = small("cmx")
-    with refused("methods.cmx:_check_pyramid | Choose mit_b0 to mit_b5, swin*, convnext* or") as error:
+    with refused(
+        "methods.cmx:_check_pyramid | Choose mit_b0 to mit_b5, swin*, convnext* or"
+    ) as error:
         build("cmx", options | {"backbone": "vit_tiny_patch16_224", "backbone_options": VIT})
-    build_families("cmx", {k: v for k, v in options.items() if k[:8] != "backbone"}, families(error.text))
-    with refused("methods.cmx:FeatureFusion.__init__ | choose fusion_heads that divide the channels"):
+    build_families(
+        "cmx", {k: v for k, v in options.items() if k[:8] != "backbone"}, families(error.text)
+    )
+    with refused(
+        "methods.cmx:FeatureFusion.__init__ | choose fusion_heads that divide the channels"
+    ):
         build("cmx", options | {"fusion_heads": [3, 1, 1, 1]})
     build("cmx", options | {"fusion_heads": [4, 2, 5, 4]})
 
@@ -109,18 +115,32 @@ def test_levels_of_late_fusion() -> None:
 
 def test_mcanet() -> None:
     options = small("mcanet")
-    one = {"backbone": "vit_tiny_patch16_224", "backbone_options": VIT | {"neck": "map"}, "output_stride": 32}
+    one = {
+        "backbone": "vit_tiny_patch16_224",
+        "backbone_options": VIT | {"neck": "map"},
+        "output_stride": 32,
+    }
     with refused("methods.mcanet:MCANet.__init__ | or backbone option neck 'pyramid'") as error:
         build("mcanet", options | one)
     rest = {k: v for k, v in options.items() if k[:8] != "backbone"} | {"output_stride": 32}
     build_families("mcanet", rest, families(error.text))
-    build("mcanet", options | one | {"backbone_options": VIT | {"neck": "pyramid", "out_indices": [0, 1]}})
+    build(
+        "mcanet",
+        options | one | {"backbone_options": VIT | {"neck": "pyramid", "out_indices": [0, 1]}},
+    )
 
 
 def test_mfnet() -> None:
     options = small("mfnet")
-    wrong = {"backbone": "resnet18", "backbone_options": RESNET, "tuning": None, "deep_fusion": False}
-    with refused("methods.mfnet:_check_one_map | with neck 'map', or leave deep_fusion on") as error:
+    wrong = {
+        "backbone": "resnet18",
+        "backbone_options": RESNET,
+        "tuning": None,
+        "deep_fusion": False,
+    }
+    with refused(
+        "methods.mfnet:_check_one_map | with neck 'map', or leave deep_fusion on"
+    ) as error:
         build("mfnet", options | wrong)
     for family in families(error.text):
         name, own = FAMILY[family]
@@ -130,7 +150,9 @@ def test_mfnet() -> None:
 
 
 def test_sslvit() -> None:
-    with refused("methods.sslvit:_build_branch | Choose swin_tiny_patch4_window7_224 or another") as error:
+    with refused(
+        "methods.sslvit:_build_branch | Choose swin_tiny_patch4_window7_224 or another"
+    ) as error:
         build("sslvit", {"backbone": "resnet18"})
     for name in (error.find(r"Choose (\w+) or"), "swin_small_patch4_window7_224"):
         build("sslvit", small("sslvit") | {"backbone": name})
@@ -154,7 +176,10 @@ def test_prompts_of_upseg() -> None:
     for family in families(error.text):
         name, own = FAMILY[family]
         upseg(name, own | {"depth": 4})
-    for text in (error.find(r"(prompt: \{kind: aligned\})"), error.find(r"(interact_stages: \[\])")):
+    for text in (
+        error.find(r"(prompt: \{kind: aligned\})"),
+        error.find(r"(interact_stages: \[\])"),
+    ):
         upseg(*sam, **yaml.safe_load(text))
     with refused("methods.upseg.streams:GuidedStreams._check | Set vem: {kind: none}") as error:
         upseg("vit_tiny_patch16_224", FOUR, prompt={"source": "self"})
@@ -173,11 +198,15 @@ def test_blocks_that_prompts_would_skip_parts_of() -> None:
     for family in families(error.text):
         name, own = FAMILY[family]
         check_block(create_backbone(name, 3, **own).vit.blocks[0], name)  # type: ignore[union-attr, index]
-    upseg("vit_tiny_patch16_224", FOUR, **yaml.safe_load(error.find(r"\((interact_stages: \[\])\)")))
+    upseg(
+        "vit_tiny_patch16_224", FOUR, **yaml.safe_load(error.find(r"\((interact_stages: \[\])\)"))
+    )
 
 
 def test_options_of_upseg() -> None:
-    with refused("methods.upseg.model:_build_encoder | the method's option neck_channels sets the") as e:
+    with refused(
+        "methods.upseg.model:_build_encoder | the method's option neck_channels sets the"
+    ) as e:
         upseg("vit_tiny_patch16_224", FOUR | {"neck_channels": 4})
     assert e.find("leave '(.*?)' out") == "neck_channels"
     segmenter = upseg("vit_tiny_patch16_224", FOUR, neck_channels=12)
@@ -208,7 +237,12 @@ def test_vsgnet() -> None:
     for family in families(error.text):
         name, own = FAMILY[family]
         own = own | {"embed_dim": 64}
-        structure(RGB, GREY, backbone=name, backbone_options={k: v for k, v in own.items() if k != "neck_channels"})
+        structure(
+            RGB,
+            GREY,
+            backbone=name,
+            backbone_options={k: v for k, v in own.items() if k != "neck_channels"},
+        )
     structure(RGB, GREY, backbone=None, backbone_options=None)
     own = options["backbone_options"]
     with refused("methods.vsgnet.vision:build_vision | out of backbone_options") as error:
@@ -230,7 +264,9 @@ def test_structure_that_is_absent() -> None:
 
 
 def test_heads_and_channels() -> None:
-    with refused("decoders.global_local:GlobalLocalAttention.__init__ | choose a divisor of") as error:
+    with refused(
+        "decoders.global_local:GlobalLocalAttention.__init__ | choose a divisor of"
+    ) as error:
         GlobalLocalAttention(12, num_heads=5)
     assert error.find(r"divisor of (\d+)") == "12"
     GlobalLocalAttention(12, num_heads=6)
@@ -284,7 +320,9 @@ def test_running_statistics_and_checkpointing() -> None:
 def test_levels_of_a_neck() -> None:
     options = VIT | {"depth": 5}
     with refused("backbones.necks:_create_pyramid | choose fewer, or neck 'none'") as error:
-        create_backbone("vit_tiny_patch16_224", 3, neck="pyramid", out_indices=[0, 1, 2, 3, 4], **options)
+        create_backbone(
+            "vit_tiny_patch16_224", 3, neck="pyramid", out_indices=[0, 1, 2, 3, 4], **options
+        )
     most = int(error.find(r"takes 1 to (\d) out_indices"))
     create_backbone("vit_tiny_patch16_224", 3, neck="pyramid", out_indices=range(most), **options)
     create_backbone("vit_tiny_patch16_224", 3, neck="none", out_indices=[0, 1, 2, 3, 4], **options)
@@ -293,12 +331,16 @@ def test_levels_of_a_neck() -> None:
 def test_wavelengths() -> None:
     from terrafuse.backbones.wavelengths import snap_wavelength
 
-    with refused("backbones.wavelengths:snap_wavelength | Give micrometres (490 nm are 0.49)") as error:
+    with refused(
+        "backbones.wavelengths:snap_wavelength | Give micrometres (490 nm are 0.49)"
+    ) as error:
         snap_wavelength(490)
     snap_wavelength(float(error.find(r"490 nm are ([\d.]+)\)")))
     options = {"backbone": "dofa_base_patch16", "decoder": "linear",
                "backbone_options": VIT | {"dynamic_embed_dim": 8}}  # fmt: skip
-    with refused("backbones.wavelengths:band_codes | Add wavelengths_um, in micrometres, to the") as error:
+    with refused(
+        "backbones.wavelengths:band_codes | Add wavelengths_um, in micrometres, to the"
+    ) as error:
         build("single", options, Modality("m", ("B4", "B3", "B2"), "optical"))
     waves = tuple(yaml.safe_load(error.find(r"B4, B3, B2: (\[.*?\])\)")))
     build("single", options, Modality("m", ("B4", "B3", "B2"), "optical", wavelengths_um=waves))
@@ -318,7 +360,9 @@ def test_bands_that_must_be_known() -> None:
 GALILEO = {"embed_dim": 16, "depth": 2, "num_heads": 2, "neck_channels": 8, "patch_size": 8}
 
 
-def galileo(modality: Modality, low: float | None = None, high: float = 0.0, **options: Any) -> None:
+def galileo(
+    modality: Modality, low: float | None = None, high: float = 0.0, **options: Any
+) -> None:
     backbone = Galileo("galileo_nano", len(modality.bands), (modality,), **GALILEO | options)
     if low is not None:
         n = len(modality.bands)
@@ -327,20 +371,28 @@ def galileo(modality: Modality, low: float | None = None, high: float = 0.0, **o
 
 
 def test_names_that_galileo_knows() -> None:
-    with refused("backbones.galileo.inputs:plan_bands | or leave them out with 'read_bands'") as error:
+    with refused(
+        "backbones.galileo.inputs:plan_bands | or leave them out with 'read_bands'"
+    ) as error:
         galileo(Modality("s2", ("band_1", "B4"), "optical"))
     text = error.find(r"It reads (.*?)\. Name")
-    assert {"VV", "VH", "B2", "B02", "blue", "B12", "dem", "height", "slope"} <= set(re.findall(r"\w+", text))
+    assert {"VV", "VH", "B2", "B02", "blue", "B12", "dem", "height", "slope"} <= set(
+        re.findall(r"\w+", text)
+    )
     for names in (("B2", "B4"), ("B02", "B4"), ("blue", "B12"), ("B4",)):
         galileo(Modality("s2", names, "optical"))
-    for names, kind in ((("VV", "VH"), "sar"), (("dem", "slope"), "elevation"), (("height",), "elevation")):
+    for names, kind in (
+        (("VV", "VH"), "sar"),
+        (("dem", "slope"), "elevation"),
+        (("height",), "elevation"),
+    ):
         galileo(Modality("m", names, kind))  # type: ignore[arg-type]
     with refused("backbones.galileo.inputs:plan_bands | leave the modality out"):
         galileo(Modality("s2", ("B01", "B10"), "optical"))
 
 
 def as_told(modality: Modality, unit: str) -> Modality:
-    (key, value), = yaml.safe_load(unit).items()
+    ((key, value),) = yaml.safe_load(unit).items()
     assert key == "unit"
     return Modality(modality.name, modality.bands, modality.kind, unit=value)
 
@@ -428,7 +480,9 @@ def test_tunings_of_other_backbones() -> None:
         name, own = FAMILY[family]
         apply_tuning(create_backbone(name, 3, **own), "prompt")
     apply_tuning(make("resnet"), "norms")
-    with refused("tuning.targets:find_blocks | or a backbone with blocks whose MLP is of linear") as error:
+    with refused(
+        "tuning.targets:find_blocks | or a backbone with blocks whose MLP is of linear"
+    ) as error:
         apply_tuning(make("resnet"), "adapter")
     for name in error.find("Choose (.*?), or a backbone").replace(" or", ",").split(", "):
         apply_tuning(make("resnet"), name)
@@ -440,7 +494,13 @@ def test_tunings_of_other_backbones() -> None:
 # Pre-training
 
 
-def pretrainer(backbone: str | dict[str, str], own: dict[str, Any], objective: dict[str, Any], *modalities: Modality, **more: Any) -> Any:
+def pretrainer(
+    backbone: str | dict[str, str],
+    own: dict[str, Any],
+    objective: dict[str, Any],
+    *modalities: Modality,
+    **more: Any,
+) -> Any:
     values = {"data": {"manifest": "d.yaml"} | more.pop("data", {}), "objective": objective,
               "backbone": backbone, "backbone_options": own} | more  # fmt: skip
     config = parse_settings(PretrainConfig, values, "pretrain.yaml")
@@ -452,20 +512,28 @@ DECUR = {"name": "decur", "hidden": 8, "dim": 8, "common": 6}
 
 
 def test_backbones_of_masking() -> None:
-    with refused("pretraining.objectives:MAEObjective.__init__ | or objective 'decur' or 'infonce'") as e:
+    with refused(
+        "pretraining.objectives:MAEObjective.__init__ | or objective 'decur' or 'infonce'"
+    ) as e:
         pretrainer("resnet18", RESNET, MAE)
     for family in families(e.text):
         pretrainer(*FAMILY[family], MAE)
     pretrainer("resnet18", RESNET, DECUR)
     pretrainer("resnet18", RESNET, {"name": "infonce"})
-    with refused("pretraining.mae:_check_takes_any_tokens | Choose dofa_*, or a plain vit_*") as error:
-        pretrainer(BACKBONES["samvit"][0], VIT | {"window_size": 3, "global_attn_indexes": [1]}, MAE)
+    with refused(
+        "pretraining.mae:_check_takes_any_tokens | Choose dofa_*, or a plain vit_*"
+    ) as error:
+        pretrainer(
+            BACKBONES["samvit"][0], VIT | {"window_size": 3, "global_attn_indexes": [1]}, MAE
+        )
     for family in families(error.text):
         pretrainer(*FAMILY[family], MAE)
     croma = {"embed_dim": 16, "depth": 2, "num_heads": 2}
     pretrainer("croma_base", croma, {"name": error.find("objective '(croma)'")},
                Modality("s1", ("vv", "vh"), "sar"), RGB)  # fmt: skip
-    name = "pretraining.objectives:MAEObjective.__init__ | is one transformer for all bands; leave it"
+    name = (
+        "pretraining.objectives:MAEObjective.__init__ | is one transformer for all bands; leave it"
+    )
     with refused(name):
         pretrainer(*FAMILY["dofa_*"], MAE | {"shared": False})
     pretrainer(*FAMILY["dofa_*"], MAE)
@@ -480,7 +548,9 @@ def test_options_of_objectives() -> None:
     with refused("pretraining.decur:DeCURPretraining.__init__ | set shared_projector to false"):
         pretrainer(two, RESNET, DECUR)
     pretrainer(two, RESNET, DECUR | {"shared_projector": False})
-    with refused("pretraining.objectives:_check_training | compares the samples of a batch; give 2"):
+    with refused(
+        "pretraining.objectives:_check_training | compares the samples of a batch; give 2"
+    ):
         pretrainer("resnet18", RESNET, DECUR, data={"batch_size": 1})
     pretrainer("resnet18", RESNET, DECUR, data={"batch_size": 2})
     croma = {"embed_dim": 16, "depth": 2, "num_heads": 2}
@@ -489,7 +559,9 @@ def test_options_of_objectives() -> None:
     with refused("pretraining.objectives:_check_training | leave it out"):
         pretrainer("croma_base", croma, {"name": "croma"}, *places, **more)
     pretrainer("croma_base", croma, {"name": "croma"}, *places)
-    with refused("pretraining.pretrainer:backbone_options | has no effect here; leave it out") as error:
+    with refused(
+        "pretraining.pretrainer:backbone_options | has no effect here; leave it out"
+    ) as error:
         pretrainer("vit_tiny_patch16_224", VIT | {"neck_channels": 8}, MAE)
     assert error.find("backbone_options has '(.*?)'") == "neck_channels"
     pretrainer("vit_tiny_patch16_224", VIT, MAE)

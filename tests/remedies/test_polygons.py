@@ -21,10 +21,18 @@ UTM = "EPSG:32633"
 def square(shift: float = 0) -> list[list[float]]:
     """Rows 2 to 12 and columns 4 to 10 of the scene "train"."""
     x, y = 500_000 + shift, 5_000_000
-    return [[x + 40, y - 120], [x + 100, y - 120], [x + 100, y - 20], [x + 40, y - 20], [x + 40, y - 120]]
+    return [
+        [x + 40, y - 120],
+        [x + 100, y - 120],
+        [x + 100, y - 20],
+        [x + 40, y - 20],
+        [x + 40, y - 120],
+    ]
 
 
-def write(path: Path, *rings: Any, crs: str | None = UTM, kind: str = "Polygon", **fields: Any) -> None:
+def write(
+    path: Path, *rings: Any, crs: str | None = UTM, kind: str = "Polygon", **fields: Any
+) -> None:
     features = [
         {"type": "Feature", "properties": {"c": 1, **fields},
          "geometry": {"type": kind, "coordinates": [ring] if kind == "Polygon" else ring}}
@@ -67,7 +75,9 @@ def test_metres_of_nowhere_near(place: Any) -> None:
     """In a zone of their own, which no advice can name."""
     far = [[x - 180_000, y + 90_000] for x, y in square()]
     write(place.folder / "l.geojson", far, crs=None)
-    with warned("data.polygons:_advise | give the file the CRS of its coordinates", PolygonsAstrayWarning):
+    with warned(
+        "data.polygons:_advise | give the file the CRS of its coordinates", PolygonsAstrayWarning
+    ):
         place.open()
     # The same square in another CRS, once without and then with it.
     from rasterio.warp import transform
@@ -75,7 +85,9 @@ def test_metres_of_nowhere_near(place: Any) -> None:
     x, y = transform(UTM, "EPSG:3857", *zip(*square(), strict=True))
     ring = [list(point) for point in zip(x, y, strict=True)]
     write(place.folder / "l.geojson", ring, crs=None)
-    with warned("data.polygons:_advise | give the file the CRS of its coordinates", PolygonsAstrayWarning):
+    with warned(
+        "data.polygons:_advise | give the file the CRS of its coordinates", PolygonsAstrayWarning
+    ):
         place.open()
     write(place.folder / "l.geojson", ring, crs="EPSG:3857")
     assert wet(place) == 60
@@ -140,7 +152,11 @@ def test_lines_among_polygons(place: Any, way: str) -> None:
     lines = json.loads((place.folder / "l.geojson").read_text())
     line = [[500_200, 4_999_800], [500_300, 4_999_800]]
     lines["features"].append(
-        {"type": "Feature", "properties": {"c": 1}, "geometry": {"type": "LineString", "coordinates": line}}
+        {
+            "type": "Feature",
+            "properties": {"c": 1},
+            "geometry": {"type": "LineString", "coordinates": line},
+        }
     )
     (place.folder / "l.geojson").write_text(json.dumps(lines))
     with refused("data.polygons:_check_types | Buffer or remove them"):
@@ -153,7 +169,9 @@ def test_lines_among_polygons(place: Any, way: str) -> None:
 
 def test_which_class_the_polygons_are(place: Any) -> None:
     place.values["labels"] = {}
-    with refused("data.polygons:_only_class | Name the field that tells in 'labels.attribute'") as error:
+    with refused(
+        "data.polygons:_only_class | Name the field that tells in 'labels.attribute'"
+    ) as error:
         place.open()
     place.values["labels"] = {"attribute": error.find(r"\(fields: (\w+)\)")}
     assert wet(place) == 60

@@ -240,7 +240,9 @@ def select(place: Any) -> None:
 
 def test_no_split_to_select_by(place: Any) -> None:
     place.entry("val")["split"] = "train"
-    with warned("training.validation:check_selection | the last weights are kept, whatever their") as text:
+    with warned(
+        "training.validation:check_selection | the last weights are kept, whatever their"
+    ) as text:
         select(place)
     key, value = text.find("Set '(.*?)' for some").split(": ")
     place.entry("val")[key] = value
@@ -249,7 +251,9 @@ def test_no_split_to_select_by(place: Any) -> None:
     place.entry("val")["split"] = "train"
     place.load()
     shares = {"train": 0.5, "val": 0.5}
-    api.data_split(place.manifest, place.folder / "split.yaml", shares=shares, block_px=8, buffer_px=0)
+    api.data_split(
+        place.manifest, place.folder / "split.yaml", shares=shares, block_px=8, buffer_px=0
+    )
     place.run["data"]["manifest"] = "split.yaml"
     config, manifest = place.config(), load_manifest(place.folder / "split.yaml")
     check_selection(config, manifest, validation_scenes(config, manifest))
@@ -325,7 +329,9 @@ def test_crops_of_nothing(place: Any) -> None:
     def sample(*scenes: Any, **how: Any) -> None:
         WindowSampler(list(scenes), crop_size=8, **how)
 
-    with refused("sampling.crops:WindowSampler.__init__ | set 'split: train' in the manifest") as error:
+    with refused(
+        "sampling.crops:WindowSampler.__init__ | set 'split: train' in the manifest"
+    ) as error:
         sample()
     # What it says makes scenes of the split.
     key, value = error.find("set '(.*)' in").split(": ")
@@ -334,7 +340,9 @@ def test_crops_of_nothing(place: Any) -> None:
     with refused("sampling.crops:_check_usable | have no labels; give each 'labels' in the"):
         sample(MemoryScene(one, data))
     sample(MemoryScene(one, data, known))
-    with refused("sampling.crops:_check_usable | Correct 'classes', 'void' or the labels' 'nodata'"):
+    with refused(
+        "sampling.crops:_check_usable | Correct 'classes', 'void' or the labels' 'nodata'"
+    ):
         sample(MemoryScene(one, data, void))
     sample(MemoryScene(one, data, known))
     with refused("sampling.crops:_check_usable | check that the rasters cover the labels"):
@@ -413,7 +421,9 @@ def test_a_run_of_other_settings(place: Any, way: str) -> None:
     out = place.folder / "run"
     run_state.begin(out, place.config(), facts(place))
     place.run["training"]["lr"] = 0.5
-    with refused("training.run_state:_check_same_settings | or start again in another folder") as error:
+    with refused(
+        "training.run_state:_check_same_settings | or start again in another folder"
+    ) as error:
         start(place, out, resume=True)
     if way == "its settings":
         stored = error.find(r"Use its settings \('(.*?)'\)")
@@ -466,7 +476,9 @@ CODES = (np.random.default_rng(0).random((20, 20)) < 0.5).astype(np.uint8)
 @pytest.mark.parametrize("way", ["file", "setting"])
 def test_labels_to_compare_with(way: str) -> None:
     config = EvaluationConfig(reference="labels_eroded")
-    with refused("evaluation.evaluate:check_references | in the manifest, or change evaluation.ref"):
+    with refused(
+        "evaluation.evaluate:check_references | in the manifest, or change evaluation.ref"
+    ):
         score(pair(CODES), config=config)
     if way == "file":
         score(pair(CODES, labels_eroded=CODES), config=config)
@@ -490,7 +502,9 @@ def test_nothing_to_score() -> None:
     with refused("evaluation.evaluate:_check_anything_scored | Check 'classes' and 'void' in the"):
         score(pair(np.full_like(CODES, 255)))
     missing = frozenset({"s1", "s2"})
-    with refused("evaluation.evaluate:_check_anything_scored | Check their extent and their nodata"):
+    with refused(
+        "evaluation.evaluate:_check_anything_scored | Check their extent and their nodata"
+    ):
         score(pair(CODES, missing=missing))
     score(pair(CODES))
 
@@ -506,7 +520,9 @@ def predict(scene: ArrayScene, out: Path, model: type[Identity] = Identity, **ho
 @pytest.mark.parametrize("way", ["rasters", "method"])
 def test_a_scene_without_a_modality(tmp_path: Path, way: str) -> None:
     scene = pair(CODES, missing=frozenset({"s2"}))
-    with refused("prediction.predictor:ScenePredictor._used_modalities | Give the rasters of all, or"):
+    with refused(
+        "prediction.predictor:ScenePredictor._used_modalities | Give the rasters of all, or"
+    ):
         predict(scene, tmp_path / "map", NeedsAll)
     if way == "rasters":
         predict(pair(CODES), tmp_path / "map", NeedsAll)
@@ -516,10 +532,14 @@ def test_a_scene_without_a_modality(tmp_path: Path, way: str) -> None:
 
 def test_what_a_map_is_made_of(tmp_path: Path) -> None:
     scene = pair(CODES, scheme=ClassScheme(("a", "b", "c")))
-    with refused("prediction.predictor:ScenePredictor._checked_scheme | use the one used in training"):
+    with refused(
+        "prediction.predictor:ScenePredictor._checked_scheme | use the one used in training"
+    ):
         predict(scene, tmp_path / "map")
     scene.scheme = None
-    with refused("prediction.predictor:ScenePredictor._checked_scheme | give the one the model was"):
+    with refused(
+        "prediction.predictor:ScenePredictor._checked_scheme | give the one the model was"
+    ):
         predict(scene, tmp_path / "map")
     with refused("prediction.predictor:ScenePredictor.predict | add 'class_map' to the products"):
         predict(scene, tmp_path / "map", scheme=SCHEME, products=["entropy"], areas=True)
@@ -531,7 +551,9 @@ def test_what_a_map_is_made_of(tmp_path: Path) -> None:
 
 def test_a_scene_of_nodata(tmp_path: Path) -> None:
     empty = ArrayScene({"a": np.full((2, 9, 9), np.nan)}, scheme=SCHEME)
-    with refused("prediction.predictor:ScenePredictor._nothing_to_map | Check the rasters' extent and"):
+    with refused(
+        "prediction.predictor:ScenePredictor._nothing_to_map | Check the rasters' extent and"
+    ):
         predict(empty, tmp_path / "map")
     predict(ArrayScene({"a": np.ones((2, 9, 9))}, scheme=SCHEME), tmp_path / "map")
 
@@ -541,7 +563,9 @@ def test_a_modality_of_another_scale(place: Any) -> None:
     trained = place.load().modalities["b"]
     predictor = ScenePredictor(Identity([trained], 1), WINDOWS, device="cpu")
     place.modality("b")["scale"] = 1
-    with refused("prediction.predictor:_check_suits | Set this scale in the manifest, and the") as error:
+    with refused(
+        "prediction.predictor:_check_suits | Set this scale in the manifest, and the"
+    ) as error:
         predictor.class_map(place.load().select(["b"]).scene("train"))
     place.modality("b")["scale"] = int(error.find(r"was trained with (\d+)\."))
     predictor.class_map(place.load().select(["b"]).scene("train"))
@@ -568,13 +592,17 @@ def test_a_map_that_was_changed(tmp_path: Path) -> None:
         dataset.write(np.full((1, 20, 20), 77, np.uint8))
     with refused("prediction.class_values:indices_of | map the scene again"):
         read_class_map(made.class_map)
-    np.testing.assert_array_equal(read_class_map(predict(scene, tmp_path / "again").class_map), CODES)
+    np.testing.assert_array_equal(
+        read_class_map(predict(scene, tmp_path / "again").class_map), CODES
+    )
 
 
 @pytest.mark.parametrize("way", ["space", "another"])
 def test_a_map_that_cannot_be_written(tmp_path: Path, way: str) -> None:
     (tmp_path / "map").write_text("")
-    with refused("prediction.products:_reported | Free space, or choose another folder", OutputError):
+    with refused(
+        "prediction.products:_reported | Free space, or choose another folder", OutputError
+    ):
         predict(pair(CODES), tmp_path / "map")
     if way == "space":
         (tmp_path / "map").unlink()
@@ -586,13 +614,17 @@ def test_a_map_that_cannot_be_written(tmp_path: Path, way: str) -> None:
 M = Modality("m", ("blue", "red"), "optical")
 
 
-def make_run(folder: Path, rules: dict[str, Any] | None = None, scheme: ClassScheme = SCHEME) -> Run:
+def make_run(
+    folder: Path, rules: dict[str, Any] | None = None, scheme: ClassScheme = SCHEME
+) -> Run:
     numbers = BandStatistics((3000.0, 3000.0), (1.0, 1.0), (0.0, 0.0), (9000.0, 9000.0), (1, 1))
     segmenter = Identity([M])
     segmenter.set_statistics({"m": numbers})
     rules = ReadingRules().to_dict() if rules is None else rules
     info = RunInfo("single", {}, (M,), scheme, {"m": numbers}, 32, 0, rules={"m": rules})
-    config = RunConfig.model_validate({"data": {"manifest": "d.yaml"}, "method": {"name": "single"}})
+    config = RunConfig.model_validate(
+        {"data": {"manifest": "d.yaml"}, "method": {"name": "single"}}
+    )
     return Run(folder / "run", segmenter.eval(), info, config)
 
 
@@ -616,7 +648,9 @@ def test_generators_of_a_manifest(place: Any) -> None:
     place.values["modalities"] = {"m": {"bands": ["blue", "red"], "generator": "xyz"}}
     place.values["scenes"] = [{"id": "one", "m": "train_a.tif"}]
     place.load()
-    with refused("api.runs:_check_same_generator | Generate its rasters with the same model and") as e:
+    with refused(
+        "api.runs:_check_same_generator | Generate its rasters with the same model and"
+    ) as e:
         run.dataset(place.manifest)
     # As the same model and settings would.
     place.modality("m")["generator"] = e.find(r"was trained on that of (\w+)\.")

@@ -151,7 +151,9 @@ def test_what_copies_refer_to(tmp_path: Path) -> None:
     dataset.write_text(dataset.read_text().replace("root: pixels", f"root: {tmp_path / 'pixels'}"))
     assert list(_missing(list(made.written), out)) == []
     made = copy_configs("runs/own", out)
-    name = "api.shipped:_missing | (the head of the file may say how; terrafuse data describe), or set"
+    name = (
+        "api.shipped:_missing | (the head of the file may say how; terrafuse data describe), or set"
+    )
     said(name, " ".join(made.notes))
     (out / "runs" / "sets").mkdir()
     (out / "runs" / "sets" / "own.yaml").write_text("scenes: []\n")
@@ -167,11 +169,15 @@ def plan(place: Any, **how: Any) -> Any:
 
 
 def test_what_a_sweep_chooses_from(place: Any) -> None:
-    with refused("api.sweep_plan:Candidates.parse | write a key and two or more values, as in") as error:
+    with refused(
+        "api.sweep_plan:Candidates.parse | write a key and two or more values, as in"
+    ) as error:
         Candidates.parse("training.lr=3e-4")
     candidates = Candidates.parse(error.find("as in (.*)$"))
     plan(place, candidate=(candidates.key, candidates.values[0]))
-    with refused("api.sweep_plan:_check_candidate | only settings of training can, except") as error:
+    with refused(
+        "api.sweep_plan:_check_candidate | only settings of training can, except"
+    ) as error:
         plan(place, candidate=("data.crop_size", "64"))
     for key in error.find(r"\((.*?) …\)").split(", "):
         plan(place, candidate=(key, "0.1"))
@@ -209,14 +215,18 @@ def test_rows_of_a_sweep(place: Any) -> None:
     methods = place.folder / "methods.yaml"
     method = {"method": {"name": "late_fusion", "backbone": "resnet10t", "decoder": "linear"}}
     methods.write_text(yaml.safe_dump({"A b": method, "a/B": method}))
-    with refused("api.sweep_plan:_check_names | must differ by more than case, spaces and punctuation"):
+    with refused(
+        "api.sweep_plan:_check_names | must differ by more than case, spaces and punctuation"
+    ):
         plan(place, methods=methods)
     methods.write_text(yaml.safe_dump({"A b": method, "another": method}))
     plan(place, methods=methods)
     before = {"objective": {"name": "mae"}}
     own = {"method": {"name": "pagnet"}, "pretrain": before}
     methods.write_text(yaml.safe_dump({"mae": own}))
-    with refused("api.sweep_plan:_pretraining | name the backbone to pre-train, under 'pretrain' or"):
+    with refused(
+        "api.sweep_plan:_pretraining | name the backbone to pre-train, under 'pretrain' or"
+    ):
         plan(place, methods=methods)
     own["pretrain"] = before | {"backbone": "vit_tiny_patch16_224"}
     methods.write_text(yaml.safe_dump({"mae": own}))

@@ -32,7 +32,9 @@ RESNET = {"channels": [4, 6, 8, 10], "layers": [1, 1, 1, 1]}
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with refused("weights.files:_locate | Give the path of a safetensors or torch checkpoint") as error:
+    with refused(
+        "weights.files:_locate | Give the path of a safetensors or torch checkpoint"
+    ) as error:
         read_weights(tmp_path / "gone.pth")
     tensors = {"a": torch.ones(2)}
     save_file(tensors, tmp_path / "w.safetensors")
@@ -55,9 +57,13 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", "/nowhere")
-    with refused("weights.files:_fetch | Fetch it where there is a network and give its path instead"):
+    with refused(
+        "weights.files:_fetch | Fetch it where there is a network and give its path instead"
+    ):
         read_weights("hf://owner/name/w.safetensors")
-    with refused("backbones.timm.models:_fetch | give their path as 'weights', or leave 'weights' out"):
+    with refused(
+        "backbones.timm.models:_fetch | give their path as 'weights', or leave 'weights' out"
+    ):
         create_backbone("resnet18", 3, weights="timm")
     path = tmp_path / "w.safetensors"  # as it was fetched elsewhere
     save_file(whole("resnet18"), path)
@@ -108,10 +114,14 @@ def test_a_file_that_is_not_the_published_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["model", "weights"])
 def test_weights_of_another_model(way: str) -> None:
     state = nn.Linear(2, 3).state_dict()
-    with refused("weights.files:load_strict | Choose the model they were made for, or other weights"):
+    with refused(
+        "weights.files:load_strict | Choose the model they were made for, or other weights"
+    ):
         load_strict(nn.Linear(2, 4), state, where="weights 'w'")
     model = nn.Linear(2, 3 if way == "model" else 4)
-    load_strict(model, state if way == "model" else nn.Linear(2, 4).state_dict(), where="weights 'w'")
+    load_strict(
+        model, state if way == "model" else nn.Linear(2, 4).state_dict(), where="weights 'w'"
+    )
 
 
 @pytest.mark.parametrize("way", ["space", "another"])
@@ -142,14 +152,18 @@ def save(folder: Path) -> Path:
 
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
-    with refused("weights.saved_model:_read_json | Give the folder that 'terrafuse train --out' wrote"):
+    with refused(
+        "weights.saved_model:_read_json | Give the folder that 'terrafuse train --out' wrote"
+    ):
         read_run_info(tmp_path)
     run = save(tmp_path / "run")
     read_run_info(run)
     values = json.loads((run / "model.json").read_text())
     for place, text in {
         "weights.saved_model:_read_json | Save the model again": "{",
-        "weights.saved_model:read_run_info | Save the model again": json.dumps(values | {"classes": 7}),
+        "weights.saved_model:read_run_info | Save the model again": json.dumps(
+            values | {"classes": 7}
+        ),
         "weights.saved_model:read_run_info | Use the terrafuse that wrote it, or train again": (
             json.dumps(values | {"format_version": "99"})
         ),
@@ -164,15 +178,21 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
 
 
 def test_published_weights(tmp_path: Path) -> None:
-    known = "backbones.dofa.encoder:hub_location | Choose one of these, give the path of a checkpoint"
+    known = (
+        "backbones.dofa.encoder:hub_location | Choose one of these, give the path of a checkpoint"
+    )
     with refused(known) as error:
         dofa_location("dofa_small_patch16")
     for name in error.find("there are for (.*?)\\. Choose").split(", "):
         assert dofa_location(name).startswith("hf://")
-    with refused("backbones.registry:hub_location | choose weights 'timm', or give the path of a") as e:
+    with refused(
+        "backbones.registry:hub_location | choose weights 'timm', or give the path of a"
+    ) as e:
         hub_location("resnet18")
     assert e.find("choose weights '(.*?)'") == "timm"
-    with refused("backbones.timm.models:_check_published | Leave 'weights' out to train from scratch"):
+    with refused(
+        "backbones.timm.models:_check_published | Leave 'weights' out to train from scratch"
+    ):
         create_backbone("vit_base_patch16_18x2_224", 3, weights="timm")
     small = {"depth": 1, "embed_dim": 16, "num_heads": 2}
     assert create_backbone("vit_base_patch16_18x2_224", 3, **small).pretrained is None
@@ -185,7 +205,9 @@ def test_published_weights(tmp_path: Path) -> None:
 def test_names_that_timm_has_no_weights_for() -> None:
     from terrafuse.backbones.timm.models import refuse_timm
 
-    with refused("backbones.timm.models:refuse_timm | for the published ones, give the path of a") as e:
+    with refused(
+        "backbones.timm.models:refuse_timm | for the published ones, give the path of a"
+    ) as e:
         refuse_timm("dofa_base_patch16", "timm")
     assert dofa_location("dofa_base_patch16")
     assert e.find("Choose weights '(.*?)' for") == "hub"
@@ -221,7 +243,12 @@ def pretrained(path: Path, name: str = "resnet18", bands: tuple[str, ...] = ("r"
 
 
 def create(weights: str, name: str = "resnet18", bands: tuple[str, ...] = ("r", "g", "b")) -> Any:
-    options = {"backbone": name, "backbone_options": RESNET, "decoder": "linear", "weights": weights}
+    options = {
+        "backbone": name,
+        "backbone_options": RESNET,
+        "decoder": "linear",
+        "weights": weights,
+    }
     return create_segmenter("single", [Modality("rgb", bands, "optical")], 2, options)
 
 
@@ -232,7 +259,9 @@ def test_files_of_pretrain(tmp_path: Path) -> None:
         create(path, "resnet34")
     create(path, error.find("for backbone '(\\w+)'\\. Choose"))
     create(pretrained(tmp_path / "other.safetensors", "resnet34"), "resnet34")
-    with refused("backbones.pretrained_files:_check_bands | Choose weights of these bands, or pre-train"):
+    with refused(
+        "backbones.pretrained_files:_check_bands | Choose weights of these bands, or pre-train"
+    ):
         create(path, bands=("r", "b", "g"))
     create(pretrained(tmp_path / "third.safetensors", bands=("r", "b", "g")), bands=("r", "b", "g"))
 

@@ -61,9 +61,7 @@ def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
             continue
         outer = _at_border(mask)
         share = float(outer.mean())
-        sides = [
-            float((line == read[..., 0]).all(axis=0).mean()) for line in seen.frame.values()
-        ]
+        sides = [float((line == read[..., 0]).all(axis=0).mean()) for line in seen.frame.values()]
         whole_side = max(sides) >= _LINE_SHARE
         wedge = share >= _WEDGE_SHARE and _is_solid(outer)
         if (whole_side or wedge) and _is_abrupt(seen, outer):
