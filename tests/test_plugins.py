@@ -419,8 +419,8 @@ def test_parts_of_packages_are_where_they_are_told_to_be(tmp_path: Path) -> None
     with refused("plugins:_import | beside the file that names it, install it, or put") as error:
         build(config)
     assert error.find("Write '(.*?)' beside") == "mine_u/deep.py"
-    path = write_code(tmp_path, "mine_v")
-    path.rename(tmp_path / "mine_u" / "deep.py")
+    text = CODE.replace("from NAME_helper import CHANNELS", "CHANNELS = 5")
+    (tmp_path / "mine_u" / "deep.py").write_text(text.replace("NAME", "mine_u.deep"))
     assert build(config).num_classes == 3
 
 

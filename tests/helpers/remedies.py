@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,25 @@ PACKAGE = ROOT / "src" / "terrafuse"
 
 # Verbs by which messages tell what to do.
 _VERBS = (
-    "accept add align allow ask assign begin bring buffer build call change check choose clip close "
-    "collect compare complete continue convert copy correct create crop cut declare define delete "
-    "describe disable divide do download draw drop enable enter evaluate exchange exclude export expand extract "
-    "fetch fill fix free generate georeference get give go ignore increase insert install join keep "
-    "label leave list load look lower make map mark mask mend merge mount move name omit open order "
-    "pass pick predict prepare pretrain provide put quote raise read reduce register remove rename "
-    "repair repeat replace reproject request resample rescale resize restore resume run save say "
-    "scale see select separate set sign sort specify spell split start state stop store subtract "
-    "swap switch take tile train translate try turn unpack uninstall update upgrade use validate "
-    "wait warp write"
-).split()
+    "accept|add|align|allow|ask|assign|begin|bring|buffer|build|call|change|check|choose|clip|"
+    "close|collect|compare|complete|continue|convert|copy|correct|create|crop|cut|declare|"
+    "define|delete|describe|disable|divide|do|download|draw|drop|enable|enter|evaluate|"
+    "exchange|exclude|export|expand|extract|fetch|fill|fix|free|generate|georeference|get|"
+    "give|go|ignore|increase|insert|install|join|keep|label|leave|let|list|load|look|lower|make|"
+    "map|mark|mask|mend|merge|mount|move|name|omit|open|order|pass|pick|pre-train|predict|prepare|"
+    "pretrain|provide|put|quote|raise|read|reduce|register|remove|rename|repair|repeat|"
+    "replace|reproject|request|resample|rescale|resize|restore|resume|run|save|say|scale|see|"
+    "select|separate|set|sign|sort|specify|spell|split|start|state|stop|store|subtract|swap|"
+    "switch|take|tile|train|translate|try|turn|unpack|uninstall|update|upgrade|use|validate|"
+    "wait|warp|write"
+)
 _BEFORE = r"(?:^|[.;:,(!?—–]\s|→\s|\n\s*)"
 _LINKS = (
     r"(?:or |and |then |otherwise |else |if [^.;:]*?, |to [^,.;:]*?, |either |first |only |instead "
     r"|also |just |do not |not )*"
 )
 _INSTRUCTION = re.compile(
-    rf"(?:{_BEFORE}{_LINKS}|\b(?:or|and) )(?:{'|'.join(_VERBS)})\b(?!['-])"
+    rf"(?:{_BEFORE}{_LINKS}|\b(?:or|and) )(?:{_VERBS})\b(?!['-])"
     # Options of commands stand for themselves: "to use others: -O labels=FOLDER".
     r"|[:,] (?:'?terrafuse |-O |--[a-z])",
     re.IGNORECASE,
@@ -78,6 +80,7 @@ def instructions() -> list[Instruction]:
     return [text for text in every_text() if text.is_instruction]
 
 
+@cache
 def every_text() -> list[Instruction]:
     """List all texts of the package of three words or more, but helps and docstrings."""
     found = []

@@ -391,6 +391,16 @@ def test_names_that_galileo_knows() -> None:
         galileo(Modality("s2", ("B01", "B10"), "optical"))
 
 
+TOO_DARK = "backbones.galileo.reading:_too_dark | and they are multiplied"
+NOT_0_TO_1 = "backbones.galileo.reading:_check_optical | If they are reflectance × 10000, write"
+NOT_DB = "backbones.galileo.reading:_not_decibels | in the manifest, and they are converted"
+NOT_LINEAR = "backbones.galileo.reading:_check_radar | If they are decibels, write"
+STRETCHED = "backbones.galileo.reading:_check_optical | Use the original files, or backbone option"
+UNCALIBRATED = "backbones.galileo.reading:_check_radar | Use calibrated backscatter"
+RADAR_BYTES = "backbones.galileo.reading:_not_decibels | use calibrated files, or backbone option"
+HEIGHTS = "backbones.galileo.reading:_check_heights | Check 'nodata' and the unit"
+
+
 def as_told(modality: Modality, unit: str) -> Modality:
     ((key, value),) = yaml.safe_load(unit).items()
     assert key == "unit"
@@ -400,10 +410,10 @@ def as_told(modality: Modality, unit: str) -> Modality:
 @pytest.mark.parametrize(
     ("kind", "unit", "low", "high", "place"),
     [
-        ("optical", "reflectance_10000", 0.02, 0.45, "backbones.galileo.reading:_too_dark | and they are multiplied"),
-        ("optical", "reflectance", 120, 4200, "backbones.galileo.reading:_check_optical | If they are reflectance × 10000, write"),
-        ("sar", "db", 0.001, 0.6, "backbones.galileo.reading:_not_decibels | for the modality in the manifest, and they are converted"),
-        ("sar", "linear", -22, -3, "backbones.galileo.reading:_check_radar | If they are decibels, write"),
+        ("optical", "reflectance_10000", 0.02, 0.45, TOO_DARK),
+        ("optical", "reflectance", 120, 4200, NOT_0_TO_1),
+        ("sar", "db", 0.001, 0.6, NOT_DB),
+        ("sar", "linear", -22, -3, NOT_LINEAR),
     ],
 )  # fmt: skip
 def test_units_of_galileo(kind: Any, unit: str, low: float, high: float, place: str) -> None:
@@ -417,10 +427,10 @@ def test_units_of_galileo(kind: Any, unit: str, low: float, high: float, place: 
 @pytest.mark.parametrize(
     ("kind", "low", "high", "right", "place"),
     [
-        ("optical", 3, 250, (40, 3800), "backbones.galileo.reading:_check_optical | Use the original files, or backbone option"),
-        ("sar", -100, 5, (-24, -2), "backbones.galileo.reading:_check_radar | Use calibrated backscatter"),
-        ("sar", 4, 250, (-24, -2), "backbones.galileo.reading:_not_decibels | use calibrated files, or backbone option"),
-        ("elevation", -32768, 400, (3, 400), "backbones.galileo.reading:_check_heights | Check 'nodata' and the unit"),
+        ("optical", 3, 250, (40, 3800), STRETCHED),
+        ("sar", -100, 5, (-24, -2), UNCALIBRATED),
+        ("sar", 4, 250, (-24, -2), RADAR_BYTES),
+        ("elevation", -32768, 400, (3, 400), HEIGHTS),
     ],
 )  # fmt: skip
 def test_values_of_galileo(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -27,7 +26,7 @@ from terrafuse.extras import from_extra
 from terrafuse.generate import depth
 from terrafuse.generate.depth import DepthGenerator
 from terrafuse.methods import create_segmenter
-from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.modalities import Modality
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.training import trainer
@@ -116,14 +115,14 @@ def test_weights_that_are_not_finite() -> None:
 def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     log = RunLog(path)
-    log.write({"step": "1"})
+    log.add({"step": 1})
     path.rename(tmp_path / "kept.csv")
     path.mkdir()
     with refused("training.log:RunLog._write | Free space, then continue with --resume"):
-        log.write({"step": "2"})
+        log.add({"step": 2})
     path.rmdir()
     (tmp_path / "kept.csv").rename(path)
-    RunLog(path).write({"step": "2"})  # what resuming does
+    RunLog(path, last_step=1).add({"step": 2})  # what resuming does
     assert path.read_text().splitlines() == ["step", "1", "2"]
 
 

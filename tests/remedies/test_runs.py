@@ -127,8 +127,10 @@ def test_dropout_of_a_method_that_needs_all(place: Any, way: str) -> None:
     build_segmenter(place.config(), place.load())
 
 
-VIT = {"name": "late_fusion", "backbone": "vit_tiny_patch16_224", "decoder": "linear",
-       "backbone_options": {"depth": 2, "embed_dim": 16, "num_heads": 2, "out_indices": [1]}}  # fmt: skip
+VIT = {
+    "name": "late_fusion", "backbone": "vit_tiny_patch16_224", "decoder": "linear",
+    "backbone_options": {"depth": 2, "embed_dim": 16, "num_heads": 2, "out_indices": [1]},
+}  # fmt: skip
 
 
 def test_tuning_that_nothing_would_learn(place: Any) -> None:

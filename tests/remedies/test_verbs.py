@@ -46,16 +46,20 @@ def test_manifests_that_exist(place: Any, way: str) -> None:
     image[:, -5:] = 255
     place.raster("train_a.tif", image)
     findings = data_check(place.manifest)
+
+    def describe(path: Path) -> None:
+        data_describe(place.folder / "set", path, layout="folder", options={})
+
+    def split(path: Path) -> None:
+        data_split(place.manifest, path, shares=shares, block_px=8, buffer_px=0)
+
+    def fix(path: Path) -> None:
+        data_fix(place.manifest, findings, path)
+
     verbs = {
-        "api.datasets:data_describe | exists; choose another name or remove it first": lambda path: (
-            data_describe(place.folder / "set", path, layout="folder", options={})
-        ),
-        "api.datasets:data_split | exists; choose another name or remove it first": lambda path: (
-            data_split(place.manifest, path, shares=shares, block_px=8, buffer_px=0)
-        ),
-        "api.datasets:data_fix | exists; choose another name or remove it first": lambda path: (
-            data_fix(place.manifest, findings, path)
-        ),
+        "api.datasets:data_describe | exists; choose another name or remove it first": describe,
+        "api.datasets:data_split | exists; choose another name or remove it first": split,
+        "api.datasets:data_fix | exists; choose another name or remove it first": fix,
     }
     for number, (name, verb) in enumerate(verbs.items()):
         out.write_text("")
@@ -112,7 +116,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shipped"
     files = {
         "sets/flood.yaml": "# A flood.\nroot: pixels\nscenes:\n  - {id: a, s1: a.tif}\n",
-        "runs/flood.yaml": "# A run.\ndata: {manifest: ../sets/flood.yaml}\nmethod: {name: single}\n",
+        "runs/flood.yaml": "# A.\ndata: {manifest: ../sets/flood.yaml}\nmethod: {name: single}\n",
         "runs/own.yaml": "# Own.\ndata: {manifest: sets/own.yaml}\nmethod: {name: single}\n",
     }
     for name, text in files.items():
@@ -298,14 +302,14 @@ def test_a_report_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     with refused("api.reporting:report | give runs of the same", ConfigError):
         report([run("a", "b"), run("a", "c")])
 
-    class Reached(Exception):
+    class ReachedError(Exception):
         pass
 
     def reach(*_: Any) -> None:
-        raise Reached
+        raise ReachedError
 
     monkeypatch.setattr("terrafuse.api.reporting._titles", reach)
-    with pytest.raises(Reached):
+    with pytest.raises(ReachedError):
         report([run("a", "b"), run("a", "b")])
 
 

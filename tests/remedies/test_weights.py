@@ -284,3 +284,9 @@ def test_folders_of_pretrain(tmp_path: Path) -> None:
     # What `terrafuse pretrain` writes last, be it resumed.
     (tmp_path / "pretrain.json").write_text(json.dumps({"weights": "backbone.safetensors"}))
     assert pretrained_weights(tmp_path) == str(tmp_path / "backbone.safetensors")
+    whole = (tmp_path / "pretrain.json").read_text()
+    (tmp_path / "pretrain.json").write_text("[]")
+    with refused("api.pretraining:pretrained_weights | Pre-train again"):
+        pretrained_weights(tmp_path)
+    (tmp_path / "pretrain.json").write_text(whole)  # as pre-training again leaves it
+    pretrained_weights(tmp_path)

@@ -158,8 +158,8 @@ def _without(
         found: What is known of each scene, where the modality has data.
     """
     modality, rules = manifest.known[name], manifest.rules[name]
-    kept = np.flatnonzero(~dropped)
-    if not len(kept):
+    kept: list[int] = np.flatnonzero(~dropped).tolist()
+    if not kept:
         return {}
     lists: dict[str, Sequence[Any] | None] = {"bands": modality.bands}
     orders = {record.numbers for record in found if record is not None}

@@ -146,7 +146,8 @@ def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
         # Of depth, a window is a batch.
         fewer = ", or fewer --points-per-batch" if pipeline.task == "mask-generation" else ""
         raise ModelError(
-            f"the device has too little memory ({_first_line(error)}). Use a smaller --window{fewer}"
+            f"the device has too little memory ({_first_line(error)}). Use a smaller "
+            f"--window{fewer}"
         ) from None
 
 

@@ -254,6 +254,7 @@ def _check_positions(state: Mapping[str, Tensor], variant: DOFAVariant, where: s
         return  # of no square: loading names the shapes
     raise WeightsMismatchError(
         f"{where} hold positions for {found} patches, and img_size {variant.img_size} with patches "
-        f"of {variant.patch_size} needs {side**2}. Give img_size {isqrt(found) * variant.patch_size}: "
-        "images may have any size all the same, as positions are interpolated"
+        f"of {variant.patch_size} needs {side**2}. Give img_size "
+        f"{isqrt(found) * variant.patch_size}: images may have any size all the same, as positions "
+        "are interpolated"
     )
