@@ -373,6 +373,18 @@ def test_a_modality_of_constant_bands(place: Any) -> None:
     assert "constant-band" not in {f.code for f in found}
 
 
+def test_a_band_of_an_encoding_cannot_be_left_out(place: Any) -> None:
+    place.add(
+        "m", lambda split: place.pixels(split, "l"), kind="structure",
+        bands=["mean_red", "mean_green", "mean_blue"], encoding="mean_rgb",
+    )  # fmt: skip
+    for split in ("train", "val", "test"):
+        np.save(place.folder / f"{split}_m.colors.npy", np.array([[1, 2, 9], [3, 4, 9]], np.uint8))
+    finding = next(f for f in place.check() if f.code == "constant-band")
+    told("doctor.splits:_check_bands | leave the modality out with data.modalities", [finding])
+    assert finding.fix == {}
+
+
 @pytest.mark.parametrize("bands", [1, 2])
 @pytest.mark.parametrize("way", ["file", "nodata"])
 def test_a_band_that_is_constant_in_a_scene(place: Any, way: str, bands: int) -> None:

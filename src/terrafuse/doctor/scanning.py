@@ -112,8 +112,9 @@ class ModalityScan:
         self.jumps = np.zeros((2, bands), np.int64) if is_bytes else None
         source = scene.source(modality.name)
         self.tags, self.fill = source.tags, source.fill
-        tagged = (tag for file in files for tag in file.nodata if tag is not None)
-        self.nodata = next(tagged, None) if rules.nodata is None else rules.nodata
+        tagged = (t for file in files for t in file.nodata if t is not None and not np.isnan(t))
+        nodata = next(tagged, None) if rules.nodata is None else rules.nodata
+        self.nodata = nodata if source.has_nodata else None
         self.numbers, self.is_named = tuple(source.numbers), source.choice.is_named
         is_judged = bands > 1 and source.has_nodata and len(source.tags) == bands
         self.partly = np.zeros(bands, np.int64) if is_judged else None

@@ -115,7 +115,7 @@ def _check_bands(
         useless = low >= high
         fix = _without(manifest, name, useless, [r.summaries.get(name) for r in records])
         way = "leave the modality out with data.modalities"
-        if not useless.all():
+        if not useless.all() and manifest.rules[name].encoding is None:
             way = "leave {} out of 'bands', and out of what 'read_bands' takes"
         yield from _check_empty_bands(manifest, name, low > high, where, way, fix)
         for band, lowest, highest in zip(modality.bands, low, high, strict=True):
@@ -159,7 +159,7 @@ def _without(
     """
     modality, rules = manifest.known[name], manifest.rules[name]
     kept: list[int] = np.flatnonzero(~dropped).tolist()
-    if not kept:
+    if not kept or rules.encoding is not None:
         return {}
     lists: dict[str, Sequence[Any] | None] = {"bands": modality.bands}
     orders = {record.numbers for record in found if record is not None}
