@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from remedies import refused
 from small_methods import RESNET
 from terrafuse import layouts, plugins
 from terrafuse.backbones import create_backbone, list_backbones
@@ -241,7 +243,7 @@ def test_a_module_that_is_missing_says_where_it_was_looked_for(tmp_path: Path) -
         build(config)
     assert f"where Python looks or in '{tmp_path}'. Write 'mine_g.py' beside" in str(told.value)
     write_code(tmp_path, "mine_g")  # the remedy
-    with pytest.raises(PluginError, match=r"no module 'mine_g.deep'"):
+    with pytest.raises(PluginError, match=r"is one module, not a folder .* write 'mine_g:…'"):
         build(config)
     again = load_run_config(write_run(tmp_path, method={"name": "mine_g:Mine"}))
     assert build(again).num_classes == 3
@@ -256,6 +258,10 @@ def test_two_modules_of_one_name_are_not_guessed_between(tmp_path: Path) -> None
     other = load_run_config(write_run(tmp_path / "two", method=method))
     with pytest.raises(PluginError, match=f"2 modules 'mine_h': {first} and {second}. Rename"):
         build(other)
+    second.unlink()  # renamed
+    write_code(tmp_path / "two", "mine_hh")
+    renamed = write_run(tmp_path / "two", method={"name": "mine_hh:Mine"})
+    assert build(load_run_config(renamed)).num_classes == 3
 
 
 @pytest.mark.parametrize("name", ["mine_x:", "a:b:c", ":Mine", "mine x:Mine", "C:/here:Mine"])
@@ -390,6 +396,32 @@ def test_a_broken_plugin_names_its_distribution(
         PluginError, match=r"'twice' is provided by other-plugin 1.2 .* and third-p"
     ):
         create_segmenter("twice", MODALITIES, 2)
+
+
+def test_of_two_plugins_of_one_name_the_module_can_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_code(tmp_path, "mine_t")
+    for name in ("first-plugin", "second-plugin"):
+        install(tmp_path, name, {"method": {"both": "mine_t:Mine"}})
+    monkeypatch.syspath_prepend(tmp_path)
+    with refused("plugins:_installed | Uninstall one of them, or write which is meant:") as error:
+        create_segmenter("both", MODALITIES, 3)
+    assert create_segmenter(error.find("is meant: (.*)$"), MODALITIES, 3).num_classes == 3
+    shutil.rmtree(tmp_path / "second_plugin-1.2.dist-info")
+    assert create_segmenter("both", MODALITIES, 3).num_classes == 3
+
+
+def test_parts_of_packages_are_where_they_are_told_to_be(tmp_path: Path) -> None:
+    config = load_run_config(write_run(tmp_path, method={"name": "mine_u.deep:Mine"}))
+    (tmp_path / "mine_u").mkdir()
+    (tmp_path / "mine_u" / "__init__.py").write_text("")
+    with refused("plugins:_import | beside the file that names it, install it, or put") as error:
+        build(config)
+    assert error.find("Write '(.*?)' beside") == "mine_u/deep.py"
+    text = CODE.replace("from NAME_helper import CHANNELS", "CHANNELS = 5")
+    (tmp_path / "mine_u" / "deep.py").write_text(text.replace("NAME", "mine_u.deep"))
+    assert build(config).num_classes == 3
 
 
 def test_metadata_that_cannot_be_read_concern_their_distribution(

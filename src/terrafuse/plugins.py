@@ -269,10 +269,15 @@ def _import(what: str, name: str, module: str) -> ModuleType:
         if module != missing and not module.startswith(f"{missing}."):
             raise PluginError(f"{what} cannot be imported: {_fault(error)}") from error
         places = "".join(f" or in '{place}'" for place in _beside.get(name, ()))
+        way = (
+            f"Write '{missing.replace('.', '/')}.py' beside the file that names it, install it, or "
+            "put its folder on PYTHONPATH"
+        )
+        parent = missing.rpartition(".")[0]
+        if parent in sys.modules and not hasattr(sys.modules[parent], "__path__"):
+            way = f"'{parent}' is one module, not a folder of them: write '{parent}:…'"
         raise PluginError(
-            f"{what}: there is no module '{missing}' where Python looks{places}. Write "
-            f"'{missing}.py' beside the file that names it, install it, or put its folder on "
-            "PYTHONPATH"
+            f"{what}: there is no module '{missing}' where Python looks{places}. {way}"
         ) from None
     except (Exception, SystemExit) as error:  # whatever a module does while it is imported
         raise PluginError(f"{what} cannot be imported: {_fault(error)}") from error

@@ -98,7 +98,8 @@ class SensorModel(nn.Module):
                 if not std > 0:
                     raise ModelError(
                         f"band '{band}' of modality '{modality.name}' is constant over the "
-                        "training split (standard deviation 0 or undefined); leave it out"
+                        "training split (standard deviation 0 or undefined); leave it out of "
+                        "'bands', and out of what 'read_bands' takes (terrafuse data check --fix)"
                     )
             self.get_buffer(f"mean_{modality.name}").copy_(torch.tensor(values.mean))
             self.get_buffer(f"std_{modality.name}").copy_(torch.tensor(values.std))
@@ -294,7 +295,8 @@ class Segmenter(SensorModel, ABC):
     def _needs_all(self, absent: list[str]) -> str:
         return (
             f"{type(self).__name__} needs every modality; without data here: {', '.join(absent)}. "
-            "Use a method that supports missing modalities (terrafuse methods)"
+            "Give rasters with data there, or use a method that supports missing modalities "
+            "(terrafuse methods)"
         )
 
 

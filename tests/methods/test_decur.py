@@ -288,6 +288,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         _make(MS, weights=str(tmp_path / "plain.pth"), attention=True)
     with pytest.raises(WeightsMismatchError, match=r"have deformable attention; set .* to true"):
         _make(MS, weights=str(tmp_path / "rda.pth"))
+    _make(MS, weights=str(tmp_path / "plain.pth"))  # as the messages say
+    _make(MS, weights=str(tmp_path / "rda.pth"), attention=True)
     with pytest.raises(ModelError, match="cannot have 8 heads in 4 groups"):
         _make(MS, attention=True, backbone_options=SMALL | {"channels": [4, 8, 9, 9]})
     with pytest.raises(ModelError, match="levels of their own, and backbone 'vit_tiny"):

@@ -112,6 +112,9 @@ def test_base_weights_that_are_gone_or_others(
     save_file(values, out / base.name)
     with pytest.raises(ChecksumError, match="tuned on other values than the base weights"):
         load_segmenter(out)
+    shutil.copy(moved, out / base.name)  # restored
+    found = load_segmenter(out)[0].state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_resumed_it_is_the_same(

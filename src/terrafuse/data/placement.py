@@ -120,8 +120,8 @@ def _check_crs(files: Files, labels: RasterFile | None, where: str) -> None:
         assert other.grid.crs is not None
         raise GridMismatchError(
             f"{where}: {name} ('{file.path}') has no CRS, but {other_name} ('{other.path}') has "
-            f"{other.grid.crs.to_string()[:60]}. Give it its CRS (gdal_edit.py -a_srs EPSG:… "
-            "-a_ullr …); only rasters that all lack one are matched by pixel"
+            f"{other.grid.crs.to_string()[:60]}. Give it its CRS (rio edit-info --crs EPSG:… FILE; "
+            "--transform if it lies nowhere); only rasters that all lack one are matched by pixel"
         )
 
 
@@ -173,9 +173,9 @@ def _match_by_pixel(
         warnings.warn(
             f"{where}: the transform of '{file.path}' lies {apart} where it is put. Rasters "
             "without CRS are matched by pixel, whatever their transforms say. Give all rasters of "
-            "the scene their CRS (gdal_edit.py -a_srs EPSG:…) and they are placed by them; if the "
-            "pixels do correspond, remove the transforms (gdal_edit.py -unsetgt, or delete the "
-            "world files)",
+            "the scene their CRS (rio edit-info --crs EPSG:… FILE) and they are placed by them; if "
+            "the pixels do correspond, remove the transforms (rio edit-info --transform "
+            "'[1, 0, 0, 0, 1, 0]' FILE, or delete the world files)",
             stacklevel=2,
         )
     return file.moved_to(Grid(None, expected.transform, *own))

@@ -537,7 +537,8 @@ def _wrong_count(
     listed = ", ".join(f"'{file.path}' has {file.count}" for file in files)
     hint = ""
     if files[0].palette is not None and len(modality.bands) == 3:
-        hint = "; it stores colours in a palette: expand it first (gdal_translate -expand rgb)"
+        hint = "; it stores colours in a palette: name it so that they are taken, as in "
+        hint += f"'vrt://{files[0].path}?expand=rgb'"
     return (
         f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct "
         "'bands', or pick with 'read_bands' (1-based numbers or descriptions); "

@@ -9,7 +9,7 @@ type of file that cannot hold such values, a shift of every band by the offset o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -91,6 +91,18 @@ class ValueConversion:
         if self.formula:
             return self.formula
         return f"{self.factor:g}" + (f",{self.offset:g}" if self.offset else "")
+
+    def then(self, further: ValueConversion) -> ValueConversion | None:
+        """Return both as one, this one first; None if `parse` knows no such conversion."""
+        if self == ValueConversion():
+            return further
+        if further.formula:
+            undone = {self.formula, further.formula} == {"db", "linear"}
+            return ValueConversion() if undone else None
+        if self.formula:
+            return None
+        offset = self.offset * further.factor + further.offset
+        return ValueConversion(self.factor * further.factor, offset)
 
     def apply(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Converted values, float32; NaN where there is no logarithm."""
@@ -549,10 +561,11 @@ def check_values(
     Raises:
         DataError: Values of another scale, with the factor measured and what to do.
     """
-    found = list(_compare_all(scenes, trained))
+    conversions = conversions or {}
+    found = list(_compare_all(scenes, trained, conversions))
     refused = [item for item in found if item[1].verdict == "other scale"]
     if refused and not trust:
-        raise DataError(_refusal(refused, len(scenes), conversions or {}))
+        raise DataError(_refusal(refused, len(scenes), conversions))
     texts = []
     for name in dict.fromkeys(finding.modality for _, finding in found):
         own = [item for item in found if item[1].modality == name]
@@ -561,13 +574,19 @@ def check_values(
 
 
 def _compare_all(
-    scenes: Sequence[Scene], trained: Mapping[str, BandStatistics]
+    scenes: Sequence[Scene],
+    trained: Mapping[str, BandStatistics],
+    conversions: Mapping[str, ValueConversion],
 ) -> Iterator[tuple[str, ScaleFinding]]:
     for scene in scenes:
         samples = sample_values(scene)
         for modality in scene.modalities:
             if modality.name in samples and modality.name in trained:
                 finding = compare_values(modality, trained[modality.name], samples[modality.name])
+                before = conversions.get(modality.name)
+                if before is not None and finding.conversion is not None:
+                    # What is advised is given in its place.
+                    finding = replace(finding, conversion=before.then(finding.conversion))
                 if finding.verdict != "ok":
                     yield scene.id, finding
 

@@ -45,8 +45,9 @@ def _fill(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | 
         (float(seen.low[band]), int(seen.at_low[band]), seen.low_at[band]),
         (float(seen.high[band]), int(seen.at_high[band]), seen.high_at[band]),
     ):
+        stored = seen.stored(band, value)
         impossible = in_metres and not _LOWEST_M <= value <= _HIGHEST_M
-        if not impossible and (value not in _FILLS or count < 2):
+        if not impossible and (stored not in _FILLS or count < 2):
             continue
         if not (impossible or _stands_apart(seen, band, value)):
             continue
@@ -54,9 +55,8 @@ def _fill(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding | 
             f"modality '{seen.name}' of scene '{summary.id}' has {count} px of "
             f"{exact_number(value)}, which is no height: holes that count as data"
         )
-        remedy = f"Set 'nodata: {exact_number(value)}' on the modality; or fill the holes"
-        fix = {f"modalities.{seen.name}.nodata": int(value) if value.is_integer() else value}
-        if count == 1 and value not in _FILLS:
+        remedy, fix = seen.declare(stored, "; or fill the holes")
+        if count == 1 and stored not in _FILLS:
             remedy, fix = "Remove the value from the file", {}
         return Finding(
             "warning", "elevation-fill", message, summary.id, None, remedy, seen.name,
@@ -89,10 +89,9 @@ def _zeros(summary: SceneSummary, seen: ModalitySummary, band: int) -> Finding |
         f"modality '{seen.name}' of scene '{summary.id}' is 0 at {int(seen.at_low[band])} px, "
         f"while the ground lies above {np.percentile(rest, 0.2):.0f}: holes filled with 0"
     )
-    remedy = "Set 'nodata: 0' on the modality; or fill the holes"
+    remedy, fix = seen.declare(seen.stored(band, 0.0), "; or fill the holes")
     hits = seen.mini[band] == 0
     window = seen.mini_window(hits) if hits.any() else _around(seen, seen.low_at[band])
-    fix = {f"modalities.{seen.name}.nodata": 0}
     return Finding(
         "warning", "elevation-holes", message, summary.id, None, remedy, seen.name, window, fix
     )

@@ -215,5 +215,7 @@ def _check_blocks(id: str, name: str, path: Path) -> Iterator[Finding]:
             f"'{path}' (modality '{name}') is stored in blocks of {rows} × {cols} pixels: for a "
             f"window of {_WINDOW} pixels {decoded / wanted:.0f} times as much is decoded"
         )
-        remedy = "gdal_translate -co TILED=YES -co COMPRESS=DEFLATE makes a copy that reads faster"
+        options = ("TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256", "COMPRESS=DEFLATE")
+        command = " ".join(["rio convert", *(f"--co {option}" for option in options), "FILE COPY"])
+        remedy = f"{command} makes one that reads faster"
         yield Finding("note", "slow-blocks", message, id, path, remedy, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,19 @@ def check_nodata(summary: SceneSummary) -> Iterator[Finding]:
 
 
 def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
-    """Find fill around the image: value, share of the scene and mask on `mini` (h, w), or None."""
+    """Find fill around the image.
+
+    Returns:
+        Value as the files have it, share of the scene and mask on `mini` (h, w); None without.
+    """
     for value in _candidates(seen):
-        mask = (seen.mini == np.float32(value)).all(axis=0)
+        read = seen.physical(value)
+        mask = (seen.mini == read).all(axis=0)
         if not 0 < mask.mean() < _MOST:
             continue
         outer = _at_border(mask)
         share = float(outer.mean())
-        sides = [
-            float((line == np.float32(value)).all(axis=0).mean()) for line in seen.frame.values()
-        ]
+        sides = [float((line == read[..., 0]).all(axis=0).mean()) for line in seen.frame.values()]
         whole_side = max(sides) >= _LINE_SHARE
         wedge = share >= _WEDGE_SHARE and _is_solid(outer)
         if (whole_side or wedge) and _is_abrupt(seen, outer):
@@ -66,17 +70,25 @@ def find_border(seen: ModalitySummary) -> tuple[float, float, Mask] | None:
 
 
 def _candidates(seen: ModalitySummary) -> list[float]:
-    """List values that all bands share at a corner or mid-side and that are likely fill."""
+    """List values in the files that all bands share at a corner or mid-side: likely fill."""
     found: dict[float, int] = {}
     for line in seen.frame.values():
         for place in (0, line.shape[1] // 2, -1):
             pixel = line[:, place]
-            if not np.isnan(pixel).any() and (pixel == pixel[0]).all():
-                found[float(pixel[0])] = found.get(float(pixel[0]), 0) + 1
+            if np.isnan(pixel).any():
+                continue
+            value = seen.stored(0, float(pixel[0]))
+            if (pixel == seen.physical(value).ravel()).all():
+                found[value] = found.get(value, 0) + 1
     # A single band is often constant for good reasons: a lake, a shadow, a roof.
     known = [v for v in found if v in _FILLS or abs(v) > 1e6 or len(seen.low) >= _FEWEST_BANDS]
-    extreme = [v for v in known if v in (float(seen.low.min()), float(seen.high.max()))]
-    return sorted(extreme, key=lambda v: -found[v])
+    return sorted(filter(partial(_is_extreme, seen), known), key=lambda v: -found[v])
+
+
+def _is_extreme(seen: ModalitySummary, value: float) -> bool:
+    """Tell whether a value in the files is the lowest, or the highest, of every band."""
+    read = seen.physical(value).ravel()
+    return bool((read == seen.low).all() or (read == seen.high).all())
 
 
 def _at_border(mask: Mask) -> Mask:
@@ -126,15 +138,13 @@ def _undeclared(
         f"modality '{seen.name}' of scene '{summary.id}' is {exact_number(value)} in all bands "
         f"along its border ({share:.1%} of the scene); that is fill which counts as data"
     )
-    declared = summary.rules[seen.name].nodata
-    if declared is not None:
-        message += f" ('nodata' is {exact_number(declared)})"
-    fix = {f"modalities.{seen.name}.nodata": _plain(value)}
-    remedy = f"Set 'nodata: {exact_number(value)}' on the modality"
-    elsewhere = float((seen.mini == np.float32(value))[:, ~mask].any(axis=0).mean())
+    if seen.nodata is not None:
+        message += f" ('nodata' is {exact_number(seen.nodata)})"
+    remedy, fix = seen.declare(value)
+    elsewhere = float((seen.mini == seen.physical(value))[:, ~mask].any(axis=0).mean())
     if elsewhere > _ALSO_A_VALUE:
-        remedy = f"Mask these pixels in the file; {value:g} is also a value, of {elsewhere:.1%} of "
-        remedy, fix = remedy + "the other pixels", {}
+        remedy = f"Mask these pixels in the file; {exact_number(value)} is also a value, of "
+        remedy, fix = remedy + f"{elsewhere:.1%} of the other pixels", {}
     return Finding(
         "warning", "undeclared-nodata", message, summary.id, None, remedy, seen.name,
         seen.mini_window(mask), fix,
@@ -170,7 +180,7 @@ def _check_partly(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Find
 def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Finding]:
     if len(seen.low) < _FEWEST_BANDS:
         return
-    mask = (seen.mini == 0).all(axis=0)
+    mask = (seen.mini == seen.physical(0)).all(axis=0)
     share = float(mask.mean())
     if not _HOLE_SHARE <= share < _MOST or not _is_abrupt(seen, mask):
         return
@@ -178,10 +188,10 @@ def _check_holes(summary: SceneSummary, seen: ModalitySummary) -> Iterator[Findi
         f"{share:.1%} of modality '{seen.name}' in scene '{summary.id}' are 0 in all "
         f"{len(seen.low)} bands; such holes are mostly pixels without data"
     )
-    remedy = "Set 'nodata: 0' on the modality, if 0 is never a value"
+    remedy, fix = seen.declare(0, ", if 0 is never a value")
     yield Finding(
         "warning", "zeros", message, summary.id, None, remedy, seen.name, seen.mini_window(mask),
-        {f"modalities.{seen.name}.nodata": 0},
+        fix,
     )  # fmt: skip
 
 
@@ -193,7 +203,8 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
     """
     for name, files in scene.files.items():
         for file in files:
-            nodata = file.nodata[0] if overrides.get(name) is None else overrides[name]
+            own = overrides.get(name)
+            nodata = file.nodata[0] if own is None else own
             floating = np.issubdtype(np.dtype(file.dtypes[0]), np.floating)
             path = local_file(file.path)
             if nodata is None or np.isnan(nodata) or not floating or path is None:
@@ -201,7 +212,7 @@ def check_nan(scene: Scene, overrides: dict[str, float | None]) -> Iterator[Find
             with pool.borrow(gdal_path(file.path)) as dataset:
                 count = _count_nan(dataset)
             if count:
-                yield _nan_beside(scene.id, name, path, nodata, count)
+                yield _nan_beside(scene.id, name, path, nodata, count, by_key=own is not None)
 
 
 def _count_nan(dataset: Any) -> int:
@@ -215,16 +226,13 @@ def _count_nan(dataset: Any) -> int:
     return count
 
 
-def _nan_beside(id: str, name: str, path: Path, nodata: float, count: int) -> Finding:
+def _nan_beside(
+    id: str, name: str, path: Path, nodata: float, count: int, *, by_key: bool
+) -> Finding:
     message = f"'{path}' has nodata value {exact_number(nodata)}, but also {count} NaN values"
     remedy = "Both count as no data; if NaN means something else, repair the file"
     if nodata == 0:
-        remedy = (
-            "NaN marks no data here, so 0 may be a value: remove the tag "
-            "(gdal_edit.py -unsetnodata)"
-        )
+        way = "the tag (rio edit-info --unset-nodata FILE)"
+        way = "'nodata' from the modality" if by_key else way
+        remedy = f"NaN marks no data here, so 0 may be a value: remove {way}"
     return Finding("warning", "nan-beside-nodata", message, id, path, remedy, name)
-
-
-def _plain(value: float) -> float | int:
-    return int(value) if float(value).is_integer() and abs(value) < 1e15 else value

@@ -84,7 +84,10 @@ def _check_unit(modality: Modality, found: Mapping[str, ModalityRecord]) -> Iter
         f"(99th percentile) in {_of(wrong, found)}"
     )
     unit = "reflectance" if top <= _REFLECTANCE else "dn" if top <= 255 else "reflectance_10000"
-    remedy = f"Say 'unit: {unit}', or bring them to it by 'value_scale' (0.0001, say)"
+    remedy = f"Say 'unit: {unit}'"
+    if unit != "dn":  # how bytes were stretched, nobody knows
+        factor = _FACTORS[("0–1", "0–10000") if unit == "reflectance" else ("0–10000", "0–1")]
+        remedy += f", or bring them to it: {_mend_all(modality, wrong, found, factor)[0]}"
     fix = {f"modalities.{modality.name}.unit": unit}
     yield Finding("warning", "unit", message, None, None, remedy, modality.name, fix=fix)
 
@@ -109,7 +112,7 @@ def _check_mixed(
         factors[id] = _FACTORS.get((family, usual), 1.0)
         line, fix = _mend_scene(modality, id, found[id], factors[id])
         remedy = "Bring it to the scale of the others: "
-        remedy += line or f"in the manifest, give scene '{id}' a 'value_scale'"
+        remedy += line or _about(modality, id, found[id], level / own)
         yield Finding("warning", "mixed-scale", message, id, None, remedy, modality.name, fix=fix)
 
 
@@ -225,7 +228,7 @@ def _check_height_units(
             near = [f for f in _HEIGHTS if 0.6 < spread * f / usual < 1.7]
             line, fix = _mend_scene(modality, id, found[id], near[0] if near else 1.0)
             remedy = "Bring it to the unit of the others: "
-            remedy += line or f"in the manifest, give scene '{id}' a 'value_scale'"
+            remedy += line or _about(modality, id, found[id], usual / spread)
             yield Finding(
                 "warning", "mixed-scale", message, id, None, remedy, modality.name, fix=fix
             )
@@ -244,6 +247,12 @@ def _mend_scene(
         for number in numbers.values()
     )
     return f"in the manifest, add '{text}' to scene '{id}'", {"scenes": {id: own}}
+
+
+def _about(modality: Modality, id: str, record: ModalityRecord, factor: float) -> str:
+    """Say how to scale a scene whose exact factor is not known."""
+    line, _ = _mend_scene(modality, id, record, float(f"{factor:.2g}"))
+    return f"take its file before it was stretched, or {line}, or what is known to be exact"
 
 
 def _mend_all(

@@ -36,7 +36,8 @@ def observe(scene: Scene, scheme: ClassScheme, rules: dict[str, ReadingRules]) -
         RasterReadError: Pixels cannot be decoded.
         LabelError: Label values outside the class scheme.
     """
-    notes = [ModalityScan(scene, m) for m in scene.modalities if m.name not in scene.missing]
+    held = [m for m in scene.modalities if m.name not in scene.missing]
+    notes = [ModalityScan(scene, m, rules.get(m.name, ReadingRules())) for m in held]
     labels = LabelScan(scene) if scene.has_labels else None
     for window in cover(scene, _BLOCK):
         sample = scene.read(window, labels=False)
@@ -84,7 +85,7 @@ def _count_jumps(one: Float, other: Float) -> NDArray[np.int64]:
 class ModalityScan:
     """Running summary of one modality."""
 
-    def __init__(self, scene: Scene, modality: Modality) -> None:
+    def __init__(self, scene: Scene, modality: Modality, rules: ReadingRules) -> None:
         self.modality = modality
         grid = scene.grid.scaled(modality.scale_ratio)
         self.whole = Window(0, 0, grid.height, grid.width)
@@ -111,6 +112,10 @@ class ModalityScan:
         self.jumps = np.zeros((2, bands), np.int64) if is_bytes else None
         source = scene.source(modality.name)
         self.tags, self.fill = source.tags, source.fill
+        tagged = (t for file in files for t in file.nodata if t is not None and not np.isnan(t))
+        nodata = next(tagged, None) if rules.nodata is None else rules.nodata
+        self.nodata = nodata if source.has_nodata else None
+        self.numbers, self.is_named = tuple(source.numbers), source.choice.is_named
         is_judged = bands > 1 and source.has_nodata and len(source.tags) == bands
         self.partly = np.zeros(bands, np.int64) if is_judged else None
         self.partly_any = 0
@@ -192,6 +197,9 @@ class ModalityScan:
             partly_any=self.partly_any,
             fill=self.fill,
             tags=self.tags,
+            nodata=self.nodata,
+            numbers=self.numbers,
+            is_named=self.is_named,
             jumps=self.jumps,
         )
 

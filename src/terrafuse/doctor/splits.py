@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from terrafuse.data.footprints import nearby_grids, overlapping_grids
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.names import absolute_name, is_part
 from terrafuse.doctor.findings import Finding
-from terrafuse.doctor.summary import SceneRecord, Splits
+from terrafuse.doctor.summary import ModalityRecord, SceneRecord, Splits
 from terrafuse.errors import TerrafuseError
 from terrafuse.splits.content import SharedGround, find_shared_ground
 
@@ -31,7 +32,7 @@ def check_splits(
     if train:
         others = [record for record in records if record.split not in splits.train]
         yield from _check_labels(manifest, train, others, splits.name)
-        yield from _check_bands(manifest, train, splits.name, deep)
+        yield from _check_bands(manifest, train, records, splits.name, deep=deep)
     if deep:
         yield from _check_classes_elsewhere(manifest, records, splits)
     yield from _check_overlap(manifest, records, splits)
@@ -93,7 +94,12 @@ def _sum_counts(manifest: Manifest, records: Sequence[SceneRecord]) -> NDArray[n
 
 
 def _check_bands(
-    manifest: Manifest, train: Sequence[SceneRecord], where: str, deep: bool
+    manifest: Manifest,
+    train: Sequence[SceneRecord],
+    records: Sequence[SceneRecord],
+    where: str,
+    *,
+    deep: bool,
 ) -> Iterator[Finding]:
     for name, modality in manifest.modalities.items():
         if not any(record.with_data.get(name) for record in train):
@@ -106,19 +112,28 @@ def _check_bands(
             continue
         low = np.min([summary.low for summary in found], axis=0)
         high = np.max([summary.high for summary in found], axis=0)
-        yield from _check_empty_bands(manifest, name, low > high, where)
+        useless = low >= high
+        fix = _without(manifest, name, useless, [r.summaries.get(name) for r in records])
+        way = "leave the modality out with data.modalities"
+        if not useless.all() and manifest.rules[name].encoding is None:
+            way = "leave {} out of 'bands', and out of what 'read_bands' takes"
+        yield from _check_empty_bands(manifest, name, low > high, where, way, fix)
         for band, lowest, highest in zip(modality.bands, low, high, strict=True):
             if lowest == highest:
                 message = f"band '{band}' of modality '{name}' is {lowest:g} everywhere in {where}"
-                remedy = "It carries no information; leave it out with 'read_bands'"
-                fix = _without(manifest, name, {band})
+                remedy = f"It carries no information; {way.format('it')}"
                 yield Finding(
                     "error", "constant-band", message, remedy=remedy, modality=name, fix=fix
                 )
 
 
 def _check_empty_bands(
-    manifest: Manifest, name: str, empty: NDArray[np.bool_], where: str
+    manifest: Manifest,
+    name: str,
+    empty: NDArray[np.bool_],
+    where: str,
+    way: str,
+    fix: Mapping[str, Any],
 ) -> Iterator[Finding]:
     bands = manifest.modalities[name].bands
     named = [band for band, is_empty in zip(bands, empty, strict=True) if is_empty]
@@ -126,26 +141,51 @@ def _check_empty_bands(
         return
     listed = ", ".join(f"'{band}'" for band in named[:10]) + (" …" if len(named) > 10 else "")
     message = f"{len(named)} bands of modality '{name}' have no data in {where}: {listed}"
-    remedy = "Leave them out with 'read_bands' and 'bands'; training cannot normalise them"
-    fix = _without(manifest, name, set(named))
+    remedy = f"Training cannot normalise them; {way.format('them')}"
     yield Finding("error", "band-without-data", message, remedy=remedy, modality=name, fix=fix)
 
 
-def _without(manifest: Manifest, name: str, dropped: set[str]) -> dict[str, object]:
-    """Return the keys of a manifest that leave bands out."""
+def _without(
+    manifest: Manifest,
+    name: str,
+    dropped: NDArray[np.bool_],
+    found: Sequence[ModalityRecord | None],
+) -> dict[str, Any]:
+    """Return the keys of a manifest that leave bands out; empty if nothing suits all scenes.
+
+    Args:
+        dropped: Bands to leave out (C,).
+        found: What is known of each scene, where the modality has data.
+    """
     modality, rules = manifest.known[name], manifest.rules[name]
-    taken = rules.read_bands or tuple(range(1, len(modality.bands) + 1))
-    kept = [i for i, band in enumerate(modality.bands) if band not in dropped]
-    if not kept:
+    kept: list[int] = np.flatnonzero(~dropped).tolist()
+    if not kept or rules.encoding is not None:
         return {}
-    key = f"modalities.{name}"
-    fix: dict[str, object] = {
-        f"{key}.bands": [modality.bands[i] for i in kept],
-        f"{key}.read_bands": [taken[i] for i in kept],
+    lists: dict[str, Sequence[Any] | None] = {"bands": modality.bands}
+    orders = {record.numbers for record in found if record is not None}
+    if rules.read_bands or len(orders) == 1:
+        # As the bands are read now, which need not be in the order of the files.
+        lists["read_bands"] = rules.read_bands or next(iter(orders))
+    elif not all(record is None or record.is_named for record in found):
+        return {}  # by name in some scenes, by number in others
+    lists["wavelengths_um"] = modality.wavelengths_um
+    lists |= {
+        key: given
+        for key, given in (("value_scale", rules.value_scale), ("value_offset", rules.value_offset))
+        if isinstance(given, tuple)
     }
-    if modality.wavelengths_um is not None:
-        fix[f"{key}.wavelengths_um"] = [modality.wavelengths_um[i] for i in kept]
-    return fix
+    fix: dict[str, Any] = {
+        f"modalities.{name}.{key}": [values[i] for i in kept]
+        for key, values in lists.items()
+        if values is not None
+    }
+    scenes: dict[str, Any] = {}
+    for entry in manifest.entries:
+        for key in ("value_scale", "value_offset"):
+            own = getattr(entry, key).get(name)
+            if isinstance(own, tuple):
+                scenes.setdefault(entry.id, {})[key] = {name: [own[i] for i in kept]}
+    return fix | ({"scenes": scenes} if scenes else {})
 
 
 def _check_classes_elsewhere(
@@ -262,5 +302,6 @@ def _check_nearness(records: Sequence[SceneRecord], splits: Splits) -> Iterator[
             f"scenes of '{pair[0]}' and '{pair[1]}' are neighbours ({counts[pair]} pairs; '{a.id}' "
             f"and '{b.id}' are {distance:.0f} px apart): scores are slightly too optimistic"
         )
-        remedy = "Leave a strip between splits (terrafuse data split --buffer 64)"
+        # `data split --buffer` leaves a strip within scenes that it cuts into blocks only.
+        remedy = f"Give neighbours one split, or cut strips of {_NEAR_PX + 1} px off ('window')"
         yield Finding("note", "split-near", message, a.id, remedy=remedy)

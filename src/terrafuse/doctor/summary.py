@@ -16,6 +16,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.rasters import ReadingRules
 from terrafuse.data.scene import Scene
 from terrafuse.data.schema import SceneEntry
+from terrafuse.errors import exact_number
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
 from terrafuse.splits.content import Sketch
@@ -25,6 +26,8 @@ PERCENTS = (0.5, 5.0, 50.0, 90.0, 99.0)
 
 # Enough to find the half percent at either end within a twentieth of itself.
 _PERCENTILE_PIXELS = 1 << 16
+# Larger whole numbers are floats that happen to be whole.
+_MOST_WHOLE = 1e15
 
 Side = Literal["top", "bottom", "left", "right"]
 
@@ -71,6 +74,10 @@ class ModalitySummary:
         partly_any: Pixels where some band is so.
         fill: Physical value per band that `partly` counts by rule "all"; NaN by rule "each".
         tags: Scale and offset that stored values are read with (C, 2).
+        nodata: Value that means no data now, by the manifest or else the files; None: there is
+            none.
+        numbers: 1-based numbers of the bands read, as `read_bands` has them.
+        is_named: Whether the files' names of bands tell which these are.
         jumps: Pairs of neighbours that differ by nearly all of what a byte holds, and by about
             half of it, int64 (2, C); counted in optical images of bytes only.
     """
@@ -93,6 +100,9 @@ class ModalitySummary:
     partly_any: int = 0
     fill: NDArray[np.float32] | None = None
     tags: NDArray[np.float64] | None = None
+    nodata: float | None = None
+    numbers: tuple[int, ...] = ()
+    is_named: bool = False
     jumps: NDArray[np.int64] | None = None
 
     @property
@@ -112,6 +122,52 @@ class ModalitySummary:
             for band in flat
         ]
         return np.array(rows, np.float32).T
+
+    def stored(self, band: int, value: float) -> float:
+        """Return the number in the file that is read as `value`, as nodata values are given.
+
+        The shortest of those that are: reading rounds to float32.
+        """
+        scale, offset = (float(number) for number in self._tags[band])
+        if (scale, offset) == (1, 0):
+            return value
+        raw = (value - offset) / scale
+        texts = (f"{raw:.{digits}g}" for digits in range(1, 17))
+        read = (float(text) for text in texts if self._read_as(band, float(text)) == value)
+        return next(read, raw)
+
+    def physical(self, stored: float) -> NDArray[np.float32]:
+        """Return what a number in the file is read as in each band, float32 (C, 1, 1)."""
+        bands = range(len(self.low))
+        return np.array([self._read_as(band, stored) for band in bands])[:, None, None]
+
+    def _read_as(self, band: int, stored: float) -> np.float32:
+        scale, offset = self._tags[band].astype(np.float32)
+        return np.float32(np.float32(stored) * scale + offset)
+
+    @property
+    def _tags(self) -> NDArray[np.float64]:
+        """Scale and offset per band; of what is encoded from other bands, 1 and 0."""
+        if self.tags is None or len(self.tags) != len(self.low):
+            return np.array([[1.0, 0.0]] * len(self.low))
+        return self.tags
+
+    def declare(self, stored: float, also: str = "") -> tuple[str, dict[str, float | int]]:
+        """Say how a number in the files becomes nodata: remedy, and fix of the manifest.
+
+        A modality has one nodata value: where it has another, which hides pixels, this one has to
+        be written in place of the new one.
+
+        Args:
+            stored: The number.
+            also: What else mends it, with its conjunction.
+        """
+        if self.nodata is not None and self.nodata != stored and self.valid < self.pixels:
+            number = exact_number(self.nodata)
+            return f"In the file, write the nodata value {number} in its place{also}", {}
+        whole = float(stored).is_integer() and abs(stored) < _MOST_WHOLE
+        fix = {f"modalities.{self.name}.nodata": int(stored) if whole else stored}
+        return f"Set 'nodata: {exact_number(stored)}' on the modality{also}", fix
 
     def scene_window(self, row: int, col: int, height: int, width: int) -> Window:
         """Convert a rectangle of the modality's pixels to scene pixels."""
@@ -140,6 +196,8 @@ class ModalityRecord:
         percentiles: Float32 (P, C).
         whole: Whether all values looked at are whole numbers.
         tags: Scale and offset that stored values are read with (C, 2); None: 1 and 0.
+        numbers: 1-based numbers of the bands read, as `read_bands` has them.
+        is_named: Whether the files' names of bands tell which these are.
     """
 
     low: NDArray[np.float32]
@@ -148,13 +206,18 @@ class ModalityRecord:
     percentiles: NDArray[np.float32]
     whole: bool
     tags: NDArray[np.float64] | None = None
+    numbers: tuple[int, ...] = ()
+    is_named: bool = False
 
     @classmethod
     def of(cls, seen: ModalitySummary) -> ModalityRecord:
         """Create the record of a summary."""
         values = seen.mini[~np.isnan(seen.mini)]
         whole = bool((values == np.round(values)).all())
-        return cls(seen.low, seen.high, seen.known, seen.percentiles, whole, seen.tags)
+        return cls(
+            seen.low, seen.high, seen.known, seen.percentiles, whole, seen.tags, seen.numbers,
+            seen.is_named,
+        )  # fmt: skip
 
 
 @dataclass

@@ -42,7 +42,9 @@ def _check_constant(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     )
     # A lake or the sea is level; a mask may be all 1.
     common = seen.modality.kind in ("elevation", "structure")
-    remedy = "Check that the right file or band is named; if this is fill, set 'nodata'"
+    # By the rule "all", one band of fill beside others is data.
+    keys = "'nodata'" if constant.size == len(seen.low) else "'nodata' and 'nodata_rule: each'"
+    remedy = f"Check that the right file or band is named; if this is fill, set {keys}"
     severity: Severity = "note" if common else "warning"
     yield Finding(severity, "constant-in-scene", message, id, None, remedy, seen.name)
 
@@ -70,7 +72,7 @@ def _check_saturated(id: str, seen: ModalitySummary) -> Iterator[Finding]:
     many = (share >= _SATURATED_NOTE) & (seen.known >= _FEWEST) & (seen.low < seen.high)
     bands = [int(band) for band in np.flatnonzero(many) if not _has_few_values(seen, int(band))]
     border = find_border(seen) if bands else None
-    if not bands or (border is not None and border[0] == seen.high[bands].max()):
+    if not bands or (border is not None and seen.physical(border[0]).max() == seen.high.max()):
         return  # fill, not saturation
     names = [seen.modality.bands[band] for band in bands]
     most = bands[int(np.argmax(share[bands]))]

@@ -143,9 +143,11 @@ def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
         with torch.inference_mode(), np.errstate(invalid="ignore", divide="ignore"):
             return pipeline(Image.fromarray(picture), **options)
     except torch.OutOfMemoryError as error:
+        # Of depth, a window is a batch.
+        fewer = ", or fewer --points-per-batch" if pipeline.task == "mask-generation" else ""
         raise ModelError(
-            f"the device has too little memory ({_first_line(error)}). Use a smaller --window, or "
-            "fewer --points-per-batch"
+            f"the device has too little memory ({_first_line(error)}). Use a smaller "
+            f"--window{fewer}"
         ) from None
 
 

@@ -103,7 +103,9 @@ def _scenes(
     if missing:
         listed = ", ".join(missing[:8]) + (" …" if len(missing) > 8 else "")
         text = f"{len(missing)} of {len(split)} listed pictures lack a file in '{root}': {listed}"
-        if not allow or len(missing) == len(split):
+        if len(missing) == len(split):
+            raise DataError(f"{text}. Without them nothing is left: name the folder that holds all")
+        if not allow:
             raise DataError(f"{text}. To continue without them: -O incomplete=allow")
         warnings.warn(f"{text}. They are left out", stacklevel=2)
     return [

@@ -203,7 +203,9 @@ def _with_files(rows: Sequence[Row], root: Path, path: Path, allow: bool) -> lis
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing[:5]) + (" …" if len(missing) > 5 else "")
         text = f"{len(missing)} of {len(rows)} files of '{path}' are missing: {listed}"
-        if not allow or not here:
+        if not here:
+            raise DataError(f"{text}. None is left: paths count from the folder of the list")
+        if not allow:
             raise DataError(f"{text}. To continue without them: -O incomplete=allow")
         warnings.warn(f"{text}. They are left out", stacklevel=2)
     return here

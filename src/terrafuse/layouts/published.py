@@ -172,11 +172,17 @@ def _modality(layout: Layout, part: Part, second: Part | None) -> dict[str, Any]
     needed = min(max(picked), len(own))
     if min(counts) < needed:
         first = next(id for id, header in part.headers.items() if header.count < needed)
+        there = set(own[: min(counts)])
+        able = [
+            name
+            for name, other in layout.readings.items()
+            if part.found.kind.name not in other.files or there >= set(other.bands)
+        ]
         raise BandError(
             f"{layout.title}: '{part.found.files[first]}' has {part.headers[first].count} bands, "
             f"but {len(own)} are published ({', '.join(own)}), of which '{part.name}' takes "
             f"{', '.join(reading.bands)}. Choose other modalities: -O modalities=… of "
-            f"{', '.join(layout.readings)}"
+            f"{', '.join(able)}"
         )
     if len(own) > 1 and counts != {len(own)}:
         warn(

@@ -210,8 +210,8 @@ class ScenePredictor:
         if absent and not self.segmenter.supports_missing:
             raise MissingModalityError(
                 f"{type(self.segmenter).__name__} needs every modality, but scene '{scene.id}' "
-                f"would be mapped without {', '.join(absent)}. Use a method that supports missing "
-                "modalities (terrafuse methods)"
+                f"would be mapped without {', '.join(absent)}. Give the rasters of all, or use a "
+                "method that supports missing modalities (terrafuse methods)"
             )
         for modality in self.segmenter.modalities:
             if modality.name in used:
@@ -325,6 +325,5 @@ def find_device(device: torch.device | str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f"device '{device}' cannot be used: {reason}. Choose auto, cpu or cuda"
-        ) from None
+        able = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
+        raise ConfigError(f"device '{device}' cannot be used: {reason}. Choose {able}") from None

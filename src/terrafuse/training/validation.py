@@ -245,7 +245,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
             raise LabelError(
                 f"no pixel of split '{self.config.training.validation_split}' can be scored: "
                 f"{evaluation.reference} are all ignored, or the rasters have no data where they "
-                "are. Correct the manifest"
+                "are. Correct 'classes', 'void' or 'nodata' in the manifest"
             )
         mean_over = scored_classes(evaluation, self.scheme)
         return score_values(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import isqrt
 
 import torch
 import torch.nn.functional as F
@@ -252,8 +253,11 @@ def _check_positions(state: Mapping[str, Tensor], variant: DOFAVariant, where: s
     if positions is None or positions.ndim != 3 or positions.shape[1] == 1 + side**2:
         return
     found = positions.shape[1] - 1
+    if isqrt(found) ** 2 != found:
+        return  # of no square: loading names the shapes
     raise WeightsMismatchError(
         f"{where} hold positions for {found} patches, and img_size {variant.img_size} with patches "
-        f"of {variant.patch_size} needs {side**2}. Leave img_size out: images may have any "
-        "size, positions are interpolated"
+        f"of {variant.patch_size} needs {side**2}. Give img_size "
+        f"{isqrt(found) * variant.patch_size}: images may have any size all the same, as positions "
+        "are interpolated"
     )

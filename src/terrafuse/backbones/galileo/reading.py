@@ -215,7 +215,8 @@ def _check_optical(name: str, modality: Modality, low: float, high: float) -> No
         warnings.warn(
             f"{where}: nothing is darker, as with the offset of 1000 of Sentinel-2 since "
             f"processing baseline 04.00 (2022-01-25). Backbone '{name}' was pre-trained without "
-            "it; where files have it, subtract it (GDAL: an offset of -1000 in the file or a VRT)",
+            "it; where files have it, subtract it in the manifest ('value_offset: -1000' of the "
+            "modality, or of scenes)",
             stacklevel=2,
         )
 

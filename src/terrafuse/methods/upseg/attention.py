@@ -41,7 +41,7 @@ def check_block(block: nn.Module, backbone: str) -> None:
         raise ModelError(
             f"prompts between modalities cannot pass through the blocks of backbone '{backbone}', "
             f"which differ from a plain transformer's in: {named}. Choose a plain one (vit_*, "
-            "deit_*, vit_*_dinov2), or leave out the interaction"
+            "deit_*, vit_*_dinov2), or leave out the interaction (interact_stages: [])"
         )
 
 

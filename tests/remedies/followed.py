@@ -1,0 +1,139 @@
+"""Instructions that tests elsewhere follow, and those that no test can.
+
+A place is "module:function | fragment of the text". What the tests of this folder follow stands in
+them, and is found there.
+"""
+
+from __future__ import annotations
+
+#: Test → places whose remedy it follows.
+FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
+        "api.runs:Run._tell_rules | Train again to read them by 'all'",
+    ),
+    "tests/cli/test_describe.py::test_a_trained_run": (
+        "describe.overview:_describe_folder | Set keys of data and training",
+    ),
+    "tests/cli/test_stored_colors.py::"
+    "test_check_says_that_an_alpha_band_is_data_and_its_remedy_holds": (
+        "doctor.files: | add its name to 'bands' of the modality",
+    ),
+    # Each fault there is one change of the sound method, taken back in it.
+    "tests/contract/test_checks.py::test_a_sound_method_passes_every_check": (
+        "contract.checks:check_built | under 'Args:' of the docstring of the class",
+        "contract.checks:check_built | set it to a line that says what it is",
+        "contract.checks:check_built | call super().__init__(modalities, num_classes)",
+        "contract.checks:check_built | name options one by one, keyword-only",
+        "contract.checks:check_influence | use inputs.images of every modality in 'segment'",
+        "contract.checks:check_bands | give each a weight of its own that is not 0",
+        "contract.checks:check_lacking_neighbours | ask inputs.present(name) sample by sample",
+        "contract.checks:check_missing | weigh with inputs.valid or inputs.present",
+        "contract.checks:check_statistics | leave the buffers of the base class",
+        "contract.checks:check_backbones | make it by create_backbone, or derive the encoder",
+        "contract.checks:check_learning | look for what stops its gradient",
+        "contract.checks:_keep_shape | return (N, K, h, w) of any stride",
+        "contract.checks:_keep_named | leave 'forward' to the base class",
+        "contract.checks:_keep_gradients | use it in 'segment' whatever comes in, or take it out",
+    ),
+    "tests/data/test_names.py::test_the_parts_that_a_container_lists_can_be_named": (
+        "data.raster_file:_describe | Name one of its parts in its place",
+    ),
+    "tests/data/test_polygons_elsewhere.py::test_exchanged_axes_exchanged_again": (
+        "data.polygons:_advise | exchange them in the file",
+    ),
+    "tests/data/test_polygons_elsewhere.py::test_of_several_layers_one_has_to_be_named": (
+        "data.polygons:_choose_layer | Say which in the manifest",
+    ),
+    "tests/data/test_stored.py::test_a_vrt_of_more_colours_than_samples_is_refused": (
+        "data.stored:_check_band | Name the file itself instead of the VRT",
+    ),
+    "tests/doctor/test_registration.py::test_the_one_that_is_off_is_named_whichever_it_is": (
+        "doctor.registration:_remedy | of the origin of",
+    ),
+    "tests/doctor/test_remedies.py::test_bands_of_a_file_for_a_trained_model": (
+        "data.rasters:_beside | give the files of the other bands too",
+        "data.rasters:_beside | name the bands with the file, as in 'vrt://",
+    ),
+    "tests/doctor/test_remedies.py::test_the_scale_that_sizes_have": (
+        "data.placement:_right_scale | set that in the manifest, give sizes that fit,",
+    ),
+    "tests/layouts/test_mixed_copies.py::test_pieces_of_one_scene_in_several_splits_are_told": (
+        "layouts.pieces:describe_pieces | to split by folders instead: -O split=",
+    ),
+    "tests/methods/test_decur.py::test_files_that_do_not_fit_are_refused": (
+        "methods.decur.weights:load_encoder | set option 'attention' of method 'decur' to",
+    ),
+    "tests/splits/test_content.py::test_overlapping_scenes_that_cannot_be_divided_say_what_to_do": (
+        "splits.splitting:_too_few | Join them into one raster that is cut into blocks",
+    ),
+    "tests/test_own_method.py::test_the_page_from_top_to_bottom": (
+        "methods.__init__:_missing_code | If that is code you trust, set PYTHONPATH=",
+    ),
+    "tests/test_plugins.py::test_a_backbone_of_ones_own_stands_under_our_methods": (
+        "backbones.outside:_create | Add one, or leave weights out",
+    ),
+    "tests/test_plugins.py::test_a_run_whose_plugin_is_not_installed_names_it": (
+        "methods.__init__:_missing_code | ; install that",
+    ),
+    "tests/test_plugins.py::test_a_module_that_is_missing_says_where_it_was_looked_for": (
+        "plugins:_import | not a folder of them: write",
+    ),
+    "tests/test_plugins.py::test_two_modules_of_one_name_are_not_guessed_between": (
+        "plugins:_folder_of | Rename one of them",
+    ),
+    "tests/training/test_resume.py::test_resumed_equals_uninterrupted": (
+        "training.fitting:fit_task | continue with --resume",
+    ),
+    "tests/training/test_tuned_runs.py::test_base_weights_that_are_gone_or_others": (
+        "methods.saving:load_tuned | Restore the file of base weights",
+        "methods.saving:missing_base | Or put the file into the run folder",
+    ),
+}
+
+#: Reason → places that no test follows.
+EXEMPT: dict[str, tuple[str, ...]] = {
+    "a file of the authors, which cannot be had without a network": (
+        "backbones.croma.weights:load_published | choose a CROMA file, with the groups s1_encoder",
+    ),
+    "a call in Python by whoever builds a model of parts, not by a user": (
+        "backbones.dofa.model:DOFA._set_of | say which one the image has",
+    ),
+    "16 million segments, or a process killed for lack of memory, to provoke it": (
+        "generate.stitching:stitch_labels | split it into several, or request larger segments",
+        "generate.workers:WindowRunner._make_there | Use fewer --workers or a smaller --window",
+    ),
+    "divergence is a matter of the data: that lower rates train is shown by every training": (
+        "training.task:LearningTask._not_finite | Try a lower training.lr, more warmup_steps",
+    ),
+    "nothing is wrong if it is true, and the finding says so": (
+        "doctor.labels:_check_shares | Nothing to fix if that is true",
+        "doctor.splits:_check_labels | It cannot be learned; other splits have",
+        "reports.doctor_page: | look at the place, then decide",
+    ),
+}
+
+#: Texts with a verb that tell what was done, or name things: no instructions.
+NO_INSTRUCTION: tuple[str, ...] = (
+    "api.datasets:data_describe | read as folders (layout 'folder')",
+    "api.reporting:_pictures | map of",
+    "api.runs:Run.evaluate | split '",
+    "backbones.dofa.model:DOFA._set_of | set of bands",
+    "data.placement:place_rasters | name in 'grid'",
+    "data.schema:check_names | name in 'grid'",
+    "data.schema:to_entry | name in ",
+    "data.value_scale:_stored | scale ",
+    "demo:run_demo | map a scene",
+    "describe.parts:describe_alike_bands | enter as their sum",
+    "doctor.splits:_check_classes_elsewhere | has no pixel of",
+    "doctor.structure:_check_pixel_size | where the manifest expects",
+    "landscape.cover:_choose_crops | crop in leaf",
+    "landscape.surfaces: | crop in leaf",
+    "layouts.facts:PublishedFacts.split | split of layout",
+    "layouts.options:need_split | split of layout",
+    "layouts.summary:_notices | pages, read as bands",
+    "plugins:_take | name in ",
+    "reports.doctor_page:_add_finding | Fix in dataset.yaml",
+    "reports.efficiency_table:_heading | Label efficiency of",
+    "reports.run:describe_environment | terrafuse ",
+    "reports.thumbnails:_title | split '",
+)
