@@ -86,6 +86,57 @@ def test_turns_keep_modalities_and_labels_over_the_same_ground(rows, cols, quart
     assert torch.equal(turned.images["s1"][0], mean)
 
 
+def covered(sample: Sample) -> dict[str, Tensor]:
+    return {name: ~image.isnan().all(dim=0) for name, image in sample.images.items()}
+
+
+@given(st.booleans(), st.booleans(), st.integers(0, 3))
+def test_masks_turn_with_what_they_are_of(rows, cols, quarters):
+    sample = random_sample(12, seed=1, gaps=0.4)
+    turned = turn_sample(sample, rows, cols, quarters)
+    for name, expected in covered(turned).items():
+        assert 0 < expected.float().mean() < 1
+        assert torch.equal(turned.valid[name], expected)
+        assert torch.equal(expected.sum(), sample.valid[name].sum())
+
+
+def test_a_turn_by_hand():
+    """First the flips, then quarters counter-clockwise."""
+    sample = make_sample({"rgb": torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(2, 2, 2)}, None, 2)
+    for rows, cols, quarters, expected in (
+        (False, False, 1, [[1, 3], [0, 2]]),
+        (True, False, 1, [[3, 1], [2, 0]]),
+        (False, True, 1, [[0, 2], [1, 3]]),
+        (True, False, 3, [[0, 2], [1, 3]]),
+        (True, True, 2, [[0, 1], [2, 3]]),
+    ):
+        turned = turn_sample(sample, rows, cols, quarters)
+        assert turned.images["rgb"][1].tolist() == expected
+
+
+@pytest.mark.parametrize("read", [16, 24])
+@pytest.mark.parametrize("shown", [16, 8])
+def test_masks_are_of_the_image_whatever_was_done_to_it(read, shown):
+    config = AugmentConfig(blur_sigma_px=2, elevation_shift_m=3)
+    for seed in range(8):
+        sample = random_sample(read, seed, gaps=0.3)
+        changed = augment(config, sample, seed, crop_size=16)
+        framed = Augment(config, ALL, statistics(*ALL), crop_size=16)(
+            sample, torch.Generator().manual_seed(seed), shown=shown
+        )
+        for found in (changed, framed):
+            for name, expected in covered(found).items():
+                assert torch.equal(found.valid[name], expected), name
+
+
+def test_a_pixel_counts_as_long_as_one_band_is_left():
+    image = torch.ones(2, 8, 8)
+    image[1, :, :3] = torch.nan
+    image[:, :2] = torch.nan
+    shown = resize_sample(make_sample({"rgb": image}, None, 8), (FINE,), 4)
+    assert shown.valid["rgb"].tolist() == [[False] * 4] + [[True] * 4] * 3
+
+
 def test_all_eight_turns_are_drawn_evenly():
     seen: dict[tuple, int] = {}
     config = STILL.model_copy(update={"flip": True, "rotate": True})
