@@ -37,6 +37,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import yaml
+
 from machine import processor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,11 +109,11 @@ class Outcome:
 
 def read_faults(folder: Path = FAULTS) -> list[Fault]:
     """Read all faults, sorted by room."""
-    faults = []
-    for path in sorted(folder.glob("*.yaml")):
-        for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
-            faults.append(Fault(path.stem, **{**entry, "tests": tuple(entry["tests"])}))
-    return faults
+    return [
+        Fault(path.stem, **{**entry, "tests": tuple(entry["tests"])})
+        for path in sorted(folder.glob("*.yaml"))
+        for entry in yaml.safe_load(path.read_text(encoding="utf-8"))
+    ]
 
 
 def choose(faults: Iterable[Fault], names: Sequence[str]) -> list[Fault]:
@@ -179,7 +180,8 @@ def try_fault(fault: Fault, copy: Path, limit_s: float) -> Outcome:
     elif code in (_FAILED, _INTERRUPTED) and failed:
         verdict, reason = "killed", failed[1]
     else:
-        verdict, reason = "error", (output.strip().splitlines() or [f"exit code {code}"])[-1]
+        told = re.search(r"^ERROR: (.+)", output, re.M)
+        verdict, reason = "error", told[1] if told else f"exit code {code}: {output[-200:]}"
     return Outcome(fault, verdict, reason, time.perf_counter() - start)
 
 

@@ -373,9 +373,7 @@ def test_only_the_axis_that_shrinks_is_averaged(
     grid = make_raster(
         tmp_path / "g.tif", np.zeros((1, 24, 24), np.uint8), transform=from_origin(0, 0, 10, 10)
     )
-    scene = scene_from_rasters(
-        [bands(1), Modality("g", ("g",))], {"m": path, "g": grid}, grid="g"
-    )
+    scene = scene_from_rasters([bands(1), Modality("g", ("g",))], {"m": path, "g": grid}, grid="g")
     found = scene.read(scene.grid.window).images["m"].numpy()[0]
     expected = np.tile(noise[:, None], (1, 24)) if axis == "columns" else np.tile(noise, (24, 1))
     np.testing.assert_allclose(found, expected, atol=1e-4)

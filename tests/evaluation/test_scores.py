@@ -1,7 +1,6 @@
 """The vectors are those of the written definitions; torchmetrics is a second opinion."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics import functional as oracle
 
+from golden_files import load_facts
 from terrafuse.evaluation import (
     SCORES,
     ConfusionMatrix,
@@ -21,7 +21,6 @@ from terrafuse.evaluation import (
     subset_report,
 )
 
-PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 MATRIX = np.array([[50, 10, 0], [5, 30, 5], [0, 0, 0]])
 
 
@@ -105,7 +104,7 @@ def test_boundary_scores_take_part_in_the_rules() -> None:
 )
 def test_published_scores(rules: str, mean_over: Any) -> None:
     """Recorded from the MFNet code. ISPRS: clutter, class 5, is in the matrix, not in the means."""
-    golden = json.loads(PROTOCOL.read_text(encoding="utf-8"))[f"metrics_{rules}"]
+    golden = load_facts("mfnet/protocol")[f"metrics_{rules}"]
     matrix = np.array(golden["confusion_rows_gt_cols_pred"])
     scores, classes = score(matrix, mean_over=mean_over), score_classes(matrix)
     for name in ("OA", "mF1", "mIoU", "kappa"):

@@ -9,11 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from golden_files import GOLDEN, part
+from golden_files import load_metadata, load_tensors, part
 from terrafuse.backbones import TokenBackbone
 from terrafuse.decoders import SegFormerDecoder
 from terrafuse.fusion import ChannelNorm, DepthwiseMlp, GuidedBlock
@@ -34,10 +32,7 @@ RGB, STRUCTURE = Modality("rgb", ("r", "g", "b")), Modality("structure", ("grey"
 
 
 def _load(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path = GOLDEN / "vsgnet" / f"{name}.safetensors"
-    with safe_open(path, "pt") as file:
-        settings = dict(file.metadata())
-    return load_file(path), settings
+    return load_tensors(f"vsgnet/{name}"), load_metadata(f"vsgnet/{name}")
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], here: str, there: str) -> Any:

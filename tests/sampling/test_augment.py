@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from terrafuse.config import AugmentConfig
@@ -373,6 +374,14 @@ def test_zoom_keeps_the_register(read):
     torch.testing.assert_close(shown.images["s1"][0, inner, 3], coarse[inner], atol=0.1, rtol=0)
     expected = (centre[:, None].floor() // 4 * 10 + centre.floor() // 4).long()
     assert torch.equal(shown.labels, expected)
+
+
+def test_a_zoom_may_be_fixed():
+    config = AugmentConfig(scale=(1.5, 1.5))
+    assert describe_augmentation(config, ())[0].endswith("zoom 1.5 to 1.5")
+    for wrong in ((2, 1), (0.05, 1), (1, 11)):
+        with pytest.raises(ValidationError, match="two ascending factors between"):
+            AugmentConfig(scale=wrong)
 
 
 def test_a_border_without_data_keeps_the_register():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_grid_windows_come_in_another_order_each_epoch():
     lengths = [len(lattice) for lattice in sampler._lattices]
     draws = [sampler.draw(i)[1] for i in range(2 * sum(lengths))]
     # Row by row would make most steps one to the right.
-    steps = [(b.row - a.row, b.col - a.col) for a, b in zip(draws, draws[1:], strict=False)]
+    steps = [(b.row - a.row, b.col - a.col) for a, b in pairwise(draws)]
     assert steps.count((0, 16)) < 0.2 * len(steps)
     # A phase comes back in the next cycle, in another order.
     first = [(w.row, w.col) for w in draws if w.row % 16 == w.col % 16 == 0]

@@ -195,13 +195,13 @@ def refused(config: Any, folder: Path) -> dict[str, bool]:
     answers = {}
     for key in keys_of(config.model_dump(mode="json")):
         other: Any = _Other(config, key)
+        said = ""
         try:
             check_startable(folder, config, resume=True, read=lambda _, other=other: other)
         except ConfigError as error:
-            assert f" {key} was 'another', is " in str(error)
-            answers[key] = True
-        else:
-            answers[key] = False
+            said = str(error)
+        answers[key] = f" {key} was 'another', is " in said
+        assert answers[key] == bool(said), said
     return answers
 
 

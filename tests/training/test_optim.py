@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from golden_files import load_golden
+from golden_files import load_facts, load_golden
 from terrafuse.config import TrainingConfig
 from terrafuse.errors import ModelError
 from terrafuse.methods import create_segmenter
@@ -24,8 +22,6 @@ from terrafuse.training.optim import (
     learning_rate_factor,
     parameter_groups,
 )
-
-PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 
 
 class TinyBackbone(nn.Module):
@@ -224,7 +220,7 @@ def test_poly_whole_gives_the_published_rates() -> None:
 
 def test_multistep_gives_the_published_rates() -> None:
     """Recorded from the MFNet code, whose scheduler lowers the rate as epoch 25 begins."""
-    rates = json.loads(PROTOCOL.read_text(encoding="utf-8"))["lr_per_epoch_1_to_50"]
+    rates = load_facts("mfnet/protocol")["lr_per_epoch_1_to_50"]
     settings = config(
         steps=50_000, schedule="multistep", milestones=(24_000, 34_000, 44_000), lr=0.01
     )

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from terrafuse.errors import WeightsNotFoundError
-from terrafuse.weights import also_looking_in, digest_values, read_weights
+from terrafuse.errors import ChecksumError, WeightsNotFoundError
+from terrafuse.weights import also_looking_in, digest, digest_values, read_weights
 
 
 def write(path: Path, value: float) -> Path:
@@ -41,6 +41,17 @@ def test_a_place_to_look_in_is_that_of_its_block_only(tmp_path: Path) -> None:
         with also_looking_in(second.parent):
             assert read_weights(lost)["a.weight"].tolist() == [2, 2]
         assert read_weights(lost)["a.weight"].tolist() == [1, 1]
+
+
+def test_a_checksum_is_compared_as_far_as_it_is_known(tmp_path: Path) -> None:
+    path = write(tmp_path / "base.safetensors", 1)
+    whole = digest(path)
+    for known in (whole, whole[:8], whole.upper()):
+        assert read_weights(path, sha256=known)["a.weight"].tolist() == [1, 1]
+    for digit in (1, 7, 63):
+        other = whole[:digit] + ("0" if whole[digit] != "0" else "1") + whole[digit + 1 :]
+        with pytest.raises(ChecksumError, match=f"SHA-256 is {whole}, expected {other}"):
+            read_weights(path, sha256=other)
 
 
 STATE = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0]), "c": torch.ones(2, 3)}
