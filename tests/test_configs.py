@@ -6,7 +6,6 @@ manifest itself need not be either: one of a published layout is made up from `L
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from rasterio.transform import from_origin
 
+from golden_files import load_facts
 from terrafuse.config import AugmentConfig, RunConfig, load_run_config
 from terrafuse.config.base import read_yaml
 from terrafuse.config.pretrain import load_pretrain_config
@@ -232,9 +232,6 @@ def test_there_are_runs_and_their_datasets_are_read():
         assert len(load_manifest(path).entries) == len(values["scenes"])
 
 
-GOLDEN = Path(__file__).parent / "golden" / "mfnet"
-
-
 @pytest.fixture(params=["vaihingen", "potsdam", "mmhunan"])
 def published(request):
     """Name of a dataset, and how MFNet is published on it."""
@@ -245,7 +242,7 @@ def test_published_training(published):
     """Numbers of the publication's code; the learning rates are recorded from it."""
     name, config = published
     training = config.training
-    rates = json.loads((GOLDEN / "protocol.json").read_text())["lr_per_epoch_1_to_50"]
+    rates = load_facts("mfnet/protocol")["lr_per_epoch_1_to_50"]
     epoch_steps = 500 if name == "mmhunan" else 1000
     assert training.steps == len(rates) * epoch_steps == 50 * epoch_steps
     assert training.validate_every == epoch_steps
@@ -269,7 +266,7 @@ def test_published_training(published):
 def test_published_data(published):
     """The split's size stands in a comment, for the manifest does not ship."""
     name, config = published
-    splits = {k.lower(): v for k, v in json.loads((GOLDEN / "splits.json").read_text()).items()}
+    splits = {k.lower(): v for k, v in load_facts("mfnet/splits").items()}
     text = (CONFIGS / "mfnet" / f"{name}_published.yaml").read_text(encoding="utf-8")
     assert f"# all {len(splits[name]['train'])} training" in text
     assert config.data.train_splits == ("train", "val")
@@ -294,7 +291,7 @@ def test_published_windows(name, size, final_stride, validation_stride):
     assert crop - validation_overlap(config) == validation_stride
     recorded = {
         (case["H"], case["W"], case["stride"]): case
-        for case in json.loads((GOLDEN / "protocol.json").read_text())["sliding_window"]
+        for case in load_facts("mfnet/protocol")["sliding_window"]
     }[*size, validation_stride]
     lattice = Lattice(*size, crop, validation_overlap(config), blending=blending)
     assert sum(map(lattice.times, lattice)) == recorded["count"]
@@ -304,7 +301,7 @@ def test_published_windows(name, size, final_stride, validation_stride):
 def test_published_scores(published):
     name, config = published
     rules = "metrics_mmhunan" if name == "mmhunan" else "metrics_isprs"
-    golden = json.loads((GOLDEN / "protocol.json").read_text())[rules]
+    golden = load_facts("mfnet/protocol")[rules]
     classes = LAYOUTS[name][1]
     assert len(classes) == len(golden["confusion_rows_gt_cols_pred"])
     means = config.evaluation.mean_over or classes

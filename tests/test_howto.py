@@ -1,4 +1,4 @@
-"""Every how-to page's commands run from top to bottom, with made-up rasters.
+"""Every how-to page's commands and Python run from top to bottom, with made-up rasters.
 
 A page's YAML files are written where it shows them. What a command needs beside is made by the
 page's entry in PAGES, and so are runs that the page takes as given. Training is cut to a few small
@@ -9,91 +9,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import rasterio
 import yaml
-from rasterio.transform import from_origin
+
+from made_rasters import FENCE, TWO_SENSORS, make_rasters, shrunk
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "howto"
 CommandLine = Callable[..., tuple[int, str, str]]
-_FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (\w+\.yaml)\b")
-
-#: Cuts training; by verb, appended to its words.
-SMALL = [
-    "data.crop_size=32", "data.batch_size=2", "data.workers=0", "training.steps=2",
-]  # fmt: skip
-TINY = [
-    "method.backbone=resnet10t", "method.backbone_options={strides: [2, 4, 8, 16]}",
-    "prediction.crop_size=256", "prediction.overlap=0", "training.validate_every=2",
-]  # fmt: skip
-
-TWO_SENSORS: dict[str, Any] = {
-    "classes": [{"name": "field", "code": 1}, {"name": "water", "code": 2}],
-    "modalities": {
-        "s1": {"kind": "sar", "bands": ["VV", "VH"], "unit": "db"},
-        "s2": {"kind": "optical", "bands": ["blue", "green", "red", "nir"]},
-    },
-    "scenes": [
-        {"id": id, "split": split, "s1": f"s1/{id}.tif", "s2": f"s2/{id}.tif",
-         "labels": f"labels/{id}.tif"}
-        for id, split in (("a", "train"), ("b", "train"), ("v", "val"), ("north", "test"))
-    ],
-}  # fmt: skip
-
-
-def codes_of(values: Mapping[str, Any]) -> list[int]:
-    codes: list[int] = []
-    for i, item in enumerate(values["classes"]):
-        code = item.get("code", i)
-        codes += code if isinstance(code, list) else [code]
-    return codes
-
-
-def write(path: Path, array: np.ndarray, left: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count, height, width = array.shape
-    with rasterio.open(
-        path, "w", driver="GTiff", count=count, height=height, width=width, dtype=array.dtype,
-        crs="EPSG:32633", transform=from_origin(left, 5_000_000, 10, 10),
-        photometric="RGB" if count == 3 else "MINISBLACK",
-    ) as dataset:  # fmt: skip
-        dataset.write(array)
-
-
-def make_rasters(
-    folder: Path, values: Mapping[str, Any], height: int = 96, width: int = 96
-) -> None:
-    """Rasters of a manifest's scenes, apart from each other: classes in blocks, bands by class."""
-    codes = codes_of(values)
-    for n, scene in enumerate(values["scenes"]):
-        rng = np.random.default_rng(n)
-        left = 400_000 + 40_000 * n
-        blocks = rng.integers(0, len(codes), (-(-height // 16), -(-width // 16)))
-        index = np.kron(blocks, np.ones((16, 16), int))[:height, :width]
-        if "labels" in scene:
-            labels = np.array(codes, np.uint8)[index]
-            write(folder / scene["labels"], labels[None], left)
-        for name, item in values["modalities"].items():
-            files = scene.get(name, [])
-            files = [files] if isinstance(files, str) else files
-            per_file = len(item["bands"]) // max(1, len(files))
-            for k, file in enumerate(files):
-                shape = (per_file, height, width)
-                if item.get("kind") == "sar":
-                    image = -12 + 2 * index + rng.normal(0, 1.5, shape) - k
-                    image = image.astype(np.float32)
-                else:
-                    image = 400 + 250 * index + 60 * np.arange(per_file)[:, None, None]
-                    image = (image + rng.normal(0, 120, shape)).clip(1).astype(np.uint16)
-                write(folder / file, image, left)
+_FILE = re.compile(r"# (\w+\.(?:yaml|py))\n")
 
 
 @dataclass(frozen=True)
@@ -104,11 +35,13 @@ class Page:
         make: Called with the folder and a function that runs commands, before the first.
         tiny: Whether TINY holds for the page's run files.
         skip: Beginning of a command → why it is not run.
+        before: What is done before a block of Python, by the block's first line.
     """
 
     make: Callable[[Path, Callable[..., None]], None]
     tiny: bool = True
     skip: Mapping[str, str] = field(default_factory=dict)
+    before: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
 
 
 def nothing(folder: Path, run: Callable[..., None]) -> None:
@@ -118,7 +51,7 @@ def nothing(folder: Path, run: Callable[..., None]) -> None:
 def own_rasters(folder: Path, run: Callable[..., None]) -> None:
     """The rasters that the page's manifest names, a folder to describe, and a new place."""
     page = (FOLDER / "own-rasters.md").read_text()
-    block = next(b for _, b in _FENCE.findall(page) if b.startswith("# dataset.yaml"))
+    block = next(b for _, b in FENCE.findall(page) if b.startswith("# dataset.yaml"))
     make_rasters(folder, yaml.safe_load(block), 512, 512)
     described = {
         "classes": TWO_SENSORS["classes"],
@@ -184,6 +117,40 @@ def flood(folder: Path, run: Callable[..., None]) -> None:
         run("terrafuse", "train", "run.yaml", "--out", f"runs/{name}")
 
 
+def tuned(folder: Path, run: Callable[..., None]) -> None:
+    """Two sensors, a run whose transformers have low-rank updates, and a new place."""
+    two_sensors(folder, run)
+    new = [{"id": "n", "s1": "new_s1.tif", "s2": "new_s2.tif"}]
+    make_rasters(folder, {**TWO_SENSORS, "scenes": new})
+    small = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64, "neck_channels": 8}
+    method = {
+        "name": "late_fusion", "backbone": "vit_tiny_patch16_224", "backbone_options": small,
+        "tuning": "lora", "decoder": "segformer", "decoder_options": {"channels": 8},
+    }  # fmt: skip
+    values = {
+        "data": {"manifest": "dataset.yaml"}, "method": method,
+        "prediction": {"crop_size": 96, "overlap": 0},
+    }  # fmt: skip
+    (folder / "run_lora.yaml").write_text(yaml.safe_dump(values))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the backbone has no pretrained weights")
+        run("terrafuse", "train", "run_lora.yaml", "--out", "runs/lora")
+
+
+def pretrained_anew(folder: Path) -> None:
+    """The page's run of the command line is done again, from Python and as short."""
+    shutil.rmtree(folder / "pretrained")
+    values = yaml.safe_load((folder / "pretrain.yaml").read_text())
+    values["data"] |= {"crop_size": 64, "batch_size": 4, "workers": 0}
+    values["training"] = values.get("training", {}) | {"steps": 2}
+    (folder / "pretrain.yaml").write_text(yaml.safe_dump(values))
+
+
+def generated_anew(folder: Path) -> None:
+    """The command line has made others of the same photos, which are not replaced."""
+    shutil.rmtree(folder / "generated")
+
+
 def photos(folder: Path, run: Callable[..., None]) -> None:
     values = {
         "classes": [{"name": "low"}, {"name": "high"}],
@@ -214,7 +181,9 @@ PAGES: dict[str, Page] = {
     ),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
-    "pretrain": Page(two_sensors, tiny=False),
+    "pretrain": Page(
+        two_sensors, tiny=False, before={"from terrafuse import api": pretrained_anew}
+    ),
     "compare": Page(
         nothing,
         skip={
@@ -229,9 +198,11 @@ PAGES: dict[str, Page] = {
             "terrafuse generate dataset.yaml --kind sam": _WEIGHTS,
             "terrafuse generate dataset.yaml --kind depth": _WEIGHTS,
         },
+        before={"from terrafuse.api import generate": generated_anew},
     ),
     "tuning": Page(
-        two_sensors,
+        tuned,
+        tiny=False,
         skip={"terrafuse describe run": _WEIGHTS, "terrafuse train run": _WEIGHTS},
     ),
     "multi-gpu": Page(
@@ -262,14 +233,16 @@ def commands_of(block: str) -> list[list[str]]:
 
 
 def steps_of(page: str) -> list[tuple[str, str]]:
-    """Files as (name, text) and blocks of commands as ("", text), from top to bottom."""
+    """Files as (name, text), blocks of commands as ("", text), of Python as ("python", text)."""
     found = []
-    for language, block in _FENCE.findall((FOLDER / f"{page}.md").read_text(encoding="utf-8")):
+    for language, block in FENCE.findall((FOLDER / f"{page}.md").read_text(encoding="utf-8")):
         named = _FILE.match(block)
-        if language == "yaml" and named:
+        if language in ("yaml", "python") and named:
             found.append((named[1], block))
         elif language == "bash":
             found.append(("", block))
+        elif language == "python":
+            found.append(("python", block))
     return found
 
 
@@ -288,13 +261,18 @@ def test_commands_run_from_top_to_bottom(
 
     def run(*words: str) -> None:
         line = " ".join(words)
-        code, out, said = command_line(*shrunk(words, page)[1:])
+        code, out, said = command_line(*shrunk(words, tiny=page.tiny)[1:])
         assert code == 0, f"{name}.md: {line}\n{out[-2000:]}\n{said[-2000:]}"
 
     page.make(tmp_path, run)
     steps = steps_of(name)
     skipped = set()
+    namespace: dict[str, Any] = {"__name__": name}
     for position, (file, text) in enumerate(steps):
+        if file == "python":
+            page.before.get(text.partition("\n")[0], lambda _: None)(tmp_path)
+            exec(compile(text, f"{name}.md", "exec"), namespace)
+            continue
         if file:
             (tmp_path / file).write_text(text)
             continue
@@ -309,16 +287,3 @@ def test_commands_run_from_top_to_bottom(
                     (tmp_path / later).write_text(content)
             run(*words)
     assert skipped == set(page.skip), "what is skipped is no longer on the page"
-
-
-def shrunk(words: Sequence[str], page: Page) -> list[str]:
-    """The command with little training."""
-    verb = words[1]
-    if verb == "pretrain":
-        settings = ["data.crop_size=64", "data.batch_size=4", "data.workers=0",
-                    "training.steps=2", "training.warmup_steps=0"]  # fmt: skip
-    elif verb in ("train", "sweep"):
-        settings = [*SMALL, *(TINY if page.tiny else ())]
-    else:
-        return list(words)
-    return [*words, *(part for setting in settings for part in ("-s", setting))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from golden_files import GOLDEN, part
+from golden_files import load_facts, load_tensors, part
 from small_backbones import train_a_little
 from terrafuse.backbones import DOFA, create_backbone, is_token_backbone, knows_modalities
 from terrafuse.backbones.dofa import find_alike
@@ -35,10 +33,8 @@ RGB = (0.665, 0.56, 0.49)
 @cache
 def _golden() -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Any]]:
     """State, tensors of cases and settings."""
-    settings = json.loads((GOLDEN / "dofa/index.json").read_text())["p16_dyn16"]
-    folder = GOLDEN / "dofa/p16_dyn16"
-    state = load_file(folder / "state_dict.safetensors")
-    return state, load_file(folder / "cases.safetensors"), settings
+    state, cases = (load_tensors(f"dofa/p16_dyn16/{name}") for name in ("state_dict", "cases"))
+    return state, cases, load_facts("dofa/index")["p16_dyn16"]
 
 
 def _published(**band_sets: Any) -> DOFA:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from golden_files import GOLDEN, part
+from golden_files import load_metadata, load_tensors, part
 from shared import SHARED
 from terrafuse.backbones import Galileo
 from terrafuse.backbones.galileo import weights as galileo_weights
@@ -49,10 +48,8 @@ S2 = Modality(
 
 @cache
 def _tiny() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    path = GOLDEN / "galileo" / "tiny.safetensors"
-    with safe_open(path, "pt") as file:
-        cases = json.loads(file.metadata()["cases"])
-    return load_file(path), cases
+    cases = json.loads(load_metadata("galileo/tiny")["cases"])
+    return load_tensors("galileo/tiny"), cases
 
 
 def _encoder(state: Mapping[str, Tensor]) -> GalileoEncoder:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden_files import GOLDEN, load_golden, part
+from golden_files import load_golden, load_rows, part
 from terrafuse.backbones import Backbone, create_backbone
 from terrafuse.backbones.timm import models as timm_models
 from terrafuse.errors import ChecksumError, ModelError, WeightsMismatchError
@@ -172,7 +171,7 @@ def test_the_published_file_brings_its_licence(
 
 def _listed(size: str) -> dict[str, Tensor]:
     """Official names and shapes of a published encoder, on no device, from MFNet's listing."""
-    rows = json.loads((GOLDEN / "mfnet" / f"state_dict_keys_vit_{size}_lora.json").read_text())
+    rows = load_rows(f"mfnet/state_dict_keys_vit_{size}_lora")
     state = {}
     for key, shape, _, role in rows:
         if role == "unused":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -325,14 +326,109 @@ def test_no_data_does_not_bleed_when_resampled(
     assert not valid.all()
 
 
-def test_downsampling_averages(make_raster: MakeRaster, tmp_path: Path) -> None:
-    checkers = (np.indices((400, 400)).sum(axis=0) % 2)[None].astype(np.float32)
+@pytest.mark.parametrize("resampling", ["bilinear", "cubic", "average"])
+def test_downsampling_averages(
+    make_raster: MakeRaster, tmp_path: Path, resampling: Literal["bilinear", "cubic", "average"]
+) -> None:
+    """Noise: what is sampled instead of averaged keeps its spread; a pattern may happen not to."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0.5, 1, (1, 400, 400)).astype(np.float32)
     half_metre = from_origin(500_000, 5_000_000, 0.5, 0.5)
-    path = make_raster(tmp_path / "a.tif", checkers, transform=half_metre)
-    image = read_resampled(make_raster, path, 1)[:, 2:-6, 2:-6]
+    path = make_raster(tmp_path / "a.tif", noise, transform=half_metre)
+    image = read_resampled(make_raster, path, 1, ReadingRules(resampling=resampling))
+    image = image[:, 2:-6, 2:-6]
     image = image[~np.isnan(image)]
     assert image.size > 300
-    np.testing.assert_allclose(image, 0.5, atol=0.03)
+    # Pixels of 14 × 14 others; unchanged, the deviation would be 1.
+    assert image.std() < 2 / 14
+    assert image.mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_an_average_is_that_of_the_pixels_inside(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.random.default_rng(1).random((1, 12, 20)).astype(np.float32)
+    fine = make_raster(tmp_path / "a.tif", values, transform=from_origin(0, 0, 2.5, 2.5))
+    coarse = make_raster(
+        tmp_path / "g.tif", np.zeros((1, 3, 5), np.uint8), transform=from_origin(0, 0, 10, 10)
+    )
+    scene = scene_from_rasters(
+        [bands(1), Modality("g", ("g",))], {"m": fine, "g": coarse}, grid="g",
+        sources={"m": ReadingRules(resampling="average")},
+    )  # fmt: skip
+    expected = values.reshape(1, 3, 4, 5, 4).mean(axis=(2, 4))
+    found = scene.read(scene.grid.window).images["m"].numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_only_the_axis_that_shrinks_is_averaged(
+    make_raster: MakeRaster, tmp_path: Path, axis: str
+) -> None:
+    """Pixels of 10 × 1 m: along the long side they stay what they are."""
+    noise = np.random.default_rng(2).random(24).astype(np.float32)
+    if axis == "columns":
+        values, place = np.tile(noise[:, None], (1, 240))[None], from_origin(0, 0, 1, 10)
+    else:
+        values, place = np.tile(noise, (240, 1))[None], from_origin(0, 0, 10, 1)
+    path = make_raster(tmp_path / "a.tif", values, transform=place)
+    grid = make_raster(
+        tmp_path / "g.tif", np.zeros((1, 24, 24), np.uint8), transform=from_origin(0, 0, 10, 10)
+    )
+    scene = scene_from_rasters([bands(1), Modality("g", ("g",))], {"m": path, "g": grid}, grid="g")
+    found = scene.read(scene.grid.window).images["m"].numpy()[0]
+    expected = np.tile(noise[:, None], (1, 24)) if axis == "columns" else np.tile(noise, (24, 1))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def vrt_of(path: Path, out: Path, **tags: list[float]) -> Path:
+    """A VRT over a file whose bands have tags of their own, which a GeoTIFF cannot have."""
+    copy(path, out, driver="VRT")
+    root = ElementTree.parse(out)
+    for i, band in enumerate(root.iter("VRTRasterBand")):
+        for tag, values in tags.items():
+            for old in band.findall(tag):
+                band.remove(old)
+            ElementTree.SubElement(band, tag).text = str(values[i])
+    root.write(out)
+    return out
+
+
+@pytest.mark.parametrize("is_resampled", [False, True])
+@pytest.mark.parametrize("rule", ["each", "all"])
+def test_bands_of_one_file_have_their_own_nodata_values(
+    make_raster: MakeRaster, tmp_path: Path, rule: Literal["each", "all"], is_resampled: bool
+) -> None:
+    values = np.empty((3, 30, 30), np.uint8)
+    values[0], values[1], values[2] = 10, 20, 30
+    values[:, :10] = np.reshape([1, 2, 3], (3, 1, 1))  # each has its own value
+    values[:, 10:20] = np.reshape([2, 3, 1], (3, 1, 1))  # each has that of another
+    values[1, 20:] = 2  # one of them has its own
+    path = make_raster(tmp_path / "a.tif", values)
+    tagged = vrt_of(path, tmp_path / "a.vrt", NoDataValue=[1, 2, 3])
+    rules = ReadingRules(nodata_rule=rule, resampling="nearest")
+    if is_resampled:
+        image = read_resampled(make_raster, tagged, 3, rules)
+        # 7 m on 10 m: rows of the grid that lie well inside each third.
+        top, middle, low = image[:, 5, 5], image[:, 20, 5], image[:, 29, 5]
+    else:
+        image = read_one(tagged, 3, rules)
+        top, middle, low = image[:, 5, 5], image[:, 15, 5], image[:, 25, 5]
+    np.testing.assert_array_equal(top, [np.nan] * 3)
+    np.testing.assert_array_equal(middle, [2, 3, 1])
+    np.testing.assert_array_equal(low, [10, 2 if rule == "all" else np.nan, 30])
+
+
+def test_bands_of_one_file_have_their_own_scale_and_offset(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    path = make_raster(tmp_path / "a.tif", np.full((3, 4, 5), 10, np.int16))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales, dataset.offsets = (1.0, 0.5, 2.0), (0.0, 3.0, -1.0)
+    image = read_one(path, 3)
+    assert image[:, 2, 2].tolist() == [10, 8, 19]
+    picked = read_one(path, 2, ReadingRules(read_bands=(3, 2)))
+    assert picked[:, 2, 2].tolist() == [19, 8]
+    own = ReadingRules(value_scale=(1.0, 2.0, 3.0), value_offset=(0.0, 10.0, 20.0))
+    assert read_one(path, 3, own)[:, 2, 2].tolist() == [10, 30, 50]
 
 
 @pytest.mark.parametrize("transform", ["south up", "rotated", "mirrored"])

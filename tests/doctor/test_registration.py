@@ -133,6 +133,27 @@ def test_where_there_is_nothing_to_compare_there_is_no_confidence():
     assert shift.confidence < SURE
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_shift_at_the_edge_of_the_search_is_not_trusted(axis, sign):
+    """The true peak may lie beyond it; one pixel less is found and trusted."""
+    ground = texture(200, 4)
+
+    def shifted(pixels):
+        moved = np.roll(ground, sign * pixels, axis)
+        inner = slice(20, 180)
+        return measure_shift(
+            ground[None, inner, inner], moved[None, inner, inner], known_of(160), known_of(160),
+            most=8,
+        )  # fmt: skip
+
+    inside, on_edge = shifted(7), shifted(8)
+    assert (inside.row, inside.col)[axis] == pytest.approx(7 * sign, abs=0.3)
+    assert inside.confidence > SURE
+    assert (on_edge.row, on_edge.col)[axis] == pytest.approx(8 * sign, abs=0.3)
+    assert on_edge.confidence == 0
+
+
 def known_of(size):
     return np.ones((size, size), bool)
 

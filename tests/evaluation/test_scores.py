@@ -1,7 +1,6 @@
 """The vectors are those of the written definitions; torchmetrics is a second opinion."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torchmetrics import functional as oracle
 
-from terrafuse.evaluation import ConfusionMatrix, score, score_classes, subset_report
+from golden_files import load_facts
+from terrafuse.evaluation import (
+    SCORES,
+    ConfusionMatrix,
+    score,
+    score_classes,
+    score_values,
+    subset_report,
+)
 
-PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 MATRIX = np.array([[50, 10, 0], [5, 30, 5], [0, 0, 0]])
 
 
@@ -98,7 +104,7 @@ def test_boundary_scores_take_part_in_the_rules() -> None:
 )
 def test_published_scores(rules: str, mean_over: Any) -> None:
     """Recorded from the MFNet code. ISPRS: clutter, class 5, is in the matrix, not in the means."""
-    golden = json.loads(PROTOCOL.read_text(encoding="utf-8"))[f"metrics_{rules}"]
+    golden = load_facts("mfnet/protocol")[f"metrics_{rules}"]
     matrix = np.array(golden["confusion_rows_gt_cols_pred"])
     scores, classes = score(matrix, mean_over=mean_over), score_classes(matrix)
     for name in ("OA", "mF1", "mIoU", "kappa"):
@@ -170,3 +176,32 @@ def test_pixels_without_class_count_as_wrong() -> None:
     assert scores.mpa == pytest.approx((1 + 2 / 4) / 2)
     assert scores.mf1 == pytest.approx((1 + 4 / 6) / 2)
     assert subset_report(counts, ["a", "b"])["matrix"] == [[4, 0], [0, 2]]
+
+
+def test_every_score_counts_pixels_without_class_as_wrong_by_hand() -> None:
+    # Of 8 reference pixels of the first class 3 are not mapped, of 12 of the second 1.
+    counts = np.array([[4, 1, 3], [2, 9, 1]])
+    scores, classes = score(counts), score_classes(counts)
+    assert classes.pixels.tolist() == [8, 12]
+    assert classes.predicted.tolist() == [6, 10]
+    assert classes.recall == pytest.approx([4 / 8, 9 / 12])
+    assert classes.precision == pytest.approx([4 / 6, 9 / 10])
+    assert classes.iou == pytest.approx([4 / 10, 9 / 13])
+    assert classes.f1 == pytest.approx([8 / 14, 18 / 22])
+    assert scores.oa == pytest.approx(13 / 20)
+    assert scores.fwiou == pytest.approx(8 / 20 * 4 / 10 + 12 / 20 * 9 / 13)
+    chance = (8 * 6 + 12 * 10) / 20**2
+    assert scores.kappa == pytest.approx((13 / 20 - chance) / (1 - chance))
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_a_hole_never_improves_a_score(name: str) -> None:
+    """Pixels rightly mapped, then not mapped: no score may rise."""
+    whole = np.array([[40, 6, 0], [3, 25, 0]])
+    holes = np.array([[30, 6, 10], [3, 20, 5]])
+    if not SCORES[name].is_cheap:
+        pytest.skip("is not computed from the matrix")
+    before, after = (score_values(counts)[name] for counts in (whole, holes))
+    assert before is not None
+    assert after is not None
+    assert SCORES[name].is_better(before, after)

@@ -10,6 +10,8 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
+from rasterio.transform import from_origin
 
 from generate_parts import (
     FakeGenerator,
@@ -21,8 +23,10 @@ from generate_parts import (
     same_partition,
     seen_alone,
 )
+from terrafuse.data.grid import Grid
 from terrafuse.generate import paint
 from terrafuse.generate.joining import UnionFind, join_segments, match
+from terrafuse.generate.products import RasterWriter
 from terrafuse.generate.stitching import stitch_labels
 from terrafuse.generate.windows import WindowPlan
 
@@ -154,6 +158,25 @@ def test_an_object_that_one_window_missed_stays_its_own() -> None:
     assert (rows.min(), rows.max(), cols.min(), cols.max()) == (5, 8, 24, 31)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_of_whole_segments_the_smallest_is_on_top(side: str) -> None:
+    """Whichever window saw it: a yard with a car in it, one of them seen by either only."""
+    plan = WindowPlan(20, 44, 30, 15)
+    assert [(w.col, w.col_stop) for w in plan.windows] == [(0, 30), (14, 44)]
+    windows = [np.zeros((20, 30), np.int64) for _ in plan.windows]
+    # Columns of the raster; half of each lies in either window's core, which meet at 22.
+    yard, car = (slice(4, 16), 16, 28), (slice(8, 12), 20, 24)
+    of_yard, of_car = (0, 1) if side == "right" else (1, 0)
+    for window, (rows, start, stop), number in ((of_yard, yard, 1), (of_car, car, 2)):
+        first = plan.windows[window].col
+        windows[window][rows, start - first : stop - first] = number
+    found = stitch(plan, windows)
+    expected = np.zeros((20, 44), int)
+    expected[yard[0], yard[1] : yard[2]] = 1
+    expected[car[0], car[1] : car[2]] = 2
+    assert same_partition(found, expected)
+
+
 def test_sets_are_known_by_their_smallest_number() -> None:
     union = UnionFind(8)
     for a, b in ((6, 7), (2, 6), (5, 4), (7, 1)):
@@ -213,6 +236,24 @@ def test_the_raster_has_the_photos_grid_and_says_what_it_is(
     for number in (1, result["segments"]):
         pixels = picture[:, found == number].mean(axis=1)
         np.testing.assert_allclose(colors[number], pixels, atol=0.5001)
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_overviews_are_means_of_depth_and_one_of_the_segments(tmp_path: Path, smooth: bool) -> None:
+    values = np.empty((1024, 1024), np.float32 if smooth else np.uint16)
+    values[::2, ::2], values[::2, 1::2], values[1::2, ::2], values[1::2, 1::2] = 20, 60, 100, 200
+    grid = Grid(CRS.from_epsg(32633), from_origin(500_000, 5_000_000, 1, 1), 1024, 1024)
+    nodata = float("nan") if smooth else 65535
+    writer = RasterWriter(tmp_path / "a.tif", grid, values.dtype.name, nodata)
+    writer.write(values)
+    writer.finish({}, smooth=smooth)
+    with rasterio.open(tmp_path / "a.tif", overview_level=0) as dataset:
+        small = dataset.read(1)
+    assert small.shape == (512, 512)
+    if smooth:
+        np.testing.assert_allclose(small, 95)
+    else:
+        assert set(np.unique(small)) <= {20, 60, 100, 200}
 
 
 def test_many_segments_need_four_bytes(make_raster: MakeRaster, tmp_path: Path) -> None:

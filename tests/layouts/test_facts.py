@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from golden_files import load_facts
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import UnknownNameError
+from terrafuse.errors import LabelError, UnknownNameError
 from terrafuse.layouts.facts import draw_by_name, read_facts
 from terrafuse.layouts.tree import natural_key
 
@@ -43,8 +45,7 @@ def test_sound_splits_leave_published_test_scenes_alone() -> None:
     ("name", "lists"), [("vaihingen", "ssrs"), ("potsdam", "ssrs"), ("mmhunan", "mfnet")]
 )
 def test_splits_equal_those_recorded_from_the_published_code(name: str, lists: str) -> None:
-    golden = Path(__file__).parents[1] / "golden/mfnet/splits.json"
-    recorded = {k.lower(): v for k, v in json.loads(golden.read_text()).items()}[name]
+    recorded = {k.lower(): v for k, v in load_facts("mfnet/splits").items()}[name]
     splits = read_facts(name).splits
     for part in ("train", "test"):
         assert sorted(splits[lists][part]) == sorted(recorded[part])
@@ -82,3 +83,42 @@ def test_natural_order() -> None:
     assert sorted(["2_10", "10_1", "2_9", "b", "1"], key=natural_key) == [
         "1", "2_9", "2_10", "10_1", "b",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["vaihingen", "potsdam"])
+def test_colours_of_isprs_are_those_of_the_published_code(name: str) -> None:
+    palette = load_facts("mfnet/protocol")["isprs_palette_id_to_rgb"]
+    *classes, boundary = (tuple(rgb) for rgb in palette.values())
+    facts = read_facts(name)
+    scheme = ClassScheme.from_dict({"classes": facts.colored_classes(), "void": facts.void})
+    assert [tuple(rgb) for rgb in scheme.palette().tolist()] == classes
+    assert facts.void == [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in [boundary]]
+    # Colours to classes: as recorded, but for what is in no palette, which there is class 0.
+    recorded = load_facts("mfnet/protocol")["palette_decode"]
+    rgb, ids = np.array(recorded["rgb"], np.uint8), np.array(recorded["ids"])
+    assert recorded["note"].startswith("colour absent from the palette (last pixel)")
+    met: Counter[str] = Counter()
+    lenient = replace(scheme, unknown="impervious surface")
+    found = lenient.encode(np.moveaxis(rgb, -1, 0), met=met)
+    expected = np.where(ids == 6, 255, ids)  # boundaries are void
+    np.testing.assert_array_equal(found, expected)
+    assert met.total() == 1
+    with pytest.raises(LabelError, match="not in the class scheme"):
+        scheme.encode(np.moveaxis(rgb, -1, 0))
+
+
+def test_codes_and_colours_of_mmhunan_are_those_of_the_published_code() -> None:
+    facts, protocol = read_facts("mmhunan"), load_facts("mfnet/protocol")
+    values = {"classes": facts.more["mfnet_classes"], "void": facts.more["mfnet_void"]}
+    scheme = ClassScheme.from_dict(values)
+    recorded = dict(protocol["mmhunan_raw_to_train_id"])
+    assert recorded.pop("other") == -1
+    for raw in range(12):
+        (found,) = scheme.encode(np.array([[raw]], np.uint8))[0].tolist()
+        assert (-1 if found == 255 else found) == recorded.get(str(raw), -1), raw
+    # Its colours follow the data set's order of classes, where unused land comes before built-up.
+    palette = [tuple(rgb) for rgb in protocol["mmhunan_palette_id_to_rgb"].values()]
+    whole = ClassScheme.from_dict({"classes": facts.classes, "void": facts.void})
+    assert [tuple(rgb) for rgb in whole.palette().tolist()] == palette
+    by_name = dict(zip(whole.names, whole.colors, strict=True))
+    assert dict(zip(scheme.names, scheme.colors, strict=True)) == by_name

@@ -49,6 +49,33 @@ def record(outputs: dict[str, Tensor], **modules: nn.Module) -> None:
         )
 
 
+def inside(attention: CrossAttention, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """What an attention computes on its way, filled in when it runs: rows of queries (N, L, L).
+
+    The shares of each modality, those of all together, and values (N, L, C') as stored.
+    """
+    found: dict[str, Tensor] = {}
+    attend, softmax = attention._attend, Tensor.softmax
+
+    def watched(queries: Any, keys: Any, values: Any) -> Tensor:
+        shares: list[Tensor] = []
+
+        def kept(scores: Tensor, dim: int) -> Tensor:
+            shares.append(softmax(scores, dim))
+            return shares[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "softmax", kept)
+            result = attend(queries, keys, values)
+        found.update(zip((f"attn_{name}" for name in names), shares, strict=True))
+        found["attn_cross"] = torch.stack(shares).prod(dim=0)
+        found.update({f"v_{n}": v.transpose(1, 2) for n, v in zip(names, values, strict=True)})
+        return result
+
+    attention._attend = watched  # type: ignore[method-assign]
+    return found
+
+
 def make(modalities: tuple[Modality, ...], **options: Any) -> MCANet:
     torch.manual_seed(0)
     model = create_segmenter("mcanet", modalities, 8, SMALL | options)
@@ -63,7 +90,10 @@ def test_attention_is_the_reimplementations() -> None:
     attention = CrossAttention(config["in_channels"])
     state = {f"mcam_low.{k}": v for k, v in part(stored, "sd.").items()}
     load_strict(attention, part(convert_reference_state_dict(state), "low_attention."), where="")
+    found = inside(attention, ("opt", "sar"))
     assert_equal(attention([stored["in.opt"], stored["in.sar"]]), stored["out.y"])
+    for name in ("attn_opt", "attn_sar", "v_opt", "v_sar"):
+        assert_equal(found[name], stored[f"mid.{name}"], name)
 
 
 @pytest.mark.parity
@@ -252,7 +282,10 @@ def test_attention_with_a_projection_is_the_second_reimplementations(name: str) 
     attention = projected_attention(config["in_channels"], norm=norm).eval()
     state = convert_solc_attention(part(stored, "sd."), norm=norm)
     load_strict(attention, state, where="stored weights")
+    found = inside(attention[0], ("sar", "opt"))
     assert_equal(attention([stored["in.sar"], stored["in.opt"]]), stored["out.y"])
+    for name in ("attn_sar", "attn_opt", "attn_cross"):
+        assert_equal(found[name], stored[f"mid.{name}"], name)
 
 
 @pytest.mark.parity

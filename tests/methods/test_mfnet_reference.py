@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golden_files import GOLDEN, load_golden, part
+from golden_files import load_facts, load_golden, load_rows, part
 from terrafuse.decoders.global_local import create_position_index
 from terrafuse.errors import WeightsMismatchError
 from terrafuse.methods import create_segmenter
@@ -183,8 +182,7 @@ def _published(size: str, **options: Any) -> MFNet:
 
 def _listing(size: str, tuning: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Values without storage by the original's names, and their roles."""
-    path = GOLDEN / "mfnet" / f"state_dict_keys_vit_{size}_{tuning}.json"
-    rows = json.loads(path.read_text())
+    rows = load_rows(f"mfnet/state_dict_keys_vit_{size}_{tuning}")
     state = {key: torch.empty(shape, device="meta") for key, shape, _, _ in rows}
     state |= {key: create_position_index(8) for key in state if key.endswith(INDEX)}
     return state, {key: role for key, _, _, role in rows}
@@ -218,9 +216,19 @@ def test_counts_of_the_paper(size: str, tuning: str) -> None:
     model = _published(size, tuning=tuning)
     learns = {k: p.numel() for k, p in model.named_parameters() if p.requires_grad}
     tuned = {k: n for k, n in learns.items() if k.startswith("backbone.")}
-    assert sum(tuned.values()) == TUNED[size, tuning]
+    recorded = load_facts("mfnet/protocol")["parameter_counts"][f"vit_{size}_{tuning}"]
+    assert sum(tuned.values()) == TUNED[size, tuning] == recorded["encoder_trainable"]
+    frozen = sum(p.numel() for p in model.backbone.parameters() if not p.requires_grad)
+    assert frozen == recorded["encoder_frozen"]
     assert {k.removeprefix("backbone.") for k in tuned} == model.backbone.added
-    assert sum(learns.values()) - sum(tuned.values()) == DFM_AND_DECODER
+    rest = sum(learns.values()) - sum(tuned.values())
+    assert rest == DFM_AND_DECODER == recorded["dfm_and_decoder"]
+    # Stored by the original and never run, beside a second copy of the encoder.
+    state, roles = _listing(size, tuning)
+    unused = {k for k in state if k.startswith("sam.") and ".image_encoder." not in k}
+    assert not unused & convert_reference_state_dict(state).keys()
+    total = sum(state[k].numel() for k in unused if roles[k] != "buffer")
+    assert total == recorded["unused_sam_prompt_encoder_and_mask_decoder"]
 
 
 def test_without_relative_positions_the_tables_of_a_file_are_left_over() -> None:

@@ -177,6 +177,31 @@ def test_tokens_without_data_play_no_part(kind: VarianceKind, prompt: Any, seed:
         torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["innovation", "content", "project"])
+def test_nothing_is_predicted_where_no_guest_has_data(kind: VarianceKind) -> None:
+    """C = 0 there, also with a bias of the last layer: U is all of x, and no loss is counted."""
+    vem = _vem(kind)
+    assert vem.output.bias.abs().min() > 1e-3
+    host, guest, third = _maps(3, batch=3)
+    seen = torch.ones(3, 12, dtype=torch.bool)
+    seen[1], seen[2, :7] = False, False
+    part = torch.zeros(3, 12, dtype=torch.bool)
+    part[2, 3] = True  # another guest has data at one place of the last sample
+    maps = [host, replace(guest, seen=seen, whole=False), replace(third, seen=part, whole=False)]
+    uniques, losses = vem(maps)
+    x = vem.norm(host.values)
+    common = x - uniques[0].values
+    nowhere = ~(seen | part)
+    if kind == "content":  # attention sees all guests of the sample from everywhere
+        nowhere = nowhere & ~(seen | part).any(dim=1, keepdim=True)
+    assert nowhere.sum() > 0
+    assert not common[nowhere].any()
+    assert common[~nowhere].abs().amax(dim=1).min() > 1e-3
+    if kind == "innovation":
+        errors = (x - common / vem.scale).square().mean(dim=2)
+        torch.testing.assert_close(losses[0], errors[~nowhere].mean(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["innovation", "content", "differential"])
 def test_what_is_absent_changes_nothing(kind: VarianceKind) -> None:
     torch.manual_seed(3)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from golden_files import GOLDEN, part
+from golden_files import load_metadata, load_tensors, part
 from terrafuse.backbones import TokenBackbone
+from terrafuse.classes import ClassScheme
+from terrafuse.config import load_run_config
 from terrafuse.decoders import SegFormerDecoder
 from terrafuse.fusion import ChannelNorm, DepthwiseMlp, GuidedBlock
 from terrafuse.methods import create_segmenter
@@ -23,7 +24,8 @@ from terrafuse.methods.vsgnet import VSGNet, convert_reference_state_dict
 from terrafuse.methods.vsgnet.blocks import FeatureRecalibration, FusionEnhancement
 from terrafuse.methods.vsgnet.vision import lay_out_tokens, shuffle_tokens
 from terrafuse.modalities import Modality
-from terrafuse.training.losses import CrossEntropy
+from terrafuse.segmenter import SegmenterOutput
+from terrafuse.training.losses import CrossEntropy, WeightedSum, create_loss
 from terrafuse.weights import load_strict
 
 #: As stated beside the files: an independent float32 implementation is within a tenth of it.
@@ -34,10 +36,12 @@ RGB, STRUCTURE = Modality("rgb", ("r", "g", "b")), Modality("structure", ("grey"
 
 
 def _load(name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    path = GOLDEN / "vsgnet" / f"{name}.safetensors"
-    with safe_open(path, "pt") as file:
-        settings = dict(file.metadata())
-    return load_file(path), settings
+    return load_tensors(f"vsgnet/{name}"), load_metadata(f"vsgnet/{name}")
+
+
+def assert_close(found: Tensor | None, expected: Tensor) -> None:
+    assert found is not None
+    torch.testing.assert_close(found, expected, **CLOSE)
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], here: str, there: str) -> Any:
@@ -255,23 +259,68 @@ def test_the_comparison_would_see_a_mistake(name: str) -> None:
     assert (logits - stored["out.logits"]).abs().max() > 1e-3
 
 
+class PublishedDice(nn.Module):
+    """Dice as published: per sample, of squares, 1 added above and below (decision 28).
+
+    Ignored pixels count in the denominator, as of the last class.
+    """
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return _dice(logits, labels, over=(2, 3), power=2, added=1, ignored_as=4)
+
+
+def _dice(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    over: tuple[int, ...],
+    power: int,
+    added: int,
+    ignored_as: int | None,
+) -> Tensor:
+    probs, valid = logits.softmax(dim=1), (labels != 255)[:, None]
+    truth = F.one_hot(labels.clamp(max=ignored_as or 0), logits.shape[1]).movedim(-1, 1)
+    if ignored_as is None:
+        truth = F.one_hot(labels.where(labels != 255, 0), logits.shape[1]).movedim(-1, 1) * valid
+        probs = probs * valid
+    overlap = (probs * truth * valid).sum(dim=over)
+    total = (probs**power + truth).sum(dim=over)
+    return (1 - (2 * overlap + added) / (total + added)).mean()
+
+
 def test_losses() -> None:
-    """The published cross entropy is ours, but for what it divides by (decision 29)."""
+    """Weighted by our sum; the cross entropy is ours, but for what it divides by (decision 29)."""
     stored, settings = _load("losses")
     logits, labels = stored["in.logits"].requires_grad_(), stored["in.labels"]
     valid = labels != int(settings["ignore_index"])
     smoothing = float(settings["smooth_factor"])
-    ours = CrossEntropy(torch.ones(5), label_smoothing=smoothing)(logits, labels)
-    published = ours * valid.float().mean()
-    torch.testing.assert_close(published[None], stored["out.soft_ce"], **CLOSE)
-    # Per sample; ignored pixels count in the denominator, as of the last class (decision 28).
-    probs = logits.softmax(dim=1)
-    truth = F.one_hot(labels.clamp(max=4), 5).movedim(-1, 1)  # (N, K, H, W)
-    overlap = (probs * truth * valid[:, None]).sum(dim=(2, 3))
-    total = (probs**2 + truth).sum(dim=(2, 3))
-    dice = (1 - (2 * overlap + 1) / (total + 1)).mean()
-    torch.testing.assert_close(dice[None], stored["out.dice"], **CLOSE)
-    joint = 0.5 * dice + 0.5 * published
-    torch.testing.assert_close(joint[None], stored["out.joint"], **CLOSE)
-    joint.backward()
-    torch.testing.assert_close(logits.grad, stored["out.grad_logits"], **CLOSE)
+    losses = {
+        "dice": PublishedDice(),
+        "cross_entropy": CrossEntropy(torch.ones(5), label_smoothing=smoothing),
+    }
+    share = float(valid.float().mean())
+    terms = WeightedSum(losses, [0.5, 0.5 * share])(SegmenterOutput(logits), labels)
+    assert_close(terms["cross_entropy"][None] * share, stored["out.soft_ce"])
+    assert_close(terms["dice"][None], stored["out.dice"])
+    assert_close(terms["total"][None], stored["out.joint"])
+    terms["total"].backward()
+    assert_close(logits.grad, stored["out.grad_logits"])
+
+
+@pytest.mark.parametrize("name", ["forests", "potsdam_published", "potsdam_sound"])
+def test_losses_of_the_run_files_are_the_published_ones_mended(name: str) -> None:
+    """The same formula over the batch, without squares and the constant; ignored pixels nowhere."""
+    stored, settings = _load("losses")
+    logits, labels = stored["in.logits"], stored["in.labels"]
+    assert all((labels == k).any() for k in range(5))
+    assert (labels == 255).any()
+    config = load_run_config(Path(__file__).parents[2] / "configs" / "vsgnet" / f"{name}.yaml")
+    loss = create_loss(config.training.losses, ClassScheme(tuple("abcde")), torch.ones(5))
+    terms = loss(SegmenterOutput(logits), labels)
+    mended = _dice(logits, labels, over=(0, 2, 3), power=1, added=0, ignored_as=None)
+    assert_close(terms["dice"], mended)
+    share = (labels != int(settings["ignore_index"])).float().mean()
+    assert_close(terms["cross_entropy"][None] * share, stored["out.soft_ce"])
+    assert_close(terms["total"], 0.5 * mended + 0.5 * terms["cross_entropy"])
+    # Not the published Dice: where they are the same, so would be this.
+    assert abs(float(terms["dice"] - PublishedDice()(logits, labels))) > 1e-3

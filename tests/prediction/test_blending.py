@@ -1,5 +1,4 @@
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
+from golden_files import load_tensors
 from terrafuse.errors import ModelError
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
@@ -23,7 +22,6 @@ from terrafuse.prediction import (
 from terrafuse.prediction.blending import largest
 from terrafuse.samples import Window
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mfnet"
 CLASS_MAP = find_products(["class_map"])
 Model = Callable[[Tensor, Window], Tensor]
 
@@ -127,7 +125,7 @@ def test_sums_are_those_of_every_window_on_its_own(
 
 def test_sums_of_the_published_sliding_window() -> None:
     """Recorded from the MFNet code: stride 8 of 32, border windows repeated, float64 sums."""
-    golden = load_file(GOLDEN / "sliding_window.safetensors")
+    golden = load_tensors("mfnet/sliding_window")
     dsm = golden["in.dsm_raw"]
     elevation = (dsm - dsm.min()) / (dsm.max() - dsm.min())
     torch.testing.assert_close(elevation, golden["mid.dsm_normalised"])

@@ -1,18 +1,16 @@
-import json
 from collections import Counter
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golden_files import load_facts
 from terrafuse.errors import ConfigError
 from terrafuse.prediction import Lattice
 
-PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
-PUBLISHED = json.loads(PROTOCOL.read_text(encoding="utf-8"))["sliding_window"]
+PUBLISHED = load_facts("mfnet/protocol")["sliding_window"]
 
 
 @st.composite

@@ -28,6 +28,7 @@ from terrafuse.prediction import (
     product_table,
 )
 from terrafuse.prediction import products as products_module
+from terrafuse.prediction.product_table import PRODUCTS as PRODUCT_TABLE
 
 SCHEME = ClassScheme(("bare & dry", "wét", "roof"), colors=("#102030", "#405060", "#ff0000"))
 NORTH_UP = Affine(10, 0, 500_000.123456789, 0, -10, 5_000_000.987654321)
@@ -109,14 +110,34 @@ def test_products_are_cogs_with_colours_names_and_scale(tmp_path: Path) -> None:
         assert dataset.scales == (1 / 254,)
 
 
-def test_overviews_of_the_class_map_show_the_commonest_class(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_overviews_of_the_class_map_show_the_commonest_class(
+    tmp_path: Path, place: tuple[int, int]
+) -> None:
+    """Whichever of four pixels differs: none of them is picked."""
     class_map = np.full((1024, 1024), 1, np.uint8)
-    class_map[::2, ::2] = 2  # one of every four
+    class_map[place[0] :: 2, place[1] :: 2] = 2  # one of every four
     with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME, PRODUCTS) as writer:
         writer.write(strip(0, class_map, class_map))
         made = writer.finish()
     with rasterio.open(made.class_map, overview_level=0) as dataset:
         assert (dataset.read(1) == 1).all()
+
+
+@pytest.mark.parametrize("name", [n for n in PRODUCT_TABLE if n != "class_map"])
+def test_overviews_of_shares_are_means_of_what_has_data(tmp_path: Path, name: str) -> None:
+    shares = np.empty((1024, 1024), np.uint8)
+    shares[::2, ::2], shares[::2, 1::2], shares[1::2, ::2], shares[1::2, 1::2] = 20, 60, 100, 200
+    shares[:512, 1::2] = 255  # no data
+    chosen = find_products([name])
+    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME, chosen) as writer:
+        writer.write(Strip(0, {name: shares}))
+        made = writer.finish()
+    with rasterio.open(made[name], overview_level=0) as dataset:
+        small = dataset.read(1)
+    assert small.shape == (512, 512)
+    assert (small[:256] == 60).all()  # (20 + 100) / 2
+    assert (small[256:] == 95).all()  # (20 + 60 + 100 + 200) / 4
 
 
 @pytest.mark.parametrize("crs", [UTM, ROTATED_POLE])

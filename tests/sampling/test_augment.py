@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from torch import Tensor
 
 from terrafuse.config import AugmentConfig
@@ -84,6 +85,57 @@ def test_turns_keep_modalities_and_labels_over_the_same_ground(rows, cols, quart
     # A coarse pixel lies over the mean of its four fine ones, wherever it went.
     mean = r.reshape(8, 2, 8, 2).mean(dim=(1, 3))
     assert torch.equal(turned.images["s1"][0], mean)
+
+
+def covered(sample: Sample) -> dict[str, Tensor]:
+    return {name: ~image.isnan().all(dim=0) for name, image in sample.images.items()}
+
+
+@given(st.booleans(), st.booleans(), st.integers(0, 3))
+def test_masks_turn_with_what_they_are_of(rows, cols, quarters):
+    sample = random_sample(12, seed=1, gaps=0.4)
+    turned = turn_sample(sample, rows, cols, quarters)
+    for name, expected in covered(turned).items():
+        assert 0 < expected.float().mean() < 1
+        assert torch.equal(turned.valid[name], expected)
+        assert torch.equal(expected.sum(), sample.valid[name].sum())
+
+
+def test_a_turn_by_hand():
+    """First the flips, then quarters counter-clockwise."""
+    sample = make_sample({"rgb": torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(2, 2, 2)}, None, 2)
+    for rows, cols, quarters, expected in (
+        (False, False, 1, [[1, 3], [0, 2]]),
+        (True, False, 1, [[3, 1], [2, 0]]),
+        (False, True, 1, [[0, 2], [1, 3]]),
+        (True, False, 3, [[0, 2], [1, 3]]),
+        (True, True, 2, [[0, 1], [2, 3]]),
+    ):
+        turned = turn_sample(sample, rows, cols, quarters)
+        assert turned.images["rgb"][1].tolist() == expected
+
+
+@pytest.mark.parametrize("read", [16, 24])
+@pytest.mark.parametrize("shown", [16, 8])
+def test_masks_are_of_the_image_whatever_was_done_to_it(read, shown):
+    config = AugmentConfig(blur_sigma_px=2, elevation_shift_m=3)
+    for seed in range(8):
+        sample = random_sample(read, seed, gaps=0.3)
+        changed = augment(config, sample, seed, crop_size=16)
+        framed = Augment(config, ALL, statistics(*ALL), crop_size=16)(
+            sample, torch.Generator().manual_seed(seed), shown=shown
+        )
+        for found in (changed, framed):
+            for name, expected in covered(found).items():
+                assert torch.equal(found.valid[name], expected), name
+
+
+def test_a_pixel_counts_as_long_as_one_band_is_left():
+    image = torch.ones(2, 8, 8)
+    image[1, :, :3] = torch.nan
+    image[:, :2] = torch.nan
+    shown = resize_sample(make_sample({"rgb": image}, None, 8), (FINE,), 4)
+    assert shown.valid["rgb"].tolist() == [[False] * 4] + [[True] * 4] * 3
 
 
 def test_all_eight_turns_are_drawn_evenly():
@@ -322,6 +374,14 @@ def test_zoom_keeps_the_register(read):
     torch.testing.assert_close(shown.images["s1"][0, inner, 3], coarse[inner], atol=0.1, rtol=0)
     expected = (centre[:, None].floor() // 4 * 10 + centre.floor() // 4).long()
     assert torch.equal(shown.labels, expected)
+
+
+def test_a_zoom_may_be_fixed():
+    config = AugmentConfig(scale=(1.5, 1.5))
+    assert describe_augmentation(config, ())[0].endswith("zoom 1.5 to 1.5")
+    for wrong in ((2, 1), (0.05, 1), (1, 11)):
+        with pytest.raises(ValidationError, match="two ascending factors between"):
+            AugmentConfig(scale=wrong)
 
 
 def test_a_border_without_data_keeps_the_register():

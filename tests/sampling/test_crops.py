@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -178,6 +179,40 @@ def test_grid_shows_everything_once_per_epoch_in_another_order_and_phase():
     following = [sampler.draw(sum(lengths) + i) for i in range(sum(lengths))]
     assert following != cycle
     assert sorted(following) == sorted(cycle)
+
+
+def test_grid_phases_differ_along_both_axes():
+    sampler = WindowSampler([make_scene(np.zeros((80, 96)))], crop_size=16, mode="grid", seed=3)
+    phases = set()
+    for lattice in sampler._lattices:
+        rows, cols = lattice[:, 1], lattice[:, 2]
+        inner = {(r % 16, c % 16) for r, c in zip(rows.tolist(), cols.tolist(), strict=True)
+                 if 0 < r < 64 and 0 < c < 80}  # fmt: skip
+        assert len(inner) == 1  # within an epoch one lattice
+        phases |= inner
+    assert phases == {(row, col) for row in (0, 4, 8, 12) for col in (0, 4, 8, 12)}
+
+
+def test_grid_windows_come_in_another_order_each_epoch():
+    sampler = WindowSampler([make_scene(np.zeros((64, 64)))], crop_size=16, mode="grid", seed=3)
+    lengths = [len(lattice) for lattice in sampler._lattices]
+    draws = [sampler.draw(i)[1] for i in range(2 * sum(lengths))]
+    # Row by row would make most steps one to the right.
+    steps = [(b.row - a.row, b.col - a.col) for a, b in pairwise(draws)]
+    assert steps.count((0, 16)) < 0.2 * len(steps)
+    # A phase comes back in the next cycle, in another order.
+    first = [(w.row, w.col) for w in draws if w.row % 16 == w.col % 16 == 0]
+    assert first[: len(first) // 2] != first[len(first) // 2 :]
+
+
+def test_balanced_draws_classes_alike_however_rare():
+    labels = np.zeros((60, 60), np.uint8)
+    labels[3, 4] = 1
+    labels[20:23, 30:34] = 2
+    sampler = WindowSampler([make_scene(labels)], crop_size=4, mode="balanced")
+    held = [np.unique(labels[sampler.draw(i)[1].slices()]) for i in range(900)]
+    assert np.mean([1 in classes for classes in held]) == pytest.approx(1 / 3, abs=0.06)
+    assert np.mean([2 in classes for classes in held]) == pytest.approx(1 / 3, abs=0.07)
 
 
 def test_by_scene_every_scene_and_every_position_is_as_likely():

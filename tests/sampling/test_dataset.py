@@ -108,6 +108,34 @@ def test_starting_later_is_skipping(scenes):
     assert len(make_loader(scenes, settings, steps=4, start_step=4)) == 0
 
 
+def test_a_zoom_magnifies_as_often_as_it_shrinks(scenes):
+    """Uniform in the logarithm: between 1/2 and 2 half of the draws are below 1."""
+    settings = config(augment=AugmentConfig(scale=(0.5, 2)), crop_size=16)
+    samples = TrainingDataset(scenes, MODALITIES, compute_statistics(scenes, MODALITIES), settings,
+                              seed=0)  # fmt: skip
+    sizes = np.array([
+        samples.draw(i, module.sample_generator(0, i))[1].height for i in range(1200)
+    ])  # fmt: skip
+    assert (sizes.min(), sizes.max()) == (8, 32)
+    # A size stands for the zooms that round to it; 0.014 is the standard deviation of a share.
+    middle = np.log(16 / 15) / np.log(4), np.log(17 / 16) / np.log(4)
+    assert np.mean(sizes < 16) == pytest.approx(0.5 - middle[0], abs=0.05)
+    assert np.mean(sizes > 16) == pytest.approx(0.5 - middle[1], abs=0.05)
+
+
+def test_augmentation_goes_by_the_seed_of_the_run(scenes):
+    """Also where both runs happen to crop the same place."""
+    settings = config(augment=AugmentConfig(gain=0.5), crop_size=64)
+    statistics = compute_statistics(scenes[:1], MODALITIES)
+    first, second = (
+        TrainingDataset(scenes[:1], MODALITIES, statistics, settings, seed=seed)[0]
+        for seed in (0, 1)
+    )
+    assert first.window.row == second.window.row == 0
+    levels = [float(sample.images["s2"].nanmean()) for sample in (first, second)]
+    assert abs(levels[0] - levels[1]) > 1e-3
+
+
 def test_another_seed_gives_other_samples(scenes):
     settings = config(workers=0)
     first, second = (next(iter(make_loader(scenes, settings, steps=1, seed=s))) for s in (0, 1))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 from torch import Tensor
 
+from golden_files import load_tensors
 from terrafuse.classes import ClassScheme
 from terrafuse.config import LossConfig
 from terrafuse.errors import ConfigError, LabelError, ModelError, UnknownNameError
@@ -28,7 +26,6 @@ from terrafuse.training.losses import (
     create_loss,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "mfnet"
 COUNTS = torch.tensor([600, 300, 100])
 SCHEME = ClassScheme(("a", "b", "c"))
 
@@ -57,7 +54,7 @@ JACCARD_BY_HAND = 1 - (4 / 6 + 2 / 4) / 2
 @pytest.mark.parametrize("weighted", [False, True])
 def test_cross_entropy_equals_the_published_one(weighted: bool) -> None:
     """Recorded from the MFNet code, where a negative target is invalid too."""
-    golden = load_file(GOLDEN / "loss.safetensors")
+    golden = load_tensors("mfnet/loss")
     labels = golden["in.target"].long()
     assert (labels == -1).any()
     assert (labels == 255).any()

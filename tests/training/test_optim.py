@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
-from golden_files import load_golden
+from golden_files import load_facts, load_golden
 from terrafuse.config import TrainingConfig
 from terrafuse.errors import ModelError
 from terrafuse.methods import create_segmenter
@@ -26,8 +24,6 @@ from terrafuse.training.optim import (
     parameter_groups,
     treat_parameters,
 )
-
-PROTOCOL = Path(__file__).parents[1] / "golden" / "mfnet" / "protocol.json"
 
 
 class TinyBackbone(nn.Module):
@@ -360,7 +356,7 @@ def test_poly_whole_gives_the_published_rates() -> None:
 
 def test_multistep_gives_the_published_rates() -> None:
     """Recorded from the MFNet code, whose scheduler lowers the rate as epoch 25 begins."""
-    rates = json.loads(PROTOCOL.read_text(encoding="utf-8"))["lr_per_epoch_1_to_50"]
+    rates = load_facts("mfnet/protocol")["lr_per_epoch_1_to_50"]
     settings = config(
         steps=50_000, schedule="multistep", milestones=(24_000, 34_000, 44_000), lr=0.01
     )
