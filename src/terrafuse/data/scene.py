@@ -205,7 +205,8 @@ class Scene:
     @property
     def class_without_data(self) -> int | None:
         """Class whose code is the nodata value of the label raster, if there is one."""
-        return getattr(self._labels.get("labels"), "class_without_data", None)
+        labels = self._opened.labels.get("labels")
+        return labels.class_without_data if isinstance(labels, RasterLabels) else None
 
     @property
     def missing(self) -> frozenset[str]:
