@@ -86,11 +86,18 @@ def every_text() -> list[Instruction]:
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        for function, text, line, is_remedy in _texts(ast.parse(path.read_text("utf-8")), ""):
-            words = " ".join(text.split())
-            tells = is_remedy or _INSTRUCTION.search(words) is not None
-            if len(words.split()) > 2:
-                found.append(Instruction(module, function, words, line, tells))
+        found += texts_of(path.read_text("utf-8"), module)
+    return found
+
+
+def texts_of(source: str, module: str) -> list[Instruction]:
+    """List the texts of a module."""
+    found = []
+    for function, text, line, is_remedy in _texts(ast.parse(source), ""):
+        words = " ".join(text.split())
+        tells = is_remedy or _INSTRUCTION.search(words) is not None
+        if len(words.split()) > 2:
+            found.append(Instruction(module, function, words, line, tells))
     return found
 
 

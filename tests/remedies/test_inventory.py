@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from remedies import ROOT, Instruction, claims, every_text, instructions
+from remedies import ROOT, Instruction, claims, every_text, instructions, texts_of
 
 
 def table() -> Any:
@@ -36,9 +36,37 @@ def places() -> dict[str, list[str]]:
     every |= {f"exempt: {key}": list(value) for key, value in followed.EXEMPT.items()}
     every["no instruction"] = list(followed.NO_INSTRUCTION)
     for test, own in claims(ROOT / "tests").items():
-        if not test.startswith("tests/remedies/followed.py"):
+        if not test.startswith(("tests/remedies/followed.py", "tests/remedies/test_inventory.py")):
             every.setdefault(test, []).extend(own)
     return every
+
+
+SOURCE = '''
+"""Use this module. It is not a message."""
+
+def check(value: int) -> None:
+    """Give a value."""
+    if value > 3:
+        raise ConfigError(f"'{value}' is too large; " "give 3 or less")
+    option = Option(help="Choose a number of steps")
+    remedy = "It was probably copied"
+    return {"is this no instruction at all": f"{value} was read; that is all", "k": remedy}
+
+class Model:
+    def build(self, name: str) -> None:
+        text = (f"there is no '{name}'. " + "Choose " + ", ".join(KNOWN))
+        warnings.warn("many are ignored. To take them: -O all=yes")
+'''
+
+
+def test_what_is_an_instruction() -> None:
+    told = {str(text) for text in texts_of(SOURCE, "room.file") if text.is_instruction}
+    assert told == {
+        "room.file:check | '{…}' is too large; give 3 or less",
+        "room.file:check | It was probably copied",
+        "room.file:Model.build | there is no '{…}'. Choose {…}",
+        "room.file:Model.build | many are ignored. To take them: -O all=yes",
+    }
 
 
 def test_instructions_are_found(found: list[Instruction]) -> None:
