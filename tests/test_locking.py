@@ -226,6 +226,30 @@ def test_whose_lock_is_left_behind(
     assert [p for p in (tmp_path / "run").iterdir() if p != path] == [] if path.exists() else True
 
 
+def test_the_lock_of_another_user_is_removed_instead_of_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "run", left_by())
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda p, mode: p != path and access(p, mode))
+    with folder_lock(tmp_path / "run", "train"):
+        assert Holder.from_bytes(path.read_bytes()).pid == os.getpid()  # type: ignore[union-attr]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", fail)
+    with (
+        pytest.raises(OutputError, match=r"No space left on device. Free space"),
+        folder_lock(tmp_path / "run", "train"),
+    ):
+        pytest.fail("locked")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_remedy_for_another_machine_helps(tmp_path: Path) -> None:
     path = put(tmp_path / "run", left_by(machine=Machine("elsewhere", "0", "other")))
     with (

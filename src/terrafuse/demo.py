@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from terrafuse import api
 from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest, Scene, load_manifest
-from terrafuse.errors import OutputError, StoppedError
+from terrafuse.errors import OutputError, StoppedError, write_failure
 from terrafuse.landscape import make_landscape
 from terrafuse.locking import folder_lock, is_lock
 from terrafuse.prediction import Products, read_class_map
 from terrafuse.reports import class_map_image, confidence_image, modality_preview, run_report
 from terrafuse.stopping import when_stopped
-from terrafuse.writing import claimed, failure, is_trace
+from terrafuse.writing import claimed, is_trace
 
 FUSION = "all modalities"
 _MARKER = ".terrafuse-demo"
@@ -177,7 +177,7 @@ def _fresh_folder(out: Path) -> None:
             elif path.name != _MARKER:
                 path.unlink()
     except OSError as error:
-        raise OutputError(f"'{out}' cannot be created: {failure(error, out)}") from None
+        raise OutputError(f"'{out}' cannot be created: {write_failure(error, out)}") from None
 
 
 @contextmanager

@@ -8,10 +8,13 @@ command line prints it without a traceback and exits with 2.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
+import os
 import reprlib
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 # Larger whole numbers are as well written with an exponent.
 _MOST_WHOLE = 1e15
@@ -181,3 +184,26 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     known = ", ".join(cut(known) for known in names[:_MOST_KNOWN]) or "none"
     more = f" … ({len(names)} in all)" if len(names) > _MOST_KNOWN else ""
     return f"unknown {kind} '{wanted}'.{hint} Known: {known}{more}."
+
+
+def write_failure(error: BaseException, folder: Path) -> str:
+    """Return why a file cannot be written, and what to do.
+
+    Args:
+        folder: Where it is to be.
+    """
+    lines = str(error).splitlines()
+    reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
+    number = error.errno if isinstance(error, OSError) else None  # GDAL's numbers mean other things
+    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
+    if number == errno.EROFS:
+        remedy = "The file system is read-only; choose another folder"
+    elif number == errno.ENAMETOOLONG:
+        remedy = "Choose a shorter name"
+    elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP):
+        remedy = "Choose another folder"
+    elif number in (errno.EACCES, errno.EPERM) or not os.access(existing, os.W_OK | os.X_OK):
+        remedy = f"Give yourself permission to write in '{existing}', or choose another folder"
+    else:
+        remedy = "Free space, or choose another folder"
+    return f"{reason}. {remedy}"

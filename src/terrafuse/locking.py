@@ -26,7 +26,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from terrafuse.errors import OutputError
+from terrafuse.errors import OutputError, write_failure
 from terrafuse.stopping import deferred
 
 if sys.platform != "win32":
@@ -292,8 +292,7 @@ def _enter(path: Path, target: Path, verb: str) -> Holder | None:
             raise
         except OSError as error:
             raise OutputError(
-                f"'{target}' cannot be written: {error.strerror or error}. Choose another folder, "
-                "or make it writable"
+                f"'{target}' cannot be written: {write_failure(error, path.parent)}"
             ) from error
         _held[path] = _Held(descriptor, threading.get_ident())
         return before
@@ -379,10 +378,13 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
     Raises:
         OutputError: Its process lives, or may live.
     """
+    can_write = os.access(path, os.W_OK)  # it may be another user's
     try:
-        descriptor = os.open(path, os.O_RDWR)
+        descriptor = os.open(path, os.O_RDWR if can_write else os.O_RDONLY)
     except FileNotFoundError:
         return None, None
+    except PermissionError:
+        raise _in_use(path, target, None) from None
     is_ours = False
     try:
         is_free = _flock(descriptor)
@@ -396,7 +398,7 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
             return None, None
         if other is None or not other.is_gone(is_unlocked=bool(is_free)):
             raise _in_use(path, target, other)
-        if is_free is None:
+        if is_free is None or not can_write:
             _remove(path, content)
             return None, None
         own = holder.to_bytes()

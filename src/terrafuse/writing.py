@@ -8,16 +8,14 @@ there next completes them.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
-from terrafuse.errors import OutputError, TerrafuseError
+from terrafuse.errors import OutputError, TerrafuseError, write_failure
 from terrafuse.locking import file_lock, folder_lock, is_left_behind, is_lock, is_mark, mark
 from terrafuse.stopping import deferred
 
@@ -54,7 +52,7 @@ def written_whole(*paths: Path) -> Iterator[list[Path]]:
         raise
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise OutputError(
-            f"'{paths[0]}' cannot be written: {failure(error, paths[0].parent)}"
+            f"'{paths[0]}' cannot be written: {write_failure(error, paths[0].parent)}"
         ) from error
 
 
@@ -145,7 +143,7 @@ def complete(folder: str | Path) -> None:
         except OSError as error:
             raise OutputError(
                 f"a process was killed while it replaced files in '{folder}', and they cannot be "
-                f"completed: {failure(error, folder)}"
+                f"completed: {write_failure(error, folder)}"
             ) from error
 
 
@@ -295,22 +293,3 @@ def _inode(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return found.st_dev, found.st_ino
-
-
-def failure(error: BaseException, folder: Path) -> str:
-    """Why writing failed, and what to do."""
-    lines = str(error).splitlines()
-    reason = getattr(error, "strerror", None) or (lines[0] if lines else type(error).__name__)
-    number = error.errno if isinstance(error, OSError) else None  # GDAL's numbers mean other things
-    existing = next((p for p in (folder, *folder.absolute().parents) if p.exists()), folder)
-    if number == errno.EROFS:
-        remedy = "The file system is read-only; choose another folder"
-    elif number == errno.ENAMETOOLONG:
-        remedy = "Choose a shorter name"
-    elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.ELOOP):
-        remedy = "Choose another folder"
-    elif number in (errno.EACCES, errno.EPERM) or not os.access(existing, os.W_OK | os.X_OK):
-        remedy = f"Give yourself permission to write in '{existing}', or choose another folder"
-    else:
-        remedy = "Free space, or choose another folder"
-    return f"{reason}. {remedy}"

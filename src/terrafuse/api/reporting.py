@@ -110,7 +110,8 @@ def report(
         path = (
             Path(out) if out else first.folder / f"{REPORT}{results_name(scores[titles[0]])}.html"
         )
-        refuse_inputs([path], _files_of(opened))
+        if out:
+            refuse_inputs([path], _files_of(opened))
         return run_report(
             path,
             title=f"terrafuse: {', '.join(titles)}",

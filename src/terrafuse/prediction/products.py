@@ -21,12 +21,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import OutputError, UnknownNameError, unknown_name
+from terrafuse.errors import OutputError, UnknownNameError, unknown_name, write_failure
 from terrafuse.prediction.areas import AREAS_CSV, ClassArea, write_areas
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.product_table import Product
-from terrafuse.writing import failure, partial_folder, refuse_special, replace_together
+from terrafuse.writing import partial_folder, refuse_special, replace_together
 
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
@@ -331,7 +331,7 @@ def _reported(folder: Path) -> Iterator[None]:
         raise
     except _FAILURES as error:
         raise OutputError(
-            f"the map cannot be written to '{folder}': {failure(error, folder)}"
+            f"the map cannot be written to '{folder}': {write_failure(error, folder)}"
         ) from error
 
 

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from terrafuse.errors import OutputError
-from terrafuse.writing import failure, written_whole
+from terrafuse.errors import OutputError, write_failure
+from terrafuse.writing import written_whole
 
 Value = str | int | float | None
 
@@ -56,7 +56,7 @@ class RunLog:
             self._write_into(self.path, rows, mode)
         except OSError as error:
             raise OutputError(
-                f"'{self.path}' cannot be written: {failure(error, self.path.parent)}; then "
+                f"'{self.path}' cannot be written: {write_failure(error, self.path.parent)}; then "
                 "continue with --resume"
             ) from None
 
