@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from terrafuse.config.paths import exists, expand_home
 from terrafuse.data.stored import plain_path
 
 _SCHEMES = {
@@ -89,14 +90,14 @@ def absolute_name(name: str, folder: Path) -> str:
     parts = _parse(spec, folder)
     if parts is None:
         return spec
-    return str(parts._replace(file=str(folder / Path(parts.file).expanduser())))
+    return str(parts._replace(file=str(folder / expand_home(parts.file))))
 
 
 def moved_name(name: str, old: Path, new: Path) -> str:
     """`name` as it is to be written where relative paths start from `new` instead of `old`."""
     spec = gdal_path(name)
     parts = _parse(spec, old)
-    if parts is None or Path(parts.file).expanduser().is_absolute():
+    if parts is None or expand_home(parts.file).is_absolute():
         return name if parts is None else plain_path(name)
     file = os.path.relpath((old / parts.file).absolute(), new.absolute())
     return str(parts._replace(file=Path(file).as_posix()))
@@ -155,7 +156,7 @@ def _parse_archive(before: str, rest: str, folder: Path) -> Name | None:
             None if found is None else found._replace(before=before + found.before[len(nested) :])
         )
     ends = [*(m.start() for m in re.finditer("/", rest)), len(rest)]
-    here = [end for end in ends if end and Path(folder / rest[:end]).expanduser().is_file()]
+    here = [end for end in ends if end and _is_file(folder / rest[:end])]
     named = [end for end in ends if rest[:end].lower().endswith(_ARCHIVES)]
     end = (here or named or [len(rest)])[0]
     return Name(before, rest[:end], rest[end:])
@@ -178,7 +179,9 @@ def _find_path(rest: str, folder: Path) -> tuple[int, int]:
 
 
 def _exists(path: str, folder: Path) -> bool:
-    try:
-        return (folder / Path(path).expanduser()).exists()
-    except (OSError, ValueError, RuntimeError):  # too long, or a user who does not exist
-        return False
+    return exists(folder / expand_home(path))
+
+
+def _is_file(path: Path) -> bool:
+    found = expand_home(path)
+    return exists(found) and found.is_file()

@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.features import rasterize
 
 from terrafuse.classes import ClassScheme, Code, VoidCode
+from terrafuse.config.paths import exists
 from terrafuse.data.grid import Grid, full_turn
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import gdal_path, local_file, split_layer
@@ -179,7 +180,7 @@ class _VectorFile(NamedTuple):
 
         path, named = split_layer(path)
         file = local_file(path)
-        if file is not None and not file.exists():
+        if file is not None and not exists(file):
             raise RasterReadError(f"{where}: there is no file '{file}'")
         path = gdal_path(path)
         try:

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.transform import from_gcps
 from rasterio.windows import Window as RasterWindow
 
+from terrafuse.config.paths import exists
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool, transform_of
 from terrafuse.data.names import gdal_path, is_part, local_file
@@ -173,7 +174,7 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
     """
     text = plain_path(str(path))
     on_disk = local_file(text)
-    if on_disk is not None and not on_disk.exists():
+    if on_disk is not None and not exists(on_disk):
         within = "" if str(on_disk) == text else f", which '{text}' names"
         raise RasterReadError(f"{where}: there is no file '{on_disk}'{within}")
     # A handle from before the file was rewritten would show its old pixels.
@@ -238,7 +239,7 @@ def inspect_pages(
     """
     text = plain_path(str(path))
     on_disk = local_file(text)
-    if page is None or (on_disk is not None and not on_disk.exists()):
+    if page is None or (on_disk is not None and not exists(on_disk)):
         return (inspect_raster(text, where, judge_alpha=judge_alpha),)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
