@@ -127,7 +127,8 @@ class Modality:
         Raises:
             ConfigError: `scale` is not a ratio of integers up to 64.
         """
-        ratio = Fraction(self.scale).limit_denominator(MAX_SCALE_TERM) if self.scale > 0 else None
+        is_size = isfinite(self.scale) and self.scale > 0
+        ratio = Fraction(self.scale).limit_denominator(MAX_SCALE_TERM) if is_size else None
         if (
             ratio is None
             or ratio.numerator > MAX_SCALE_TERM

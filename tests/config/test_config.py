@@ -200,3 +200,13 @@ def test_options_that_are_looked_for_elsewhere_are_options() -> None:
 
     known = {name for method in METHODS.values() for name in option_names(method)}
     assert MethodConfig.options_elsewhere <= known
+
+
+def test_odd_paths_are_left_as_they_are(write) -> None:
+    path = write(
+        "data: {manifest: ~nobody-here/d.yaml}\n"
+        f"method: {{name: single, weights: {'w' * 5000}}}\n"
+    )
+    config = load_run_config(path)
+    assert config.data.manifest == path.parent / "~nobody-here" / "d.yaml"
+    assert config.method.options["weights"] == "w" * 5000

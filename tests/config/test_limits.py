@@ -11,12 +11,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from terrafuse.api import validate
+from terrafuse.cli.options import pairs
 from terrafuse.config import load_run_config
 from terrafuse.config.base import NamedOptions
 from terrafuse.config.options import check_options
 from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.config.run import LossConfig, RunConfig
 from terrafuse.errors import ConfigError, ModelError
+from terrafuse.modalities import Modality
 
 RUN = "data: {manifest: d.yaml}\nmethod: {name: single, backbone: resnet18}\n"
 PRETRAIN = "data: {manifest: d.yaml}\nobjective: {name: mae}\nbackbone: resnet18\n"
@@ -80,7 +82,9 @@ def test_the_enumeration_finds_fields_of_every_kind() -> None:
 @pytest.mark.parametrize(("model", "name", "shape"), numeric_fields())
 def test_every_number_has_limits(model: type[BaseModel], name: str, shape: Any) -> None:
     needed = NEEDED.get(model.__name__, {})
-    for value in SENSELESS:
+    for value in (*SENSELESS, True):
+        if value is True and name == "flip":
+            continue
         with pytest.raises(ValidationError):
             model.model_validate(needed | {name: shape(value)})
 
@@ -199,3 +203,15 @@ def test_an_option_that_is_not_finite_is_refused_by_its_signature() -> None:
     with pytest.raises(ModelError, match=r"option 'rate' of method 'mine' is nan: .*finite"):
         check_options("method", "mine", method, {"rate": math.nan})
     assert check_options("method", "mine", method, {"rate": 1}) == {"rate": 1.0}
+
+
+def test_a_setting_that_is_given_twice_on_the_command_line_is_refused() -> None:
+    assert pairs(["a.b=1", "a.c= 2"]) == {"a.b": "1", "a.c": "2"}
+    with pytest.raises(ConfigError, match=r"'a\.b' is given twice; leave one out"):
+        pairs(["a.b=1", " a.b =1"])
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, 0.0, -1.0])
+def test_a_modality_of_code_has_a_scale(scale: float) -> None:
+    with pytest.raises(ConfigError, match="allowed is a positive ratio"):
+        Modality("s1", ("VV",), scale=scale)

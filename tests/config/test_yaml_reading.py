@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from terrafuse.config import yaml_reading
 from terrafuse.config.base import parse_value, read_yaml
+from terrafuse.config.paths import exists, expand_home
 from terrafuse.config.yaml_reading import MOST_BYTES, NotYamlError, YamlValues, parse_yaml
 from terrafuse.errors import ConfigError
 
@@ -219,8 +220,18 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot be read: Not a directory"):
         read_yaml(tmp_path / "file" / "a.yaml")
+    with pytest.raises(ConfigError, match="cannot be read: File name too long") as caught:
+        read_yaml(tmp_path / ("a" * 100_000))
+    assert len(str(caught.value)) < 1100
     with pytest.raises(ConfigError, match="must hold keys and values, not nothing"):
         read_yaml(tmp_path / "file")
+
+
+def test_odd_paths_are_of_no_file(tmp_path: Path) -> None:
+    assert expand_home("~nobody-here/a") == Path("~nobody-here/a")
+    assert expand_home("~/a") == Path.home() / "a"
+    assert not any(map(exists, ("a" * 5000, "a\0b", tmp_path / "none")))
+    assert exists(tmp_path)
 
 
 def test_a_giant_file_is_not_read(tmp_path: Path) -> None:

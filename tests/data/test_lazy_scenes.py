@@ -219,6 +219,23 @@ def test_evaluation_begins_before_all_scenes_are_open(
     assert seen[-1][:2] == (5, 5)
 
 
+def test_a_manifest_that_cannot_be_read_is_not_left_behind(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    rows = ["scene,modality,path,split"]
+    for name, split in (("a", "fold"), ("b", "Fold")):
+        make_raster(tmp_path / f"{name}.tif", np.zeros((1, 8, 8), np.uint8))
+        make_raster(tmp_path / f"{name}_labels.tif", np.zeros((1, 8, 8), np.uint8))
+        rows += [f"{name},s1,{name}.tif,{split}", f"{name},labels,{name}_labels.tif,{split}"]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    out, options = tmp_path / "dataset.yaml", {"file": "list.csv"}
+    with pytest.raises(ConfigError, match=r"'b' is in split 'Fold' .* scene 'a' in 'fold'"):
+        data_describe(tmp_path, out, layout="items", options=options)
+    assert not out.exists()
+    (tmp_path / "list.csv").write_text("\n".join(rows).replace("Fold", "fold"))
+    assert data_describe(tmp_path, out, layout="items", options=options).splits == {"fold": 2}
+
+
 def test_describing_a_folder_opens_each_raster_a_few_times(
     make_raster: MakeRaster, tmp_path: Path, opened: list[str]
 ) -> None:

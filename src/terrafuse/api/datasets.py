@@ -36,6 +36,7 @@ def data_describe(
     Raises:
         OutputError: `out` exists, or another process writes it.
         DataError: The folder does not have this layout, or holds several datasets without `layout`.
+        ConfigError: What its lists say is no manifest: a split by two spellings, for instance.
     """
     from terrafuse.doctor import count_unknown_labels
     from terrafuse.layouts import describe, recognise_layout, summarise
@@ -55,7 +56,7 @@ def data_describe(
         values = describe(root, layout, manifest_folder=path.parent, **options)
         for line in summarise(values, Path(root).expanduser().absolute()):
             say(line)
-        manifest = load_manifest(write_manifest(values, path))
+        manifest = _write_checked(values, path)
         for finding in count_unknown_labels(manifest):
             say(str(finding))
         return manifest
@@ -157,13 +158,21 @@ def data_fix(
         for entry in values["scenes"]:
             _merge(entry, changes.get("scenes", {}).get(entry["id"], {}), over=True)
         move_paths(values, dataset.path.parent, path.absolute().parent)
-        write_manifest(values, path)
         try:
-            load_manifest(path)
+            _write_checked(values, path)
         except ConfigError as error:
-            path.unlink()
             raise ConfigError(f"the suggestions do not suit each other: {error}") from None
         return changes
+
+
+def _write_checked(values: Mapping[str, Any], path: Path) -> Manifest:
+    """Write a manifest and read it; what cannot be read is removed again."""
+    write_manifest(values, path)
+    try:
+        return load_manifest(path)
+    except ConfigError:
+        path.unlink()
+        raise
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any], *, over: bool) -> None:
@@ -254,5 +263,4 @@ def data_split(
             manifest_folder=path.parent,
             progress=progress,
         )
-        write_manifest(values, path)
-        return load_manifest(path)
+        return _write_checked(values, path)

@@ -13,6 +13,7 @@ from typing import Any
 
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, read_yaml
+from terrafuse.config.paths import exists, expand_home
 from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import (
     Manifest,
@@ -32,6 +33,7 @@ from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
+from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
@@ -331,7 +333,7 @@ def split_scene_name(text: str) -> tuple[Path, str]:
     if not parts:
         raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
     # The first '#' that a file ends at; without such a file the message is about the first.
-    return next((part for part in parts if part[0].expanduser().is_file()), parts[0])
+    return next((part for part in parts if exists(expand_home(part[0]))), parts[0])
 
 
 def _smaller_windows(windows: WindowSettings) -> str:
@@ -544,6 +546,7 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
     dataset = open_dataset(settings.data)
     check_crop_size(settings.data, dataset)
     scored_classes(settings.evaluation, dataset.scheme)  # refuses unknown class names
+    ModalityDropout(settings.data.modality_dropout, list(dataset.modalities))  # likewise
     segmenter = create_segmenter(
         settings.method.name,
         list(dataset.modalities.values()),

@@ -114,13 +114,15 @@ def pairs(items: list[str] | None) -> dict[str, str]:
     """Parse KEY=VALUE items.
 
     Raises:
-        ConfigError: An item has no "=" or no key.
+        ConfigError: An item has no "=" or no key, or a key is given twice.
     """
-    found = {}
+    found: dict[str, str] = {}
     for item in items or []:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"'{item}' is not of the form KEY=VALUE")
+        if key.strip() in found:
+            raise ConfigError(f"'{key.strip()}' is given twice; leave one out")
         found[key.strip()] = value.strip()
     return found
 

@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from terrafuse.config.yaml_reading import NotYamlError, YamlValues, keys_in, parse_yaml, read_file
 from terrafuse.errors import ConfigError, cut, shown, unknown_name
@@ -55,6 +64,40 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_booleans(cls, info.field_name or "", value)
+        return value
+
+
+def refuse_booleans(model: type[BaseModel], field: str, value: Any) -> None:
+    """Refuse true and false in a field for numbers or text: pydantic takes true for 1.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if _holds_boolean(value) and not _takes_booleans(model, field):
+        raise ValueError("true and false cannot stand here")
+
+
+def _holds_boolean(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_boolean, value.values()))
+    return any(map(_holds_boolean, value)) if isinstance(value, list) else isinstance(value, bool)
+
+
+@cache
+def _takes_booleans(model: type[BaseModel], field: str) -> bool:
+    def takes(annotation: Any) -> bool:
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return True  # judges its own fields
+        if annotation in (bool, Any) or isinstance(annotation, bool):
+            return True
+        return any(map(takes, getattr(annotation, "__args__", ())))
+
+    return takes(model.model_fields[field].annotation)
+
 
 class NamedOptions(BaseModel):
     """A named component; every further key is an option of its constructor."""
@@ -65,6 +108,12 @@ class NamedOptions(BaseModel):
     options_elsewhere: ClassVar[frozenset[str]] = frozenset()
 
     name: str
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_booleans(cls, info.field_name or "", value)
+        return value
 
     @model_validator(mode="after")
     def _options_are_plain(self) -> Self:

@@ -19,6 +19,7 @@ from terrafuse.config.base import (
     parse_settings,
     read_yaml,
 )
+from terrafuse.config.paths import exists
 from terrafuse.config.run import MOST_STEPS, DataConfig, LearningConfig
 
 #: Data settings that need labels or a method → the value they must have here.
@@ -97,7 +98,7 @@ def load_pretrain_config(
     config = parse_settings(PretrainConfig, read_yaml(path, overrides), str(path))
     find_code_beside(path, config.backbone, overrides)
     weights = config.weights
-    if weights is not None and (path.parent / weights).is_file():
+    if weights is not None and exists(path.parent / weights) and (path.parent / weights).is_file():
         weights = str((path.parent / weights).resolve())
     data = config.data.beside(path.parent, overrides)
     return config.model_copy(update={"data": data, "weights": weights})

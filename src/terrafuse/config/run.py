@@ -20,6 +20,7 @@ from terrafuse.config.base import (
     parse_settings,
     read_yaml,
 )
+from terrafuse.config.paths import exists, expand_home
 
 #: Limits of what any run can mean: larger values are slips, and would end in an overflow.
 MOST_STEPS = 100_000_000
@@ -29,6 +30,7 @@ _MOST_PROCESSES = 1024
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 2**32 - 1
 _MOST_STATISTIC = 1e15
+_LEAST_STD = 1e-15
 #: Lightning's strategies that checkpoints and validation are written for.
 _STRATEGY = re.compile(
     r"auto|ddp(_spawn|_fork|_notebook)?(_find_unused_parameters_(true|false))?|fsdp(_cpu_offload)?"
@@ -105,8 +107,8 @@ class FixedStatistics(Settings):
     @field_validator("std")
     @classmethod
     def _positive(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        if not all(v > 0 for v in (value if isinstance(value, tuple) else (value,))):
-            raise ValueError("standard deviations must be above 0")
+        if not all(v >= _LEAST_STD for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"standard deviations must be above 0, from {_LEAST_STD:g} on")
         return value
 
     @field_validator("mean", "std")
@@ -188,7 +190,7 @@ class DataConfig(Settings):
         A path given as an override is relative to the working directory instead.
         """
         start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
-        manifest = (start / self.manifest.expanduser()).resolve()
+        manifest = (start / expand_home(self.manifest)).resolve()
         return self.model_copy(update={"manifest": manifest})
 
 
@@ -445,7 +447,7 @@ def _found_weights(method: MethodConfig, folder: Path) -> dict[str, Any]:
         if isinstance(value, Mapping):
             return {key: whole(inner) for key, inner in value.items()}
         names_a_place = isinstance(value, str) and value not in ("hub", "timm")
-        found = names_a_place and (folder / value).exists()
+        found = names_a_place and exists(folder / value)
         return str((folder / value).resolve()) if found else value
 
     return {"weights": whole(method.options["weights"])} if "weights" in method.options else {}

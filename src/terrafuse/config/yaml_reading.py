@@ -171,7 +171,7 @@ def read_file(path: Path, text_keys: Collection[str] = ()) -> tuple[Any, str]:
     try:
         return parse_yaml(text, text_keys), text
     except NotYamlError as fault:
-        raise ConfigError(f"'{path}' is not valid YAML: {fault}") from None
+        raise ConfigError(f"'{cut(path, 1000)}' is not valid YAML: {fault}") from None
 
 
 def parse_yaml(text: str, text_keys: Collection[str] = (), *, plain: bool = False) -> Any:
@@ -201,33 +201,34 @@ def parse_yaml(text: str, text_keys: Collection[str] = (), *, plain: bool = Fals
 
 
 def _read_text(path: Path) -> str:
+    name = cut(path, 1000)
     try:
         about = path.stat()
         kind = next((name for matches, name in _KINDS if matches(about.st_mode)), None)
         if kind is not None:
-            raise ConfigError(f"'{path}' is {kind}, not a file. Name a YAML file")
+            raise ConfigError(f"'{name}' is {kind}, not a file. Name a YAML file")
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"there is no file '{path}'") from None
+        raise ConfigError(f"there is no file '{name}'") from None
     except (OSError, ValueError) as error:  # ValueError: NUL in the path
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        raise ConfigError(f"'{path}' cannot be read: {reason}") from None
+        raise ConfigError(f"'{name}' cannot be read: {reason}") from None
     if len(content) > MOST_BYTES:
         raise ConfigError(
-            f"'{path}' is too large for settings: {max(about.st_size, len(content)):,} bytes, of "
+            f"'{name}' is too large for settings: {max(about.st_size, len(content)):,} bytes, of "
             f"at most {MOST_BYTES:,}. Is it another file?"
         )
     form = _OTHER_FORMS.get(content[:2])
     if form is not None:
-        raise ConfigError(f"'{path}' cannot be read: it is {form}. Save it as UTF-8")
+        raise ConfigError(f"'{name}' cannot be read: it is {form}. Save it as UTF-8")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
         before = content[: error.start].decode("utf-8")
         place = _place_at(before, len(before))
         raise ConfigError(
-            f"'{path}' cannot be read: {place}: byte 0x{content[error.start]:02x} is not UTF-8. "
+            f"'{name}' cannot be read: {place}: byte 0x{content[error.start]:02x} is not UTF-8. "
             "Save the file as UTF-8"
         ) from None
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import parse_settings, read_yaml
+from terrafuse.config.paths import exists, expand_home
 from terrafuse.config.yaml_reading import YamlValues
 from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
-from terrafuse.data.on_disk import is_there
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import BandNamesTeller, Scene, SceneFiles
 from terrafuse.data.schema import (
@@ -69,7 +69,7 @@ class Manifest:
     @property
     def folder(self) -> Path:
         """Folder that paths are relative to."""
-        return self.path.parent / Path(self.root or "").expanduser()
+        return self.path.parent / expand_home(self.root or "")
 
     @property
     def splits(self) -> dict[str, int]:
@@ -212,7 +212,7 @@ class Manifest:
         if self.label_rules.area is None:
             return
         file = local_file(self._resolve(self.label_rules.area))
-        if file is not None and not file.exists():
+        if file is not None and not exists(file):
             raise ConfigError(
                 f"labels.area: there is no file '{file}'. Correct the path, or leave 'area' out if "
                 "all pixels between the polygons are labelled"
@@ -277,7 +277,7 @@ class Manifest:
         found: list[str] = []
         for pattern in entry.rasters[name]:
             path = self._resolve(pattern)
-            if is_part(path) or is_there(path) or not glob.has_magic(path):
+            if is_part(path) or exists(path) or not glob.has_magic(path):
                 found.append(path)
                 continue
             matches = glob.glob(path, recursive=True)  # noqa: PTH207  (absolute patterns)
@@ -299,7 +299,7 @@ def load_manifest(path: Path | str) -> Manifest:
     Raises:
         ConfigError: Missing or invalid file; names the key or scene, and the nearest valid key.
     """
-    path = Path(path).expanduser().absolute()
+    path = expand_home(path).absolute()
     values, where = read_yaml(path, text_keys=("id", "split")), str(path)
     settings = parse_settings(ManifestSettings, values, where)
     modalities, rules = {}, {}
@@ -371,7 +371,7 @@ def write_manifest(values: Mapping[str, Any], path: Path | str) -> Path:
 
 def _may_exist(path: str) -> bool:
     file = local_file(path)
-    return file is None or file.exists()
+    return file is None or exists(file)
 
 
 def _own_rules(rules: Mapping[str, ReadingRules], entry: SceneEntry) -> Mapping[str, ReadingRules]:

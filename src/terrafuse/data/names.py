@@ -12,7 +12,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from terrafuse.data.on_disk import is_file, is_there
+from terrafuse.config.paths import exists, expand_home
+from terrafuse.data.on_disk import is_file
 from terrafuse.data.stored import plain_path
 
 _SCHEMES = {
@@ -90,14 +91,14 @@ def absolute_name(name: str, folder: Path) -> str:
     parts = _parse(spec, folder)
     if parts is None:
         return spec
-    return str(parts._replace(file=str(folder / _expand(parts.file))))
+    return str(parts._replace(file=str(folder / expand_home(parts.file))))
 
 
 def moved_name(name: str, old: Path, new: Path) -> str:
     """`name` as it is to be written where relative paths start from `new` instead of `old`."""
     spec = gdal_path(name)
     parts = _parse(spec, old)
-    if parts is None or _expand(parts.file).is_absolute():
+    if parts is None or expand_home(parts.file).is_absolute():
         return name if parts is None else plain_path(name)
     file = os.path.relpath((old / parts.file).absolute(), new.absolute())
     return str(parts._replace(file=Path(file).as_posix()))
@@ -113,14 +114,6 @@ def split_layer(name: str) -> tuple[str, str | None]:
     """A file and the layer named with it: "a.gpkg|layername=fields" → ("a.gpkg", "fields")."""
     found = _LAYER.match(name)
     return (found[1], found[2]) if found else (name, None)
-
-
-def _expand(file: str) -> Path:
-    """A path with "~" replaced, where there is such a user."""
-    try:
-        return Path(file).expanduser()
-    except RuntimeError:
-        return Path(file)
 
 
 def _parse(spec: str, folder: Path) -> Name | None:
@@ -164,7 +157,7 @@ def _parse_archive(before: str, rest: str, folder: Path) -> Name | None:
             None if found is None else found._replace(before=before + found.before[len(nested) :])
         )
     ends = [*(m.start() for m in re.finditer("/", rest)), len(rest)]
-    here = [end for end in ends if end and is_file(folder / _expand(rest[:end]))]
+    here = [end for end in ends if end and is_file(folder / expand_home(rest[:end]))]
     named = [end for end in ends if rest[:end].lower().endswith(_ARCHIVES)]
     end = (here or named or [len(rest)])[0]
     return Name(before, rest[:end], rest[end:])
@@ -187,4 +180,4 @@ def _find_path(rest: str, folder: Path) -> tuple[int, int]:
 
 
 def _exists(path: str, folder: Path) -> bool:
-    return is_there(folder / _expand(path))
+    return exists(folder / expand_home(path))

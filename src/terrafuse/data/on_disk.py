@@ -53,14 +53,6 @@ def obstacle(path: Path | str, named: str = "") -> str:
     return ""
 
 
-def is_there(path: Path | str) -> bool:
-    """Tell whether something exists under a path; a path that cannot be one names nothing."""
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
-
-
 def is_file(path: Path | str) -> bool:
     """Tell whether a path is a regular file."""
     try:

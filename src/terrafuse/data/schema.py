@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
-from terrafuse.config.base import Name, Settings, parse_settings
+from terrafuse.config.base import Name, Settings, parse_settings, refuse_booleans
 from terrafuse.data.band_names import BandNamesRule
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
 from terrafuse.data.rasters import NodataRule, PerBand, ReadingRules, ResamplingName, RescaleName
@@ -30,10 +37,13 @@ _RADAR_UM = (0.1, 2e6)
 _MOST_CODE = 2**63
 # Rasters have fewer rows, columns and bands.
 _MOST_PIXELS = 2**31
+_LONGEST_PATH = 4096
+_MOST_FACTOR = 1e15
 #: A value that says "no data" may be NaN or infinite.
 _Nodata = Annotated[float, Field(allow_inf_nan=True)]
 #: Number of a band or page.
 _Number = Annotated[int, Field(ge=1, lt=_MOST_PIXELS)]
+_Pages = Annotated[tuple[_Number, ...], Field(min_length=1)]
 
 
 def _check_code(value: Any) -> Any:
@@ -42,7 +52,7 @@ def _check_code(value: Any) -> Any:
     Raises:
         ValueError: Something else.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) <= _LONGEST_PATH:
         return value
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not abs(value) < _MOST_CODE or value != int(value):
@@ -51,6 +61,17 @@ def _check_code(value: Any) -> Any:
             "of a polygon) or a colour '#rrggbb'"
         )
     return int(value)
+
+
+def _check_path(path: str) -> str:
+    if not path:
+        raise ValueError("give a path, or leave the key out")
+    if len(path) > _LONGEST_PATH:
+        raise ValueError(f"a path has at most {_LONGEST_PATH:,} characters, not {len(path):,}")
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_check_path)]
 
 
 class ClassSettings(Settings):
@@ -109,7 +130,7 @@ class ModalitySettings(Settings):
     read_bands: tuple[_Number | Name, ...] | None = Field(
         None, description="Bands to take from the files: 1-based numbers or descriptions."
     )
-    page: _Number | tuple[_Number, ...] | Literal["all"] | None = Field(
+    page: _Number | _Pages | Literal["all"] | None = Field(
         None,
         description="Pages to take of files that have several, as bands that follow one another: "
         "a number from 1 on, a list, or 'all'.",
@@ -131,20 +152,27 @@ class ModalitySettings(Settings):
 class LabelSettings(Settings):
     """Rules by which label files are read."""
 
-    attribute: str | None = Field(None, description="Polygons: field with the class code.")
-    area: str | None = Field(None, description="Polygons: file with the area that was labelled.")
+    attribute: Name | None = Field(None, description="Polygons: field with the class code.")
+    area: _Path | None = Field(None, description="Polygons: file with the area that was labelled.")
     background: int | str | None = Field(None, description="Polygons: class between them.")
     nodata: _Nodata | None = Field(None, description="Rasters: instead of the file's nodata tag.")
     page: _Number | None = Field(None, description="Rasters: page to take of files with several.")
     layer: str | None = Field(None, description="Polygons: layer to take of files with several.")
     area_layer: str | None = Field(None, description="Polygons: likewise of the file 'area'.")
 
+    @field_validator("background")
+    @classmethod
+    def _is_code(cls, value: int | str | None) -> Any:
+        return None if value is None else _check_code(value)
+
 
 class ManifestSettings(Settings):
     """The whole of `dataset.yaml`."""
 
     root: str | None = Field(
-        None, description="Folder that paths start from, relative to this file; default: its own."
+        None,
+        max_length=_LONGEST_PATH,
+        description="Folder that paths start from, relative to this file; default: its own.",
     )
     classes: tuple[ClassSettings, ...]
     void: tuple[Any, ...] = Field((), description="Raw label values that belong to no class.")
@@ -164,13 +192,6 @@ class ManifestSettings(Settings):
         return tuple(None if value is None else _check_code(value) for value in values)
 
 
-def _check_path(path: str) -> str:
-    if not path:
-        raise ValueError("give a path, or leave the key out")
-    return path
-
-
-_Path = Annotated[str, AfterValidator(_check_path)]
 _Side = Annotated[int, Field(lt=_MOST_PIXELS)]
 
 
@@ -184,6 +205,12 @@ class _SceneSettings(BaseModel):
     window: tuple[_Side, _Side, _Side, _Side] | None = None
     value_scale: dict[str, PerBand] = Field(default_factory=dict)
     value_offset: dict[str, PerBand] = Field(default_factory=dict)
+
+    @field_validator("window", "value_scale", "value_offset", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        refuse_booleans(cls, info.field_name or "", value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -301,9 +328,10 @@ def _check_scaling(key: str, given: PerBand | None, name: str, bands: int) -> No
             f"'{key}' of modality '{name}' has {len(given)} numbers for {bands} bands; give one "
             "per band, or one for all"
         )
-    if not all(map(isfinite, numbers)) or (key == "value_scale" and 0 in numbers):
+    if not all(abs(n) <= _MOST_FACTOR for n in numbers) or (key == "value_scale" and 0 in numbers):
         raise ConfigError(
-            f"'{key}' of modality '{name}' is {given}; give finite numbers, and no factor of 0"
+            f"'{key}' of modality '{name}' is {shown(given)}; give finite numbers up to "
+            f"{_MOST_FACTOR:g}, and no factor of 0"
         )
 
 
@@ -374,7 +402,7 @@ def to_entry(
         paths = given if isinstance(given, list) else [given]
         if given is None:  # a modality that this scene lacks
             continue
-        if not paths or not all(isinstance(path, str) and path for path in paths):
+        if not paths or not all(isinstance(p, str) and 0 < len(p) <= _LONGEST_PATH for p in paths):
             raise ConfigError(
                 f"{where}: '{key}' is {shown(given)}; give a path, a list of them or none (in "
                 "quotes if it looks like a number)"
