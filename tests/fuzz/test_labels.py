@@ -16,7 +16,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
-from fuzzing import byte_changes, change_bytes, change_tree, few, judge, many, tree_edits
+from fuzzing import (
+    assert_silent,
+    byte_changes,
+    change_bytes,
+    change_tree,
+    few,
+    judge,
+    many,
+    tree_edits,
+)
 from terrafuse import api
 from terrafuse.data.handles import pool
 
@@ -199,7 +208,7 @@ def check(place: Place, case: Any, noise: pytest.CaptureFixture[str]) -> None:
     assert findings, "the check ended without findings"
     for finding in findings:
         assert len(finding.message) < 2_000
-    assert noise.readouterr().err == ""
+    assert_silent(noise)
 
 
 @few(120)

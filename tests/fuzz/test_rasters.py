@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 
-from fuzzing import byte_changes, change_bytes, few, judge, many
+from fuzzing import assert_silent, byte_changes, change_bytes, few, judge, many
 from terrafuse import api
 from terrafuse.data.handles import pool
 
@@ -163,7 +163,7 @@ def check(place: Place, case: Any, noise: pytest.CaptureFixture[str]) -> None:
     message = judge(lambda: api.data_stats(path, split="train"))
     if unreadable:
         assert "bad" in message, message
-    assert noise.readouterr().err == ""
+    assert_silent(noise)
 
 
 @few(100)

@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
@@ -97,6 +98,13 @@ def judge(act: Callable[[], Any]) -> str:
     assert len(message) < LONGEST_MESSAGE, f"{len(message)} characters: {message[:300]} …"
     assert "Traceback" not in message, message
     return message
+
+
+def assert_silent(captured: pytest.CaptureFixture[str]) -> None:
+    """Fail on what GDAL and its libraries print to stderr by themselves."""
+    lines = captured.readouterr().err.splitlines()
+    # rasterio prints of warnings that are not UTF-8; the command line keeps it to itself.
+    assert [line for line in lines if not line.startswith("UnicodeDecodeError: ")] == []
 
 
 # Bytes ------------------------------------------------------------------------------------------

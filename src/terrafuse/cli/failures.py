@@ -175,7 +175,12 @@ def _background_failures(debug: bool) -> Iterator[None]:
             return  # rasterio does not log a warning of GDAL that is not UTF-8
         _tell(describe_failure(failure.exc_value, debug=debug))
 
+    def of_library(kind: type[BaseException], error: BaseException, _: Any) -> None:
+        if kind is not UnicodeDecodeError:  # as above: Cython prints what it cannot raise
+            _tell(describe_failure(error, debug=debug))
+
     changes = [
+        (sys, "excepthook", of_library),
         (threading, "excepthook", in_thread),
         (sys, "unraisablehook", in_destructor),
         (logging, "raiseExceptions", debug),

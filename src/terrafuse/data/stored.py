@@ -12,6 +12,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from xml.sax.saxutils import unescape
 import rasterio
 from rasterio.errors import RasterioError, RasterioIOError
 
-from terrafuse.data.on_disk import is_stream, obstacle
+from terrafuse.data.on_disk import is_stream, obstacle, shown
 
 RAW_PREFIX = "GTIFF_RAW:"
 #: GDAL's open option for files with the prefix.
@@ -32,13 +33,19 @@ RAW_OPTIONS = {"OVERVIEW_LEVEL": "NONE"}
 _DOMAIN = "terrafuse"
 # Given by the first band, except for CIELab, for which GDAL has no name.
 _MODELS = {"cyan": "CMYK", "Y": "YCbCr"}
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _Stamp = tuple[int, int] | None
 # Files that a VRT names, and how much of it is searched for them.
 _NAMED = re.compile(rb"<Source(?:Filename|Dataset)\b[^>]*>([^<]+)<")
 _MOST_SEARCHED = 1 << 20
 # The VRT files on the way to the one that is looked at.
 _followed: ContextVar[frozenset[str]] = ContextVar("followed", default=frozenset())
+_DEEPEST = 20
+# GDAL's names of parts of files ("NETCDF:a.nc:v").
+_PREFIX = re.compile(r"^[A-Za-z][A-Za-z0-9_]+:")
+
+
+class _EndlessError(RasterioIOError):
+    """VRT files name one another without end."""
 
 
 def plain_path(path: str) -> str:
@@ -113,7 +120,8 @@ def _open_vrt(spec: str, dataset: Any) -> Any:
         root = ET.fromstring(dataset.tags(ns="xml:VRT")["xml:VRT"])  # noqa: S314  (GDAL wrote it)
     except (ET.ParseError, KeyError) as error:
         raise RasterioIOError(f"its XML cannot be read: {error}") from None
-    models = sorted(set(_replace_sources(root, spec)))
+    with _followed_by(spec):
+        models = sorted(set(_replace_sources(root, spec)))
     if not models:
         return dataset
     for band in root.iter("ColorInterp"):  # "Alpha" was the fourth of the computed colours
@@ -170,22 +178,52 @@ def _stamp(path: str) -> _Stamp:
 
 @lru_cache(maxsize=1 << 14)
 def _find_stored(path: str, stamp: _Stamp) -> _Stored:
-    """Find the replacement of a file; `stamp` distinguishes a rewritten file of the same name."""
-    if stamp is None and not path.startswith("/vsi"):
-        return _Stored(path)  # missing: reading it will raise
-    if path in _followed.get():
-        return _Stored(path)  # it names itself: reading it will raise
-    token = _followed.set(_followed.get() | {path})
+    """Find the replacement of a file; `stamp` distinguishes a rewritten file of the same name.
+
+    A file on this disk that is missing, or names itself, is an error here: GDAL tells it at the
+    first read only, and reads it as 0 from then on.
+
+    Raises:
+        RasterioError: It cannot be opened.
+    """
+    if path.startswith("/vsi"):
+        try:
+            return _describe_stored(path)
+        except (RasterioError, OSError):
+            return _Stored(path)  # reading it will raise
+    if stamp is None:
+        if _PREFIX.match(path):
+            return _Stored(path)
+        raise RasterioIOError(f"it names '{shown(path)}', which is not there")
+    return _describe_stored(path)
+
+
+def _describe_stored(path: str) -> _Stored:
     try:
-        if stamp is not None and Path(path).suffix.lower() != ".vrt":
-            with Path(path).open("rb") as file:
-                if file.read(4) not in _MAGIC:
-                    return _Stored(path)
         with open_stored(path) as dataset:
             model = "" if dataset.name == path else color_model(dataset)
             return _Stored(dataset.name, model, dataset.count)
-    except (RasterioError, OSError):
-        return _Stored(path)
+    except _EndlessError:
+        raise
+    except RasterioIOError as error:
+        raise RasterioIOError(f"it names '{shown(path)}': {error}") from error
+
+
+@contextmanager
+def _followed_by(spec: str) -> Iterator[None]:
+    """Note that the files which a VRT names are followed.
+
+    Raises:
+        RasterioIOError: It is one of them, or too many lie between it and the first.
+    """
+    path, before = str(Path(spec).resolve()), _followed.get()
+    if path in before:
+        raise _EndlessError(f"it names '{shown(path)}', which names itself")
+    if len(before) >= _DEEPEST:
+        raise _EndlessError(f"it names files that name files, more than {_DEEPEST} deep")
+    token = _followed.set(before | {path})
+    try:
+        yield
     finally:
         _followed.reset(token)
 

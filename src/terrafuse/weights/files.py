@@ -415,7 +415,7 @@ def _shape(tensor: Tensor) -> str:
 
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    return ", ".join(name if len(name) <= 100 else f"{name[:100]} …" for name in names[:4]) + more
 
 
 def _first_line(error: BaseException) -> str:
