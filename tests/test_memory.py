@@ -102,9 +102,7 @@ class CPLE_OutOfMemoryError(Exception):  # noqa: N801
     [
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 41.00 GiB. GPU 0 has a …"),
-        RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"
-        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate"),
         RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
@@ -125,18 +123,14 @@ def test_every_end_of_memory_is_one_message(error: Exception) -> None:
 
 
 def test_real_ones_are_known() -> None:
-    for allocate in (
-        lambda: np.empty(2**58, np.uint8),
-        lambda: torch.empty(2**58, dtype=torch.int8),
-    ):
+    size = 2**58
+    for allocate in (lambda: np.empty(size, np.uint8), lambda: torch.empty(size, dtype=torch.int8)):
         with pytest.raises((MemoryError, RuntimeError)) as caught:
             allocate()
         assert is_out_of_memory(caught.value)
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("memory"), RuntimeError("shapes differ"), OSError("x")]
-)
+@pytest.mark.parametrize("error", [ValueError("memory"), RuntimeError("shapes"), OSError("x")])
 def test_other_errors_pass(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explaining_memory("mapping", "Take less"):
         raise error

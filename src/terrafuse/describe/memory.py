@@ -33,8 +33,9 @@ from terrafuse.segmenter import Segmenter, SensorModel
 
 #: Parts of the free memory above which work is warned of, is refused, and that a remedy may take.
 NEAR, TOO_MUCH, REMEDY = 0.9, 1.2, 0.8
-#: Part by which a CPU's kernels and allocator exceed what is alive (benchmarks/memory.py).
-CPU_OVERHEAD = 0.3
+#: What a CPU's kernels and allocator take beside what is alive: a part of it, and bytes once
+#: (benchmarks/memory.py).
+CPU_PART, CPU_ONCE = 0.15, 64_000_000
 # Bytes for each pixel of a batch that no method comes near; where they fit, nothing is derived.
 _MOST_PER_PIXEL = 2**16
 # Weights, gradients and two moments, in values per parameter.
@@ -92,7 +93,7 @@ def check_training(
     Raises:
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
     """
-    device = _training_device(training)
+    device = training_device(training)
 
     def work(shapes: _M) -> _Work:
         as_trained(shapes, training)
@@ -100,8 +101,8 @@ def check_training(
 
         def need(batch: int, crop: int) -> int:
             step = step_peak(shapes, crop, batch, training.precision, loss)
-            read = 2 * _batch_bytes(shapes, batch, crop) if device.type == "cpu" else 0
-            return held + _on(device, step) + read
+            batches = 2 if device.type == "cpu" else 1  # with the one that waits
+            return held + _on(device, step) + batches * _batch_bytes(shapes, batch, crop)
 
         def works(batch: int, crop: int) -> bool:
             one = batch > 1 or not isinstance(shapes, Segmenter) or trains_on(shapes, crop, 1)
@@ -128,6 +129,7 @@ def check_prediction(
     *,
     precision: str = "32-true",
     scored: bool = False,
+    by_options: bool = True,
 ) -> None:
     """Compare the memory of mapping scenes with what is free.
 
@@ -139,6 +141,7 @@ def check_prediction(
         device: Where the model runs.
         precision: As in `training.precision`.
         scored: Whether maps are compared with labels.
+        by_options: Whether options of the command line choose the windows, rather than settings.
 
     Raises:
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
@@ -146,22 +149,25 @@ def check_prediction(
     width = max((width for _, width in sizes), default=0)
     whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
     _refuse_whole(whole, sizes)
-    pixels = batch_size * crop_size**2 + segmenter.num_classes * crop_size * width // 2**12
+    sums = _sums(segmenter, crop_size, width)
+    pixels = batch_size * crop_size**2 + (sums + whole) // _MOST_PER_PIXEL
 
     def work(shapes: Segmenter) -> _Work:
         def need(batch: int, crop: int) -> int:
             own = _windows(shapes, batch, crop, width, precision, device)
             return own + (_weights(segmenter) if device.type == "cuda" else whole)
 
-        return _Work(
-            "mapping" if not scored else "scoring",
-            need, batch_size, crop_size, list(_smaller(shapes, crop_size)),
-            lambda _batch, _crop: True,
-            lambda batch, crop: f"--batch-size {batch}" if crop == crop_size
-            else f"--crop-size {crop} --overlap {crop // 4} --batch-size {batch}",
-        )  # fmt: skip
+        def say(batch: int, crop: int) -> str:
+            values = {"batch_size": batch}
+            if crop != crop_size:
+                values = {"crop_size": crop, "overlap": crop // 4, **values}
+            if by_options:
+                return " ".join(f"--{k.replace('_', '-')} {v}" for k, v in values.items())
+            return " and ".join(f"prediction.{key} {value}" for key, value in values.items())
 
-    pixels += whole // _MOST_PER_PIXEL
+        what, crops = "scoring" if scored else "mapping", list(_smaller(shapes, crop_size))
+        return _Work(what, need, batch_size, crop_size, crops, lambda *_: True, say)
+
     _check(segmenter, partial(build_again, segmenter), device, pixels, work)
 
 
@@ -236,9 +242,14 @@ def _windows(
     shapes: Segmenter, batch: int, crop: int, width: int, precision: str, device: torch.device
 ) -> int:
     """Bytes of a forward pass on windows, of those read ahead, and of the sums of logits."""
-    sums = (4 * shapes.num_classes + 1) * crop * max(width, crop)
+    sums = _sums(shapes, crop, width)
     read = _GROUPS_READ * _batch_bytes(shapes, batch, crop) if device.type == "cpu" else 0
     return _on(device, inference_peak(shapes, crop, batch, precision)) + sums + read
+
+
+def _sums(segmenter: Segmenter, crop: int, width: int) -> int:
+    """Bytes of the sums of logits over a row of windows, as `Accumulator` holds them."""
+    return (4 * segmenter.num_classes + 1) * crop * max(width, crop)
 
 
 def _refuse_whole(whole: int, sizes: Sequence[tuple[int, int]]) -> None:
@@ -271,7 +282,7 @@ def _batch_bytes(model: SensorModel, batch: int, crop: int) -> int:
 
 
 def _on(device: torch.device, alive: int) -> int:
-    return int(alive * (1 + CPU_OVERHEAD)) if device.type == "cpu" else alive
+    return int(alive * (1 + CPU_PART)) + CPU_ONCE if device.type == "cpu" else alive
 
 
 def _weights(model: SensorModel) -> int:
@@ -288,7 +299,8 @@ def build_again(segmenter: Segmenter) -> Segmenter:
     )
 
 
-def _training_device(training: LearningConfig) -> torch.device:
+def training_device(training: LearningConfig) -> torch.device:
+    """Return the kind of device that a run trains on."""
     has_cuda = torch.cuda.is_available() and training.accelerator in ("auto", "gpu", "cuda")
     return torch.device("cuda" if has_cuda else "cpu")
 

@@ -23,7 +23,13 @@ from terrafuse.data import (
     open_dataset,
     typical_pixel_size_m,
 )
-from terrafuse.describe.memory import build_again, check_small_batch, check_training
+from terrafuse.describe.memory import (
+    build_again,
+    check_prediction,
+    check_small_batch,
+    check_training,
+    training_device,
+)
 from terrafuse.doctor import check_manifest, refuse_untrainable
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
@@ -160,7 +166,9 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     # Loss options are checked with placeholder counts: measuring the real ones may take long.
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
-    facts = facts or _measure(config, manifest, train_scenes, val_scenes, display)
+    if facts is None:
+        facts = _measure(config, manifest, train_scenes, val_scenes, display)
+        _check_validation(config, segmenter, val_scenes)  # their labels have just been read
     segmenter.set_statistics(facts.statistics)
     pixel_size = typical_pixel_size_m(_grids(train_scenes, display.stage("opening rasters")))
     if pixel_size is not None:
@@ -236,6 +244,18 @@ def _measure(
     counts = class_counts(train, manifest.scheme, progress=progress)
     statistics = apply_normalization(statistics, manifest, config.data)
     return SplitStatistics(statistics, tuple(counts.tolist()), digest(manifest.path))
+
+
+def _check_validation(config: RunConfig, segmenter: Segmenter, scenes: Sequence[Scene]) -> None:
+    """Refuse windows of validation that clearly do not fit into memory."""
+    check_prediction(
+        segmenter,
+        config.predict_crop_size,
+        config.predict_batch_size,
+        [(scene.grid.height, scene.grid.width) for scene in scenes],
+        training_device(config.training),
+        by_options=False,
+    )
 
 
 def _fit(run: _Run) -> signal.Signals | None:

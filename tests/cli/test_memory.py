@@ -1,0 +1,107 @@
+"""Too large windows are refused before mapping and scoring, and what the message says works."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from terrafuse.methods.early_fusion import EarlyFusion
+
+RUN = {
+    "data": {"manifest": "dataset.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},
+    "method": {
+        "name": "early_fusion",
+        "backbone": "resnet18",
+        "backbone_options": {"channels": [4, 6, 8, 10], "layers": [1, 1, 1, 1]},
+        "decoder": "segformer",
+        "decoder_options": {"channels": 8},
+    },
+    "training": {"steps": 1, "accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def trained(tmp_path, make_raster, command_line):
+    """A run folder, beside dataset.yaml."""
+    rng = np.random.default_rng(0)
+    scenes = []
+    for split in ("train", "val", "test"):
+        truth = (rng.random((1, 64, 64)) > 0.5).astype(np.uint8)
+        image = 100 + 50 * truth + rng.normal(0, 5, (3, 64, 64))
+        make_raster(tmp_path / f"{split}.tif", image.astype(np.float32))
+        make_raster(tmp_path / f"{split}_labels.tif", truth)
+        scenes.append({
+            "id": split, "split": split, "optical": f"{split}.tif", "labels": f"{split}_labels.tif",
+        })  # fmt: skip
+    (tmp_path / "dataset.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "classes": [{"name": "dry", "code": 0}, {"name": "wet", "code": 1}],
+                "modalities": {"optical": {"bands": ["r", "g", "b"], "kind": "optical"}},
+                "scenes": scenes,
+            }
+        )
+    )
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN))
+    code, _, told = command_line("train", tmp_path / "run.yaml", "--out", tmp_path / "run")
+    assert code == 0, told
+    return tmp_path / "run"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_windows_that_do_not_fit(trained, command_line, monkeypatch):
+    scene, out = f"{trained.parent / 'dataset.yaml'}#test", trained.parent / "map"
+    monkeypatch.setattr("terrafuse.describe.memory.free_memory", lambda: 3 * 10**8)
+    for verb in (("predict", trained, "--scene", scene, "--out", out), ("evaluate", trained)):
+        code, _, told = command_line(*verb, "--batch-size", "100000")
+        assert code == 2
+        assert told.startswith("error: ")
+        assert told.count("\n") == 1
+        assert verb[0] == "evaluate" or not out.exists()
+        found = re.search(r"and 300 MB are free\. Try (--batch-size \d+) \(about", told)
+        assert found is not None, told
+        code, _, told = command_line(*verb, *found[1].split())
+        assert code == 0, told
+    assert (out / "class_map.tif").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_memory_that_ends_while_mapping(error, trained, command_line, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(EarlyFusion, "segment", fail)
+    scene, out = f"{trained.parent / 'dataset.yaml'}#test", trained.parent / "map"
+    for verb in (("predict", trained, "--scene", scene, "--out", out), ("evaluate", trained)):
+        code, _, told = command_line(*verb)
+        assert code == 2
+        assert re.fullmatch(
+            r"error: (mapping|scoring) needs more memory than there is: .*\. Choose a --batch-size "
+            r"below 2 or a --crop-size below 32\n",
+            told,
+        ), told
+        assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_batch_that_no_norm_learns_from_is_not_valid(trained, command_line):
+    run = trained.parent / "run.yaml"
+    words = ("-s", "data.batch_size=1", "-s", "data.crop_size=8")
+    for verb in (("validate", run), ("train", run, "--out", trained.parent / "other")):
+        code, _, told = command_line(*verb, *words)
+        assert code == 2
+        assert "Set data.batch_size to 2 or more, or data.crop_size 48" in told
+    assert not (trained.parent / "other").exists()
+    code, _, told = command_line("validate", run, *words[:2], "-s", "data.crop_size=48")
+    assert code == 0, told
