@@ -22,8 +22,17 @@ READERS = sorted(
 )  # fmt: skip
 #: Made by this package, not recorded from another; tests/helpers/stored_run.py says how.
 OWN = ("stored_run/",)
-#: Tensors that need no comparison of their own.
-LEFT_OUT: dict[str, str] = {}
+#: Tensors that need no comparison of their own (patterns of "file: name"), and why.
+LEFT_OUT = {
+    r"cmx/sliding_eval: out\.rect_crop_.*": "windows are squares here",
+    r"croma/pretrain: in\.(optical|radar)_ids_restore": "only leads back to the order of the grid",
+    r"dformer/ham_head: in\.feat\.0": "the decoder takes the three others",
+    r"dformer/v2_geo_prior: sd\.angle": "the sine and cosine of its multiples are compared",
+    r"galileo/tiny: .*\.out\.average_per_patch": "nothing here needs the mean of a place",
+    r"mcanet/solc_full_released: sd\.(high_level_mcam|low_level_mcam|final)\..*": (
+        "the released network never runs them"
+    ),
+}
 
 
 def stored_files() -> list[str]:
@@ -77,9 +86,11 @@ def test_every_tensor_is_taken_out_by_a_test(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:]
     read = json.loads(record.read_text())
     left = {
-        f"{file}: {name}"
+        f"{file.rpartition('.')[0]}: {name}"
         for file in stored_files()
         for name in names_in(file) - set(read.get(file, ()))
     }
-    assert sorted(left - LEFT_OUT.keys()) == []
-    assert LEFT_OUT.keys() <= left, "what is left out is compared by now"
+    unread = [name for name in sorted(left) if not any(re.fullmatch(x, name) for x in LEFT_OUT)]
+    assert unread == []
+    for pattern in LEFT_OUT:
+        assert any(re.fullmatch(pattern, name) for name in left), f"{pattern} is compared by now"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -68,6 +70,24 @@ def test_known_shifts_are_recovered_between_kinds(landscape, seen, pair):
             confidences.append(shift.confidence)
     assert np.mean(np.array(errors) <= 1) >= 0.9
     assert np.mean(np.array(confidences) >= SURE) >= 0.9
+
+
+def test_measures_that_disagree_give_no_confidence():
+    """Outlines of one image and fine structure of another, both of which have moved."""
+
+    def moved(seed, shift):
+        image = ndimage.shift(texture(160, seed), shift, order=0, mode="wrap")
+        return find_structure(image[None], np.ones((160, 160), bool))
+
+    def measured(by):
+        one = replace(moved(1, (0, 0)), bands=moved(2, (0, 0)).bands)
+        other = replace(moved(1, (-4, -3)), bands=moved(2, by).bands)
+        return add_shifts([one], [other])
+
+    alike, near, far = measured((-4, -3)), measured((-4, -1)), measured((-4, 1))
+    assert (round(abs(alike.row)), round(abs(alike.col))) == (4, 3)
+    assert min(alike.confidence, near.confidence) >= SURE
+    assert far.confidence == 0
 
 
 @pytest.mark.parametrize("pair", PAIRS)

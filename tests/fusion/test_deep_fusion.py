@@ -55,7 +55,7 @@ def test_it_is_the_original() -> None:
     fusion, stored = _reference()
     _, *levels = fusion([stored["deepx"], stored["deepy"]])
     for i, level in enumerate(levels, start=2):
-        torch.testing.assert_close(level, stored[f"res{i}"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(level, stored[f"res{i}"], rtol=1e-5, atol=1e-6)
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def test_fully_valid_is_the_original() -> None:
     valid = [torch.ones(1, 1, 24, 32, dtype=torch.bool)] * 2
     _, *levels = fusion([stored["deepx"], stored["deepy"]], valid)
     for i, level in enumerate(levels, start=2):
-        torch.testing.assert_close(level, stored[f"res{i}"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(level, stored[f"res{i}"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict
 
 #: As stated beside the files.
-CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, float] = {"rtol": 1e-5, "atol": 2e-6}
 OPTICAL = Modality("optical", ("r", "g", "b", "nir"), "optical")
 SAR = Modality("sar", ("hh",), "sar")
 

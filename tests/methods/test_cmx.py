@@ -118,7 +118,7 @@ def test_context_of_many_pixels_stays_finite_in_half_precision() -> None:
 def whole_checkpoint(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Tensor]]:
     stored, _ = load_golden("cmx/full_small")
     state = part(stored, "sd.")
-    torch.save({"model": state, "epoch": 3}, folder / "epoch-3.pth")
+    torch.save({"model": dict(state), "epoch": 3}, folder / "epoch-3.pth")
     return folder / "epoch-3.pth", state, stored
 
 
@@ -127,7 +127,7 @@ def test_a_published_checkpoint_is_all_weights(tmp_path: Path) -> None:
     segmenter = tiny(weights=str(path))
     with torch.no_grad():
         logits = segmenter({"rgb": stored["in.rgb"], "x": stored["in.x"]}).logits
-    torch.testing.assert_close(logits, stored["out.logits_head_eps_1e3"], rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, stored["out.logits_head_eps_1e3"], rtol=0, atol=3e-5)
     sources = [b.pretrained for b in segmenter.backbones()]
     assert [s.source for s in sources if s] == [str(path)] * 2
 

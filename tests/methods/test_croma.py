@@ -32,7 +32,7 @@ OPTICAL = Modality("s2", BANDS, "optical")
 WHU = Modality("opt", ("r", "g", "b", "nir"), "optical", (0.66, 0.555, 0.485, 0.83))
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 16}
 #: As the stored tensors are to be compared.
-CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-5}
+CLOSE: dict[str, float] = {"rtol": 5e-5, "atol": 5e-6}
 
 
 def _golden() -> tuple[CROMA, dict[str, Tensor], dict[str, Tensor]]:

@@ -20,8 +20,8 @@ from terrafuse.weights import load_strict
 
 MODALITIES = (Modality("rgb", ("r", "g", "b")), Modality("dsm", ("z",)))
 INDEX = ".relative_position_index"
-#: Tolerances of the stored tensors: at least twice their own error in float32.
-ATOL = {"adapter": 1e-4, "lora": 5e-5}
+#: Tolerances of the stored tensors: some four times the difference found on one processor.
+ATOL = {"adapter": 3e-5, "lora": 2e-5}
 
 
 def _golden(tuning: str) -> tuple[MFNet, dict[str, Tensor], dict[str, Any]]:
@@ -81,20 +81,20 @@ def test_every_stage_is_the_original(tuning: str) -> None:
     expected = part(stored, "mid.")
     assert len(expected) >= 11
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=ATOL[tuning], msg=name)
+        torch.testing.assert_close(found[name], value, rtol=3e-5, atol=ATOL[tuning], msg=name)
     logits = model(images).logits
-    torch.testing.assert_close(logits, stored["out.logits"], rtol=1e-4, atol=ATOL[tuning])
+    torch.testing.assert_close(logits, stored["out.logits"], rtol=3e-5, atol=ATOL[tuning])
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("tuning", ["adapter", "lora"])
 def test_loss_and_gradients_are_the_originals(tuning: str) -> None:
-    """Each gradient's norm within 0.1 %, as the stored ones are to be compared."""
+    """Each gradient's norm within 0.02 %; the stored ones are to be compared within 0.1 %."""
     model, stored, _ = _golden(tuning)
     target = stored["in.target"].long()
     target[target < 0] = 255
     loss = F.cross_entropy(model(_images(stored)).logits, target, ignore_index=255)
-    torch.testing.assert_close(loss[None], stored["out.loss"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(loss[None], stored["out.loss"], rtol=1e-6, atol=1e-6)
     loss.backward()
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     norms = part(stored, "gradnorm.")
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_the_originals(tuning: str) -> None:
         number = names.index(name)
         (own,) = [n for n, mark in marked.items() if n in gradients and (mark == number).any()]
         norm = gradients[own][marked[own] == number].norm()
-        torch.testing.assert_close(norm[None], expected, rtol=1e-3, atol=1e-7, msg=name)
+        torch.testing.assert_close(norm[None], expected, rtol=2e-4, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_counts_of_the_paper(size: str, tuning: str) -> None:
     state, roles = _listing(size, tuning)
     unused = {k for k in state if k.startswith("sam.") and ".image_encoder." not in k}
     assert not unused & convert_reference_state_dict(state).keys()
-    total = sum(state[k].numel() for k in unused if roles[k] != "buffer")
+    total = sum(state[k].numel() for k in unused if not k.endswith("gaussian_matrix"))  # fixed
     assert total == recorded["unused_sam_prompt_encoder_and_mask_decoder"]
 
 

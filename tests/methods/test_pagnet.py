@@ -30,7 +30,7 @@ from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict
 
 #: As stated beside the files.
-CLOSE: dict[str, float] = {"rtol": 1e-4, "atol": 1e-4}
+CLOSE: dict[str, float] = {"rtol": 3e-5, "atol": 3e-5}
 RGB = Modality("rgb", ("r", "g", "b"), "optical")
 OTHER = Modality("other", ("x",))
 OPTICAL = Modality("optical", ("r", "g", "b", "nir"), "optical")

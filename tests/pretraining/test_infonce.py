@@ -20,11 +20,11 @@ def test_logits_loss_and_gradient_are_the_originals() -> None:
     features = stored["in.nce_features"].clone().requires_grad_()
     vectors = features.chunk(config["n_views"])
     logits = contrast_logits(vectors, config["temperature"])
-    torch.testing.assert_close(logits, stored["out.nce_logits"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits, stored["out.nce_logits"], rtol=1e-5, atol=1e-5)
     loss = contrast(vectors, config["temperature"])
-    torch.testing.assert_close(loss[None], stored["out.nce_loss"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(loss[None], stored["out.nce_loss"], rtol=1e-5, atol=1e-5)
     loss.backward()
-    torch.testing.assert_close(features.grad, stored["grad.nce_features"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(features.grad, stored["grad.nce_features"], rtol=1e-5, atol=1e-5)
 
 
 def test_the_loss_by_hand() -> None:

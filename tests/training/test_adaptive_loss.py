@@ -24,11 +24,13 @@ def test_three_batches_are_the_originals(form: Any, suffix: str) -> None:
         value = loss(logits, stored[f"in.target{i}"])
         value.backward()
         torch.testing.assert_close(
-            value[None], stored[f"out.loss{suffix}{i}"], rtol=1e-5, atol=1e-5
+            value[None], stored[f"out.loss{suffix}{i}"], rtol=1e-6, atol=1e-6
         )
         expected = stored[f"grad.logits{suffix}{i}"]
         assert logits.grad is not None
-        torch.testing.assert_close(logits.grad, expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(logits.grad, expected, rtol=1e-5, atol=1e-8)
+        frequencies = stored[f"mid.running_freq{i}"]
+        torch.testing.assert_close(loss.frequencies, frequencies, rtol=1e-5, atol=1e-7)
 
 
 def _batch(pixels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
