@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
-from shapely.errors import ShapelyError
 
 from terrafuse.classes import ClassScheme, Code, VoidCode
 from terrafuse.data.grid import Grid, full_turn
@@ -231,7 +230,7 @@ def _failures_of(where: str) -> Iterator[None]:
             yield
         except TerrafuseError:
             raise
-        except (RuntimeError, ValueError, LookupError, OSError, ShapelyError) as error:
+        except (RuntimeError, ValueError, LookupError, OSError, shapely.GEOSException) as error:
             text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
             verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
             raise RasterReadError(
