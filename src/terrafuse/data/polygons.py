@@ -53,6 +53,11 @@ _SNAP = 2.0**16
 # those of a few edges.
 _MOST_CROSSINGS, _EDGES_TRIED = 20_000, 40
 _LONGEST_REASON = 300
+# shapely exports its own without saying so.
+_FAILURES = (
+    RuntimeError, ValueError, LookupError, OSError,
+    shapely.errors.ShapelyError,  # type: ignore[attr-defined]
+)  # fmt: skip
 
 
 def is_vector(path: str) -> bool:
@@ -230,7 +235,7 @@ def _failures_of(where: str) -> Iterator[None]:
             yield
         except TerrafuseError:
             raise
-        except (RuntimeError, ValueError, LookupError, OSError, shapely.GEOSException) as error:
+        except _FAILURES as error:
             text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
             verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
             raise RasterReadError(
