@@ -104,7 +104,7 @@ def test_every_number_has_limits(model: type[BaseModel], name: str, shape: Any) 
         ("devices: -1", "greater than or equal to 1"),
         ("devices: 0", "greater than or equal to 1"),
         ("devices: '-1'", "numbers of devices ('0,1'), or 'auto'"),
-        ("accelerator: gpuu", "'auto', 'cpu', 'gpu', 'cuda', 'mps' or 'tpu'"),
+        ("accelerator: gpuu", "'auto', 'cpu', 'gpu', 'cuda' or 'mps'"),
         ("strategy: dpp", "give auto, ddp or fsdp"),
         ("precision: 64", "'32-true', '16-mixed' or 'bf16-mixed'"),
         ("steps: 0", "greater than or equal to 1"),

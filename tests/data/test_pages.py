@@ -11,7 +11,7 @@ import yaml
 
 from terrafuse.api import data_describe
 from terrafuse.data import load_manifest
-from terrafuse.errors import RasterReadError
+from terrafuse.errors import ConfigError, RasterReadError
 
 MakeRaster = Callable[..., Path]
 PAGES = np.arange(3 * 6 * 8, dtype=np.uint16).reshape(3, 6, 8)
@@ -82,7 +82,7 @@ def test_bands_are_picked_from_all_pages(
 def test_a_page_that_does_not_exist(read: Callable[..., object]) -> None:
     with pytest.raises(RasterReadError, match=r"no page 4; its pages are 1 to 3\. Correct 'page'"):
         read(1, {"page": 1}, page=4)
-    with pytest.raises(RasterReadError, match="has no page 0"):
+    with pytest.raises(ConfigError, match=r"'labels\.page' is 0: .* greater than or equal to 1"):
         read(1, {"page": 0}, page=1)
 
 

@@ -242,7 +242,7 @@ class LearningConfig(Settings):
     )
     precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     seed: int = Field(0, ge=0, le=_MOST_SEED)
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "tpu"] = Field(
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = Field(
         "auto", description="As in Lightning."
     )
     devices: Annotated[int, Field(ge=1, le=_MOST_PROCESSES)] | str = Field(
