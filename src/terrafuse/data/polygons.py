@@ -231,7 +231,10 @@ def _failures_of(where: str) -> Iterator[None]:
             yield
         except TerrafuseError:
             raise
-        except (RuntimeError, ValueError, LookupError, OSError, ShapelyError) as error:
+        # NameError: of pyogrio, after a CRS that is not UTF-8.
+        except (
+            RuntimeError, ValueError, LookupError, NameError, OSError, ShapelyError,
+        ) as error:  # fmt: skip
             text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
             verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
             raise RasterReadError(
