@@ -56,7 +56,10 @@ class HangError(BaseException):
 def in_time(seconds: float = SECONDS) -> Iterator[None]:
     """Raise `HangError` after some seconds; if code below Python hangs, end the process."""
 
+    rung = []
+
     def ring(*_: object) -> None:
+        rung.append(seconds)
         raise HangError(f"longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -68,6 +71,8 @@ def in_time(seconds: float = SECONDS) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if rung:  # in a destructor, which swallowed it
+        raise HangError(f"longer than {seconds} s")
 
 
 @contextlib.contextmanager

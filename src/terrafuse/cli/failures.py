@@ -128,7 +128,7 @@ def _end_of_pipe(error: BaseException, debug: bool) -> int:
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (sys.__stdout__, sys.__stderr__):
-            if _is_closed(stream):
+            if stream is not None and _is_closed(stream):
                 os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
     return CLOSED_PIPE

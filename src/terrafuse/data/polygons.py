@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.features import rasterize
-from shapely.errors import ShapelyError
+from shapely import GEOSException
 
 from terrafuse.classes import ClassScheme, Code, VoidCode
 from terrafuse.data.grid import Grid, full_turn
@@ -233,7 +233,7 @@ def _failures_of(where: str) -> Iterator[None]:
             raise
         # NameError: of pyogrio, after a CRS that is not UTF-8.
         except (
-            RuntimeError, ValueError, LookupError, NameError, OSError, ShapelyError,
+            RuntimeError, ValueError, LookupError, NameError, OSError, GEOSException,
         ) as error:  # fmt: skip
             text = " ".join(str(error).split()).partition("; It might help")[0].rstrip(".")
             verb = "opened" if isinstance(error, pyogrio.errors.DataSourceError) else "read"
