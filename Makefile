@@ -7,6 +7,7 @@ WORKERS ?= auto
 DEMO ?= demo
 ARGS ?=
 ADDRESS ?= localhost:8000
+FUZZ ?= 10000
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,7 @@ CODE := src tests benchmarks docs
 BENCHMARKS := $(filter-out benchmarks/scores.py benchmarks/ladder.py,$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check lint types format docs docs-serve notebooks wheel bench clean distclean
+.PHONY: help install demo test test-all fuzz check lint types format docs docs-serve notebooks wheel bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,6 +37,11 @@ test: $(STAMP) ## The tests (ARGS="-k name" for some, WORKERS=n processes).
 test-all: $(STAMP) ## The tests with the slow ones.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-m "not gpu and not weights" $(ARGS)
+
+# Kinds of inputs are the files in tests/fuzz; FUZZ=2000 tries fewer of each.
+fuzz: $(STAMP) ## Mutated inputs of every kind, 10,000 each (FUZZ=n).
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 tests/fuzz -m fuzz \
+		--fuzz-inputs $(FUZZ) --show-capture=no $(ARGS)
 
 check: lint types test docs ## Everything that must hold before a change is proposed.
 

@@ -15,6 +15,22 @@ from rasterio.transform import from_origin
 DEFAULT_TRANSFORM = from_origin(500_000, 5_000_000, 10, 10)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/fuzz; here, as options of a folder below are not known in time."""
+    parser.addoption(
+        "--fuzz-inputs", type=int, help="Inputs per kind of the tests marked 'fuzz' (2000)."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell the tests that are marked 'fuzz' how many inputs to try."""
+    count = config.getoption("--fuzz-inputs")
+    if count is not None:
+        import fuzzing
+
+        fuzzing.set_many(count)
+
+
 @pytest.fixture
 def make_raster() -> Callable[..., Path]:
     """Function that writes an array (C, H, W) as a GeoTIFF."""

@@ -38,12 +38,14 @@ def few(count: int) -> settings:
     )  # fmt: skip
 
 
-#: Behind the marker `fuzz`: 2,000 inputs, other ones at each run; more by --hypothesis-profile.
-many = settings(
-    max_examples=max(2_000, settings.default.max_examples if settings.default else 0),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+#: Behind the marker `fuzz`: other inputs at each run; `pytest --fuzz-inputs N` changes how many.
+many = settings(max_examples=2_000, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def set_many(count: int) -> None:
+    """Change how many inputs `many` tries, before the tests are imported."""
+    global many
+    many = settings(many, max_examples=count)
 
 
 class HangError(BaseException):
@@ -54,7 +56,10 @@ class HangError(BaseException):
 def in_time(seconds: float = SECONDS) -> Iterator[None]:
     """Raise `HangError` after some seconds; if code below Python hangs, end the process."""
 
+    rung = []
+
     def ring(*_: object) -> None:
+        rung.append(seconds)
         raise HangError(f"longer than {seconds} s")
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -66,6 +71,8 @@ def in_time(seconds: float = SECONDS) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    if rung:  # in a destructor, which swallowed it
+        raise HangError(f"longer than {seconds} s")
 
 
 @contextlib.contextmanager

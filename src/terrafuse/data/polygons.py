@@ -56,6 +56,7 @@ _LONGEST_REASON = 300
 # shapely exports its own without saying so.
 _FAILURES = (
     RuntimeError, ValueError, LookupError, OSError,
+    NameError,  # of pyogrio, after a CRS that is not UTF-8
     shapely.errors.ShapelyError,  # type: ignore[attr-defined]
 )  # fmt: skip
 

@@ -175,11 +175,14 @@ def check_stored(scene: Scene, rules: Mapping[str, ReadingRules]) -> Iterator[Fi
         for file in files:
             path = local_file(file.path)
             about = f"modality '{modality.name}' of scene '{scene.id}': "
-            alpha = file.notices.get("alpha")
-            for code in ("color-model", "band-names"):
-                if code in file.notices:
-                    message = about + file.notices[code]
-                    yield Finding("note", code, message, scene.id, path, "", modality.name)
+            color, alpha = file.notices.get("color-model"), file.notices.get("alpha")
+            names = file.notices.get("band-names")
+            if color:
+                message = about + color
+                yield Finding("note", "color-model", message, scene.id, path, "", modality.name)
+            if names:
+                message = about + names
+                yield Finding("note", "band-names", message, scene.id, path, "", modality.name)
             if alpha:
                 message = about + alpha
                 remedy = _ALPHA_REMEDY if unread and not asked else ""

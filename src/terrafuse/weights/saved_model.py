@@ -110,6 +110,8 @@ class RunInfo:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunInfo:
         """Inverse of `to_dict`."""
+        for keys, kind in _KINDS.items():
+            _check_kind(values, keys, kind)
         return cls(
             method=values["method"]["name"],
             method_options=with_present_names(values["method"]["options"]),
@@ -131,6 +133,25 @@ class RunInfo:
             version=str(values["terrafuse_version"]),
             code=dict(values.get("code", {})),
         )
+
+
+# Kinds of values that nothing else checks before they are used.
+_KINDS: dict[tuple[str, ...], type] = {
+    ("method", "name"): str,
+    ("method", "options"): dict,
+    ("modalities",): list,
+    ("statistics",): dict,
+    ("reading_rules",): dict,
+    ("base_weights",): list,
+    ("scores",): dict,
+}
+
+
+def _check_kind(values: Any, keys: tuple[str, ...], kind: type) -> None:
+    for key in keys:
+        values = values[key]
+    if not isinstance(values, kind):
+        raise TypeError(f"'{'.'.join(keys)}' is of type {type(values).__name__}")
 
 
 def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -> None:

@@ -243,7 +243,7 @@ def build(
             f"unknown option '{unknown[1]}' of backbone '{name}'. Known: "
             f"{', '.join(sorted(own_options))}, weights and timm's arguments for this model"
         ) from None
-    except (AssertionError, ValueError, RuntimeError, KeyError) as error:
+    except (AssertionError, ValueError, RuntimeError, LookupError) as error:
         raise ModelError(f"backbone '{name}' cannot be built with {options}: {error}") from error
     if not pretrained:
         return model, None
