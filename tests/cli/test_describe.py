@@ -113,7 +113,7 @@ def test_json(place, ok):
     cost = overview["cost"]
     assert (cost["crop_size"], cost["batch_size"]) == (64, 2)
     assert set(cost["training_bytes"]) == {
-        "parameters", "gradients", "optimizer", "average", "activations", "total",
+        "parameters", "gradients", "optimizer", "average", "activations", "workspace", "total",
     }  # fmt: skip
 
 

@@ -11,6 +11,9 @@ import yaml
 
 from terrafuse.methods.early_fusion import EarlyFusion
 
+# The scenes lie in one place, and the model has learned little.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
 RUN = {
     "data": {"manifest": "dataset.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},
     "method": {
@@ -52,7 +55,6 @@ def trained(tmp_path, make_raster, command_line):
     return tmp_path / "run"
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_windows_that_do_not_fit(trained, command_line, monkeypatch):
     scene, out = f"{trained.parent / 'dataset.yaml'}#test", trained.parent / "map"
     monkeypatch.setattr("terrafuse.describe.memory.free_memory", lambda: 3 * 10**8)
@@ -69,7 +71,6 @@ def test_windows_that_do_not_fit(trained, command_line, monkeypatch):
     assert (out / "class_map.tif").exists()
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "error",
     [

@@ -234,7 +234,7 @@ def test_colours_near_the_legend_are_void_on_request(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="3_13"):
         values = describe(root, "potsdam")
     scene = load_manifest(write_manifest(values, root / "dataset.yaml")).scene("2_10")
-    with pytest.raises(LabelError, match=r"#fcff00 \(30 px, 25\.0%\)"):
+    with pytest.raises(LabelError, match=r"#fcff00 \(30 px, 25\.0%, nearly #ffff00\)"):
         scene.read_labels(scene.grid.window)
     with pytest.warns(UserWarning, match="3_13"):
         values = describe(root, "potsdam", void="#FCFF00")

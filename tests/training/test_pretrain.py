@@ -23,6 +23,7 @@ from terrafuse.data.scene import Scene
 from terrafuse.errors import (
     ConfigError,
     ModelError,
+    NotEnoughMemoryError,
     OutputError,
     StoppedError,
     TerrafuseError,
@@ -408,3 +409,16 @@ def test_a_run_starts_from_the_files(labelled: Make, make_config: Make, tmp_path
     out = train(make_config(manifest, method=method, data=data), tmp_path / "run")
     info = json.loads((out / "model.json").read_text())
     assert [base["source"] for base in info["base_weights"]] == list(weights.values())
+
+
+@pytest.mark.parametrize("name", ["croma", "mae"])
+def test_too_large_a_batch_is_refused_with_one_that_fits(
+    name: str, unlabelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine with 150 MB free."""
+    monkeypatch.setattr("terrafuse.describe.memory.free_memory", lambda: 150_000_000)
+    data = {"batch_size": 20_000}
+    with pytest.raises(NotEnoughMemoryError, match=r"Try data\.batch_size (\d+) ") as caught:
+        pretrain(settings(unlabelled, name, data=data), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert "150 MB are free" in str(caught.value)

@@ -153,11 +153,17 @@ def _burn(
     size = (window.height, window.width)
     if not shapes:
         return np.full(size, fill, np.uint8)
-    corner = Affine.translation(window.col, window.row)
+    # rasterio may warn of the identity as a transform: filters of warnings are all threads' own.
+    rim = int(window.row == window.col == 0)
+    corner = Affine.translation(window.col - rim, window.row - rim)
     try:
         burnt: NDArray[np.uint8] = rasterize(
-            shapes, out_shape=size, fill=fill, transform=corner, dtype=np.uint8
-        )
+            shapes,
+            out_shape=(size[0] + rim, size[1] + rim),
+            fill=fill,
+            transform=corner,
+            dtype=np.uint8,
+        )[rim:, rim:]
     except GDAL_FAILURES as error:
         raise LabelError(f"{where} cannot be drawn: {explain_failure(error)}") from error
     return burnt

@@ -332,6 +332,8 @@ class _Shapes(TorchFunctionMode):
             return True  # "do all samples have this modality?"
         if func in (torch.nonzero, Tensor.nonzero) and args[0].ndim == 1:
             return torch.arange(len(args[0]), device="meta").unsqueeze(1)
+        if func is Tensor.__getitem__ and _is_mask_of_samples(args[1]):
+            return args[0].clone()  # "those that have any data": all
         kwargs = kwargs or {}
         if self.half is not None:
             wanted = self.half if func in _IN_HALF else torch.float32 if func in _IN_FULL else None
@@ -340,6 +342,10 @@ class _Shapes(TorchFunctionMode):
         if self.fused and func is F.scaled_dot_product_attention:
             return _fused_attention(*args, **kwargs)
         return func(*args, **kwargs)
+
+
+def _is_mask_of_samples(index: Any) -> bool:
+    return isinstance(index, Tensor) and index.dtype == torch.bool and index.ndim == 1
 
 
 #: Functions that autocast runs in half and in full precision on a GPU, as far as models use them.

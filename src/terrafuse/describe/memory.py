@@ -221,13 +221,21 @@ def _remedy(work: _Work, free: int) -> str:
 def _largest_batch(work: _Work, crop: int, budget: float) -> int:
     """Largest batch size that fits, at most the wanted one; 0 if none does."""
     most = work.batch if crop < work.crop else work.batch - 1
-    one, two = work.need(1, crop), work.need(2, crop)
-    if one > budget or most < 1:
+    fits = next((batch for batch in (1, 2) if work.works(batch, crop)), most + 1)
+    if fits > most or work.need(fits, crop) > budget:
         return 0
-    batch = min(most, 1 + int((budget - one) / max(1, two - one)))
-    while batch and not (work.need(batch, crop) <= budget and work.works(batch, crop)):
-        batch -= 1
-    return batch
+    one, two = work.need(fits, crop), work.need(fits + 1, crop)
+    # Most grow evenly, so that the first guess is right; losses between samples grow faster.
+    guess = fits + int((budget - one) / max(1, two - one))
+    too_many, is_first = most + 1, True
+    while too_many - fits > 1:
+        guess = min(max(guess, fits + 1), too_many - 1)
+        if work.need(guess, crop) <= budget:
+            fits, near = guess, guess + 1
+        else:
+            too_many, near = guess, guess - 1
+        guess, is_first = near if is_first else (fits + too_many) // 2, False
+    return fits
 
 
 def _held(model: SensorModel, training: LearningConfig, device: torch.device) -> int:

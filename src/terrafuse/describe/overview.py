@@ -30,7 +30,7 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     """Describe the model of a `run.yaml` or a run folder, without reading pixels or computing.
 
     Memory is what a training step holds at once: weights, gradients, optimiser state and tensors
-    saved for the backward pass of a batch. Workspace of single operations is not included.
+    saved for the backward pass of a batch, and what is alive beside them at the peak.
 
     Args:
         path: A run file, or a run folder.
