@@ -224,7 +224,7 @@ def test_counts_of_the_paper(size: str, tuning: str) -> None:
     rest = sum(learns.values()) - sum(tuned.values())
     assert rest == DFM_AND_DECODER == recorded["dfm_and_decoder"]
     # Stored by the original and never run, beside a second copy of the encoder.
-    state, roles = _listing(size, tuning)
+    state, _ = _listing(size, tuning)
     unused = {k for k in state if k.startswith("sam.") and ".image_encoder." not in k}
     assert not unused & convert_reference_state_dict(state).keys()
     total = sum(state[k].numel() for k in unused if not k.endswith("gaussian_matrix"))  # fixed
