@@ -67,7 +67,8 @@ def test_two_processes(
     settings["data"]["batch_size"] = 4
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "run").rename(tmp_path / "together")
-    spied_training.train_spied(tmp_path, monkeypatch.setattr)
+    with pytest.warns(UserWarning, match="trained on random features"):
+        spied_training.train_spied(tmp_path, monkeypatch.setattr)
     alone = json.loads((tmp_path / "rank0.json").read_text())
     assert len(alone["seen"]) == 4
     assert [a + b for a, b in zip(first["seen"], second["seen"], strict=True)] == alone["seen"]
