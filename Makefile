@@ -16,11 +16,11 @@ DOCS_STAMP := $(VENV)/.installed-docs
 LOCAL_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(LOCAL_UV))
 CODE := src tests benchmarks docs
-# scores.py and ladder.py train for hours.
-BENCHMARKS := $(filter-out benchmarks/scores.py benchmarks/ladder.py,$(wildcard benchmarks/*.py))
+# scores.py and ladder.py train for hours; mutants.py and kills.py run tests and commands for hours.
+BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz check lint types format docs docs-serve notebooks wheel bench clean distclean
+.PHONY: help install demo test test-all fuzz mutants check lint types format docs docs-serve notebooks wheel bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -36,7 +36,7 @@ test: $(STAMP) ## The tests (ARGS="-k name" for some, WORKERS=n processes).
 
 test-all: $(STAMP) ## The tests with the slow ones.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
-		-m "not gpu and not weights" $(ARGS)
+		-m "not gpu and not weights and not fuzz" $(ARGS)
 
 # Kinds of inputs are the files in tests/fuzz; FUZZ=2000 tries fewer of each.
 fuzz: $(STAMP) ## Mutated inputs of every kind, 10,000 each (FUZZ=n).
@@ -69,6 +69,9 @@ docs-serve: $(DOCS_STAMP) ## Serve the documentation on ADDRESS, built again whe
 
 wheel: $(STAMP) ## Build the wheel into dist/.
 	$(UV) build --wheel --out-dir dist
+
+mutants: $(STAMP) ## Plant faults in copies of the source and name those that no test notices.
+	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
 bench: $(STAMP) ## Measure reading and the scene engine.
 	@for script in $(BENCHMARKS); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

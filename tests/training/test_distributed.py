@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+import spied_training
 from terrafuse.config import EvaluationConfig
 from terrafuse.data import load_manifest
 from terrafuse.evaluation import evaluate
@@ -20,39 +21,10 @@ from terrafuse.methods import load_segmenter
 from terrafuse.prediction import WindowSettings
 from terrafuse.training.log import read_log
 
-SCRIPT = """
-import hashlib, json, sys
-from pathlib import Path
-from terrafuse.config import load_run_config
-from terrafuse.training import train
-from terrafuse.training.task import SegmentationTask
 
-folder = Path(sys.argv[1])
-seen, backbones = [], []
-step, end = SegmentationTask.training_step, SegmentationTask.on_train_end
-
-def training_step(self, batch, batch_idx):
-    seen.append([[s, w.row, w.col] for s, w in zip(batch.scene_ids, batch.windows)])
-    weights = next(self.segmenter.backbones()[0].parameters())
-    backbones.append(weights.detach().sum().item())
-    return step(self, batch, batch_idx)
-
-def on_train_end(self):
-    digest = hashlib.sha256()
-    for value in self.segmenter.state_dict().values():
-        digest.update(value.numpy().tobytes())
-    report = {"digest": digest.hexdigest(), "seen": seen, "backbones": backbones}
-    (folder / f"rank{self.global_rank}.json").write_text(json.dumps(report))
-    end(self)
-
-SegmentationTask.training_step = training_step
-SegmentationTask.on_train_end = on_train_end
-train(load_run_config(folder / "run.yaml"), folder / "run")
-"""
-
-
-@pytest.mark.slow
-def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> None:
+def test_two_processes(
+    tmp_path: Path, make_dataset: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     manifest = make_dataset(("train", "train", "val", "val", "val"))
     settings: dict[str, Any] = {
         "data": {"manifest": str(manifest), "crop_size": 32, "batch_size": 2, "workers": 0},
@@ -63,8 +35,13 @@ def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> Non
         },
         "prediction": {"crop_size": 48, "overlap": 0},
     }  # fmt: skip
-    (tmp_path / "script.py").write_text(SCRIPT)
-    run_script(tmp_path, settings)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    result = subprocess.run(
+        [sys.executable, spied_training.__file__, str(tmp_path)],
+        capture_output=True, text=True, timeout=600, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
     assert first["digest"] == second["digest"]
     # It waits for two steps, the third teaches it.
@@ -88,18 +65,10 @@ def test_two_processes(tmp_path: Path, make_dataset: Callable[..., Path]) -> Non
     # Step by step the two see what one process sees in batches of twice the size.
     settings["training"] |= {"devices": 1, "strategy": "auto"}
     settings["data"]["batch_size"] = 4
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
     (tmp_path / "run").rename(tmp_path / "together")
-    run_script(tmp_path, settings)
+    with pytest.warns(UserWarning, match="trained on random features"):
+        spied_training.train_spied(tmp_path, monkeypatch.setattr)
     alone = json.loads((tmp_path / "rank0.json").read_text())
     assert len(alone["seen"]) == 4
     assert [a + b for a, b in zip(first["seen"], second["seen"], strict=True)] == alone["seen"]
-
-
-def run_script(folder: Path, settings: dict[str, Any]) -> None:
-    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-    result = subprocess.run(
-        [sys.executable, str(folder / "script.py"), str(folder)],
-        capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
