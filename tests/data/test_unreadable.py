@@ -209,7 +209,7 @@ def test_transforms_that_place_no_pixel(folder: Folder, numbers: str, told: str,
         inspect_raster(folder.folder / name, "it")
     assert told in str(error.value)
     if crs:
-        folder.refused(told, "gdal_edit.py -a_ullr", image=name)
+        folder.refused(told, "rio edit-info --transform", image=name)
 
 
 def test_small_pixels_far_from_the_origin_are_told_apart(folder: Folder) -> None:
