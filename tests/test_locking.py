@@ -150,18 +150,23 @@ def test_it_is_removed_at_every_end_but_not_a_level_too_early(tmp_path: Path) ->
 def test_another_thread_is_refused(tmp_path: Path) -> None:
     found: list[Exception] = []
 
-    def work() -> None:
+    def work(folder: Path) -> None:
         try:
-            with folder_lock(tmp_path, "train"):
+            with folder_lock(folder, "train"):
                 pass
         except OutputError as error:
             found.append(error)
 
-    with folder_lock(tmp_path, "train"):
-        thread = threading.Thread(target=work)
+    def work_beside(folder: Path) -> None:
+        thread = threading.Thread(target=work, args=(folder,))
         thread.start()
         thread.join()
-    assert "in use by another thread" in str(found[0])
+
+    with folder_lock(tmp_path / "run", "train"):
+        work_beside(tmp_path / "run")
+        work_beside(tmp_path / "another")  # the remedies
+    work_beside(tmp_path / "run")
+    assert ["in use by another thread" in str(error) for error in found] == [True]
 
 
 def test_by_another_name_it_is_the_same_folder(tmp_path: Path) -> None:

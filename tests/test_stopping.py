@@ -184,10 +184,12 @@ def test_the_command_line_ends_with_a_line(
         os.kill(os.getpid(), number)
         wait_for_ever()
 
-    monkeypatch.setattr(api, "list_configs", stop)
-    found, out, err = command_line("configs", "list")
+    with monkeypatch.context() as patch:
+        patch.setattr(api, "list_configs", stop)
+        found, out, err = command_line("configs", "list")
     assert (found, out) == (code, "")
     assert err == (
         f"stopped by {number.name}: what there was before is unchanged; run the same command "
         "again\n"
     )
+    assert command_line("configs", "list")[0] == 0  # as it says

@@ -269,9 +269,14 @@ def test_links_pipes_and_folders_are_not_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == before
     with pytest.raises(OutputError, match="device"), written_whole(Path("/dev/null")):
         pytest.fail("replaced")
-    with written_whole((tmp_path / "link").readlink()) as (partial,):  # the remedy
+    with written_whole((tmp_path / "link").readlink()) as (partial,):  # the remedies
         partial.write_text("new")
     assert (tmp_path / "link").read_text() == "new"
+    (tmp_path / "dangling").unlink()
+    for name in ("dangling", "another"):
+        with written_whole(tmp_path / name) as (partial,):
+            partial.write_text(name)
+        assert (tmp_path / name).read_text() == name
 
 
 def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:

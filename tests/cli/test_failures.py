@@ -122,6 +122,10 @@ def test_a_disk_that_is_full_is_told(fail, monkeypatch) -> None:
     code, _, told = fail(divide)
     assert code == 70
     assert "could not be written (No space left on device): run 'terrafuse --debug …'" in told
+    code, _, told = fail(divide, "--debug")  # as it says
+    assert code == 70
+    assert "in divide" in told
+    assert "could not be written" not in told
 
 
 def test_errors_of_the_user_are_as_before(fail, tmp_path) -> None:

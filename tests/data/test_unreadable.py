@@ -209,7 +209,7 @@ def test_transforms_that_place_no_pixel(folder: Folder, numbers: str, told: str,
         inspect_raster(folder.folder / name, "it")
     assert told in str(error.value)
     if crs:
-        folder.refused(told, "gdal_edit.py -a_ullr", image=name)
+        folder.refused(told, "rio edit-info --transform", image=name)
 
 
 def test_small_pixels_far_from_the_origin_are_told_apart(folder: Folder) -> None:
@@ -498,13 +498,16 @@ def test_what_gdal_warns_of_is_a_finding(folder: Folder) -> None:
     labels = (image // 100).astype(np.uint8)
     folder.make_raster(folder.folder / "bad_labels.tif", labels)
     folder.make_raster(path, image, **options)
-    content = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    content = bytearray(whole)
     content[-400:-350] = bytes(50)
     path.write_bytes(content)
     found = [f for f in api.data_check(folder.manifest(), workers=2) if f.code == "gdal"]
     assert {(f.severity, f.scene) for f in found} == {("warning", "bad")}
     assert any("Corrupt JPEG data" in f.message and "CPLE" not in f.message for f in found)
     assert "copy or download" in found[0].remedy
+    path.write_bytes(whole)
+    assert not [f for f in api.data_check(folder.manifest(), workers=2) if f.code == "gdal"]
 
 
 def test_a_label_error_of_drawing_names_the_labels(folder: Folder, monkeypatch) -> None:

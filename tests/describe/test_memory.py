@@ -171,11 +171,26 @@ def test_too_large_a_crop_is_refused_with_one_that_fits(monkeypatch: pytest.Monk
 def test_where_nothing_fits_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotEnoughMemoryError, match=r"10 MB are free\. Choose a smaller model"):
         train_check(settings(8, 64), 10_000_000, monkeypatch)
+    train_check(settings(8, 64), 100 * 10**9, monkeypatch)  # a machine with more memory
+
+
+def test_where_a_model_is_too_large_a_smaller_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = RESNET | {"backbone_options": {"channels": [256] * 4, "layers": [2, 2, 2, 2]}}
+    free = 2 * needed(8, 64)
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    config = settings(8, 64)
+    segmenter = create_segmenter("early_fusion", (RGB, DSM), 6, large)
+    assert sum(4 * p.numel() for p in segmenter.parameters()) > free / 10
+    with pytest.raises(NotEnoughMemoryError, match=r"Choose a smaller model"):
+        check_training(
+            segmenter, config.training, config.data, build=partial(build_again, segmenter)
+        )
+    train_check(config, free, monkeypatch)
 
 
 def test_unknown_memory_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: None)
-    config, segmenter = settings(10**6, 1024), model()
+    config, segmenter = settings(65536, 1024), model()
     check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
 
 
@@ -244,3 +259,4 @@ def test_a_scene_larger_than_memory_is_not_scored(monkeypatch: pytest.MonkeyPatc
         match=r"scoring a scene of 20000 × 10000 pixels needs about 3\.2 GB.*Divide the scene",
     ):
         check_prediction(model(), 64, 1, sizes, CPU, scored=True)
+    check_prediction(model(), 64, 1, [(100, 100), *[(5000, 5000)] * 8], CPU, scored=True)

@@ -12,7 +12,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
     ),
     "tests/cli/test_describe.py::test_a_trained_run": (
-        "describe.overview:_describe_folder | Set keys of data and training",
+        "describe.overview:_check_overrides | Set keys of data and training",
     ),
     "tests/cli/test_stored_colors.py::"
     "test_check_says_that_an_alpha_band_is_data_and_its_remedy_holds": (
@@ -82,7 +82,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "plugins:_folder_of | Rename one of them",
     ),
     "tests/training/test_resume.py::test_resumed_equals_uninterrupted": (
-        "training.fitting:fit_task | continue with --resume",
+        "training.fitting:_stopped | continue with --resume",
     ),
     "tests/training/test_tuned_runs.py::test_base_weights_that_are_gone_or_others": (
         "methods.saving:load_tuned | Restore the file of base weights",
@@ -122,7 +122,8 @@ NO_INSTRUCTION: tuple[str, ...] = (
     "data.schema:check_names | name in 'grid'",
     "data.schema:to_entry | name in ",
     "data.value_scale:_stored | scale ",
-    "demo:run_demo | map a scene",
+    "demo:_make_demo | map a scene",
+    "describe.memory:_compare | and crop size",
     "describe.parts:describe_alike_bands | enter as their sum",
     "doctor.splits:_check_classes_elsewhere | has no pixel of",
     "doctor.structure:_check_pixel_size | where the manifest expects",
@@ -136,4 +137,6 @@ NO_INSTRUCTION: tuple[str, ...] = (
     "reports.efficiency_table:_heading | Label efficiency of",
     "reports.run:describe_environment | terrafuse ",
     "reports.thumbnails:_title | split '",
+    "training.optim: | scale of attention",
+    "training.optim: | norm or scale (one dimension)",
 )

@@ -47,7 +47,7 @@ def test_numbers_per_band(place: Any) -> None:
         a["value_scale"] = given
         assert place.read()["a"][0, 0, 0] == 2.0 * place.pixels()[1, 0, 0]
     a["value_scale"] = [0, 1]
-    with refused("data.schema:_check_scaling | give finite numbers, and no factor of 0"):
+    with refused("data.schema:_check_scaling | and no factor of 0"):
         place.load()
     a["value_scale"] = [0.5, 1]
     place.load()
@@ -105,7 +105,7 @@ def test_paths_of_a_scene(place: Any) -> None:
 def test_a_scene_without_a_modality(place: Any, way: str) -> None:
     del place.entry()["b"]
     place.load()
-    with refused("data.manifest:Manifest._open | Add it in") as error:
+    with refused("data.manifest:Manifest._scene_files | Add it in") as error:
         place.open()
     if way == "raster":
         assert error.find("Add it in '(.*?)'") == str(place.manifest)

@@ -73,7 +73,7 @@ def test_instructions_are_found(found: list[Instruction]) -> None:
     """The search sees what it is for: errors, warnings, findings, parts of messages."""
     assert len(found) > 350
     for place in (
-        "data.manifest:Manifest._open | Add it in",
+        "data.manifest:Manifest._scene_files | Add it in",
         "doctor.elevation:_spike | Clip or mask it in the file",
         "data.placement:_match_by_pixel | remove the transforms",
         "data.placement:_right_scale | give equal sizes,",

@@ -11,6 +11,8 @@ import numpy as np
 import pyogrio
 import pytest
 import shapely
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
 from remedies import refused, told, warned
 from terrafuse.data.polygons import PolygonsAstrayWarning
@@ -194,3 +196,84 @@ def test_values_that_are_no_class(place: Any, way: str) -> None:
         assert int((scene.read_labels(scene.full_window) == 255).sum()) == 60
         return
     assert wet(place) == 60
+
+
+# Files that hold none
+
+
+def test_features_without_coordinates(place: Any) -> None:
+    path = place.folder / "l.geojson"
+    content = json.loads(path.read_text())
+    content["features"][0]["geometry"] = None
+    path.write_text(json.dumps(content))
+    with refused("data.polygons:_VectorFile.open | Write the file again with its geometries"):
+        place.read()
+    write(path, square())
+    assert wet(place) == 60
+
+
+def test_a_file_that_is_incomplete(place: Any) -> None:
+    path = place.folder / "l.geojson"
+    whole = path.read_text()
+    path.write_text(whole[:-40])
+    with refused("data.polygons:_failures_of | Check that the file is complete and a format GDAL"):
+        place.read()
+    path.write_text(whole)
+    assert wet(place) == 60
+
+
+def test_a_file_without_layers(place: Any) -> None:
+    path = place.folder / "l.geojson"
+    whole = path.read_text()
+    path.write_text(
+        '<?xml version="1.0"?><kml xmlns="http://www.opengis.net/kml/2.2"><Document></Document></kml>'
+    )
+    with refused("data.polygons:_choose_layer | The file is incomplete: fetch it again"):
+        place.read()
+    path.write_text(whole)
+    assert wet(place) == 60
+
+
+@pytest.mark.filterwarnings("ignore:.*invalid value encountered in from_wkb:UserWarning")
+@pytest.mark.parametrize("way", ["correct", "remove"])
+def test_coordinates_that_are_not_finite(place: Any, way: str) -> None:
+    other = [[500_200, 4_999_800], [500_220, 4_999_800], [500_220, 4_999_780], [500_200, 4_999_800]]
+    write(place.folder / "l.geojson", square(), [other[0], [float("nan"), 4_999_800], *other[2:]])
+    with refused("data.polygons:_check_coordinates | Correct or remove them") as error:
+        place.read()
+    assert error.find(r"\(number (\d+)\)") == "1"
+    write(place.folder / "l.geojson", square(), *([other] if way == "correct" else []))
+    assert (wet(place) > 60) == (way == "correct")
+
+
+def test_a_crs_that_is_not_understood(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where GDAL knows a CRS that rasterio does not."""
+
+    class Known(CRS):  # type: ignore[misc]
+        @classmethod
+        def from_user_input(cls, text: Any, *_: Any) -> Any:
+            if "32634" in str(text):
+                raise CRSError("no such CRS")
+            return CRS.from_user_input(text)
+
+    monkeypatch.setattr("terrafuse.data.polygons.CRS", Known)
+    gpkg(place, square(), "EPSG:32634")
+    with refused("data.polygons:_vector_crs | Give it its CRS (ogr2ogr -a_srs EPSG:…)"):
+        place.read()
+    gpkg(place, square(), UTM)  # the same coordinates with another CRS
+    assert wet(place) == 60
+
+
+@pytest.mark.parametrize("way", ["order", "remove"])
+def test_an_outline_of_points_in_no_order(place: Any, way: str) -> None:
+    angles = np.random.default_rng(0).random(3000) * 2 * np.pi
+    east, north = 500_250 + 50 * np.cos(angles), 4_999_800 + 50 * np.sin(angles)
+    points = np.stack([east, north], 1)
+    write(place.folder / "l.geojson", square(), [*points.tolist(), points[0].tolist()])
+    with refused("data.polygons:_check_crossings | Order its points along the boundary, or remove"):
+        place.read()
+    ordered = points[np.argsort(angles)].tolist()
+    rings = [[*ordered, ordered[0]]] if way == "order" else []
+    write(place.folder / "l.geojson", square(), *rings)
+    # A circle of 50 m has 78.5 pixels of 10 m.
+    assert wet(place) == pytest.approx(60 + (78.5 if way == "order" else 0), abs=8 * len(rings))

@@ -118,7 +118,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     log.add({"step": 1})
     path.rename(tmp_path / "kept.csv")
     path.mkdir()
-    with refused("training.log:RunLog._write | Free space, then continue with --resume"):
+    with refused("training.log:RunLog._write | Free space or make it writable, then continue with"):
         log.add({"step": 2})
     path.rmdir()
     (tmp_path / "kept.csv").rename(path)

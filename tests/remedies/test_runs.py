@@ -34,6 +34,7 @@ from terrafuse.training.run_state import Position, SplitStatistics
 from terrafuse.training.trainer import _refuse_with_shards, check_trainer
 from terrafuse.training.validation import check_selection, validation_scenes
 from terrafuse.weights import RunInfo
+from terrafuse.writing import claimed
 
 SCHEME = ClassScheme(("water", "land"))
 WINDOWS = WindowSettings(crop_size=32, overlap=0)
@@ -52,9 +53,11 @@ def test_shares_of_modality_dropout(place: Any) -> None:
 
 
 def test_statistics_that_are_given(place: Any) -> None:
-    place.run["data"]["normalization"] = {"a": {"mean": float("inf")}}
-    with refused("config.run:FixedStatistics._finite | give finite numbers"):
+    place.run["data"]["normalization"] = {"a": {"mean": 1e30}}
+    with refused("config.run:FixedStatistics._single | give finite numbers below") as error:
         place.config()
+    place.run["data"]["normalization"] = {"a": {"mean": float(error.find(r"below (\S+)")) / 2}}
+    place.config()
     place.run["data"]["normalization"] = {"a": {"mean": 3.5}}
     place.config()
 
@@ -412,10 +415,21 @@ def test_a_folder_of_something_else(place: Any) -> None:
     with refused("training.run_state:check_startable | holds no run to resume"):
         start(place, out, resume=True)
     start(place, place.folder / "run2", resume=True)
-    (place.folder / "file").write_text("")
-    with refused("training.run_state:check_startable | is not a writable folder. Choose another"):
-        start(place, place.folder / "file")
-    start(place, place.folder / "run2")
+
+
+@pytest.mark.parametrize("way", ["another", "writable"])
+def test_a_folder_that_is_none(tmp_path: Path, way: str) -> None:
+    out = tmp_path / "taken" / "run"
+    (tmp_path / "taken").write_text("")
+    with (
+        refused("locking:_make | Choose another folder, or make it writable", OutputError) as error,
+        claimed(out, "train"),
+    ):
+        pytest.fail("locked")
+    if way == "writable":
+        Path(error.find("'([^']*)' is not a writable folder")).unlink()
+    with claimed(out if way == "writable" else tmp_path / "another", "train"):
+        pass
 
 
 @pytest.mark.parametrize("way", ["its settings", "another"])
@@ -599,16 +613,16 @@ def test_a_map_that_was_changed(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("way", ["space", "another"])
+@pytest.mark.parametrize("way", ["removed", "another"])
 def test_a_map_that_cannot_be_written(tmp_path: Path, way: str) -> None:
     (tmp_path / "map").write_text("")
     with refused(
-        "prediction.products:_reported | Free space, or choose another folder", OutputError
+        "errors:write_failure | Choose another folder", OutputError
     ):
         predict(pair(CODES), tmp_path / "map")
-    if way == "space":
+    if way == "removed":
         (tmp_path / "map").unlink()
-    predict(pair(CODES), tmp_path / ("map" if way == "space" else "another"))
+    predict(pair(CODES), tmp_path / ("map" if way == "removed" else "another"))
 
 
 # A run and rasters that are not those of training

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -124,18 +128,121 @@ def test_weights_of_another_model(way: str) -> None:
     )
 
 
-@pytest.mark.parametrize("way", ["space", "another"])
-def test_files_that_cannot_be_written(tmp_path: Path, way: str) -> None:
-    def write(folder: Path) -> None:
-        with written_whole(folder / "a.txt") as (partial,):
+#: What the system says → place of the remedy.
+NOT_WRITTEN = {
+    errno.ENOSPC: "errors:write_failure | Free space, or choose another folder",
+    errno.EACCES: "errors:write_failure | Give yourself permission to write in",
+    errno.EROFS: "errors:write_failure | The file system is read-only; choose another folder",
+    errno.ENAMETOOLONG: "errors:write_failure | Choose a shorter name",
+    errno.ENOTDIR: "errors:write_failure | Choose another folder",
+}
+
+
+@pytest.mark.parametrize("number", NOT_WRITTEN)
+def test_files_that_cannot_be_written(tmp_path: Path, number: int) -> None:
+    """A folder in which the system refuses to write, until what it lacks is there."""
+    folder, full = tmp_path / "here", tmp_path / "here" / "large.tif"
+    folder.mkdir()
+
+    def is_refused(path: Path) -> bool:
+        lacking = {
+            errno.ENOSPC: full.exists(),
+            errno.EACCES: not folder.stat().st_mode & 0o200,
+            errno.ENAMETOOLONG: len(path.name) > 20,
+        }
+        return path.parent == folder and lacking.get(number, True)
+
+    def write(path: Path) -> None:
+        with written_whole(path) as (partial,):
+            if is_refused(path):
+                raise OSError(number, os.strerror(number))
             partial.write_text("a")
 
-    (tmp_path / "taken").write_text("")
-    with refused("writing:written_whole | Free space, or choose another folder", OutputError):
-        write(tmp_path / "taken")
-    if way == "space":
-        (tmp_path / "taken").unlink()
-    write(tmp_path / ("taken" if way == "space" else "another"))
+    full.touch()
+    path = folder / "a_long_name_of_a_map.tif"
+    folder.chmod(0o500 if number == errno.EACCES else 0o700)
+    with refused(NOT_WRITTEN[number], OutputError) as error:
+        write(path)
+    if number == errno.ENAMETOOLONG:
+        write(folder / "a.tif")
+        return
+    write(tmp_path / path.name)
+    if number == errno.ENOSPC:
+        full.unlink()
+        write(path)
+    if number == errno.EACCES:
+        Path(error.find("to write in '(.*?)'")).chmod(0o700)
+        write(path)
+
+
+#: Place → content of what is no file of weights, and what is fetched, converted or found instead.
+NO_WEIGHTS: dict[str, bytes] = {
+    "weights.files:_what_else | it is empty. Fetch it again": b"",
+    "weights.files:_what_else | Fetch the file itself (on Hugging Face its link": b"<!doctype html>",
+    "weights.files:_what_else | 'git lfs pull' in its repository, or fetch the file itself": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 468\n"
+    ),
+    "weights.files:_what_else | Give the file of weights it belongs to": b'{"hidden_size": 64}',
+    "weights.files:_what_else | which is not read. Convert it to safetensors": b"\x89HDF\r\n\x1a\n",
+    "weights.files:_what_zip | it is truncated": b"PK\x03\x04broken",
+}
+
+
+@pytest.mark.parametrize("place", NO_WEIGHTS)
+def test_files_of_something_else(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(NO_WEIGHTS[place])
+    with refused(place):
+        read_weights(path)
+    save_file({"a": torch.ones(2)}, path)
+    assert read_weights(path)["a"].sum() == 2
+
+
+def test_an_archive_is_unpacked(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "model.safetensors")
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        archive.write(tmp_path / "model.safetensors", "folder/model.safetensors")
+    with refused("weights.files:_what_zip | Unpack it and give the file of weights in it") as error:
+        read_weights(tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
+        path = archive.extract(error.find(r"is a zip archive \((.*?)\)"), tmp_path / "unpacked")
+    assert read_weights(path)["a"].sum() == 2
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
+def test_a_program_whose_weights_are_saved_alone(tmp_path: Path) -> None:
+    path = tmp_path / "program.pt"
+    model = nn.Linear(2, 3)
+    torch.jit.save(torch.jit.trace(model, torch.ones(1, 2)), path)
+    with refused("weights.files:_what_zip | Save its weights alone: torch.save(") as error:
+        read_weights(path)
+    command = error.find(r"Save its weights alone: (torch\.save\(.*\))$")
+    eval(command, {"torch": torch, "file": path, "new_file": tmp_path / "w.pth"})  # noqa: S307
+    assert torch.equal(read_weights(tmp_path / "w.pth")["weight"], model.weight)
+
+
+def test_tensors_without_plain_values(tmp_path: Path) -> None:
+    value = torch.eye(3)
+    torch.save({"w": value.to_sparse()}, tmp_path / "w.pth")
+    with refused("weights.files:_unwrap | Save the model's state_dict() as plain tensors"):
+        read_weights(tmp_path / "w.pth")
+    torch.save({"w": value.to_sparse().to_dense()}, tmp_path / "w.pth")
+    assert torch.equal(read_weights(tmp_path / "w.pth")["w"], value)
+
+
+@pytest.mark.parametrize("way", ["earlier", "other"])
+def test_weights_of_a_training_that_failed(tmp_path: Path, way: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", **RESNET)
+    save_file(model.state_dict(), tmp_path / "earlier.safetensors")
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(torch.nan)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    with refused("weights.files:_check_finite | use an earlier checkpoint of it, or other weights"):
+        create_backbone("resnet10t", 3, weights=str(tmp_path / "w.safetensors"), **RESNET)
+    torch.manual_seed(1)
+    save_file(timm.create_model("resnet10t", **RESNET).state_dict(), tmp_path / "other.safetensors")
+    create_backbone("resnet10t", 3, weights=str(tmp_path / f"{way}.safetensors"), **RESNET)
 
 
 # Run folders
@@ -271,7 +378,7 @@ def test_files_of_pretrain_that_say_nothing(tmp_path: Path) -> None:
 
     path = pretrained(tmp_path / "w.safetensors")
     with safe_open(path, "pt") as file:
-        key = next(iter(file.metadata()))
+        key = next(key for key in file.metadata() if key != "format")
     save_file(load_file(path), path, metadata={key: "{}"})
     with refused("backbones.pretrained_files:read_own | Run 'terrafuse pretrain' again"):
         create(path)

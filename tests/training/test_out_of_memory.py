@@ -78,10 +78,43 @@ def test_whole_scenes_that_do_not_fit_are_said(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 41.0 GiB for an array with shape (200000, 220000)")
 
-    monkeypatch.setattr(TRAIN, "class_counts", fail)
-    with pytest.raises(NotEnoughMemoryError, match=r"41\.0 GiB.*largest scenes out of the"):
-        train(make_config(make_dataset()), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    count = TRAIN.class_counts
+
+    def fail_on_two(scenes: Any, *given: Any, **options: Any) -> Any:
+        return fail() if len(scenes) > 1 else count(scenes, *given, **options)
+
+    manifest = make_dataset()
+    for refusing in (fail, fail_on_two):
+        monkeypatch.setattr(TRAIN, "class_counts", refusing)
+        with pytest.raises(NotEnoughMemoryError, match=r"41\.0 GiB.*largest scenes out of the"):
+            train(make_config(manifest), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+    # As it says: without one of the scenes, and with all of them where memory was freed.
+    train(make_config(make_dataset(("train", "val"))), tmp_path / "fewer")
+    monkeypatch.setattr(TRAIN, "class_counts", count)
+    train(make_config(make_dataset()), tmp_path / "run")
+
+
+@pytest.mark.parametrize("smaller", [{"batch_size": 1}, {"crop_size": 8}])
+def test_smaller_crops_or_batches_in_another_folder(
+    smaller: dict[str, int],
+    tmp_path: Path,
+    make_dataset: Make,
+    make_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifest, original = make_dataset(), SegmentationTask.training_step
+
+    def step(self: SegmentationTask, batch: Any, batch_idx: int) -> dict[str, Any]:
+        if batch.labels.numel() >= 2 * 16 * 16:
+            raise MemoryError
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(SegmentationTask, "training_step", step)
+    with pytest.raises(NotEnoughMemoryError, match="Start in another folder with a data"):
+        train(make_config(manifest), tmp_path / "run")
+    train(make_config(manifest, data=smaller), tmp_path / "another")
+    assert (tmp_path / "another" / "model.json").exists()
 
 
 def test_too_large_a_run_is_refused_before_it_starts(

@@ -198,10 +198,18 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(WeightsError, match=r"may not be read by you \(permission") as caught:
-        read_weights(path)
-    assert "truncated" not in str(caught.value)
+    ours = Path.open
+
+    def open_others(file: Path, *given: Any) -> Any:
+        return refuse() if file == path else ours(file, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", open_others)
+        with pytest.raises(WeightsError, match=r"may not be read by you \(permission") as caught:
+            read_weights(path)
+        assert "truncated" not in str(caught.value)
+        assert read_weights(stored(tmp_path, values(), "copy.pth")).keys() == values().keys()
+    assert read_weights(path).keys() == values().keys()  # with other permissions
 
 
 def test_a_checkpoint_of_another_framework_is_a_backbone(tmp_path: Path) -> None:
@@ -314,8 +322,12 @@ def test_efficientnets_of_other_names_are_timms(tmp_path: Path) -> None:
 
 def test_names_of_torchvision_are_said(tmp_path: Path) -> None:
     path = stored(tmp_path, {"features.0.0.weight": torch.ones(4, 3, 4, 4)})
+    small: dict[str, Any] = {"dims": [4, 6, 8, 10], "depths": [1, 1, 2, 1]}
     with pytest.raises(WeightsMismatchError, match=r"names of torchvision \('features\.0\.0\.wei"):
-        create_backbone("convnext_atto", 3, weights=str(path))
+        create_backbone("convnext_atto", 3, weights=str(path), **small)
+    path = stored(tmp_path, timm.create_model("convnext_atto", **small).state_dict(), "timm.pth")
+    create_backbone("convnext_atto", 3, weights=str(path), **small)
+    create_backbone("resnet18", 3, weights=str(stored(tmp_path, resnet())), **SIZES)
 
 
 @pytest.mark.parametrize(

@@ -250,14 +250,15 @@ def _explain(
     message = re.sub(r"^Value error, ", "", item["msg"])
     if item["type"] == "int_parsing_size":  # pydantic takes it for a text
         message = "give a whole number of 64 bits at most"
-    message += _hint(item["type"], item["input"])
+    message += _hint(item)
     return (f"'{key}' is {shown(item['input'])}: " if key else ""), message
 
 
-def _hint(fault: str, value: Any) -> str:
+def _hint(item: dict[str, Any]) -> str:
     """Tell how to write what YAML takes for another type."""
+    fault, value = item["type"], item["input"]
     former = _FORMER_BOOLEANS.get(str(value).lower())
-    if former and fault in ("literal_error", "bool_parsing"):
+    if former and "True" in str(item.get("ctx", {}).get("expected")):
         return f". {shown(value)} is a text in YAML 1.2; write {former}"
     if fault == "string_type" and isinstance(value, int | float):
         text = {True: "true", False: "false"}[value] if isinstance(value, bool) else shown(value)

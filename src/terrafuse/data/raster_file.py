@@ -374,8 +374,8 @@ def _check_transform(path: str, grid: Grid, where: str, of_gcps: int = 0) -> Non
     remedy = (
         "Correct the points (gdal_translate -gcp PIXEL LINE EASTING NORTHING …)"
         if of_gcps
-        else "Write the right one into it (gdal_edit.py -a_ullr LEFT TOP RIGHT BOTTOM), or remove "
-        "it (gdal_edit.py -unsetgt)"
+        else "Write the right one into it (rio edit-info --transform '[WIDTH, 0, LEFT, 0, -HEIGHT, "
+        "TOP]' FILE, with the size of a pixel), or remove it (… '[1, 0, 0, 0, 1, 0]' FILE)"
     )
     raise RasterReadError(
         f"{where}: '{path}' lies nowhere: its transform{through} {fault}. {remedy}"

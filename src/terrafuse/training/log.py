@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from terrafuse.errors import OutputError, write_failure
+from terrafuse.errors import OutputError
 from terrafuse.writing import written_whole
 
 Value = str | int | float | None
@@ -56,8 +56,8 @@ class RunLog:
             self._write_into(self.path, rows, mode)
         except OSError as error:
             raise OutputError(
-                f"'{self.path}' cannot be written: {write_failure(error, self.path.parent)}; then "
-                "continue with --resume"
+                f"'{self.path}' cannot be written: {error.strerror or error}. Free space or make it "
+                "writable, then continue with --resume"
             ) from None
 
     def _write_into(
