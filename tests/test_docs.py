@@ -88,6 +88,8 @@ def test_yaml_is_valid(
             (tmp_path / head.removeprefix("# ")).write_text(code)
             monkeypatch.delitem(sys.modules, head[2:-3], raising=False)
     path.write_text(block, encoding="utf-8")
+    for area in re.findall(r"\barea: ([\w.]+)", block):  # must be there
+        (tmp_path / area).touch()
     if block.startswith("# dataset.yaml"):
         assert load_manifest(path).entries
         return

@@ -148,7 +148,6 @@ def test_a_folder_is_no_raster(folder: Folder) -> None:
     ("name", "told"),
     [
         ("x" * 400 + ".tif", "File name too long"),
-        ("a\0b.tif", "embedded null byte"),
         ("~nobody-of-that-name/a.tif", "there is no file"),
         ("loop.tif", "symbolic links"),
     ],

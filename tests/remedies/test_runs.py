@@ -616,9 +616,7 @@ def test_a_map_that_was_changed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("way", ["removed", "another"])
 def test_a_map_that_cannot_be_written(tmp_path: Path, way: str) -> None:
     (tmp_path / "map").write_text("")
-    with refused(
-        "errors:write_failure | Choose another folder", OutputError
-    ):
+    with refused("errors:write_failure | Choose another folder", OutputError):
         predict(pair(CODES), tmp_path / "map")
     if way == "removed":
         (tmp_path / "map").unlink()

@@ -209,7 +209,9 @@ def test_an_archive_is_unpacked(tmp_path: Path) -> None:
     assert read_weights(path)["a"].sum() == 2
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit:DeprecationWarning", "ignore:`torch.jit:FutureWarning"
+)
 def test_a_program_whose_weights_are_saved_alone(tmp_path: Path) -> None:
     path = tmp_path / "program.pt"
     model = nn.Linear(2, 3)

@@ -307,7 +307,9 @@ def test_scenes_that_lack_a_modality(labelled: Make, tmp_path: Path) -> None:
 
 
 def test_not_finite_is_said(unlabelled: Path, tmp_path: Path) -> None:
-    config = settings(unlabelled, "mae", training={"lr": 1e30, "gradient_clip": None})
+    config = settings(unlabelled, "mae", training={"gradient_clip": None})
+    training = config.training.model_copy(update={"lr": 1e30})  # beyond what is allowed
+    config = config.model_copy(update={"training": training})
     with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at step|not finite after step"):
         pretrain(config, tmp_path / "run")
 

@@ -26,7 +26,7 @@ def config(manifest, accumulate: int = 1, **method) -> RunConfig:
 
 def test_steps_are_timed_without_weights_or_pixels(manifest, monkeypatch):
     """Pretrained weights are not fetched, and no raster is opened."""
-    monkeypatch.setattr("terrafuse.data.manifest.Manifest._open", None)
+    monkeypatch.setattr("terrafuse.data.scene.Scene._open", None)
     start = time.perf_counter()
     seconds = time_steps(config(manifest), manifest)
     assert 0 < seconds < time.perf_counter() - start

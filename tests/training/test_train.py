@@ -242,7 +242,9 @@ def test_initial_weights_depend_on_the_seed_only(
 def test_non_finite_loss_stops_with_advice(
     tmp_path: Path, manifest: Path, make_config: Make
 ) -> None:
-    config = make_config(manifest, training={"optimizer": "sgd", "lr": 1e38, "gradient_clip": None})
+    config = make_config(manifest, training={"optimizer": "sgd", "gradient_clip": None})
+    training = config.training.model_copy(update={"lr": 1e38})  # beyond what is allowed
+    config = config.model_copy(update={"training": training})
     with pytest.raises(TrainingError, match=r"the loss is \w+ at step [23] .*lower training.lr"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run" / "model.json").exists()

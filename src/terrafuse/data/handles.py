@@ -214,12 +214,12 @@ def transform_of(dataset: Any) -> Affine:
     """
     if not dataset.name.startswith(RAW_PREFIX):
         return Affine(*dataset.transform[:6])
-    with _without_warnings(), rasterio.open(plain_path(dataset.name)) as plain:
+    with without_warnings(), rasterio.open(plain_path(dataset.name)) as plain:
         return Affine(*plain.transform[:6])
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
+def without_warnings() -> Iterator[None]:
     with warning_filter, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
@@ -233,7 +233,7 @@ def _open(spec: str) -> Any:
     # On remote storage, every search for a sidecar file costs a request.
     remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
     try:
-        with _without_warnings(), remote if _is_far(spec) else nullcontext():
+        with without_warnings(), remote if _is_far(spec) else nullcontext():
             return open_stored(spec)
     except RecursionError:
         raise RasterReadError(

@@ -18,7 +18,7 @@ from rasterio.features import rasterize
 
 from terrafuse.classes import ClassScheme, Code, VoidCode
 from terrafuse.data.grid import Grid, full_turn
-from terrafuse.data.handles import GDAL_FAILURES, explain_failure, warning_filter
+from terrafuse.data.handles import GDAL_FAILURES, explain_failure, warning_filter, without_warnings
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import gdal_path, local_file, split_layer
 from terrafuse.data.on_disk import obstacle
@@ -153,17 +153,13 @@ def _burn(
     size = (window.height, window.width)
     if not shapes:
         return np.full(size, fill, np.uint8)
-    # rasterio may warn of the identity as a transform: filters of warnings are all threads' own.
-    rim = int(window.row == window.col == 0)
-    corner = Affine.translation(window.col - rim, window.row - rim)
+    corner = Affine.translation(window.col, window.row)
     try:
-        burnt: NDArray[np.uint8] = rasterize(
-            shapes,
-            out_shape=(size[0] + rim, size[1] + rim),
-            fill=fill,
-            transform=corner,
-            dtype=np.uint8,
-        )[rim:, rim:]
+        # rasterio changes the filters of warnings, which are those of all threads.
+        with without_warnings():
+            burnt: NDArray[np.uint8] = rasterize(
+                shapes, out_shape=size, fill=fill, transform=corner, dtype=np.uint8
+            )
     except GDAL_FAILURES as error:
         raise LabelError(f"{where} cannot be drawn: {explain_failure(error)}") from error
     return burnt
