@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,19 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import numpy as np
-import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name
 from terrafuse.prediction.areas import ClassArea
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
+from terrafuse.prediction.cog import Pyramid, assemble, write_template
 from terrafuse.prediction.product_table import Product
 
 if TYPE_CHECKING:
@@ -35,7 +31,6 @@ if TYPE_CHECKING:
 #: File that lists the rasters beside it and how they were made.
 RECORD = "prediction.json"
 RECORD_FORMAT = 1
-_BLOCK = 512
 # rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
@@ -90,8 +85,7 @@ def open_map(
     """Open a writer for the products of one scene.
 
     Everything is written into a folder `*.partial` inside the target and moved out once it is
-    complete and has been read back: a product that exists is whole. Earlier products stay until
-    then.
+    complete: a product that exists is whole. Earlier products stay until then.
 
     Args:
         folder: Target folder; created if needed, and then removed again on failure.
@@ -134,10 +128,7 @@ class MapWriter:
         self._partial = partial
         self._products = tuple(products)
         self._files = {
-            product.name: _Plain(
-                partial / f"{product.name}.plain.tif", grid, product, scheme, values
-            )
-            for product in products
+            product.name: _Raster(partial, grid, product, scheme, values) for product in products
         }
 
     def write(self, strip: Strip) -> None:
@@ -153,7 +144,7 @@ class MapWriter:
                 file.write(strip.layers[name])
 
     def finish(self, facts: Mapping[str, Any] | None = None) -> Products:
-        """Convert the written rows into the products, and verify them by reading them back.
+        """Assemble the products from the written rows.
 
         Args:
             facts: Further facts for `prediction.json`.
@@ -184,8 +175,7 @@ class MapWriter:
 
     def _make(self, product: Product) -> Path:
         """Build a finished product, still in the partial folder."""
-        path = self._partial / f"{product.name}.tif"
-        self._files[product.name].to_cog(path, **product.cog)
+        path = self._files[product.name].finish()
         if product.is_class_map:
             _add_category_names(path, self.scheme.names, self.values.values)
         return path
@@ -197,78 +187,46 @@ class MapWriter:
                 file.close()
 
 
-class _Plain:
-    """Uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
+class _Raster:
+    """One product: the file with its tags, and the tiles that it will hold."""
 
     def __init__(
-        self, path: Path, grid: Grid, product: Product, scheme: ClassScheme, values: ClassValues
+        self, folder: Path, grid: Grid, product: Product, scheme: ClassScheme, values: ClassValues
     ) -> None:
-        self.path = path
+        self.path = folder / f"{product.name}.tif"
         self._lookup = values.lookup if product.is_class_map else None
-        self.grid = grid
+        self._grid = grid
         self._row = 0
-        self._crc = 0
-        with _no_georeference_allowed():
-            self._dataset: Any = rasterio.open(
-                path,
-                "w",
-                driver="GTiff",
-                height=grid.height,
-                width=grid.width,
-                count=1,
-                dtype=product.dtype,
-                crs=grid.crs,
-                transform=grid.transform,
-                nodata=values.nodata if product.is_class_map else product.nodata,
-                tiled=True,
-                blockxsize=_BLOCK,
-                blockysize=_BLOCK,
-                bigtiff="IF_SAFER",
-            )
-        if product.is_class_map:
-            colors = zip(values.values, scheme.palette().tolist(), strict=True)
-            self._dataset.write_colormap(1, {value: (*color, 255) for value, color in colors})
-            self._dataset.update_tags(**values.tags(scheme.names))
-        if product.scale is not None:
-            self._dataset.scales = (product.scale,)
+        encoding = product.encoding(values.nodata if product.is_class_map else product.nodata)
+        tiles = folder / product.name
+        tiles.mkdir()
+        self._pyramid = Pyramid(tiles, grid.height, grid.width, encoding)
+        place = {"crs": grid.crs, "transform": grid.transform}
+        with (
+            _no_georeference_allowed(),
+            write_template(
+                self.path, grid.height, grid.width, {**encoding.profile, **place}
+            ) as template,
+        ):
+            if product.is_class_map:
+                colors = zip(values.values, scheme.palette().tolist(), strict=True)
+                template.write_colormap(1, {value: (*color, 255) for value, color in colors})
+                template.update_tags(**values.tags(scheme.names))
+            if product.scale is not None:
+                template.scales = (product.scale,)
 
     def write(self, rows: NDArray[Any]) -> None:
-        rows = rows if self._lookup is None else self._lookup[rows]
-        height, width = rows.shape
-        self._dataset.write(rows, 1, window=RasterWindow(0, self._row, width, height))
-        self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)
-        self._row += height
+        self._pyramid.write(rows if self._lookup is None else self._lookup[rows])
+        self._row += len(rows)
 
-    def to_cog(self, path: Path, **options: str) -> None:
-        assert self._row == self.grid.height, (self._row, self.grid.height)
-        self.close()
-        with _no_georeference_allowed():
-            rasterio.shutil.copy(
-                self.path,
-                path,
-                driver="COG",
-                compress="DEFLATE",
-                blocksize=_BLOCK,
-                bigtiff="IF_SAFER",
-                **options,
-            )
-            # GDAL writes the last kilobytes on closing and does not report failures.
-            if _crc(path) != self._crc:
-                raise OSError(f"{path.name} is not on disk as it was written (disk full?)")
+    def finish(self) -> Path:
+        assert self._row == self._grid.height, (self._row, self._grid.height)
+        self._pyramid.finish()
+        assemble(self.path, self._pyramid, self.path)
+        return self.path
 
     def close(self) -> None:
-        self._dataset.close()
-
-
-def _crc(path: Path) -> int:
-    """Return the CRC-32 of the pixels, row by row."""
-    crc = 0
-    with rasterio.open(path) as dataset:
-        for row in range(0, dataset.height, _BLOCK):
-            height = min(_BLOCK, dataset.height - row)
-            rows = dataset.read(1, window=RasterWindow(0, row, dataset.width, height))
-            crc = zlib.crc32(rows, crc)
-    return crc
+        self._pyramid.close()
 
 
 def _side_car(path: Path) -> Path:
