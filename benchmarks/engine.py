@@ -33,8 +33,8 @@ from terrafuse.modalities import Modality
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
     Accumulator,
+    Part,
     ScenePredictor,
-    Strip,
     WindowSettings,
     find_products,
     open_map,
@@ -121,7 +121,7 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
     products = find_products(DEFAULT_PRODUCTS)
     with open_map(out, scene.grid, scheme, products) as writer, torch.inference_mode():
         with clock("blend"):
-            sums = Accumulator(lattice, scheme.num_classes)
+            sums = Accumulator(Part.whole(lattice), scheme.num_classes)
         stops = [*lattice.row_starts[1:], lattice.height]
         for windows, stop in zip(lattice.rows(), stops, strict=True):
             for window in windows:
@@ -134,7 +134,7 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
                 with clock("blend"):
                     sums.add(window, logits, sample.valid["image"])
             with clock("argmax and confidence"):
-                strip: Strip = sums.advance(stop, products)
+                strip = sums.advance(stop, products)
             with clock("write"):
                 writer.write(strip)
         with clock("write"):

@@ -311,7 +311,7 @@ def _is_whole(image: Tensor, valid: Tensor | None) -> bool:
 
     On an accelerator it would have to wait for the answer, and a graph cannot hold it.
     """
-    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._get_tracing_state():
         return False
     # A sum is NaN if one number is.
     return bool(image.sum().isfinite()) and (valid is None or bool(valid.all()))

@@ -35,8 +35,8 @@ def scheme(*codes: object, void: tuple[object, ...] = ()) -> ClassScheme:
 
 def write(folder: Path, classes: ClassScheme, values: str | None = None) -> Products:
     with open_map(folder, GRID, classes, find_products(["class_map"]), values) as writer:
-        writer.write(Strip(0, {"class_map": INDICES[:1]}))
-        writer.write(Strip(1, {"class_map": INDICES[1:]}))
+        writer.write(Strip(0, 0, {"class_map": INDICES[:1]}))
+        writer.write(Strip(1, 0, {"class_map": INDICES[1:]}))
         return writer.finish({"classes": list(classes.names)})
 
 

@@ -8,7 +8,7 @@ from terrafuse.prediction.class_values import (
     choose_values,
     read_class_map,
 )
-from terrafuse.prediction.lattice import Blending, Lattice, check_windows
+from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
 from terrafuse.prediction.predictor import ScenePredictor, find_device
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
@@ -32,6 +32,7 @@ __all__ = [
     "FinalRows",
     "Lattice",
     "MapWriter",
+    "Part",
     "PixelAreas",
     "Precision",
     "Product",

@@ -28,10 +28,10 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.prediction.areas import AreaCount, write_areas
 from terrafuse.prediction.blending import Accumulator, Strip
-from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
 from terrafuse.prediction.products import Products, open_map
-from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
+from terrafuse.prediction.reading import read_ahead, read_groups
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
@@ -94,13 +94,16 @@ class ScenePredictor:
         *,
         without: frozenset[str] | set[str] = frozenset(),
         products: Sequence[str] = DEFAULT_PRODUCTS,
+        window: Window | None = None,
         progress: Progress | None = None,
     ) -> Generator[Strip, None, None]:
         """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
         Args:
+            scene: What is mapped.
             without: Modalities to leave out.
             products: Layers of the strips, by their names in `PRODUCTS`.
+            window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
 
         Raises:
@@ -113,21 +116,23 @@ class ScenePredictor:
         layers = find_products(products)
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
-        sums = Accumulator(lattice, self.segmenter.num_classes, device=self.device)
+        part = Part.whole(lattice) if window is None else Part(lattice, window)
+        sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
         done = not_run = 0
-        with evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
-            for window, logits, valid in scored:
-                if window.row > sums.row:
-                    yield sums.advance(window.row, layers)
-                sums.add(window, logits, valid)
+        with evaluating(self.segmenter), closing(self._scored(scene, part, used)) as scored:
+            for place, logits, valid in scored:
+                if place.row > sums.row and (strip := sums.advance(place.row, layers)):
+                    yield strip
+                sums.add(place, logits, valid)
                 done += 1
                 not_run += logits is None and bool(valid.any())
                 if progress:
-                    progress(done, len(lattice))
-            yield sums.advance(lattice.height, layers)
+                    progress(done, len(part))
+            if strip := sums.advance(part.window.row_stop, layers):
+                yield strip
         if not_run:
             warnings.warn(
-                f"{not_run} of {len(lattice)} windows of scene '{scene.id}' have no data in one of "
+                f"{not_run} of {len(part)} windows of scene '{scene.id}' have no data in one of "
                 f"{', '.join(used)}, which {type(self.segmenter).__name__} needs; their pixels "
                 "get no class",
                 stacklevel=2,
@@ -256,20 +261,25 @@ class ScenePredictor:
         )
 
     def _scored(
-        self, scene: Scene, lattice: Lattice, used: tuple[str, ...]
+        self, scene: Scene, part: Part, used: tuple[str, ...]
     ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
-        """Yield windows in the lattice's order, with logits (K, h, w) or None, and valid (h, w)."""
-
-        def read(windows: tuple[Window, ...]) -> WindowGroup:
-            return read_group(scene, windows, used, needs_all=not self.segmenter.supports_missing)
-
-        groups = read_ahead(read, chunks(lattice, self.windows.batch_size))
+        """Yield windows in the part's order, with logits (K, h, w) or None, and valid (h, w)."""
+        groups = read_ahead(
+            read_groups(
+                scene,
+                part,
+                used,
+                # Of the whole scene, so that parts of it have batches of one size.
+                batch_size=min(self.windows.batch_size, len(part.lattice)),
+                needs_all=not self.segmenter.supports_missing,
+            )
+        )
         with closing(groups):
             for group in groups:
                 scores = iter(self._logits(group.batch) if group.batch else ())
-                valid = group.valid.to(self.device)
                 for i, window in enumerate(group.windows):
-                    yield window, next(scores) if group.is_run[i] else None, valid[i]
+                    valid = group.valid[i].to(self.device)
+                    yield window, next(scores) if group.is_run[i] else None, valid
 
     @torch.inference_mode()
     def _logits(self, batch: Batch) -> Tensor:
