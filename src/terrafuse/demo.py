@@ -21,10 +21,13 @@ from numpy.typing import NDArray
 
 from terrafuse import api
 from terrafuse.data import Manifest, Scene, load_manifest
-from terrafuse.errors import OutputError
+from terrafuse.errors import OutputError, StoppedError
 from terrafuse.landscape import make_landscape
+from terrafuse.locking import folder_lock, is_lock
 from terrafuse.prediction import Products, read_class_map
 from terrafuse.reports import class_map_image, confidence_image, modality_preview, run_report
+from terrafuse.stopping import when_stopped
+from terrafuse.writing import claimed, failure, is_trace
 
 FUSION = "all modalities"
 _MARKER = ".terrafuse-demo"
@@ -60,9 +63,15 @@ def run_demo(
         Path of `report.html`.
 
     Raises:
-        OutputError: `out` exists and is not an earlier demo.
+        OutputError: `out` exists and is not an earlier demo, or another process writes there.
+        StoppedError: Ctrl-C or SIGTERM stopped a training.
     """
-    _fresh_folder(out)
+    with _stoppable(), claimed(out, "demo"):
+        _fresh_folder(out)
+        return _make_demo(out, seed, steps, size, say)
+
+
+def _make_demo(out: Path, seed: int, steps: int, size: int, say: Callable[[str], None]) -> Path:
     timings: dict[str, float] = {}
     with _stage("landscape", timings, say):
         dataset = load_manifest(make_landscape(out / "data", seed=seed, size=size))
@@ -153,14 +162,32 @@ def _read(path: Path) -> NDArray[Any]:
 
 
 def _fresh_folder(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / _MARKER).exists())):
+    """Empty the folder, which this process has locked; the marker goes last."""
+    content = [path for path in out.iterdir() if not is_trace(path)]
+    if content and not (out / _MARKER).exists():
         raise OutputError(f"'{out}' exists and is not an earlier demo; choose another --out")
+    for lock in filter(is_lock, out.glob("*/**/.*")):
+        with folder_lock(lock.parent, "demo"):  # nobody trains further in its runs
+            pass
     try:
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir(parents=True)
         (out / _MARKER).touch()
+        for path in content:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != _MARKER:
+                path.unlink()
     except OSError as error:
-        raise OutputError(f"'{out}' cannot be created: {error}") from None
+        raise OutputError(f"'{out}' cannot be created: {failure(error, out)}") from None
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    remedy = "the same command begins the demo anew"
+    with when_stopped(remedy):
+        try:
+            yield
+        except StoppedError as error:
+            raise StoppedError(error.event, remedy) from None
 
 
 @contextmanager

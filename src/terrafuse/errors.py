@@ -85,7 +85,16 @@ class TrainingError(TerrafuseError, RuntimeError):
 
 
 class StoppedError(TrainingError):
-    """Training was stopped by Ctrl-C or SIGTERM and can be resumed."""
+    """Training was stopped by Ctrl-C or SIGTERM and can be resumed.
+
+    Args:
+        event: Signal and place.
+        remedy: How to go on.
+    """
+
+    def __init__(self, event: str, remedy: str = "") -> None:
+        super().__init__(f"{event}; {remedy}" if remedy else event)
+        self.event = event
 
 
 class OutputError(TerrafuseError, OSError):

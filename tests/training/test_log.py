@@ -54,6 +54,23 @@ def test_a_line_cut_short_never_happened(tmp_path: Path) -> None:
 
 
 def test_unwritable_log_is_named(tmp_path: Path) -> None:
-    log = RunLog(tmp_path / "gone" / "log.csv")
-    with pytest.raises(OutputError, match=r"log.csv' cannot be written"):
-        log.add({"step": 1, "loss": 1.0})
+    log = RunLog(tmp_path / "run" / "log.csv")
+    log.add({"step": 1, "loss": 1.0})
+    log.path = tmp_path / "gone" / "log.csv"
+    with pytest.raises(OutputError, match=r"log.csv' cannot be written.*continue with --resume"):
+        log.add({"step": 2, "loss": 1.0})
+
+
+def test_a_kill_while_all_lines_are_rewritten_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = RunLog(tmp_path / "log.csv")
+    log.add({"step": 1, "loss": 0.25})
+
+    def kill(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("csv.DictWriter.writerows", kill)
+    with pytest.raises(KeyboardInterrupt):
+        log.add({"step": 1, "val_miou": 0.5})
+    assert [row["loss"] for row in read_log(tmp_path / "log.csv")] == ["0.25"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from terrafuse.data import Manifest, load_manifest, write_manifest
+from terrafuse.data.inputs import files_read
 from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
 from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
+from terrafuse.writing import claimed_file, refuse_inputs
 
 if TYPE_CHECKING:
     from terrafuse.doctor import Finding
@@ -31,7 +34,7 @@ def data_describe(
         report: Called with each line about what was recognised, used and left out.
 
     Raises:
-        OutputError: `out` exists.
+        OutputError: `out` exists, or another process writes it.
         DataError: The folder does not have this layout, or holds several datasets without `layout`.
     """
     from terrafuse.doctor import count_unknown_labels
@@ -39,22 +42,23 @@ def data_describe(
 
     say = report or (lambda _: None)
     path = Path(out)
-    if path.exists():
-        raise OutputError(f"'{path}' exists; choose another name or remove it first")
-    if layout is None and "labels" in options:
-        layout = "folder"  # no other layout has this option
-        say("read as folders (layout 'folder'), as the option 'labels' implies")
-    if layout is None:
-        seen = recognise_layout(root)
-        say(f"recognised: {seen.reason}")
-        layout = seen.layout
-    values = describe(root, layout, manifest_folder=path.parent, **options)
-    for line in summarise(values, Path(root).expanduser().absolute()):
-        say(line)
-    manifest = load_manifest(write_manifest(values, path))
-    for finding in count_unknown_labels(manifest):
-        say(str(finding))
-    return manifest
+    with claimed_file(path, "data describe"):
+        if path.exists():
+            raise OutputError(f"'{path}' exists; choose another name or remove it first")
+        if layout is None and "labels" in options:
+            layout = "folder"  # no other layout has this option
+            say("read as folders (layout 'folder'), as the option 'labels' implies")
+        if layout is None:
+            seen = recognise_layout(root)
+            say(f"recognised: {seen.reason}")
+            layout = seen.layout
+        values = describe(root, layout, manifest_folder=path.parent, **options)
+        for line in summarise(values, Path(root).expanduser().absolute()):
+            say(line)
+        manifest = load_manifest(write_manifest(values, path))
+        for finding in count_unknown_labels(manifest):
+            say(str(finding))
+        return manifest
 
 
 def data_check(
@@ -78,17 +82,23 @@ def data_check(
 
     Raises:
         ConfigError: The manifest is invalid.
-        OutputError: The page cannot be written.
+        OutputError: The page cannot be written, another process writes it, or it would be written
+            over the data.
     """
     from terrafuse.doctor import check_manifest, count_unknown_labels
 
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
-    findings = check_manifest(
-        dataset, deep=not quick, workers=workers, progress=progress, report=report
-    )
-    unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
-    findings += count_unknown_labels(dataset, skip=unreadable)
-    if html is not None:
+    with ExitStack() as stack:
+        if html is not None:
+            stack.enter_context(claimed_file(html, "data check"))
+            refuse_inputs([Path(html)], files_read(dataset))
+        findings = check_manifest(
+            dataset, deep=not quick, workers=workers, progress=progress, report=report
+        )
+        unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
+        findings += count_unknown_labels(dataset, skip=unreadable)
+        if html is None:
+            return findings
         from terrafuse.reports import write_doctor_page  # takes a while to import
         from terrafuse.reports.thumbnails import finding_views
 
@@ -96,7 +106,7 @@ def data_check(
         write_doctor_page(
             finding_views(dataset, findings), Path(html), summary=scenes, scheme=dataset.scheme
         )
-    return findings
+        return findings
 
 
 def suggested_fixes(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -129,30 +139,31 @@ def data_fix(
         The changes, as `suggested_fixes` has them; without any, nothing is written.
 
     Raises:
-        OutputError: `out` exists, or cannot be written.
+        OutputError: `out` exists, cannot be written, or another process writes it.
         ConfigError: The changes do not suit each other.
     """
     from terrafuse.splits import move_paths
 
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
     path = Path(out)
-    if path.exists():
-        raise OutputError(f"'{path}' exists; choose another name or remove it first")
-    changes = suggested_fixes(findings)
-    if not changes:
-        return {}
-    values = dataset.to_dict()
-    _merge(values, {key: own for key, own in changes.items() if key != "scenes"}, over=True)
-    for entry in values["scenes"]:
-        _merge(entry, changes.get("scenes", {}).get(entry["id"], {}), over=True)
-    move_paths(values, dataset.path.parent, path.absolute().parent)
-    write_manifest(values, path)
-    try:
-        load_manifest(path)
-    except ConfigError as error:
-        path.unlink()
-        raise ConfigError(f"the suggestions do not suit each other: {error}") from None
-    return changes
+    with claimed_file(path, "data check --fix"):
+        if path.exists():
+            raise OutputError(f"'{path}' exists; choose another name or remove it first")
+        changes = suggested_fixes(findings)
+        if not changes:
+            return {}
+        values = dataset.to_dict()
+        _merge(values, {key: own for key, own in changes.items() if key != "scenes"}, over=True)
+        for entry in values["scenes"]:
+            _merge(entry, changes.get("scenes", {}).get(entry["id"], {}), over=True)
+        move_paths(values, dataset.path.parent, path.absolute().parent)
+        write_manifest(values, path)
+        try:
+            load_manifest(path)
+        except ConfigError as error:
+            path.unlink()
+            raise ConfigError(f"the suggestions do not suit each other: {error}") from None
+        return changes
 
 
 def _merge(values: dict[str, Any], more: Mapping[str, Any], *, over: bool) -> None:
@@ -224,23 +235,24 @@ def data_split(
         progress: Called with (scenes done, total scenes) while labels are counted.
 
     Raises:
-        OutputError: `out` exists.
+        OutputError: `out` exists, or another process writes it.
         DataError: There are too few scenes or blocks for the splits.
     """
     from terrafuse.splits import split_manifest
 
     path = Path(out)
-    if path.exists():
-        raise OutputError(f"'{path}' exists; choose another name or remove it first")
-    values = split_manifest(
-        load_manifest(Path(manifest)),
-        shares=dict(shares),
-        block_px=block_px,
-        buffer_px=buffer_px,
-        seed=seed,
-        seeds=seeds,
-        manifest_folder=path.parent,
-        progress=progress,
-    )
-    write_manifest(values, path)
-    return load_manifest(path)
+    with claimed_file(path, "data split"):
+        if path.exists():
+            raise OutputError(f"'{path}' exists; choose another name or remove it first")
+        values = split_manifest(
+            load_manifest(Path(manifest)),
+            shares=dict(shares),
+            block_px=block_px,
+            buffer_px=buffer_px,
+            seed=seed,
+            seeds=seeds,
+            manifest_folder=path.parent,
+            progress=progress,
+        )
+        write_manifest(values, path)
+        return load_manifest(path)

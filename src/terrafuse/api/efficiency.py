@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from terrafuse.api.runs import load, train
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
-from terrafuse.errors import ConfigError
+from terrafuse.errors import ConfigError, StoppedError
+from terrafuse.locking import is_first_process
 from terrafuse.progress import Display
 from terrafuse.reports.efficiency_table import write_results
 from terrafuse.sampling import LabelUnits, label_units, labelled_scenes
+from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
 from terrafuse.weights import digest, read_run_info
+from terrafuse.writing import claimed
 
 #: Default shares of the labels.
 LABEL_SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)
@@ -89,6 +93,8 @@ def label_efficiency(
         ConfigError: Shares or seeds are not allowed, or the two runs cannot be compared.
         WeightsError: A folder is not a run folder.
         DataError: The data cannot be trained on.
+        OutputError: The folder cannot be written, or another process writes there.
+        StoppedError: Ctrl-C or SIGTERM stopped a training; the same call goes on.
     """
     subjects = {name: _subject(path) for name, path in _names(run, against).items()}
     first, *others = subjects.values()
@@ -99,9 +105,14 @@ def label_efficiency(
     for other in others:
         _check_comparable(first, other)
     results: dict[str, Any] = {}
-    # The other run first, so that the run's own files show both as early as possible.
-    for name, subject in reversed(subjects.items()):
-        results = {name: _measure(name, subject, wanted, results), **results}
+    with ExitStack() as stack:
+        stack.enter_context(when_stopped("the same command goes on; finished trainings are kept"))
+        for subject in subjects.values():
+            verb = "evaluate --label-efficiency"
+            stack.enter_context(claimed(subject.out, verb, takes_part=is_first_process()))
+        # The other run first, so that the run's own files show both as early as possible.
+        for name, subject in reversed(subjects.items()):
+            results = {name: _measure(name, subject, wanted, results), **results}
     return results
 
 
@@ -147,7 +158,10 @@ def _measure_point(
 ) -> dict[str, Any]:
     config = _on_share(subject.config, share, number)
     folder = subject.out / "runs" / f"{100 * share:g}-{config.training.seed}"
-    train(config, folder, resume=True, progress=wanted.progress)
+    try:
+        train(config, folder, resume=True, progress=wanted.progress)
+    except StoppedError as error:
+        raise StoppedError(error.event, "the same command goes on") from None
     metrics = _stored_metrics(folder, wanted.split)
     if metrics is None:
         with Display(wanted.progress) as display:

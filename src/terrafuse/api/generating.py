@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import count
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from terrafuse.config.base import read_yaml
 from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.data.encoding import ENCODED_BANDS, EncodingName
+from terrafuse.data.inputs import files_read
 from terrafuse.data.stored import plain_path
 from terrafuse.errors import ConfigError, OutputError, unknown_name
 from terrafuse.generate import (
@@ -38,6 +40,8 @@ from terrafuse.generate import (
 from terrafuse.modalities import Modality
 from terrafuse.progress import Progress
 from terrafuse.reports import modality_preview
+from terrafuse.stopping import when_stopped
+from terrafuse.writing import claimed, claimed_file, refuse_inputs
 
 Kind = Literal["sam", "depth", "superpixels"]
 KINDS = ("sam", "depth", "superpixels")
@@ -108,7 +112,8 @@ def generate(
         DataError: A photo cannot be read, or a modality is not a photo.
         WeightsError: The model does not exist, or is damaged.
         ModelError: The model is made for another task, or fails.
-        OutputError: A raster or manifest with other settings exists.
+        OutputError: A raster or manifest with other settings exists, a photo would be written
+            over, or another process writes there.
     """
     source = plain_path(str(source))
     path = Path(source)
@@ -121,21 +126,27 @@ def generate(
     name = name or ("depth" if generator.result == "depth" else "structure")
     made, _ = describe_modality(name, windowed, wanted)
     folder = Path(out) if out is not None else path.parent / "generated" / kind
-    new: tuple[Path, dict[str, Any]] | None = None
-    if dataset is None:
-        jobs = [plan_image(source, rgb, folder)]
-        _refuse_others(jobs, windowed, overwrite)
-    else:
-        photo = choose_modality(dataset, modality, rgb)
-        jobs, rasters = plan_jobs(dataset, photo, rgb, folder)
-        _refuse_others(jobs, windowed, overwrite)
-        target = Path(manifest) if manifest else path.with_name(f"{path.stem}_{name}.yaml")
-        values = extend_manifest(dataset, photo, name, rasters, windowed, wanted, target.parent)
-        _check_manifest(target, values, dataset, overwrite)
-        new = target, values
-    made_rasters = _run(jobs, windowed, workers, overwrite, progress, report)
-    if new is not None:
-        write_manifest(new[1], new[0])
+    target = Path(manifest) if manifest else path.with_name(f"{path.stem}_{name}.yaml")
+    with ExitStack() as stack:
+        stack.enter_context(when_stopped("finished windows are kept; the same command resumes"))
+        stack.enter_context(claimed(folder, "generate"))
+        new: tuple[Path, dict[str, Any]] | None = None
+        if dataset is None:
+            jobs = [plan_image(source, rgb, folder)]
+            _refuse_others(jobs, windowed, overwrite, [path])
+        else:
+            photo = choose_modality(dataset, modality, rgb)
+            jobs, rasters = plan_jobs(dataset, photo, rgb, folder)
+            read = [file for file in files_read(dataset, without=name) if file != dataset.path]
+            refuse_inputs([target], read)
+            _refuse_others(jobs, windowed, overwrite, [*read, dataset.path])
+            stack.enter_context(claimed_file(target, "generate"))
+            values = extend_manifest(dataset, photo, name, rasters, windowed, wanted, target.parent)
+            _check_manifest(target, values, dataset, overwrite)
+            new = target, values
+        made_rasters = _run(jobs, windowed, workers, overwrite, progress, report)
+        if new is not None:
+            write_manifest(new[1], new[0])
     return GeneratedSet(made_rasters, new and new[0], made)
 
 
@@ -186,7 +197,10 @@ def _find_encoding(generator: Generator, encoding: str) -> EncodingName | None:
     raise ConfigError(unknown_name("encoding", encoding, [*ENCODED_BANDS, "auto", "none"]))
 
 
-def _refuse_others(jobs: list[PhotoJob], windowed: WindowedGenerator, overwrite: bool) -> None:
+def _refuse_others(
+    jobs: list[PhotoJob], windowed: WindowedGenerator, overwrite: bool, inputs: Iterable[Path]
+) -> None:
+    refuse_inputs((path for job in jobs for path in job.files.all), inputs)
     for job in jobs:
         refuse_other_settings(job.files, windowed.settings, overwrite)
 

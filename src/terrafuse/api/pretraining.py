@@ -8,6 +8,7 @@ from pathlib import Path
 
 from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.errors import WeightsError, WeightsNotFoundError
+from terrafuse.writing import complete
 
 
 def pretrain(
@@ -54,6 +55,7 @@ def pretrained_weights(folder: str | Path) -> str | dict[str, str]:
         WeightsError: Its description is damaged.
     """
     path = Path(folder).resolve() / "pretrain.json"
+    complete(path.parent)
     try:
         found = json.loads(path.read_text(encoding="utf-8"))["weights"]
     except (FileNotFoundError, NotADirectoryError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.api.runs import Run, load, results_name
-from terrafuse.data import Manifest, Scene
+from terrafuse.config.base import STORED_CONFIG
+from terrafuse.data import Manifest, Scene, load_manifest
+from terrafuse.data.inputs import files_read
 from terrafuse.data.value_scale import ValueConversion
 from terrafuse.errors import ConfigError
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.reports import class_map_image, error_image, modality_preview, run_report
 from terrafuse.samples import IGNORE_INDEX
-from terrafuse.weights import METRICS_JSON
+from terrafuse.stopping import when_stopped
+from terrafuse.weights import METRICS_JSON, MODEL_JSON, STATE_FILE
+from terrafuse.writing import claimed, claimed_file, refuse_inputs
 
 REPORT = "report"
 #: Scenes shown: from the lowest to the highest score.
@@ -27,6 +31,7 @@ MOST_SCENES = 6
 # Longer side of the pictures, and bytes of maps that are kept while scoring.
 _SIDE = 1024
 _KEPT_BYTES = 64 << 20
+_READ = (STORED_CONFIG, "log.csv")
 
 Metrics = Mapping[str, Any]
 
@@ -80,7 +85,8 @@ def report(
     Raises:
         ConfigError: Runs of other classes.
         DataError: The scenes cannot be read any more.
-        OutputError: The file cannot be written.
+        OutputError: The file cannot be written, another process writes there, or the page would be
+            written over a file that it is made from.
     """
     given = [runs] if isinstance(runs, str | Path | Run) else list(runs)
     opened = [run if isinstance(run, Run) else load(run) for run in given]
@@ -91,24 +97,37 @@ def report(
                 f"'{run.folder}' has the classes {', '.join(run.info.scheme.names)}, "
                 f"'{first.folder}' has {', '.join(first.info.scheme.names)}; give runs of the same"
             )
-    titles = _titles(opened)
-    kept = {title: SmallMaps() for title in titles}
-    scores = {}
-    for title, run in zip(titles, opened, strict=True):
-        if run is first and metrics is not None:
-            scores[title], kept[title] = metrics, maps or kept[title]
-        else:
-            scores[title] = _scores(run, kept[title], device, progress)
-    path = Path(out) if out else first.folder / f"{REPORT}{results_name(scores[titles[0]])}.html"
-    return run_report(
-        path,
-        title=f"terrafuse: {', '.join(titles)}",
-        scenes=_pictures(dict(zip(titles, opened, strict=True)), scores, kept, device),
-        metrics=scores,
-        curves={t: run.folder / "log.csv" for t, run in zip(titles, opened, strict=True)},
-        scheme=first.info.scheme,
-        notes=scores[titles[0]].get("warnings", ()),
-    )
+    place = claimed_file(out, "report") if out else claimed(first.folder, "report")
+    with when_stopped("nothing was written; run the same command again"), place:
+        titles = _titles(opened)
+        kept = {title: SmallMaps() for title in titles}
+        scores = {}
+        for title, run in zip(titles, opened, strict=True):
+            if run is first and metrics is not None:
+                scores[title], kept[title] = metrics, maps or kept[title]
+            else:
+                scores[title] = _scores(run, kept[title], device, progress)
+        path = (
+            Path(out) if out else first.folder / f"{REPORT}{results_name(scores[titles[0]])}.html"
+        )
+        refuse_inputs([path], _files_of(opened))
+        return run_report(
+            path,
+            title=f"terrafuse: {', '.join(titles)}",
+            scenes=_pictures(dict(zip(titles, opened, strict=True)), scores, kept, device),
+            metrics=scores,
+            curves={t: run.folder / "log.csv" for t, run in zip(titles, opened, strict=True)},
+            scheme=first.info.scheme,
+            notes=scores[titles[0]].get("warnings", ()),
+        )
+
+
+def _files_of(runs: Sequence[Run]) -> Iterator[Path]:
+    """Files that the page is made from."""
+    for run in runs:
+        yield from (run.folder / name for name in (STATE_FILE, MODEL_JSON, METRICS_JSON, *_READ))
+        if run.config.data.manifest.exists():
+            yield from files_read(load_manifest(run.config.data.manifest))
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:

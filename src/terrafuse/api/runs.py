@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.segmenter import Segmenter
+from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
     RunInfo,
     check_same_scheme,
     write_further_metrics,
     write_metrics,
 )
+from terrafuse.writing import claimed, refuse_inputs
 
 Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
+_STOPPED = "nothing was written; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class Run:
             UnknownNameError: No such product.
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
-            OutputError: `out` cannot be written.
+            OutputError: `out` cannot be written, another process writes there, or a product would
+                be written over a raster of the scene.
         """
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
@@ -106,17 +111,22 @@ class Run:
             self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
         try:
-            doubts = self._check_values([opened], conversions, trust_values)
-            return predictor.predict(
-                opened,
-                Path(out),
-                scheme=self.info.scheme,
-                products=products,
-                values=values,
-                areas=areas,
-                facts={"converted": _in_words(conversions), "warnings": doubts},
-                progress=progress,
+            refuse_inputs(
+                (Path(out) / f"{name}.tif" for name in products),
+                chain.from_iterable(opened.paths().values()),
             )
+            with when_stopped(_STOPPED), claimed(out, "predict"):
+                doubts = self._check_values([opened], conversions, trust_values)
+                return predictor.predict(
+                    opened,
+                    Path(out),
+                    scheme=self.info.scheme,
+                    products=products,
+                    values=values,
+                    areas=areas,
+                    facts={"converted": _in_words(conversions), "warnings": doubts},
+                    progress=progress,
+                )
         finally:
             opened.close()
 
@@ -157,6 +167,7 @@ class Run:
             DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
             ConfigError: The dataset has another class scheme than the run.
+            OutputError: The run folder cannot be written, or another process writes there.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
@@ -170,30 +181,31 @@ class Run:
         conversions = self._checked(convert)
         chosen = [scene.convert_values(conversions) for scene in chosen]
         self._tell_rules(chosen)
-        doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
-        metrics = evaluate_scenes(
-            self.segmenter,
-            chosen,
-            self.info.scheme,
-            config,
-            windows or WindowSettings.of_run(self.config),
-            device=device,
-            subsets=subsets,
-            on_map=on_map,
-            progress=progress,
-        )
-        metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
-        if is_own and not scenes and not conversions:
-            write_metrics(self.folder, metrics)
+        with when_stopped(_STOPPED), claimed(self.folder, "evaluate"):
+            doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
+            metrics = evaluate_scenes(
+                self.segmenter,
+                chosen,
+                self.info.scheme,
+                config,
+                windows or WindowSettings.of_run(self.config),
+                device=device,
+                subsets=subsets,
+                on_map=on_map,
+                progress=progress,
+            )
+            metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
+            if is_own and not scenes and not conversions:
+                write_metrics(self.folder, metrics)
+                return metrics
+            metrics["settings"] |= {
+                "manifest": None if is_own else str(path.resolve()),
+                "scenes": list(scenes or ()),
+                "converted": _in_words(conversions),
+            }
+            metrics["warnings"] = doubts
+            write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
             return metrics
-        metrics["settings"] |= {
-            "manifest": None if is_own else str(path.resolve()),
-            "scenes": list(scenes or ()),
-            "converted": _in_words(conversions),
-        }
-        metrics["warnings"] = doubts
-        write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
-        return metrics
 
     def _check_values(
         self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
@@ -450,7 +462,7 @@ def train(
     Raises:
         ConfigError: The settings are invalid.
         DataError: The data cannot be trained on.
-        OutputError: `out` holds another run, or cannot be written.
+        OutputError: `out` holds another run, cannot be written, or another process writes there.
     """
     from terrafuse.training import train as train_run  # Lightning takes seconds to import
 

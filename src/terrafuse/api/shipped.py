@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from terrafuse.config.base import read_yaml
 from terrafuse.errors import ConfigError, OutputError, unknown_name
-from terrafuse.writing import written_whole
+from terrafuse.writing import claimed, written_whole
 
 ConfigKind = Literal["run", "pre-training", "dataset", "methods"]
 
@@ -64,7 +64,8 @@ def copy_configs(name: str, out: str | Path = "configs") -> CopiedConfigs:
 
     Raises:
         ConfigError: No shipped file has this name.
-        OutputError: A requested file exists already, or a target lies outside `out`.
+        OutputError: A requested file exists already, a target lies outside `out`, or another
+            process writes there.
     """
     folder, target = _folder(), Path(out)
     named = _named(folder)
@@ -76,19 +77,20 @@ def copy_configs(name: str, out: str | Path = "configs") -> CopiedConfigs:
     for place in places.values():
         if not place.resolve().is_relative_to(target.resolve()):
             raise OutputError(f"'{place}' lies outside '{target}'; copy into another folder")
-    there = [places[path] for path in wanted if places[path].exists()]
-    if there:
-        raise OutputError(
-            f"'{there[0]}' exists and would be overwritten; choose another folder, or remove it"
-        )
-    kept = tuple(place for place in places.values() if place.exists())
-    written = []
-    for path, place in places.items():
-        if place not in kept:
-            with written_whole(place) as (partial,):
-                partial.write_bytes(path.read_bytes())
-            written.append(place)
-    return CopiedConfigs(tuple(written), kept, tuple(_missing(written, target)))
+    with claimed(target, "configs copy"):
+        there = [places[path] for path in wanted if places[path].exists()]
+        if there:
+            raise OutputError(
+                f"'{there[0]}' exists and would be overwritten; choose another folder, or remove it"
+            )
+        kept = tuple(place for place in places.values() if place.exists())
+        written = []
+        for path, place in places.items():
+            if place not in kept:
+                with written_whole(place) as (partial,):
+                    partial.write_bytes(path.read_bytes())
+                written.append(place)
+        return CopiedConfigs(tuple(written), kept, tuple(_missing(written, target)))
 
 
 def _folder() -> Path:

@@ -43,7 +43,7 @@ def choose_value(
         try:
             scores[value] = _best_score(train(job), monitor)
         except StoppedError as error:
-            raise StoppedError(f"{error}. The same command resumes the sweep") from None
+            raise StoppedError(f"{error.event}. The same command resumes the sweep") from None
         except TerrafuseError as error:
             scores[value] = None
             say(f"{job.name} failed: {error}")

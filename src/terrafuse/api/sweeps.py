@@ -19,11 +19,13 @@ from terrafuse.api.sweep_plan import Candidates, SweepRun, plan_sweep
 from terrafuse.describe.overview import describe_model
 from terrafuse.errors import ConfigError, StoppedError, TerrafuseError, WeightsNotFoundError
 from terrafuse.evaluation import HEADLINE, SCORES
+from terrafuse.locking import is_first_process
 from terrafuse.prediction import describe_device, forward_seconds
 from terrafuse.reports.sweep_tables import Choice, write_tables
+from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
 from terrafuse.weights import digest
-from terrafuse.writing import written_whole
+from terrafuse.writing import claimed, written_whole
 
 #: File in the run folder with scores and costs of a finished run of a sweep.
 RECORD = "sweep.json"
@@ -83,7 +85,7 @@ def sweep(
     Raises:
         ConfigError: Settings are invalid, or a folder holds a run with other settings.
         UnknownNameError: A method or one of its options does not exist.
-        OutputError: `out` cannot be written.
+        OutputError: `out` cannot be written, or another process writes there.
         StoppedError: Ctrl-C or SIGTERM stopped a run; the same call resumes it.
     """
     out = Path(out)
@@ -99,9 +101,11 @@ def sweep(
         )
         for value in (candidates.values if candidates else ("",))
     ]
-    work = _Sweeping(out, plans, candidates, split, device, progress, say)
-    for row in work.rows:
-        work.run_row(row)
+    hint = "finished runs are kept, and the same command resumes the sweep"
+    with when_stopped(hint), claimed(out, "sweep", takes_part=is_first_process()):
+        work = _Sweeping(out, plans, candidates, split, device, progress, say)
+        for row in work.rows:
+            work.run_row(row)
     return Sweep(out, work.results, work.failures)
 
 
@@ -166,7 +170,7 @@ class _Sweeping:
             self.found[job.name] = _run(job, self.split, self.device, self.progress, twin)
             self.say(f"{head}: {_in_a_line(self.found[job.name])}")
         except StoppedError as error:
-            raise StoppedError(f"{error}. The same command resumes the sweep") from None
+            raise StoppedError(f"{error.event}. The same command resumes the sweep") from None
         except Exception as error:  # whatever it is, it concerns one run only
             self.failures[job.name] = _message(error)
             self.say(f"{head} failed: {self.failures[job.name]}")

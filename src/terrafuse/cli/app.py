@@ -42,6 +42,7 @@ from terrafuse.cli.options import (
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.sweep import sweep
 from terrafuse.errors import TerrafuseError
+from terrafuse.stopping import Stopped, how_to_go_on, listening
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
@@ -314,10 +315,11 @@ def main() -> None:
     """Run the command line; errors that a user can cause become one message and exit code 2."""
     warnings.formatwarning = _format_warning  # the line of code is of no interest to users
     try:
-        app()
+        with listening():
+            app()
     except TerrafuseError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stop:
+        print(f"{stop}: {how_to_go_on(stop)}", file=sys.stderr)
+        sys.exit(stop.exit_code)

@@ -26,6 +26,7 @@ from terrafuse.cli.options import (
     windows_of,
 )
 from terrafuse.errors import ConfigError
+from terrafuse.writing import claimed
 
 _EFFICIENCY = "--label-efficiency"
 
@@ -104,19 +105,22 @@ def evaluate(
     with Display() as display:
         loaded = load_run(run, settings, ("prediction", "evaluation"))
         maps = api.SmallMaps()
-        metrics = loaded.evaluate(
-            split=split,
-            subsets=subsets,
-            manifest=manifest,
-            scenes=[word.strip() for word in scenes.split(",")] if scenes else None,
-            convert=conversions(convert),
-            trust_values=trust_values,
-            windows=windows_of(loaded, **windows),
-            device=device,
-            on_map=maps if page else None,
-            progress=display.stage("evaluating"),
-        )
-        written = api.report(loaded, metrics=metrics, maps=maps, device=device) if page else None
+        with claimed(run, "evaluate"):  # scores and page belong together
+            metrics = loaded.evaluate(
+                split=split,
+                subsets=subsets,
+                manifest=manifest,
+                scenes=[word.strip() for word in scenes.split(",")] if scenes else None,
+                convert=conversions(convert),
+                trust_values=trust_values,
+                windows=windows_of(loaded, **windows),
+                device=device,
+                on_map=maps if page else None,
+                progress=display.stage("evaluating"),
+            )
+            written = (
+                api.report(loaded, metrics=metrics, maps=maps, device=device) if page else None
+            )
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
     else:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,7 +112,7 @@ def generate(
         "compactness": compactness, "precision": precision,
         "device": None if kind == "superpixels" or device == "auto" else device,
     }  # fmt: skip
-    with Display() as display, _explained_interruption():
+    with Display() as display:
         made = api.generate(
             source,
             kind=kind,  # type: ignore[arg-type]  # checked there
@@ -139,15 +137,6 @@ def generate(
         typer.echo(_line(raster))
     if made.manifest is not None:
         typer.echo(f"wrote {made.manifest}: modality '{made.modality.name}' added")
-
-
-@contextmanager
-def _explained_interruption() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo("finished windows are kept; the same command resumes", err=True)
-        raise
 
 
 def _line(made: Generated) -> str:

@@ -54,6 +54,11 @@ class RasterFiles:
         return color_table(self.raster)
 
     @property
+    def all(self) -> tuple[Path, ...]:
+        """Every file that is written."""
+        return self.raster, self.record, self.preview, self.colors
+
+    @property
     def partial(self) -> Path:
         """Folder of finished windows until the raster is complete."""
         return self.raster.with_suffix(".partial")
@@ -146,14 +151,6 @@ class RasterWriter:
         if longest > 2 * _BLOCK:
             with rasterio.open(self.path, "r+") as dataset:
                 dataset.build_overviews(factors, resampling)
-
-
-def move_side_car(partial: Path, raster: Path) -> None:
-    """Move GDAL's side-car file, which holds e.g. a CRS that GeoTIFF keys cannot express."""
-    own, target = (path.with_name(f"{path.name}.aux.xml") for path in (partial, raster))
-    target.unlink(missing_ok=True)
-    if own.exists():
-        own.replace(target)
 
 
 def save_preview(path: Path, photo: Picture, made: Picture) -> None:

@@ -20,7 +20,6 @@ from terrafuse.generate.products import (
     Preview,
     RasterFiles,
     RasterWriter,
-    move_side_car,
     save_preview,
     write_json,
 )
@@ -142,6 +141,7 @@ def generate_raster(
     wanted = digest_settings({"photo": found.digest, "settings": windowed.settings})
     record = job.files.read_record()
     if record is not None and record.get("hash") == wanted:
+        WindowCache(job.files.partial).remove()  # if a kill came before it was
         for _ in plan.windows:
             report()
         return Generated(job.files.raster, True, record)
@@ -208,7 +208,6 @@ def _put_together(
         write_json(record_path, record)
         save_preview(preview_path, found.preview, preview(rasterizer.small))
         files.raster.unlink(missing_ok=True)  # the old one does not match the new files beside it
-        move_side_car(raster, files.raster)
     if rasterizer.fault():
         warnings.warn(f"photo '{found.photo.name}': {rasterizer.fault()}", stacklevel=2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -28,6 +27,7 @@ from terrafuse.generate.photos import Photo, Picture
 from terrafuse.generate.segments import as_labels
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.samples import Window
+from terrafuse.stopping import shield_worker, starting_workers
 
 _CACHE_MB = 64
 
@@ -109,7 +109,8 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
     def _make_there(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
         pool = self._start()
         try:
-            waiting = [pool.submit(_make_there, photo, w, cache.folder, n) for n, w in jobs]
+            with starting_workers():  # it starts them as work arrives
+                waiting = [pool.submit(_make_there, photo, w, cache.folder, n) for n, w in jobs]
             for future in as_completed(waiting):
                 future.result()
                 yield
@@ -169,7 +170,7 @@ _here: dict[str, Any] = {}
 
 
 def _prepare(generator: Generator, stop: Event, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent tells when to stop
+    shield_worker()  # the parent tells when to stop
     _here["generator"] = generator
     torch.set_num_threads(threads)
     limit_resources(cache_mb=_CACHE_MB)
@@ -177,11 +178,8 @@ def _prepare(generator: Generator, stop: Event, threads: int) -> None:
 
 
 def _watch(stop: Event) -> None:
-    """End this process when told to, or when its parent has ended."""
-    parent = multiprocessing.parent_process()
-    while not stop.wait(0.5):
-        if parent is None or not parent.is_alive():
-            break
+    """End this process when told to."""
+    stop.wait()
     os._exit(1)
 
 

@@ -19,7 +19,6 @@ from rasterio.warp import transform as warp_points
 
 from terrafuse.classes import ClassScheme
 from terrafuse.samples import IGNORE_INDEX
-from terrafuse.writing import written_whole
 
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
@@ -209,10 +208,10 @@ def _equal_area(lon: Float, lat: Float) -> tuple[Float, Float]:
 
 
 def write_areas(folder: Path, areas: Sequence[ClassArea]) -> Path:
-    """Write `areas.csv`.
+    """Write `areas.csv` into the folder of a map that is being written.
 
     Raises:
-        OutputError: The folder cannot be written.
+        OSError: It cannot be written.
     """
     path = folder / AREAS_CSV
     text = io.StringIO()
@@ -220,8 +219,7 @@ def write_areas(folder: Path, areas: Sequence[ClassArea]) -> Path:
     rows.writerow(["class", "pixels", "hectares", "percent"])
     for area in areas:
         rows.writerow([area.name, area.pixels, _number(area.hectares, 4), _number(area.percent, 3)])
-    with written_whole(path) as (partial,):
-        partial.write_text(text.getvalue(), encoding="utf-8")
+    path.write_text(text.getvalue(), encoding="utf-8")
     return path
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +25,7 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.prediction.areas import AreaCount, write_areas
+from terrafuse.prediction.areas import AreaCount
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
@@ -202,11 +201,7 @@ class ScenePredictor:
             facts = {**self._facts(scene, scheme, used), **(facts or {})}
             if count is not None:
                 facts["areas_by"] = count.by or None
-            made = writer.finish(facts)
-        if count is None:
-            return made
-        found = tuple(count.result(scheme))
-        return replace(made, areas=found, areas_file=write_areas(Path(out_dir), found))
+            return writer.finish(facts, count.result(scheme) if count else ())
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the modalities to run on, in the model's order."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +17,12 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name
-from terrafuse.prediction.areas import ClassArea
+from terrafuse.prediction.areas import AREAS_CSV, ClassArea, write_areas
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.cog import Pyramid, assemble, write_template
 from terrafuse.prediction.product_table import Product
+from terrafuse.writing import failure, partial_folder, refuse_special, replace_together
 
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
@@ -84,8 +83,9 @@ def open_map(
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
-    Everything is written into a folder `*.partial` inside the target and moved out once it is
-    complete: a product that exists is whole. Earlier products stay until then.
+    Everything is written into a hidden folder inside the target and moved out once it is complete:
+    a product that exists is whole, and all are of one call, even if it was killed. Earlier products
+    stay until then.
 
     Args:
         folder: Target folder; created if needed, and then removed again on failure.
@@ -96,9 +96,12 @@ def open_map(
 
     Raises:
         ConfigError: Codes that a map cannot hold.
-        OutputError: The folder cannot be made or written.
+        OutputError: The folder cannot be made or written, or a link or device has the name of a
+            product.
     """
     chosen = choose_values(scheme, values)
+    for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
+        refuse_special(folder / name)
     with _partial_folder(folder) as partial:
         with _reported(folder):
             writer = MapWriter(folder, partial, grid, scheme, products, chosen)
@@ -143,11 +146,14 @@ class MapWriter:
             for name, file in self._files.items():
                 file.write(strip.layers[name])
 
-    def finish(self, facts: Mapping[str, Any] | None = None) -> Products:
+    def finish(
+        self, facts: Mapping[str, Any] | None = None, areas: Sequence[ClassArea] = ()
+    ) -> Products:
         """Assemble the products from the written rows.
 
         Args:
             facts: Further facts for `prediction.json`.
+            areas: Of the classes, for `areas.csv`; none: without that file.
 
         Raises:
             OutputError: The disk is full or fails.
@@ -162,8 +168,17 @@ class MapWriter:
                 ensure_ascii=False,
             )
             record.write_text(text + "\n", encoding="utf-8")
-            moved = {name: _move(path, self.folder) for name, path in made.items()}
-            return Products(moved, record.replace(self.folder / RECORD), self.values)
+            beside = [record]
+            if areas:
+                beside.append(write_areas(self._partial, areas))
+            replace_together({p: self.folder / p.name for p in (*made.values(), *beside)})
+            return Products(
+                {name: self.folder / path.name for name, path in made.items()},
+                self.folder / RECORD,
+                self.values,
+                tuple(areas),
+                self.folder / AREAS_CSV if areas else None,
+            )
 
     def _describe(self, product: Product) -> dict[str, Any]:
         """Its line in `prediction.json`."""
@@ -249,28 +264,16 @@ def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, .
     ElementTree.ElementTree(root).write(side_car, encoding="utf-8")
 
 
-def _move(path: Path, folder: Path) -> Path:
-    """Move a finished product to its place, with its side-car file if there is one."""
-    target = folder / path.name
-    if _side_car(path).exists():
-        _side_car(path).replace(_side_car(target))
-    else:
-        _side_car(target).unlink(missing_ok=True)
-    return path.replace(target)
-
-
 @contextmanager
 def _partial_folder(folder: Path) -> Iterator[Path]:
-    """Create a folder inside `folder` that does not outlive the block."""
+    """Create a folder inside `folder`; neither outlives a failure."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
+    opened = partial_folder(folder, "map")
     try:
-        with _reported(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = Path(tempfile.mkdtemp(suffix=".partial", dir=folder))
-        try:
+        with ExitStack() as stack:
+            with _reported(folder):
+                partial = stack.enter_context(opened)
             yield partial
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except BaseException:
         for path in made:
             with suppress(OSError):  # never created, or not empty
@@ -283,11 +286,11 @@ def _reported(folder: Path) -> Iterator[None]:
     """Report write failures as `OutputError`."""
     try:
         yield
+    except OutputError:
+        raise
     except _FAILURES as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise OutputError(
-            f"the map cannot be written to '{folder}': {reason}. "
-            "Free space, or choose another folder"
+            f"the map cannot be written to '{folder}': {failure(error, folder)}"
         ) from error
 
 

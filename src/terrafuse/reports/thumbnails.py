@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.data import Manifest, Scene, load_manifest
+from terrafuse.data.inputs import files_read
 from terrafuse.errors import (
     ConfigError,
     LabelError,
@@ -23,7 +24,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Window, round_up
-from terrafuse.writing import written_whole
+from terrafuse.writing import claimed_file, refuse_inputs, written_whole
 
 if TYPE_CHECKING:
     from terrafuse.doctor import Finding
@@ -117,7 +118,8 @@ def data_preview(
     figure = contact_sheet(
         rows, columns, scheme=dataset.scheme if labels else None, title=_title(dataset, split, ids)
     )
-    with written_whole(path) as (partial,):
+    refuse_inputs([path], files_read(dataset))
+    with claimed_file(path, "data preview"), written_whole(path) as (partial,):
         figure.savefig(partial, format="png")
     return ids
 

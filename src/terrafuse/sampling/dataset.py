@@ -21,6 +21,7 @@ from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.sampling.augment import Augment, ModalityDropout
 from terrafuse.sampling.crops import WindowSampler
+from terrafuse.stopping import shield_worker, starting_workers
 
 _T = TypeVar("_T")
 _B = TypeVar("_B")
@@ -166,7 +167,9 @@ class TrainingLoader(DataLoader[_B]):
 
     def __iter__(self) -> Any:
         """Yield batches."""
-        for batch in super().__iter__():
+        with starting_workers():
+            batches = super().__iter__()
+        for batch in batches:
             if isinstance(batch, TerrafuseError):
                 raise batch
             yield batch
@@ -270,6 +273,7 @@ def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
 
 
 def _prepare_worker(_: int) -> None:
+    shield_worker()
     torch.set_num_threads(1)
     limit_resources(cache_mb=_WORKER_CACHE_MB)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,17 +12,11 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from terrafuse.errors import TrainingError
+from terrafuse.stopping import StopListener
 from terrafuse.training.callbacks import is_step_end
 from terrafuse.training.run_state import Position, position_fields
 from terrafuse.training.task import LearningTask
 from terrafuse.writing import written_whole
-
-# Job schedulers announce the end of a job by SIGTERM or, on request, by SIGUSR1.
-_SIGNALS = tuple(
-    signal.Signals[name]
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-    if name in signal.Signals.__members__
-)
 
 
 class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed for us
@@ -47,18 +39,11 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         self.path = path
         self.is_due, self.is_exhausted = is_due, is_exhausted
         self.stopped_by: signal.Signals | None = None
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._process = os.getpid()
+        self._listener = StopListener(self._request_stop)
 
     def listen(self) -> None:
-        """Install the signal handlers; only possible in the main thread.
-
-        Must be called before the data-loading processes start, which inherit the handlers: Ctrl-C
-        in a terminal reaches them too, and they must continue until the step has ended.
-        """
-        self._process = os.getpid()
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._request_stop) for s in _SIGNALS}
+        """Install the signal handlers; only possible in the main thread."""
+        self._listener.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LearningTask, outputs: Any, batch: Any, batch_idx: int
@@ -93,14 +78,14 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
     def on_train_end(self, trainer: Trainer, module: LearningTask) -> None:
         """Restore the signal handlers."""
         del trainer, module
-        self._restore_handlers()
+        self._listener.stop()
 
     def on_exception(
         self, trainer: Trainer, module: LearningTask, exception: BaseException
     ) -> None:
         """Restore the signal handlers."""
         del trainer, module, exception
-        self._restore_handlers()
+        self._listener.stop()
 
     def _save(self, trainer: Trainer, module: LearningTask) -> None:
         _check_finite(module, trainer.global_step)
@@ -111,17 +96,9 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         with written_whole(self.path) as (partial,):
             trainer.save_checkpoint(partial)
 
-    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+    def _request_stop(self, number: int, frame: FrameType | None = None) -> None:
         del frame
-        if os.getpid() != self._process:
-            return
         self.stopped_by = signal.Signals(number)
-        self._restore_handlers()
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._handlers = {}
 
 
 def _check_finite(module: LearningTask, step: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
 
-from terrafuse.errors import StoppedError
+from terrafuse.errors import StoppedError, TerrafuseError
 from terrafuse.progress import Display
 from terrafuse.training import run_state
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -25,7 +26,7 @@ _R = TypeVar("_R")
 
 def run_training(
     prepare: Callable[[Display], _R],
-    fit: Callable[[_R], None],
+    fit: Callable[[_R], signal.Signals | None],
     finish: Callable[[_R], None],
     *,
     position: Position,
@@ -35,18 +36,21 @@ def run_training(
 
     Args:
         prepare: Checks all that the run is made of, and returns it.
-        fit: Learns.
+        fit: Learns; returns a signal that is to take effect once the run is finished.
         finish: Leaves what the run is for.
         position: Where the run stands.
         progress: Show a progress bar, or lines where stderr is no terminal.
     """
     with quiet_lightning(), fitting_threads(), Display(progress) as display:
         run = prepare(display)
+        stopped_by = None
         if not position.is_done:
-            fit(run)
+            stopped_by = fit(run)
             gc.collect()  # Lightning's reference cycles keep the data-loading processes alive
         if run_state.is_first_process():
             finish(run)
+    if stopped_by is not None:
+        signal.raise_signal(stopped_by)
 
 
 def open_log(out: Path, position: Position) -> RunLog | None:
@@ -56,12 +60,17 @@ def open_log(out: Path, position: Position) -> RunLog | None:
     return RunLog(out / run_state.LOG, last_step=position.step)
 
 
-def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Position) -> None:
+def fit_task(
+    task: LearningTask, callbacks: list[Any], out: Path, position: Position
+) -> signal.Signals | None:
     """Train the remaining steps of a task.
 
     Args:
         task: Model, loss and settings.
         callbacks: In the order in which they run; the last one is the `LastCheckpoint`.
+
+    Returns:
+        The signal that arrived during the last step, so that nothing but the model's files remains.
 
     Raises:
         TrainingError: The loss is not finite.
@@ -71,12 +80,27 @@ def fit_task(task: LearningTask, callbacks: list[Any], out: Path, position: Posi
     trainer = create_trainer(task.config, callbacks, out)
     _warn_of_other_processes(position, trainer)
     checkpoint = out / run_state.LAST if position.step else None
-    trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
-    if last.stopped_by is not None and trainer.global_step < task.config.steps:
-        raise StoppedError(
-            f"training was stopped by {last.stopped_by.name} after step {trainer.global_step} of "
-            f"{task.config.steps}; continue with --resume (the run is kept in '{out}')"
-        )
+    try:
+        trainer.fit(task, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    except TerrafuseError:
+        raise
+    except Exception as error:
+        if last.stopped_by is None:
+            raise
+        # The signal took what the step needed, such as a process that reads.
+        raise _stopped(last.stopped_by, run_state.read_position(out).step, task, out) from error
+    if last.stopped_by is None:
+        return None
+    if trainer.global_step < task.config.steps:
+        raise _stopped(last.stopped_by, trainer.global_step, task, out)
+    return last.stopped_by
+
+
+def _stopped(by: signal.Signals, step: int, task: LearningTask, out: Path) -> StoppedError:
+    return StoppedError(
+        f"training was stopped by {by.name} after step {step} of {task.config.steps}",
+        f"continue with --resume (the run is kept in '{out}')",
+    )
 
 
 def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:

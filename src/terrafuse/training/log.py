@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from terrafuse.errors import OutputError
+from terrafuse.writing import failure, written_whole
 
 Value = str | int | float | None
 
@@ -47,16 +48,26 @@ class RunLog:
             self._write([row], mode="a")
 
     def _write(self, rows: list[dict[str, str]] | list[Mapping[str, Value]], mode: str) -> None:
+        if mode == "w":  # a kill must not take the lines that are there
+            with written_whole(self.path) as (partial,):
+                self._write_into(partial, rows, mode)
+            return
         try:
-            with self.path.open(mode, newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
-                if mode == "w":
-                    writer.writeheader()
-                writer.writerows(_text(row) for row in rows)
+            self._write_into(self.path, rows, mode)
         except OSError as error:
             raise OutputError(
-                f"'{self.path}' cannot be written: {error}. Free space, then continue with --resume"
+                f"'{self.path}' cannot be written: {failure(error, self.path.parent)}; then "
+                "continue with --resume"
             ) from None
+
+    def _write_into(
+        self, path: Path, rows: list[dict[str, str]] | list[Mapping[str, Value]], mode: str
+    ) -> None:
+        with path.open(mode, newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            if mode == "w":
+                writer.writeheader()
+            writer.writerows(_text(row) for row in rows)
 
 
 def read_log(path: Path) -> list[dict[str, str]]:

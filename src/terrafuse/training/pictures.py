@@ -13,11 +13,11 @@ from torch import Tensor
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Scene
-from terrafuse.errors import OutputError
 from terrafuse.modalities import BandStatistics
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.log import read_log
+from terrafuse.writing import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,11 +93,8 @@ def save_curves(log: Path, score: str, folder: Path) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
-    except OSError as error:
-        raise OutputError(f"'{path}' cannot be written: {error}") from None
+    with written_whole(path) as (partial,):
+        figure.savefig(partial)
 
 
 def _middle(scene: Scene, size: int) -> Window:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from terrafuse.progress import Display
 from terrafuse.samples import Batch
 from terrafuse.sampling import Views, describe_augmentation, views_loader
 from terrafuse.segmenter import SensorModel
+from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -34,7 +36,7 @@ from terrafuse.training.train import check_crop_size
 from terrafuse.training.trainer import check_trainer
 from terrafuse.version import VERSION
 from terrafuse.weights import digest, load_strict, read_weights
-from terrafuse.writing import written_whole
+from terrafuse.writing import claimed, written_whole
 
 #: Describes the content of a pre-training folder; written last.
 PRETRAIN_JSON = "pretrain.json"
@@ -63,7 +65,7 @@ def pretrain(
         ConfigError: Settings contradict each other, the data, or the run to resume.
         UnknownNameError: The objective, a backbone or an option does not exist.
         DataError: There is nothing to train on.
-        OutputError: `out` is not empty, or cannot be written.
+        OutputError: `out` is not empty, cannot be written, or another process writes there.
         MissingDependencyError: A logger is not installed.
         TrainingError: The loss is not finite.
         StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
@@ -73,13 +75,18 @@ def pretrain(
     config = config.model_copy(update={"data": data})
     with quiet_lightning():
         check_trainer(config.training)
-    if run_state.is_first_process():
-        run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
-    if resume and run_state.is_finished(out, PRETRAIN_JSON):
-        return out
-    position = run_state.read_position(out) if resume else Position()
-    prepare = partial(_prepare, config, out, position)
-    run_training(prepare, _fit, _finish, position=position, progress=progress)
+    with (
+        when_stopped("continue with --resume"),
+        claimed(out, "pretrain", takes_part=run_state.is_first_process()),
+    ):
+        if run_state.is_first_process():
+            run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
+        if resume and run_state.is_finished(out, PRETRAIN_JSON):
+            run_state.tidy(out)
+            return out
+        position = run_state.read_position(out) if resume else Position()
+        prepare = partial(_prepare, config, out, position)
+        run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 
@@ -200,7 +207,7 @@ def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
     return found
 
 
-def _fit(run: _Run) -> None:
+def _fit(run: _Run) -> signal.Signals | None:
     training = run.config.training
     last = LastCheckpoint(run.out / run_state.LAST, partial(_is_due, run.config))
     callbacks = [
@@ -210,7 +217,7 @@ def _fit(run: _Run) -> None:
         last,
     ]
     task = PretrainingTask(run.pretrainer, run.config, _loader_factory(run, last))
-    fit_task(task, callbacks, run.out, run.position)
+    return fit_task(task, callbacks, run.out, run.position)
 
 
 def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:

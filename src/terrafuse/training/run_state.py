@@ -9,7 +9,6 @@ best weights so far · `last.ckpt` everything needed to resume. The model itself
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -30,10 +29,11 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
 )
+from terrafuse.locking import is_first_process as is_first_process
 from terrafuse.modalities import BandStatistics
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
-from terrafuse.writing import written_whole
+from terrafuse.writing import is_trace, written_whole
 
 CONFIG, START, LOG = STORED_CONFIG, "start.json", "log.csv"
 KEPT, LAST = "best.pt", "last.ckpt"
@@ -88,15 +88,6 @@ class Position:
     world_size: int | None = None
 
 
-def is_first_process() -> bool:
-    """Tell whether this is the only process of a run, or the one that writes files.
-
-    The launcher's environment tells it before the processes are connected.
-    """
-    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
-    return all(os.environ.get(name, "0") == "0" for name in names)
-
-
 def check_startable(
     out: Path,
     config: Settings,
@@ -111,16 +102,10 @@ def check_startable(
         read: Reads the settings stored in the folder.
 
     Raises:
-        OutputError: The folder is not empty without `resume`, not a folder, or not writable.
+        OutputError: The folder is not empty without `resume`, or holds no run.
         ConfigError: The run in it has other settings.
     """
-    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(
-            f"'{out}' cannot be written: '{existing}' is not a writable folder. "
-            "Choose another with --out"
-        )
-    if not out.exists() or not any(out.iterdir()):
+    if not out.exists() or all(map(is_trace, out.iterdir())):
         return
     if not resume:
         raise OutputError(

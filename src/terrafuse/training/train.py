@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from terrafuse.modalities import window_alignment
 from terrafuse.progress import Display
 from terrafuse.sampling import describe_augmentation, labelled_scenes, share_labels, training_loader
 from terrafuse.segmenter import Segmenter
+from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
@@ -50,6 +52,7 @@ from terrafuse.training.validation import (
     validation_scenes,
 )
 from terrafuse.weights import digest, load_strict, read_weights, save_model
+from terrafuse.writing import claimed
 
 #: Warnings about data that are shown one by one.
 _MOST_WARNINGS = 5
@@ -77,7 +80,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         ConfigError: Settings contradict each other, the data, or the run to resume.
         UnknownNameError: A method, loss, option or score does not exist.
         DataError: The data cannot be trained on.
-        OutputError: `out` is not empty, or cannot be written.
+        OutputError: `out` is not empty, cannot be written, or another process writes there.
         MissingDependencyError: A logger is not installed.
         TrainingError: The loss is not finite.
         StoppedError: Ctrl-C or SIGTERM stopped the run, which can then be resumed.
@@ -86,13 +89,18 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
     check_settings(config)
-    if run_state.is_first_process():
-        run_state.check_startable(out, config, resume=resume)
-    if resume and run_state.is_finished(out):
-        return out
-    position = run_state.read_position(out) if resume else Position()
-    prepare = partial(_prepare, config, out, position)
-    run_training(prepare, _fit, _finish, position=position, progress=progress)
+    with (
+        when_stopped("continue with --resume"),
+        claimed(out, "train", takes_part=run_state.is_first_process()),
+    ):
+        if run_state.is_first_process():
+            run_state.check_startable(out, config, resume=resume)
+        if resume and run_state.is_finished(out):
+            run_state.tidy(out)
+            return out
+        position = run_state.read_position(out) if resume else Position()
+        prepare = partial(_prepare, config, out, position)
+        run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
 
@@ -217,13 +225,13 @@ def _measure(
     return SplitStatistics(statistics, tuple(counts.tolist()), digest(manifest.path))
 
 
-def _fit(run: _Run) -> None:
+def _fit(run: _Run) -> signal.Signals | None:
     training = run.config.training
     callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
     task = SegmentationTask(run.segmenter, run.loss, training, loader)
-    fit_task(task, callbacks, run.out, run.position)
+    return fit_task(task, callbacks, run.out, run.position)
 
 
 def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
@@ -295,6 +303,6 @@ def _finish(run: _Run) -> None:
         rules={name: rule.to_dict() for name, rule in run.manifest.rules.items()},
         grid=run.manifest.grid,
     )
-    save_model(run.out, tuned_state(run.segmenter), info)
     save_curves(run.out / run_state.LOG, run.config.training.monitor, run.out / FIGURES)
+    save_model(run.out, tuned_state(run.segmenter), info)  # the mark of a finished run
     run_state.tidy(run.out)

@@ -28,7 +28,7 @@ from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
 from terrafuse.weights.files import read_weights, write_tensors
 from terrafuse.weights.stac import stac_fields
-from terrafuse.writing import written_whole
+from terrafuse.writing import complete, written_whole
 
 FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
@@ -179,8 +179,10 @@ def read_run_info(folder: str | Path) -> RunInfo:
         WeightsNotFoundError: The folder is not a run folder.
         WeightsMismatchError: It was written in the format of another terrafuse version.
         WeightsError: `model.json` is damaged.
+        OutputError: Its files were being replaced when a process was killed, and cannot be now.
     """
     path = Path(folder) / MODEL_JSON
+    complete(folder)
     values = _read_json(path)
     found = values.get("format_version")
     if found != FORMAT_VERSION:
