@@ -38,6 +38,7 @@ from terrafuse.prediction import (
     WindowSettings,
     find_products,
     open_map,
+    plan_units,
 )
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.version import VERSION
@@ -119,7 +120,11 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
     lattice = predictor.lattice(scene)
     predictor.segmenter.eval()
     products = find_products(DEFAULT_PRODUCTS)
-    with open_map(out, scene.grid, scheme, products) as writer, torch.inference_mode():
+    plan = plan_units(lattice)
+    with (
+        open_map(out, scene.grid, scheme, products, plan=plan) as writer,
+        torch.inference_mode(),
+    ):
         with clock("blend"):
             sums = Accumulator(Part.whole(lattice), scheme.num_classes)
         stops = [*lattice.row_starts[1:], lattice.height]

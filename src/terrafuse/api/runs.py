@@ -43,6 +43,7 @@ Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
+_STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
 _STOPPED = "nothing was written; run the same command again"
 
 
@@ -74,6 +75,7 @@ class Run:
         trust_values: bool = False,
         windows: WindowSettings | None = None,
         device: str = "auto",
+        resume: bool = False,
         progress: Progress | None = None,
     ) -> Products:
         """Map a scene.
@@ -94,6 +96,7 @@ class Run:
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+            resume: Go on with an unfinished map in `out`, of the same rasters and settings.
             progress: Called with (windows done, total windows).
 
         Raises:
@@ -102,7 +105,7 @@ class Run:
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
             OutputError: `out` cannot be written, another process writes there, or a product would
-                be written over a raster of the scene.
+                be written over a raster of the scene; or the unfinished map is another one.
         """
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
@@ -115,7 +118,7 @@ class Run:
                 (Path(out) / f"{name}.tif" for name in products),
                 chain.from_iterable(opened.paths().values()),
             )
-            with when_stopped(_STOPPED), claimed(out, "predict"):
+            with when_stopped(_STOPPED_MAP), claimed(out, "predict"):
                 doubts = self._check_values([opened], conversions, trust_values)
                 return predictor.predict(
                     opened,
@@ -125,6 +128,7 @@ class Run:
                     values=values,
                     areas=areas,
                     facts={"converted": _in_words(conversions), "warnings": doubts},
+                    resume=resume,
                     progress=progress,
                 )
         finally:

@@ -20,6 +20,7 @@ from terrafuse.prediction.product_table import (
 )
 from terrafuse.prediction.products import MapWriter, Products, open_map
 from terrafuse.prediction.timing import describe_device, forward_seconds
+from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Products",
     "ScenePredictor",
     "Strip",
+    "UnitPlan",
     "ValuesName",
     "WindowSettings",
     "check_windows",
@@ -50,6 +52,7 @@ __all__ = [
     "forward_seconds",
     "levels",
     "open_map",
+    "plan_units",
     "read_class_map",
     "taper",
 ]

@@ -10,6 +10,9 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 # Tags by their names in the specification.
 NEW_SUBFILE_TYPE, IMAGE_WIDTH, IMAGE_LENGTH, BITS_PER_SAMPLE = 254, 256, 257, 258
 COMPRESSION, PHOTOMETRIC, SAMPLES_PER_PIXEL, PLANAR_CONFIG = 259, 262, 277, 284
@@ -24,9 +27,10 @@ SHARED_TAGS = frozenset(
     }
 )  # fmt: skip
 
-_SHORT, _LONG, _LONG8 = 3, 4, 16
+#: Types of unsigned integers.
+SHORT, LONG, LONG8 = 3, 4, 16
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8, 17: 8}
-_CODES = {_SHORT: "H", _LONG: "I", _LONG8: "Q"}
+_CODES = {SHORT: "<u2", LONG: "<u4", LONG8: "<u8"}
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,9 @@ class Entry:
     data: bytes
 
     @classmethod
-    def of(cls, *numbers: int, kind: int = _LONG) -> Entry:
+    def of(cls, numbers: ArrayLike, kind: int = LONG) -> Entry:
         """Entry of unsigned integers."""
-        return cls(kind, struct.pack(f"<{len(numbers)}{_CODES[kind]}", *numbers))
+        return cls(kind, np.asarray(numbers).astype(_CODES[kind]).tobytes())
 
     @property
     def count(self) -> int:
@@ -52,9 +56,10 @@ class Entry:
         return len(self.data) // _SIZES[self.kind]
 
     @property
-    def numbers(self) -> tuple[int, ...]:
+    def numbers(self) -> list[int]:
         """Its unsigned integers."""
-        return struct.unpack(f"<{self.count}{_CODES[self.kind]}", self.data)
+        values: list[int] = np.frombuffer(self.data, _CODES[self.kind]).tolist()
+        return values
 
 
 Directory = Mapping[int, Entry]
