@@ -103,4 +103,4 @@ def make_modality(name: str, bands: int, scale: float = 1.0) -> Modality:
 
 def plan_for(grid: Grid) -> UnitPlan:
     """Units of a scene whose windows do not overlap."""
-    return plan_units(Lattice(grid.height, grid.width, 256, 0))
+    return plan_units(Lattice(grid.height, grid.width, 256, 0), 3)

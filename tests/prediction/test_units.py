@@ -40,7 +40,7 @@ def test_a_plan_covers_the_scene_once_and_repeats_few_windows(
     height: int, width: int, crop: int, share: float
 ) -> None:
     lattice = Lattice(height, width, crop, int(crop * share / 2))
-    plan = plan_units(lattice)
+    plan = plan_units(lattice, 8)
     covered = sum(unit.height * unit.width for unit in plan)
     assert covered == height * width
     assert len(set(plan)) == len(plan)
@@ -50,6 +50,13 @@ def test_a_plan_covers_the_scene_once_and_repeats_few_windows(
         assert plan.unit_at(unit.row, unit.col) == unit
         assert unit.row % cog.UNIT == unit.col % cog.UNIT == 0
     assert [plan.number(unit) for unit in plan] == list(range(len(plan)))
+
+
+def test_columns_are_as_wide_as_their_sums_may_be() -> None:
+    lattice = Lattice(100, 100_000, 512, 128)
+    assert plan_units(lattice, 8).width == 4096  # 2048 runs too many windows twice
+    assert plan_units(lattice, 2).width == 10240  # of 9 bytes, 512 rows and 48 MiB
+    assert plan_units(Lattice(100, 5000, 256, 64), 8).width == 4096
 
 
 def test_what_is_missing_is_joined_downwards_and_never_sidewards() -> None:
@@ -72,6 +79,7 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "UNIT", 64)
     monkeypatch.setattr(units, "UNIT", 64)
     monkeypatch.setattr(units, "MOST_TWICE", 10)
+    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
 
 
 class Counting(Identity):
@@ -227,12 +235,13 @@ def test_units_that_a_full_disk_left_are_gone_on_with(
     monkeypatch.setattr(cog, "UNIT", 64)
     monkeypatch.setattr(units, "UNIT", 64)
     monkeypatch.setattr(units, "MOST_TWICE", 10)
+    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
     assert predict(tmp_path / "map", resume=True) == 0
     assert files_of(tmp_path / "map") == files_of(tmp_path / "whole")
 
 
 def test_a_job_begins_with_what_it_is(tmp_path: Path) -> None:
-    plan = plan_units(Lattice(100, 100, 64, 16))
+    plan = plan_units(Lattice(100, 100, 64, 16), 3)
     job.MapJob(tmp_path, plan, ["class_map"], {"model": "x", "grid": (1, 2.5)})
     content = json.loads((tmp_path / "units" / "job.json").read_text())
     assert content == {"format": 1, "units": 1, "key": {"model": "x", "grid": [1, 2.5]}}

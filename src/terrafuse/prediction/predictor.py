@@ -189,7 +189,7 @@ class ScenePredictor:
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
-        plan = plan_units(self.lattice(scene))
+        plan = plan_units(self.lattice(scene), self.segmenter.num_classes)
         facts = {**self._facts(scene, scheme, used), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
         with open_map(

@@ -1,8 +1,8 @@
 """Units of a scene's map: rectangles that are done and kept one by one.
 
 Units lie in columns. Within a column they follow each other from top to bottom, so that one that
-comes after another goes on with its sums and no window is run twice; beside the edges of columns
-windows are, and columns are as wide as that needs.
+comes after another goes on with its sums and no window is run twice; windows on the edge of two
+columns are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from terrafuse.samples import Window
 
 #: Largest share of windows that are run once more because of the edges of columns.
 MOST_TWICE = 0.1
+# Memory of the sums of a column.
+_SUMS_BYTES = 48 * 2**20
 
 
 @dataclass(frozen=True)
@@ -93,15 +95,24 @@ class UnitPlan:
         return run / len(self.lattice.col_starts) - 1
 
 
-def plan_units(lattice: Lattice) -> UnitPlan:
-    """Cut a scene into units: the narrowest columns that repeat few windows."""
-    width = UNIT
+def plan_units(lattice: Lattice, num_classes: int) -> UnitPlan:
+    """Cut a scene into units.
+
+    Columns are as wide as the memory of their sums allows; wider, if too many windows would be run
+    twice.
+
+    Args:
+        lattice: Windows of the scene.
+        num_classes: K.
+    """
+    bytes_per_column = (4 * num_classes + 1) * lattice.size
+    width = max(UNIT, _SUMS_BYTES // bytes_per_column // UNIT * UNIT)
     while width < lattice.width:
         plan = UnitPlan(lattice, UNIT, width)
         if plan.twice <= MOST_TWICE:
             return plan
         width += UNIT
-    return UnitPlan(lattice, UNIT, max(width, lattice.width))
+    return UnitPlan(lattice, UNIT, width)
 
 
 def _edges(length: int, step: int) -> tuple[tuple[int, int], ...]:
