@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,14 @@ from terrafuse.modalities import Modality
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
     Accumulator,
+    Part,
     ScenePredictor,
-    Strip,
     WindowSettings,
     find_products,
     open_map,
+    plan_units,
 )
+from terrafuse.samples import Window
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 from terrafuse.version import VERSION
 
@@ -119,24 +122,31 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
     lattice = predictor.lattice(scene)
     predictor.segmenter.eval()
     products = find_products(DEFAULT_PRODUCTS)
-    with open_map(out, scene.grid, scheme, products) as writer, torch.inference_mode():
-        with clock("blend"):
-            sums = Accumulator(lattice, scheme.num_classes)
-        stops = [*lattice.row_starts[1:], lattice.height]
-        for windows, stop in zip(lattice.rows(), stops, strict=True):
-            for window in windows:
-                with clock("read"):
-                    sample = scene.read(window, labels=False)
-                with clock("model"):
-                    images = {m: x[None] for m, x in sample.images.items()}
-                    valid = {m: x[None] for m, x in sample.valid.items()}
-                    logits = predictor.segmenter(images, valid).logits[0]
-                with clock("blend"):
-                    sums.add(window, logits, sample.valid["image"])
-            with clock("argmax and confidence"):
-                strip: Strip = sums.advance(stop, products)
-            with clock("write"):
-                writer.write(strip)
+    plan = plan_units(lattice, scheme.num_classes)
+    with (
+        open_map(out, scene.grid, scheme, products, plan=plan) as writer,
+        torch.inference_mode(),
+    ):
+        for run in writer.todo:
+            part = Part(lattice, run)
+            with clock("blend"):
+                sums = Accumulator(part, scheme.num_classes)
+            for row, stop in pairwise([*part.row_starts, run.row_stop]):
+                for col in part.col_starts:
+                    window = Window(row, col, lattice.size, lattice.size)
+                    with clock("read"):
+                        sample = scene.read(window, labels=False)
+                    with clock("model"):
+                        images = {m: x[None] for m, x in sample.images.items()}
+                        valid = {m: x[None] for m, x in sample.valid.items()}
+                        logits = predictor.segmenter(images, valid).logits[0]
+                    with clock("blend"):
+                        sums.add(window, logits, sample.valid["image"])
+                with clock("argmax and confidence"):
+                    strip = sums.advance(stop, products)
+                if strip:
+                    with clock("write"):
+                        writer.write(strip)
         with clock("write"):
             writer.finish()
     return clock

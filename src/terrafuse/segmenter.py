@@ -116,7 +116,7 @@ class SensorModel(nn.Module):
         """(x − mean) / std per band, in float32; NaN stays NaN."""
         mean = self.get_buffer(f"mean_{name}").view(1, -1, 1, 1)
         std = self.get_buffer(f"std_{name}").view(1, -1, 1, 1)
-        return (image.float() - mean) / std
+        return (image.float() - mean).div_(std)
 
     def prepare(
         self,
@@ -152,8 +152,12 @@ class SensorModel(nn.Module):
             shape = (like.shape[0], len(modality.bands), *target)
             image = like.new_zeros(shape, dtype=torch.float32)
             return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
-        image = self.normalize(modality.name, images[modality.name])
-        known = ~image.isnan() & _has_data(image, valid.get(modality.name))
+        image, mask = images[modality.name], valid.get(modality.name)
+        if target == image.shape[-2:] and target == padded and _is_whole(image, mask):
+            full = torch.ones((), dtype=torch.bool, device=image.device)
+            return self.normalize(modality.name, image), full.expand(len(image), 1, *target)
+        image = self.normalize(modality.name, image)
+        known = ~image.isnan() & _has_data(image, mask)
         # Modality pixels covered by the padded window, possibly fractional.
         own = [Fraction(length) / modality.scale_ratio for length in padded]
         return _bring_to(torch.where(known, image, 0.0), known, own, target)
@@ -287,7 +291,11 @@ class Segmenter(SensorModel, ABC):
         if self.supports_missing:
             return
         # At the original scale: at the method's, a few valid pixels may be averaged away.
-        masks = {name: _has_data(image, valid.get(name)) for name, image in images.items()}
+        masks = {
+            name: _has_data(image, valid.get(name))
+            for name, image in images.items()
+            if not _is_whole(image, valid.get(name))
+        }
         absent = [n for n, mask in masks.items() if not mask.flatten(1).any(dim=1).all()]
         if absent:
             raise MissingModalityError(self._needs_all(absent))
@@ -298,6 +306,17 @@ class Segmenter(SensorModel, ABC):
             "Give rasters with data there, or use a method that supports missing modalities "
             "(terrafuse methods)"
         )
+
+
+def _is_whole(image: Tensor, valid: Tensor | None) -> bool:
+    """Whether every band of every pixel has data, where finding out is cheaper than masking.
+
+    On an accelerator it would have to wait for the answer, and a graph cannot hold it.
+    """
+    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+        return False
+    # A sum is NaN if one number is.
+    return bool(image.sum().isfinite()) and (valid is None or bool(valid.all()))
 
 
 def _has_data(image: Tensor, valid: Tensor | None) -> Tensor:

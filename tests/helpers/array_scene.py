@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +16,8 @@ from memory_scenes import MemoryScene
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.modalities import Modality
+from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.samples import Sample, Window
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
 
@@ -52,6 +55,9 @@ class ArrayScene(MemoryScene):
             -(-n // self.alignment) * self.alignment for n in (self.grid.height, self.grid.width)
         )
         return Window(0, 0, height, width)
+
+    def paths(self) -> dict[str, tuple[Path, ...]]:
+        return {}
 
     def has_reference(self, name: str) -> bool:
         return name in self.references
@@ -93,3 +99,8 @@ class NeedsAll(Identity):
 
 def make_modality(name: str, bands: int, scale: float = 1.0) -> Modality:
     return Modality(name, tuple(f"B{i}" for i in range(bands)), scale=scale)
+
+
+def plan_for(grid: Grid) -> UnitPlan:
+    """Units of a scene whose windows do not overlap."""
+    return plan_units(Lattice(grid.height, grid.width, 256, 0), 3)

@@ -15,6 +15,7 @@ from terrafuse.prediction import (
     PRODUCTS,
     Accumulator,
     Lattice,
+    Part,
     Strip,
     find_products,
     taper,
@@ -40,7 +41,7 @@ def blend(
     known = torch.nn.functional.pad(
         torch.ones(scene.shape[1:], dtype=torch.bool) if valid is None else valid, padding
     )
-    accumulator = Accumulator(lattice, len(scene))
+    accumulator = Accumulator(Part.whole(lattice), len(scene))
     strips, averages = [], []
     stops = [*lattice.row_starts[1:], lattice.height]
     for windows, stop in zip(lattice.rows(), stops, strict=True):
@@ -216,7 +217,7 @@ def test_pixels_without_data_are_255_in_all() -> None:
 
 def test_a_window_that_was_not_run_has_no_data() -> None:
     lattice = Lattice(16, 24, crop_size=16, overlap=8)
-    accumulator = Accumulator(lattice, 2)
+    accumulator = Accumulator(Part.whole(lattice), 2)
     first, second = lattice
     known = torch.ones(16, 16, dtype=torch.bool)
     accumulator.add(first, torch.zeros(2, 16, 16), known)
@@ -230,7 +231,7 @@ def test_a_window_that_was_not_run_has_no_data() -> None:
 def test_memory_grows_with_neither_the_height_nor_the_overlap() -> None:
     def held(height: int, overlap: int = 8) -> int:
         lattice = Lattice(height, 100, 32, overlap, blending="uniform")
-        accumulator = Accumulator(lattice, 3)
+        accumulator = Accumulator(Part.whole(lattice), 3)
         tensors = [v for v in vars(accumulator).values() if isinstance(v, Tensor) and v.ndim > 1]
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -242,7 +243,7 @@ def test_nan_scores_are_refused_where_there_is_data() -> None:
     scores = torch.zeros(3, 4, 4)
     scores[1, 2, 2] = torch.nan
     for known, raises in ((True, True), (False, False)):
-        accumulator = Accumulator(lattice, 3)
+        accumulator = Accumulator(Part.whole(lattice), 3)
         valid = torch.ones(4, 4, dtype=torch.bool)
         valid[2, 2] = known
         accumulator.add(next(iter(lattice)), scores, valid)

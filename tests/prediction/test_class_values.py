@@ -11,6 +11,7 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 
+from array_scene import plan_for
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import ConfigError, RasterReadError
@@ -34,9 +35,11 @@ def scheme(*codes: object, void: tuple[object, ...] = ()) -> ClassScheme:
 
 
 def write(folder: Path, classes: ClassScheme, values: str | None = None) -> Products:
-    with open_map(folder, GRID, classes, find_products(["class_map"]), values) as writer:
-        writer.write(Strip(0, {"class_map": INDICES[:1]}))
-        writer.write(Strip(1, {"class_map": INDICES[1:]}))
+    with open_map(
+        folder, GRID, classes, find_products(["class_map"]), values, plan=plan_for(GRID)
+    ) as writer:
+        writer.write(Strip(0, 0, {"class_map": INDICES[:1]}))
+        writer.write(Strip(1, 0, {"class_map": INDICES[1:]}))
         return writer.finish({"classes": list(classes.names)})
 
 

@@ -3,7 +3,6 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 
-from array_scene import ArrayScene, Identity
+from array_scene import ArrayScene, Identity, plan_for
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import OutputError, UnknownNameError
@@ -27,7 +26,6 @@ from terrafuse.prediction import (
     open_map,
     product_table,
 )
-from terrafuse.prediction import products as products_module
 from terrafuse.prediction.product_table import PRODUCTS as PRODUCT_TABLE
 
 SCHEME = ClassScheme(("bare & dry", "wét", "roof"), colors=("#102030", "#405060", "#ff0000"))
@@ -49,12 +47,12 @@ def random_map(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def strip(row: int, class_map: np.ndarray, confidence: np.ndarray) -> Strip:
-    return Strip(row, {"class_map": class_map, "confidence": confidence})
+    return Strip(row, 0, {"class_map": class_map, "confidence": confidence})
 
 
 def write_map(folder: Path, grid: Grid, step: int = 100) -> Products:
     class_map, confidence = random_map(grid.height, grid.width)
-    with open_map(folder, grid, SCHEME, PRODUCTS) as writer:
+    with open_map(folder, grid, SCHEME, PRODUCTS, plan=plan_for(grid)) as writer:
         for row in range(0, grid.height, step):
             part = slice(row, row + step)
             writer.write(strip(row, class_map[part], confidence[part]))
@@ -62,7 +60,7 @@ def write_map(folder: Path, grid: Grid, step: int = 100) -> Products:
 
 
 def write_half_and_interrupt(folder: Path, grid: Grid) -> None:
-    with open_map(folder, grid, SCHEME, PRODUCTS) as writer:
+    with open_map(folder, grid, SCHEME, PRODUCTS, plan=plan_for(grid)) as writer:
         writer.write(strip(0, *random_map(grid.height // 2, grid.width)))
         raise KeyboardInterrupt
 
@@ -117,7 +115,13 @@ def test_overviews_of_the_class_map_show_the_commonest_class(
     """Whichever of four pixels differs: none of them is picked."""
     class_map = np.full((1024, 1024), 1, np.uint8)
     class_map[place[0] :: 2, place[1] :: 2] = 2  # one of every four
-    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME, PRODUCTS) as writer:
+    with open_map(
+        tmp_path,
+        Grid(UTM, NORTH_UP, 1024, 1024),
+        SCHEME,
+        PRODUCTS,
+        plan=plan_for(Grid(UTM, NORTH_UP, 1024, 1024)),
+    ) as writer:
         writer.write(strip(0, class_map, class_map))
         made = writer.finish()
     with rasterio.open(made.class_map, overview_level=0) as dataset:
@@ -181,13 +185,21 @@ def test_any_other_failure_leaves_nothing_and_keeps_the_earlier_map(tmp_path: Pa
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.97, 0.999])
-def test_a_full_disk_is_noticed_and_leaves_nothing(tmp_path: Path, share: float) -> None:
+def test_a_full_disk_is_noticed_and_leaves_finished_units_only(
+    tmp_path: Path, share: float
+) -> None:
     """Also one that is full for the last kilobytes only, of which GDAL says nothing."""
     size = 1024
     noise = np.random.default_rng(0).integers(0, 254, (size, size), np.uint8)
 
     def write(folder: Path) -> Products:
-        with open_map(folder, Grid(UTM, NORTH_UP, size, size), SCHEME, PRODUCTS) as writer:
+        with open_map(
+            folder,
+            Grid(UTM, NORTH_UP, size, size),
+            SCHEME,
+            PRODUCTS,
+            plan=plan_for(Grid(UTM, NORTH_UP, size, size)),
+        ) as writer:
             writer.write(strip(0, noise % 3, noise))
             return writer.finish()
 
@@ -195,23 +207,12 @@ def test_a_full_disk_is_noticed_and_leaves_nothing(tmp_path: Path, share: float)
     assert whole * 0.97 > size**2 + 10_000  # what is written first is smaller
     with (
         file_size_limit(int(whole * share)),
-        pytest.raises(OutputError, match=r"cannot be written to .*broken'.*Free space"),
+        pytest.raises(OutputError, match=r"broken.*cannot be written|cannot be written.*broken"),
     ):
         write(tmp_path / "broken")
-    assert [path.name for path in tmp_path.iterdir()] == ["whole"]
-
-
-def test_a_truncated_product_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    copy = rasterio.shutil.copy
-
-    def copy_most(source: Path, target: Path, **options: Any) -> None:
-        copy(source, target, **options)
-        target.write_bytes(target.read_bytes()[:-300])
-
-    monkeypatch.setattr(products_module.rasterio.shutil, "copy", copy_most)
-    with pytest.raises(OutputError, match="cannot be written"):
-        write_map(tmp_path / "map", Grid(UTM, NORTH_UP, 700, 800))
-    assert list(tmp_path.iterdir()) == []
+    left = {path.relative_to(tmp_path / "broken").parts[0] for path in tmp_path.glob("broken/*")}
+    assert left <= {"units"}
+    assert bool(left) == ("broken" in {path.name for path in tmp_path.iterdir()})
 
 
 @contextmanager
@@ -231,7 +232,7 @@ def test_an_added_product_is_written_and_recorded(
     """One entry in the table, of another type and another value without data."""
     first = Product(
         "first", "averaged logit of class 0", lambda rows: rows.sums[0] / rows.totals,
-        dtype="float32", nodata=float("nan"), cog={"predictor": "YES"},
+        dtype="float32", nodata=float("nan"),
     )  # fmt: skip
     monkeypatch.setitem(product_table.PRODUCTS, "first", first)
     image = np.random.default_rng(0).normal(size=(2, 40, 50)).astype(np.float32)

@@ -48,6 +48,7 @@ Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
+_STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
 _STOPPED = "nothing was written; run the same command again"
 
 
@@ -79,6 +80,7 @@ class Run:
         trust_values: bool = False,
         windows: WindowSettings | None = None,
         device: str = "auto",
+        resume: bool = False,
         progress: Progress | None = None,
     ) -> Products:
         """Map a scene.
@@ -99,6 +101,7 @@ class Run:
             windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
                 one of its settings.
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+            resume: Go on with an unfinished map in `out`, of the same rasters and settings.
             progress: Called with (windows done, total windows).
 
         Raises:
@@ -107,7 +110,7 @@ class Run:
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
             OutputError: `out` cannot be written, another process writes there, or a product would
-                be written over a raster of the scene.
+                be written over a raster of the scene; or the unfinished map is another one.
         """
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
@@ -121,7 +124,7 @@ class Run:
                 chain.from_iterable(opened.paths().values()),
             )
             with (
-                when_stopped(_STOPPED),
+                when_stopped(_STOPPED_MAP),
                 claimed(out, "predict"),
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
@@ -135,6 +138,7 @@ class Run:
                     values=values,
                     areas=areas,
                     facts={"converted": _in_words(conversions), "warnings": doubts},
+                    resume=resume,
                     progress=progress,
                 )
         finally:

@@ -230,6 +230,9 @@ def predict(
     ] = False,
     convert: Convert = None,
     trust_values: TrustValues = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished map in the folder.")
+    ] = False,
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
@@ -260,6 +263,7 @@ def predict(
             trust_values=trust_values,
             windows=windows,
             device=device,
+            resume=resume,
             progress=display.stage("mapping"),
         )
     for name, file in made.files.items():

@@ -220,6 +220,7 @@ def transform_of(dataset: Any) -> Affine:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
+    """Silence rasterio where there is no georeference, one thread at a time."""
     with warning_filter, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield

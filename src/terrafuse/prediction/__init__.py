@@ -8,7 +8,7 @@ from terrafuse.prediction.class_values import (
     choose_values,
     read_class_map,
 )
-from terrafuse.prediction.lattice import Blending, Lattice, check_windows
+from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
 from terrafuse.prediction.predictor import ScenePredictor, find_device
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
@@ -20,6 +20,7 @@ from terrafuse.prediction.product_table import (
 )
 from terrafuse.prediction.products import MapWriter, Products, open_map
 from terrafuse.prediction.timing import describe_device, forward_seconds
+from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 
 __all__ = [
@@ -32,12 +33,14 @@ __all__ = [
     "FinalRows",
     "Lattice",
     "MapWriter",
+    "Part",
     "PixelAreas",
     "Precision",
     "Product",
     "Products",
     "ScenePredictor",
     "Strip",
+    "UnitPlan",
     "ValuesName",
     "WindowSettings",
     "check_windows",
@@ -49,6 +52,7 @@ __all__ = [
     "forward_seconds",
     "levels",
     "open_map",
+    "plan_units",
     "read_class_map",
     "taper",
 ]

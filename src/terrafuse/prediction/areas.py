@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.warp import transform as warp_points
+from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
 from terrafuse.samples import IGNORE_INDEX
@@ -35,6 +37,8 @@ _CELLS = 32
 # UTM is within 0.2 % of the ground in its zone; Web Mercator is not.
 _TRUE_WITHIN = 0.005
 _M2_PER_HA = 10_000.0
+# Of a map, at a time.
+_MOST_PIXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,23 @@ class AreaCount:
         areas = self._area.of_rows(self._row, rows.shape)
         self._m2 += np.bincount(rows.ravel(), weights=areas.ravel(), minlength=256)
         self._row += len(rows)
+
+    def add_map(self, path: Path, lookup: NDArray[np.uint8]) -> None:
+        """All rows of a class map on disk.
+
+        Args:
+            path: The map.
+            lookup: Class index, or 255 → pixel value.
+        """
+        indices = np.full(256, IGNORE_INDEX, np.uint8)
+        indices[lookup[:IGNORE_INDEX]] = np.arange(IGNORE_INDEX)
+        indices[lookup[IGNORE_INDEX]] = IGNORE_INDEX
+        with rasterio.open(path) as dataset:
+            rows = max(1, _MOST_PIXELS // dataset.width)
+            for row in range(0, dataset.height, rows):
+                height = min(rows, dataset.height - row)
+                window = RasterWindow(0, row, dataset.width, height)
+                self.add(indices[dataset.read(1, window=window)])
 
     def result(self, scheme: ClassScheme) -> list[ClassArea]:
         """A row per class, then "no data"."""

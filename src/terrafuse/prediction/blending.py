@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from terrafuse.errors import ModelError
-from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import FinalRows, Product
 from terrafuse.samples import Window
 
@@ -24,14 +24,16 @@ _DEVICE_BAND_ELEMENTS = 2**26
 
 @dataclass(frozen=True)
 class Strip:
-    """Finished rows of a map, over the full width of the scene.
+    """Finished rows of a map, over the full width of the part that is mapped.
 
     Args:
         row: First row, on the scene's grid.
+        col: First column, likewise.
         layers: Values (rows, width) by product name.
     """
 
     row: int
+    col: int
     layers: Mapping[str, NDArray[Any]]
 
 
@@ -56,23 +58,26 @@ def taper(size: int, overlap: int) -> Tensor:
 class Accumulator:
     """Sums of weighted logits over one row of windows, on the device.
 
-    Windows are added in the lattice's order. When a row of windows is complete, the pixel rows
-    above the start of the next are final: `advance` returns them and frees their buffer. Memory is
-    one row of windows, whatever the height of the scene and the overlap.
+    Windows are added in the part's order. When a row of windows is complete, the pixel rows above
+    the start of the next are final: `advance` returns them and frees their buffer. Memory is one
+    row of the part's windows, whatever the height of the scene and the overlap.
 
     Args:
+        part: What is mapped.
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
     """
 
-    def __init__(
-        self, lattice: Lattice, num_classes: int, *, device: torch.device | str = "cpu"
-    ) -> None:
-        self.lattice = lattice
+    def __init__(self, part: Part, num_classes: int, *, device: torch.device | str = "cpu") -> None:
+        self.part = part
         self.device = torch.device(device)
-        #: First row not yet returned; the row of windows being added starts here.
-        self.row = 0
-        size, width = lattice.size, lattice.col_starts[-1] + lattice.size
+        lattice = part.lattice
+        #: First row not yet finished; the row of windows being added starts here.
+        self.row = part.row_starts[0]
+        # First column of the buffers, and those of them that belong to the part.
+        self._col = part.col_starts[0]
+        self._own = slice(part.window.col - self._col, part.window.col_stop - self._col)
+        size, width = lattice.size, part.col_starts[-1] + lattice.size - self._col
         # Ring buffers: row r of the scene is at r modulo `size`. A row of windows fills the ring,
         # so it begins once the rows above it are returned, however far they overlap.
         self._sums = torch.zeros(num_classes, size, width, device=self.device)
@@ -82,7 +87,7 @@ class Accumulator:
         # Every valid pixel receives all windows that cover it, so the sum of its weights is a
         # product of one sum along rows and one along columns.
         self._row_totals = _totals(lattice.row_counts, side)
-        self._col_totals = _totals(lattice.col_counts, side)
+        self._col_totals = _totals(lattice.col_counts, side)[part.window.col : part.window.col_stop]
         limit = _CPU_BAND_ELEMENTS if self.device.type == "cpu" else _DEVICE_BAND_ELEMENTS
         self._band_rows = max(1, limit // (num_classes * width))
 
@@ -90,13 +95,14 @@ class Accumulator:
         """Add one window.
 
         Args:
-            window: Window of the lattice, in the current row of windows.
+            window: Window of the part, in the current row of windows.
             logits: Float tensor (K, size, size), or None if the model was not run: the window's
                 pixels then have no data.
             valid: Bool tensor (size, size), true where any used modality has data.
         """
         assert window.row == self.row, (window, self.row)
-        cols, times = slice(window.col, window.col_stop), self.lattice.times(window)
+        cols = slice(window.col - self._col, window.col_stop - self._col)
+        times = self.part.lattice.times(window)
         for ring, rows in self._pieces(window.row, window.row_stop):
             if logits is None:
                 self._known[ring, cols] = False
@@ -106,42 +112,55 @@ class Accumulator:
             # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
 
-    def advance(self, row: int, products: Sequence[Product]) -> Strip:
-        """Return the rows before `row`, which no later window touches.
+    def advance(self, row: int, products: Sequence[Product]) -> Strip | None:
+        """Return the part's rows before `row`, which no later window touches.
 
         Args:
-            row: Start of the next row of windows, or the scene's height.
+            row: Start of the next row of windows, or the end of the part.
             products: Layers to compute.
+
+        Returns:
+            The rows; None if they all lie above the part.
 
         Raises:
             ModelError: The model returned NaN for pixels with data.
         """
-        first = self.row
-        shape = (row - first, self.lattice.width)
-        layers = {product.name: np.empty(shape, product.dtype) for product in products}
-        for ring, rows in self._pieces(first, row, self._band_rows):
-            part = slice(rows.start - first, rows.stop - first)
-            final = self._finish(ring, rows)
-            unknown = ~self._known[ring, : self.lattice.width]
-            for product in products:
-                values = product.compute(final).masked_fill(unknown, product.nodata)
-                layers[product.name][part] = values.cpu().numpy()
-            self._sums[:, ring].zero_()
-            self._known[ring] = True
+        start = min(max(self.row, self.part.window.row), row)
+        for ring, _ in self._pieces(self.row, start):
+            self._forget(ring)
+        strip = self._compute(start, row, products) if start < row else None
         self.row = row
-        return Strip(first, layers)
+        return strip
 
     def average(self, row: int, stop: int) -> Tensor:
-        """Return the averaged logits of rows `row` to `stop`, float32 (K, rows, width).
+        """Return the part's averaged logits of rows `row` to `stop`, float32 (K, rows, width).
 
         Only meaningful for rows to which all windows have been added and that `advance` has not
         returned.
         """
         parts = [
-            self._sums[:, ring, : self.lattice.width] / self._total_weights(rows)
+            self._sums[:, ring, self._own] / self._total_weights(rows)
             for ring, rows in self._pieces(row, stop)
         ]
         return torch.cat(parts, dim=1)
+
+    def _compute(self, start: int, stop: int, products: Sequence[Product]) -> Strip:
+        shape = (stop - start, self.part.window.width)
+        layers = {product.name: np.empty(shape, product.dtype) for product in products}
+        for ring, rows in self._pieces(start, stop, self._band_rows):
+            part = slice(rows.start - start, rows.stop - start)
+            final = self._finish(ring, rows)
+            unknown = ~self._known[ring, self._own]
+            for product in products:
+                values = product.compute(final).masked_fill(unknown, product.nodata)
+                layers[product.name][part] = values.cpu().numpy()
+            self._forget(ring)
+        return Strip(start, self.part.window.col, layers)
+
+    def _forget(self, ring: slice) -> None:
+        """Empty rows of the buffers."""
+        self._sums[:, ring].zero_()
+        self._known[ring] = True
 
     def _pieces(
         self, start: int, stop: int, most: int | None = None
@@ -151,7 +170,7 @@ class Accumulator:
         Yields:
             Rows of the buffer, and the same rows of the scene.
         """
-        size = self.lattice.size
+        size = self.part.lattice.size
         while start < stop:
             ring = start % size
             height = min(stop - start, size - ring, most or size)
@@ -160,9 +179,9 @@ class Accumulator:
 
     def _finish(self, ring: slice, rows: slice) -> FinalRows:
         """Return buffer rows in the form that products are computed from."""
-        sums = self._sums[:, ring, : self.lattice.width]
+        sums = self._sums[:, ring, self._own]
         best, index = largest(sums)
-        known = self._known[ring, : self.lattice.width]
+        known = self._known[ring, self._own]
         if (best.isnan() & known).any():
             raise ModelError(
                 "the model returns NaN scores for pixels with data; its weights are broken, or "
@@ -171,7 +190,7 @@ class Accumulator:
         return FinalRows(sums, self._total_weights(rows), best, index)
 
     def _total_weights(self, rows: slice) -> Tensor:
-        return self._row_totals[rows, None] * self._col_totals[: self.lattice.width]
+        return self._row_totals[rows, None] * self._col_totals
 
 
 def largest(scores: Tensor) -> tuple[Tensor, Tensor]:

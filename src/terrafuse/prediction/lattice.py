@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -104,6 +105,53 @@ class Lattice:
         last = max(0, round_up(length - self.size, self.alignment))
         counts = Counter(min(start, last) for start in range(0, length, self.step))
         return counts if self.blending == "repeated" else dict.fromkeys(counts, 1)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The windows of a lattice that touch a rectangle of the scene.
+
+    Run from top to bottom they give its pixels the same sums, added in the same order, as all
+    windows of the scene would.
+
+    Args:
+        lattice: Of the whole scene.
+        window: The rectangle, within the scene.
+    """
+
+    lattice: Lattice
+    window: Window
+
+    @classmethod
+    def whole(cls, lattice: Lattice) -> Part:
+        """All of a scene."""
+        return cls(lattice, Window(0, 0, lattice.height, lattice.width))
+
+    @cached_property
+    def row_starts(self) -> tuple[int, ...]:
+        """First rows of its windows, ascending; the first ones may lie above it."""
+        return self._touching(self.lattice.row_starts, self.window.row, self.window.row_stop)
+
+    @cached_property
+    def col_starts(self) -> tuple[int, ...]:
+        """First columns of its windows, ascending; the first ones may lie left of it."""
+        return self._touching(self.lattice.col_starts, self.window.col, self.window.col_stop)
+
+    def __iter__(self) -> Iterator[Window]:
+        """Yield its windows, row by row."""
+        size = self.lattice.size
+        for row in self.row_starts:
+            for col in self.col_starts:
+                yield Window(row, col, size, size)
+
+    def __len__(self) -> int:
+        """Return the number of its windows."""
+        return len(self.row_starts) * len(self.col_starts)
+
+    def _touching(self, starts: tuple[int, ...], first: int, stop: int) -> tuple[int, ...]:
+        # `starts` ascend: those from the first one that reaches `first` to the last before `stop`.
+        begin = bisect_right(starts, first - self.lattice.size)
+        return starts[begin : bisect_left(starts, stop)]
 
 
 def check_windows(crop_size: int, overlap: int, blending: Blending) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,12 +26,12 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.prediction.areas import AreaCount
 from terrafuse.prediction.blending import Accumulator, Strip
-from terrafuse.prediction.lattice import Lattice
+from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
 from terrafuse.prediction.products import Products, open_map
-from terrafuse.prediction.reading import WindowGroup, chunks, read_ahead, read_group
+from terrafuse.prediction.reading import read_ahead, read_groups
+from terrafuse.prediction.units import plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
@@ -93,13 +94,16 @@ class ScenePredictor:
         *,
         without: frozenset[str] | set[str] = frozenset(),
         products: Sequence[str] = DEFAULT_PRODUCTS,
+        window: Window | None = None,
         progress: Progress | None = None,
     ) -> Generator[Strip, None, None]:
         """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
         Args:
+            scene: What is mapped.
             without: Modalities to leave out.
             products: Layers of the strips, by their names in `PRODUCTS`.
+            window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
 
         Raises:
@@ -112,21 +116,23 @@ class ScenePredictor:
         layers = find_products(products)
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
-        sums = Accumulator(lattice, self.segmenter.num_classes, device=self.device)
+        part = Part.whole(lattice) if window is None else Part(lattice, window)
+        sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
         done = not_run = 0
-        with evaluating(self.segmenter), closing(self._scored(scene, lattice, used)) as scored:
-            for window, logits, valid in scored:
-                if window.row > sums.row:
-                    yield sums.advance(window.row, layers)
-                sums.add(window, logits, valid)
+        with evaluating(self.segmenter), closing(self._scored(scene, part, used)) as scored:
+            for place, logits, valid in scored:
+                if place.row > sums.row and (strip := sums.advance(place.row, layers)):
+                    yield strip
+                sums.add(place, logits, valid)
                 done += 1
                 not_run += logits is None and bool(valid.any())
                 if progress:
-                    progress(done, len(lattice))
-            yield sums.advance(lattice.height, layers)
+                    progress(done, len(part))
+            if strip := sums.advance(part.window.row_stop, layers):
+                yield strip
         if not_run:
             warnings.warn(
-                f"{not_run} of {len(lattice)} windows of scene '{scene.id}' have no data in one of "
+                f"{not_run} of {len(part)} windows of scene '{scene.id}' have no data in one of "
                 f"{', '.join(used)}, which {type(self.segmenter).__name__} needs; their pixels "
                 "get no class",
                 stacklevel=2,
@@ -154,6 +160,7 @@ class ScenePredictor:
         values: str | None = None,
         areas: bool = False,
         facts: Mapping[str, object] | None = None,
+        resume: bool = False,
         progress: Progress | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
@@ -166,6 +173,8 @@ class ScenePredictor:
             values: Of the class map: "code", "index", or None as `choose_values` has it.
             areas: Also write the area of each class, `areas.csv`; needs the product "class_map".
             facts: What else `prediction.json` is to say.
+            resume: True: go on with the units of an unfinished map of the same rasters, by the same
+                model and settings.
             progress: Called with (windows done, windows in all).
 
         Raises:
@@ -174,29 +183,53 @@ class ScenePredictor:
             ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
-            OutputError: The folder cannot be written; nothing is left in it.
+            OutputError: The folder cannot be written; units that are finished stay in it.
         """
         scheme = self._checked_scheme(scheme or scene.scheme)
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
-        count = AreaCount(scene.grid) if areas else None
-        with (
-            open_map(Path(out_dir), scene.grid, scheme, find_products(products), values) as writer,
-            closing(
-                self.stream(scene, without=without, products=products, progress=progress)
-            ) as strips,
-        ):
-            for strip in strips:
-                writer.write(strip)
-                if count is not None:
-                    count.add(strip.layers["class_map"])
+        plan = plan_units(self.lattice(scene), self.segmenter.num_classes)
+        facts = {**self._facts(scene, scheme, used), **(facts or {})}
+        key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
+        with open_map(
+            Path(out_dir), scene.grid, scheme, find_products(products), values,
+            plan=plan, key=key, resume=resume,
+        ) as writer:  # fmt: skip
+            runs = writer.todo
+            done, total = 0, plan.windows(runs) if runs else 0
+            for window in runs:
+
+                def count(own: int, _: int, before: int = done) -> None:
+                    if progress:
+                        progress(before + own, total)
+
+                strips = self.stream(
+                    scene, without=without, products=products, window=window, progress=count
+                )
+                with closing(strips):
+                    for strip in strips:
+                        writer.write(strip)
+                done += plan.windows([window])
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
-            facts = {**self._facts(scene, scheme, used), **(facts or {})}
-            if count is not None:
-                facts["areas_by"] = count.by or None
-            return writer.finish(facts, count.result(scheme) if count else ())
+            return writer.finish(facts, areas=areas)
+
+    def _identity(self, scene: Scene) -> dict[str, Any]:
+        """What a map is made of: digests of the model and of the rasters' state on disk."""
+        model = hashlib.sha256()
+        for name, tensor in sorted(self.segmenter.state_dict().items()):
+            model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            model.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        files = [path for paths in scene.paths().values() for path in paths]
+        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        grid = scene.grid
+        crs = grid.crs.to_wkt() if grid.crs else None
+        return {
+            "model": model.hexdigest(),
+            "rasters": states,
+            "grid": [grid.height, grid.width, *grid.transform[:6], crs],
+        }
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the modalities to run on, in the model's order."""
@@ -251,20 +284,25 @@ class ScenePredictor:
         )
 
     def _scored(
-        self, scene: Scene, lattice: Lattice, used: tuple[str, ...]
+        self, scene: Scene, part: Part, used: tuple[str, ...]
     ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
-        """Yield windows in the lattice's order, with logits (K, h, w) or None, and valid (h, w)."""
-
-        def read(windows: tuple[Window, ...]) -> WindowGroup:
-            return read_group(scene, windows, used, needs_all=not self.segmenter.supports_missing)
-
-        groups = read_ahead(read, chunks(lattice, self.windows.batch_size))
+        """Yield windows in the part's order, with logits (K, h, w) or None, and valid (h, w)."""
+        groups = read_ahead(
+            read_groups(
+                scene,
+                part,
+                used,
+                # Of the whole scene, so that parts of it have batches of one size.
+                batch_size=min(self.windows.batch_size, len(part.lattice)),
+                needs_all=not self.segmenter.supports_missing,
+            )
+        )
         with closing(groups):
             for group in groups:
                 scores = iter(self._logits(group.batch) if group.batch else ())
-                valid = group.valid.to(self.device)
                 for i, window in enumerate(group.windows):
-                    yield window, next(scores) if group.is_run[i] else None, valid[i]
+                    valid = group.valid[i].to(self.device)
+                    yield window, next(scores) if group.is_run[i] else None, valid
 
     @torch.inference_mode()
     def _logits(self, batch: Batch) -> Tensor:

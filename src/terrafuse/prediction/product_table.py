@@ -8,7 +8,7 @@ A new product is one entry, computed from rows to which all windows have been ad
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import isnan, log
 from typing import Any
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
+from terrafuse.prediction.cog import Encoding, Reduction
 from terrafuse.samples import IGNORE_INDEX
 
 #: Value of pixels without data in integer products.
@@ -97,7 +98,8 @@ class Product:
         nodata: Value set in pixels without data; may be NaN.
         scale: Value of one step (GDAL's scale tag); None: values are not scaled.
         is_class_map: True: values are classes, with colour table and class names.
-        cog: Options of GDAL's COG driver, in addition to those of all products.
+        reduction: How four pixels become one of an overview.
+        compression: Level of deflate, 1 to 9.
     """
 
     name: str
@@ -107,7 +109,18 @@ class Product:
     nodata: float = NODATA
     scale: float | None = None
     is_class_map: bool = False
-    cog: Mapping[str, str] = field(default_factory=dict)
+    reduction: Reduction = "average"
+    compression: int = 6
+
+    def encoding(self, nodata: float) -> Encoding:
+        """How its pixels are stored.
+
+        Args:
+            nodata: Value of pixels without data, which may differ from its own.
+        """
+        predictor = "3" if self.dtype.startswith("float") else "2"
+        creation = {"compress": "DEFLATE", "predictor": predictor, "zlevel": f"{self.compression}"}
+        return Encoding(self.dtype, nodata, self.reduction, creation)
 
     def has_data(self, rows: NDArray[Any]) -> bool:
         """Tell whether any pixel has data."""
@@ -129,7 +142,7 @@ class Product:
 #: time of level 6 for files 10 % larger.
 LEVELS: Mapping[str, Any] = {
     "scale": 1 / SHARE_LEVELS,
-    "cog": {"overview_resampling": "AVERAGE", "predictor": "YES", "level": "1"},
+    "compression": 1,
 }
 
 #: All products by name.
@@ -141,7 +154,7 @@ PRODUCTS: dict[str, Product] = {
             "class",
             compute=lambda rows: rows.index,
             is_class_map=True,
-            cog={"overview_resampling": "MODE"},
+            reduction="mode",
         ),
         Product(
             "confidence",

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import json
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-import numpy as np
-import rasterio
-import rasterio.shutil
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name, write_failure
-from terrafuse.prediction.areas import AREAS_CSV, ClassArea, write_areas
+from terrafuse.prediction.areas import AREAS_CSV, AreaCount, ClassArea, write_areas
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
+from terrafuse.prediction.cog import BlockWriter, assemble, level_sizes, write_template
+from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.product_table import Product
+from terrafuse.prediction.units import UnitPlan
+from terrafuse.samples import Window
 from terrafuse.writing import partial_folder, refuse_special, replace_together
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 #: File that lists the rasters beside it and how they were made.
 RECORD = "prediction.json"
 RECORD_FORMAT = 1
-_BLOCK = 512
 # rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
@@ -85,12 +83,17 @@ def open_map(
     scheme: ClassScheme,
     products: Sequence[Product],
     values: str | None = None,
+    *,
+    plan: UnitPlan,
+    key: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
-    Everything is written into a hidden folder inside the target and moved out once it is complete
-    and has been read back: a product that exists is whole, and all are of one call, even if it was
-    killed. Earlier products stay until then.
+    Finished units wait in the folder `units` inside the target. Once all are there, the products
+    are written into a hidden folder and moved out together: a product that exists is whole, and all
+    are of one call, even if it was killed. Earlier products stay until then. If the work is stopped
+    or the disk is full, finished units stay; after any other failure nothing does.
 
     Args:
         folder: Target folder; created if needed, and then removed again on failure.
@@ -98,31 +101,46 @@ def open_map(
         scheme: Names and colours of the classes.
         products: Which ones.
         values: Pixel values of the class map, as in `choose_values`.
+        plan: Units of the scene.
+        key: What units must have in common, as in `MapJob`.
+        resume: True: go on with finished units.
 
     Raises:
         ConfigError: Codes that a map cannot hold.
-        OutputError: The folder cannot be made or written, or a link or device has the name of a
-            product.
+        OutputError: The folder cannot be made or written, a link or device has the name of a
+            product, or there are units of another map.
     """
     chosen = choose_values(scheme, values)
     for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
         refuse_special(folder / name)
-    with _partial_folder(folder) as partial:
+    made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
+    key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
+    job = None
+    try:
         with _reported(folder):
-            writer = MapWriter(folder, partial, grid, scheme, products, chosen)
-        try:
-            yield writer
-        finally:
-            writer.close()
+            folder.mkdir(parents=True, exist_ok=True)
+        job = MapJob(folder, plan, key["products"], key, resume=resume)
+        yield MapWriter(folder, job, grid, scheme, products, chosen)
+        job.discard()
+    except BaseException as error:
+        is_resumable = isinstance(error, OutputError) or not isinstance(error, Exception)
+        if job is not None and not (is_resumable and job.done):
+            job.discard()
+        for path in made:
+            with suppress(OSError):  # never created, or not empty
+                path.rmdir()
+        if isinstance(error, OutputError) and job is not None and job.done:
+            raise OutputError(f"{error}. Finished parts are kept; then add --resume") from error
+        raise
 
 
 class MapWriter:
-    """Writer that turns strips, from top to bottom, into products; created by `open_map`."""
+    """Writer that turns strips into products; created by `open_map`."""
 
     def __init__(
         self,
         folder: Path,
-        partial: Path,
+        job: MapJob,
         grid: Grid,
         scheme: ClassScheme,
         products: Sequence[Product],
@@ -131,44 +149,84 @@ class MapWriter:
         self.folder = folder
         self.scheme = scheme
         self.values = values
-        #: Whether any pixel so far has data.
-        self.has_data = False
-        self._partial = partial
+        self._job = job
+        self._grid = grid
         self._products = tuple(products)
-        self._files = {
-            product.name: _Plain(
-                partial / f"{product.name}.plain.tif", grid, product, scheme, values
-            )
-            for product in products
+        self._encodings = {
+            p.name: p.encoding(values.nodata if p.is_class_map else p.nodata) for p in products
         }
+        self._levels = len(level_sizes(grid.height, grid.width))
+        #: The unit being filled: its writers, its next row, and whether a pixel has data.
+        self._writers: dict[str, BlockWriter] = {}
+        self._row = 0
+        self._has_data = False
+
+    @property
+    def has_data(self) -> bool:
+        """Whether any pixel of the finished units has data."""
+        return self._job.has_data
+
+    @property
+    def todo(self) -> list[Window]:
+        """Rectangles of the scene whose strips are wanted, one after the other."""
+        return self._job.plan.runs(self._job.missing)
 
     def write(self, strip: Strip) -> None:
-        """Write the next rows.
+        """Write the next rows of a rectangle.
 
         Raises:
             OutputError: The disk is full or fails.
         """
-        first = self._products[0]
-        self.has_data = self.has_data or first.has_data(strip.layers[first.name])
-        with _reported(self.folder):
-            for name, file in self._files.items():
-                file.write(strip.layers[name])
+        height = next(iter(strip.layers.values())).shape[0]
+        done = 0
+        while done < height:
+            unit = self._job.plan.unit_at(strip.row + done, strip.col)
+            if not self._writers:
+                self._begin(unit)
+            assert self._row == strip.row + done, (self._row, strip.row, done)
+            taken = min(height - done, unit.row_stop - self._row)
+            self._add({name: x[done : done + taken] for name, x in strip.layers.items()})
+            done += taken
+            self._row += taken
+            if self._row == unit.row_stop:
+                blocks = {name: writer.finish() for name, writer in self._writers.items()}
+                self._job.commit(unit, blocks, self._has_data)
+                self._writers = {}
 
-    def finish(
-        self, facts: Mapping[str, Any] | None = None, areas: Sequence[ClassArea] = ()
-    ) -> Products:
-        """Convert the written rows into the products, and verify them by reading them back.
+    def _begin(self, unit: Window) -> None:
+        self._row, self._has_data = unit.row, False
+        self._writers = {
+            name: BlockWriter(unit.width, self._levels, encoding)
+            for name, encoding in self._encodings.items()
+        }
+
+    def _add(self, rows: Mapping[str, NDArray[Any]]) -> None:
+        first = self._products[0]
+        self._has_data = self._has_data or first.has_data(rows[first.name])
+        for product in self._products:
+            values = rows[product.name]
+            self._writers[product.name].write(
+                self.values.lookup[values] if product.is_class_map else values
+            )
+
+    def finish(self, facts: Mapping[str, Any] | None = None, *, areas: bool = False) -> Products:
+        """Assemble the products of all units.
 
         Args:
             facts: Further facts for `prediction.json`.
-            areas: Of the classes, for `areas.csv`; none: without that file.
+            areas: Also write the area of each class.
 
         Raises:
             OutputError: The disk is full or fails.
         """
-        with _reported(self.folder):
-            made = {product.name: self._make(product) for product in self._products}
-            record = self._partial / RECORD
+        with _reported(self.folder), partial_folder(self.folder, "map") as partial:
+            made = {product.name: self._make(product, partial) for product in self._products}
+            count = AreaCount(self._grid) if areas else None
+            if count is not None:
+                count.add_map(made["class_map"], self.values.lookup)
+                facts = {**(facts or {}), "areas_by": count.by or None}
+            found = tuple(count.result(self.scheme)) if count else ()
+            record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
             text = json.dumps(
                 {"format": RECORD_FORMAT, **(facts or {}), "products": described},
@@ -176,15 +234,13 @@ class MapWriter:
                 ensure_ascii=False,
             )
             record.write_text(text + "\n", encoding="utf-8")
-            beside = [record]
-            if areas:
-                beside.append(write_areas(self._partial, areas))
+            beside = [record, write_areas(partial, found)] if areas else [record]
             replace_together({p: self.folder / p.name for p in (*made.values(), *beside)})
             return Products(
                 {name: self.folder / path.name for name, path in made.items()},
                 self.folder / RECORD,
                 self.values,
-                tuple(areas),
+                found,
                 self.folder / AREAS_CSV if areas else None,
             )
 
@@ -196,93 +252,26 @@ class MapWriter:
         own = {"content": content, "nodata": self.values.nodata}
         return product.to_dict() | own | self.values.to_dict()
 
-    def _make(self, product: Product) -> Path:
-        """Build a finished product, still in the partial folder."""
-        path = self._partial / f"{product.name}.tif"
-        self._files[product.name].to_cog(path, **product.cog)
+    def _make(self, product: Product, folder: Path) -> Path:
+        """Build a finished product."""
+        path = folder / f"{product.name}.tif"
+        encoding = self._encodings[product.name]
+        height, width = self._grid.height, self._grid.width
+        place = {"crs": self._grid.crs, "transform": self._grid.transform}
+        with (
+            _no_georeference_allowed(),
+            write_template(path, height, width, {**encoding.profile, **place}) as template,
+        ):
+            if product.is_class_map:
+                colors = zip(self.values.values, self.scheme.palette().tolist(), strict=True)
+                template.write_colormap(1, {value: (*color, 255) for value, color in colors})
+                template.update_tags(**self.values.tags(self.scheme.names))
+            if product.scale is not None:
+                template.scales = (product.scale,)
+        assemble(path, self._job.blocks(product.name), encoding, path)
         if product.is_class_map:
             _add_category_names(path, self.scheme.names, self.values.values)
         return path
-
-    def close(self) -> None:
-        """Discard what was not finished."""
-        for file in self._files.values():
-            with suppress(*_FAILURES):
-                file.close()
-
-
-class _Plain:
-    """Uncompressed GeoTIFF that is filled from top to bottom and then copied to a COG."""
-
-    def __init__(
-        self, path: Path, grid: Grid, product: Product, scheme: ClassScheme, values: ClassValues
-    ) -> None:
-        self.path = path
-        self._lookup = values.lookup if product.is_class_map else None
-        self.grid = grid
-        self._row = 0
-        self._crc = 0
-        with _no_georeference_allowed():
-            self._dataset: Any = rasterio.open(
-                path,
-                "w",
-                driver="GTiff",
-                height=grid.height,
-                width=grid.width,
-                count=1,
-                dtype=product.dtype,
-                crs=grid.crs,
-                transform=grid.transform,
-                nodata=values.nodata if product.is_class_map else product.nodata,
-                tiled=True,
-                blockxsize=_BLOCK,
-                blockysize=_BLOCK,
-                bigtiff="IF_SAFER",
-            )
-        if product.is_class_map:
-            colors = zip(values.values, scheme.palette().tolist(), strict=True)
-            self._dataset.write_colormap(1, {value: (*color, 255) for value, color in colors})
-            self._dataset.update_tags(**values.tags(scheme.names))
-        if product.scale is not None:
-            self._dataset.scales = (product.scale,)
-
-    def write(self, rows: NDArray[Any]) -> None:
-        rows = rows if self._lookup is None else self._lookup[rows]
-        height, width = rows.shape
-        self._dataset.write(rows, 1, window=RasterWindow(0, self._row, width, height))
-        self._crc = zlib.crc32(np.ascontiguousarray(rows).data, self._crc)
-        self._row += height
-
-    def to_cog(self, path: Path, **options: str) -> None:
-        assert self._row == self.grid.height, (self._row, self.grid.height)
-        self.close()
-        with _no_georeference_allowed():
-            rasterio.shutil.copy(
-                self.path,
-                path,
-                driver="COG",
-                compress="DEFLATE",
-                blocksize=_BLOCK,
-                bigtiff="IF_SAFER",
-                **options,
-            )
-            # GDAL writes the last kilobytes on closing and does not report failures.
-            if _crc(path) != self._crc:
-                raise OSError(f"{path.name} is not on disk as it was written (disk full?)")
-
-    def close(self) -> None:
-        self._dataset.close()
-
-
-def _crc(path: Path) -> int:
-    """Return the CRC-32 of the pixels, row by row."""
-    crc = 0
-    with rasterio.open(path) as dataset:
-        for row in range(0, dataset.height, _BLOCK):
-            height = min(_BLOCK, dataset.height - row)
-            rows = dataset.read(1, window=RasterWindow(0, row, dataset.width, height))
-            crc = zlib.crc32(rows, crc)
-    return crc
 
 
 def _side_car(path: Path) -> Path:
@@ -303,23 +292,6 @@ def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, .
         ElementTree.SubElement(categories, "Category").text = by_value.get(value, "")
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(side_car, encoding="utf-8")
-
-
-@contextmanager
-def _partial_folder(folder: Path) -> Iterator[Path]:
-    """Create a folder inside `folder`; neither outlives a failure."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    opened = partial_folder(folder, "map")
-    try:
-        with ExitStack() as stack:
-            with _reported(folder):
-                partial = stack.enter_context(opened)
-            yield partial
-    except BaseException:
-        for path in made:
-            with suppress(OSError):  # never created, or not empty
-                path.rmdir()
-        raise
 
 
 @contextmanager

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from terrafuse.data.streaming import resize_mask
@@ -20,48 +18,81 @@ from terrafuse.samples import Batch, Sample, Window, collate
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
-# Items read before they are requested.
+# Groups read before they are requested.
 _READ_AHEAD = 2
+# Windows in a group, per sample that the model runs on: places without data take no memory, but a
+# group must end.
+_MOST_WINDOWS = 16
 
 _T = TypeVar("_T")
-_R = TypeVar("_R")
+_END: Any = object()
 
 
 @dataclass(frozen=True)
 class WindowGroup:
-    """Consecutive windows of the lattice, read.
+    """Consecutive windows, read.
 
     Args:
-        valid: Bool tensor (n, h, w), true where any used modality has data.
+        windows: In order.
+        valid: Per window bool (h, w), true where any used modality has data.
         is_run: Per window, whether the model must be run on it.
-        batch: The windows to run the model on; None if there are none.
+        batch: The windows to run the model on, the last one repeated up to the batch size; None if
+            there are none.
     """
 
     windows: tuple[Window, ...]
-    valid: Tensor
+    valid: tuple[Tensor, ...]
     is_run: tuple[bool, ...]
     batch: Batch | None
 
 
-def read_group(
-    scene: Scene, windows: tuple[Window, ...], used: tuple[str, ...], *, needs_all: bool
-) -> WindowGroup:
-    """Read windows and select those to run the model on.
+def read_groups(
+    scene: Scene,
+    windows: Iterable[Window],
+    used: tuple[str, ...],
+    *,
+    batch_size: int,
+    needs_all: bool,
+) -> Iterator[WindowGroup]:
+    """Read windows and group them so that every batch has the same size.
+
+    A model's rounding depends on the size of its batch; so does not which windows are in it.
 
     Args:
+        scene: What is read.
+        windows: In the order in which they are wanted.
         used: Modalities the model receives.
+        batch_size: Samples of every batch.
         needs_all: True: skip windows where one of these has no data at all.
     """
-    samples = [_read(scene, window, used) for window in windows]
-    known = [[bool(mask.any()) for mask in sample.valid.values()] for sample in samples]
-    is_run = tuple(any(k) and (all(k) or not needs_all) for k in known)
-    run = [sample for sample, wanted in zip(samples, is_run, strict=True) if wanted]
-    return WindowGroup(
-        windows=windows,
-        valid=torch.from_numpy(np.stack([_valid_on_scene_grid(sample) for sample in samples])),
-        is_run=is_run,
-        batch=collate(run) if run else None,
-    )
+    group: list[Any] = []
+    valid: list[Any] = []
+    run: list[Any] = []
+
+    def finished() -> WindowGroup:
+        samples = [sample for sample in run if sample is not None]
+        samples += samples[-1:] * (batch_size - len(samples))
+        made = WindowGroup(
+            tuple(group),
+            tuple(valid),
+            tuple(sample is not None for sample in run),
+            collate(samples) if samples else None,
+        )
+        for kept in (group, valid, run):
+            kept.clear()
+        return made
+
+    for window in windows:
+        sample = _read(scene, window, used)
+        known = [bool(mask.any()) for mask in sample.valid.values()]
+        group.append(window)
+        valid.append(_valid_on_scene_grid(sample, known))
+        run.append(sample if any(known) and (all(known) or not needs_all) else None)
+        is_full = sum(sample is not None for sample in run) == batch_size
+        if is_full or len(group) == _MOST_WINDOWS * batch_size:
+            yield finished()
+    if group:
+        yield finished()
 
 
 def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:
@@ -75,33 +106,29 @@ def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:
     )
 
 
-def _valid_on_scene_grid(sample: Sample) -> NDArray[np.bool_]:
-    """Return the mask (H, W) of data in any modality, resampled to the scene grid (nearest)."""
+def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> Tensor:
+    """Mask (H, W) of data in any modality, resampled to the scene grid (nearest).
+
+    Args:
+        known: Whether each mask has any pixel.
+    """
     shape = (sample.window.height, sample.window.width)
+    if not any(known):
+        return torch.zeros((), dtype=torch.bool).expand(shape)
     valid = np.zeros(shape, dtype=bool)
     for mask in sample.valid.values():
         valid |= resize_mask(mask.numpy(), shape)
-    return valid
+    return torch.from_numpy(valid)
 
 
-def read_ahead(read: Callable[[_T], _R], items: Iterable[_T]) -> Generator[_R, None, None]:
-    """Yield `map(read, items)`, read a few items ahead by a thread; its errors are raised here."""
-    waiting = iter(items)
+def read_ahead(items: Iterable[_T]) -> Generator[_T, None, None]:
+    """Yield items of an iterable that a thread advances a little; its errors are raised here."""
+    source = iter(items)
     pool = ThreadPoolExecutor(1, thread_name_prefix="terrafuse-read")
     try:
-        pending: deque[Future[_R]] = deque(
-            pool.submit(read, item) for item in islice(waiting, _READ_AHEAD)
-        )
-        while pending:
-            result = pending.popleft().result()
-            pending.extend(pool.submit(read, item) for item in islice(waiting, 1))
-            yield result
+        pending = deque(pool.submit(next, source, _END) for _ in range(_READ_AHEAD))
+        while (item := pending.popleft().result()) is not _END:
+            pending.append(pool.submit(next, source, _END))
+            yield item
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def chunks(items: Iterable[_T], size: int) -> Iterator[tuple[_T, ...]]:
-    """Yield successive items in tuples of `size`; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := tuple(islice(iterator, size)):
-        yield chunk

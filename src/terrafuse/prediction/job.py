@@ -1,0 +1,170 @@
+"""State of a map that is being made: finished units beside the products, until all are there.
+
+`units/job.json` says what is mapped and how; `units/000012.class_map` and the like are the blocks
+of unit 12, and `units/000012.json` its record, with the digests of these files. A unit and its
+record appear together; a killed job goes on with the units that have none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+from terrafuse.errors import OutputError
+from terrafuse.prediction.cog import Block
+from terrafuse.prediction.units import UnitPlan
+from terrafuse.samples import Window
+from terrafuse.writing import written_whole
+
+#: Folder of unfinished maps, beside the products.
+UNITS = "units"
+_JOB = "job.json"
+_FORMAT = 1
+
+
+class MapJob:
+    """Units of a map, of which some may be done.
+
+    Args:
+        folder: Of the products.
+        plan: Units of the scene.
+        products: Names of the products.
+        key: What must be equal for a unit to be of the same map: name → value.
+        resume: True: go on with what is there.
+
+    Raises:
+        OutputError: The folder holds units of another map, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        plan: UnitPlan,
+        products: Sequence[str],
+        key: Mapping[str, Any],
+        *,
+        resume: bool = False,
+    ) -> None:
+        self.folder = folder / UNITS
+        self.plan = plan
+        self._products = tuple(products)
+        self._out = folder
+        self._key = json.loads(json.dumps(key))
+        #: Units that are done → whether any pixel of theirs has data.
+        self.done: dict[int, bool] = {}
+        if resume:
+            self._check_same()
+            self.done = dict(self._sound())
+        elif self.folder.exists():
+            warnings.warn(
+                f"'{folder}' held an unfinished map, which is begun anew; --resume would go on",
+                stacklevel=4,
+            )
+        if not self.done:
+            self.discard()
+        with written_whole(self.folder / _JOB) as (partial,):
+            content = {"format": _FORMAT, "units": len(plan), "key": self._key}
+            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+
+    @property
+    def missing(self) -> set[int]:
+        """Units to be done."""
+        return set(range(len(self.plan))) - set(self.done)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether any pixel of the units done has data."""
+        return any(self.done.values())
+
+    def commit(
+        self, unit: Window, blocks: Mapping[str, Mapping[str, NDArray[Any]]], has_data: bool
+    ) -> None:
+        """Keep a finished unit: its blocks by product.
+
+        Raises:
+            OutputError: The disk is full or fails.
+        """
+        number = self.plan.number(unit)
+        paths = [self._block(number, name) for name in self._products]
+        with written_whole(*paths, self._record(number)) as (*partials, record):
+            digests = {}
+            for name, partial in zip(self._products, partials, strict=True):
+                file = save({k: np.ascontiguousarray(v) for k, v in blocks[name].items()})
+                partial.write_bytes(file)
+                digests[name] = hashlib.sha256(file).hexdigest()
+            record.write_text(json.dumps({"has_data": has_data, "sha256": digests}))
+        self.done[number] = has_data
+
+    def blocks(self, product: str) -> list[list[Block]]:
+        """Blocks of a product, row by row from the top, each from left to right."""
+        grid: list[list[Block]] = [[] for _ in self.plan.rows]
+        for number, unit in enumerate(self.plan):
+            row = number % len(self.plan.rows)
+            grid[row].append(Block(self._block(number, product), unit))
+        return grid
+
+    def discard(self) -> None:
+        """Remove the units."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _block(self, number: int, product: str) -> Path:
+        return self.folder / f"{number:06d}.{product}"
+
+    def _record(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.json"
+
+    def _check_same(self) -> None:
+        """Refuse units of another map.
+
+        Raises:
+            OutputError: Names what differs.
+        """
+        path = self.folder / _JOB
+        try:
+            key = json.loads(path.read_text(encoding="utf-8"))["key"]
+            differing = [name for name in self._key if key.get(name) != self._key[name]]
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            differing = ["its description, which cannot be read"]
+        if differing:
+            raise OutputError(
+                f"'{self._out}' holds an unfinished map that differs in: {', '.join(differing)}. "
+                "Give what it was begun with, or leave out --resume to begin anew"
+            )
+
+    def _sound(self) -> Iterator[tuple[int, bool]]:
+        """Units whose files are as they were written, and whether they have data."""
+        for number in range(len(self.plan)):
+            record = self._record(number)
+            if not record.exists():
+                continue
+            try:
+                content = json.loads(record.read_text(encoding="utf-8"))
+                has_data, digests = bool(content["has_data"]), dict(content["sha256"])
+                is_sound = set(digests) == set(self._products) and all(
+                    _digest(self._block(number, name)) == digest for name, digest in digests.items()
+                )
+            except (OSError, ValueError, LookupError, TypeError):
+                is_sound = False
+            if is_sound:
+                yield number, has_data
+            else:
+                warnings.warn(
+                    f"unit {number} in '{self.folder}' is not as it was written and is done again",
+                    stacklevel=5,
+                )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,119 @@
+"""Units of a scene's map: rectangles that are done and kept one by one.
+
+Units lie in columns. Within a column they follow each other from top to bottom, so that one that
+comes after another goes on with its sums and no window is run twice; windows on the edge of two
+columns are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from terrafuse.prediction.cog import UNIT
+from terrafuse.prediction.lattice import Lattice, Part
+from terrafuse.samples import Window
+
+#: Largest share of windows that are run once more because of the edges of columns.
+MOST_TWICE = 0.1
+# Memory of the sums of a column.
+_SUMS_BYTES = 48 * 2**20
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """Units of a scene.
+
+    Args:
+        lattice: Windows of the scene.
+        height: Of a unit; those at the bottom may be lower.
+        width: Of a column; the last may be narrower.
+    """
+
+    lattice: Lattice
+    height: int
+    width: int
+
+    @cached_property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        """First row and the row after the last, of each row of units."""
+        return _edges(self.lattice.height, self.height)
+
+    @cached_property
+    def cols(self) -> tuple[tuple[int, int], ...]:
+        """First column and the column after the last, of each column of units."""
+        return _edges(self.lattice.width, self.width)
+
+    def __len__(self) -> int:
+        """Return the number of units."""
+        return len(self.rows) * len(self.cols)
+
+    def __iter__(self) -> Iterator[Window]:
+        """Yield the units, column by column, each from top to bottom."""
+        for left, right in self.cols:
+            for top, bottom in self.rows:
+                yield Window(top, left, bottom - top, right - left)
+
+    def unit_at(self, row: int, col: int) -> Window:
+        """Return the unit that a pixel lies in."""
+        top, bottom = self.rows[row // self.height]
+        left, right = self.cols[col // self.width]
+        return Window(top, left, bottom - top, right - left)
+
+    def number(self, window: Window) -> int:
+        """Return the position of a unit."""
+        col = window.col // self.width
+        return col * len(self.rows) + window.row // self.height
+
+    def runs(self, missing: set[int] | None = None) -> list[Window]:
+        """Rectangles to map, each from top to bottom: what follows each other is done in one go.
+
+        Args:
+            missing: Positions of the units wanted; None: all.
+        """
+        found: list[Window] = []
+        for number, unit in enumerate(self):
+            if missing is not None and number not in missing:
+                continue
+            last = found[-1] if found else None
+            if last and (last.row_stop, last.col) == (unit.row, unit.col):
+                found[-1] = Window(last.row, last.col, last.height + unit.height, last.width)
+            else:
+                found.append(unit)
+        return found
+
+    def windows(self, runs: list[Window] | None = None) -> int:
+        """Number of windows that are run for these rectangles, or for all of `runs`."""
+        return sum(len(Part(self.lattice, run)) for run in runs or self.runs())
+
+    @property
+    def twice(self) -> float:
+        """Share of the lattice's windows that are run once more."""
+        columns = (Window(0, left, 1, right - left) for left, right in self.cols)
+        run = sum(len(Part(self.lattice, column).col_starts) for column in columns)
+        return run / len(self.lattice.col_starts) - 1
+
+
+def plan_units(lattice: Lattice, num_classes: int) -> UnitPlan:
+    """Cut a scene into units.
+
+    Columns are as wide as the memory of their sums allows; wider, if too many windows would be run
+    twice.
+
+    Args:
+        lattice: Windows of the scene.
+        num_classes: K.
+    """
+    bytes_per_column = (4 * num_classes + 1) * lattice.size
+    width = max(UNIT, _SUMS_BYTES // bytes_per_column // UNIT * UNIT)
+    while width < lattice.width:
+        plan = UnitPlan(lattice, UNIT, width)
+        if plan.twice <= MOST_TWICE:
+            return plan
+        width += UNIT
+    return UnitPlan(lattice, UNIT, width)
+
+
+def _edges(length: int, step: int) -> tuple[tuple[int, int], ...]:
+    return tuple((start, min(start + step, length)) for start in range(0, length, step))
