@@ -203,7 +203,9 @@ def test_a_class_without_code(place: Any, text: str, told: str) -> None:
             load_manifest(place.manifest)
         mended = {"left out": "", "given": "  code: 3\n"}[way]
         place.manifest.write_text(whole.replace("  code: 0\n", mended))
-        assert load_manifest(place.manifest).scheme.codes[0] == ((0,) if way == "left out" else (3,))
+        assert load_manifest(place.manifest).scheme.codes[0] == (
+            (0,) if way == "left out" else (3,)
+        )
 
 
 def test_a_colour_that_is_a_comment(place: Any) -> None:
@@ -248,7 +250,7 @@ def test_wavelengths_in_micrometres() -> None:
 @pytest.mark.parametrize("way", ["path", "left out"])
 def test_a_labelled_area_that_is_not_there(place: Any, way: str) -> None:
     place.values["labels"] = {"area": "areas.gpkg"}
-    with refused("data.manifest:Manifest.check_area | Correct the path, or leave 'area' out if all"):
+    with refused("data.manifest:Manifest.check_area | Correct the path, or leave 'area' out"):
         place.load()
     if way == "path":
         (place.folder / "area.gpkg").touch()
