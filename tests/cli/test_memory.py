@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -85,27 +86,30 @@ def test_memory_that_ends_while_mapping(error, trained, command_line, monkeypatc
 
     def fail(model, inputs):
         image = inputs.images["optical"]
-        if len(image) * image.shape[-1] < 2 * 32:
+        if len(image) * image.shape[-1] <= 64:
             return segment(model, inputs)
         raise error
 
     monkeypatch.setattr(EarlyFusion, "segment", fail)
     scene, out = f"{trained.parent / 'dataset.yaml'}#test", trained.parent / "map"
+    # Two windows at once, each of which is padded to 64 pixels.
+    windows = {"--batch-size": 2, "--crop-size": 48, "--overlap": 24}
     for verb in (("predict", trained, "--scene", scene, "--out", out), ("evaluate", trained)):
-        code, _, told = command_line(*verb)
+        code, _, told = command_line(*verb, *chain(*windows.items()))
         assert code == 2
         assert re.fullmatch(
             r"error: (mapping|scoring) needs more memory than there is: .*\. Choose a --batch-size "
-            r"below 2 or a --crop-size below 32\n",
+            r"below 2 or a --crop-size below 48\n",
             told,
         ), told
         assert not out.exists() or not list(out.iterdir())
-        for smaller in (("--batch-size", 1), ("--crop-size", 16, "--overlap", 0)):
-            code, _, told = command_line(*verb, *smaller)
+        for smaller in ({"--batch-size": 1}, {"--crop-size": 32, "--overlap": 0}):
+            code, _, told = command_line(*verb, *chain(*(windows | smaller).items()))
             assert code == 0, told
             shutil.rmtree(out, ignore_errors=True)
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_a_batch_that_no_norm_learns_from_is_not_valid(trained, command_line):
     run = trained.parent / "run.yaml"
     words = ("-s", "data.batch_size=1", "-s", "data.crop_size=8")

@@ -24,7 +24,7 @@ _VERBS = (
     "close|collect|compare|complete|continue|convert|copy|correct|create|crop|cut|declare|"
     "define|delete|describe|disable|divide|do|download|draw|drop|enable|enter|evaluate|"
     "exchange|exclude|export|expand|extract|fetch|fill|fix|free|generate|georeference|get|"
-    "give|go|ignore|increase|insert|install|join|keep|label|leave|let|list|load|look|lower|make|"
+    "give|go|ignore|increase|indent|insert|install|join|keep|label|leave|let|list|load|look|lower|make|"
     "map|mark|mask|mend|merge|mount|move|name|omit|open|order|pass|pick|pre-train|predict|prepare|"
     "pretrain|provide|put|quote|raise|read|reduce|register|remove|rename|repair|repeat|"
     "replace|reproject|request|resample|rescale|resize|restore|resume|run|save|say|scale|see|"

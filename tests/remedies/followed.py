@@ -11,6 +11,15 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
     ),
+    "tests/cli/test_failures.py::test_a_disk_that_is_full_is_told": (
+        "cli.failures:describe_failure | could not be written",
+    ),
+    "tests/cli/test_memory.py::test_a_batch_that_no_norm_learns_from_is_not_valid": (
+        "describe.memory:check_small_batch | Set data.batch_size to 2 or more",
+    ),
+    "tests/cli/test_memory.py::test_memory_that_ends_while_mapping": (
+        "api.runs:_smaller_windows | Choose a --batch-size below",
+    ),
     "tests/cli/test_describe.py::test_a_trained_run": (
         "describe.overview:_check_overrides | Set keys of data and training",
     ),
@@ -44,8 +53,23 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/data/test_polygons_elsewhere.py::test_of_several_layers_one_has_to_be_named": (
         "data.polygons:_choose_layer | Say which in the manifest",
     ),
+    "tests/data/test_unreadable.py::test_what_gdal_warns_of_is_a_finding": (
+        "doctor.files:from_gdal | copy or download the file again",
+    ),
     "tests/data/test_stored.py::test_a_vrt_of_more_colours_than_samples_is_refused": (
         "data.stored:_check_band | Name the file itself instead of the VRT",
+    ),
+    "tests/describe/test_memory.py::test_a_scene_larger_than_memory_is_not_scored": (
+        "describe.memory:_refuse_whole | Divide the scene into several in the manifest",
+    ),
+    "tests/describe/test_memory.py::test_too_large_a_batch_is_refused_with_one_that_fits": (
+        "describe.memory:_remedy | Try {…} (about",
+    ),
+    "tests/describe/test_memory.py::test_where_a_model_is_too_large_a_smaller_one_fits": (
+        "describe.memory:_remedy | Choose a smaller model, or a machine with more memory",
+    ),
+    "tests/doctor/test_doctor_labels.py::test_the_value_for_no_data_is_the_code_of_a_class": (
+        "doctor.labels:_check_nodata_is_class | take it out of 'classes' and put its code into",
     ),
     "tests/doctor/test_registration.py::test_the_one_that_is_off_is_named_whichever_it_is": (
         "doctor.registration:_remedy | of the origin of",
@@ -66,6 +90,18 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/splits/test_content.py::test_overlapping_scenes_that_cannot_be_divided_say_what_to_do": (
         "splits.splitting:_too_few | Join them into one raster that is cut into blocks",
     ),
+    "tests/test_locking.py::test_a_lock_that_says_nothing": (
+        "locking:_in_use | is writing there, delete that file",
+    ),
+    "tests/test_locking.py::test_another_thread_is_refused": (
+        "locking:_enter | Wait for it, or choose another output",
+    ),
+    "tests/test_locking.py::test_the_remedy_for_another_machine_helps": (
+        "locking:_in_use | If it has died, delete",
+    ),
+    "tests/test_locking.py::test_the_second_process_is_told_who_holds_it": (
+        "locking:_in_use | Wait for it, stop it (kill",
+    ),
     "tests/test_own_method.py::test_the_page_from_top_to_bottom": (
         "methods.__init__:_missing_code | If that is code you trust, set PYTHONPATH=",
     ),
@@ -81,12 +117,46 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/test_plugins.py::test_two_modules_of_one_name_are_not_guessed_between": (
         "plugins:_folder_of | Rename one of them",
     ),
+    "tests/test_stopping.py::test_the_command_line_ends_with_a_line": (
+        "stopping:how_to_go_on | run the same command again",
+    ),
+    "tests/test_writing.py::test_links_pipes_and_folders_are_not_replaced": (
+        "writing:refuse_special | Give that path itself, or remove the link",
+        "writing:refuse_special | Choose another name",
+    ),
+    "tests/test_writing.py::test_what_is_read_is_not_written_over": (
+        "writing:refuse_inputs | is read and would be overwritten. Choose another output",
+    ),
+    "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
+        "api.runs: | nothing was written; run the same command again",
+    ),
+    "tests/training/test_out_of_memory.py::test_a_run_without_memory_can_go_on": (
+        "training.fitting:fit_task | or free memory and go on with --resume",
+    ),
+    "tests/training/test_out_of_memory.py::test_smaller_crops_or_batches_in_another_folder": (
+        "training.fitting:fit_task | Start in another folder with a data.batch_size below",
+    ),
+    "tests/training/test_out_of_memory.py::test_whole_scenes_that_do_not_fit_are_said": (
+        "training.fitting:run_training | Free memory, or leave the largest scenes out of the",
+    ),
     "tests/training/test_resume.py::test_resumed_equals_uninterrupted": (
         "training.fitting:_stopped | continue with --resume",
     ),
     "tests/training/test_tuned_runs.py::test_base_weights_that_are_gone_or_others": (
         "methods.saving:load_tuned | Restore the file of base weights",
         "methods.saving:missing_base | Or put the file into the run folder",
+    ),
+    "tests/weights/test_foreign.py::test_a_file_that_may_not_be_read": (
+        "weights.files:_read_file | Change its permissions, or copy it to where",
+    ),
+    "tests/weights/test_foreign.py::test_efficientnets_of_other_names_are_timms": (
+        "backbones.timm.names:of_efficientnet_pytorch | Choose the one of the same size",
+    ),
+    "tests/weights/test_foreign.py::test_names_of_torchvision_are_said": (
+        "backbones.timm.names:refuse_torchvisions | Use timm's weights of the same model",
+    ),
+    "tests/weights/test_weights.py::test_weights_of_another_run_are_found": (
+        "weights.saved_model:read_state | bring both from one run folder. If you changed",
     ),
 }
 
@@ -104,6 +174,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
     ),
     "divergence is a matter of the data: that lower rates train is shown by every training": (
         "training.task:LearningTask._not_finite | Try a lower training.lr, more warmup_steps",
+    ),
+    "a disk that fails, of which no program can tell how to mend it": (
+        "weights.files:_read_file | Check the disk",
     ),
     "nothing is wrong if it is true, and the finding says so": (
         "doctor.labels:_check_shares | Nothing to fix if that is true",

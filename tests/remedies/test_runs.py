@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +18,16 @@ import rasterio
 import yaml
 
 from array_scene import ArrayScene, Identity, NeedsAll, make_modality
-from remedies import refused, warned
+from remedies import refused, said, warned
 from terrafuse import api
-from terrafuse.api import Run, data_check, data_fix
+from terrafuse.api import Run, data_check, data_fix, report
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
+from terrafuse.config.base import parse_settings
+from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.data import ReadingRules, compute_statistics, load_manifest
 from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.demo import run_demo
 from terrafuse.errors import OutputError
 from terrafuse.evaluation import evaluate
 from terrafuse.modalities import BandStatistics, Modality
@@ -27,7 +35,8 @@ from terrafuse.prediction import ScenePredictor, WindowSettings, read_class_map
 from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.predictor import find_device
 from terrafuse.sampling import share_labels
-from terrafuse.training import run_state
+from terrafuse.stopping import Stopped, how_to_go_on
+from terrafuse.training import pretrain, run_state, train  # noqa: F401
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.losses import check_losses, create_loss
 from terrafuse.training.run_state import Position, SplitStatistics
@@ -36,6 +45,7 @@ from terrafuse.training.validation import check_selection, validation_scenes
 from terrafuse.weights import RunInfo
 from terrafuse.writing import claimed
 
+REPORTING, DEMO = sys.modules["terrafuse.api.reporting"], sys.modules["terrafuse.demo"]
 SCHEME = ClassScheme(("water", "land"))
 WINDOWS = WindowSettings(crop_size=32, overlap=0)
 
@@ -681,6 +691,98 @@ def test_classes_of_another_manifest(place: Any) -> None:
     check_same_scheme(run.info, SCHEME, "other.yaml")
 
 
+# Signals
+
+
+def stop_once(monkeypatch: pytest.MonkeyPatch, target: str, first: Any = None) -> None:
+    """Let a signal arrive in the first call of a function, after what it did before that."""
+    module, _, name = target.rpartition(".")
+    ours = getattr(sys.modules[module], name)
+    calls = iter([True])
+
+    def call(*given: Any, **options: Any) -> Any:
+        if next(calls, False):
+            if first is not None:
+                first(*given, **options)
+            raise Stopped(signal.SIGTERM)
+        return ours(*given, **options)
+
+    monkeypatch.setattr(sys.modules[module], name, call)
+
+
+def stopped(place: str) -> Any:
+    """Expect the end by a signal, with the remedy at a place."""
+
+    @contextmanager
+    def expect() -> Iterator[None]:
+        with pytest.raises(Stopped) as error:
+            yield
+        said(place, how_to_go_on(error.value))
+
+    return expect()
+
+
+def test_a_report_that_is_stopped(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(place.folder)
+    run.folder.mkdir()
+    monkeypatch.setattr(REPORTING, "_pictures", lambda *_: [])
+    monkeypatch.setattr(REPORTING, "run_report", lambda path, **_: Path(path).touch() or path)
+    stop_once(monkeypatch, "terrafuse.api.reporting._titles")
+    with stopped("api.reporting:report | nothing was written; run the same command again"):
+        report(run, metrics={"settings": {}})
+    assert list(run.folder.iterdir()) == []
+    assert report(run, metrics={"settings": {}}).exists()
+
+
+@pytest.mark.parametrize(
+    ("verb", "remedy"),
+    [
+        ("train", "training.train:train | continue with --resume"),
+        ("pretrain", "training.pretrain:pretrain | continue with --resume"),
+    ],
+)
+def test_a_training_that_is_stopped_while_it_is_prepared(
+    place: Any, verb: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"terrafuse.training.{verb}"
+    call = getattr(sys.modules[module], verb)
+    config: Any = place.config()
+    if verb == "pretrain":
+        values = {key: config.data.model_dump()[key] for key in ("manifest", "workers")} | {
+            "crop_size": 16, "batch_size": 2,
+        }  # fmt: skip
+        config = parse_settings(
+            PretrainConfig,
+            {"data": values, "objective": {"name": "infonce"}, "backbone": "resnet10t",
+             "training": {"steps": 1, "accelerator": "cpu"}},
+            "pretrain.yaml",
+        )  # fmt: skip
+    begun = []
+    monkeypatch.setattr(sys.modules[module], "_fit", lambda run: begun.append(run))
+    monkeypatch.setattr(sys.modules[module], "_finish", lambda _: None)
+    stop_once(monkeypatch, f"{module}._prepare")
+    with stopped(remedy):
+        call(config, place.folder / "run", progress=False)
+    assert begun == []
+    with warnings.catch_warnings(action="ignore"):
+        call(config, place.folder / "run", resume=True, progress=False)
+    assert len(begun) == 1
+
+
+def test_a_demo_that_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(out: Path, *_: Any) -> Path:
+        (out / "data").mkdir()  # half of it is there
+        (out / "data" / "dataset.yaml").touch()
+        return out / "report.html"
+
+    monkeypatch.setattr(DEMO, "_make_demo", make)
+    stop_once(monkeypatch, "terrafuse.demo._make_demo", first=make)
+    with stopped("demo:_stoppable | the same command begins the demo anew"):
+        run_demo(tmp_path / "demo")
+    assert (tmp_path / "demo" / "data").exists()
+    assert run_demo(tmp_path / "demo") == tmp_path / "demo" / "report.html"
+
+
 # Values of another scale
 
 
@@ -744,8 +846,6 @@ def test_values_in_doubt() -> None:
     trained = trained_on(of_scale(1))
     doubts = check_values([of_scale(0.05)], trained, trust=True)
     assert doubts
-    from remedies import said
-
     found = [text for text in doubts if "--convert" in text]
     for text in found:
         advice = said("data.value_scale:_advice | If so, map with '--convert ", text)

@@ -250,9 +250,7 @@ def test_wavelengths_in_micrometres() -> None:
 @pytest.mark.parametrize("way", ["path", "left out"])
 def test_a_labelled_area_that_is_not_there(place: Any, way: str) -> None:
     place.values["labels"] = {"area": "areas.gpkg"}
-    with refused(
-        "data.manifest:Manifest.check_area | Correct the path, or leave 'area' out if all"
-    ):
+    with refused("data.manifest:Manifest.check_area | Correct the path, or leave 'area' out"):
         place.load()
     if way == "path":
         (place.folder / "area.gpkg").touch()

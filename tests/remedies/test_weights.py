@@ -21,10 +21,11 @@ from remedies import refused
 from terrafuse.api import pretrained_weights
 from terrafuse.backbones import create_backbone, save_backbone
 from terrafuse.backbones.dofa.encoder import hub_location as dofa_location
+from terrafuse.backbones.pretrained_files import _KEY
 from terrafuse.backbones.registry import hub_location
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError
-from terrafuse.methods import create_segmenter
+from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.weights import RunInfo, load_strict, read_run_info, read_weights, save_model
 from terrafuse.writing import written_whole
@@ -178,7 +179,7 @@ def test_files_that_cannot_be_written(tmp_path: Path, number: int) -> None:
 #: Place → content of what is no file of weights, and what is fetched, converted or found instead.
 NO_WEIGHTS: dict[str, bytes] = {
     "weights.files:_what_else | it is empty. Fetch it again": b"",
-    "weights.files:_what_else | Fetch the file itself (on Hugging Face its link": b"<!doctype html>",
+    "weights.files:_what_else | Fetch the file itself (on Hugging Face": b"<!doctype html>",
     "weights.files:_what_else | 'git lfs pull' in its repository, or fetch the file itself": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 468\n"
     ),
@@ -219,7 +220,7 @@ def test_a_program_whose_weights_are_saved_alone(tmp_path: Path) -> None:
     with refused("weights.files:_what_zip | Save its weights alone: torch.save(") as error:
         read_weights(path)
     command = error.find(r"Save its weights alone: (torch\.save\(.*\))$")
-    eval(command, {"torch": torch, "file": path, "new_file": tmp_path / "w.pth"})  # noqa: S307
+    eval(command, {"torch": torch, "file": path, "new_file": tmp_path / "w.pth"})
     assert torch.equal(read_weights(tmp_path / "w.pth")["weight"], model.weight)
 
 
@@ -281,6 +282,18 @@ def test_folders_that_are_no_runs(tmp_path: Path) -> None:
         with refused(place):
             read_run_info(run)
         read_run_info(save(tmp_path / "run"))  # saved again by this version
+
+
+def test_a_description_that_was_changed(tmp_path: Path) -> None:
+    run = save(tmp_path / "run")
+    whole = (run / "model.json").read_text()
+    values = json.loads(whole)
+    values["method"]["options"]["decoder"] = 7
+    (run / "model.json").write_text(json.dumps(values))
+    with refused("methods.__init__:_build_again | bring it from the run folder as it was trained"):
+        load_segmenter(run)
+    (run / "model.json").write_text(whole)
+    load_segmenter(run)
 
 
 # Published weights, and whose there are
@@ -376,12 +389,9 @@ def test_files_of_pretrain(tmp_path: Path) -> None:
 
 
 def test_files_of_pretrain_that_say_nothing(tmp_path: Path) -> None:
-    from safetensors import safe_open
-
     path = pretrained(tmp_path / "w.safetensors")
-    with safe_open(path, "pt") as file:
-        key = next(key for key in file.metadata() if key != "format")
-    save_file(load_file(path), path, metadata={key: "{}"})
+    assert _KEY in files.read_metadata(path)
+    save_file(load_file(path), path, metadata={_KEY: "{}"})
     with refused("backbones.pretrained_files:read_own | Run 'terrafuse pretrain' again"):
         create(path)
     create(pretrained(tmp_path / "w.safetensors"))

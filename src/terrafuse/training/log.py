@@ -56,8 +56,8 @@ class RunLog:
             self._write_into(self.path, rows, mode)
         except OSError as error:
             raise OutputError(
-                f"'{self.path}' cannot be written: {error.strerror or error}. Free space or make it "
-                "writable, then continue with --resume"
+                f"'{self.path}' cannot be written: {error.strerror or error}. Free space or make "
+                "it writable, then continue with --resume"
             ) from None
 
     def _write_into(
