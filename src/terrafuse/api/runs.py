@@ -237,11 +237,17 @@ class Run:
             NotEnoughMemoryError: With the largest that do.
         """
         windows = predictor.windows
+        sizes = [(scene.grid.height, scene.grid.width) for scene in scenes]
+        if not scored:  # a map is made in columns
+            sizes = [
+                (height, min(width, predictor.plan(scene).width))
+                for scene, (height, width) in zip(scenes, sizes, strict=True)
+            ]
         check_prediction(
             self.segmenter,
             windows.crop_size,
             windows.batch_size,
-            [(scene.grid.height, scene.grid.width) for scene in scenes],
+            sizes,
             predictor.device,
             precision=windows.precision,
             scored=scored,

@@ -31,7 +31,7 @@ from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
 from terrafuse.prediction.products import Products, open_map
 from terrafuse.prediction.reading import read_ahead, read_groups
-from terrafuse.prediction.units import plan_units
+from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
@@ -87,6 +87,10 @@ class ScenePredictor:
             scene.alignment,
             self.windows.blending,
         )
+
+    def plan(self, scene: Scene) -> UnitPlan:
+        """Return the units in which a scene is mapped."""
+        return plan_units(self.lattice(scene), self.segmenter.num_classes)
 
     def stream(
         self,
@@ -189,7 +193,7 @@ class ScenePredictor:
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
-        plan = plan_units(self.lattice(scene), self.segmenter.num_classes)
+        plan = self.plan(scene)
         facts = {**self._facts(scene, scheme, used), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
         with open_map(
