@@ -95,6 +95,7 @@ VERBS = {
         ("predict", "trained", "--scene", "data/dataset.yaml#test_1", "--out", "out/map",
          "--areas"),
         "out/map",
+        ("--resume",),
     ),
     "evaluate": Verb(("evaluate", "out/scored"), "out/scored", prepared="trained"),
     "data split": Verb(

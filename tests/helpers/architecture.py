@@ -132,7 +132,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "timm": ("backbones", "tuning", "methods", "describe", "generate"),
     "transformers": ("backbones", "methods", "generate"),
     "skimage": ("generate",),
-    "safetensors": ("weights",),
+    "safetensors": ("weights", "prediction"),
     "huggingface_hub": ("weights",),
     "lightning": ("training",),
     "rasterio": _RASTERS,

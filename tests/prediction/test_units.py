@@ -242,6 +242,6 @@ def test_units_that_a_full_disk_left_are_gone_on_with(
 
 def test_a_job_begins_with_what_it_is(tmp_path: Path) -> None:
     plan = plan_units(Lattice(100, 100, 64, 16), 3)
-    job.MapJob(tmp_path, plan, ["class_map"], {"model": "x", "grid": (1, 2.5)})
+    job.MapJob(tmp_path, plan, ["class_map"], {"model": "x", "grid": (1, 2.5)}).begin()
     content = json.loads((tmp_path / "units" / "job.json").read_text())
     assert content == {"format": 1, "units": 1, "key": {"model": "x", "grid": [1, 2.5]}}

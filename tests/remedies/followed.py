@@ -130,6 +130,15 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.runs: | nothing was written; run the same command again",
     ),
+    "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
+        "api.runs: | finished parts of the map are kept; run the same command with --resume",
+    ),
+    "tests/prediction/test_units.py::test_units_of_another_map_are_refused_with_what_differs": (
+        "prediction.job:MapJob._check_same | leave out --resume to begin anew",
+    ),
+    "tests/prediction/test_units.py::test_units_that_a_full_disk_left_are_gone_on_with": (
+        "prediction.products:open_map | Finished parts are kept; then add --resume",
+    ),
     "tests/training/test_out_of_memory.py::test_a_run_without_memory_can_go_on": (
         "training.fitting:fit_task | or free memory and go on with --resume",
     ),

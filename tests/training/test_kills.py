@@ -122,7 +122,8 @@ VERBS: dict[str, Callable[[World], Any]] = {
         w.photo, kind="superpixels", out=w.out / "made", rgb=(1, 2, 3), window=48, overlap=16
     ),
     "predict": lambda w: api.predict(
-        w.folder / "trained", w.out / "map", scene=f"{w.manifest}#scene3", device="cpu"
+        w.folder / "trained", w.out / "map", scene=f"{w.manifest}#scene3", device="cpu",
+        resume=True,
     ),
     "evaluate": lambda w: api.evaluate(w.out / "run", device="cpu"),
     "data split": lambda w: api.data_split(

@@ -500,11 +500,14 @@ def predict(
     scene: str | None = None,
     rasters: Rasters | None = None,
     device: str = "auto",
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> Products:
     """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
     opened = run if isinstance(run, Run) else load(run)
-    return opened.predict(out, scene=scene, rasters=rasters, device=device, progress=progress)
+    return opened.predict(
+        out, scene=scene, rasters=rasters, device=device, resume=resume, progress=progress
+    )
 
 
 def train(

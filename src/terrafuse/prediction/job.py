@@ -42,7 +42,7 @@ class MapJob:
         resume: True: go on with what is there.
 
     Raises:
-        OutputError: The folder holds units of another map, or cannot be written.
+        OutputError: The folder holds units of another map.
     """
 
     def __init__(
@@ -69,10 +69,17 @@ class MapJob:
                 f"'{folder}' held an unfinished map, which is begun anew; --resume would go on",
                 stacklevel=4,
             )
+
+    def begin(self) -> None:
+        """Make the folder of the units, without those that are not gone on with.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
         if not self.done:
             self.discard()
         with written_whole(self.folder / _JOB) as (partial,):
-            content = {"format": _FORMAT, "units": len(plan), "key": self._key}
+            content = {"format": _FORMAT, "units": len(self.plan), "key": self._key}
             partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @property

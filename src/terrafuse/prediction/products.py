@@ -115,21 +115,21 @@ def open_map(
         refuse_special(folder / name)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
-    job = None
+    job = MapJob(folder, plan, key["products"], key, resume=resume)
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        job = MapJob(folder, plan, key["products"], key, resume=resume)
+        job.begin()
         yield MapWriter(folder, job, grid, scheme, products, chosen)
         job.discard()
     except BaseException as error:
         is_resumable = isinstance(error, OutputError) or not isinstance(error, Exception)
-        if job is not None and not (is_resumable and job.done):
+        if not (is_resumable and job.done):
             job.discard()
         for path in made:
             with suppress(OSError):  # never created, or not empty
                 path.rmdir()
-        if isinstance(error, OutputError) and job is not None and job.done:
+        if isinstance(error, OutputError) and job.done:
             raise OutputError(f"{error}. Finished parts are kept; then add --resume") from error
         raise
 
