@@ -104,6 +104,7 @@ def test_the_folder_of_a_demo(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with refused("demo:_fresh_folder | is not an earlier demo; choose another --out"):
         _fresh_folder(tmp_path)
+    (tmp_path / "demo").mkdir()
     _fresh_folder(tmp_path / "demo")
 
 
