@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from rasterio.transform import from_origin
 
+from children import run
 from terrafuse.classes import ClassScheme
 from terrafuse.config import AugmentConfig, DataConfig
 from terrafuse.data.scene import Scene, scene_from_rasters
@@ -24,6 +26,7 @@ from terrafuse.sampling.dataset import (
     default_workers,
     training_loader,
 )
+from terrafuse.stopping import SIGNALS
 
 OPTICAL = Modality("s2", ("red", "nir"), kind="optical")
 SAR = Modality("s1", ("vv",), kind="sar", scale=2.0)
@@ -172,14 +175,15 @@ def test_loader_settings(scenes):
 def test_workers_use_one_thread_and_a_small_cache(scenes, monkeypatch):
     limits = {}
     monkeypatch.setattr(module, "limit_resources", lambda **kwargs: limits.update(kwargs))
-    before = torch.get_num_threads()
-    try:
+
+    def work() -> None:
         torch.set_num_threads(2)
         module._prepare_worker(0)
         assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
-    assert limits == {"cache_mb": 64}
+        assert limits == {"cache_mb": 64}
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set(SIGNALS)
+
+    assert run(work) == 0  # a process of its own, which does not listen to signals any more
 
 
 def test_zoomed_samples_have_the_size_of_the_crop(scenes):
