@@ -134,8 +134,9 @@ def test_overviews_of_shares_are_means_of_what_has_data(tmp_path: Path, name: st
     shares[::2, ::2], shares[::2, 1::2], shares[1::2, ::2], shares[1::2, 1::2] = 20, 60, 100, 200
     shares[:512, 1::2] = 255  # no data
     chosen = find_products([name])
-    with open_map(tmp_path, Grid(UTM, NORTH_UP, 1024, 1024), SCHEME, chosen) as writer:
-        writer.write(Strip(0, {name: shares}))
+    grid = Grid(UTM, NORTH_UP, 1024, 1024)
+    with open_map(tmp_path, grid, SCHEME, chosen, plan=plan_for(grid)) as writer:
+        writer.write(Strip(0, 0, {name: shares}))
         made = writer.finish()
     with rasterio.open(made[name], overview_level=0) as dataset:
         small = dataset.read(1)
