@@ -32,7 +32,7 @@ STORED_CONFIG = "config.yaml"
 _RENAMED = {"taps": "out_indices"}
 
 # Faults of one file that a message lists.
-_MOST_FAULTS = 10
+_MOST_FAULTS = 6
 #: True and false in YAML 1.1, text in 1.2.
 _FORMER_BOOLEANS = {
     **dict.fromkeys(("yes", "on"), "true"),
