@@ -36,6 +36,8 @@ def test_pixel_size_in_metres_of_degrees_and_feet() -> None:
     feet = Grid(CRS.from_epsg(2263), Affine(10, 0, 0, 0, -10, 0), 5, 5)
     assert feet.pixel_size_m == pytest.approx(3.048, abs=1e-3)
     assert Grid(None, Affine.identity(), 5, 5).pixel_size_m is None
+    oblong = Grid(UTM, Affine(4, 0, 0, 0, -9, 0), 5, 5)
+    assert oblong.pixel_size_m == pytest.approx(6)  # the side of a square of the same area
 
 
 def test_same_grid_up_to_a_hundredth_of_a_pixel() -> None:

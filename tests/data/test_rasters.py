@@ -513,3 +513,14 @@ def test_masks_of_single_bands(make_raster: MakeRaster, tmp_path: Path) -> None:
     image = read_one(tmp_path / "a.vrt", 2)
     assert not np.isnan(image[0]).any()
     assert np.argwhere(np.isnan(image[1])).tolist() == [[0, 1], [1, 2]]
+
+
+def test_bands_are_numbered_through_all_files(
+    tmp_path: Path, make_raster: Callable[..., Path]
+) -> None:
+    paths = [
+        make_raster(tmp_path / "ab.tif", np.ones((2, 4, 4), np.uint8)),
+        make_raster(tmp_path / "cde.tif", np.ones((3, 4, 4), np.uint8)),
+    ]
+    scene = open_one(paths, 3, ReadingRules(read_bands=(2, 5, 3)))
+    assert scene.source(scene.modalities[0].name).numbers == [2, 5, 3]
