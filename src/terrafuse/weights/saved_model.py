@@ -24,6 +24,7 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
+    cut,
 )
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
@@ -214,8 +215,8 @@ def read_run_info(folder: str | Path) -> RunInfo:
     found = values.get("format_version")
     if found != FORMAT_VERSION:
         raise WeightsMismatchError(
-            f"'{path}' has format version {found}, written by terrafuse "
-            f"{values.get('terrafuse_version', '(unknown)')}; this is terrafuse "
+            f"'{path}' has format version {cut(found)}, written by terrafuse "
+            f"{cut(values.get('terrafuse_version', '(unknown)'))}; this is terrafuse "
             f"{VERSION}, which reads version {FORMAT_VERSION}. "
             "Use the terrafuse that wrote it, or train again"
         )
@@ -223,7 +224,9 @@ def read_run_info(folder: str | Path) -> RunInfo:
         return RunInfo.from_dict(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
-        raise WeightsError(f"'{path}' is damaged: {reason}. Save the model again") from None
+        raise WeightsError(
+            f"'{path}' is damaged: {cut(reason, 600)}. Save the model again"
+        ) from None
 
 
 def read_state(folder: str | Path, info: RunInfo | None = None) -> dict[str, Tensor]:

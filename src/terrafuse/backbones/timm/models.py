@@ -31,6 +31,7 @@ from terrafuse.errors import (
     UnknownNameError,
     WeightsMismatchError,
     WeightsNotFoundError,
+    cut,
     unknown_name,
 )
 from terrafuse.modalities import Modality
@@ -238,13 +239,15 @@ def build(
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None:
-            raise ModelError(f"backbone '{name}' cannot be built: {error}") from error
+            raise ModelError(f"backbone '{name}' cannot be built: {cut(error, 600)}") from error
         raise UnknownNameError(
             f"unknown option '{unknown[1]}' of backbone '{name}'. Known: "
             f"{', '.join(sorted(own_options))}, weights and timm's arguments for this model"
         ) from None
-    except (AssertionError, ValueError, RuntimeError, LookupError) as error:
-        raise ModelError(f"backbone '{name}' cannot be built with {options}: {error}") from error
+    except (AssertionError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:
+        raise ModelError(
+            f"backbone '{name}' cannot be built with {cut(options, 600)}: {cut(error, 600)}"
+        ) from error
     if not pretrained:
         return model, None
     del model  # it only validated name and options; keeping it would double the memory
