@@ -319,3 +319,19 @@ def test_a_part_of_a_scene_reads_as_the_whole_does(make_raster: MakeRaster, tmp_
     assert not np.array_equal(expected, noise[:, 8:24, :16])
     found = part.read(part.full_window).images["sar"].numpy()
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_the_grid_is_that_of_a_modality_of_scale_one(tmp_path: Path, make_raster: Any) -> None:
+    """Even if that of another one, which is declared twice as coarse, would be finer."""
+    places = {"coarse": 15, "fine": 10}
+    rasters = {
+        name: make_raster(
+            tmp_path / f"{name}.tif",
+            np.ones((1, 120 // size, 120 // size), np.uint8),
+            transform=from_origin(500_000, 5_000_000, size, size),
+        )
+        for name, size in places.items()
+    }
+    modalities = [Modality("coarse", ("c",), scale=2), Modality("fine", ("f",))]
+    scene = scene_from_rasters(modalities, rasters)
+    assert scene.grid.pixel_size == (10, 10)
