@@ -192,10 +192,16 @@ class Modality:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Modality:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            TypeError: The values are not such as it returns.
+        """
         fixed: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
+        if not all(isinstance(text, str) for text in (fixed["name"], *fixed["bands"])):
+            raise TypeError("names of modalities and bands have to be texts")
         return cls(**fixed)
 
 

@@ -74,7 +74,8 @@ def changed_state(place: Place, changes: Any) -> Any:
     for kind, number in changes:
         name = sorted(state)[number % len(state)] if state else "a"
         old = state.get(name, torch.zeros(2))
-        tensor = old if isinstance(old, torch.Tensor) and not old.is_sparse else torch.zeros(2)
+        plain = isinstance(old, torch.Tensor) and not (old.is_sparse or old.is_complex())
+        tensor = old if plain else torch.zeros(2)
         simple: dict[str, Any] = {
             "shape": torch.zeros(3, 1, 5),
             "half": tensor.half(),
