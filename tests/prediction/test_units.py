@@ -216,6 +216,37 @@ def test_after_a_failure_nothing_is_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["folder", "file", "link"])
+def test_what_is_not_ours_is_neither_used_nor_removed(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    place = tmp_path / "map" / "units"
+    place.parent.mkdir()
+    if kind == "folder":
+        place.mkdir()
+        (place / "000001.class_map").write_text("mine")
+    elif kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(tmp_path / "mine")
+    before = files_of(tmp_path)
+    with pytest.raises(OutputError, match=r"is no such folder\. Choose another --out, or move it"):
+        predict(tmp_path / "map")
+    assert files_of(tmp_path) == before
+    predict(tmp_path / "other")  # as the message says
+    place.rename(tmp_path / "moved")
+    predict(tmp_path / "map")
+    assert files_of(tmp_path / "map") == files_of(tmp_path / "other")
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_file_beside_the_units_stays(tmp_path: Path) -> None:
+    interrupted(tmp_path / "map", 30)
+    (tmp_path / "map" / "units" / "notes.txt").write_text("mine")
+    predict(tmp_path / "map", resume=True)
+    left = [path.name for path in (tmp_path / "map" / "units").iterdir()]
+    assert left == ["notes.txt"]
+
+
 @pytest.mark.usefixtures("small_units")
 def test_units_that_a_full_disk_left_are_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -133,6 +133,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",
     ),
+    "tests/prediction/test_units.py::test_what_is_not_ours_is_neither_used_nor_removed": (
+        "prediction.job:MapJob._check_ours | Choose another --out, or move it",
+    ),
     "tests/prediction/test_units.py::test_units_of_another_map_are_refused_with_what_differs": (
         "prediction.job:MapJob._check_same | leave out --resume to begin anew",
     ),

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from terrafuse.errors import OutputError
 from terrafuse.prediction.cog import Block
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
-from terrafuse.writing import written_whole
+from terrafuse.writing import is_trace, written_whole
 
 #: Folder of unfinished maps, beside the products.
 UNITS = "units"
 _JOB = "job.json"
+_UNIT = re.compile(r"\d{6,}\.\w+")
 _FORMAT = 1
 
 
@@ -42,7 +45,8 @@ class MapJob:
         resume: True: go on with what is there.
 
     Raises:
-        OutputError: The folder holds units of another map.
+        OutputError: The folder holds units of another map, or a folder of that name that is not of
+            a map.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class MapJob:
         self._products = tuple(products)
         self._out = folder
         self._key = json.loads(json.dumps(key))
+        self._check_ours()
         #: Units that are done → whether any pixel of theirs has data.
         self.done: dict[int, bool] = {}
         if resume:
@@ -120,8 +125,34 @@ class MapJob:
         return grid
 
     def discard(self) -> None:
-        """Remove the units."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the units, and the folder if nothing else is in it."""
+        for path in self._own_files():
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):  # never made, or not empty
+            self.folder.rmdir()
+
+    def _own_files(self) -> list[Path]:
+        """Files of units, and job.json last."""
+        names = [path for path in self.folder.glob("[0-9]*.*") if _UNIT.fullmatch(path.name)]
+        return [*names, self.folder / _JOB]
+
+    def _check_ours(self) -> None:
+        """Refuse a folder or file of somebody else's that has the name of ours.
+
+        Raises:
+            OutputError: There is one.
+        """
+        is_ours = not os.path.lexists(self.folder) or (
+            self.folder.is_dir()
+            and not self.folder.is_symlink()
+            and ((self.folder / _JOB).exists() or all(map(is_trace, self.folder.iterdir())))
+        )
+        if not is_ours:
+            raise OutputError(
+                f"'{self.folder}' is needed for a map that is being made, and is no such folder. "
+                "Choose another --out, or move it"
+            )
 
     def _block(self, number: int, product: str) -> Path:
         return self.folder / f"{number:06d}.{product}"
