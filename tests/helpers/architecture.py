@@ -58,7 +58,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "methods": (*VOCABULARY, *_LEARNABLE),
     "describe": (*VOCABULARY, *_LEARNABLE, "data", "sampling", "methods"),
     "pretraining": (*VOCABULARY, *_LEARNABLE, "methods"),
-    "prediction": (*VOCABULARY, "data", "segmenter"),
+    "prediction": (*VOCABULARY, "data", "weights", "segmenter"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
     "reports": (*VOCABULARY, "data", "doctor", "evaluation"),

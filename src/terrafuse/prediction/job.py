@@ -25,6 +25,7 @@ from terrafuse.errors import OutputError
 from terrafuse.prediction.cog import Block
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
+from terrafuse.weights import digest
 from terrafuse.writing import is_trace, written_whole
 
 #: Folder of unfinished maps, beside the products.
@@ -190,7 +191,8 @@ class MapJob:
                 content = json.loads(record.read_text(encoding="utf-8"))
                 has_data, digests = bool(content["has_data"]), dict(content["sha256"])
                 is_sound = set(digests) == set(self._products) and all(
-                    _digest(self._block(number, name)) == digest for name, digest in digests.items()
+                    digest(self._block(number, name)) == expected
+                    for name, expected in digests.items()
                 )
             except (OSError, ValueError, LookupError, TypeError):
                 is_sound = False
@@ -201,8 +203,3 @@ class MapJob:
                     f"unit {number} in '{self.folder}' is not as it was written and is done again",
                     stacklevel=5,
                 )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -37,6 +36,7 @@ from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
 from terrafuse.segmenter import Segmenter
 from terrafuse.version import VERSION
+from terrafuse.weights import digest_values
 
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
@@ -221,16 +221,12 @@ class ScenePredictor:
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state on disk."""
-        model = hashlib.sha256()
-        for name, tensor in sorted(self.segmenter.state_dict().items()):
-            model.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            model.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
         files = [path for paths in scene.paths().values() for path in paths]
         states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         grid = scene.grid
         crs = grid.crs.to_wkt() if grid.crs else None
         return {
-            "model": model.hexdigest(),
+            "model": digest_values(self.segmenter.state_dict()),
             "rasters": states,
             "grid": [grid.height, grid.width, *grid.transform[:6], crs],
         }
