@@ -199,6 +199,36 @@ def test_useless_statistics_are_refused(
         Recorder([Modality("m", ("a",))]).set_statistics(statistics)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    cls=st.sampled_from([Recorder, OwnScales]),
+    scale=st.sampled_from(SCALES),
+    rows=st.integers(1, 12),
+    cols=st.integers(1, 12),
+    stride=st.sampled_from([1, 2, 8, 32]),
+)
+def test_windows_that_are_whole_are_prepared_like_others(
+    cls: type[Recorder], scale: float, rows: int, cols: int, stride: int
+) -> None:
+    """Such as 16 pixels of a modality of half the scene's pixels, with a stride of 32."""
+    modality = Modality("m", ("a", "b"), scale=scale)
+    model = cls([modality])
+    model.stride = stride
+    step = lcm(modality.scale_ratio.numerator, 8)
+    sizes = [int(step * n / modality.scale_ratio) for n in (rows, cols)]
+    image = torch.randn(2, 2, *sizes, generator=torch.Generator().manual_seed(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        for is_whole in (True, False):
+            if not is_whole:
+                patch.setattr("terrafuse.segmenter._is_whole", lambda *_: False)
+            logits = model({"m": image}).logits
+            assert model.seen is not None
+            seen.append((logits, model.seen.images["m"], model.seen.valid["m"]))
+    for one, other in zip(*seen, strict=True):
+        assert torch.equal(one, other)
+
+
 RGB, SAR = Modality("rgb", ("r", "g", "b")), Modality("sar", ("vv",), scale=2.0)
 
 

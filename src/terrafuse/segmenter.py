@@ -153,13 +153,13 @@ class SensorModel(nn.Module):
             image = like.new_zeros(shape, dtype=torch.float32)
             return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
         image, mask = images[modality.name], valid.get(modality.name)
-        if target == image.shape[-2:] and target == padded and _is_whole(image, mask):
+        # Modality pixels covered by the padded window, possibly fractional.
+        own = [Fraction(length) / modality.scale_ratio for length in padded]
+        if [*target] == own == [*image.shape[-2:]] and _is_whole(image, mask):
             full = torch.ones((), dtype=torch.bool, device=image.device)
             return self.normalize(modality.name, image), full.expand(len(image), 1, *target)
         image = self.normalize(modality.name, image)
         known = ~image.isnan() & _has_data(image, mask)
-        # Modality pixels covered by the padded window, possibly fractional.
-        own = [Fraction(length) / modality.scale_ratio for length in padded]
         return _bring_to(torch.where(known, image, 0.0), known, own, target)
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
