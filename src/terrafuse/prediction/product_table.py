@@ -99,7 +99,8 @@ class Product:
         scale: Value of one step (GDAL's scale tag); None: values are not scaled.
         is_class_map: True: values are classes, with colour table and class names.
         reduction: How four pixels become one of an overview.
-        compression: Level of deflate, 1 to 9.
+        compression: Level of deflate, 1 to 9. Level 6 makes a noisy class map 18 % smaller in five
+            times the time, and shares, whose last bits are noise, hardly smaller.
     """
 
     name: str
@@ -110,7 +111,7 @@ class Product:
     scale: float | None = None
     is_class_map: bool = False
     reduction: Reduction = "average"
-    compression: int = 6
+    compression: int = 1
 
     def encoding(self, nodata: float) -> Encoding:
         """How its pixels are stored.
@@ -119,6 +120,8 @@ class Product:
             nodata: Value of pixels without data, which may differ from its own.
         """
         predictor = "3" if self.dtype.startswith("float") else "2"
+        if self.is_class_map:  # differences of class numbers say nothing
+            predictor = "1"
         creation = {"compress": "DEFLATE", "predictor": predictor, "zlevel": f"{self.compression}"}
         return Encoding(self.dtype, nodata, self.reduction, creation)
 
@@ -138,12 +141,8 @@ class Product:
         }
 
 
-#: Settings of shares stored as bytes. Their last bits are noise: level 1 takes a quarter of the
-#: time of level 6 for files 10 % larger.
-LEVELS: Mapping[str, Any] = {
-    "scale": 1 / SHARE_LEVELS,
-    "compression": 1,
-}
+#: Settings of shares stored as bytes.
+LEVELS: Mapping[str, Any] = {"scale": 1 / SHARE_LEVELS}
 
 #: All products by name.
 PRODUCTS: dict[str, Product] = {
