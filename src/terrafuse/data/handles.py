@@ -27,7 +27,7 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._env import set_gdal_config
+from rasterio._env import get_gdal_config, set_gdal_config
 from rasterio._err import CPLE_BaseError  # what failures inside GDAL arrive as
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
@@ -177,6 +177,21 @@ def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
     set_gdal_config("GDAL_CACHEMAX", cache_mb * 2**20)
     if open_files is not None:
         pool.limit = open_files
+
+
+@contextmanager
+def block_cache(size: int) -> Iterator[None]:
+    """Limit GDAL's cache of decoded blocks for a while; a smaller limit stays.
+
+    Args:
+        size: Bytes.
+    """
+    before = int(get_gdal_config("GDAL_CACHEMAX"))
+    set_gdal_config("GDAL_CACHEMAX", min(before, size))
+    try:
+        yield
+    finally:
+        set_gdal_config("GDAL_CACHEMAX", before)
 
 
 def read_bands(

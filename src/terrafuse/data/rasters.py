@@ -307,7 +307,7 @@ class _Read(NamedTuple):
 def _hide_fill(image: NDArray[np.float32], fill: NDArray[np.bool_]) -> None:
     """Set pixels of `image` (C, h, w) to NaN of which each band is fill or has no data anyway."""
     if fill.any():
-        image[:, (fill | np.isnan(image)).all(axis=0)] = np.nan
+        np.copyto(image, np.nan, where=(fill | np.isnan(image)).all(axis=0))
 
 
 class _Share(NamedTuple):

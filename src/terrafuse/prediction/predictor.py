@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from terrafuse.classes import ClassScheme
+from terrafuse.data.handles import block_cache
 from terrafuse.errors import (
     BandError,
     ConfigError,
@@ -29,7 +30,7 @@ from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
 from terrafuse.prediction.products import Products, open_map
-from terrafuse.prediction.reading import read_ahead, read_groups
+from terrafuse.prediction.reading import cache_bytes, read_ahead, read_groups
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
@@ -123,7 +124,12 @@ class ScenePredictor:
         part = Part.whole(lattice) if window is None else Part(lattice, window)
         sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
         done = not_run = 0
-        with evaluating(self.segmenter), closing(self._scored(scene, part, used)) as scored:
+        cache = cache_bytes(scene, lattice.size, part.window.width)
+        with (
+            evaluating(self.segmenter),
+            block_cache(cache),
+            closing(self._scored(scene, part, used)) as scored,
+        ):
             for place, logits, valid in scored:
                 if place.row > sums.row and (strip := sums.advance(place.row, layers)):
                     yield strip

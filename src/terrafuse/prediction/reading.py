@@ -24,6 +24,10 @@ _READ_AHEAD = 2
 # group must end.
 _MOST_WINDOWS = 16
 
+# Largest side of a file's blocks that is counted with, and the least and most memory for them.
+_BLOCK = 512
+_LEAST_CACHE, _MOST_CACHE = 2**24, 2**28
+
 _T = TypeVar("_T")
 _END: Any = object()
 
@@ -93,6 +97,23 @@ def read_groups(
             yield finished()
     if group:
         yield finished()
+
+
+def cache_bytes(scene: Scene, height: int, width: int) -> int:
+    """Memory for decoded blocks of files with which none is read twice in a row of windows.
+
+    Args:
+        scene: What is read.
+        height: Of a window.
+        width: Of what is read row by row.
+    """
+    scales = {modality.name: modality.scale for modality in scene.modalities}
+    total = 0.0
+    for name, files in scene.files.items():
+        pixels = (height / scales[name] + 2 * _BLOCK) * (width / scales[name] + 2 * _BLOCK)
+        dtypes = (dtype.replace("complex_int16", "complex64") for f in files for dtype in f.dtypes)
+        total += pixels * sum(np.dtype(dtype).itemsize for dtype in dtypes)
+    return int(min(max(total, _LEAST_CACHE), _MOST_CACHE))
 
 
 def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:

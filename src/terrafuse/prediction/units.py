@@ -18,7 +18,7 @@ from terrafuse.samples import Window
 #: Largest share of windows that are run once more because of the edges of columns.
 MOST_TWICE = 0.1
 # Memory of the sums of a column.
-_SUMS_BYTES = 48 * 2**20
+_SUMS_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
