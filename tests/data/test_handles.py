@@ -13,7 +13,7 @@ from rasterio._env import get_gdal_config
 from rasterio.transform import from_origin
 
 from terrafuse.data import Scene, scene_from_rasters
-from terrafuse.data.handles import HandlePool, limit_resources, pool
+from terrafuse.data.handles import HandlePool, block_cache, limit_resources, pool
 from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.errors import RasterReadError
 from terrafuse.modalities import Modality
@@ -178,6 +178,16 @@ def test_settings_of_gdal() -> None:
     assert pool.limit == 7
     limit_resources(cache_mb=256)
     assert pool.limit == 7
+
+
+def test_a_cache_is_limited_for_a_while_and_never_enlarged() -> None:
+    limit_resources(cache_mb=64)
+    with block_cache(2**24):
+        assert get_gdal_config("GDAL_CACHEMAX") == 2**24
+        with block_cache(2**28):
+            assert get_gdal_config("GDAL_CACHEMAX") == 2**24
+    assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
+    limit_resources(cache_mb=256)
 
 
 def test_a_handle_that_cannot_be_opened() -> None:

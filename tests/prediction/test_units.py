@@ -55,8 +55,8 @@ def test_a_plan_covers_the_scene_once_and_repeats_few_windows(
 def test_columns_are_as_wide_as_their_sums_may_be() -> None:
     lattice = Lattice(100, 100_000, 512, 128)
     assert plan_units(lattice, 8).width == 4096  # 2048 runs too many windows twice
-    assert plan_units(lattice, 2).width == 10240  # of 9 bytes, 512 rows and 48 MiB
-    assert plan_units(Lattice(100, 5000, 256, 64), 8).width == 4096
+    assert plan_units(lattice, 2).width == 6144  # of 9 bytes, 512 rows and 32 MiB
+    assert plan_units(Lattice(100, 5000, 256, 64), 8).width == 2048
 
 
 def test_what_is_missing_is_joined_downwards_and_never_sidewards() -> None:

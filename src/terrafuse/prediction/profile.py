@@ -123,7 +123,9 @@ def describe_profile(found: Mapping[str, Any]) -> list[dict[str, str]]:
         "scene": _text(found["scene_mpix_per_s"], "Mpixel/s"),
         "model alone": _text(found["model_mpix_per_s"], "Mpixel/s of windows"),
         "overlap": f"{found['pixels_run_per_scene_pixel']:g} window pixels per scene pixel",
-        "time in the model": "–" if share is None else f"{share:.1%} (1 = the engine costs nothing)",
+        "time in the model": "–"
+        if share is None
+        else f"{share:.1%} (1 = the engine costs nothing)",
     }
     rows |= {name: f"{value:.1f} s" for name, value in found["stage_seconds"].items()}
     rows |= {

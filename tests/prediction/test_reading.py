@@ -1,0 +1,36 @@
+"""Memory for decoded blocks while a scene is read window by window."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from terrafuse.prediction.reading import cache_bytes
+
+
+def scene(**dtypes: tuple[float, list[tuple[str, ...]]]) -> Any:
+    """A scene of modalities: name → scale and the dtypes of each file's bands."""
+    return SimpleNamespace(
+        modalities=[SimpleNamespace(name=name, scale=scale) for name, (scale, _) in dtypes.items()],
+        files={
+            name: [SimpleNamespace(dtypes=own) for own in files]
+            for name, (_, files) in dtypes.items()
+        },
+    )
+
+
+def test_cache_holds_the_blocks_under_a_row_of_windows_of_every_file() -> None:
+    # A window of 256 lies within 256 + 2 · 512 rows of blocks; of half as many at scale 2.
+    fine = (256 + 1024) * (4096 + 1024) * 3
+    coarse = (128 + 1024) * (2048 + 1024) * (8 + 4)
+    own = scene(
+        a=(1.0, [("uint16",), ("uint8",)]), b=(2.0, [("complex_int16", "float32")])
+    )  # fmt: skip
+    assert cache_bytes(own, 256, 4096) == fine + coarse
+
+
+@pytest.mark.parametrize(("width", "expected"), [(100, 2**24), (10**6, 2**28)])
+def test_cache_has_a_least_and_a_greatest_size(width: int, expected: int) -> None:
+    assert cache_bytes(scene(a=(1.0, [("float32",)])), 64, width) == expected
