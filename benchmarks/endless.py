@@ -2,9 +2,10 @@
 
     python benchmarks/endless.py [--sizes 2048x2048 8192x8192 2048x262144] [--run 8192x8192]
 
-Scenes are sparse GeoTIFFs of 4 × uint16, windows 256 with overlap 64, 8 classes, a 1×1 model. Without
-a nodata value the model runs everywhere; with one it runs nowhere. Each row is a process of its own;
-its highest resident memory is counted from the moment when the model is built and torch is loaded.
+Scenes are sparse GeoTIFFs of 4 × uint16, windows 256 with overlap 64, 8 classes, a 1×1 model.
+Without a nodata value the model runs everywhere; with one it runs nowhere. Each row is a process of
+its own; its highest resident memory is counted from the moment when the model is built and torch is
+loaded.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ VAST = (100_000, 100_000)
 MODALITY = Modality("image", ("B0", "B1", "B2", "B3"), kind="optical")
 
 
-class Begun(Exception):
+class BegunError(Exception):
     """The first windows are done."""
 
 
@@ -73,11 +74,11 @@ def measure(height: int, width: int, *, empty: bool, stop_early: bool = False) -
 
         def watch(done: int, _: int) -> None:
             if stop_early and done:
-                raise Begun
+                raise BegunError
 
         try:
             predictor.predict(scene, Path(folder) / "map", scheme=scheme, progress=watch)
-        except Begun:
+        except BegunError:
             pass
         except Exception as error:
             if "no pixel has data" not in str(error):

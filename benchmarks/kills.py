@@ -36,7 +36,7 @@ from terrafuse.writing import is_trace
 
 #: Exit codes: finished before; killed; in order, as an error or by the signal's number.
 ENDS = {signal.SIGKILL: {0, -9}, signal.SIGTERM: {0, 2, 143}, signal.SIGINT: {0, 2, 130}}
-_TIMES = re.compile(r"seconds|date|ms_per_megapixel|machine|_version$")
+_TIMES = re.compile(r"^profile$|seconds|date|ms_per_megapixel|machine|_version$")
 _TIMED_COLUMNS = re.compile(r"seconds|ms / Mpx|ms_per_megapixel")
 _WAIT_SECONDS = 120
 

@@ -96,12 +96,13 @@ def _check_products_and_windows(ok, folder, scene):
     options = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
     said = ok(
         "predict", run, "--scene", scene, "--out", out, *options,
-        "--products", "class_map,confidence,entropy,margin",
+        "--products", "class_map,confidence,entropy,margin", "--profile",
     )  # fmt: skip
     names = ("class_map", "confidence", "entropy", "margin")
     class_map, *others = said.splitlines()
     assert class_map == f"wrote {out}/class_map.tif (codes of the classes; 255 = no data)"
-    assert others == [f"wrote {out / name}.tif" for name in names[1:]]
+    assert others[:3] == [f"wrote {out / name}.tif" for name in names[1:]]
+    assert any("of model-only speed after overlap" in line for line in others[3:])
     after = json.loads((out / "prediction.json").read_text())
     assert after["products"]["entropy"] == {
         "file": "entropy.tif",

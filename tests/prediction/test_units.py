@@ -108,11 +108,17 @@ def predictor_of(scene: ArrayScene, **options: Any) -> ScenePredictor:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {
+    """Content by name; what the map took is left out."""
+    found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
+    if "prediction.json" in found:
+        record = json.loads(found["prediction.json"])
+        del record["profile"]
+        found["prediction.json"] = json.dumps(record).encode()
+    return found
 
 
 def interrupted(folder: Path, after: int, **options: Any) -> None:

@@ -233,6 +233,9 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished map in the folder.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print what reading, model and writing took.")
+    ] = False,
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
@@ -273,6 +276,10 @@ def predict(
 
         _rows("areas", describe_areas(made.areas), as_json=False)
         typer.echo(f"wrote {made.areas_file}")
+    if profile:
+        from terrafuse.prediction import describe_profile
+
+        _rows("profile", describe_profile(made.profile), as_json=False)
 
 
 def _say_values(made: Products) -> str:

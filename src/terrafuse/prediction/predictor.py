@@ -29,8 +29,10 @@ from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
-from terrafuse.prediction.products import Products, open_map
-from terrafuse.prediction.reading import cache_bytes, read_ahead, read_groups
+from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.profile import MapProfile
+from terrafuse.prediction.queues import read_ahead, write_behind
+from terrafuse.prediction.reading import cache_bytes, read_groups
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
@@ -101,6 +103,7 @@ class ScenePredictor:
         products: Sequence[str] = DEFAULT_PRODUCTS,
         window: Window | None = None,
         progress: Progress | None = None,
+        profile: MapProfile | None = None,
     ) -> Generator[Strip, None, None]:
         """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
@@ -110,6 +113,7 @@ class ScenePredictor:
             products: Layers of the strips, by their names in `PRODUCTS`.
             window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
+            profile: Receives what each stage takes.
 
         Raises:
             UnknownNameError: A product or modality does not exist.
@@ -125,10 +129,11 @@ class ScenePredictor:
         sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
         done = not_run = 0
         cache = cache_bytes(scene, lattice.size, part.window.width)
+        profile = profile or MapProfile()
         with (
             evaluating(self.segmenter),
             block_cache(cache),
-            closing(self._scored(scene, part, used)) as scored,
+            closing(self._scored(scene, part, used, profile)) as scored,
         ):
             for place, logits, valid in scored:
                 if place.row > sums.row and (strip := sums.advance(place.row, layers)):
@@ -202,12 +207,35 @@ class ScenePredictor:
         plan = self.plan(scene)
         facts = {**self._facts(scene, scheme, used), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
+        profile = MapProfile()
         with open_map(
             Path(out_dir), scene.grid, scheme, find_products(products), values,
             plan=plan, key=key, resume=resume,
         ) as writer:  # fmt: skip
-            runs = writer.todo
-            done, total = 0, plan.windows(runs) if runs else 0
+            profile.begin(sum(run.height * run.width for run in writer.todo))
+            self._map(scene, writer, without, products, profile, progress)
+            if not writer.has_data:
+                raise DataError(self._nothing_to_map(scene, used))
+            return writer.finish(facts, areas=areas, profile=profile)
+
+    def _map(
+        self,
+        scene: Scene,
+        writer: MapWriter,
+        without: frozenset[str] | set[str],
+        products: Sequence[str],
+        profile: MapProfile,
+        progress: Progress | None,
+    ) -> None:
+        """Map the rectangles that a writer wants."""
+        plan, runs = self.plan(scene), writer.todo
+        done, total = 0, plan.windows(runs) if runs else 0
+
+        def write(strip: Strip) -> None:
+            with profile.timed("writing"):
+                writer.write(strip)
+
+        with write_behind(write) as put:
             for window in runs:
 
                 def count(own: int, _: int, before: int = done) -> None:
@@ -215,15 +243,18 @@ class ScenePredictor:
                         progress(before + own, total)
 
                 strips = self.stream(
-                    scene, without=without, products=products, window=window, progress=count
+                    scene,
+                    without=without,
+                    products=products,
+                    window=window,
+                    progress=count,
+                    profile=profile,
                 )
                 with closing(strips):
                     for strip in strips:
-                        writer.write(strip)
+                        with profile.timed("waiting for writing"):
+                            put(strip)
                 done += plan.windows([window])
-            if not writer.has_data:
-                raise DataError(self._nothing_to_map(scene, used))
-            return writer.finish(facts, areas=areas)
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state on disk."""
@@ -290,33 +321,35 @@ class ScenePredictor:
         )
 
     def _scored(
-        self, scene: Scene, part: Part, used: tuple[str, ...]
+        self, scene: Scene, part: Part, used: tuple[str, ...], profile: MapProfile
     ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
         """Yield windows in the part's order, with logits (K, h, w) or None, and valid (h, w)."""
-        groups = read_ahead(
-            read_groups(
-                scene,
-                part,
-                used,
-                # Of the whole scene, so that parts of it have batches of one size.
-                batch_size=min(self.windows.batch_size, len(part.lattice)),
-                needs_all=not self.segmenter.supports_missing,
-            )
+        groups = read_groups(
+            scene,
+            part,
+            used,
+            # Of the whole scene, so that parts of it have batches of one size.
+            batch_size=min(self.windows.batch_size, len(part.lattice)),
+            needs_all=not self.segmenter.supports_missing,
         )
-        with closing(groups):
-            for group in groups:
-                scores = iter(self._logits(group.batch) if group.batch else ())
+        ahead = read_ahead(profile.timed_items("reading", groups))
+        with closing(ahead):
+            for group in profile.timed_items("waiting for reading", ahead):
+                scores = iter(self._logits(group.batch, profile) if group.batch else ())
                 for i, window in enumerate(group.windows):
                     valid = group.valid[i].to(self.device)
                     yield window, next(scores) if group.is_run[i] else None, valid
 
     @torch.inference_mode()
-    def _logits(self, batch: Batch) -> Tensor:
+    def _logits(self, batch: Batch, profile: MapProfile) -> Tensor:
         batch = batch.to(self.device)
         dtype = _AUTOCAST[self.windows.precision]
-        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
-            logits: Tensor = self.segmenter(batch.images, batch.valid).logits
         window = batch.windows[0]
+        with (
+            profile.model(len(batch.windows), window.height * window.width, self.device),
+            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
+        ):
+            logits: Tensor = self.segmenter(batch.images, batch.valid).logits
         expected = (
             len(batch.windows),
             self.segmenter.num_classes,

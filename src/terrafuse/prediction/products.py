@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -23,6 +23,7 @@ from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.cog import BlockWriter, assemble, level_sizes, write_template
 from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.product_table import Product
+from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.writing import partial_folder, refuse_special, replace_together
@@ -47,6 +48,7 @@ class Products:
         class_values: Pixel values of the classes in the class map.
         areas: Of the classes, then of what has no data, if they were asked for.
         areas_file: `areas.csv`, likewise.
+        profile: What mapping took, as `MapProfile.to_dict` has it.
     """
 
     files: Mapping[str, Path]
@@ -54,6 +56,7 @@ class Products:
     class_values: ClassValues
     areas: tuple[ClassArea, ...] = ()
     areas_file: Path | None = None
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def class_map(self) -> Path:
@@ -209,30 +212,40 @@ class MapWriter:
                 self.values.lookup[values] if product.is_class_map else values
             )
 
-    def finish(self, facts: Mapping[str, Any] | None = None, *, areas: bool = False) -> Products:
+    def finish(
+        self,
+        facts: Mapping[str, Any] | None = None,
+        *,
+        areas: bool = False,
+        profile: MapProfile | None = None,
+    ) -> Products:
         """Assemble the products of all units.
 
         Args:
             facts: Further facts for `prediction.json`.
             areas: Also write the area of each class.
+            profile: What mapping took, for `prediction.json`; assembling is added.
 
         Raises:
             OutputError: The disk is full or fails.
         """
         with _reported(self.folder), partial_folder(self.folder, "map") as partial:
-            made = {product.name: self._make(product, partial) for product in self._products}
+            profile = profile or MapProfile()
+            with profile.timed("assembling"):
+                made = {product.name: self._make(product, partial) for product in self._products}
             count = AreaCount(self._grid) if areas else None
             if count is not None:
                 count.add_map(made["class_map"], self.values.lookup)
                 facts = {**(facts or {}), "areas_by": count.by or None}
             found = tuple(count.result(self.scheme)) if count else ()
+            profile.end()
+            took = profile.to_dict()
             record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
-            text = json.dumps(
-                {"format": RECORD_FORMAT, **(facts or {}), "products": described},
-                indent=2,
-                ensure_ascii=False,
-            )
+            content = {
+                "format": RECORD_FORMAT, **(facts or {}), "products": described, "profile": took,
+            }  # fmt: skip
+            text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
             beside = [record, write_areas(partial, found)] if areas else [record]
             replace_together({p: self.folder / p.name for p in (*made.values(), *beside)})
@@ -242,6 +255,7 @@ class MapWriter:
                 self.values,
                 found,
                 self.folder / AREAS_CSV if areas else None,
+                took,
             )
 
     def _describe(self, product: Product) -> dict[str, Any]:

@@ -1,12 +1,10 @@
-"""Reading a scene's windows, a little ahead of the model."""
+"""Reading a scene's windows, in groups for the model."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,8 +16,6 @@ from terrafuse.samples import Batch, Sample, Window, collate
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
-# Groups read before they are requested.
-_READ_AHEAD = 2
 # Windows in a group, per sample that the model runs on: places without data take no memory, but a
 # group must end.
 _MOST_WINDOWS = 16
@@ -27,9 +23,6 @@ _MOST_WINDOWS = 16
 # Largest side of a file's blocks that is counted with, and the least and most memory for them.
 _BLOCK = 512
 _LEAST_CACHE, _MOST_CACHE = 2**24, 2**28
-
-_T = TypeVar("_T")
-_END: Any = object()
 
 
 @dataclass(frozen=True)
@@ -140,16 +133,3 @@ def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> Tensor:
     for mask in sample.valid.values():
         valid |= resize_mask(mask.numpy(), shape)
     return torch.from_numpy(valid)
-
-
-def read_ahead(items: Iterable[_T]) -> Generator[_T, None, None]:
-    """Yield items of an iterable that a thread advances a little; its errors are raised here."""
-    source = iter(items)
-    pool = ThreadPoolExecutor(1, thread_name_prefix="terrafuse-read")
-    try:
-        pending = deque(pool.submit(next, source, _END) for _ in range(_READ_AHEAD))
-        while (item := pending.popleft().result()) is not _END:
-            pending.append(pool.submit(next, source, _END))
-            yield item
-    finally:
-        pool.shutdown(cancel_futures=True)
