@@ -19,6 +19,7 @@ from terrafuse.prediction.product_table import (
     levels,
 )
 from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.timing import describe_device, forward_seconds
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
@@ -32,6 +33,7 @@ __all__ = [
     "ClassValues",
     "FinalRows",
     "Lattice",
+    "MapSettings",
     "MapWriter",
     "Part",
     "PixelAreas",

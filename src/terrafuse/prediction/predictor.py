@@ -27,9 +27,11 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
-from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
+from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
 from terrafuse.prediction.products import Products, open_map
 from terrafuse.prediction.reading import read_ahead, read_groups
+from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
@@ -88,16 +90,17 @@ class ScenePredictor:
             self.windows.blending,
         )
 
-    def plan(self, scene: Scene) -> UnitPlan:
+    def plan(self, scene: Scene, settings: MapSettings | None = None) -> UnitPlan:
         """Return the units in which a scene is mapped."""
-        return plan_units(self.lattice(scene), self.segmenter.num_classes)
+        products = (settings or MapSettings()).layers
+        return plan_units(self.lattice(scene), self.segmenter.num_classes, products)
 
     def stream(
         self,
         scene: Scene,
         *,
         without: frozenset[str] | set[str] = frozenset(),
-        products: Sequence[str] = DEFAULT_PRODUCTS,
+        settings: MapSettings | None = None,
         window: Window | None = None,
         progress: Progress | None = None,
     ) -> Generator[Strip, None, None]:
@@ -106,28 +109,39 @@ class ScenePredictor:
         Args:
             scene: What is mapped.
             without: Modalities to leave out.
-            products: Layers of the strips, by their names in `PRODUCTS`.
+            settings: Products, which are the layers of the strips, and how they come about, but
+                for the sieve, which needs the whole map. Default: the products of default.
             window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
 
         Raises:
-            UnknownNameError: A product or modality does not exist.
+            UnknownNameError: A modality does not exist.
+            ConfigError: The windows are too small to be resized, or the model has more modalities
+                than the product "sources" tells apart.
             MissingModalityError: A modality that the method needs is missing or left out.
             BandError: A modality's bands differ between scene and model.
             GridMismatchError: A modality's scale differs between scene and model.
             ModelError: The model does not return K finite scores per pixel.
         """
-        layers = find_products(products)
+        settings = settings or MapSettings()
+        layers = settings.layers
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
         part = Part.whole(lattice) if window is None else Part(lattice, window)
-        sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
+        sums = Accumulator(
+            part,
+            self.segmenter.num_classes,
+            device=self.device,
+            needs=settings.needs,
+            abstain=settings.abstain,
+        )
         done = not_run = 0
-        with evaluating(self.segmenter), closing(self._scored(scene, part, used)) as scored:
-            for place, logits, valid in scored:
+        scores = self._scored(scene, part, used, settings)
+        with evaluating(self.segmenter), closing(scores) as scored:
+            for place, logits, valid, sources in scored:
                 if place.row > sums.row and (strip := sums.advance(place.row, layers)):
                     yield strip
-                sums.add(place, logits, valid)
+                sums.add(place, logits, valid, sources)
                 done += 1
                 not_run += logits is None and bool(valid.any())
                 if progress:
@@ -150,7 +164,8 @@ class ScenePredictor:
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """Map a whole scene in memory: class indices, uint8 (H, W), 255 = no data."""
-        strips = self.stream(scene, without=without, products=("class_map",), progress=progress)
+        settings = MapSettings(("class_map",))
+        strips = self.stream(scene, without=without, settings=settings, progress=progress)
         return np.concatenate([strip.layers["class_map"] for strip in strips])
 
     def predict(
@@ -166,6 +181,9 @@ class ScenePredictor:
         facts: Mapping[str, object] | None = None,
         resume: bool = False,
         progress: Progress | None = None,
+        tta: Sequence[str] = (),
+        abstain: float | None = None,
+        sieve: int | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
 
@@ -180,10 +198,14 @@ class ScenePredictor:
             resume: True: go on with the units of an unfinished map of the same rasters, by the same
                 model and settings.
             progress: Called with (windows done, windows in all).
+            tta: Test-time augmentation, as in `MapSettings`.
+            abstain: Confidence below which a pixel has no class, likewise.
+            sieve: Smallest patch of the class map in pixels, likewise.
 
         Raises:
-            ConfigError: Areas without a class map.
-            UnknownNameError: No such product.
+            ConfigError: Areas, or what changes the class map, without a class map; a value that is
+                not allowed.
+            UnknownNameError: No such product or augmentation.
             ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
@@ -193,12 +215,15 @@ class ScenePredictor:
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
-        plan = self.plan(scene)
-        facts = {**self._facts(scene, scheme, used), **(facts or {})}
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        plan = self.plan(scene, settings)
+        self._check_settings(settings, plan.lattice)
+        facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
         with open_map(
-            Path(out_dir), scene.grid, scheme, find_products(products), values,
+            Path(out_dir), scene.grid, scheme, settings.layers, values,
             plan=plan, key=key, resume=resume,
+            settings=settings, modalities=[m.name for m in self.segmenter.modalities],
         ) as writer:  # fmt: skip
             runs = writer.todo
             done, total = 0, plan.windows(runs) if runs else 0
@@ -209,7 +234,7 @@ class ScenePredictor:
                         progress(before + own, total)
 
                 strips = self.stream(
-                    scene, without=without, products=products, window=window, progress=count
+                    scene, without=without, settings=settings, window=window, progress=count
                 )
                 with closing(strips):
                     for strip in strips:
@@ -275,6 +300,16 @@ class ScenePredictor:
             "device": self.device.type,
         }
 
+    def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
+        """Refuse settings that do not suit the model or its windows.
+
+        Raises:
+            ConfigError: Names what does.
+        """
+        settings.source_bits([m.name for m in self.segmenter.modalities])
+        for view in settings.views:
+            scaled_size(lattice.size, view.factor, lattice.alignment)
+
     def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
         where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
         names = ", ".join(used) or "any modality"
@@ -284,9 +319,9 @@ class ScenePredictor:
         )
 
     def _scored(
-        self, scene: Scene, part: Part, used: tuple[str, ...]
-    ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
-        """Yield windows in the part's order, with logits (K, h, w) or None, and valid (h, w)."""
+        self, scene: Scene, part: Part, used: tuple[str, ...], settings: MapSettings
+    ) -> Generator[tuple[Window, Tensor | None, Tensor, Tensor | None], None, None]:
+        """Yield windows in the part's order, with logits (K, h, w) or None, valid, and sources."""
         groups = read_ahead(
             read_groups(
                 scene,
@@ -295,18 +330,27 @@ class ScenePredictor:
                 # Of the whole scene, so that parts of it have batches of one size.
                 batch_size=min(self.windows.batch_size, len(part.lattice)),
                 needs_all=not self.segmenter.supports_missing,
+                bits=settings.source_bits([m.name for m in self.segmenter.modalities]),
             )
         )
+        views, alignment = settings.views, part.lattice.alignment
         with closing(groups):
             for group in groups:
-                scores = iter(self._logits(group.batch) if group.batch else ())
+                scores = iter(self._scores(group.batch, views, alignment) if group.batch else ())
                 for i, window in enumerate(group.windows):
                     valid = group.valid[i].to(self.device)
-                    yield window, next(scores) if group.is_run[i] else None, valid
+                    sources = group.sources[i].to(self.device) if group.sources else None
+                    yield window, next(scores) if group.is_run[i] else None, valid, sources
 
     @torch.inference_mode()
-    def _logits(self, batch: Batch) -> Tensor:
+    def _scores(self, batch: Batch, views: Sequence[View], alignment: int) -> Tensor:
         batch = batch.to(self.device)
+        if len(views) == 1:
+            return self._logits(batch)
+        modalities = self.segmenter.modalities
+        return average_views(self._logits, batch, views, modalities, alignment)
+
+    def _logits(self, batch: Batch) -> Tensor:
         dtype = _AUTOCAST[self.windows.precision]
         with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
             logits: Tensor = self.segmenter(batch.images, batch.valid).logits
