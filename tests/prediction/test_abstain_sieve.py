@@ -104,6 +104,7 @@ def test_the_value_is_no_class_nor_no_data_nor_one_that_labels_use(tmp_path: Pat
 def test_confidences_outside_0_to_1_are_refused(value: float) -> None:
     with pytest.raises(ConfigError, match=r"abstain is .*above 0 and at most 1"):
         MapSettings(abstain=value)
+    assert [MapSettings(abstain=given).abstain for given in (1e-9, 1)] == [1e-9, 1]
 
 
 def test_what_changes_the_class_map_needs_one() -> None:
@@ -113,6 +114,7 @@ def test_what_changes_the_class_map_needs_one() -> None:
         MapSettings(("confidence", "class_map"), **options)  # as the message says
     with pytest.raises(ConfigError, match="sieve is 1; give the smallest patch to keep, 2 pixels"):
         MapSettings(sieve=1)
+    MapSettings(sieve=2)
 
 
 @pytest.fixture

@@ -245,7 +245,7 @@ def test_disagreement_by_hand() -> None:
     )
     assert taper(4, 2).tolist() == [1, 2, 2, 1]
     # Third pixel: 2 of the first window's weight, 1 of the second's, for class 0; fourth: 1 and 2.
-    assert average[:, 0, 3].tolist() == [5 / 3, 4 / 3]
+    torch.testing.assert_close(average[:, 0, 3], torch.tensor([5 / 3, 4 / 3]))
     assert layer(strips, "class_map").tolist() == [[0, 0, 0, 0, 1, 1]]
     assert layer(strips, "disagreement").tolist() == [
         [0, 0, round(254 / 3), round(254 * 2 / 3), 0, 0]

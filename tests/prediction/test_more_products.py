@@ -27,6 +27,7 @@ from terrafuse.prediction import (
     plan_units,
     units,
 )
+from terrafuse.segmenter import Inputs, SegmenterOutput
 
 SCHEME = ClassScheme(("bare", "wét", "roof", "sea"))
 NAMES = ("probabilities", "probabilities_float32", "sources", "disagreement")
@@ -131,9 +132,13 @@ def test_sources_are_bits_with_names(tmp_path: Path) -> None:
 
 
 def test_sources_are_told_where_a_method_that_needs_all_is_not_run(tmp_path: Path) -> None:
+    class AtAnyScale(NeedsAll):
+        def segment(self, inputs: Inputs) -> SegmenterOutput:
+            return SegmenterOutput(inputs.images["a"] + inputs.images["b"])
+
     scene = two_sensors()
     with pytest.warns(UserWarning, match="windows of scene 'a' have no data in one of a, b"):
-        made = predict(scene, tmp_path, NeedsAll, products=("class_map", "sources"))
+        made = predict(scene, tmp_path, AtAnyScale, products=("sources", "class_map"))
     with rasterio.open(made["sources"]) as sources, rasterio.open(made.class_map) as class_map:
         assert sources.read(1)[0, 0] == 1
         assert class_map.read(1)[0, 0] == 255

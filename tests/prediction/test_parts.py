@@ -25,7 +25,6 @@ from terrafuse.prediction import (
 from terrafuse.samples import Window
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
-
 #: Every product, and all that changes them before the map is whole.
 EVERYTHING = MapSettings(tuple(PRODUCTS), ("flips", "turns"), abstain=0.5)
 

@@ -75,7 +75,7 @@ def find_views(kinds: Sequence[str]) -> tuple[View, ...]:
         (True, True): [(flip, n) for flip in (False, True) for n in range(4)],
     }["flips" in kinds, "turns" in kinds]
     factors = _FACTORS if "scales" in kinds else _FACTORS[:1]
-    return tuple(View(*turn, factor=factor) for factor, turn in product(factors, turns))
+    return tuple(View(flip, n, factor) for factor, (flip, n) in product(factors, turns))
 
 
 def scaled_size(size: int, factor: float, alignment: int) -> int:
@@ -127,9 +127,10 @@ def average_views(
                 logits, (size, size), mode="bilinear", align_corners=False,
                 antialias=logits.shape[-1] > size,
             )  # fmt: skip
-        total = logits if total is None else total.add_(logits)
+        # In float64 the average of equal answers is that answer, bit by bit.
+        total = logits.double() if total is None else total.add_(logits)
     assert total is not None
-    return total.div_(len(views))
+    return total.div_(len(views)).float()
 
 
 def _turn(batch: Batch, view: View) -> Batch:
