@@ -155,7 +155,7 @@ def check_prediction(
     whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
     _refuse_whole(whole, sizes)
     sums = _sums(segmenter, crop_size, width, further_bytes)
-    pixels = batch_size * crop_size**2 + (sums + whole) // _MOST_PER_PIXEL
+    pixels = batch_size * round(crop_size * enlarged) ** 2 + (sums + whole) // _MOST_PER_PIXEL
 
     def work(shapes: Segmenter) -> _Work:
         def need(batch: int, crop: int) -> int:
