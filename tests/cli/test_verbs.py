@@ -77,6 +77,7 @@ def test_from_a_folder_to_a_map(folder, command_line):
         assert class_map.shape == (SIZE, SIZE)
     assert "mIoU" in ok("evaluate", run)
     _check_products_and_windows(ok, folder, f"{dataset}#{scene['id']}")
+    _check_what_changes_the_map(command_line, folder, f"{dataset}#{scene['id']}")
 
 
 def _check_products_and_windows(ok, folder, scene):
@@ -131,6 +132,37 @@ def _check_products_and_windows(ok, folder, scene):
         with pytest.raises(AssertionError, match=re.escape(text)):
             ok("predict", run, "--scene", scene, "--out", folder / "no", *words)
     assert not (folder / "no").exists()
+
+
+def _check_what_changes_the_map(command_line, folder, scene):
+    """Views, abstaining and sieve, from the command line; each is said."""
+    out = folder / "changed"
+    words = ["predict", folder / "run", "--scene", scene, "--out", out]
+    code, said, told = command_line(
+        *words, "--tta", "flips, turns", "--abstain=0.8", "--sieve=4", "--areas",
+        "--products", "class_map,probabilities,sources,disagreement",
+    )  # fmt: skip
+    assert code == 0, told
+    assert "--tta flips, turns: the model is run 8 times per window" in told
+    record = json.loads((out / "prediction.json").read_text())
+    assert (record["tta"], record["passes_per_window"]) == (["flips", "turns"], 8)
+    assert (record["abstain"], record["sieve"]) == (0.8, 4)
+    first, *_ = said.splitlines()
+    assert first.endswith("class_map.tif (codes of the classes; 254 = abstained; 255 = no data)")
+    count = record["abstained_pixels"]
+    assert f"{count:,} pixels of less confidence than 0.8 abstained" in said
+    with rasterio.open(out / "class_map.tif") as dataset:
+        assert (dataset.read(1) == 254).sum() == count
+    with rasterio.open(out / "probabilities.tif") as dataset:
+        assert dataset.descriptions == tuple(record["classes"])
+    for options, text in (
+        (["--tta", "flops"], "'flops'. Did you mean 'flips'"),
+        (["--abstain", "60"], "abstain is 60; give the least confidence of a class, above 0"),
+        (["--sieve", "0"], "sieve is 0; give the smallest patch"),
+    ):
+        code, _, told = command_line(*words, *options)
+        assert code == 2
+        assert text in " ".join(told.split())
 
 
 def test_check_exits_with_1_on_errors(folder, command_line):

@@ -242,6 +242,29 @@ def test_windows_are_refused_with_those_that_fit(
     map_check(int(found[3]), int(found[1] or crop), free, monkeypatch)
 
 
+def test_windows_that_are_enlarged_count_as_they_are_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory for windows of 64 pixels does not suffice for the same at 80."""
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        map_check(4000, 64, 3 * 10**8, monkeypatch)
+    fits = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
+    map_check(fits, 64, 3 * 10**8, monkeypatch)
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        map_check(4 * fits // 3, 64, 3 * 10**8, monkeypatch, enlarged=1.25)
+    found = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
+    assert found < fits
+    map_check(found, 64, 3 * 10**8, monkeypatch, enlarged=1.25)
+
+
+def test_what_products_hold_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**9)
+    check_prediction(model(), 64, 1, [(64, 300_000)], CPU)
+    with pytest.raises(NotEnoughMemoryError, match=r"needs about 2\.0 GB"):
+        # 25 bytes and 75 more, of 64 rows: 1.92 GB beside the pass itself
+        check_prediction(model(), 64, 1, [(64, 300_000)], CPU, further_bytes=75)
+
+
 def test_sums_of_logits_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six classes on a row of windows of a scene 10 million pixels wide."""
     monkeypatch.setattr(memory, "free_memory", lambda: 10**9)

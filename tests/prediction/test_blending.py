@@ -21,6 +21,7 @@ from terrafuse.prediction import (
     taper,
 )
 from terrafuse.prediction.blending import largest
+from terrafuse.prediction.product_table import needs_of
 from terrafuse.samples import Window
 
 CLASS_MAP = find_products(["class_map"])
@@ -41,15 +42,17 @@ def blend(
     known = torch.nn.functional.pad(
         torch.ones(scene.shape[1:], dtype=torch.bool) if valid is None else valid, padding
     )
-    accumulator = Accumulator(Part.whole(lattice), len(scene))
+    chosen = find_products(products)
+    accumulator = Accumulator(Part.whole(lattice), len(scene), needs=needs_of(chosen))
     strips, averages = [], []
     stops = [*lattice.row_starts[1:], lattice.height]
     for windows, stop in zip(lattice.rows(), stops, strict=True):
         for window in windows:
             rows, cols = window.slices()
-            accumulator.add(window, model(padded[:, rows, cols], window), known[rows, cols])
+            here = known[rows, cols]
+            accumulator.add(window, model(padded[:, rows, cols], window), here, here.byte())
         averages.append(accumulator.average(accumulator.row, stop))
-        strips.append(accumulator.advance(stop, find_products(products)))
+        strips.append(accumulator.advance(stop, chosen))
     return strips, torch.cat(averages, dim=1)
 
 
@@ -58,7 +61,7 @@ def class_map(strips: list[Strip]) -> np.ndarray:
 
 
 def layer(strips: list[Strip], name: str) -> np.ndarray:
-    return np.concatenate([strip.layers[name] for strip in strips])
+    return np.concatenate([strip.layers[name] for strip in strips], axis=-2)
 
 
 @given(st.integers(1, 60), st.integers(0, 30))
@@ -206,13 +209,73 @@ def test_entropy_and_margin_by_hand() -> None:
     assert layer(strips, "class_map").tolist() == [[2, 0]]
 
 
-def test_pixels_without_data_are_255_in_all() -> None:
+def test_pixels_without_data_are_nodata_in_all() -> None:
     valid = torch.rand(40, 30, generator=torch.Generator().manual_seed(0)) > 0.3
     strips, _ = blend(
         torch.zeros(2, 40, 30), Lattice(40, 30, 16, 4), valid=valid, products=tuple(PRODUCTS)
     )
-    for name in PRODUCTS:
-        assert np.array_equal(layer(strips, name) == 255, ~valid.numpy())
+    for name, product in PRODUCTS.items():
+        found = layer(strips, name)
+        empty = np.isnan(found) if np.isnan(product.nodata) else found == product.nodata
+        assert empty.ndim == (3 if product.per_class else 2)
+        assert np.array_equal(empty, np.broadcast_to(~valid.numpy(), empty.shape))
+
+
+def test_probabilities_by_hand() -> None:
+    scene = torch.zeros(3, 1, 2)
+    scene[2, 0, 0] = np.log(2)
+    names = ("probabilities", "probabilities_float32")
+    strips, _ = blend(scene, Lattice(1, 2, 2, 0), products=names)
+    # 1/4 of 254 is 63.5, rounded to even; a third 84.67.
+    assert layer(strips, names[0]).tolist() == [[[64, 85]], [[64, 85]], [[127, 85]]]
+    expected = [[[1 / 4, 1 / 3]], [[1 / 4, 1 / 3]], [[1 / 2, 1 / 3]]]
+    np.testing.assert_allclose(layer(strips, names[1]), expected, rtol=1e-6)
+
+
+def test_disagreement_by_hand() -> None:
+    """Windows of 4 that share 2 of a row's 6 pixels; tapers 1 2 2 1 give each third its weight."""
+    lattice = Lattice(1, 6, 4, 2)
+    answers = {0: [5.0, 0.0], 2: [0.0, 2.0]}  # class 0 here, class 1 there
+
+    def model(x: Tensor, window: Window) -> Tensor:
+        return torch.tensor(answers[window.col]).view(2, 1, 1).expand_as(x)
+
+    strips, average = blend(
+        torch.zeros(2, 1, 6), lattice, model, products=("class_map", "disagreement")
+    )
+    assert taper(4, 2).tolist() == [1, 2, 2, 1]
+    # Third pixel: 2 of the first window's weight, 1 of the second's, for class 0; fourth: 1 and 2.
+    torch.testing.assert_close(average[:, 0, 3], torch.tensor([5 / 3, 4 / 3]))
+    assert layer(strips, "class_map").tolist() == [[0, 0, 0, 0, 1, 1]]
+    assert layer(strips, "disagreement").tolist() == [
+        [0, 0, round(254 / 3), round(254 * 2 / 3), 0, 0]
+    ]
+
+
+@pytest.mark.parametrize("blending", ["taper", "uniform", "repeated"])
+def test_disagreement_is_that_of_windows_compared_one_by_one(blending: Any) -> None:
+    lattice = Lattice(41, 53, 16, 8, blending=blending)
+    generator = torch.Generator().manual_seed(0)
+    size = lattice.size
+    answers = {w: torch.randn(3, size, size, generator=generator) for w in lattice}
+    strips, average = blend(
+        torch.zeros(3, 41, 53), lattice, lambda _, window: answers[window],
+        products=("class_map", "disagreement"),
+    )  # fmt: skip
+    final = average.argmax(dim=0)
+    side = taper(size, 8) if blending == "taper" else torch.ones(size)
+    against, total = torch.zeros(2, 64, 64, dtype=torch.float64)
+    for window, answer in answers.items():
+        for row in range(window.row, min(window.row_stop, 41)):
+            for col in range(window.col, min(window.col_stop, 53)):
+                weight = side[row - window.row] * side[col - window.col] * lattice.times(window)
+                total[row, col] += weight
+                if answer[:, row - window.row, col - window.col].argmax() != final[row, col]:
+                    against[row, col] += weight
+    expected = (against / total)[:41, :53] * 254
+    found = layer(strips, "disagreement")
+    assert found.std() > 20
+    assert np.abs(found - expected.numpy()).max() <= 0.501
 
 
 def test_a_window_that_was_not_run_has_no_data() -> None:

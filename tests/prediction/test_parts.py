@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 
 from array_scene import ArrayScene, Identity
 from terrafuse.methods import create_segmenter
-from terrafuse.prediction import Lattice, Part, ScenePredictor, WindowSettings
+from terrafuse.prediction import (
+    PRODUCTS,
+    Lattice,
+    MapSettings,
+    Part,
+    ScenePredictor,
+    WindowSettings,
+)
 from terrafuse.samples import Window
 from terrafuse.segmenter import Inputs, SegmenterOutput
+
+#: Every product, and all that changes them before the map is whole.
+EVERYTHING = MapSettings(tuple(PRODUCTS), ("flips", "turns"), abstain=0.5)
 
 
 class Placed(Identity):
@@ -33,29 +43,70 @@ def cut(draw: random.Random, length: int) -> list[int]:
     return [0, *inner, length]
 
 
-def assemble(predictor: ScenePredictor, scene: Any, rows: list[int], cols: list[int]) -> Any:
+def assemble(
+    predictor: ScenePredictor,
+    scene: Any,
+    rows: list[int],
+    cols: list[int],
+    chosen: MapSettings | None = None,
+) -> Any:
     """Layers of a scene, mapped rectangle by rectangle."""
     layers: dict[str, np.ndarray] = {}
     for top, bottom in pairwise(rows):
         for left, right in pairwise(cols):
             window = Window(top, left, bottom - top, right - left)
             expected = top
-            for strip in predictor.stream(scene, window=window):
+            for strip in predictor.stream(scene, window=window, settings=chosen):
                 assert (strip.row, strip.col) == (expected, left)
                 for name, values in strip.layers.items():
                     whole = layers.setdefault(
-                        name, np.full((scene.grid.height, scene.grid.width), 77, values.dtype)
+                        name,
+                        np.full(
+                            (*values.shape[:-2], scene.grid.height, scene.grid.width),
+                            77,
+                            values.dtype,
+                        ),
                     )
-                    height, width = values.shape
+                    height, width = values.shape[-2:]
                     assert width == right - left
-                    whole[strip.row : strip.row + height, left:right] = values
+                    whole[..., strip.row : strip.row + height, left:right] = values
                 expected += height
             assert expected == bottom
     return layers
 
 
-def whole(predictor: ScenePredictor, scene: Any) -> dict[str, np.ndarray]:
-    return assemble(predictor, scene, [0, scene.grid.height], [0, scene.grid.width])
+def whole(
+    predictor: ScenePredictor, scene: Any, chosen: MapSettings | None = None
+) -> dict[str, np.ndarray]:
+    return assemble(predictor, scene, [0, scene.grid.height], [0, scene.grid.width], chosen)
+
+
+class Patchy(Placed):
+    """Of two modalities, one coarser; answers depend on which are there."""
+
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        own = super().segment(inputs)
+        return SegmenterOutput(own.logits + inputs.images["b"] * inputs.valid["b"])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cuts_do_not_show_in_any_product(seed: int) -> None:
+    draw, rng = random.Random(seed), np.random.default_rng(seed)
+    height, width = 2 * draw.randint(20, 50), 2 * draw.randint(20, 50)
+    a = rng.normal(size=(3, height, width))
+    a[:, draw.randrange(height) :, : draw.randint(1, width)] = np.nan
+    b = rng.normal(size=(1, height // 2, width // 2))
+    b[:, :, draw.randrange(width // 2) :] = np.nan
+    images = {"a": a.astype(np.float32), "b": b.astype(np.float32)}
+    scene = ArrayScene(images, scales={"b": 2.0})
+    blending: Any = draw.choice(["taper", "uniform", "repeated"])
+    windows = WindowSettings(24, draw.randint(4, 12), blending, batch_size=draw.randint(1, 4))
+    predictor = ScenePredictor(Patchy(scene.modalities), windows, device="cpu")
+    expected = whole(predictor, scene, EVERYTHING)
+    assert set(expected) == set(PRODUCTS)
+    found = assemble(predictor, scene, cut(draw, height), cut(draw, width), EVERYTHING)
+    for name, layer in expected.items():
+        np.testing.assert_array_equal(found[name], layer, err_msg=name)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -71,6 +71,29 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/doctor/test_doctor_labels.py::test_the_value_for_no_data_is_the_code_of_a_class": (
         "doctor.labels:_check_nodata_is_class | take it out of 'classes' and put its code into",
     ),
+    "tests/prediction/test_abstain_sieve.py::"
+    "test_a_map_larger_than_memory_is_refused_before_it_is_made": (
+        "prediction.sieve: | Leave out --sieve and sieve the finished map elsewhere",
+        "prediction.sieve:check_sieve | needs about",
+    ),
+    "tests/prediction/test_abstain_sieve.py::"
+    "test_the_value_is_no_class_nor_no_data_nor_one_that_labels_use": (
+        "prediction.class_values:choose_values | Leave out --abstain, and judge by the product",
+    ),
+    "tests/prediction/test_abstain_sieve.py::test_confidences_outside_0_to_1_are_refused": (
+        "prediction.settings:MapSettings.__post_init__ | give the least confidence of a class",
+    ),
+    "tests/prediction/test_abstain_sieve.py::test_what_changes_the_class_map_needs_one": (
+        "prediction.settings:MapSettings.__post_init__ | give the smallest patch to keep",
+        "prediction.settings:MapSettings.__post_init__ | add 'class_map' to the products",
+    ),
+    "tests/prediction/test_more_products.py::test_nine_modalities_have_no_bits_in_a_byte": (
+        "prediction.settings:MapSettings.source_bits | Leave it out of the products",
+    ),
+    "tests/prediction/test_tta.py::test_what_cannot_be_shown_is_refused": (
+        "prediction.tta:find_views | name each of",
+        "prediction.tta:scaled_size | give a larger --crop-size, or leave",
+    ),
     "tests/doctor/test_registration.py::test_the_one_that_is_off_is_named_whichever_it_is": (
         "doctor.registration:_remedy | of the origin of",
     ),

@@ -31,7 +31,13 @@ from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
-from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
+from terrafuse.prediction import (
+    DEFAULT_PRODUCTS,
+    MapSettings,
+    Products,
+    ScenePredictor,
+    WindowSettings,
+)
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -82,6 +88,9 @@ class Run:
         device: str = "auto",
         resume: bool = False,
         progress: Progress | None = None,
+        tta: Sequence[str] = (),
+        abstain: float | None = None,
+        sieve: int | None = None,
     ) -> Products:
         """Map a scene.
 
@@ -103,15 +112,22 @@ class Run:
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
             resume: Go on with an unfinished map in `out`, of the same rasters and settings.
             progress: Called with (windows done, total windows).
+            tta: Test-time augmentation: "flips", "turns", "scales". Logits are averaged over all
+                combinations: 4, 4 and 3 passes per window, of both turns and flips 8, of all 24.
+            abstain: Confidence (largest softmax probability) below which a pixel gets no class but
+                a value of its own.
+            sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
 
         Raises:
-            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold.
-            UnknownNameError: No such product.
+            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
+                products or values that do not go together.
+            UnknownNameError: No such product or augmentation.
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
             OutputError: `out` cannot be written, another process writes there, or a product would
                 be written over a raster of the scene; or the unfinished map is another one.
         """
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
@@ -129,7 +145,7 @@ class Run:
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
-                self._check_memory(predictor, [opened])
+                self._check_memory(predictor, [opened], settings=settings)
                 return predictor.predict(
                     opened,
                     Path(out),
@@ -140,6 +156,9 @@ class Run:
                     facts={"converted": _in_words(conversions), "warnings": doubts},
                     resume=resume,
                     progress=progress,
+                    tta=tta,
+                    abstain=abstain,
+                    sieve=sieve,
                 )
         finally:
             opened.close()
@@ -229,18 +248,23 @@ class Run:
             return metrics
 
     def _check_memory(
-        self, predictor: ScenePredictor, scenes: Sequence[Scene], *, scored: bool = False
+        self,
+        predictor: ScenePredictor,
+        scenes: Sequence[Scene],
+        *,
+        scored: bool = False,
+        settings: MapSettings | None = None,
     ) -> None:
         """Refuse windows or scenes that clearly do not fit into memory.
 
         Raises:
             NotEnoughMemoryError: With the largest that do.
         """
-        windows = predictor.windows
+        windows, settings = predictor.windows, settings or MapSettings()
         sizes = [(scene.grid.height, scene.grid.width) for scene in scenes]
         if not scored:  # a map is made in columns
             sizes = [
-                (height, min(width, predictor.plan(scene).width))
+                (height, min(width, predictor.plan(scene, settings).width))
                 for scene, (height, width) in zip(scenes, sizes, strict=True)
             ]
         check_prediction(
@@ -251,6 +275,8 @@ class Run:
             predictor.device,
             precision=windows.precision,
             scored=scored,
+            enlarged=max(view.factor for view in settings.views),
+            further_bytes=settings.further_bytes(self.segmenter.num_classes),
         )
 
     def _check_values(

@@ -21,6 +21,7 @@ from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.options import (
+    Abstain,
     AsJson,
     BatchSize,
     BlendingName,
@@ -29,13 +30,17 @@ from terrafuse.cli.options import (
     Device,
     Overlap,
     PrecisionName,
+    ProductNames,
     RunFile,
     RunFolder,
     RunSetting,
     Setting,
+    Sieve,
     TrustValues,
+    Tta,
     conversions,
     load_run,
+    names,
     pairs,
     windows_of,
 )
@@ -205,12 +210,7 @@ def predict(
             "--raster", "-r", help="A raster of a modality; repeatable.", metavar="MODALITY=FILE"
         ),
     ] = None,
-    products: Annotated[
-        str,
-        typer.Option(
-            help="Products to write, such as class_map,entropy,margin.", metavar="NAME,NAME,…"
-        ),
-    ] = "class_map,confidence",
+    products: ProductNames = "class_map,confidence",
     values: Annotated[
         str | None,
         typer.Option(
@@ -228,6 +228,9 @@ def predict(
     areas: Annotated[
         bool, typer.Option("--areas", help="Print the area of each class, and write areas.csv.")
     ] = False,
+    tta: Tta = None,
+    abstain: Abstain = None,
+    sieve: Sieve = None,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -239,8 +242,12 @@ def predict(
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
+    from terrafuse.prediction import MapSettings
     from terrafuse.progress import Display
 
+    if tta:
+        passes = len(MapSettings(tta=tuple(names(tta))).views)
+        _say(f"--tta {tta}: the model is run {passes} times per window")
     rasters: dict[str, list[str]] = {}
     for item in raster or []:
         for name, path in pairs([item]).items():
@@ -259,7 +266,7 @@ def predict(
             out,
             scene=scene,
             rasters=rasters or None,
-            products=[name.strip() for name in products.split(",")],
+            products=names(products),
             values=values,
             areas=areas,
             convert=conversions(convert),
@@ -267,10 +274,17 @@ def predict(
             windows=windows,
             device=device,
             resume=resume,
+            tta=names(tta),
+            abstain=abstain,
+            sieve=sieve,
             progress=display.stage("mapping"),
         )
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
+    if made.abstained_pixels is not None:
+        typer.echo(
+            f"{made.abstained_pixels:,} pixels of less confidence than {abstain:g} abstained"
+        )
     if made.areas_file:
         from terrafuse.prediction import describe_areas
 
@@ -284,10 +298,11 @@ def predict(
 
 def _say_values(made: Products) -> str:
     values = made.class_values
+    abstained = "" if values.abstained is None else f"; {values.abstained} = abstained"
     if values.kind == "code":
-        return f" (codes of the classes; {values.nodata} = no data)"
+        return f" (codes of the classes{abstained}; {values.nodata} = no data)"
     why = f", because a map cannot hold the codes: {values.reason}" if values.reason else ""
-    return f" (indices of the classes, 0 to {len(values.values) - 1}{why})"
+    return f" (indices of the classes, 0 to {len(values.values) - 1}{why}{abstained})"
 
 
 @app.command()

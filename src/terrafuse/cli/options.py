@@ -68,6 +68,45 @@ RunSetting = Annotated[
 ]  # fmt: skip
 
 
+ProductNames = Annotated[
+    str,
+    typer.Option(
+        help="Products to write: class_map, confidence, entropy, margin, probabilities, "
+        "probabilities_float32, disagreement, sources.",
+        metavar="NAME,NAME,…",
+    ),
+]
+Tta = Annotated[
+    str | None,
+    typer.Option(
+        "--tta",
+        help="Test-time augmentation: average over flips (4 passes per window), turns (4), both "
+        "(8), scales (3), or all combinations of them (12, 24).",
+        metavar="flips,turns,scales",
+    ),
+]
+Abstain = Annotated[
+    float | None,
+    typer.Option(
+        help="Give pixels of less confidence a value of their own instead of a class: above 0, "
+        "at most 1.",
+        metavar="CONFIDENCE",
+    ),
+]
+Sieve = Annotated[
+    int | None,
+    typer.Option(
+        help="Merge patches of fewer pixels of the class map into their largest neighbours.",
+        metavar="PIXELS",
+    ),
+]
+
+
+def names(text: str | None) -> list[str]:
+    """Comma-separated names; none of None."""
+    return [] if text is None else [name.strip() for name in text.split(",")]
+
+
 def conversions(items: list[str] | None) -> dict[str, ValueConversion]:
     """MODALITY=FACTOR,OFFSET items by modality.
 

@@ -29,6 +29,7 @@ from terrafuse.errors import ConfigError, NotEnoughMemoryError, TerrafuseError
 from terrafuse.memory import free_memory, in_words
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import window_alignment
+from terrafuse.samples import round_up
 from terrafuse.segmenter import Segmenter, SensorModel
 
 #: Parts of the free memory above which work is warned of, is refused, and that a remedy may take.
@@ -130,6 +131,8 @@ def check_prediction(
     precision: str = "32-true",
     scored: bool = False,
     by_options: bool = True,
+    enlarged: float = 1.0,
+    further_bytes: int = 0,
 ) -> None:
     """Compare the memory of mapping scenes with what is free.
 
@@ -142,6 +145,8 @@ def check_prediction(
         precision: As in `training.precision`.
         scored: Whether maps are compared with labels.
         by_options: Whether options of the command line choose the windows, rather than settings.
+        enlarged: Factor by which windows are enlarged for the model.
+        further_bytes: Per pixel of a row of windows, beside the sums of logits.
 
     Raises:
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
@@ -149,12 +154,14 @@ def check_prediction(
     width = max((width for _, width in sizes), default=0)
     whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
     _refuse_whole(whole, sizes)
-    sums = _sums(segmenter, crop_size, width)
-    pixels = batch_size * crop_size**2 + (sums + whole) // _MOST_PER_PIXEL
+    sums = _sums(segmenter, crop_size, width, further_bytes)
+    pixels = batch_size * round(crop_size * enlarged) ** 2 + (sums + whole) // _MOST_PER_PIXEL
 
     def work(shapes: Segmenter) -> _Work:
         def need(batch: int, crop: int) -> int:
-            own = _windows(shapes, batch, crop, width, precision, device)
+            shown = round_up(int(crop * enlarged), window_alignment(list(shapes.modalities)))
+            own = _windows(shapes, batch, shown, precision, device)
+            own += _sums(shapes, crop, width, further_bytes)
             return own + (_weights(segmenter) if device.type == "cuda" else whole)
 
         def say(batch: int, crop: int) -> str:
@@ -246,18 +253,15 @@ def _held(model: SensorModel, training: LearningConfig, device: torch.device) ->
     return optimizer_values(training) * learning + copies * _weights(model)
 
 
-def _windows(
-    shapes: Segmenter, batch: int, crop: int, width: int, precision: str, device: torch.device
-) -> int:
-    """Bytes of a forward pass on windows, of those read ahead, and of the sums of logits."""
-    sums = _sums(shapes, crop, width)
+def _windows(shapes: Segmenter, batch: int, crop: int, precision: str, device: torch.device) -> int:
+    """Bytes of a forward pass on windows, and of those read ahead."""
     read = _GROUPS_READ * _batch_bytes(shapes, batch, crop) if device.type == "cpu" else 0
-    return _on(device, inference_peak(shapes, crop, batch, precision)) + sums + read
+    return _on(device, inference_peak(shapes, crop, batch, precision)) + read
 
 
-def _sums(segmenter: Segmenter, crop: int, width: int) -> int:
+def _sums(segmenter: Segmenter, crop: int, width: int, further_bytes: int = 0) -> int:
     """Bytes of the sums of logits over a row of windows, as `Accumulator` holds them."""
-    return (4 * segmenter.num_classes + 1) * crop * max(width, crop)
+    return (4 * segmenter.num_classes + 1 + further_bytes) * crop * max(width, crop)
 
 
 def _refuse_whole(whole: int, sizes: Sequence[tuple[int, int]]) -> None:

@@ -20,6 +20,7 @@ from terrafuse.prediction.product_table import (
 )
 from terrafuse.prediction.products import MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile, describe_profile
+from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.timing import describe_device, forward_seconds
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
@@ -34,6 +35,7 @@ __all__ = [
     "FinalRows",
     "Lattice",
     "MapProfile",
+    "MapSettings",
     "MapWriter",
     "Part",
     "PixelAreas",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ from rasterio.warp import transform as warp_points
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
+from terrafuse.prediction.class_values import ABSTAINED_NAME
+from terrafuse.prediction.product_table import ABSTAINED
 from terrafuse.samples import IGNORE_INDEX
 
 if TYPE_CHECKING:
@@ -46,10 +48,11 @@ class ClassArea:
     """A class of a map.
 
     Args:
-        name: Of the class; "no data" for the rest of the scene.
+        name: Of the class; "abstained" where none is sure enough; "no data" for the rest.
         pixels: How many.
         hectares: On the ground; None without CRS.
-        percent: Of the area that has a class; None for "no data", and for a map without any.
+        percent: Of the area that has a class; None for "abstained" and "no data", and for a map
+            without any.
     """
 
     name: str
@@ -77,7 +80,7 @@ class AreaCount:
         return self._area.by
 
     def add(self, rows: NDArray[np.uint8]) -> None:
-        """The next rows of class indices (h, W); 255 = no data."""
+        """The next rows of class indices (h, W); 254 = abstained, 255 = no data."""
         self._pixels += np.bincount(rows.ravel(), minlength=256)
         areas = self._area.of_rows(self._row, rows.shape)
         self._m2 += np.bincount(rows.ravel(), weights=areas.ravel(), minlength=256)
@@ -88,20 +91,16 @@ class AreaCount:
 
         Args:
             path: The map.
-            lookup: Class index, or 255 → pixel value.
+            lookup: Class index, 254 or 255 → pixel value.
         """
         indices = np.full(256, IGNORE_INDEX, np.uint8)
         indices[lookup[:IGNORE_INDEX]] = np.arange(IGNORE_INDEX)
         indices[lookup[IGNORE_INDEX]] = IGNORE_INDEX
-        with rasterio.open(path) as dataset:
-            rows = max(1, _MOST_PIXELS // dataset.width)
-            for row in range(0, dataset.height, rows):
-                height = min(rows, dataset.height - row)
-                window = RasterWindow(0, row, dataset.width, height)
-                self.add(indices[dataset.read(1, window=window)])
+        for _, rows in read_rows(path):
+            self.add(indices[rows])
 
-    def result(self, scheme: ClassScheme) -> list[ClassArea]:
-        """A row per class, then "no data"."""
+    def result(self, scheme: ClassScheme, *, abstains: bool = False) -> list[ClassArea]:
+        """A row per class, then "abstained" if there may be such pixels, then "no data"."""
         # Without CRS every pixel counts alike.
         weights = self._m2 if self.by else self._pixels.astype(np.float64)
         mapped = float(weights[: scheme.num_classes].sum())
@@ -114,10 +113,12 @@ class AreaCount:
             )
             for index, name in enumerate(scheme.names)
         ]
-        rest = ClassArea(
-            "no data", int(self._pixels[IGNORE_INDEX]), self._hectares(IGNORE_INDEX), None
-        )
-        return [*rows, rest]
+        others = {ABSTAINED_NAME: ABSTAINED} if abstains else {}
+        rest = [
+            ClassArea(name, int(self._pixels[index]), self._hectares(index), None)
+            for name, index in (others | {"no data": IGNORE_INDEX}).items()
+        ]
+        return [*rows, *rest]
 
     def _hectares(self, index: int) -> float | None:
         return float(self._m2[index]) / _M2_PER_HA if self.by else None
@@ -176,6 +177,20 @@ class PixelAreas:
         at_col = np.arange(shape[1]) + 0.5
         by_row = np.stack([np.interp(at_row, self.rows, c) for c in self.lattice_m2.T], axis=1)
         return np.stack([np.interp(at_col, self.cols, r) for r in by_row])
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yield the rows of a class map, some at a time, with the number of the first."""
+    with rasterio.open(path) as dataset:
+        step = max(1, _MOST_PIXELS // dataset.width)
+        for row in range(0, dataset.height, step):
+            height = min(step, dataset.height - row)
+            yield row, dataset.read(1, window=RasterWindow(0, row, dataset.width, height))
+
+
+def count_pixels(path: Path, value: int) -> int:
+    """Number of pixels of a class map with a value."""
+    return sum(int(np.count_nonzero(rows == value)) for _, rows in read_rows(path))
 
 
 def _measure(grid: Grid) -> tuple[Float, Float, Float]:

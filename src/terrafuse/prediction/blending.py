@@ -13,7 +13,7 @@ from torch import Tensor
 
 from terrafuse.errors import ModelError
 from terrafuse.prediction.lattice import Lattice, Part
-from terrafuse.prediction.product_table import FinalRows, Product
+from terrafuse.prediction.product_table import FinalRows, Need, Product
 from terrafuse.samples import Window
 
 # Logits processed at a time when rows are finished: on a CPU they stay in its cache, on an
@@ -29,7 +29,7 @@ class Strip:
     Args:
         row: First row, on the scene's grid.
         col: First column, likewise.
-        layers: Values (rows, width) by product name.
+        layers: Values (rows, width), or (K, rows, width), by product name.
     """
 
     row: int
@@ -66,10 +66,22 @@ class Accumulator:
         part: What is mapped.
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
+        needs: What the products need beside the sums of logits.
+        abstain: As in `FinalRows`.
     """
 
-    def __init__(self, part: Part, num_classes: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        part: Part,
+        num_classes: int,
+        *,
+        device: torch.device | str = "cpu",
+        needs: frozenset[Need] = frozenset(),
+        abstain: float | None = None,
+    ) -> None:
         self.part = part
+        self.num_classes = num_classes
+        self.abstain = abstain
         self.device = torch.device(device)
         lattice = part.lattice
         #: First row not yet finished; the row of windows being added starts here.
@@ -82,6 +94,12 @@ class Accumulator:
         # so it begins once the rows above it are returned, however far they overlap.
         self._sums = torch.zeros(num_classes, size, width, device=self.device)
         self._known = torch.ones(size, width, dtype=torch.bool, device=self.device)
+        self._votes = torch.zeros_like(self._sums) if "votes" in needs else None
+        self._sources = (
+            torch.zeros(size, width, dtype=torch.uint8, device=self.device)
+            if "sources" in needs
+            else None
+        )
         side = _side_weights(lattice).to(self.device)
         self._weights = side[:, None] * side
         # Every valid pixel receives all windows that cover it, so the sum of its weights is a
@@ -91,7 +109,13 @@ class Accumulator:
         limit = _CPU_BAND_ELEMENTS if self.device.type == "cpu" else _DEVICE_BAND_ELEMENTS
         self._band_rows = max(1, limit // (num_classes * width))
 
-    def add(self, window: Window, logits: Tensor | None, valid: Tensor) -> None:
+    def add(
+        self,
+        window: Window,
+        logits: Tensor | None,
+        valid: Tensor,
+        sources: Tensor | None = None,
+    ) -> None:
         """Add one window.
 
         Args:
@@ -99,15 +123,22 @@ class Accumulator:
             logits: Float tensor (K, size, size), or None if the model was not run: the window's
                 pixels then have no data.
             valid: Bool tensor (size, size), true where any used modality has data.
+            sources: Uint8 tensor (size, size), bits of the modalities with data.
         """
         assert window.row == self.row, (window, self.row)
         cols = slice(window.col - self._col, window.col_stop - self._col)
         times = self.part.lattice.times(window)
+        own = largest(logits)[1] if logits is not None and self._votes is not None else None
         for ring, rows in self._pieces(window.row, window.row_stop):
+            part = slice(rows.start - window.row, rows.stop - window.row)
+            if self._sources is not None and sources is not None:
+                self._sources[ring, cols] |= sources[part]
             if logits is None:
                 self._known[ring, cols] = False
                 continue
-            part = slice(rows.start - window.row, rows.stop - window.row)
+            if self._votes is not None and own is not None:
+                weight = times * self._weights[part]
+                self._votes[:, ring, cols].scatter_add_(0, own[part][None].long(), weight[None])
             self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
             # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
@@ -146,14 +177,21 @@ class Accumulator:
 
     def _compute(self, start: int, stop: int, products: Sequence[Product]) -> Strip:
         shape = (stop - start, self.part.window.width)
-        layers = {product.name: np.empty(shape, product.dtype) for product in products}
+        layers = {
+            product.name: np.empty(
+                (self.num_classes, *shape) if product.per_class else shape, product.dtype
+            )
+            for product in products
+        }
         for ring, rows in self._pieces(start, stop, self._band_rows):
             part = slice(rows.start - start, rows.stop - start)
             final = self._finish(ring, rows)
             unknown = ~self._known[ring, self._own]
             for product in products:
-                values = product.compute(final).masked_fill(unknown, product.nodata)
-                layers[product.name][part] = values.cpu().numpy()
+                values = product.compute(final)
+                if product.is_masked:
+                    values = values.masked_fill(unknown, product.nodata)
+                layers[product.name][..., part, :] = values.cpu().numpy()
             self._forget(ring)
         return Strip(start, self.part.window.col, layers)
 
@@ -161,6 +199,9 @@ class Accumulator:
         """Empty rows of the buffers."""
         self._sums[:, ring].zero_()
         self._known[ring] = True
+        for further in (self._votes, self._sources):
+            if further is not None:
+                further[..., ring, :].zero_()
 
     def _pieces(
         self, start: int, stop: int, most: int | None = None
@@ -187,7 +228,15 @@ class Accumulator:
                 "the model returns NaN scores for pixels with data; its weights are broken, or "
                 "precision '16-mixed' overflows: use '32-true'"
             )
-        return FinalRows(sums, self._total_weights(rows), best, index)
+        return FinalRows(
+            sums,
+            self._total_weights(rows),
+            best,
+            index,
+            None if self._votes is None else self._votes[:, ring, self._own],
+            None if self._sources is None else self._sources[ring, self._own],
+            self.abstain,
+        )
 
     def _total_weights(self, rows: slice) -> Tensor:
         return self._row_totals[rows, None] * self._col_totals

@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -56,16 +56,26 @@ class Encoding:
         nodata: Value of pixels without data.
         reduction: How four pixels become one of the next overview.
         creation: Options of GDAL's GTiff driver: compression, predictor, level.
+        bands: Their number. Each has tiles of its own, so that one can be read without the others.
     """
 
     dtype: str
     nodata: float
     reduction: Reduction
     creation: Mapping[str, str]
+    bands: int = 1
 
     @property
     def profile(self) -> dict[str, Any]:
-        """Arguments of `rasterio.open` for files of such tiles."""
+        """Arguments of `rasterio.open` for the whole raster."""
+        if self.bands == 1:
+            return self._of_a_band
+        # Three or four bands of bytes would be taken for colours.
+        apart = {"count": self.bands, "interleave": "band", "photometric": "MINISBLACK"}
+        return self._of_a_band | apart
+
+    @property
+    def _of_a_band(self) -> dict[str, Any]:
         return {
             "driver": "GTiff", "count": 1, "dtype": self.dtype, "nodata": self.nodata,
             "tiled": True, "blockxsize": TILE, "blockysize": TILE, "endianness": "LITTLE",
@@ -73,11 +83,11 @@ class Encoding:
         }  # fmt: skip
 
     def tiles(self, rows: Rows) -> list[bytes]:
-        """Compressed tiles of one row of tiles, from left to right; `rows` is (h <= TILE, W)."""
+        """Compressed tiles of a band's row of tiles, from left to right; `rows`: (h <= TILE, W)."""
         height, width = rows.shape
         with MemoryFile() as memory:
             with memory.open(
-                width=width, height=height, transform=_ANYWHERE, **self.profile
+                width=width, height=height, transform=_ANYWHERE, **self._of_a_band
             ) as dataset:
                 dataset.write(rows, 1)
             file = memory.getbuffer()
@@ -188,7 +198,23 @@ class BlockWriter:
     """
 
     def __init__(self, width: int, levels: int, encoding: Encoding) -> None:
-        self._encoding = encoding
+        self._bands = [_BandWriter(width, levels, encoding) for _ in range(encoding.bands)]
+
+    def write(self, rows: Rows) -> None:
+        """The next rows (h, width), or (bands, h, width)."""
+        for band, own in zip(self._bands, rows if rows.ndim == 3 else rows[None], strict=True):
+            band.write(own)
+
+    def finish(self) -> dict[str, NDArray[Any]]:
+        """Return the block, in the form that `Block` reads from a safetensors file."""
+        found = (band.finish() for band in self._bands)
+        return {_key(name, i): x for i, own in enumerate(found) for name, x in own.items()}
+
+
+class _BandWriter:
+    """Writer of one band of a block."""
+
+    def __init__(self, width: int, levels: int, encoding: Encoding) -> None:
         self._tiles: list[list[bytes]] = [[] for _ in range(min(levels, OWN_LEVELS))]
         self._rest: list[Rows] = []
         widths = [width]
@@ -203,11 +229,9 @@ class BlockWriter:
         self._first = following
 
     def write(self, rows: Rows) -> None:
-        """The next rows (h, width)."""
         self._first.write(rows)
 
     def finish(self) -> dict[str, NDArray[Any]]:
-        """Return the block, in the form that `Block` reads from a safetensors file."""
         self._first.finish()
         found: dict[str, NDArray[Any]] = {}
         for level, tiles in enumerate(self._tiles):
@@ -216,6 +240,11 @@ class BlockWriter:
         if self._rest:
             found["rest"] = np.concatenate(self._rest)
         return found
+
+
+def _key(name: str, band: int) -> str:
+    """Name of a band's array in a block's file."""
+    return f"{name}@{band}" if band else name
 
 
 def _framed(tile: bytes) -> bytes:
@@ -253,31 +282,27 @@ class Block:
         self._path = path
         self._width = window.width
         with safe_open(path, framework="numpy") as file:
-            names = set(file.keys())
-            self._sizes = [
-                file.get_tensor(f"sizes_{level}").reshape(-1, self._columns(level))
-                for level in range(OWN_LEVELS)
-                if f"sizes_{level}" in names
-            ]
+            sizes = [name for name in set(file.keys()) if name.startswith("sizes_")]
+            self._sizes = {name: file.get_tensor(name) for name in sizes}
 
-    def sizes(self, level: int) -> NDArray[np.int64]:
-        """Bytes of each tile of a level (rows, columns)."""
-        sizes: NDArray[np.int64] = self._sizes[level]
-        return sizes
+    def sizes(self, level: int, band: int = 0) -> NDArray[np.int64]:
+        """Bytes of each tile of a band's level (rows, columns)."""
+        sizes: NDArray[np.int64] = self._sizes[_key(f"sizes_{level}", band)]
+        return sizes.reshape(-1, self._columns(level))
 
-    def tiles(self, level: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield the bytes of each row of tiles, framed."""
+    def tiles(self, level: int, band: int = 0) -> Iterator[NDArray[np.uint8]]:
+        """Yield the bytes of each row of a band's tiles, framed."""
         with safe_open(self._path, framework="numpy") as file:
             # Only the part that is asked for is read.
-            kept = file.get_slice(f"tiles_{level}")
-            stops = np.cumsum(self._sizes[level].sum(axis=1) + 8 * self._columns(level))
+            kept = file.get_slice(_key(f"tiles_{level}", band))
+            stops = np.cumsum(self.sizes(level, band).sum(axis=1) + 8 * self._columns(level))
             for start, stop in pairwise([0, *map(int, stops)]):
                 yield kept[start:stop]
 
-    def rest(self) -> Rows:
-        """Pixels of the first level of which it holds no tiles."""
+    def rest(self, band: int = 0) -> Rows:
+        """Pixels of a band's first level of which it holds no tiles."""
         with safe_open(self._path, framework="numpy") as file:
-            pixels: Rows = file.get_tensor("rest")
+            pixels: Rows = file.get_tensor(_key("rest", band))
             return pixels
 
     def _columns(self, level: int) -> int:
@@ -341,23 +366,33 @@ def assemble(
     except (AssertionError, LookupError, struct.error) as error:  # GDAL does not report it
         raise OSError(f"{template.name} is not on disk as it was written (disk full?)") from error
     height, width = (tags[tag].numbers[0] for tag in (tiff.IMAGE_LENGTH, tiff.IMAGE_WIDTH))
-    sizes = level_sizes(height, width)
-    coarse = _coarse_levels(sizes, blocks, encoding, path)
+    sizes, bands = level_sizes(height, width), range(encoding.bands)
+    coarse = [_coarse_levels(sizes, blocks, encoding, path, band) for band in bands]
     lengths = [
-        np.concatenate([np.hstack([b.sizes(level) for b in row]).ravel() for row in blocks])
+        np.concatenate(
+            [
+                np.hstack([b.sizes(level, band) for b in row]).ravel()
+                for band in bands
+                for row in blocks
+            ]
+        )
         for level in range(min(OWN_LEVELS, len(sizes)))
-    ] + [np.array(file.sizes) for file in coarse]
+    ] + [
+        np.concatenate([np.array(file.sizes) for file in files])
+        for files in zip(*coarse, strict=True)
+    ]
     total = sum(int(own.sum()) + 8 * own.size for own in lengths)
     big = total + 32 * sum(own.size for own in lengths) > _MOST_CLASSIC
     start = len(_head(tags, sizes, lengths, 0, big=big))
     with path.open("wb") as out:
         out.write(_head(tags, sizes, lengths, start, big=big))
-        for file in reversed(coarse):
-            out.writelines(file.pieces())
-            file.path.unlink()
-        for level in reversed(range(len(lengths) - len(coarse))):
-            for row in blocks:
-                for pieces in zip(*(block.tiles(level) for block in row), strict=True):
+        for files in reversed(list(zip(*coarse, strict=True))):
+            for file in files:
+                out.writelines(file.pieces())
+                file.path.unlink()
+        for level in reversed(range(min(OWN_LEVELS, len(sizes)))):
+            for band, row in product(bands, blocks):
+                for pieces in zip(*(block.tiles(level, band) for block in row), strict=True):
                     out.writelines(piece.data for piece in pieces)
     if path.stat().st_size != start + total:
         raise OSError(f"{path.name} is not on disk as it was written (disk full?)")
@@ -368,16 +403,17 @@ def _coarse_levels(
     blocks: Sequence[Sequence[Block]],
     encoding: Encoding,
     path: Path,
+    band: int,
 ) -> list[TileFile]:
-    """Make the levels of which blocks have no tiles, from fine to coarse."""
+    """Make a band's levels of which blocks have no tiles, from fine to coarse."""
     own = sizes[OWN_LEVELS:]
-    files = [TileFile(path.with_name(f"{path.name}.{n}.tiles")) for n in range(len(own))]
+    files = [TileFile(path.with_name(f"{path.name}.{band}.{n}.tiles")) for n in range(len(own))]
     following: Level | None = None
     for (_, width), file in zip(own[::-1], files[::-1], strict=True):
         following = Level(width, encoding, file.add, following)
     if following is not None:
         for row in blocks:
-            following.write(np.hstack([block.rest() for block in row]))
+            following.write(np.hstack([block.rest(band) for block in row]))
         following.finish()
     for file in files:
         file.close()

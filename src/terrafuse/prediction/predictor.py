@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +29,13 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
-from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, find_products
+from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
 from terrafuse.prediction.products import MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead, write_behind
 from terrafuse.prediction.reading import cache_bytes, read_groups
+from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.progress import Progress
@@ -91,16 +94,17 @@ class ScenePredictor:
             self.windows.blending,
         )
 
-    def plan(self, scene: Scene) -> UnitPlan:
+    def plan(self, scene: Scene, settings: MapSettings | None = None) -> UnitPlan:
         """Return the units in which a scene is mapped."""
-        return plan_units(self.lattice(scene), self.segmenter.num_classes)
+        products = (settings or MapSettings()).layers
+        return plan_units(self.lattice(scene), self.segmenter.num_classes, products)
 
     def stream(
         self,
         scene: Scene,
         *,
         without: frozenset[str] | set[str] = frozenset(),
-        products: Sequence[str] = DEFAULT_PRODUCTS,
+        settings: MapSettings | None = None,
         window: Window | None = None,
         progress: Progress | None = None,
         profile: MapProfile | None = None,
@@ -110,35 +114,45 @@ class ScenePredictor:
         Args:
             scene: What is mapped.
             without: Modalities to leave out.
-            products: Layers of the strips, by their names in `PRODUCTS`.
+            settings: Products, which are the layers of the strips, and how they come about, but
+                for the sieve, which needs the whole map. Default: the products of default.
             window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
             profile: Receives what each stage takes.
 
         Raises:
-            UnknownNameError: A product or modality does not exist.
+            UnknownNameError: A modality does not exist.
+            ConfigError: The windows are too small to be resized, or the model has more modalities
+                than the product "sources" tells apart.
             MissingModalityError: A modality that the method needs is missing or left out.
             BandError: A modality's bands differ between scene and model.
             GridMismatchError: A modality's scale differs between scene and model.
             ModelError: The model does not return K finite scores per pixel.
         """
-        layers = find_products(products)
+        settings = settings or MapSettings()
+        layers = settings.layers
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
         part = Part.whole(lattice) if window is None else Part(lattice, window)
-        sums = Accumulator(part, self.segmenter.num_classes, device=self.device)
+        sums = Accumulator(
+            part,
+            self.segmenter.num_classes,
+            device=self.device,
+            needs=settings.needs,
+            abstain=settings.abstain,
+        )
         done = not_run = 0
         cache = cache_bytes(scene, lattice.size, part.window.width)
         profile = profile or MapProfile()
         with (
             evaluating(self.segmenter),
             block_cache(cache),
-            closing(self._scored(scene, part, used, profile)) as scored,
+            closing(self._scored(scene, part, used, settings, profile)) as scored,
         ):
-            for place, logits, valid in scored:
+            for place, logits, valid, sources in scored:
                 if place.row > sums.row and (strip := sums.advance(place.row, layers)):
                     yield strip
-                sums.add(place, logits, valid)
+                sums.add(place, logits, valid, sources)
                 done += 1
                 not_run += logits is None and bool(valid.any())
                 if progress:
@@ -161,7 +175,8 @@ class ScenePredictor:
         progress: Progress | None = None,
     ) -> NDArray[np.uint8]:
         """Map a whole scene in memory: class indices, uint8 (H, W), 255 = no data."""
-        strips = self.stream(scene, without=without, products=("class_map",), progress=progress)
+        settings = MapSettings(("class_map",))
+        strips = self.stream(scene, without=without, settings=settings, progress=progress)
         return np.concatenate([strip.layers["class_map"] for strip in strips])
 
     def predict(
@@ -177,6 +192,9 @@ class ScenePredictor:
         facts: Mapping[str, object] | None = None,
         resume: bool = False,
         progress: Progress | None = None,
+        tta: Sequence[str] = (),
+        abstain: float | None = None,
+        sieve: int | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
 
@@ -191,10 +209,14 @@ class ScenePredictor:
             resume: True: go on with the units of an unfinished map of the same rasters, by the same
                 model and settings.
             progress: Called with (windows done, windows in all).
+            tta: Test-time augmentation, as in `MapSettings`.
+            abstain: Confidence below which a pixel has no class, likewise.
+            sieve: Smallest patch of the class map in pixels, likewise.
 
         Raises:
-            ConfigError: Areas without a class map.
-            UnknownNameError: No such product.
+            ConfigError: Areas, or what changes the class map, without a class map; a value that is
+                not allowed.
+            UnknownNameError: No such product or augmentation.
             ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
@@ -204,16 +226,19 @@ class ScenePredictor:
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
-        plan = self.plan(scene)
-        facts = {**self._facts(scene, scheme, used), **(facts or {})}
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        plan = self.plan(scene, settings)
+        self._check_settings(settings, plan.lattice)
+        facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
         profile = MapProfile()
         with open_map(
-            Path(out_dir), scene.grid, scheme, find_products(products), values,
+            Path(out_dir), scene.grid, scheme, settings.layers, values,
             plan=plan, key=key, resume=resume,
+            settings=settings, modalities=[m.name for m in self.segmenter.modalities],
         ) as writer:  # fmt: skip
             profile.begin(sum(run.height * run.width for run in writer.todo))
-            self._map(scene, writer, without, products, profile, progress)
+            self._map(scene, writer, without, settings, profile, progress)
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             return writer.finish(facts, areas=areas, profile=profile)
@@ -223,7 +248,7 @@ class ScenePredictor:
         scene: Scene,
         writer: MapWriter,
         without: frozenset[str] | set[str],
-        products: Sequence[str],
+        settings: MapSettings,
         profile: MapProfile,
         progress: Progress | None,
     ) -> None:
@@ -245,7 +270,7 @@ class ScenePredictor:
                 strips = self.stream(
                     scene,
                     without=without,
-                    products=products,
+                    settings=settings,
                     window=window,
                     progress=count,
                     profile=profile,
@@ -312,6 +337,16 @@ class ScenePredictor:
             "device": self.device.type,
         }
 
+    def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
+        """Refuse settings that do not suit the model or its windows.
+
+        Raises:
+            ConfigError: Names what does.
+        """
+        settings.source_bits([m.name for m in self.segmenter.modalities])
+        for view in settings.views:
+            scaled_size(lattice.size, view.factor, lattice.alignment)
+
     def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
         where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
         names = ", ".join(used) or "any modality"
@@ -321,9 +356,14 @@ class ScenePredictor:
         )
 
     def _scored(
-        self, scene: Scene, part: Part, used: tuple[str, ...], profile: MapProfile
-    ) -> Generator[tuple[Window, Tensor | None, Tensor], None, None]:
-        """Yield windows in the part's order, with logits (K, h, w) or None, and valid (h, w)."""
+        self,
+        scene: Scene,
+        part: Part,
+        used: tuple[str, ...],
+        settings: MapSettings,
+        profile: MapProfile,
+    ) -> Generator[tuple[Window, Tensor | None, Tensor, Tensor | None], None, None]:
+        """Yield windows in the part's order, with logits (K, h, w) or None, valid, and sources."""
         groups = read_groups(
             scene,
             part,
@@ -331,18 +371,33 @@ class ScenePredictor:
             # Of the whole scene, so that parts of it have batches of one size.
             batch_size=min(self.windows.batch_size, len(part.lattice)),
             needs_all=not self.segmenter.supports_missing,
+            bits=settings.source_bits([m.name for m in self.segmenter.modalities]),
         )
         ahead = read_ahead(profile.timed_items("reading", groups))
         with closing(ahead):
             for group in profile.timed_items("waiting for reading", ahead):
-                scores = iter(self._logits(group.batch, profile) if group.batch else ())
+                batch = group.batch
+                scores = iter(
+                    self._scores(batch, settings.views, part.lattice.alignment, profile)
+                    if batch
+                    else ()
+                )
                 for i, window in enumerate(group.windows):
                     valid = group.valid[i].to(self.device)
-                    yield window, next(scores) if group.is_run[i] else None, valid
+                    sources = group.sources[i].to(self.device) if group.sources else None
+                    yield window, next(scores) if group.is_run[i] else None, valid, sources
 
     @torch.inference_mode()
-    def _logits(self, batch: Batch, profile: MapProfile) -> Tensor:
+    def _scores(
+        self, batch: Batch, views: Sequence[View], alignment: int, profile: MapProfile
+    ) -> Tensor:
         batch = batch.to(self.device)
+        if len(views) == 1:
+            return self._logits(batch, profile)
+        logits = partial(self._logits, profile=profile)
+        return average_views(logits, batch, views, self.segmenter.modalities, alignment)
+
+    def _logits(self, batch: Batch, profile: MapProfile) -> Tensor:
         dtype = _AUTOCAST[self.windows.precision]
         window = batch.windows[0]
         with (

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan, log
-from typing import Any
+from math import isnan, log, nan
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from terrafuse.samples import IGNORE_INDEX
 
 #: Value of pixels without data in integer products.
 NODATA = IGNORE_INDEX
+#: Class index of pixels whose class is too uncertain to be named.
+ABSTAINED = 254
 #: Shares are stored as integers in units of 1 / 254.
 SHARE_LEVELS = 254
 # exp(-100) is negligible beside 1; 0 · -inf would be NaN.
@@ -39,12 +41,25 @@ class FinalRows:
         totals: Sum of the weights (rows, width); `sums / totals` are the averaged logits.
         best: Largest of the sums (rows, width).
         index: Its class, uint8 (rows, width); the first of equal ones.
+        votes: Weight of the windows whose own best class it is (K, rows, width); None unless a
+            product needs "votes".
+        sources: Modalities with data, uint8 bits (rows, width); None unless one needs "sources".
+        abstain: Largest softmax probability below which a pixel is `ABSTAINED`; None: none is.
     """
 
     sums: Tensor
     totals: Tensor
     best: Tensor
     index: Tensor
+    votes: Tensor | None = None
+    sources: Tensor | None = None
+    abstain: float | None = None
+
+    def classes(self) -> Tensor:
+        """Return the class index, or `ABSTAINED`, of each pixel, uint8 (rows, width)."""
+        if self.abstain is None:
+            return self.index
+        return self.index.masked_fill(self.partition.reciprocal() < self.abstain, ABSTAINED)
 
     @cached_property
     def inverse(self) -> Tensor:
@@ -81,10 +96,32 @@ class FinalRows:
             )
         return (1 - second.exp_()) / self.partition
 
+    def probabilities(self) -> Tensor:
+        """Return the softmax probabilities (K, rows, width)."""
+        found = torch.empty_like(self.sums)
+        for k in range(len(self.sums)):
+            torch.div(self.below_best(k).exp_(), self.partition, out=found[k])
+        return found
+
+    def disagreement(self) -> Tensor:
+        """Return the share of the windows' weight that is for another class (rows, width)."""
+        assert self.votes is not None
+        agreeing = self.votes.gather(0, self.index[None].long())[0]
+        return (1 - agreeing / self.totals).clamp_(0, 1)
+
+    def modalities(self) -> Tensor:
+        """Return the modalities with data as bits, uint8 (rows, width)."""
+        assert self.sources is not None
+        return self.sources
+
 
 def levels(share: Tensor) -> Tensor:
     """Quantise shares from 0 to 1 in steps of 1/254, uint8."""
     return share.mul(SHARE_LEVELS).round_().to(torch.uint8)
+
+
+#: What is added up window by window beside the logits, where a product needs it.
+Need = Literal["votes", "sources"]
 
 
 @dataclass(frozen=True)
@@ -94,13 +131,16 @@ class Product:
     Args:
         name: Name in `--products`; the file is `name.tif`.
         title: Its content, for `prediction.json`.
-        compute: Rows of averaged logits → values (rows, width) in `dtype`.
+        compute: Rows of averaged logits → values (rows, width) in `dtype`, or (K, rows, width).
         nodata: Value set in pixels without data; may be NaN.
         scale: Value of one step (GDAL's scale tag); None: values are not scaled.
         is_class_map: True: values are classes, with colour table and class names.
         reduction: How four pixels become one of an overview.
         compression: Level of deflate, 1 to 9. Level 6 makes a noisy class map 18 % smaller in five
             times the time, and shares, whose last bits are noise, hardly smaller.
+        per_class: True: a band per class, of its name.
+        needs: What of `FinalRows` is only there if it is asked for.
+        is_masked: False: `compute` itself says which pixels have no data.
     """
 
     name: str
@@ -112,18 +152,26 @@ class Product:
     is_class_map: bool = False
     reduction: Reduction = "average"
     compression: int = 1
+    per_class: bool = False
+    needs: frozenset[Need] = frozenset()
+    is_masked: bool = True
 
-    def encoding(self, nodata: float) -> Encoding:
+    def bands(self, num_classes: int) -> int:
+        """Return the number of its bands."""
+        return num_classes if self.per_class else 1
+
+    def encoding(self, nodata: float, num_classes: int = 1) -> Encoding:
         """How its pixels are stored.
 
         Args:
             nodata: Value of pixels without data, which may differ from its own.
+            num_classes: K.
         """
         predictor = "3" if self.dtype.startswith("float") else "2"
         if self.is_class_map:  # differences of class numbers say nothing
             predictor = "1"
         creation = {"compress": "DEFLATE", "predictor": predictor, "zlevel": f"{self.compression}"}
-        return Encoding(self.dtype, nodata, self.reduction, creation)
+        return Encoding(self.dtype, nodata, self.reduction, creation, bands=self.bands(num_classes))
 
     def has_data(self, rows: NDArray[Any]) -> bool:
         """Tell whether any pixel has data."""
@@ -151,7 +199,7 @@ PRODUCTS: dict[str, Product] = {
         Product(
             "class_map",
             "class",
-            compute=lambda rows: rows.index,
+            compute=FinalRows.classes,
             is_class_map=True,
             reduction="mode",
         ),
@@ -173,8 +221,42 @@ PRODUCTS: dict[str, Product] = {
             compute=lambda rows: levels(rows.margin()),
             **LEVELS,
         ),
+        Product(
+            "probabilities",
+            "softmax probability of each class, a band each",
+            compute=lambda rows: levels(rows.probabilities()),
+            per_class=True,
+            **LEVELS,
+        ),
+        Product(
+            "probabilities_float32",
+            "softmax probability of each class, a band each",
+            compute=FinalRows.probabilities,
+            dtype="float32",
+            nodata=nan,
+            compression=1,
+            per_class=True,
+        ),
+        Product(
+            "disagreement",
+            "share of the overlapping windows' weight whose own class is another one",
+            compute=lambda rows: levels(rows.disagreement()),
+            needs=frozenset({"votes"}),
+            **LEVELS,
+        ),
+        Product(
+            "sources",
+            "modalities with data, as bits",
+            compute=FinalRows.modalities,
+            nodata=0,
+            reduction="mode",
+            needs=frozenset({"sources"}),
+            is_masked=False,
+        ),
     )
 }
+#: Modalities that the bits of "sources" can tell.
+MOST_SOURCES = 8
 #: Products of a map by default.
 DEFAULT_PRODUCTS = ("class_map", "confidence")
 
@@ -195,3 +277,14 @@ def find_products(names: Sequence[str]) -> tuple[Product, ...]:
             "once"
         )
     return tuple(PRODUCTS[name] for name in names)
+
+
+def needs_of(products: Sequence[Product]) -> frozenset[Need]:
+    """Return what products need beside the sums of logits."""
+    return frozenset().union(*(product.needs for product in products))
+
+
+def held_bytes(num_classes: int, needs: frozenset[Need] = frozenset()) -> int:
+    """Bytes per pixel of what is added up: sums of logits, whether known, and what is needed."""
+    own: Mapping[Need, int] = {"votes": 4 * num_classes, "sources": 1}
+    return 4 * num_classes + 1 + sum(own[need] for need in needs)

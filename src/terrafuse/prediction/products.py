@@ -14,16 +14,25 @@ from xml.etree import ElementTree
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from safetensors.numpy import save_file
 
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError, UnknownNameError, unknown_name, write_failure
-from terrafuse.prediction.areas import AREAS_CSV, AreaCount, ClassArea, write_areas
+from terrafuse.prediction.areas import (
+    AREAS_CSV,
+    AreaCount,
+    ClassArea,
+    count_pixels,
+    write_areas,
+)
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
-from terrafuse.prediction.cog import BlockWriter, assemble, level_sizes, write_template
+from terrafuse.prediction.cog import Block, BlockWriter, assemble, level_sizes, write_template
 from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.product_table import Product
 from terrafuse.prediction.profile import MapProfile
+from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.sieve import check_sieve, sieve_map
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.writing import partial_folder, refuse_special, replace_together
@@ -48,6 +57,7 @@ class Products:
         class_values: Pixel values of the classes in the class map.
         areas: Of the classes, then of what has no data, if they were asked for.
         areas_file: `areas.csv`, likewise.
+        abstained_pixels: Pixels whose class was too uncertain to be named; None if all are named.
         profile: What mapping took, as `MapProfile.to_dict` has it.
     """
 
@@ -56,6 +66,7 @@ class Products:
     class_values: ClassValues
     areas: tuple[ClassArea, ...] = ()
     areas_file: Path | None = None
+    abstained_pixels: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -90,6 +101,8 @@ def open_map(
     plan: UnitPlan,
     key: Mapping[str, Any] | None = None,
     resume: bool = False,
+    settings: MapSettings | None = None,
+    modalities: Sequence[str] = (),
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
@@ -107,13 +120,19 @@ def open_map(
         plan: Units of the scene.
         key: What units must have in common, as in `MapJob`.
         resume: True: go on with finished units.
+        settings: What is abstained from, and the sieve.
+        modalities: Of the model, in its order; bits of the product "sources".
 
     Raises:
         ConfigError: Codes that a map cannot hold.
+        NotEnoughMemoryError: The map is too large to be sieved.
         OutputError: The folder cannot be made or written, a link or device has the name of a
             product, or there are units of another map.
     """
-    chosen = choose_values(scheme, values)
+    settings = settings or MapSettings(tuple(p.name for p in products))
+    chosen = choose_values(scheme, values, abstains=settings.abstain is not None)
+    if settings.sieve:
+        check_sieve(grid.height, grid.width)
     for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
         refuse_special(folder / name)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
@@ -123,7 +142,7 @@ def open_map(
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
         job.begin()
-        yield MapWriter(folder, job, grid, scheme, products, chosen)
+        yield MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, modalities)
         job.discard()
     except BaseException as error:
         is_resumable = isinstance(error, OutputError) or not isinstance(error, Exception)
@@ -148,16 +167,23 @@ class MapWriter:
         scheme: ClassScheme,
         products: Sequence[Product],
         values: ClassValues,
+        sieve: int | None = None,
+        modalities: Sequence[str] = (),
     ) -> None:
         self.folder = folder
+        self._sieve = sieve
+        self._bits = {name: 1 << i for i, name in enumerate(modalities)}
         self.scheme = scheme
         self.values = values
         self._job = job
         self._grid = grid
         self._products = tuple(products)
         self._encodings = {
-            p.name: p.encoding(values.nodata if p.is_class_map else p.nodata) for p in products
+            p.name: p.encoding(values.nodata if p.is_class_map else p.nodata, scheme.num_classes)
+            for p in products
         }
+        # One whose pixels have data where they are mapped.
+        self._telling = next((p for p in products if p.is_masked), products[0])
         self._levels = len(level_sizes(grid.height, grid.width))
         #: The unit being filled: its writers, its next row, and whether a pixel has data.
         self._writers: dict[str, BlockWriter] = {}
@@ -180,7 +206,7 @@ class MapWriter:
         Raises:
             OutputError: The disk is full or fails.
         """
-        height = next(iter(strip.layers.values())).shape[0]
+        height = next(iter(strip.layers.values())).shape[-2]
         done = 0
         while done < height:
             unit = self._job.plan.unit_at(strip.row + done, strip.col)
@@ -188,7 +214,7 @@ class MapWriter:
                 self._begin(unit)
             assert self._row == strip.row + done, (self._row, strip.row, done)
             taken = min(height - done, unit.row_stop - self._row)
-            self._add({name: x[done : done + taken] for name, x in strip.layers.items()})
+            self._add({name: x[..., done : done + taken, :] for name, x in strip.layers.items()})
             done += taken
             self._row += taken
             if self._row == unit.row_stop:
@@ -204,8 +230,8 @@ class MapWriter:
         }
 
     def _add(self, rows: Mapping[str, NDArray[Any]]) -> None:
-        first = self._products[0]
-        self._has_data = self._has_data or first.has_data(rows[first.name])
+        telling = self._telling
+        self._has_data = self._has_data or telling.has_data(rows[telling.name])
         for product in self._products:
             values = rows[product.name]
             self._writers[product.name].write(
@@ -230,20 +256,25 @@ class MapWriter:
             OutputError: The disk is full or fails.
         """
         with _reported(self.folder), partial_folder(self.folder, "map") as partial:
-            profile = profile or MapProfile()
+            profile, facts = profile or MapProfile(), dict(facts or {})
             with profile.timed("assembling"):
                 made = {product.name: self._make(product, partial) for product in self._products}
+                if self._sieve:
+                    facts["sieved_pixels"] = self._sieve_class_map(made["class_map"])
             count = AreaCount(self._grid) if areas else None
+            abstains = self.values.abstained is not None
             if count is not None:
                 count.add_map(made["class_map"], self.values.lookup)
-                facts = {**(facts or {}), "areas_by": count.by or None}
-            found = tuple(count.result(self.scheme)) if count else ()
+                facts["areas_by"] = count.by or None
+            found = tuple(count.result(self.scheme, abstains=abstains)) if count else ()
+            if self.values.abstained is not None:
+                facts["abstained_pixels"] = count_pixels(made["class_map"], self.values.abstained)
             profile.end()
-            took = profile.to_dict()
             record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
             content = {
-                "format": RECORD_FORMAT, **(facts or {}), "products": described, "profile": took,
+                "format": RECORD_FORMAT, **facts, "products": described,
+                "profile": profile.to_dict(),
             }  # fmt: skip
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
@@ -255,19 +286,42 @@ class MapWriter:
                 self.values,
                 found,
                 self.folder / AREAS_CSV if areas else None,
-                took,
+                facts.get("abstained_pixels"),
+                profile.to_dict(),
             )
+
+    def _sieve_class_map(self, path: Path) -> int:
+        """Sieve the finished class map; return how many pixels were changed."""
+        assert self._sieve
+        values, product = self.values, next(p for p in self._products if p.is_class_map)
+        kept = {values.nodata, values.abstained} - {None}
+        pixels, changed = sieve_map(path, self._sieve, {int(value or 0) for value in kept})
+        if changed:
+            writer = BlockWriter(self._grid.width, self._levels, self._encodings[product.name])
+            writer.write(pixels)
+            whole = path.with_name("sieved")
+            save_file(writer.finish(), whole)
+            block = Block(whole, Window(0, 0, self._grid.height, self._grid.width))
+            self._make(product, path.parent, [[block]])
+            whole.unlink()
+        return changed
 
     def _describe(self, product: Product) -> dict[str, Any]:
         """Its line in `prediction.json`."""
+        if "sources" in product.needs:
+            return product.to_dict() | {"bits": self._bits}
+        if product.per_class:
+            return product.to_dict() | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
             return product.to_dict()
         content = "code of the class" if self.values.kind == "code" else "class index"
         own = {"content": content, "nodata": self.values.nodata}
         return product.to_dict() | own | self.values.to_dict()
 
-    def _make(self, product: Product, folder: Path) -> Path:
-        """Build a finished product."""
+    def _make(
+        self, product: Product, folder: Path, blocks: Sequence[Sequence[Block]] | None = None
+    ) -> Path:
+        """Build a finished product, of the units' blocks unless others are given."""
         path = folder / f"{product.name}.tif"
         encoding = self._encodings[product.name]
         height, width = self._grid.height, self._grid.width
@@ -277,15 +331,32 @@ class MapWriter:
             write_template(path, height, width, {**encoding.profile, **place}) as template,
         ):
             if product.is_class_map:
-                colors = zip(self.values.values, self.scheme.palette().tolist(), strict=True)
-                template.write_colormap(1, {value: (*color, 255) for value, color in colors})
+                named = self.values.named(self.scheme)
+                template.write_colormap(1, {v: (*color, 255) for v, (_, color) in named.items()})
                 template.update_tags(**self.values.tags(self.scheme.names))
             if product.scale is not None:
-                template.scales = (product.scale,)
-        assemble(path, self._job.blocks(product.name), encoding, path)
-        if product.is_class_map:
-            _add_category_names(path, self.scheme.names, self.values.values)
+                template.scales = (product.scale,) * encoding.bands
+            if product.per_class:
+                template.descriptions = self.scheme.names
+            if "sources" in product.needs:
+                template.update_tags(modalities=json.dumps(self._bits))
+        assemble(path, blocks or self._job.blocks(product.name), encoding, path)
+        names = self._category_names(product)
+        if names:
+            _add_category_names(path, names)
         return path
+
+    def _category_names(self, product: Product) -> dict[int, str]:
+        """Pixel value → its name; none for products of numbers."""
+        if product.is_class_map:
+            return {v: name for v, (name, _) in self.values.named(self.scheme).items()}
+        if "sources" in product.needs:
+            sets = {
+                v: [n for n, bit in self._bits.items() if v & bit]
+                for v in range(2 ** len(self._bits))
+            }
+            return {value: "+".join(names) or "none" for value, names in sets.items()}
+        return {}
 
 
 def _side_car(path: Path) -> Path:
@@ -293,7 +364,7 @@ def _side_car(path: Path) -> Path:
     return path.with_name(f"{path.name}.aux.xml")
 
 
-def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, ...]) -> None:
+def _add_category_names(path: Path, by_value: Mapping[int, str]) -> None:
     """Names of the values of band 1, for GDAL: GeoTIFF itself has no place for them."""
     side_car = _side_car(path)
     # GDAL has already written one if the CRS cannot be expressed in GeoTIFF keys.
@@ -301,8 +372,7 @@ def _add_category_names(path: Path, names: tuple[str, ...], values: tuple[int, .
     root = tree.getroot() if tree else ElementTree.Element("PAMDataset")
     band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
     categories = ElementTree.SubElement(band, "CategoryNames")
-    by_value = dict(zip(values, names, strict=True))
-    for value in range(max(values) + 1):  # the position of a name is its value
+    for value in range(max(by_value) + 1):  # the position of a name is its value
         ElementTree.SubElement(categories, "Category").text = by_value.get(value, "")
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(side_car, encoding="utf-8")

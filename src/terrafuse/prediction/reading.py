@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +35,14 @@ class WindowGroup:
         is_run: Per window, whether the model must be run on it.
         batch: The windows to run the model on, the last one repeated up to the batch size; None if
             there are none.
+        sources: Per window uint8 (h, w), bits of the modalities with data; None if not asked for.
     """
 
     windows: tuple[Window, ...]
     valid: tuple[Tensor, ...]
     is_run: tuple[bool, ...]
     batch: Batch | None
+    sources: tuple[Tensor, ...] | None = None
 
 
 def read_groups(
@@ -50,6 +52,7 @@ def read_groups(
     *,
     batch_size: int,
     needs_all: bool,
+    bits: Mapping[str, int] | None = None,
 ) -> Iterator[WindowGroup]:
     """Read windows and group them so that every batch has the same size.
 
@@ -61,10 +64,12 @@ def read_groups(
         used: Modalities the model receives.
         batch_size: Samples of every batch.
         needs_all: True: skip windows where one of these has no data at all.
+        bits: Modality → its bit in `WindowGroup.sources`; None: there are none.
     """
     group: list[Any] = []
     valid: list[Any] = []
     run: list[Any] = []
+    sources: list[Any] = []
 
     def finished() -> WindowGroup:
         samples = [sample for sample in run if sample is not None]
@@ -74,8 +79,9 @@ def read_groups(
             tuple(valid),
             tuple(sample is not None for sample in run),
             collate(samples) if samples else None,
+            tuple(sources) if bits is not None else None,
         )
-        for kept in (group, valid, run):
+        for kept in (group, valid, run, sources):
             kept.clear()
         return made
 
@@ -84,6 +90,8 @@ def read_groups(
         known = [bool(mask.any()) for mask in sample.valid.values()]
         group.append(window)
         valid.append(_valid_on_scene_grid(sample, known))
+        if bits is not None:
+            sources.append(_sources_on_scene_grid(sample, bits))
         run.append(sample if any(known) and (all(known) or not needs_all) else None)
         is_full = sum(sample is not None for sample in run) == batch_size
         if is_full or len(group) == _MOST_WINDOWS * batch_size:
@@ -133,3 +141,12 @@ def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> Tensor:
     for mask in sample.valid.values():
         valid |= resize_mask(mask.numpy(), shape)
     return torch.from_numpy(valid)
+
+
+def _sources_on_scene_grid(sample: Sample, bits: Mapping[str, int]) -> Tensor:
+    """Bits (H, W) of the modalities with data, resampled to the scene grid (nearest)."""
+    shape = (sample.window.height, sample.window.width)
+    found = np.zeros(shape, np.uint8)
+    for name, mask in sample.valid.items():
+        found[resize_mask(mask.numpy(), shape)] |= bits[name]
+    return torch.from_numpy(found)

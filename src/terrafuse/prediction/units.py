@@ -7,17 +7,20 @@ columns are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from terrafuse.prediction.cog import UNIT
+import numpy as np
+
+from terrafuse.prediction.cog import TILE, UNIT
 from terrafuse.prediction.lattice import Lattice, Part
+from terrafuse.prediction.product_table import Product, held_bytes, needs_of
 from terrafuse.samples import Window
 
 #: Largest share of windows that are run once more because of the edges of columns.
 MOST_TWICE = 0.1
-# Memory of the sums of a column.
+# Memory of the sums of a column, and of the rows that wait for tiles of products with many bands.
 _SUMS_BYTES = 32 * 2**20
 
 
@@ -95,7 +98,7 @@ class UnitPlan:
         return run / len(self.lattice.col_starts) - 1
 
 
-def plan_units(lattice: Lattice, num_classes: int) -> UnitPlan:
+def plan_units(lattice: Lattice, num_classes: int, products: Sequence[Product] = ()) -> UnitPlan:
     """Cut a scene into units.
 
     Columns are as wide as the memory of their sums allows; wider, if too many windows would be run
@@ -104,8 +107,14 @@ def plan_units(lattice: Lattice, num_classes: int) -> UnitPlan:
     Args:
         lattice: Windows of the scene.
         num_classes: K.
+        products: What is made, of which some hold sums of their own or have a band per class.
     """
-    bytes_per_column = (4 * num_classes + 1) * lattice.size
+    bytes_per_column = held_bytes(num_classes, needs_of(products)) * lattice.size
+    for product in products:
+        if product.per_class:
+            # Finished rows, and a row of tiles of the image and of its overviews.
+            rows = lattice.size + 2 * TILE
+            bytes_per_column += rows * num_classes * np.dtype(product.dtype).itemsize
     width = max(UNIT, _SUMS_BYTES // bytes_per_column // UNIT * UNIT)
     while width < lattice.width:
         plan = UnitPlan(lattice, UNIT, width)

@@ -1,0 +1,102 @@
+"""Settings of a map beside those of its windows, as one record that workers can be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from terrafuse.errors import ConfigError
+from terrafuse.prediction.product_table import (
+    DEFAULT_PRODUCTS,
+    MOST_SOURCES,
+    Need,
+    Product,
+    find_products,
+    held_bytes,
+    needs_of,
+)
+from terrafuse.prediction.tta import View, find_views
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """Products of a map and how its pixels come about.
+
+    Args:
+        products: Names in `PRODUCTS`.
+        tta: Test-time augmentation: names in `tta.KINDS`.
+        abstain: Largest softmax probability below which a pixel has no class; None: none is.
+        sieve: Patches of fewer pixels are merged into their largest neighbour; None: none is.
+
+    Raises:
+        UnknownNameError: A product or an augmentation does not exist.
+        ConfigError: A value is not allowed, or needs the class map and it is not made.
+    """
+
+    products: tuple[str, ...] = DEFAULT_PRODUCTS
+    tta: tuple[str, ...] = ()
+    abstain: float | None = None
+    sieve: int | None = None
+
+    def __post_init__(self) -> None:
+        find_products(self.products)
+        find_views(self.tta)
+        if self.abstain is not None and not 0 < self.abstain <= 1:
+            raise ConfigError(
+                f"abstain is {self.abstain:g}; give the least confidence of a class, above 0 and "
+                "at most 1"
+            )
+        if self.sieve is not None and not 2 <= self.sieve < 2**31:
+            raise ConfigError(
+                f"sieve is {self.sieve}; give the smallest patch to keep, 2 pixels or more"
+            )
+        for name in ("abstain", "sieve"):
+            if getattr(self, name) is not None and "class_map" not in self.products:
+                raise ConfigError(f"{name} changes the class map; add 'class_map' to the products")
+
+    @property
+    def layers(self) -> tuple[Product, ...]:
+        """The products."""
+        return find_products(self.products)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the products need beside the sums of logits."""
+        return needs_of(self.layers)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Ways in which each window is shown to the model; the first is as it is."""
+        return find_views(self.tta)
+
+    def further_bytes(self, num_classes: int) -> int:
+        """Bytes per pixel that are held for the products' needs."""
+        return held_bytes(num_classes, self.needs) - held_bytes(num_classes)
+
+    def source_bits(self, names: Sequence[str]) -> dict[str, int] | None:
+        """Modality → its bit in the product "sources"; None if that is not made.
+
+        Args:
+            names: Modalities of the model, in its order.
+
+        Raises:
+            ConfigError: More than a byte has bits.
+        """
+        if "sources" not in self.needs:
+            return None
+        if len(names) > MOST_SOURCES:
+            raise ConfigError(
+                f"the product 'sources' tells {MOST_SOURCES} modalities apart, and the model has "
+                f"{len(names)} ({', '.join(names)}). Leave it out of the products"
+            )
+        return {name: 1 << i for i, name in enumerate(names)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values but the products, for `prediction.json`."""
+        return {
+            "tta": list(self.tta),
+            "passes_per_window": len(self.views),
+            "abstain": self.abstain,
+            "sieve": self.sieve,
+        }

@@ -1,0 +1,181 @@
+"""Test-time augmentation: windows shown to the model turned and resized, answers turned back.
+
+Logits are averaged, as those of overlapping windows are: so the average of a window is again the
+logits of a window, and blending and products stay what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
+from terrafuse.modalities import Modality
+from terrafuse.samples import Batch
+
+#: Kinds of augmentation → what they show beside the window as it is.
+KINDS: Mapping[str, str] = {
+    "flips": "mirrored up-down, left-right, and both",
+    "turns": "turned by 90, 180 and 270 degrees",
+    "scales": "shrunk to 3/4 and enlarged to 5/4",
+}
+_FACTORS = (1.0, 0.75, 1.25)
+
+
+@dataclass(frozen=True)
+class View:
+    """A way to show a window.
+
+    Args:
+        flips_rows: Whether it is mirrored up-down, before it is turned.
+        quarters: Quarter turns, anticlockwise.
+        factor: Of its size.
+    """
+
+    flips_rows: bool = False
+    quarters: int = 0
+    factor: float = 1.0
+
+    def turn(self, x: Tensor) -> Tensor:
+        """Turn the last two dimensions."""
+        turned = x.flip(-2) if self.flips_rows else x
+        return turned.rot90(self.quarters, (-2, -1)) if self.quarters else turned
+
+    def turn_back(self, x: Tensor) -> Tensor:
+        """Undo `turn`."""
+        back = x.rot90(-self.quarters, (-2, -1)) if self.quarters else x
+        return back.flip(-2) if self.flips_rows else back
+
+
+def find_views(kinds: Sequence[str]) -> tuple[View, ...]:
+    """Return all combinations of some kinds of augmentation, each once, the plain view first.
+
+    Args:
+        kinds: Names in `KINDS`.
+
+    Raises:
+        UnknownNameError: There is no such kind.
+        ConfigError: One is named twice.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownNameError(unknown_name("test-time augmentation", kind, KINDS))
+    if len(set(kinds)) < len(kinds):
+        raise ConfigError(f"tta is '{','.join(kinds)}'; name each of {', '.join(KINDS)} once")
+    # Flipped rows and half a turn are flipped columns.
+    turns = {
+        (False, False): [(False, 0)],
+        (True, False): [(False, 0), (True, 0), (True, 2), (False, 2)],
+        (False, True): [(False, n) for n in range(4)],
+        (True, True): [(flip, n) for flip in (False, True) for n in range(4)],
+    }["flips" in kinds, "turns" in kinds]
+    factors = _FACTORS if "scales" in kinds else _FACTORS[:1]
+    return tuple(View(flip, n, factor) for factor, (flip, n) in product(factors, turns))
+
+
+def scaled_size(size: int, factor: float, alignment: int) -> int:
+    """Side of a window of `size` scene pixels that is resized, a multiple of `alignment`.
+
+    Raises:
+        ConfigError: The window is too small to be resized.
+    """
+    found = round(size * factor / alignment) * alignment
+    if factor != 1 and found in (0, size):
+        raise ConfigError(
+            f"windows of {size} pixels cannot be resized by {factor:g} in steps of {alignment}, "
+            "which whole pixels of every modality need; give a larger --crop-size, or leave "
+            "'scales' out of --tta"
+        )
+    return size if factor == 1 else found
+
+
+def average_views(
+    score: Callable[[Batch], Tensor],
+    batch: Batch,
+    views: Sequence[View],
+    modalities: Sequence[Modality],
+    alignment: int,
+) -> Tensor:
+    """Average the logits of a batch over views of it.
+
+    Args:
+        score: Batch → float32 logits (N, K, side, side).
+        batch: Square windows of one size.
+        views: At least one.
+        modalities: Of the model.
+        alignment: Sides of windows are multiples of it.
+
+    Returns:
+        Float32 tensor (N, K, size, size).
+    """
+    size = batch.windows[0].height
+    known = {modality.name: modality for modality in modalities}
+    resized: dict[float, Batch] = {}
+    total: Tensor | None = None
+    for view in views:
+        if view.factor not in resized:  # one at a time is kept
+            side = scaled_size(size, view.factor, alignment)
+            resized = {view.factor: _resize_batch(batch, known, side, size)}
+        logits = view.turn_back(score(_turn(resized[view.factor], view)))
+        if logits.shape[-1] != size:
+            logits = F.interpolate(
+                logits, (size, size), mode="bilinear", align_corners=False,
+                antialias=logits.shape[-1] > size,
+            )  # fmt: skip
+        # In float64 the average of equal answers is that answer, bit by bit.
+        total = logits.double() if total is None else total.add_(logits)
+    assert total is not None
+    return total.div_(len(views)).float()
+
+
+def _turn(batch: Batch, view: View) -> Batch:
+    return replace(
+        batch,
+        images={name: view.turn(image) for name, image in batch.images.items()},
+        valid={name: view.turn(mask) for name, mask in batch.valid.items()},
+    )
+
+
+def _resize_batch(batch: Batch, known: Mapping[str, Modality], side: int, size: int) -> Batch:
+    """Windows of `size` scene pixels at a side of `side`; their places stay."""
+    if side == size:
+        return batch
+    images = {
+        name: resize(image, known[name].size_at(side), nearest=known[name].kind == "structure")
+        for name, image in batch.images.items()
+    }
+    valid = {name: ~image.isnan().all(dim=1) for name, image in images.items()}
+    windows = tuple(replace(window, height=side, width=side) for window in batch.windows)
+    return replace(batch, images=images, valid=valid, windows=windows)
+
+
+def resize(image: Tensor, side: int, *, nearest: bool = False) -> Tensor:
+    """Resample images (N, C, H, W), NaN = no data, to (N, C, side, side).
+
+    Only pixels with data count, and pixels have data where most of them has: or where any has, if
+    a band would lose all of it, since a method may need every modality.
+
+    Args:
+        nearest: True: take the nearest pixel (structure, in which a mean of two segments is a
+            third one's).
+    """
+    there = ~image.isnan()
+    both = torch.cat([torch.where(there, image, 0.0), there.to(image.dtype)], dim=1)
+    shrinks = side < image.shape[-1]
+    both = F.interpolate(
+        both, (side, side), mode="bilinear", align_corners=False, antialias=shrinks
+    )
+    values, share = both.chunk(2, dim=1)
+    mostly = share > 0.5
+    keeps = torch.where(mostly.flatten(2).any(dim=2)[..., None, None], mostly, share > 0)
+    averaged = torch.where(keeps, values / share, torch.nan)
+    if not nearest:
+        return averaged
+    picked = F.interpolate(image, (side, side), mode="nearest-exact")
+    is_lost = picked.isnan().flatten(1).all(dim=1)[:, None, None, None]
+    return torch.where(is_lost, averaged, picked)
