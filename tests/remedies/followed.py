@@ -81,6 +81,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/doctor/test_remedies.py::test_the_scale_that_sizes_have": (
         "data.placement:_right_scale | set that in the manifest, give sizes that fit,",
     ),
+    "tests/layouts/test_looking.py::test_of_many_scenes_some_are_opened_unless_all_are_wanted": (
+        "layouts.looking:Look.tell | To open all: -O look=all",
+    ),
     "tests/layouts/test_mixed_copies.py::test_pieces_of_one_scene_in_several_splits_are_told": (
         "layouts.pieces:describe_pieces | to split by folders instead: -O split=",
     ),
