@@ -130,6 +130,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/test_writing.py::test_what_is_read_is_not_written_over": (
         "writing:refuse_inputs | is read and would be overwritten. Choose another output",
     ),
+    "tests/training/test_many_scenes.py::test_a_bad_scene_is_named_when_it_is_met": (
+        "training.train:_check_data | To check all:",
+    ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.runs: | nothing was written; run the same command again",
     ),
