@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -75,3 +76,14 @@ def command_line(
         return code, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings draw no figures, which take longer than a few small steps; others look at them."""
+    from terrafuse.training.pictures import SamplePicture
+
+    monkeypatch.setattr(SamplePicture, "__call__", lambda *_: None)
+    for name in ("train", "pretrain"):
+        module = importlib.import_module(f"terrafuse.training.{name}")
+        monkeypatch.setattr(module, "save_curves", lambda *_: None)

@@ -28,6 +28,8 @@ from terrafuse.prediction import Lattice
 from terrafuse.training.optim import learning_rate_factor
 from terrafuse.training.validation import validation_overlap
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = sorted(path for path in CONFIGS.rglob("*.yaml") if "method" in read_yaml(path))
 

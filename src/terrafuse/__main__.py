@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+from types import FrameType
 
 
 def main() -> None:
     """Run the command line."""
-    # Until it listens to signals itself, Ctrl-C is no reason for a traceback.
+    # Until it listens to signals itself, Ctrl-C is no reason for a traceback, and SIGTERM is told.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end)
     from terrafuse.cli import main as run
 
-    run()
+    try:
+        run()
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End while libraries are imported; nothing has been begun."""
+    del frame
+    os.write(2, b"stopped by SIGTERM: nothing was begun\n")
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

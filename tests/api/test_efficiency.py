@@ -21,6 +21,8 @@ from terrafuse.evaluation import half_interval
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.sampling import labelled_scenes, share_labels
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 Make = Callable[..., Any]
 SIZE = 64
 

@@ -19,6 +19,8 @@ from terrafuse.errors import ConfigError, ModelError, StoppedError, UnknownNameE
 from terrafuse.landscape import make_landscape
 from terrafuse.reports import sweep_tables
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 RESNET = {
     "backbone": "resnet10t",
     "backbone_options": {"channels": [4, 4, 8, 8]},

@@ -13,6 +13,8 @@ from rasterio.transform import from_origin
 
 from shared import shared_data
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SIZE = 64
 RUN = {
     "data": {"manifest": "dataset.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},
@@ -82,10 +84,27 @@ def place(tmp_path, make_raster, command_line) -> Place:
     return Place(tmp_path, make_raster, command_line)
 
 
+@pytest.fixture(scope="module")
+def first_run() -> dict[str, Path]:
+    """Folder "run" of the first place that was trained in; `trained` copies it."""
+    return {}
+
+
 @pytest.fixture
-def trained(place) -> Place:
-    code, message = place.train()
-    assert code == 0, message
+def trained(place, first_run, tmp_path_factory) -> Place:
+    """The place with a run, which is trained once."""
+    run = place.folder / "run"
+    if not first_run:
+        code, message = place.train()
+        assert code == 0, message
+        first_run["kept"] = Path(shutil.copytree(run, tmp_path_factory.mktemp("kept") / "run"))
+        first_run["made in"] = place.folder
+    else:
+        shutil.copytree(first_run["kept"], run)
+        config = run / "config.yaml"
+        text = config.read_text()
+        assert str(first_run["made in"]) in text
+        config.write_text(text.replace(str(first_run["made in"]), str(place.folder)))
     return place
 
 

@@ -14,6 +14,8 @@ from terrafuse.data import load_manifest
 from terrafuse.doctor import Finding
 from terrafuse.landscape import make_landscape
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 RUN = {
     "data": {"manifest": "elsewhere.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},
     "method": {

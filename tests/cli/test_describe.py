@@ -11,6 +11,8 @@ import yaml
 from rasterio.transform import from_origin
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SIZE = 64
 VIT = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64}
 RUN = {

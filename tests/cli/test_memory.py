@@ -14,7 +14,7 @@ import yaml
 from terrafuse.methods.early_fusion import EarlyFusion
 
 # The scenes lie in one place, and the model has learned little.
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("without_figures")]
 
 RUN = {
     "data": {"manifest": "dataset.yaml", "crop_size": 32, "batch_size": 2, "workers": 0},

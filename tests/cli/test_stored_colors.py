@@ -11,6 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 SIZE = 64
 BANDS = ["blue", "green", "red", "nir"]
 CLASSES = [{"name": "bare", "code": 1}, {"name": "wood", "code": 2}]

@@ -16,6 +16,8 @@ from terrafuse.data import ReadingRules, Scene, scene_from_rasters
 from terrafuse.data.gridded import equals_nodata, usable_nodata
 from terrafuse.modalities import Modality
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 MakeRaster = Callable[..., Path]
 CommandLine = Callable[..., tuple[int, str, str]]
 F32, F64 = float(np.finfo(np.float32).max), float(np.finfo(np.float64).max)

@@ -230,7 +230,9 @@ def test_the_result_does_not_depend_on_the_number_of_workers(
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_faults_in_workers_are_those_of_the_user(photo: Path, tmp_path: Path) -> None:
+def test_faults_in_workers_are_those_of_the_user(make_raster: MakeRaster, tmp_path: Path) -> None:
+    # One window, hence one process.
+    photo = make_raster(tmp_path / "a.tif", as_picture(known_segments(60, 60, 9, seed=1)))
     generator = BrokenRecipe()
     windowed = WindowedGenerator(generator, 64, 24)
     with (

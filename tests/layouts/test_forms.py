@@ -22,7 +22,10 @@ from terrafuse.data import load_manifest
 from terrafuse.layouts.facts import read_facts
 
 # Copies are tiny and have no place on Earth; what is told of them has tests of its own.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.usefixtures("without_figures"),
+]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CommandLine = Callable[..., tuple[int, str, str]]

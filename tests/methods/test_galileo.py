@@ -23,6 +23,8 @@ from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Window
 from terrafuse.weights import read_state
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 S1 = Modality("s1", ("VV", "VH"), "sar", unit="db")
 S2 = Modality("s2", ("B2", "B3", "B4", "B8"), "optical", unit="reflectance_10000")
 K = 3

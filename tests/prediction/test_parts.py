@@ -145,13 +145,14 @@ def test_cuts_do_not_show_in_the_map_of_a_network(batch_size: int) -> None:
 
 def test_every_batch_has_one_size_whatever_is_cut_and_left_out() -> None:
     """A network's rounding may depend on it."""
-    image = np.random.default_rng(0).normal(size=(2, 150, 90)).astype(np.float32)
+    # Three windows side by side: their number in the scene, or a part, is no multiple of 4.
+    image = np.random.default_rng(0).normal(size=(2, 150, 70)).astype(np.float32)
     image[:, 40:100] = np.nan  # windows without data are not run
     scene = ArrayScene({"a": image})
     for cut_rows in ([0, 150], [0, 30, 31, 150]):
         model = Identity(scene.modalities)
         predictor = ScenePredictor(model, WindowSettings(32, 8, batch_size=4), device="cpu")
-        assemble(predictor, scene, cut_rows, [0, 90])
+        assemble(predictor, scene, cut_rows, [0, 70])
         assert set(model.batches) == {4}
     small = ArrayScene({"a": image[:, :20, :40]})  # two windows in all
     predictor = ScenePredictor(model := Identity(small.modalities), predictor.windows, device="cpu")

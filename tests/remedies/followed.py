@@ -104,6 +104,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/doctor/test_remedies.py::test_the_scale_that_sizes_have": (
         "data.placement:_right_scale | set that in the manifest, give sizes that fit,",
     ),
+    "tests/layouts/test_looking.py::test_of_many_scenes_some_are_opened_unless_all_are_wanted": (
+        "layouts.looking:Look.tell | To open all: -O look=all",
+    ),
     "tests/layouts/test_mixed_copies.py::test_pieces_of_one_scene_in_several_splits_are_told": (
         "layouts.pieces:describe_pieces | to split by folders instead: -O split=",
     ),
@@ -149,6 +152,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/test_writing.py::test_what_is_read_is_not_written_over": (
         "writing:refuse_inputs | is read and would be overwritten. Choose another output",
+    ),
+    "tests/training/test_many_scenes.py::test_a_bad_scene_is_named_when_it_is_met": (
+        "training.train:_check_data | To check all:",
     ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.runs: | nothing was written; run the same command again",

@@ -202,7 +202,7 @@ def test_a_split_that_cannot_be_judged(place: Any, way: str) -> None:
 
 def test_training_without_labels(place: Any) -> None:
     del place.entry()["labels"]
-    told("doctor.splits:_check_labels | Give 'labels' in the manifest", place.check())
+    told("doctor.splits:_no_labels | Give 'labels' in the manifest", place.check())
     place.entry()["labels"] = "train_l.tif"
     assert "no-labels" not in place.codes()
 

@@ -22,6 +22,8 @@ from terrafuse.samples import Batch
 from terrafuse.training import run_state, train
 from terrafuse.training.task import SegmentationTask
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 Make = Callable[..., Any]
 BY_RANGE = {"a": {"mean": 0, "std": [255, 100]}, "b": "scene_range"}
 

@@ -37,6 +37,13 @@ from terrafuse.training.validation import Validation
 Make = Callable[..., Any]
 
 
+@pytest.fixture(autouse=True)
+def pictures_of_one(request: pytest.FixtureRequest) -> None:
+    """They take longer than learning."""
+    if request.function is not test_run_folder_is_complete:
+        request.getfixturevalue("without_figures")
+
+
 @pytest.fixture
 def manifest(make_dataset: Make) -> Path:
     path: Path = make_dataset()

@@ -17,6 +17,8 @@ from terrafuse.errors import ChecksumError, ConfigError, WeightsNotFoundError
 from terrafuse.methods import load_segmenter
 from terrafuse.training import train
 
+pytestmark = pytest.mark.usefixtures("without_figures")
+
 VIT: dict[str, Any] = {"embed_dim": 16, "depth": 2, "num_heads": 2, "img_size": 64}
 
 

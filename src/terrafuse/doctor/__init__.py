@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from terrafuse.doctor.checkup import check_manifest, iterate_findings
     from terrafuse.doctor.findings import Finding, refuse_untrainable
+    from terrafuse.doctor.splits import told_of_missing
     from terrafuse.doctor.unknown_labels import count_unknown_labels
 else:  # each with the libraries that it needs, and no others
     from terrafuse.lazy import import_on_use
@@ -33,6 +34,7 @@ else:  # each with the libraries that it needs, and no others
         {
             "terrafuse.doctor.checkup": ("check_manifest", "iterate_findings"),
             "terrafuse.doctor.findings": ("Finding", "refuse_untrainable"),
+            "terrafuse.doctor.splits": ("told_of_missing",),
             "terrafuse.doctor.unknown_labels": ("count_unknown_labels",),
         },
     )
@@ -43,4 +45,5 @@ __all__ = [
     "count_unknown_labels",
     "iterate_findings",
     "refuse_untrainable",
+    "told_of_missing",
 ]

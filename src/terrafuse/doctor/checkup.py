@@ -60,6 +60,7 @@ def check_manifest(
     train_splits: Sequence[str] = ("train",),
     validation_split: str = "val",
     workers: int | None = None,
+    most: int | None = None,
     progress: Progress | None = None,
     report: Callable[[Finding], None] | None = None,
 ) -> list[Finding]:
@@ -73,6 +74,8 @@ def check_manifest(
         train_splits: Splits to train on.
         validation_split: Split by which the best weights are chosen.
         workers: Scenes checked in parallel; default: one per core, at most 4, if `deep`.
+        most: Of more scenes so many are checked, spread evenly, and nothing is concluded from what
+            they all lack; None: all are.
         progress: Called with (scenes done, scenes in total).
         report: Called with each finding as soon as it is known.
 
@@ -86,6 +89,7 @@ def check_manifest(
         train_splits=train_splits,
         validation_split=validation_split,
         workers=workers,
+        most=most,
         progress=progress,
     ):
         findings.append(finding)
@@ -101,6 +105,7 @@ def iterate_findings(
     train_splits: Sequence[str] = ("train",),
     validation_split: str = "val",
     workers: int | None = None,
+    most: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Finding]:
     """Yield the findings of `check_manifest` as they become known."""
@@ -109,7 +114,11 @@ def iterate_findings(
     splits = Splits(tuple(train_splits), validation_split)
     records: list[SceneRecord] = []
     prints: dict[str, tuple[str | None, Fingerprint]] = {}
-    results = _examine_all(manifest, splits, deep, _count_workers(workers, deep))
+    entries = manifest.entries
+    are_all = most is None or len(entries) <= most
+    if most is not None and not are_all:
+        entries = tuple(entries[number * len(entries) // most] for number in range(most))
+    results = _examine_all(manifest, entries, splits, deep, _count_workers(workers, deep))
     for done, result in enumerate(results, start=1):
         yield from result.findings
         if result.record is not None:
@@ -117,13 +126,13 @@ def iterate_findings(
         if result.record is not None and result.fingerprint is not None:
             prints[result.record.id] = (result.record.split, result.fingerprint)
         if progress:
-            progress(done, len(manifest.entries))
+            progress(done, len(entries))
     for modality in manifest.modalities.values():
         yield from _check_alike_bands(modality)
         if deep:
             yield from check_scales(modality, records)
     yield from check_astray(records)
-    yield from check_splits(manifest, records, splits, deep=deep)
+    yield from check_splits(manifest, records, splits, deep=deep, are_all=are_all)
     if deep:
         yield from find_duplicates(prints)
 
@@ -155,16 +164,18 @@ def _count_workers(workers: int | None, deep: bool) -> int:
     return min(_MOST_WORKERS, cores or 1) if deep else 1
 
 
-def _examine_all(manifest: Manifest, splits: Splits, deep: bool, workers: int) -> Iterator[_Result]:
-    """Examine one scene after the other, in the order of the manifest."""
-    if workers == 1 or len(manifest.entries) == 1:
-        for entry in manifest.entries:
+def _examine_all(
+    manifest: Manifest, entries: Sequence[SceneEntry], splits: Splits, deep: bool, workers: int
+) -> Iterator[_Result]:
+    """Examine one scene after the other, in order."""
+    if workers == 1 or len(entries) == 1:
+        for entry in entries:
             yield _examine(manifest, entry, splits, deep)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="doctor") as executor:
         waiting: deque[Future[_Result]] = deque()
         try:
-            for entry in manifest.entries:
+            for entry in entries:
                 waiting.append(executor.submit(_examine, manifest, entry, splits, deep))
                 if len(waiting) >= _AHEAD * workers:
                     yield waiting.popleft().result()

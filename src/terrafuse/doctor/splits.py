@@ -24,12 +24,23 @@ _MOST_PAIRS = 5
 
 
 def check_splits(
-    manifest: Manifest, records: Sequence[SceneRecord], splits: Splits, *, deep: bool
+    manifest: Manifest,
+    records: Sequence[SceneRecord],
+    splits: Splits,
+    *,
+    deep: bool,
+    are_all: bool = True,
 ) -> Iterator[Finding]:
-    """Check for faults that concern more than one scene."""
+    """Check for faults that concern more than one scene.
+
+    Args:
+        are_all: Whether there is a record of every scene, so that what none has is lacking.
+    """
     yield from _check_presence(manifest, records, splits, deep)
     train = [record for record in records if record.split in splits.train]
-    if train:
+    if not are_all:
+        yield from _check_named_labels(manifest, splits)
+    elif train:
         others = [record for record in records if record.split not in splits.train]
         yield from _check_labels(manifest, train, others, splits.name)
         yield from _check_bands(manifest, train, records, splits.name, deep=deep)
@@ -72,8 +83,7 @@ def _check_labels(
     manifest: Manifest, train: Sequence[SceneRecord], others: Sequence[SceneRecord], where: str
 ) -> Iterator[Finding]:
     if not any(record.has_labels for record in train):
-        message = f"no scene of {where} has labels"
-        yield Finding("error", "no-labels", message, remedy="Give 'labels' in the manifest")
+        yield _no_labels(where)
         return
     counts = _sum_counts(manifest, train)
     if not counts.any():
@@ -83,9 +93,26 @@ def _check_labels(
         return
     elsewhere = _sum_counts(manifest, others)
     for index in np.flatnonzero(counts == 0):
-        message = f"class '{manifest.scheme.names[index]}' has no pixel in {where}"
+        message = told_of_missing(manifest.scheme.names[index], where)
         remedy = f"It cannot be learned; other splits have {elsewhere[index]} pixels of it"
         yield Finding("warning", "class-missing", message, remedy=remedy)
+
+
+def _check_named_labels(manifest: Manifest, splits: Splits) -> Iterator[Finding]:
+    """Check without opening any that the manifest names labels to train on."""
+    own = [entry for entry in manifest.entries if entry.split in splits.train]
+    if own and all(entry.labels is None for entry in own):
+        yield _no_labels(splits.name)
+
+
+def _no_labels(where: str) -> Finding:
+    message = f"no scene of {where} has labels"
+    return Finding("error", "no-labels", message, remedy="Give 'labels' in the manifest")
+
+
+def told_of_missing(name: str, where: str) -> str:
+    """Say that no pixel of the training splits is of a class."""
+    return f"class '{name}' has no pixel in {where}"
 
 
 def _sum_counts(manifest: Manifest, records: Sequence[SceneRecord]) -> NDArray[np.int64]:

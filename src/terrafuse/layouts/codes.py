@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ class Codes:
         values: Candidate classes, ascending: integers, or colours "#rrggbb".
         void: Negative numbers, which by convention mean "not labelled".
         colors: Display colours of `values`, where the file defines them.
+        files: Number of files read.
     """
 
     values: tuple[int | str, ...]
     void: list[int | str]
     colors: tuple[str, ...] = ()
+    files: int = 0
 
     def classes(self, palette: Sequence[str]) -> list[dict[str, Any]]:
         """Return classes as in a manifest, with placeholder names."""
@@ -44,35 +47,45 @@ class Codes:
         ]
 
 
-def find_codes(files: Sequence[RasterFile]) -> Codes:
+def find_codes(files: Iterable[RasterFile], *, patience: int | None = None) -> Codes:
     """Find the distinct values of label rasters, without nodata.
+
+    Args:
+        files: At least one.
+        patience: Files without a new value after which no more are read; None: all are read.
 
     Raises:
         LabelError: No values, fractional numbers, or more than 255 values.
         RasterReadError: Pixels cannot be decoded.
     """
-    first = files[0]
+    rest = iter(files)
+    first = next(rest)
     bands = first.count - sum(first.alpha)
     if bands not in (1, 3):
         raise LabelError(
             f"labels '{first.path}' have {bands} bands; class codes need one band, colours three"
         )
     found: set[int] = set()
-    for file in files:
+    number = newest = 0
+    for number, file in enumerate(chain([first], rest), start=1):
+        before = len(found)
         found |= _values(file, bands)
+        newest = number if len(found) > before or not found else newest
         if len(found) > MAX_CLASSES:
             raise LabelError(
                 f"labels hold more than {MAX_CLASSES} different values up to '{file.path}'; class "
                 "codes should be few. Choose the folder of labels with -O labels=FOLDER"
             )
+        if patience is not None and number - newest >= patience:
+            break
     if not found:
-        raise LabelError(f"labels hold no data in any of {len(files)} files ('{first.path}' …)")
+        raise LabelError(f"labels hold no data in any of {number} files ('{first.path}' …)")
     if bands == 3:
         colors = tuple(f"#{value:06x}" for value in sorted(found))
-        return Codes(colors, [], colors)
+        return Codes(colors, [], colors, number)
     values = sorted(value for value in found if value >= 0)
     void: list[int | str] = sorted(value for value in found if value < 0)
-    return Codes(tuple(values), void, _colors(first, values))
+    return Codes(tuple(values), void, _colors(first, values), number)
 
 
 def _colors(file: RasterFile, values: Sequence[int]) -> tuple[str, ...]:

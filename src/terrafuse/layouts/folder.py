@@ -17,6 +17,7 @@ from terrafuse.errors import DataError, LabelError
 from terrafuse.layouts.codes import find_codes
 from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
 from terrafuse.layouts.lists import read_lists
+from terrafuse.layouts.looking import Look
 from terrafuse.layouts.matching import Matched, match_names
 from terrafuse.layouts.pieces import SPLITS
 from terrafuse.layouts.places import (
@@ -30,7 +31,7 @@ from terrafuse.layouts.places import (
     rank_of_labels,
 )
 from terrafuse.layouts.published import warn
-from terrafuse.layouts.tree import RASTER_SUFFIXES, Tree, is_raster, natural_key
+from terrafuse.layouts.tree import RASTER_SUFFIXES, RealPaths, Tree, is_raster, natural_key
 
 _MOST_NAMED = 5
 
@@ -44,18 +45,20 @@ def describe_folder(root: Path, options: dict[str, str]) -> dict[str, Any]:
 
     Args:
         root: The folder; paths are relative to it.
-        options: "labels" names the folder or pattern of labels; every other key is a modality
-            with its folder or pattern. Without modalities, each folder is one.
+        options: "labels" names the folder or pattern of labels. "look": "some" (the default) opens
+            a part of very many scenes, "all" all. Every other key is a modality with its folder or
+            pattern. Without modalities, each folder is one.
 
     Raises:
         DataError: Nothing is found, names or sizes do not match, or a scene is in two splits.
         LabelError: There are no labels, or they hold more than 255 values.
     """
-    return describe_folders(root, options)
+    places = {key: at for key, at in options.items() if key != "look"}
+    return describe_folders(root, places, look=options.get("look", "some"))
 
 
 def describe_folders(
-    root: Path, options: Mapping[str, str], *, lists: bool = True
+    root: Path, options: Mapping[str, str], *, lists: bool = True, look: str = "some"
 ) -> dict[str, Any]:
     """Do as `describe_folder`; without `lists`, lists beside the folders are left to the caller."""
     places, merged = find_places(Tree.walk(root).paths, options.get(LABELS, ""))
@@ -78,20 +81,23 @@ def describe_folders(
         )
     _tell_of_the_rest(found, labels, ids)
     files_seen = _Files(root)
-    codes = find_codes([files_seen.label(i, labels[i]) for i in ids])
+    looked = Look.at(ids, {"look": look})
+    codes = find_codes((files_seen.label(i, labels[i]) for i in looked.order), patience=looked.most)
+    looked.tell(codes.files)
     modalities = {
-        name: _describe_modality(name, files, labels, files_seen, set(ids) <= set(files))
+        name: _describe_modality(name, files, labels, files_seen, looked, set(ids) <= set(files))
         for name, files in found.items()
     }
     splits = _splits(root, ids, labels, [*found.values(), labels]) if lists else {}
     stems = Counter(_stem(i) for i in ids)
     names = {i: _stem(i) if stems[_stem(i)] == 1 else i.replace("/", "_") for i in ids}
     every = {**found, LABELS: labels, ERODED: eroded}
+    names_in = _Names(root)
     return {
         "classes": codes.classes(DEFAULT_COLORS),
         **({"void": codes.void} if codes.void else {}),
         "modalities": modalities,
-        "scenes": [{"id": names[i], **_scene(i, every, splits.get(i), root)} for i in ids],
+        "scenes": [{"id": names[i], **_scene(i, every, splits.get(i), names_in)} for i in ids],
     }
 
 
@@ -149,8 +155,11 @@ def _places_at(root: Path, places: Sequence[Place], at: str) -> list[Place]:
     if any(c in at for c in "*?["):
         found = _matches(root, at)
     else:
-        here = [p for p in places if _without_split(p.path.parent) == PurePosixPath(at)]
-        found = here or [p for p in places if p.role == at or _ends_with(p.path.parent, at)]
+        folders = {place.path.parent for place in places}
+        exact = {f for f in folders if _without_split(f) == PurePosixPath(at)}
+        alike = {f for f in folders if _ends_with(f, at)}
+        here = [p for p in places if p.path.parent in exact]
+        found = here or [p for p in places if p.role == at or p.path.parent in alike]
     if not found:
         raise DataError(f"no raster in '{root / at}'; allowed are {', '.join(RASTER_SUFFIXES)}")
     return found
@@ -232,6 +241,7 @@ def _describe_modality(
     files: Mapping[str, Place],
     labels: Mapping[str, Place],
     seen: _Files,
+    look: Look,
     required: bool,
 ) -> dict[str, Any]:
     scene = next(i for i in files if i in labels)
@@ -239,8 +249,9 @@ def _describe_modality(
     values = guess_modality(name, pages) | ({"page": "all"} if len(pages) > 1 else {})
     scale = guess_scale(pages[0], seen.label(scene, labels[scene]))
     values |= {} if scale == 1 else {"scale": float(scale)}
-    _check_sizes(name, files, labels, seen, scale)
-    own = {id: seen.image(name, place) for id, place in files.items() if id in labels}
+    looked = look.choose(files)
+    _check_sizes(name, looked, labels, seen, scale)
+    own = {id: seen.image(name, place) for id, place in looked.items()}
     tell_band_names(name, values["bands"], own)
     return values if required else values | {"required": False}
 
@@ -254,11 +265,14 @@ def _check_sizes(
 ) -> None:
     """Check that files without CRS, which are matched by pixel, have the size of the labels.
 
+    Args:
+        files: Of scenes with labels.
+
     Raises:
         DataError: They have not; lists the scenes.
     """
     bad = []
-    for id in (i for i in files if i in labels):
+    for id in files:
         image = seen.image(name, files[id])[0].grid
         truth = seen.label(id, labels[id]).grid
         if image.crs is not None and truth.crs is not None:
@@ -306,12 +320,10 @@ def _splits(
 
 
 def _scene(
-    i: str, roles: Mapping[str, Mapping[str, Place]], split: str | None, root: Path
+    i: str, roles: Mapping[str, Mapping[str, Place]], split: str | None, names: _Names
 ) -> dict[str, Any]:
     values: dict[str, Any] = {"split": split} if split else {}
-    return values | {
-        name: _relative(root / files[i].path, root) for name, files in roles.items() if i in files
-    }
+    return values | {name: names.of(files[i]) for name, files in roles.items() if i in files}
 
 
 def _rank_of_split(split: str | None) -> int:
@@ -323,8 +335,18 @@ def _stem(i: str) -> str:
     return i.rpartition("/")[2]
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+class _Names:
+    """Names of files from a folder, without symbolic links."""
+
+    def __init__(self, root: Path) -> None:
+        self._real, self._root, self._base = RealPaths(), str(root), os.path.realpath(root)
+
+    def of(self, place: Place) -> str:
+        """Return the name of a file below the folder."""
+        real = self._real(f"{self._root}/{place.path}")
+        if real.startswith(f"{self._base}/"):
+            return real[len(self._base) + 1 :]
+        return Path(os.path.relpath(real, self._base)).as_posix()
 
 
 def _to_name(folder: str) -> str:

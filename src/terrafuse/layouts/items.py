@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from terrafuse.data.raster_file import RasterFile, inspect_pages, inspect_raster
 from terrafuse.errors import DataError, LabelError, UnknownNameError, unknown_name
 from terrafuse.layouts.codes import find_codes
 from terrafuse.layouts.guessing import guess_modality, guess_scale, tell_band_names
+from terrafuse.layouts.looking import Look
 from terrafuse.layouts.options import choice
 from terrafuse.layouts.tree import natural_key
 from terrafuse.modalities import KINDS
@@ -25,6 +27,7 @@ from terrafuse.modalities import KINDS
 _LABELS = ("labels", "labels_eroded")
 _NEEDED = ("scene", "modality", "path")
 _COLUMNS = (*_NEEDED, "split", "kind", "bands", "wavelengths_um", "unit")
+_OPTIONS = ("file", "incomplete", "look")
 _LISTS = (".csv", ".geojson", ".json")
 _SPLITS = {"training": "train", "validate": "val", "validation": "val", "valid": "val"}
 _NO_PIXELS = {"thumbnail", "overview", "metadata", "graphic"}
@@ -60,24 +63,28 @@ def describe_items(root: Path, options: dict[str, str]) -> dict[str, Any]:
     Args:
         root: Folder of the list.
         options: "file": the list; default: the only one in the folder. "incomplete": refuse or
-            allow missing files.
+            allow missing files. "look": "some" (the default) opens a part of very many scenes,
+            "all" all.
 
     Raises:
         DataError: There is no list, a row is incomplete, or files are missing.
         LabelError: There are no labels, or they hold more than 255 values.
     """
     for key in options:
-        if key not in ("file", "incomplete"):
-            what = "option of layout 'items'"
-            raise UnknownNameError(unknown_name(what, key, ("file", "incomplete")))
+        if key not in _OPTIONS:
+            raise UnknownNameError(unknown_name("option of layout 'items'", key, _OPTIONS))
     path = root / options["file"] if "file" in options else _only_list(root)
     rows = [replace(row, path=_relative(row.path, path, root)) for row in _read(path)]
     allow = choice(options, "incomplete", ("refuse", "allow")) == "allow"
     rows = _with_files(rows, root, path, allow)
     scenes = _scenes(rows, path)
+    look = Look.at(list(scenes), options)
+    names = _names(rows, path)
+    classes, labels_read = _classes(rows, root, path, options)
+    look.tell(labels_read)
     return {
-        **_classes(rows, root, path),
-        "modalities": {name: _modality(name, rows, scenes, root) for name in _names(rows, path)},
+        **classes,
+        "modalities": {name: _modality(name, rows, scenes, root, look) for name in names},
         "scenes": [scenes[id] for id in sorted(scenes, key=natural_key)],
     }
 
@@ -198,8 +205,9 @@ def _relative(path: str, listed_in: Path, root: Path) -> str:
 
 def _with_files(rows: Sequence[Row], root: Path, path: Path, allow: bool) -> list[Row]:
     files = [local_file(_place(row.path, root)) for row in rows]
-    here = [row for row, file in zip(rows, files, strict=True) if file is None or file.exists()]
-    missing = [row.path for row in rows if row not in here]
+    is_here = [file is None or file.exists() for file in files]
+    here = list(compress(rows, is_here))
+    missing = [row.path for row, found in zip(rows, is_here, strict=True) if not found]
     if missing:
         listed = ", ".join(f"'{name}'" for name in missing[:5]) + (" …" if len(missing) > 5 else "")
         text = f"{len(missing)} of {len(rows)} files of '{path}' are missing: {listed}"
@@ -238,7 +246,11 @@ def _names(rows: Sequence[Row], path: Path) -> list[str]:
 
 
 def _modality(
-    name: str, rows: Sequence[Row], scenes: Mapping[str, Mapping[str, Any]], root: Path
+    name: str,
+    rows: Sequence[Row],
+    scenes: Mapping[str, Mapping[str, Any]],
+    root: Path,
+    look: Look,
 ) -> dict[str, Any]:
     first = next(scene for scene in scenes.values() if name in scene)
     paths = [first[name]] if isinstance(first[name], str) else first[name]
@@ -254,7 +266,8 @@ def _modality(
         if len(told) == len(own):
             values[key] = [item for part in told for item in part]
     values |= {k: v for row in own for k, v in row.about.items() if k in ("kind", "unit")}
-    tell_band_names(name, values["bands"], _local_files(name, scenes, root))
+    looked = look.choose({id: scene for id, scene in scenes.items() if name in scene})
+    tell_band_names(name, values["bands"], _local_files(name, looked, root))
     labelled = next((s for s in scenes.values() if name in s and "labels" in s), None)
     if labelled is not None and not is_vector(labelled["labels"]):
         path = labelled[name] if isinstance(labelled[name], str) else labelled[name][0]
@@ -285,19 +298,23 @@ def _place(path: str, root: Path) -> str:
     return absolute_name(path, root)
 
 
-def _classes(rows: Sequence[Row], root: Path, path: Path) -> dict[str, Any]:
+def _classes(
+    rows: Sequence[Row], root: Path, path: Path, options: Mapping[str, str]
+) -> tuple[dict[str, Any], int | None]:
+    """Classes, and the number of files read to find them; None: all, or they are listed."""
     told = next((row.classes for row in rows if row.modality in _LABELS and row.classes), None)
     if told is not None:
-        return {"classes": [dict(item) for item in told]}
+        return {"classes": [dict(item) for item in told]}, None
     labels = [row.path for row in rows if row.modality == "labels" and not is_vector(row.path)]
     if not labels:
         raise LabelError(
             f"'{path}' lists no raster of labels, so the classes are unknown. Add rows whose "
             "modality is 'labels'; with polygons, write the manifest by hand"
         )
-    files = [inspect_raster(_place(label, root), f"labels '{label}'") for label in labels]
-    codes = find_codes(files)
+    look = Look.at(labels, options)
+    files = (inspect_raster(_place(label, root), f"labels '{label}'") for label in look.order)
+    codes = find_codes(files, patience=look.most)
     return {
         "classes": codes.classes(DEFAULT_COLORS),
         **({"void": codes.void} if codes.void else {}),
-    }
+    }, codes.files if look.most else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -10,7 +9,7 @@ from typing import Any
 
 from terrafuse.data.names import absolute_name, local_file
 from terrafuse.data.raster_file import inspect_pages
-from terrafuse.layouts.tree import Tree, natural_key
+from terrafuse.layouts.tree import RealPaths, Tree, natural_key
 
 _MOST_FOLDERS = 8
 _LABELS = ("labels", "labels_eroded")
@@ -33,14 +32,15 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
              for path in _paths(first, name)]  # fmt: skip
     lines.append(f"for instance scene '{first['id']}': {', '.join(files)}")
     lines += _notices(values, root)
+    real = RealPaths()
     used = {
-        os.path.realpath(file)
+        real(file)
         for scene in scenes
         for name in (*values["modalities"], *_LABELS)
         for path in _paths(scene, name)
         if (file := local_file(absolute_name(path, root))) is not None
     }
-    rest = [path for path in Tree.walk(root).paths if os.path.realpath(root / path) not in used]
+    rest = [path for path in Tree.walk(root).paths if real(f"{root}/{path}") not in used]
     if rest:
         lines.append(f"ignored: {_by_folder(rest)}")
     return lines

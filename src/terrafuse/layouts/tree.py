@@ -153,6 +153,23 @@ class Tree:
         return sorted({path.parent.as_posix() for path in self.paths}, key=natural_key)
 
 
+class RealPaths:
+    """Paths without symbolic links; those of folders are found once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str | Path) -> str:
+        """Return the absolute path of a file without symbolic links."""
+        path = os.fspath(path)
+        if os.path.islink(path):  # noqa: PTH114  (of 10⁵ files)
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(folder)
+        return f"{self._folders[folder].rstrip('/')}/{name}"
+
+
 def is_raster(name: str) -> bool:
     """Tell whether a file name is that of a raster, and not of a sidecar file."""
     return not name.startswith(".") and PurePosixPath(name).suffix.lower() in RASTER_SUFFIXES

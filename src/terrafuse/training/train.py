@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from terrafuse.config import DataConfig, RunConfig
@@ -30,7 +31,7 @@ from terrafuse.describe.memory import (
     check_training,
     training_device,
 )
-from terrafuse.doctor import check_manifest, refuse_untrainable
+from terrafuse.doctor import check_manifest, refuse_untrainable, told_of_missing
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import describe_run, tuned_state
@@ -64,6 +65,8 @@ from terrafuse.writing import claimed
 
 #: Warnings about data that are shown one by one.
 _MOST_WARNINGS = 5
+#: Of more scenes so many are opened before anything is measured: opening 20,000 takes minutes.
+_MOST_CHECKED = 1000
 
 
 def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
@@ -170,7 +173,8 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
         facts = _measure(config, manifest, train_scenes, val_scenes, display)
         _check_validation(config, segmenter, val_scenes)  # their labels have just been read
     segmenter.set_statistics(facts.statistics)
-    pixel_size = typical_pixel_size_m(_grids(train_scenes, display.stage("opening rasters")))
+    typical = train_scenes[:: len(train_scenes) // _MOST_CHECKED + 1]
+    pixel_size = typical_pixel_size_m(_grids(typical, display.stage("opening rasters")))
     if pixel_size is not None:
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
@@ -214,9 +218,16 @@ def _check_data(config: RunConfig, manifest: Manifest, display: Display) -> None
         deep=False,
         train_splits=config.data.train_splits,
         validation_split=config.training.validation_split,
+        most=_MOST_CHECKED,
         progress=display.stage("checking data"),
     )
     refuse_untrainable(findings)
+    if len(manifest.entries) > _MOST_CHECKED:
+        display.say(
+            f"checked {_MOST_CHECKED:,} of {len(manifest.entries):,} scenes, spread evenly; a "
+            "fault of another one ends the run when it is read. To check all: "
+            f"'terrafuse data check {manifest.path}'"
+        )
     doubts = [f for f in findings if f.severity == "warning" and f.code != "no-val"]
     for finding in doubts[:_MOST_WARNINGS]:
         warnings.warn(str(finding), stacklevel=4)
@@ -242,6 +253,10 @@ def _measure(
     )
     progress = display.stage("counting labels")
     counts = class_counts(train, manifest.scheme, progress=progress)
+    if len(manifest.entries) > _MOST_CHECKED:  # what `_check_data` tells of fewer
+        for index in np.flatnonzero(counts == 0):
+            missing = told_of_missing(manifest.scheme.names[index], "the training splits")
+            warnings.warn(f"{missing}; it cannot be learned", stacklevel=4)
     statistics = apply_normalization(statistics, manifest, config.data)
     return SplitStatistics(statistics, tuple(counts.tolist()), digest(manifest.path))
 
