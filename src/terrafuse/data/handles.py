@@ -23,6 +23,11 @@ os.environ["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "NO"
 # overlapping windows share blocks. (Not for users to override: results depend on it.)
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
 
+from terrafuse.data.remote import HTTP_SETTINGS, OPENING
+
+for _key, _value in HTTP_SETTINGS.items():
+    os.environ.setdefault(_key, _value)
+
 import numpy as np
 import rasterio
 from affine import Affine
@@ -231,8 +236,7 @@ def _is_far(spec: str) -> bool:
 
 
 def _open(spec: str) -> Any:
-    # On remote storage, every search for a sidecar file costs a request.
-    remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    remote = rasterio.Env(**OPENING)
     try:
         with without_warnings(), remote if _is_far(spec) else nullcontext():
             return open_stored(spec)

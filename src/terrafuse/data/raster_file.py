@@ -18,6 +18,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool, transform_of
 from terrafuse.data.names import gdal_path, is_part, local_file
 from terrafuse.data.on_disk import obstacle
+from terrafuse.data.remote import advise, forget
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -28,6 +29,9 @@ _FULL, _SHARE = 0.97, 0.3
 _WHOLE_PIXELS = 1 << 20
 _SMALL_SIDE = 512
 _SIDE, _PER_AXIS = 256, 4
+_CHECK_FORMAT = (
+    "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
+)
 
 
 def alpha_holds_data(path: str, band: int) -> bool:
@@ -187,15 +191,17 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
         raise RasterReadError(f"{where}: {problem}")
     # A handle from before the file was rewritten would show its old pixels.
     pool.forget(gdal_path(text))
+    if on_disk is None:
+        forget(text)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             file = _describe(text, dataset, where)
     except RasterReadError as error:
         if str(error).startswith(where):
             raise
+        todo = advise(str(error)) if on_disk is None else ""
         raise RasterReadError(
-            f"{where}: '{text}' cannot be opened as a raster: {error}. Check that the file is "
-            "complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
+            f"{where}: '{text}' cannot be opened as a raster: {error}. " + (todo or _CHECK_FORMAT)
         ) from None
     return file.with_alpha_judged() if judge_alpha else file
 
