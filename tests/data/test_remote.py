@@ -143,7 +143,7 @@ def test_hosts_that_cannot_be_reached_are_one_message() -> None:
 def test_access_that_ends_meanwhile(file: Path, server: RangeServer) -> None:
     scene = scene_of(server.url("bucket/x.tif"))
     server.refuses = 403
-    with pytest.raises(RasterReadError, match="cannot be read: .*rows 448 to 512") as told:
+    with pytest.raises(RasterReadError, match=r"cannot be read: .*rows 448 to 512") as told:
         scene.read(Window(448, 448, 64, 64), labels=False)
     assert "fetch it again" not in str(told.value)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from terrafuse.cli.batch import check_inputs, predict_many, tell_batch
 from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
@@ -202,7 +203,27 @@ def predict(
     raster: Annotated[
         list[str] | None,
         typer.Option(
-            "--raster", "-r", help="A raster of a modality; repeatable.", metavar="MODALITY=FILE"
+            "--raster",
+            "-r",
+            help="A raster of a modality, a URL of one, or a STAC item; repeatable.",
+            metavar="MODALITY=FILE",
+        ),
+    ] = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Map all scenes of a manifest, each into a folder of its own.",
+            metavar="dataset.yaml",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of --scenes: those of a split only.", metavar="NAME")
+    ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            help="Map the items of a STAC document (file or URL), each into a folder of its own.",
+            metavar="search.json",
         ),
     ] = None,
     products: Annotated[
@@ -238,6 +259,8 @@ def predict(
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
     from terrafuse.progress import Display
 
+    check_inputs(scene, raster, scenes, items, split)
+
     rasters: dict[str, list[str]] = {}
     for item in raster or []:
         for name, path in pairs([item]).items():
@@ -252,20 +275,31 @@ def predict(
             batch_size=batch_size,
             precision=precision,
         )
-        made = loaded.predict(
-            out,
-            scene=scene,
-            rasters=rasters or None,
-            products=[name.strip() for name in products.split(",")],
-            values=values,
-            areas=areas,
-            convert=conversions(convert),
-            trust_values=trust_values,
-            windows=windows,
-            device=device,
-            resume=resume,
-            progress=display.stage("mapping"),
-        )
+        options: dict[str, Any] = {
+            "products": [name.strip() for name in products.split(",")],
+            "values": values,
+            "areas": areas,
+            "convert": conversions(convert),
+            "trust_values": trust_values,
+            "windows": windows,
+            "device": device,
+            "resume": resume,
+        }
+        if scenes or items:
+            many = predict_many(
+                loaded, out, display, scenes=scenes, split=split, items=items, **options
+            )
+        else:
+            made = loaded.predict(
+                out,
+                scene=scene,
+                rasters=rasters or None,
+                progress=display.stage("mapping"),
+                **options,
+            )
+    if scenes or items:
+        tell_batch(many, out)
+        return
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
     if made.areas_file:

@@ -23,11 +23,6 @@ os.environ["GDAL_PNG_WHOLE_IMAGE_OPTIM"] = "NO"
 # overlapping windows share blocks. (Not for users to override: results depend on it.)
 os.environ["GDAL_VRT_WARP_USE_DATASET_RASTERIO"] = "NO"
 
-from terrafuse.data.remote import HTTP_SETTINGS, OPENING
-
-for _key, _value in HTTP_SETTINGS.items():
-    os.environ.setdefault(_key, _value)
-
 import numpy as np
 import rasterio
 from affine import Affine
@@ -38,8 +33,12 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.names import is_remote
+from terrafuse.data.remote import HTTP_SETTINGS, OPENING
 from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
 from terrafuse.errors import RasterReadError, TerrafuseError
+
+for _key, _value in HTTP_SETTINGS.items():  # read at every request
+    os.environ.setdefault(_key, _value)
 
 DEFAULT_LIMIT = 128
 #: All that a call of rasterio fails with. SystemError: GDAL gave no reason; CRSError: of a CRS that
