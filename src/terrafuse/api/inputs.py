@@ -61,18 +61,30 @@ def _open(
         rasters[name] = found.files
         kind = _modality(info, name).kind
         rules[name] = found.rules(rules.get(name) or ReadingRules.for_kind(kind))
-    scene = scene_from_rasters(
-        info.modalities, rasters, sources=rules, grid=_reference(info, list(rasters)), id=id
-    )
+    try:
+        scene = scene_from_rasters(
+            info.modalities, rasters, sources=rules, grid=_reference(info, list(rasters)), id=id
+        )
+    except BandError as error:
+        if chosen and "'read_bands' does not fit" in str(error):  # a file has fewer
+            raise BandError(_unlike(chosen)) from error
+        raise
     for name, found in chosen.items():
-        for file, count in zip(scene.files[name], found.counts, strict=True):
-            if file.count != count:  # the numbers of bands count on it
-                raise BandError(
-                    f"'{file.path}' has {file.count} bands, and its STAC item says {count}. Give "
-                    f"the files themselves (-r {name}=URL)"
-                )
+        if tuple(file.count for file in scene.files[name]) != found.counts:
+            raise BandError(_unlike({name: found}))
     _tell_order(scene)
     return scene
+
+
+def _unlike(chosen: Mapping[str, Chosen]) -> str:
+    """Say that files have other bands than their STAC item says: numbers count on them."""
+    said = ", ".join(
+        f"'{file}' (its STAC item says {count})"
+        for found in chosen.values()
+        for file, count in zip(found.files, found.counts, strict=True)
+    )
+    names = " ".join(f"-r {name}=URL" for name in chosen)
+    return f"another number of bands than it should be: {said}. Give the files themselves: {names}"
 
 
 def _modality(info: RunInfo, name: str) -> Modality:
