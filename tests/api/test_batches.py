@@ -139,6 +139,9 @@ def test_an_item_as_a_raster(
         (manifest.parent / "one.json").write_text(json.dumps(wrong))
         with pytest.raises(DataError, match=r"s2_0.tif'.*STAC item says 5.* -r s2=URL"):
             run.predict(tmp_path / "no", rasters={"s2": manifest.parent / "one.json"})
+    given = {name: server.url(f"{name}_0.tif") for name in ("s1", "s2")}
+    run.predict(tmp_path / "given", rasters=given)
+    assert class_map(tmp_path / "given") == class_map(tmp_path / "alone")
 
 
 def test_scenes_of_a_manifest_may_lie_on_a_server(
@@ -180,6 +183,7 @@ def test_names_of_folders_are_safe_and_differ() -> None:
     assert not any("/" in name or name.startswith(("-", ".")) for name in names)
     with pytest.raises(DataError, match="several scenes have the id"):
         folder_names(["a", "a"])
+    assert folder_names(["a", "b"]) == ["a", "b"]
 
 
 def test_what_is_mapped_is_said_in_one_way(command_line: Any, tmp_path: Path) -> None:

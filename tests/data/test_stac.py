@@ -37,7 +37,7 @@ def server(tmp_path: Path) -> Iterator[RangeServer]:
     ("assets", "files", "numbers"),
     [
         # Keys, in whatever spelling; relative to the item.
-        ({"b4": {"href": "x/red.tif"}, "NIR": {"href": "nir.tif"}}, ["x/red.tif", "nir.tif"], (1, 2)),
+        ({"b4": {"href": "x/r.tif"}, "NIR": {"href": "n.tif"}}, ["x/r.tif", "n.tif"], (1, 2)),
         # 1.0: names and common names; s3 as it is.
         (
             {
@@ -158,6 +158,13 @@ def test_a_collection_links_to_items_that_are_read_when_needed(
 def test_documents_that_are_none(content: Any, text: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=text):
         read_item(str(write(tmp_path / "x.json", content)))
+
+
+def test_a_page_of_a_search_is_taken_without_the_link(tmp_path: Path) -> None:
+    page = {"type": "FeatureCollection", "features": [item({})], "links": [{"rel": "next"}]}
+    with pytest.raises(DataError, match="or remove the link"):
+        list_items(str(write(tmp_path / "x.json", page)))
+    assert len(list_items(str(write(tmp_path / "x.json", {**page, "links": []})))) == 1
 
 
 def test_documents_that_cannot_be_read(tmp_path: Path, server: RangeServer) -> None:

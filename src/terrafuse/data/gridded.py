@@ -24,7 +24,6 @@ from terrafuse.samples import Window
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Six digits are what tools print of a float32 at least.
 _PRINTED = 1e-5
-_DAMAGED = "The file is damaged or incomplete: fetch it again"
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,11 @@ class GriddedBands:
                 f"{self.where}: pixels of '{self.file.path}' cannot be "
                 f"{'read' if is_far else 'decoded'}: "
                 f"{error} (rows {window.row} to {window.row_stop}, columns {window.col} to "
-                f"{window.col_stop}). " + ((advise(str(error)) if is_far else "") or _DAMAGED)
+                f"{window.col_stop}). "
+                + (
+                    (advise(str(error)) if is_far else "")
+                    or "The file is damaged or incomplete: fetch it again"
+                )
             ) from error
 
     def _read(

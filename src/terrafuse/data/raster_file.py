@@ -29,9 +29,6 @@ _FULL, _SHARE = 0.97, 0.3
 _WHOLE_PIXELS = 1 << 20
 _SMALL_SIDE = 512
 _SIDE, _PER_AXIS = 256, 4
-_CHECK_FORMAT = (
-    "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
-)
 
 
 def alpha_holds_data(path: str, band: int) -> bool:
@@ -201,7 +198,12 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
             raise
         todo = advise(str(error)) if on_disk is None else ""
         raise RasterReadError(
-            f"{where}: '{text}' cannot be opened as a raster: {error}. " + (todo or _CHECK_FORMAT)
+            f"{where}: '{text}' cannot be opened as a raster: {error}. "
+            + (
+                todo
+                or "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, "
+                "JPEG, VRT …)"
+            )
         ) from None
     return file.with_alpha_judged() if judge_alpha else file
 
