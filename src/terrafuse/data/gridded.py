@@ -73,15 +73,12 @@ class GriddedBands:
             return read_patiently(lambda: self._read(window, shape), self.file.path)
         except RasterReadError as error:
             is_far = is_remote(self.file.path)
+            remedy = "The file is damaged or incomplete: fetch it again"
+            remedy = (advise(str(error)) if is_far else "") or remedy
             raise RasterReadError(
                 f"{self.where}: pixels of '{self.file.path}' cannot be "
-                f"{'read' if is_far else 'decoded'}: "
-                f"{error} (rows {window.row} to {window.row_stop}, columns {window.col} to "
-                f"{window.col_stop}). "
-                + (
-                    (advise(str(error)) if is_far else "")
-                    or "The file is damaged or incomplete: fetch it again"
-                )
+                f"{'read' if is_far else 'decoded'}: {error} (rows {window.row} to "
+                f"{window.row_stop}, columns {window.col} to {window.col_stop}). {remedy}"
             ) from error
 
     def _read(

@@ -196,14 +196,13 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
     except RasterReadError as error:
         if str(error).startswith(where):
             raise
-        todo = advise(str(error)) if on_disk is None else ""
+        remedy = (
+            "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, "
+            "VRT …)"
+        )
+        remedy = (advise(str(error)) if on_disk is None else "") or remedy
         raise RasterReadError(
-            f"{where}: '{text}' cannot be opened as a raster: {error}. "
-            + (
-                todo
-                or "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, "
-                "JPEG, VRT …)"
-            )
+            f"{where}: '{text}' cannot be opened as a raster: {error}. {remedy}"
         ) from None
     return file.with_alpha_judged() if judge_alpha else file
 
