@@ -85,7 +85,7 @@ def serving(folder: Path) -> Iterator[RangeServer]:
 class _Handler(BaseHTTPRequestHandler):
     served: RangeServer
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body leave together: apart, the second waits for 40 ms
+    wbufsize = -1  # head and body leave together
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
