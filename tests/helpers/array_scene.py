@@ -59,6 +59,9 @@ class ArrayScene(MemoryScene):
     def paths(self) -> dict[str, tuple[Path, ...]]:
         return {}
 
+    def states(self) -> list[tuple[str | int, ...]]:
+        return []
+
     def has_reference(self, name: str) -> bool:
         return name in self.references
 

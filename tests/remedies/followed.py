@@ -11,6 +11,37 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
     ),
+    "tests/api/test_batches.py::test_an_item_as_a_raster": (
+        "api.inputs:_unlike | Give the files themselves",
+        "data.stac:_find | several assets of item",
+        "data.stac:_find | Give an item that has it",
+    ),
+    "tests/api/test_batches.py::test_names_of_folders_are_safe_and_differ": (
+        "api.batches:folder_names | Give each item an id of its own",
+    ),
+    "tests/api/test_batches.py::test_one_bad_scene_does_not_end_the_others": (
+        "cli.batch:check_inputs | give one of --scene",
+        "cli.batch:check_inputs | add that",
+        "cli.batch:tell_batch | run the same command with --resume",
+    ),
+    "tests/data/test_remote.py::test_a_server_that_refuses_is_one_message": (
+        "data.remote: | or give a signed URL that has not expired",
+        "data.remote: | correct the URL",
+        "data.remote: | The server was asked several times: try again later",
+    ),
+    "tests/data/test_remote.py::test_the_map_of_a_url_is_that_of_the_file": (
+        "data.remote: | download it, and give the file",
+        "data.remote: | Correct the name of the host",
+    ),
+    "tests/data/test_stac.py::test_a_collection_links_to_items_that_are_read_when_needed": (
+        "data.stac:read_item | map all of them with --items",
+    ),
+    "tests/data/test_stac.py::test_a_page_of_a_search_is_taken_without_the_link": (
+        "data.stac:_refuse_further_pages | or remove the link",
+    ),
+    "tests/data/test_stac.py::test_a_server_does_not_lead_to_this_disk": (
+        "data.stac:_resolve | Download the item, and give its file",
+    ),
     "tests/cli/test_failures.py::test_a_disk_that_is_full_is_told": (
         "cli.failures:describe_failure | could not be written",
     ),

@@ -12,6 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from terrafuse.api.batches import (
+        Mapped,
+        Place,
+        places_of_items,
+        places_of_manifest,
+        predict_batch,
+    )
     from terrafuse.api.checking import check_method
     from terrafuse.api.datasets import (
         data_check,
@@ -25,10 +32,11 @@ if TYPE_CHECKING:
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.generating import GeneratedSet, generate
+    from terrafuse.api.inputs import Rasters
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
     from terrafuse.api.reporting import SmallMaps, report
-    from terrafuse.api.runs import Rasters, Run, evaluate, load, predict, train, validate
+    from terrafuse.api.runs import Run, evaluate, load, predict, train, validate
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
     from terrafuse.describe.overview import describe_model
@@ -39,6 +47,13 @@ else:  # each command imports only the libraries that it needs
     __getattr__ = import_on_use(
         __name__,
         {
+            "terrafuse.api.batches": (
+                "Mapped",
+                "Place",
+                "places_of_items",
+                "places_of_manifest",
+                "predict_batch",
+            ),
             "terrafuse.api.checking": ("check_method",),
             "terrafuse.api.datasets": (
                 "data_check",
@@ -55,8 +70,8 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
             "terrafuse.api.reporting": ("SmallMaps", "report"),
+            "terrafuse.api.inputs": ("Rasters",),
             "terrafuse.api.runs": (
-                "Rasters",
                 "Run",
                 "evaluate",
                 "load",
@@ -80,6 +95,8 @@ __all__ = [
     "LABEL_SHARES",
     "CopiedConfigs",
     "GeneratedSet",
+    "Mapped",
+    "Place",
     "Rasters",
     "Run",
     "ShippedConfig",
@@ -102,7 +119,10 @@ __all__ = [
     "label_efficiency",
     "list_configs",
     "load",
+    "places_of_items",
+    "places_of_manifest",
     "predict",
+    "predict_batch",
     "pretrain",
     "pretrained_weights",
     "report",

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from terrafuse.api.inputs import Rasters, open_rasters, reading_rules
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, read_yaml
 from terrafuse.config.paths import exists, expand_home
@@ -21,7 +22,6 @@ from terrafuse.data import (
     Scene,
     load_manifest,
     open_dataset,
-    scene_from_rasters,
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_scale import ValueConversion, check_values
@@ -50,7 +50,6 @@ from terrafuse.weights import (
 )
 from terrafuse.writing import claimed, refuse_inputs
 
-Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
@@ -77,7 +76,7 @@ class Run:
         self,
         out: str | Path,
         *,
-        scene: str | None = None,
+        scene: str | Scene | None = None,
         rasters: Rasters | None = None,
         products: Sequence[str] = DEFAULT_PRODUCTS,
         values: str | None = None,
@@ -87,6 +86,7 @@ class Run:
         windows: WindowSettings | None = None,
         device: str = "auto",
         resume: bool = False,
+        facts: Mapping[str, object] | None = None,
         progress: Progress | None = None,
         tta: Sequence[str] = (),
         abstain: float | None = None,
@@ -99,8 +99,9 @@ class Run:
 
         Args:
             out: Folder of the products.
-            scene: Scene of a manifest, "dataset.yaml#id".
-            rasters: Modality → file or files, instead of `scene`.
+            scene: Scene of a manifest, "dataset.yaml#id", or one that is open.
+            rasters: Modality → file or files, instead of `scene`; URLs, and STAC items whose assets
+                are its bands, too.
             products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
             values: Pixels of the class map: "code", "index", or None for the codes of the classes
                 where a byte holds them and each class has one, else their indices.
@@ -111,6 +112,7 @@ class Run:
                 one of its settings.
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
             resume: Go on with an unfinished map in `out`, of the same rasters and settings.
+            facts: What else `prediction.json` is to say.
             progress: Called with (windows done, total windows).
             tta: Test-time augmentation: "flips", "turns", "scales". Logits are averaged over all
                 combinations: 4, 4 and 3 passes per window, of both turns and flips 8, of all 24.
@@ -153,7 +155,11 @@ class Run:
                     products=products,
                     values=values,
                     areas=areas,
-                    facts={"converted": _in_words(conversions), "warnings": doubts},
+                    facts={
+                        **(facts or {}),
+                        "converted": _in_words(conversions),
+                        "warnings": doubts,
+                    },
                     resume=resume,
                     progress=progress,
                     tta=tta,
@@ -311,21 +317,15 @@ class Run:
         columns = log.read_text(encoding="utf-8").partition("\n")[0] if log.exists() else "val_"
         return self.config.training.validation_split if "val_" in columns else None
 
-    def _open(self, scene: str | None, rasters: Rasters | None) -> Scene:
+    def _open(self, scene: str | Scene | None, rasters: Rasters | None) -> Scene:
+        if isinstance(scene, Scene) and not rasters:
+            return scene
         if (scene is None) == (not rasters):
             raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
-        if scene is not None:
+        if isinstance(scene, str):
             path, scene_id = split_scene_name(scene)
             return self.dataset(path).scene(scene_id)
-        given = rasters or {}
-        opened = scene_from_rasters(
-            self.info.modalities,
-            given,
-            sources=self._rules(),
-            grid=_reference(self.info, list(given)),
-        )
-        _tell_order(opened)
-        return opened
+        return open_rasters(self.info, rasters or {})
 
     def dataset(self, path: Path) -> Manifest:
         """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
@@ -355,7 +355,7 @@ class Run:
             )
 
     def _rules(self) -> dict[str, ReadingRules]:
-        return {name: ReadingRules.from_dict(rule) for name, rule in self.info.rules.items()}
+        return reading_rules(self.info)
 
 
 def split_scene_name(text: str) -> tuple[Path, str]:
@@ -377,23 +377,6 @@ def _smaller_windows(windows: WindowSettings) -> str:
         f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
         f"{windows.crop_size}"
     )
-
-
-def _tell_order(scene: Scene) -> None:
-    """Say in which order several files without names of bands are read."""
-    for name, files in scene.files.items():
-        choice = scene.source(name).choice
-        if len(files) > 1 and not choice.is_named and choice.notice is None:
-            bands = next(m.bands for m in scene.modalities if m.name == name)
-            read = ", ".join(
-                f"'{files[i].path}' as {band}"
-                for band, (i, _) in zip(bands, choice.picked, strict=False)
-            )
-            warnings.warn(
-                f"the files of modality '{name}' do not name their bands; they are read in the "
-                f"order given: {read}",
-                stacklevel=4,
-            )
 
 
 def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path: Path) -> None:
@@ -467,13 +450,6 @@ def _check_same_generator(name: str, trained: str | None, found: str | None, pat
             f"was trained on that of {trained}. Generate its rasters with the same model and "
             "settings (terrafuse generate)"
         )
-
-
-def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
-    """Choose the modality whose grid the scene gets: training's, else one of scale 1."""
-    if info.grid in given:
-        return info.grid
-    return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)
 
 
 def load(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from terrafuse.cli.batch import check_inputs, predict_many, tell_batch
 from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
@@ -46,6 +47,7 @@ from terrafuse.cli.options import (
 )
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.sweep import sweep
+from terrafuse.errors import ConfigError
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
@@ -207,7 +209,27 @@ def predict(
     raster: Annotated[
         list[str] | None,
         typer.Option(
-            "--raster", "-r", help="A raster of a modality; repeatable.", metavar="MODALITY=FILE"
+            "--raster",
+            "-r",
+            help="A raster of a modality, a URL of one, or a STAC item; repeatable.",
+            metavar="MODALITY=FILE",
+        ),
+    ] = None,
+    scenes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Map all scenes of a manifest, each into a folder of its own.",
+            metavar="dataset.yaml",
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Of --scenes: those of a split only.", metavar="NAME")
+    ] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            help="Map the items of a STAC document (file or URL), each into a folder of its own.",
+            metavar="search.json",
         ),
     ] = None,
     products: ProductNames = "class_map,confidence",
@@ -245,6 +267,11 @@ def predict(
     from terrafuse.prediction import MapSettings
     from terrafuse.progress import Display
 
+    check_inputs(scene, raster, scenes, items, split)
+    if profile and (scenes or items):
+        raise ConfigError(
+            "--profile is of one map; prediction.json of each map has the same under 'profile'"
+        )
     if tta:
         passes = len(MapSettings(tta=tuple(names(tta))).views)
         _say(f"--tta {tta}: the model is run {passes} times per window")
@@ -262,23 +289,34 @@ def predict(
             batch_size=batch_size,
             precision=precision,
         )
-        made = loaded.predict(
-            out,
-            scene=scene,
-            rasters=rasters or None,
-            products=names(products),
-            values=values,
-            areas=areas,
-            convert=conversions(convert),
-            trust_values=trust_values,
-            windows=windows,
-            device=device,
-            resume=resume,
-            tta=names(tta),
-            abstain=abstain,
-            sieve=sieve,
-            progress=display.stage("mapping"),
-        )
+        options: dict[str, Any] = {
+            "products": names(products),
+            "values": values,
+            "areas": areas,
+            "convert": conversions(convert),
+            "trust_values": trust_values,
+            "windows": windows,
+            "device": device,
+            "resume": resume,
+            "tta": names(tta),
+            "abstain": abstain,
+            "sieve": sieve,
+        }
+        if scenes or items:
+            many = predict_many(
+                loaded, out, display, scenes=scenes, split=split, items=items, **options
+            )
+        else:
+            made = loaded.predict(
+                out,
+                scene=scene,
+                rasters=rasters or None,
+                progress=display.stage("mapping"),
+                **options,
+            )
+    if scenes or items:
+        tell_batch(many, out)
+        return
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
     if made.abstained_pixels is not None:

@@ -187,7 +187,7 @@ def _find_all(bands: Sequence[str], names: _Names) -> list[int] | None:
     found: list[int | None] = []
     for band, meaning in zip(bands, meant, strict=True):
         tests: tuple[Callable[[int], bool], ...] = (
-            lambda i, band=band: _join(names.texts[i]) == _join(band),  # type: ignore[misc]
+            lambda i, band=band: plain_name(names.texts[i]) == plain_name(band),  # type: ignore[misc]
             lambda i, band=band: _contains(names.texts[i], band),  # type: ignore[misc]
             lambda i, meaning=meaning: bool(meaning) and told[i] == meaning,  # type: ignore[misc]
         )
@@ -213,7 +213,7 @@ def _first_contradiction(bands: Sequence[str], names: _Names) -> int | None:
 
 def _meanings(texts: Sequence[str], *, numbers: bool = True) -> list[str]:
     """Return the general meaning of each name: "red", "vv" …; "" if unknown."""
-    joined = [_join(text) for text in texts]
+    joined = [plain_name(text) for text in texts]
     letters = {"r", "g", "b"} <= set(joined) and all(
         word in _LETTERS or word in _MEANINGS or not word for word in joined
     )
@@ -238,7 +238,8 @@ def _words(text: str) -> list[str]:
     return [re.sub(r"(?<!\d)0+(?=\d)", "", word) for word in found]
 
 
-def _join(text: str) -> str:
+def plain_name(text: str) -> str:
+    """A name without what spellings differ in: "B04", "b4" and "B-4" are one."""
     return "".join(_words(text))
 
 

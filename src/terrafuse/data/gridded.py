@@ -13,9 +13,10 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool, read_bands
-from terrafuse.data.names import gdal_path
+from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.data.overlap import extent_in, meeting_points, meets_twice, relative_scale
 from terrafuse.data.raster_file import RasterFile
+from terrafuse.data.remote import advise, read_patiently
 from terrafuse.data.warping import BandSource, Witness, warped_document
 from terrafuse.errors import GridMismatchError, RasterReadError
 from terrafuse.samples import Window
@@ -68,23 +69,31 @@ class GriddedBands:
         Raises:
             RasterReadError: Pixels cannot be decoded.
         """
+        try:
+            return read_patiently(lambda: self._read(window, shape), self.file.path)
+        except RasterReadError as error:
+            is_far = is_remote(self.file.path)
+            remedy = "The file is damaged or incomplete: fetch it again"
+            remedy = (advise(str(error)) if is_far else "") or remedy
+            raise RasterReadError(
+                f"{self.where}: pixels of '{self.file.path}' cannot be "
+                f"{'read' if is_far else 'decoded'}: {error} (rows {window.row} to "
+                f"{window.row_stop}, columns {window.col} to {window.col_stop}). {remedy}"
+            ) from error
+
+    def _read(
+        self, window: Window, shape: tuple[int, int] | None
+    ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
         row, col = self.offset or (0, 0)
         box = RasterWindow(window.col + col, window.row + row, window.width, window.height)
-        try:
-            with pool.borrow(self.spec) as dataset:
-                if self.offset is None:
-                    size = shape and (dataset.count, *shape)
-                    values = dataset.read(window=box, out_shape=size)
-                    return values, _not_finite(values)
-                indexes = [band.index for band in self.bands]
-                values = read_bands(dataset, indexes, box, shape)
-                return values, self._hidden(dataset, values, box)
-        except RasterReadError as error:
-            raise RasterReadError(
-                f"{self.where}: pixels of '{self.file.path}' cannot be decoded: "
-                f"{error} (rows {window.row} to {window.row_stop}, columns {window.col} to "
-                f"{window.col_stop}). The file is damaged or incomplete: fetch it again"
-            ) from error
+        with pool.borrow(self.spec) as dataset:
+            if self.offset is None:
+                size = shape and (dataset.count, *shape)
+                values = dataset.read(window=box, out_shape=size)
+                return values, _not_finite(values)
+            indexes = [band.index for band in self.bands]
+            values = read_bands(dataset, indexes, box, shape)
+            return values, self._hidden(dataset, values, box)
 
     def find_fill(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Find raw values (C, h, w) that are fill if no other band has data there; None: none.

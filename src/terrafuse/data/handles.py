@@ -33,8 +33,12 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.names import is_remote
+from terrafuse.data.remote import HTTP_SETTINGS, OPENING
 from terrafuse.data.stored import RAW_PREFIX, open_stored, plain_path
 from terrafuse.errors import RasterReadError, TerrafuseError
+
+for _key, _value in HTTP_SETTINGS.items():  # read at every request
+    os.environ.setdefault(_key, _value)
 
 DEFAULT_LIMIT = 128
 #: All that a call of rasterio fails with. SystemError: GDAL gave no reason; CRSError: of a CRS that
@@ -246,8 +250,7 @@ def _is_far(spec: str) -> bool:
 
 
 def _open(spec: str) -> Any:
-    # On remote storage, every search for a sidecar file costs a request.
-    remote = rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")
+    remote = rasterio.Env(**OPENING)
     try:
         with without_warnings(), remote if _is_far(spec) else nullcontext():
             return open_stored(spec)

@@ -155,8 +155,11 @@ class Manifest:
             scenes.append(Scene(files, on_opening=tell))
         return scenes
 
-    def scene(self, id: str) -> Scene:
+    def scene(self, id: str, tell: BandNamesTeller | None = None) -> Scene:
         """Open one scene.
+
+        Args:
+            tell: Of several scenes opened one by one, what warns of their bands once.
 
         Raises:
             SceneNotFoundError: No such scene.
@@ -165,8 +168,18 @@ class Manifest:
             DataError: As raised by `Scene`.
         """
         scene = Scene(self._scene_files(self._entry(id)))
-        BandNamesTeller()(scene)
+        (tell or BandNamesTeller())(scene)
         return scene
+
+    def ids(self, split: str | None = None) -> list[str]:
+        """Names of all scenes, or of those of a split.
+
+        Raises:
+            SceneNotFoundError: No such split.
+        """
+        if split is not None and split not in self.splits:
+            raise SceneNotFoundError(unknown_name("split", split, self.splits))
+        return [entry.id for entry in self.entries if split is None or entry.split == split]
 
     def local_files(self, entry: SceneEntry) -> dict[str, tuple[Path, ...]]:
         """Return the files of a scene on this disk, whether they exist or not, without opening any.

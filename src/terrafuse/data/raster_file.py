@@ -18,6 +18,7 @@ from terrafuse.data.grid import Grid
 from terrafuse.data.handles import pool, transform_of
 from terrafuse.data.names import gdal_path, is_part, local_file
 from terrafuse.data.on_disk import obstacle
+from terrafuse.data.remote import advise, forget
 from terrafuse.data.stored import color_model, plain_path
 from terrafuse.errors import RasterReadError
 
@@ -187,15 +188,21 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
         raise RasterReadError(f"{where}: {problem}")
     # A handle from before the file was rewritten would show its old pixels.
     pool.forget(gdal_path(text))
+    if on_disk is None:
+        forget(text)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             file = _describe(text, dataset, where)
     except RasterReadError as error:
         if str(error).startswith(where):
             raise
+        remedy = (
+            "Check that the file is complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, "
+            "VRT …)"
+        )
+        remedy = (advise(str(error)) if on_disk is None else "") or remedy
         raise RasterReadError(
-            f"{where}: '{text}' cannot be opened as a raster: {error}. Check that the file is "
-            "complete and a format GDAL reads (GeoTIFF, COG, PNG, JPEG, VRT …)"
+            f"{where}: '{text}' cannot be opened as a raster: {error}. {remedy}"
         ) from None
     return file.with_alpha_judged() if judge_alpha else file
 

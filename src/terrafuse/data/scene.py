@@ -28,6 +28,7 @@ from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
+from terrafuse.data.remote import state
 from terrafuse.data.stored import plain_path
 from terrafuse.data.value_scale import ValueConversion
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
@@ -251,6 +252,17 @@ class Scene:
         }
         labels = {k: tuple(_on_disk([path])) for k, path in self._files.references.items()}
         return paths | {k: found for k, found in labels.items() if found}
+
+    def states(self) -> list[tuple[str | int, ...]]:
+        """What tells for each file that is read whether it has changed, on this disk or not."""
+        far = {
+            file.path: state(file.path)
+            for source in self._sources.values()
+            for file in source.files
+            if local_file(file.path) is None
+        }
+        near = [state(str(path)) for paths in self.paths().values() for path in paths]
+        return [*near, *far.values()]
 
     def read(self, window: Window, *, labels: bool = True) -> Sample:
         """Read images, validity and labels of a window.

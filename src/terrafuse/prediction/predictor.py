@@ -282,14 +282,12 @@ class ScenePredictor:
                 done += plan.windows([window])
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
-        """What a map is made of: digests of the model and of the rasters' state on disk."""
-        files = [path for paths in scene.paths().values() for path in paths]
-        states = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        """What a map is made of: digests of the model and of the rasters' state."""
         grid = scene.grid
         crs = grid.crs.to_wkt() if grid.crs else None
         return {
             "model": digest_values(self.segmenter.state_dict()),
-            "rasters": states,
+            "rasters": scene.states(),
             "grid": [grid.height, grid.width, *grid.transform[:6], crs],
         }
 

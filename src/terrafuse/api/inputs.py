@@ -1,0 +1,118 @@
+"""Scenes of a trained model's rasters: files, URLs, and STAC items."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from terrafuse.data import ReadingRules, Scene, scene_from_rasters
+from terrafuse.data.stac import Chosen, Item, choose_assets, has_any, names_item, read_item
+from terrafuse.errors import BandError, DataError, unknown_name
+from terrafuse.modalities import Modality
+from terrafuse.weights import RunInfo
+
+Rasters = Mapping[str, str | Path | Sequence[str | Path]]
+
+
+def open_rasters(info: RunInfo, given: Rasters) -> Scene:
+    """Open a scene of rasters for a trained model.
+
+    Args:
+        info: Whose modalities and reading rules.
+        given: Modality → file or files, URLs, or a STAC item whose assets are its bands.
+
+    Raises:
+        DataError: The rasters do not suit the model or each other.
+    """
+    chosen = {}
+    for name, paths in given.items():
+        (path, *more) = (paths,) if isinstance(paths, str | Path) else paths or ("",)
+        if not more and names_item(str(path)):
+            chosen[name] = choose_assets(read_item(str(path)), _modality(info, name))
+    return _open(info, dict(given), chosen, "scene")
+
+
+def open_item(info: RunInfo, item: Item) -> Scene:
+    """Open a scene of a STAC item for a trained model: all modalities that the item has bands of.
+
+    Raises:
+        BandError: It has none, or only some bands of a modality.
+        DataError: The rasters do not suit the model or each other.
+    """
+    held = [m for m in info.modalities if has_any(item, m)] or list(info.modalities[:1])
+    chosen = {modality.name: choose_assets(item, modality) for modality in held}
+    return _open(info, {}, chosen, item.id)
+
+
+def reading_rules(info: RunInfo) -> dict[str, ReadingRules]:
+    """How a trained model's rasters are read, by modality."""
+    return {name: ReadingRules.from_dict(rule) for name, rule in info.rules.items()}
+
+
+def _open(
+    info: RunInfo,
+    rasters: dict[str, str | Path | Sequence[str | Path]],
+    chosen: Mapping[str, Chosen],
+    id: str,
+) -> Scene:
+    rules = reading_rules(info)
+    for name, found in chosen.items():
+        rasters[name] = found.files
+        kind = _modality(info, name).kind
+        rules[name] = found.rules(rules.get(name) or ReadingRules.for_kind(kind))
+    try:
+        scene = scene_from_rasters(
+            info.modalities, rasters, sources=rules, grid=_reference(info, list(rasters)), id=id
+        )
+    except BandError as error:
+        if chosen and "'read_bands' does not fit" in str(error):  # a file has fewer
+            raise BandError(_unlike(chosen)) from error
+        raise
+    for name, found in chosen.items():
+        if tuple(file.count for file in scene.files[name]) != found.counts:
+            raise BandError(_unlike({name: found}))
+    _tell_order(scene)
+    return scene
+
+
+def _unlike(chosen: Mapping[str, Chosen]) -> str:
+    """Say that files have other bands than their STAC item says: numbers count on them."""
+    said = ", ".join(
+        f"'{file}' (its STAC item says {count})"
+        for found in chosen.values()
+        for file, count in zip(found.files, found.counts, strict=True)
+    )
+    names = " ".join(f"-r {name}=URL" for name in chosen)
+    return f"another number of bands than it should be: {said}. Give the files themselves: {names}"
+
+
+def _modality(info: RunInfo, name: str) -> Modality:
+    known = {modality.name: modality for modality in info.modalities}
+    if name not in known:
+        raise DataError(unknown_name("modality", name, known))
+    return known[name]
+
+
+def _tell_order(scene: Scene) -> None:
+    """Say in which order several files without names of bands are read."""
+    for name, files in scene.files.items():
+        choice = scene.source(name).choice
+        if len(files) > 1 and not choice.is_named and choice.notice is None:
+            bands = next(m.bands for m in scene.modalities if m.name == name)
+            read = ", ".join(
+                f"'{files[i].path}' as {band}"
+                for band, (i, _) in zip(bands, choice.picked, strict=False)
+            )
+            warnings.warn(
+                f"the files of modality '{name}' do not name their bands; they are read in the "
+                f"order given: {read}",
+                stacklevel=5,
+            )
+
+
+def _reference(info: RunInfo, given: Sequence[str]) -> str | None:
+    """Choose the modality whose grid the scene gets: training's, else one of scale 1."""
+    if info.grid in given:
+        return info.grid
+    return next((m.name for m in info.modalities if m.name in given and m.scale == 1), None)

@@ -1,0 +1,197 @@
+"""Maps of many scenes: of manifests and of STAC documents, on this disk and on a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from range_server import RangeServer, serving
+from stored_run import make_data
+from terrafuse import api
+from terrafuse.api.batches import folder_names
+from terrafuse.errors import DataError
+
+RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
+BANDS = ("blue", "green", "red", "nir")
+
+
+@pytest.fixture(scope="module")
+def run() -> api.Run:
+    return api.load(RUN)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Three scenes, of which two are of the split "train"."""
+    return make_data(tmp_path / "data")
+
+
+@pytest.fixture
+def server(manifest: Path) -> Iterator[RangeServer]:
+    with serving(manifest.parent) as server:
+        yield server
+
+
+def item(number: int, *, id: str = "") -> dict[str, Any]:
+    """The optical file of a scene in one asset, the radar in another."""
+    return {
+        "type": "Feature",
+        "id": id or f"item{number}",
+        "assets": {
+            "image": {"href": f"s2_{number}.tif", "bands": [{"name": band} for band in BANDS]},
+            "VV": {"href": f"s1_{number}.tif"},
+        },
+    }
+
+
+def class_map(folder: Path) -> bytes:
+    return (folder / "class_map.tif").read_bytes()
+
+
+def test_one_bad_scene_does_not_end_the_others(
+    run: api.Run, manifest: Path, tmp_path: Path, command_line: Any
+) -> None:
+    broken = manifest.parent / "s2_0.tif"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:200])
+    out = tmp_path / "maps"
+    words = ("predict", RUN, "--scenes", manifest, "--split", "train", "--out", out)
+    code, printed, told = command_line(*words)
+    assert code == 2
+    assert "1 of 2 scenes are mapped" in printed
+    assert "scene0" in printed[printed.index("not mapped") :]
+    assert "run the same command with --resume" in told
+    assert sorted(path.name for path in out.iterdir()) == ["scene1"]
+    before = (out / "scene1" / "class_map.tif").stat().st_mtime_ns
+    # What the message says to do.
+    broken.write_bytes(whole)
+    code, printed, told = command_line(*words, "--resume")
+    assert code == 0, told
+    assert "2 of 2 scenes are mapped" in printed
+    assert "1 of them before" in printed
+    assert (out / "scene1" / "class_map.tif").stat().st_mtime_ns == before
+    run.predict(tmp_path / "alone", scene=f"{manifest}#scene0")
+    assert class_map(out / "scene0") == class_map(tmp_path / "alone")
+
+
+def test_resume_maps_again_what_was_made_otherwise(
+    run: api.Run, manifest: Path, tmp_path: Path
+) -> None:
+    def states(**options: Any) -> list[str]:
+        places = api.places_of_manifest(run, manifest)
+        done = api.predict_batch(run, places, tmp_path / "maps", resume=True, **options)
+        return [one.state for one in done]
+
+    assert states() == ["mapped"] * 3
+    assert states() == ["there already"] * 3
+    assert states(products=["class_map"], areas=True) == ["mapped"] * 3
+    raster = manifest.parent / "s1_2.tif"
+    raster.write_bytes(raster.read_bytes())  # as good as another: it is newer
+    assert states(products=["class_map"], areas=True) == [*["there already"] * 2, "mapped"]
+    (tmp_path / "maps" / "scene1" / "class_map.tif").unlink()
+    (tmp_path / "maps" / "scene0" / "prediction.json").write_text("[]")
+    assert states(products=["class_map"], areas=True) == ["mapped", "mapped", "there already"]
+
+
+def test_items_of_a_server_give_the_maps_of_the_files(
+    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path, command_line: Any
+) -> None:
+    odd = item(1, id="a/b c")
+    lacking = {"type": "Feature", "id": "none", "assets": {"thumbnail": {"href": "t.png"}}}
+    search = {"type": "FeatureCollection", "features": [item(0), odd, lacking]}
+    (manifest.parent / "search.json").write_text(json.dumps(search))
+    out = tmp_path / "maps"
+    code, printed, _ = command_line(
+        "predict", RUN, "--items", server.url("search.json"), "--out", out
+    )
+    assert code == 2
+    assert "2 of 3 scenes" in printed
+    assert "thumbnail" in printed
+    for number, name in ((0, "item0"), (1, folder_names(["a/b c"])[0])):
+        alone = tmp_path / f"alone{number}"
+        run.predict(alone, scene=f"{manifest}#scene{number}")
+        assert class_map(out / name) == class_map(alone)
+        record = json.loads((out / name / "prediction.json").read_text())
+        assert record["scene"] == ("item0", "a/b c")[number]
+        assert record["modalities"] == ["s2", "s1"]
+
+
+def test_an_item_as_a_raster(
+    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path, command_line: Any
+) -> None:
+    (manifest.parent / "one.json").write_text(json.dumps(item(0)))
+    run.predict(tmp_path / "alone", scene=f"{manifest}#scene0")
+    code, _, told = command_line(
+        "predict", RUN, "-r", f"s2={manifest.parent / 'one.json'}",
+        "-r", f"s1={server.url('s1_0.tif')}", "--out", tmp_path / "map",
+    )  # fmt: skip
+    assert code == 0, told
+    assert class_map(tmp_path / "map") == class_map(tmp_path / "alone")
+    # Files that are not what the item says.
+    for place in (0, 4):
+        wrong = item(0)
+        wrong["assets"]["image"]["bands"].insert(place, {"name": "coastal"})
+        (manifest.parent / "one.json").write_text(json.dumps(wrong))
+        with pytest.raises(DataError, match=r"s2_0.tif'.*STAC item says 5.* -r s2=URL"):
+            run.predict(tmp_path / "no", rasters={"s2": manifest.parent / "one.json"})
+    given = {name: server.url(f"{name}_0.tif") for name in ("s1", "s2")}
+    run.predict(tmp_path / "given", rasters=given)
+    assert class_map(tmp_path / "given") == class_map(tmp_path / "alone")
+
+
+def test_scenes_of_a_manifest_may_lie_on_a_server(
+    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(manifest.read_text())
+    for scene in values["scenes"]:
+        scene.update({name: server.url(scene[name]) for name in ("s1", "s2")})
+    far = tmp_path / "far.yaml"
+    values["scenes"] = [{k: v for k, v in s.items() if k != "labels"} for s in values["scenes"]]
+    far.write_text(yaml.safe_dump(values))
+    run.predict(tmp_path / "a", scene=f"{far}#scene2")
+    run.predict(tmp_path / "b", scene=f"{manifest}#scene2")
+    assert class_map(tmp_path / "a") == class_map(tmp_path / "b")
+
+
+@pytest.mark.parametrize("count", [500, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_scenes_are_listed_without_being_opened(
+    count: int, run: api.Run, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = yaml.safe_load(manifest.read_text())
+    first = values["scenes"][0]
+    values["scenes"] = [{**first, "id": f"p{n}"} for n in range(count)]
+    many = manifest.with_name("many.yaml")
+    many.write_text(yaml.dump(values, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
+    opened: list[Any] = []
+    monkeypatch.setattr("terrafuse.data.scene.Scene._open", opened.append)
+    places = api.places_of_manifest(run, many)
+    assert len(set(folder_names([place.id for place in places]))) == count
+    assert not opened
+
+
+def test_names_of_folders_are_safe_and_differ() -> None:
+    names = folder_names(["a", "A", "b/c", "b-c", "..", "x" * 300, "T32.SAFE", "-o"])
+    assert names[3] == "b-c"
+    assert names[6] == "T32.SAFE"
+    assert len({name.casefold() for name in names}) == 8
+    assert all(0 < len(name) <= 110 for name in names)
+    assert not any("/" in name or name.startswith(("-", ".")) for name in names)
+    with pytest.raises(DataError, match="several scenes have the id"):
+        folder_names(["a", "a"])
+    assert folder_names(["a", "b"]) == ["a", "b"]
+
+
+def test_what_is_mapped_is_said_in_one_way(command_line: Any, tmp_path: Path) -> None:
+    for words, text in (
+        ((), "nothing given to map; give one of --scene"),
+        (("--scene", "a.yaml#a", "--items", "b.json"), "--scene and --items given to map"),
+        (("--items", "b.json", "--split", "new"), "--split chooses among the scenes of --scenes"),
+    ):
+        code, _, told = command_line("predict", RUN, *words, "--out", tmp_path / "map")
+        assert code == 2
+        assert text in told
