@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.generating import GeneratedSet, generate
+    from terrafuse.api.maps import mosaic, vectorize
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
     from terrafuse.api.reporting import SmallMaps, report
@@ -52,6 +53,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
             "terrafuse.api.reporting": ("SmallMaps", "report"),
@@ -102,6 +104,7 @@ __all__ = [
     "label_efficiency",
     "list_configs",
     "load",
+    "mosaic",
     "predict",
     "pretrain",
     "pretrained_weights",
@@ -110,4 +113,5 @@ __all__ = [
     "sweep",
     "train",
     "validate",
+    "vectorize",
 ]

@@ -29,6 +29,7 @@ from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.maps import write_beside
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
@@ -37,6 +38,7 @@ from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
+    STATE_FILE,
     RunInfo,
     check_same_scheme,
     write_further_metrics,
@@ -130,7 +132,7 @@ class Run:
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, [opened])
-                return predictor.predict(
+                made = predictor.predict(
                     opened,
                     Path(out),
                     scheme=self.info.scheme,
@@ -141,6 +143,13 @@ class Run:
                     resume=resume,
                     progress=progress,
                 )
+                write_beside(
+                    made,
+                    name=opened.id,
+                    model=self.info.to_dict(),
+                    model_file=self.folder / STATE_FILE,
+                )
+                return made
         finally:
             opened.close()
 

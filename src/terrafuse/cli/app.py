@@ -20,6 +20,7 @@ from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
+from terrafuse.cli.maps import mosaic, vectorize
 from terrafuse.cli.options import (
     AsJson,
     BatchSize,
@@ -273,6 +274,10 @@ def predict(
 
         _rows("areas", describe_areas(made.areas), as_json=False)
         typer.echo(f"wrote {made.areas_file}")
+
+
+app.command()(vectorize)
+app.command()(mosaic)
 
 
 def _say_values(made: Products) -> str:

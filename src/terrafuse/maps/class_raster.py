@@ -85,7 +85,7 @@ class ClassRaster:
         Raises:
             RasterReadError: One of them cannot be read.
         """
-        with _read_errors(self.path), _no_georeference_allowed(), rasterio.open(self.path) as map_:
+        with _read_errors(self.path), no_georeference_allowed(), rasterio.open(self.path) as map_:
             if self.confidence is None:
                 yield RasterReader(self, map_, None)
                 return
@@ -119,7 +119,7 @@ class RasterReader:
             return None
         with _read_errors(Path(self._confidence.name)):
             raw = self._confidence.read(1, window=_raster_window(window))
-        share = raw.astype(np.float32) * np.float32(self._confidence.scales[0] or 1)
+        share: NDArray[np.float32] = raw.astype(np.float32) * np.float32(self._confidence.scales[0] or 1)
         share += np.float32(self._confidence.offsets[0] or 0)
         if self._confidence.nodata is not None:
             share[raw == self._confidence.nodata] = np.nan
@@ -150,7 +150,7 @@ def open_class_raster(
         if not (path / CLASS_MAP).exists():
             raise DataError(f"'{path}' holds no {CLASS_MAP}. Name the raster of the classes itself")
         path = path / CLASS_MAP
-    with _read_errors(path), _no_georeference_allowed(), rasterio.open(path) as dataset:
+    with _read_errors(path), no_georeference_allowed(), rasterio.open(path) as dataset:
         _check_kind(dataset, path)
         grid = Grid.from_dataset(dataset)
         names = classes or _named(dataset, path)
@@ -167,6 +167,17 @@ def open_class_raster(
     return ClassRaster(
         path, grid, tuple(names), colors, values, nodata, Path(confidence) if confidence else None
     )
+
+
+def read_grid(path: str | Path) -> Grid:
+    """Grid of any raster.
+
+    Raises:
+        RasterReadError: It cannot be read.
+    """
+    path = Path(path)
+    with _read_errors(path), no_georeference_allowed(), rasterio.open(path) as dataset:
+        return Grid.from_dataset(dataset)
 
 
 def parse_classes(text: str | None) -> dict[str, int] | None:
@@ -271,7 +282,7 @@ def _colors(dataset: Any, values: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _check_confidence(confidence: Path, path: Path, grid: Grid) -> None:
-    with _read_errors(confidence), _no_georeference_allowed(), rasterio.open(confidence) as dataset:
+    with _read_errors(confidence), no_georeference_allowed(), rasterio.open(confidence) as dataset:
         own = Grid.from_dataset(dataset)
     if (own.height, own.width) != (grid.height, grid.width) or own.offset_in(grid) != (0, 0):
         raise DataError(
@@ -299,7 +310,7 @@ def _read_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _no_georeference_allowed() -> Iterator[None]:
+def no_georeference_allowed() -> Iterator[None]:
     """Silence rasterio's warning: a map without CRS is one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

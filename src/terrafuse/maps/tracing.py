@@ -69,7 +69,9 @@ def trace(
     framed[1:-1, 1:-1] = labels
     edges = _Edges.of(framed)
     rings, order = _order_cycles(edges.following(framed))
-    kept = _bends(edges, rings, order) | _meetings(values, above, below)[edges.row, edges.col][order]
+    kept = (
+        _bends(edges, rings, order) | _meetings(values, above, below)[edges.row, edges.col][order]
+    )
     ring, taken = rings[kept], order[kept]
     points = np.stack([edges.col[taken], edges.row[taken] + row], axis=1).astype(np.float64)
     return Outlines(labels, _polygons(points, ring, edges.label[taken]))
@@ -242,7 +244,7 @@ def without_points(polygon: Any, points: Mapping[int, NDArray[np.int32]]) -> Any
 
 
 def _closed(points: NDArray[np.float64], sizes: Ints) -> tuple[NDArray[np.float64], Ints]:
-    """Rings one after the other, each with its first vertex again at its end; and where they end."""
+    """Rings one after the other, each closed by its first vertex, and where they end."""
     ends = np.r_[0, np.cumsum(sizes + 1)]
     starts = np.cumsum(sizes) - sizes
     taken = np.repeat(starts - ends[:-1], sizes + 1) + np.arange(ends[-1])

@@ -122,9 +122,10 @@ class _GeoJson:
 
 
 def _plain(column: NDArray[Any]) -> list[Any]:
+    values: list[Any] = column.tolist()
     if column.dtype.kind != "f":
-        return column.tolist()
-    return [None if np.isnan(value) else round(value, 6) for value in column.tolist()]
+        return values
+    return [None if np.isnan(value) else round(value, 6) for value in values]
 
 
 def to_degrees(shapes: NDArray[Any], crs: CRS) -> NDArray[Any]:
@@ -155,7 +156,7 @@ def _cut_at_antimeridian(shape: Any) -> Any:
     left = whole.intersection(shapely.box(0, -90, _HALF_TURN, 90))
     right = whole.intersection(shapely.box(_HALF_TURN, -90, 2 * _HALF_TURN, 90))
     parts = [*shapely.get_parts(left), *shapely.get_parts(shapely.transform(right, back))]
-    return shapely.orient_polygons(shapely.MultiPolygon([p for p in parts if p.area > 0]))
+    return shapely.orient_polygons(shapely.multipolygons([p for p in parts if p.area > 0]))
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,12 @@ class Polygons:
             self.confidence[chosen],
         )
 
+    @classmethod
+    def together(cls, parts: Sequence[Polygons]) -> Polygons:
+        """Join several."""
+        names = [one.name for one in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
 
 def strip_rows(width: int) -> int:
     """Rows of a strip of a map of some width."""
@@ -78,7 +84,7 @@ def polygonize(
         raster: The map.
         rows: Of a strip; default: `strip_rows`.
         tolerance_px: How far lines may be simplified, in pixels: about the root of the area of the
-            triangles that vanish. Neighbours keep a common line; points on the edges of strips stay.
+            triangles that vanish. Neighbours keep a common line; points on edges of strips stay.
         progress: Called with (rows done, rows in all).
 
     Raises:
@@ -94,9 +100,7 @@ def polygonize(
         for row in range(0, height, rows):
             below = None
             if (next_row := row + len(values)) < height:
-                following = reader.classes(
-                    Window(next_row, 0, min(rows, height - next_row), width)
-                )
+                following = reader.classes(Window(next_row, 0, min(rows, height - next_row), width))
                 below = following[0]
             outlines = trace(values, row, above, below)
             shapes = outlines.polygons
@@ -224,7 +228,7 @@ class _Joined:
             np.array([group.value for group in ended], np.uint8),
             np.array([group.sums for group in ended]).reshape(-1, 4).T,
         )
-        return _together(inner, outer)
+        return Polygons.together([inner, outer])
 
     def _grouped(
         self, strip: _Strip, own: NDArray[np.int64], classes: NDArray[np.uint8]
@@ -292,12 +296,3 @@ def _finished(shapes: NDArray[Any], classes: NDArray[np.uint8], sums: Float) -> 
     with np.errstate(invalid="ignore"):
         mean = sums[2] / sums[3]
     return Polygons(shapes, classes, sums[0].astype(np.int64), sums[1], mean)
-
-
-def _together(one: Polygons, other: Polygons) -> Polygons:
-    return Polygons(
-        *(
-            np.concatenate([getattr(one, name), getattr(other, name)])
-            for name in ("shapes", "classes", "pixels", "m2", "confidence")
-        )
-    )
