@@ -20,7 +20,7 @@ from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import DEFAULT_COLORS, ClassScheme
 from terrafuse.data import Grid
-from terrafuse.errors import ConfigError, DataError, RasterReadError, cut
+from terrafuse.errors import ConfigError, DataError, RasterReadError, TerrafuseError, cut
 from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.samples import IGNORE_INDEX, Window
 
@@ -119,7 +119,9 @@ class RasterReader:
             return None
         with _read_errors(Path(self._confidence.name)):
             raw = self._confidence.read(1, window=_raster_window(window))
-        share: NDArray[np.float32] = raw.astype(np.float32) * np.float32(self._confidence.scales[0] or 1)
+        share: NDArray[np.float32] = raw.astype(np.float32) * np.float32(
+            self._confidence.scales[0] or 1
+        )
         share += np.float32(self._confidence.offsets[0] or 0)
         if self._confidence.nodata is not None:
             share[raw == self._confidence.nodata] = np.nan
@@ -299,7 +301,7 @@ def _raster_window(window: Window) -> RasterWindow:
 def _read_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except RasterReadError:
+    except TerrafuseError:
         raise
     except (RasterioError, OSError) as error:
         if not path.exists():

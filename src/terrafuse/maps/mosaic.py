@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
+from rasterio.errors import RasterioError
 from rasterio.warp import transform as warp_points
 
 from terrafuse.data import Grid
@@ -36,8 +38,8 @@ MosaicRule = Literal["confidence", "first", "last"]
 _RULES: tuple[MosaicRule, ...] = get_args(MosaicRule)
 # Rows of a strip, a row of tiles.
 _ROWS = 512
-# Points of an edge whose place on another CRS is looked up.
-_EDGE_POINTS = 65
+# Points of a side of the lattice on which a map is looked up in another CRS.
+_POINTS = 65
 _Layers = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -142,19 +144,21 @@ class _Placed:
         table: Its class index, or 255 → that of the mosaic.
         grid: Of the mosaic.
         offset: (row, col) of its first pixel there, if pixels of both coincide.
+        part: Where its pixels may lie; may extend beyond the mosaic.
     """
 
     raster: ClassRaster
     table: NDArray[np.uint8]
     grid: Grid
     offset: tuple[int, int] | None
+    part: Window
 
     @classmethod
     def on(cls, grid: Grid, raster: ClassRaster, table: NDArray[np.uint8]) -> _Placed:
         """Place a map; one that has to be resampled is told.
 
         Raises:
-            GridMismatchError: One of both has no CRS.
+            GridMismatchError: One of both has no CRS, or the map does not lie on its plane.
         """
         turned = raster.grid.turned_to(grid)
         raster = replace(raster, grid=turned)
@@ -170,23 +174,35 @@ class _Placed:
                 "(nearest pixel)",
                 stacklevel=4,
             )
-        return cls(raster, table, grid, offset)
+        low, high = _extent(raster, grid)
+        # Lines between the points that were looked up may be curved.
+        margin = 2 + (high - low) / _POINTS * (offset is None)
+        (left, top), (right, bottom) = np.floor(low - margin), np.ceil(high + margin)
+        part = Window(int(top), int(left), int(bottom - top), int(right - left))
+        return cls(raster, table, grid, offset, part)
 
     def read(self, reader: RasterReader, window: Window) -> _Layers | None:
         """Classes and confidence of a window of the mosaic; None where the map has no pixel."""
-        rows, cols, inside = self._pixels(window)
+        row, col = max(window.row, self.part.row), max(window.col, self.part.col)
+        height = min(window.row_stop, self.part.row_stop) - row
+        width = min(window.col_stop, self.part.col_stop) - col
+        if height <= 0 or width <= 0:
+            return None
+        rows, cols, inside = self._pixels(Window(row, col, height, width))
         if not inside.any():
             return None
         top, left = int(rows[inside].min()), int(cols[inside].min())
         bottom, right = int(rows[inside].max()) + 1, int(cols[inside].max()) + 1
         part = Window(top, left, bottom - top, right - left)
-        at = np.clip(rows - top, 0, part.height - 1), np.clip(cols - left, 0, part.width - 1)
-        classes = self.table[reader.classes(part)[at]]
+        at = rows[inside] - top, cols[inside] - left
+        classes = np.full((window.height, window.width), IGNORE_INDEX, np.uint8)
         shares = np.full(classes.shape, NODATA, np.uint8)
+        row, col = row - window.row, col - window.col
+        here = np.s_[row : row + height, col : col + width]
+        classes[here][inside] = self.table[reader.classes(part)[at]]
         if (share := reader.confidence(part)) is not None:
             levels = np.nan_to_num(np.rint(share * SHARE_LEVELS), nan=NODATA)
-            shares = levels.astype(np.uint8)[at]
-        classes[~inside], shares[~inside] = IGNORE_INDEX, NODATA
+            shares[here][inside] = levels.astype(np.uint8)[at]
         return classes, shares
 
     def _pixels(self, window: Window) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
@@ -220,7 +236,7 @@ def _union(maps: Sequence[ClassRaster]) -> Grid:
     """The grid of the first, as large as all.
 
     Raises:
-        GridMismatchError: A map does not lie on the Earth of the first one's CRS.
+        GridMismatchError: A map does not lie on the plane of the first one's CRS.
     """
     first = maps[0].grid
     low, high = np.zeros(2), np.array([first.width, first.height], float)
@@ -228,23 +244,33 @@ def _union(maps: Sequence[ClassRaster]) -> Grid:
         grid = one.grid.turned_to(first)
         if (grid.crs is None) != (first.crs is None):
             continue  # refused with its reason when it is placed
-        edge = np.linspace(0, 1, _EDGE_POINTS)
-        zero, full = np.zeros_like(edge), np.ones_like(edge)
-        cols = np.concatenate([edge, full, edge, zero]) * grid.width
-        rows = np.concatenate([zero, edge, full, edge]) * grid.height
-        points = np.stack(_between(grid, first, cols, rows))
-        if not np.isfinite(points).all():
-            raise GridMismatchError(
-                f"'{one.path}' cannot be brought into the CRS of '{maps[0].path}'. Name another "
-                "map first, or the grid of another raster: --like"
-            )
-        low = np.minimum(low, points.min(axis=1))
-        high = np.maximum(high, points.max(axis=1))
+        own_low, own_high = _extent(replace(one, grid=grid), first)
+        low, high = np.minimum(low, own_low), np.maximum(high, own_high)
     # A hundredth of a pixel is nothing.
     left, top = (floor(value + 0.01) for value in low)
     right, bottom = (ceil(value - 0.01) for value in high)
     transform = first.transform * Affine.translation(left, top)
     return Grid(first.crs, transform, bottom - top, right - left)
+
+
+def _extent(raster: ClassRaster, grid: Grid) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Smallest and largest (col, row) of a map on another grid.
+
+    Raises:
+        GridMismatchError: It does not lie on the plane of that grid's CRS.
+    """
+    share = np.linspace(0, 1, _POINTS)
+    cols, rows = np.meshgrid(share * raster.grid.width, share * raster.grid.height)
+    try:
+        points = np.stack(_between(raster.grid, grid, cols, rows)).reshape(2, -1)
+    except (CPLE_BaseError, RasterioError):
+        points = np.full((2, 1), np.inf)
+    if not np.isfinite(points).all():
+        raise GridMismatchError(
+            f"'{raster.path}' cannot be brought into the CRS of the mosaic. Name another map "
+            "first, or the grid of another raster: --like"
+        )
+    return points.min(axis=1), points.max(axis=1)
 
 
 def _remapped(one: ClassRaster, first: ClassRaster) -> NDArray[np.uint8]:

@@ -196,7 +196,10 @@ class _GeoParquet:
             }
         )
         if self._file is None:
-            self._file = pq.ParquetWriter(self._path, table.schema, compression="zstd")
+            # With Arrow's own schema in the file, readers would not see what is added at the end.
+            self._file = pq.ParquetWriter(
+                self._path, table.schema, compression="zstd", store_schema=False
+            )
         self._file.write_table(table)
 
     def close(self) -> None:
