@@ -42,7 +42,7 @@ def made(tmp_path: Path) -> Any:
         method_options={},
         modalities=scene.modalities,
         scheme=SCHEME,
-        statistics={"a": BandStatistics((0.0, 0.5), (1.0, 2.0))},
+        statistics={"a": BandStatistics((0.0, 0.5), (1.0, 2.0), (0.0, 0.0), (1.0, 1.0), (9, 9))},
         crop_size=32,
         overlap=8,
         total_parameters=12,
@@ -50,8 +50,8 @@ def made(tmp_path: Path) -> Any:
     return products, info
 
 
-def item(made: Any, **changes: Any) -> dict[str, Any]:
-    products, info = made
+def item(of: Any, **changes: Any) -> dict[str, Any]:
+    products, info = of
     settings = {
         "name": "field 7",
         "made": datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC),
@@ -67,18 +67,19 @@ def check_published(content: dict[str, Any]) -> None:
     """By pystac's copy of the core schemas, and ours of the extensions': no network."""
     jsonschema = pytest.importorskip("jsonschema")
     pystac = pytest.importorskip("pystac")
+    local = pytest.importorskip("pystac.validation.local_validator")
     referencing = pytest.importorskip("referencing")
-    core = Path(pystac.__file__).parent / "validation" / "jsonschemas"
-    files = [*core.rglob("*.json"), *SCHEMAS.glob("*.json")]
-    resources = []
-    for path in files:
+    schemas = dict(local.get_local_schema_cache())
+    for path in SCHEMAS.glob("*.json"):
         schema = json.loads(path.read_text(encoding="utf-8"))
         identifier = schema["$id"].removesuffix("#")
         if path.name == "processing-v1.1.0.json":  # its own identifier names the version before
             identifier = identifier.replace("v1.0.0", "v1.1.0")
-        draft7 = referencing.jsonschema.DRAFT7
-        resources.append((identifier, draft7.create_resource(schema)))
-    registry = referencing.Registry().with_resources(resources)
+        schemas[identifier] = schema
+    draft7 = referencing.jsonschema.DRAFT7
+    registry = referencing.Registry().with_resources(
+        (url, draft7.create_resource(schema)) for url, schema in schemas.items()
+    )
     own = [json.loads(p.read_text("utf-8"))["$id"].removesuffix("#") for p in SCHEMAS.iterdir()]
     urls = [url for url in content["stac_extensions"] if url in own]
     assert len([u for u in urls if "/mlm/" in u or "/projection/" in u or "/raster/" in u]) == 3
@@ -143,8 +144,8 @@ def test_fields_by_hand(made: Any) -> None:
 
 
 def test_the_same_bytes_but_for_the_time(made: Any) -> None:
-    later = item(made, made=datetime(2027, 1, 1, tzinfo=UTC))
-    for content in (first := item(made), later):
+    first, later = item(made), item(made, made=datetime(2027, 1, 1, tzinfo=UTC))
+    for content in (first, later):
         del content["properties"]["datetime"], content["properties"]["created"]
     assert first == later
 
@@ -164,8 +165,16 @@ def test_footprints() -> None:
 
 def test_a_map_without_crs(made: Any) -> None:
     products, _ = made
-    write_map(products.class_map, np.zeros((3, 4)), names=("dry", "wet land"), crs=None,
-              transform=Affine.identity())  # fmt: skip
+    shape = (3, 4)
+    names, place = ("dry", "wet land"), Affine.identity()
+    write_map(
+        products.class_map,
+        np.zeros(shape),
+        confidence=np.zeros(shape),
+        names=names,
+        crs=None,
+        transform=place,
+    )
     content = item(made)
     assert content["geometry"] is None
     assert "bbox" not in content
@@ -175,8 +184,16 @@ def test_a_map_without_crs(made: Any) -> None:
 
 def test_a_map_across_the_antimeridian(made: Any) -> None:
     products, _ = made
-    write_map(products.class_map, np.zeros((2, 5)), names=("dry", "wet land"), crs="EPSG:4326",
-              transform=Affine(1, 0, 178, 0, -1, 50))  # fmt: skip
+    shape = (2, 5)
+    names, place = ("dry", "wet land"), Affine(1, 0, 178, 0, -1, 50)
+    write_map(
+        products.class_map,
+        np.zeros(shape),
+        confidence=np.zeros(shape),
+        names=names,
+        crs="EPSG:4326",
+        transform=place,
+    )
     content = item(made)
     assert content["bbox"] == [178, 48, -177, 50]
     assert shapely.geometry.shape(content["geometry"]).is_valid
@@ -194,10 +211,10 @@ def test_both_are_written(made: Any) -> None:
     assert content["assets"]["preview"]["href"] == "./preview.png"
     check_published(content)
     with Image.open(folder / "preview.png") as picture:
-        # Left of column 10 is wet land, right of column 30 nothing; 12 pixels of margin.
+        # Left of column 10 is wet land, below row 30 nothing; 12 pixels of margin.
         assert picture.getpixel((12 + 5, 12 + 5)) == (0, 0, 0xBB)
         assert picture.getpixel((12 + 20, 12 + 5)) == (0xAA, 0, 0)
-        assert picture.getpixel((12 + 40, 12 + 5)) == (228, 228, 224)
+        assert picture.getpixel((12 + 20, 12 + 35)) == (228, 228, 224)
         # The legend names what is on the map.
         assert picture.getpixel((12 + 50 + 12 + 4, 12 + 4)) == (0xAA, 0, 0)
         assert picture.getpixel((12 + 50 + 12 + 4, 12 + 24)) == (0, 0, 0xBB)

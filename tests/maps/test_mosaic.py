@@ -159,6 +159,9 @@ def test_no_map_is_written_over_and_one_writes_at_a_time(tmp_path: Path) -> None
     a, b = two(tmp_path)
     with pytest.raises(OutputError, match="would be overwritten"):
         mosaic([a, b], a.parent)
-    with folder_lock(tmp_path / "out", "mosaic"), ThreadPoolExecutor(1) as pool:
-        with pytest.raises(OutputError, match="is in use"):
-            pool.submit(mosaic, [a, b], tmp_path / "out").result()
+    with (
+        folder_lock(tmp_path / "out", "mosaic"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(OutputError, match="is in use"),
+    ):
+        pool.submit(mosaic, [a, b], tmp_path / "out").result()

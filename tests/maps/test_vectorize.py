@@ -360,7 +360,7 @@ def test_what_is_no_class_map(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds no class_map\.tif"):
         vectorize(tmp_path / "empty", out)
     nothing = write_map(tmp_path / "nothing.tif", [[255, 255]])
-    with pytest.raises(DataError, match="no pixel of .* has a class"):
+    with pytest.raises(DataError, match=r"no pixel of .* has a class"):
         vectorize(nothing, out)
     (tmp_path / "text.tif").write_text("no raster")
     with pytest.raises(RasterReadError, match="cannot be read as a raster"):
@@ -395,9 +395,12 @@ def test_two_processes(map_: Path, tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     out = tmp_path / "out.gpkg"
-    with file_lock(out, "vectorize"), ThreadPoolExecutor(1) as pool:
-        with pytest.raises(OutputError, match="is in use"):
-            pool.submit(vectorize, map_, out).result()
+    with (
+        file_lock(out, "vectorize"),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(OutputError, match="is in use"),
+    ):
+        pool.submit(vectorize, map_, out).result()
     vectorize(map_, out)
 
 
