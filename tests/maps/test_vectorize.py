@@ -31,7 +31,7 @@ from terrafuse.errors import (
     RasterReadError,
 )
 from terrafuse.locking import file_lock
-from terrafuse.maps import Polygons, open_class_raster, polygonize
+from terrafuse.maps import Polygons, open_class_raster, parse_classes, polygonize
 from terrafuse.maps.tracing import trace
 from terrafuse.prediction.areas import AreaCount
 
@@ -312,7 +312,8 @@ def test_without_crs(tmp_path: Path) -> None:
     meta, _, _, _ = pyogrio.raw.read(made.path)
     assert list(meta["fields"]) == ["class", "value", "pixels"]
     with pytest.raises(ConfigError, match=r"ends in \.gpkg or \.parquet"):
-        vectorize(path, tmp_path / "out.geojson")  # api.maps: follow
+        vectorize(path, tmp_path / "out.geojson")
+    vectorize(path, tmp_path / "out.parquet")
     assert not (tmp_path / "out.geojson").exists()
 
 
@@ -418,3 +419,38 @@ def test_earlier_file_stays_when_the_disk_is_full(
         vectorize(map_, out)
     assert out.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["map", "out.gpkg"]
+
+
+def test_remedies_of_naming(map_: Path, tmp_path: Path) -> None:
+    """Each is followed in the lines after it."""
+    out = tmp_path / "out.gpkg"
+    bare = write_map(tmp_path / "bare.tif", CLASSES, tags=False)
+    with pytest.raises(ConfigError, match="has two names; give each one name"):
+        vectorize(bare, out, classes={"a": 1, "b": 1})
+    vectorize(bare, out, classes={"a": 1})
+    with pytest.raises(ConfigError, match="'a' is named twice; leave one out"):
+        parse_classes("a=1,a=2")
+    with pytest.raises(ConfigError, match=r"'b' is not of the form NAME=VALUE"):
+        parse_classes("a=1,b")
+    assert parse_classes("wet=land=1, b=-2") == {"wet=land": 1, "b": -2}
+    void = write_map(tmp_path / "void.tif", CLASSES, values=(0, 1, 255))
+    with pytest.raises(DataError, match="nodata value 255, which is also that of a class"):
+        vectorize(void, out)
+    vectorize(void, out, classes={"a": 0, "b": 1, "c": 2})
+    other = write_map(tmp_path / "other.tif", [[1, 2]], tags=False)
+    with pytest.raises(DataError, match="Give the confidence of this map"):
+        vectorize(bare, out, classes={"a": 1}, confidence=other)
+    own = map_.with_name("confidence.tif")
+    made = vectorize(bare, out, classes={"a": 1}, confidence=own)
+    assert pyogrio.raw.read(made.path)[3][4].tolist() == [pytest.approx(0.5)]
+
+
+def test_the_command_line(map_: Path, tmp_path: Path, command_line: Any) -> None:
+    out = tmp_path / "out.gpkg"
+    code, said, _ = command_line("vectorize", str(map_.parent), "-o", str(out))
+    assert (code, said) == (0, f"wrote {out} (sea 1, wet land 1, ice 1)\n")
+    code, said, _ = command_line("mosaic", str(map_), str(map_), "-o", str(tmp_path / "all"))
+    assert (code, said.count("wrote")) == (0, 2)
+    code, _, problem = command_line("vectorize", str(tmp_path / "no.tif"), "-o", str(out))
+    assert code == 2
+    assert "does not exist. Check the path" in problem
