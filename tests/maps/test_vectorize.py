@@ -442,7 +442,7 @@ def test_remedies_of_naming(map_: Path, tmp_path: Path) -> None:
         vectorize(bare, out, classes={"a": 1}, confidence=other)
     own = map_.with_name("confidence.tif")
     made = vectorize(bare, out, classes={"a": 1}, confidence=own)
-    assert pyogrio.raw.read(made.path)[3][4].tolist() == [pytest.approx(0.5)]
+    assert pyogrio.raw.read(made.path)[3][4].tolist() == [pytest.approx(1 / 3)]
 
 
 def test_the_command_line(map_: Path, tmp_path: Path, command_line: Any) -> None:
