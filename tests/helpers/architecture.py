@@ -59,6 +59,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "describe": (*VOCABULARY, *_LEARNABLE, "data", "sampling", "methods"),
     "pretraining": (*VOCABULARY, *_LEARNABLE, "methods"),
     "prediction": (*VOCABULARY, "data", "weights", "segmenter"),
+    "maps": (*VOCABULARY, "data", "weights", "prediction"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
     "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
     "reports": (*VOCABULARY, "data", "doctor", "evaluation"),
@@ -69,12 +70,12 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
     "api": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "pretraining", "prediction",
-        "generate", "evaluation", "reports", "training", "contract",
+        "maps", "generate", "evaluation", "reports", "training", "contract",
     ),
     "demo": (*VOCABULARY, "data", "landscape", "prediction", "reports", "api"),
     "cli": (
-        *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "prediction", "generate",
-        "evaluation", "reports", "training", "contract", "api", "demo",
+        *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "prediction", "maps",
+        "generate", "evaluation", "reports", "training", "contract", "api", "demo",
     ),
     "web": (
         *VOCABULARY, "weights", "data", "methods", "prediction", "evaluation", "reports", "api",
@@ -104,6 +105,7 @@ DUTIES = {
     "describe": "a model before it costs anything",
     "pretraining": "objectives without labels",
     "prediction": "map a scene",
+    "maps": "what is done with finished maps",
     "generate": "a second modality out of photos",
     "evaluation": "judge",
     "reports": "figures and pages from results",
@@ -116,7 +118,17 @@ DUTIES = {
 
 _EVERY = tuple(KNOWS)
 _MODELS = ("backbones", "tuning", "fusion", "decoders", "segmenter", "methods")
-_RASTERS = ("data", "layouts", "landscape", "doctor", "prediction", "generate", "demo", "web")
+_RASTERS = (
+    "data",
+    "layouts",
+    "landscape",
+    "doctor",
+    "prediction",
+    "maps",
+    "generate",
+    "demo",
+    "web",
+)
 _TENSORS = (
     "samples", *_MODELS, "weights", "data", "sampling", "doctor", "describe", "pretraining",
     "prediction", "generate", "evaluation", "training", "contract",
@@ -137,8 +149,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "lightning": ("training",),
     "rasterio": _RASTERS,
     "affine": _RASTERS,
-    "pyogrio": ("data", "prediction"),
-    "shapely": ("data", "prediction"),
+    "pyogrio": ("data", "prediction", "maps"),
+    "shapely": ("data", "prediction", "maps"),
     "scipy": (
         "data",
         "landscape",
@@ -146,11 +158,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "generate",
         "evaluation",
         "prediction",
+        "maps",
         "training",
         "reports",
     ),
     "matplotlib": ("reports",),
-    "PIL": ("reports", "data", "generate", "prediction"),
+    "PIL": ("reports", "data", "generate", "prediction", "maps"),
+    "pyarrow": ("maps",),
     "rich": ("progress", "cli"),
     "typer": ("cli",),
     "ray": ("prediction",),

@@ -141,6 +141,38 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/layouts/test_mixed_copies.py::test_pieces_of_one_scene_in_several_splits_are_told": (
         "layouts.pieces:describe_pieces | to split by folders instead: -O split=",
     ),
+    "tests/maps/test_mosaic.py::test_remedies": (
+        "maps.mosaic:mosaic_maps | a mosaic is made of maps; name at least one",
+        "maps.mosaic:mosaic_maps | Map the scene with it, or choose by order: --by first",
+        "maps.mosaic:_Placed.on | Give maps that have one, or none of which has",
+        "maps.mosaic:_extent | Name another map first, or the grid of another raster: --like",
+    ),
+    "tests/maps/test_mosaic.py::test_other_classes_are_refused": (
+        "maps.mosaic:_remapped | Map the scenes with models of the same classes",
+    ),
+    "tests/maps/test_vectorize.py::test_maps_of_other_programs": (
+        "maps.class_raster: | name its classes: --classes water=1,forest=2",
+    ),
+    "tests/maps/test_vectorize.py::test_remedies": (
+        "maps.vectorize:vectorize_map | give 0 or more",
+        "maps.vectorize:_nothing | give a smaller --min-area",
+    ),
+    "tests/maps/test_vectorize.py::test_remedies_of_naming": (
+        "maps.class_raster:open_class_raster | has two names; give each one name",
+        "maps.class_raster:parse_classes | is named twice; leave one out",
+        "maps.class_raster:_nodata_of | Give its classes without it: --classes",
+        "maps.class_raster:_check_confidence | Give the confidence of this map",
+    ),
+    "tests/maps/test_vectorize.py::test_the_command_line": (
+        "maps.class_raster:_read_errors | does not exist. Check the path",
+    ),
+    "tests/maps/test_vectorize.py::test_what_is_no_class_map": (
+        "maps.class_raster:_check_kind | Name the {…} of a map, or another raster of classes",
+        "maps.class_raster:open_class_raster | Name the raster of the classes itself",
+    ),
+    "tests/maps/test_vectorize.py::test_without_crs": (
+        "maps.vector_files:_geojson | Choose a name that ends in .gpkg or .parquet",
+    ),
     "tests/methods/test_decur.py::test_files_that_do_not_fit_are_refused": (
         "methods.decur.weights:load_encoder | set option 'attention' of method 'decur' to",
     ),
@@ -189,6 +221,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.runs: | nothing was written; run the same command again",
+        "api.maps: | nothing was written; run the same command again",
     ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",

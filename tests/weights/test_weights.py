@@ -134,6 +134,7 @@ def test_the_model_is_described_in_stac_terms(run: Path) -> None:
         "value": 1,
         "name": "open_water",
         "title": "open water",
+        "description": "open water",
         "color_hint": "1F5FD0",
     }
 

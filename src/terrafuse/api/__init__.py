@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.inputs import Rasters
+    from terrafuse.api.maps import mosaic, vectorize
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
     from terrafuse.api.reporting import SmallMaps, report
@@ -67,6 +68,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
             "terrafuse.api.reporting": ("SmallMaps", "report"),
@@ -119,6 +121,7 @@ __all__ = [
     "label_efficiency",
     "list_configs",
     "load",
+    "mosaic",
     "places_of_items",
     "places_of_manifest",
     "predict",
@@ -130,4 +133,5 @@ __all__ = [
     "sweep",
     "train",
     "validate",
+    "vectorize",
 ]

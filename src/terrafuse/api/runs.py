@@ -29,6 +29,7 @@ from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.maps import write_beside
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import (
@@ -43,6 +44,7 @@ from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
+    STATE_FILE,
     RunInfo,
     check_same_scheme,
     write_further_metrics,
@@ -148,7 +150,7 @@ class Run:
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, [opened], settings=settings)
-                return predictor.predict(
+                made = predictor.predict(
                     opened,
                     Path(out),
                     scheme=self.info.scheme,
@@ -166,6 +168,13 @@ class Run:
                     abstain=abstain,
                     sieve=sieve,
                 )
+                write_beside(
+                    made,
+                    name=opened.id,
+                    model=self.info.to_dict(),
+                    model_file=self.folder / STATE_FILE,
+                )
+                return made
         finally:
             opened.close()
 

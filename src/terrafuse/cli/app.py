@@ -21,6 +21,7 @@ from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
+from terrafuse.cli.maps import mosaic, vectorize
 from terrafuse.cli.options import (
     Abstain,
     AsJson,
@@ -332,6 +333,10 @@ def predict(
         from terrafuse.prediction import describe_profile
 
         _rows("profile", describe_profile(made.profile), as_json=False)
+
+
+app.command()(vectorize)
+app.command()(mosaic)
 
 
 def _say_values(made: Products) -> str:

@@ -85,14 +85,30 @@ def _output(scheme: ClassScheme) -> dict[str, Any]:
             "dim_order": _DIMENSIONS,
             "data_type": "float32",
         },
-        "classification:classes": [
-            {
-                "value": index,
-                # The extension allows letters, digits, - and _ in a name; a title is free text.
-                "name": re.sub(r"[^0-9A-Za-z_-]+", "_", name),
-                "title": name,
-                "color_hint": color.removeprefix("#").upper(),
-            }
-            for index, (name, color) in enumerate(zip(scheme.names, scheme.colors, strict=True))
-        ],
+        "classification:classes": describe_classes(
+            scheme.names, scheme.colors, range(scheme.num_classes)
+        ),
     }
+
+
+def describe_classes(
+    names: Sequence[str], colors: Sequence[str], values: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Return the classes as the classification extension has them.
+
+    Args:
+        colors: "#rrggbb" each.
+        values: In pixels or in scores.
+    """
+    return [
+        {
+            "value": value,
+            # The extension allows letters, digits, - and _ in a name; a title is free text.
+            "name": re.sub(r"[^0-9A-Za-z_-]+", "_", name),
+            "title": name,
+            # Version 1.1, which the MLM extension refers to, requires it.
+            "description": name,
+            "color_hint": color.removeprefix("#").upper(),
+        }
+        for value, name, color in zip(values, names, colors, strict=True)
+    ]
