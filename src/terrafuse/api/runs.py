@@ -31,7 +31,14 @@ from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
-from terrafuse.prediction import DEFAULT_PRODUCTS, Products, ScenePredictor, WindowSettings
+from terrafuse.prediction import (
+    DEFAULT_PRODUCTS,
+    Products,
+    ScenePredictor,
+    Shard,
+    WindowSettings,
+    WorkerSettings,
+)
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -49,6 +56,7 @@ Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
 _STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
+_STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
 _STOPPED = "nothing was written; run the same command again"
 
 
@@ -81,6 +89,8 @@ class Run:
         windows: WindowSettings | None = None,
         device: str = "auto",
         resume: bool = False,
+        shard: str | None = None,
+        workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
     ) -> Products:
         """Map a scene.
@@ -102,16 +112,26 @@ class Run:
                 one of its settings.
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
             resume: Go on with an unfinished map in `out`, of the same rasters and settings.
+            shard: "2/8": map the second of eight parts, beside runs that map the others into the
+                same `out`. The one that finishes last writes the products; what others return has
+                no files, and says in `waits_for` how many units are missing.
+            workers: Processes that map, each with a model of its own; `WorkerSettings` also says
+                on which GPUs or Ray cluster. A script that asks for more than one must do so under
+                `if __name__ == "__main__":`, because they import it.
             progress: Called with (windows done, total windows).
 
         Raises:
-            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold.
+            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold; no
+                such shard or device.
             UnknownNameError: No such product.
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
             OutputError: `out` cannot be written, another process writes there, or a product would
                 be written over a raster of the scene; or the unfinished map is another one.
+            WorkerError: Worker processes die; what is finished stays.
         """
+        part = Shard.parse(shard) if shard else None
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
@@ -119,13 +139,14 @@ class Run:
             self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
         try:
+            spread.device_names(predictor.device)  # refuses GPUs that are not there
             refuse_inputs(
                 (Path(out) / f"{name}.tif" for name in products),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
-                when_stopped(_STOPPED_MAP),
-                claimed(out, "predict"),
+                when_stopped(_STOPPED_SHARD if part else _STOPPED_MAP),
+                claimed(out, "predict", part=str(part) if part else None),
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
@@ -139,6 +160,8 @@ class Run:
                     areas=areas,
                     facts={"converted": _in_words(conversions), "warnings": doubts},
                     resume=resume,
+                    shard=part,
+                    workers=spread,
                     progress=progress,
                 )
         finally:
@@ -501,12 +524,21 @@ def predict(
     rasters: Rasters | None = None,
     device: str = "auto",
     resume: bool = False,
+    shard: str | None = None,
+    workers: int | WorkerSettings = 1,
     progress: Progress | None = None,
 ) -> Products:
     """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.predict(
-        out, scene=scene, rasters=rasters, device=device, resume=resume, progress=progress
+        out,
+        scene=scene,
+        rasters=rasters,
+        device=device,
+        resume=resume,
+        shard=shard,
+        workers=workers,
+        progress=progress,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -44,7 +44,7 @@ from terrafuse.cli.sweep import sweep
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
-    from terrafuse.prediction import Products
+    from terrafuse.prediction import EngineName, Products
 
 app = typer.Typer(
     name="terrafuse",
@@ -233,12 +233,31 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished map in the folder.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that map, each with a model; with --devices: per GPU.")
+    ] = 1,
+    devices: Annotated[int | None, typer.Option(help="GPUs to map on.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the map to make, beside runs that make the others, in the same --out.",
+            metavar="i/n",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where the workers run: local or ray.", metavar="local|ray")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster; default: RAY_ADDRESS, else this machine alone."),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print what reading, model and writing took.")
     ] = False,
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
+    from terrafuse.prediction import WorkerSettings
     from terrafuse.progress import Display
 
     rasters: dict[str, list[str]] = {}
@@ -267,8 +286,19 @@ def predict(
             windows=windows,
             device=device,
             resume=resume,
+            shard=shard,
+            workers=WorkerSettings(workers, devices, cast("EngineName", engine), ray_address),
             progress=display.stage("mapping"),
         )
+    if made.waits_for:
+        typer.echo(
+            f"shard {shard} is done; {made.waits_for} units of other shards are missing. The shard "
+            f"that finishes the last one writes the map to {out}; run again those that have died"
+        )
+        return
+    if made.was_there:
+        typer.echo(f"the map in {out} is finished already")
+        return
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
     if made.areas_file:
