@@ -219,7 +219,7 @@ class ScenePredictor:
             Path(out_dir), scene.grid, scheme, find_products(products), values,
             plan=plan, key=key, resume=resume, shard=shard,
         ) as writer:  # fmt: skip
-            if writer.is_finished:
+            if writer.is_finished():
                 return writer.existing()
             profile.begin(sum(run.height * run.width for run in writer.todo))
             order = MapOrder(self, scene, writer, {"without": without, "products": products})
@@ -233,7 +233,7 @@ class ScenePredictor:
             try:
                 return writer.finish(facts, areas=areas, profile=profile)
             except OutputError:
-                if writer.is_finished:  # another shard was faster, and has removed the units
+                if writer.is_finished():  # another shard was faster, and has removed the units
                     return writer.existing()
                 raise
 

@@ -138,10 +138,10 @@ def open_map(
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
         writer = MapWriter(folder, job, grid, scheme, products, chosen)
-        if not writer.is_finished:
+        if not writer.is_finished():
             job.begin()
         yield writer
-        if not job.left or writer.is_finished:
+        if not job.left or writer.is_finished():
             job.discard()
     except BaseException as error:
         is_resumable = isinstance(error, OutputError | WorkerError) or not isinstance(
@@ -200,7 +200,6 @@ class MapWriter:
         """Rectangles of the scene whose strips are wanted, one after the other."""
         return self._job.tasks()
 
-    @property
     def is_finished(self) -> bool:
         """Whether another shard has written the products, or this one in an earlier run."""
         if self._job.shard is None:
@@ -214,7 +213,7 @@ class MapWriter:
 
     def existing(self) -> Products:
         """The products that another shard has written, or will write."""
-        left = 0 if self.is_finished else len(self._job.left)
+        left = 0 if self.is_finished() else len(self._job.left)
         areas = self.folder / AREAS_CSV
         return Products(
             {} if left else self._files(),

@@ -47,16 +47,16 @@ class RayCrew(Crew):
     def __init__(self, order: MapOrder, settings: WorkerSettings, count: int) -> None:
         with from_extra("ray", "--engine ray"):
             import ray
-        self._ray = ray
+        self._ray: Any = ray
         self._order = order
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
             _connect(ray, settings, count)
         try:
             needs = {"CPU": 1.0, "GPU": 1 / settings.count if settings.devices else 0.0}
-            _check_resources(ray.cluster_resources(), needs, count)
+            _check_resources(self._ray.cluster_resources(), needs, count)
             device = "cuda" if settings.devices else str(order.device)
-            self._actor = ray.remote(
+            self._actor: Any = self._ray.remote(
                 num_cpus=needs["CPU"], num_gpus=needs["GPU"], max_restarts=0, max_task_retries=0
             )(_Mapper)
             with order.on_cpu():
