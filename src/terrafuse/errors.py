@@ -112,6 +112,10 @@ class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
 
 
+class WorkerError(TerrafuseError, RuntimeError):
+    """Processes that map a scene end before their work is done."""
+
+
 class MissingDependencyError(TerrafuseError, ImportError):
     """An optional package is required but not installed."""
 

@@ -33,6 +33,7 @@ if sys.platform != "win32":
     import fcntl
 
 _LOCK = ".terrafuse.lock"
+_PART = f".shard{_LOCK}"
 _PARTIAL = ".partial"
 _MARK = re.compile(r"\.(?:.*\.)?([\w-]+)\+([0-9a-f]*)\+(\d+)\+(\d*)\+[0-9a-f]+\.\w+", re.ASCII)
 #: What a killed process started may hold its lock for a moment longer.
@@ -55,13 +56,16 @@ def is_lock(path: Path) -> bool:
 
 
 @contextmanager
-def folder_lock(folder: str | Path, verb: str, *, takes_part: bool = True) -> Iterator[None]:
+def folder_lock(
+    folder: str | Path, verb: str, *, takes_part: bool = True, part: str | None = None
+) -> Iterator[None]:
     """Keep other processes from writing into a folder; the same thread may lock it again.
 
     Args:
         folder: Created if needed, and removed again if it is empty at the end.
         verb: Command that writes, for the message of others.
         takes_part: False: do nothing, as in all but the first process of a run.
+        part: Share of the work, such as "2/8": locks of other shares are allowed beside it.
 
     Raises:
         OutputError: Another process or thread holds the lock, or the folder cannot be written.
@@ -69,7 +73,13 @@ def folder_lock(folder: str | Path, verb: str, *, takes_part: bool = True) -> It
     if not takes_part:
         yield
         return
-    with _locked(Path(folder), _LOCK, Path(folder), verb):
+    folder = Path(folder)
+    name = _LOCK if part is None else f".{part.replace('/', '-of-')}{_PART}"
+    # First lock, then look: of two that begin at once, one sees the other.
+    with _locked(folder, name, folder, verb if part is None else f"{verb} --shard {part}"):
+        _look_beside(folder / _LOCK, folder, is_allowed=part is None)
+        for path in folder.glob(f".*-of-*{_PART}"):
+            _look_beside(path, folder, is_allowed=part is not None)
         yield
 
 
@@ -410,6 +420,39 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
     finally:
         if not is_ours:
             os.close(descriptor)
+
+
+def _look_beside(path: Path, target: Path, *, is_allowed: bool) -> None:
+    """Refuse the lock of a process that lives; remove that of one that has ended.
+
+    Args:
+        is_allowed: True: it may live.
+
+    Raises:
+        OutputError: Its process lives, or may live.
+    """
+    if path.resolve() in _held:  # our own
+        return
+    try:
+        descriptor = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        raise _in_use(path, target, None) from None
+    try:
+        is_free = _flock(descriptor)
+        content = os.read(descriptor, 10_000)
+        other = Holder.from_bytes(content)
+        if is_free is False or other is None or not other.is_gone(is_unlocked=bool(is_free)):
+            if not is_allowed:
+                raise _in_use(path, target, other)
+        elif is_free is None:
+            _remove(path, content)
+        elif _is_still(path, descriptor):
+            with contextlib.suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path, content: bytes) -> None:

@@ -224,13 +224,15 @@ def is_trace(path: Path) -> bool:
 
 
 @contextmanager
-def claimed(folder: str | Path, verb: str, *, takes_part: bool = True) -> Iterator[None]:
+def claimed(
+    folder: str | Path, verb: str, *, takes_part: bool = True, part: str | None = None
+) -> Iterator[None]:
     """`folder_lock`, and what ended processes left unfinished in the folder is cleared.
 
     Raises:
         OutputError: Another process or thread holds the lock, or the folder cannot be written.
     """
-    with folder_lock(folder, verb, takes_part=takes_part):
+    with folder_lock(folder, verb, takes_part=takes_part, part=part):
         if takes_part:
             clear_leftovers(folder)
         yield

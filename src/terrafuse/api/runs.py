@@ -37,7 +37,9 @@ from terrafuse.prediction import (
     MapSettings,
     Products,
     ScenePredictor,
+    Shard,
     WindowSettings,
+    WorkerSettings,
 )
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
@@ -56,6 +58,7 @@ Conversions = Mapping[str, ValueConversion]
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
 _STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
+_STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
 _STOPPED = "nothing was written; run the same command again"
 
 
@@ -89,6 +92,8 @@ class Run:
         device: str = "auto",
         resume: bool = False,
         facts: Mapping[str, object] | None = None,
+        shard: str | None = None,
+        workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
         tta: Sequence[str] = (),
         abstain: float | None = None,
@@ -115,6 +120,12 @@ class Run:
             device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
             resume: Go on with an unfinished map in `out`, of the same rasters and settings.
             facts: What else `prediction.json` is to say.
+            shard: "2/8": map the second of eight parts, beside runs that map the others into the
+                same `out`. The one that finishes last writes the products; what others return has
+                no files, and says in `waits_for` how many units are missing.
+            workers: Processes that map, each with a model of its own; `WorkerSettings` also says
+                on which GPUs or Ray cluster. A script that asks for more than one must do so under
+                `if __name__ == "__main__":`, because they import it.
             progress: Called with (windows done, total windows).
             tta: Test-time augmentation: "flips", "turns", "scales". Logits are averaged over all
                 combinations: 4, 4 and 3 passes per window, of both turns and flips 8, of all 24.
@@ -124,14 +135,17 @@ class Run:
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
-                products or values that do not go together.
+                products or values that do not go together; no such shard or device.
             UnknownNameError: No such product or augmentation.
             DataError: The rasters do not suit the model or each other; or values are on another
                 scale than the training's.
             OutputError: `out` cannot be written, another process writes there, or a product would
                 be written over a raster of the scene; or the unfinished map is another one.
+            WorkerError: Worker processes die; what is finished stays.
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        part = Shard.parse(shard) if shard else None
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         conversions = self._checked(convert)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
@@ -139,13 +153,14 @@ class Run:
             self.segmenter, windows or WindowSettings.of_run(self.config), device=device
         )
         try:
+            spread.device_names(predictor.device)  # refuses GPUs that are not there
             refuse_inputs(
                 (Path(out) / f"{name}.tif" for name in products),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
-                when_stopped(_STOPPED_MAP),
-                claimed(out, "predict"),
+                when_stopped(_STOPPED_SHARD if part else _STOPPED_MAP),
+                claimed(out, "predict", part=str(part) if part else None),
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
@@ -163,17 +178,20 @@ class Run:
                         "warnings": doubts,
                     },
                     resume=resume,
+                    shard=part,
+                    workers=spread,
                     progress=progress,
                     tta=tta,
                     abstain=abstain,
                     sieve=sieve,
                 )
-                write_beside(
-                    made,
-                    name=opened.id,
-                    model=self.info.to_dict(),
-                    model_file=self.folder / STATE_FILE,
-                )
+                if made.files and not made.was_there:
+                    write_beside(
+                        made,
+                        name=opened.id,
+                        model=self.info.to_dict(),
+                        model_file=self.folder / STATE_FILE,
+                    )
                 return made
         finally:
             opened.close()
@@ -512,12 +530,21 @@ def predict(
     rasters: Rasters | None = None,
     device: str = "auto",
     resume: bool = False,
+    shard: str | None = None,
+    workers: int | WorkerSettings = 1,
     progress: Progress | None = None,
 ) -> Products:
     """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
     opened = run if isinstance(run, Run) else load(run)
     return opened.predict(
-        out, scene=scene, rasters=rasters, device=device, resume=resume, progress=progress
+        out,
+        scene=scene,
+        rasters=rasters,
+        device=device,
+        resume=resume,
+        shard=shard,
+        workers=workers,
+        progress=progress,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -52,7 +52,7 @@ from terrafuse.errors import ConfigError
 from terrafuse.version import VERSION
 
 if TYPE_CHECKING:
-    from terrafuse.prediction import Products
+    from terrafuse.prediction import EngineName, Products
 
 app = typer.Typer(
     name="terrafuse",
@@ -259,16 +259,39 @@ def predict(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an unfinished map in the folder.")
     ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that map, each with a model; with --devices: per GPU.")
+    ] = 1,
+    devices: Annotated[int | None, typer.Option(help="GPUs to map on.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the map to make, beside runs that make the others, in the same --out.",
+            metavar="i/n",
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="Where the workers run: local or ray.", metavar="local|ray")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster; default: RAY_ADDRESS, else this machine alone."),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Print what reading, model and writing took.")
     ] = False,
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
-    from terrafuse.prediction import MapSettings
+    from terrafuse.prediction import MapSettings, WorkerSettings
     from terrafuse.progress import Display
 
     check_inputs(scene, raster, scenes, items, split)
+    if shard and (scenes or items):
+        raise ConfigError(
+            "--shard divides one scene; of many, let each job have a part of them: a manifest, a "
+            "split or a STAC document of its own"
+        )
     if profile and (scenes or items):
         raise ConfigError(
             "--profile is of one map; prediction.json of each map has the same under 'profile'"
@@ -299,6 +322,7 @@ def predict(
             "windows": windows,
             "device": device,
             "resume": resume,
+            "workers": WorkerSettings(workers, devices, cast("EngineName", engine), ray_address),
             "tta": names(tta),
             "abstain": abstain,
             "sieve": sieve,
@@ -312,12 +336,21 @@ def predict(
                 out,
                 scene=scene,
                 rasters=rasters or None,
+                shard=shard,
                 progress=display.stage("mapping"),
                 **options,
             )
     if scenes or items:
         tell_batch(many, out)
         return
+    if made.waits_for:
+        typer.echo(
+            f"shard {shard} is done; {made.waits_for} units of other shards are missing. The shard "
+            f"that finishes the last one writes the map to {out}; run again those that have died"
+        )
+        return
+    if made.was_there:
+        typer.echo(f"the map in {out} is finished already")
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
     if made.abstained_pixels is not None:
@@ -329,7 +362,7 @@ def predict(
 
         _rows("areas", describe_areas(made.areas), as_json=False)
         typer.echo(f"wrote {made.areas_file}")
-    if profile:
+    if profile and made.profile:
         from terrafuse.prediction import describe_profile
 
         _rows("profile", describe_profile(made.profile), as_json=False)

@@ -21,6 +21,7 @@ from terrafuse.prediction.product_table import (
 from terrafuse.prediction.products import MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile, describe_profile
 from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
 from terrafuse.prediction.timing import describe_device, forward_seconds
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
@@ -32,6 +33,7 @@ __all__ = [
     "Blending",
     "ClassArea",
     "ClassValues",
+    "EngineName",
     "FinalRows",
     "Lattice",
     "MapProfile",
@@ -43,10 +45,12 @@ __all__ = [
     "Product",
     "Products",
     "ScenePredictor",
+    "Shard",
     "Strip",
     "UnitPlan",
     "ValuesName",
     "WindowSettings",
+    "WorkerSettings",
     "check_windows",
     "choose_values",
     "describe_areas",

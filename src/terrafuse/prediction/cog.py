@@ -411,12 +411,14 @@ def _coarse_levels(
     following: Level | None = None
     for (_, width), file in zip(own[::-1], files[::-1], strict=True):
         following = Level(width, encoding, file.add, following)
-    if following is not None:
-        for row in blocks:
-            following.write(np.hstack([block.rest(band) for block in row]))
-        following.finish()
-    for file in files:
-        file.close()
+    try:
+        if following is not None:
+            for row in blocks:
+                following.write(np.hstack([block.rest(band) for block in row]))
+            following.finish()
+    finally:
+        for file in files:
+            file.close()
     return files
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from terrafuse.errors import OutputError
 from terrafuse.prediction.cog import Block
+from terrafuse.prediction.sharing import Shard, cut_tasks, units_of
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.weights import digest
@@ -43,11 +44,7 @@ class MapJob:
         plan: Units of the scene.
         products: Names of the products.
         key: What must be equal for a unit to be of the same map: name → value.
-        resume: True: go on with what is there.
-
-    Raises:
-        OutputError: The folder holds units of another map, or a folder of that name that is not of
-            a map.
+        shard: Which part of the map is to be made; None: all of it.
     """
 
     def __init__(
@@ -57,24 +54,65 @@ class MapJob:
         products: Sequence[str],
         key: Mapping[str, Any],
         *,
-        resume: bool = False,
+        shard: Shard | None = None,
     ) -> None:
         self.folder = folder / UNITS
         self.plan = plan
+        self.shard = shard
         self._products = tuple(products)
         self._out = folder
         self._key = json.loads(json.dumps(key))
-        self._check_ours()
         #: Units that are done → whether any pixel of theirs has data.
         self.done: dict[int, bool] = {}
-        if resume:
+        self._own = units_of(plan, shard)
+        #: Called with the number of a unit that is kept now, and whether it has data.
+        self.on_commit: Callable[[int, bool], None] | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the map is made of, and how."""
+        text = json.dumps([_FORMAT, self._key], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def look(self, *, resume: bool = False) -> None:
+        """Find out what is done.
+
+        A shard always goes on with what it finds: other shards made it.
+
+        Args:
+            resume: True: go on with what is there.
+
+        Raises:
+            OutputError: The folder holds units of another map, or a folder of that name that is
+                not of a map.
+        """
+        self._check_ours()
+        if resume or self.shard:
             self._check_same()
-            self.done = dict(self._sound())
+            self.done = self.sound(self._own)
         elif self.folder.exists():
             warnings.warn(
-                f"'{folder}' held an unfinished map, which is begun anew; --resume would go on",
-                stacklevel=4,
+                f"'{self._out}' held an unfinished map, which is begun anew; --resume would go on",
+                stacklevel=5,
             )
+
+    def look_at_others(self) -> None:
+        """Find out what other shards have done; their units are checked once all are there."""
+        others = set(range(len(self.plan))) - set(self.done)
+        if all(self._record(number).exists() for number in others):
+            self.done |= self.sound(others)
+
+    def sound(self, numbers: set[int]) -> dict[int, bool]:
+        """Of these units, those that are kept, and whether they have data."""
+        return dict(self._find_sound(numbers))
+
+    def is_here(self) -> bool:
+        """Whether this machine sees the folder, with this map's description in it."""
+        try:
+            content = json.loads((self.folder / _JOB).read_text(encoding="utf-8"))
+            return bool(content["key"] == self._key)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
 
     def begin(self) -> None:
         """Make the folder of the units, without those that are not gone on with.
@@ -82,7 +120,7 @@ class MapJob:
         Raises:
             OutputError: It cannot be written.
         """
-        if not self.done:
+        if not self.done and not self.shard:
             self.discard()
         with written_whole(self.folder / _JOB) as (partial,):
             content = {"format": _FORMAT, "units": len(self.plan), "key": self._key}
@@ -90,8 +128,18 @@ class MapJob:
 
     @property
     def missing(self) -> set[int]:
-        """Units to be done."""
+        """Units to be done, of the shard if there are shards."""
+        return self._own - set(self.done)
+
+    @property
+    def left(self) -> set[int]:
+        """Units of all shards that are not known to be done."""
         return set(range(len(self.plan))) - set(self.done)
+
+    def tasks(self, workers: int = 1) -> list[Window]:
+        """Rectangles to be mapped."""
+        shards = self.shard.of if self.shard else 1
+        return cut_tasks(self.plan, self.missing, workers=workers, shards=shards)
 
     @property
     def has_data(self) -> bool:
@@ -116,6 +164,8 @@ class MapJob:
                 digests[name] = hashlib.sha256(file).hexdigest()
             record.write_text(json.dumps({"has_data": has_data, "sha256": digests}))
         self.done[number] = has_data
+        if self.on_commit:
+            self.on_commit(number, has_data)
 
     def blocks(self, product: str) -> list[list[Block]]:
         """Blocks of a product, row by row from the top, each from left to right."""
@@ -168,6 +218,9 @@ class MapJob:
             OutputError: Names what differs.
         """
         path = self.folder / _JOB
+        begin_anew = (
+            f"delete '{self.folder}'" if self.shard else "leave out --resume"
+        ) + " to begin anew"
         try:
             key = json.loads(path.read_text(encoding="utf-8"))["key"]
             differing = [name for name in self._key if key.get(name) != self._key[name]]
@@ -178,12 +231,12 @@ class MapJob:
         if differing:
             raise OutputError(
                 f"'{self._out}' holds an unfinished map that differs in: {', '.join(differing)}. "
-                "Give what it was begun with, or leave out --resume to begin anew"
+                f"Give what it was begun with, or {begin_anew}"
             )
 
-    def _sound(self) -> Iterator[tuple[int, bool]]:
+    def _find_sound(self, numbers: set[int]) -> Iterator[tuple[int, bool]]:
         """Units whose files are as they were written, and whether they have data."""
-        for number in range(len(self.plan)):
+        for number in sorted(numbers):
             record = self._record(number)
             if not record.exists():
                 continue

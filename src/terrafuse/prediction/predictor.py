@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +25,7 @@ from terrafuse.errors import (
     GridMismatchError,
     MissingModalityError,
     ModelError,
+    OutputError,
     UnknownNameError,
     unknown_name,
 )
@@ -35,6 +38,7 @@ from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead, write_behind
 from terrafuse.prediction.reading import cache_bytes, read_groups
 from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.sharing import Shard, WorkerSettings
 from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
@@ -118,7 +122,8 @@ class ScenePredictor:
                 for the sieve, which needs the whole map. Default: the products of default.
             window: Part of the scene to map; its pixels are the same as in the map of all.
             progress: Called with (windows done, total windows).
-            profile: Receives what each stage takes.
+            profile: Receives what each stage takes, and the number of windows that the model could
+                not be run on, which is warned of otherwise.
 
         Raises:
             UnknownNameError: A modality does not exist.
@@ -141,7 +146,7 @@ class ScenePredictor:
             needs=settings.needs,
             abstain=settings.abstain,
         )
-        done = not_run = 0
+        done, is_told = 0, profile is not None
         cache = cache_bytes(scene, lattice.size, part.window.width)
         profile = profile or MapProfile()
         with (
@@ -154,18 +159,14 @@ class ScenePredictor:
                     yield strip
                 sums.add(place, logits, valid, sources)
                 done += 1
-                not_run += logits is None and bool(valid.any())
+                if logits is None and _begins_in(place, part.window) and bool(valid.any()):
+                    profile.lacking += 1
                 if progress:
                     progress(done, len(part))
             if strip := sums.advance(part.window.row_stop, layers):
                 yield strip
-        if not_run:
-            warnings.warn(
-                f"{not_run} of {len(part)} windows of scene '{scene.id}' have no data in one of "
-                f"{', '.join(used)}, which {type(self.segmenter).__name__} needs; their pixels "
-                "get no class",
-                stacklevel=2,
-            )
+        if not is_told:
+            self._tell_lacking(scene, profile, used)
 
     def class_map(
         self,
@@ -191,6 +192,8 @@ class ScenePredictor:
         areas: bool = False,
         facts: Mapping[str, object] | None = None,
         resume: bool = False,
+        shard: Shard | None = None,
+        workers: WorkerSettings | None = None,
         progress: Progress | None = None,
         tta: Sequence[str] = (),
         abstain: float | None = None,
@@ -208,6 +211,8 @@ class ScenePredictor:
             facts: What else `prediction.json` is to say.
             resume: True: go on with the units of an unfinished map of the same rasters, by the same
                 model and settings.
+            shard: Part of the scene to map; several runs with a shard each make the map together.
+            workers: Processes that map; default: this one alone.
             progress: Called with (windows done, windows in all).
             tta: Test-time augmentation, as in `MapSettings`.
             abstain: Confidence below which a pixel has no class, likewise.
@@ -221,7 +226,9 @@ class ScenePredictor:
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
             OutputError: The folder cannot be written; units that are finished stay in it.
+            WorkerError: Worker processes die; likewise.
         """
+        workers = workers or WorkerSettings()
         scheme = self._checked_scheme(scheme or scene.scheme)
         used = self._used_modalities(scene, without)
         if areas and "class_map" not in products:
@@ -231,55 +238,29 @@ class ScenePredictor:
         self._check_settings(settings, plan.lattice)
         facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
-        profile = MapProfile()
+        profile = MapProfile(workers=workers.total)
         with open_map(
             Path(out_dir), scene.grid, scheme, settings.layers, values,
-            plan=plan, key=key, resume=resume,
+            plan=plan, key=key, resume=resume, shard=shard,
             settings=settings, modalities=[m.name for m in self.segmenter.modalities],
         ) as writer:  # fmt: skip
+            if writer.is_finished():
+                return writer.existing()
             profile.begin(sum(run.height * run.width for run in writer.todo))
-            self._map(scene, writer, without, settings, profile, progress)
+            order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
+            _map(order, workers, profile, progress)
+            self._tell_lacking(scene, profile, used)
+            writer.job.look_at_others()
+            if writer.job.left:
+                return writer.existing()
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
-            return writer.finish(facts, areas=areas, profile=profile)
-
-    def _map(
-        self,
-        scene: Scene,
-        writer: MapWriter,
-        without: frozenset[str] | set[str],
-        settings: MapSettings,
-        profile: MapProfile,
-        progress: Progress | None,
-    ) -> None:
-        """Map the rectangles that a writer wants."""
-        plan, runs = self.plan(scene), writer.todo
-        done, total = 0, plan.windows(runs) if runs else 0
-
-        def write(strip: Strip) -> None:
-            with profile.timed("writing"):
-                writer.write(strip)
-
-        with write_behind(write) as put:
-            for window in runs:
-
-                def count(own: int, _: int, before: int = done) -> None:
-                    if progress:
-                        progress(before + own, total)
-
-                strips = self.stream(
-                    scene,
-                    without=without,
-                    settings=settings,
-                    window=window,
-                    progress=count,
-                    profile=profile,
-                )
-                with closing(strips):
-                    for strip in strips:
-                        with profile.timed("waiting for writing"):
-                            put(strip)
-                done += plan.windows([window])
+            try:
+                return writer.finish(facts, areas=areas, profile=profile)
+            except OutputError:
+                if writer.is_finished():  # another shard was faster, and has removed the units
+                    return writer.existing()
+                raise
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""
@@ -344,6 +325,16 @@ class ScenePredictor:
         settings.source_bits([m.name for m in self.segmenter.modalities])
         for view in settings.views:
             scaled_size(lattice.size, view.factor, lattice.alignment)
+
+    def _tell_lacking(self, scene: Scene, profile: MapProfile, used: tuple[str, ...]) -> None:
+        """Warn of windows that the model could not be run on."""
+        if profile.lacking:
+            warnings.warn(
+                f"{profile.lacking} of {len(self.lattice(scene))} windows of scene '{scene.id}' "
+                f"have no data in one of {', '.join(used)}, which "
+                f"{type(self.segmenter).__name__} needs; their pixels get no class",
+                stacklevel=3,
+            )
 
     def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
         where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
@@ -417,6 +408,104 @@ class ScenePredictor:
         return logits.float()
 
 
+@dataclass(frozen=True)
+class MapOrder:
+    """What a worker needs to map rectangles of a scene; can be sent to another process.
+
+    Args:
+        predictor: With its model.
+        writer: Of the map.
+        options: Further arguments of `ScenePredictor.stream`.
+    """
+
+    predictor: ScenePredictor
+    scene: Scene
+    writer: MapWriter
+    options: Mapping[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the model."""
+        return self.predictor.device
+
+    def on(self, device: str) -> MapOrder:
+        """Return the same, on another device."""
+        predictor = ScenePredictor(
+            self.predictor.segmenter, self.predictor.windows, device=torch.device(device)
+        )
+        return replace(self, predictor=predictor)
+
+    @contextmanager
+    def on_cpu(self) -> Iterator[None]:
+        """Have the model on the CPU, while it is sent.
+
+        Raises:
+            ModelError: The model holds what cannot be sent.
+        """
+        segmenter, device = self.predictor.segmenter, self.predictor.device
+        segmenter.to("cpu")
+        try:
+            yield
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{type(segmenter).__name__} cannot be sent to other processes ({error}). Define "
+                "it, and what it holds, at the top of a module; or use one process, --workers 1"
+            ) from error
+        finally:
+            segmenter.to(device)
+
+    def packed(self) -> bytes:
+        """The order for a process that this one starts.
+
+        Raises:
+            ModelError: The model holds what cannot be sent.
+        """
+        with self.on_cpu():
+            return pickle.dumps(self)  # torch's own way for processes needs shared memory
+
+    def map(self, window: Window, profile: MapProfile, progress: Progress | None = None) -> None:
+        """Map a rectangle of units and keep them."""
+
+        def write(strip: Strip) -> None:
+            with profile.timed("writing"):
+                self.writer.write(strip)
+
+        self.writer.drop()
+        with write_behind(write) as put:
+            strips = self.predictor.stream(
+                self.scene, window=window, progress=progress, profile=profile, **self.options
+            )
+            with closing(strips):
+                for strip in strips:
+                    with profile.timed("waiting for writing"):
+                        put(strip)
+
+
+def _map(
+    order: MapOrder, workers: WorkerSettings, profile: MapProfile, progress: Progress | None
+) -> None:
+    """Map all rectangles that are missing."""
+    job = order.writer.job
+    tasks = job.tasks(workers.total)
+    sizes = {task: len(job.plan.part(task)) for task in tasks}
+    if not tasks:
+        return
+    if not workers.is_alone:
+        from terrafuse.prediction.workers import map_by_workers  # which knows this module
+
+        map_by_workers(order, tasks, workers, profile, progress)
+        return
+    done, total = 0, sum(sizes.values())
+    for task in tasks:
+
+        def count(own: int, _: int, before: int = done) -> None:
+            if progress:
+                progress(before + own, total)
+
+        order.map(task, profile, count)
+        done += sizes[task]
+
+
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Set evaluation mode; afterwards restore every module's own mode."""
@@ -427,6 +516,11 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _begins_in(window: Window, part: Window) -> bool:
+    """Tell whether the first pixel of a window lies in a part: that of one part does."""
+    return part.row <= window.row < part.row_stop and part.col <= window.col < part.col_stop
 
 
 def _check_suits(found: Modality, trained: Modality, where: str) -> None:

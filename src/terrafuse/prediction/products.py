@@ -17,7 +17,13 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from safetensors.numpy import save_file
 
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import OutputError, UnknownNameError, unknown_name, write_failure
+from terrafuse.errors import (
+    OutputError,
+    UnknownNameError,
+    WorkerError,
+    unknown_name,
+    write_failure,
+)
 from terrafuse.prediction.areas import (
     AREAS_CSV,
     AreaCount,
@@ -29,9 +35,10 @@ from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
 from terrafuse.prediction.cog import Block, BlockWriter, assemble, level_sizes, write_template
 from terrafuse.prediction.job import MapJob
-from terrafuse.prediction.product_table import Product
+from terrafuse.prediction.product_table import Product, find_products
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.sharing import Shard
 from terrafuse.prediction.sieve import check_sieve, sieve_map
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
@@ -59,6 +66,9 @@ class Products:
         areas_file: `areas.csv`, likewise.
         abstained_pixels: Pixels whose class was too uncertain to be named; None if all are named.
         profile: What mapping took, as `MapProfile.to_dict` has it.
+        waits_for: Units of other shards that are not done. While there are any, no file is
+            written: the shard that finishes the last one writes them.
+        was_there: Whether the map was finished before.
     """
 
     files: Mapping[str, Path]
@@ -68,6 +78,8 @@ class Products:
     areas_file: Path | None = None
     abstained_pixels: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
+    waits_for: int = 0
+    was_there: bool = False
 
     @property
     def class_map(self) -> Path:
@@ -103,6 +115,7 @@ def open_map(
     resume: bool = False,
     settings: MapSettings | None = None,
     modalities: Sequence[str] = (),
+    shard: Shard | None = None,
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
@@ -122,6 +135,7 @@ def open_map(
         resume: True: go on with finished units.
         settings: What is abstained from, and the sieve.
         modalities: Of the model, in its order; bits of the product "sources".
+        shard: Units of others stay in any case, until the map is finished.
 
     Raises:
         ConfigError: Codes that a map cannot hold.
@@ -137,22 +151,29 @@ def open_map(
         refuse_special(folder / name)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
-    job = MapJob(folder, plan, key["products"], key, resume=resume)
+    job = MapJob(folder, plan, key["products"], key, shard=shard)
+    job.look(resume=resume)
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        job.begin()
-        yield MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, modalities)
-        job.discard()
+        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, modalities)
+        if not writer.is_finished():
+            job.begin()
+        yield writer
+        if not job.left or writer.is_finished():
+            job.discard()
     except BaseException as error:
-        is_resumable = isinstance(error, OutputError) or not isinstance(error, Exception)
-        if not (is_resumable and job.done):
+        is_resumable = isinstance(error, OutputError | WorkerError) or not isinstance(
+            error, Exception
+        )
+        if not shard and not (is_resumable and job.done):
             job.discard()
         for path in made:
             with suppress(OSError):  # never created, or not empty
                 path.rmdir()
-        if isinstance(error, OutputError) and job.done:
-            raise OutputError(f"{error}. Finished parts are kept; then add --resume") from error
+        if isinstance(error, OutputError | WorkerError) and job.done:
+            then = "run it again" if shard else "add --resume"
+            raise type(error)(f"{error}. Finished parts are kept; then {then}") from error
         raise
 
 
@@ -196,9 +217,41 @@ class MapWriter:
         return self._job.has_data
 
     @property
+    def job(self) -> MapJob:
+        """The units."""
+        return self._job
+
+    @property
     def todo(self) -> list[Window]:
         """Rectangles of the scene whose strips are wanted, one after the other."""
-        return self._job.plan.runs(self._job.missing)
+        return self._job.tasks()
+
+    def is_finished(self) -> bool:
+        """Whether another shard has written the products, or this one in an earlier run."""
+        if self._job.shard is None:
+            return False
+        try:
+            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            is_same = record["job"] == self._job.digest
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+        return is_same and all(path.exists() for path in self._files().values())
+
+    def existing(self) -> Products:
+        """The products that another shard has written, or will write."""
+        left = 0 if self.is_finished() else len(self._job.left)
+        areas = self.folder / AREAS_CSV
+        return Products(
+            {} if left else self._files(),
+            self.folder / RECORD,
+            self.values,
+            areas_file=areas if areas.exists() and not left else None,
+            waits_for=left,
+            was_there=not left,
+        )
+
+    def _files(self) -> dict[str, Path]:
+        return {p.name: self.folder / f"{p.name}.tif" for p in self._products}
 
     def write(self, strip: Strip) -> None:
         """Write the next rows of a rectangle.
@@ -221,6 +274,16 @@ class MapWriter:
                 blocks = {name: writer.finish() for name, writer in self._writers.items()}
                 self._job.commit(unit, blocks, self._has_data)
                 self._writers = {}
+
+    def drop(self) -> None:
+        """Forget the rows of a unit that was not finished."""
+        self._writers = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = [product.name for product in self._products]
+        return _rebuild, (
+            self.folder, self._job, self._grid, self.scheme, names, self.values,
+        )  # fmt: skip
 
     def _begin(self, unit: Window) -> None:
         self._row, self._has_data = unit.row, False
@@ -274,7 +337,7 @@ class MapWriter:
             described = {product.name: self._describe(product) for product in self._products}
             content = {
                 "format": RECORD_FORMAT, **facts, "products": described,
-                "profile": profile.to_dict(),
+                "job": self._job.digest, "profile": profile.to_dict(),
             }  # fmt: skip
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
@@ -357,6 +420,18 @@ class MapWriter:
             }
             return {value: "+".join(names) or "none" for value, names in sets.items()}
         return {}
+
+
+def _rebuild(
+    folder: Path,
+    job: MapJob,
+    grid: Grid,
+    scheme: ClassScheme,
+    products: list[str],
+    values: ClassValues,
+) -> MapWriter:
+    """A writer in another process; what products compute cannot be sent, but their names can."""
+    return MapWriter(folder, job, grid, scheme, find_products(products), values)
 
 
 def _side_car(path: Path) -> Path:

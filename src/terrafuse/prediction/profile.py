@@ -36,6 +36,7 @@ class MapProfile:
             has.
         bytes_read: From files, be they in memory already; None where unknown.
         peak_bytes: Largest memory of a process, since it began; None where unknown.
+        lacking: Windows of the scene that the model could not be run on, for lack of a modality.
     """
 
     workers: int = 1
@@ -46,6 +47,7 @@ class MapProfile:
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_read: int | None = None
     peak_bytes: int | None = None
+    lacking: int = 0
     _begun: float = 0.0
     _read_before: int | None = None
 
@@ -105,6 +107,7 @@ class MapProfile:
     def add(self, other: MapProfile) -> None:
         """Add what another process did for this one, which keeps the clock."""
         self.windows += other.windows
+        self.lacking += other.lacking
         self.model_pixels += other.model_pixels
         for stage, seconds in other.seconds.items():
             self._add(stage, seconds)

@@ -64,6 +64,12 @@ class UnitPlan:
         left, right = self.cols[col // self.width]
         return Window(top, left, bottom - top, right - left)
 
+    def window(self, number: int) -> Window:
+        """Return the unit at a position."""
+        top, bottom = self.rows[number % len(self.rows)]
+        left, right = self.cols[number // len(self.rows)]
+        return Window(top, left, bottom - top, right - left)
+
     def number(self, window: Window) -> int:
         """Return the position of a unit."""
         col = window.col // self.width
@@ -88,7 +94,16 @@ class UnitPlan:
 
     def windows(self, runs: list[Window] | None = None) -> int:
         """Number of windows that are run for these rectangles, or for all of `runs`."""
-        return sum(len(Part(self.lattice, run)) for run in runs or self.runs())
+        return sum(len(self.part(run)) for run in (self.runs() if runs is None else runs))
+
+    def part(self, run: Window) -> Part:
+        """Return the windows of a rectangle."""
+        return Part(self.lattice, run)
+
+    @property
+    def allowance(self) -> float:
+        """Number of windows of the scene that may be run once more."""
+        return MOST_TWICE * len(self.lattice)
 
     @property
     def twice(self) -> float:

@@ -1,0 +1,347 @@
+"""Mapping of one scene by several processes, each with a model and a reader of its own.
+
+The parent hands out rectangles and never sees a pixel: a worker reads, runs its model and keeps
+finished units on disk by itself. If it dies, others do what it had not finished.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+import time
+import traceback
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from copy import copy
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from terrafuse.data.handles import limit_resources
+from terrafuse.errors import TerrafuseError, WorkerError
+from terrafuse.prediction.predictor import MapOrder
+from terrafuse.prediction.profile import MapProfile
+from terrafuse.prediction.sharing import WorkerSettings, cores
+from terrafuse.progress import Progress
+from terrafuse.samples import Window
+from terrafuse.stopping import deferred, shield_worker, starting_workers
+from terrafuse.writing import clear_leftovers
+
+_CACHE_MB = 64
+#: Workers that may die one after the other, beside each of the first ones, without any finished
+#: unit in between.
+_MOST_DEATHS = 2
+_TELL_SECONDS = 0.2
+_JOIN_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker reports.
+
+    Args:
+        worker: Its number.
+        kind: "ready" for a rectangle; "count" of windows done in one; "units" that are finished,
+            as number → whether they have data; "warning", its text and class; "profile" of a
+            rectangle that is done; "failed" with an error; "died".
+    """
+
+    worker: int
+    kind: Literal["ready", "count", "units", "warning", "profile", "failed", "died"]
+    value: Any = None
+
+
+class Crew(AbstractContextManager["Crew"], ABC):
+    """Workers of an engine."""
+
+    @abstractmethod
+    def hire(self, worker: int) -> None:
+        """Start a worker, which reports when it is ready."""
+
+    @abstractmethod
+    def give(self, worker: int, task: Window) -> None:
+        """Let a worker that is ready map a rectangle."""
+
+    @abstractmethod
+    def events(self) -> list[Event]:
+        """Wait for reports; those of one worker are in order."""
+
+
+def map_by_workers(
+    order: MapOrder,
+    tasks: Sequence[Window],
+    settings: WorkerSettings,
+    profile: MapProfile,
+    progress: Progress | None = None,
+) -> None:
+    """Map rectangles of a scene by workers.
+
+    Args:
+        order: The scene, model and map.
+        tasks: Rectangles, in the order in which they are handed out.
+        settings: How many workers, and where.
+        profile: Receives what the workers took.
+        progress: Called with (windows done, windows in all).
+
+    Raises:
+        WorkerError: Workers keep dying.
+        TerrafuseError: A worker failed.
+    """
+    count = min(settings.total, len(tasks))
+    if count < settings.total:
+        units = len(order.writer.job.missing)
+        warnings.warn(
+            f"{count} of {settings.total} workers have something to do: scene '{order.scene.id}' "
+            f"has {units} units to map, and cutting it further would run too many windows twice",
+            stacklevel=5,
+        )
+    profile.workers = count
+    with _crew(order, settings, count) as crew:
+        _Foreman(crew, order, count, tasks, profile, progress).run()
+
+
+def _crew(order: MapOrder, settings: WorkerSettings, count: int) -> Crew:
+    if settings.engine == "ray":
+        from terrafuse.prediction.ray_engine import RayCrew
+
+        return RayCrew(order, settings, count)
+    return _LocalCrew(order, settings.device_names(order.device)[:count])
+
+
+@dataclass
+class _Foreman:
+    """Who hands out rectangles, and counts."""
+
+    crew: Crew
+    order: MapOrder
+    workers: int
+    tasks: Sequence[Window]
+    profile: MapProfile
+    progress: Progress | None
+    _busy: dict[int, Window] = field(default_factory=dict)
+    _counts: dict[int, int] = field(default_factory=dict)
+    _told: set[tuple[str, type]] = field(default_factory=set)
+    _done: int = 0
+    _deaths: int = 0
+
+    def run(self) -> None:
+        """Map all rectangles."""
+        self._waiting = list(self.tasks)
+        self._total = sum(map(self._size, self.tasks))
+        self._idle: set[int] = set()
+        for worker in range(self.workers):
+            self.crew.hire(worker)
+        while self._waiting or self._busy:
+            for event in self.crew.events():
+                self._hear(event)
+            for worker in sorted(self._idle)[: len(self._waiting)]:
+                self._idle.remove(worker)
+                self._busy[worker] = task = self._waiting.pop(0)
+                self.crew.give(worker, task)
+
+    def _hear(self, event: Event) -> None:
+        worker, value = event.worker, event.value
+        if event.kind == "ready":
+            self._idle.add(worker)
+        elif event.kind == "count":
+            self._counts[worker] = value
+            self._tell()
+        elif event.kind == "units":
+            self.order.writer.job.done |= value
+            self._deaths = 0
+        elif event.kind == "warning":
+            self._warn(*value)
+        elif event.kind == "profile":
+            self.profile.add(value)
+            self._done += self._size(self._busy.pop(worker))
+            self._counts.pop(worker, None)
+            self._tell()
+            self._idle.add(worker)
+        elif event.kind == "failed":
+            raise value
+        else:
+            self._replace(worker)
+
+    def _replace(self, worker: int) -> None:
+        """Give to others what a dead worker has not finished, and start another one."""
+        self._idle.discard(worker)
+        self._counts.pop(worker, None)
+        task = self._busy.pop(worker, None)
+        plan = self.order.writer.job.plan
+        if task is not None:
+            missing = self.order.writer.job.missing
+            left = {n for n in missing if task.intersection(plan.window(n)) is not None}
+            self._waiting[:0] = rest = plan.runs(left)
+            # The total stays what was begun with, however often parts of it are done.
+            self._done += self._size(task) - sum(map(self._size, rest))
+        self._deaths += 1
+        if self._deaths >= _MOST_DEATHS + self.workers:
+            raise WorkerError(
+                f"{self._deaths} workers died one after the other, most likely for lack of memory. "
+                "Use fewer --workers, a smaller --batch-size or a smaller --crop-size"
+            )
+        if self._waiting:
+            self.crew.hire(worker)
+
+    def _warn(self, text: str, kind: type[Warning]) -> None:
+        if (text, kind) not in self._told:
+            self._told.add((text, kind))
+            warnings.warn(text, kind, stacklevel=8)
+
+    def _tell(self) -> None:
+        if self.progress:
+            self.progress(min(self._done + sum(self._counts.values()), self._total), self._total)
+
+    def _size(self, task: Window) -> int:
+        return len(self.order.writer.job.plan.part(task))
+
+
+class _LocalCrew(Crew):
+    """Processes of this machine.
+
+    Args:
+        order: What to map.
+        devices: Of each worker.
+    """
+
+    def __init__(self, order: MapOrder, devices: Sequence[str]) -> None:
+        self._order = order
+        self._devices = devices
+        self._threads = max(1, min(cores(), torch.get_num_threads()) // len(devices))
+        # Forking would copy threads' locks and CUDA's state.
+        self._context = multiprocessing.get_context("spawn")
+        self._processes: dict[int, Any] = {}
+        self._pipes: dict[int, Connection] = {}
+        self._packed: bytes | None = order.packed()
+
+    def hire(self, worker: int) -> None:
+        """See `Crew`."""
+        self._pipes[worker], theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_serve, args=(theirs, self._devices[worker], self._threads), daemon=True
+        )
+        with starting_workers(), deferred():
+            process.start()
+            self._processes[worker] = process
+        theirs.close()
+
+    def give(self, worker: int, task: Window) -> None:
+        """See `Crew`."""
+        with suppress(OSError):  # it has died, as `events` will say
+            self._pipes[worker].send(task)
+
+    def events(self) -> list[Event]:
+        """See `Crew`."""
+        numbers = {id(pipe): worker for worker, pipe in self._pipes.items()}
+        return [
+            event
+            for pipe in wait(list(self._pipes.values()))
+            if (event := self._receive(numbers[id(pipe)])) is not None
+        ]
+
+    def _receive(self, worker: int) -> Event | None:
+        pipe = self._pipes[worker]
+        try:
+            kind, value = pipe.recv()
+            if kind != "asks":
+                return Event(worker, kind, value)
+            pipe.send_bytes(self._packed or self._order.packed())
+        except (EOFError, OSError):
+            pipe.close()
+            del self._pipes[worker]
+            self._processes.pop(worker).join(_JOIN_SECONDS)
+            return Event(worker, "died")
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with deferred():
+            for process in self._processes.values():
+                process.terminate()
+            for process in self._processes.values():
+                process.join(_JOIN_SECONDS)
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+            clear_leftovers(self._order.writer.job.folder)
+
+
+class _Report:
+    """A worker's way to its parent; several threads may use it."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._lock = threading.Lock()
+        self._told = 0.0
+
+    def __call__(self, kind: str, value: Any = None) -> None:
+        with self._lock:
+            self._pipe.send((kind, value))
+
+    def count(self, done: int, _: int) -> None:
+        """Tell how many windows are done, now and then."""
+        now = time.monotonic()
+        if now - self._told > _TELL_SECONDS:
+            self._told = now
+            self("count", done)
+
+    def warn(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        """In the place of `warnings.showwarning`."""
+        self("warning", (str(message), category))
+
+
+def _serve(pipe: Connection, device: str, threads: int) -> None:
+    """Map rectangles until the parent ends this process."""
+    shield_worker()
+    torch.set_num_threads(threads)
+    limit_resources(cache_mb=_CACHE_MB)
+    report = _Report(pipe)
+    try:
+        with telling_warnings(report.warn):
+            report("asks")
+            order = pipe.recv().on(device)
+            order.writer.job.on_commit = lambda number, has: report("units", {number: has})
+            report("ready")
+            while True:
+                profile = MapProfile()
+                task = pipe.recv()
+                profile.begin(0)
+                order.map(task, profile, report.count)
+                profile.end()
+                report("profile", profile)
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
+        os._exit(1)
+    except Exception as error:
+        report("failed", sendable(error))
+
+
+@contextmanager
+def telling_warnings(warn: Any) -> Iterator[None]:
+    """Give warnings to a function instead of printing them; each as often as it occurs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = warn
+        yield
+
+
+def sendable(error: Exception) -> Exception:
+    """An error for another process, with its traceback where it is none that a user causes."""
+    if not isinstance(error, TerrafuseError | MemoryError):
+        error.add_note("".join(traceback.format_exception(error)))
+    try:
+        copy(error)  # made anew as the other process will
+        pickle.dumps(error)
+    except Exception:
+        return RuntimeError("".join(traceback.format_exception(error)))
+    return error

@@ -1,0 +1,271 @@
+"""Division of a map by shards and workers: the same bytes, whoever makes which part."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import small_units
+from terrafuse.classes import ClassScheme
+from terrafuse.errors import ConfigError, OutputError, WorkerError
+from terrafuse.prediction import Lattice, Shard, UnitPlan, WorkerSettings, cog, plan_units, units
+from terrafuse.prediction.sharing import cut_tasks, units_of
+from terrafuse.writing import claimed
+
+SCHEME = ClassScheme(("a", "b", "c"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 60_000), st.integers(1, 60_000), st.integers(64, 512), st.integers(1, 40),
+    st.integers(1, 9),
+)  # fmt: skip
+def test_tasks_cover_every_unit_once_and_repeat_few_windows(
+    height: int, width: int, crop: int, shards: int, workers: int
+) -> None:
+    plan = plan_units(Lattice(height, width, crop, crop // 4), 8)
+    found = [units_of(plan, Shard(i, shards)) for i in range(1, shards + 1)]
+    assert sorted(n for own in found for n in own) == list(range(len(plan)))
+    tasks = [t for own in found for t in cut_tasks(plan, own, workers=workers, shards=shards)]
+    assert sum(t.height * t.width for t in tasks) == height * width
+    assert all(plan.unit_at(t.row, t.col).row == t.row for t in tasks)
+    assert plan.windows(tasks) <= (1 + units.MOST_TWICE) * len(plan.lattice)
+
+
+def test_work_is_cut_evenly_and_the_largest_comes_first() -> None:
+    plan = UnitPlan(Lattice(40_000, 4000, 256, 32), 2048, 4096)
+    tasks = cut_tasks(plan, range(len(plan)), workers=2)
+    assert len(tasks) >= 2
+    rows = [task.height for task in tasks]
+    assert rows == sorted(rows, reverse=True)
+    assert rows[0] - rows[-1] <= 2 * 2048
+    assert cut_tasks(plan, range(len(plan))) == plan.runs()
+    assert cut_tasks(plan, [], workers=2) == []
+    assert [len(units_of(plan, Shard(i, 2))) for i in (1, 2)] == [10, 10]
+
+
+def test_a_scene_of_one_unit_is_not_cut() -> None:
+    plan = plan_units(Lattice(2000, 2000, 256, 64), 8)
+    assert cut_tasks(plan, {0}, workers=4) == plan.runs()
+    assert units_of(plan, Shard(2, 2)) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0/3", r"shard is '0/3'; allowed are 1/3 to 3/3"),
+        ("4/3", r"shard is '4/3'; allowed are 1/3 to 3/3"),
+        ("1/0", r"shard is '1/0'; allowed are 1/1, 1/2"),
+        ("a/3", r"shard is 'a/3'; give its number and how many there are, such as 2/8"),
+    ],
+)
+def test_shards_that_there_are_not(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Shard.parse(text)
+    assert str(Shard.parse("2/8")) == "2/8"  # as the message says
+
+
+def test_numbers_of_workers_that_there_are_not() -> None:
+    with pytest.raises(ConfigError, match="workers is 0; allowed are numbers from 1"):
+        WorkerSettings(0)
+    with pytest.raises(ConfigError, match="devices is 0"):
+        WorkerSettings(1, 0)
+    with pytest.raises(ConfigError, match="unknown engine"):
+        WorkerSettings(engine="dask")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="needs the engine 'ray'"):
+        WorkerSettings(address="x:1")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cog, "TILE", small_units.TILE)
+    monkeypatch.setattr(cog, "UNIT", small_units.UNIT)
+    monkeypatch.setattr(units, "UNIT", small_units.UNIT)
+    monkeypatch.setattr(units, "MOST_TWICE", 10)
+    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
+
+
+def maps(folder: Path) -> dict[str, bytes]:
+    """Files of a map; of prediction.json what it says of the map."""
+    found = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    record = json.loads(found["prediction.json"])
+    del record["profile"]
+    return found | {"prediction.json": json.dumps(record).encode()}
+
+
+def predict(folder: Path, segmenter: Any = None, **options: Any) -> Any:
+    scene = small_units.scene_of()
+    predictor = small_units.predictor_of(segmenter or small_units.network_of(scene))
+    return predictor.predict(scene, folder, scheme=SCHEME, **options)
+
+
+@pytest.mark.usefixtures("small")
+def test_shards_make_the_same_map_and_the_last_assembles(tmp_path: Path) -> None:
+    predict(tmp_path / "whole")
+    out = tmp_path / "map"
+    made = [predict(out, shard=Shard(i, 3)) for i in (3, 1, 2)]
+    assert [bool(m.files) for m in made] == [False, False, True]
+    assert [m.waits_for > 0 for m in made] == [True, True, False]
+    assert maps(out) == maps(tmp_path / "whole")
+    assert not (out / "units").exists()
+    before = (out / "prediction.json").read_bytes()
+    again = predict(out, shard=Shard(1, 3))
+    assert again.was_there
+    assert again.class_map == out / "class_map.tif"
+    assert (out / "prediction.json").read_bytes() == before
+
+
+@pytest.mark.usefixtures("small")
+def test_without_shard_all_that_is_left_is_done(tmp_path: Path) -> None:
+    predict(tmp_path / "whole")
+    predict(tmp_path / "map", shard=Shard(2, 3))
+    assert predict(tmp_path / "map", resume=True).files
+    assert maps(tmp_path / "map") == maps(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_damaged_unit_of_another_shard_is_found_and_done_again(tmp_path: Path) -> None:
+    predict(tmp_path / "whole")
+    out = tmp_path / "map"
+    predict(out, shard=Shard(1, 2))
+    unit = out / "units" / "000000.confidence"
+    unit.write_bytes(unit.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="unit 0 in .* is not as it was written"):
+        assert predict(out, shard=Shard(2, 2)).waits_for == 1
+    with pytest.warns(UserWarning, match="unit 0 in .* is not as it was written"):
+        assert predict(out, shard=Shard(1, 2)).files
+    assert maps(out) == maps(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_shard_of_another_map_is_refused(tmp_path: Path) -> None:
+    scene = small_units.scene_of()
+    predict(tmp_path, shard=Shard(1, 2))
+    other = small_units.predictor_of(small_units.network_of(scene), overlap=4)
+    with pytest.raises(OutputError, match=r"differs in: windows\. .* delete '.*units' to begin"):
+        other.predict(scene, tmp_path, scheme=SCHEME, shard=Shard(2, 2))
+
+
+@pytest.mark.usefixtures("small")
+def test_of_two_that_assemble_one_may_lose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one finishes while the first one assembles, and removes the units."""
+    from terrafuse.prediction import products
+
+    predict(tmp_path / "whole")
+    out = tmp_path / "map"
+    predict(out, shard=Shard(1, 2))
+    assemble = products.assemble
+
+    def overtaken(*args: Any, **kwargs: Any) -> None:
+        monkeypatch.setattr(products, "assemble", assemble)
+        assert predict(out, shard=Shard(1, 2)).files
+        assemble(*args, **kwargs)
+
+    monkeypatch.setattr(products, "assemble", overtaken)
+    assert predict(out, shard=Shard(2, 2)).was_there
+    assert maps(out) == maps(tmp_path / "whole")
+    assert {p.name for p in out.iterdir()} == {p.name for p in (tmp_path / "whole").iterdir()}
+
+
+def test_shards_share_a_folder_and_nothing_else_does(tmp_path: Path) -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("fork")
+    with claimed(tmp_path, "predict", part="1/2"):
+        for part, held in (("2/2", None), ("1/2", "predict --shard 1/2"), (None, "--shard 1/2")):
+            queue = context.SimpleQueue()
+            process = context.Process(target=_claim, args=(tmp_path, part, queue))
+            process.start()
+            found = queue.get()
+            process.join()
+            assert (held in found) if held else found == "", found
+    assert list(tmp_path.iterdir()) == []
+    with claimed(tmp_path, "predict"):
+        queue = context.SimpleQueue()
+        process = context.Process(target=_claim, args=(tmp_path, "1/2", queue))
+        process.start()
+        assert "is in use by terrafuse predict (process" in queue.get()
+        process.join()
+
+
+def test_the_lock_of_a_killed_shard_does_not_stay(tmp_path: Path) -> None:
+    import multiprocessing
+
+    process = multiprocessing.get_context("fork").Process(target=_die_with, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert [p.name for p in tmp_path.iterdir()] == [".1-of-2.shard.terrafuse.lock"]
+    with claimed(tmp_path, "predict"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def _claim(folder: Path, part: str | None, queue: Any) -> None:
+    try:
+        with claimed(folder, "predict", part=part):
+            queue.put("")
+    except OutputError as error:
+        queue.put(str(error))
+
+
+def _die_with(folder: Path) -> None:
+    with claimed(folder, "predict", part="1/2"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("small")
+def test_two_workers_make_the_same_map_although_one_is_killed(tmp_path: Path) -> None:
+    scene = small_units.scene_of()
+    predict(tmp_path / "whole", small_units.Deadly(scene.modalities))
+    (tmp_path / "1.life").touch()
+    deadly = small_units.Deadly(scene.modalities, tmp_path)
+    counts: list[tuple[int, int]] = []
+    made = predict(
+        tmp_path / "map", deadly, workers=WorkerSettings(2), progress=lambda *c: counts.append(c)
+    )
+    assert not (tmp_path / "1.life").exists()
+    assert maps(tmp_path / "map") == maps(tmp_path / "whole")
+    assert made.profile["workers"] == 2
+    assert counts[-1][0] == counts[-1][1]
+    assert not (tmp_path / "map" / "units").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_workers_that_keep_dying_are_told_and_units_stay(tmp_path: Path) -> None:
+    scene = small_units.scene_of()
+    for number in range(100):
+        (tmp_path / f"{number}.life").touch()
+    deadly = small_units.Deadly(scene.modalities, tmp_path, after=0)
+    with pytest.raises(WorkerError, match=r"4 workers died .* fewer --workers"):
+        predict(tmp_path / "map", deadly, workers=WorkerSettings(2))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_the_map_of_a_network_is_the_same_whoever_makes_it(
+    workers: int, shards: int, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine == "ray":
+        pytest.importorskip("ray", reason="needs the extra 'ray'")
+        helpers = str(Path(small_units.__file__).parent)
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([helpers, os.environ["PYTHONPATH"]]))
+    predict(tmp_path / "whole")
+    crew = WorkerSettings(workers, engine=engine)
+    for number in range(1, shards + 1):
+        predict(
+            tmp_path / "map",
+            shard=Shard(number, shards) if shards > 1 else None,
+            workers=crew,
+        )
+    assert maps(tmp_path / "map") == maps(tmp_path / "whole")
