@@ -65,7 +65,7 @@ def test_what_another_process_did_is_added() -> None:
 def test_a_profile_without_anything_can_be_shown() -> None:
     rows = {row["what"]: row["figure"] for row in describe_profile(MapProfile().to_dict())}
     assert rows["scene"] == rows["of model-only speed after overlap"] == "–"
-    assert rows["read from files"] == "unknown here"
+    assert rows["bytes from files"] == "unknown here"
 
 
 def test_a_map_says_what_it_took(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_units_of_another_map_are_refused_with_what_differs(tmp_path: Path) -> N
 def test_changed_rasters_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raster = tmp_path / "a.tif"
     raster.write_bytes(b"1")
-    monkeypatch.setattr(ArrayScene, "paths", lambda self: {"a": (raster,)})
+    monkeypatch.setattr(ArrayScene, "states", lambda self: [(str(raster), raster.stat().st_size)])
     interrupted(tmp_path / "map", 30)
     raster.write_bytes(b"22")
     with pytest.raises(OutputError, match="differs in: rasters"):

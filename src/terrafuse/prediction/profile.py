@@ -150,7 +150,7 @@ def describe_profile(found: Mapping[str, Any]) -> list[dict[str, str]]:
     }
     rows |= {name: f"{value:.1f} s" for name, value in found["stage_seconds"].items()}
     rows |= {
-        "read from files": _megabytes(found["bytes_read"]),
+        "bytes from files": _megabytes(found["bytes_read"]),
         "largest memory": _megabytes(found["peak_bytes"]),
     }
     return [{"what": name, "figure": value} for name, value in rows.items()]
