@@ -161,7 +161,7 @@ PAGES: dict[str, Page] = {
             "another scale; tests/cli/test_other_data.py makes and converts them"
             for sensor in ("s1", "s2")
         }
-        | {"from terrafuse.data.value_scale import ValueConversion": "likewise"},
+        | {"from terrafuse.data.value_conversion import ValueConversion": "likewise"},
     ),
     "after-the-map": Page(trained),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),

@@ -14,7 +14,7 @@ import yaml
 from rasterio.transform import from_origin
 
 from terrafuse import api
-from terrafuse.data.value_scale import ValueConversion
+from terrafuse.data.value_conversion import ValueConversion
 
 SIZE = 64
 LEVELS = np.array([[300, 2500], [400, 1500]])  # of two classes, per band

@@ -20,7 +20,8 @@ from small_methods import SMALL
 from terrafuse.backbones import create_backbone
 from terrafuse.classes import ClassScheme
 from terrafuse.data import scene_from_rasters
-from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.data.value_conversion import ValueConversion
+from terrafuse.data.value_scale import check_values
 from terrafuse.errors import MissingDependencyError, TerrafuseError
 from terrafuse.extras import from_extra
 from terrafuse.generate import depth

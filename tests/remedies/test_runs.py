@@ -26,7 +26,8 @@ from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
 from terrafuse.config.base import parse_settings
 from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.data import ReadingRules, compute_statistics, load_manifest
-from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.data.value_conversion import ValueConversion
+from terrafuse.data.value_scale import check_values
 from terrafuse.demo import run_demo
 from terrafuse.errors import OutputError
 from terrafuse.evaluation import evaluate

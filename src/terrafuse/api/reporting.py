@@ -15,7 +15,7 @@ from terrafuse.api.runs import Run, load, results_name
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.data.inputs import files_read
-from terrafuse.data.value_scale import ValueConversion
+from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.errors import ConfigError
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Progress

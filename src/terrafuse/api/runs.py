@@ -24,7 +24,8 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
-from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.data.value_conversion import ValueConversion
+from terrafuse.data.value_scale import check_values
 from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes

@@ -11,7 +11,7 @@ from terrafuse.errors import ConfigError
 
 if TYPE_CHECKING:
     from terrafuse.api import Run
-    from terrafuse.data.value_scale import ValueConversion
+    from terrafuse.data.value_conversion import ValueConversion
     from terrafuse.prediction import WindowSettings
 
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
@@ -113,7 +113,7 @@ def conversions(items: list[str] | None) -> dict[str, ValueConversion]:
     Raises:
         ConfigError: An item of another form.
     """
-    from terrafuse.data.value_scale import ValueConversion
+    from terrafuse.data.value_conversion import ValueConversion
 
     given = pairs(items)
     return {name: ValueConversion.parse(text, f"--convert {name}") for name, text in given.items()}

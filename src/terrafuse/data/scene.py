@@ -30,7 +30,7 @@ from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
 from terrafuse.data.remote import state
 from terrafuse.data.stored import plain_path
-from terrafuse.data.value_scale import ValueConversion
+from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.errors import DataError, LabelError, MissingModalityError, unknown_name
 from terrafuse.modalities import Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample, Window, blocks
