@@ -230,6 +230,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/prediction/test_sharing.py::test_a_shard_that_a_full_disk_stopped_is_run_again": (
         "prediction.products:open_map | run it again",
     ),
+    "tests/describe/test_memory.py::test_each_worker_counts_and_fewer_fit": (
+        "describe.memory:_remedy | Try --workers",
+    ),
     "tests/prediction/test_sharing.py::test_gpus_that_there_are_not": (
         "prediction.sharing:WorkerSettings.device_names | Leave out one of both",
         "prediction.sharing:WorkerSettings.device_names | Give at most",

@@ -212,7 +212,7 @@ def _connect(ray: Any, settings: WorkerSettings, count: int, order: MapOrder) ->
         ConfigError: It cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = settings.address or os.environ.get("RAY_ADDRESS") or None
+    address = settings.cluster
     local: dict[str, Any] = {}
     if not address:
         local = {
