@@ -265,6 +265,17 @@ def test_what_products_hold_counts(monkeypatch: pytest.MonkeyPatch) -> None:
         check_prediction(model(), 64, 1, [(64, 300_000)], CPU, further_bytes=75)
 
 
+def test_each_worker_counts_and_fewer_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each holds 500 MB of its own beside its windows."""
+    map_check(4, 64, 3 * 10**9, monkeypatch)
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        map_check(4, 64, 3 * 10**9, monkeypatch, processes=40)
+    found = re.search(r"mapping with 40 workers, .* Try --workers (\d+) \(about", str(caught.value))
+    assert found is not None, caught.value
+    assert 2 <= int(found[1]) <= 4
+    map_check(4, 64, 3 * 10**9, monkeypatch, processes=int(found[1]))  # as the message says
+
+
 def test_sums_of_logits_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Six classes on a row of windows of a scene 10 million pixels wide."""
     monkeypatch.setattr(memory, "free_memory", lambda: 10**9)

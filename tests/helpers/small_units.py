@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 
+import terrafuse
 from array_scene import ArrayScene, Identity
 from terrafuse.prediction import ScenePredictor, WindowSettings, cog, units
 from terrafuse.segmenter import Inputs, SegmenterOutput
@@ -44,11 +45,11 @@ class Deadly(Identity):
 
     def __init__(self, modalities: Any, folder: Path | None = None, after: int = 3) -> None:
         super().__init__(modalities)
-        self.folder, self.left = folder, after
+        self.folder, self.left, self.home = folder, after, os.getpid()
 
     def segment(self, inputs: Inputs) -> SegmenterOutput:
         self.left -= 1
-        if self.left < 0 and self.folder and multiprocessing.parent_process() is not None:
+        if self.left < 0 and self.folder and os.getpid() != self.home:
             for path in sorted(self.folder.glob("*.life")):
                 try:
                     path.unlink()
@@ -56,6 +57,12 @@ class Deadly(Identity):
                     continue
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().segment(inputs)
+
+
+def show_actors_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nodes of Ray that are started from now on find this module and the package."""
+    folders = [Path(__file__).parent, Path(terrafuse.__file__).parents[1]]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
 
 
 def scene_of(height: int = 210, width: int = 150) -> UnitScene:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import small_units
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import ConfigError, OutputError, WorkerError
+from terrafuse.errors import ConfigError, ModelError, OutputError, WorkerError
 from terrafuse.prediction import Lattice, Shard, UnitPlan, WorkerSettings, cog, plan_units, units
 from terrafuse.prediction.sharing import cut_tasks, units_of
 from terrafuse.writing import claimed
@@ -83,6 +86,23 @@ def test_numbers_of_workers_that_there_are_not() -> None:
         WorkerSettings(address="x:1")
 
 
+def test_gpus_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"has 0 CUDA devices\. Leave out --devices; --workers"):
+        WorkerSettings(2, devices=2).device_names(cpu)
+    assert WorkerSettings(2).device_names(cpu) == ["cpu", "cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(ConfigError, match=r"the device is 'cpu'\. Leave out one of both"):
+        WorkerSettings(2, devices=2).device_names(cpu)
+    assert WorkerSettings(2).device_names(cpu) == ["cpu", "cpu"]
+    with pytest.raises(ConfigError, match=r"devices is 4, .* 3 CUDA devices\. Give at most 3"):
+        WorkerSettings(2, devices=4).device_names(gpu)
+    assert WorkerSettings(2, devices=3).device_names(gpu) == [f"cuda:{n}" for n in (0, 1, 2) * 2]
+
+
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cog, "TILE", small_units.TILE)
@@ -101,8 +121,9 @@ def maps(folder: Path) -> dict[str, bytes]:
 
 
 def predict(folder: Path, segmenter: Any = None, **options: Any) -> Any:
+    """Map a scene; without a network, its bands are the logits."""
     scene = small_units.scene_of()
-    predictor = small_units.predictor_of(segmenter or small_units.network_of(scene))
+    predictor = small_units.predictor_of(segmenter or small_units.Deadly(scene.modalities))
     return predictor.predict(scene, folder, scheme=SCHEME, **options)
 
 
@@ -148,9 +169,41 @@ def test_a_damaged_unit_of_another_shard_is_found_and_done_again(tmp_path: Path)
 def test_a_shard_of_another_map_is_refused(tmp_path: Path) -> None:
     scene = small_units.scene_of()
     predict(tmp_path, shard=Shard(1, 2))
-    other = small_units.predictor_of(small_units.network_of(scene), overlap=4)
+    other = small_units.predictor_of(small_units.Deadly(scene.modalities), overlap=4)
     with pytest.raises(OutputError, match=r"differs in: windows\. .* delete '.*units' to begin"):
         other.predict(scene, tmp_path, scheme=SCHEME, shard=Shard(2, 2))
+    shutil.rmtree(tmp_path / "units")  # as the message says
+    assert other.predict(scene, tmp_path, scheme=SCHEME, shard=Shard(2, 2)).waits_for
+
+
+@pytest.mark.usefixtures("small")
+def test_a_shard_that_a_full_disk_stopped_is_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from terrafuse.prediction import products
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    predict(tmp_path / "whole")
+    predict(tmp_path / "map", shard=Shard(1, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(products, "assemble", full)
+        with pytest.raises(OutputError, match=r"No space left .*kept; then run it again$"):
+            predict(tmp_path / "map", shard=Shard(2, 2))
+    assert predict(tmp_path / "map", shard=Shard(2, 2)).files
+    assert maps(tmp_path / "map") == maps(tmp_path / "whole")
+
+
+@pytest.mark.usefixtures("small")
+def test_what_cannot_be_sent_to_processes_is_named_and_one_process_maps_it(
+    tmp_path: Path,
+) -> None:
+    segmenter = small_units.Deadly(small_units.scene_of().modalities)
+    segmenter.register_forward_hook(lambda *_: None)
+    with pytest.raises(ModelError, match=r"^Deadly cannot be sent .*lambda.* --workers 1$"):
+        predict(tmp_path / "map", segmenter, workers=WorkerSettings(2))
+    assert predict(tmp_path / "map", segmenter, workers=WorkerSettings(1)).files
 
 
 @pytest.mark.usefixtures("small")
@@ -175,8 +228,6 @@ def test_of_two_that_assemble_one_may_lose(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_shards_share_a_folder_and_nothing_else_does(tmp_path: Path) -> None:
-    import multiprocessing
-
     context = multiprocessing.get_context("fork")
     with claimed(tmp_path, "predict", part="1/2"):
         for part, held in (("2/2", None), ("1/2", "predict --shard 1/2"), (None, "--shard 1/2")):
@@ -196,8 +247,6 @@ def test_shards_share_a_folder_and_nothing_else_does(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_shard_does_not_stay(tmp_path: Path) -> None:
-    import multiprocessing
-
     process = multiprocessing.get_context("fork").Process(target=_die_with, args=(tmp_path,))
     process.start()
     process.join()
@@ -221,7 +270,15 @@ def _die_with(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
-def test_two_workers_make_the_same_map_although_one_is_killed(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it may have threads
+@pytest.mark.parametrize(
+    "start", ["fork", pytest.param("spawn", marks=pytest.mark.slow)]
+)  # a forked process has everything imported
+def test_two_workers_make_the_same_map_although_one_is_killed(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = multiprocessing.get_context(start)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
     scene = small_units.scene_of()
     predict(tmp_path / "whole", small_units.Deadly(scene.modalities))
     (tmp_path / "1.life").touch()
@@ -244,8 +301,9 @@ def test_workers_that_keep_dying_are_told_and_units_stay(tmp_path: Path) -> None
     for number in range(100):
         (tmp_path / f"{number}.life").touch()
     deadly = small_units.Deadly(scene.modalities, tmp_path, after=0)
-    with pytest.raises(WorkerError, match=r"4 workers died .* fewer --workers"):
+    with pytest.raises(WorkerError, match=r"4 workers died .* Use fewer --workers"):
         predict(tmp_path / "map", deadly, workers=WorkerSettings(2))
+    assert predict(tmp_path / "map", deadly).files  # as the message says
 
 
 @pytest.mark.slow
@@ -258,13 +316,14 @@ def test_the_map_of_a_network_is_the_same_whoever_makes_it(
 ) -> None:
     if engine == "ray":
         pytest.importorskip("ray", reason="needs the extra 'ray'")
-        helpers = str(Path(small_units.__file__).parent)
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([helpers, os.environ["PYTHONPATH"]]))
-    predict(tmp_path / "whole")
+        small_units.show_actors_the_code(monkeypatch)
+    network = small_units.network_of(small_units.scene_of())
+    predict(tmp_path / "whole", network)
     crew = WorkerSettings(workers, engine=engine)
     for number in range(1, shards + 1):
         predict(
             tmp_path / "map",
+            network,
             shard=Shard(number, shards) if shards > 1 else None,
             workers=crew,
         )

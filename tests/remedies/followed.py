@@ -223,6 +223,43 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "api.runs: | nothing was written; run the same command again",
         "api.maps: | nothing was written; run the same command again",
     ),
+    "tests/prediction/test_sharing.py::"
+    "test_what_cannot_be_sent_to_processes_is_named_and_one_process_maps_it": (
+        "prediction.predictor:MapOrder.on_cpu | or use one process, --workers 1",
+    ),
+    "tests/prediction/test_sharing.py::test_a_shard_that_a_full_disk_stopped_is_run_again": (
+        "prediction.products:open_map | run it again",
+    ),
+    "tests/describe/test_memory.py::test_each_worker_counts_and_fewer_fit": (
+        "describe.memory:_remedy | Try --workers",
+    ),
+    "tests/prediction/test_sharing.py::test_gpus_that_there_are_not": (
+        "prediction.sharing:WorkerSettings.device_names | Leave out one of both",
+        "prediction.sharing:WorkerSettings.device_names | Give at most",
+        "prediction.sharing:WorkerSettings.device_names | Leave out --devices; --workers uses CPUs",
+    ),
+    "tests/prediction/test_sharing.py::test_shards_that_there_are_not": (
+        "prediction.sharing:Shard.parse | give its number and how many there are, such as 2/8",
+    ),
+    "tests/prediction/test_sharing.py::test_workers_that_keep_dying_are_told_and_units_stay": (
+        "prediction.workers:_Foreman._replace | Use fewer --workers, a smaller --batch-size",
+    ),
+    "tests/prediction/test_ray.py::test_what_a_node_cannot_do_is_said": (
+        "prediction.ray_engine:RayCrew._heard | Install the same packages on all",
+        "prediction.ray_engine:_Mapper.begin.start | Choose an --out on a disk",
+    ),
+    "tests/prediction/test_ray.py::test_actors_that_get_no_place_are_not_waited_for_for_ever": (
+        "prediction.ray_engine:RayCrew._check_start | or give fewer --workers",
+    ),
+    "tests/prediction/test_ray.py::test_a_cluster_that_cannot_be_used": (
+        "prediction.ray_engine:_connect | Give the --ray-address of a running one",
+        "prediction.ray_engine:_check_resources | Give fewer --workers, or add nodes",
+    ),
+    "tests/cli/test_sharing.py::test_shards_of_one_scene": (
+        "api.runs: | finished parts of the map are kept; run the same command again",
+        "cli.app:predict | --shard divides one scene; of many, let each job have a part",
+        "cli.app:predict | run again those that have died",
+    ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",
     ),
@@ -230,10 +267,10 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "prediction.job:MapJob._check_ours | Choose another --out, or move it",
     ),
     "tests/prediction/test_units.py::test_units_of_another_map_are_refused_with_what_differs": (
-        "prediction.job:MapJob._check_same | leave out --resume to begin anew",
+        "prediction.job:MapJob._check_same | Give what it was begun with, or",
     ),
     "tests/prediction/test_units.py::test_units_that_a_full_disk_left_are_gone_on_with": (
-        "prediction.products:open_map | Finished parts are kept; then add --resume",
+        "prediction.products:open_map | Finished parts are kept; then",
     ),
     "tests/training/test_out_of_memory.py::test_a_run_without_memory_can_go_on": (
         "training.fitting:fit_task | or free memory and go on with --resume",

@@ -165,7 +165,7 @@ class Run:
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
-                self._check_memory(predictor, [opened], settings=settings)
+                self._check_memory(predictor, [opened], settings=settings, workers=spread)
                 made = predictor.predict(
                     opened,
                     Path(out),
@@ -288,19 +288,24 @@ class Run:
         *,
         scored: bool = False,
         settings: MapSettings | None = None,
+        workers: WorkerSettings | None = None,
     ) -> None:
-        """Refuse windows or scenes that clearly do not fit into memory.
+        """Refuse windows, scenes or workers that clearly do not fit into memory.
 
         Raises:
             NotEnoughMemoryError: With the largest that do.
         """
         windows, settings = predictor.windows, settings or MapSettings()
         sizes = [(scene.grid.height, scene.grid.width) for scene in scenes]
+        processes = 1
         if not scored:  # a map is made in columns
+            plans = [predictor.plan(scene, settings) for scene in scenes]
             sizes = [
-                (height, min(width, predictor.plan(scene, settings).width))
-                for scene, (height, width) in zip(scenes, sizes, strict=True)
+                (height, min(width, plan.width))
+                for plan, (height, width) in zip(plans, sizes, strict=True)
             ]
+            if workers and workers.cluster is None:  # else their nodes watch their own memory
+                processes = min(workers.count, *map(len, plans))  # on each device
         check_prediction(
             self.segmenter,
             windows.crop_size,
@@ -311,6 +316,7 @@ class Run:
             scored=scored,
             enlarged=max(view.factor for view in settings.views),
             further_bytes=settings.further_bytes(self.segmenter.num_classes),
+            processes=processes,
         )
 
     def _check_values(

@@ -43,6 +43,8 @@ _MOST_PER_PIXEL = 2**16
 _MOST_PER_PARAMETER = 4
 # Bytes per pixel of a scene that is scored: labels, map, boundaries and their comparison.
 SCORED_PER_PIXEL = 16
+#: What a process of its own takes beside its model: imports, and GDAL's blocks.
+PROCESS_BYTES = 500_000_000
 # Groups of windows that wait for the model, with the one it runs on.
 _GROUPS_READ = 3
 
@@ -61,6 +63,7 @@ class _Work:
         crop: Wanted crop size.
         works: Whether a batch size and a crop size can be used, whatever the memory.
         say: (batch size, crop size) → what to set.
+        processes: How many do it at once; `need` is of all.
     """
 
     what: str
@@ -70,6 +73,7 @@ class _Work:
     smaller_crops: Sequence[int]
     works: Callable[[int, int], bool]
     say: Callable[[int, int], str]
+    processes: int = 1
 
 
 def check_training(
@@ -133,6 +137,7 @@ def check_prediction(
     by_options: bool = True,
     enlarged: float = 1.0,
     further_bytes: int = 0,
+    processes: int = 1,
 ) -> None:
     """Compare the memory of mapping scenes with what is free.
 
@@ -147,6 +152,7 @@ def check_prediction(
         by_options: Whether options of the command line choose the windows, rather than settings.
         enlarged: Factor by which windows are enlarged for the model.
         further_bytes: Per pixel of a row of windows, beside the sums of logits.
+        processes: That map at once on the device, each with a model of its own.
 
     Raises:
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
@@ -155,14 +161,17 @@ def check_prediction(
     whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
     _refuse_whole(whole, sizes)
     sums = _sums(segmenter, crop_size, width, further_bytes)
-    pixels = batch_size * round(crop_size * enlarged) ** 2 + (sums + whole) // _MOST_PER_PIXEL
+    further = _process_bytes(segmenter, processes)
+    pixels = processes * batch_size * round(crop_size * enlarged) ** 2
+    pixels += (processes * sums + whole + further) // _MOST_PER_PIXEL
 
     def work(shapes: Segmenter) -> _Work:
         def need(batch: int, crop: int) -> int:
             shown = round_up(int(crop * enlarged), window_alignment(list(shapes.modalities)))
             own = _windows(shapes, batch, shown, precision, device)
             own += _sums(shapes, crop, width, further_bytes)
-            return own + (_weights(segmenter) if device.type == "cuda" else whole)
+            own += _weights(segmenter) if device.type == "cuda" else 0
+            return processes * own + (further + whole if device.type == "cpu" else 0)
 
         def say(batch: int, crop: int) -> str:
             values = {"batch_size": batch}
@@ -173,7 +182,7 @@ def check_prediction(
             return " and ".join(f"prediction.{key} {value}" for key, value in values.items())
 
         what, crops = "scoring" if scored else "mapping", list(_smaller(shapes, crop_size))
-        return _Work(what, need, batch_size, crop_size, crops, lambda *_: True, say)
+        return _Work(what, need, batch_size, crop_size, crops, lambda *_: True, say, processes)
 
     _check(segmenter, partial(build_again, segmenter), device, pixels, work)
 
@@ -205,8 +214,9 @@ def _compare(work: _Work, free: int, device: torch.device) -> None:
     if needed <= NEAR * free:
         return
     place = "" if device.type == "cpu" else f" of '{device}'"
+    workers = f"{work.processes} workers, " if work.processes > 1 else ""
     told = (
-        f"{work.what} with batch size {work.batch} and crop size {work.crop} needs about "
+        f"{work.what} with {workers}batch size {work.batch} and crop size {work.crop} needs about "
         f"{in_words(needed)} of memory, and {in_words(free)}{place} are free"
     )
     if needed <= TOO_MUCH * free:
@@ -216,7 +226,11 @@ def _compare(work: _Work, free: int, device: torch.device) -> None:
 
 
 def _remedy(work: _Work, free: int) -> str:
-    """Name the largest settings that fit, crop size first."""
+    """Name the largest settings that fit: fewer workers, else crop size first."""
+    each = work.need(work.batch, work.crop) / work.processes
+    if work.processes > 1 and each <= REMEDY * free:
+        count = int(REMEDY * free / each)
+        return f"Try --workers {count} (about {in_words(int(count * each))})"
     for crop in (work.crop, *work.smaller_crops):
         batch = _largest_batch(work, crop, REMEDY * free)
         if batch:
@@ -262,6 +276,11 @@ def _windows(shapes: Segmenter, batch: int, crop: int, precision: str, device: t
 def _sums(segmenter: Segmenter, crop: int, width: int, further_bytes: int = 0) -> int:
     """Bytes of the sums of logits over a row of windows, as `Accumulator` holds them."""
     return (4 * segmenter.num_classes + 1 + further_bytes) * crop * max(width, crop)
+
+
+def _process_bytes(model: SensorModel, processes: int) -> int:
+    """Bytes that processes hold in main memory beside windows; one alone holds them already."""
+    return processes * (PROCESS_BYTES + _weights(model)) if processes > 1 else 0
 
 
 def _refuse_whole(whole: int, sizes: Sequence[tuple[int, int]]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -29,6 +30,10 @@ from terrafuse.writing import clear_leftovers
 
 _CACHE_MB = 64
 _LOOK_SECONDS = 1.0
+#: Imports of an actor on a busy machine with a slow disk take minutes.
+_START_SECONDS = 600.0
+#: Ray allows no less than 75 MB; what does not fit is written to disk.
+_STORE_BYTES = 100_000_000
 
 
 class RayCrew(Crew):
@@ -51,7 +56,7 @@ class RayCrew(Crew):
         self._order = order
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            _connect(ray, settings, count)
+            _connect(ray, settings, count, order)
         try:
             needs = {"CPU": 1.0, "GPU": 1 / settings.count if settings.devices else 0.0}
             _check_resources(self._ray.cluster_resources(), needs, count)
@@ -68,11 +73,14 @@ class RayCrew(Crew):
         self._threads = max(1, cores() // count)
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
+        self._starting: set[int] = set()
+        self._heard_at = time.monotonic()
 
     def hire(self, worker: int) -> None:
         """See `Crew`."""
         actor = self._actor.remote()
         self._actors[worker] = actor
+        self._starting.add(worker)
         self._expect(worker, actor.begin.remote(self._packed, self._device, self._threads))
 
     def give(self, worker: int, task: Window) -> None:
@@ -86,13 +94,33 @@ class RayCrew(Crew):
             done, _ = self._ray.wait(
                 list(self._pending), num_returns=1, timeout=_LOOK_SECONDS, fetch_local=True
             )
+            if not done:
+                self._check_start()
+        self._heard_at = time.monotonic()
         return [event for reference in done for event in self._heard(reference)]
 
     def _expect(self, worker: int, reference: Any) -> None:
         self._pending[reference] = worker
 
+    def _check_start(self) -> None:
+        """Refuse to wait for ever for actors that get no place: others may have all CPUs.
+
+        Raises:
+            WorkerError: None has started for long, and none works.
+        """
+        seconds = time.monotonic() - self._heard_at
+        if seconds < _START_SECONDS or not set(self._pending.values()) <= self._starting:
+            return
+        has, free = self._ray.cluster_resources(), self._ray.available_resources()
+        raise WorkerError(
+            f"no worker of the Ray cluster has started for {seconds:.0f} s; of its "
+            f"{has.get('CPU', 0):g} CPUs {free.get('CPU', 0):g} are free. End what else "
+            "runs there, or give fewer --workers"
+        )
+
     def _heard(self, reference: Any) -> list[Event]:
         worker = self._pending.pop(reference)
+        self._starting.discard(worker)
         try:
             reports = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:  # not even begun: it lacks our code
@@ -177,15 +205,21 @@ class _Mapper:
         self._reports.append(("warning", (str(message), category)))
 
 
-def _connect(ray: Any, settings: WorkerSettings, count: int) -> None:
+def _connect(ray: Any, settings: WorkerSettings, count: int, order: MapOrder) -> None:
     """Join the cluster that is asked for, or start one of this machine alone.
 
     Raises:
         ConfigError: It cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = settings.address or os.environ.get("RAY_ADDRESS") or None
-    local = {} if address else {"num_cpus": max(count, cores()), "include_dashboard": False}
+    address = settings.cluster
+    local: dict[str, Any] = {}
+    if not address:
+        local = {
+            "num_cpus": max(count, cores()),
+            "include_dashboard": False,
+            "object_store_memory": _STORE_BYTES + 2 * _bytes_of(order),
+        }
     try:
         with _own_signals():
             ray.init(
@@ -197,6 +231,11 @@ def _connect(ray: Any, settings: WorkerSettings, count: int) -> None:
             f"the Ray cluster at '{address or 'this machine'}' cannot be used: {reason}. Give the "
             "--ray-address of a running one, or neither it nor RAY_ADDRESS for this machine alone"
         ) from error
+
+
+def _bytes_of(order: MapOrder) -> int:
+    """Bytes of the model, nearly all of what actors are sent."""
+    return sum(value.nbytes for value in order.predictor.segmenter.state_dict().values())
 
 
 def _check_resources(has: dict[str, float], needs: dict[str, float], count: int) -> None:

@@ -96,6 +96,13 @@ class WorkerSettings:
         """Whether the process that asks does all."""
         return self.engine == "local" and self.total == 1
 
+    @property
+    def cluster(self) -> str | None:
+        """Address of the Ray cluster to join; None: all work on this machine."""
+        if self.engine != "ray":
+            return None
+        return self.address or os.environ.get("RAY_ADDRESS") or None
+
     def device_names(self, device: torch.device) -> list[str]:
         """Device of each process.
 
