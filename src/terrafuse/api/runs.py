@@ -59,7 +59,8 @@ Conversions = Mapping[str, ValueConversion]
 ANY_SPLIT = "any"
 _STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
 _STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
-_STOPPED = "nothing was written; run the same command again"
+_STOPPED_SCORES = "scores of finished scenes are kept; run the same command with --resume"
+_STOPPED_SCORES_SHARD = "scores of finished scenes are kept; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,9 @@ class Run:
         windows: WindowSettings | None = None,
         device: str = "auto",
         on_map: OnMap | None = None,
+        resume: bool = False,
+        shard: str | None = None,
+        workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Score the model on a split and write `metrics.json` into the run folder.
@@ -225,16 +229,24 @@ class Run:
             trust_values: As in `predict`.
             windows: As in `predict`.
             device: As in `predict`.
-            on_map: Called with each scene, its labels and its class map.
-            progress: Called with (windows done, windows in all).
+            on_map: Called with each scene that is scored now, its labels and its class map.
+            resume: Go on with scores of the same scenes, model and settings that were stopped.
+            shard: "2/8": score the second of eight parts of the scenes, beside runs that score the
+                others. The one that finishes last writes the scores; what others return has
+                `waits_for` alone, the number of scenes that are missing.
+            workers: Processes that score, each with a model, as in `predict`; of this machine only.
+            progress: Called with (windows done, windows in all; of many scenes an estimate).
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
             DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
-            ConfigError: The dataset has another class scheme than the run.
+            ConfigError: The dataset has another class scheme than the run; or no such shard.
             OutputError: The run folder cannot be written, or another process writes there.
+            WorkerError: Worker processes die; scores of finished scenes are kept.
         """
+        part = Shard.parse(shard) if shard else None
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
@@ -249,13 +261,34 @@ class Run:
         self._tell_rules(chosen)
         windows = windows or WindowSettings.of_run(self.config)
         predictor = ScenePredictor(self.segmenter, windows, device=device)
+        spread.device_names(predictor.device)  # refuses GPUs that are not there
+        is_further = bool(not is_own or scenes or conversions)
+        further = {
+            "manifest": None if is_own else str(path.resolve()),
+            "scenes": list(scenes or ()),
+            "converted": _in_words(conversions),
+        }
+        name = results_name({"split": split, "settings": further if is_further else {}})
+        keeping = _keeping(self.folder / f"{SCORED}{name}", dataset, further)
+        notes: dict[str, tuple[Any, ...]] = {}
         with (
-            when_stopped(_STOPPED),
-            claimed(self.folder, "evaluate"),
+            when_stopped(_STOPPED_SCORES_SHARD if part else _STOPPED_SCORES),
+            claimed(self.folder, "evaluate", part=str(part) if part else None),
             explaining_memory("scoring", _smaller_windows(windows)),
         ):
-            doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
-            self._check_memory(predictor, chosen, scored=True)
+            first = first_scenes(chosen)
+            look = _Look(
+                frozenset(scene.id for scene in first),
+                None if is_own else self._plain_statistics(),
+                conversions,
+                len(chosen),
+                trust_values,
+            )
+            known = look.compare(first)
+            doubts = look.judge(known)
+            _warn_of(doubts)
+            self._check_memory(predictor, first, scored=True)
+            look.see(first)
             metrics = evaluate_scenes(
                 self.segmenter,
                 chosen,
@@ -265,19 +298,28 @@ class Run:
                 device=device,
                 subsets=subsets,
                 on_map=on_map,
+                look=look,
+                notes=notes,
+                keeping=keeping,
+                resume=resume,
+                shard=part,
+                workers=spread,
                 progress=progress,
             )
-            metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
-            if is_own and not scenes and not conversions:
-                write_metrics(self.folder, metrics)
+            file = self.folder / (f"metrics{name}.json" if is_further else METRICS_JSON)
+            if "waits_for" in metrics:
+                if not metrics["waits_for"] and file.exists():
+                    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                    return found
                 return metrics
-            metrics["settings"] |= {
-                "manifest": None if is_own else str(path.resolve()),
-                "scenes": list(scenes or ()),
-                "converted": _in_words(conversions),
-            }
-            metrics["warnings"] = doubts
-            write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
+            metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
+            if is_further:
+                metrics["settings"] |= further
+                metrics["warnings"] = look.all_doubts(known, doubts, notes)
+                write_further_metrics(file, metrics)
+            else:
+                write_metrics(self.folder, metrics)
+            keeping.remove()
             return metrics
 
     def _check_memory(
@@ -320,16 +362,21 @@ class Run:
         Raises:
             DataError: They clearly are, and are not trusted.
         """
+        doubts = check_values(scenes, self._plain_statistics(), conversions, trust=trust)
+        _warn_of(doubts)
+        return doubts
+
+    def _plain_statistics(self) -> dict[str, BandStatistics]:
+        """Statistics of the training, but of what is rescaled or encoded.
+
+        That has the same range whatever the file holds.
+        """
         rules = self.info.rules
-        plain = {  # what is rescaled or encoded has the same range whatever the file holds
+        return {
             name: statistics
             for name, statistics in self.info.statistics.items()
             if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
         }
-        doubts = check_values(scenes, plain, conversions, trust=trust)
-        for text in doubts:
-            warnings.warn(text, stacklevel=3)
-        return doubts
 
     def _checked(self, conversions: Conversions | None) -> Conversions:
         names = [modality.name for modality in self.info.modalities]
@@ -383,6 +430,116 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return reading_rules(self.info)
+
+
+@dataclass
+class _Look:
+    """Checks of scenes that are too many to be opened before the first is scored.
+
+    Args:
+        checked: Ids of those that were checked before.
+        statistics: What values are compared with; None: they are not.
+        scenes: Number of all scenes.
+        trust: Whether values of another scale are taken as they are.
+        largest: Most pixels of a scene whose memory was checked.
+    """
+
+    checked: frozenset[str]
+    statistics: Mapping[str, BandStatistics] | None
+    conversions: Conversions
+    scenes: int
+    trust: bool
+    largest: int = 0
+
+    def __call__(self, predictor: ScenePredictor, scene: Scene) -> list[list[str | None]]:
+        """Check a scene when its turn comes; return what is doubtful about its values.
+
+        Raises:
+            DataError: They are on another scale.
+            NotEnoughMemoryError: It clearly does not fit into memory.
+        """
+        if scene.id in self.checked:
+            return []
+        if scene.grid.height * scene.grid.width > self.largest:
+            self.see([scene])
+            check_scored_memory(predictor, [scene])
+        found = self.compare([scene])
+        self.judge(found)
+        return [finding.to_list() for _, finding in found]
+
+    def see(self, scenes: Sequence[Scene]) -> None:
+        """Take down how large the largest scene is."""
+        self.largest = max(self.largest, *(s.grid.height * s.grid.width for s in scenes))
+
+    def compare(self, scenes: Sequence[Scene]) -> list[tuple[str, ScaleFinding]]:
+        """What differs between their values and those of the training."""
+        if self.statistics is None:
+            return []
+        return list(compare_scenes(scenes, self.statistics, self.conversions))
+
+    def judge(self, found: Sequence[tuple[str, ScaleFinding]]) -> list[str]:
+        """See `judge_scales`."""
+        return judge_scales(found, self.scenes, self.conversions, trust=self.trust)
+
+    def all_doubts(
+        self,
+        known: Sequence[tuple[str, ScaleFinding]],
+        told: Sequence[str],
+        notes: Mapping[str, Sequence[Any]],
+    ) -> list[str]:
+        """Sentences on all scenes; warned of where they are not those told before.
+
+        Args:
+            known: What was found at first.
+            notes: What was found later, by scene.
+        """
+        later = [(id, ScaleFinding.from_list(note)) for id, own in notes.items() for note in own]
+        texts = self.judge([*known, *later])
+        _warn_of([text for text in texts if text not in told])
+        return texts
+
+
+def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> None:
+    """Refuse scenes that clearly do not fit into memory to be scored.
+
+    Raises:
+        NotEnoughMemoryError: Names a scene, where it is one, with the largest windows that do.
+    """
+    windows = predictor.windows
+    try:
+        check_prediction(
+            predictor.segmenter,
+            windows.crop_size,
+            windows.batch_size,
+            [(scene.grid.height, scene.grid.width) for scene in scenes],
+            predictor.device,
+            precision=windows.precision,
+            scored=True,
+        )
+    except NotEnoughMemoryError as error:
+        if len(scenes) > 1:
+            raise
+        raise NotEnoughMemoryError(f"scene '{scenes[0].id}': {error}") from None
+
+
+def _keeping(folder: Path, dataset: Manifest, further: Mapping[str, Any]) -> Keeping:
+    """Where scores of finished scenes are kept, and what of a manifest they depend on."""
+    entries = {entry.id: entry for entry in dataset.entries}
+
+    def facts() -> dict[str, Any]:
+        return {
+            "rules": {name: vars(rules) for name, rules in dataset.rules.items()},
+            "labels": vars(dataset.label_rules),
+            "grid": dataset.grid,
+            "conversions": further["converted"],
+        }
+
+    return Keeping(folder, facts, lambda id: entries[id].to_dict())
+
+
+def _warn_of(doubts: Sequence[str]) -> None:
+    for text in doubts:
+        warnings.warn(text, stacklevel=4)
 
 
 def split_scene_name(text: str) -> tuple[Path, str]:

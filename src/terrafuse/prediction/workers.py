@@ -345,6 +345,7 @@ class Report:
         self._told = 0.0
 
     def __call__(self, kind: str, value: Any = None) -> None:
+        """Send what `Event` says."""
         with self._lock:
             self._pipe.send((kind, value))
 
