@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,28 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
-from terrafuse.data.value_scale import ValueConversion, check_values
+from terrafuse.data.streaming import first_scenes
+from terrafuse.data.value_scale import (
+    ScaleFinding,
+    ValueConversion,
+    check_values,
+    compare_scenes,
+    judge_scales,
+)
 from terrafuse.describe.memory import check_prediction, check_small_batch
-from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
-from terrafuse.evaluation import OnMap, scored_classes
+from terrafuse.errors import (
+    ConfigError,
+    NotEnoughMemoryError,
+    SceneNotFoundError,
+    cut,
+    unknown_name,
+)
+from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.maps import write_beside
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
+from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
     MapSettings,
@@ -46,6 +61,7 @@ from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
+    METRICS_JSON,
     STATE_FILE,
     RunInfo,
     check_same_scheme,
@@ -165,7 +181,7 @@ class Run:
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
-                self._check_memory(predictor, [opened], settings=settings)
+                self._check_memory(predictor, opened, settings)
                 made = predictor.predict(
                     opened,
                     Path(out),
@@ -287,7 +303,7 @@ class Run:
             known = look.compare(first)
             doubts = look.judge(known)
             _warn_of(doubts)
-            self._check_memory(predictor, first, scored=True)
+            check_scored_memory(predictor, first)
             look.see(first)
             metrics = evaluate_scenes(
                 self.segmenter,
@@ -322,34 +338,22 @@ class Run:
             keeping.remove()
             return metrics
 
-    def _check_memory(
-        self,
-        predictor: ScenePredictor,
-        scenes: Sequence[Scene],
-        *,
-        scored: bool = False,
-        settings: MapSettings | None = None,
-    ) -> None:
-        """Refuse windows or scenes that clearly do not fit into memory.
+    def _check_memory(self, predictor: ScenePredictor, scene: Scene, settings: MapSettings) -> None:
+        """Refuse windows that clearly do not fit into memory.
 
         Raises:
             NotEnoughMemoryError: With the largest that do.
         """
-        windows, settings = predictor.windows, settings or MapSettings()
-        sizes = [(scene.grid.height, scene.grid.width) for scene in scenes]
-        if not scored:  # a map is made in columns
-            sizes = [
-                (height, min(width, predictor.plan(scene, settings).width))
-                for scene, (height, width) in zip(scenes, sizes, strict=True)
-            ]
+        windows = predictor.windows
+        # A map is made in columns.
+        width = min(scene.grid.width, predictor.plan(scene, settings).width)
         check_prediction(
             self.segmenter,
             windows.crop_size,
             windows.batch_size,
-            sizes,
+            [(scene.grid.height, width)],
             predictor.device,
             precision=windows.precision,
-            scored=scored,
             enlarged=max(view.factor for view in settings.views),
             further_bytes=settings.further_bytes(self.segmenter.num_classes),
         )
@@ -527,12 +531,8 @@ def _keeping(folder: Path, dataset: Manifest, further: Mapping[str, Any]) -> Kee
     entries = {entry.id: entry for entry in dataset.entries}
 
     def facts() -> dict[str, Any]:
-        return {
-            "rules": {name: vars(rules) for name, rules in dataset.rules.items()},
-            "labels": vars(dataset.label_rules),
-            "grid": dataset.grid,
-            "conversions": further["converted"],
-        }
+        rules = replace(dataset, entries=()).to_dict()
+        return {"manifest": rules, "conversions": further["converted"]}
 
     return Keeping(folder, facts, lambda id: entries[id].to_dict())
 
@@ -665,6 +665,9 @@ def evaluate(
     manifest: str | Path | None = None,
     scenes: Sequence[str] | None = None,
     device: str = "auto",
+    resume: bool = False,
+    shard: str | None = None,
+    workers: int | WorkerSettings = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a trained model, or that in a run folder, on a split; see `Run.evaluate`."""
@@ -675,6 +678,9 @@ def evaluate(
         manifest=manifest,
         scenes=scenes,
         device=device,
+        resume=resume,
+        shard=shard,
+        workers=workers,
         progress=progress,
     )
 
