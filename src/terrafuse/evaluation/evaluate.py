@@ -180,8 +180,8 @@ def _score(
                 results.add(number, counts)
 
         def take(number: int, counts: SceneCounts) -> None:
-            journal.add(number, counts)
             results.add(number, counts)
+            journal.add(number, counts, is_last=len(results) == len(scorer.scenes))
 
         own = range(len(scorer.scenes))
         if journal.shard:

@@ -90,7 +90,7 @@ class ScoreJournal(AbstractContextManager["ScoreJournal"]):
         self.folder = keeping.folder
         self.shard = shard
         self._keeping = keeping
-        self._make_key = lambda: {**key(), **keeping.facts()}
+        self._own_key = key
         self._scenes = scenes
         self._states = states
         self._num_classes = num_classes
@@ -103,7 +103,8 @@ class ScoreJournal(AbstractContextManager["ScoreJournal"]):
     @cached_property
     def key(self) -> dict[str, str]:
         """Name → digest of its value."""
-        return {name: _digest(value) for name, value in {"": _FORMAT, **self._make_key()}.items()}
+        values = {"": _FORMAT, **self._own_key(), **self._keeping.facts()}
+        return {name: _digest(value) for name, value in values.items()}
 
     def begin(self, *, resume: bool = False) -> None:
         """Look at what is there; a shard always goes on with what it finds.
@@ -150,8 +151,11 @@ class ScoreJournal(AbstractContextManager["ScoreJournal"]):
                     del places[self._scenes[number]]
                     yield number, counts
 
-    def add(self, number: int, counts: SceneCounts) -> None:
+    def add(self, number: int, counts: SceneCounts, *, is_last: bool = False) -> None:
         """Keep the counts of a scene.
+
+        Args:
+            is_last: True: the scores follow at once.
 
         Raises:
             OutputError: The disk is full or fails.
@@ -162,7 +166,7 @@ class ScoreJournal(AbstractContextManager["ScoreJournal"]):
             "counts": counts.to_dict(),
         }
         self._pending.append(_line(line))
-        if time.monotonic() - self._written_at >= _SECONDS:
+        if time.monotonic() - self._written_at >= _SECONDS and not is_last:
             self._write()
 
     @property
