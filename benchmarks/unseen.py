@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from scores import machine
 from terrafuse import api
 from terrafuse.data import load_manifest
-from terrafuse.evaluation import describe_runs
+from terrafuse.evaluation import describe_runs, read_reference_labels
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.evaluate import read_reference_labels
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.weights import digest
 

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rasterio.transform import from_origin
 
 from terrafuse import api
 from terrafuse.data.value_conversion import ValueConversion
+from terrafuse.errors import DataError, NotEnoughMemoryError
 
 SIZE = 64
 LEVELS = np.array([[300, 2500], [400, 1500]])  # of two classes, per band
@@ -247,6 +249,100 @@ def test_evaluating_on_another_scale(folder, command_line, terrafuse):
     )
     one, two = (m["subsets"]["img"]["scores"]["miou"] for m in (plain, again))
     assert two == pytest.approx(one, abs=1e-3)
+
+
+def test_scenes_are_opened_and_checked_as_they_come(folder, monkeypatch):
+    from terrafuse.data import handles
+
+    run, manifest = api.load(folder / "run"), folder / "same/dataset.yaml"
+    how = {"manifest": manifest, "scenes": ["*"], "device": "cpu"}
+    expected = run.evaluate(**how)
+    assert expected["scenes"] == 3
+    opened, seen, real = set(), [], handles.open_stored
+
+    def open_stored(spec):
+        opened.add(spec.rpartition("/")[2])
+        return real(spec)
+
+    handles.pool.close()
+    monkeypatch.setattr(handles, "open_stored", open_stored)
+    monkeypatch.setattr("terrafuse.data.streaming._FIRST_SCENES", 1)
+    metrics = run.evaluate(**how, progress=lambda *_: seen.append(set(opened)))
+    assert seen[0] == {"img_0.tif", "lab_0.tif"}
+    assert seen[-1] == opened == {f"{kind}_{n}.tif" for kind in ("img", "lab") for n in range(3)}
+    assert metrics == expected
+
+
+def test_values_of_a_scene_that_comes_later(folder, tmp_path, monkeypatch):
+    for number in range(3):
+        change = (lambda x: x / 1e4) if number == 2 else (lambda x: 0.9 * x)
+        make_place(tmp_path, number, change, "float32" if number == 2 else "uint16")
+    manifest = make_manifest(tmp_path / "dataset.yaml", ["test"] * 3)
+    shutil.copytree(folder / "run", tmp_path / "run")
+    run, maps = api.load(tmp_path / "run"), []
+    how = {
+        "manifest": manifest, "split": "test", "device": "cpu",
+        "on_map": lambda scene, *_: maps.append(scene.id),
+    }  # fmt: skip
+    before = sorted(path.name for path in run.folder.iterdir())
+    with pytest.raises(DataError, match=r"of 1 of 3 scenes: 'test_2' has another scale") as told:
+        run.evaluate(**how)
+    assert maps == []  # those few that are opened at first are all
+    with pytest.warns(UserWarning, match="may have another scale"):
+        expected = run.evaluate(**how, trust_values=True)
+    monkeypatch.setattr("terrafuse.data.streaming._FIRST_SCENES", 1)
+    maps.clear()
+    with pytest.raises(DataError, match=re.escape(str(told.value))):
+        run.evaluate(**how)
+    assert maps == ["test_0", "test_1"]
+    with pytest.warns(UserWarning) as warned:  # noqa: PT030  # each is compared
+        metrics = run.evaluate(**how, trust_values=True, resume=True)
+    assert [str(w.message) for w in warned] == metrics["warnings"]
+    assert maps == ["test_0", "test_1", "test_2"]
+    assert metrics == expected
+    name = next(path.name for path in run.folder.iterdir() if path.name.startswith("metrics_"))
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted({*before, name})
+
+
+def test_a_scene_too_large_for_memory_is_named(folder, monkeypatch):
+    run, seen = api.load(folder / "run"), []
+    module = sys.modules["terrafuse.api.runs"]
+
+    def check(segmenter, crop, batch, sizes, *_, **__):
+        seen.append(list(sizes))
+        if len(seen) > 1:
+            raise NotEnoughMemoryError("it needs 9 GB")
+
+    monkeypatch.setattr(module, "check_prediction", check)
+    monkeypatch.setattr("terrafuse.data.streaming._FIRST_SCENES", 1)
+    run.evaluate(device="cpu")  # both have one size
+    assert seen == [[(SIZE, SIZE)]]
+    monkeypatch.setattr(module._Look, "see", lambda self, scenes: None)
+    seen.clear()
+    with pytest.raises(NotEnoughMemoryError, match=r"^scene 'test_4': it needs 9 GB"):
+        run.evaluate(device="cpu")
+    assert seen == [[(SIZE, SIZE)]] * 2
+
+
+def test_scores_in_shards(folder, terrafuse):
+    run = folder / "run"
+    expected = json.loads(terrafuse("evaluate", run, "--json")[0])
+    said, _ = terrafuse("evaluate", run, "--shard", "2/2")
+    assert "shard 2/2 is done; 1 scenes of other shards are missing" in said
+    assert (run / "scored").is_dir()
+    found = json.loads(terrafuse("evaluate", run, "--shard", "1/2", "--json")[0])
+    assert found == expected == json.loads((run / "metrics.json").read_text())
+    assert not (run / "scored").exists()
+
+
+@pytest.mark.slow
+def test_scores_and_page_by_workers(folder, terrafuse):
+    run = folder / "run"
+    expected = json.loads(terrafuse("evaluate", run, "--subsets", "--json")[0])
+    page = (run / "report.html").read_bytes()
+    found = json.loads(terrafuse("evaluate", run, "--subsets", "--workers=2", "--json")[0])
+    assert found == expected
+    assert (run / "report.html").read_bytes() == page
 
 
 def test_the_page_of_a_run(folder, terrafuse):

@@ -61,7 +61,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "prediction": (*VOCABULARY, "data", "weights", "segmenter"),
     "maps": (*VOCABULARY, "data", "weights", "prediction"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
-    "evaluation": (*VOCABULARY, "data", "segmenter", "prediction"),
+    "evaluation": (*VOCABULARY, "data", "weights", "segmenter", "prediction"),
     "reports": (*VOCABULARY, "data", "doctor", "evaluation"),
     "training": (
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",

@@ -62,6 +62,9 @@ class ArrayScene(MemoryScene):
     def states(self) -> list[tuple[str | int, ...]]:
         return []
 
+    def states_as_named(self) -> list[tuple[str | int, ...]]:
+        return []
+
     def has_reference(self, name: str) -> bool:
         return name in self.references
 

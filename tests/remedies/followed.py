@@ -219,8 +219,23 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/training/test_many_scenes.py::test_a_bad_scene_is_named_when_it_is_met": (
         "training.train:_check_data | To check all:",
     ),
+    "tests/evaluation/test_kept_scores.py::test_scores_that_were_stopped_go_on": (
+        "api.runs: | scores of finished scenes are kept; run the same command with --resume",
+        "evaluation.journal:ScoreJournal.begin | --resume would go on",
+    ),
+    "tests/evaluation/test_kept_scores.py::test_shards_in_any_order_make_the_scores": (
+        "api.runs: | scores of finished scenes are kept; run the same command again",
+    ),
+    "tests/evaluation/test_kept_scores.py::test_a_folder_of_somebody_else_is_left_alone": (
+        "evaluation.journal:ScoreJournal._check_ours | Move it",
+    ),
+    "tests/evaluation/test_kept_scores.py::test_a_scene_that_kills_its_workers_is_named": (
+        "evaluation.scoring:_ScoreForeman._rest | or divide the scene into several",
+    ),
+    "tests/evaluation/test_kept_scores.py::test_other_engines_are_refused": (
+        "evaluation.evaluate:evaluate | Use the engine 'local', and shards",
+    ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
-        "api.runs: | nothing was written; run the same command again",
         "api.maps: | nothing was written; run the same command again",
     ),
     "tests/prediction/test_sharing.py::"

@@ -125,7 +125,7 @@ VERBS: dict[str, Callable[[World], Any]] = {
         w.folder / "trained", w.out / "map", scene=f"{w.manifest}#scene3", device="cpu",
         resume=True,
     ),
-    "evaluate": lambda w: api.evaluate(w.out / "run", device="cpu"),
+    "evaluate": lambda w: api.evaluate(w.out / "run", device="cpu", resume=True),
     "data split": lambda w: api.data_split(
         w.manifest, w.out / "split.yaml", shares={"train": 0.5, "test": 0.5}, block_px=16,
         buffer_px=0,

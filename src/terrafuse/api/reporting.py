@@ -48,10 +48,18 @@ class SmallMaps:
     ) -> None:
         """Keep a map, as long as there is room."""
         del labels
+        self.keep(scene.id, self.shrink(scene, class_map))
+
+    @staticmethod
+    def shrink(scene: Scene, class_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The map in small, in whatever process made it."""
         step = _step(scene)
-        small = class_map[step // 2 :: step, step // 2 :: step].copy()
+        return class_map[step // 2 :: step, step // 2 :: step].copy()
+
+    def keep(self, scene_id: str, small: NDArray[np.uint8]) -> None:
+        """Keep a small map, as long as there is room."""
         if self._bytes + small.nbytes <= _KEPT_BYTES:
-            self._maps[scene.id] = small
+            self._maps[scene_id] = small
             self._bytes += small.nbytes
 
     def get(self, scene: Scene) -> NDArray[np.uint8] | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,28 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.streaming import first_scenes
 from terrafuse.data.value_conversion import ValueConversion
-from terrafuse.data.value_scale import check_values
+from terrafuse.data.value_scale import (
+    ScaleFinding,
+    check_values,
+    compare_scenes,
+    judge_scales,
+)
 from terrafuse.describe.memory import check_prediction, check_small_batch
-from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
-from terrafuse.evaluation import OnMap, scored_classes
+from terrafuse.errors import (
+    ConfigError,
+    NotEnoughMemoryError,
+    SceneNotFoundError,
+    cut,
+    unknown_name,
+)
+from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.maps import write_beside
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
+from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
     MapSettings,
@@ -47,6 +61,7 @@ from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import (
+    METRICS_JSON,
     STATE_FILE,
     RunInfo,
     check_same_scheme,
@@ -60,7 +75,8 @@ Conversions = Mapping[str, ValueConversion]
 ANY_SPLIT = "any"
 _STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
 _STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
-_STOPPED = "nothing was written; run the same command again"
+_STOPPED_SCORES = "scores of finished scenes are kept; run the same command with --resume"
+_STOPPED_SCORES_SHARD = "scores of finished scenes are kept; run the same command again"
 
 
 @dataclass(frozen=True)
@@ -165,7 +181,7 @@ class Run:
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
-                self._check_memory(predictor, [opened], settings=settings, workers=spread)
+                self._check_memory(predictor, opened, settings, spread)
                 made = predictor.predict(
                     opened,
                     Path(out),
@@ -209,6 +225,9 @@ class Run:
         windows: WindowSettings | None = None,
         device: str = "auto",
         on_map: OnMap | None = None,
+        resume: bool = False,
+        shard: str | None = None,
+        workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Score the model on a split and write `metrics.json` into the run folder.
@@ -226,16 +245,24 @@ class Run:
             trust_values: As in `predict`.
             windows: As in `predict`.
             device: As in `predict`.
-            on_map: Called with each scene, its labels and its class map.
-            progress: Called with (windows done, windows in all).
+            on_map: Called with each scene that is scored now, its labels and its class map.
+            resume: Go on with scores of the same scenes, model and settings that were stopped.
+            shard: "2/8": score the second of eight parts of the scenes, beside runs that score the
+                others. The one that finishes last writes the scores; what others return has
+                `waits_for` alone, the number of scenes that are missing.
+            workers: Processes that score, each with a model, as in `predict`; of this machine only.
+            progress: Called with (windows done, windows in all; of many scenes an estimate).
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
             DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
-            ConfigError: The dataset has another class scheme than the run.
+            ConfigError: The dataset has another class scheme than the run; or no such shard.
             OutputError: The run folder cannot be written, or another process writes there.
+            WorkerError: Worker processes die; scores of finished scenes are kept.
         """
+        part = Shard.parse(shard) if shard else None
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
@@ -250,13 +277,34 @@ class Run:
         self._tell_rules(chosen)
         windows = windows or WindowSettings.of_run(self.config)
         predictor = ScenePredictor(self.segmenter, windows, device=device)
+        spread.device_names(predictor.device)  # refuses GPUs that are not there
+        is_further = bool(not is_own or scenes or conversions)
+        further = {
+            "manifest": None if is_own else str(path.resolve()),
+            "scenes": list(scenes or ()),
+            "converted": _in_words(conversions),
+        }
+        name = results_name({"split": split, "settings": further if is_further else {}})
+        keeping = _keeping(self.folder / f"{SCORED}{name}", dataset, further)
+        notes: dict[str, tuple[Any, ...]] = {}
         with (
-            when_stopped(_STOPPED),
-            claimed(self.folder, "evaluate"),
+            when_stopped(_STOPPED_SCORES_SHARD if part else _STOPPED_SCORES),
+            claimed(self.folder, "evaluate", part=str(part) if part else None),
             explaining_memory("scoring", _smaller_windows(windows)),
         ):
-            doubts = [] if is_own else self._check_values(chosen, conversions, trust_values)
-            self._check_memory(predictor, chosen, scored=True)
+            first = first_scenes(chosen)
+            look = _Look(
+                frozenset(scene.id for scene in first),
+                None if is_own else self._plain_statistics(),
+                conversions,
+                len(chosen),
+                trust_values,
+            )
+            known = look.compare(first)
+            doubts = look.judge(known)
+            _warn_of(doubts)
+            check_scored_memory(predictor, first)
+            look.see(first)
             metrics = evaluate_scenes(
                 self.segmenter,
                 chosen,
@@ -266,54 +314,53 @@ class Run:
                 device=device,
                 subsets=subsets,
                 on_map=on_map,
+                look=look,
+                notes=notes,
+                keeping=keeping,
+                resume=resume,
+                shard=part,
+                workers=spread,
                 progress=progress,
             )
-            metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
-            if is_own and not scenes and not conversions:
-                write_metrics(self.folder, metrics)
+            file = self.folder / (f"metrics{name}.json" if is_further else METRICS_JSON)
+            if "waits_for" in metrics:
+                if not metrics["waits_for"] and file.exists():
+                    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+                    return found
                 return metrics
-            metrics["settings"] |= {
-                "manifest": None if is_own else str(path.resolve()),
-                "scenes": list(scenes or ()),
-                "converted": _in_words(conversions),
-            }
-            metrics["warnings"] = doubts
-            write_further_metrics(self.folder / f"metrics{results_name(metrics)}.json", metrics)
+            metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
+            if is_further:
+                metrics["settings"] |= further
+                metrics["warnings"] = look.all_doubts(known, doubts, notes)
+                write_further_metrics(file, metrics)
+            else:
+                write_metrics(self.folder, metrics)
+            keeping.remove()
             return metrics
 
     def _check_memory(
         self,
         predictor: ScenePredictor,
-        scenes: Sequence[Scene],
-        *,
-        scored: bool = False,
-        settings: MapSettings | None = None,
-        workers: WorkerSettings | None = None,
+        scene: Scene,
+        settings: MapSettings,
+        workers: WorkerSettings,
     ) -> None:
-        """Refuse windows, scenes or workers that clearly do not fit into memory.
+        """Refuse windows or workers that clearly do not fit into memory.
 
         Raises:
             NotEnoughMemoryError: With the largest that do.
         """
-        windows, settings = predictor.windows, settings or MapSettings()
-        sizes = [(scene.grid.height, scene.grid.width) for scene in scenes]
-        processes = 1
-        if not scored:  # a map is made in columns
-            plans = [predictor.plan(scene, settings) for scene in scenes]
-            sizes = [
-                (height, min(width, plan.width))
-                for plan, (height, width) in zip(plans, sizes, strict=True)
-            ]
-            if workers and workers.cluster is None:  # else their nodes watch their own memory
-                processes = min(workers.count, *map(len, plans))  # on each device
+        windows = predictor.windows
+        plan = predictor.plan(scene, settings)
+        # Of a cluster, nodes watch their own memory.
+        processes = min(workers.count, len(plan)) if workers.cluster is None else 1
         check_prediction(
             self.segmenter,
             windows.crop_size,
             windows.batch_size,
-            sizes,
+            [(scene.grid.height, min(scene.grid.width, plan.width))],  # made in columns
             predictor.device,
             precision=windows.precision,
-            scored=scored,
             enlarged=max(view.factor for view in settings.views),
             further_bytes=settings.further_bytes(self.segmenter.num_classes),
             processes=processes,
@@ -327,16 +374,21 @@ class Run:
         Raises:
             DataError: They clearly are, and are not trusted.
         """
+        doubts = check_values(scenes, self._plain_statistics(), conversions, trust=trust)
+        _warn_of(doubts)
+        return doubts
+
+    def _plain_statistics(self) -> dict[str, BandStatistics]:
+        """Statistics of the training, but of what is rescaled or encoded.
+
+        That has the same range whatever the file holds.
+        """
         rules = self.info.rules
-        plain = {  # what is rescaled or encoded has the same range whatever the file holds
+        return {
             name: statistics
             for name, statistics in self.info.statistics.items()
             if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
         }
-        doubts = check_values(scenes, plain, conversions, trust=trust)
-        for text in doubts:
-            warnings.warn(text, stacklevel=3)
-        return doubts
 
     def _checked(self, conversions: Conversions | None) -> Conversions:
         names = [modality.name for modality in self.info.modalities]
@@ -390,6 +442,112 @@ class Run:
 
     def _rules(self) -> dict[str, ReadingRules]:
         return reading_rules(self.info)
+
+
+@dataclass
+class _Look:
+    """Checks of scenes that are too many to be opened before the first is scored.
+
+    Args:
+        checked: Ids of those that were checked before.
+        statistics: What values are compared with; None: they are not.
+        scenes: Number of all scenes.
+        trust: Whether values of another scale are taken as they are.
+        largest: Most pixels of a scene whose memory was checked.
+    """
+
+    checked: frozenset[str]
+    statistics: Mapping[str, BandStatistics] | None
+    conversions: Conversions
+    scenes: int
+    trust: bool
+    largest: int = 0
+
+    def __call__(self, predictor: ScenePredictor, scene: Scene) -> list[list[str | None]]:
+        """Check a scene when its turn comes; return what is doubtful about its values.
+
+        Raises:
+            DataError: They are on another scale.
+            NotEnoughMemoryError: It clearly does not fit into memory.
+        """
+        if scene.id in self.checked:
+            return []
+        if scene.grid.height * scene.grid.width > self.largest:
+            self.see([scene])
+            check_scored_memory(predictor, [scene])
+        found = self.compare([scene])
+        self.judge(found)
+        return [finding.to_list() for _, finding in found]
+
+    def see(self, scenes: Sequence[Scene]) -> None:
+        """Take down how large the largest scene is."""
+        self.largest = max(self.largest, *(s.grid.height * s.grid.width for s in scenes))
+
+    def compare(self, scenes: Sequence[Scene]) -> list[tuple[str, ScaleFinding]]:
+        """What differs between their values and those of the training."""
+        if self.statistics is None:
+            return []
+        return list(compare_scenes(scenes, self.statistics, self.conversions))
+
+    def judge(self, found: Sequence[tuple[str, ScaleFinding]]) -> list[str]:
+        """See `judge_scales`."""
+        return judge_scales(found, self.scenes, self.conversions, trust=self.trust)
+
+    def all_doubts(
+        self,
+        known: Sequence[tuple[str, ScaleFinding]],
+        told: Sequence[str],
+        notes: Mapping[str, Sequence[Any]],
+    ) -> list[str]:
+        """Sentences on all scenes; warned of where they are not those told before.
+
+        Args:
+            known: What was found at first.
+            notes: What was found later, by scene.
+        """
+        later = [(id, ScaleFinding.from_list(note)) for id, own in notes.items() for note in own]
+        texts = self.judge([*known, *later])
+        _warn_of([text for text in texts if text not in told])
+        return texts
+
+
+def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> None:
+    """Refuse scenes that clearly do not fit into memory to be scored.
+
+    Raises:
+        NotEnoughMemoryError: Names a scene, where it is one, with the largest windows that do.
+    """
+    windows = predictor.windows
+    try:
+        check_prediction(
+            predictor.segmenter,
+            windows.crop_size,
+            windows.batch_size,
+            [(scene.grid.height, scene.grid.width) for scene in scenes],
+            predictor.device,
+            precision=windows.precision,
+            scored=True,
+        )
+    except NotEnoughMemoryError as error:
+        if len(scenes) > 1:
+            raise
+        raise NotEnoughMemoryError(f"scene '{scenes[0].id}': {error}") from None
+
+
+def _keeping(folder: Path, dataset: Manifest, further: Mapping[str, Any]) -> Keeping:
+    """Where scores of finished scenes are kept, and what of a manifest they depend on."""
+    entries = {entry.id: entry for entry in dataset.entries}
+
+    def facts() -> dict[str, Any]:
+        rules = replace(dataset, entries=()).to_dict()
+        return {"manifest": rules, "conversions": further["converted"]}
+
+    return Keeping(folder, facts, lambda id: entries[id].to_dict())
+
+
+def _warn_of(doubts: Sequence[str]) -> None:
+    for text in doubts:
+        warnings.warn(text, stacklevel=4)
 
 
 def split_scene_name(text: str) -> tuple[Path, str]:
@@ -515,6 +673,9 @@ def evaluate(
     manifest: str | Path | None = None,
     scenes: Sequence[str] | None = None,
     device: str = "auto",
+    resume: bool = False,
+    shard: str | None = None,
+    workers: int | WorkerSettings = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a trained model, or that in a run folder, on a split; see `Run.evaluate`."""
@@ -525,6 +686,9 @@ def evaluate(
         manifest=manifest,
         scenes=scenes,
         device=device,
+        resume=resume,
+        shard=shard,
+        workers=workers,
         progress=progress,
     )
 

@@ -74,6 +74,19 @@ def evaluate(
     device: Device = "auto",
     convert: Convert = None,
     trust_values: TrustValues = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with scores that were stopped.")
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(help="Processes that score, each with a model; with --devices: per GPU.")
+    ] = 1,
+    devices: Annotated[int | None, typer.Option(help="GPUs to score on.")] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the scenes to score, beside runs that score the others.", metavar="i/n"
+        ),
+    ] = None,
     settings: RunSetting = None,
     page: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html beside the scores.")
@@ -82,7 +95,8 @@ def evaluate(
 ) -> None:
     """Score a run on a split; writes metrics.json and report.html into the run folder.
 
-    Scores on another manifest, or of chosen scenes, stand in a metrics_….json of their own.
+    Scores on another manifest, or of chosen scenes, stand in a metrics_….json of their own. Shards
+    write no page: terrafuse report RUN does afterwards.
     """
     windows = {
         "crop_size": crop_size, "overlap": overlap, "blending": blending,
@@ -93,6 +107,8 @@ def evaluate(
         other: dict[str, object] = {
             "--subsets": subsets or None, "--manifest": manifest, "--scenes": scenes,
             "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
+            "--resume": resume or None, "--workers": None if workers == 1 else workers,
+            "--devices": devices, "--shard": shard,
         }  # fmt: skip
         _refuse({**other, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
@@ -100,12 +116,15 @@ def evaluate(
     given = {"--shares": shares, "--seeds": seeds, "--against": against}
     _refuse(given, f"with {_EFFICIENCY}")
     from terrafuse import api
+    from terrafuse.prediction import Shard, WorkerSettings
     from terrafuse.progress import Display
 
+    part = str(Shard.parse(shard)) if shard else None
+    page = page and not part  # others may still be scoring
     with Display() as display:
         loaded = load_run(run, settings, ("prediction", "evaluation"))
         maps = api.SmallMaps()
-        with claimed(run, "evaluate"):  # scores and page belong together
+        with claimed(run, "evaluate", part=part):  # scores and page belong together
             metrics = loaded.evaluate(
                 split=split,
                 subsets=subsets,
@@ -116,6 +135,9 @@ def evaluate(
                 windows=windows_of(loaded, **windows),
                 device=device,
                 on_map=maps if page else None,
+                resume=resume,
+                shard=shard,
+                workers=WorkerSettings(workers, devices),
                 progress=display.stage("evaluating"),
             )
             written = (
@@ -123,6 +145,12 @@ def evaluate(
             )
     if as_json:
         typer.echo(json.dumps(metrics, indent=2))
+    elif "waits_for" in metrics:
+        typer.echo(
+            f"shard {shard} is done; {metrics['waits_for']} scenes of other shards are missing. "
+            f"The shard that finishes the last one writes the scores into {run}; run again those "
+            "that have died"
+        )
     else:
         from terrafuse.cli.tables import print_metrics
 

@@ -264,6 +264,17 @@ class Scene:
         near = [state(str(path)) for paths in self.paths().values() for path in paths]
         return [*near, *far.values()]
 
+    def states_as_named(self) -> list[tuple[str | int, ...]]:
+        """`states` of the files that the scene is made of, without opening any.
+
+        Raises:
+            OSError: A file on this disk is not there.
+        """
+        files = self._files
+        further = (files.labels_eroded, files.label_rules.area)
+        named = [*files.paths(), *(path for path in further if path is not None)]
+        return [state(str(local_file(path) or path)) for path in named]
+
     def read(self, window: Window, *, labels: bool = True) -> Sample:
         """Read images, validity and labels of a window.
 

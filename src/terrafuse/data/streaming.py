@@ -31,9 +31,14 @@ def cover(scene: Scene, block: int, alignment: int | None = None) -> list[Window
     return blocks(scene.grid.height, scene.grid.width, size, alignment)
 
 
+def first_scenes(scenes: Sequence[Scene]) -> Sequence[Scene]:
+    """The scenes, or so many of the first ones that opening them takes less than a second."""
+    return scenes[:_FIRST_SCENES]
+
+
 def expected_total(scenes: Sequence[Scene], count: Callable[[Scene], int]) -> int:
     """Sum of a count over scenes, from the first ones if there are many: counting opens them."""
-    first = scenes[:_FIRST_SCENES]
+    first = first_scenes(scenes)
     return round(sum(map(count, first)) * len(scenes) / len(first)) if first else 0
 
 

@@ -8,9 +8,9 @@ type of file that cannot hold such values, a shift of every band by the offset o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,17 @@ class ScaleFinding:
     verdict: Verdict = "ok"
     reason: str = ""
     conversion: ValueConversion | None = None
+
+    def to_list(self) -> list[str | None]:
+        """Plain values, from which `ScaleFinding.from_list` makes it again."""
+        given = None if self.conversion is None else str(self.conversion)
+        return [self.modality, self.verdict, self.reason, given]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> ScaleFinding:
+        """Inverse of `to_list`."""
+        name, verdict, reason, given = values
+        return cls(name, verdict, reason, None if given is None else ValueConversion.parse(given))
 
 
 def sample_values(scene: Scene) -> dict[str, ValueSample]:
@@ -498,23 +509,45 @@ def check_values(
     Raises:
         DataError: Values of another scale, with the factor measured and what to do.
     """
-    conversions = conversions or {}
-    found = list(_compare_all(scenes, trained, conversions))
+    found = list(compare_scenes(scenes, trained, conversions))
+    return judge_scales(found, len(scenes), conversions, trust=trust)
+
+
+def judge_scales(
+    found: Sequence[tuple[str, ScaleFinding]],
+    scenes: int,
+    conversions: Mapping[str, ValueConversion] | None = None,
+    *,
+    trust: bool = False,
+) -> list[str]:
+    """Refuse or tell what `compare_scenes` found.
+
+    Args:
+        scenes: Number of all scenes.
+
+    Returns:
+        As `check_values`.
+
+    Raises:
+        DataError: As raised by `check_values`.
+    """
     refused = [item for item in found if item[1].verdict == "other scale"]
     if refused and not trust:
-        raise DataError(_refusal(refused, len(scenes), conversions))
+        raise DataError(_refusal(refused, scenes, conversions or {}))
     texts = []
     for name in dict.fromkeys(finding.modality for _, finding in found):
         own = [item for item in found if item[1].modality == name]
-        texts.append(f"{_where(own, len(scenes))} {own[0][1].reason}. {_advice(own[0][1])}")
+        texts.append(f"{_where(own, scenes)} {own[0][1].reason}. {_advice(own[0][1])}")
     return texts
 
 
-def _compare_all(
-    scenes: Sequence[Scene],
+def compare_scenes(
+    scenes: Iterable[Scene],
     trained: Mapping[str, BandStatistics],
-    conversions: Mapping[str, ValueConversion],
+    conversions: Mapping[str, ValueConversion] | None = None,
 ) -> Iterator[tuple[str, ScaleFinding]]:
+    """Yield the id of a scene and what differs, scene by scene; arguments as in `check_values`."""
+    conversions = conversions or {}
     for scene in scenes:
         samples = sample_values(scene)
         for modality in scene.modalities:

@@ -3,14 +3,13 @@
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.evaluate import (
-    OnMap,
     check_references,
     evaluate,
     modality_subsets,
-    read_reference_labels,
     scored_classes,
 )
 from terrafuse.evaluation.intervals import describe_runs, half_interval, known_half_interval
+from terrafuse.evaluation.journal import SCORED, Keeping
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -22,14 +21,17 @@ from terrafuse.evaluation.score_table import (
     subset_report,
 )
 from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes
+from terrafuse.evaluation.scoring import OnMap, read_reference_labels
 
 __all__ = [
     "HEADLINE",
+    "SCORED",
     "SCORES",
     "BoundaryScore",
     "ClassScores",
     "ConfusionMatrix",
     "Judged",
+    "Keeping",
     "OnMap",
     "ScoreKind",
     "Scores",

@@ -7,29 +7,36 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
-from terrafuse.data.streaming import expected_total
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
+from terrafuse.evaluation.counts import SceneCounts
+from terrafuse.evaluation.journal import Keeping, ScoreJournal
 from terrafuse.evaluation.score_table import subset_report
 from terrafuse.evaluation.scores import ClassMean, score
-from terrafuse.prediction import ScenePredictor, WindowSettings
+from terrafuse.evaluation.scoring import (
+    Look,
+    OnMap,
+    SceneScorer,
+    WindowCounter,
+    file_state,
+    score_by_workers,
+    score_here,
+)
+from terrafuse.prediction import ScenePredictor, Shard, WindowSettings, WorkerSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
+from terrafuse.weights import digest_values
 
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
 
 METRICS_FORMAT = 1
-#: Called with a scene, its labels and its class map, uint8 (H, W) each.
-OnMap = Callable[["Scene", NDArray[np.uint8], NDArray[np.uint8]], None]
 
 
 def modality_subsets(names: Sequence[str]) -> list[tuple[str, ...]]:
@@ -66,16 +73,6 @@ def check_references(scenes: Sequence[Scene], config: EvaluationConfig) -> None:
             )
 
 
-def read_reference_labels(scene: Scene, config: EvaluationConfig) -> NDArray[np.uint8]:
-    """Read the labels that a map of the scene is compared with, uint8 (H, W); 255 = ignore.
-
-    Raises:
-        LabelError: The scene has no such labels, or they hold values outside the class scheme.
-    """
-    labels = scene.read_labels(scene.full_window, reference=config.reference)
-    return labels[: scene.grid.height, : scene.grid.width]
-
-
 def evaluate(
     segmenter: Segmenter,
     scenes: Sequence[Scene],
@@ -87,6 +84,12 @@ def evaluate(
     subsets: bool = False,
     boundary: bool = True,
     on_map: OnMap | None = None,
+    look: Look | None = None,
+    notes: dict[str, tuple[Any, ...]] | None = None,
+    keeping: Keeping | None = None,
+    resume: bool = False,
+    shard: Shard | None = None,
+    workers: WorkerSettings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a segmenter on scenes with labels.
@@ -103,65 +106,134 @@ def evaluate(
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
         subsets: Also score every smaller subset of the modalities.
         boundary: Also compare boundaries (costs more than everything else but the model).
-        on_map: Called with each scene, its labels and its class map, of all modalities.
+        on_map: Called with each scene that is scored now, its labels and its class map, of all
+            modalities. Of workers, a `SmallMapKeeper` gets only what it needs.
+        look: Called before each scene is mapped, where it is mapped; with workers, it is sent to
+            them.
+        notes: Receives what `look` returned, by scene.
+        keeping: Where counts of finished scenes are kept until all are there; needed by the next
+            two.
+        resume: True: go on with what is kept of the same scores.
+        shard: Scenes to score here, beside runs that score the others.
+        workers: Processes that score, each with a model; default: this one alone.
         progress: Called with (windows done, windows in all; of many scenes an estimate).
 
     Returns:
-        The content of `metrics.json`.
+        The content of `metrics.json`; of a shard, while scenes of others are missing, their number
+        alone, as `waits_for`. 0: another one has made the scores meanwhile.
 
     Raises:
-        ConfigError: `mean_over` names a class that does not exist.
+        ConfigError: `mean_over` names a class that does not exist; or workers of another engine
+            than this machine.
         DataError: There are no scenes.
         LabelError: A scene has no labels or other classes, or there is no pixel to score.
         ModelError: The model has another number of classes, or needs every modality.
+        OutputError: Counts cannot be kept.
+        WorkerError: Worker processes die; what is finished is kept.
     """
     check_references(scenes, config)
     _check(segmenter, scenes, scheme, subsets)
     rule = _Rule(scheme.names, scored_classes(config, scheme), config.class_mean)
-    predictor = ScenePredictor(segmenter, windows, device=device)
+    workers = workers or WorkerSettings()
+    if workers.engine != "local":
+        raise ConfigError(
+            f"scores cannot be made by the engine '{workers.engine}'. Use the engine 'local', and "
+            "shards for several machines"
+        )
     names = tuple(modality.name for modality in segmenter.modalities)
-    tolerance_px = config.boundary_tolerance_px if boundary else None
-    tallies = {
-        subset: _Tally.empty(scheme.num_classes, tolerance_px)
-        for subset in (modality_subsets(names) if subsets else [names])
-    }
-    count = _Counter(progress, predictor, scenes, len(tallies))
-    per_scene = {}
-    for scene in scenes:
-        labels = read_reference_labels(scene, config)
-        for subset, tally in tallies.items():
-            without = frozenset(names) - frozenset(subset)
-            class_map = predictor.class_map(scene, without=without, progress=count.windows)
-            matrix = tally.add(labels, class_map)
-            if subset == names:
-                per_scene[scene.id] = rule.scene_row(matrix)
-                if on_map:
-                    on_map(scene, labels, class_map)
-            count.next_map()
-    _check_anything_scored(tallies[names], config)
-    settings = {
-        "scored_classes": [scheme.names[k] for k in rule.mean_over],
-        "ignore_index": IGNORE_INDEX,
-        "reference": config.reference,
-        **windows.to_dict(),
-        "test_time_augmentation": False,
-        "aggregation": "global",
-        "class_mean": config.class_mean,
-        "boundary_tolerance_px": tolerance_px,
-        "boundary_tolerance_m": _tolerance_m(tolerance_px, scenes),
-    }
-    return {
-        "format": METRICS_FORMAT,
-        "split": config.split,
-        "scenes": len(scenes),
-        "pixels": tallies[names].confusion.pixels,
-        "unmapped": tallies[names].confusion.unmapped,
-        "classes": list(scheme.names),
-        "full": "+".join(names),
-        "settings": settings,
-        "subsets": {"+".join(subset): rule.report(tally) for subset, tally in tallies.items()},
-        "per_scene": per_scene,
-    }
+    scorer = SceneScorer(
+        ScenePredictor(segmenter, windows, device=device),
+        scenes,
+        tuple(modality_subsets(names)) if subsets else (names,),
+        config,
+        config.boundary_tolerance_px if boundary else None,
+        look,
+        on_map,
+        keeps=keeping is not None,
+    )
+    results = _Results(scorer, rule)
+    journal = _journal(scorer, keeping, shard, scheme) if keeping else None
+    if not _score(scorer, results, journal, resume, workers, progress):
+        assert journal is not None
+        return {"waits_for": 0 if journal.is_removed else len(scenes) - len(results)}
+    if notes is not None:
+        notes |= results.notes()
+    return results.metrics()
+
+
+def _score(
+    scorer: SceneScorer,
+    results: _Results,
+    journal: ScoreJournal | None,
+    resume: bool,
+    workers: WorkerSettings,
+    progress: Progress | None,
+) -> bool:
+    """Score what is missing; tell whether all scenes are done."""
+    if journal is None:
+        _run(scorer, range(len(scorer.scenes)), workers, progress, results.add)
+        return True
+    with journal:
+        journal.begin(resume=resume)
+        if resume or journal.shard:
+            for number, counts in journal.found():
+                results.add(number, counts)
+
+        def take(number: int, counts: SceneCounts) -> None:
+            results.add(number, counts)
+            journal.add(number, counts, is_last=len(results) == len(scorer.scenes))
+
+        own = range(len(scorer.scenes))
+        if journal.shard:
+            own = own[journal.shard.number - 1 :: journal.shard.of]
+        missing = [number for number in own if number not in results]
+        _run(scorer, missing, workers, progress, take)
+    if journal.shard:  # others have scored as well meanwhile
+        for number, counts in journal.found():
+            if number not in results:
+                results.add(number, counts)
+    return len(results) == len(scorer.scenes)
+
+
+def _run(
+    scorer: SceneScorer,
+    numbers: Sequence[int],
+    workers: WorkerSettings,
+    progress: Progress | None,
+    take: Callable[[int, SceneCounts], None],
+) -> None:
+    count = WindowCounter(progress, scorer, numbers)
+    if not workers.is_alone:
+        score_by_workers(scorer, numbers, workers, count, take)
+        return
+    for number, counts in score_here(scorer, numbers, count):
+        take(number, counts)
+
+
+def _journal(
+    scorer: SceneScorer, keeping: Keeping, shard: Shard | None, scheme: ClassScheme
+) -> ScoreJournal:
+    predictor = scorer.predictor
+
+    def key() -> dict[str, Any]:
+        return {
+            "model": digest_values(predictor.segmenter.state_dict()),
+            "windows": predictor.windows.to_dict(),
+            "device": predictor.device.type,
+            "modalities": [list(subset) for subset in scorer.subsets],
+            "classes": scheme.to_dict(),
+            "reference": scorer.config.reference,
+            "boundary tolerance": scorer.tolerance_px,
+        }
+
+    return ScoreJournal(
+        keeping,
+        key,
+        [scene.id for scene in scorer.scenes],
+        lambda number: file_state(scorer.scenes[number]),
+        scheme.num_classes,
+        shard,
+    )
 
 
 @dataclass
@@ -176,14 +248,76 @@ class _Tally:
         score = None if tolerance_px is None else BoundaryScore(num_classes, tolerance_px)
         return cls(ConfusionMatrix(num_classes), score)
 
-    def add(self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> ConfusionMatrix:
-        """Add a scene; return its own matrix."""
-        matrix = ConfusionMatrix(self.confusion.num_classes)
-        matrix.update(labels, class_map)
-        self.confusion.merge(matrix)
-        if self.boundary:
-            self.boundary.update(labels, class_map)
-        return matrix
+
+class _Results:
+    """Sums over the scenes that are done; they may come in any order."""
+
+    def __init__(self, scorer: SceneScorer, rule: _Rule) -> None:
+        self._scorer, self._rule = scorer, rule
+        self._tallies = {
+            subset: _Tally.empty(len(rule.names), scorer.tolerance_px) for subset in scorer.subsets
+        }
+        self._rows: dict[int, dict[str, Any]] = {}
+        self._sizes: dict[int, float | None] = {}
+        self._notes: dict[int, tuple[Any, ...]] = {}
+
+    def add(self, number: int, counts: SceneCounts) -> None:
+        """Add a scene."""
+        for place, tally in enumerate(self._tallies.values()):
+            tally.confusion.counts += counts.confusion[place]
+            if tally.boundary:
+                tally.boundary.counts += counts.boundary[place]
+        matrix = ConfusionMatrix(len(self._rule.names))
+        matrix.counts += counts.confusion[0]
+        self._rows[number] = self._rule.scene_row(matrix)
+        self._sizes[number] = counts.pixel_size_m
+        self._notes[number] = counts.notes
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def notes(self) -> dict[str, tuple[Any, ...]]:
+        """Notes of the scenes that have some, in the order of the manifest."""
+        ids = self._ids()
+        return {ids[number]: own for number, own in sorted(self._notes.items()) if own}
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`."""
+        scorer, config, rule, ids = self._scorer, self._scorer.config, self._rule, self._ids()
+        full = self._tallies[scorer.subsets[0]]
+        _check_anything_scored(full, config)
+        sizes = [size for _, size in sorted(self._sizes.items())]
+        settings = {
+            "scored_classes": [rule.names[k] for k in rule.mean_over],
+            "ignore_index": IGNORE_INDEX,
+            "reference": config.reference,
+            **scorer.predictor.windows.to_dict(),
+            "test_time_augmentation": False,
+            "aggregation": "global",
+            "class_mean": config.class_mean,
+            "boundary_tolerance_px": scorer.tolerance_px,
+            "boundary_tolerance_m": _tolerance_m(scorer.tolerance_px, sizes),
+        }
+        return {
+            "format": METRICS_FORMAT,
+            "split": config.split,
+            "scenes": len(ids),
+            "pixels": full.confusion.pixels,
+            "unmapped": full.confusion.unmapped,
+            "classes": list(rule.names),
+            "full": "+".join(scorer.subsets[0]),
+            "settings": settings,
+            "subsets": {
+                "+".join(subset): rule.report(tally) for subset, tally in self._tallies.items()
+            },
+            "per_scene": {ids[number]: row for number, row in sorted(self._rows.items())},
+        }
+
+    def _ids(self) -> list[str]:
+        return [scene.id for scene in self._scorer.scenes]
 
 
 @dataclass(frozen=True)
@@ -213,30 +347,6 @@ class _Rule:
             "pixels": matrix.pixels,
             "unmapped": matrix.unmapped,
         }
-
-
-class _Counter:
-    """Progress over all maps, summed from the progress within each."""
-
-    def __init__(
-        self,
-        progress: Progress | None,
-        predictor: ScenePredictor,
-        scenes: Sequence[Scene],
-        maps_per_scene: int,
-    ) -> None:
-        self._progress = progress
-        windows = expected_total(scenes, lambda scene: len(predictor.lattice(scene)))
-        self._total = windows * maps_per_scene
-        self._before = self._now = 0
-
-    def windows(self, done: int, _: int) -> None:
-        self._now = self._before + done
-        if self._progress:
-            self._progress(min(self._now, self._total), self._total)
-
-    def next_map(self) -> None:
-        self._before = self._now
 
 
 def _check(
@@ -278,9 +388,8 @@ def _check_anything_scored(tally: _Tally, config: EvaluationConfig) -> None:
     )
 
 
-def _tolerance_m(tolerance_px: float | None, scenes: Sequence[Scene]) -> float | None:
+def _tolerance_m(tolerance_px: float | None, sizes: Sequence[float | None]) -> float | None:
     """Return the boundary tolerance in metres, if it is the same in all scenes (to 0.1 %)."""
-    sizes = [scene.grid.pixel_size_m for scene in scenes]
     known = [size for size in sizes if size is not None]
     if tolerance_px is None or len(known) < len(sizes) or max(known) > 1.001 * min(known):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,29 @@ class ScenePredictor:
         self.device = find_device(device)
         self.segmenter = segmenter.to(self.device)
         self.windows = windows
+
+    def on(self, device: str) -> ScenePredictor:
+        """Return the same, on another device."""
+        return ScenePredictor(self.segmenter, self.windows, device=torch.device(device))
+
+    @contextmanager
+    def on_cpu(self) -> Iterator[None]:
+        """Have the model on the CPU, while it is sent to another process.
+
+        Raises:
+            ModelError: The model holds what cannot be sent.
+        """
+        segmenter = self.segmenter
+        segmenter.to("cpu")
+        try:
+            yield
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ModelError(
+                f"{type(segmenter).__name__} cannot be sent to other processes ({error}). Define "
+                "it, and what it holds, at the top of a module; or use one process, --workers 1"
+            ) from error
+        finally:
+            segmenter.to(self.device)
 
     def lattice(self, scene: Scene) -> Lattice:
         """Return the windows of a scene."""
@@ -430,29 +453,11 @@ class MapOrder:
 
     def on(self, device: str) -> MapOrder:
         """Return the same, on another device."""
-        predictor = ScenePredictor(
-            self.predictor.segmenter, self.predictor.windows, device=torch.device(device)
-        )
-        return replace(self, predictor=predictor)
+        return replace(self, predictor=self.predictor.on(device))
 
-    @contextmanager
-    def on_cpu(self) -> Iterator[None]:
-        """Have the model on the CPU, while it is sent.
-
-        Raises:
-            ModelError: The model holds what cannot be sent.
-        """
-        segmenter, device = self.predictor.segmenter, self.predictor.device
-        segmenter.to("cpu")
-        try:
-            yield
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{type(segmenter).__name__} cannot be sent to other processes ({error}). Define "
-                "it, and what it holds, at the top of a module; or use one process, --workers 1"
-            ) from error
-        finally:
-            segmenter.to(device)
+    def on_cpu(self) -> AbstractContextManager[None]:
+        """See `ScenePredictor`."""
+        return self.predictor.on_cpu()
 
     def packed(self) -> bytes:
         """The order for a process that this one starts.

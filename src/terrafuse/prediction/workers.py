@@ -1,4 +1,4 @@
-"""Mapping of one scene by several processes, each with a model and a reader of its own.
+"""Work of several processes, each with a model and a reader of its own, such as one scene's map.
 
 The parent hands out rectangles and never sees a pixel: a worker reads, runs its model and keeps
 finished units on disk by itself. If it dies, others do what it had not finished.
@@ -14,13 +14,14 @@ import time
 import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
 import torch
 
@@ -41,6 +42,18 @@ _MOST_DEATHS = 2
 _TELL_SECONDS = 0.2
 _JOIN_SECONDS = 10
 
+T = TypeVar("T")
+
+
+class Order(Protocol):
+    """What workers need for all tasks, with a model."""
+
+    def packed(self) -> bytes:
+        """The order for a process that this one starts."""
+
+    def on(self, device: str) -> Self:
+        """Return the same, on another device."""
+
 
 @dataclass(frozen=True)
 class Event:
@@ -50,11 +63,11 @@ class Event:
         worker: Its number.
         kind: "ready" for a rectangle; "count" of windows done in one; "units" that are finished,
             as number → whether they have data; "warning", its text and class; "profile" of a
-            rectangle that is done; "failed" with an error; "died".
+            rectangle that is done, or "result" of another task; "failed" with an error; "died".
     """
 
     worker: int
-    kind: Literal["ready", "count", "units", "warning", "profile", "failed", "died"]
+    kind: Literal["ready", "count", "units", "warning", "profile", "result", "failed", "died"]
     value: Any = None
 
 
@@ -66,8 +79,8 @@ class Crew(AbstractContextManager["Crew"], ABC):
         """Start a worker, which reports when it is ready."""
 
     @abstractmethod
-    def give(self, worker: int, task: Window) -> None:
-        """Let a worker that is ready map a rectangle."""
+    def give(self, worker: int, task: Any) -> None:
+        """Let a worker that is ready do a task, such as to map a rectangle."""
 
     @abstractmethod
     def events(self) -> list[Event]:
@@ -104,7 +117,7 @@ def map_by_workers(
         )
     profile.workers = count
     with _crew(order, settings, count) as crew:
-        _Foreman(crew, order, count, tasks, profile, progress).run()
+        _MapForeman(crew, count, tasks, progress, order, profile).run()
 
 
 def _crew(order: MapOrder, settings: WorkerSettings, count: int) -> Crew:
@@ -112,27 +125,32 @@ def _crew(order: MapOrder, settings: WorkerSettings, count: int) -> Crew:
         from terrafuse.prediction.ray_engine import RayCrew
 
         return RayCrew(order, settings, count)
-    return _LocalCrew(order, settings.device_names(order.device)[:count])
+    devices = settings.device_names(order.device)[:count]
+    return LocalCrew(order, devices, _begin_mapping, order.writer.job.folder)
 
 
 @dataclass
-class _Foreman:
-    """Who hands out rectangles, and counts."""
+class Foreman(ABC, Generic[T]):
+    """Who hands out tasks, and counts.
+
+    Args:
+        workers: Their number.
+        tasks: In the order in which they are handed out.
+        progress: Called with (windows done, windows in all).
+    """
 
     crew: Crew
-    order: MapOrder
     workers: int
-    tasks: Sequence[Window]
-    profile: MapProfile
+    tasks: Sequence[T]
     progress: Progress | None
-    _busy: dict[int, Window] = field(default_factory=dict)
-    _counts: dict[int, int] = field(default_factory=dict)
-    _told: set[tuple[str, type]] = field(default_factory=set)
-    _done: int = 0
-    _deaths: int = 0
+    _busy: dict[int, T] = field(default_factory=dict, init=False)
+    _counts: dict[int, int] = field(default_factory=dict, init=False)
+    _told: set[tuple[str, type]] = field(default_factory=set, init=False)
+    _done: int = field(default=0, init=False)
+    _deaths: int = field(default=0, init=False)
 
     def run(self) -> None:
-        """Map all rectangles."""
+        """Have all tasks done."""
         self._waiting = list(self.tasks)
         self._total = sum(map(self._size, self.tasks))
         self._idle: set[int] = set()
@@ -146,6 +164,18 @@ class _Foreman:
                 self._busy[worker] = task = self._waiting.pop(0)
                 self.crew.give(worker, task)
 
+    @abstractmethod
+    def _size(self, task: T) -> int:
+        """Windows of a task."""
+
+    @abstractmethod
+    def _finish(self, task: T, value: Any) -> None:
+        """Take what a worker reports of a task that is done."""
+
+    @abstractmethod
+    def _rest(self, task: T) -> list[T]:
+        """What is left of the task of a worker that has died."""
+
     def _hear(self, event: Event) -> None:
         worker, value = event.worker, event.value
         if event.kind == "ready":
@@ -153,15 +183,13 @@ class _Foreman:
         elif event.kind == "count":
             self._counts[worker] = value
             self._tell()
-        elif event.kind == "units":
-            self.order.writer.job.done |= value
-            self._deaths = 0
         elif event.kind == "warning":
             self._warn(*value)
-        elif event.kind == "profile":
-            self.profile.add(value)
-            self._done += self._size(self._busy.pop(worker))
+        elif event.kind in ("profile", "result"):
+            task = self._busy.pop(worker)
             self._counts.pop(worker, None)
+            self._finish(task, value)
+            self._done += self._size(task)
             self._tell()
             self._idle.add(worker)
         elif event.kind == "failed":
@@ -174,11 +202,8 @@ class _Foreman:
         self._idle.discard(worker)
         self._counts.pop(worker, None)
         task = self._busy.pop(worker, None)
-        plan = self.order.writer.job.plan
         if task is not None:
-            missing = self.order.writer.job.missing
-            left = {n for n in missing if task.intersection(plan.window(n)) is not None}
-            self._waiting[:0] = rest = plan.runs(left)
+            self._waiting[:0] = rest = self._rest(task)
             # The total stays what was begun with, however often parts of it are done.
             self._done += self._size(task) - sum(map(self._size, rest))
         self._deaths += 1
@@ -199,21 +224,52 @@ class _Foreman:
         if self.progress:
             self.progress(min(self._done + sum(self._counts.values()), self._total), self._total)
 
+
+@dataclass
+class _MapForeman(Foreman[Window]):
+    """Who hands out rectangles of a scene."""
+
+    order: MapOrder
+    profile: MapProfile
+
+    def _hear(self, event: Event) -> None:
+        if event.kind == "units":
+            self.order.writer.job.done |= event.value
+            self._deaths = 0
+        else:
+            super()._hear(event)
+
     def _size(self, task: Window) -> int:
         return len(self.order.writer.job.plan.part(task))
 
+    def _finish(self, task: Window, value: Any) -> None:
+        del task
+        self.profile.add(value)
 
-class _LocalCrew(Crew):
+    def _rest(self, task: Window) -> list[Window]:
+        job = self.order.writer.job
+        left = {n for n in job.missing if task.intersection(job.plan.window(n)) is not None}
+        return job.plan.runs(left)
+
+
+class LocalCrew(Crew):
     """Processes of this machine.
 
     Args:
-        order: What to map.
+        order: What to do.
         devices: Of each worker.
+        begin: Called in each worker with the order and a way to report; returns what does a task.
+            Must be at the top of a module.
+        folder: Where workers that are ended may leave unfinished files.
     """
 
-    def __init__(self, order: MapOrder, devices: Sequence[str]) -> None:
+    def __init__(
+        self, order: Order, devices: Sequence[str], begin: Begin, folder: Path | None = None
+    ) -> None:
         self._order = order
         self._devices = devices
+        self._begin = begin
+        self._folder = folder
         self._threads = max(1, min(cores(), torch.get_num_threads()) // len(devices))
         # Forking would copy threads' locks and CUDA's state.
         self._context = multiprocessing.get_context("spawn")
@@ -225,14 +281,16 @@ class _LocalCrew(Crew):
         """See `Crew`."""
         self._pipes[worker], theirs = self._context.Pipe()
         process = self._context.Process(
-            target=_serve, args=(theirs, self._devices[worker], self._threads), daemon=True
+            target=_serve,
+            args=(theirs, self._begin, self._devices[worker], self._threads),
+            daemon=True,
         )
         with starting_workers(), deferred():
             process.start()
             self._processes[worker] = process
         theirs.close()
 
-    def give(self, worker: int, task: Window) -> None:
+    def give(self, worker: int, task: Any) -> None:
         """See `Crew`."""
         with suppress(OSError):  # it has died, as `events` will say
             self._pipes[worker].send(task)
@@ -274,10 +332,11 @@ class _LocalCrew(Crew):
                 if process.is_alive():
                     process.kill()
                     process.join()
-            clear_leftovers(self._order.writer.job.folder)
+            if self._folder is not None:
+                clear_leftovers(self._folder)
 
 
-class _Report:
+class Report:
     """A worker's way to its parent; several threads may use it."""
 
     def __init__(self, pipe: Connection) -> None:
@@ -286,6 +345,7 @@ class _Report:
         self._told = 0.0
 
     def __call__(self, kind: str, value: Any = None) -> None:
+        """Send what `Event` says."""
         with self._lock:
             self._pipe.send((kind, value))
 
@@ -301,25 +361,36 @@ class _Report:
         self("warning", (str(message), category))
 
 
-def _serve(pipe: Connection, device: str, threads: int) -> None:
-    """Map rectangles until the parent ends this process."""
+#: See `LocalCrew`.
+Begin = Callable[[Any, Report], Callable[[Any], None]]
+
+
+def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
+    order.writer.job.on_commit = lambda number, has: report("units", {number: has})
+
+    def do(task: Window) -> None:
+        profile = MapProfile()
+        profile.begin(0)
+        order.map(task, profile, report.count)
+        profile.end()
+        report("profile", profile)
+
+    return do
+
+
+def _serve(pipe: Connection, begin: Begin, device: str, threads: int) -> None:
+    """Do tasks until the parent ends this process."""
     shield_worker()
     torch.set_num_threads(threads)
     limit_resources(cache_mb=_CACHE_MB)
-    report = _Report(pipe)
+    report = Report(pipe)
     try:
         with telling_warnings(report.warn):
             report("asks")
-            order = pipe.recv().on(device)
-            order.writer.job.on_commit = lambda number, has: report("units", {number: has})
+            do = begin(pipe.recv().on(device), report)
             report("ready")
             while True:
-                profile = MapProfile()
-                task = pipe.recv()
-                profile.begin(0)
-                order.map(task, profile, report.count)
-                profile.end()
-                report("profile", profile)
+                do(pipe.recv())
     except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent has ended
         os._exit(1)
     except Exception as error:

@@ -1,0 +1,415 @@
+"""Scores by workers, in shards, and gone on with: those of one run, whatever the cut."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import permutations
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from array_scene import ArrayScene, Identity
+from children import run
+from small_units import Deadly
+from terrafuse.classes import ClassScheme
+from terrafuse.config import EvaluationConfig
+from terrafuse.errors import ConfigError, OutputError, WorkerError
+from terrafuse.evaluation import Keeping, evaluate
+from terrafuse.evaluation.journal import ScoreJournal
+from terrafuse.prediction import Shard, WindowSettings, WorkerSettings
+from terrafuse.prediction.workers import Crew, Event, Report
+
+SCHEME = ClassScheme(("water", "land"))
+CONFIG = EvaluationConfig(split="any", boundary_tolerance_px=2)
+
+
+def scenes_of() -> list[ArrayScene]:
+    """Five unlike scenes: "b" lacks the first modality, "c" has no data, labels of "d" are few."""
+    scenes = []
+    for n, (id, height, width) in enumerate(
+        [("a", 40, 50), ("b", 33, 20), ("c", 20, 25), ("d", 10, 70), ("e", 64, 33)]
+    ):
+        rng = np.random.default_rng(n)
+        labels = (rng.random((height, width)) < 0.4).astype(np.uint8)
+        if id == "d":
+            labels[:, 9:] = 255
+        images = {
+            name: rng.normal(size=(2, height, width)) + np.stack([labels == k for k in range(2)])
+            for name in ("s1", "s2")
+        }
+        missing = {"b": {"s1"}, "c": {"s1", "s2"}}.get(id, set())
+        scene = ArrayScene(images, labels=labels, scheme=SCHEME, missing=frozenset(missing), id=id)
+        scenes.append(scene)
+    return scenes
+
+
+def score(
+    keeping: Keeping | None = None,
+    scenes: list[ArrayScene] | None = None,
+    model: Any = None,
+    crop_size: int = 32,
+    **how: Any,
+) -> Any:
+    scenes = scenes or scenes_of()
+    windows = WindowSettings(crop_size=crop_size, overlap=8, batch_size=3)
+    segmenter = model or Identity(scenes[0].modalities, 2)
+    return evaluate(
+        segmenter, scenes, SCHEME, CONFIG, windows, device="cpu", subsets=True, keeping=keeping,
+        **how,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def expected() -> Any:
+    metrics = score()
+    assert len(metrics["subsets"]) == 3
+    assert metrics["per_scene"]["c"]["unmapped"] == 500
+    assert list(metrics["per_scene"]) == ["a", "b", "c", "d", "e"]
+    return metrics
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each scene is on disk as soon as it is done."""
+    monkeypatch.setattr("terrafuse.evaluation.journal._SECONDS", 0)
+
+
+class Maps:
+    """Takes down the ids of maps, and what is asked of them."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def __call__(self, scene: Any, labels: Any, class_map: Any) -> None:
+        assert labels.shape == class_map.shape == (scene.grid.height, scene.grid.width)
+        self.seen[scene.id] = class_map
+
+
+class SmallMaps(Maps):
+    """The same, of which only the sum is needed."""
+
+    @staticmethod
+    def shrink(scene: Any, class_map: Any) -> int:
+        del scene
+        return int(class_map.astype(int).sum())
+
+    def keep(self, scene_id: str, small: int) -> None:
+        self.seen[scene_id] = small
+
+
+# Workers
+
+
+class InlineCrew(Crew):
+    """Workers in this process, with a packed order each; some die when they are given a scene."""
+
+    #: Positions of scenes, each of which kills one worker.
+    deadly: ClassVar[list[int]] = []
+
+    def __init__(self, order: Any, devices: Any, begin: Any, folder: Any = None) -> None:
+        self.order, self.devices, self.begin = order, devices, begin
+        self.queue: list[Event] = []
+        self.work: dict[int, Callable[[int], None]] = {}
+
+    def hire(self, worker: int) -> None:
+        order = pickle.loads(self.order.packed()).on(self.devices[worker])
+        self.work[worker] = self.begin(order, InlineReport(self.queue, worker))
+        self.queue.append(Event(worker, "ready"))
+
+    def give(self, worker: int, task: Any) -> None:
+        if task in self.deadly:
+            self.deadly.remove(task)
+            self.queue.append(Event(worker, "died"))
+        else:
+            self.work[worker](task)
+
+    def events(self) -> list[Event]:
+        found, self.queue[:] = self.queue[::-1], []  # the last worker is heard first
+        return found
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+class InlineReport(Report):
+    def __init__(self, queue: list[Event], worker: int) -> None:
+        self.queue, self.worker, self._told = queue, worker, 0.0
+
+    def __call__(self, kind: Any, value: Any = None) -> None:
+        if kind == "count":  # reaches the parent long before the result
+            return
+        self.queue.append(Event(self.worker, kind, value))
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> type[InlineCrew]:
+    monkeypatch.setattr("terrafuse.evaluation.scoring.LocalCrew", InlineCrew)
+    monkeypatch.setattr(InlineCrew, "deadly", [])
+    return InlineCrew
+
+
+@pytest.mark.parametrize("keeper", [Maps, SmallMaps])
+def test_scores_of_workers(keeper: type[Maps], inline: type[InlineCrew], expected: Any) -> None:
+    whole, maps = Maps(), keeper()
+    score(on_map=whole)
+    inline.deadly[:] = [1, 1, 3]
+    counts: list[tuple[int, int]] = []
+    metrics = score(workers=WorkerSettings(2), on_map=maps, progress=lambda *c: counts.append(c))
+    assert metrics == expected
+    assert list(metrics["per_scene"]) == list(expected["per_scene"])
+    assert set(maps.seen) == set("abcde")
+    for id, found in maps.seen.items():
+        full = whole.seen[id]
+        assert np.array_equal(found, full if keeper is Maps else full.astype(int).sum())
+    assert counts[-1][0] == counts[-1][1] == sum(w for w in (4, 2, 1, 3, 6)) * 3
+
+
+def test_more_workers_than_scenes(inline: type[InlineCrew], expected: Any) -> None:
+    with pytest.warns(UserWarning, match="5 of 7 workers have something to do: there are 5 scenes"):
+        assert score(workers=WorkerSettings(7)) == expected
+
+
+def test_a_scene_that_kills_its_workers_is_named(
+    inline: type[InlineCrew], tmp_path: Path, expected: Any
+) -> None:
+    inline.deadly[:] = [2, 2, 2]
+    keeping = Keeping(tmp_path / "scored")
+    told = r"3 workers died of scene 'c'.* divide the scene"
+    with pytest.raises(WorkerError, match=told):
+        score(keeping, workers=WorkerSettings(2))
+    # What it kept counts; in one process, or with the scene divided, nothing is given up.
+    maps = Maps()
+    assert score(keeping, resume=True, on_map=maps) == expected
+    assert 0 < len(maps.seen) < 5
+    assert "c" in maps.seen
+
+
+def test_other_engines_are_refused(expected: Any) -> None:
+    with pytest.raises(ConfigError, match=r"engine 'ray'.* Use the engine 'local', and shards"):
+        score(workers=WorkerSettings(2, engine="ray"))
+    assert score(workers=WorkerSettings(1, engine="local")) == expected
+
+
+@pytest.mark.slow
+def test_scores_of_processes_one_of_which_is_killed(tmp_path: Path, expected: Any) -> None:
+    (tmp_path / "1.life").touch()
+    maps = SmallMaps()
+    model = Deadly(scenes_of()[0].modalities, tmp_path)
+    metrics = score(model=model, workers=WorkerSettings(2), on_map=maps)
+    assert not (tmp_path / "1.life").exists()
+    assert metrics == expected
+    assert set(maps.seen) == set("abcde")
+
+
+# Shards
+
+
+def test_shards_in_any_order_make_the_scores(tmp_path: Path, expected: Any) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    for order in permutations((1, 2, 3)):
+        maps = [Maps(), Maps(), Maps()]
+        made = [
+            score(keeping, shard=Shard(n, 3), on_map=own)
+            for n, own in zip(order, maps, strict=True)
+        ]
+        assert [set(own.seen) for own in maps] == [
+            {1: {"a", "d"}, 2: {"b", "e"}, 3: {"c"}}[n] for n in order
+        ]
+        left = {1: 3, 2: 3, 3: 4}[order[0]]
+        assert made[0] == {"waits_for": left}
+        assert made[1] == {"waits_for": {1: 2, 2: 2, 3: 1}[order[2]]}
+        assert made[2] == expected
+        # Once more, nothing is left to do; then others may remove what was kept.
+        assert score(keeping, shard=Shard(1, 3), on_map=(again := Maps())) == expected
+        assert not again.seen
+        keeping.remove()
+        assert not keeping.folder.exists()
+
+
+def test_a_shard_that_was_stopped_goes_on_by_itself(
+    tmp_path: Path, at_once: None, expected: Any
+) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, shard=Shard(1, 2), on_map=stop_at("c"))
+    maps = Maps()
+    assert score(keeping, shard=Shard(1, 2), on_map=maps) == {"waits_for": 2}
+    assert set(maps.seen) == {"c", "e"}
+    # How many there are may change: what is done is done.
+    maps = Maps()
+    assert score(keeping, shard=Shard(2, 3), on_map=maps) == {"waits_for": 1}
+    assert set(maps.seen) == {"b"}
+    assert score(keeping, resume=True) == expected
+
+
+def test_the_shard_that_is_late_learns_that_all_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    score(keeping, shard=Shard(1, 2))
+    real, calls = ScoreJournal.found, []
+
+    def found(journal: ScoreJournal) -> Any:
+        calls.append(1)
+        if len(calls) == 2:  # between its own end and its look at the others
+            keeping.remove()
+        return real(journal)
+
+    monkeypatch.setattr(ScoreJournal, "found", found)
+    assert score(keeping, shard=Shard(1, 2)) == {"waits_for": 0}
+
+
+# Stopped and killed
+
+
+def stop_at(id: str) -> Callable[..., None]:
+    def stop(scene: Any, *_: Any) -> None:
+        if scene.id == id:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+def test_scores_that_were_stopped_go_on(
+    seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: Any
+) -> None:
+    monkeypatch.setattr("terrafuse.evaluation.journal._SECONDS", seconds)
+    keeping = Keeping(tmp_path / "run" / "scored")
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, on_map=stop_at("c"))
+    maps = Maps()
+    assert score(keeping, resume=True, on_map=maps) == expected
+    assert set(maps.seen) == {"c", "d", "e"}
+    anew = Maps()
+    with pytest.warns(UserWarning, match="unfinished scores, which are begun anew; --resume would"):
+        assert score(keeping, on_map=anew) == expected
+    assert set(anew.seen) == set("abcde")
+    assert score(keeping, resume=True) == expected
+    keeping.remove()
+    assert not keeping.folder.exists()
+
+
+def test_what_is_never_stopped_leaves_nothing(tmp_path: Path, expected: Any) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    assert score(keeping) == expected
+    assert not keeping.folder.exists()
+
+
+def test_killed_it_goes_on(tmp_path: Path, at_once: None, expected: Any) -> None:
+    keeping = Keeping(tmp_path / "scored")
+
+    def kill(scene: Any, *_: Any) -> None:
+        if scene.id == "d":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert run(lambda: score(keeping, on_map=kill)) == -signal.SIGKILL
+    maps = Maps()
+    assert score(keeping, resume=True, on_map=maps) == expected
+    assert set(maps.seen) == {"d", "e"}
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda text: text[:-20],  # torn
+        lambda text: text[:-3] + "x" + text[-2:],
+        lambda text: text[: text.rindex("\n\n")] + "\n\xff",
+    ],
+)
+def test_a_line_that_is_not_as_it_was_written_is_done_again(
+    harm: Callable[[str], str], tmp_path: Path, at_once: None, expected: Any
+) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, on_map=stop_at("d"))
+    (file,) = keeping.files()
+    file.write_text(harm(file.read_text()), encoding="latin-1")
+    for seen in ({"c", "d"}, {"d", "e"}):  # what is added after it is sound
+        maps = Maps()
+        last = stop_at("d" if seen == {"c", "d"} else "none")
+
+        def look(scene: Any, *rest: Any, maps: Maps = maps, last: Any = last) -> None:
+            maps(scene, *rest)
+            last(scene)
+
+        with pytest.raises(KeyboardInterrupt) if "c" in seen else nullcontext():
+            assert score(keeping, resume=True, on_map=look) == expected
+        assert set(maps.seen) == seen
+
+
+@pytest.mark.parametrize(
+    ("how", "differing"),
+    [
+        ({"crop_size": 24}, "windows"),
+        ({"boundary": False}, "boundary tolerance"),
+        ({"other": True}, "model"),
+        ({"facts": {"manifest": 2}}, "manifest"),
+    ],
+)
+def test_other_scores_are_begun_anew(
+    how: dict[str, Any], differing: str, tmp_path: Path, at_once: None
+) -> None:
+    facts = {"manifest": 1}
+    keeping = Keeping(tmp_path / "scored", lambda: facts)
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, on_map=stop_at("e"))
+    model = Identity(scenes_of()[0].modalities, 2)
+    if how.pop("other", False):
+        model.norm.weight.data += 1
+    facts |= how.pop("facts", {})
+    maps = Maps()
+    with pytest.warns(UserWarning, match=rf"is of scores with other {differing}; its scenes are"):
+        found = score(keeping, model=model, resume=True, on_map=maps, **how)
+    assert set(maps.seen) == set("abcde")
+    assert found == score(model=model, **how)
+
+
+def test_scenes_that_have_changed_are_scored_again(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = dict.fromkeys("abcde", 1)
+    keeping = Keeping(tmp_path / "scored", described=described.__getitem__)
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, on_map=stop_at("e"))
+    described["b"] = 2
+    scenes = scenes_of()
+    monkeypatch.setattr(scenes[3], "states_as_named", lambda: [("d.tif", 1, 2)])
+    maps = Maps()
+    score(keeping, scenes, resume=True, on_map=maps)
+    assert set(maps.seen) == {"b", "d", "e"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_folder_of_somebody_else_is_left_alone(kind: str, tmp_path: Path, expected: Any) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    if kind == "folder":
+        keeping.folder.mkdir()
+    own = keeping.folder / "own.txt" if kind == "folder" else keeping.folder
+    own.write_text("mine")
+    with pytest.raises(OutputError, match=r"is no such folder\. Move it"):
+        score(keeping, resume=True)
+    assert own.read_text() == "mine"
+    keeping.folder.rename(tmp_path / "other")
+    assert score(keeping, resume=True) == expected
+
+
+def test_a_disk_that_fails_is_told(
+    tmp_path: Path, at_once: None, monkeypatch: pytest.MonkeyPatch, expected: Any
+) -> None:
+    keeping = Keeping(tmp_path / "scored")
+
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("terrafuse.evaluation.journal.os.fsync", fail)
+        with pytest.raises(OutputError, match=r"1-of-1.jsonl' cannot be written"):
+            score(keeping)
+    assert score(keeping, resume=True) == expected
