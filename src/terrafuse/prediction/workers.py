@@ -227,7 +227,7 @@ class _LocalCrew(Crew):
         process = self._context.Process(
             target=_serve, args=(theirs, self._devices[worker], self._threads), daemon=True
         )
-        with starting_workers(), deferred():
+        with starting_workers("spawn"), deferred():
             process.start()
             self._processes[worker] = process
         theirs.close()
