@@ -7,6 +7,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 import pytest
@@ -71,19 +73,44 @@ def test_an_echo_of_the_first_is_no_second() -> None:
         StopListener(heard.append).start()
         hear = signal.getsignal(signal.SIGTERM)
 
-        def hear_twice(number: int, frame: Any) -> None:
-            sleep = time.sleep
-            try:
-                time.sleep = lambda _: os.kill(os.getpid(), number)
-                hear(number, frame)  # type: ignore[operator]
-            finally:
-                time.sleep = sleep
-
-        signal.signal(signal.SIGTERM, hear_twice)
+        signal.signal(signal.SIGTERM, partial(_hear_again, hear, signal.SIGTERM, pauses))
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM]
+        assert sum(pauses) == pytest.approx(1.5)
 
+    pauses: list[float] = []
     assert run(work) == 0
+
+
+@pytest.mark.parametrize("again", SIGNALS)
+def test_another_signal_ends_while_an_echo_of_sigterm_may_come(again: signal.Signals) -> None:
+    def work() -> None:
+        pauses: list[float] = []
+        StopListener(lambda _: None).start()
+        hear = signal.getsignal(signal.SIGTERM)
+        later = partial(_hear_again, hear, again, pauses, from_pause=2)
+        signal.signal(signal.SIGTERM, later)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    assert run(work) == (0 if again == signal.SIGTERM else -again)
+
+
+def _hear_again(
+    hear: Any, again: int, pauses: list[float], number: int, frame: Any, from_pause: int = 1
+) -> None:
+    """Hear a signal, and another one in each pause from one on."""
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) >= from_pause:
+            os.kill(os.getpid(), again)
+
+    sleep = time.sleep
+    try:
+        time.sleep = pause
+        hear(number, frame)
+    finally:
+        time.sleep = sleep
 
 
 def test_lines_that_belong_together_come_first() -> None:
@@ -150,6 +177,23 @@ def test_workers_are_ended_by_their_parent_alone() -> None:
     assert end_of(parent) == 0
     os.close(reading)
     os.close(writing)
+
+
+def test_a_first_worker_of_another_interpreter_never_sees_them() -> None:
+    """multiprocessing starts its resource tracker with it, which unblocks signals."""
+    tell = "import os, signal; os._exit(100 + len(signal.pthread_sigmask(signal.SIG_BLOCK, [])))"
+
+    def work() -> None:
+        resource_tracker._resource_tracker._fd = None  # as in a process that has none
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        worker = multiprocessing.get_context("spawn").Process(target=exec, args=(tell,))
+        with starting_workers("spawn"):
+            worker.start()
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
+        worker.join(60)
+        assert worker.exitcode == 100 + len(SIGNALS)
+
+    assert run(work) == 0
 
 
 def test_workers_end_with_a_killed_parent() -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,8 +25,9 @@ SIGNALS = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")
     if name in signal.Signals.__members__
 )
-#: `timeout` signals its child and then the child's group: twice within an instant.
-_ECHO_SECONDS = 0.3
+#: `timeout` signals its child and then the child's group: twice within an instant, or later on a
+#: busy machine. SIGTERM is not sent by hand, so that its echo is waited for a little longer.
+_ECHO_SECONDS, _ECHO_OF_SIGTERM_SECONDS = 0.3, 1.5
 _LOOK_SECONDS = 1.0
 
 
@@ -87,7 +89,11 @@ class StopListener:
             signal.signal(one, signal.SIG_IGN)
         time.sleep(_ECHO_SECONDS)
         for one in self._before:
-            signal.signal(one, signal.SIG_DFL)
+            if not one == number == signal.SIGTERM:
+                signal.signal(one, signal.SIG_DFL)
+        if number == signal.SIGTERM:
+            time.sleep(_ECHO_OF_SIGTERM_SECONDS - _ECHO_SECONDS)
+            signal.signal(number, signal.SIG_DFL)
         act = partial(self._act, signal.Signals(number))
         if _Deferral.depth:
             _Deferral.waiting = act
@@ -150,13 +156,21 @@ def how_to_go_on(stop: BaseException) -> str:
 
 
 @contextmanager
-def starting_workers() -> Iterator[None]:
-    """Start processes that never see the signals; in each, call `shield_worker`."""
+def starting_workers(method: str | None = None) -> Iterator[None]:
+    """Start processes that never see the signals; in each, call `shield_worker`.
+
+    Args:
+        method: How they are started ("fork", "spawn", "forkserver"); default: multiprocessing's.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _not_for_workers())
     try:
+        if (method or multiprocessing.get_start_method()) != "fork":
+            # It starts with the first worker, and unblocks SIGINT and SIGTERM when it has started.
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, _not_for_workers())
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

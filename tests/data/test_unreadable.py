@@ -223,6 +223,18 @@ def test_small_pixels_far_from_the_origin_are_told_apart(folder: Folder) -> None
         assert grid.crs is not None
 
 
+@pytest.mark.parametrize("srs", ["EPSG:99999", "PROJCS[&quot;here&quot;"])
+def test_a_crs_that_nobody_knows_is_not_none(folder: Folder, srs: str) -> None:
+    name = folder.vrt("far.vrt", head=f'<SRS dataAxisToSRSAxisMapping="1,2">{srs}</SRS>{PLACE}')
+    told = srs.replace("&quot;", '"')
+    folder.refused("far.vrt' has the CRS", told, "which PROJ does not know", image=name)
+    folder.vrt("far.vrt", head=CRS + PLACE)  # as it says
+    assert inspect_raster(folder.folder / name, "it").grid.crs is not None
+    for none in (PLACE, f"<SRS></SRS>{PLACE}"):
+        folder.vrt("far.vrt", head=none)
+        assert inspect_raster(folder.folder / name, "it").grid.crs is None
+
+
 @pytest.mark.parametrize("points", [1, 4])
 def test_control_points_through_which_no_grid_goes(folder: Folder, points: int) -> None:
     gcps = "".join(f'<GCP Id="{n}" Pixel="{n}" Line="{n}" X="3" Y="4"/>' for n in range(points))

@@ -194,6 +194,26 @@ def test_unknown_memory_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
     check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
 
 
+def test_a_model_that_reads_values_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**9)
+    config, segmenter = settings(4000, 64), model()
+
+    def loss(shapes: Segmenter, crop_size: int, samples: int) -> Tensor:
+        return torch.ones(samples, crop_size)[torch.rand(samples, crop_size) > 0.5].sum()
+
+    def check() -> None:
+        build = partial(build_again, segmenter)
+        check_training(segmenter, config.training, config.data, build=build, loss=loss)
+
+    told = (
+        r"^the memory that EarlyFusion needs is not known before .* \(NotImplementedError: .*zero"
+    )
+    with pytest.warns(UserWarning, match=told):
+        check()
+    monkeypatch.setattr(memory, "free_memory", lambda: 10**14)
+    check()  # whatever it is, it fits
+
+
 def test_the_check_draws_no_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_rng_state()
     segmenter = model()

@@ -159,6 +159,21 @@ def test_an_object_that_one_window_missed_stays_its_own() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
+def test_a_cut_segment_that_one_window_saw_ends_in_the_middle_of_the_overlap(side: str) -> None:
+    """Not where the window ends, although most of it lies in the core, which ends at 25."""
+    plan = WindowPlan(20, 50, 30, 10)
+    windows = [np.zeros((20, 30), np.int64) for _ in plan.windows]
+    expected = np.zeros((20, 50), int)
+    if side == "left":  # columns 10 to 30 of the raster
+        windows[0][5:9, 10:] = 1
+        expected[5:9, 10:25] = 1
+    else:  # 20 to 38
+        windows[1][5:9, :18] = 1
+        expected[5:9, 25:38] = 1
+    np.testing.assert_array_equal(stitch(plan, windows), expected)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
 def test_of_whole_segments_the_smallest_is_on_top(side: str) -> None:
     """Whichever window saw it: a yard with a car in it, one of them seen by either only."""
     plan = WindowPlan(20, 44, 30, 15)

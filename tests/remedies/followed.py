@@ -42,6 +42,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/data/test_stac.py::test_a_server_does_not_lead_to_this_disk": (
         "data.stac:_resolve | Download the item, and give its file",
     ),
+    "tests/data/test_unreadable.py::test_a_crs_that_nobody_knows_is_not_none": (
+        "data.raster_file:_check_srs | Correct its <SRS>, or remove it",
+    ),
     "tests/cli/test_failures.py::test_a_disk_that_is_full_is_told": (
         "cli.failures:describe_failure | could not be written",
     ),

@@ -168,6 +168,20 @@ def test_labels_that_are_all_ignored(place: Any, way: str) -> None:
     assert "labels-ignored" not in place.codes()
 
 
+def test_classes_of_one_colour(place: Any) -> None:
+    place.values["classes"] = [
+        {"name": name, "code": code, "color": color}
+        for code, (name, color) in enumerate(
+            {"dry": "#AA0000", "wet": "#0000bb", "sand": "#aa0000", "snow": "#0000ba"}.items()
+        )
+    ]
+    finding = told("doctor.labels:check_colors | Give each a 'color' of its own", place.check())
+    assert (finding.severity, finding.code) == ("warning", "alike-colors")
+    assert finding.message.endswith("look alike on maps: 'dry', 'sand' (#aa0000)")
+    place.values["classes"][2]["color"] = "#ffff00"
+    assert "alike-colors" not in place.codes()
+
+
 def test_splits_that_are_missing(place: Any) -> None:
     for entry in place.values["scenes"]:
         entry["split"] = None

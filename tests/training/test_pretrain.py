@@ -413,7 +413,7 @@ def test_a_run_starts_from_the_files(labelled: Make, make_config: Make, tmp_path
     assert [base["source"] for base in info["base_weights"]] == list(weights.values())
 
 
-@pytest.mark.parametrize("name", ["croma", "mae"])
+@pytest.mark.parametrize("name", SMALL)
 def test_too_large_a_batch_is_refused_with_one_that_fits(
     name: str, unlabelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,10 +321,18 @@ def test_efficientnets_of_other_names_are_timms(tmp_path: Path) -> None:
 
 
 def test_names_of_torchvision_are_said(tmp_path: Path) -> None:
-    path = stored(tmp_path, {"features.0.0.weight": torch.ones(4, 3, 4, 4)})
     small: dict[str, Any] = {"dims": [4, 6, 8, 10], "depths": [1, 1, 2, 1]}
-    with pytest.raises(WeightsMismatchError, match=r"names of torchvision \('features\.0\.0\.wei"):
-        create_backbone("convnext_atto", 3, weights=str(path), **small)
+    for name in (
+        "features.0.0.weight",
+        "encoder.layers.encoder_layer_0.ln_1.weight",
+        "trunk_output.block1.block1-0.proj.0.weight",
+    ):
+        path = stored(tmp_path, {name: torch.ones(4, 3, 4, 4)})
+        with pytest.raises(
+            WeightsMismatchError,
+            match=rf"names of torchvision \('{name}'\), of which only ResNets are .* Use timm's",
+        ):
+            create_backbone("convnext_atto", 3, weights=str(path), **small)
     path = stored(tmp_path, timm.create_model("convnext_atto", **small).state_dict(), "timm.pth")
     create_backbone("convnext_atto", 3, weights=str(path), **small)
     create_backbone("resnet18", 3, weights=str(stored(tmp_path, resnet())), **SIZES)

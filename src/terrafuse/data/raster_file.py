@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from html import unescape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +22,7 @@ from terrafuse.data.names import gdal_path, is_part, local_file
 from terrafuse.data.on_disk import obstacle
 from terrafuse.data.remote import advise, forget
 from terrafuse.data.stored import color_model, plain_path
-from terrafuse.errors import RasterReadError
+from terrafuse.errors import RasterReadError, cut
 
 # Share of the pixels above 0 within 3 % of the maximum: 80 % in a mask with soft edges, a third in
 # one that is feathered over a fifth of its side, mostly less than 5 % in near infrared.
@@ -92,6 +94,9 @@ _MOST_LISTED = 12
 _MOST_PIXELS, _LONGEST_SIDE = 10**13, 5 * 10**7
 # A pixel is at least so many steps between neighbouring float64 numbers wide.
 _LEAST_STEPS = 64
+
+# The CRS of a VRT, unless it is empty.
+_SRS = re.compile(r"<SRS\b[^>]*>(\s*[^<\s][^<]*)</SRS>")
 
 # Ground control points are replaced by the affine map through them if it is this exact.
 _GCP_TOLERANCE_PX = 0.5
@@ -356,6 +361,8 @@ def _placement(path: str, dataset: Any, where: str) -> dict[str, Any]:
     gcps, crs = dataset.gcps
     if grid.crs is not None or not (gcps or dataset.rpcs):
         _check_transform(path, grid, where)
+        if grid.crs is None and dataset.driver == "VRT":
+            _check_srs(path, where)
         return {"grid": grid}
     if not gcps:
         return {"grid": grid, "unplaced": "it is placed by rational polynomials (RPC) only"}
@@ -371,6 +378,21 @@ def _placement(path: str, dataset: Any, where: str) -> dict[str, Any]:
         "unplaced": f"it is placed by {len(gcps)} ground control points only, and a grid through "
         f"them is up to {error:.1f} px off",
     }
+
+
+def _check_srs(path: str, where: str) -> None:
+    """Refuse a VRT whose CRS is unknown, which GDAL reads as one without a CRS."""
+    file = local_file(path)
+    try:
+        text = path if file is None else file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return
+    found = _SRS.search(text.partition("<VRTRasterBand")[0])
+    if found is not None:
+        raise RasterReadError(
+            f"{where}: '{path}' has the CRS '{cut(unescape(found[1].strip()))}', which PROJ does "
+            "not know. Correct its <SRS>, or remove it if the raster has no CRS"
+        )
 
 
 def _check_transform(path: str, grid: Grid, where: str, of_gcps: int = 0) -> None:

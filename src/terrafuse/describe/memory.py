@@ -1,7 +1,7 @@
 """Memory that training and prediction need, compared with what is free before they start.
 
 What clearly does not fit is refused with the largest settings that do; what is near the limit is
-warned of. Where nothing can be derived from shapes, nothing is said.
+warned of, and so is what may be near and cannot be derived from shapes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from terrafuse.describe.costs import (
     trains_on,
     without_values,
 )
-from terrafuse.errors import ConfigError, NotEnoughMemoryError, TerrafuseError
+from terrafuse.errors import ConfigError, NotEnoughMemoryError, TerrafuseError, cut
 from terrafuse.memory import free_memory, in_words
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import window_alignment
@@ -205,8 +205,12 @@ def _check(
             _compare(plan(without_values(build)), free, device)
     except (TerrafuseError, Warning):
         raise
-    except Exception:  # models may do anything with missing values
-        return
+    except Exception as error:  # models may do anything with missing values
+        warnings.warn(
+            f"the memory that {type(model).__name__} needs is not known before the start: its "
+            f"shapes alone do not tell ({type(error).__name__}: {cut(error)})",
+            stacklevel=4,
+        )
 
 
 def _compare(work: _Work, free: int, device: torch.device) -> None:

@@ -33,7 +33,7 @@ from terrafuse.doctor.files import (
     gdal_warnings,
 )
 from terrafuse.doctor.findings import Finding, Severity
-from terrafuse.doctor.labels import check_astray, check_labels, explain_unknown
+from terrafuse.doctor.labels import check_astray, check_colors, check_labels, explain_unknown
 from terrafuse.doctor.nodata import check_nan, check_nodata
 from terrafuse.doctor.registration import check_registration
 from terrafuse.doctor.scales import check_scales
@@ -131,6 +131,7 @@ def iterate_findings(
         yield from _check_alike_bands(modality)
         if deep:
             yield from check_scales(modality, records)
+    yield from check_colors(manifest.scheme)
     yield from check_astray(records)
     yield from check_splits(manifest, records, splits, deep=deep, are_all=are_all)
     if deep:

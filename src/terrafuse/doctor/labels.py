@@ -29,6 +29,7 @@ _FEWEST_OF_CLASS = 16
 _MOST_CODES = 64
 _PART = 37
 _SAMPLE = 1024
+_MOST_ALIKE = 5
 
 
 def check_labels(summary: SceneSummary) -> Iterator[Finding]:
@@ -131,6 +132,21 @@ def _check_mask_as_image(summary: SceneSummary, seen: ModalitySummary) -> Iterat
     path = next(iter(summary.scene.paths().get(seen.name, ())), None)
     remedy = "Labels were probably unpacked over the image of the same name; unpack the image again"
     yield Finding("error", "labels-over-image", message, summary.id, path, remedy, seen.name)
+
+
+def check_colors(scheme: ClassScheme) -> Iterator[Finding]:
+    """Find classes that a map shows in one colour."""
+    classes: dict[str, list[str]] = {}
+    for name, color in zip(scheme.names, scheme.colors, strict=True):
+        classes.setdefault(color, []).append(f"'{name}'")
+    alike = [f"{', '.join(names)} ({color})" for color, names in classes.items() if len(names) > 1]
+    if alike:
+        more = f" … and {len(alike) - _MOST_ALIKE} more" if len(alike) > _MOST_ALIKE else ""
+        message = (
+            f"classes have one colour, and look alike on maps: {'; '.join(alike[:_MOST_ALIKE])}"
+        )
+        remedy = "Give each a 'color' of its own in 'classes'"
+        yield Finding("warning", "alike-colors", message + more, remedy=remedy)
 
 
 def check_astray(records: Sequence[SceneRecord]) -> Iterator[Finding]:

@@ -107,9 +107,9 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
                 yield
 
     def _make_there(self, photo: Photo, cache: WindowCache, jobs: Sequence[_Job]) -> Iterator[None]:
-        pool = self._start()
         try:
-            with starting_workers():  # it starts them as work arrives
+            with starting_workers("spawn"):  # the pool starts them as work arrives
+                pool = self._start()
                 waiting = [pool.submit(_make_there, photo, w, cache.folder, n) for n, w in jobs]
             for future in as_completed(waiting):
                 future.result()

@@ -285,7 +285,7 @@ class LocalCrew(Crew):
             args=(theirs, self._begin, self._devices[worker], self._threads),
             daemon=True,
         )
-        with starting_workers(), deferred():
+        with starting_workers("spawn"), deferred():
             process.start()
             self._processes[worker] = process
         theirs.close()

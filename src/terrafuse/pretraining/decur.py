@@ -11,6 +11,7 @@ Own code, written from a description of the published code and equal to it for i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from itertools import combinations
 
 import torch
@@ -111,7 +112,9 @@ class DeCURPretraining(nn.Module):
     def correlate(self, a: Tensor, b: Tensor) -> Tensor:
         """Cross-correlation (d, d) of embeddings (N, d), over the batches of all processes."""
         samples = len(a)
-        with torch.autocast(a.device.type, enabled=False):
+        kind = a.device.type
+        is_cast = torch.amp.is_autocast_available(kind)  # not for shapes without values
+        with torch.autocast(kind, enabled=False) if is_cast else nullcontext():
             own: Tensor = self.norm(a.float()).T @ self.norm(b.float())
         if not (distributed.is_available() and distributed.is_initialized()):
             return own / samples

@@ -78,9 +78,10 @@ def contrast_logits(vectors: Sequence[Tensor], temperature: float) -> Tensor:
     count, samples = len(vectors), len(vectors[0])
     x = F.normalize(torch.cat(list(vectors)).float(), dim=1)
     cosines = x @ x.T / temperature  # (M · N, M · N)
-    place = torch.arange(samples, device=x.device).repeat(count)
-    elsewhere = place[:, None] != place[None, :]
-    negatives = cosines[elsewhere].reshape(count * samples, -1)
+    places = torch.arange(samples, device=x.device)
+    others = places[:-1] + (places[:-1] >= places[:, None])  # (N, N - 1): all but the row's own
+    columns = torch.cat([others + sensor * samples for sensor in range(count)], dim=1)
+    negatives = cosines.gather(1, columns.repeat(count, 1))  # (M · N, M (N - 1))
     rows = []
     for step in range(1, count):  # the sensor `step` positions further
         other = torch.arange(count * samples, device=x.device).roll(-step * samples)

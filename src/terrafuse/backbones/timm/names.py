@@ -26,7 +26,7 @@ _AROUND = {
 }  # fmt: skip
 _BLOCK = re.compile(r"^_blocks\.(\d+)\.([^.]+)\.(.+)$")
 #: Names that only torchvision's models have.
-_TORCHVISION = ("features.", "encoder.layers.encoder_layer_0.")
+_TORCHVISION = ("features.", "encoder.layers.encoder_layer_0.", "trunk_output.")
 
 
 def of_efficientnet_pytorch(state: dict[str, Tensor], whole: Any, where: str) -> dict[str, Tensor]:
