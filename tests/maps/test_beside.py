@@ -143,6 +143,28 @@ def test_fields_by_hand(made: Any) -> None:
     assert 45.14 < south < north < 45.16
 
 
+def test_what_is_abstained_from_has_a_colour_and_an_entry(tmp_path: Path) -> None:
+    image = np.zeros((2, 20, 30), np.float32)
+    image[1, :, :10] = 5  # sure; the rest has 0.5 for each class
+    scene = ArrayScene({"a": image}, scheme=SCHEME)
+    predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(32, 8), device="cpu")
+    products = predictor.predict(scene, tmp_path, abstain=0.6)
+    raster = open_class_raster(products.class_map)
+    assert raster.scheme == ClassScheme(SCHEME.names, SCHEME.colors, ((0,), (1,)))
+    content = describe_item(
+        products, raster, name="s", made=datetime.now(UTC), model={}, model_file=tmp_path
+    )
+    entry = content["assets"]["class_map"]["classification:classes"][2]
+    assert (entry["value"], entry["name"], entry["color_hint"]) == (254, "abstained", "A0A0A0")
+    draw_preview(raster, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.getpixel((12 + 20, 12 + 5)) == (160, 160, 160)
+        assert picture.getpixel((12 + 5, 12 + 5)) == (0, 0, 0xBB)
+        # The legend has what is there: wet land, then what is abstained from.
+        assert picture.getpixel((12 + 30 + 12 + 4, 12 + 4)) == (0, 0, 0xBB)
+        assert picture.getpixel((12 + 30 + 12 + 4, 12 + 24)) == (160, 160, 160)
+
+
 def test_the_same_bytes_but_for_the_time(made: Any) -> None:
     first, later = item(made), item(made, made=datetime(2027, 1, 1, tzinfo=UTC))
     for content in (first, later):

@@ -116,13 +116,16 @@ def open_map(
     settings: MapSettings | None = None,
     modalities: Sequence[str] = (),
     shard: Shard | None = None,
+    abstains: bool = False,
+    is_kept: bool = True,
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
     Finished units wait in the folder `units` inside the target. Once all are there, the products
     are written into a hidden folder and moved out together: a product that exists is whole, and all
     are of one call, even if it was killed. Earlier products stay until then. If the work is stopped
-    or the disk is full, finished units stay; after any other failure nothing does.
+    or the disk is full, finished units stay where they are of use; after any other failure nothing
+    does.
 
     Args:
         folder: Target folder; created if needed, and then removed again on failure.
@@ -136,6 +139,8 @@ def open_map(
         settings: What is abstained from, and the sieve.
         modalities: Of the model, in its order; bits of the product "sources".
         shard: Units of others stay in any case, until the map is finished.
+        abstains: Whether pixels may be abstained from, also without the setting of that name.
+        is_kept: Whether somebody can go on with finished units.
 
     Raises:
         ConfigError: Codes that a map cannot hold.
@@ -144,7 +149,7 @@ def open_map(
             product, or there are units of another map.
     """
     settings = settings or MapSettings(tuple(p.name for p in products))
-    chosen = choose_values(scheme, values, abstains=settings.abstain is not None)
+    chosen = choose_values(scheme, values, abstains=abstains or settings.abstain is not None)
     if settings.sieve:
         check_sieve(grid.height, grid.width)
     for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
@@ -152,7 +157,7 @@ def open_map(
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
     job = MapJob(folder, plan, key["products"], key, shard=shard)
-    job.look(resume=resume)
+    job.look(resume=resume, hint="--resume would go on" if is_kept else None)
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -163,15 +168,15 @@ def open_map(
         if not job.left or writer.is_finished():
             job.discard()
     except BaseException as error:
-        is_resumable = isinstance(error, OutputError | WorkerError) or not isinstance(
-            error, Exception
+        is_resumable = is_kept and (
+            isinstance(error, OutputError | WorkerError) or not isinstance(error, Exception)
         )
         if not shard and not (is_resumable and job.done):
             job.discard()
         for path in made:
             with suppress(OSError):  # never created, or not empty
                 path.rmdir()
-        if isinstance(error, OutputError | WorkerError) and job.done:
+        if is_resumable and isinstance(error, OutputError | WorkerError) and job.done:
             then = "run it again" if shard else "add --resume"
             raise type(error)(f"{error}. Finished parts are kept; then {then}") from error
         raise
