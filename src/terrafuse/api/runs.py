@@ -29,7 +29,7 @@ from terrafuse.describe.memory import check_prediction, check_small_batch
 from terrafuse.errors import ConfigError, SceneNotFoundError, cut, unknown_name
 from terrafuse.evaluation import OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
-from terrafuse.maps import write_beside
+from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.prediction import (
@@ -154,8 +154,14 @@ class Run:
         )
         try:
             spread.device_names(predictor.device)  # refuses GPUs that are not there
+            beside = picture_and_item(
+                Path(out),
+                name=opened.id,
+                model=self.info.to_dict(),
+                model_file=self.folder / STATE_FILE,
+            )
             refuse_inputs(
-                (Path(out) / f"{name}.tif" for name in products),
+                (Path(out) / name for name in (*(f"{p}.tif" for p in products), *beside.names)),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
@@ -165,7 +171,7 @@ class Run:
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, [opened], settings=settings)
-                made = predictor.predict(
+                return predictor.predict(
                     opened,
                     Path(out),
                     scheme=self.info.scheme,
@@ -184,15 +190,8 @@ class Run:
                     tta=tta,
                     abstain=abstain,
                     sieve=sieve,
+                    beside=beside,
                 )
-                if made.files and not made.was_there:
-                    write_beside(
-                        made,
-                        name=opened.id,
-                        model=self.info.to_dict(),
-                        model_file=self.folder / STATE_FILE,
-                    )
-                return made
         finally:
             opened.close()
 

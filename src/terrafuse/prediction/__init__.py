@@ -18,7 +18,7 @@ from terrafuse.prediction.product_table import (
     find_products,
     levels,
 )
-from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile, describe_profile
 from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
@@ -30,6 +30,7 @@ __all__ = [
     "DEFAULT_PRODUCTS",
     "PRODUCTS",
     "Accumulator",
+    "Beside",
     "Blending",
     "ClassArea",
     "ClassValues",

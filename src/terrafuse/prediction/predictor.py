@@ -33,7 +33,7 @@ from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
-from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead, write_behind
 from terrafuse.prediction.reading import cache_bytes, read_groups
@@ -198,6 +198,7 @@ class ScenePredictor:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        beside: Beside | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
 
@@ -217,6 +218,7 @@ class ScenePredictor:
             tta: Test-time augmentation, as in `MapSettings`.
             abstain: Confidence below which a pixel has no class, likewise.
             sieve: Smallest patch of the class map in pixels, likewise.
+            beside: Further files of the map.
 
         Raises:
             ConfigError: Areas, or what changes the class map, without a class map; a value that is
@@ -256,7 +258,7 @@ class ScenePredictor:
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
-                return writer.finish(facts, areas=areas, profile=profile)
+                return writer.finish(facts, areas=areas, profile=profile, beside=beside)
             except OutputError:
                 if writer.is_finished():  # another shard was faster, and has removed the units
                     return writer.existing()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -66,6 +66,7 @@ class Products:
         areas_file: `areas.csv`, likewise.
         abstained_pixels: Pixels whose class was too uncertain to be named; None if all are named.
         profile: What mapping took, as `MapProfile.to_dict` has it.
+        beside: Further files of the folder, such as its picture.
         waits_for: Units of other shards that are not done. While there are any, no file is
             written: the shard that finishes the last one writes them.
         was_there: Whether the map was finished before.
@@ -78,6 +79,7 @@ class Products:
     areas_file: Path | None = None
     abstained_pixels: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
     waits_for: int = 0
     was_there: bool = False
 
@@ -91,6 +93,21 @@ class Products:
         """Largest softmax probability, uint8; value / 254 (scale tag), 255 = no data."""
         return self["confidence"]
 
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        areas = () if self.areas_file is None else (self.areas_file,)
+        return (*self.files.values(), self.record, *areas, *self.beside)
+
+    def moved_to(self, folder: Path) -> Products:
+        """Return the same, in another folder."""
+        return replace(
+            self,
+            files={name: folder / path.name for name, path in self.files.items()},
+            record=folder / self.record.name,
+            areas_file=None if self.areas_file is None else folder / self.areas_file.name,
+            beside=tuple(folder / path.name for path in self.beside),
+        )
+
     def __getitem__(self, name: str) -> Path:
         """Return the file of a product.
 
@@ -100,6 +117,21 @@ class Products:
         if name not in self.files:
             raise UnknownNameError(unknown_name("product of this map", name, self.files))
         return self.files[name]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Further files of a map, which appear together with its products.
+
+    Args:
+        names: Of the files.
+        write: Writes those of them that this map has into the folder of the products that it is
+            given, and returns them. What cannot be drawn is warned of, and is no failure of the
+            map; a full disk is.
+    """
+
+    names: tuple[str, ...]
+    write: Callable[[Products], Sequence[Path]]
 
 
 @contextmanager
@@ -312,6 +344,7 @@ class MapWriter:
         *,
         areas: bool = False,
         profile: MapProfile | None = None,
+        beside: Beside | None = None,
     ) -> Products:
         """Assemble the products of all units.
 
@@ -319,10 +352,13 @@ class MapWriter:
             facts: Further facts for `prediction.json`.
             areas: Also write the area of each class.
             profile: What mapping took, for `prediction.json`; assembling is added.
+            beside: Further files. Those of an earlier map go, if this one does not have them.
 
         Raises:
             OutputError: The disk is full or fails.
         """
+        for name in beside.names if beside else ():
+            refuse_special(self.folder / name)
         with _reported(self.folder), partial_folder(self.folder, "map") as partial:
             profile, facts = profile or MapProfile(), dict(facts or {})
             with profile.timed("assembling"):
@@ -346,17 +382,21 @@ class MapWriter:
             }  # fmt: skip
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
-            beside = [record, write_areas(partial, found)] if areas else [record]
-            replace_together({p: self.folder / p.name for p in (*made.values(), *beside)})
-            return Products(
-                {name: self.folder / path.name for name, path in made.items()},
-                self.folder / RECORD,
+            whole = Products(
+                made,
+                record,
                 self.values,
                 found,
-                self.folder / AREAS_CSV if areas else None,
+                write_areas(partial, found) if areas else None,
                 facts.get("abstained_pixels"),
                 profile.to_dict(),
             )
+            if beside is not None:
+                whole = replace(whole, beside=tuple(beside.write(whole)))
+            for name in set(beside.names if beside else ()) - {path.name for path in whole.beside}:
+                (self.folder / name).unlink(missing_ok=True)  # of an earlier map
+            replace_together({path: self.folder / path.name for path in whole.paths()})
+            return whole.moved_to(self.folder)
 
     def _sieve_class_map(self, path: Path) -> int:
         """Sieve the finished class map; return how many pixels were changed."""
