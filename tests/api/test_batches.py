@@ -145,12 +145,24 @@ def test_an_item_as_a_raster(
 
 
 def test_scenes_of_a_manifest_may_lie_on_a_server(
-    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path
+    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path, command_line: Any
 ) -> None:
     values = yaml.safe_load(manifest.read_text())
     for scene in values["scenes"]:
         scene.update({name: server.url(scene[name]) for name in ("s1", "s2")})
-    far = tmp_path / "far.yaml"
+    far = manifest.with_name("far.yaml")
+    far.write_text(yaml.safe_dump(values))
+    code, printed, _ = command_line("data", "check", far)
+    near_code, near_printed, _ = command_line("data", "check", manifest)
+    assert code == near_code == 0
+    assert printed.replace(str(far), "M") == near_printed.replace(str(manifest), "M")
+    # And what a server does not give is found.
+    values["scenes"][0]["s1"] = server.url("none.tif")
+    far.write_text(yaml.safe_dump(values))
+    code, printed, _ = command_line("data", "check", far)
+    assert code == 1
+    assert "The server has no such file: correct the URL" in " ".join(printed.split())
+    values["scenes"][0]["s1"] = server.url("s1_0.tif")
     values["scenes"] = [{k: v for k, v in s.items() if k != "labels"} for s in values["scenes"]]
     far.write_text(yaml.safe_dump(values))
     run.predict(tmp_path / "a", scene=f"{far}#scene2")

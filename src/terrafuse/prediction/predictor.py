@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -269,7 +270,7 @@ class ScenePredictor:
         grid = scene.grid
         crs = grid.crs.to_wkt() if grid.crs else None
         return {
-            "model": digest_values(self.segmenter.state_dict()),
+            "model": model_digest(self.segmenter),
             "rasters": scene.states(),
             "grid": [grid.height, grid.width, *grid.transform[:6], crs],
         }
@@ -506,6 +507,25 @@ def _map(
 
         order.map(task, profile, count)
         done += sizes[task]
+
+
+#: Digests of models that are not changed for a while.
+_digests: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+
+
+@contextmanager
+def unchanging(model: torch.nn.Module) -> Iterator[str]:
+    """Take the digest of a model's weights once for many maps; nothing may train it meanwhile."""
+    _digests[model] = digest_values(model.state_dict())
+    try:
+        yield _digests[model]
+    finally:
+        del _digests[model]
+
+
+def model_digest(model: torch.nn.Module) -> str:
+    """Digest of the weights."""
+    return _digests.get(model) or digest_values(model.state_dict())
 
 
 @contextmanager
