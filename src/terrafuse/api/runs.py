@@ -195,6 +195,36 @@ class Run:
         finally:
             opened.close()
 
+    def check_settings(
+        self,
+        *,
+        products: Sequence[str] = DEFAULT_PRODUCTS,
+        values: str | None = None,
+        areas: bool = False,
+        convert: Conversions | None = None,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        tta: Sequence[str] = (),
+        abstain: float | None = None,
+        sieve: int | None = None,
+    ) -> None:
+        """Refuse settings that no scene can be mapped with; all are as in `predict`.
+
+        Raises:
+            ConfigError: A setting is wrong, or does not go with another one.
+            UnknownNameError: No such product or augmentation.
+            ModelError: The model does not have the run's classes.
+        """
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        self._checked(convert)
+        predictor = ScenePredictor(
+            self.segmenter, windows or WindowSettings.of_run(self.config), device=device
+        )
+        spread.device_names(predictor.device)
+        predictor.check(settings, self.info.scheme, values=values, areas=areas)
+
     def evaluate(
         self,
         *,

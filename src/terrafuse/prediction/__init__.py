@@ -9,7 +9,7 @@ from terrafuse.prediction.class_values import (
     read_class_map,
 )
 from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
-from terrafuse.prediction.predictor import ScenePredictor, find_device
+from terrafuse.prediction.predictor import ScenePredictor, find_device, unchanging
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
     PRODUCTS,
@@ -65,4 +65,5 @@ __all__ = [
     "plan_units",
     "read_class_map",
     "taper",
+    "unchanging",
 ]

@@ -32,6 +32,7 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
+from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
 from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
@@ -232,11 +233,9 @@ class ScenePredictor:
             WorkerError: Worker processes die; likewise.
         """
         workers = workers or WorkerSettings()
-        scheme = self._checked_scheme(scheme or scene.scheme)
-        used = self._used_modalities(scene, without)
-        if areas and "class_map" not in products:
-            raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        scheme = self.check(settings, scheme or scene.scheme, values=values, areas=areas)
+        used = self._used_modalities(scene, without)
         plan = self.plan(scene, settings)
         self._check_settings(settings, plan.lattice)
         facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
@@ -264,6 +263,28 @@ class ScenePredictor:
                 if writer.is_finished():  # another shard was faster, and has removed the units
                     return writer.existing()
                 raise
+
+    def check(
+        self,
+        settings: MapSettings,
+        scheme: ClassScheme | None,
+        *,
+        values: str | None = None,
+        areas: bool = False,
+    ) -> ClassScheme:
+        """Refuse settings that no scene can be mapped with; return the scheme.
+
+        Raises:
+            ConfigError: Areas without a class map; codes that a map cannot hold; more modalities
+                than the product "sources" tells apart.
+            ModelError: The class scheme is not the model's.
+        """
+        checked = self._checked_scheme(scheme)
+        if areas and "class_map" not in settings.products:
+            raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
+        choose_values(checked, values, abstains=settings.abstain is not None)
+        settings.source_bits([m.name for m in self.segmenter.modalities])
+        return checked
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""
@@ -320,12 +341,11 @@ class ScenePredictor:
         }
 
     def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
-        """Refuse settings that do not suit the model or its windows.
+        """Refuse settings that do not suit the scene's windows.
 
         Raises:
-            ConfigError: Names what does.
+            ConfigError: Names what does not.
         """
-        settings.source_bits([m.name for m in self.segmenter.modalities])
         for view in settings.views:
             scaled_size(lattice.size, view.factor, lattice.alignment)
 
