@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from range_server import RangeServer, serving
 from stored_run import make_data
 from terrafuse import api
 from terrafuse.api.batches import folder_names
-from terrafuse.errors import DataError
+from terrafuse.errors import ConfigError, DataError, ModelError
+from terrafuse.prediction import WorkerSettings, predictor
 
 RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 BANDS = ("blue", "green", "red", "nir")
@@ -98,6 +100,78 @@ def test_resume_maps_again_what_was_made_otherwise(
     assert states(products=["class_map"], areas=True) == ["mapped", "mapped", "there already"]
 
 
+def test_settings_that_suit_no_scene_end_a_batch_and_a_fault_of_one_does_not(
+    run: api.Run, manifest: Path, tmp_path: Path
+) -> None:
+    out, places = tmp_path / "maps", api.places_of_manifest(run, manifest)
+    for wrong in (
+        {"areas": True, "products": ["entropy"]},
+        {"values": "cod"},
+        {"abstain": 2.0},
+        {"products": ["entropi"]},
+        {"device": "cuda:99"},
+        {"convert": {"s3": None}},
+        {"workers": 0},
+    ):
+        with pytest.raises((ConfigError, ModelError)):
+            api.predict_batch(run, places, out, **wrong)
+    assert not out.exists()
+    for error in (ConfigError("too small"), ModelError("odd scores")):
+
+        def fail(error: Exception = error) -> Any:
+            raise error
+
+        broken = [places[0], api.Place("odd", fail), places[1]]
+        done = api.predict_batch(run, broken, out, products=["class_map"], resume=True)
+        assert [(one.state, one.message) for one in done][1] == ("failed", str(error))
+        assert "failed" not in {done[0].state, done[2].state}
+
+
+def test_the_model_is_digested_once_for_all_scenes(
+    run: api.Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    digest = predictor.digest_values
+
+    def count(values: Any) -> str:
+        calls.append(1)
+        return str(digest(values))
+
+    monkeypatch.setattr(predictor, "digest_values", count)
+    places = api.places_of_manifest(run, manifest)
+    api.predict_batch(run, places, tmp_path / "maps", products=["class_map"])
+    assert len(calls) == 1
+    # It is not remembered for longer: the model may be trained meanwhile.
+    before = predictor.model_digest(run.segmenter)
+    weight = next(run.segmenter.parameters())
+    with torch.no_grad():
+        weight.add_(1)
+        assert predictor.model_digest(run.segmenter) != before
+        weight.sub_(1)
+
+
+def test_workers_map_each_scene_and_do_not_make_another_map(
+    run: api.Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def map_here(order: Any, tasks: Any, workers: Any, profile: Any, progress: Any) -> None:
+        asked.append(workers.total)
+        for task in tasks:
+            order.map(task, profile, progress)
+
+    monkeypatch.setattr("terrafuse.prediction.workers.map_by_workers", map_here)
+    places = api.places_of_manifest(run, manifest, "train")
+    out = tmp_path / "maps"
+    done = api.predict_batch(run, places, out, workers=WorkerSettings(2))
+    assert (asked, [one.state for one in done]) == ([2, 2], ["mapped"] * 2)
+    # One process finds the maps of two, and would have made the same.
+    done = api.predict_batch(run, places, out, resume=True)
+    assert [one.state for one in done] == ["there already"] * 2
+    run.predict(tmp_path / "alone", scene=f"{manifest}#scene0")
+    assert class_map(out / "scene0") == class_map(tmp_path / "alone")
+
+
 def test_items_of_a_server_give_the_maps_of_the_files(
     run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path, command_line: Any
 ) -> None:
@@ -145,12 +219,24 @@ def test_an_item_as_a_raster(
 
 
 def test_scenes_of_a_manifest_may_lie_on_a_server(
-    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path
+    run: api.Run, manifest: Path, server: RangeServer, tmp_path: Path, command_line: Any
 ) -> None:
     values = yaml.safe_load(manifest.read_text())
     for scene in values["scenes"]:
         scene.update({name: server.url(scene[name]) for name in ("s1", "s2")})
-    far = tmp_path / "far.yaml"
+    far = manifest.with_name("far.yaml")
+    far.write_text(yaml.safe_dump(values))
+    code, printed, _ = command_line("data", "check", far)
+    near_code, near_printed, _ = command_line("data", "check", manifest)
+    assert code == near_code == 0
+    assert printed.replace(str(far), "M") == near_printed.replace(str(manifest), "M")
+    # And what a server does not give is found.
+    values["scenes"][0]["s1"] = server.url("none.tif")
+    far.write_text(yaml.safe_dump(values))
+    code, printed, _ = command_line("data", "check", far)
+    assert code == 1
+    assert "The server has no such file: correct the URL" in " ".join(printed.split())
+    values["scenes"][0]["s1"] = server.url("s1_0.tif")
     values["scenes"] = [{k: v for k, v in s.items() if k != "labels"} for s in values["scenes"]]
     far.write_text(yaml.safe_dump(values))
     run.predict(tmp_path / "a", scene=f"{far}#scene2")
@@ -191,6 +277,9 @@ def test_what_is_mapped_is_said_in_one_way(command_line: Any, tmp_path: Path) ->
         ((), "nothing given to map; give one of --scene"),
         (("--scene", "a.yaml#a", "--items", "b.json"), "--scene and --items given to map"),
         (("--items", "b.json", "--split", "new"), "--split chooses among the scenes of --scenes"),
+        (("--scenes", "a.yaml", "--shard", "1/2"), "--shard divides one scene"),
+        (("--scenes", "a.yaml", "--profile"), "--profile is of one map; prediction.json of each"),
+        (("--items", "b.json", "--profile"), "--profile is of one map"),
     ):
         code, _, told = command_line("predict", RUN, *words, "--out", tmp_path / "map")
         assert code == 2

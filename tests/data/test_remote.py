@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from array_scene import Identity
 from range_server import RangeServer, serving
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Scene, scene_from_rasters
+from terrafuse.data.remote import _PAUSES, HTTP_SETTINGS, read_patiently
 from terrafuse.errors import OutputError, RasterReadError
 from terrafuse.modalities import Modality
 from terrafuse.prediction import ScenePredictor, WindowSettings
@@ -128,7 +131,7 @@ def test_a_server_that_refuses_is_one_message(
     with pytest.raises(RasterReadError, match=f"modality 'rgb' of scene 'scene': '{url}'") as told:
         scene_of(url)
     assert text in str(told.value)
-    assert len(server.requests) <= 6  # 503: five times again
+    assert len(server.requests) <= 5  # 503: four times again
     # What the message says to do.
     server.refuses, server.ranges = 0, True
     assert scene_of(server.url("bucket/x.tif")).grid.width == SIDE
@@ -138,6 +141,84 @@ def test_hosts_that_cannot_be_reached_are_one_message() -> None:
     for url in ("http://no.such.host.invalid/a.tif", "http://127.0.0.1:1/a.tif"):
         with pytest.raises(RasterReadError, match="Correct the name of the host, or try again"):
             scene_of(url)
+
+
+def test_a_host_that_swallows_everything_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One accepts and is silent; another one does not even accept."""
+    monkeypatch.setenv("GDAL_HTTP_LOW_SPEED_TIME", "1")
+    monkeypatch.setenv("GDAL_HTTP_CONNECTTIMEOUT", "0.1")
+    with socket.socket() as silent, socket.socket() as deaf, ExitStack() as stack:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        for _ in range(4):  # so many wait that the system takes no more
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(deaf.getsockname())
+        for host, reason in ((silent, "Operation too slow"), (deaf, "Connection timed out")):
+            url = f"http://127.0.0.1:{host.getsockname()[1]}/a.tif"
+            with pytest.raises(RasterReadError, match=rf"{reason}.*Correct the name of the host"):
+                scene_of(url)
+
+
+def test_no_answer_is_given_up_after_half_a_minute_in_all() -> None:
+    number = {name: float(value) for name, value in HTTP_SETTINGS.items()}
+    tries = int(number["GDAL_HTTP_MAX_RETRY"])
+    pauses = [number["GDAL_HTTP_RETRY_DELAY"] * 2.5**n for n in range(tries)]
+    assert (tries + 1) * number["GDAL_HTTP_CONNECTTIMEOUT"] + sum(pauses) < 35
+    assert (len(_PAUSES) + 1) * number["GDAL_HTTP_LOW_SPEED_TIME"] + sum(_PAUSES) < 35
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "tries"),
+    [
+        ("CURL error: transfer closed", "https://host/a.tif", 3),
+        ("CURL error: Operation too slow", "/vsicurl/https://host/a.tif", 3),
+        ("CURL error: Connection timed out after 4000 ms", "https://host/a.tif", 1),
+        ("HTTP response code: 403", "s3://bucket/a.tif", 1),
+        ("CURL error: transfer closed", "/data/a.tif", 1),
+    ],
+)
+def test_what_is_read_again(reason: str, name: str, tries: int) -> None:
+    """A reader that fails so often as it is tried, and one that fails once."""
+    done: list[int] = []
+
+    def read(fails: int) -> int:
+        done.append(1)
+        if len(done) <= fails:
+            raise RasterReadError(reason)
+        return 7
+
+    with pytest.raises(RasterReadError, match=reason):
+        read_patiently(lambda: read(9), name)
+    assert len(done) == tries
+    done.clear()
+    if tries > 1:
+        assert read_patiently(lambda: read(1), name) == 7
+        assert len(done) == 2
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wanted"),
+    [
+        ("GDAL_HTTP_USERPWD", "anna:secret", "Basic YW5uYTpzZWNyZXQ="),
+        ("GDAL_HTTP_HEADERS", "Authorization: Bearer xyz", "Bearer xyz"),
+    ],
+)
+def test_a_server_that_wants_credentials(
+    variable: str, value: str, wanted: str, tmp_path: Path, file: Path, server: RangeServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    server.authorization = wanted
+    url = server.url("bucket/x.tif")
+    with pytest.raises(RasterReadError, match=rf"401\. The server gives it .* {variable}"):
+        scene_of(url)
+    monkeypatch.setenv(variable, value)  # as the message says
+    window = Window(0, 0, 64, 64)
+    assert torch.equal(
+        scene_of(url).read(window).images["rgb"], scene_of(file).read(window).images["rgb"]
+    )
 
 
 def test_access_that_ends_meanwhile(file: Path, server: RangeServer) -> None:

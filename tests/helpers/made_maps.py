@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
+from terrafuse.prediction.class_values import ABSTAINED_TAG, NAMES_TAG, VALUES_TAG
 
 UTM = "EPSG:32633"
 TEN_M = Affine(10, 0, 500_000, 0, -10, 5_000_000)
@@ -30,6 +30,7 @@ def write_map(
     transform: Affine = TEN_M,
     confidence: Any = None,
     tags: bool = True,
+    abstained: int | None = None,
     **profile: Any,
 ) -> Path:
     """Write a map of classes as ours are; `confidence` in levels of 1/254 goes beside it."""
@@ -38,6 +39,9 @@ def write_map(
     path.parent.mkdir(parents=True, exist_ok=True)
     profile = {"nodata": 255, "crs": crs, "transform": transform, **profile}
     _write(path, array, profile, names if tags else (), values or tuple(range(len(names))))
+    if abstained is not None:
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(**{ABSTAINED_TAG: str(abstained)})
     if confidence is not None:
         beside = path.with_name("confidence.tif")
         _write(beside, np.asarray(confidence, np.uint8), profile | {"nodata": 255}, (), ())

@@ -20,6 +20,7 @@ class RangeServer:
         folder: The files it serves.
         fails_every: Each so-manyth request is answered by 503; 0 = none is.
         refuses: Status that every request is answered with; 0 = none is.
+        authorization: Header of that name that every request must have; "" = none.
         ranges: Whether it answers ranges; otherwise it always sends the whole file.
         requests: Method, path and range of each request.
         sent: Bytes of the bodies sent.
@@ -28,6 +29,7 @@ class RangeServer:
     folder: Path
     fails_every: int = 0
     refuses: int = 0
+    authorization: str = ""
     ranges: bool = True
     address: str = ""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -100,6 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path).lstrip("/")
         wanted = self.headers.get("Range", "")
         status = self.served.note(self.command, path, wanted)
+        if self.served.authorization not in ("", self.headers.get("Authorization")):
+            status = 401
         file = self.served.folder / path
         if status or not file.is_file():
             self._send(status or 404, b"", {}, body=body)

@@ -18,7 +18,8 @@ from array_scene import ArrayScene, Identity
 from made_maps import UTM, write_map
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
-from terrafuse.maps import open_class_raster, write_beside
+from terrafuse.errors import OutputError
+from terrafuse.maps import open_class_raster, picture_and_item
 from terrafuse.maps.item import describe_item, footprint
 from terrafuse.maps.preview import MOST_PIXELS, draw_preview, read_small, round_length
 from terrafuse.modalities import BandStatistics
@@ -143,6 +144,28 @@ def test_fields_by_hand(made: Any) -> None:
     assert 45.14 < south < north < 45.16
 
 
+def test_what_is_abstained_from_has_a_colour_and_an_entry(tmp_path: Path) -> None:
+    image = np.zeros((2, 20, 30), np.float32)
+    image[1, :, :10] = 5  # sure; the rest has 0.5 for each class
+    scene = ArrayScene({"a": image}, scheme=SCHEME)
+    predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(32, 8), device="cpu")
+    products = predictor.predict(scene, tmp_path, abstain=0.6)
+    raster = open_class_raster(products.class_map)
+    assert raster.scheme == ClassScheme(SCHEME.names, SCHEME.colors, ((0,), (1,)))
+    content = describe_item(
+        products, raster, name="s", made=datetime.now(UTC), model={}, model_file=tmp_path
+    )
+    entry = content["assets"]["class_map"]["classification:classes"][2]
+    assert (entry["value"], entry["name"], entry["color_hint"]) == (254, "abstained", "A0A0A0")
+    draw_preview(raster, tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.getpixel((12 + 20, 12 + 5)) == (160, 160, 160)
+        assert picture.getpixel((12 + 5, 12 + 5)) == (0, 0, 0xBB)
+        # The legend has what is there: wet land, then what is abstained from.
+        assert picture.getpixel((12 + 30 + 12 + 4, 12 + 4)) == (0, 0, 0xBB)
+        assert picture.getpixel((12 + 30 + 12 + 4, 12 + 24)) == (160, 160, 160)
+
+
 def test_the_same_bytes_but_for_the_time(made: Any) -> None:
     first, later = item(made), item(made, made=datetime(2027, 1, 1, tzinfo=UTC))
     for content in (first, later):
@@ -203,9 +226,10 @@ def test_a_map_across_the_antimeridian(made: Any) -> None:
 def test_both_are_written(made: Any) -> None:
     products, info = made
     folder = products.record.parent
-    written = write_beside(
-        products, name="s", model=info.to_dict(), model_file=folder / "model.safetensors"
+    beside = picture_and_item(
+        folder, name="s", model=info.to_dict(), model_file=folder / "model.safetensors"
     )
+    written = beside.write(products)
     assert [path.name for path in written] == ["preview.png", "item.json"]
     content = json.loads((folder / "item.json").read_text())
     assert content["assets"]["preview"]["href"] == "./preview.png"
@@ -218,6 +242,83 @@ def test_both_are_written(made: Any) -> None:
         # The legend names what is on the map.
         assert picture.getpixel((12 + 50 + 12 + 4, 12 + 4)) == (0xAA, 0, 0)
         assert picture.getpixel((12 + 50 + 12 + 4, 12 + 24)) == (0, 0, 0xBB)
+
+
+@pytest.fixture
+def again(made: Any, tmp_path: Path) -> Any:
+    """Maps the scene of `made` once more, into the same folder, with what stands beside it."""
+    products, info = made
+    scene = ArrayScene({"a": np.ones((2, 40, 50), np.float32)}, scheme=SCHEME)
+    predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(32, 8), device="cpu")
+    folder = products.record.parent
+    beside = picture_and_item(
+        folder, name="s", model=info.to_dict(), model_file=tmp_path / "run" / "model.safetensors"
+    )
+
+    def map_again(**options: Any) -> Any:
+        return predictor.predict(scene, folder, beside=beside, **options)
+
+    return map_again
+
+
+def test_they_appear_with_the_products_and_are_of_the_same_map(again: Any) -> None:
+    first = again()
+    assert [path.name for path in first.beside] == ["preview.png", "item.json"]
+    content = json.loads(first.beside[1].read_text())
+    assert content["assets"]["model"]["href"] == "../run/model.safetensors"
+    check_published(content)
+    folder = first.record.parent
+    other = again(products=("entropy",))
+    assert [path.name for path in other.beside] == ["item.json"]
+    assert not (folder / "preview.png").exists()  # it would be of the first map
+    assert "entropy" in json.loads((folder / "item.json").read_text())["assets"]
+
+
+@pytest.mark.parametrize("name", ["draw_preview", "describe_item"])
+def test_what_cannot_be_drawn_is_no_failure_of_the_map(
+    name: str, again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = again()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("an odd palette")
+
+    monkeypatch.setattr(f"terrafuse.maps.beside.{name}", fail)
+    with pytest.warns(UserWarning, match=r"is whole, but has no .*item\.json: an odd palette"):
+        made = again(products=("class_map",))
+    folder = made.record.parent
+    assert made.class_map.exists()
+    assert [path.name for path in made.beside] == ["preview.png"] * (name == "describe_item")
+    assert {path.name for path in folder.iterdir()} & {"preview.png", "item.json"} == {
+        path.name for path in made.beside
+    }
+    assert not earlier.beside[1].exists()
+
+
+def test_a_disk_that_is_full_then_leaves_the_earlier_map_and_the_units(
+    again: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = {path: path.read_bytes() for path in again().paths()}
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("terrafuse.maps.beside.draw_preview", fail)
+    with pytest.raises(OutputError, match=r"No space left.*then add --resume"):
+        again()
+    assert {path: path.read_bytes() for path in earlier} == earlier
+    monkeypatch.undo()
+    made = again(resume=True)
+    assert len(made.beside) == 2
+    assert not (made.record.parent / "units").exists()
+
+
+def test_a_link_of_that_name_is_not_replaced(again: Any) -> None:
+    first = again()
+    first.beside[0].unlink()
+    first.beside[0].symlink_to(first.record)
+    with pytest.raises(OutputError, match=r"preview\.png' cannot be written: it is a link"):
+        again()
 
 
 def test_only_an_overview_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,13 @@ import pytest
 import rasterio
 from affine import Affine
 
-from made_maps import TEN_M, write_map
+from made_maps import NAMES, TEN_M, write_map
 from terrafuse.api import mosaic
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, OutputError
 from terrafuse.locking import folder_lock
+from terrafuse.maps import open_class_raster
+from terrafuse.prediction import cog, job, units
+from terrafuse.prediction.job import UNITS
 
 N = 255
 A = [[0, 1, 1], [0, 0, N]]
@@ -87,6 +90,28 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
         mosaic([a, b], tmp_path / "out")
     _, b = two(tmp_path)
     mosaic([a, b], tmp_path / "out")  # of a model of the same classes
+
+
+@pytest.mark.parametrize("by", ["first", "last", "confidence"])
+def test_what_one_map_abstains_from_another_may_name(by: str, tmp_path: Path) -> None:
+    """Value 9 is abstained from; named in the other map, there too, or nowhere."""
+    a = write_map(
+        tmp_path / "a" / "class_map.tif", [[9, 9, 9, 1, 9]], abstained=9,
+        confidence=[[90, 80, 70, 60, 50]],
+    )  # fmt: skip
+    b = write_map(
+        tmp_path / "b" / "class_map.tif", [[2, 8, N, 8, 0]], abstained=8,
+        confidence=[[20, 100, N, 90, 30]],
+    )  # fmt: skip
+    made = mosaic([a, b], tmp_path / "out", by=by)
+    assert made.class_values.abstained == 254
+    assert read(made.class_map).tolist() == [[2, 254, 254, 1, 0]]
+    assert read(made.confidence).tolist() == [[20, 80, 70, 60, 30]]
+    assert json.loads(made.record.read_text())["abstained_pixels"] == 2
+    whole = open_class_raster(made.class_map)
+    assert (whole.names[-1], whole.values[-1], whole.scheme.names) == ("abstained", 254, NAMES)
+    plain, _ = two(tmp_path / "plain")
+    assert mosaic([plain], tmp_path / "out2").class_values.abstained is None
 
 
 def test_another_grid_is_resampled_and_told(tmp_path: Path) -> None:
@@ -165,3 +190,45 @@ def test_no_map_is_written_over_and_one_writes_at_a_time(tmp_path: Path) -> None
         pytest.raises(OutputError, match="is in use"),
     ):
         pool.submit(mosaic, [a, b], tmp_path / "out").result()
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [(KeyboardInterrupt(), KeyboardInterrupt), (OSError(28, "full"), OutputError)],
+)
+def test_nothing_stays_of_a_mosaic_that_was_not_finished(
+    fault: BaseException, seen: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is in the second of three units."""
+    for module in (cog, units):
+        monkeypatch.setattr(module, "UNIT", 1024)
+    tall = write_map(tmp_path / "tall" / "class_map.tif", np.ones((2100, 3)))
+    out = tmp_path / "out"
+    mosaic([two(tmp_path)[0]], out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    save, saved = job.save, []
+
+    def fail(content: Any) -> bytes:
+        saved.append(len(list((out / UNITS).glob("*.json"))))
+        if len(saved) > 1:
+            raise fault
+        return bytes(save(content))
+
+    monkeypatch.setattr(job, "save", fail)
+    with pytest.raises(seen) as told:
+        mosaic([tall], out)
+    assert saved == [1, 2]  # job.json, and the first unit
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    said = f"{told.value} {getattr(told.value, '__notes__', '')}"
+    assert "--resume" not in said
+    assert "kept" not in said
+    assert isinstance(fault, OSError) or "nothing was written; run the same command again" in said
+    # What the message says to do; and after a kill, which leaves units.
+    monkeypatch.setattr(job, "save", save)
+    units_left = out / UNITS
+    units_left.mkdir()
+    (units_left / "job.json").write_text("{}")
+    with pytest.warns(UserWarning, match="unfinished map, which is begun anew$"):
+        made = mosaic([tall], out)
+    assert not units_left.exists()
+    assert read(made.class_map).shape == (2100, 3)

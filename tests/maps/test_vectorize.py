@@ -146,8 +146,7 @@ def test_by_hand() -> None:
     )
 
 
-def test_a_fault_would_be_seen() -> None:
-    """Areas that only share a corner traced as one: what the rule at corners is for."""
+def test_pixels_that_share_only_a_corner_are_two_areas() -> None:
     values = pixels("#.\n.#\n")
     assert [shape.area for shape in trace(values).polygons] == [1, 1, 1, 1]
 
@@ -341,6 +340,21 @@ def test_maps_of_other_programs(tmp_path: Path) -> None:
                      nodata=255 * 256)  # fmt: skip
     made = vectorize(wide, tmp_path / "wide.gpkg", classes={"a": 0, "b": 256, "c": 512})
     assert made.polygons == {"a": 1, "b": 1, "c": 1}
+
+
+def test_what_is_abstained_from_has_polygons_of_that_name(tmp_path: Path) -> None:
+    map_ = write_map(tmp_path / "a.tif", [[0, 9, 9], [9, 1, 255]], abstained=9)
+    made = vectorize(map_, tmp_path / "out.geojson")
+    assert made.polygons == {"sea": 1, "wet land": 1, "ice": 0, "abstained": 2}
+    found = [f["properties"] for f in json.loads(made.path.read_text())["features"]]
+    named = sorted((f["class"], f["value"], f["pixels"]) for f in found)
+    assert named == [("abstained", 9, 1), ("abstained", 9, 2), ("sea", 0, 1), ("wet land", 1, 1)]
+    made = vectorize(map_, tmp_path / "out.geojson", classes={"water": 0, "land": 1})
+    assert made.polygons == {"water": 1, "land": 1}
+    # A class of that name is another thing.
+    names = ("sea", "abstained")
+    odd = open_class_raster(write_map(tmp_path / "b.tif", [[9]], names=names, abstained=9))
+    assert (odd.names, odd.num_classes) == (("sea", "abstained", "(abstained)"), 2)
 
 
 def test_what_is_no_class_map(tmp_path: Path) -> None:

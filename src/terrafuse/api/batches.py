@@ -17,15 +17,15 @@ from terrafuse.api.runs import Run
 from terrafuse.data import Scene
 from terrafuse.data.scene import BandNamesTeller
 from terrafuse.data.stac import Entry, list_items
-from terrafuse.errors import ConfigError, DataError, NotEnoughMemoryError, OutputError
-from terrafuse.prediction import DEFAULT_PRODUCTS, WindowSettings, find_products
+from terrafuse.errors import ConfigError, DataError, ModelError, NotEnoughMemoryError, OutputError
+from terrafuse.prediction import DEFAULT_PRODUCTS, WindowSettings, unchanging
 from terrafuse.prediction.areas import AREAS_CSV
 from terrafuse.prediction.products import RECORD
 from terrafuse.progress import Progress
-from terrafuse.weights import digest_values
 
-# Faults of one scene, which do not end the others.
-_OF_A_SCENE = (DataError, OutputError, NotEnoughMemoryError)
+# Faults of one scene, which do not end the others: what no scene can be mapped with is refused
+# before the first.
+_OF_A_SCENE = (DataError, OutputError, NotEnoughMemoryError, ConfigError, ModelError)
 _LONGEST = 100
 # Of `prediction.json`: what the map was made of and how.
 _KEY = "made_from"
@@ -119,8 +119,15 @@ def predict_batch(
     Raises:
         ConfigError: Settings that no scene can be mapped with.
         UnknownNameError: No such product.
+        ModelError: The model does not have the run's classes.
     """
-    find_products(products)
+    run.check_settings(
+        products=products,
+        values=values,
+        areas=areas,
+        windows=windows,
+        **{name: value for name, value in options.items() if name != "trust_values"},
+    )
     settings = {
         "products": list(products),
         "values": values,
@@ -131,36 +138,35 @@ def predict_batch(
         "sieve": options.get("sieve"),
         "converted": {name: str(how) for name, how in (options.get("convert") or {}).items()},
     }
-    key = {"model": digest_values(run.segmenter.state_dict()), **settings}
+    folders = [Path(out) / name for name in folder_names([place.id for place in places])]
     done: list[Mapped] = []
-    for place, name in zip(places, folder_names([place.id for place in places]), strict=True):
-        if progress:
-            progress(len(done), len(places))
-        if note:
-            note(place.id)
-        folder = Path(out) / name
-        try:
-            scene = place.open()
-            digest = _digest({**key, "rasters": scene.states()})
-            if resume and _is_there(folder, digest, products, areas):
-                done.append(Mapped(place.id, folder, "there already"))
-                continue
-            run.predict(
-                folder,
-                scene=scene,
-                products=products,
-                values=values,
-                areas=areas,
-                windows=windows,
-                resume=resume,
-                facts={_KEY: digest},
-                **options,
-            )
-            done.append(Mapped(place.id, folder, "mapped"))
-        except ConfigError:
-            raise
-        except _OF_A_SCENE as error:
-            done.append(Mapped(place.id, folder, "failed", str(error)))
+    with unchanging(run.segmenter) as model:
+        for place, folder in zip(places, folders, strict=True):
+            if progress:
+                progress(len(done), len(places))
+            if note:
+                note(place.id)
+            try:
+                scene = place.open()
+                made_from = {"model": model, **settings, "rasters": scene.states()}
+                digest = _digest(made_from)
+                if resume and _is_there(folder, digest, products, areas):
+                    done.append(Mapped(place.id, folder, "there already"))
+                    continue
+                run.predict(
+                    folder,
+                    scene=scene,
+                    products=products,
+                    values=values,
+                    areas=areas,
+                    windows=windows,
+                    resume=resume,
+                    facts={_KEY: digest},
+                    **options,
+                )
+                done.append(Mapped(place.id, folder, "mapped"))
+            except _OF_A_SCENE as error:
+                done.append(Mapped(place.id, folder, "failed", str(error)))
     if progress:
         progress(len(done), len(places))
     return done

@@ -43,7 +43,7 @@ from terrafuse.errors import (
 )
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
-from terrafuse.maps import write_beside
+from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics
@@ -171,8 +171,14 @@ class Run:
         )
         try:
             spread.device_names(predictor.device)  # refuses GPUs that are not there
+            beside = picture_and_item(
+                Path(out),
+                name=opened.id,
+                model=self.info.to_dict(),
+                model_file=self.folder / STATE_FILE,
+            )
             refuse_inputs(
-                (Path(out) / f"{name}.tif" for name in products),
+                (Path(out) / name for name in (*(f"{p}.tif" for p in products), *beside.names)),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
@@ -182,7 +188,7 @@ class Run:
             ):
                 doubts = self._check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, opened, settings, spread)
-                made = predictor.predict(
+                return predictor.predict(
                     opened,
                     Path(out),
                     scheme=self.info.scheme,
@@ -201,17 +207,40 @@ class Run:
                     tta=tta,
                     abstain=abstain,
                     sieve=sieve,
+                    beside=beside,
                 )
-                if made.files and not made.was_there:
-                    write_beside(
-                        made,
-                        name=opened.id,
-                        model=self.info.to_dict(),
-                        model_file=self.folder / STATE_FILE,
-                    )
-                return made
         finally:
             opened.close()
+
+    def check_settings(
+        self,
+        *,
+        products: Sequence[str] = DEFAULT_PRODUCTS,
+        values: str | None = None,
+        areas: bool = False,
+        convert: Conversions | None = None,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        tta: Sequence[str] = (),
+        abstain: float | None = None,
+        sieve: int | None = None,
+    ) -> None:
+        """Refuse settings that no scene can be mapped with; all are as in `predict`.
+
+        Raises:
+            ConfigError: A setting is wrong, or does not go with another one.
+            UnknownNameError: No such product or augmentation.
+            ModelError: The model does not have the run's classes.
+        """
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        self._checked(convert)
+        predictor = ScenePredictor(
+            self.segmenter, windows or WindowSettings.of_run(self.config), device=device
+        )
+        spread.device_names(predictor.device)
+        predictor.check(settings, self.info.scheme, values=values, areas=areas)
 
     def evaluate(
         self,

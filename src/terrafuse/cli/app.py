@@ -353,6 +353,8 @@ def predict(
         typer.echo(f"the map in {out} is finished already")
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
+    for file in made.beside:
+        typer.echo(f"wrote {file}")
     if made.abstained_pixels is not None:
         typer.echo(
             f"{made.abstained_pixels:,} pixels of less confidence than {abstain:g} abstained"

@@ -17,13 +17,15 @@ T = TypeVar("T")
 
 #: GDAL's settings of what it asks servers for. They change nothing about files on this disk.
 HTTP_SETTINGS = {
-    # Of 429, 502, 503, 504 and lost connections; the pause doubles each time.
-    "GDAL_HTTP_MAX_RETRY": "5",
+    # Of 429, 502, 503, 504, lost connections and those that are not made in time; the pause grows
+    # each time, by 2 to 2.5.
+    "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "0.5",
-    # By default GDAL waits for five minutes for a connection, and for ever for an answer.
-    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    # By default GDAL waits for five minutes for a connection, and for ever for an answer. With the
+    # tries above and below, a host that swallows all is given up after about 30 s.
+    "GDAL_HTTP_CONNECTTIMEOUT": "4",
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
-    "GDAL_HTTP_LOW_SPEED_TIME": "30",
+    "GDAL_HTTP_LOW_SPEED_TIME": "10",
 }
 #: Settings while a file on a server is opened. Every search for a side-car costs a request; the
 #: header of a large COG has more than the 16 KiB of GDAL's first request.
@@ -31,8 +33,11 @@ OPENING = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_INGESTED_BYTES_AT_
 # Pauses before a read that failed is tried again, in seconds: what GDAL gave up, or does not retry
 # (an answer that ends early).
 _PAUSES = (0.5, 2.0)
-# What a server says of a file that it will not give, whenever it is asked.
-_FOR_GOOD = ("code: 400", "code: 401", "code: 403", "code: 404", "code: 405", "code: 410")
+# What a server says of a file that it will not give, whenever it is asked; and GDAL, of one that it
+# has tried several times to connect to.
+_FOR_GOOD = (
+    "code: 400", "code: 401", "code: 403", "code: 404", "code: 405", "code: 410", "timed out",
+)  # fmt: skip
 
 # Words in GDAL's reason → what to do.
 _ADVICE: tuple[tuple[tuple[str, ...], str], ...] = (

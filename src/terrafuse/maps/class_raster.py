@@ -21,7 +21,12 @@ from rasterio.windows import Window as RasterWindow
 from terrafuse.classes import DEFAULT_COLORS, ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import ConfigError, DataError, RasterReadError, TerrafuseError, cut
-from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
+from terrafuse.prediction.class_values import (
+    ABSTAINED_NAME,
+    ABSTAINED_TAG,
+    NAMES_TAG,
+    VALUES_TAG,
+)
 from terrafuse.samples import IGNORE_INDEX, Window
 
 CLASS_MAP, CONFIDENCE = "class_map.tif", "confidence.tif"
@@ -35,11 +40,12 @@ class ClassRaster:
     Args:
         path: The raster.
         grid: Its grid.
-        names: Of the classes.
+        names: Of the classes, and last of what was abstained from, if anything was.
         colors: "#rrggbb" each.
-        values: Pixel value of each class.
-        nodata: Values that stand for no class.
+        values: Pixel value of each.
+        nodata: Values that stand for no data.
         confidence: Raster of the confidence of each pixel, if there is one.
+        abstains: Whether the last name is that of pixels whose class was too uncertain.
     """
 
     path: Path
@@ -49,11 +55,19 @@ class ClassRaster:
     values: tuple[int, ...]
     nodata: tuple[int, ...]
     confidence: Path | None = None
+    abstains: bool = False
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; being abstained from is none."""
+        return len(self.names) - self.abstains
 
     @property
     def scheme(self) -> ClassScheme:
-        """Names, colours and pixel values as codes."""
-        return ClassScheme(self.names, self.colors, tuple((value,) for value in self.values))
+        """Names, colours and pixel values of the classes, these as codes."""
+        count = self.num_classes
+        codes = tuple((value,) for value in self.values[:count])
+        return ClassScheme(self.names[:count], self.colors[:count], codes)
 
     @cached_property
     def _sorted(self) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
@@ -63,7 +77,7 @@ class ClassRaster:
         return np.array(keys, np.int64), np.array([table[key] for key in keys], np.uint8)
 
     def indices(self, raw: NDArray[Any]) -> NDArray[np.uint8]:
-        """Class indices of pixels, 255 = no data.
+        """Positions in `names` of pixels, 255 = no data.
 
         Raises:
             RasterReadError: A value is no class.
@@ -155,7 +169,11 @@ def open_class_raster(
     with _read_errors(path), no_georeference_allowed(), rasterio.open(path) as dataset:
         _check_kind(dataset, path)
         grid = Grid.from_dataset(dataset)
-        names = classes or _named(dataset, path)
+        names = dict(classes or _named(dataset, path))
+        abstained = None if classes else _abstained(dataset, path)
+        if abstained is not None:
+            name = ABSTAINED_NAME if ABSTAINED_NAME not in names else f"({ABSTAINED_NAME})"
+            names[name] = abstained
         values = tuple(names.values())
         if len(set(values)) < len(values):
             raise ConfigError(f"--classes: a value of '{path}' has two names; give each one name")
@@ -167,8 +185,9 @@ def open_class_raster(
     if confidence is not None:
         _check_confidence(Path(confidence), path, grid)
     return ClassRaster(
-        path, grid, tuple(names), colors, values, nodata, Path(confidence) if confidence else None
-    )
+        path, grid, tuple(names), colors, values, nodata,
+        Path(confidence) if confidence else None, abstained is not None,
+    )  # fmt: skip
 
 
 def read_grid(path: str | Path) -> Grid:
@@ -236,6 +255,19 @@ def _named(dataset: Any, path: Path) -> dict[str, int]:
     except ValueError:
         raise DataError(f"'{path}' does not say which classes it has; {_NAMING}") from None
     return {f"{value}": value for value in palette if value != dataset.nodata and value < 255}
+
+
+def _abstained(dataset: Any, path: Path) -> int | None:
+    """Value of pixels whose class was too uncertain, as a map of ours says it."""
+    tags = dataset.tags()
+    if NAMES_TAG not in tags or ABSTAINED_TAG not in tags:
+        return None
+    try:
+        return int(tags[ABSTAINED_TAG])
+    except ValueError:
+        raise DataError(
+            f"'{path}' names its classes in tags that cannot be read; {_NAMING}"
+        ) from None
 
 
 def _categories(path: Path) -> list[str]:

@@ -42,6 +42,7 @@ def describe_item(
     model: Mapping[str, Any],
     model_file: Path,
     extra: Sequence[Path] = (),
+    folder: Path | None = None,
 ) -> dict[str, Any]:
     """Return the item of a map.
 
@@ -53,6 +54,7 @@ def describe_item(
         model: Content of `model.json`; its fields "mlm:…" are the item's.
         model_file: The weights.
         extra: Further files of the folder: "preview.png".
+        folder: Where the map is going to lie, if it is still being made.
     """
     first = next(iter(products.files.values()))
     with no_georeference_allowed(), rasterio.open(first) as dataset:
@@ -60,7 +62,7 @@ def describe_item(
     geometry = footprint(grid)
     fields = {key: value for key, value in model.items() if key.startswith("mlm:")}
     mlm = [url for url in model.get("stac_extensions", ()) if "/mlm/" in url] if fields else []
-    folder = first.parent
+    folder = folder or first.parent
     time = made.isoformat(timespec="seconds").replace("+00:00", "Z")
     return {
         "type": "Feature",

@@ -28,7 +28,7 @@ from terrafuse.prediction import (
     open_map,
     plan_units,
 )
-from terrafuse.prediction.product_table import NODATA, SHARE_LEVELS
+from terrafuse.prediction.product_table import ABSTAINED, NODATA, SHARE_LEVELS
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
 from terrafuse.version import VERSION
@@ -97,7 +97,16 @@ def mosaic_maps(
     with (
         claimed(out, "mosaic"),
         ExitStack() as stack,
-        open_map(out, grid, scheme, products, plan=plan, key=facts) as writer,
+        open_map(
+            out,
+            grid,
+            scheme,
+            products,
+            plan=plan,
+            key=facts,
+            abstains=any(one.abstains for one in maps),
+            is_kept=False,
+        ) as writer,
     ):
         readers = [stack.enter_context(one.reading()) for one in maps]
         done, total = 0, grid.height * len(plan.cols)
@@ -124,13 +133,15 @@ def _merge(
         if found is None:
             continue
         own, own_shares = found
-        has_class, is_free = own != IGNORE_INDEX, classes == IGNORE_INDEX
+        has_class, is_free = own < ABSTAINED, classes >= ABSTAINED
         if rule == "confidence":
             # Of equal ones the first; what has no confidence comes last.
             mine, theirs = (np.where(s == NODATA, -1, s.astype(int)) for s in (own_shares, shares))
             taken = has_class & (is_free | (mine > theirs))
         else:
             taken = has_class & is_free if rule == "first" else has_class
+        # What one map abstains from, another one may name, whatever the rule.
+        taken |= (own == ABSTAINED) & (classes == IGNORE_INDEX)
         classes[taken], shares[taken] = own[taken], own_shares[taken]
     return classes, shares
 
@@ -141,7 +152,7 @@ class _Placed:
 
     Args:
         raster: The map.
-        table: Its class index, or 255 → that of the mosaic.
+        table: Its class index → that of the mosaic, as of `_remapped`.
         grid: Of the mosaic.
         offset: (row, col) of its first pixel there, if pixels of both coincide.
         part: Where its pixels may lie; may extend beyond the mosaic.
@@ -274,17 +285,20 @@ def _extent(raster: ClassRaster, grid: Grid) -> tuple[NDArray[Any], NDArray[Any]
 
 
 def _remapped(one: ClassRaster, first: ClassRaster) -> NDArray[np.uint8]:
-    """Class index of a map, or 255 → that of the first.
+    """Class index of a map → that of the first; what it abstains from → `ABSTAINED`.
 
     Raises:
         DataError: They have other classes.
     """
-    if set(one.names) != set(first.names):
-        differing = ", ".join(sorted(set(one.names) ^ set(first.names))[:10])
+    own, names = one.scheme.names, first.scheme.names
+    if set(own) != set(names):
+        differing = ", ".join(sorted(set(own) ^ set(names))[:10])
         raise DataError(
             f"'{one.path}' has other classes than '{first.path}': {differing} in one of both only. "
             "Map the scenes with models of the same classes"
         )
     table = np.full(256, IGNORE_INDEX, np.uint8)
-    table[: len(one.names)] = [first.names.index(name) for name in one.names]
+    table[: len(own)] = [names.index(name) for name in own]
+    if one.abstains:
+        table[len(own)] = ABSTAINED
     return table

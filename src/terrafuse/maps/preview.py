@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from terrafuse.errors import cut
 from terrafuse.maps.class_raster import ClassRaster, no_georeference_allowed
@@ -33,7 +33,7 @@ def draw_preview(raster: ClassRaster, path: Path) -> None:
     """
     indices, step = read_small(raster)
     palette = np.full((256, 3), _EMPTY, np.uint8)
-    palette[: len(raster.names)] = raster.scheme.palette()
+    palette[: len(raster.names)] = [ImageColor.getrgb(color) for color in raster.colors]
     map_ = Image.fromarray(palette[indices])
     present = np.unique(indices[indices != IGNORE_INDEX]).tolist()
     names = [(cut(raster.names[k], _LONGEST_NAME), raster.colors[k]) for k in present]

@@ -9,7 +9,7 @@ from terrafuse.prediction.class_values import (
     read_class_map,
 )
 from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
-from terrafuse.prediction.predictor import ScenePredictor, find_device
+from terrafuse.prediction.predictor import ScenePredictor, find_device, unchanging
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
     PRODUCTS,
@@ -18,7 +18,7 @@ from terrafuse.prediction.product_table import (
     find_products,
     levels,
 )
-from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile, describe_profile
 from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
@@ -30,6 +30,7 @@ __all__ = [
     "DEFAULT_PRODUCTS",
     "PRODUCTS",
     "Accumulator",
+    "Beside",
     "Blending",
     "ClassArea",
     "ClassValues",
@@ -64,4 +65,5 @@ __all__ = [
     "plan_units",
     "read_class_map",
     "taper",
+    "unchanging",
 ]

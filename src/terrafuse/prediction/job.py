@@ -74,13 +74,14 @@ class MapJob:
         text = json.dumps([_FORMAT, self._key], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def look(self, *, resume: bool = False) -> None:
+    def look(self, *, resume: bool = False, hint: str | None = None) -> None:
         """Find out what is done.
 
         A shard always goes on with what it finds: other shards made it.
 
         Args:
             resume: True: go on with what is there.
+            hint: What could be done instead of beginning anew.
 
         Raises:
             OutputError: The folder holds units of another map, or a folder of that name that is
@@ -91,8 +92,9 @@ class MapJob:
             self._check_same()
             self.done = self.sound(self._own)
         elif self.folder.exists():
+            instead = f"; {hint}" if hint else ""
             warnings.warn(
-                f"'{self._out}' held an unfinished map, which is begun anew; --resume would go on",
+                f"'{self._out}' held an unfinished map, which is begun anew{instead}",
                 stacklevel=5,
             )
 

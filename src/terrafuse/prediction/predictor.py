@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -31,9 +32,10 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
+from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
-from terrafuse.prediction.products import MapWriter, Products, open_map
+from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead, write_behind
 from terrafuse.prediction.reading import cache_bytes, read_groups
@@ -221,6 +223,7 @@ class ScenePredictor:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        beside: Beside | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
 
@@ -240,6 +243,7 @@ class ScenePredictor:
             tta: Test-time augmentation, as in `MapSettings`.
             abstain: Confidence below which a pixel has no class, likewise.
             sieve: Smallest patch of the class map in pixels, likewise.
+            beside: Further files of the map.
 
         Raises:
             ConfigError: Areas, or what changes the class map, without a class map; a value that is
@@ -252,11 +256,9 @@ class ScenePredictor:
             WorkerError: Worker processes die; likewise.
         """
         workers = workers or WorkerSettings()
-        scheme = self._checked_scheme(scheme or scene.scheme)
-        used = self._used_modalities(scene, without)
-        if areas and "class_map" not in products:
-            raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        scheme = self.check(settings, scheme or scene.scheme, values=values, areas=areas)
+        used = self._used_modalities(scene, without)
         plan = self.plan(scene, settings)
         self._check_settings(settings, plan.lattice)
         facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
@@ -279,18 +281,40 @@ class ScenePredictor:
             if not writer.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
-                return writer.finish(facts, areas=areas, profile=profile)
+                return writer.finish(facts, areas=areas, profile=profile, beside=beside)
             except OutputError:
                 if writer.is_finished():  # another shard was faster, and has removed the units
                     return writer.existing()
                 raise
+
+    def check(
+        self,
+        settings: MapSettings,
+        scheme: ClassScheme | None,
+        *,
+        values: str | None = None,
+        areas: bool = False,
+    ) -> ClassScheme:
+        """Refuse settings that no scene can be mapped with; return the scheme.
+
+        Raises:
+            ConfigError: Areas without a class map; codes that a map cannot hold; more modalities
+                than the product "sources" tells apart.
+            ModelError: The class scheme is not the model's.
+        """
+        checked = self._checked_scheme(scheme)
+        if areas and "class_map" not in settings.products:
+            raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
+        choose_values(checked, values, abstains=settings.abstain is not None)
+        settings.source_bits([m.name for m in self.segmenter.modalities])
+        return checked
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""
         grid = scene.grid
         crs = grid.crs.to_wkt() if grid.crs else None
         return {
-            "model": digest_values(self.segmenter.state_dict()),
+            "model": model_digest(self.segmenter),
             "rasters": scene.states(),
             "grid": [grid.height, grid.width, *grid.transform[:6], crs],
         }
@@ -340,12 +364,11 @@ class ScenePredictor:
         }
 
     def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
-        """Refuse settings that do not suit the model or its windows.
+        """Refuse settings that do not suit the scene's windows.
 
         Raises:
-            ConfigError: Names what does.
+            ConfigError: Names what does not.
         """
-        settings.source_bits([m.name for m in self.segmenter.modalities])
         for view in settings.views:
             scaled_size(lattice.size, view.factor, lattice.alignment)
 
@@ -509,6 +532,25 @@ def _map(
 
         order.map(task, profile, count)
         done += sizes[task]
+
+
+#: Digests of models that are not changed for a while.
+_digests: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
+
+
+@contextmanager
+def unchanging(model: torch.nn.Module) -> Iterator[str]:
+    """Take the digest of a model's weights once for many maps; nothing may train it meanwhile."""
+    _digests[model] = digest_values(model.state_dict())
+    try:
+        yield _digests[model]
+    finally:
+        del _digests[model]
+
+
+def model_digest(model: torch.nn.Module) -> str:
+    """Digest of the weights."""
+    return _digests.get(model) or digest_values(model.state_dict())
 
 
 @contextmanager

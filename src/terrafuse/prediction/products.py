@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
@@ -66,6 +66,7 @@ class Products:
         areas_file: `areas.csv`, likewise.
         abstained_pixels: Pixels whose class was too uncertain to be named; None if all are named.
         profile: What mapping took, as `MapProfile.to_dict` has it.
+        beside: Further files of the folder, such as its picture.
         waits_for: Units of other shards that are not done. While there are any, no file is
             written: the shard that finishes the last one writes them.
         was_there: Whether the map was finished before.
@@ -78,6 +79,7 @@ class Products:
     areas_file: Path | None = None
     abstained_pixels: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
+    beside: tuple[Path, ...] = ()
     waits_for: int = 0
     was_there: bool = False
 
@@ -91,6 +93,21 @@ class Products:
         """Largest softmax probability, uint8; value / 254 (scale tag), 255 = no data."""
         return self["confidence"]
 
+    def paths(self) -> tuple[Path, ...]:
+        """All files."""
+        areas = () if self.areas_file is None else (self.areas_file,)
+        return (*self.files.values(), self.record, *areas, *self.beside)
+
+    def moved_to(self, folder: Path) -> Products:
+        """Return the same, in another folder."""
+        return replace(
+            self,
+            files={name: folder / path.name for name, path in self.files.items()},
+            record=folder / self.record.name,
+            areas_file=None if self.areas_file is None else folder / self.areas_file.name,
+            beside=tuple(folder / path.name for path in self.beside),
+        )
+
     def __getitem__(self, name: str) -> Path:
         """Return the file of a product.
 
@@ -100,6 +117,21 @@ class Products:
         if name not in self.files:
             raise UnknownNameError(unknown_name("product of this map", name, self.files))
         return self.files[name]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Further files of a map, which appear together with its products.
+
+    Args:
+        names: Of the files.
+        write: Writes those of them that this map has into the folder of the products that it is
+            given, and returns them. What cannot be drawn is warned of, and is no failure of the
+            map; a full disk is.
+    """
+
+    names: tuple[str, ...]
+    write: Callable[[Products], Sequence[Path]]
 
 
 @contextmanager
@@ -116,13 +148,16 @@ def open_map(
     settings: MapSettings | None = None,
     modalities: Sequence[str] = (),
     shard: Shard | None = None,
+    abstains: bool = False,
+    is_kept: bool = True,
 ) -> Iterator[MapWriter]:
     """Open a writer for the products of one scene.
 
     Finished units wait in the folder `units` inside the target. Once all are there, the products
     are written into a hidden folder and moved out together: a product that exists is whole, and all
     are of one call, even if it was killed. Earlier products stay until then. If the work is stopped
-    or the disk is full, finished units stay; after any other failure nothing does.
+    or the disk is full, finished units stay where they are of use; after any other failure nothing
+    does.
 
     Args:
         folder: Target folder; created if needed, and then removed again on failure.
@@ -136,6 +171,8 @@ def open_map(
         settings: What is abstained from, and the sieve.
         modalities: Of the model, in its order; bits of the product "sources".
         shard: Units of others stay in any case, until the map is finished.
+        abstains: Whether pixels may be abstained from, also without the setting of that name.
+        is_kept: Whether somebody can go on with finished units.
 
     Raises:
         ConfigError: Codes that a map cannot hold.
@@ -144,7 +181,7 @@ def open_map(
             product, or there are units of another map.
     """
     settings = settings or MapSettings(tuple(p.name for p in products))
-    chosen = choose_values(scheme, values, abstains=settings.abstain is not None)
+    chosen = choose_values(scheme, values, abstains=abstains or settings.abstain is not None)
     if settings.sieve:
         check_sieve(grid.height, grid.width)
     for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
@@ -152,7 +189,7 @@ def open_map(
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
     job = MapJob(folder, plan, key["products"], key, shard=shard)
-    job.look(resume=resume)
+    job.look(resume=resume, hint="--resume would go on" if is_kept else None)
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -163,15 +200,15 @@ def open_map(
         if not job.left or writer.is_finished():
             job.discard()
     except BaseException as error:
-        is_resumable = isinstance(error, OutputError | WorkerError) or not isinstance(
-            error, Exception
+        is_resumable = is_kept and (
+            isinstance(error, OutputError | WorkerError) or not isinstance(error, Exception)
         )
         if not shard and not (is_resumable and job.done):
             job.discard()
         for path in made:
             with suppress(OSError):  # never created, or not empty
                 path.rmdir()
-        if isinstance(error, OutputError | WorkerError) and job.done:
+        if is_resumable and isinstance(error, OutputError | WorkerError) and job.done:
             then = "run it again" if shard else "add --resume"
             raise type(error)(f"{error}. Finished parts are kept; then {then}") from error
         raise
@@ -307,6 +344,7 @@ class MapWriter:
         *,
         areas: bool = False,
         profile: MapProfile | None = None,
+        beside: Beside | None = None,
     ) -> Products:
         """Assemble the products of all units.
 
@@ -314,10 +352,13 @@ class MapWriter:
             facts: Further facts for `prediction.json`.
             areas: Also write the area of each class.
             profile: What mapping took, for `prediction.json`; assembling is added.
+            beside: Further files. Those of an earlier map go, if this one does not have them.
 
         Raises:
             OutputError: The disk is full or fails.
         """
+        for name in beside.names if beside else ():
+            refuse_special(self.folder / name)
         with _reported(self.folder), partial_folder(self.folder, "map") as partial:
             profile, facts = profile or MapProfile(), dict(facts or {})
             with profile.timed("assembling"):
@@ -341,17 +382,21 @@ class MapWriter:
             }  # fmt: skip
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
-            beside = [record, write_areas(partial, found)] if areas else [record]
-            replace_together({p: self.folder / p.name for p in (*made.values(), *beside)})
-            return Products(
-                {name: self.folder / path.name for name, path in made.items()},
-                self.folder / RECORD,
+            whole = Products(
+                made,
+                record,
                 self.values,
                 found,
-                self.folder / AREAS_CSV if areas else None,
+                write_areas(partial, found) if areas else None,
                 facts.get("abstained_pixels"),
                 profile.to_dict(),
             )
+            if beside is not None:
+                whole = replace(whole, beside=tuple(beside.write(whole)))
+            for name in set(beside.names if beside else ()) - {path.name for path in whole.beside}:
+                (self.folder / name).unlink(missing_ok=True)  # of an earlier map
+            replace_together({path: self.folder / path.name for path in whole.paths()})
+            return whole.moved_to(self.folder)
 
     def _sieve_class_map(self, path: Path) -> int:
         """Sieve the finished class map; return how many pixels were changed."""
