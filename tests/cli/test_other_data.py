@@ -295,7 +295,7 @@ def test_values_of_a_scene_that_comes_later(folder, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=re.escape(str(told.value))):
         run.evaluate(**how)
     assert maps == ["test_0", "test_1"]
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="may have another scale") as warned:
         metrics = run.evaluate(**how, trust_values=True, resume=True)
     assert [str(w.message) for w in warned] == metrics["warnings"]
     assert maps == ["test_0", "test_1", "test_2"]
@@ -319,9 +319,11 @@ def test_a_scene_too_large_for_memory_is_named(folder, monkeypatch):
     assert seen == [[(SIZE, SIZE)]]
     monkeypatch.setattr(module._Look, "see", lambda self, scenes: None)
     seen.clear()
-    with pytest.raises(NotEnoughMemoryError, match="^scene 'test_4': it needs 9 GB"):
+    with pytest.raises(NotEnoughMemoryError, match=r"^scene 'test_4': it needs 9 GB"):
         run.evaluate(device="cpu")
     assert seen == [[(SIZE, SIZE)]] * 2
+    monkeypatch.undo()
+    assert run.evaluate(device="cpu", resume=True)["scenes"] == 2
 
 
 def test_scores_in_shards(folder, terrafuse):
