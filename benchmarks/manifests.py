@@ -83,7 +83,7 @@ class _BegunError(Exception):
 def begin_scores(run: api.Run, manifest: Path) -> None:
     """Score all scenes of a manifest until the first window is done."""
 
-    def stop(done: int, total: int) -> None:
+    def stop(*_: int) -> None:
         raise _BegunError
 
     with suppress(_BegunError):

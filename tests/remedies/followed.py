@@ -222,6 +222,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/training/test_many_scenes.py::test_a_bad_scene_is_named_when_it_is_met": (
         "training.train:_check_data | To check all:",
     ),
+    "tests/cli/test_other_data.py::test_scores_in_shards": (
+        "cli.evaluate:evaluate | run again those that have died",
+    ),
     "tests/evaluation/test_kept_scores.py::test_scores_that_were_stopped_go_on": (
         "api.runs: | scores of finished scenes are kept; run the same command with --resume",
         "evaluation.journal:ScoreJournal.begin | --resume would go on",
