@@ -205,6 +205,7 @@ def test_nothing_stays_of_a_mosaic_that_was_not_finished(
     tall = write_map(tmp_path / "tall" / "class_map.tif", np.ones((2100, 3)))
     out = tmp_path / "out"
     mosaic([two(tmp_path)[0]], out)
+    (out / "preview.png").write_bytes(b"of an earlier map")
     before = {path: path.read_bytes() for path in out.iterdir()}
     save, saved = job.save, []
 
@@ -231,4 +232,5 @@ def test_nothing_stays_of_a_mosaic_that_was_not_finished(
     with pytest.warns(UserWarning, match="unfinished map, which is begun anew$"):
         made = mosaic([tall], out)
     assert not units_left.exists()
+    assert not (out / "preview.png").exists()
     assert read(made.class_map).shape == (2100, 3)

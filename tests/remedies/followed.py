@@ -22,6 +22,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/api/test_batches.py::test_one_bad_scene_does_not_end_the_others": (
         "cli.batch:check_inputs | give one of --scene",
         "cli.batch:check_inputs | add that",
+        "cli.app:predict | let each job have a part of them: a manifest, a split",
         "cli.batch:tell_batch | run the same command with --resume",
     ),
     "tests/data/test_remote.py::test_a_server_that_refuses_is_one_message": (

@@ -568,7 +568,7 @@ def test_what_a_map_is_made_of(tmp_path: Path) -> None:
         "prediction.predictor:ScenePredictor._checked_scheme | give the one the model was"
     ):
         predict(scene, tmp_path / "map")
-    with refused("prediction.predictor:ScenePredictor.predict | add 'class_map' to the products"):
+    with refused("prediction.predictor:ScenePredictor.check | add 'class_map' to the products"):
         predict(scene, tmp_path / "map", scheme=SCHEME, products=["entropy"], areas=True)
     with refused("prediction.product_table:find_products | each once") as error:
         predict(scene, tmp_path / "map", scheme=SCHEME, products=[])

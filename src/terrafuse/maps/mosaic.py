@@ -20,8 +20,11 @@ from rasterio.warp import transform as warp_points
 from terrafuse.data import Grid
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, unknown_name
 from terrafuse.maps.class_raster import ClassRaster, RasterReader, open_class_raster, read_grid
+from terrafuse.maps.item import ITEM
+from terrafuse.maps.preview import PREVIEW
 from terrafuse.prediction import (
     PRODUCTS,
+    Beside,
     Lattice,
     Products,
     Strip,
@@ -40,6 +43,8 @@ _RULES: tuple[MosaicRule, ...] = get_args(MosaicRule)
 _ROWS = 512
 # Points of a side of the lattice on which a map is looked up in another CRS.
 _POINTS = 65
+# Picture and item of an earlier map in the folder go.
+_NOTHING = Beside((PREVIEW, ITEM), lambda _: ())
 _Layers = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
@@ -119,7 +124,7 @@ def mosaic_maps(
                 done += window.height
                 if progress:
                     progress(done, total)
-        return writer.finish(facts)
+        return writer.finish(facts, beside=_NOTHING)
 
 
 def _merge(
