@@ -177,7 +177,7 @@ def test_classes_of_one_colour(place: Any) -> None:
     ]
     finding = told("doctor.labels:check_colors | Give each a 'color' of its own", place.check())
     assert (finding.severity, finding.code) == ("warning", "alike-colors")
-    assert finding.message.endswith("look alike on maps: 'dry', 'sand' (#aa0000)")
+    assert finding.message.endswith("told apart on maps: 'dry', 'sand' (#aa0000)")
     place.values["classes"][2]["color"] = "#ffff00"
     assert "alike-colors" not in place.codes()
 

@@ -143,7 +143,7 @@ def check_colors(scheme: ClassScheme) -> Iterator[Finding]:
     if alike:
         more = f" … and {len(alike) - _MOST_ALIKE} more" if len(alike) > _MOST_ALIKE else ""
         message = (
-            f"classes have one colour, and look alike on maps: {'; '.join(alike[:_MOST_ALIKE])}"
+            f"classes of one colour are not told apart on maps: {'; '.join(alike[:_MOST_ALIKE])}"
         )
         remedy = "Give each a 'color' of its own in 'classes'"
         yield Finding("warning", "alike-colors", message + more, remedy=remedy)
