@@ -44,8 +44,9 @@ def call(tmp_path, make_raster, command_line, monkeypatch, request):
 
 
 def maps(folder):
-    """Files of a map; of prediction.json what it says of the map."""
+    """Files of a map but item.json, which says when; of prediction.json what it says of the map."""
     found = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+    del found["item.json"]
     record = json.loads(found["prediction.json"])
     del record["profile"]
     return found | {"prediction.json": json.dumps(record).encode()}
