@@ -163,6 +163,7 @@ PAGES: dict[str, Page] = {
         }
         | {"from terrafuse.data.value_conversion import ValueConversion": "likewise"},
     ),
+    "big-scenes": Page(trained),
     "after-the-map": Page(trained),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
@@ -210,7 +211,16 @@ PAGES: dict[str, Page] = {
     **dict.fromkeys(("add-method", "dates", "pixel-sizes", "polygons"), Page(nothing)),
 }  # fmt: skip
 #: Pages of which a run takes more than a few seconds.
-SLOW = ("own-rasters", "map", "after-the-map", "scores", "label-efficiency", "pretrain", "generate")
+SLOW = (
+    "own-rasters",
+    "map",
+    "big-scenes",
+    "after-the-map",
+    "scores",
+    "label-efficiency",
+    "pretrain",
+    "generate",
+)
 
 
 def commands_of(block: str) -> list[list[str]]:
