@@ -30,6 +30,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "data.remote: | correct the URL",
         "data.remote: | The server was asked several times: try again later",
     ),
+    "tests/data/test_remote.py::test_a_server_that_wants_credentials": (
+        "data.remote: | GDAL_HTTP_USERPWD or GDAL_HTTP_HEADERS for https://",
+    ),
     "tests/data/test_remote.py::test_the_map_of_a_url_is_that_of_the_file": (
         "data.remote: | download it, and give the file",
         "data.remote: | Correct the name of the host",
