@@ -247,6 +247,7 @@ def test_every_page_is_run() -> None:
     assert set(PAGES) == {path.stem for path in FOLDER.glob("*.md")}
 
 
+@pytest.mark.filterwarnings("ignore:there is work for")  # the scenes of a test have one unit
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAGES]
 )

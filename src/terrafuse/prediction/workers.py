@@ -111,8 +111,9 @@ def map_by_workers(
     if count < settings.total:
         units = len(order.writer.job.missing)
         warnings.warn(
-            f"{count} of {settings.total} workers have something to do: scene '{order.scene.id}' "
-            f"has {units} units to map, and cutting it further would run too many windows twice",
+            f"there is work for {count} of {settings.total} workers: units of scene "
+            f"'{order.scene.id}' to map are {units}, and more rectangles of them would run too "
+            "many windows twice",
             stacklevel=5,
         )
     profile.workers = count
