@@ -250,7 +250,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/prediction/test_sharing.py::"
     "test_what_cannot_be_sent_to_processes_is_named_and_one_process_maps_it": (
-        "prediction.predictor:MapOrder.on_cpu | or use one process, --workers 1",
+        "prediction.predictor:ScenePredictor.on_cpu | or use one process, --workers 1",
     ),
     "tests/prediction/test_sharing.py::test_a_shard_that_a_full_disk_stopped_is_run_again": (
         "prediction.products:open_map | run it again",
@@ -267,7 +267,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "prediction.sharing:Shard.parse | give its number and how many there are, such as 2/8",
     ),
     "tests/prediction/test_sharing.py::test_workers_that_keep_dying_are_told_and_units_stay": (
-        "prediction.workers:_Foreman._replace | Use fewer --workers, a smaller --batch-size",
+        "prediction.workers:Foreman._replace | Use fewer --workers, a smaller --batch-size",
     ),
     "tests/prediction/test_ray.py::test_what_a_node_cannot_do_is_said": (
         "prediction.ray_engine:RayCrew._heard | Install the same packages on all",
