@@ -160,7 +160,7 @@ def test_workers_map_each_scene_and_do_not_make_another_map(
         for task in tasks:
             order.map(task, profile, progress)
 
-    monkeypatch.setattr("terrafuse.prediction.workers.map_by_workers", map_here)
+    monkeypatch.setattr("terrafuse.prediction.predictor.map_by_workers", map_here)
     places = api.places_of_manifest(run, manifest, "train")
     out = tmp_path / "maps"
     done = api.predict_batch(run, places, out, workers=WorkerSettings(2))

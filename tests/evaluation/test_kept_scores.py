@@ -23,7 +23,8 @@ from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.evaluation import Keeping, evaluate
 from terrafuse.evaluation.journal import ScoreJournal
 from terrafuse.prediction import Shard, WindowSettings, WorkerSettings
-from terrafuse.prediction.workers import Crew, Event, Report
+from terrafuse.prediction.crew import Crew, Event
+from terrafuse.prediction.workers import Report
 
 SCHEME = ClassScheme(("water", "land"))
 CONFIG = EvaluationConfig(split="any", boundary_tolerance_px=2)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,16 +33,18 @@ from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.lattice import Lattice, Part
+from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
-from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
+from terrafuse.prediction.products import Beside, Products, open_map
 from terrafuse.prediction.profile import MapProfile
-from terrafuse.prediction.queues import read_ahead, write_behind
+from terrafuse.prediction.queues import read_ahead
 from terrafuse.prediction.reading import cache_bytes, read_groups
 from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.sharing import Shard, WorkerSettings
 from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
+from terrafuse.prediction.workers import map_by_workers
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window
 from terrafuse.segmenter import Segmenter
@@ -454,61 +455,6 @@ class ScenePredictor:
         return logits.float()
 
 
-@dataclass(frozen=True)
-class MapOrder:
-    """What a worker needs to map rectangles of a scene; can be sent to another process.
-
-    Args:
-        predictor: With its model.
-        writer: Of the map.
-        options: Further arguments of `ScenePredictor.stream`.
-    """
-
-    predictor: ScenePredictor
-    scene: Scene
-    writer: MapWriter
-    options: Mapping[str, Any]
-
-    @property
-    def device(self) -> torch.device:
-        """Of the model."""
-        return self.predictor.device
-
-    def on(self, device: str) -> MapOrder:
-        """Return the same, on another device."""
-        return replace(self, predictor=self.predictor.on(device))
-
-    def on_cpu(self) -> AbstractContextManager[None]:
-        """See `ScenePredictor`."""
-        return self.predictor.on_cpu()
-
-    def packed(self) -> bytes:
-        """The order for a process that this one starts.
-
-        Raises:
-            ModelError: The model holds what cannot be sent.
-        """
-        with self.on_cpu():
-            return pickle.dumps(self)  # torch's own way for processes needs shared memory
-
-    def map(self, window: Window, profile: MapProfile, progress: Progress | None = None) -> None:
-        """Map a rectangle of units and keep them."""
-
-        def write(strip: Strip) -> None:
-            with profile.timed("writing"):
-                self.writer.write(strip)
-
-        self.writer.drop()
-        with write_behind(write) as put:
-            strips = self.predictor.stream(
-                self.scene, window=window, progress=progress, profile=profile, **self.options
-            )
-            with closing(strips):
-                for strip in strips:
-                    with profile.timed("waiting for writing"):
-                        put(strip)
-
-
 def _map(
     order: MapOrder, workers: WorkerSettings, profile: MapProfile, progress: Progress | None
 ) -> None:
@@ -519,8 +465,6 @@ def _map(
     if not tasks:
         return
     if not workers.is_alone:
-        from terrafuse.prediction.workers import map_by_workers  # which knows this module
-
         map_by_workers(order, tasks, workers, profile, progress)
         return
     done, total = 0, sum(sizes.values())

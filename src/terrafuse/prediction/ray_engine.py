@@ -20,10 +20,10 @@ import torch
 from terrafuse.data.handles import limit_resources
 from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.extras import from_extra
-from terrafuse.prediction.predictor import MapOrder
+from terrafuse.prediction.crew import Crew, Event, sendable, telling_warnings
+from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.sharing import WorkerSettings, cores
-from terrafuse.prediction.workers import Crew, Event, sendable, telling_warnings
 from terrafuse.samples import Window
 from terrafuse.stopping import SIGNALS
 from terrafuse.writing import clear_leftovers

@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import threading
 import time
-import traceback
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from copy import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from terrafuse.data.handles import limit_resources
-from terrafuse.errors import TerrafuseError, WorkerError
-from terrafuse.prediction.predictor import MapOrder
+from terrafuse.errors import WorkerError
+from terrafuse.prediction.crew import Crew, Event, Order, sendable, telling_warnings
+from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.sharing import WorkerSettings, cores
 from terrafuse.progress import Progress
@@ -43,48 +41,6 @@ _TELL_SECONDS = 0.2
 _JOIN_SECONDS = 10
 
 T = TypeVar("T")
-
-
-class Order(Protocol):
-    """What workers need for all tasks, with a model."""
-
-    def packed(self) -> bytes:
-        """The order for a process that this one starts."""
-
-    def on(self, device: str) -> Self:
-        """Return the same, on another device."""
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a worker reports.
-
-    Args:
-        worker: Its number.
-        kind: "ready" for a rectangle; "count" of windows done in one; "units" that are finished,
-            as number → whether they have data; "warning", its text and class; "profile" of a
-            rectangle that is done, or "result" of another task; "failed" with an error; "died".
-    """
-
-    worker: int
-    kind: Literal["ready", "count", "units", "warning", "profile", "result", "failed", "died"]
-    value: Any = None
-
-
-class Crew(AbstractContextManager["Crew"], ABC):
-    """Workers of an engine."""
-
-    @abstractmethod
-    def hire(self, worker: int) -> None:
-        """Start a worker, which reports when it is ready."""
-
-    @abstractmethod
-    def give(self, worker: int, task: Any) -> None:
-        """Let a worker that is ready do a task, such as to map a rectangle."""
-
-    @abstractmethod
-    def events(self) -> list[Event]:
-        """Wait for reports; those of one worker are in order."""
 
 
 def map_by_workers(
@@ -396,24 +352,3 @@ def _serve(pipe: Connection, begin: Begin, device: str, threads: int) -> None:
         os._exit(1)
     except Exception as error:
         report("failed", sendable(error))
-
-
-@contextmanager
-def telling_warnings(warn: Any) -> Iterator[None]:
-    """Give warnings to a function instead of printing them; each as often as it occurs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = warn
-        yield
-
-
-def sendable(error: Exception) -> Exception:
-    """An error for another process, with its traceback where it is none that a user causes."""
-    if not isinstance(error, TerrafuseError | MemoryError):
-        error.add_note("".join(traceback.format_exception(error)))
-    try:
-        copy(error)  # made anew as the other process will
-        pickle.dumps(error)
-    except Exception:
-        return RuntimeError("".join(traceback.format_exception(error)))
-    return error
