@@ -228,7 +228,7 @@ def test_a_node_that_is_removed_costs_its_units_only(ray: Any, tmp_path: Path) -
     network = small_units.network_of(scene)
     predict(tmp_path / "whole", network)
     one = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=one)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=one)
     try:
         node = cluster.add_node(num_cpus=1, object_store_memory=10**8)
         left = [node]
