@@ -37,7 +37,7 @@ from terrafuse.writing import is_trace
 #: Exit codes: finished before; killed; in order, as an error or by the signal's number; by the
 #: signal itself before the command listens, or after it has finished.
 ENDS = {signal.SIGKILL: {0, -9}, signal.SIGTERM: {0, 2, 143, -15}, signal.SIGINT: {0, 2, 130, -2}}
-_TIMES = re.compile(r"^profile$|seconds|date|ms_per_megapixel|machine|_version$")
+_TIMES = re.compile(r"^profile$|^created$|seconds|date|ms_per_megapixel|machine|_version$")
 _TIMED_COLUMNS = re.compile(r"seconds|ms / Mpx|ms_per_megapixel")
 _WAIT_SECONDS = 120
 

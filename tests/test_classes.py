@@ -112,3 +112,10 @@ def test_scheme_survives_its_dict():
 def test_contradictions_are_refused(fields, text):
     with pytest.raises(ConfigError, match=text):
         ClassScheme(**fields)
+
+
+def test_default_colours_differ_for_as_many_classes_as_there_can_be() -> None:
+    scheme = ClassScheme(tuple(f"class {i}" for i in range(255)))
+    assert len(set(scheme.colors)) == 255
+    assert scheme.colors[12] == "#91afcd"  # the first one, 41 % of the way to white
+    assert scheme.colors[24] == "#284664"  # and to black

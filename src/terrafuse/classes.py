@@ -19,11 +19,27 @@ Code = int | str
 # Void may also be "no value at all", the null attribute of a polygon.
 VoidCode = Code | None
 
-# Distinguishable on light and dark backgrounds; used where a manifest gives no colours.
-DEFAULT_COLORS = (
+# Distinguishable on light and dark backgrounds.
+_FIRST_COLORS = (
     "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377",
     "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
 )  # fmt: skip
+
+
+def _mixed(color: str, round_: int) -> str:
+    """A colour for the classes after the first: lighter in odd rounds, darker in even ones."""
+    share = 0.15 + 0.065 * ((round_ + 1) // 2 * 4 % 11)  # neighbouring rounds differ most
+    aim = 255 if round_ % 2 else 0
+    values = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(v + (aim - v) * share):02x}" for v in values)
+
+
+#: Where a manifest gives no colours: one for each class that there can be.
+DEFAULT_COLORS = tuple(
+    color if round_ == 0 else _mixed(color, round_)
+    for round_ in range(-(-IGNORE_INDEX // len(_FIRST_COLORS)))
+    for color in _FIRST_COLORS
+)[:IGNORE_INDEX]
 _COLOR = re.compile(r"#[0-9a-f]{6}")
 # Values this near to a code are named with it.
 _NEAR_LEVELS, _NEAR_NUMBER = 8, 0.01
