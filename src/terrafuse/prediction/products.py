@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,11 @@ from xml.etree import ElementTree
 
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from safetensors.numpy import save_file
 
 from terrafuse.classes import ClassScheme
+from terrafuse.data.handles import without_warnings
 from terrafuse.errors import (
     OutputError,
     UnknownNameError,
@@ -435,7 +435,7 @@ class MapWriter:
         height, width = self._grid.height, self._grid.width
         place = {"crs": self._grid.crs, "transform": self._grid.transform}
         with (
-            _no_georeference_allowed(),
+            without_warnings(),
             write_template(path, height, width, {**encoding.profile, **place}) as template,
         ):
             if product.is_class_map:
@@ -509,11 +509,3 @@ def _reported(folder: Path) -> Iterator[None]:
         raise OutputError(
             f"the map cannot be written to '{folder}': {write_failure(error, folder)}"
         ) from error
-
-
-@contextmanager
-def _no_georeference_allowed() -> Iterator[None]:
-    """Silence rasterio's warning: a scene without CRS gives a map without CRS."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
