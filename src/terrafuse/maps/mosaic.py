@@ -115,7 +115,7 @@ def mosaic_maps(
     ):
         readers = [stack.enter_context(one.reading()) for one in maps]
         done, total = 0, grid.height * len(plan.cols)
-        for run in writer.todo:
+        for run in writer.job.tasks():
             for row in range(run.row, run.row_stop, _ROWS):
                 window = Window(row, run.col, min(_ROWS, run.row_stop - row), run.width)
                 layers = _merge(placed, readers, window, rule)

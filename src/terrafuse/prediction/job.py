@@ -100,7 +100,7 @@ class MapJob:
 
     def look_at_others(self) -> None:
         """Find out what other shards have done; their units are checked once all are there."""
-        others = set(range(len(self.plan))) - set(self.done)
+        others = self.left
         if all(self._record(number).exists() for number in others):
             self.done |= self.sound(others)
 

@@ -272,14 +272,14 @@ class ScenePredictor:
         ) as writer:  # fmt: skip
             if writer.is_finished():
                 return writer.existing()
-            profile.begin(sum(run.height * run.width for run in writer.todo))
+            profile.begin(sum(run.height * run.width for run in writer.job.tasks()))
             order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
             _map(order, workers, profile, progress)
             self._tell_lacking(scene, profile, used)
             writer.job.look_at_others()
             if writer.job.left:
                 return writer.existing()
-            if not writer.has_data:
+            if not writer.job.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
                 return writer.finish(facts, areas=areas, profile=profile, beside=beside)
