@@ -32,12 +32,12 @@ class Event:
     Args:
         worker: Its number.
         kind: "ready" for a rectangle; "count" of windows done in one; "units" that are finished,
-            as number → whether they have data; "warning", its text and class; "profile" of a
-            rectangle that is done, or "result" of another task; "failed" with an error; "died".
+            as number → whether they have data; "warning", its text and class; "result" of a
+            task that is done, of a rectangle its profile; "failed" with an error; "died".
     """
 
     worker: int
-    kind: Literal["ready", "count", "units", "warning", "profile", "result", "failed", "died"]
+    kind: Literal["ready", "count", "units", "warning", "result", "failed", "died"]
     value: Any = None
 
 

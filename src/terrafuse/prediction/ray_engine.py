@@ -22,7 +22,6 @@ from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.extras import from_extra
 from terrafuse.prediction.crew import Crew, Event, sendable, telling_warnings
 from terrafuse.prediction.order import MapOrder
-from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.sharing import WorkerSettings, cores
 from terrafuse.samples import Window
 from terrafuse.stopping import SIGNALS
@@ -184,11 +183,7 @@ class _Mapper:
 
         def run() -> None:
             assert self._order is not None
-            profile = MapProfile()
-            profile.begin(0)
-            self._order.map(task, profile)
-            profile.end()
-            self._reports.append(("profile", profile))
+            self._reports.append(("result", self._order.map_apart(task)))
 
         return self._reporting(run)
 

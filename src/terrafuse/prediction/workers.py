@@ -142,7 +142,7 @@ class Foreman(ABC, Generic[T]):
             self._tell()
         elif event.kind == "warning":
             self._warn(*value)
-        elif event.kind in ("profile", "result"):
+        elif event.kind == "result":
             task = self._busy.pop(worker)
             self._counts.pop(worker, None)
             self._finish(task, value)
@@ -223,7 +223,6 @@ class LocalCrew(Crew):
     def __init__(
         self, order: Order, devices: Sequence[str], begin: Begin, folder: Path | None = None
     ) -> None:
-        self._order = order
         self._devices = devices
         self._begin = begin
         self._folder = folder
@@ -232,7 +231,7 @@ class LocalCrew(Crew):
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
-        self._packed: bytes | None = order.packed()
+        self._packed = order.packed()
 
     def hire(self, worker: int) -> None:
         """See `Crew`."""
@@ -267,7 +266,7 @@ class LocalCrew(Crew):
             kind, value = pipe.recv()
             if kind != "asks":
                 return Event(worker, kind, value)
-            pipe.send_bytes(self._packed or self._order.packed())
+            pipe.send_bytes(self._packed)
         except (EOFError, OSError):
             pipe.close()
             del self._pipes[worker]
@@ -326,11 +325,7 @@ def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
     order.writer.job.on_commit = lambda number, has: report("units", {number: has})
 
     def do(task: Window) -> None:
-        profile = MapProfile()
-        profile.begin(0)
-        order.map(task, profile, report.count)
-        profile.end()
-        report("profile", profile)
+        report("result", order.map_apart(task, report.count))
 
     return do
 
