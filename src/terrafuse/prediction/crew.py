@@ -12,7 +12,12 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+import torch
+
+from terrafuse.data.handles import limit_resources
 from terrafuse.errors import TerrafuseError
+
+_CACHE_MB = 64
 
 
 class Order(Protocol):
@@ -55,6 +60,12 @@ class Crew(AbstractContextManager["Crew"], ABC):
     @abstractmethod
     def events(self) -> list[Event]:
         """Wait for reports; those of one worker are in order."""
+
+
+def prepare_worker(threads: int) -> None:
+    """Limit what this process takes beside other workers."""
+    torch.set_num_threads(threads)
+    limit_resources(cache_mb=_CACHE_MB)
 
 
 @contextmanager

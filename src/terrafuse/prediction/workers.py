@@ -22,18 +22,17 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from terrafuse.data.handles import limit_resources
+from terrafuse.cores import usable_cores
 from terrafuse.errors import WorkerError
-from terrafuse.prediction.crew import Crew, Event, Order, sendable, telling_warnings
+from terrafuse.prediction.crew import Crew, Event, Order, prepare_worker, sendable, telling_warnings
 from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.profile import MapProfile
-from terrafuse.prediction.sharing import WorkerSettings, cores
+from terrafuse.prediction.sharing import WorkerSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Window
 from terrafuse.stopping import deferred, shield_worker, starting_workers
 from terrafuse.writing import clear_leftovers
 
-_CACHE_MB = 64
 #: Workers that may die one after the other, beside each of the first ones, without any finished
 #: unit in between.
 _MOST_DEATHS = 2
@@ -226,7 +225,7 @@ class LocalCrew(Crew):
         self._devices = devices
         self._begin = begin
         self._folder = folder
-        self._threads = max(1, min(cores(), torch.get_num_threads()) // len(devices))
+        self._threads = max(1, min(usable_cores(), torch.get_num_threads()) // len(devices))
         # Forking would copy threads' locks and CUDA's state.
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
@@ -333,8 +332,7 @@ def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
 def _serve(pipe: Connection, begin: Begin, device: str, threads: int) -> None:
     """Do tasks until the parent ends this process."""
     shield_worker()
-    torch.set_num_threads(threads)
-    limit_resources(cache_mb=_CACHE_MB)
+    prepare_worker(threads)
     report = Report(pipe)
     try:
         with telling_warnings(report.warn):
