@@ -17,6 +17,7 @@ import numpy as np
 import shapely
 
 from terrafuse.data import Grid
+from terrafuse.data.grid import apply_affine
 from terrafuse.maps.class_raster import ClassRaster, opened
 from terrafuse.maps.vector_files import to_degrees
 from terrafuse.prediction import Products
@@ -94,8 +95,7 @@ def footprint(grid: Grid) -> Any:
     edge = np.linspace(0, 1, _POINTS + 1)[:-1]
     cols = np.concatenate([edge, np.ones_like(edge), 1 - edge, np.zeros_like(edge)]) * grid.width
     rows = np.concatenate([np.zeros_like(edge), edge, np.ones_like(edge), 1 - edge]) * grid.height
-    t = grid.transform
-    outline = np.stack([t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f], axis=1)
+    outline = np.stack(apply_affine(grid.transform, cols, rows), axis=1)
     try:
         (shape,) = to_degrees(np.array([shapely.polygons(outline)], object), grid.crs)
     except Exception:  # a CRS of another planet, or of none

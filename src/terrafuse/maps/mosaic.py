@@ -18,6 +18,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import transform as warp_points
 
 from terrafuse.data import Grid
+from terrafuse.data.grid import apply_affine
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, unknown_name
 from terrafuse.maps.class_raster import ClassRaster, RasterReader, open_class_raster, read_grid
 from terrafuse.maps.item import ITEM
@@ -239,13 +240,11 @@ def _between(
     source: Grid, target: Grid, cols: NDArray[Any], rows: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Pixel coordinates of one grid on another."""
-    t = source.transform
-    x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+    x, y = apply_affine(source.transform, cols, rows)
     if source.crs != target.crs:
         moved = warp_points(source.crs, target.crs, x.ravel(), y.ravel())
         x, y = (np.reshape(values, x.shape) for values in moved)
-    t = ~target.transform
-    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+    return apply_affine(~target.transform, x, y)
 
 
 def _union(maps: Sequence[ClassRaster]) -> Grid:
