@@ -13,12 +13,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
-from rasterio.errors import RasterioError
-from rasterio.warp import transform as warp_points
 
 from terrafuse.data import Grid
 from terrafuse.data.grid import apply_affine
+from terrafuse.data.overlap import project
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, unknown_name
 from terrafuse.maps.class_raster import ClassRaster, RasterReader, open_class_raster, read_grid
 from terrafuse.maps.item import ITEM
@@ -239,11 +237,14 @@ class _Placed:
 def _between(
     source: Grid, target: Grid, cols: NDArray[Any], rows: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pixel coordinates of one grid on another."""
+    """Pixel coordinates of one grid on another; NaN where there are none.
+
+    Raises:
+        ValueError: There is no transform between the two CRSs.
+    """
     x, y = apply_affine(source.transform, cols, rows)
-    if source.crs != target.crs:
-        moved = warp_points(source.crs, target.crs, x.ravel(), y.ravel())
-        x, y = (np.reshape(values, x.shape) for values in moved)
+    moved = project(source.crs, target.crs, x.ravel(), y.ravel())
+    x, y = (np.reshape(values, x.shape) for values in moved)
     return apply_affine(~target.transform, x, y)
 
 
@@ -278,7 +279,7 @@ def _extent(raster: ClassRaster, grid: Grid) -> tuple[NDArray[Any], NDArray[Any]
     cols, rows = np.meshgrid(share * raster.grid.width, share * raster.grid.height)
     try:
         points = np.stack(_between(raster.grid, grid, cols, rows)).reshape(2, -1)
-    except (CPLE_BaseError, RasterioError):
+    except ValueError:
         points = np.full((2, 1), np.inf)
     if not np.isfinite(points).all():
         raise GridMismatchError(
