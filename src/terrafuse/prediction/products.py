@@ -175,7 +175,7 @@ def open_map(
         is_kept: Whether somebody can go on with finished units.
 
     Raises:
-        ConfigError: Codes that a map cannot hold.
+        ConfigError: Codes, or modalities, that a map cannot hold.
         NotEnoughMemoryError: The map is too large to be sieved.
         OutputError: The folder cannot be made or written, a link or device has the name of a
             product, or there are units of another map.
@@ -193,7 +193,8 @@ def open_map(
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, modalities)
+        bits = settings.source_bits(modalities)
+        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, bits)
         if not writer.is_finished():
             job.begin()
         yield writer
@@ -229,11 +230,11 @@ class MapWriter:
         products: Sequence[Product],
         values: ClassValues,
         sieve: int | None = None,
-        modalities: Sequence[str] = (),
+        bits: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self._sieve = sieve
-        self._bits = {name: 1 << i for i, name in enumerate(modalities)}
+        self._bits = bits or {}
         self.scheme = scheme
         self.values = values
         self.job = job
