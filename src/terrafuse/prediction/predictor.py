@@ -248,9 +248,8 @@ class ScenePredictor:
 
         Raises:
             ConfigError: Areas, or what changes the class map, without a class map; a value that is
-                not allowed.
+                not allowed; codes that a map cannot hold.
             UnknownNameError: No such product or augmentation.
-            ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
             OutputError: The folder cannot be written; units that are finished stay in it.
