@@ -137,7 +137,7 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
         open_map(out, scene.grid, scheme, products, plan=plan) as writer,
         torch.inference_mode(),
     ):
-        for run in writer.todo:
+        for run in writer.job.tasks():
             part = Part(lattice, run)
             with clock("blend"):
                 sums = Accumulator(part, scheme.num_classes)

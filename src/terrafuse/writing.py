@@ -9,9 +9,10 @@ there next completes them.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
@@ -221,6 +222,28 @@ def _clear_once(folder: Path) -> None:
 def is_trace(path: Path) -> bool:
     """Tell whether a file is a lock, or something unfinished: no content of its folder."""
     return is_lock(path) or is_mark(path.name)
+
+
+def is_own_folder(folder: Path, is_ours: Callable[[Path], bool]) -> bool:
+    """Tell whether a folder is free to be used: not there yet, or with nothing of others in it.
+
+    Args:
+        is_ours: Judges what is in it, but for traces.
+    """
+    return not os.path.lexists(folder) or (
+        folder.is_dir()
+        and not folder.is_symlink()
+        and all(is_trace(path) or is_ours(path) for path in folder.iterdir())
+    )
+
+
+def remove_files(folder: Path, paths: Iterable[Path]) -> None:
+    """Remove files of a folder, and it too if nothing else is in it; what cannot be, stays."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
+    with suppress(OSError):  # never made, or not empty
+        folder.rmdir()
 
 
 @contextmanager

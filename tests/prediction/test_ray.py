@@ -114,7 +114,7 @@ def maps(folder: Path) -> dict[str, bytes]:
 def stub(monkeypatch: pytest.MonkeyPatch, small: None) -> StubRay:
     stub = StubRay()
     monkeypatch.setitem(sys.modules, "ray", stub)
-    monkeypatch.setattr(ray_engine, "limit_resources", lambda **_: None)  # of this process
+    monkeypatch.setattr(ray_engine, "prepare_worker", lambda _: None)  # of this process
     return stub
 
 

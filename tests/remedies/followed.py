@@ -22,7 +22,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/api/test_batches.py::test_one_bad_scene_does_not_end_the_others": (
         "cli.batch:check_inputs | give one of --scene",
         "cli.batch:check_inputs | add that",
-        "cli.app:predict | let each job have a part of them: a manifest, a split",
+        "cli.predict:predict | let each job have a part of them: a manifest, a split",
         "cli.batch:tell_batch | run the same command with --resume",
     ),
     "tests/data/test_remote.py::test_a_server_that_refuses_is_one_message": (
@@ -282,8 +282,8 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/cli/test_sharing.py::test_shards_of_one_scene": (
         "api.runs: | finished parts of the map are kept; run the same command again",
-        "cli.app:predict | --shard divides one scene; of many, let each job have a part",
-        "cli.app:predict | run again those that have died",
+        "cli.predict:predict | --shard divides one scene; of many, let each job have a part",
+        "cli.predict:_tell_map | run again those that have died",
     ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",

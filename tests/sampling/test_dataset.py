@@ -260,5 +260,5 @@ def test_crop_size_must_suit_the_scales(scenes):
 
 def test_workers_by_the_number_of_cores(monkeypatch):
     for cores, expected in ((1, 0), (2, 1), (64, 4)):
-        monkeypatch.setattr(module, "_num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(module, "usable_cores", lambda cores=cores: cores)
         assert default_workers() == expected

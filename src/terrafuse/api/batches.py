@@ -95,6 +95,7 @@ def predict_batch(
     values: str | None = None,
     areas: bool = False,
     windows: WindowSettings | None = None,
+    trust_values: bool = False,
     resume: bool = False,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -110,6 +111,7 @@ def predict_batch(
         values: Likewise.
         areas: Likewise.
         windows: Likewise.
+        trust_values: Likewise.
         resume: Leave out scenes whose map is there, of the same rasters, model and settings, and go
             on with unfinished ones.
         progress: Called with (scenes done, scenes in all).
@@ -121,23 +123,9 @@ def predict_batch(
         UnknownNameError: No such product.
         ModelError: The model does not have the run's classes.
     """
-    run.check_settings(
-        products=products,
-        values=values,
-        areas=areas,
-        windows=windows,
-        **{name: value for name, value in options.items() if name != "trust_values"},
+    settings = run.check_settings(
+        products=products, values=values, areas=areas, windows=windows, **options
     )
-    settings = {
-        "products": list(products),
-        "values": values,
-        "areas": areas,
-        "windows": (windows or WindowSettings.of_run(run.config)).to_dict(),
-        "tta": list(options.get("tta", ())),
-        "abstain": options.get("abstain"),
-        "sieve": options.get("sieve"),
-        "converted": {name: str(how) for name, how in (options.get("convert") or {}).items()},
-    }
     folders = [Path(out) / name for name in folder_names([place.id for place in places])]
     done: list[Mapped] = []
     with unchanging(run.segmenter) as model:
@@ -160,6 +148,7 @@ def predict_batch(
                     values=values,
                     areas=areas,
                     windows=windows,
+                    trust_values=trust_values,
                     resume=resume,
                     facts={_KEY: digest},
                     **options,

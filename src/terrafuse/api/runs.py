@@ -162,15 +162,11 @@ class Run:
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
         part = Shard.parse(shard) if shard else None
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         conversions = self._checked(convert)
+        predictor, spread = self._predictor(windows, device, workers)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
-        predictor = ScenePredictor(
-            self.segmenter, windows or WindowSettings.of_run(self.config), device=device
-        )
         try:
-            spread.device_names(predictor.device)  # refuses GPUs that are not there
             beside = picture_and_item(
                 Path(out),
                 name=opened.id,
@@ -225,8 +221,11 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
-    ) -> None:
+    ) -> dict[str, Any]:
         """Refuse settings that no scene can be mapped with; all are as in `predict`.
+
+        Returns:
+            What of them the pixels and files of a map depend on, as plain values.
 
         Raises:
             ConfigError: A setting is wrong, or does not go with another one.
@@ -234,13 +233,17 @@ class Run:
             ModelError: The model does not have the run's classes.
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
-        self._checked(convert)
-        predictor = ScenePredictor(
-            self.segmenter, windows or WindowSettings.of_run(self.config), device=device
-        )
-        spread.device_names(predictor.device)
+        conversions = self._checked(convert)
+        predictor, _ = self._predictor(windows, device, workers)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)
+        return {
+            "products": list(products),
+            "values": values,
+            "areas": areas,
+            "windows": predictor.windows.to_dict(),
+            "converted": _in_words(conversions),
+            **settings.to_dict(),
+        }
 
     def evaluate(
         self,
@@ -291,7 +294,7 @@ class Run:
             WorkerError: Worker processes die; scores of finished scenes are kept.
         """
         part = Shard.parse(shard) if shard else None
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        predictor, spread = self._predictor(windows, device, workers)
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
@@ -304,9 +307,6 @@ class Run:
         conversions = self._checked(convert)
         chosen = [scene.convert_values(conversions) for scene in chosen]
         self._tell_rules(chosen)
-        windows = windows or WindowSettings.of_run(self.config)
-        predictor = ScenePredictor(self.segmenter, windows, device=device)
-        spread.device_names(predictor.device)  # refuses GPUs that are not there
         is_further = bool(not is_own or scenes or conversions)
         further = {
             "manifest": None if is_own else str(path.resolve()),
@@ -319,7 +319,7 @@ class Run:
         with (
             when_stopped(_STOPPED_SCORES_SHARD if part else _STOPPED_SCORES),
             claimed(self.folder, "evaluate", part=str(part) if part else None),
-            explaining_memory("scoring", _smaller_windows(windows)),
+            explaining_memory("scoring", _smaller_windows(predictor.windows)),
         ):
             first = first_scenes(chosen)
             look = _Look(
@@ -339,7 +339,7 @@ class Run:
                 chosen,
                 self.info.scheme,
                 config,
-                windows,
+                predictor.windows,
                 device=device,
                 subsets=subsets,
                 on_map=on_map,
@@ -366,6 +366,20 @@ class Run:
                 write_metrics(self.folder, metrics)
             keeping.remove()
             return metrics
+
+    def _predictor(
+        self, windows: WindowSettings | None, device: str, workers: int | WorkerSettings
+    ) -> tuple[ScenePredictor, WorkerSettings]:
+        """Return what maps scenes, and the processes that share its work.
+
+        Raises:
+            ConfigError: No such device, or fewer GPUs than asked for.
+        """
+        windows = windows or WindowSettings.of_run(self.config)
+        predictor = ScenePredictor(self.segmenter, windows, device=device)
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        spread.device_names(predictor.device)  # refuses GPUs that are not there
+        return predictor, spread
 
     def _check_memory(
         self,
@@ -445,7 +459,7 @@ class Run:
     def dataset(self, path: Path) -> Manifest:
         """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
         dataset = load_manifest(path).select([m.name for m in self.info.modalities])
-        rules = self._rules()
+        rules = reading_rules(self.info)
         for name in dataset.modalities:
             trained = rules[name].generator if name in rules else None
             _check_same_generator(name, trained, dataset.rules[name].generator, path)
@@ -468,9 +482,6 @@ class Run:
                 "in one band lose it. Train again to read them by 'all'",
                 stacklevel=3,
             )
-
-    def _rules(self) -> dict[str, ReadingRules]:
-        return reading_rules(self.info)
 
 
 @dataclass

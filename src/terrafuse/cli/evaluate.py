@@ -23,6 +23,7 @@ from terrafuse.cli.options import (
     TrustValues,
     conversions,
     load_run,
+    names,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -129,7 +130,7 @@ def evaluate(
                 split=split,
                 subsets=subsets,
                 manifest=manifest,
-                scenes=[word.strip() for word in scenes.split(",")] if scenes else None,
+                scenes=names(scenes) if scenes else None,
                 convert=conversions(convert),
                 trust_values=trust_values,
                 windows=windows_of(loaded, **windows),

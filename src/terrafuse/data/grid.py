@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from affine import Affine
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from terrafuse.modalities import Modality
@@ -87,8 +88,7 @@ class Grid:
         """Return map x and y (4,) of the outer corners."""
         cols = np.array([0.0, self.width, self.width, 0.0])
         rows = np.array([0.0, 0.0, self.height, self.height])
-        t = self.transform
-        return t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
+        return apply_affine(self.transform, cols, rows)
 
     def offset_in(self, other: Grid, tolerance_px: float = 0.01) -> tuple[int, int] | None:
         """Return the (row, col) of this grid's first pixel in `other`, or None.
@@ -140,6 +140,11 @@ class Grid:
             height=window.height,
             width=window.width,
         )
+
+
+def apply_affine(t: Affine, x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Points moved by a transform, such as (col, row) → (x, y) of a map."""
+    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
 
 
 def full_turn(crs: CRS | None) -> float | None:

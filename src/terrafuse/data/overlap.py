@@ -8,12 +8,11 @@ from math import hypot
 from typing import Any
 
 import numpy as np
-from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
-from terrafuse.data.grid import Grid, full_turn, near
+from terrafuse.data.grid import Grid, apply_affine, full_turn, near
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 # Points tried per side: enough to find any overlap wider than 1/32 of the smaller grid.
@@ -53,9 +52,9 @@ def pixel_transform(source: Grid, target: Grid) -> Callable[[Any, Any], Points]:
     to_pixel = ~target.transform
 
     def convert(cols: Any, rows: Any) -> Points:
-        x, y = _apply(source.transform, np.asarray(cols, float), np.asarray(rows, float))
+        x, y = apply_affine(source.transform, np.asarray(cols, float), np.asarray(rows, float))
         x, y = project(source.crs, target.crs, x, y)
-        return _apply(to_pixel, near(x, target.middle_x, target.turn), y)
+        return apply_affine(to_pixel, near(x, target.middle_x, target.turn), y)
 
     return convert
 
@@ -118,11 +117,11 @@ def extent_in(source: Grid, crs: CRS | None) -> tuple[float, float, float, float
     Raises:
         ValueError: There is no transform between the two CRSs, or none at this place.
     """
-    x, y = project(source.crs, crs, *_apply(source.transform, *_lattice(source)))
+    x, y = project(source.crs, crs, *apply_affine(source.transform, *_lattice(source)))
     if not np.isfinite(x).any():
         raise ValueError(f"{_name(crs) if crs else 'no CRS'} does not reach there")
     if source.crs != crs:
-        middle = project(source.crs, crs, *_apply(source.transform, *_middle(source)))[0][0]
+        middle = project(source.crs, crs, *apply_affine(source.transform, *_middle(source)))[0][0]
         x = near(x, middle if np.isfinite(middle) else float(np.nanmedian(x)), full_turn(crs))
     return float(np.nanmin(x)), float(np.nanmin(y)), float(np.nanmax(x)), float(np.nanmax(y))
 
@@ -148,7 +147,3 @@ def _inside(grid: Grid, cols: NDArray[np.float64], rows: NDArray[np.float64]) ->
     # Strictly: grids that only touch share no pixel.
     edge = 1e-6
     return (cols > edge) & (cols < grid.width - edge) & (rows > edge) & (rows < grid.height - edge)
-
-
-def _apply(t: Affine, x: NDArray[np.float64], y: NDArray[np.float64]) -> Points:
-    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f

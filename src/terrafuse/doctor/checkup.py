@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from terrafuse.cores import usable_cores
 from terrafuse.data.band_names import BandNamesWarning
 from terrafuse.data.handles import warning_filter
 from terrafuse.data.manifest import Manifest
@@ -161,8 +161,7 @@ class _Result:
 def _count_workers(workers: int | None, deep: bool) -> int:
     if workers is not None:
         return max(1, workers)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, cores or 1) if deep else 1
+    return min(_MOST_WORKERS, usable_cores()) if deep else 1
 
 
 def _examine_all(

@@ -15,7 +15,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from terrafuse.errors import OutputError, write_failure
 from terrafuse.evaluation.counts import SceneCounts
 from terrafuse.prediction import Shard
 from terrafuse.stopping import deferred
-from terrafuse.writing import is_trace
+from terrafuse.writing import is_own_folder, remove_files
 
 #: Folder of unfinished scores, in the run folder.
 SCORED = "scored"
@@ -59,11 +59,7 @@ class Keeping:
 
     def remove(self) -> None:
         """Remove what is kept, and the folder if nothing else is in it."""
-        for path in self.files():
-            with suppress(OSError):
-                path.unlink()
-        with suppress(OSError):  # never made, or not empty
-            self.folder.rmdir()
+        remove_files(self.folder, self.files())
 
 
 class ScoreJournal(AbstractContextManager["ScoreJournal"]):
@@ -239,12 +235,7 @@ class ScoreJournal(AbstractContextManager["ScoreJournal"]):
         Raises:
             OutputError: There is one.
         """
-        is_ours = not os.path.lexists(self.folder) or (
-            self.folder.is_dir()
-            and not self.folder.is_symlink()
-            and all(is_trace(p) or _NAME.fullmatch(p.name) for p in self.folder.iterdir())
-        )
-        if not is_ours:
+        if not is_own_folder(self.folder, lambda path: bool(_NAME.fullmatch(path.name))):
             raise OutputError(
                 f"'{self.folder}' is needed for scores that are being made, and is no such folder. "
                 "Move it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data.encoding import color_table
 from terrafuse.data.grid import Grid
-from terrafuse.data.handles import pool
+from terrafuse.data.handles import pool, without_warnings
 from terrafuse.data.names import gdal_path
 from terrafuse.errors import RasterReadError
 from terrafuse.generate.photos import Picture
@@ -90,7 +89,7 @@ class RasterWriter:
         self.path, self.grid = path, grid
         self._row, self._crc = 0, 0
         self._waiting: list[NDArray[Any]] = []
-        with _failures(), _without_georeference():
+        with _failures(), without_warnings():
             self._dataset: Any = rasterio.open(
                 path, "w", driver="GTiff", height=grid.height, width=grid.width, count=1,
                 dtype=dtype, crs=grid.crs, transform=grid.transform, nodata=nodata, tiled=True,
@@ -116,7 +115,7 @@ class RasterWriter:
         if self._waiting and len(self._waiting[-1]):
             self._flush(np.concatenate(self._waiting))
         assert self._row == self.grid.height, (self._row, self.grid.height)
-        with _failures(), _without_georeference():
+        with _failures(), without_warnings():
             self._dataset.update_tags(**tags)
             self._dataset.close()
             # GDAL writes the last kilobytes on closing and does not report failures.
@@ -175,11 +174,3 @@ def _failures() -> Iterator[None]:
         yield
     except (RasterioError, CPLE_BaseError, SystemError) as error:
         raise OSError(str(error)) from error
-
-
-@contextmanager
-def _without_georeference() -> Iterator[None]:
-    """Silence rasterio's warning: a photo without CRS gives a raster without CRS."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

@@ -16,20 +16,17 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from terrafuse.data.handles import limit_resources
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.generate.cache import WindowCache
 from terrafuse.generate.generators import Generator, Maker
 from terrafuse.generate.photos import Photo, Picture
 from terrafuse.generate.segments import as_labels
 from terrafuse.generate.windows import WindowPlan
+from terrafuse.prediction.crew import prepare_worker
 from terrafuse.samples import Window
 from terrafuse.stopping import shield_worker, starting_workers
-
-_CACHE_MB = 64
 
 #: A window with its number.
 _Job = tuple[int, Window]
@@ -172,8 +169,7 @@ _here: dict[str, Any] = {}
 def _prepare(generator: Generator, stop: Event, threads: int) -> None:
     shield_worker()  # the parent tells when to stop
     _here["generator"] = generator
-    torch.set_num_threads(threads)
-    limit_resources(cache_mb=_CACHE_MB)
+    prepare_worker(threads)
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +14,12 @@ from xml.etree import ElementTree
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import DEFAULT_COLORS, ClassScheme
 from terrafuse.data import Grid
+from terrafuse.data.handles import without_warnings
 from terrafuse.errors import ConfigError, DataError, RasterReadError, TerrafuseError, cut
 from terrafuse.prediction.class_values import (
     ABSTAINED_NAME,
@@ -99,11 +99,11 @@ class ClassRaster:
         Raises:
             RasterReadError: One of them cannot be read.
         """
-        with _read_errors(self.path), no_georeference_allowed(), rasterio.open(self.path) as map_:
+        with opened(self.path) as map_:
             if self.confidence is None:
                 yield RasterReader(self, map_, None)
                 return
-            with rasterio.open(self.confidence) as confidence:
+            with opened(self.confidence) as confidence:
                 yield RasterReader(self, map_, confidence)
 
 
@@ -121,6 +121,16 @@ class RasterReader:
         """
         with _read_errors(self._raster.path):
             raw = self._dataset.read(1, window=_raster_window(window))
+        return self._raster.indices(raw)
+
+    def thinned(self, height: int, width: int) -> NDArray[np.uint8]:
+        """Class indices of the whole map in fewer pixels (height, width), 255 = no data.
+
+        Raises:
+            RasterReadError: The pixels cannot be decoded, or a value is no class.
+        """
+        with _read_errors(self._raster.path):
+            raw = self._dataset.read(1, out_shape=(height, width))
         return self._raster.indices(raw)
 
     def confidence(self, window: Window) -> NDArray[np.float32] | None:
@@ -166,7 +176,7 @@ def open_class_raster(
         if not (path / CLASS_MAP).exists():
             raise DataError(f"'{path}' holds no {CLASS_MAP}. Name the raster of the classes itself")
         path = path / CLASS_MAP
-    with _read_errors(path), no_georeference_allowed(), rasterio.open(path) as dataset:
+    with opened(path) as dataset:
         _check_kind(dataset, path)
         grid = Grid.from_dataset(dataset)
         names = dict(classes or _named(dataset, path))
@@ -197,7 +207,7 @@ def read_grid(path: str | Path) -> Grid:
         RasterReadError: It cannot be read.
     """
     path = Path(path)
-    with _read_errors(path), no_georeference_allowed(), rasterio.open(path) as dataset:
+    with opened(path) as dataset:
         return Grid.from_dataset(dataset)
 
 
@@ -316,7 +326,7 @@ def _colors(dataset: Any, values: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def _check_confidence(confidence: Path, path: Path, grid: Grid) -> None:
-    with _read_errors(confidence), no_georeference_allowed(), rasterio.open(confidence) as dataset:
+    with opened(confidence) as dataset:
         own = Grid.from_dataset(dataset)
     if (own.height, own.width) != (grid.height, grid.width) or own.offset_in(grid) != (0, 0):
         raise DataError(
@@ -344,8 +354,14 @@ def _read_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def no_georeference_allowed() -> Iterator[None]:
-    """Silence rasterio's warning: a map without CRS is one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
+def opened(path: Path) -> Iterator[Any]:
+    """Open a raster for a while; one without CRS is no reason for a warning.
+
+    Raises:
+        RasterReadError: It cannot be read.
+    """
+    with _read_errors(path):
+        with without_warnings():
+            dataset = rasterio.open(path)
+        with dataset:
+            yield dataset

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 
 from terrafuse.data import Grid
-from terrafuse.maps.class_raster import ClassRaster, no_georeference_allowed
+from terrafuse.data.grid import apply_affine
+from terrafuse.maps.class_raster import ClassRaster, opened
 from terrafuse.maps.vector_files import to_degrees
 from terrafuse.prediction import Products
 from terrafuse.prediction.areas import AREAS_CSV
@@ -57,7 +57,7 @@ def describe_item(
         folder: Where the map is going to lie, if it is still being made.
     """
     first = next(iter(products.files.values()))
-    with no_georeference_allowed(), rasterio.open(first) as dataset:
+    with opened(first) as dataset:
         grid = Grid.from_dataset(dataset)
     geometry = footprint(grid)
     fields = {key: value for key, value in model.items() if key.startswith("mlm:")}
@@ -95,8 +95,7 @@ def footprint(grid: Grid) -> Any:
     edge = np.linspace(0, 1, _POINTS + 1)[:-1]
     cols = np.concatenate([edge, np.ones_like(edge), 1 - edge, np.zeros_like(edge)]) * grid.width
     rows = np.concatenate([np.zeros_like(edge), edge, np.ones_like(edge), 1 - edge]) * grid.height
-    t = grid.transform
-    outline = np.stack([t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f], axis=1)
+    outline = np.stack(apply_affine(grid.transform, cols, rows), axis=1)
     try:
         (shape,) = to_degrees(np.array([shapely.polygons(outline)], object), grid.crs)
     except Exception:  # a CRS of another planet, or of none
@@ -136,7 +135,7 @@ def _bands_of(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asset(key: str, path: Path, raster: ClassRaster | None) -> dict[str, Any]:
-    with no_georeference_allowed(), rasterio.open(path) as dataset:
+    with opened(path) as dataset:
         nodata, dtype, scale = dataset.nodata, dataset.dtypes[0], dataset.scales[0]
         bands = [
             {"name": dataset.descriptions[n] or (key if dataset.count == 1 else f"{key}_{n + 1}")}

@@ -13,11 +13,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError  # what GDAL's own failures arrive as
-from rasterio.errors import RasterioError
-from rasterio.warp import transform as warp_points
 
 from terrafuse.data import Grid
+from terrafuse.data.grid import apply_affine
+from terrafuse.data.overlap import project
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, unknown_name
 from terrafuse.maps.class_raster import ClassRaster, RasterReader, open_class_raster, read_grid
 from terrafuse.maps.item import ITEM
@@ -115,7 +114,7 @@ def mosaic_maps(
     ):
         readers = [stack.enter_context(one.reading()) for one in maps]
         done, total = 0, grid.height * len(plan.cols)
-        for run in writer.todo:
+        for run in writer.job.tasks():
             for row in range(run.row, run.row_stop, _ROWS):
                 window = Window(row, run.col, min(_ROWS, run.row_stop - row), run.width)
                 layers = _merge(placed, readers, window, rule)
@@ -238,14 +237,15 @@ class _Placed:
 def _between(
     source: Grid, target: Grid, cols: NDArray[Any], rows: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Pixel coordinates of one grid on another."""
-    t = source.transform
-    x, y = t.a * cols + t.b * rows + t.c, t.d * cols + t.e * rows + t.f
-    if source.crs != target.crs:
-        moved = warp_points(source.crs, target.crs, x.ravel(), y.ravel())
-        x, y = (np.reshape(values, x.shape) for values in moved)
-    t = ~target.transform
-    return t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f
+    """Pixel coordinates of one grid on another; NaN where there are none.
+
+    Raises:
+        ValueError: There is no transform between the two CRSs.
+    """
+    x, y = apply_affine(source.transform, cols, rows)
+    moved = project(source.crs, target.crs, x.ravel(), y.ravel())
+    x, y = (np.reshape(values, x.shape) for values in moved)
+    return apply_affine(~target.transform, x, y)
 
 
 def _union(maps: Sequence[ClassRaster]) -> Grid:
@@ -279,7 +279,7 @@ def _extent(raster: ClassRaster, grid: Grid) -> tuple[NDArray[Any], NDArray[Any]
     cols, rows = np.meshgrid(share * raster.grid.width, share * raster.grid.height)
     try:
         points = np.stack(_between(raster.grid, grid, cols, rows)).reshape(2, -1)
-    except (CPLE_BaseError, RasterioError):
+    except ValueError:
         points = np.full((2, 1), np.inf)
     if not np.isfinite(points).all():
         raise GridMismatchError(

@@ -6,12 +6,11 @@ from math import floor, log10
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from terrafuse.errors import cut
-from terrafuse.maps.class_raster import ClassRaster, no_georeference_allowed
+from terrafuse.maps.class_raster import ClassRaster
 from terrafuse.samples import IGNORE_INDEX
 
 PREVIEW = "preview.png"
@@ -64,10 +63,8 @@ def read_small(raster: ClassRaster) -> tuple[NDArray[np.uint8], int]:
     step = 1
     while -(-max(height, width) // step) > MOST_PIXELS:
         step *= 2
-    shape = (-(-height // step), -(-width // step))
-    with raster.reading() as _, no_georeference_allowed(), rasterio.open(raster.path) as dataset:
-        raw = dataset.read(1, out_shape=shape)
-    return raster.indices(raw), step
+    with raster.reading() as reader:
+        return reader.thinned(-(-height // step), -(-width // step)), step
 
 
 def _draw_scale(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.warp import transform as warp_points
 
+from terrafuse.data.grid import apply_affine
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.extras import from_extra
 from terrafuse.maps.class_raster import ClassRaster
@@ -57,11 +58,9 @@ def columns_of(polygons: Polygons, raster: ClassRaster) -> Columns:
 
 def to_map(shapes: NDArray[Any], raster: ClassRaster) -> NDArray[Any]:
     """Polygons in pixels → in coordinates of the map, outlines counter-clockwise."""
-    t = raster.grid.transform
 
     def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = points.T
-        return np.stack([t.a * x + t.b * y + t.c, t.d * x + t.e * y + t.f], axis=1)
+        return np.stack(apply_affine(raster.grid.transform, *points.T), axis=1)
 
     oriented: NDArray[Any] = shapely.orient_polygons(shapely.transform(shapes, moved))
     return oriented

@@ -48,13 +48,7 @@ class Polygons:
 
     def select(self, chosen: NDArray[np.bool_]) -> Polygons:
         """Those of a boolean mask."""
-        return Polygons(
-            self.shapes[chosen],
-            self.classes[chosen],
-            self.pixels[chosen],
-            self.m2[chosen],
-            self.confidence[chosen],
-        )
+        return Polygons(*(getattr(self, one.name)[chosen] for one in fields(self)))
 
     @classmethod
     def together(cls, parts: Sequence[Polygons]) -> Polygons:

@@ -20,6 +20,7 @@ from rasterio.warp import transform as warp_points
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import ClassScheme
+from terrafuse.data.grid import apply_affine
 from terrafuse.prediction.class_values import ABSTAINED_NAME
 from terrafuse.prediction.product_table import ABSTAINED
 from terrafuse.samples import IGNORE_INDEX
@@ -221,8 +222,7 @@ def _lattice(size: int, cells: int) -> Float:
 
 
 def _to_degrees(crs: CRS, transform: Affine, col: Float, row: Float) -> tuple[Float, Float]:
-    t = transform
-    x, y = t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f
+    x, y = apply_affine(transform, col, row)
     if crs == CRS.from_string(_DEGREES):
         return x, np.clip(y, -90, 90)
     lon, lat = warp_points(crs, _DEGREES, x.ravel(), y.ravel())

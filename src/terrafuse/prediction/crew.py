@@ -12,7 +12,12 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
+import torch
+
+from terrafuse.data.handles import limit_resources
 from terrafuse.errors import TerrafuseError
+
+_CACHE_MB = 64
 
 
 class Order(Protocol):
@@ -32,12 +37,12 @@ class Event:
     Args:
         worker: Its number.
         kind: "ready" for a rectangle; "count" of windows done in one; "units" that are finished,
-            as number → whether they have data; "warning", its text and class; "profile" of a
-            rectangle that is done, or "result" of another task; "failed" with an error; "died".
+            as number → whether they have data; "warning", its text and class; "result" of a
+            task that is done, of a rectangle its profile; "failed" with an error; "died".
     """
 
     worker: int
-    kind: Literal["ready", "count", "units", "warning", "profile", "result", "failed", "died"]
+    kind: Literal["ready", "count", "units", "warning", "result", "failed", "died"]
     value: Any = None
 
 
@@ -55,6 +60,12 @@ class Crew(AbstractContextManager["Crew"], ABC):
     @abstractmethod
     def events(self) -> list[Event]:
         """Wait for reports; those of one worker are in order."""
+
+
+def prepare_worker(threads: int) -> None:
+    """Limit what this process takes beside other workers."""
+    torch.set_num_threads(threads)
+    limit_resources(cache_mb=_CACHE_MB)
 
 
 @contextmanager

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from terrafuse.prediction.sharing import Shard, cut_tasks, units_of
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.weights import digest
-from terrafuse.writing import is_trace, written_whole
+from terrafuse.writing import is_own_folder, remove_files, written_whole
 
 #: Folder of unfinished maps, beside the products.
 UNITS = "units"
@@ -100,7 +98,7 @@ class MapJob:
 
     def look_at_others(self) -> None:
         """Find out what other shards have done; their units are checked once all are there."""
-        others = set(range(len(self.plan))) - set(self.done)
+        others = self.left
         if all(self._record(number).exists() for number in others):
             self.done |= self.sound(others)
 
@@ -179,11 +177,7 @@ class MapJob:
 
     def discard(self) -> None:
         """Remove the units, and the folder if nothing else is in it."""
-        for path in self._own_files():
-            with suppress(OSError):
-                path.unlink()
-        with suppress(OSError):  # never made, or not empty
-            self.folder.rmdir()
+        remove_files(self.folder, self._own_files())
 
     def _own_files(self) -> list[Path]:
         """Files of units, and job.json last."""
@@ -196,12 +190,7 @@ class MapJob:
         Raises:
             OutputError: There is one.
         """
-        is_ours = not os.path.lexists(self.folder) or (
-            self.folder.is_dir()
-            and not self.folder.is_symlink()
-            and ((self.folder / _JOB).exists() or all(map(is_trace, self.folder.iterdir())))
-        )
-        if not is_ours:
+        if not is_own_folder(self.folder, lambda _: (self.folder / _JOB).exists()):
             raise OutputError(
                 f"'{self.folder}' is needed for a map that is being made, and is no such folder. "
                 "Choose another --out, or move it"

@@ -105,3 +105,11 @@ class MapOrder:
                 for strip in strips:
                     with profile.timed("waiting for writing"):
                         put(strip)
+
+    def map_apart(self, window: Window, progress: Progress | None = None) -> MapProfile:
+        """Map a rectangle in a worker; return what that took."""
+        profile = MapProfile()
+        profile.begin(0)  # the parent counts the pixels of the scene
+        self.map(window, profile, progress)
+        profile.end()
+        return profile

@@ -248,9 +248,8 @@ class ScenePredictor:
 
         Raises:
             ConfigError: Areas, or what changes the class map, without a class map; a value that is
-                not allowed.
+                not allowed; codes that a map cannot hold.
             UnknownNameError: No such product or augmentation.
-            ConfigError: Codes that a map cannot hold.
             DataError: Not one pixel can be mapped.
             ModelError: The class scheme is not the model's.
             OutputError: The folder cannot be written; units that are finished stay in it.
@@ -272,14 +271,14 @@ class ScenePredictor:
         ) as writer:  # fmt: skip
             if writer.is_finished():
                 return writer.existing()
-            profile.begin(sum(run.height * run.width for run in writer.todo))
+            profile.begin(sum(run.height * run.width for run in writer.job.tasks()))
             order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
             _map(order, workers, profile, progress)
             self._tell_lacking(scene, profile, used)
             writer.job.look_at_others()
             if writer.job.left:
                 return writer.existing()
-            if not writer.has_data:
+            if not writer.job.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
                 return writer.finish(facts, areas=areas, profile=profile, beside=beside)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,11 @@ from xml.etree import ElementTree
 
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from safetensors.numpy import save_file
 
 from terrafuse.classes import ClassScheme
+from terrafuse.data.handles import without_warnings
 from terrafuse.errors import (
     OutputError,
     UnknownNameError,
@@ -175,7 +175,7 @@ def open_map(
         is_kept: Whether somebody can go on with finished units.
 
     Raises:
-        ConfigError: Codes that a map cannot hold.
+        ConfigError: Codes, or modalities, that a map cannot hold.
         NotEnoughMemoryError: The map is too large to be sieved.
         OutputError: The folder cannot be made or written, a link or device has the name of a
             product, or there are units of another map.
@@ -193,7 +193,8 @@ def open_map(
     try:
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, modalities)
+        bits = settings.source_bits(modalities)
+        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, bits)
         if not writer.is_finished():
             job.begin()
         yield writer
@@ -215,7 +216,10 @@ def open_map(
 
 
 class MapWriter:
-    """Writer that turns strips into products; created by `open_map`."""
+    """Writer that turns strips into products; created by `open_map`.
+
+    The strips wanted are those of `job.tasks()`, one rectangle after the other.
+    """
 
     def __init__(
         self,
@@ -226,14 +230,14 @@ class MapWriter:
         products: Sequence[Product],
         values: ClassValues,
         sieve: int | None = None,
-        modalities: Sequence[str] = (),
+        bits: Mapping[str, int] | None = None,
     ) -> None:
         self.folder = folder
         self._sieve = sieve
-        self._bits = {name: 1 << i for i, name in enumerate(modalities)}
+        self._bits = bits or {}
         self.scheme = scheme
         self.values = values
-        self._job = job
+        self.job = job
         self._grid = grid
         self._products = tuple(products)
         self._encodings = {
@@ -248,35 +252,20 @@ class MapWriter:
         self._row = 0
         self._has_data = False
 
-    @property
-    def has_data(self) -> bool:
-        """Whether any pixel of the finished units has data."""
-        return self._job.has_data
-
-    @property
-    def job(self) -> MapJob:
-        """The units."""
-        return self._job
-
-    @property
-    def todo(self) -> list[Window]:
-        """Rectangles of the scene whose strips are wanted, one after the other."""
-        return self._job.tasks()
-
     def is_finished(self) -> bool:
         """Whether another shard has written the products, or this one in an earlier run."""
-        if self._job.shard is None:
+        if self.job.shard is None:
             return False
         try:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-            is_same = record["job"] == self._job.digest
+            is_same = record["job"] == self.job.digest
         except (OSError, ValueError, LookupError, TypeError):
             return False
         return is_same and all(path.exists() for path in self._files().values())
 
     def existing(self) -> Products:
         """The products that another shard has written, or will write."""
-        left = 0 if self.is_finished() else len(self._job.left)
+        left = 0 if self.is_finished() else len(self.job.left)
         areas = self.folder / AREAS_CSV
         return Products(
             {} if left else self._files(),
@@ -299,7 +288,7 @@ class MapWriter:
         height = next(iter(strip.layers.values())).shape[-2]
         done = 0
         while done < height:
-            unit = self._job.plan.unit_at(strip.row + done, strip.col)
+            unit = self.job.plan.unit_at(strip.row + done, strip.col)
             if not self._writers:
                 self._begin(unit)
             assert self._row == strip.row + done, (self._row, strip.row, done)
@@ -309,7 +298,7 @@ class MapWriter:
             self._row += taken
             if self._row == unit.row_stop:
                 blocks = {name: writer.finish() for name, writer in self._writers.items()}
-                self._job.commit(unit, blocks, self._has_data)
+                self.job.commit(unit, blocks, self._has_data)
                 self._writers = {}
 
     def drop(self) -> None:
@@ -319,7 +308,7 @@ class MapWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         names = [product.name for product in self._products]
         return _rebuild, (
-            self.folder, self._job, self._grid, self.scheme, names, self.values,
+            self.folder, self.job, self._grid, self.scheme, names, self.values,
         )  # fmt: skip
 
     def _begin(self, unit: Window) -> None:
@@ -378,7 +367,7 @@ class MapWriter:
             described = {product.name: self._describe(product) for product in self._products}
             content = {
                 "format": RECORD_FORMAT, **facts, "products": described,
-                "job": self._job.digest, "profile": profile.to_dict(),
+                "job": self.job.digest, "profile": profile.to_dict(),
             }  # fmt: skip
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
@@ -435,7 +424,7 @@ class MapWriter:
         height, width = self._grid.height, self._grid.width
         place = {"crs": self._grid.crs, "transform": self._grid.transform}
         with (
-            _no_georeference_allowed(),
+            without_warnings(),
             write_template(path, height, width, {**encoding.profile, **place}) as template,
         ):
             if product.is_class_map:
@@ -448,7 +437,7 @@ class MapWriter:
                 template.descriptions = self.scheme.names
             if "sources" in product.needs:
                 template.update_tags(modalities=json.dumps(self._bits))
-        assemble(path, blocks or self._job.blocks(product.name), encoding, path)
+        assemble(path, blocks or self.job.blocks(product.name), encoding, path)
         names = self._category_names(product)
         if names:
             _add_category_names(path, names)
@@ -509,11 +498,3 @@ def _reported(folder: Path) -> Iterator[None]:
         raise OutputError(
             f"the map cannot be written to '{folder}': {write_failure(error, folder)}"
         ) from error
-
-
-@contextmanager
-def _no_georeference_allowed() -> Iterator[None]:
-    """Silence rasterio's warning: a scene without CRS gives a map without CRS."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield

@@ -15,20 +15,16 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
-import torch
-
-from terrafuse.data.handles import limit_resources
+from terrafuse.cores import usable_cores
 from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.extras import from_extra
-from terrafuse.prediction.crew import Crew, Event, sendable, telling_warnings
+from terrafuse.prediction.crew import Crew, Event, prepare_worker, sendable, telling_warnings
 from terrafuse.prediction.order import MapOrder
-from terrafuse.prediction.profile import MapProfile
-from terrafuse.prediction.sharing import WorkerSettings, cores
+from terrafuse.prediction.sharing import WorkerSettings
 from terrafuse.samples import Window
 from terrafuse.stopping import SIGNALS
 from terrafuse.writing import clear_leftovers
 
-_CACHE_MB = 64
 _LOOK_SECONDS = 1.0
 #: Imports of an actor on a busy machine with a slow disk take minutes.
 _START_SECONDS = 600.0
@@ -70,7 +66,7 @@ class RayCrew(Crew):
             self._leave()
             raise
         self._device = device
-        self._threads = max(1, cores() // count)
+        self._threads = max(1, usable_cores() // count)
         self._actors: dict[int, Any] = {}
         self._pending: dict[Any, int] = {}
         self._starting: set[int] = set()
@@ -165,8 +161,7 @@ class _Mapper:
         """Load the model."""
 
         def start() -> None:
-            torch.set_num_threads(threads)
-            limit_resources(cache_mb=_CACHE_MB)
+            prepare_worker(threads)
             self._order = order.on(device)
             job = self._order.writer.job
             if not job.is_here():
@@ -184,11 +179,7 @@ class _Mapper:
 
         def run() -> None:
             assert self._order is not None
-            profile = MapProfile()
-            profile.begin(0)
-            self._order.map(task, profile)
-            profile.end()
-            self._reports.append(("profile", profile))
+            self._reports.append(("result", self._order.map_apart(task)))
 
         return self._reporting(run)
 
@@ -216,7 +207,7 @@ def _connect(ray: Any, settings: WorkerSettings, count: int, order: MapOrder) ->
     local: dict[str, Any] = {}
     if not address:
         local = {
-            "num_cpus": max(count, cores()),
+            "num_cpus": max(count, usable_cores()),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES + 2 * _bytes_of(order),
         }

@@ -127,13 +127,6 @@ class WorkerSettings:
         return [f"cuda:{number % self.devices}" for number in range(self.total)]
 
 
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def units_of(plan: UnitPlan, shard: Shard | None) -> set[int]:
     """Units of a shard: as many pixels as the others have, in as few columns as possible.
 

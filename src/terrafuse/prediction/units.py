@@ -53,16 +53,12 @@ class UnitPlan:
         return len(self.rows) * len(self.cols)
 
     def __iter__(self) -> Iterator[Window]:
-        """Yield the units, column by column, each from top to bottom."""
-        for left, right in self.cols:
-            for top, bottom in self.rows:
-                yield Window(top, left, bottom - top, right - left)
+        """Return the units, column by column, each from top to bottom."""
+        return map(self.window, range(len(self)))
 
     def unit_at(self, row: int, col: int) -> Window:
         """Return the unit that a pixel lies in."""
-        top, bottom = self.rows[row // self.height]
-        left, right = self.cols[col // self.width]
-        return Window(top, left, bottom - top, right - left)
+        return self.window(self.number(Window(row, col, 1, 1)))
 
     def window(self, number: int) -> Window:
         """Return the unit at a position."""
@@ -71,7 +67,7 @@ class UnitPlan:
         return Window(top, left, bottom - top, right - left)
 
     def number(self, window: Window) -> int:
-        """Return the position of a unit."""
+        """Return the position of a unit, or of that in which a window begins."""
         col = window.col // self.width
         return col * len(self.rows) + window.row // self.height
 

@@ -22,18 +22,17 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from terrafuse.data.handles import limit_resources
+from terrafuse.cores import usable_cores
 from terrafuse.errors import WorkerError
-from terrafuse.prediction.crew import Crew, Event, Order, sendable, telling_warnings
+from terrafuse.prediction.crew import Crew, Event, Order, prepare_worker, sendable, telling_warnings
 from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.profile import MapProfile
-from terrafuse.prediction.sharing import WorkerSettings, cores
+from terrafuse.prediction.sharing import WorkerSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Window
 from terrafuse.stopping import deferred, shield_worker, starting_workers
 from terrafuse.writing import clear_leftovers
 
-_CACHE_MB = 64
 #: Workers that may die one after the other, beside each of the first ones, without any finished
 #: unit in between.
 _MOST_DEATHS = 2
@@ -142,7 +141,7 @@ class Foreman(ABC, Generic[T]):
             self._tell()
         elif event.kind == "warning":
             self._warn(*value)
-        elif event.kind in ("profile", "result"):
+        elif event.kind == "result":
             task = self._busy.pop(worker)
             self._counts.pop(worker, None)
             self._finish(task, value)
@@ -223,16 +222,15 @@ class LocalCrew(Crew):
     def __init__(
         self, order: Order, devices: Sequence[str], begin: Begin, folder: Path | None = None
     ) -> None:
-        self._order = order
         self._devices = devices
         self._begin = begin
         self._folder = folder
-        self._threads = max(1, min(cores(), torch.get_num_threads()) // len(devices))
+        self._threads = max(1, min(usable_cores(), torch.get_num_threads()) // len(devices))
         # Forking would copy threads' locks and CUDA's state.
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
         self._pipes: dict[int, Connection] = {}
-        self._packed: bytes | None = order.packed()
+        self._packed = order.packed()
 
     def hire(self, worker: int) -> None:
         """See `Crew`."""
@@ -267,7 +265,7 @@ class LocalCrew(Crew):
             kind, value = pipe.recv()
             if kind != "asks":
                 return Event(worker, kind, value)
-            pipe.send_bytes(self._packed or self._order.packed())
+            pipe.send_bytes(self._packed)
         except (EOFError, OSError):
             pipe.close()
             del self._pipes[worker]
@@ -326,11 +324,7 @@ def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
     order.writer.job.on_commit = lambda number, has: report("units", {number: has})
 
     def do(task: Window) -> None:
-        profile = MapProfile()
-        profile.begin(0)
-        order.map(task, profile, report.count)
-        profile.end()
-        report("profile", profile)
+        report("result", order.map_apart(task, report.count))
 
     return do
 
@@ -338,8 +332,7 @@ def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
 def _serve(pipe: Connection, begin: Begin, device: str, threads: int) -> None:
     """Do tasks until the parent ends this process."""
     shield_worker()
-    torch.set_num_threads(threads)
-    limit_resources(cache_mb=_CACHE_MB)
+    prepare_worker(threads)
     report = Report(pipe)
     try:
         with telling_warnings(report.warn):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +12,7 @@ from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from terrafuse.config import DataConfig
+from terrafuse.cores import usable_cores
 from terrafuse.data.handles import limit_resources
 from terrafuse.data.scene import Scene
 from terrafuse.errors import TerrafuseError
@@ -251,13 +251,7 @@ def create_loader(
 
 def default_workers() -> int:
     """Return the reading processes for one device: one core is left to training, four suffice."""
-    return max(0, min(_MOST_WORKERS, _num_cores() - 1))
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return max(0, min(_MOST_WORKERS, usable_cores() - 1))
 
 
 def sample_generator(seed: int, index: int) -> Generator:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
+from terrafuse.cores import usable_cores
+
 _LOGGERS = ("lightning.pytorch", "lightning.fabric")
 _IRRELEVANT = (
     # Lightning 2.6 uses a name that torch 2.15 has changed.
@@ -54,8 +56,8 @@ def quiet_lightning() -> Iterator[None]:
 def fitting_threads() -> Iterator[None]:
     """Limit threads to the cores this process may use, unless OMP_NUM_THREADS is set."""
     before = torch.get_num_threads()
-    if "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(min(before, len(os.sched_getaffinity(0))))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(before, usable_cores()))
     try:
         yield
     finally:
