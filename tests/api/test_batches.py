@@ -113,7 +113,8 @@ def test_resume_tells_apart_all_that_makes_a_map(
         return one.state
 
     windows = WindowSettings.of_run(run.config)
-    for options in (
+    options: dict[str, Any] = {}
+    for further in (
         {},
         {"tta": ["flips"]},
         {"abstain": 0.9},
@@ -122,14 +123,15 @@ def test_resume_tells_apart_all_that_makes_a_map(
         {"windows": replace(windows, overlap=windows.overlap + 8)},
         {"areas": True},
     ):
-        assert state(**options) == "mapped", options
-        assert state(**options) == "there already", options
+        options |= further
+        assert state(**options) == "mapped", further
+        assert state(**options) == "there already", further
     (tmp_path / "maps" / "scene0" / "areas.csv").unlink()
-    assert state(areas=True) == "mapped"
+    assert state(**options) == "mapped"
     weight = next(run.segmenter.parameters())
     with torch.no_grad():
         weight.add_(1)
-        assert state(areas=True) == "mapped"
+        assert state(**options) == "mapped"
         weight.sub_(1)
 
 
