@@ -21,8 +21,9 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.evaluation import Keeping, evaluate
+from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.journal import ScoreJournal
-from terrafuse.prediction import Shard, WindowSettings, WorkerSettings
+from terrafuse.prediction import ScenePredictor, Shard, WindowSettings, WorkerSettings
 from terrafuse.prediction.crew import Crew, Event
 from terrafuse.prediction.workers import Report
 
@@ -78,6 +79,19 @@ def expected() -> Any:
     assert metrics["per_scene"]["c"]["unmapped"] == 500
     assert list(metrics["per_scene"]) == ["a", "b", "c", "d", "e"]
     return metrics
+
+
+def test_boundaries_are_those_of_each_subset(expected: Any) -> None:
+    model = Identity(scenes_of()[0].modalities, 2)
+    predictor = ScenePredictor(model, WindowSettings(32, 8, batch_size=3), device="cpu")
+    found = {}
+    for subset, without in (("s1+s2", set()), ("s1", {"s2"}), ("s2", {"s1"})):
+        own = BoundaryScore(2, 2)
+        for scene in scenes_of():
+            own.update(scene.references["labels"], predictor.class_map(scene, without=without))
+        found[subset] = own.f1().tolist()
+    for subset, rows in ((name, one["per_class"]) for name, one in expected["subsets"].items()):
+        assert [rows[name]["boundary_f1"] for name in SCHEME.names] == found[subset]
 
 
 @pytest.fixture
@@ -423,7 +437,8 @@ def test_notes_are_kept_and_in_the_order_of_the_scenes(
     with pytest.raises(KeyboardInterrupt):
         score(keeping, look=note_name, on_map=stop_at("b"))
     notes: dict[str, Any] = {}
-    score(keeping, look=note_name, notes=notes, resume=True, workers=WorkerSettings(2))
+    found = score(keeping, look=note_name, notes=notes, resume=True, workers=WorkerSettings(2))
+    assert list(found["per_scene"]) == list("abcde")
     assert list(notes.items()) == [(id, (id.upper(),)) for id in "abce"]
 
 

@@ -92,6 +92,18 @@ def test_numbers_of_workers_that_there_are_not() -> None:
         WorkerSettings(address="x:1")
 
 
+def test_the_address_of_a_cluster_may_stand_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "a:1")
+    assert WorkerSettings(engine="ray").cluster == "a:1"
+    assert WorkerSettings(engine="ray", address="b:2").cluster == "b:2"
+    assert WorkerSettings().cluster is None
+    assert not WorkerSettings(engine="ray").is_alone
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert WorkerSettings(engine="ray").cluster is None
+
+
 def test_gpus_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda:0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
