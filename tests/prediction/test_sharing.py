@@ -195,6 +195,16 @@ def test_a_shard_of_another_map_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_shards_have_pixel_values_of_one_kind(tmp_path: Path) -> None:
+    scheme = ClassScheme(SCHEME.names, codes=((1,), (2,), (3,)))
+    scene = small_units.scene_of()
+    predictor = small_units.predictor_of(small_units.Deadly(scene.modalities))
+    predictor.predict(scene, tmp_path, scheme=scheme, shard=Shard(1, 2), values="code")
+    with pytest.raises(OutputError, match=r"differs in: values\. "):
+        predictor.predict(scene, tmp_path, scheme=scheme, shard=Shard(2, 2), values="index")
+
+
+@pytest.mark.usefixtures("small")
 def test_a_finished_map_of_others_or_without_its_files_is_not_there(tmp_path: Path) -> None:
     for number in (1, 2):
         predict(tmp_path, shard=Shard(number, 2))
