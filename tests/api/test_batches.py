@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from stored_run import make_data
 from terrafuse import api
 from terrafuse.api.batches import folder_names
 from terrafuse.errors import ConfigError, DataError, ModelError
-from terrafuse.prediction import WorkerSettings, predictor
+from terrafuse.prediction import WindowSettings, WorkerSettings, predictor
 
 RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 BANDS = ("blue", "green", "red", "nir")
@@ -98,6 +99,40 @@ def test_resume_maps_again_what_was_made_otherwise(
     (tmp_path / "maps" / "scene1" / "class_map.tif").unlink()
     (tmp_path / "maps" / "scene0" / "prediction.json").write_text("[]")
     assert states(products=["class_map"], areas=True) == ["mapped", "mapped", "there already"]
+
+
+def test_resume_tells_apart_all_that_makes_a_map(
+    run: api.Run, manifest: Path, tmp_path: Path
+) -> None:
+    places = api.places_of_manifest(run, manifest)[:1]
+
+    def state(**options: Any) -> str:
+        (one,) = api.predict_batch(
+            run, places, tmp_path / "maps", products=["class_map"], resume=True, **options
+        )
+        return one.state
+
+    windows = WindowSettings.of_run(run.config)
+    options: dict[str, Any] = {}
+    for further in (
+        {},
+        {"tta": ["flips"]},
+        {"abstain": 0.9},
+        {"sieve": 4},
+        {"values": "index"},
+        {"windows": replace(windows, overlap=windows.overlap + 8)},
+        {"areas": True},
+    ):
+        options |= further
+        assert state(**options) == "mapped", further
+        assert state(**options) == "there already", further
+    (tmp_path / "maps" / "scene0" / "areas.csv").unlink()
+    assert state(**options) == "mapped"
+    weight = next(run.segmenter.parameters())
+    with torch.no_grad():
+        weight.add_(1)
+        assert state(**options) == "mapped"
+        weight.sub_(1)
 
 
 def test_settings_that_suit_no_scene_end_a_batch_and_a_fault_of_one_does_not(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,17 @@ def test_both_kinds_are_read_by_the_same_classes(
     scene.close()
     copy: Scene = pickle.loads(pickle.dumps(scene))
     np.testing.assert_array_equal(copy.read_labels(window, reference="labels_eroded"), expected)
+
+
+def test_the_state_of_a_scene_is_that_of_every_file(
+    open_scene: Callable[..., Scene], tmp_path: Path
+) -> None:
+    scene = open_scene()
+    states = [scene.states_as_named()]
+    for name in ("rgb", "labels", "eroded"):
+        os.utime(tmp_path / f"{name}.tif", ns=(1, 1))
+        states.append(scene.states_as_named())
+    assert all(before != after for before, after in pairwise(states))
 
 
 def test_a_window_of_a_scene(open_scene: Callable[..., Scene], eroded: np.ndarray) -> None:

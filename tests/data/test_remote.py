@@ -16,8 +16,8 @@ import torch
 from array_scene import Identity
 from range_server import RangeServer, serving
 from terrafuse.classes import ClassScheme
-from terrafuse.data import Scene, scene_from_rasters
-from terrafuse.data.remote import _PAUSES, HTTP_SETTINGS, read_patiently
+from terrafuse.data import Scene, remote, scene_from_rasters
+from terrafuse.data.remote import _PAUSES, HTTP_SETTINGS, read_patiently, state
 from terrafuse.errors import OutputError, RasterReadError
 from terrafuse.modalities import Modality
 from terrafuse.prediction import ScenePredictor, WindowSettings
@@ -180,9 +180,13 @@ def test_no_answer_is_given_up_after_half_a_minute_in_all() -> None:
         ("CURL error: transfer closed", "/data/a.tif", 1),
     ],
 )
-def test_what_is_read_again(reason: str, name: str, tries: int) -> None:
+def test_what_is_read_again(
+    reason: str, name: str, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reader that fails so often as it is tried, and one that fails once."""
     done: list[int] = []
+    forgotten: list[str] = []
+    monkeypatch.setattr(remote, "forget", forgotten.append)
 
     def read(fails: int) -> int:
         done.append(1)
@@ -193,6 +197,7 @@ def test_what_is_read_again(reason: str, name: str, tries: int) -> None:
     with pytest.raises(RasterReadError, match=reason):
         read_patiently(lambda: read(9), name)
     assert len(done) == tries
+    assert forgotten == [name] * (tries - 1)  # GDAL would answer from what it remembers
     done.clear()
     if tries > 1:
         assert read_patiently(lambda: read(1), name) == 7
@@ -257,6 +262,18 @@ def test_a_raster_that_changed_is_noticed(
     assert torch.equal(
         scene_of(url).read(last).images["rgb"], scene_of(file).read(last).images["rgb"]
     )
+
+
+@pytest.mark.parametrize("header", ["ETag", "etag", "Last-Modified", "Content-Length"])
+def test_each_thing_that_a_server_says_of_a_file_tells_a_change(
+    header: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state_with(value: str) -> object:
+        monkeypatch.setattr(remote, "_headers", lambda _: [("Server", "x"), (header, value)])
+        return state("https://host/a.tif?signature=1")
+
+    assert state_with("1") == state_with("1")
+    assert state_with("1") != state_with("2")
 
 
 def test_a_scene_far_away_is_pickled_without_its_files(file: Path, server: RangeServer) -> None:

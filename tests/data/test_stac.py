@@ -109,6 +109,34 @@ def test_an_item_of_a_server(tmp_path: Path, server: RangeServer) -> None:
     assert chosen.files == (server.url("a.tif") + "?sig=1", "https://o.org/n.tif?x=%2F")
 
 
+def test_links_of_a_server_count_from_where_the_item_says_that_it_is(
+    tmp_path: Path, server: RangeServer
+) -> None:
+    links = [{"rel": "self", "href": "https://api.org/items/s2/one.json"}]
+    path = write(tmp_path / "one.json", item({"B04": {"href": "../a.tif"}}, links=links))
+    assert read_item(server.url("one.json")).assets[0].href == "https://api.org/items/a.tif"
+    # Downloaded, its files lie beside it.
+    assert read_item(str(path)).assets[0].href == str(tmp_path / "../a.tif")
+
+
+def test_the_key_of_a_file_of_several_bands_is_no_band(tmp_path: Path) -> None:
+    bands = [{"name": name} for name in ("B02", "B04", "nir")]
+    found = read_item(str(write(tmp_path / "x.json", item({"nir": {"href": "x", "bands": bands}}))))
+    assert choose_assets(found, S2).numbers == (2, 3)
+
+
+def test_a_server_is_asked_twice_unless_it_refuses(tmp_path: Path, server: RangeServer) -> None:
+    write(tmp_path / "one.json", item({}))
+    server.fails_every = 2
+    for _ in range(3):  # of two requests one is answered by 503
+        assert read_item(server.url("one.json")).id == "T32"
+    server.refuses = 403
+    server.forget()
+    with pytest.raises(DataError, match="403"):
+        read_item(server.url("one.json"))
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("href", ["file:///etc/passwd", "/vsizip/a.zip"])
 def test_a_server_does_not_lead_to_this_disk(
     href: str, tmp_path: Path, server: RangeServer

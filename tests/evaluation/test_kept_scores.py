@@ -21,8 +21,9 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, OutputError, WorkerError
 from terrafuse.evaluation import Keeping, evaluate
+from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.journal import ScoreJournal
-from terrafuse.prediction import Shard, WindowSettings, WorkerSettings
+from terrafuse.prediction import ScenePredictor, Shard, WindowSettings, WorkerSettings
 from terrafuse.prediction.crew import Crew, Event
 from terrafuse.prediction.workers import Report
 
@@ -45,7 +46,10 @@ def scenes_of() -> list[ArrayScene]:
             for name in ("s1", "s2")
         }
         missing = {"b": {"s1"}, "c": {"s1", "s2"}}.get(id, set())
-        scene = ArrayScene(images, labels=labels, scheme=SCHEME, missing=frozenset(missing), id=id)
+        scene = ArrayScene(
+            images, labels=labels, labels_eroded=labels, scheme=SCHEME, missing=frozenset(missing),
+            id=id,
+        )  # fmt: skip
         scenes.append(scene)
     return scenes
 
@@ -55,14 +59,16 @@ def score(
     scenes: list[ArrayScene] | None = None,
     model: Any = None,
     crop_size: int = 32,
+    config: EvaluationConfig = CONFIG,
+    subsets: bool = True,
     **how: Any,
 ) -> Any:
     scenes = scenes or scenes_of()
     windows = WindowSettings(crop_size=crop_size, overlap=8, batch_size=3)
     segmenter = model or Identity(scenes[0].modalities, 2)
     return evaluate(
-        segmenter, scenes, SCHEME, CONFIG, windows, device="cpu", subsets=True, keeping=keeping,
-        **how,
+        segmenter, scenes, SCHEME, config, windows, device="cpu", subsets=subsets,
+        keeping=keeping, **how,
     )  # fmt: skip
 
 
@@ -73,6 +79,19 @@ def expected() -> Any:
     assert metrics["per_scene"]["c"]["unmapped"] == 500
     assert list(metrics["per_scene"]) == ["a", "b", "c", "d", "e"]
     return metrics
+
+
+def test_boundaries_are_those_of_each_subset(expected: Any) -> None:
+    model = Identity(scenes_of()[0].modalities, 2)
+    predictor = ScenePredictor(model, WindowSettings(32, 8, batch_size=3), device="cpu")
+    found = {}
+    for subset, without in (("s1+s2", set()), ("s1", {"s2"}), ("s2", {"s1"})):
+        own = BoundaryScore(2, 2)
+        for scene in scenes_of():
+            own.update(scene.references["labels"], predictor.class_map(scene, without=without))
+        found[subset] = own.f1().tolist()
+    for subset, rows in ((name, one["per_class"]) for name, one in expected["subsets"].items()):
+        assert [rows[name]["boundary_f1"] for name in SCHEME.names] == found[subset]
 
 
 @pytest.fixture
@@ -171,6 +190,12 @@ def test_scores_of_workers(keeper: type[Maps], inline: type[InlineCrew], expecte
     assert counts[-1][0] == counts[-1][1] == sum(w for w in (4, 2, 1, 3, 6)) * 3
 
 
+def test_deaths_between_finished_scenes_are_borne(inline: type[InlineCrew], expected: Any) -> None:
+    inline.deadly[:] = range(5)  # of two workers; so many in a row would be the end
+    assert score(workers=WorkerSettings(2)) == expected
+    assert not inline.deadly
+
+
 def test_more_workers_than_scenes(inline: type[InlineCrew], expected: Any) -> None:
     with pytest.warns(UserWarning, match="5 of 7 workers have something to do: there are 5 scenes"):
         assert score(workers=WorkerSettings(7)) == expected
@@ -247,6 +272,18 @@ def test_a_shard_that_was_stopped_goes_on_by_itself(
     assert score(keeping, shard=Shard(2, 3), on_map=maps) == {"waits_for": 1}
     assert set(maps.seen) == {"b"}
     assert score(keeping, resume=True) == expected
+
+
+def test_shards_of_unlike_scores_are_not_mixed(tmp_path: Path) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    assert score(keeping, shard=Shard(1, 2)) == {"waits_for": 2}
+    assert score(keeping, shard=Shard(2, 2), crop_size=24) == {"waits_for": 3}
+    with pytest.warns(UserWarning, match="1-of-2.jsonl' is of scores with other windows"):
+        made = score(keeping, shard=Shard(1, 2), crop_size=24)
+    assert made == score(crop_size=24)
+    # What replaced the scores of before is there to be gone on with.
+    assert score(keeping, resume=True, crop_size=24, on_map=(maps := Maps())) == made
+    assert not maps.seen
 
 
 def test_the_shard_that_is_late_learns_that_all_is_done(
@@ -352,6 +389,8 @@ def test_a_line_that_is_not_as_it_was_written_is_done_again(
         ({"boundary": False}, "boundary tolerance"),
         ({"other": True}, "model"),
         ({"facts": {"manifest": 2}}, "manifest"),
+        ({"subsets": False}, "modalities"),
+        ({"config": CONFIG.model_copy(update={"reference": "labels_eroded"})}, "reference"),
     ],
 )
 def test_other_scores_are_begun_anew(
@@ -385,6 +424,22 @@ def test_scenes_that_have_changed_are_scored_again(
     maps = Maps()
     score(keeping, scenes, resume=True, on_map=maps)
     assert set(maps.seen) == {"b", "d", "e"}
+
+
+def note_name(_: Any, scene: Any) -> list[str]:
+    return [] if scene.id == "d" else [scene.id.upper()]
+
+
+def test_notes_are_kept_and_in_the_order_of_the_scenes(
+    inline: type[InlineCrew], tmp_path: Path, at_once: None
+) -> None:
+    keeping = Keeping(tmp_path / "scored")
+    with pytest.raises(KeyboardInterrupt):
+        score(keeping, look=note_name, on_map=stop_at("b"))
+    notes: dict[str, Any] = {}
+    found = score(keeping, look=note_name, notes=notes, resume=True, workers=WorkerSettings(2))
+    assert list(found["per_scene"]) == list("abcde")
+    assert list(notes.items()) == [(id, (id.upper(),)) for id in "abce"]
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

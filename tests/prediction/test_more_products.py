@@ -43,6 +43,11 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_SUMS_BYTES", 0)
 
 
+class AtAnyScale(NeedsAll):
+    def segment(self, inputs: Inputs) -> SegmenterOutput:
+        return SegmenterOutput(inputs.images["a"] + inputs.images["b"])
+
+
 def two_sensors(height: int = 210, width: int = 150) -> ArrayScene:
     """The first one lacks the lower left corner, the coarse second the top rows."""
     rng = np.random.default_rng(0)
@@ -132,16 +137,25 @@ def test_sources_are_bits_with_names(tmp_path: Path) -> None:
 
 
 def test_sources_are_told_where_a_method_that_needs_all_is_not_run(tmp_path: Path) -> None:
-    class AtAnyScale(NeedsAll):
-        def segment(self, inputs: Inputs) -> SegmenterOutput:
-            return SegmenterOutput(inputs.images["a"] + inputs.images["b"])
-
     scene = two_sensors()
     with pytest.warns(UserWarning, match="windows of scene 'a' have no data in one of a, b"):
         made = predict(scene, tmp_path, AtAnyScale, products=("sources", "class_map"))
     with rasterio.open(made["sources"]) as sources, rasterio.open(made.class_map) as class_map:
         assert sources.read(1)[0, 0] == 1
         assert class_map.read(1)[0, 0] == 255
+
+
+@pytest.mark.usefixtures("small_units")
+def test_windows_between_parts_are_counted_once_as_lacking(tmp_path: Path) -> None:
+    scene = two_sensors()
+    predictor = ScenePredictor(
+        AtAnyScale(scene.modalities, 4), WindowSettings(32, 8, batch_size=3), device="cpu"
+    )
+    with pytest.warns(UserWarning, match="windows of scene 'a' have no data") as whole:
+        list(predictor.stream(scene))
+    with pytest.warns(UserWarning, match="windows of scene 'a' have no data") as parts:
+        predictor.predict(scene, tmp_path)
+    assert str(parts[0].message) == str(whole[0].message)
 
 
 def test_nine_modalities_have_no_bits_in_a_byte(tmp_path: Path) -> None:

@@ -51,11 +51,11 @@ def test_numbers_by_hand(clock: list[float]) -> None:
 
 
 def test_what_another_process_did_is_added() -> None:
-    own = MapProfile(2, 100, 1, 10, 5.0, {"model": 1.0}, 7, 50)
-    own.add(MapProfile(1, 999, 2, 20, 9.0, {"model": 0.5, "reading": 2.0}, 3, 80))
+    own = MapProfile(2, 100, 1, 10, 5.0, {"model": 1.0}, 7, 50, 4)
+    own.add(MapProfile(1, 999, 2, 20, 9.0, {"model": 0.5, "reading": 2.0}, 3, 80, 5))
     assert (own.scene_pixels, own.windows, own.model_pixels, own.clock_seconds) == (100, 3, 30, 5.0)
     assert own.seconds == {"model": 1.5, "reading": 2.0}
-    assert (own.bytes_read, own.peak_bytes) == (10, 80)
+    assert (own.bytes_read, own.peak_bytes, own.lacking) == (10, 80, 9)
     unknown = MapProfile()
     unknown.add(MapProfile())
     assert unknown.bytes_read is None

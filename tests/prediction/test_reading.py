@@ -5,9 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from rasterio._env import get_gdal_config
 
+from array_scene import ArrayScene, Identity
+from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.prediction.reading import cache_bytes
+from terrafuse.samples import Sample, Window
 
 
 def scene(**dtypes: tuple[float, list[tuple[str, ...]]]) -> Any:
@@ -34,3 +39,19 @@ def test_cache_holds_the_blocks_under_a_row_of_windows_of_every_file() -> None:
 @pytest.mark.parametrize(("width", "expected"), [(100, 2**24), (10**6, 2**28)])
 def test_cache_has_a_least_and_a_greatest_size(width: int, expected: int) -> None:
     assert cache_bytes(scene(a=(1.0, [("float32",)])), 64, width) == expected
+
+
+def test_a_scene_is_read_with_this_cache_and_what_follows_with_that_of_before() -> None:
+    seen: list[int] = []
+
+    class Looking(ArrayScene):
+        def read(self, window: Window, *, labels: bool = True) -> Sample:
+            seen.append(get_gdal_config("GDAL_CACHEMAX"))
+            return super().read(window, labels=labels)
+
+    scene = Looking({"a": np.ones((2, 8, 8), np.float32)})
+    before = get_gdal_config("GDAL_CACHEMAX")
+    predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(8, 0), device="cpu")
+    list(predictor.stream(scene))
+    assert seen == [2**24]
+    assert get_gdal_config("GDAL_CACHEMAX") == before > 2**24

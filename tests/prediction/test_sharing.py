@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -17,9 +20,12 @@ from hypothesis import strategies as st
 
 import small_units
 from terrafuse.classes import ClassScheme
-from terrafuse.errors import ConfigError, ModelError, OutputError, WorkerError
+from terrafuse.errors import ConfigError, DataError, ModelError, OutputError, WorkerError
 from terrafuse.prediction import Lattice, Shard, UnitPlan, WorkerSettings, cog, plan_units, units
+from terrafuse.prediction.crew import Crew, Event
+from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.sharing import cut_tasks, units_of
+from terrafuse.prediction.workers import LocalCrew, Report
 from terrafuse.writing import claimed
 
 SCHEME = ClassScheme(("a", "b", "c"))
@@ -84,6 +90,18 @@ def test_numbers_of_workers_that_there_are_not() -> None:
         WorkerSettings(engine="dask")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="needs the engine 'ray'"):
         WorkerSettings(address="x:1")
+
+
+def test_the_address_of_a_cluster_may_stand_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "a:1")
+    assert WorkerSettings(engine="ray").cluster == "a:1"
+    assert WorkerSettings(engine="ray", address="b:2").cluster == "b:2"
+    assert WorkerSettings().cluster is None
+    assert not WorkerSettings(engine="ray").is_alone
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert WorkerSettings(engine="ray").cluster is None
 
 
 def test_gpus_that_there_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +195,54 @@ def test_a_shard_of_another_map_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small")
+def test_shards_have_pixel_values_of_one_kind(tmp_path: Path) -> None:
+    scheme = ClassScheme(SCHEME.names, codes=((1,), (2,), (3,)))
+    scene = small_units.scene_of()
+    predictor = small_units.predictor_of(small_units.Deadly(scene.modalities))
+    predictor.predict(scene, tmp_path, scheme=scheme, shard=Shard(1, 2), values="code")
+    with pytest.raises(OutputError, match=r"differs in: values\. "):
+        predictor.predict(scene, tmp_path, scheme=scheme, shard=Shard(2, 2), values="index")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_finished_map_of_others_or_without_its_files_is_not_there(tmp_path: Path) -> None:
+    for number in (1, 2):
+        predict(tmp_path, shard=Shard(number, 2))
+    scene = small_units.scene_of()
+    other = small_units.predictor_of(small_units.Deadly(scene.modalities), overlap=4)
+    assert other.predict(scene, tmp_path, scheme=SCHEME, shard=Shard(1, 2)).waits_for
+    shutil.rmtree(tmp_path / "units")
+    (tmp_path / "confidence.tif").unlink()
+    assert predict(tmp_path, shard=Shard(1, 2)).waits_for
+
+
+@pytest.mark.usefixtures("small")
+def test_a_shard_that_fails_leaves_the_units_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise DataError("broken raster")
+
+    predict(tmp_path, shard=Shard(1, 2))
+    before = {path.name for path in (tmp_path / "units").iterdir()}
+    with monkeypatch.context() as patch:
+        patch.setattr(MapJob, "commit", fail)
+        with pytest.raises(DataError, match="broken raster"):
+            predict(tmp_path, shard=Shard(2, 2))
+    assert {path.name for path in (tmp_path / "units").iterdir()} == before
+    assert predict(tmp_path, shard=Shard(2, 2)).files
+
+
+def test_a_folder_is_here_by_what_it_says_of_the_map(tmp_path: Path) -> None:
+    plan = UnitPlan(Lattice(64, 64, 32, 8), 64, 64)
+    job = MapJob(tmp_path, plan, (), {"model": "a"})
+    assert not job.is_here()
+    job.begin()
+    assert MapJob(tmp_path, plan, (), {"model": "a"}).is_here()
+    assert not MapJob(tmp_path, plan, (), {"model": "b"}).is_here()
+
+
+@pytest.mark.usefixtures("small")
 def test_a_shard_that_a_full_disk_stopped_is_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +333,126 @@ def _claim(folder: Path, part: str | None, queue: Any) -> None:
 def _die_with(folder: Path) -> None:
     with claimed(folder, "predict", part="1/2"):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class InlineCrew(Crew):
+    """Workers in this process; some die when they have told of the first unit of a rectangle."""
+
+    #: How many still die so.
+    deadly: ClassVar[int] = 0
+    #: Raised by a worker when it is given a rectangle.
+    error: ClassVar[Exception | None] = None
+    #: What each warns of as it begins.
+    warning: ClassVar[str] = ""
+    heard: ClassVar[list[Event]] = []
+
+    def __init__(self, order: Any, devices: Any, begin: Any, folder: Any = None) -> None:
+        self.order, self.devices, self.begin = order, devices, begin
+        self.queue: list[Event] = []
+        self.work: dict[int, Callable[[Any], None]] = {}
+
+    def hire(self, worker: int) -> None:
+        order = pickle.loads(self.order.packed()).on(self.devices[worker])
+        self.work[worker] = self.begin(order, InlineReport(self.queue, worker))
+        if self.warning:
+            self.queue.append(Event(worker, "warning", (self.warning, UserWarning)))
+        self.queue.append(Event(worker, "ready"))
+
+    def give(self, worker: int, task: Any) -> None:
+        if self.error:
+            self.queue.append(Event(worker, "failed", self.error))
+            return
+        before = len(self.queue)
+        self.work[worker](task)
+        if self.deadly:
+            type(self).deadly -= 1
+            self.queue[before + 1 :] = [Event(worker, "died")]
+
+    def events(self) -> list[Event]:
+        found, self.queue[:] = self.queue[:], []
+        self.heard.extend(found)
+        return found
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+
+class InlineReport(Report):
+    def __init__(self, queue: list[Event], worker: int) -> None:
+        self.queue, self.worker = queue, worker
+
+    def __call__(self, kind: Any, value: Any = None) -> None:
+        self.queue.append(Event(self.worker, kind, value))
+
+    def count(self, done: int, _: int) -> None:
+        """Every map is too small to be told of."""
+
+
+@pytest.fixture
+def inline(small: None, monkeypatch: pytest.MonkeyPatch) -> type[InlineCrew]:
+    monkeypatch.setattr("terrafuse.prediction.workers.LocalCrew", InlineCrew)
+    monkeypatch.setattr(InlineCrew, "deadly", 0)
+    monkeypatch.setattr(InlineCrew, "error", None)
+    monkeypatch.setattr(InlineCrew, "warning", "")
+    monkeypatch.setattr(InlineCrew, "heard", [])
+    return InlineCrew
+
+
+def test_deaths_between_finished_units_are_borne_and_no_unit_is_done_twice(
+    inline: type[InlineCrew], tmp_path: Path
+) -> None:
+    predict(tmp_path / "whole")
+    inline.warning = "odd raster"
+    inline.deadly = 5  # of two workers; as many without a unit in between would be the end
+    counts: list[tuple[int, int]] = []
+    with pytest.warns(UserWarning, match="odd raster") as told:
+        made = predict(
+            tmp_path / "map", workers=WorkerSettings(2), progress=lambda *c: counts.append(c)
+        )
+    assert inline.deadly == 0
+    assert len(told) == 1  # of seven workers
+    assert maps(tmp_path / "map") == maps(tmp_path / "whole")
+    done = [number for event in inline.heard if event.kind == "units" for number in event.value]
+    assert sorted(done) == list(range(12))
+    profiles = [event.value for event in inline.heard if event.kind == "profile"]
+    assert made.profile["windows_run"] == sum(own.windows for own in profiles) > 0
+    assert counts[-1][0] == counts[-1][1]
+
+
+def test_what_a_worker_fails_of_is_raised(inline: type[InlineCrew], tmp_path: Path) -> None:
+    inline.error = DataError("broken raster")
+    with pytest.raises(DataError, match=r"^broken raster$"):
+        predict(tmp_path / "map", workers=WorkerSettings(2))
+    assert not (tmp_path / "map").exists()
+
+
+def test_only_workers_that_have_work_count(inline: type[InlineCrew], tmp_path: Path) -> None:
+    scene = small_units.scene_of(60, 60)
+    predictor = small_units.predictor_of(small_units.Deadly(scene.modalities))
+    with pytest.warns(UserWarning, match="there is work for 1 of 3 workers"):
+        made = predictor.predict(scene, tmp_path, scheme=SCHEME, workers=WorkerSettings(3))
+    assert made.profile["workers"] == 1
+
+
+def test_each_worker_has_the_device_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+
+    class Process:
+        def __init__(self, target: Any, args: tuple[Any, ...], daemon: bool) -> None:
+            started.append(args[2])
+
+        def start(self) -> None:
+            pass
+
+        terminate, join, is_alive = start, lambda *_: None, lambda _: False
+
+    crew = LocalCrew(SimpleNamespace(packed=bytes), ["cuda:0", "cuda:1"], print)  # type: ignore[arg-type]
+    pipes = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=Process)
+    monkeypatch.setattr(crew, "_context", pipes)
+    with crew:
+        for worker in (1, 0, 1):
+            crew.hire(worker)
+    assert started == ["cuda:1", "cuda:0", "cuda:1"]
 
 
 @pytest.mark.usefixtures("small")

@@ -13,8 +13,10 @@ import torch
 from array_scene import ArrayScene, Identity, NeedsAll
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import ConfigError, OutputError, UnknownNameError
+from terrafuse.modalities import Modality
 from terrafuse.prediction import MapSettings, ScenePredictor, WindowSettings
-from terrafuse.prediction.tta import View, find_views, resize
+from terrafuse.prediction.tta import View, average_views, find_views, resize
+from terrafuse.samples import Batch, Window
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
 SCHEME = ClassScheme(("x", "y"))
@@ -126,6 +128,28 @@ def test_a_constant_is_one_at_any_scale_and_data_keeps_its_place() -> None:
         assert resize(lone, 30, nearest=nearest).nanmean() == 5
     steps = torch.tensor([[1.0, 9.0], [1.0, 9.0]])[None, None]
     assert set(resize(steps, 5, nearest=True).flatten().tolist()) == {1, 9}
+
+
+def test_segments_are_not_averaged_and_one_band_is_enough_at_scales() -> None:
+    segments = Modality("s", ("id",), kind="structure")
+    a = Modality("a", ("x", "y"), kind="optical")
+    numbers = torch.tensor([1.0, 9.0]).repeat(16).expand(1, 1, 32, 32)
+    image = torch.full((1, 2, 32, 32), 3.0)
+    image[:, 1] = torch.nan
+    valid = torch.ones(1, 32, 32, dtype=torch.bool)
+    batch = Batch(
+        {"s": numbers, "a": image}, {"s": valid, "a": valid}, None, (Window(0, 0, 32, 32),), ("x",)
+    )
+    sides = []
+
+    def score(shown: Batch) -> torch.Tensor:
+        assert set(shown.images["s"].unique().tolist()) == {1, 9}
+        assert shown.valid["a"].all()
+        sides.append(shown.windows[0].height)
+        return torch.zeros(1, 2, sides[-1], sides[-1])
+
+    average_views(score, batch, find_views(["scales"]), [segments, a], 1)
+    assert sides == [32, 24, 40]
 
 
 def test_scales_keep_a_modality_that_a_method_needs() -> None:
