@@ -414,7 +414,7 @@ def test_deaths_between_finished_units_are_borne_and_no_unit_is_done_twice(
     assert maps(tmp_path / "map") == maps(tmp_path / "whole")
     done = [number for event in inline.heard if event.kind == "units" for number in event.value]
     assert sorted(done) == list(range(12))
-    profiles = [event.value for event in inline.heard if event.kind == "profile"]
+    profiles = [event.value for event in inline.heard if event.kind == "result"]
     assert made.profile["windows_run"] == sum(own.windows for own in profiles) > 0
     assert counts[-1][0] == counts[-1][1]
 
