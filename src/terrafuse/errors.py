@@ -108,6 +108,10 @@ class NotEnoughMemoryError(TerrafuseError, MemoryError):
     """Work needs more memory than there is."""
 
 
+class ScoresError(TerrafuseError, ValueError):
+    """Results that are not there, damaged, or cannot be compared with each other."""
+
+
 class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
 
