@@ -67,7 +67,7 @@ def run_report(
     for note in [notes] if isinstance(notes, str) else notes:
         report.add_text(note, style="note")
     _add_galleries(report, "Maps", scenes, scheme)
-    _add_galleries(report, "Places", places, scheme)
+    _add_galleries(report, "Places", places, scheme, swipe=False)
     if metrics:
         _add_per_scene(report, metrics)
         _add_classes(report, metrics)
@@ -174,7 +174,12 @@ def _headline(scores: Mapping[str, Mapping[str, float | None]]) -> str:
 
 
 def _add_galleries(
-    report: Report, title: str, scenes: Sequence[Mapping[str, Any]], scheme: ClassScheme
+    report: Report,
+    title: str,
+    scenes: Sequence[Mapping[str, Any]],
+    scheme: ClassScheme,
+    *,
+    swipe: bool = True,
 ) -> None:
     if not scenes:
         return
@@ -185,8 +190,8 @@ def _add_galleries(
         report.add_heading(str(scene["name"]), level=3)
         over = [title for title in images if title == "truth"]
         over += [title for title in images if title == "map" or title.startswith("map of ")]
-        pair = (next(iter(images)), over[-1]) if over and len(images) > 1 else None
-        report.add_gallery(images, compare=pair)
+        pair = (next(iter(images)), over[-1]) if swipe and over and len(images) > 1 else None
+        report.add_gallery(images, compare=pair, dense=not swipe)
 
 
 def _add_per_scene(report: Report, metrics: Mapping[str, Metrics]) -> None:
