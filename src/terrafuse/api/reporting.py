@@ -11,16 +11,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.api.run_facts import run_facts
 from terrafuse.api.runs import Run, load, results_name
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import Manifest, Scene, load_manifest
 from terrafuse.data.inputs import files_read
+from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.value_conversion import ValueConversion
-from terrafuse.errors import ConfigError
-from terrafuse.prediction import ScenePredictor, WindowSettings
+from terrafuse.errors import ConfigError, ScoresError
+from terrafuse.evaluation import EVIDENCE, Evidence, Place, find_places, read_evidence
+from terrafuse.prediction import MapSettings, ScenePredictor, WindowSettings
 from terrafuse.progress import Progress
-from terrafuse.reports import class_map_image, error_image, modality_preview, run_report
-from terrafuse.samples import IGNORE_INDEX
+from terrafuse.reports import (
+    class_map_image,
+    confidence_image,
+    error_image,
+    modality_preview,
+    run_report,
+)
+from terrafuse.samples import IGNORE_INDEX, Window, round_up
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import METRICS_JSON, MODEL_JSON, STATE_FILE
 from terrafuse.writing import claimed, claimed_file, refuse_inputs
@@ -30,6 +39,8 @@ REPORT = "report"
 MOST_SCENES = 6
 # Longer side of the pictures, and bytes of maps that are kept while scoring.
 _SIDE = 1024
+#: Side of the places that are shown in full size, in scene pixels.
+PLACE_SIDE = 256
 _KEPT_BYTES = 64 << 20
 _READ = (STORED_CONFIG, "log.csv")
 
@@ -120,6 +131,7 @@ def report(
         )
         if out:
             refuse_inputs([path], _files_of(opened))
+        evidence = {t: _evidence(r, scores[t]) for t, r in zip(titles, opened, strict=True)}
         return run_report(
             path,
             title=f"terrafuse: {', '.join(titles)}",
@@ -128,6 +140,8 @@ def report(
             curves={t: run.folder / "log.csv" for t, run in zip(titles, opened, strict=True)},
             scheme=first.info.scheme,
             notes=scores[titles[0]].get("warnings", ()),
+            facts={t: run_facts(r, evidence[t]) for t, r in zip(titles, opened, strict=True)},
+            places=_places(first, scores[titles[0]], evidence[titles[0]], device),
         )
 
 
@@ -153,6 +167,90 @@ def _scores(run: Run, kept: SmallMaps, device: str, progress: Progress | None) -
     return run.evaluate(device=device, on_map=kept, progress=progress)
 
 
+def _evidence(run: Run, metrics: Metrics) -> Evidence | None:
+    """Counts beside the scores; None of scores that were made before such were kept."""
+    try:
+        return read_evidence(run.folder / f"{EVIDENCE}{results_name(metrics)}.npz")
+    except ScoresError:
+        return None
+
+
+def _places(
+    run: Run, metrics: Metrics, evidence: Evidence | None, device: str
+) -> list[dict[str, Any]]:
+    """Parts of scenes in full size: where the map is most wrong, least sure, and best."""
+    if evidence is None:
+        return []
+    dataset, conversions = _dataset(run, metrics)
+    reference = metrics["settings"]["reference"]
+    predictor = ScenePredictor(run.segmenter, WindowSettings.of_run(run.config), device=device)
+    shown = []
+    for place in find_places(evidence):
+        scene = _open(dataset, place.scene, conversions)
+        shown.append(
+            {"name": _in_words(place), "images": _zoom(run, scene, place, predictor, reference)}
+        )
+        scene.close()
+    return shown
+
+
+def _in_words(place: Place) -> str:
+    sure = "" if np.isnan(place.confidence) else f", mean confidence {place.confidence:.2f}"
+    return (
+        f"{place.kind}: scene '{place.scene}', row {place.row}, column {place.col}; "
+        f"{100 * place.wrong:.0f} % wrong{sure}"
+    )
+
+
+def _zoom(
+    run: Run,
+    scene: Scene,
+    place: Place,
+    predictor: ScenePredictor,
+    reference: ReferenceName,
+) -> dict[str, NDArray[np.uint8]]:
+    """Pictures of a place, a pixel each."""
+    window = _around(scene, place)
+    sample = scene.read(window, labels=False)
+    images = {
+        m.name: modality_preview(sample.images[m.name].numpy(), m, run.info.statistics[m.name])
+        for m in scene.modalities
+        if m.name not in scene.missing
+    }
+    settings = MapSettings(("class_map", "confidence"))
+    strips = list(predictor.stream(scene, settings=settings, window=window))
+    classes, sure = (
+        np.concatenate([strip.layers[name] for strip in strips]) for name in settings.products
+    )
+    labels = scene.read_labels(window, reference)
+    return {
+        **images,
+        "truth": class_map_image(labels, run.info.scheme),
+        "map": class_map_image(classes, run.info.scheme),
+        "errors": error_image(labels, classes),
+        "confidence": confidence_image(sure),
+    }
+
+
+def _around(scene: Scene, place: Place) -> Window:
+    """A square around a place, within the scene where that is large enough."""
+    grid, step = scene.grid, scene.alignment
+    most = round_up(PLACE_SIDE, step)
+    height, width = (min(most, max(step, n // step * step)) for n in (grid.height, grid.width))
+    row = max(0, min(place.row - height // 2, grid.height - height)) // step * step
+    col = max(0, min(place.col - width // 2, grid.width - width)) // step * step
+    return Window(row, col, height, width)
+
+
+def _dataset(run: Run, metrics: Metrics) -> tuple[Manifest, dict[str, ValueConversion]]:
+    """The scenes that were scored, and how their values were converted."""
+    settings = metrics["settings"]
+    conversions = {
+        name: ValueConversion.parse(text) for name, text in settings.get("converted", {}).items()
+    }
+    return run.dataset(Path(settings.get("manifest") or run.config.data.manifest)), conversions
+
+
 def _pictures(
     runs: Mapping[str, Run],
     scores: Mapping[str, Metrics],
@@ -162,13 +260,11 @@ def _pictures(
     """Images, labels, maps and errors of some scenes."""
     title, first = next(iter(runs.items()))
     metrics = scores[title]
-    settings = metrics["settings"]
-    manifest = Path(settings.get("manifest") or first.config.data.manifest)
-    conversions = {
-        name: ValueConversion.parse(text) for name, text in settings.get("converted", {}).items()
-    }
+    dataset, conversions = _dataset(first, metrics)
     rows = metrics["per_scene"]
-    datasets = {t: run.dataset(manifest) for t, run in runs.items()}
+    datasets = {
+        t: dataset if run is first else run.dataset(dataset.path) for t, run in runs.items()
+    }
     shown = []
     for id in _choose(rows):
         scene = _open(datasets[title], id, conversions)

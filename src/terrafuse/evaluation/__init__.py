@@ -8,8 +8,10 @@ from terrafuse.evaluation.evaluate import (
     modality_subsets,
     scored_classes,
 )
+from terrafuse.evaluation.evidence import EVIDENCE, Evidence, read_evidence
 from terrafuse.evaluation.intervals import describe_runs, half_interval, known_half_interval
 from terrafuse.evaluation.journal import SCORED, Keeping
+from terrafuse.evaluation.places import Place, find_places
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -24,25 +26,30 @@ from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classe
 from terrafuse.evaluation.scoring import OnMap, read_reference_labels
 
 __all__ = [
+    "EVIDENCE",
     "HEADLINE",
     "SCORED",
     "SCORES",
     "BoundaryScore",
     "ClassScores",
     "ConfusionMatrix",
+    "Evidence",
     "Judged",
     "Keeping",
     "OnMap",
+    "Place",
     "ScoreKind",
     "Scores",
     "cheap_scores",
     "check_references",
     "describe_runs",
     "evaluate",
+    "find_places",
     "half_interval",
     "headline_first",
     "known_half_interval",
     "modality_subsets",
+    "read_evidence",
     "read_reference_labels",
     "score",
     "score_classes",

@@ -17,13 +17,16 @@ from terrafuse.reports.previews import (
     modality_preview,
 )
 from terrafuse.reports.run import run_report
+from terrafuse.reports.sections import Section, Table
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 
 __all__ = [
     "FindingView",
     "Report",
     "ScoreRow",
+    "Section",
     "SharePoint",
+    "Table",
     "class_map_image",
     "confidence_image",
     "confusion_figure",

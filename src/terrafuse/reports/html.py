@@ -122,13 +122,18 @@ class Report:
         self._parts.append(self._figure(picture, caption, caption))
 
     def add_gallery(
-        self, pictures: Mapping[str, NDArray[np.uint8]], compare: tuple[str, str] | None = None
+        self,
+        pictures: Mapping[str, NDArray[np.uint8]],
+        compare: tuple[str, str] | None = None,
+        *,
+        dense: bool = False,
     ) -> None:
         """Add pictures side by side under their titles.
 
         Args:
             pictures: Title → (H, W, 3); they show the same area.
             compare: Titles of two pictures to overlay with a slider; the reader can choose others.
+            dense: True: as many in a row as can be told apart; a click shows one in full size.
         """
         name = f"gallery-{len(self._parts)}"
         figures = "".join(self._figure(p, title, title) for title, p in pictures.items())
@@ -137,7 +142,8 @@ class Report:
             under, over = (titles.index(title) for title in compare)
             height, width = pictures[compare[0]].shape[:2]
             self._parts.append(_compare_box(name, under, over, width / height))
-        self._parts.append(f'<div class="gallery" id="{name}">{figures}</div>')
+        kind = "gallery dense" if dense else "gallery"
+        self._parts.append(f'<div class="{kind}" id="{name}">{figures}</div>')
 
     def add_legend(self, scheme: ClassScheme) -> None:
         """Add a legend of the classes and their colours."""

@@ -17,6 +17,7 @@ from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError
 from terrafuse.reports.figures import confusion_figure, curves_figure, score_bars
 from terrafuse.reports.html import Cell, Report
+from terrafuse.reports.sections import Facts, Section, add_facts, add_section
 from terrafuse.version import VERSION
 
 Metrics = Mapping[str, Any]
@@ -35,6 +36,9 @@ def run_report(
     scheme: ClassScheme,
     timings: Mapping[str, float] | None = None,
     notes: str | Sequence[str] = (),
+    facts: Mapping[str, Facts] | None = None,
+    places: Sequence[Mapping[str, Any]] = (),
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write the report of runs scored on the same split.
 
@@ -47,6 +51,9 @@ def run_report(
         scheme: Names and colours of the classes.
         timings: Stage → seconds.
         notes: Remarks for the reader, below the scores.
+        facts: Run → what it was made of and what it cost.
+        places: As `scenes`, of parts of scenes in full size.
+        sections: What else is known of the scores, after their tables.
 
     Returns:
         `path`.
@@ -59,15 +66,19 @@ def run_report(
         _add_scores(report, metrics)
     for note in [notes] if isinstance(notes, str) else notes:
         report.add_text(note, style="note")
-    _add_scenes(report, scenes, scheme)
+    _add_galleries(report, "Maps", scenes, scheme)
+    _add_galleries(report, "Places", places, scheme, swipe=False)
     if metrics:
         _add_per_scene(report, metrics)
         _add_classes(report, metrics)
         _add_subsets(report, metrics)
         _add_confusion(report, metrics, scheme)
+    for section in sections:
+        add_section(report, section)
     _add_curves(report, curves)
     if timings:
         _add_timings(report, timings)
+    add_facts(report, "About", facts or {})
     if metrics:
         _add_settings(report, metrics)
     return report.write(path)
@@ -162,18 +173,25 @@ def _headline(scores: Mapping[str, Mapping[str, float | None]]) -> str:
     )
 
 
-def _add_scenes(report: Report, scenes: Sequence[Mapping[str, Any]], scheme: ClassScheme) -> None:
+def _add_galleries(
+    report: Report,
+    title: str,
+    scenes: Sequence[Mapping[str, Any]],
+    scheme: ClassScheme,
+    *,
+    swipe: bool = True,
+) -> None:
     if not scenes:
         return
-    report.add_heading("Maps")
+    report.add_heading(title)
     report.add_legend(scheme)
     for scene in scenes:
         images = dict(scene["images"])
         report.add_heading(str(scene["name"]), level=3)
         over = [title for title in images if title == "truth"]
         over += [title for title in images if title == "map" or title.startswith("map of ")]
-        pair = (next(iter(images)), over[-1]) if over and len(images) > 1 else None
-        report.add_gallery(images, compare=pair)
+        pair = (next(iter(images)), over[-1]) if swipe and over and len(images) > 1 else None
+        report.add_gallery(images, compare=pair, dense=not swipe)
 
 
 def _add_per_scene(report: Report, metrics: Mapping[str, Metrics]) -> None:

@@ -1,0 +1,87 @@
+"""The page of a run: what it says beside the scores."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import rasterio
+import yaml
+
+from stored_run import make_data
+from terrafuse import api
+from terrafuse.api.run_facts import run_facts
+from terrafuse.evaluation import read_evidence
+
+RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
+pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> api.Run:
+    """A scored run."""
+    manifest = make_data(tmp_path / "data")
+    folder = tmp_path / "run"
+    shutil.copytree(RUN, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"]["manifest"] = str(manifest)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    loaded = api.load(folder)
+    loaded.evaluate(split="val", subsets=True, device="cpu")
+    return loaded
+
+
+def test_facts_are_those_of_the_run(run: api.Run) -> None:
+    evidence = read_evidence(run.folder / "evidence.npz")
+    facts = run_facts(run, evidence)
+    assert facts["Trained on"]["s2"] == "optical: blue, green, red, nir, in dn"
+    assert facts["Trained on"]["s1"] == "sar: vv, in db"
+    assert facts["Trained on"]["scenes"] == "train 2, val 1"
+    assert (facts["Training"]["steps"], facts["Training"]["seed"]) == (6, 0)
+    assert facts["Model"]["method"] == "upseg"
+    trained, parameters = facts["Model"]["of them trained"], facts["Model"]["parameters"]
+    assert trained == parameters == sum(p.numel() for p in run.segmenter.parameters())
+    provenance = facts["Provenance"]
+    state = hashlib.sha256((run.folder / "config.yaml").read_bytes()).hexdigest()
+    assert provenance["settings, SHA-256"] == state
+    run.config.data.manifest.unlink()
+    lost = run_facts(run)
+    assert lost["Provenance"]["manifest, SHA-256"] is None
+    assert "scenes" not in lost["Trained on"]
+    assert "labels of the scored scenes" not in lost["Provenance"]
+
+
+def test_the_digest_of_labels_tells_other_labels(run: api.Run) -> None:
+    def digest() -> object:
+        evidence = read_evidence(run.folder / "evidence.npz")
+        return run_facts(run, evidence)["Provenance"]["labels of the scored scenes"]
+
+    before = digest()
+    with rasterio.open(run.config.data.manifest.parent / "labels_2.tif", "r+") as labels:
+        labels.write(1 - labels.read())
+    run.evaluate(split="val", device="cpu")
+    assert digest() != before
+
+
+def test_the_page_shows_places_and_what_the_run_was_made_of(run: api.Run) -> None:
+    page = api.report(run, device="cpu").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", page)
+    assert headings.index("Maps") < headings.index("Places") < headings.index("About")
+    (place,) = re.findall(r"<h3>((?:most wrong|least sure|best): [^<]*)</h3>", page)
+    assert re.fullmatch(
+        r"most wrong: scene &#x27;scene2&#x27;, row 16, column 16; \d+ % wrong, mean confidence "
+        r"0\.\d\d", place,
+    )  # fmt: skip
+    shown = page[page.index(place) :]
+    titles = re.findall(r'data-title="([^"]*)"', shown)[:6]
+    assert titles == ["s2", "s1", "truth", "map", "errors", "confidence"]
+
+
+def test_scores_without_evidence_have_a_page_without_places(run: api.Run) -> None:
+    (run.folder / "evidence.npz").unlink()
+    page = api.report(run, device="cpu").read_text(encoding="utf-8")
+    assert ">Places</h2>" not in page
+    assert ">About</h2>" in page
