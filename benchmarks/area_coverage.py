@@ -7,13 +7,14 @@ does, and estimated as `terrafuse areas` does. "errors" is the expected number o
 that are wrongly mapped as a class or wrongly not: where it is small, Wald's interval (estimate
 ± 1.96 standard errors) is missed. "Jeffreys" is the posterior of Dirichlet counts with one half
 added to each, which fails where strata are many. "1-5" is the coverage of ours among the draws in
-which 1 to 5 errors of the class were sampled, where that many are expected. Widths are of ours, relative to Wald's.
+which 1 to 5 errors of the class were sampled, where that many are expected. Widths are those of
+ours, relative to Wald's.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -99,12 +100,12 @@ def populations() -> list[Population]:
         )
     ]  # fmt: skip
     for missed in (0.5, 1, 2, 3, 5):
-        share = missed / 300
+        lost = missed / 300
         found.append(
             population(
                 f"rare class, {missed:g} omissions sampled",
                 [10_000, 90_000, 900_000], [50, 50, 300],
-                [[0.98, 0.01, 0.01], [0.0, 0.98, 0.02], [share, 0.005, 0.995 - share]],
+                [[0.98, 0.01, 0.01], [0.0, 0.98, 0.02], [lost, 0.005, 0.995 - lost]],
             )
         )  # fmt: skip
     ten = np.full((10, 10), 0.02 / 9)
@@ -272,11 +273,15 @@ def _hits(interval: Interval, truth: float) -> NDArray[np.bool_]:
     return hits
 
 
+def share(value: float) -> str:
+    """In %."""
+    return "–" if np.isnan(value) else f"{100 * value:.1f}"
+
+
 def table(rows: list[Row]) -> Iterator[str]:
     """The rows as Markdown."""
     yield "| design | quantity | truth | errors | ours | 1-5 | Wald | Jeffreys | width |"
     yield "|---|---|---:|---:|---:|---:|---:|---:|---:|"
-    share: Callable[[float], str] = lambda v: "–" if np.isnan(v) else f"{100 * v:.1f}"
     for r in rows:
         yield (
             f"| {r.design} | {r.quantity} | {r.truth:.4f} | {r.errors:.1f} | {share(r.ours)} "

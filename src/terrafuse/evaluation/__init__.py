@@ -1,5 +1,14 @@
-"""Evaluation of maps: confusion matrix, scores, boundaries, every subset of modalities."""
+"""Evaluation of maps: confusion matrix, scores, boundaries, every subset of modalities; areas."""
 
+from terrafuse.evaluation.area_estimates import (
+    ANY_CLASS,
+    AreaEstimates,
+    ClassEstimate,
+    Estimate,
+    LabelledPixels,
+    Strata,
+    estimate_areas,
+)
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.evaluate import (
@@ -8,8 +17,17 @@ from terrafuse.evaluation.evaluate import (
     modality_subsets,
     scored_classes,
 )
+from terrafuse.evaluation.exact_intervals import ratio_interval, share_interval, sum_interval
 from terrafuse.evaluation.intervals import describe_runs, half_interval, known_half_interval
 from terrafuse.evaluation.journal import SCORED, Keeping
+from terrafuse.evaluation.sample_design import (
+    ALLOCATIONS,
+    Allocation,
+    allocate,
+    expected_accuracies,
+    expected_standard_error,
+    planned_size,
+)
 from terrafuse.evaluation.score_table import (
     HEADLINE,
     SCORES,
@@ -24,29 +42,45 @@ from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classe
 from terrafuse.evaluation.scoring import OnMap, read_reference_labels
 
 __all__ = [
+    "ALLOCATIONS",
+    "ANY_CLASS",
     "HEADLINE",
     "SCORED",
     "SCORES",
+    "Allocation",
+    "AreaEstimates",
     "BoundaryScore",
+    "ClassEstimate",
     "ClassScores",
     "ConfusionMatrix",
+    "Estimate",
     "Judged",
     "Keeping",
+    "LabelledPixels",
     "OnMap",
     "ScoreKind",
     "Scores",
+    "Strata",
+    "allocate",
     "cheap_scores",
     "check_references",
     "describe_runs",
+    "estimate_areas",
     "evaluate",
+    "expected_accuracies",
+    "expected_standard_error",
     "half_interval",
     "headline_first",
     "known_half_interval",
     "modality_subsets",
+    "planned_size",
+    "ratio_interval",
     "read_reference_labels",
     "score",
     "score_classes",
     "score_values",
     "scored_classes",
+    "share_interval",
     "subset_report",
+    "sum_interval",
 ]

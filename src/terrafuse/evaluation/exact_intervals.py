@@ -53,7 +53,9 @@ def share_interval(
     return low, high
 
 
-def _hypergeometric(successes: int, sampled: int, population: int, tail: float) -> tuple[float, float]:
+def _hypergeometric(
+    successes: int, sampled: int, population: int, tail: float
+) -> tuple[float, float]:
     """All shares of a finite population that the sample does not refute."""
     least, most = successes, population - (sampled - successes)
 

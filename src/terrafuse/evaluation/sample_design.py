@@ -28,9 +28,7 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 
-def planned_size(
-    weights: Float, accuracies: Float, standard_error: float, population: int
-) -> int:
+def planned_size(weights: Float, accuracies: Float, standard_error: float, population: int) -> int:
     """Points for a target standard error of the overall accuracy (equation 13 of the paper).
 
     Args:
