@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special, stats
 
 Float = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -218,7 +218,7 @@ def _quantile(moments: Float, level: float) -> Float:
         skewness = np.where(variance > 0, third / (variance * deviation), 0.0)
     skewed = np.abs(skewness) > _NO_SKEW
     shape = 4 / np.where(skewed, skewness, 1.0) ** 2
-    rising = stats.gamma.ppf(np.where(skewness > 0, level, 1 - level), shape)
+    rising = special.gammaincinv(shape, np.where(skewness > 0, level, 1 - level))
     standard = np.sign(skewness) * (rising - shape) / np.sqrt(shape)
-    normal = float(stats.norm.ppf(level))
+    normal = float(special.ndtri(level))
     return np.asarray(mean + deviation * np.where(skewed, standard, normal), np.float64)

@@ -11,6 +11,8 @@ from terrafuse.evaluation import AreaEstimates, Estimate
 from terrafuse.reports.figures import INK, LINE, MUTED, SERIES, styled
 
 _LONGEST_NAME = 22
+# Hollow, so that an interval shows through it.
+_DIAMOND: dict[str, Any] = {"marker": "D", "ms": 6, "mfc": "none", "mew": 1.6, "ls": "none"}
 #: Header of the rows of `area_rows`.
 AREA_COLUMNS = ("class", "quantity", "value", "low", "high", "standard_error", "unit")
 
@@ -48,7 +50,7 @@ def area_figure(estimates: AreaEstimates) -> Figure:
         areas.barh(y, one.area.value, 0.56, color=SERIES[4])
         _interval(areas, y, one.area, INK)
         if one.mapped_area is not None:
-            areas.plot(one.mapped_area, y, marker="D", ms=5, color=SERIES[5], ls="none", zorder=4)
+            areas.plot(one.mapped_area, y, color=SERIES[5], zorder=2, **_DIAMOND)
         for offset, found, color in (
             (-0.14, one.users, SERIES[0]),
             (0.14, one.producers, SERIES[2]),
@@ -86,7 +88,7 @@ def _add_legend(figure: Figure, estimates: AreaEstimates) -> None:
     handles = [
         Patch(color=SERIES[4], label="estimated"),
         Line2D([], [], color=INK, lw=1.6, label=interval),
-        Line2D([], [], color=SERIES[5], marker="D", ms=5, ls="none", label="counted on the map"),
+        Line2D([], [], color=SERIES[5], label="counted on the map", **_DIAMOND),
         Line2D([], [], color=SERIES[0], marker="o", ms=4.5, label="user's accuracy"),
         Line2D([], [], color=SERIES[2], marker="o", ms=4.5, label="producer's accuracy"),
     ]
