@@ -119,7 +119,7 @@ def draw_pixels(
     if seen.tolist() != [one.pixels for one in strata]:
         raise DataError(f"'{raster.path}' changed while it was read. Draw the sample again")
     stratum, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    order = rng.permutation(len(places))
+    order = np.argsort(places)[rng.permutation(len(places))]
     row, col = np.divmod(places[order], raster.grid.width)
     return DrawnPixels(stratum[order], row, col)
 
