@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from terrafuse.api.maps import mosaic, vectorize
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
+    from terrafuse.api.reference import DrawnSample, areas, sample
     from terrafuse.api.reporting import SmallMaps, report
     from terrafuse.api.runs import Run, evaluate, load, predict, train, validate
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
@@ -71,6 +72,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
+            "terrafuse.api.reference": ("DrawnSample", "areas", "sample"),
             "terrafuse.api.reporting": ("SmallMaps", "report"),
             "terrafuse.api.inputs": ("Rasters",),
             "terrafuse.api.runs": (
@@ -96,6 +98,7 @@ else:  # each command imports only the libraries that it needs
 __all__ = [
     "LABEL_SHARES",
     "CopiedConfigs",
+    "DrawnSample",
     "GeneratedSet",
     "Mapped",
     "Place",
@@ -104,6 +107,7 @@ __all__ = [
     "ShippedConfig",
     "SmallMaps",
     "Sweep",
+    "areas",
     "check_method",
     "copy_configs",
     "data_check",
@@ -129,6 +133,7 @@ __all__ = [
     "pretrain",
     "pretrained_weights",
     "report",
+    "sample",
     "suggested_fixes",
     "sweep",
     "train",

@@ -24,6 +24,7 @@ from terrafuse.cli.maps import mosaic, vectorize
 from terrafuse.cli.options import AsJson, Device, RunFile, Setting, pairs
 from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
+from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.sweep import sweep
 from terrafuse.version import VERSION
 
@@ -174,6 +175,8 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(vectorize)
 app.command()(mosaic)
+app.command()(sample)
+app.command()(areas)
 
 
 @app.command()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from terrafuse.modalities import BandStatistics, Modality
+
+if TYPE_CHECKING:
+    from terrafuse.evaluation import AreaEstimates, Estimate
 
 _MOST_SCENES = 20
 
@@ -62,6 +66,42 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         table.add_row(name, *cells, f"{row['pixels']:,}")
     Console().print(table)
     _print_scenes(metrics["per_scene"])
+
+
+def print_areas(found: AreaEstimates) -> None:
+    """Print areas and accuracies with their intervals, then what is to be known of them."""
+    level = f"{100 * found.confidence:g} %"
+    table = Table(title=f"areas in {found.unit}, accuracies in %, with {level} intervals")
+    table.add_column("class")
+    for column in ("mapped", "estimated", "user's", "producer's", "points"):
+        table.add_column(column, justify="right")
+    for one in found.classes:
+        mapped = "–" if one.mapped_area is None else f"{one.mapped_area:,.1f}"
+        area = f"{one.area.value:,.1f} [{one.area.low:,.1f}, {one.area.high:,.1f}]"
+        accuracies = [_with_interval(one.users), _with_interval(one.producers)]
+        # Brackets would be markup.
+        cells = [Text(cell) for cell in (one.name, mapped, area, *accuracies)]
+        table.add_row(*cells, f"{one.mapped_points} / {one.reference_points}")
+    console = Console()
+    console.print(table)
+    plain = {"style": None, "markup": False, "highlight": False}
+    console.print(f"overall accuracy {_with_interval(found.overall)} %", **plain)
+    if found.overall_of_classed is not None:
+        of_classed = _with_interval(found.overall_of_classed)
+        console.print(f"that of the pixels with a class {of_classed} %", **plain)
+    console.print(
+        f"{found.points} labelled points for {found.total:,.1f} {found.unit}; points: mapped as "
+        "the class / truly of it",
+        **plain,
+    )
+    for note in found.notes:
+        console.print(f"note: {note}", **plain)
+
+
+def _with_interval(found: Estimate | None) -> str:
+    if found is None:
+        return "–"
+    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
 def _print_scenes(rows: Mapping[str, Mapping[str, Any]]) -> None:

@@ -1,20 +1,38 @@
-"""Finished maps: polygons, mosaics, a picture, and a STAC item."""
+"""Finished maps: polygons, mosaics, a picture, a STAC item, and samples of their pixels."""
 
 from terrafuse.maps.beside import picture_and_item
 from terrafuse.maps.class_raster import ClassRaster, open_class_raster, parse_classes
 from terrafuse.maps.mosaic import MosaicRule, mosaic_maps
+from terrafuse.maps.sample_file import (
+    SampleFile,
+    read_labels,
+    read_sample,
+    write_labels,
+    write_sample,
+)
+from terrafuse.maps.strata import DrawnPixels, Stratum, classes_at, count_strata, draw_pixels
 from terrafuse.maps.vectorize import Vectorized, vectorize_map
 from terrafuse.maps.vectorizing import Polygons, polygonize
 
 __all__ = [
     "ClassRaster",
+    "DrawnPixels",
     "MosaicRule",
     "Polygons",
+    "SampleFile",
+    "Stratum",
     "Vectorized",
+    "classes_at",
+    "count_strata",
+    "draw_pixels",
     "mosaic_maps",
     "open_class_raster",
     "parse_classes",
     "picture_and_item",
     "polygonize",
+    "read_labels",
+    "read_sample",
     "vectorize_map",
+    "write_labels",
+    "write_sample",
 ]

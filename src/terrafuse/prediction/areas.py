@@ -179,6 +179,15 @@ class PixelAreas:
         by_row = np.stack([np.interp(at_row, self.rows, c) for c in self.lattice_m2.T], axis=1)
         return np.stack([np.interp(at_col, self.cols, r) for r in by_row])
 
+    def at(self, row: NDArray[np.int64], col: NDArray[np.int64]) -> Float:
+        """Area of single pixels (n,)."""
+        if self.lattice_m2 is None or self.rows is None or self.cols is None:
+            return np.full(len(row), self.plane_m2)
+        by_row = np.stack([np.interp(row + 0.5, self.rows, c) for c in self.lattice_m2.T], axis=1)
+        return np.array(
+            [np.interp(c + 0.5, self.cols, r) for c, r in zip(col, by_row, strict=True)], np.float64
+        )
+
 
 def read_rows(path: Path) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Yield the rows of a class map, some at a time, with the number of the first."""
