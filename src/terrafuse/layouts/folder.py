@@ -82,7 +82,9 @@ def describe_folders(
     _tell_of_the_rest(found, labels, ids)
     files_seen = _Files(root)
     looked = Look.at(ids, {"look": look})
-    codes = find_codes((files_seen.label(i, labels[i]) for i in looked.order), patience=looked.patience)
+    codes = find_codes(
+        (files_seen.label(i, labels[i]) for i in looked.order), patience=looked.patience
+    )
     looked.tell(codes.files)
     modalities = {
         name: _describe_modality(name, files, labels, files_seen, looked, set(ids) <= set(files))

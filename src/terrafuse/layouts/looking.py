@@ -62,8 +62,8 @@ class Look:
         values = (
             ""
             if labels_read is None
-            else f" and {labels_read:,} for the values of labels, of which the last {self.patience:,} "
-            "had no new one"
+            else f" and {labels_read:,} for the values of labels, of which the last "
+            f"{self.patience:,} had no new one"
         )
         warn(
             f"of {len(self.order):,} scenes, evenly spread ones were opened: {self.most:,} for "
