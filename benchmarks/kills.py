@@ -98,7 +98,12 @@ VERBS = {
         "out/map",
         ("--resume",),
     ),
+    # Without --resume scores are begun anew; with it, those of finished scenes are gone on with.
     "evaluate": Verb(("evaluate", "out/scored"), "out/scored", prepared="trained"),
+    "evaluate --resume": Verb(
+        ("evaluate", "out/scored", "--scenes", "*", "--subsets"), "out/scored", ("--resume",),
+        prepared="trained",
+    ),
     "data split": Verb(
         ("data", "split", "data/dataset.yaml", "-o", "out/split/dataset.yaml", "--block", "32",
          "--buffer", "8"),

@@ -55,6 +55,11 @@ def main() -> None:
         values = make_scenes(folder, options.scenes)
         small, large = folder / "small.yaml", folder / "dataset.yaml"
         write_manifest(values | {"scenes": values["scenes"][:5]}, small)
+        described = folder / "described.yaml"
+        api.data_describe(make_few(folder), folder / "few_described.yaml", options={})
+        warnings.filterwarnings("ignore", "of .* scenes, evenly spread ones were opened")
+        rasters = folder / "rasters"
+        measure("data describe", lambda: api.data_describe(rasters, described, options={}))
         measure("write the manifest", lambda: write_manifest(values, large))
         (folder / "run.yaml").write_text(RUN)
         # What is imported on first use is imported here.
@@ -114,14 +119,14 @@ def make_scenes(folder: Path, count: int) -> dict[str, Any]:
         "transform": from_origin(500_000, 5_000_000, 10, 10),
     }  # fmt: skip
     for name, bands in BANDS.items():
-        (folder / name).mkdir()
+        (folder / "rasters" / name).mkdir(parents=True)
         with rasterio.open(folder / f"{name}.tif", "w", count=bands, **profile) as file:
             file.write(rng.integers(0, 2, (bands, 32, 32)).astype(np.uint8))
     scenes = []
     for number in range(count):
         scene = {"id": f"{number:05d}", "split": "val" if number % 5 == 4 else "train"}
         for name in BANDS:
-            scene[name] = f"{name}/{number:05d}.tif"
+            scene[name] = f"rasters/{name}/{number:05d}.tif"
             os.link(folder / f"{name}.tif", folder / scene[name])
         scenes.append(scene)
     return {
@@ -132,6 +137,15 @@ def make_scenes(folder: Path, count: int) -> dict[str, Any]:
         },
         "scenes": scenes,
     }
+
+
+def make_few(folder: Path) -> Path:
+    """Two scenes in a folder of their own."""
+    for name in BANDS:
+        (folder / "few" / name).mkdir(parents=True)
+        for number in range(2):
+            os.link(folder / f"{name}.tif", folder / "few" / name / f"{number}.tif")
+    return folder / "few"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import numpy as np
 import pytest
 import rasterio
 
+from children import kill_at_rename
+from children import run as in_fork
 from generate_parts import (
     BrokenRecipe,
     FakeGenerator,
@@ -108,35 +108,14 @@ def test_a_failure_while_putting_together_leaves_no_result(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-SLOW = """
-import sys, time
-sys.path.insert(0, sys.argv[3])
-from pathlib import Path
-from generate_parts import FakeGenerator, from_picture, make_job, run
-
-def make(picture):
-    time.sleep(0.3)
-    return from_picture(picture)
-
-run(make_job(Path(sys.argv[1]), Path(sys.argv[2])), FakeGenerator(make))
-"""
-
-
 def test_killed_work_is_gone_on_with_to_the_same_bytes(photo: Path, tmp_path: Path) -> None:
     run(make_job(photo, tmp_path / "whole"), counting())
-    helpers = Path(__file__).parents[1] / "helpers"
-    words = [sys.executable, "-c", SLOW, photo, tmp_path / "out", helpers]
-    process = subprocess.Popen([str(word) for word in words])
-    deadline = time.monotonic() + 120
-    while len(list((tmp_path / "out").glob("*/*/*.npz"))) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    done = len(list((tmp_path / "out").glob("*/*/*.npz")))
-    assert 3 <= done < 16
+    job = make_job(photo, tmp_path / "out")
+    assert in_fork(lambda: (kill_at_rename(4), run(job, counting()))) == -signal.SIGKILL
+    assert len(list((tmp_path / "out").glob("*/*/*.npz"))) == 3
     rest = counting()
     run(make_job(photo, tmp_path / "out"), rest)
-    assert len(rest.calls) == 16 - done
+    assert len(rest.calls) == 16 - 3
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 

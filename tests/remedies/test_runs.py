@@ -32,9 +32,8 @@ from terrafuse.demo import run_demo
 from terrafuse.errors import OutputError
 from terrafuse.evaluation import evaluate
 from terrafuse.modalities import BandStatistics, Modality
-from terrafuse.prediction import ScenePredictor, WindowSettings, read_class_map
+from terrafuse.prediction import ScenePredictor, WindowSettings, find_device, read_class_map
 from terrafuse.prediction.class_values import choose_values
-from terrafuse.prediction.predictor import find_device
 from terrafuse.sampling import share_labels
 from terrafuse.stopping import Stopped, how_to_go_on
 from terrafuse.training import pretrain, run_state, train  # noqa: F401
@@ -599,7 +598,7 @@ def test_a_modality_of_another_scale(place: Any) -> None:
 
 
 def test_devices() -> None:
-    with refused("prediction.predictor:find_device | cannot be used:") as error:
+    with refused("prediction.devices:find_device | cannot be used:") as error:
         find_device("gpu")
     for name in error.find("Choose (.*)$").replace(" or", ",").split(", "):
         find_device(name)

@@ -187,14 +187,23 @@ def inspect_raster(path: str | Path, where: str, *, judge_alpha: bool = True) ->
         RasterReadError: Missing, not a raster, or a container of several.
     """
     text = plain_path(str(path))
+    _forget(text)
+    return _inspect(text, where, judge_alpha)
+
+
+def _forget(path: str) -> None:
+    """Drop what is known of a raster: it would show the old pixels of one that was rewritten."""
+    pool.forget(gdal_path(path))
+    if local_file(path) is None:
+        forget(path)
+
+
+def _inspect(text: str, where: str, judge_alpha: bool) -> RasterFile:
+    """Do as `inspect_raster`, of a raster that may be open already."""
     on_disk = local_file(text)
     problem = "" if on_disk is None else obstacle(on_disk, text)
     if problem:
         raise RasterReadError(f"{where}: {problem}")
-    # A handle from before the file was rewritten would show its old pixels.
-    pool.forget(gdal_path(text))
-    if on_disk is None:
-        forget(text)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             file = _describe(text, dataset, where)
@@ -272,6 +281,7 @@ def inspect_pages(
     on_disk = local_file(text)
     if page is None or (on_disk is not None and obstacle(on_disk)):
         return (inspect_raster(text, where, judge_alpha=judge_alpha),)
+    _forget(text)
     try:
         with pool.borrow(gdal_path(text)) as dataset:
             names = _page_names(text, dataset) or (text,)
@@ -286,9 +296,9 @@ def inspect_pages(
                 f"{where}: '{text}' has no page {number}; its pages are 1 to {len(names)}. Correct "
                 "'page'"
             )
-    pages = [inspect_raster(names[n - 1], where, judge_alpha=judge_alpha) for n in numbers]
     if len(names) == 1:
-        return tuple(pages)
+        return tuple(_inspect(names[0], where, judge_alpha) for _ in numbers)
+    pages = [inspect_raster(names[n - 1], where, judge_alpha=judge_alpha) for n in numbers]
     first = inspect_raster(names[0], where, judge_alpha=False).grid
     return tuple(_on_first(file, first) for file in pages)
 

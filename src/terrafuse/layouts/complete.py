@@ -173,7 +173,7 @@ def _faults(
             if id in split:
                 yield f"  {title}: {text}"
         for path in part.found.empty:
-            if part.found.kind.id_of(path) in split:
+            if part.found.kind.id_of(path.name) in split:
                 yield f"  {title}: '{path}' is empty"
 
 

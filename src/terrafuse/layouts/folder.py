@@ -61,7 +61,7 @@ def describe_folders(
     root: Path, options: Mapping[str, str], *, lists: bool = True, look: str = "some"
 ) -> dict[str, Any]:
     """Do as `describe_folder`; without `lists`, lists beside the folders are left to the caller."""
-    places, merged = find_places(Tree.walk(root).paths, options.get(LABELS, ""))
+    places, merged = find_places(Tree.walk(root), options.get(LABELS, ""))
     if merged:
         folder = merged[0].parent
         warn(f"{len(merged)} rasters in folders such as '{folder}' repeat others: ignored")
@@ -82,7 +82,9 @@ def describe_folders(
     _tell_of_the_rest(found, labels, ids)
     files_seen = _Files(root)
     looked = Look.at(ids, {"look": look})
-    codes = find_codes((files_seen.label(i, labels[i]) for i in looked.order), patience=looked.most)
+    codes = find_codes(
+        (files_seen.label(i, labels[i]) for i in looked.order), patience=looked.patience
+    )
     looked.tell(codes.files)
     modalities = {
         name: _describe_modality(name, files, labels, files_seen, looked, set(ids) <= set(files))

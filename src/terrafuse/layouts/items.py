@@ -313,7 +313,7 @@ def _classes(
         )
     look = Look.at(labels, options)
     files = (inspect_raster(_place(label, root), f"labels '{label}'") for label in look.order)
-    codes = find_codes(files, patience=look.most)
+    codes = find_codes(files, patience=look.patience)
     return {
         "classes": codes.classes(DEFAULT_COLORS),
         **({"void": codes.void} if codes.void else {}),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from terrafuse.layouts.pieces import SPLITS
+from terrafuse.layouts.tree import Tree
 
 LABELS, ERODED = "labels", "labels_eroded"
 #: Words for labels, best first where several folders have such names.
@@ -59,34 +60,37 @@ class Place:
         return "/".join(filter(None, (self.split, self.group, self.name)))
 
 
-def find_places(
-    paths: Sequence[PurePosixPath], labels: str = ""
-) -> tuple[list[Place], list[PurePosixPath]]:
+def find_places(tree: Tree, labels: str = "") -> tuple[list[Place], list[PurePosixPath]]:
     """Find the places of rasters, and rasters that only repeat others (a folder "train_val").
 
     Args:
-        paths: Paths of rasters, relative to the root.
+        tree: Rasters below a folder.
         labels: Name of the folder of labels; empty if unknown.
     """
-    merged = [p for p in paths if any(_MERGED.fullmatch(part) for part in p.parent.parts)]
-    # On their own they repeat nothing.
-    merged = [] if len(merged) == len(paths) else merged
-    left = [path for path in paths if path not in set(merged)]
-    read = {folder: _read_folder(folder) for folder in {path.parent for path in left}}
+    merged = {f for f in tree.names if any(_MERGED.fullmatch(part) for part in f.parts)}
+    if len(merged) == len(tree.names):
+        merged = set()  # on their own they repeat nothing
+    read = {folder: _read_folder(folder) for folder in tree.names if folder not in merged}
     words = _without_common({folder: words for folder, (_, words) in read.items()})
     back = _steps_back(words.values(), labels)
-    places = []
-    for path in left:
-        own = words[path.parent]
-        index = max(0, len(own) - 1 - back)
-        role = own[index] if own else ""
-        group = "/".join((*own[:index], *own[index + 1 :]))
-        places.append(Place(path, read[path.parent][0], role, group, path.stem))
-    if not any(
-        place.role and (is_like_labels(place.role) or place.role == labels) for place in places
-    ):
+    roles = {folder: _role(own, back) for folder, own in words.items()}
+    places, repeating = [], []
+    for folder, name in tree.sorted_names():
+        if folder in merged:
+            repeating.append(folder / name)
+        else:
+            stem = name.rpartition(".")[0]
+            places.append(Place(folder / name, read[folder][0], *roles[folder], stem))
+    if not any(role and (is_like_labels(role) or role == labels) for role, _ in roles.values()):
         places = _by_names(places)
-    return places, merged
+    return places, repeating
+
+
+def _role(words: tuple[str, ...], back: int) -> tuple[str, str]:
+    """Role and group that a folder's words indicate."""
+    index = max(0, len(words) - 1 - back)
+    role = words[index] if words else ""
+    return role, "/".join((*words[:index], *words[index + 1 :]))
 
 
 def is_label(role: str) -> bool:

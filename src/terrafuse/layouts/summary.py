@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,8 @@ from terrafuse.layouts.tree import RealPaths, Tree, natural_key
 
 _MOST_FOLDERS = 8
 _LABELS = ("labels", "labels_eroded")
+# Relative, and nothing of what names a part of a file or one elsewhere; so are nearly all.
+_PLAIN = re.compile(r"[\w-][\w .-]*(?:/[\w-][\w .-]*)*")
 
 
 def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
@@ -38,12 +41,25 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
         for scene in scenes
         for name in (*values["modalities"], *_LABELS)
         for path in _paths(scene, name)
-        if (file := local_file(absolute_name(path, root))) is not None
+        if (file := _file_of(path, root)) is not None
     }
-    rest = [path for path in Tree.walk(root).paths if real(f"{root}/{path}") not in used]
+    rest = [
+        f"{folder}/{name}"
+        for folder, names in Tree.walk(root).names.items()
+        for name in names
+        if real(f"{root / folder}/{name}") not in used
+    ]
     if rest:
         lines.append(f"ignored: {_by_folder(rest)}")
     return lines
+
+
+def _file_of(path: str, root: Path) -> str | None:
+    """Return the file on this disk that a manifest's path is of; None if it is elsewhere."""
+    if _PLAIN.fullmatch(path):
+        return f"{root}/{path}"
+    file = local_file(absolute_name(path, root))
+    return None if file is None else str(file)
 
 
 def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
@@ -64,7 +80,7 @@ def _notices(values: Mapping[str, Any], root: Path) -> Iterator[str]:
 def _counted(scenes: Sequence[Mapping[str, Any]], name: str) -> str:
     own = sum(name in scene for scene in scenes)
     short = "" if own == len(scenes) else f" of {len(scenes)}"
-    places = _by_folder([PurePosixPath(p) for scene in scenes for p in _paths(scene, name)])
+    places = _by_folder([path for scene in scenes for path in _paths(scene, name)])
     return f"{own}{short} scenes: {places}"
 
 
@@ -73,8 +89,11 @@ def _paths(scene: Mapping[str, Any], name: str) -> Iterator[str]:
     yield from [given] if isinstance(given, str) else given
 
 
-def _by_folder(paths: Sequence[PurePosixPath]) -> str:
-    counts = Counter(path.parent.as_posix() for path in paths)
+def _by_folder(paths: Sequence[str]) -> str:
+    folders = Counter(path.rpartition("/")[0] for path in paths)
+    counts = Counter[str]()
+    for folder, count in folders.items():
+        counts[str(PurePosixPath(folder))] += count
     names = sorted(counts, key=natural_key)
     shown = [f"{counts[name]} in '{name}'" for name in names[:_MOST_FOLDERS]]
     others = sum(counts[name] for name in names[_MOST_FOLDERS:])

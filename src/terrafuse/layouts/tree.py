@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 #: Best first, where one picture is present in several formats.
@@ -55,9 +56,9 @@ class FileKind:
                 return number
         return None
 
-    def id_of(self, path: PurePosixPath) -> str | None:
-        """Return the id of the scene that a file shows; None if it is of another kind."""
-        match = re.fullmatch(self.stem, path.stem, re.IGNORECASE)
+    def id_of(self, name: str) -> str | None:
+        """Return the id of the scene that a raster of this name shows; None: of another kind."""
+        match = re.fullmatch(self.stem, name.rpartition(".")[0], re.IGNORECASE)
         return None if match is None else self.to_id(match)
 
     def places(self) -> str:
@@ -87,12 +88,12 @@ class Tree:
     """The rasters below a folder.
 
     Args:
-        paths: Paths relative to the root, sorted.
+        names: Folder, relative to the root → names of its rasters, sorted.
         avoided: Folders that are not searched.
     """
 
     root: Path
-    paths: tuple[PurePosixPath, ...]
+    names: Mapping[PurePosixPath, tuple[str, ...]]
     avoided: tuple[PurePosixPath, ...] = ()
 
     @classmethod
@@ -103,7 +104,7 @@ class Tree:
             avoid: Patterns of the end of the path of folders that must not be used.
         """
         bad = [re.compile(rf"(?:^|/)(?:{pattern})$", re.IGNORECASE) for pattern in avoid]
-        paths, avoided = [], []
+        rasters, avoided = {}, []
         for here, folders, names in os.walk(root, followlinks=True):
             place = PurePosixPath(Path(here).relative_to(root).as_posix())
             if any(pattern.search(place.as_posix()) for pattern in bad):
@@ -112,67 +113,91 @@ class Tree:
                 continue
             keep = [n for n in folders if n[0] != "." and n.lower() not in _JUNK_FOLDERS]
             folders[:] = sorted(keep) if len(place.parts) < _DEEPEST else []
-            paths += [place / name for name in names if is_raster(name)]
-        return cls(root, tuple(sorted(paths)), tuple(avoided))
+            if found := sorted(filter(is_raster, names)):
+                rasters[place] = tuple(found)
+        return cls(root, rasters, tuple(avoided))
+
+    @cached_property
+    def paths(self) -> tuple[PurePosixPath, ...]:
+        """Paths relative to the root, sorted."""
+        return tuple(folder / name for folder, name in self.sorted_names())
+
+    def sorted_names(self) -> list[tuple[PurePosixPath, str]]:
+        """List folders and names in the order of the paths."""
+        found = [(folder, name) for folder, own in self.names.items() for name in own]
+        parts = {folder: folder.parts for folder in self.names}
+        return sorted(found, key=lambda file: (*parts[file[0]], file[1]))
 
     def find(self, kind: FileKind) -> Found:
         """Find the files of a kind by id; of several for one id, the one in the best folder."""
         best: dict[str, tuple[tuple[int, int], PurePosixPath]] = {}
-        twice: dict[str, bool] = {}
+        twice: set[str] = set()
         empty = []
-        for path in self.paths:
-            rank = kind.rank(path.parent)
-            id = None if rank is None else kind.id_of(path)
-            if rank is None or id is None:
-                continue
+        for path, rank, id in self._files(kind):
             if not (self.root / path).stat().st_size:
                 empty.append(path)
                 continue
             order = (rank, RASTER_SUFFIXES.index(path.suffix.lower()))
-            if id not in best or order < best[id][0]:
-                twice[id] = False
-                best[id] = (order, path)
-            elif order == best[id][0]:
-                twice[id] = True
+            if id in best and order == best[id][0]:
+                twice.add(id)
+            elif id not in best or order < best[id][0]:
+                twice.discard(id)
+            best[id] = min((order, path), best.get(id, (order, path)))
         files = {id: best[id][1] for id in sorted(best, key=natural_key)}
-        return Found(kind, files, tuple(id for id in files if twice[id]), tuple(empty))
+        return Found(kind, files, tuple(id for id in files if id in twice), tuple(sorted(empty)))
+
+    def _files(self, kind: FileKind) -> Iterator[tuple[PurePosixPath, int, str]]:
+        """Yield the files of a kind: path, rank of the folder, id.
+
+        Only of these are paths made: of 10⁵ files and 50 kinds, most are of none.
+        """
+        pattern = re.compile(kind.stem, re.IGNORECASE)
+        for folder, names in self.names.items():
+            rank = kind.rank(folder)
+            if rank is None:
+                continue
+            for name in names:
+                if match := pattern.fullmatch(name, 0, name.rindex(".")):
+                    yield folder / name, rank, kind.to_id(match)
 
     def strangers(self, kinds: Sequence[FileKind]) -> list[PurePosixPath]:
         """List rasters beside files of these kinds whose names match none."""
-        known = {
-            path
-            for path in self.paths
-            for kind in kinds
-            if kind.rank(path.parent) is not None and kind.id_of(path) is not None
-        }
+        known = {path for kind in kinds for path, _, _ in self._files(kind)}
         used = {path.parent for path in known}
         return [path for path in self.paths if path.parent in used and path not in known]
 
     def folders(self) -> list[str]:
         """List the folders that hold rasters."""
-        return sorted({path.parent.as_posix() for path in self.paths}, key=natural_key)
+        return sorted((folder.as_posix() for folder in self.names), key=natural_key)
 
 
 class RealPaths:
-    """Paths without symbolic links; those of folders are found once."""
+    """Paths without symbolic links; folders are looked into once."""
 
     def __init__(self) -> None:
-        self._folders: dict[str, str] = {}
+        self._folders: dict[str, tuple[str, frozenset[str]]] = {}
 
-    def __call__(self, path: str | Path) -> str:
+    def __call__(self, path: str) -> str:
         """Return the absolute path of a file without symbolic links."""
-        path = os.fspath(path)
-        if os.path.islink(path):  # noqa: PTH114  (of 10⁵ files)
-            return os.path.realpath(path)
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition("/")
+        real, links = self.within(folder or "/")
+        return os.path.realpath(path) if name in links else f"{real}/{name}"
+
+    def within(self, folder: str) -> tuple[str, frozenset[str]]:
+        """Return a folder's path without symbolic links, and the names in it that are links."""
         if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        return f"{self._folders[folder].rstrip('/')}/{name}"
+            try:
+                with os.scandir(folder) as entries:
+                    links = frozenset(entry.name for entry in entries if entry.is_symlink())
+            except OSError:  # there is none
+                links = frozenset()
+            self._folders[folder] = os.path.realpath(folder).rstrip("/"), links
+        return self._folders[folder]
 
 
 def is_raster(name: str) -> bool:
     """Tell whether a file name is that of a raster, and not of a sidecar file."""
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in RASTER_SUFFIXES
+    return not name.startswith(".") and name.lower().endswith(RASTER_SUFFIXES)
 
 
 def _readable(pattern: str) -> str:

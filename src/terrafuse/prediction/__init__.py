@@ -1,5 +1,9 @@
 """Prediction of whole scenes: window lattice, blending of logits, products on disk."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper
 from terrafuse.prediction.class_values import (
@@ -25,6 +29,68 @@ from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
 from terrafuse.prediction.timing import describe_device, forward_seconds
 from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
+
+if TYPE_CHECKING:
+    from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
+    from terrafuse.prediction.blending import Accumulator, Strip, taper
+    from terrafuse.prediction.class_values import (
+        ClassValues,
+        ValuesName,
+        choose_values,
+        read_class_map,
+    )
+    from terrafuse.prediction.devices import find_device
+    from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
+    from terrafuse.prediction.predictor import ScenePredictor, unchanging
+    from terrafuse.prediction.product_table import (
+        DEFAULT_PRODUCTS,
+        PRODUCTS,
+        FinalRows,
+        Product,
+        find_products,
+        levels,
+    )
+    from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
+    from terrafuse.prediction.profile import MapProfile, describe_profile
+    from terrafuse.prediction.settings import MapSettings
+    from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
+    from terrafuse.prediction.timing import describe_device, forward_seconds
+    from terrafuse.prediction.units import UnitPlan, plan_units
+    from terrafuse.prediction.windows import Precision, WindowSettings
+else:  # `generate` and its workers need no model of ours, which takes seconds to import
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.prediction.areas": ("ClassArea", "PixelAreas", "describe_areas"),
+            "terrafuse.prediction.blending": ("Accumulator", "Strip", "taper"),
+            "terrafuse.prediction.class_values": (
+                "ClassValues",
+                "ValuesName",
+                "choose_values",
+                "read_class_map",
+            ),
+            "terrafuse.prediction.devices": ("find_device",),
+            "terrafuse.prediction.lattice": ("Blending", "Lattice", "Part", "check_windows"),
+            "terrafuse.prediction.predictor": ("ScenePredictor", "unchanging"),
+            "terrafuse.prediction.product_table": (
+                "DEFAULT_PRODUCTS",
+                "PRODUCTS",
+                "FinalRows",
+                "Product",
+                "find_products",
+                "levels",
+            ),
+            "terrafuse.prediction.products": ("Beside", "MapWriter", "Products", "open_map"),
+            "terrafuse.prediction.profile": ("MapProfile", "describe_profile"),
+            "terrafuse.prediction.settings": ("MapSettings",),
+            "terrafuse.prediction.sharing": ("EngineName", "Shard", "WorkerSettings"),
+            "terrafuse.prediction.timing": ("describe_device", "forward_seconds"),
+            "terrafuse.prediction.units": ("UnitPlan", "plan_units"),
+            "terrafuse.prediction.windows": ("Precision", "WindowSettings"),
+        },
+    )
 
 __all__ = [
     "DEFAULT_PRODUCTS",

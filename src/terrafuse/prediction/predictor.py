@@ -32,6 +32,7 @@ from terrafuse.errors import (
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.class_values import choose_values
+from terrafuse.prediction.devices import find_device
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
@@ -528,19 +529,3 @@ def _check_suits(found: Modality, trained: Modality, where: str) -> None:
             f"trained with {trained.scale:g}. Set this scale in the manifest, and the raster is "
             "resampled while it is read"
         )
-
-
-def find_device(device: torch.device | str) -> torch.device:
-    """Return the device of a name; "auto" is the first GPU, if there is one.
-
-    Raises:
-        ConfigError: The device does not exist.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        able = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
-        raise ConfigError(f"device '{device}' cannot be used: {reason}. Choose {able}") from None

@@ -8,7 +8,8 @@ import time
 
 import torch
 
-from terrafuse.prediction.predictor import evaluating, find_device
+from terrafuse.prediction.devices import find_device
+from terrafuse.prediction.predictor import evaluating
 from terrafuse.segmenter import Segmenter
 
 
