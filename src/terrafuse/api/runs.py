@@ -56,6 +56,7 @@ from terrafuse.prediction import (
     WindowSettings,
     WorkerSettings,
 )
+from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -115,6 +116,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
     ) -> Products:
         """Map a scene.
 
@@ -149,6 +151,8 @@ class Run:
             abstain: Confidence (largest softmax probability) below which a pixel gets no class but
                 a value of its own.
             sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
+            tiles: Side in pixels, a multiple of 2048, of the files that each product is divided
+                into: tiles in a folder of its name, and a VRT over them.
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
@@ -160,7 +164,7 @@ class Run:
                 be written over a raster of the scene; or the unfinished map is another one.
             WorkerError: Worker processes die; what is finished stays.
         """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         part = Shard.parse(shard) if shard else None
         conversions = self._checked(convert)
         predictor, spread = self._predictor(windows, device, workers)
@@ -174,7 +178,10 @@ class Run:
                 model_file=self.folder / STATE_FILE,
             )
             refuse_inputs(
-                (Path(out) / name for name in (*(f"{p}.tif" for p in products), *beside.names)),
+                (
+                    *chain.from_iterable(product_files(Path(out), p) for p in products),
+                    *(Path(out) / name for name in beside.names),
+                ),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
@@ -203,6 +210,7 @@ class Run:
                     tta=tta,
                     abstain=abstain,
                     sieve=sieve,
+                    tiles=tiles,
                     beside=beside,
                 )
         finally:
@@ -221,6 +229,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
     ) -> dict[str, Any]:
         """Refuse settings that no scene can be mapped with; all are as in `predict`.
 
@@ -232,7 +241,7 @@ class Run:
             UnknownNameError: No such product or augmentation.
             ModelError: The model does not have the run's classes.
         """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         conversions = self._checked(convert)
         predictor, _ = self._predictor(windows, device, workers)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)

@@ -224,6 +224,7 @@ class ScenePredictor:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
         beside: Beside | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
@@ -244,6 +245,7 @@ class ScenePredictor:
             tta: Test-time augmentation, as in `MapSettings`.
             abstain: Confidence below which a pixel has no class, likewise.
             sieve: Smallest patch of the class map in pixels, likewise.
+            tiles: Side of the files that products are divided into, likewise.
             beside: Further files of the map.
 
         Raises:
@@ -256,7 +258,7 @@ class ScenePredictor:
             WorkerError: Worker processes die; likewise.
         """
         workers = workers or WorkerSettings()
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         scheme = self.check(settings, scheme or scene.scheme, values=values, areas=areas)
         used = self._used_modalities(scene, without)
         plan = self.plan(scene, settings)
@@ -270,21 +272,21 @@ class ScenePredictor:
             settings=settings, modalities=[m.name for m in self.segmenter.modalities],
         ) as writer:  # fmt: skip
             if writer.is_finished():
-                return writer.existing()
+                return writer.existing(beside)
             profile.begin(sum(run.height * run.width for run in writer.job.tasks()))
             order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
             _map(order, workers, profile, progress)
             self._tell_lacking(scene, profile, used)
             writer.job.look_at_others()
             if writer.job.left:
-                return writer.existing()
+                return writer.existing(beside)
             if not writer.job.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
                 return writer.finish(facts, areas=areas, profile=profile, beside=beside)
             except OutputError:
                 if writer.is_finished():  # another shard was faster, and has removed the units
-                    return writer.existing()
+                    return writer.existing(beside)
                 raise
 
     def check(
