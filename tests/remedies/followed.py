@@ -174,7 +174,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "maps.class_raster:_read_errors | does not exist. Check the path",
     ),
     "tests/maps/test_vectorize.py::test_what_is_no_class_map": (
-        "maps.class_raster:_check_kind | Name the {…} of a map, or another raster of classes",
+        "maps.class_raster:_check_kind | Name the {…}.tif of a map, or another raster of classes",
         "maps.class_raster:open_class_raster | Name the raster of the classes itself",
     ),
     "tests/maps/test_vectorize.py::test_without_crs": (

@@ -370,10 +370,14 @@ class TileFile:
                 yield piece
 
 
-def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Height and width of the image and its overviews, down to one that is a single tile."""
+def level_sizes(height: int, width: int, least: int = 1) -> list[tuple[int, int]]:
+    """Height and width of the image and its overviews, down to one that is a single tile.
+
+    Args:
+        least: Number of levels that there are in any case.
+    """
     sizes = [(height, width)]
-    while max(sizes[-1]) > TILE:
+    while max(sizes[-1]) > TILE or len(sizes) < least:
         rows, cols = sizes[-1]
         sizes.append((-(-rows // 2), -(-cols // 2)))
     return sizes
@@ -386,6 +390,7 @@ def assemble(
     path: Path,
     *,
     first: int = 0,
+    least: int = 1,
 ) -> None:
     """Write the finished raster, or a file of its overviews.
 
@@ -397,6 +402,7 @@ def assemble(
         path: The file to write; coarse tiles wait beside it.
         first: Level to begin with; above 0 the file holds overviews only, as GDAL wants those
             beside a raster.
+        least: As in `level_sizes`.
 
     Raises:
         OSError: The disk is full or fails.
@@ -406,7 +412,7 @@ def assemble(
     except (AssertionError, LookupError, struct.error) as error:  # GDAL does not report it
         raise OSError(f"{template.name} is not on disk as it was written (disk full?)") from error
     height, width = (tags[tag].numbers[0] for tag in (tiff.IMAGE_LENGTH, tiff.IMAGE_WIDTH))
-    sizes, bands = level_sizes(height, width), range(encoding.bands)
+    sizes, bands = level_sizes(height, width, least), range(encoding.bands)
     coarse = [_coarse_levels(sizes, blocks, encoding, path, band) for band in bands]
     lengths = [
         np.concatenate(

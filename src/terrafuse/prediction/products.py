@@ -494,10 +494,12 @@ class MapWriter:
             return [path]
         (folder / product.name).mkdir(exist_ok=True)
         names = self._tiling.names(product.name)
+        # Small ones at the edges have the levels that the file of coarser overviews lacks, too.
+        least = min(self._levels, OWN_LEVELS)
         for tile, name in names.items():
             path = folder / name
             self._write_template(product, path, tile)
-            assemble(path, cut_blocks(blocks, tile), encoding, path)
+            assemble(path, cut_blocks(blocks, tile), encoding, path, least=least)
             self._name_categories(product, path)
         mosaic, template = folder / f"{product.name}.vrt", folder / "template.tif"
         self._write_template(product, template, whole)
