@@ -121,7 +121,7 @@ def predict_batch(
     Raises:
         ConfigError: Settings that no scene can be mapped with.
         UnknownNameError: No such product.
-        ModelError: The model does not have the run's classes.
+        ModelError: The model does not have the run's classes, or cannot be sent to workers.
     """
     settings = run.check_settings(
         products=products, values=values, areas=areas, windows=windows, **options

@@ -239,12 +239,14 @@ class Run:
         Raises:
             ConfigError: A setting is wrong, or does not go with another one.
             UnknownNameError: No such product or augmentation.
-            ModelError: The model does not have the run's classes.
+            ModelError: The model does not have the run's classes, or cannot be sent to workers.
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         conversions = self._checked(convert)
-        predictor, _ = self._predictor(windows, device, workers)
+        predictor, spread = self._predictor(windows, device, workers)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)
+        if not spread.is_alone:
+            predictor.check_sendable()
         return {
             "products": list(products),
             "values": values,

@@ -112,6 +112,15 @@ class ScenePredictor:
         finally:
             segmenter.to(self.device)
 
+    def check_sendable(self) -> None:
+        """Refuse a model that workers cannot be given, before any scene is opened for them.
+
+        Raises:
+            ModelError: The model holds what cannot be sent.
+        """
+        with self.on_cpu():
+            pickle.dump(self.segmenter, _Nowhere())
+
     def lattice(self, scene: Scene) -> Lattice:
         """Return the windows of a scene."""
         grid = scene.grid
@@ -508,6 +517,14 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes."""
+        return len(data)
 
 
 def _begins_in(window: Window, part: Window) -> bool:
