@@ -212,6 +212,25 @@ class BlockWriter:
         return {_key(name, i): x for i, own in enumerate(found) for name, x in own.items()}
 
 
+def empty_block(
+    height: int, width: int, levels: int, encoding: Encoding
+) -> dict[str, NDArray[Any]]:
+    """Return a block without data, as `BlockWriter.finish` does.
+
+    Args:
+        height: Of the block in pixels.
+        width: Of the block in pixels.
+        levels: Of the whole raster.
+        encoding: Of its pixels.
+    """
+    writer = BlockWriter(width, levels, encoding)
+    nothing = np.full((1, 1, 1), encoding.nodata, encoding.dtype)
+    for row in range(0, height, TILE):
+        rows = min(TILE, height - row)
+        writer.write(np.broadcast_to(nothing, (encoding.bands, rows, width)))
+    return writer.finish()
+
+
 class _BandWriter:
     """Writer of one band of a block."""
 

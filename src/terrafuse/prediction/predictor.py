@@ -46,7 +46,7 @@ from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.prediction.workers import map_by_workers
 from terrafuse.progress import Progress
-from terrafuse.samples import Batch, Window
+from terrafuse.samples import Batch, Window, round_up
 from terrafuse.segmenter import Segmenter
 from terrafuse.version import VERSION
 from terrafuse.weights import digest_values
@@ -282,6 +282,9 @@ class ScenePredictor:
         ) as writer:  # fmt: skip
             if writer.is_finished():
                 return writer.existing(beside)
+            empty = self._empty_units(scene, plan, writer.job.missing, used)
+            writer.write_empty(empty)
+            profile.empty_units = len(empty)
             profile.begin(sum(run.height * run.width for run in writer.job.tasks()))
             order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
             _map(order, workers, profile, progress)
@@ -319,6 +322,21 @@ class ScenePredictor:
         choose_values(checked, values, abstains=settings.abstain is not None)
         settings.source_bits([m.name for m in self.segmenter.modalities])
         return checked
+
+    def _empty_units(
+        self, scene: Scene, plan: UnitPlan, numbers: Iterable[int], used: tuple[str, ...]
+    ) -> list[int]:
+        """Of these units, those that surely have no data, nor have windows that begin in them."""
+        size, step = plan.lattice.size, scene.alignment
+        found = []
+        for number in numbers:
+            unit = plan.window(number)
+            row, col = unit.row // step * step, unit.col // step * step
+            stop = round_up(min(unit.row_stop + size, scene.grid.height), step)
+            end = round_up(min(unit.col_stop + size, scene.grid.width), step)
+            if scene.is_surely_empty(Window(row, col, stop - row, end - col), used):
+                found.append(number)
+        return found
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""

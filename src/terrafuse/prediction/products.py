@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -41,6 +41,7 @@ from terrafuse.prediction.cog import (
     BlockWriter,
     assemble,
     cut_blocks,
+    empty_block,
     level_sizes,
     write_template,
 )
@@ -348,6 +349,23 @@ class MapWriter:
                 blocks = {name: writer.finish() for name, writer in self._writers.items()}
                 self.job.commit(unit, blocks, self._has_data)
                 self._writers = {}
+
+    def write_empty(self, numbers: Iterable[int]) -> None:
+        """Keep units without any data, as if they had been mapped.
+
+        Raises:
+            OutputError: The disk is full or fails.
+        """
+        made: dict[tuple[int, int], dict[str, dict[str, NDArray[Any]]]] = {}
+        for number in sorted(numbers):
+            unit = self.job.plan.window(number)
+            shape = unit.height, unit.width
+            if shape not in made:  # there are four at most
+                made[shape] = {
+                    name: empty_block(*shape, self._levels, encoding)
+                    for name, encoding in self._encodings.items()
+                }
+            self.job.commit(unit, made[shape], has_data=False)
 
     def drop(self) -> None:
         """Forget the rows of a unit that was not finished."""
