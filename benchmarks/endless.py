@@ -3,7 +3,8 @@
     python benchmarks/endless.py [--sizes 2048x2048 8192x8192 2048x262144] [--run 8192x8192]
 
 Scenes are sparse GeoTIFFs of 4 × uint16, windows 256 with overlap 64, 8 classes, a 1×1 model.
-Without a nodata value the model runs everywhere; with one it runs nowhere. Each row is a process of
+Without a nodata value the model runs everywhere; with one nothing is even read, as the file says
+by itself that it has no data. Each row is a process of
 its own; its highest resident memory is counted from the moment when the model is built and torch is
 loaded.
 """

@@ -22,7 +22,9 @@ from terrafuse.writing import (
     clear_leftovers,
     complete,
     is_trace,
+    partial_folder,
     refuse_inputs,
+    replace_together,
     written_whole,
 )
 
@@ -185,6 +187,34 @@ def test_a_group_that_cannot_be_moved_waits(
     assert names(tmp_path) == ["a", "a.aux.xml", "b", "c"]
 
 
+def replace_tiles(folder: Path) -> None:
+    """A raster gives way to two files in a folder, and a third one there goes."""
+    with partial_folder(folder, "x") as partial:
+        (partial / "m").mkdir()
+        moves = {partial / name: folder / name for name in ("m.vrt", "m/0.tif", "m/1.tif")}
+        for path in moves:
+            path.write_text("new")
+        replace_together(moves, [folder / "m.tif", folder / "m" / "2.tif"])
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_files_in_folders_survive_a_kill_too(tmp_path: Path, at: int) -> None:
+    (tmp_path / "m").mkdir()
+    for name in ("m.tif", "m/1.tif", "m/2.tif"):
+        (tmp_path / name).write_text("old")
+
+    def work() -> None:
+        kill_at_rename(at)
+        replace_tiles(tmp_path)
+
+    assert run(work) == -9
+    complete(tmp_path)
+    clear_leftovers(tmp_path)
+    found = {p.relative_to(tmp_path).as_posix(): p.read_text() for p in tmp_path.rglob("*.*")}
+    old = dict.fromkeys(("m.tif", "m/1.tif", "m/2.tif"), "old")
+    assert found == (old if at == 1 else dict.fromkeys(("m.vrt", "m/0.tif", "m/1.tif"), "new"))
+
+
 def test_side_cars_go_with_their_file(tmp_path: Path) -> None:
     with written_whole(tmp_path / "a.tif") as (partial,):
         partial.write_text("1")
@@ -224,22 +254,27 @@ def test_a_journal_from_anywhere_moves_nothing_out_of_its_folder(tmp_path: Path)
     folder, secret = tmp_path / "run", tmp_path / "secret"
     folder.mkdir()
     secret.write_text("mine")
+    (tmp_path / "s.tif").write_text("mine")
     (folder / "link").symlink_to(tmp_path)
     inside = of_a_dead(mark("x"))
     (folder / mark("y")).symlink_to(tmp_path)
     linked = next(p.name for p in folder.iterdir() if p.name != "link")
     (folder / inside).mkdir()
     (folder / inside / "a").write_text("new")
+    (folder / inside / "link").symlink_to(tmp_path)
     moves = [
         ["../secret", "a"], [str(secret), "a"], ["link/secret", "a"], [f"{linked}/secret", "a"],
         [f"{inside}/a", "../b"], [f"{inside}/a", str(tmp_path / "b")],
-        [f"{inside}/../../secret", "a"],
+        [f"{inside}/../../secret", "a"], [f"{inside}/a", "link/b"], [f"{inside}/a", "x/y/b"],
+        [f"{inside}/link/secret", "a"],
     ]  # fmt: skip
     journal = folder / mark("", ".journal")
-    for content in ({"moves": moves, "removed": ["../secret", "link"]}, {"moves": 3}, [], {}):
+    removed = ["../s.tif", "link", "link/s.tif"]
+    for content in ({"moves": moves, "removed": removed}, {"moves": 3}, [], {}):
         journal.write_text(json.dumps(content))
         complete(folder)
     assert secret.read_text() == "mine"
+    assert (tmp_path / "s.tif").read_text() == "mine"
     assert not (tmp_path / "b").exists()
     assert not (folder / "a").exists()
     assert (folder / "link").is_symlink()

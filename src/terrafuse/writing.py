@@ -22,7 +22,9 @@ from terrafuse.stopping import deferred
 
 _JOURNAL = ".journal"
 #: Files that GDAL writes beside a raster, for what its format cannot hold.
-_SIDE_CAR = ".aux.xml"
+SIDE_CAR = ".aux.xml"
+#: Ends of names of files that may be removed for others.
+_REMOVABLE = (SIDE_CAR, ".tif", ".vrt", ".vrt.ovr")
 #: Folders in which this process has looked for what others left.
 _cleared: set[Path] = set()
 
@@ -87,25 +89,27 @@ def _is_awaited(partial: Path) -> bool:
     )
 
 
-def replace_together(moves: Mapping[Path, Path]) -> None:
+def replace_together(moves: Mapping[Path, Path], stale: Iterable[Path] = ()) -> None:
     """Move files to their places, all of them or none.
 
     They get the mode that the umask gives to new files, whatever wrote them.
 
     Args:
-        moves: File in a `partial_folder` of the target's folder → target.
+        moves: File in a `partial_folder` of the target's folder → target, there or in a folder in
+            it; likewise the file itself may be in a folder of the partial one.
+        stale: Rasters there that go with it, as they belong to what is replaced.
 
     Raises:
         OSError: A file is missing, or cannot be moved.
     """
-    folder = next(iter(moves.values())).parent
-    removed = []
+    folder = min((path.parent for path in moves.values()), key=lambda path: len(path.parts))
+    removed = [path.relative_to(folder).as_posix() for path in stale]
     for partial, path in list(moves.items()):
-        side_car = partial.with_name(partial.name + _SIDE_CAR)
+        side_car = partial.with_name(partial.name + SIDE_CAR)
         if side_car.exists():
-            moves = {**moves, side_car: path.with_name(path.name + _SIDE_CAR)}
-        elif (beside := path.with_name(path.name + _SIDE_CAR)).exists():
-            removed.append(beside.name)
+            moves = {**moves, side_car: path.with_name(path.name + SIDE_CAR)}
+        elif (beside := path.with_name(path.name + SIDE_CAR)).exists():
+            removed.append(beside.relative_to(folder).as_posix())
     for partial in moves:
         # The hidden folder has the umask's mode; some libraries write files for their owner only.
         if not partial.is_dir():
@@ -114,7 +118,10 @@ def replace_together(moves: Mapping[Path, Path]) -> None:
         ((partial, path),) = moves.items()
         partial.replace(path)
         return
-    relative = [(p.relative_to(folder).as_posix(), path.name) for p, path in moves.items()]
+    relative = [
+        (partial.relative_to(folder).as_posix(), path.relative_to(folder).as_posix())
+        for partial, path in moves.items()
+    ]
     with deferred():
         journal = _write_journal(folder, {"moves": relative, "removed": removed})
         _complete(journal)
@@ -165,25 +172,42 @@ def _complete(journal: Path) -> None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return
     for name in removed:
-        if _is_plain(name) and name.endswith(_SIDE_CAR):
+        if _is_inside(folder, name) and name.endswith(_REMOVABLE):
             (folder / name).unlink(missing_ok=True)
+            _remove_empty(folder, name)
     for partial, name in moves:
         if _stays_inside(folder, partial, name):
             with suppress(FileNotFoundError):
+                (folder / name).parent.mkdir(exist_ok=True)
                 (folder / partial).replace(folder / name)
     for partial, name in moves:
         if _stays_inside(folder, partial, name):
-            with suppress(OSError):  # gone, or there is more in it
-                (folder / partial).parent.rmdir()
+            _remove_empty(folder, partial)
     journal.unlink(missing_ok=True)
+
+
+def _remove_empty(folder: Path, name: str) -> None:
+    """Remove the folders between a folder and a name in it, but for those that hold something."""
+    for parent in list(PurePath(name).parents)[:-1]:
+        with suppress(OSError):  # gone, or there is more in it
+            (folder / parent).rmdir()
 
 
 def _stays_inside(folder: Path, partial: str, name: str) -> bool:
     """Tell whether a move is one of ours: a journal may come with a folder from anywhere."""
-    parts = PurePath(partial).parts
-    if len(parts) != 2 or not all(map(_is_plain, (*parts, name))):
-        return False
-    return is_mark(parts[0]) and not (folder / parts[0]).is_symlink()
+    first, _, rest = partial.partition("/")
+    is_own = is_mark(first) and _is_plain(first) and not (folder / first).is_symlink()
+    return is_own and _is_inside(folder / first, rest) and _is_inside(folder, name)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    """Tell whether a name is one of a folder, or of a folder in it that is no link."""
+    first, *inner = name.split("/")
+    return (
+        len(inner) <= 1
+        and all(map(_is_plain, (first, *inner)))
+        and not (inner and (folder / first).is_symlink())
+    )
 
 
 def _is_plain(name: str) -> bool:

@@ -150,6 +150,10 @@ def test_settings_that_suit_no_scene_end_a_batch_and_a_fault_of_one_does_not(
     ):
         with pytest.raises((ConfigError, ModelError)):
             api.predict_batch(run, places, out, **wrong)
+    run.segmenter.odd = lambda: None
+    with pytest.raises(ModelError, match=r"cannot be sent to other processes .* --workers 1"):
+        api.predict_batch(run, places, out, workers=2)
+    del run.segmenter.odd
     assert not out.exists()
     for error in (ConfigError("too small"), ModelError("odd scores")):
 

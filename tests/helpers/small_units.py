@@ -19,10 +19,10 @@ from terrafuse.segmenter import Inputs, SegmenterOutput
 TILE, UNIT = 16, 64
 
 
-def make_units_small() -> None:
+def make_units_small(unit: int = UNIT) -> None:
     """Units of 64 pixels with tiles of 16, for good: call it in processes that end afterwards."""
-    cog.TILE, cog.UNIT = TILE, UNIT  # type: ignore[misc]
-    units.UNIT = UNIT  # type: ignore[misc]
+    cog.TILE, cog.UNIT = TILE, unit  # type: ignore[misc]
+    units.UNIT = unit  # type: ignore[misc]
     units.MOST_TWICE = 10  # type: ignore[misc]
     units._SUMS_BYTES = 0
 
@@ -30,11 +30,14 @@ def make_units_small() -> None:
 class UnitScene(ArrayScene):
     """A scene whose units are small in the process that receives it, too."""
 
+    #: Side of its units there.
+    unit = UNIT
+
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "windows_read": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        make_units_small()
+        make_units_small(state.get("unit", UNIT))
         vars(self).update(state)
 
 

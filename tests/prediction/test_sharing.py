@@ -21,7 +21,16 @@ from hypothesis import strategies as st
 import small_units
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import ConfigError, DataError, ModelError, OutputError, WorkerError
-from terrafuse.prediction import Lattice, Shard, UnitPlan, WorkerSettings, cog, plan_units, units
+from terrafuse.prediction import (
+    Beside,
+    Lattice,
+    Shard,
+    UnitPlan,
+    WorkerSettings,
+    cog,
+    plan_units,
+    units,
+)
 from terrafuse.prediction.crew import Crew, Event
 from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.sharing import cut_tasks, units_of
@@ -155,7 +164,10 @@ def test_shards_make_the_same_map_and_the_last_assembles(tmp_path: Path) -> None
     assert maps(out) == maps(tmp_path / "whole")
     assert not (out / "units").exists()
     before = (out / "prediction.json").read_bytes()
-    again = predict(out, shard=Shard(1, 3))
+    (out / "item.json").write_text("{}")
+    beside = Beside(("item.json", "preview.png"), lambda _: ())
+    again = predict(out, shard=Shard(1, 3), beside=beside)
+    assert again.beside == (out / "item.json",)  # a picture it does not have
     assert again.was_there
     assert again.class_map == out / "class_map.tif"
     assert (out / "prediction.json").read_bytes() == before
@@ -490,27 +502,3 @@ def test_workers_that_keep_dying_are_told_and_units_stay(tmp_path: Path) -> None
     with pytest.raises(WorkerError, match=r"4 workers died .* Use fewer --workers"):
         predict(tmp_path / "map", deadly, workers=WorkerSettings(2))
     assert predict(tmp_path / "map", deadly).files  # as the message says
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small")
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("shards", [1, 3])
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_the_map_of_a_network_is_the_same_whoever_makes_it(
-    workers: int, shards: int, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if engine == "ray":
-        pytest.importorskip("ray", reason="needs the extra 'ray'")
-        small_units.show_actors_the_code(monkeypatch)
-    network = small_units.network_of(small_units.scene_of())
-    predict(tmp_path / "whole", network)
-    crew = WorkerSettings(workers, engine=engine)
-    for number in range(1, shards + 1):
-        predict(
-            tmp_path / "map",
-            network,
-            shard=Shard(number, shards) if shards > 1 else None,
-            workers=crew,
-        )
-    assert maps(tmp_path / "map") == maps(tmp_path / "whole")

@@ -174,7 +174,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "maps.class_raster:_read_errors | does not exist. Check the path",
     ),
     "tests/maps/test_vectorize.py::test_what_is_no_class_map": (
-        "maps.class_raster:_check_kind | Name the {…} of a map, or another raster of classes",
+        "maps.class_raster:_check_kind | Name the {…}.tif of a map, or another raster of classes",
         "maps.class_raster:open_class_raster | Name the raster of the classes itself",
     ),
     "tests/maps/test_vectorize.py::test_without_crs": (
@@ -287,6 +287,12 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",
+    ),
+    "tests/prediction/test_tiling.py::test_a_folder_of_that_name_is_not_written_into": (
+        "prediction.products:_check_place | Choose another --out, or move it",
+    ),
+    "tests/prediction/test_tiling.py::test_sizes_that_are_none": (
+        "prediction.settings:MapSettings.__post_init__ | give the side of a tile in pixels",
     ),
     "tests/prediction/test_units.py::test_what_is_not_ours_is_neither_used_nor_removed": (
         "prediction.job:MapJob._check_ours | Choose another --out, or move it",

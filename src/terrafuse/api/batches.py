@@ -121,7 +121,7 @@ def predict_batch(
     Raises:
         ConfigError: Settings that no scene can be mapped with.
         UnknownNameError: No such product.
-        ModelError: The model does not have the run's classes.
+        ModelError: The model does not have the run's classes, or cannot be sent to workers.
     """
     settings = run.check_settings(
         products=products, values=values, areas=areas, windows=windows, **options
@@ -193,9 +193,7 @@ def _is_there(folder: Path, digest: str, products: Sequence[str], areas: bool) -
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    files = [f"{name}.tif" for name in products] + ([AREAS_CSV] if areas else [])
-    return (
-        isinstance(record, dict)
-        and record.get(_KEY) == digest
-        and all((folder / name).is_file() for name in files)
-    )
+    if not isinstance(record, dict) or record.get(_KEY) != digest:
+        return False
+    files = [record["products"][name]["file"] for name in products]
+    return all((folder / name).is_file() for name in files + ([AREAS_CSV] if areas else []))

@@ -59,6 +59,7 @@ from terrafuse.prediction import (
     WindowSettings,
     WorkerSettings,
 )
+from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -121,6 +122,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
     ) -> Products:
         """Map a scene.
 
@@ -155,6 +157,8 @@ class Run:
             abstain: Confidence (largest softmax probability) below which a pixel gets no class but
                 a value of its own.
             sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
+            tiles: Side in pixels, a multiple of 2048, of the files that each product is divided
+                into: tiles in a folder of its name, and a VRT over them.
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
@@ -166,7 +170,7 @@ class Run:
                 be written over a raster of the scene; or the unfinished map is another one.
             WorkerError: Worker processes die; what is finished stays.
         """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         part = Shard.parse(shard) if shard else None
         conversions = self._checked(convert)
         predictor, spread = self._predictor(windows, device, workers)
@@ -180,7 +184,10 @@ class Run:
                 model_file=self.folder / STATE_FILE,
             )
             refuse_inputs(
-                (Path(out) / name for name in (*(f"{p}.tif" for p in products), *beside.names)),
+                (
+                    *chain.from_iterable(product_files(Path(out), p) for p in products),
+                    *(Path(out) / name for name in beside.names),
+                ),
                 chain.from_iterable(opened.paths().values()),
             )
             with (
@@ -209,6 +216,7 @@ class Run:
                     tta=tta,
                     abstain=abstain,
                     sieve=sieve,
+                    tiles=tiles,
                     beside=beside,
                 )
         finally:
@@ -227,6 +235,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
     ) -> dict[str, Any]:
         """Refuse settings that no scene can be mapped with; all are as in `predict`.
 
@@ -236,12 +245,14 @@ class Run:
         Raises:
             ConfigError: A setting is wrong, or does not go with another one.
             UnknownNameError: No such product or augmentation.
-            ModelError: The model does not have the run's classes.
+            ModelError: The model does not have the run's classes, or cannot be sent to workers.
         """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         conversions = self._checked(convert)
-        predictor, _ = self._predictor(windows, device, workers)
+        predictor, spread = self._predictor(windows, device, workers)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)
+        if not spread.is_alone:
+            predictor.check_sendable()
         return {
             "products": list(products),
             "values": values,

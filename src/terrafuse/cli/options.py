@@ -100,6 +100,14 @@ Sieve = Annotated[
         metavar="PIXELS",
     ),
 ]
+Tiles = Annotated[
+    int | None,
+    typer.Option(
+        help="Divide each product into files of so many pixels a side, a multiple of 2048, with a "
+        "VRT over them.",
+        metavar="PIXELS",
+    ),
+]
 
 
 def names(text: str | None) -> list[str]:

@@ -21,6 +21,7 @@ from terrafuse.cli.options import (
     RunFolder,
     RunSetting,
     Sieve,
+    Tiles,
     TrustValues,
     Tta,
     conversions,
@@ -88,6 +89,7 @@ def predict(
     tta: Tta = None,
     abstain: Abstain = None,
     sieve: Sieve = None,
+    tiles: Tiles = None,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -160,6 +162,7 @@ def predict(
             "tta": names(tta),
             "abstain": abstain,
             "sieve": sieve,
+            "tiles": tiles,
         }
         if scenes or items:
             many = predict_many(
@@ -197,6 +200,10 @@ def _tell_map(
         typer.echo(f"the map in {out} is finished already")
     for name, file in made.files.items():
         typer.echo(f"wrote {file}{_say_values(made) if name == 'class_map' else ''}")
+    if made.parts:
+        tiles = sum(part.suffix == ".tif" for part in made.parts) // len(made.files)
+        folders = ", ".join(f"{file.with_suffix('')}" for file in made.files.values())
+        typer.echo(f"wrote {tiles} tiles each in {folders}")
     for file in made.beside:
         typer.echo(f"wrote {file}")
     if made.abstained_pixels is not None:

@@ -81,6 +81,51 @@ class GriddedBands:
                 f"{window.row_stop}, columns {window.col} to {window.col_stop}). {remedy}"
             ) from error
 
+    def is_surely_empty(self, window: Window) -> bool:
+        """Tell whether a window has no data for certain, without reading a pixel.
+
+        It has none outside the file, and where a GeoTIFF has left out all blocks (sparse files) and
+        what GDAL reads there is no data. Overviews are no evidence: an island of data that is
+        smaller than their pixels is in none of them.
+
+        Args:
+            window: Pixels of the target grid.
+
+        Raises:
+            RasterReadError: The file cannot be opened.
+        """
+        inner = None if self.extent is None else window.intersection(self.extent)
+        if inner is None:
+            return True
+        if self.offset is None or not all(map(self._is_hidden_where_left_out, self.bands)):
+            return False
+        row, col = self.offset
+        with pool.borrow(self.spec) as dataset:
+            indexes = [band.index for band in self.bands]
+            if dataset.driver != "GTiff":
+                return False
+            if dataset.profile.get("interleave") == "pixel":  # one block holds all bands
+                indexes = indexes[:1]
+            return all(
+                _has_no_block(dataset, index, inner.row + row, inner.col + col, inner)
+                for index in indexes
+            )
+
+    def _dtype(self, band: BandSource) -> np.dtype[Any]:
+        return np.dtype(self.file.dtypes[band.index - 1].replace("complex_int16", "complex64"))
+
+    def _is_hidden_where_left_out(self, band: BandSource) -> bool:
+        """Tell whether pixels of blocks that are not in the file are no data."""
+        dtype = self._dtype(band)
+        tag = self.file.nodata[band.index - 1]
+        value = np.zeros(1, dtype)
+        if tag is not None:
+            if usable_nodata(tag, dtype) != tag and not np.isnan(tag):
+                return False  # GDAL makes some other value of it
+            value[:] = tag
+        known = [tag for tag in (band.nodata, band.fill) if tag is not None]
+        return bool(np.isnan(value[0])) or any(equals_nodata(value, tag)[0] for tag in known)
+
     def _read(
         self, window: Window, shape: tuple[int, int] | None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
@@ -92,8 +137,12 @@ class GriddedBands:
                 values = dataset.read(window=box, out_shape=size)
                 return values, _not_finite(values)
             indexes = [band.index for band in self.bands]
+            mask = self._own_mask(dataset, box, shape or (window.height, window.width))
+            if mask is not None and mask.all():  # no pixel of the bands is looked at
+                dtypes = [self._dtype(band) for band in self.bands]
+                return np.zeros((len(indexes), *mask.shape[1:]), np.result_type(*dtypes)), mask
             values = read_bands(dataset, indexes, box, shape)
-            return values, self._hidden(dataset, values, box)
+            return values, self._hidden(values, mask)
 
     def find_fill(self, values: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Find raw values (C, h, w) that are fill if no other band has data there; None: none.
@@ -106,8 +155,20 @@ class GriddedBands:
         hits = _equal_per_band(values, fills)
         return hits if hits.any() else None
 
+    def _own_mask(
+        self, dataset: Any, box: RasterWindow, shape: tuple[int, int]
+    ) -> NDArray[np.bool_] | None:
+        """Pixels (C or 1, h, w) that the file itself hides beside its nodata; None: it does not."""
+        masked = [band.index for band in self.bands if band.masked]
+        if not masked:
+            return None
+        own = "own mask" in {self.file.hides[index - 1] for index in masked}
+        indexes = [band.index for band in self.bands] if own else masked[:1]
+        size = (len(indexes), *shape)
+        return np.asarray(dataset.read_masks(indexes, window=box, out_shape=size) == 0)
+
     def _hidden(
-        self, dataset: Any, values: NDArray[Any], box: RasterWindow
+        self, values: NDArray[Any], mask: NDArray[np.bool_] | None
     ) -> NDArray[np.bool_] | None:
         found = [] if all(band.finite for band in self.bands) else [_not_finite(values)]
         tags = {band.nodata for band in self.bands}
@@ -116,14 +177,26 @@ class GriddedBands:
             found += [] if tag is None else [equals_nodata(values, tag)]
         else:
             found += [_equal_per_band(values, [band.nodata for band in self.bands])]
-        masked = [band.index for band in self.bands if band.masked]
-        if masked:
-            own = "own mask" in {self.file.hides[index - 1] for index in masked}
-            indexes = [band.index for band in self.bands] if own else masked[:1]
-            size = (len(indexes), *values.shape[1:])
-            found += [dataset.read_masks(indexes, window=box, out_shape=size) == 0]
-        masks = [mask for mask in found if mask is not None]
+        masks = [mask for mask in (*found, mask) if mask is not None]
         return reduce(np.logical_or, masks) if masks else None
+
+
+def _has_no_block(dataset: Any, index: int, row: int, col: int, size: Window) -> bool:
+    """Tell whether a file holds no block of a band under a window.
+
+    Args:
+        dataset: A GeoTIFF; GDAL tells where in it a block lies, or nothing if it is left out.
+        index: Number of the band.
+        row: First row of the window in the file.
+        col: First column.
+        size: Its height and width.
+    """
+    height, width = dataset.block_shapes[index - 1]
+    return all(
+        dataset.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=index) is None
+        for y in range(row // height, -(-(row + size.height) // height))
+        for x in range(col // width, -(-(col + size.width) // width))
+    )
 
 
 def place(

@@ -235,6 +235,12 @@ class RasterSource:
             self._scene_range().rescale(image)
         return image, valid
 
+    def is_surely_empty(self, window: Window) -> bool:
+        """Tell whether no pixel of a window has data, where that is certain without reading any."""
+        if self._encoder is not None:  # which looks beyond the window, and at other values
+            return False
+        return all(part.bands.is_surely_empty(window) for part in self._parts)
+
     def read_decimated(self, step: int) -> NDArray[np.float32]:
         """Read every `step`-th pixel of the whole grid along rows and columns, in physical units.
 

@@ -314,6 +314,26 @@ class Scene:
             scene_id=self.id,
         )
 
+    def is_surely_empty(self, window: Window, names: Iterable[str]) -> bool:
+        """Tell whether modalities have no data in a window, where no pixel need be read for that.
+
+        Args:
+            window: Scene pixels, as for `read`.
+            names: Of the modalities.
+
+        Returns:
+            False where there may be data.
+
+        Raises:
+            RasterReadError: A file cannot be opened.
+        """
+        by_name = {modality.name: modality for modality in self.modalities}
+        return all(
+            self._sources[name].is_surely_empty(own_window(by_name[name], window))
+            for name in names
+            if name in self._sources
+        )
+
     def read_labels(self, window: Window, reference: ReferenceName = "labels") -> NDArray[np.uint8]:
         """Read class indices (h, w) of a window; 255 = ignore, also beyond the scene.
 

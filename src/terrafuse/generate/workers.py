@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.cores import usable_cores
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.generate.cache import WindowCache
 from terrafuse.generate.generators import Generator, Maker
@@ -122,7 +123,7 @@ class WindowRunner(AbstractContextManager["WindowRunner"]):
             # Forking would copy threads' locks and CUDA's state.
             context = multiprocessing.get_context("spawn")
             self._stop = context.Event()
-            threads = max(1, (os.cpu_count() or 1) // self._workers)
+            threads = max(1, usable_cores() // self._workers)
             self._pool = ProcessPoolExecutor(
                 self._workers,
                 mp_context=context,

@@ -29,7 +29,9 @@ from terrafuse.prediction.class_values import (
 )
 from terrafuse.samples import IGNORE_INDEX, Window
 
-CLASS_MAP, CONFIDENCE = "class_map.tif", "confidence.tif"
+CLASS_MAP, CONFIDENCE = "class_map", "confidence"
+# Of a map in one file, and of one in tiles; never both, as one replaces the other.
+_ENDS = (".tif", ".vrt")
 _NAMING = "name its classes: --classes water=1,forest=2"
 
 
@@ -173,9 +175,14 @@ def open_class_raster(
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / CLASS_MAP).exists():
-            raise DataError(f"'{path}' holds no {CLASS_MAP}. Name the raster of the classes itself")
-        path = path / CLASS_MAP
+        found = [
+            path / f"{CLASS_MAP}{end}" for end in _ENDS if (path / f"{CLASS_MAP}{end}").exists()
+        ]
+        if not found:
+            raise DataError(
+                f"'{path}' holds no {CLASS_MAP}.tif. Name the raster of the classes itself"
+            )
+        path = found[0]
     with opened(path) as dataset:
         _check_kind(dataset, path)
         grid = Grid.from_dataset(dataset)
@@ -189,8 +196,8 @@ def open_class_raster(
             raise ConfigError(f"--classes: a value of '{path}' has two names; give each one name")
         nodata = _nodata_of(dataset, path, values, given=classes is not None)
         colors = _colors(dataset, values)
-    beside = path.with_name(CONFIDENCE)
-    if confidence is None and path.name == CLASS_MAP and beside.exists():
+    beside = path.with_name(f"{CONFIDENCE}{path.suffix}")
+    if confidence is None and path.stem == CLASS_MAP and path.suffix in _ENDS and beside.exists():
         confidence = beside
     if confidence is not None:
         _check_confidence(Path(confidence), path, grid)
@@ -236,13 +243,13 @@ def _check_kind(dataset: Any, path: Path) -> None:
     if dataset.count != 1:
         what = "is a colour image" if dataset.count in (3, 4) else f"has {dataset.count} bands"
         raise DataError(
-            f"'{path}' {what}, not a map of classes, which has one band. Name the {CLASS_MAP} of "
-            "a map, or another raster of classes"
+            f"'{path}' {what}, not a map of classes, which has one band. Name the {CLASS_MAP}.tif "
+            "of a map, or another raster of classes"
         )
     if np.dtype(dataset.dtypes[0]).kind not in "iu":
         raise DataError(
-            f"'{path}' holds {dataset.dtypes[0]}; classes are whole numbers. Name the {CLASS_MAP} "
-            "of a map, or another raster of classes"
+            f"'{path}' holds {dataset.dtypes[0]}; classes are whole numbers. Name the "
+            f"{CLASS_MAP}.tif of a map, or another raster of classes"
         )
 
 

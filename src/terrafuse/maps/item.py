@@ -29,6 +29,7 @@ _STAC = "https://stac-extensions.github.io"
 _PROJECTION = f"{_STAC}/projection/v2.0.0/schema.json"
 _RASTER = f"{_STAC}/raster/v2.0.0/schema.json"
 _COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+_VRT = "application/x-gdal-vrt"
 # Of each side of the footprint, so that it follows the curves of the grid in degrees.
 _POINTS = 16
 
@@ -82,6 +83,7 @@ def describe_item(
         "links": [],
         "assets": {
             **{key: _asset(key, path, raster) for key, path in products.files.items()},
+            **{path.stem: _tile(path) for path in products.parts if path.suffix == ".tif"},
             **_beside(products, extra),
             **(_model_asset(model_file, folder) if fields else {}),
         },
@@ -143,7 +145,7 @@ def _asset(key: str, path: Path, raster: ClassRaster | None) -> dict[str, Any]:
         ]
     asset: dict[str, Any] = {
         "href": f"./{path.name}",
-        "type": _COG,
+        "type": _VRT if path.suffix == ".vrt" else _COG,
         "title": key.replace("_", " ").capitalize(),
         "roles": ["data"],
         "data_type": dtype,
@@ -159,6 +161,11 @@ def _asset(key: str, path: Path, raster: ClassRaster | None) -> dict[str, Any]:
             raster.names, raster.colors, raster.values
         )
     return asset
+
+
+def _tile(path: Path) -> dict[str, Any]:
+    """A part of a raster that is divided into tiles; all about it stands with the whole."""
+    return {"href": f"./{path.parent.name}/{path.name}", "type": _COG, "roles": ["data"]}
 
 
 def _beside(products: Products, extra: Sequence[Path]) -> dict[str, Any]:

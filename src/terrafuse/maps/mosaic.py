@@ -31,6 +31,7 @@ from terrafuse.prediction import (
     plan_units,
 )
 from terrafuse.prediction.product_table import ABSTAINED, NODATA, SHARE_LEVELS
+from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
 from terrafuse.version import VERSION
@@ -83,7 +84,7 @@ def mosaic_maps(
     out = Path(out)
     names = ["class_map", "confidence"] if with_confidence else ["class_map"]
     used = [p for one in maps for p in (one.path, one.confidence) if p]
-    refuse_inputs([out / f"{name}.tif" for name in names], used)
+    refuse_inputs([path for name in names for path in product_files(out, name)], used)
     facts = {
         "terrafuse_version": VERSION,
         "classes": list(scheme.names),

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -211,6 +212,25 @@ class BlockWriter:
         return {_key(name, i): x for i, own in enumerate(found) for name, x in own.items()}
 
 
+def empty_block(
+    height: int, width: int, levels: int, encoding: Encoding
+) -> dict[str, NDArray[Any]]:
+    """Return a block without data, as `BlockWriter.finish` does.
+
+    Args:
+        height: Of the block in pixels.
+        width: Of the block in pixels.
+        levels: Of the whole raster.
+        encoding: Of its pixels.
+    """
+    writer = BlockWriter(width, levels, encoding)
+    nothing = np.full((1, 1, 1), encoding.nodata, encoding.dtype)
+    for row in range(0, height, TILE):
+        rows = min(TILE, height - row)
+        writer.write(np.broadcast_to(nothing, (encoding.bands, rows, width)))
+    return writer.finish()
+
+
 class _BandWriter:
     """Writer of one band of a block."""
 
@@ -279,34 +299,66 @@ class Block:
     """
 
     def __init__(self, path: Path, window: Window) -> None:
+        #: Its place, or that of the part of it that is read.
+        self.window = window
         self._path = path
-        self._width = window.width
+        self._whole = window
         with safe_open(path, framework="numpy") as file:
             sizes = [name for name in set(file.keys()) if name.startswith("sizes_")]
             self._sizes = {name: file.get_tensor(name) for name in sizes}
 
+    def part(self, window: Window) -> Block:
+        """Return the part of it in a window, whose edges are multiples of `UNIT`, or its own."""
+        found = copy(self)
+        found.window = window
+        return found
+
     def sizes(self, level: int, band: int = 0) -> NDArray[np.int64]:
         """Bytes of each tile of a band's level (rows, columns)."""
-        sizes: NDArray[np.int64] = self._sizes[_key(f"sizes_{level}", band)]
-        return sizes.reshape(-1, self._columns(level))
+        return self._all_sizes(level, band)[self._range(TILE << level)]
 
     def tiles(self, level: int, band: int = 0) -> Iterator[NDArray[np.uint8]]:
         """Yield the bytes of each row of a band's tiles, framed."""
+        framed = self._all_sizes(level, band) + 8
+        own = self._range(TILE << level)
+        stops = np.cumsum(framed).reshape(framed.shape)[own]
+        starts = stops - framed[own]
         with safe_open(self._path, framework="numpy") as file:
             # Only the part that is asked for is read.
             kept = file.get_slice(_key(f"tiles_{level}", band))
-            stops = np.cumsum(self.sizes(level, band).sum(axis=1) + 8 * self._columns(level))
-            for start, stop in pairwise([0, *map(int, stops)]):
-                yield kept[start:stop]
+            for start, stop in zip(starts[:, 0], stops[:, -1], strict=True):
+                yield kept[int(start) : int(stop)]
 
     def rest(self, band: int = 0) -> Rows:
         """Pixels of a band's first level of which it holds no tiles."""
         with safe_open(self._path, framework="numpy") as file:
-            pixels: Rows = file.get_tensor(_key("rest", band))
+            pixels: Rows = file.get_tensor(_key("rest", band))[self._range(1 << OWN_LEVELS)]
             return pixels
 
-    def _columns(self, level: int) -> int:
-        return -(-self._width // (TILE << level))
+    def _all_sizes(self, level: int, band: int) -> NDArray[np.int64]:
+        sizes: NDArray[np.int64] = self._sizes[_key(f"sizes_{level}", band)]
+        return sizes.reshape(-1, -(-self._whole.width // (TILE << level)))
+
+    def _range(self, step: int) -> tuple[slice, slice]:
+        """Rows and columns of the part, in squares of so many pixels of the whole block."""
+        row, col = self.window.row - self._whole.row, self.window.col - self._whole.col
+        stop, end = row + self.window.height, col + self.window.width
+        return slice(row // step, -(-stop // step)), slice(col // step, -(-end // step))
+
+
+def cut_blocks(blocks: Sequence[Sequence[Block]], window: Window) -> list[list[Block]]:
+    """Return the blocks of a part of the raster, whose edges are multiples of `UNIT`, or its own.
+
+    Args:
+        blocks: Rows of blocks, from the top, each from left to right.
+        window: The part.
+    """
+    found = []
+    for row in blocks:
+        if row[0].window.row < window.row_stop and window.row < row[0].window.row_stop:
+            shared = ((block, block.window.intersection(window)) for block in row)
+            found.append([block.part(own) for block, own in shared if own is not None])
+    return found
 
 
 class TileFile:
@@ -337,19 +389,29 @@ class TileFile:
                 yield piece
 
 
-def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
-    """Height and width of the image and its overviews, down to one that is a single tile."""
+def level_sizes(height: int, width: int, least: int = 1) -> list[tuple[int, int]]:
+    """Height and width of the image and its overviews, down to one that is a single tile.
+
+    Args:
+        least: Number of levels that there are in any case.
+    """
     sizes = [(height, width)]
-    while max(sizes[-1]) > TILE:
+    while max(sizes[-1]) > TILE or len(sizes) < least:
         rows, cols = sizes[-1]
         sizes.append((-(-rows // 2), -(-cols // 2)))
     return sizes
 
 
 def assemble(
-    template: Path, blocks: Sequence[Sequence[Block]], encoding: Encoding, path: Path
+    template: Path,
+    blocks: Sequence[Sequence[Block]],
+    encoding: Encoding,
+    path: Path,
+    *,
+    first: int = 0,
+    least: int = 1,
 ) -> None:
-    """Write the finished raster.
+    """Write the finished raster, or a file of its overviews.
 
     Args:
         template: Sparse GeoTIFF of the same size with all its tags, written with
@@ -357,6 +419,9 @@ def assemble(
         blocks: Rows of blocks, from the top, each from left to right.
         encoding: Of the pixels.
         path: The file to write; coarse tiles wait beside it.
+        first: Level to begin with; above 0 the file holds overviews only, as GDAL wants those
+            beside a raster.
+        least: As in `level_sizes`.
 
     Raises:
         OSError: The disk is full or fails.
@@ -366,7 +431,7 @@ def assemble(
     except (AssertionError, LookupError, struct.error) as error:  # GDAL does not report it
         raise OSError(f"{template.name} is not on disk as it was written (disk full?)") from error
     height, width = (tags[tag].numbers[0] for tag in (tiff.IMAGE_LENGTH, tiff.IMAGE_WIDTH))
-    sizes, bands = level_sizes(height, width), range(encoding.bands)
+    sizes, bands = level_sizes(height, width, least), range(encoding.bands)
     coarse = [_coarse_levels(sizes, blocks, encoding, path, band) for band in bands]
     lengths = [
         np.concatenate(
@@ -376,21 +441,22 @@ def assemble(
                 for row in blocks
             ]
         )
-        for level in range(min(OWN_LEVELS, len(sizes)))
+        for level in range(first, min(OWN_LEVELS, len(sizes)))
     ] + [
         np.concatenate([np.array(file.sizes) for file in files])
         for files in zip(*coarse, strict=True)
     ]
+    sizes = sizes[first:]
     total = sum(int(own.sum()) + 8 * own.size for own in lengths)
     big = total + 32 * sum(own.size for own in lengths) > _MOST_CLASSIC
-    start = len(_head(tags, sizes, lengths, 0, big=big))
+    start = len(_head(tags, sizes, lengths, 0, big=big, is_whole=not first))
     with path.open("wb") as out:
-        out.write(_head(tags, sizes, lengths, start, big=big))
+        out.write(_head(tags, sizes, lengths, start, big=big, is_whole=not first))
         for files in reversed(list(zip(*coarse, strict=True))):
             for file in files:
                 out.writelines(file.pieces())
                 file.path.unlink()
-        for level in reversed(range(min(OWN_LEVELS, len(sizes)))):
+        for level in reversed(range(first, first + len(sizes) - len(coarse[0]))):
             for band, row in product(bands, blocks):
                 for pieces in zip(*(block.tiles(level, band) for block in row), strict=True):
                     out.writelines(piece.data for piece in pieces)
@@ -429,8 +495,13 @@ def _head(
     start: int,
     *,
     big: bool,
+    is_whole: bool,
 ) -> bytes:
-    """Header, hints and directories, for tiles of these lengths from `start` on."""
+    """Header, hints and directories, for tiles of these lengths from `start` on.
+
+    Args:
+        is_whole: Whether the first level is the full image, with all its tags.
+    """
     kind = tiff.LONG8 if big else tiff.LONG
     directories = []
     for level in reversed(range(len(sizes))):
@@ -438,7 +509,7 @@ def _head(
         offsets = start + 4 + np.cumsum(framed) - framed
         start += int(framed.sum())
         own = dict(tags)
-        if level:
+        if level or not is_whole:
             own = {tag: entry for tag, entry in tags.items() if tag in tiff.SHARED_TAGS}
             own[tiff.NEW_SUBFILE_TYPE] = tiff.Entry.of([1])
             own[tiff.IMAGE_LENGTH], own[tiff.IMAGE_WIDTH] = (

@@ -25,7 +25,7 @@ from terrafuse.prediction.sharing import Shard, cut_tasks, units_of
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.weights import digest
-from terrafuse.writing import is_own_folder, remove_files, written_whole
+from terrafuse.writing import clear_leftovers, is_own_folder, remove_files, written_whole
 
 #: Folder of unfinished maps, beside the products.
 UNITS = "units"
@@ -177,6 +177,8 @@ class MapJob:
 
     def discard(self) -> None:
         """Remove the units, and the folder if nothing else is in it."""
+        if self.folder.exists():
+            clear_leftovers(self.folder)  # of workers that outlived their killed parent for a while
         remove_files(self.folder, self._own_files())
 
     def _own_files(self) -> list[Path]:

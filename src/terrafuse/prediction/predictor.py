@@ -47,7 +47,7 @@ from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.prediction.workers import map_by_workers
 from terrafuse.progress import Progress
-from terrafuse.samples import Batch, Window
+from terrafuse.samples import Batch, Window, round_up
 from terrafuse.segmenter import Segmenter
 from terrafuse.version import VERSION
 from terrafuse.weights import digest_values
@@ -112,6 +112,15 @@ class ScenePredictor:
             ) from error
         finally:
             segmenter.to(self.device)
+
+    def check_sendable(self) -> None:
+        """Refuse a model that workers cannot be given, before any scene is opened for them.
+
+        Raises:
+            ModelError: The model holds what cannot be sent.
+        """
+        with self.on_cpu():
+            pickle.dump(self.segmenter, _Nowhere())
 
     def lattice(self, scene: Scene) -> Lattice:
         """Return the windows of a scene."""
@@ -228,6 +237,7 @@ class ScenePredictor:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        tiles: int | None = None,
         beside: Beside | None = None,
     ) -> Products:
         """Write the products of a scene, and `prediction.json`, which describes them.
@@ -248,6 +258,7 @@ class ScenePredictor:
             tta: Test-time augmentation, as in `MapSettings`.
             abstain: Confidence below which a pixel has no class, likewise.
             sieve: Smallest patch of the class map in pixels, likewise.
+            tiles: Side of the files that products are divided into, likewise.
             beside: Further files of the map.
 
         Raises:
@@ -260,7 +271,7 @@ class ScenePredictor:
             WorkerError: Worker processes die; likewise.
         """
         workers = workers or WorkerSettings()
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
+        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         scheme = self.check(settings, scheme or scene.scheme, values=values, areas=areas)
         used = self._used_modalities(scene, without)
         plan = self.plan(scene, settings)
@@ -274,21 +285,24 @@ class ScenePredictor:
             settings=settings, modalities=[m.name for m in self.segmenter.modalities],
         ) as writer:  # fmt: skip
             if writer.is_finished():
-                return writer.existing()
+                return writer.existing(beside)
+            empty = self._empty_units(scene, plan, writer.job.missing, used)
+            writer.write_empty(empty)
+            profile.empty_units = len(empty)
             profile.begin(sum(run.height * run.width for run in writer.job.tasks()))
             order = MapOrder(self, scene, writer, {"without": without, "settings": settings})
             _map(order, workers, profile, progress)
             self._tell_lacking(scene, profile, used)
             writer.job.look_at_others()
             if writer.job.left:
-                return writer.existing()
+                return writer.existing(beside)
             if not writer.job.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
                 return writer.finish(facts, areas=areas, profile=profile, beside=beside)
             except OutputError:
                 if writer.is_finished():  # another shard was faster, and has removed the units
-                    return writer.existing()
+                    return writer.existing(beside)
                 raise
 
     def check(
@@ -312,6 +326,21 @@ class ScenePredictor:
         choose_values(checked, values, abstains=settings.abstain is not None)
         settings.source_bits([m.name for m in self.segmenter.modalities])
         return checked
+
+    def _empty_units(
+        self, scene: Scene, plan: UnitPlan, numbers: Iterable[int], used: tuple[str, ...]
+    ) -> list[int]:
+        """Of these units, those that surely have no data, nor have windows that begin in them."""
+        size, step = plan.lattice.size, scene.alignment
+        found = []
+        for number in numbers:
+            unit = plan.window(number)
+            row, col = unit.row // step * step, unit.col // step * step
+            stop = round_up(min(unit.row_stop + size, scene.grid.height), step)
+            end = round_up(min(unit.col_stop + size, scene.grid.width), step)
+            if scene.is_surely_empty(Window(row, col, stop - row, end - col), used):
+                found.append(number)
+        return found
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""
@@ -510,6 +539,14 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, data: bytes) -> int:
+        """Take bytes."""
+        return len(data)
 
 
 def _begins_in(window: Window, part: Window) -> bool:

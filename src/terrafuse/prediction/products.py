@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import RasterioError
@@ -33,16 +35,32 @@ from terrafuse.prediction.areas import (
 )
 from terrafuse.prediction.blending import Strip
 from terrafuse.prediction.class_values import ClassValues, choose_values
-from terrafuse.prediction.cog import Block, BlockWriter, assemble, level_sizes, write_template
+from terrafuse.prediction.cog import (
+    OWN_LEVELS,
+    Block,
+    BlockWriter,
+    assemble,
+    cut_blocks,
+    empty_block,
+    level_sizes,
+    write_template,
+)
 from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.product_table import Product, find_products
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.settings import MapSettings
 from terrafuse.prediction.sharing import Shard
 from terrafuse.prediction.sieve import check_sieve, sieve_map
+from terrafuse.prediction.tiling import Tiling, add_categories, is_tile, product_files, write_mosaic
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
-from terrafuse.writing import partial_folder, refuse_special, replace_together
+from terrafuse.writing import (
+    SIDE_CAR,
+    is_own_folder,
+    partial_folder,
+    refuse_special,
+    replace_together,
+)
 
 if TYPE_CHECKING:
     from terrafuse.data.grid import Grid
@@ -67,6 +85,7 @@ class Products:
         abstained_pixels: Pixels whose class was too uncertain to be named; None if all are named.
         profile: What mapping took, as `MapProfile.to_dict` has it.
         beside: Further files of the folder, such as its picture.
+        parts: Files that `files` are made of, if these are VRTs: tiles, and overviews of them all.
         waits_for: Units of other shards that are not done. While there are any, no file is
             written: the shard that finishes the last one writes them.
         was_there: Whether the map was finished before.
@@ -80,6 +99,7 @@ class Products:
     abstained_pixels: int | None = None
     profile: Mapping[str, Any] = field(default_factory=dict)
     beside: tuple[Path, ...] = ()
+    parts: tuple[Path, ...] = ()
     waits_for: int = 0
     was_there: bool = False
 
@@ -96,7 +116,7 @@ class Products:
     def paths(self) -> tuple[Path, ...]:
         """All files."""
         areas = () if self.areas_file is None else (self.areas_file,)
-        return (*self.files.values(), self.record, *areas, *self.beside)
+        return (*self.files.values(), self.record, *areas, *self.beside, *self.parts)
 
     def moved_to(self, folder: Path) -> Products:
         """Return the same, in another folder."""
@@ -106,6 +126,7 @@ class Products:
             record=folder / self.record.name,
             areas_file=None if self.areas_file is None else folder / self.areas_file.name,
             beside=tuple(folder / path.name for path in self.beside),
+            parts=tuple(folder / path.relative_to(self.record.parent) for path in self.parts),
         )
 
     def __getitem__(self, name: str) -> Path:
@@ -184,8 +205,10 @@ def open_map(
     chosen = choose_values(scheme, values, abstains=abstains or settings.abstain is not None)
     if settings.sieve:
         check_sieve(grid.height, grid.width)
-    for name in (*(f"{product.name}.tif" for product in products), RECORD, AREAS_CSV):
+    for name in (RECORD, AREAS_CSV):
         refuse_special(folder / name)
+    for product in products:
+        _check_place(folder, product.name, tiled=settings.tiles is not None)
     made = [path for path in (folder, *folder.absolute().parents) if not path.exists()]
     key = {**(key or {}), "values": chosen.kind, "products": [p.name for p in products]}
     job = MapJob(folder, plan, key["products"], key, shard=shard)
@@ -194,7 +217,10 @@ def open_map(
         with _reported(folder):
             folder.mkdir(parents=True, exist_ok=True)
         bits = settings.source_bits(modalities)
-        writer = MapWriter(folder, job, grid, scheme, products, chosen, settings.sieve, bits)
+        writer = MapWriter(
+            folder, job, grid, scheme, products, chosen,
+            sieve=settings.sieve, bits=bits, tiles=settings.tiles,
+        )  # fmt: skip
         if not writer.is_finished():
             job.begin()
         yield writer
@@ -229,12 +255,15 @@ class MapWriter:
         scheme: ClassScheme,
         products: Sequence[Product],
         values: ClassValues,
+        *,
         sieve: int | None = None,
         bits: Mapping[str, int] | None = None,
+        tiles: int | None = None,
     ) -> None:
         self.folder = folder
         self._sieve = sieve
         self._bits = bits or {}
+        self._tiling = Tiling(grid.height, grid.width, tiles) if tiles else None
         self.scheme = scheme
         self.values = values
         self.job = job
@@ -261,23 +290,43 @@ class MapWriter:
             is_same = record["job"] == self.job.digest
         except (OSError, ValueError, LookupError, TypeError):
             return False
-        return is_same and all(path.exists() for path in self._files().values())
+        return is_same and all(path.exists() for path in chain(*self._files().values()))
 
-    def existing(self) -> Products:
-        """The products that another shard has written, or will write."""
+    def existing(self, beside: Beside | None = None) -> Products:
+        """The products that another shard has written, or will write.
+
+        Args:
+            beside: Further files of the map.
+        """
         left = 0 if self.is_finished() else len(self.job.left)
-        areas = self.folder / AREAS_CSV
+        if left:
+            return Products({}, self.folder / RECORD, self.values, waits_for=left)
+        areas, files = self.folder / AREAS_CSV, self._files()
+        further = (self.folder / name for name in (beside.names if beside else ()))
         return Products(
-            {} if left else self._files(),
+            {name: paths[0] for name, paths in files.items()},
             self.folder / RECORD,
             self.values,
-            areas_file=areas if areas.exists() and not left else None,
-            waits_for=left,
-            was_there=not left,
+            areas_file=areas if areas.exists() else None,
+            beside=tuple(path for path in further if path.exists()),
+            parts=tuple(chain(*(paths[1:] for paths in files.values()))),
+            was_there=True,
         )
 
-    def _files(self) -> dict[str, Path]:
-        return {p.name: self.folder / f"{p.name}.tif" for p in self._products}
+    def _files(self) -> dict[str, list[Path]]:
+        """Files of each product: the raster, and its parts."""
+        folder = self.folder
+        if self._tiling is None:
+            return {p.name: [folder / f"{p.name}.tif"] for p in self._products}
+        has_coarse = self._levels > OWN_LEVELS
+        return {
+            p.name: [
+                folder / f"{p.name}.vrt",
+                *([folder / f"{p.name}.vrt.ovr"] if has_coarse else []),
+                *(folder / name for name in self._tiling.names(p.name).values()),
+            ]
+            for p in self._products
+        }
 
     def write(self, strip: Strip) -> None:
         """Write the next rows of a rectangle.
@@ -300,6 +349,23 @@ class MapWriter:
                 blocks = {name: writer.finish() for name, writer in self._writers.items()}
                 self.job.commit(unit, blocks, self._has_data)
                 self._writers = {}
+
+    def write_empty(self, numbers: Iterable[int]) -> None:
+        """Keep units without any data, as if they had been mapped.
+
+        Raises:
+            OutputError: The disk is full or fails.
+        """
+        made: dict[tuple[int, int], dict[str, dict[str, NDArray[Any]]]] = {}
+        for number in sorted(numbers):
+            unit = self.job.plan.window(number)
+            shape = unit.height, unit.width
+            if shape not in made:  # there are four at most
+                made[shape] = {
+                    name: empty_block(*shape, self._levels, encoding)
+                    for name, encoding in self._encodings.items()
+                }
+            self.job.commit(unit, made[shape], has_data=False)
 
     def drop(self) -> None:
         """Forget the rows of a unit that was not finished."""
@@ -353,15 +419,16 @@ class MapWriter:
             with profile.timed("assembling"):
                 made = {product.name: self._make(product, partial) for product in self._products}
                 if self._sieve:
-                    facts["sieved_pixels"] = self._sieve_class_map(made["class_map"])
+                    facts["sieved_pixels"] = self._sieve_class_map(made["class_map"][0])
             count = AreaCount(self._grid) if areas else None
             abstains = self.values.abstained is not None
             if count is not None:
-                count.add_map(made["class_map"], self.values.lookup)
+                count.add_map(made["class_map"][0], self.values.lookup)
                 facts["areas_by"] = count.by or None
             found = tuple(count.result(self.scheme, abstains=abstains)) if count else ()
             if self.values.abstained is not None:
-                facts["abstained_pixels"] = count_pixels(made["class_map"], self.values.abstained)
+                abstained = count_pixels(made["class_map"][0], self.values.abstained)
+                facts["abstained_pixels"] = abstained
             profile.end()
             record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
@@ -372,20 +439,28 @@ class MapWriter:
             text = json.dumps(content, indent=2, ensure_ascii=False)
             record.write_text(text + "\n", encoding="utf-8")
             whole = Products(
-                made,
+                {name: paths[0] for name, paths in made.items()},
                 record,
                 self.values,
                 found,
                 write_areas(partial, found) if areas else None,
                 facts.get("abstained_pixels"),
                 profile.to_dict(),
+                parts=tuple(chain(*(paths[1:] for paths in made.values()))),
             )
             if beside is not None:
                 whole = replace(whole, beside=tuple(beside.write(whole)))
             for name in set(beside.names if beside else ()) - {path.name for path in whole.beside}:
                 (self.folder / name).unlink(missing_ok=True)  # of an earlier map
-            replace_together({path: self.folder / path.name for path in whole.paths()})
+            moves = {path: self.folder / path.relative_to(partial) for path in whole.paths()}
+            replace_together(moves, self._stale(set(moves.values())))
             return whole.moved_to(self.folder)
+
+    def _stale(self, new: set[Path]) -> list[Path]:
+        """Files of earlier products of these names that the new ones do not replace."""
+        every = (path for p in self._products for path in product_files(self.folder, p.name))
+        kept = new | {path.with_name(path.name + SIDE_CAR) for path in new}
+        return [path for path in every if path not in kept and path.is_file()]
 
     def _sieve_class_map(self, path: Path) -> int:
         """Sieve the finished class map; return how many pixels were changed."""
@@ -405,27 +480,63 @@ class MapWriter:
 
     def _describe(self, product: Product) -> dict[str, Any]:
         """Its line in `prediction.json`."""
+        own = product.to_dict()
+        if self._tiling is not None:
+            own["file"] = f"{product.name}.vrt"
+            own["tiles"] = {"size": self._tiling.size, "folder": product.name}
         if "sources" in product.needs:
-            return product.to_dict() | {"bits": self._bits}
+            return own | {"bits": self._bits}
         if product.per_class:
-            return product.to_dict() | {"bands": list(self.scheme.names)}
+            return own | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
-            return product.to_dict()
+            return own
         content = "code of the class" if self.values.kind == "code" else "class index"
-        own = {"content": content, "nodata": self.values.nodata}
-        return product.to_dict() | own | self.values.to_dict()
+        return own | {"content": content, "nodata": self.values.nodata} | self.values.to_dict()
 
     def _make(
         self, product: Product, folder: Path, blocks: Sequence[Sequence[Block]] | None = None
-    ) -> Path:
-        """Build a finished product, of the units' blocks unless others are given."""
-        path = folder / f"{product.name}.tif"
+    ) -> list[Path]:
+        """Build a finished product, of the units' blocks unless others are given.
+
+        Returns:
+            The raster, and the files that it is made of if it is a VRT.
+        """
+        blocks = blocks or self.job.blocks(product.name)
+        whole = Window(0, 0, self._grid.height, self._grid.width)
         encoding = self._encodings[product.name]
-        height, width = self._grid.height, self._grid.width
-        place = {"crs": self._grid.crs, "transform": self._grid.transform}
+        if self._tiling is None:
+            path = folder / f"{product.name}.tif"
+            self._write_template(product, path, whole)
+            assemble(path, blocks, encoding, path)
+            self._name_categories(product, path)
+            return [path]
+        (folder / product.name).mkdir(exist_ok=True)
+        names = self._tiling.names(product.name)
+        # Small ones at the edges have the levels that the file of coarser overviews lacks, too.
+        least = min(self._levels, OWN_LEVELS)
+        for tile, name in names.items():
+            path = folder / name
+            self._write_template(product, path, tile)
+            assemble(path, cut_blocks(blocks, tile), encoding, path, least=least)
+            self._name_categories(product, path)
+        mosaic, template = folder / f"{product.name}.vrt", folder / "template.tif"
+        self._write_template(product, template, whole)
+        write_mosaic(mosaic, template, names, self._category_names(product))
+        made = [mosaic]
+        if self._levels > OWN_LEVELS:
+            made.append(folder / f"{product.name}.vrt.ovr")
+            assemble(template, blocks, encoding, made[-1], first=OWN_LEVELS)
+        return [*made, *(folder / name for name in names.values())]
+
+    def _write_template(self, product: Product, path: Path, window: Window) -> None:
+        """Write a raster without pixels: a part of the scene, with all that the product says."""
+        encoding = self._encodings[product.name]
+        transform = self._grid.transform * Affine.translation(window.col, window.row)
+        place = {"crs": self._grid.crs, "transform": transform}
+        profile = {**encoding.profile, **place}
         with (
             without_warnings(),
-            write_template(path, height, width, {**encoding.profile, **place}) as template,
+            write_template(path, window.height, window.width, profile) as template,
         ):
             if product.is_class_map:
                 named = self.values.named(self.scheme)
@@ -437,11 +548,11 @@ class MapWriter:
                 template.descriptions = self.scheme.names
             if "sources" in product.needs:
                 template.update_tags(modalities=json.dumps(self._bits))
-        assemble(path, blocks or self.job.blocks(product.name), encoding, path)
+
+    def _name_categories(self, product: Product, path: Path) -> None:
         names = self._category_names(product)
         if names:
             _add_category_names(path, names)
-        return path
 
     def _category_names(self, product: Product) -> dict[int, str]:
         """Pixel value → its name; none for products of numbers."""
@@ -468,21 +579,29 @@ def _rebuild(
     return MapWriter(folder, job, grid, scheme, find_products(products), values)
 
 
-def _side_car(path: Path) -> Path:
-    """Return the path of GDAL's side-car file, for metadata that the format cannot hold."""
-    return path.with_name(f"{path.name}.aux.xml")
+def _check_place(folder: Path, product: str, *, tiled: bool) -> None:
+    """Refuse to write a product where something has its names that is no file of a map.
+
+    Raises:
+        OutputError: A link, folder or device; or, for tiles, a folder with files of others.
+    """
+    for path in product_files(folder, product):
+        refuse_special(path)
+    own = folder / product
+    if tiled and not is_own_folder(own, is_tile):
+        raise OutputError(
+            f"'{own}' is needed for the tiles of a map, and is no folder of such tiles. Choose "
+            "another --out, or move it"
+        )
 
 
 def _add_category_names(path: Path, by_value: Mapping[int, str]) -> None:
     """Names of the values of band 1, for GDAL: GeoTIFF itself has no place for them."""
-    side_car = _side_car(path)
+    side_car = path.with_name(path.name + SIDE_CAR)
     # GDAL has already written one if the CRS cannot be expressed in GeoTIFF keys.
     tree = ElementTree.parse(side_car) if side_car.exists() else None  # noqa: S314
     root = tree.getroot() if tree else ElementTree.Element("PAMDataset")
-    band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
-    categories = ElementTree.SubElement(band, "CategoryNames")
-    for value in range(max(by_value) + 1):  # the position of a name is its value
-        ElementTree.SubElement(categories, "Category").text = by_value.get(value, "")
+    add_categories(ElementTree.SubElement(root, "PAMRasterBand", band="1"), by_value)
     ElementTree.indent(root)
     ElementTree.ElementTree(root).write(side_car, encoding="utf-8")
 

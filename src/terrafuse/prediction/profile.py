@@ -36,6 +36,7 @@ class MapProfile:
             has.
         bytes_read: From files, be they in memory already; None where unknown.
         peak_bytes: Largest memory of a process, since it began; None where unknown.
+        empty_units: Units that were known to have no data before anything was read.
         lacking: Windows of the scene that the model could not be run on, for lack of a modality.
     """
 
@@ -47,6 +48,7 @@ class MapProfile:
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_read: int | None = None
     peak_bytes: int | None = None
+    empty_units: int = 0
     lacking: int = 0
     _begun: float = 0.0
     _read_before: int | None = None
@@ -129,6 +131,7 @@ class MapProfile:
             # Of model-only speed after overlap: pixels that windows share count on both sides.
             "share_of_model_speed": round(model / busy, 3) if busy else None,
             "windows_run": self.windows,
+            "empty_units": self.empty_units,
             "stage_seconds": {name: round(s, 3) for name, s in sorted(self.seconds.items())},
             "bytes_read": self.bytes_read,
             "peak_bytes": self.peak_bytes,

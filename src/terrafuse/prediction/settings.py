@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from terrafuse.errors import ConfigError
+from terrafuse.prediction import cog
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
     MOST_SOURCES,
@@ -59,6 +60,7 @@ class MapSettings:
         tta: Test-time augmentation: names in `tta.KINDS`.
         abstain: Largest softmax probability below which a pixel has no class; None: none is.
         sieve: Patches of fewer pixels are merged into their largest neighbour; None: none is.
+        tiles: Side in pixels of the files that a product is divided into; None: it is one file.
 
     Raises:
         UnknownNameError: A product or an augmentation does not exist.
@@ -69,6 +71,7 @@ class MapSettings:
     tta: tuple[str, ...] = ()
     abstain: float | None = None
     sieve: int | None = None
+    tiles: int | None = None
 
     def __post_init__(self) -> None:
         find_products(self.products)
@@ -81,6 +84,11 @@ class MapSettings:
         if self.sieve is not None and not 2 <= self.sieve < 2**31:
             raise ConfigError(
                 f"sieve is {self.sieve}; give the smallest patch to keep, 2 pixels or more"
+            )
+        if self.tiles is not None and (self.tiles < 1 or self.tiles % cog.UNIT):
+            raise ConfigError(
+                f"tiles is {self.tiles}; give the side of a tile in pixels, a multiple of "
+                f"{cog.UNIT}: {cog.UNIT}, {2 * cog.UNIT}, {4 * cog.UNIT} …"
             )
         for name in ("abstain", "sieve"):
             if getattr(self, name) is not None and "class_map" not in self.products:
@@ -130,4 +138,5 @@ class MapSettings:
             "passes_per_window": len(self.views),
             "abstain": self.abstain,
             "sieve": self.sieve,
+            "tiles": self.tiles,
         }
