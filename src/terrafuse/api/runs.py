@@ -49,12 +49,14 @@ from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
+    Calibration,
     MapSettings,
     Products,
     ScenePredictor,
     Shard,
     WindowSettings,
     WorkerSettings,
+    read_calibration,
 )
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
@@ -65,6 +67,7 @@ from terrafuse.weights import (
     STATE_FILE,
     RunInfo,
     check_same_scheme,
+    digest,
     write_further_metrics,
     write_metrics,
 )
@@ -87,12 +90,14 @@ class Run:
         segmenter: The model, in evaluation mode.
         info: Content of `model.json`.
         config: Settings it was trained with.
+        calibration: Of its confidence, if it was calibrated (`calibrate`).
     """
 
     folder: Path
     segmenter: Segmenter
     info: RunInfo
     config: RunConfig
+    calibration: Calibration | None = None
 
     def predict(
         self,
@@ -115,6 +120,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        calibrated: bool = True,
     ) -> Products:
         """Map a scene.
 
@@ -149,6 +155,7 @@ class Run:
             abstain: Confidence (largest softmax probability) below which a pixel gets no class but
                 a value of its own.
             sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
+            calibrated: Use the run's calibration, if it has one. Classes are the same without.
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
@@ -163,7 +170,7 @@ class Run:
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
         part = Shard.parse(shard) if shard else None
         conversions = self._checked(convert)
-        predictor, spread = self._predictor(windows, device, workers)
+        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
         try:
@@ -182,7 +189,7 @@ class Run:
                 claimed(out, "predict", part=str(part) if part else None),
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
-                doubts = self._check_values([opened], conversions, trust_values)
+                doubts = self.check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, opened, settings, spread)
                 return predictor.predict(
                     opened,
@@ -221,6 +228,7 @@ class Run:
         tta: Sequence[str] = (),
         abstain: float | None = None,
         sieve: int | None = None,
+        calibrated: bool = True,
     ) -> dict[str, Any]:
         """Refuse settings that no scene can be mapped with; all are as in `predict`.
 
@@ -234,7 +242,7 @@ class Run:
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve)
         conversions = self._checked(convert)
-        predictor, _ = self._predictor(windows, device, workers)
+        predictor, _ = self.predictor(windows, device, workers, calibrated=calibrated)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)
         return {
             "products": list(products),
@@ -242,6 +250,7 @@ class Run:
             "areas": areas,
             "windows": predictor.windows.to_dict(),
             "converted": _in_words(conversions),
+            "calibration": predictor.calibration.to_dict(),
             **settings.to_dict(),
         }
 
@@ -261,6 +270,7 @@ class Run:
         shard: str | None = None,
         workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
+        calibrated: bool = True,
     ) -> dict[str, Any]:
         """Score the model on a split and write `metrics.json` into the run folder.
 
@@ -284,6 +294,7 @@ class Run:
                 `waits_for` alone, the number of scenes that are missing.
             workers: Processes that score, each with a model, as in `predict`; of this machine only.
             progress: Called with (windows done, windows in all; of many scenes an estimate).
+            calibrated: As in `predict`; scores of classes are the same without.
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
@@ -294,13 +305,13 @@ class Run:
             WorkerError: Worker processes die; scores of finished scenes are kept.
         """
         part = Shard.parse(shard) if shard else None
-        predictor, spread = self._predictor(windows, device, workers)
+        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
-        chosen = _labelled(dataset, split, config.reference)
+        chosen = labelled_scenes(dataset, split, config.reference)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
         is_own = path.resolve() == self.config.data.manifest.resolve()
@@ -367,8 +378,13 @@ class Run:
             keeping.remove()
             return metrics
 
-    def _predictor(
-        self, windows: WindowSettings | None, device: str, workers: int | WorkerSettings
+    def predictor(
+        self,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        *,
+        calibrated: bool = True,
     ) -> tuple[ScenePredictor, WorkerSettings]:
         """Return what maps scenes, and the processes that share its work.
 
@@ -376,7 +392,8 @@ class Run:
             ConfigError: No such device, or fewer GPUs than asked for.
         """
         windows = windows or WindowSettings.of_run(self.config)
-        predictor = ScenePredictor(self.segmenter, windows, device=device)
+        calibration = self.calibration if calibrated else None
+        predictor = ScenePredictor(self.segmenter, windows, device=device, calibration=calibration)
         spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         spread.device_names(predictor.device)  # refuses GPUs that are not there
         return predictor, spread
@@ -409,15 +426,15 @@ class Run:
             processes=processes,
         )
 
-    def _check_values(
-        self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
+    def check_values(
+        self, scenes: Sequence[Scene], conversions: Conversions | None = None, trust: bool = False
     ) -> list[str]:
         """Sentences on values that may be on another scale; also warned of.
 
         Raises:
             DataError: They clearly are, and are not trusted.
         """
-        doubts = check_values(scenes, self._plain_statistics(), conversions, trust=trust)
+        doubts = check_values(scenes, self._plain_statistics(), conversions or {}, trust=trust)
         _warn_of(doubts)
         return doubts
 
@@ -622,7 +639,7 @@ def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path:
             )
 
 
-def _labelled(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
+def labelled_scenes(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
     """Scenes of a split with labels.
 
     Raises:
@@ -698,11 +715,14 @@ def load(
     Raises:
         ConfigError: No such setting.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same.
+            tuned run are not there, or not the same; or its calibration is damaged.
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
-    return Run(folder, segmenter.eval(), info, load_run_config(folder / STORED_CONFIG, overrides))
+    config = load_run_config(folder / STORED_CONFIG, overrides)
+    digest_of_weights = info.state_sha256 or digest(folder / STATE_FILE)
+    calibration = read_calibration(folder, digest_of_weights)
+    return Run(folder, segmenter.eval(), info, config, calibration)
 
 
 def evaluate(

@@ -13,6 +13,7 @@ from terrafuse.cli.options import (
     AsJson,
     BatchSize,
     BlendingName,
+    Calibrated,
     Convert,
     CropSize,
     Device,
@@ -73,6 +74,7 @@ def evaluate(
     batch_size: BatchSize = None,
     precision: PrecisionName = None,
     device: Device = "auto",
+    calibration: Calibrated = True,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -110,6 +112,7 @@ def evaluate(
             "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
             "--resume": resume or None, "--workers": None if workers == 1 else workers,
             "--devices": devices, "--shard": shard,
+            "--no-calibration": None if calibration else True,
         }  # fmt: skip
         _refuse({**other, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
@@ -135,6 +138,7 @@ def evaluate(
                 trust_values=trust_values,
                 windows=windows_of(loaded, **windows),
                 device=device,
+                calibrated=calibration,
                 on_map=maps if page else None,
                 resume=resume,
                 shard=shard,

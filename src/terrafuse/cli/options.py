@@ -72,7 +72,7 @@ ProductNames = Annotated[
     str,
     typer.Option(
         help="Products to write: class_map, confidence, entropy, margin, probabilities, "
-        "probabilities_float32, disagreement, sources.",
+        "probabilities_float32, disagreement, sources, class_sets, class_set_size.",
         metavar="NAME,NAME,…",
     ),
 ]
@@ -98,6 +98,14 @@ Sieve = Annotated[
     typer.Option(
         help="Merge patches of fewer pixels of the class map into their largest neighbours.",
         metavar="PIXELS",
+    ),
+]
+
+Calibrated = Annotated[
+    bool,
+    typer.Option(
+        "--calibration/--no-calibration",
+        help="Use the run's calibration.json, if it has one. Classes are the same without.",
     ),
 ]
 

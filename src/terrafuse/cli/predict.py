@@ -12,6 +12,7 @@ from terrafuse.cli.options import (
     Abstain,
     BatchSize,
     BlendingName,
+    Calibrated,
     Convert,
     CropSize,
     Device,
@@ -88,6 +89,7 @@ def predict(
     tta: Tta = None,
     abstain: Abstain = None,
     sieve: Sieve = None,
+    calibration: Calibrated = True,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -160,6 +162,7 @@ def predict(
             "tta": names(tta),
             "abstain": abstain,
             "sieve": sieve,
+            "calibrated": calibration,
         }
         if scenes or items:
             many = predict_many(

@@ -2,6 +2,13 @@
 
 from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper
+from terrafuse.prediction.calibrated import (
+    CALIBRATION_JSON,
+    Calibration,
+    SubsetCalibration,
+    read_calibration,
+    write_calibration,
+)
 from terrafuse.prediction.class_values import (
     ClassValues,
     ValuesName,
@@ -27,11 +34,13 @@ from terrafuse.prediction.units import UnitPlan, plan_units
 from terrafuse.prediction.windows import Precision, WindowSettings
 
 __all__ = [
+    "CALIBRATION_JSON",
     "DEFAULT_PRODUCTS",
     "PRODUCTS",
     "Accumulator",
     "Beside",
     "Blending",
+    "Calibration",
     "ClassArea",
     "ClassValues",
     "EngineName",
@@ -48,6 +57,7 @@ __all__ = [
     "ScenePredictor",
     "Shard",
     "Strip",
+    "SubsetCalibration",
     "UnitPlan",
     "ValuesName",
     "WindowSettings",
@@ -63,7 +73,9 @@ __all__ = [
     "levels",
     "open_map",
     "plan_units",
+    "read_calibration",
     "read_class_map",
     "taper",
     "unchanging",
+    "write_calibration",
 ]

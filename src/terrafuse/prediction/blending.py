@@ -67,7 +67,7 @@ class Accumulator:
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
         needs: What the products need beside the sums of logits.
-        abstain: As in `FinalRows`.
+        abstain: As in `FinalRows`; so are the next two.
     """
 
     def __init__(
@@ -78,10 +78,14 @@ class Accumulator:
         device: torch.device | str = "cpu",
         needs: frozenset[Need] = frozenset(),
         abstain: float | None = None,
+        temperature: float = 1.0,
+        set_threshold: float | None = None,
     ) -> None:
         self.part = part
         self.num_classes = num_classes
         self.abstain = abstain
+        self.temperature = temperature
+        self.set_threshold = set_threshold
         self.device = torch.device(device)
         lattice = part.lattice
         #: First row not yet finished; the row of windows being added starts here.
@@ -236,6 +240,8 @@ class Accumulator:
             None if self._votes is None else self._votes[:, ring, self._own],
             None if self._sources is None else self._sources[ring, self._own],
             self.abstain,
+            self.temperature,
+            self.set_threshold,
         )
 
     def _total_weights(self, rows: slice) -> Tensor:

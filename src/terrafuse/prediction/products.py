@@ -405,8 +405,8 @@ class MapWriter:
 
     def _describe(self, product: Product) -> dict[str, Any]:
         """Its line in `prediction.json`."""
-        if "sources" in product.needs:
-            return product.to_dict() | {"bits": self._bits}
+        if bits := self._bits_of(product):
+            return product.to_dict() | {"bits": bits}
         if product.per_class:
             return product.to_dict() | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
@@ -435,8 +435,9 @@ class MapWriter:
                 template.scales = (product.scale,) * encoding.bands
             if product.per_class:
                 template.descriptions = self.scheme.names
-            if "sources" in product.needs:
-                template.update_tags(modalities=json.dumps(self._bits))
+            if bits := self._bits_of(product):
+                of = "modalities" if "sources" in product.needs else "class_bits"
+                template.update_tags(**{of: json.dumps(bits, ensure_ascii=False)})
         assemble(path, blocks or self.job.blocks(product.name), encoding, path)
         names = self._category_names(product)
         if names:
@@ -447,13 +448,16 @@ class MapWriter:
         """Pixel value → its name; none for products of numbers."""
         if product.is_class_map:
             return {v: name for v, (name, _) in self.values.named(self.scheme).items()}
-        if "sources" in product.needs:
-            sets = {
-                v: [n for n, bit in self._bits.items() if v & bit]
-                for v in range(2 ** len(self._bits))
-            }
+        if bits := self._bits_of(product):
+            sets = {v: [n for n, bit in bits.items() if v & bit] for v in range(2 ** len(bits))}
             return {value: "+".join(names) or "none" for value, names in sets.items()}
         return {}
+
+    def _bits_of(self, product: Product) -> Mapping[str, int]:
+        """Name → its bit, for products of bits."""
+        if product.name == "class_sets":
+            return {name: 1 << k for k, name in enumerate(self.scheme.names)}
+        return self._bits if "sources" in product.needs else {}
 
 
 def _rebuild(
