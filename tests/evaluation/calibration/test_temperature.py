@@ -26,7 +26,7 @@ def nll(logits: NDArray[np.float32], labels: NDArray[np.uint8], temperature: flo
     return float((np.logaddexp.reduce(scaled, axis=0) - own).mean())
 
 
-@pytest.mark.parametrize("classes, scale", [(2, 0.4), (5, 1.0), (3, 2.7), (6, 9.0)])
+@pytest.mark.parametrize(("classes", "scale"), [(2, 0.4), (5, 1.0), (3, 2.7), (6, 9.0)])
 def test_it_is_the_least_of_the_likelihood(classes: int, scale: float) -> None:
     logits, labels = drawn(np.random.default_rng(classes), classes, 4000, scale)
     sums = TemperatureSums()
