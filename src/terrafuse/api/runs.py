@@ -27,6 +27,7 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.polygons import RegionFile
 from terrafuse.data.streaming import first_scenes
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import (
@@ -46,6 +47,10 @@ from terrafuse.errors import (
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.evaluation.evidence import EVIDENCE, Evidence, save_evidence
+from terrafuse.evaluation.further import FurtherScore
+from terrafuse.evaluation.objects import ObjectScores
+from terrafuse.evaluation.regions import RegionScores
+from terrafuse.evaluation.trimap import TrimapScores
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
@@ -277,6 +282,10 @@ class Run:
         workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
         calibrated: bool = True,
+        objects: Sequence[str] = (),
+        least_object_px: int = 1,
+        trimap: Sequence[float] = (),
+        regions: str | None = None,
     ) -> dict[str, Any]:
         """Score the model on a split; write `metrics.json` and `evidence.npz` into the run folder.
 
@@ -303,16 +312,23 @@ class Run:
             workers: Processes that score, each with a model, as in `predict`; of this machine only.
             progress: Called with (windows done, windows in all; of many scenes an estimate).
             calibrated: As in `predict`; scores of classes are the same without.
+            objects: Classes whose connected pixels are scored as objects, such as "building".
+            least_object_px: Smaller objects do not count.
+            trimap: Distances in pixels, rising, within which of the boundaries of the reference
+                pixels are scored apart.
+            regions: Vector file of polygons whose pixels are scored apart, "FILE:COLUMN" or "FILE".
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
             DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
-            ConfigError: The dataset has another class scheme than the run; or no such shard.
+            ConfigError: The dataset has another class scheme than the run; or no such shard, class
+                of objects, or distance.
             OutputError: The run folder cannot be written, or another process writes there.
             WorkerError: Worker processes die; scores of finished scenes are kept.
         """
         part = Shard.parse(shard) if shard else None
+        further_scores = self._further_scores(objects, least_object_px, trimap, regions)
         predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
@@ -371,6 +387,8 @@ class Run:
                 shard=part,
                 workers=spread,
                 progress=progress,
+                calibration=predictor.calibration,
+                further=further_scores,
             )
             file = self.folder / (f"metrics{name}.json" if is_further else METRICS_JSON)
             if "waits_for" in metrics:
@@ -389,6 +407,30 @@ class Run:
                 write_metrics(self.folder, metrics, beside)
             keeping.remove()
             return metrics
+
+    def _further_scores(
+        self, objects: Sequence[str], least_px: int, trimap: Sequence[float], regions: str | None
+    ) -> list[FurtherScore]:
+        """Options of `evaluate` as scores.
+
+        Raises:
+            ConfigError: One is not allowed.
+        """
+        scheme, config = self.info.scheme, self.config.evaluation
+        rule: dict[str, Any] = {
+            "class_mean": config.class_mean,
+            "mean_over": scored_classes(config, scheme),
+        }
+        found: list[FurtherScore] = []
+        if objects:
+            found.append(ObjectScores.of(objects, scheme, least_px))
+        elif least_px != 1:
+            raise ConfigError("the smallest object has an effect only with objects (--objects)")
+        if trimap:
+            found.append(TrimapScores(tuple(trimap), scheme.num_classes, **rule))
+        if regions is not None:
+            found.append(RegionScores(RegionFile.parse(regions), scheme.names, **rule))
+        return found
 
     def _facts_of_scores(self, manifest: Path) -> dict[str, Any]:
         """What `evidence.npz` says of the model and of the data beside what `evaluate` knows."""

@@ -105,6 +105,11 @@ class ScenePredictor:
             self.segmenter, self.windows, device=self.device, calibration=calibration
         )
 
+    @property
+    def tells_sets(self) -> bool:
+        """Whether there are class sets, and bits for their classes."""
+        return self.calibration.has_sets and self.segmenter.num_classes <= MOST_SET_CLASSES
+
     @contextmanager
     def on_cpu(self) -> Iterator[None]:
         """Have the model on the CPU, while it is sent to another process.

@@ -27,6 +27,7 @@ from terrafuse.evaluation.calibration.risk import (
     risk_curve,
     selective_risk,
 )
+from terrafuse.evaluation.calibration.sets import class_set_report
 from terrafuse.evaluation.calibration.temperature import LARGEST, LEAST, TemperatureSums
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "auroc",
     "calibration_report",
     "choose_threshold",
+    "class_set_report",
     "confident_errors",
     "count_missed",
     "diagram",

@@ -20,6 +20,7 @@ from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.calibration.conformal import COLUMNS, choose_threshold, count_missed
 from terrafuse.evaluation.calibration.reliability import expected_error, reliability_sums
 from terrafuse.evaluation.calibration.temperature import TemperatureSums
+from terrafuse.evaluation.error_pairs import error_pairs
 from terrafuse.evaluation.evidence import (
     CONFIDENCE_EDGES,
     CONFIDENCE_STEP,
@@ -28,6 +29,7 @@ from terrafuse.evaluation.evidence import (
     Evidence,
     ScoredScene,
 )
+from terrafuse.evaluation.identity import identify_scene
 from terrafuse.evaluation.scoring import read_reference_labels
 from terrafuse.prediction import Calibration, MapSettings, ScenePredictor, SubsetCalibration
 from terrafuse.progress import Progress
@@ -127,7 +129,7 @@ class _LabelledRows:
         probabilities: Float32 (K, n).
         labels: Classes, uint8 (n,).
         place: Of the pixels in the rows, bool (rows, width).
-        truth: Labels of all pixels, uint8 (rows, width).
+        truth: Labels of the whole scene, uint8 (H, W).
     """
 
     scene: int
@@ -175,7 +177,7 @@ class _Walk:
                 values = strip.layers["probabilities_float32"]
                 own = truth[strip.row : strip.row + values.shape[1]]
                 place = (own != IGNORE_INDEX) & ~np.isnan(values[0])
-                yield _LabelledRows(number, strip.row, values[:, place], own[place], place, own)
+                yield _LabelledRows(number, strip.row, values[:, place], own[place], place, truth)
             self._done += len(predictor.lattice(scene))
 
     def _count(self, done: int, _: int) -> None:
@@ -216,8 +218,9 @@ class _CellCounts:
         self._starts = np.searchsorted(self._cells.scene, np.arange(len(self.scenes) + 1))
         self._missed = np.zeros((len(self._cells), COLUMNS), np.int64)
         self._pairs = np.zeros((len(self.scenes), len(LAGS), 3), np.int64)
-        self._wrong: NDArray[np.uint8] | None = None
-        self._scene = -1
+        self._scored: dict[int, ScoredScene] = {}
+        #: Of the scene at hand: its position, labels and map.
+        self._now: tuple[int, NDArray[np.uint8], NDArray[np.uint8]] | None = None
 
     def add(self, strip: _LabelledRows) -> None:
         height, width = self._sizes[strip.scene]
@@ -230,22 +233,27 @@ class _CellCounts:
         )
         if not self.with_errors:
             return
-        if strip.scene != self._scene:
+        if self._now is None or self._now[0] != strip.scene:
             self._end_scene()
-            self._scene, self._wrong = strip.scene, np.full((height, width), 2, np.uint8)
-        assert self._wrong is not None
-        wrong = strip.probabilities.argmax(axis=0) != strip.labels
-        self._wrong[strip.row : strip.row + len(strip.place)][strip.place] = wrong
+            unknown = np.full((height, width), IGNORE_INDEX, np.uint8)
+            self._now = strip.scene, strip.truth, unknown
+        found = self._now[2][strip.row : strip.row + len(strip.place)]
+        found[strip.place] = strip.probabilities.argmax(axis=0)
 
     def _end_scene(self) -> None:
-        if self._wrong is not None:
-            self._pairs[self._scene] = _error_pairs(self._wrong)
-            self._wrong = None
+        if self._now is not None:
+            number, labels, class_map = self._now
+            self._pairs[number] = error_pairs(labels, class_map)
+            self._scored[number] = identify_scene(self.scenes[number], labels)
+            self._now = None
 
     def blocks(self, side_px: int | None, crop_size: int) -> Blocks:
         """Blocks as the errors need them."""
         self._end_scene()
-        scored = tuple(_describe(scene) for scene in self.scenes)
+        scored = tuple(
+            self._scored.get(number) or ScoredScene(scene.id, *self._sizes[number], "")
+            for number, scene in enumerate(self.scenes)
+        )
         nothing = np.zeros((0, 0, 0, 2), np.int64)
         facts = {"crop_size": crop_size}
         return find_blocks(
@@ -257,32 +265,3 @@ class _CellCounts:
         found = np.zeros((blocks.count, COLUMNS), np.int64)
         np.add.at(found, blocks.of_cell, self._missed)
         return found
-
-
-def _describe(scene: Scene) -> ScoredScene:
-    grid = scene.grid
-    return ScoredScene(
-        scene.id,
-        grid.height,
-        grid.width,
-        "",
-        crs=grid.crs.to_string() if grid.crs else None,
-        transform=tuple(grid.transform[:6]) if grid.transform else None,
-    )
-
-
-def _error_pairs(wrong: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Count pairs as `Evidence.correlation` does, int64 (lags, 3).
-
-    Args:
-        wrong: 1 = wrong, 0 = right, 2 = not scored, (H, W).
-    """
-    known, bad = wrong != 2, wrong == 1
-    counts = np.zeros((len(LAGS), 3), np.int64)
-    for k, lag in enumerate(LAGS):
-        for a, b in ((np.s_[:, :-lag], np.s_[:, lag:]), (np.s_[:-lag], np.s_[lag:])):
-            both = known[a] & known[b]
-            one, two = bad[a] & both, bad[b] & both
-            sums = both.sum(), (one & two).sum(), one.sum() + two.sum()
-            counts[k] += np.array(sums, np.int64)
-    return counts
