@@ -92,8 +92,7 @@ def calibrate(
             "full": "+".join(names),
             "subsets": fitted,
         }
-        write_calibration(opened.folder, content)
-    return content
+        return write_calibration(opened.folder, content)
 
 
 def _wish(conformal: float | None, block_px: int | None) -> SetWish | None:
@@ -142,7 +141,8 @@ def _scenes(run: Run, dataset: Manifest, split: str, *, is_own: bool) -> Sequenc
 def _tell_ends(fitted: dict[str, dict[str, Any]]) -> None:
     for name, own in fitted.items():
         if own["temperature"] in (LEAST, LARGEST):
-            why = "hardly a pixel is wrong" if own["temperature"] == LEAST else "it is no help"
+            is_least = own["temperature"] == LEAST
+            why = "hardly a pixel is wrong" if is_least else "confidence says nothing on errors"
             warnings.warn(
                 f"the temperature of {name} is {own['temperature']:g}, an end of the range: on "
                 f"these labels {why}. Calibrate on more ground (--split, --manifest)",

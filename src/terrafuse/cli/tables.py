@@ -103,8 +103,10 @@ def _print_calibration(metrics: Mapping[str, Any]) -> None:
         console.print(
             f"confidence ({is_calibrated}): ECE {_with_interval(own['ece']['20'])} %, mean "
             f"confidence {_percent(own['mean_confidence'])} %, accuracy "
-            f"{_percent(own['accuracy'])} %; at 90 % coverage "
-            f"{_with_interval(own['selective_risk']['0.9'])} % are wrong",
+            f"{_percent(own['accuracy'])} %; of the surest 90 % of pixels "
+            f"{_with_interval(own['selective_risk']['0.9'])} % are wrong; from every "
+            f"{metrics['calibration']['every_rows']}th row, 95 % intervals over "
+            f"{metrics['calibration']['blocks']} blocks",
             markup=False,
         )
     if "class_sets" in metrics:

@@ -129,8 +129,8 @@ def _of_file(content: Mapping[str, Any]) -> Calibration:
     return Calibration(content["full"], {content["full"]: subsets[content["full"]], **subsets})
 
 
-def write_calibration(folder: Path, content: Mapping[str, Any]) -> Path:
-    """Write `calibration.json` into a run folder, whole or not at all.
+def write_calibration(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `calibration.json` into a run folder, whole or not at all; return what it holds.
 
     Args:
         folder: Run folder.
@@ -140,7 +140,8 @@ def write_calibration(folder: Path, content: Mapping[str, Any]) -> Path:
         OutputError: The folder cannot be written, or the disk is full.
     """
     path = folder / CALIBRATION_JSON
-    text = json.dumps({"format": CALIBRATION_FORMAT, **content}, indent=2, ensure_ascii=False)
+    whole = {"format": CALIBRATION_FORMAT, **content}
+    text = json.dumps(whole, indent=2, ensure_ascii=False)
     with written_whole(path) as (partial,):
         partial.write_text(text + "\n", encoding="utf-8")
-    return path
+    return whole

@@ -27,7 +27,7 @@ from terrafuse.evaluation.calibration.risk import (
     risk_curve,
     selective_risk,
 )
-from terrafuse.evaluation.evidence import MEASURES, Evidence
+from terrafuse.evaluation.evidence import CONFIDENCE_ROWS, MEASURES, Evidence
 from terrafuse.evaluation.resampling import DRAWS, BlockBootstrap, Interval
 
 Floats = NDArray[np.float64]
@@ -54,6 +54,7 @@ def calibration_report(
         "blocks": blocks.count,
         "block_px": blocks.side_px,
         "block_reason": blocks.reason,
+        "every_rows": CONFIDENCE_ROWS,
         "confident_from": CONFIDENT,
         "subsets": {
             "+".join(subset): _of_subset(evidence, number, blocks, bootstrap)
