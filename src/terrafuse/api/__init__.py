@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         places_of_manifest,
         predict_batch,
     )
+    from terrafuse.api.calibrating import calibrate
     from terrafuse.api.checking import check_method
     from terrafuse.api.datasets import (
         data_check,
@@ -56,6 +57,7 @@ else:  # each command imports only the libraries that it needs
                 "places_of_manifest",
                 "predict_batch",
             ),
+            "terrafuse.api.calibrating": ("calibrate",),
             "terrafuse.api.checking": ("check_method",),
             "terrafuse.api.datasets": (
                 "data_check",
@@ -108,6 +110,7 @@ __all__ = [
     "SmallMaps",
     "Sweep",
     "areas",
+    "calibrate",
     "check_method",
     "copy_configs",
     "data_check",

@@ -27,6 +27,7 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.polygons import RegionFile
 from terrafuse.data.streaming import first_scenes
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import (
@@ -46,18 +47,24 @@ from terrafuse.errors import (
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.evaluation.evidence import EVIDENCE, Evidence, save_evidence
+from terrafuse.evaluation.further import FurtherScore
+from terrafuse.evaluation.objects import ObjectScores
+from terrafuse.evaluation.regions import RegionScores
+from terrafuse.evaluation.trimap import TrimapScores
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
+    Calibration,
     MapSettings,
     Products,
     ScenePredictor,
     Shard,
     WindowSettings,
     WorkerSettings,
+    read_calibration,
 )
 from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
@@ -70,6 +77,7 @@ from terrafuse.weights import (
     STATE_FILE,
     RunInfo,
     check_same_scheme,
+    digest,
     digest_values,
     write_further_metrics,
     write_metrics,
@@ -94,12 +102,14 @@ class Run:
         segmenter: The model, in evaluation mode.
         info: Content of `model.json`.
         config: Settings it was trained with.
+        calibration: Of its confidence, if it was calibrated (`calibrate`).
     """
 
     folder: Path
     segmenter: Segmenter
     info: RunInfo
     config: RunConfig
+    calibration: Calibration | None = None
 
     def predict(
         self,
@@ -123,6 +133,7 @@ class Run:
         abstain: float | None = None,
         sieve: int | None = None,
         tiles: int | None = None,
+        calibrated: bool = True,
     ) -> Products:
         """Map a scene.
 
@@ -159,6 +170,7 @@ class Run:
             sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
             tiles: Side in pixels, a multiple of 2048, of the files that each product is divided
                 into: tiles in a folder of its name, and a VRT over them.
+            calibrated: Use the run's calibration, if it has one. Classes are the same without.
 
         Raises:
             ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
@@ -173,7 +185,7 @@ class Run:
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         part = Shard.parse(shard) if shard else None
         conversions = self._checked(convert)
-        predictor, spread = self._predictor(windows, device, workers)
+        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         opened = self._open(scene, rasters).convert_values(conversions)
         self._tell_rules([opened])
         try:
@@ -195,7 +207,7 @@ class Run:
                 claimed(out, "predict", part=str(part) if part else None),
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
-                doubts = self._check_values([opened], conversions, trust_values)
+                doubts = self.check_values([opened], conversions, trust_values)
                 self._check_memory(predictor, opened, settings, spread)
                 return predictor.predict(
                     opened,
@@ -236,6 +248,7 @@ class Run:
         abstain: float | None = None,
         sieve: int | None = None,
         tiles: int | None = None,
+        calibrated: bool = True,
     ) -> dict[str, Any]:
         """Refuse settings that no scene can be mapped with; all are as in `predict`.
 
@@ -249,7 +262,7 @@ class Run:
         """
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         conversions = self._checked(convert)
-        predictor, spread = self._predictor(windows, device, workers)
+        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         predictor.check(settings, self.info.scheme, values=values, areas=areas)
         if not spread.is_alone:
             predictor.check_sendable()
@@ -259,6 +272,7 @@ class Run:
             "areas": areas,
             "windows": predictor.windows.to_dict(),
             "converted": _in_words(conversions),
+            "calibration": predictor.calibration.to_dict(),
             **settings.to_dict(),
         }
 
@@ -278,6 +292,11 @@ class Run:
         shard: str | None = None,
         workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
+        calibrated: bool = True,
+        objects: Sequence[str] = (),
+        least_object_px: int = 1,
+        trimap: Sequence[float] = (),
+        regions: str | None = None,
     ) -> dict[str, Any]:
         """Score the model on a split; write `metrics.json` and `evidence.npz` into the run folder.
 
@@ -303,23 +322,31 @@ class Run:
                 `waits_for` alone, the number of scenes that are missing.
             workers: Processes that score, each with a model, as in `predict`; of this machine only.
             progress: Called with (windows done, windows in all; of many scenes an estimate).
+            calibrated: As in `predict`; scores of classes are the same without.
+            objects: Classes whose connected pixels are scored as objects, such as "building".
+            least_object_px: Smaller objects do not count.
+            trimap: Distances in pixels, rising, within which of the boundaries of the reference
+                pixels are scored apart.
+            regions: Vector file of polygons whose pixels are scored apart, "FILE:COLUMN" or "FILE".
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
             DataError: Values are on another scale than the training's.
             LabelError: Scenes of it lack the labels that `evaluation.reference` names.
-            ConfigError: The dataset has another class scheme than the run; or no such shard.
+            ConfigError: The dataset has another class scheme than the run; or no such shard, class
+                of objects, or distance.
             OutputError: The run folder cannot be written, or another process writes there.
             WorkerError: Worker processes die; scores of finished scenes are kept.
         """
         part = Shard.parse(shard) if shard else None
-        predictor, spread = self._predictor(windows, device, workers)
+        further_scores = self._further_scores(objects, least_object_px, trimap, regions)
+        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
         path = Path(manifest) if manifest else self.config.data.manifest
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
-        chosen = _labelled(dataset, split, config.reference)
+        chosen = labelled_scenes(dataset, split, config.reference)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
         is_own = path.resolve() == self.config.data.manifest.resolve()
@@ -371,6 +398,8 @@ class Run:
                 shard=part,
                 workers=spread,
                 progress=progress,
+                calibration=predictor.calibration,
+                further=further_scores,
             )
             file = self.folder / (f"metrics{name}.json" if is_further else METRICS_JSON)
             if "waits_for" in metrics:
@@ -390,6 +419,30 @@ class Run:
             keeping.remove()
             return metrics
 
+    def _further_scores(
+        self, objects: Sequence[str], least_px: int, trimap: Sequence[float], regions: str | None
+    ) -> list[FurtherScore]:
+        """Options of `evaluate` as scores.
+
+        Raises:
+            ConfigError: One is not allowed.
+        """
+        scheme, config = self.info.scheme, self.config.evaluation
+        rule: dict[str, Any] = {
+            "class_mean": config.class_mean,
+            "mean_over": scored_classes(config, scheme),
+        }
+        found: list[FurtherScore] = []
+        if objects:
+            found.append(ObjectScores.of(objects, scheme, least_px))
+        elif least_px != 1:
+            raise ConfigError("the smallest object has an effect only with objects (--objects)")
+        if trimap:
+            found.append(TrimapScores(tuple(trimap), scheme.num_classes, **rule))
+        if regions is not None:
+            found.append(RegionScores(RegionFile.parse(regions), scheme.names, **rule))
+        return found
+
     def _facts_of_scores(self, manifest: Path) -> dict[str, Any]:
         """What `evidence.npz` says of the model and of the data beside what `evaluate` knows."""
         info, config = self.info, self.config
@@ -408,8 +461,13 @@ class Run:
             "terrafuse_version": VERSION,
         }
 
-    def _predictor(
-        self, windows: WindowSettings | None, device: str, workers: int | WorkerSettings
+    def predictor(
+        self,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        *,
+        calibrated: bool = True,
     ) -> tuple[ScenePredictor, WorkerSettings]:
         """Return what maps scenes, and the processes that share its work.
 
@@ -417,7 +475,8 @@ class Run:
             ConfigError: No such device, or fewer GPUs than asked for.
         """
         windows = windows or WindowSettings.of_run(self.config)
-        predictor = ScenePredictor(self.segmenter, windows, device=device)
+        calibration = self.calibration if calibrated else None
+        predictor = ScenePredictor(self.segmenter, windows, device=device, calibration=calibration)
         spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         spread.device_names(predictor.device)  # refuses GPUs that are not there
         return predictor, spread
@@ -450,15 +509,15 @@ class Run:
             processes=processes,
         )
 
-    def _check_values(
-        self, scenes: Sequence[Scene], conversions: Conversions, trust: bool
+    def check_values(
+        self, scenes: Sequence[Scene], conversions: Conversions | None = None, trust: bool = False
     ) -> list[str]:
         """Sentences on values that may be on another scale; also warned of.
 
         Raises:
             DataError: They clearly are, and are not trusted.
         """
-        doubts = check_values(scenes, self._plain_statistics(), conversions, trust=trust)
+        doubts = check_values(scenes, self._plain_statistics(), conversions or {}, trust=trust)
         _warn_of(doubts)
         return doubts
 
@@ -663,7 +722,7 @@ def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path:
             )
 
 
-def _labelled(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
+def labelled_scenes(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
     """Scenes of a split with labels.
 
     Raises:
@@ -753,11 +812,14 @@ def load(
     Raises:
         ConfigError: No such setting.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same.
+            tuned run are not there, or not the same; or its calibration is damaged.
     """
     folder = Path(run)
     segmenter, info = load_segmenter(folder, merge=merge)
-    return Run(folder, segmenter.eval(), info, load_run_config(folder / STORED_CONFIG, overrides))
+    config = load_run_config(folder / STORED_CONFIG, overrides)
+    digest_of_weights = info.state_sha256 or digest(folder / STATE_FILE)
+    calibration = read_calibration(folder, digest_of_weights)
+    return Run(folder, segmenter.eval(), info, config, calibration)
 
 
 def evaluate(

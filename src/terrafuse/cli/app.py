@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from terrafuse.cli.calibrate import calibrate
 from terrafuse.cli.checking import check_method
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
@@ -172,6 +173,7 @@ def train(
 
 
 app.command()(evaluate)
+app.command()(calibrate)
 app.command()(predict)
 app.command()(vectorize)
 app.command()(mosaic)

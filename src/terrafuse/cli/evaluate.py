@@ -13,6 +13,7 @@ from terrafuse.cli.options import (
     AsJson,
     BatchSize,
     BlendingName,
+    Calibrated,
     Convert,
     CropSize,
     Device,
@@ -73,6 +74,7 @@ def evaluate(
     batch_size: BatchSize = None,
     precision: PrecisionName = None,
     device: Device = "auto",
+    calibration: Calibrated = True,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -86,6 +88,29 @@ def evaluate(
         str | None,
         typer.Option(
             help="Part of the scenes to score, beside runs that score the others.", metavar="i/n"
+        ),
+    ] = None,
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            help="Also score connected pixels of these classes as objects.", metavar="CLASS,…"
+        ),
+    ] = None,
+    least_object: Annotated[
+        int, typer.Option("--least-object", help="Objects of fewer pixels do not count.")
+    ] = 1,
+    trimap: Annotated[
+        str | None,
+        typer.Option(
+            help="Also score pixels near boundaries of the reference, at these distances.",
+            metavar="1,3,5",
+        ),
+    ] = None,
+    regions: Annotated[
+        str | None,
+        typer.Option(
+            help="Also score regions apart: polygons, and the column that names them.",
+            metavar="FILE[:COLUMN]",
         ),
     ] = None,
     settings: RunSetting = None,
@@ -110,6 +135,9 @@ def evaluate(
             "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
             "--resume": resume or None, "--workers": None if workers == 1 else workers,
             "--devices": devices, "--shard": shard,
+            "--no-calibration": None if calibration else True, "--objects": objects,
+            "--least-object": None if least_object == 1 else least_object, "--trimap": trimap,
+            "--regions": regions,
         }  # fmt: skip
         _refuse({**other, **cut}, f"without {_EFFICIENCY}")
         _measure_labels(run, split, shares, seeds, against, device, as_json)
@@ -135,11 +163,16 @@ def evaluate(
                 trust_values=trust_values,
                 windows=windows_of(loaded, **windows),
                 device=device,
+                calibrated=calibration,
                 on_map=maps if page else None,
                 resume=resume,
                 shard=shard,
                 workers=WorkerSettings(workers, devices),
                 progress=display.stage("evaluating"),
+                objects=names(objects),
+                least_object_px=least_object,
+                trimap=_distances(trimap),
+                regions=regions,
             )
             written = (
                 api.report(loaded, metrics=metrics, maps=maps, device=device) if page else None
@@ -186,6 +219,18 @@ def _measure_labels(
     folder = run / "label_efficiency"
     typer.echo((folder / "table.md").read_text(encoding="utf-8"))
     typer.echo(f"wrote {folder / 'curve.png'}, table.md and results.json")
+
+
+def _distances(text: str | None) -> list[float]:
+    """Convert distances, separated by commas.
+
+    Raises:
+        ConfigError: The text is something else.
+    """
+    try:
+        return [float(word) for word in text.split(",")] if text is not None else []
+    except ValueError:
+        raise ConfigError(f"--trimap is '{text}'; give distances in pixels such as 1,3,5") from None
 
 
 def _parts(text: str) -> list[float]:

@@ -72,7 +72,7 @@ ProductNames = Annotated[
     str,
     typer.Option(
         help="Products to write: class_map, confidence, entropy, margin, probabilities, "
-        "probabilities_float32, disagreement, sources.",
+        "probabilities_float32, disagreement, sources, class_sets, class_set_size.",
         metavar="NAME,NAME,…",
     ),
 ]
@@ -106,6 +106,14 @@ Tiles = Annotated[
         help="Divide each product into files of so many pixels a side, a multiple of 2048, with a "
         "VRT over them.",
         metavar="PIXELS",
+    ),
+]
+
+Calibrated = Annotated[
+    bool,
+    typer.Option(
+        "--calibration/--no-calibration",
+        help="Use the run's calibration.json, if it has one. Classes are the same without.",
     ),
 ]
 

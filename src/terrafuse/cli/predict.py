@@ -12,6 +12,7 @@ from terrafuse.cli.options import (
     Abstain,
     BatchSize,
     BlendingName,
+    Calibrated,
     Convert,
     CropSize,
     Device,
@@ -90,6 +91,7 @@ def predict(
     abstain: Abstain = None,
     sieve: Sieve = None,
     tiles: Tiles = None,
+    calibration: Calibrated = True,
     convert: Convert = None,
     trust_values: TrustValues = False,
     resume: Annotated[
@@ -163,6 +165,7 @@ def predict(
             "abstain": abstain,
             "sieve": sieve,
             "tiles": tiles,
+            "calibrated": calibration,
         }
         if scenes or items:
             many = predict_many(

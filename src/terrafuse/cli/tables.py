@@ -66,6 +66,69 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
         table.add_row(name, *cells, f"{row['pixels']:,}")
     Console().print(table)
     _print_scenes(metrics["per_scene"])
+    _print_further(metrics)
+    _print_calibration(metrics)
+
+
+def _print_further(metrics: Mapping[str, Any]) -> None:
+    """Tables of scores that were asked for."""
+    if "objects" in metrics:
+        table = Table(title=f"objects, {metrics['full']}; shares in %")
+        table.add_column("class")
+        for column in ("objects", "mapped", "precision", "recall", "F1 = RQ", "SQ", "PQ"):
+            table.add_column(column, justify="right")
+        for name, row in metrics["objects"]["per_class"].items():
+            shares = [_percent(row[key]) for key in ("precision", "recall", "f1", "sq", "pq")]
+            table.add_row(name, f"{row['objects']:,}", f"{row['mapped']:,}", *shares)
+        Console().print(table)
+    for key, inner, first, title in (
+        ("trimap", "within_px", "within", "near boundaries"),
+        ("regions", "per_region", "region", "per region"),
+    ):
+        if key in metrics:
+            table = Table(title=f"{title}, {metrics['full']}, in %")
+            table.add_column(first)
+            for column in ("mIoU", "OA", "pixels"):
+                table.add_column(column, justify="right")
+            for name, row in metrics[key][inner].items():
+                label = f"{name} px" if key == "trimap" else name
+                scores = [_percent(row["miou"]), _percent(row["oa"])]
+                table.add_row(label, *scores, f"{row['pixels']:,}")
+            Console().print(table)
+
+
+def _print_calibration(metrics: Mapping[str, Any]) -> None:
+    """A line on how sure the map is, and one on its class sets."""
+    console = Console(soft_wrap=True, highlight=False)
+    full = metrics["full"]
+    own = metrics["calibration"]["subsets"][full]
+    if own["pixels"]:
+        is_calibrated = "calibrated" if metrics["settings"]["calibration"] else "as the model is"
+        console.print(
+            f"confidence ({is_calibrated}): ECE {_with_interval(own['ece']['20'])} %, mean "
+            f"confidence {_percent(own['mean_confidence'])} %, accuracy "
+            f"{_percent(own['accuracy'])} %; of the surest 90 % of pixels "
+            f"{_with_interval(own['selective_risk']['0.9'])} % are wrong; from every "
+            f"{metrics['calibration']['every_rows']}th row, 95 % intervals over "
+            f"{metrics['calibration']['blocks']} blocks",
+            markup=False,
+        )
+    if "class_sets" in metrics:
+        sets = metrics["class_sets"]["subsets"][full]
+        console.print(
+            f"class sets: {100 * sets['coverage']:g} % wanted, a block holds "
+            f"{_with_interval(sets['covered_per_block'])} %; mean size "
+            f"{sets['mean_size']['value']:.2f}",
+            markup=False,
+        )
+
+
+def _with_interval(found: Mapping[str, float | None]) -> str:
+    """A share in %, with its 95 % interval if it has one."""
+    if found["low"] is None:
+        return _percent(found["value"])
+    ends = f"{_percent(found['low'])} to {_percent(found['high'])}"
+    return f"{_percent(found['value'])} ({ends})"
 
 
 def print_areas(found: AreaEstimates) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil, floor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +33,7 @@ from terrafuse.errors import (
     LabelError,
     RasterReadError,
     TerrafuseError,
+    cut,
     exact_number,
     unknown_name,
 )
@@ -145,6 +150,80 @@ class PolygonLabels:
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
+
+
+@dataclass(frozen=True)
+class RegionFile:
+    """Regions: polygons of a vector file, by the values of a column or one by one.
+
+    Args:
+        path: Vector file, in any CRS.
+        column: Polygons of one value are one region; None: each feature is one.
+    """
+
+    path: str
+    column: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> RegionFile:
+        """Parse FILE or FILE:COLUMN.
+
+        Raises:
+            ConfigError: It is no vector file by its name.
+        """
+        path, colon, column = text.rpartition(":")
+        if not is_vector(text) and colon and column and is_vector(path):
+            return cls(path, column)
+        if not is_vector(text):
+            raise ConfigError(
+                f"regions are '{cut(text)}'; give a vector file ({', '.join(SUFFIXES)}), and after "
+                "a colon the column that names them: districts.gpkg:name"
+            )
+        return cls(text)
+
+    def state(self) -> dict[str, Any]:
+        """What masks depend on, as plain values."""
+        file = local_file(split_layer(self.path)[0])
+        content = "" if file is None or not file.is_file() else _digest(file)
+        return {"path": self.path, "column": self.column, "sha256": content}
+
+    def masks(self, grid: Grid) -> Iterator[tuple[str, Window, NDArray[np.bool_]]]:
+        """Yield regions that meet a scene: name, window around, and pixels by their centre (h, w).
+
+        Raises:
+            RasterReadError: Missing or unreadable file.
+            ConfigError: No such column, or several layers.
+            GridMismatchError: Only one of file and grid has a CRS.
+            LabelError: Geometries other than polygons.
+        """
+        where = f"regions ({self.path})"
+        file = _VectorFile.open(self.path, None, "layer", where)
+        found = _read_polygons(file, self.column, grid)
+        values = found.ids if found.codes is None else found.codes
+        names = np.array([_region_name(value) for value in values.tolist()], object)
+        of_polygon = names[found.features] if len(names) else names
+        for name in dict.fromkeys(of_polygon):
+            polygons = found.polygons[of_polygon == name]
+            left, top, right, bottom = shapely.total_bounds(polygons)
+            row, col = (max(0, floor(start)) for start in (top, left))
+            height, width = ceil(bottom) - row, ceil(right) - col
+            if height <= 0 or width <= 0:
+                continue
+            window = Window(row, col, height, width).intersection(grid.window)
+            if window is not None:
+                burnt = _burn([(polygon, 1) for polygon in polygons], window, 0, where)
+                yield name, window, burnt == 1
+
+
+def _region_name(value: Any) -> str:
+    """The name of a region as text."""
+    key = _key(value, {})
+    return "(no value)" if key is None else str(key)
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _burn(
@@ -283,10 +362,11 @@ def _features(count: int) -> str:
 
 
 class _Polygons(NamedTuple):
-    """Polygons in pixel coordinates; codes per feature; and the feature of each polygon."""
+    """Polygons in pixel coordinates; codes and ids per feature; the feature of each polygon."""
 
     polygons: NDArray[Any]
     codes: NDArray[Any] | None
+    ids: NDArray[Any]
     features: NDArray[np.intp]
 
 
@@ -309,20 +389,20 @@ def _read_polygons(file: _VectorFile, attribute: str | None, grid: Grid) -> _Pol
             f"{file.where} cannot be brought to the scene's CRS: {error}"
         ) from None
     reach = box if crs == grid.crs else _widen(box)
-    shapes, codes = _read_shapes(file, attribute, reach, full_turn(crs))
+    shapes, codes, ids = _read_shapes(file, attribute, reach, full_turn(crs))
     _check_types(shapes, file.where)
     shapes = _mend(shapes, file.where)
     if crs != grid.crs:
         longest = max(box[2] - box[0], box[3] - box[1]) / max(grid.height, grid.width)
         shapes = shapely.segmentize(_clip(shapes, reach), longest * _SEGMENT_PX)
     polygons, index = _single_polygons(shapes)
-    return _Polygons(_to_pixels(polygons, crs, grid), codes, index)
+    return _Polygons(_to_pixels(polygons, crs, grid), codes, ids, index)
 
 
 def _read_shapes(
     file: _VectorFile, attribute: str | None, box: Box, turn: float | None
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Geometries that meet a box and codes, in the order of the file.
+) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any]]:
+    """Geometries that meet a box, codes and ids, in the order of the file.
 
     Where coordinates are longitudes, those that lie whole turns away come with them, moved there:
     300° is −60°, and across the date line a file may count either way.
@@ -351,7 +431,7 @@ def _read_shapes(
     fids, shapes = (np.concatenate([part[k] for part in found]) for k in (0, 1))
     codes = [part[2] for part in found if part[2] is not None]
     order = np.argsort(fids, kind="stable")
-    return shapes[order], np.concatenate(codes)[order] if codes else None
+    return shapes[order], np.concatenate(codes)[order] if codes else None, fids[order]
 
 
 def _check_coordinates(shapes: NDArray[Any], fids: NDArray[Any], where: str) -> None:

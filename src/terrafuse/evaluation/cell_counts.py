@@ -35,6 +35,9 @@ Ints = NDArray[np.integer[Any]]
 CERTAINTY = SampledRows(
     ("confidence_float32", "entropy", "margin", "disagreement"), CONFIDENCE_ROWS
 )
+#: Product that is looked at, too, where there are class sets; and what is counted per cell:
+#: pixels, those whose class is in their set, classes in sets, and sets of one class.
+CLASS_SETS, SET_COLUMNS = "class_sets", 4
 # Pixels counted at a time: they and their keys stay in a processor's cache.
 _CHUNK = 2**17
 # Up to so many possible values per key, counting all of them is faster than sorting the keys.
@@ -151,12 +154,14 @@ class MapCounts:
         boundary: Of (K, 4) per cell, as in `BoundaryScore`; None where they are not compared.
         reliability: Of (bins, 3) per cell, as in `Evidence`.
         detection: Int64 (measures, levels, 2), likewise.
+        sets: Of (SET_COLUMNS,) per cell; None where there are no class sets.
     """
 
     confusion: CellCounts
     boundary: CellCounts | None
     reliability: CellCounts
     detection: NDArray[np.int64]
+    sets: CellCounts | None = None
 
 
 class MapCounter:
@@ -177,6 +182,7 @@ class MapCounter:
         self._col_cells = np.arange(labels.shape[1]) // self._size
         self._confusion: list[CellCounts] = []
         self._reliability: list[CellCounts] = []
+        self._sets: list[CellCounts] = []
         self._detection = np.zeros((len(MEASURES), LEVELS, 2), np.int64)
 
     def add(self, strip: Strip) -> None:
@@ -209,6 +215,7 @@ class MapCounter:
             found,
             CellCounts.sum(self._reliability),
             self._detection,
+            CellCounts.sum(self._sets) if self._sets else None,
         )
 
     def _cells_of(self, rows: Ints) -> tuple[NDArray[np.int64], int, int]:
@@ -253,6 +260,26 @@ class MapCounter:
         shift = first * _BINS * 3
         self._reliability.append(CellCounts(found.places.astype(np.int64) + shift, found.counts))
         self._detection += _detection(layers, wrong)
+        if CLASS_SETS in layers:
+            self._count_sets(layers[CLASS_SETS], labels[known], cells[known], first, number)
+
+    def _count_sets(
+        self,
+        sets: NDArray[np.uint8],
+        labels: NDArray[np.uint8],
+        cells: Ints,
+        first: int,
+        number: int,
+    ) -> None:
+        sizes = np.bitwise_count(sets)
+        table = np.empty((number, SET_COLUMNS), np.int64)
+        table[:, 0] = np.bincount(cells, minlength=number)
+        table[:, 1] = np.bincount(cells[(sets >> labels & 1).astype(bool)], minlength=number)
+        table[:, 2] = np.bincount(cells, sizes, minlength=number)
+        table[:, 3] = np.bincount(cells[sizes == 1], minlength=number)
+        found = CellCounts.of_table(table)
+        places = found.places.astype(np.int64) + first * SET_COLUMNS
+        self._sets.append(CellCounts(places, found.counts))
 
     def _count_boundaries(
         self, class_map: NDArray[np.uint8], boundary: BoundaryScore

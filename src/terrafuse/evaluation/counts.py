@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.evaluation.cell_counts import CellCounts
+from terrafuse.evaluation.cell_counts import SET_COLUMNS, CellCounts
 from terrafuse.evaluation.evidence import (
     LAGS,
     LEVELS,
@@ -40,6 +40,9 @@ class SceneCounts:
         pixel_size_m: Of the scene's grid, if it has one in metres.
         notes: What was found out about the scene beside its scores.
         state: Tells whether its files are still the same; "" where nobody asks.
+        sets: Counts of class sets per cell of the scene, as in `SetCounter`, for each subset; none
+            where there are no sets.
+        further: Counts of further scores, by name, as plain values.
     """
 
     scene: ScoredScene
@@ -50,6 +53,8 @@ class SceneCounts:
     pixel_size_m: float | None = None
     notes: tuple[Any, ...] = ()
     state: str = ""
+    sets: tuple[CellCounts, ...] = ()
+    further: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of counts those that are not 0."""
@@ -62,6 +67,8 @@ class SceneCounts:
             "pixel_size_m": self.pixel_size_m,
             "notes": list(self.notes),
             "state": self.state,
+            "sets": [own.to_text() for own in self.sets],
+            "further": dict(self.further),
         }
 
     @classmethod
@@ -90,6 +97,8 @@ class SceneCounts:
             pixel_size_m=values["pixel_size_m"],
             notes=tuple(values["notes"]),
             state=str(values["state"]),
+            sets=tuple(CellCounts.from_text(own, cells * SET_COLUMNS) for own in values["sets"]),
+            further=dict(values["further"]),
         )
 
 

@@ -17,10 +17,12 @@ from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
+from terrafuse.evaluation.calibration import calibration_report, class_set_report
 from terrafuse.evaluation.cell_counts import CellCounts
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.counts import DETECTION, SceneCounts
 from terrafuse.evaluation.evidence import TABLES, Cells, Evidence, cell_shape
+from terrafuse.evaluation.further import FurtherScore
 from terrafuse.evaluation.journal import Keeping, ScoreJournal
 from terrafuse.evaluation.score_table import subset_report
 from terrafuse.evaluation.scores import ClassMean, score
@@ -33,7 +35,7 @@ from terrafuse.evaluation.scoring import (
     score_by_workers,
     score_here,
 )
-from terrafuse.prediction import ScenePredictor, Shard, WindowSettings, WorkerSettings
+from terrafuse.prediction import Calibration, ScenePredictor, Shard, WindowSettings, WorkerSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX
 from terrafuse.segmenter import Segmenter
@@ -98,6 +100,8 @@ def evaluate(
     shard: Shard | None = None,
     workers: WorkerSettings | None = None,
     progress: Progress | None = None,
+    calibration: Calibration | None = None,
+    further: Sequence[FurtherScore] = (),
 ) -> dict[str, Any]:
     """Score a segmenter on scenes with labels.
 
@@ -125,6 +129,8 @@ def evaluate(
         shard: Scenes to score here, beside runs that score the others.
         workers: Processes that score, each with a model; default: this one alone.
         progress: Called with (windows done, windows in all; of many scenes an estimate).
+        calibration: Of the model's confidence; classes are the same with any.
+        further: What else is scored, of the map of all modalities.
 
     Returns:
         The content of `metrics.json`; of a shard, while scenes of others are missing, their number
@@ -150,7 +156,7 @@ def evaluate(
         )
     names = tuple(modality.name for modality in segmenter.modalities)
     scorer = SceneScorer(
-        ScenePredictor(segmenter, windows, device=device),
+        ScenePredictor(segmenter, windows, device=device, calibration=calibration),
         scenes,
         tuple(modality_subsets(names)) if subsets else (names,),
         config,
@@ -158,6 +164,7 @@ def evaluate(
         look,
         on_map,
         keeps=keeping is not None,
+        further=tuple(further),
     )
     results = _Results(scorer, rule)
     journal = _journal(scorer, keeping, shard, scheme) if keeping else None
@@ -167,8 +174,11 @@ def evaluate(
     if notes is not None:
         notes |= results.notes()
     metrics = results.metrics()
+    evidence = results.evidence(metrics)
+    metrics["calibration"] = calibration_report(evidence)
+    metrics |= results.further(evidence)
     if on_evidence is not None:
-        on_evidence(results.evidence(metrics))
+        on_evidence(evidence)
     return metrics
 
 
@@ -235,6 +245,8 @@ def _journal(
             "classes": scheme.to_dict(),
             "reference": scorer.config.reference,
             "boundary tolerance": scorer.tolerance_px,
+            "calibration": predictor.calibration.to_dict(),
+            "further scores": {own.name: own.key() for own in scorer.further},
         }
 
     return ScoreJournal(
@@ -313,6 +325,7 @@ class _Results:
             "class_mean": config.class_mean,
             "boundary_tolerance_px": scorer.tolerance_px,
             "boundary_tolerance_m": _tolerance_m(scorer.tolerance_px, sizes),
+            "calibration": scorer.predictor.calibration.to_dict() or None,
         }
         return {
             "format": METRICS_FORMAT,
@@ -346,6 +359,7 @@ class _Results:
                 "reference",
                 *self._scorer.predictor.windows.to_dict(),
                 "boundary_tolerance_px",
+                "calibration",
             )
         }
         return Evidence(
@@ -368,6 +382,19 @@ class _Results:
             np.stack([own.correlation for own in found]),
             self._detection,
         )
+
+    def further(self, evidence: Evidence) -> dict[str, Any]:
+        """Further scores of `metrics.json`, by their key."""
+        found = [own for _, own in sorted(self._found.items())]
+        reports = {
+            score.name: score.report([own.further[score.name] for own in found])
+            for score in self._scorer.further
+        }
+        if found[0].sets:
+            reports["class_sets"] = class_set_report(
+                evidence, [own.sets for own in found], self._scorer.predictor.calibration
+            )
+        return reports
 
     def _ids(self) -> list[str]:
         return [scene.id for scene in self._scorer.scenes]

@@ -18,10 +18,17 @@ from terrafuse.config import EvaluationConfig
 from terrafuse.data.streaming import expected_total
 from terrafuse.errors import WorkerError
 from terrafuse.evaluation.boundary import BoundaryScore
-from terrafuse.evaluation.cell_counts import CERTAINTY, CellCounts, MapCounter, MapCounts
+from terrafuse.evaluation.cell_counts import (
+    CERTAINTY,
+    CLASS_SETS,
+    CellCounts,
+    MapCounter,
+    MapCounts,
+)
 from terrafuse.evaluation.counts import SceneCounts
 from terrafuse.evaluation.error_pairs import error_pairs
 from terrafuse.evaluation.evidence import TableName
+from terrafuse.evaluation.further import FurtherScore
 from terrafuse.evaluation.identity import identify_scene
 from terrafuse.prediction import MapSettings, ScenePredictor, WorkerSettings
 from terrafuse.prediction.workers import Foreman, LocalCrew, Report
@@ -82,6 +89,7 @@ class SceneScorer:
         on_map: Called with the map of all modalities.
         look: Called first.
         keeps: Whether counts are kept, so that the state of files matters.
+        further: Scored of the map of all modalities, too.
     """
 
     predictor: ScenePredictor
@@ -92,6 +100,7 @@ class SceneScorer:
     look: Look | None = None
     on_map: OnMap | None = None
     keeps: bool = False
+    further: tuple[FurtherScore, ...] = ()
 
     def score(self, number: int, progress: Progress | None = None) -> SceneCounts:
         """Map a scene with every subset, and count.
@@ -114,6 +123,7 @@ class SceneScorer:
             found.append(counts)
             if subset == self.subsets[0]:
                 correlation = error_pairs(labels, class_map)
+                further = {own.name: own.count(scene, labels, class_map) for own in self.further}
                 if self.on_map:
                     self.on_map(scene, labels, class_map)
             windows.next_map()
@@ -126,6 +136,8 @@ class SceneScorer:
             pixel_size_m=scene.grid.pixel_size_m,
             notes=notes,
             state=state,
+            sets=tuple(counts.sets for counts in found if counts.sets is not None),
+            further=further,
         )
 
     def _map(
@@ -133,12 +145,15 @@ class SceneScorer:
     ) -> tuple[MapCounts, NDArray[np.uint8]]:
         """Map a scene from a subset of the modalities, and count while its strips are made."""
         counter = MapCounter(labels, self.predictor.segmenter.num_classes)
+        sampled = CERTAINTY
+        if self.predictor.tells_sets:
+            sampled = replace(CERTAINTY, products=(*CERTAINTY.products, CLASS_SETS))
         strips = self.predictor.stream(
             scene,
             without=frozenset(self.subsets[0]) - frozenset(subset),
             settings=MapSettings(("class_map",)),
             progress=windows.count,
-            sampled=CERTAINTY,
+            sampled=sampled,
         )
         parts = []
         for strip in strips:

@@ -6,6 +6,13 @@ from typing import TYPE_CHECKING
 
 from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
 from terrafuse.prediction.blending import Accumulator, Strip, taper
+from terrafuse.prediction.calibrated import (
+    CALIBRATION_JSON,
+    Calibration,
+    SubsetCalibration,
+    read_calibration,
+    write_calibration,
+)
 from terrafuse.prediction.class_values import (
     ClassValues,
     ValuesName,
@@ -93,11 +100,13 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
     )
 
 __all__ = [
+    "CALIBRATION_JSON",
     "DEFAULT_PRODUCTS",
     "PRODUCTS",
     "Accumulator",
     "Beside",
     "Blending",
+    "Calibration",
     "ClassArea",
     "ClassValues",
     "EngineName",
@@ -115,6 +124,7 @@ __all__ = [
     "ScenePredictor",
     "Shard",
     "Strip",
+    "SubsetCalibration",
     "UnitPlan",
     "ValuesName",
     "WindowSettings",
@@ -130,7 +140,9 @@ __all__ = [
     "levels",
     "open_map",
     "plan_units",
+    "read_calibration",
     "read_class_map",
     "taper",
     "unchanging",
+    "write_calibration",
 ]

@@ -70,7 +70,7 @@ class Accumulator:
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
         needs: What the products need beside the sums of logits.
-        abstain: As in `FinalRows`.
+        abstain: As in `FinalRows`; so are the next two.
         sampled: What is computed in some rows only.
     """
 
@@ -82,11 +82,15 @@ class Accumulator:
         device: torch.device | str = "cpu",
         needs: frozenset[Need] = frozenset(),
         abstain: float | None = None,
+        temperature: float = 1.0,
+        set_threshold: float | None = None,
         sampled: SampledRows | None = None,
     ) -> None:
         self.part = part
         self.num_classes = num_classes
         self.abstain = abstain
+        self.temperature = temperature
+        self.set_threshold = set_threshold
         self.sampled = sampled
         self.device = torch.device(device)
         lattice = part.lattice
@@ -288,6 +292,8 @@ class Accumulator:
             votes,
             None if self._sources is None else self._sources[ring, self._own],
             self.abstain,
+            self.temperature,
+            self.set_threshold,
         )
 
     def _total_weights(self, rows: slice | Tensor) -> Tensor:

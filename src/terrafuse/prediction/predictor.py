@@ -31,11 +31,12 @@ from terrafuse.errors import (
 )
 from terrafuse.modalities import Modality
 from terrafuse.prediction.blending import Accumulator, Strip
+from terrafuse.prediction.calibrated import Calibration
 from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.devices import find_device
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.order import MapOrder
-from terrafuse.prediction.product_table import DEFAULT_PRODUCTS
+from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, MOST_SET_CLASSES
 from terrafuse.prediction.products import Beside, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead
@@ -74,6 +75,7 @@ class ScenePredictor:
         segmenter: The model; it is moved to `device` and set to evaluation mode while predicting.
         windows: How scenes are cut, and how windows are run and blended.
         device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+        calibration: Of the model's confidence; default: the softmax as it is.
 
     Raises:
         ConfigError: The device does not exist.
@@ -85,14 +87,29 @@ class ScenePredictor:
         windows: WindowSettings,
         *,
         device: torch.device | str = "auto",
+        calibration: Calibration | None = None,
     ) -> None:
         self.device = find_device(device)
         self.segmenter = segmenter.to(self.device)
         self.windows = windows
+        self.calibration = calibration or Calibration()
 
     def on(self, device: str) -> ScenePredictor:
         """Return the same, on another device."""
-        return ScenePredictor(self.segmenter, self.windows, device=torch.device(device))
+        return ScenePredictor(
+            self.segmenter, self.windows, device=torch.device(device), calibration=self.calibration
+        )
+
+    def calibrated(self, calibration: Calibration) -> ScenePredictor:
+        """Return the same, with another calibration."""
+        return ScenePredictor(
+            self.segmenter, self.windows, device=self.device, calibration=calibration
+        )
+
+    @property
+    def tells_sets(self) -> bool:
+        """Whether there are class sets, and bits for their classes."""
+        return self.calibration.has_sets and self.segmenter.num_classes <= MOST_SET_CLASSES
 
     @contextmanager
     def on_cpu(self) -> Iterator[None]:
@@ -177,12 +194,15 @@ class ScenePredictor:
         used = self._used_modalities(scene, without)
         lattice = self.lattice(scene)
         part = Part.whole(lattice) if window is None else Part(lattice, window)
+        calibrated = self.calibration.of(used)
         sums = Accumulator(
             part,
             self.segmenter.num_classes,
             device=self.device,
             needs=settings.needs,
             abstain=settings.abstain,
+            temperature=calibrated.temperature,
+            set_threshold=calibrated.threshold,
             sampled=sampled,
         )
         done, is_told = 0, profile is not None
@@ -274,6 +294,7 @@ class ScenePredictor:
         settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
         scheme = self.check(settings, scheme or scene.scheme, values=values, areas=areas)
         used = self._used_modalities(scene, without)
+        self._tell_other_sets(scene, settings, used)
         plan = self.plan(scene, settings)
         self._check_settings(settings, plan.lattice)
         facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
@@ -317,7 +338,7 @@ class ScenePredictor:
 
         Raises:
             ConfigError: Areas without a class map; codes that a map cannot hold; more modalities
-                than the product "sources" tells apart.
+                than the product "sources" tells apart; or class sets without a threshold.
             ModelError: The class scheme is not the model's.
         """
         checked = self._checked_scheme(scheme)
@@ -325,6 +346,7 @@ class ScenePredictor:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
         choose_values(checked, values, abstains=settings.abstain is not None)
         settings.source_bits([m.name for m in self.segmenter.modalities])
+        self._check_sets(settings)
         return checked
 
     def _empty_units(
@@ -341,6 +363,36 @@ class ScenePredictor:
             if scene.is_surely_empty(Window(row, col, stop - row, end - col), used):
                 found.append(number)
         return found
+
+    def _check_sets(self, settings: MapSettings) -> None:
+        """Refuse class sets that cannot be made.
+
+        Raises:
+            ConfigError: There is no threshold, or there are more classes than bits.
+        """
+        if "class_sets" not in settings.needs:
+            return
+        if not self.calibration.has_sets:
+            raise ConfigError(
+                "class sets need a threshold with a coverage, and the model's calibration has "
+                "none. Set one (terrafuse calibrate RUN --conformal 0.9)"
+            )
+        classes = self.segmenter.num_classes
+        if "class_sets" in settings.products and classes > MOST_SET_CLASSES:
+            raise ConfigError(
+                f"the product 'class_sets' tells {MOST_SET_CLASSES} classes apart, and the model "
+                f"has {classes}. Write 'class_set_size' instead"
+            )
+
+    def _tell_other_sets(self, scene: Scene, settings: MapSettings, used: Sequence[str]) -> None:
+        """Warn of class sets of modalities that no coverage was set for."""
+        if "class_sets" in settings.needs and not self.calibration.is_of(used):
+            warnings.warn(
+                f"scene '{scene.id}' is mapped with {'+'.join(used)}, and the coverage of class "
+                f"sets was set with {self.calibration.full}: it may not hold. Calibrate each "
+                "subset (terrafuse calibrate RUN --per-subset --conformal 0.9)",
+                stacklevel=3,
+            )
 
     def _identity(self, scene: Scene) -> dict[str, Any]:
         """What a map is made of: digests of the model and of the rasters' state."""
@@ -393,6 +445,7 @@ class ScenePredictor:
             "modalities": list(used),
             "classes": list(scheme.names),
             "windows": {**self.windows.to_dict(), "size": lattice.size, "step": lattice.step},
+            "calibration": self.calibration.facts(used),
             "device": self.device.type,
         }
 

@@ -48,6 +48,8 @@ class FinalRows:
             product needs "votes".
         sources: Modalities with data, uint8 bits (rows, width); None unless one needs "sources".
         abstain: Largest softmax probability below which a pixel is `ABSTAINED`; None: none is.
+        temperature: What averaged logits are divided by before the softmax.
+        set_threshold: Least probability of a class of the class set, beside the best one.
     """
 
     sums: Tensor
@@ -57,6 +59,8 @@ class FinalRows:
     votes: Tensor | None = None
     sources: Tensor | None = None
     abstain: float | None = None
+    temperature: float = 1.0
+    set_threshold: float | None = None
 
     def classes(self) -> Tensor:
         """Return the class index, or `ABSTAINED`, of each pixel, uint8 (rows, width)."""
@@ -66,11 +70,15 @@ class FinalRows:
 
     @cached_property
     def inverse(self) -> Tensor:
-        """Reciprocal of `totals`."""
-        return self.totals.reciprocal()
+        """Reciprocal of `totals`, and of the temperature."""
+        found = self.totals.reciprocal()
+        return found if self.temperature == 1 else found.div_(self.temperature)
 
     def below_best(self, k: int) -> Tensor:
-        """Return the averaged logit of class `k` minus the largest one, at most 0 (rows, width)."""
+        """Return the logit of class `k` minus the largest one, at most 0 (rows, width).
+
+        Logits are averages, divided by the temperature.
+        """
         return (self.sums[k] - self.best).mul_(self.inverse)
 
     @cached_property
@@ -112,6 +120,26 @@ class FinalRows:
         agreeing = self.votes.gather(0, self.index[None].long())[0]
         return (1 - agreeing / self.totals).clamp_(0, 1)
 
+    def in_set(self, k: int) -> Tensor:
+        """Tell where class `k` is in the class set, bool (rows, width)."""
+        assert self.set_threshold is not None
+        is_likely = self.below_best(k).exp_() >= self.partition * self.set_threshold
+        return is_likely | (self.index == k)
+
+    def set_size(self) -> Tensor:
+        """Return the number of classes in the class set, uint8 (rows, width)."""
+        size = torch.zeros_like(self.index)
+        for k in range(len(self.sums)):
+            size += self.in_set(k)
+        return size
+
+    def set_bits(self) -> Tensor:
+        """Return the classes in the class set as bits, uint8 (rows, width)."""
+        bits = torch.zeros_like(self.index)
+        for k in range(len(self.sums)):
+            bits |= self.in_set(k).to(torch.uint8) << k
+        return bits
+
     def modalities(self) -> Tensor:
         """Return the modalities with data as bits, uint8 (rows, width)."""
         assert self.sources is not None
@@ -123,8 +151,8 @@ def levels(share: Tensor) -> Tensor:
     return share.mul(SHARE_LEVELS).round_().to(torch.uint8)
 
 
-#: What is added up window by window beside the logits, where a product needs it.
-Need = Literal["votes", "sources"]
+#: What a product needs beside the logits: added up window by window, or a threshold of class sets.
+Need = Literal["votes", "sources", "class_sets"]
 
 
 @dataclass(frozen=True)
@@ -259,10 +287,28 @@ PRODUCTS: dict[str, Product] = {
             needs=frozenset({"sources"}),
             is_masked=False,
         ),
+        Product(
+            "class_sets",
+            "classes that the true one is among, with the coverage of the calibration, as bits",
+            compute=FinalRows.set_bits,
+            nodata=0,
+            reduction="mode",
+            needs=frozenset({"class_sets"}),
+        ),
+        Product(
+            "class_set_size",
+            "number of classes that the true one is among, with the coverage of the calibration",
+            compute=FinalRows.set_size,
+            nodata=0,
+            reduction="mode",
+            needs=frozenset({"class_sets"}),
+        ),
     )
 }
 #: Modalities that the bits of "sources" can tell.
 MOST_SOURCES = 8
+#: Classes that the bits of "class_sets" can tell.
+MOST_SET_CLASSES = 8
 #: Products of a map by default.
 DEFAULT_PRODUCTS = ("class_map", "confidence")
 
@@ -292,5 +338,5 @@ def needs_of(products: Sequence[Product]) -> frozenset[Need]:
 
 def held_bytes(num_classes: int, needs: frozenset[Need] = frozenset()) -> int:
     """Bytes per pixel of what is added up: sums of logits, whether known, and what is needed."""
-    own: Mapping[Need, int] = {"votes": 4 * num_classes, "sources": 1}
+    own: Mapping[Need, int] = {"votes": 4 * num_classes, "sources": 1, "class_sets": 0}
     return 4 * num_classes + 1 + sum(own[need] for need in needs)

@@ -484,8 +484,8 @@ class MapWriter:
         if self._tiling is not None:
             own["file"] = f"{product.name}.vrt"
             own["tiles"] = {"size": self._tiling.size, "folder": product.name}
-        if "sources" in product.needs:
-            return own | {"bits": self._bits}
+        if bits := self._bits_of(product):
+            return own | {"bits": bits}
         if product.per_class:
             return own | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
@@ -546,8 +546,9 @@ class MapWriter:
                 template.scales = (product.scale,) * encoding.bands
             if product.per_class:
                 template.descriptions = self.scheme.names
-            if "sources" in product.needs:
-                template.update_tags(modalities=json.dumps(self._bits))
+            if bits := self._bits_of(product):
+                of = "modalities" if "sources" in product.needs else "class_bits"
+                template.update_tags(**{of: json.dumps(bits, ensure_ascii=False)})
 
     def _name_categories(self, product: Product, path: Path) -> None:
         names = self._category_names(product)
@@ -558,13 +559,16 @@ class MapWriter:
         """Pixel value → its name; none for products of numbers."""
         if product.is_class_map:
             return {v: name for v, (name, _) in self.values.named(self.scheme).items()}
-        if "sources" in product.needs:
-            sets = {
-                v: [n for n, bit in self._bits.items() if v & bit]
-                for v in range(2 ** len(self._bits))
-            }
+        if bits := self._bits_of(product):
+            sets = {v: [n for n, bit in bits.items() if v & bit] for v in range(2 ** len(bits))}
             return {value: "+".join(names) or "none" for value, names in sets.items()}
         return {}
+
+    def _bits_of(self, product: Product) -> Mapping[str, int]:
+        """Name → its bit, for products of bits."""
+        if product.name == "class_sets":
+            return {name: 1 << k for k, name in enumerate(self.scheme.names)}
+        return self._bits if "sources" in product.needs else {}
 
 
 def _rebuild(

@@ -1,5 +1,6 @@
 """Figures and self-contained HTML pages from results."""
 
+from terrafuse.reports.confidence import reliability_figure
 from terrafuse.reports.contact import contact_sheet
 from terrafuse.reports.doctor_page import FindingView, write_doctor_page
 from terrafuse.reports.efficiency import SharePoint, efficiency_figure
@@ -35,6 +36,7 @@ __all__ = [
     "efficiency_figure",
     "error_image",
     "modality_preview",
+    "reliability_figure",
     "run_report",
     "sample_panel",
     "score_bars",

@@ -1,0 +1,80 @@
+"""Coverage of class sets, as it stands in `metrics.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from terrafuse.evaluation.blocks import Blocks, find_blocks
+from terrafuse.evaluation.cell_counts import SET_COLUMNS, CellCounts
+from terrafuse.evaluation.evidence import Evidence
+from terrafuse.evaluation.resampling import BlockBootstrap
+from terrafuse.prediction import Calibration
+
+Floats = NDArray[np.float64]
+
+
+def class_set_report(
+    evidence: Evidence, found: Sequence[Sequence[CellCounts]], calibration: Calibration
+) -> dict[str, Any]:
+    """Return coverage and size of class sets per subset, with 95 % intervals over blocks.
+
+    Args:
+        evidence: Of the same scenes.
+        found: Counts of (SET_COLUMNS,) per cell, of each scene for each subset.
+        calibration: What promises the coverage.
+    """
+    blocks = find_blocks([evidence])
+    bootstrap = BlockBootstrap(blocks.count)
+    return {
+        "blocks": blocks.count,
+        "block_px": blocks.side_px,
+        "subsets": {
+            "+".join(subset): {
+                "coverage": calibration.of(subset).coverage,
+                "threshold": calibration.of(subset).threshold,
+                **_of_subset([own[place] for own in found], evidence, blocks, bootstrap),
+            }
+            for place, subset in enumerate(evidence.subsets)
+        },
+    }
+
+
+def _of_subset(
+    found: Sequence[CellCounts], evidence: Evidence, blocks: Blocks, bootstrap: BlockBootstrap
+) -> dict[str, Any]:
+    table = np.zeros((len(evidence.cells), SET_COLUMNS), np.int64)
+    starts = np.searchsorted(evidence.cells.scene, np.arange(len(found)))
+    for own, start in zip(found, starts, strict=True):
+        table.reshape(-1)[own.places.astype(np.int64) + start * SET_COLUMNS] = own.counts
+    counts = np.zeros((blocks.count, SET_COLUMNS), np.int64)
+    np.add.at(counts, blocks.of_cell, table)
+    known = counts[:, 0] > 0
+    # Each block once, as the promise has it.
+    shares = np.where(known, counts[:, 1] / np.maximum(counts[:, 0], 1), 0.0)
+    of_blocks = np.stack([known, shares], axis=1).astype(np.float64)
+
+    def interval(values: NDArray[Any], top: int, bottom: int) -> dict[str, float | None]:
+        def compute(sums: Floats) -> Floats:
+            whole = sums[..., bottom]
+            nothing = np.full(np.shape(whole), np.nan)
+            return np.asarray(np.divide(sums[..., top], whole, out=nothing, where=whole > 0))
+
+        total = np.asarray(values.sum(axis=0), np.float64)
+        return _interval(bootstrap, compute, total, bootstrap.sums(values))
+
+    return {
+        "covered_per_block": interval(of_blocks, 1, 0),
+        "covered_pixels": interval(counts, 1, 0),
+        "mean_size": interval(counts, 2, 0),
+        "of_one_class": interval(counts, 3, 0),
+    }
+
+
+def _interval(
+    bootstrap: BlockBootstrap, compute: Callable[[Floats], Floats], total: Floats, drawn: Floats
+) -> dict[str, float | None]:
+    return bootstrap.interval(float(compute(total)), compute(drawn)).to_dict()
