@@ -1,0 +1,57 @@
+"""p values by flipping signs of blocks.
+
+If two settings are equally good, each block could as well have favoured the other one: the sign of
+its part of the difference is a coin. Where seeds differ, their part is drawn from Student's t
+beside it, since three seeds have four patterns of signs only.
+
+Reference:
+    Sign flips: Winkler et al.: Permutation Inference for the General Linear Model. NeuroImage 92,
+    2014. Small values by a distribution of the tail: Knijnenburg et al.: Fewer Permutations, More
+    Accurate P-values. Bioinformatics 25, 2009.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from terrafuse.evaluation.comparison.spread import Spread, Variance
+from terrafuse.evaluation.resampling import BlockBootstrap
+from terrafuse.evaluation.scores import Floats
+
+FLIPS = 2000
+#: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
+LEAST_BEYOND = 10
+
+
+class SignFlips:
+    """The same flips for all comparisons of a table.
+
+    Args:
+        bootstrap: Of the same blocks.
+    """
+
+    def __init__(self, bootstrap: BlockBootstrap) -> None:
+        rng = np.random.default_rng([bootstrap.seed, 3])
+        size = (FLIPS, bootstrap.size)
+        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
+        self._seeds = rng.random((FLIPS, 1))
+        self._widening = bootstrap.widening
+
+    def p(self, spread: Spread, variance: Variance) -> Floats:
+        """Return how often no difference looks as large as this one, per column (M,)."""
+        parts = spread.values + spread.influence  # (G, M), of mean D
+        scale = np.abs(parts).max(axis=0, initial=0)
+        scaled = (parts / np.where(scale > 0, scale, 1)).astype(np.float32)
+        flipped = (self._signs @ scaled).astype(np.float64) * (scale / len(parts))
+        drawn = np.sqrt(self._widening) * flipped
+        drawn += np.sqrt(variance.seeds) * stats.t.ppf(self._seeds, variance.seed_freedom)
+        size = np.abs(spread.values)
+        # Differences that are equal but for rounding are not beyond each other.
+        beyond = (np.abs(drawn) >= size * (1 - 1e-6)).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = size / np.sqrt(variance.total)
+        tail = 2 * stats.t.sf(np.nan_to_num(t, nan=0.0), variance.freedom)
+        found = np.where(beyond >= LEAST_BEYOND, (1 + beyond) / (1 + FLIPS), tail)
+        p: Floats = np.where(np.isnan(spread.values), np.nan, np.where(size == 0, 1.0, found))
+        return p
