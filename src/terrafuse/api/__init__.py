@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         predict_batch,
     )
     from terrafuse.api.checking import check_method
+    from terrafuse.api.comparing import Judgement, Setting, compare
     from terrafuse.api.datasets import (
         data_check,
         data_describe,
@@ -56,6 +57,7 @@ else:  # each command imports only the libraries that it needs
                 "predict_batch",
             ),
             "terrafuse.api.checking": ("check_method",),
+            "terrafuse.api.comparing": ("Judgement", "Setting", "compare"),
             "terrafuse.api.datasets": (
                 "data_check",
                 "data_describe",
@@ -97,6 +99,7 @@ __all__ = [
     "LABEL_SHARES",
     "CopiedConfigs",
     "GeneratedSet",
+    "Judgement",
     "Mapped",
     "Place",
     "Rasters",
@@ -105,6 +108,7 @@ __all__ = [
     "SmallMaps",
     "Sweep",
     "check_method",
+    "compare",
     "copy_configs",
     "data_check",
     "data_describe",

@@ -15,6 +15,7 @@ from terrafuse.evaluation.comparison.counts import (
     label_of,
 )
 from terrafuse.evaluation.comparison.holm import holm
+from terrafuse.evaluation.comparison.letters import letters
 
 __all__ = [
     "DEFAULT_SCORES",
@@ -28,4 +29,5 @@ __all__ = [
     "family_of",
     "holm",
     "label_of",
+    "letters",
 ]

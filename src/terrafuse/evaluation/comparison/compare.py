@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from terrafuse.evaluation.comparison.counts import RunCounts, Rule, family_of, label_of
+from terrafuse.evaluation.comparison.counts import RunCounts, Rule, family_of
 from terrafuse.evaluation.comparison.flips import SignFlips
 from terrafuse.evaluation.comparison.holm import holm
 from terrafuse.evaluation.comparison.spread import RunScores, Spread, Variance
@@ -98,6 +98,7 @@ class Comparison:
         effects: Differences of each pair in each score.
         seeds: Runs of each setting.
         paired: Whether seeds of the same number were paired.
+        against: Setting that all others were compared with; None: each with each.
         blocks: Number of blocks.
     """
 
@@ -106,6 +107,7 @@ class Comparison:
     effects: tuple[Effect, ...]
     seeds: Mapping[str, int]
     paired: bool
+    against: str | None
     blocks: int
 
     def of(self, column: str) -> tuple[Effect, ...]:
@@ -171,7 +173,7 @@ def compare_settings(
     }
     numbers = {name: len(runs) for name, runs in settings.items()}
     return Comparison(
-        tuple(columns), values, _corrected(effects), numbers, paired, bootstrap.blocks
+        tuple(columns), values, _corrected(effects), numbers, paired, against, bootstrap.blocks
     )
 
 
