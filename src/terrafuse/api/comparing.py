@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terrafuse.config.base import STORED_CONFIG, read_yaml
 from terrafuse.errors import ConfigError, ScoresError, cut, unknown_name
 from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.comparison import (
     LEVEL,
+    PER_CLASS,
     POWER,
     Comparison,
     Rule,
@@ -29,6 +29,9 @@ from terrafuse.weights import MODEL_JSON
 
 #: How runs become settings: those that differ in the seed alone, or each is one.
 BY_SETTINGS, ALONE = "settings", "alone"
+
+#: Title of its row, if it is a sweep's, and folder of a run.
+Row = tuple[str | None, Path]
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ def compare(
         ConfigError: There is one setting only; or no such score, class, setting or group.
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
-    settings = find_settings([Path(run) for run in given], groups)
+    file = EVIDENCE + (f"_{_evidence_name(evidence)}" if evidence else "") + ".npz"
+    rows = _rows_of([Path(run) for run in given])
+    bare = _read_bare([run for _, run in rows], file)
+    settings = _settings_of(rows, bare, groups)
     if len(settings) < 2:
         raise ConfigError(
             f"all {len(settings[0].runs)} runs are seeds of one setting ('{settings[0].name}'), so "
@@ -129,40 +135,50 @@ def compare(
             "compare them with each other"
         )
     chosen = None if against is None else _find(against, settings)
-    file = EVIDENCE + (f"_{_evidence_name(evidence)}" if evidence else "") + ".npz"
-    return judge(
-        settings, file, chosen,
-        metrics=metrics, block_size=block_size, pair_seeds=pair_seeds, seed=seed,
-    )  # fmt: skip
+    return _judge(settings, bare, file, chosen, metrics, block_size, pair_seeds, seed)
 
 
-def judge(
-    settings: Sequence[Setting],
-    file: str,
-    against: str | None = None,
-    *,
-    metrics: Sequence[str] | None = None,
-    block_size: int | None = None,
-    pair_seeds: bool = False,
-    seed: int = 0,
+def judge_rows(
+    settings: Sequence[Setting], split: str, scores: Sequence[str], classes: Sequence[str]
 ) -> Judgement:
-    """Compare settings.
+    """Compare the rows of a sweep, by what its runs kept.
 
     Args:
-        file: Name of the counts in run folders.
-        against: Name of a setting; the rest is as in `compare`.
+        split: That was scored.
+        scores: Names of `SCORES`.
+        classes: Names of those whose IoU is compared.
 
     Raises:
-        ScoresError: As in `compare`.
-        ConfigError: No such score or class.
+        ScoresError: A run keeps no counts, or those of another split; or as in `compare`.
     """
-    bare = _read_bare(settings, file)
+    file = f"{EVIDENCE}.npz"
+    bare = _read_bare([run for setting in settings for run in setting.runs], file)
+    for run, own in bare.items():
+        if own.facts.get("split") != split:
+            raise ScoresError(
+                f"'{run / file}' is of split '{own.facts.get('split')}', the scores are of "
+                f"'{split}'. Evaluate the run again (terrafuse evaluate {run} --split {split})"
+            )
+    metrics = [*scores, *(f"{PER_CLASS}:{name}" for name in classes)]
+    return _judge(settings, bare, file, None, metrics, None, False, 0)
+
+
+def _judge(
+    settings: Sequence[Setting],
+    bare: Mapping[Path, Evidence],
+    file: str,
+    against: str | None,
+    metrics: Sequence[str] | None,
+    block_size: int | None,
+    pair_seeds: bool,
+    seed: int,
+) -> Judgement:
     first = next(iter(bare.values()))
     if pair_seeds:
         settings = [_by_seed(setting, bare) for setting in settings]
         _check_same_seeds(settings, bare)
     rule = Rule.of(first)
-    columns, notes = _columns(settings, file, rule, bare, metrics)
+    columns, notes = _columns(rule, bare, metrics)
     blocks = find_blocks(list(bare.values()), block_size)
     bootstrap = BlockBootstrap(blocks.count, seed=seed, widening=blocks.widening)
     tables = ("confusion", "boundary") if "boundary_f1" in columns else ("confusion",)
@@ -176,37 +192,28 @@ def judge(
     comparison = compare_settings(
         counts, columns, rule, bootstrap, against=against, paired=pair_seeds
     )
-    notes += _notes(settings, blocks, pair_seeds)
+    notes += _notes(settings, pair_seeds)
     return Judgement(
         tuple(settings), comparison, blocks, str(first.facts.get("split", "")), tuple(notes)
     )
 
 
-def _read_bare(settings: Sequence[Setting], file: str) -> dict[Path, Evidence]:
+def _read_bare(runs: Sequence[Path], file: str) -> dict[Path, Evidence]:
     """Read what runs were scored on, and refuse those that do not go together.
 
     Scenes and cells, which are the same, are kept once.
     """
-    found: dict[Path, Evidence] = {}
-    first: Evidence | None = None
-    for setting in settings:
-        for run in setting.runs:
-            own = read_evidence(run / file, ())
-            if first is None:
-                first, name = own, str(run)
-            else:
-                check_same_ground({name: first, str(run): own})
-                own = replace(own, scenes=first.scenes, cells=first.cells)
-            found[run] = own
+    first = read_evidence(runs[0] / file, ())
+    found = {runs[0]: first}
+    for run in runs[1:]:
+        own = read_evidence(run / file, ())
+        check_same_ground({str(runs[0]): first, str(run): own})
+        found[run] = replace(own, scenes=first.scenes, cells=first.cells)
     return found
 
 
 def _columns(
-    settings: Sequence[Setting],
-    file: str,
-    rule: Rule,
-    bare: Mapping[Path, Evidence],
-    metrics: Sequence[str] | None,
+    rule: Rule, bare: Mapping[Path, Evidence], metrics: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """Scores to compare; boundaries only where all runs compared them alike."""
     tolerances = {own.facts.get("boundary_tolerance_px") for own in bare.values()}
@@ -220,12 +227,13 @@ def _columns(
         )
     notes = []
     if len(tolerances) > 1 and metrics is None:
-        notes.append("boundary F1 is left out: runs have different evaluation.boundary_tolerance_px")
+        notes.append(
+            "boundary F1 is left out: runs have different evaluation.boundary_tolerance_px"
+        )
     return rule.columns(metrics, alike), notes
 
 
-def _notes(settings: Sequence[Setting], blocks: Blocks, paired: bool) -> list[str]:
-    del blocks
+def _notes(settings: Sequence[Setting], paired: bool) -> list[str]:
     single = [setting.name for setting in settings if len(setting.runs) == 1]
     if len(single) == len(settings):
         return [
@@ -243,29 +251,25 @@ def _notes(settings: Sequence[Setting], blocks: Blocks, paired: bool) -> list[st
 # Which runs are given, and which of them belong together
 
 
-def find_settings(paths: Sequence[Path], groups: str = BY_SETTINGS) -> list[Setting]:
-    """Find runs in folders, and which of them are seeds of one setting.
+def _rows_of(paths: Sequence[Path]) -> list[Row]:
+    """Runs of folders, each once, with the titles of their rows."""
+    seen: dict[Path, Row] = {}
+    for path in paths:
+        for title, run in _runs_in(path):
+            seen.setdefault(run.resolve(), (title, run))
+    return list(seen.values())
 
-    Args:
-        groups: As in `compare`.
 
-    Raises:
-        ScoresError: A folder holds neither a run nor a sweep.
-        ConfigError: A run is in no group of a pattern, or in two.
-    """
-    rows = [row for path in paths for row in _runs_in(path)]
-    seen: dict[Path, tuple[str | None, Path]] = {}
-    for title, run in rows:
-        seen.setdefault(run.resolve(), (title, run))
-    found = list(seen.values())
+def _settings_of(rows: Sequence[Row], bare: Mapping[Path, Evidence], groups: str) -> list[Setting]:
+    """Put runs together that are seeds of one setting; `groups` is as in `compare`."""
     if groups == ALONE:
-        return [Setting(name, (run,)) for name, (_, run) in zip(_names(found), found, strict=True)]
+        return [Setting(name, (run,)) for name, (_, run) in zip(_names(rows), rows, strict=True)]
     if groups == BY_SETTINGS:
-        return _by_settings(found)
-    return _by_patterns([run for _, run in found], groups)
+        return _by_settings(rows, bare)
+    return _by_patterns([run for _, run in rows], groups)
 
 
-def _runs_in(path: Path) -> list[tuple[str | None, Path]]:
+def _runs_in(path: Path) -> list[Row]:
     """Runs of a folder: itself, or those of a sweep with the titles of their rows."""
     if (path / MODEL_JSON).exists() or any(path.glob(f"{EVIDENCE}*.npz")):
         return [(None, path)]
@@ -292,37 +296,25 @@ def _runs_in(path: Path) -> list[tuple[str | None, Path]]:
     return found
 
 
-def _names(rows: Iterable[tuple[str | None, Path]]) -> list[str]:
+def _names(rows: Iterable[Row]) -> list[str]:
     """Names of folders; whole paths where two are alike."""
     paths = [run for _, run in rows]
     names = [path.resolve().name for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _by_settings(rows: Sequence[tuple[str | None, Path]]) -> list[Setting]:
-    """Rows of sweeps, and runs whose stored settings are equal but for the seed."""
-    groups: dict[str, list[tuple[str | None, Path]]] = {}
+def _by_settings(rows: Sequence[Row], bare: Mapping[Path, Evidence]) -> list[Setting]:
+    """Rows of sweeps, and runs whose settings are equal but for the seed."""
+    groups: dict[str, list[Row]] = {}
     for title, run in rows:
-        key = f"row {title}" if title is not None else f"settings {_settings_of(run)}"
-        groups.setdefault(key, []).append((title, run))
+        stored = bare[run].facts.get("settings")
+        key = f"settings {stored}" if stored else f"run {run.resolve()}"
+        groups.setdefault(key if title is None else f"row {title}", []).append((title, run))
     names = [own[0][0] or _common_name([run for _, run in own]) for own in groups.values()]
-    firsts = [str(own[0][1]) for own in groups.values()]
     return [
-        Setting(name if names.count(name) == 1 else first, tuple(run for _, run in own))
-        for name, first, own in zip(names, firsts, groups.values(), strict=True)
+        Setting(name if names.count(name) == 1 else str(own[0][1]), tuple(run for _, run in own))
+        for name, own in zip(names, groups.values(), strict=True)
     ]
-
-
-def _settings_of(run: Path) -> str:
-    """Settings without the seed, as text; of a folder without any, its path."""
-    path = run / STORED_CONFIG
-    if not path.exists():
-        return str(run.resolve())
-    values = dict(read_yaml(path))
-    training = values.get("training")
-    if isinstance(training, Mapping):
-        values["training"] = {key: own for key, own in training.items() if key != "seed"}
-    return json.dumps(values, sort_keys=True, default=str)
 
 
 def _common_name(runs: Sequence[Path]) -> str:

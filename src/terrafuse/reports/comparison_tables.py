@@ -152,7 +152,13 @@ def _effect_cells(effect: Effect) -> list[str]:
     if not isnan(own.low):
         ends = (_number(effect.score, end, "+") for end in (own.low, own.high))
         value += f" ({' to '.join(ends)})"
-    p = _NONE if isnan(effect.p_holm) else "< 0.001" if effect.p_holm < 1e-3 else f"{effect.p_holm:.3f}"
+    p = (
+        _NONE
+        if isnan(effect.p_holm)
+        else "< 0.001"
+        if effect.p_holm < 1e-3
+        else f"{effect.p_holm:.3f}"
+    )
     least = _NONE if isnan(effect.detectable) else _number(effect.score, effect.detectable)
     return [effect.a, effect.b, value, p, least, verdict_text(effect)]
 

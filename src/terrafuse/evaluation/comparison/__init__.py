@@ -9,6 +9,7 @@ from terrafuse.evaluation.comparison.compare import (
 )
 from terrafuse.evaluation.comparison.counts import (
     DEFAULT_SCORES,
+    PER_CLASS,
     RunCounts,
     Rule,
     family_of,
@@ -20,6 +21,7 @@ from terrafuse.evaluation.comparison.letters import letters
 __all__ = [
     "DEFAULT_SCORES",
     "LEVEL",
+    "PER_CLASS",
     "POWER",
     "Comparison",
     "Effect",

@@ -61,7 +61,9 @@ class Effect:
             return "cannot be told apart"
         kind = SCORES.get(family_of(self.score))
         is_more = self.difference.value > 0
-        return "a is better" if is_more == (kind is None or kind.higher_is_better) else "b is better"
+        return (
+            "a is better" if is_more == (kind is None or kind.higher_is_better) else "b is better"
+        )
 
     @property
     def better(self) -> str | None:
@@ -228,7 +230,9 @@ def _effects(
     variance = Variance.of(spread, bootstrap.widening)
     p = flips.p(spread, variance)
     needed = _power_factor(variance.freedom)
-    for m, (column, interval) in enumerate(zip(columns, _intervals(spread, bootstrap), strict=True)):
+    for m, (column, interval) in enumerate(
+        zip(columns, _intervals(spread, bootstrap), strict=True)
+    ):
         can = _can_tell(spread, m)
         yield Effect(
             a,

@@ -1,8 +1,9 @@
 """p values by flipping signs of blocks.
 
 If two settings are equally good, each block could as well have favoured the other one: the sign of
-its part of the difference is a coin. Where seeds differ, their part is drawn from Student's t
-beside it, since three seeds have four patterns of signs only.
+its part of the difference is a coin. Three seeds have four patterns of signs only, so that their
+part is drawn beside it: normal, and all divided by how well the variance is known from so few, as
+in Student's t.
 
 Reference:
     Sign flips: Winkler et al.: Permutation Inference for the General Linear Model. NeuroImage 92,
@@ -22,6 +23,8 @@ from terrafuse.evaluation.scores import Floats
 FLIPS = 2000
 #: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
 LEAST_BEYOND = 10
+#: Degrees of freedom from which on a variance is as good as known.
+_KNOWN = 1e5
 
 
 class SignFlips:
@@ -35,7 +38,8 @@ class SignFlips:
         rng = np.random.default_rng([bootstrap.seed, 3])
         size = (FLIPS, bootstrap.size)
         self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
-        self._seeds = rng.random((FLIPS, 1))
+        self._normal = rng.standard_normal((FLIPS, 1))
+        self._chi = rng.random((FLIPS, 1))
         self._widening = bootstrap.widening
 
     def p(self, spread: Spread, variance: Variance) -> Floats:
@@ -45,7 +49,9 @@ class SignFlips:
         scaled = (parts / np.where(scale > 0, scale, 1)).astype(np.float32)
         flipped = (self._signs @ scaled).astype(np.float64) * (scale / len(parts))
         drawn = np.sqrt(self._widening) * flipped
-        drawn += np.sqrt(variance.seeds) * stats.t.ppf(self._seeds, variance.seed_freedom)
+        drawn += np.sqrt(variance.seeds) * self._normal
+        freedom = np.minimum(variance.seed_freedom, _KNOWN)
+        drawn *= np.sqrt(freedom / stats.chi2.ppf(self._chi, freedom))
         size = np.abs(spread.values)
         # Differences that are equal but for rounding are not beyond each other.
         beyond = (np.abs(drawn) >= size * (1 - 1e-6)).sum(axis=0)

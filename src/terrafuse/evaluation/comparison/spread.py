@@ -156,7 +156,7 @@ class Variance:
         ground: Of other ground, (M,).
         seeds: Of other seeds, (M,); 0 where there is one run only.
         freedom: Degrees of freedom of their sum, (M,).
-        seed_freedom: Those of `seeds`, (M,).
+        seed_freedom: Those of their sum if that of the ground were known, (M,).
     """
 
     ground: Floats
@@ -184,5 +184,5 @@ class Variance:
         noise = np.nan_to_num(spread.seed_noise)
         total = ground + seeds
         freedom = total**2 / np.maximum(ground**2 / np.maximum(of_ground, 1) + noise, _EVEN)
-        seed_freedom = seeds**2 / np.maximum(noise, _EVEN)
+        seed_freedom = total**2 / np.maximum(noise, _EVEN)
         return cls(ground, seeds, np.maximum(freedom, 1), np.maximum(seed_freedom, 1))
