@@ -1,7 +1,7 @@
-"""Do the intervals of `terrafuse compare` hold their level? On simulated errors that come together.
+"""Do the intervals of `terrafuse compare` hold their level? On simulated, correlated errors.
 
-    python benchmarks/compare_coverage.py                  # the table of docs/reference/comparison.md
-    python benchmarks/compare_coverage.py --draws 40 --sizes 2048 --lengths 64
+    python benchmarks/compare_coverage.py               # the table of docs/reference/comparison.md
+    python benchmarks/compare_coverage.py --draws 40 --sizes 4096 --lengths 64
 
 Each draw makes ground with labels, two methods and three seeds of each. A pixel is wrong where a
 Gaussian field is high: part of it is the ground's (hard for all), part the method's, part the

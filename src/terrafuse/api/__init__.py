@@ -104,6 +104,7 @@ __all__ = [
     "Place",
     "Rasters",
     "Run",
+    "Setting",
     "ShippedConfig",
     "SmallMaps",
     "Sweep",

@@ -10,8 +10,8 @@ from terrafuse.evaluation.comparison.compare import (
 from terrafuse.evaluation.comparison.counts import (
     DEFAULT_SCORES,
     PER_CLASS,
-    RunCounts,
     Rule,
+    RunCounts,
     family_of,
     label_of,
 )

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from terrafuse.evaluation.comparison.counts import RunCounts, Rule, family_of
+from terrafuse.evaluation.comparison.counts import Rule, RunCounts, family_of
 from terrafuse.evaluation.comparison.flips import SignFlips
 from terrafuse.evaluation.comparison.holm import holm
 from terrafuse.evaluation.comparison.spread import RunScores, Spread, Variance

@@ -23,8 +23,8 @@ from terrafuse.evaluation.scores import Floats
 FLIPS = 2000
 #: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
 LEAST_BEYOND = 10
-#: Degrees of freedom from which on a variance is as good as known.
-_KNOWN = 1e5
+#: From the last on a variance is as good as known.
+_FREEDOM = np.geomspace(1, 1e5, 51)
 
 
 class SignFlips:
@@ -39,7 +39,9 @@ class SignFlips:
         size = (FLIPS, bootstrap.size)
         self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
         self._normal = rng.standard_normal((FLIPS, 1))
-        self._chi = rng.random((FLIPS, 1))
+        # Quantiles take milliseconds: of some degrees of freedom, for all comparisons.
+        chi = stats.chi2.ppf(rng.random((FLIPS, 1)), _FREEDOM)
+        self._log_widths = np.log(_FREEDOM / chi) / 2
         self._widening = bootstrap.widening
 
     def p(self, spread: Spread, variance: Variance) -> Floats:
@@ -50,8 +52,7 @@ class SignFlips:
         flipped = (self._signs @ scaled).astype(np.float64) * (scale / len(parts))
         drawn = np.sqrt(self._widening) * flipped
         drawn += np.sqrt(variance.seeds) * self._normal
-        freedom = np.minimum(variance.seed_freedom, _KNOWN)
-        drawn *= np.sqrt(freedom / stats.chi2.ppf(self._chi, freedom))
+        drawn *= self._widths(variance.seed_freedom)
         size = np.abs(spread.values)
         # Differences that are equal but for rounding are not beyond each other.
         beyond = (np.abs(drawn) >= size * (1 - 1e-6)).sum(axis=0)
@@ -61,3 +62,12 @@ class SignFlips:
         found = np.where(beyond >= LEAST_BEYOND, (1 + beyond) / (1 + FLIPS), tail)
         p: Floats = np.where(np.isnan(spread.values), np.nan, np.where(size == 0, 1.0, found))
         return p
+
+    def _widths(self, freedom: Floats) -> Floats:
+        """Draws of √(ν / χ²) of so many degrees of freedom (M,), (FLIPS, M)."""
+        places = np.interp(np.log(freedom), np.log(_FREEDOM), np.arange(len(_FREEDOM)))
+        before = np.minimum(places.astype(np.int64), len(_FREEDOM) - 2)
+        part = places - before
+        own = self._log_widths
+        widths: Floats = np.exp((1 - part) * own[:, before] + part * own[:, before + 1])
+        return widths

@@ -32,6 +32,6 @@ def letters(names: Sequence[str], told_apart: Iterable[tuple[str, str]]) -> dict
 
 
 def _letter(number: int) -> str:
-    """a … z, then a1, b1 …"""
+    """Return a … z, then a1, b1 and so on."""
     round_, place = divmod(number, len(ascii_lowercase))
     return ascii_lowercase[place] + (str(round_) if round_ else "")

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terrafuse.evaluation.comparison.counts import RunCounts, Rule, score_sums
+from terrafuse.evaluation.comparison.counts import Rule, RunCounts, score_sums
 from terrafuse.evaluation.resampling import BlockBootstrap
 from terrafuse.evaluation.scores import Floats
 
