@@ -115,15 +115,15 @@ def test_single_runs_are_a_paired_t_test_of_blocks() -> None:
 def test_seeds_alone_are_a_test_of_welch() -> None:
     """On ground where all blocks are alike."""
     a, b = [0.70, 0.74, 0.69], [0.66, 0.665, 0.67, 0.68, 0.64]
-    found = compare(*([np.full(40, x) for x in own] for own in (a, b)))
-    (effect,) = found.effects
+    # Flips count the difference itself as ground, of many blocks next to nothing.
+    (effect,) = compare(*([np.full(400, x) for x in own] for own in (a, b))).effects
     welch = stats.ttest_ind(a, b, equal_var=False)
     wanted = welch.confidence_interval()
     assert effect.ground == pytest.approx(0, abs=1e-9)
     assert effect.freedom == pytest.approx(welch.df, rel=1e-6)
     width = wanted.high - wanted.low
     assert effect.difference.high - effect.difference.low == pytest.approx(width, rel=0.15)
-    assert effect.p == pytest.approx(welch.pvalue, rel=0.25)
+    assert effect.p == pytest.approx(welch.pvalue, rel=0.2)
 
 
 def test_ground_and_seeds_add_up_and_what_both_count_is_taken_off() -> None:

@@ -13,6 +13,8 @@ Reference:
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy import stats
 
@@ -27,6 +29,14 @@ LEAST_BEYOND = 10
 _FREEDOM = np.geomspace(1, 1e5, 51)
 
 
+@lru_cache
+def _log_widths() -> Floats:
+    """Logarithms of √(ν / χ²) at equal steps of probability, of some ν, (FLIPS, ν)."""
+    steps = (np.arange(FLIPS)[:, None] + 0.5) / FLIPS
+    widths: Floats = np.log(_FREEDOM / stats.chi2.ppf(steps, _FREEDOM)) / 2
+    return widths
+
+
 class SignFlips:
     """The same flips for all comparisons of a table.
 
@@ -39,9 +49,7 @@ class SignFlips:
         size = (FLIPS, bootstrap.size)
         self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
         self._normal = rng.standard_normal((FLIPS, 1))
-        # Quantiles take milliseconds: of some degrees of freedom, for all comparisons.
-        chi = stats.chi2.ppf(rng.random((FLIPS, 1)), _FREEDOM)
-        self._log_widths = np.log(_FREEDOM / chi) / 2
+        self._log_widths = rng.permutation(_log_widths())
         self._widening = bootstrap.widening
 
     def p(self, spread: Spread, variance: Variance) -> Floats:
