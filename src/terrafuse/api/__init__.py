@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from terrafuse.api.calibrating import calibrate
     from terrafuse.api.checking import check_method
+    from terrafuse.api.comparing import Judgement, Setting, compare
     from terrafuse.api.datasets import (
         data_check,
         data_describe,
@@ -59,6 +60,7 @@ else:  # each command imports only the libraries that it needs
             ),
             "terrafuse.api.calibrating": ("calibrate",),
             "terrafuse.api.checking": ("check_method",),
+            "terrafuse.api.comparing": ("Judgement", "Setting", "compare"),
             "terrafuse.api.datasets": (
                 "data_check",
                 "data_describe",
@@ -102,16 +104,19 @@ __all__ = [
     "CopiedConfigs",
     "DrawnSample",
     "GeneratedSet",
+    "Judgement",
     "Mapped",
     "Place",
     "Rasters",
     "Run",
+    "Setting",
     "ShippedConfig",
     "SmallMaps",
     "Sweep",
     "areas",
     "calibrate",
     "check_method",
+    "compare",
     "copy_configs",
     "data_check",
     "data_describe",

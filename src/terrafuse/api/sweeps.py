@@ -12,16 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from terrafuse.api.comparing import Setting, judge_rows
 from terrafuse.api.pretraining import pretrain, pretrained_weights
 from terrafuse.api.runs import load, train
 from terrafuse.api.sweep_choice import choose_value
 from terrafuse.api.sweep_plan import Candidates, SweepRun, plan_sweep
 from terrafuse.describe.overview import describe_model
-from terrafuse.errors import ConfigError, StoppedError, TerrafuseError, WeightsNotFoundError
+from terrafuse.errors import (
+    ConfigError,
+    ScoresError,
+    StoppedError,
+    TerrafuseError,
+    WeightsNotFoundError,
+)
 from terrafuse.evaluation import HEADLINE, SCORES
 from terrafuse.locking import is_first_process
 from terrafuse.prediction import describe_device, forward_seconds
-from terrafuse.reports.sweep_tables import Choice, write_tables
+from terrafuse.reports.sweep_tables import Choice, Judged, write_tables
 from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
 from terrafuse.weights import digest
@@ -106,6 +113,7 @@ def sweep(
         work = _Sweeping(out, plans, candidates, split, device, progress, say)
         for row in work.rows:
             work.run_row(row)
+        work.judge()
     return Sweep(out, work.results, work.failures)
 
 
@@ -135,6 +143,7 @@ class _Sweeping:
         self.rows = list(dict.fromkeys(job.row for job in plans[0]))
         self.choices: dict[tuple[str, str], Choice] = {}
         self.failures: dict[str, str] = {}
+        self.judged: dict[str, Judged] = {}
         stored = {job.name: _stored(job, split) for plan in plans for job in plan}
         self.found = {name: record for name, record in stored.items() if record is not None}
         self.clock = _Clock(sum(job.name not in self.found for job in self.jobs))
@@ -154,6 +163,30 @@ class _Sweeping:
             if job.row == row and job.name not in self.found:
                 self._run(number, job)
         self.results = self._write()
+
+    def judge(self) -> None:
+        """Compare the rows of each table over ground and seeds, and write the tables with that."""
+        self.judged = {
+            group: self._judge([job for job in self.jobs if job.group == group])
+            for group in dict.fromkeys(job.group for job in self.jobs)
+        }
+        self.results = self._write()
+
+    def _judge(self, jobs: Sequence[SweepRun]) -> Judged:
+        rows: dict[str, list[Path]] = {}
+        for job in jobs:
+            if job.name in self.found:
+                rows.setdefault(job.title, []).append(job.folder)
+        done = [self.found[job.name] for job in jobs if job.name in self.found]
+        if not done:
+            return Judged(missing="no run is finished")
+        scores = [kind.name for kind in SCORES.values() if "sweep" in kind.summaries]
+        settings = [Setting(title, tuple(runs)) for title, runs in rows.items()]
+        try:
+            found = judge_rows(settings, done[0]["split"], scores, list(done[0]["iou"]))
+        except ScoresError as error:  # of an earlier version, or of rows with classes of their own
+            return Judged(missing=str(error))
+        return Judged(found.comparison, found.blocks)
 
     def _plan_of(self, row: tuple[str, str]) -> list[SweepRun]:
         if self.candidates is None or row not in self.choices:
@@ -185,7 +218,9 @@ class _Sweeping:
         return train(job.config, job.folder, resume=True, progress=self.progress)
 
     def _write(self) -> dict[str, Any]:
-        return write_tables(self.out, self.jobs, self.found, self.failures, self.choices)
+        return write_tables(
+            self.out, self.jobs, self.found, self.failures, self.choices, self.judged
+        )
 
 
 def _run(

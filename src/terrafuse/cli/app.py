@@ -16,6 +16,7 @@ import typer
 
 from terrafuse.cli.calibrate import calibrate
 from terrafuse.cli.checking import check_method
+from terrafuse.cli.compare import compare
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ app.command("check-method")(check_method)
 app.command()(generate)
 app.command()(pretrain)
 app.command()(sweep)
+app.command()(compare)
 
 
 def _version(value: bool) -> None:

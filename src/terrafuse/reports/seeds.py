@@ -21,11 +21,13 @@ class ScoreRow:
     Args:
         values: One score per seed.
         half: Half the width of the confidence interval of their mean; None for a single seed.
+        ends: Of an interval that is not even about the mean; instead of `half`.
     """
 
     title: str
     values: Sequence[float]
     half: float | None = None
+    ends: tuple[float, float] | None = None
 
 
 @styled
@@ -53,8 +55,11 @@ def _draw(axes: Axes, rows: Sequence[ScoreRow]) -> None:
     for place, row in enumerate(rows):
         mean = statistics.mean(row.values)
         axes.plot(row.values, [place] * len(row.values), "o", ms=4, color=SERIES[0], alpha=0.45)
-        if row.half is not None:
-            axes.plot([mean - row.half, mean + row.half], [place] * 2, color=SERIES[0], lw=1.5)
+        ends = row.ends
+        if ends is None and row.half is not None:
+            ends = (mean - row.half, mean + row.half)
+        if ends is not None:
+            axes.plot(ends, [place] * 2, color=SERIES[0], lw=1.5)
         axes.plot([mean], [place], "|", ms=11, mew=2, color=INK)
     # The interval of few, very different seeds is wide: it must not squeeze the other rows.
     values = [value for row in rows for value in row.values]

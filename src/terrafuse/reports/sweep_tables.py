@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,12 +19,17 @@ from terrafuse.evaluation import (
     headline_first,
     known_half_interval,
 )
+from terrafuse.evaluation.blocks import Blocks
+from terrafuse.evaluation.comparison import Comparison, label_of
+from terrafuse.evaluation.resampling import LEAST_BLOCKS
+from terrafuse.reports.comparison_tables import row_letters
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 from terrafuse.writing import written_whole
 
 TABLE, CSV, RESULTS, PICTURE = "table.md", "table.csv", "results.json", "scores.png"
 _COSTS = ("parameters", "trainable", "flops", "crop_size", "ms_per_megapixel")
 _NONE = "–"
+_LETTERS = "letters"
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -54,6 +60,21 @@ class TableRun(Protocol):
 
 
 @dataclass(frozen=True)
+class Judged:
+    """Comparison of the rows of one table; or why there is none.
+
+    Args:
+        comparison: Of the rows by their titles; scores are columns "miou", "iou:water".
+        blocks: What it stands on.
+        missing: Why there is none.
+    """
+
+    comparison: Comparison | None = None
+    blocks: Blocks | None = None
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class Choice:
     """The setting chosen for a row by validation.
 
@@ -74,6 +95,7 @@ def write_tables(
     found: Mapping[str, Record],
     failures: Mapping[str, str],
     choices: Mapping[tuple[str, str], Choice] | None = None,
+    judged: Mapping[str, Judged] | None = None,
 ) -> dict[str, Any]:
     """Write all four files; they appear whole and together, or not at all.
 
@@ -82,6 +104,8 @@ def write_tables(
         found: Scores and costs of finished runs, by name of the run.
         failures: Messages of failed runs, by name of the run.
         choices: Chosen settings, by row.
+        judged: Comparisons of rows over ground and seeds, by group; default: intervals are of seeds
+            alone.
 
     Returns:
         The content of `results.json`.
@@ -90,20 +114,24 @@ def write_tables(
         OutputError: `out` cannot be written.
     """
     rows = _rows(jobs, found, choices or {})
+    judged = judged or {}
+    for row in rows:
+        _judge(row, judged.get(row["group"], Judged()).comparison)
     results: dict[str, Any] = {
         "scores": f"in %; shown: {_how_shown(rows) or 'none yet'}",
+        "comparisons": {group: _findings(own) for group, own in judged.items()},
         "rows": rows,
         "runs": [_run(job, found, failures) for job in jobs],
     }
     paths = (out / TABLE, out / CSV, out / RESULTS, out / PICTURE)
     with written_whole(*paths) as (table, sheet, plain, picture):
-        table.write_text(_markdown(rows, results["runs"]), encoding="utf-8")
+        table.write_text(_markdown(rows, results["runs"], judged), encoding="utf-8")
         sheet.write_text(_csv(rows), encoding="utf-8")
         plain.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
         headline = SCORES[HEADLINE].label
         groups = {
             group: [
-                ScoreRow(row["title"], score["runs"], score["half"])
+                ScoreRow(row["title"], score["runs"], score["half"], score.get("interval"))
                 for row in own
                 if (score := row["scores"][headline])["runs"]
             ]
@@ -160,6 +188,30 @@ def _mean(values: Iterable[float | None], in_percent: bool = True) -> dict[str, 
     }
 
 
+def _judge(row: Row, comparison: Comparison | None) -> None:
+    """Add intervals over ground and seeds to a row, and from which rows it cannot be told apart."""
+    own = {} if comparison is None else comparison.values.get(row["title"], {})
+    if comparison is None or not own or isnan(own[HEADLINE].low):
+        return
+    for column, interval in own.items():
+        score = row["scores"].get(label_of(column))
+        if score is not None and not isnan(interval.low):
+            score["interval"] = (100 * interval.low, 100 * interval.high)
+    row["letters"] = row_letters(comparison, HEADLINE)[row["title"]]
+    row["not_told_from"] = comparison.not_told_from(HEADLINE, row["title"])
+
+
+def _findings(judged: Judged) -> dict[str, Any]:
+    if judged.comparison is None or judged.blocks is None:
+        return {"missing": judged.missing}
+    return {
+        "blocks": judged.blocks.count,
+        "side_px": judged.blocks.side_px,
+        "best": judged.comparison.best(HEADLINE),
+        "effects": [effect.to_dict() for effect in judged.comparison.of(HEADLINE)],
+    }
+
+
 def _by_group(rows: Iterable[Row]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
@@ -171,21 +223,24 @@ def _score_names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row["scores"]))
 
 
-def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
+def _markdown(rows: Sequence[Row], runs: Sequence[Record], judged: Mapping[str, Judged]) -> str:
     done = [run for run in runs if "scores" in run]
     lines = [_heading(done, rows) + _how_chosen(rows)]
     for group, own in _by_group(rows).items():
         names = _score_names(own)
         chosen = _chosen_keys(own)
-        heads = ["method", "n", *names, "parameters, M", "learning, M", "GFLOPs", "ms / Mpx"]
+        has_letters = any("letters" in row for row in own)
+        heads = ["method", "n", *names, *([_LETTERS] if has_letters else [])]
+        heads += ["parameters, M", "learning, M", "GFLOPs", "ms / Mpx"]
         heads += [f"{key} (chosen)" for key in chosen]
         lines += [f"## {group}"] if group else []
         body = [
             heads,
             ["---", *["---:"] * (len(heads) - 1)],
-            *(_cells(r, names, chosen) for r in own),
+            *(_cells(r, names, chosen, has_letters) for r in own),
         ]
         lines.append("\n".join(f"| {' | '.join(cells)} |" for cells in body))
+        lines += _what_is_told(judged[group]) if group in judged else []
     failed = [run for run in runs if "error" in run]
     if failed:
         lines.append("Failed:")
@@ -194,6 +249,29 @@ def _markdown(rows: Sequence[Row], runs: Sequence[Record]) -> str:
     if waiting:
         lines.append(f"{waiting} of {len(runs)} runs are not finished yet.")
     return "\n\n".join(lines) + "\n"
+
+
+def _what_is_told(judged: Judged) -> list[str]:
+    """Sentences below a table: the best row, and which cannot be told from it."""
+    found, blocks = judged.comparison, judged.blocks
+    if found is None or blocks is None:
+        return [f"Rows are not compared over the ground: {_one_line(judged.missing)}"]
+    headline = SCORES[HEADLINE].label
+    if blocks.count < LEAST_BLOCKS:
+        return [
+            f"Rows are not compared over the ground: it is {blocks.count} blocks of "
+            f"{blocks.side_px} pixels, and fewer than {LEAST_BLOCKS} tell nothing."
+        ]
+    best = found.best(HEADLINE)
+    if best is None or len(found.values) < 2:
+        return []
+    same = found.not_told_from(HEADLINE, best)
+    told = f"cannot be told from it: {', '.join(same)}" if same else "all others are worse"
+    return [
+        f"{headline}: best is {best}; {told}. By {blocks.count} blocks of {blocks.side_px} pixels "
+        "and seeds, corrected by Holm; rows that share a letter cannot be told apart. Differences "
+        "with intervals: terrafuse compare."
+    ]
 
 
 def _heading(done: Sequence[Record], rows: Sequence[Row]) -> str:
@@ -214,8 +292,10 @@ def _heading(done: Sequence[Record], rows: Sequence[Row]) -> str:
 
 def _how_shown(rows: Sequence[Row]) -> str:
     """Format a cell of any number of seeds."""
-    numbers = {row["n"] for row in rows}
+    numbers = {row["n"] for row in rows if "letters" not in row}
     how = []
+    if any("letters" in row for row in rows):
+        how.append("mean of n seeds (95 % interval over other ground and seeds)")
     if max(numbers, default=0) > 2:
         how.append("mean of n seeds ± half of its 95 % confidence interval (Student's t)")
     if 2 in numbers:
@@ -244,12 +324,13 @@ def _chosen_keys(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["chosen"]["key"] for row in rows if "chosen" in row))
 
 
-def _cells(row: Row, names: Iterable[str], chosen: Sequence[str]) -> list[str]:
+def _cells(row: Row, names: Iterable[str], chosen: Sequence[str], has_letters: bool) -> list[str]:
     flops = row["flops"]
     return [
         row["title"].replace("|", "\\|"),
         str(row["n"]),
         *(_score_cell(row["scores"].get(name)) for name in names),
+        *([row.get("letters") or _NONE] if has_letters else []),
         f"{row['parameters'] / 1e6:.3g}",
         f"{row['trainable'] / 1e6:.3g}",
         _NONE if flops is None else f"{flops / 1e9:.3g}",
@@ -261,6 +342,9 @@ def _cells(row: Row, names: Iterable[str], chosen: Sequence[str]) -> list[str]:
 def _score_cell(score: Mapping[str, Any] | None) -> str:
     if score is None or score["mean"] is None:
         return _NONE
+    if "interval" in score:
+        low, high = score["interval"]
+        return f"{score['mean']:.1f} ({low:.1f} to {high:.1f})"
     return describe_runs(score["runs"])
 
 
@@ -272,13 +356,14 @@ def _csv(rows: Sequence[Row]) -> str:
     names = _score_names(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    scores = [part for name in names for part in (f"{name} %", f"{name} ± %")]
+    parts = ("%", "± %", "low %", "high %")
+    scores = [f"{name} {part}" for name in names for part in parts]
     writer.writerow(["group", "title", "n", *scores, *_COSTS])
     for row in rows:
         cells = []
         for name in names:
             score = row["scores"].get(name, {})
-            cells += [score.get("mean"), score.get("half")]
+            cells += [score.get("mean"), score.get("half"), *score.get("interval", (None, None))]
         writer.writerow(
             [row["group"], row["title"], row["n"], *cells, *(row[key] for key in _COSTS)]
         )

@@ -1,0 +1,81 @@
+"""p values by flipping signs of blocks.
+
+If two settings are equally good, each block could as well have favoured the other one: the sign of
+its part of the difference is a coin. Three seeds have four patterns of signs only, so that their
+part is drawn beside it: normal, and all divided by how well the variance is known from so few, as
+in Student's t.
+
+Reference:
+    Sign flips: Winkler et al.: Permutation Inference for the General Linear Model. NeuroImage 92,
+    2014. Small values by a distribution of the tail: Knijnenburg et al.: Fewer Permutations, More
+    Accurate P-values. Bioinformatics 25, 2009.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import stats
+
+from terrafuse.evaluation.comparison.spread import Spread, Variance
+from terrafuse.evaluation.resampling import BlockBootstrap
+from terrafuse.evaluation.scores import Floats
+
+FLIPS = 2000
+#: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
+LEAST_BEYOND = 10
+#: From the last on a variance is as good as known.
+_FREEDOM = np.geomspace(1, 1e5, 51)
+
+
+@lru_cache
+def _log_widths() -> Floats:
+    """Logarithms of √(ν / χ²) at equal steps of probability, of some ν, (FLIPS, ν)."""
+    steps = (np.arange(FLIPS)[:, None] + 0.5) / FLIPS
+    widths: Floats = np.log(_FREEDOM / stats.chi2.ppf(steps, _FREEDOM)) / 2
+    return widths
+
+
+class SignFlips:
+    """The same flips for all comparisons of a table.
+
+    Args:
+        bootstrap: Of the same blocks.
+    """
+
+    def __init__(self, bootstrap: BlockBootstrap) -> None:
+        rng = np.random.default_rng([bootstrap.seed, 3])
+        size = (FLIPS, bootstrap.size)
+        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
+        self._normal = rng.standard_normal((FLIPS, 1))
+        self._log_widths = rng.permutation(_log_widths())
+        self._widening = bootstrap.widening
+
+    def p(self, spread: Spread, variance: Variance) -> Floats:
+        """Return how often no difference looks as large as this one, per column (M,)."""
+        parts = spread.values + spread.influence  # (G, M), of mean D
+        scale = np.abs(parts).max(axis=0, initial=0)
+        scaled = (parts / np.where(scale > 0, scale, 1)).astype(np.float32)
+        flipped = (self._signs @ scaled).astype(np.float64) * (scale / len(parts))
+        drawn = np.sqrt(self._widening) * flipped
+        drawn += np.sqrt(variance.seeds) * self._normal
+        drawn *= self._widths(variance.seed_freedom)
+        size = np.abs(spread.values)
+        # Differences that are equal but for rounding are not beyond each other.
+        beyond = (np.abs(drawn) >= size * (1 - 1e-6)).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = size / np.sqrt(variance.total)
+        tail = 2 * stats.t.sf(np.nan_to_num(t, nan=0.0), variance.freedom)
+        found = np.where(beyond >= LEAST_BEYOND, (1 + beyond) / (1 + FLIPS), tail)
+        p: Floats = np.where(np.isnan(spread.values), np.nan, np.where(size == 0, 1.0, found))
+        return p
+
+    def _widths(self, freedom: Floats) -> Floats:
+        """Draws of √(ν / χ²) of so many degrees of freedom (M,), (FLIPS, M)."""
+        places = np.interp(np.log(freedom), np.log(_FREEDOM), np.arange(len(_FREEDOM)))
+        before = np.minimum(places.astype(np.int64), len(_FREEDOM) - 2)
+        part = places - before
+        own = self._log_widths
+        widths: Floats = np.exp((1 - part) * own[:, before] + part * own[:, before + 1])
+        return widths
