@@ -405,7 +405,9 @@ class Run:
             predictor.device,
             precision=windows.precision,
             enlarged=max(view.factor for view in settings.views),
-            further_bytes=settings.further_bytes(self.segmenter.num_classes),
+            further_bytes=settings.further_bytes(
+                self.segmenter.num_classes, len(self.segmenter.modalities)
+            ),
             processes=processes,
         )
 

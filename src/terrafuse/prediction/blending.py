@@ -68,6 +68,7 @@ class Accumulator:
         device: Device of the logits and sums.
         needs: What the products need beside the sums of logits.
         abstain: As in `FinalRows`.
+        left_out: Likewise.
     """
 
     def __init__(
@@ -78,8 +79,10 @@ class Accumulator:
         device: torch.device | str = "cpu",
         needs: frozenset[Need] = frozenset(),
         abstain: float | None = None,
+        left_out: tuple[int, ...] = (),
     ) -> None:
         self.part = part
+        self.left_out = left_out
         self.num_classes = num_classes
         self.abstain = abstain
         self.device = torch.device(device)
@@ -100,6 +103,11 @@ class Accumulator:
             if "sources" in needs
             else None
         )
+        self._without = (
+            torch.zeros(len(left_out), num_classes, size, width, device=self.device)
+            if "without" in needs
+            else None
+        )
         side = _side_weights(lattice).to(self.device)
         self._weights = side[:, None] * side
         # Every valid pixel receives all windows that cover it, so the sum of its weights is a
@@ -115,6 +123,7 @@ class Accumulator:
         logits: Tensor | None,
         valid: Tensor,
         sources: Tensor | None = None,
+        without: Tensor | None = None,
     ) -> None:
         """Add one window.
 
@@ -124,6 +133,8 @@ class Accumulator:
                 pixels then have no data.
             valid: Bool tensor (size, size), true where any used modality has data.
             sources: Uint8 tensor (size, size), bits of the modalities with data.
+            without: Logits without each of the modalities left out (M, K, size, size); None: the
+                model cannot be run without them.
         """
         assert window.row == self.row, (window, self.row)
         cols = slice(window.col - self._col, window.col_stop - self._col)
@@ -142,6 +153,11 @@ class Accumulator:
             self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
             # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
+            if self._without is not None and without is not None:
+                for total, own_logits in zip(self._without, without, strict=True):
+                    total[:, ring, cols].addcmul_(
+                        own_logits[:, part], self._weights[part], value=times
+                    )
 
     def advance(self, row: int, products: Sequence[Product]) -> Strip | None:
         """Return the part's rows before `row`, which no later window touches.
@@ -199,7 +215,7 @@ class Accumulator:
         """Empty rows of the buffers."""
         self._sums[:, ring].zero_()
         self._known[ring] = True
-        for further in (self._votes, self._sources):
+        for further in (self._votes, self._sources, self._without):
             if further is not None:
                 further[..., ring, :].zero_()
 
@@ -236,6 +252,8 @@ class Accumulator:
             None if self._votes is None else self._votes[:, ring, self._own],
             None if self._sources is None else self._sources[ring, self._own],
             self.abstain,
+            None if self._without is None else self._without[:, :, ring, self._own],
+            self.left_out,
         )
 
     def _total_weights(self, rows: slice) -> Tensor:

@@ -50,6 +50,13 @@ if TYPE_CHECKING:
 #: File that lists the rasters beside it and how they were made.
 RECORD = "prediction.json"
 RECORD_FORMAT = 1
+#: Name of the value 0 where others are modalities.
+NONE_ALONE = "none alone"
+# Its colour and theirs: those of Okabe and Ito, which the colour-blind tell apart.
+_PLACE_COLORS = (
+    (214, 214, 214), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233),
+    (213, 94, 0), (138, 138, 138), (178, 164, 0),
+)  # fmt: skip
 # rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
@@ -405,8 +412,11 @@ class MapWriter:
 
     def _describe(self, product: Product) -> dict[str, Any]:
         """Its line in `prediction.json`."""
-        if "sources" in product.needs:
+        if product.tells == "sets":
             return product.to_dict() | {"bits": self._bits}
+        if product.tells == "one":
+            values = {name: value for value, name in self._category_names(product).items()}
+            return product.to_dict() | {"values": values}
         if product.per_class:
             return product.to_dict() | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
@@ -435,8 +445,12 @@ class MapWriter:
                 template.scales = (product.scale,) * encoding.bands
             if product.per_class:
                 template.descriptions = self.scheme.names
-            if "sources" in product.needs:
+            if product.tells == "sets":
                 template.update_tags(modalities=json.dumps(self._bits))
+            if product.tells == "one":
+                names = self._category_names(product)
+                template.write_colormap(1, {v: (*_PLACE_COLORS[v], 255) for v in names})
+                template.update_tags(modalities=json.dumps(names))
         assemble(path, blocks or self.job.blocks(product.name), encoding, path)
         names = self._category_names(product)
         if names:
@@ -447,7 +461,9 @@ class MapWriter:
         """Pixel value → its name; none for products of numbers."""
         if product.is_class_map:
             return {v: name for v, (name, _) in self.values.named(self.scheme).items()}
-        if "sources" in product.needs:
+        if product.tells == "one":
+            return dict(enumerate([NONE_ALONE, *self._bits]))
+        if product.tells == "sets":
             sets = {
                 v: [n for n, bit in self._bits.items() if v & bit]
                 for v in range(2 ** len(self._bits))

@@ -3,11 +3,14 @@
 A game is the score of every subset of N modalities: an array (2^N, …) whose row is the sum of bits
 of the subset, 0 = no modality. All functions work on any number of games at once.
 
-| number | definition |
-|---|---|
-| gain | v(all) − v(none) |
-| Shapley share of i | mean of v(S + i) − v(S) over the orders in which modalities may come, S being those before i. Shares add up to the gain |
-| Shapley–Taylor interaction of i, j | 2 / N · Σ_S δ_ij(S) / C(N − 1, \\|S\\|), δ_ij(S) = v(S + i + j) − v(S + i) − v(S + j) + v(S). With what each brings alone, v(i) − v(none), they add up to the gain |
+Gain: v(all) − v(none).
+
+Shapley share of i: mean of v(S + i) − v(S) over the orders in which modalities may come, S being
+those before i. Shares add up to the gain.
+
+Shapley–Taylor interaction of i and j: 2 / N · Σ_S δ(S) / C(N − 1, size of S), with
+δ(S) = v(S + i + j) − v(S + i) − v(S + j) + v(S). With what each modality brings alone,
+v(i) − v(none), they add up to the gain.
 
 The gain is further split into what a modality brings whatever the others are (unique), what it
 brings as others could (redundant), and what it brings only beside others (synergistic). With u the
@@ -19,7 +22,7 @@ for a modality i that comes after S in some order, and g = u(i) − u(none) what
 | unique | the least Δ over all S |
 | synergistic | mean over orders of max(0, Δ − g) |
 | redundant | mean over orders of min(Δ, g), less the unique part |
-| conflict | Shapley share in v less that in u: what subsets lose that do worse than a part of them |
+| conflict | Shapley share in v less that in u: subsets that do worse than a part of them |
 
 The parts of a modality add up to its Shapley share, and those of all modalities to the gain. Of two
 modalities with gains a and b alone and c together (none harms) the totals are: redundant
