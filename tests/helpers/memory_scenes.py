@@ -41,6 +41,7 @@ class MemoryScene:
         self.has_labels = labels is not None
         self.missing = frozenset(m.name for m in self.modalities) - set(self.images)
         self.files: dict[str, Any] = {}
+        self.place: str | None = None
         self.image_reads = 0
 
     @property

@@ -36,6 +36,7 @@ def evidence_of(
     subsets: Sequence[tuple[str, ...]] = (("s1", "s2"), ("s1",), ("s2",)),
     scenes: Sequence[ScoredScene] | None = None,
     tolerance_px: float | None = None,
+    rows_apart: int = 1,
     **facts: Any,
 ) -> Evidence:
     """Count maps of scenes.
@@ -44,6 +45,7 @@ def evidence_of(
         labels: Of each scene, (H, W); 255 is ignored.
         maps: Of each subset and scene; 255 = no data.
         confidence: Of each subset and scene; default: there is no table of it.
+        rows_apart: Confidence is looked at in every so many rows.
         facts: Replace those of default.
     """
     subsets = tuple(subsets)[: len(maps)]
@@ -67,7 +69,8 @@ def evidence_of(
                 score.update(truth, found)
                 boundary[s, c] = score.counts
             if confidence is not None:
-                known = (truth != IGNORED) & (found != IGNORED)
+                looked_at = (np.arange(row, row + len(truth)) % rows_apart == 0)[:, None]
+                known = (truth != IGNORED) & (found != IGNORED) & looked_at
                 sure, right = confidence[s][n][part][known], (truth == found)[known]
                 bins = np.searchsorted(CONFIDENCE_EDGES, sure, side="right") - 1
                 steps = np.round(sure.astype(np.float64) / CONFIDENCE_STEP).astype(np.int64)

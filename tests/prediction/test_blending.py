@@ -16,6 +16,7 @@ from terrafuse.prediction import (
     Accumulator,
     Lattice,
     Part,
+    SampledRows,
     Strip,
     find_products,
     taper,
@@ -323,3 +324,34 @@ def test_largest_is_the_first_maximum(num_classes: int) -> None:
     best, index = largest(scores.float())
     assert torch.equal(best, scores.float().amax(dim=0))
     assert np.array_equal(index.numpy(), scores.numpy().argmax(axis=0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 70), st.integers(1, 40), st.integers(2, 24), st.floats(0, 0.5),
+    st.integers(1, 30), st.integers(0, 2**31),
+)  # fmt: skip
+def test_sampled_rows_are_those_of_the_whole_products(
+    height: int, width: int, crop_size: int, share: float, step: int, seed: int
+) -> None:
+    names = ("confidence_float32", "entropy", "margin", "disagreement")
+    lattice = Lattice(height, width, crop_size, int(crop_size * share))
+    sampled = SampledRows(names, step)
+    generator = torch.Generator().manual_seed(seed)
+    windows = {w: torch.randn(3, w.height, w.width, generator=generator) for w in lattice}
+    valid = torch.rand(height + crop_size, width + crop_size, generator=generator) < 0.8
+    needs = needs_of(find_products(names))
+    whole = Accumulator(Part.whole(lattice), 3, needs=needs)
+    some = Accumulator(Part.whole(lattice), 3, sampled=sampled)
+    strips: dict[Accumulator, list[Strip]] = {whole: [], some: []}
+    for own, layers in ((whole, find_products(names)), (some, CLASS_MAP)):
+        stops = [*lattice.row_starts[1:], lattice.height]
+        for row, stop in zip(lattice.rows(), stops, strict=True):
+            for window in row:
+                own.add(window, windows[window], valid[window.slices()])
+            strip = own.advance(stop, layers)
+            assert strip is not None
+            strips[own].append(strip)
+    for name in names:
+        found = np.concatenate([strip.sampled[name] for strip in strips[some]])
+        assert np.array_equal(found, layer(strips[whole], name)[::step], equal_nan=True)

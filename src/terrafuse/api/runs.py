@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from terrafuse.errors import (
 )
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.evaluation.evidence import EVIDENCE, Evidence, save_evidence
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
@@ -60,17 +63,20 @@ from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.stopping import when_stopped
+from terrafuse.version import VERSION
 from terrafuse.weights import (
     METRICS_JSON,
     STATE_FILE,
     RunInfo,
     check_same_scheme,
+    digest_values,
     write_further_metrics,
     write_metrics,
 )
 from terrafuse.writing import claimed, refuse_inputs
 
 Conversions = Mapping[str, ValueConversion]
+_DIGITS = 16
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
 _STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
@@ -262,10 +268,12 @@ class Run:
         workers: int | WorkerSettings = 1,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
-        """Score the model on a split and write `metrics.json` into the run folder.
+        """Score the model on a split; write `metrics.json` and `evidence.npz` into the run folder.
 
-        Scenes of another dataset are compared with the training as in `predict`. Their scores, and
-        those of chosen scenes, stand in a file of their own: `metrics_NAME.json`.
+        The latter holds the counts that the scores are sums of; see
+        `terrafuse.evaluation.evidence`. Scenes of another dataset are compared with the training as
+        in `predict`. Their scores, and those of chosen scenes, stand in files of their own:
+        `metrics_NAME.json` and `evidence_NAME.npz`.
 
         Args:
             split: Name of the split; default: `evaluation.split` of the run, or any where `scenes`
@@ -316,6 +324,7 @@ class Run:
         name = results_name({"split": split, "settings": further if is_further else {}})
         keeping = _keeping(self.folder / f"{SCORED}{name}", dataset, further)
         notes: dict[str, tuple[Any, ...]] = {}
+        evidence: list[Evidence] = []
         with (
             when_stopped(_STOPPED_SCORES_SHARD if part else _STOPPED_SCORES),
             claimed(self.folder, "evaluate", part=str(part) if part else None),
@@ -345,6 +354,7 @@ class Run:
                 on_map=on_map,
                 look=look,
                 notes=notes,
+                on_evidence=evidence.append,
                 keeping=keeping,
                 resume=resume,
                 shard=part,
@@ -358,14 +368,34 @@ class Run:
                     return found
                 return metrics
             metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
+            facts = self._facts_of_scores(path) | {k: further[k] for k in ("scenes", "converted")}
+            beside = {f"{EVIDENCE}{name}.npz": partial(_save_evidence, evidence[0], facts)}
             if is_further:
                 metrics["settings"] |= further
                 metrics["warnings"] = look.all_doubts(known, doubts, notes)
-                write_further_metrics(file, metrics)
+                write_further_metrics(file, metrics, beside)
             else:
-                write_metrics(self.folder, metrics)
+                write_metrics(self.folder, metrics, beside)
             keeping.remove()
             return metrics
+
+    def _facts_of_scores(self, manifest: Path) -> dict[str, Any]:
+        """What `evidence.npz` says of the model and of the data beside what `evaluate` knows."""
+        info, config = self.info, self.config
+        settings = config.model_dump(mode="json")
+        settings["data"]["manifest"] = _short_name(config.data.manifest)
+        for part, key in (("training", "seed"), ("data", "label_seed")):
+            settings[part].pop(key)
+        return {
+            "manifest": _short_name(manifest),
+            "method": info.method,
+            "backbone": info.method_options.get("backbone"),
+            "steps": config.training.steps,
+            "seed": config.training.seed,
+            "settings": _digest_settings(settings),
+            "model": (info.state_sha256 or digest_values(self.segmenter.state_dict()))[:_DIGITS],
+            "terrafuse_version": VERSION,
+        }
 
     def _predictor(
         self, windows: WindowSettings | None, device: str, workers: int | WorkerSettings
@@ -671,6 +701,20 @@ def results_name(metrics: Mapping[str, Any]) -> str:
     words += [] if metrics["split"] == ANY_SPLIT else [metrics["split"]]
     words += ["scenes"] if settings["scenes"] else []
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", "".join(f"_{word}" for word in words if word))
+
+
+def _short_name(manifest: Path) -> str:
+    """Name of a manifest and of its folder: it may lie elsewhere on another machine."""
+    return "/".join(manifest.resolve().parts[-2:])
+
+
+def _digest_settings(settings: Mapping[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
+def _save_evidence(evidence: Evidence, facts: Mapping[str, Any], path: Path) -> None:
+    save_evidence(path, replace(evidence, facts={**evidence.facts, **facts}))
 
 
 def _in_words(conversions: Conversions) -> dict[str, str]:

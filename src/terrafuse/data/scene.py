@@ -51,6 +51,7 @@ class SceneFiles:
         label_rules: Reading rules of both.
         window: Part of the reference grid that is the scene; None = all.
         shared_labels: Whether the label file is of several scenes: polygons then may lie in others.
+        place: Name of the place or event; scenes of one are not independent.
     """
 
     id: str
@@ -66,6 +67,7 @@ class SceneFiles:
     split: str | None = None
     window: Window | None = None
     shared_labels: bool = False
+    place: str | None = None
 
     @property
     def references(self) -> dict[ReferenceName, str]:
@@ -177,6 +179,11 @@ class Scene:
     def split(self) -> str | None:
         """Split that the scene belongs to, such as "train"."""
         return self._files.split
+
+    @property
+    def place(self) -> str | None:
+        """Name of the place or event that it is of, if the manifest says so."""
+        return self._files.place
 
     @property
     def modalities(self) -> tuple[Modality, ...]:

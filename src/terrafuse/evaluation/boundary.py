@@ -17,10 +17,28 @@ Reference:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.samples import IGNORE_INDEX
+
+
+class BoundaryPixels(NamedTuple):
+    """Boundary pixels of a map or a reference.
+
+    Args:
+        rows: In the scene (n,); `cols` likewise.
+        classes: Uint8 (n,).
+        near: Whether a pixel of the same class's boundary in the other one is near, bool (n,).
+    """
+
+    rows: NDArray[np.intp]
+    cols: NDArray[np.intp]
+    classes: NDArray[np.uint8]
+    near: NDArray[np.bool_]
 
 
 class BoundaryScore:
@@ -45,6 +63,19 @@ class BoundaryScore:
             labels: Reference classes of the whole scene, uint8 (H, W); 255 is ignored.
             class_map: Mapped classes, uint8 (H, W); 255 = no data, which is ignored too.
         """
+        for column, found in zip((2, 0), self.matches(labels, class_map), strict=True):
+            for further, classes in enumerate((found.classes[found.near], found.classes)):
+                self.counts[:, column + further] += np.bincount(classes, minlength=self.num_classes)
+            del found  # the next ones need the memory
+
+    def matches(
+        self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]
+    ) -> Iterator[BoundaryPixels]:
+        """Yield the boundary pixels that count, of the reference and then of the map.
+
+        Args:
+            labels: As in `update`; so is `class_map`.
+        """
         ignored = (labels == IGNORE_INDEX) | (class_map == IGNORE_INDEX)
         reference, mapped = (
             boundaries(np.where(ignored, np.uint8(IGNORE_INDEX), classes))
@@ -52,13 +83,13 @@ class BoundaryScore:
         )
         counted = reference.copy()
         counted[_touching(ignored)] = IGNORE_INDEX
-        self.counts[:, 2:] += self._match(counted, reference=mapped)
+        yield self._match(counted, reference=mapped)
         counted = mapped.copy()
         if ignored.any():
             points = np.nonzero(mapped != IGNORE_INDEX)
             near = self._near(points, np.ones(len(points[0]), np.uint8), ignored.view(np.uint8))
             counted[points[0][near], points[1][near]] = IGNORE_INDEX
-        self.counts[:, :2] += self._match(counted, reference=reference)
+        yield self._match(counted, reference=reference)
 
     def merge(self, other: BoundaryScore) -> None:
         """Add the counts of another score."""
@@ -78,16 +109,11 @@ class BoundaryScore:
         f1 = np.where(np.isnan(precision), recall, f1)
         return np.where(np.isnan(recall), precision, f1)
 
-    def _match(
-        self, counted: NDArray[np.uint8], *, reference: NDArray[np.uint8]
-    ) -> NDArray[np.int64]:
-        """Count boundary pixels of `counted` near those of `reference`, and all: (K, 2)."""
+    def _match(self, counted: NDArray[np.uint8], *, reference: NDArray[np.uint8]) -> BoundaryPixels:
+        """Tell which boundary pixels of `counted` are near those of `reference`."""
         points = np.nonzero(counted != IGNORE_INDEX)
         classes = counted[points]
-        near = self._near(points, classes, reference)
-        return np.stack(
-            [np.bincount(c, minlength=self.num_classes) for c in (classes[near], classes)], axis=1
-        )
+        return BoundaryPixels(*points, classes, self._near(points, classes, reference))
 
     def _near(
         self,

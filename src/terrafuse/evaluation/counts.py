@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from terrafuse.evaluation.cell_counts import CellCounts
+from terrafuse.evaluation.evidence import (
+    LAGS,
+    LEVELS,
+    MEASURES,
+    TABLES,
+    ScoredScene,
+    TableName,
+    cell_shape,
+    cells_of,
+)
+
+#: Shape of the levels of uncertainty of a map.
+DETECTION = (len(MEASURES), LEVELS, 2)
 
 
 @dataclass(frozen=True)
@@ -15,16 +31,21 @@ class SceneCounts:
     """Comparison of a scene's labels with its maps.
 
     Args:
-        confusion: Int64 (K, K + 1) per subset of modalities, as in `ConfusionMatrix`.
-        boundary: Int64 (K, 4) per subset, as in `BoundaryScore`; none where they are not compared.
+        scene: What was scored.
+        tables: Counts per cell of the scene, for each subset of modalities; no "boundary" where
+            these are not compared.
+        detection: Int64 (measures, levels, 2) for each subset, as in `Evidence`.
+        correlation: Int64 (lags, 3), of the full subset, likewise.
         windows: Windows of all maps.
         pixel_size_m: Of the scene's grid, if it has one in metres.
         notes: What was found out about the scene beside its scores.
         state: Tells whether its files are still the same; "" where nobody asks.
     """
 
-    confusion: tuple[NDArray[np.int64], ...]
-    boundary: tuple[NDArray[np.int64], ...]
+    scene: ScoredScene
+    tables: Mapping[TableName, tuple[CellCounts, ...]]
+    detection: tuple[NDArray[np.int64], ...]
+    correlation: NDArray[np.int64]
     windows: int
     pixel_size_m: float | None = None
     notes: tuple[Any, ...] = ()
@@ -33,8 +54,10 @@ class SceneCounts:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; of counts those that are not 0."""
         return {
-            "confusion": [_pack(counts) for counts in self.confusion],
-            "boundary": [_pack(counts) for counts in self.boundary],
+            "scene": self.scene.to_dict(),
+            "tables": {name: [own.to_text() for own in x] for name, x in self.tables.items()},
+            "detection": [CellCounts.of_table(own).to_text() for own in self.detection],
+            "correlation": self.correlation.tolist(),
             "windows": self.windows,
             "pixel_size_m": self.pixel_size_m,
             "notes": list(self.notes),
@@ -48,11 +71,21 @@ class SceneCounts:
         Raises:
             ValueError: They are no such values; or LookupError or TypeError.
         """
+        scene = ScoredScene.from_dict(values["scene"])
+        cells = len(cells_of(0, scene.height, scene.width))
+        tables = {
+            name: tuple(
+                CellCounts.from_text(text, cells * prod(cell_shape(name, num_classes)))
+                for text in values["tables"][name]
+            )
+            for name in TABLES
+            if name in values["tables"]
+        }
         return cls(
-            confusion=tuple(
-                _unpack(x, (num_classes, num_classes + 1)) for x in values["confusion"]
-            ),
-            boundary=tuple(_unpack(x, (num_classes, 4)) for x in values["boundary"]),
+            scene=scene,
+            tables=tables,
+            detection=tuple(_detection(text) for text in values["detection"]),
+            correlation=np.array(values["correlation"], np.int64).reshape(len(LAGS), 3),
             windows=int(values["windows"]),
             pixel_size_m=values["pixel_size_m"],
             notes=tuple(values["notes"]),
@@ -60,15 +93,5 @@ class SceneCounts:
         )
 
 
-def _pack(counts: NDArray[np.int64]) -> list[list[int]]:
-    """Places in the flat table, and what stands there."""
-    flat = counts.ravel()
-    places = np.flatnonzero(flat)
-    return [places.tolist(), flat[places].tolist()]
-
-
-def _unpack(packed: list[list[int]], shape: tuple[int, int]) -> NDArray[np.int64]:
-    counts = np.zeros(shape, np.int64)
-    places, values = packed
-    counts.reshape(-1)[places] = values
-    return counts
+def _detection(text: str) -> NDArray[np.int64]:
+    return CellCounts.from_text(text, prod(DETECTION)).total(DETECTION)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
+from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import scipy.sparse
 import torch
+from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
 from terrafuse.evaluation.boundary import BoundaryScore
+from terrafuse.evaluation.cell_counts import CellCounts
 from terrafuse.evaluation.confusion import ConfusionMatrix
-from terrafuse.evaluation.counts import SceneCounts
+from terrafuse.evaluation.counts import DETECTION, SceneCounts
+from terrafuse.evaluation.evidence import TABLES, Cells, Evidence, cell_shape
 from terrafuse.evaluation.journal import Keeping, ScoreJournal
 from terrafuse.evaluation.score_table import subset_report
 from terrafuse.evaluation.scores import ClassMean, score
@@ -86,6 +92,7 @@ def evaluate(
     on_map: OnMap | None = None,
     look: Look | None = None,
     notes: dict[str, tuple[Any, ...]] | None = None,
+    on_evidence: Callable[[Evidence], None] | None = None,
     keeping: Keeping | None = None,
     resume: bool = False,
     shard: Shard | None = None,
@@ -111,6 +118,7 @@ def evaluate(
         look: Called before each scene is mapped, where it is mapped; with workers, it is sent to
             them.
         notes: Receives what `look` returned, by scene.
+        on_evidence: Called at the end with the counts that the scores are sums of.
         keeping: Where counts of finished scenes are kept until all are there; needed by the next
             two.
         resume: True: go on with what is kept of the same scores.
@@ -158,7 +166,10 @@ def evaluate(
         return {"waits_for": 0 if journal.is_removed else len(scenes) - len(results)}
     if notes is not None:
         notes |= results.notes()
-    return results.metrics()
+    metrics = results.metrics()
+    if on_evidence is not None:
+        on_evidence(results.evidence(metrics))
+    return metrics
 
 
 def _score(
@@ -258,38 +269,40 @@ class _Results:
             subset: _Tally.empty(len(rule.names), scorer.tolerance_px) for subset in scorer.subsets
         }
         self._rows: dict[int, dict[str, Any]] = {}
-        self._sizes: dict[int, float | None] = {}
-        self._notes: dict[int, tuple[Any, ...]] = {}
+        self._found: dict[int, SceneCounts] = {}
+        self._detection = np.zeros((len(scorer.subsets), *DETECTION), np.int64)
 
     def add(self, number: int, counts: SceneCounts) -> None:
         """Add a scene."""
+        shape = cell_shape("confusion", len(self._rule.names))
         for place, tally in enumerate(self._tallies.values()):
-            tally.confusion.counts += counts.confusion[place]
+            total = counts.tables["confusion"][place].total(shape)
+            tally.confusion.counts += total
+            if place == 0:
+                self._rows[number] = self._rule.scene_row(total)
             if tally.boundary:
-                tally.boundary.counts += counts.boundary[place]
-        matrix = ConfusionMatrix(len(self._rule.names))
-        matrix.counts += counts.confusion[0]
-        self._rows[number] = self._rule.scene_row(matrix)
-        self._sizes[number] = counts.pixel_size_m
-        self._notes[number] = counts.notes
+                own = counts.tables["boundary"][place]
+                tally.boundary.counts += own.total(tally.boundary.counts.shape)
+            self._detection[place] += counts.detection[place]
+        self._found[number] = replace(counts, detection=())  # large, beside a chip's counts
 
     def __contains__(self, number: int) -> bool:
-        return number in self._rows
+        return number in self._found
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._found)
 
     def notes(self) -> dict[str, tuple[Any, ...]]:
         """Notes of the scenes that have some, in the order of the manifest."""
         ids = self._ids()
-        return {ids[number]: own for number, own in sorted(self._notes.items()) if own}
+        return {ids[n]: own.notes for n, own in sorted(self._found.items()) if own.notes}
 
     def metrics(self) -> dict[str, Any]:
         """The content of `metrics.json`."""
         scorer, config, rule, ids = self._scorer, self._scorer.config, self._rule, self._ids()
         full = self._tallies[scorer.subsets[0]]
         _check_anything_scored(full, config)
-        sizes = [size for _, size in sorted(self._sizes.items())]
+        sizes = [own.pixel_size_m for _, own in sorted(self._found.items())]
         settings = {
             "scored_classes": [rule.names[k] for k in rule.mean_over],
             "ignore_index": IGNORE_INDEX,
@@ -316,6 +329,46 @@ class _Results:
             "per_scene": {ids[number]: row for number, row in sorted(self._rows.items())},
         }
 
+    def evidence(self, metrics: Mapping[str, Any]) -> Evidence:
+        """The content of `evidence.npz`.
+
+        Args:
+            metrics: The scores.
+        """
+        found = [own for _, own in sorted(self._found.items())]
+        cells = Cells.of([(own.scene.height, own.scene.width) for own in found])
+        settings = metrics["settings"]
+        copied = {
+            key: settings[key]
+            for key in (
+                "scored_classes",
+                "class_mean",
+                "reference",
+                *self._scorer.predictor.windows.to_dict(),
+                "boundary_tolerance_px",
+            )
+        }
+        return Evidence(
+            {"classes": metrics["classes"], "split": metrics["split"], **copied},
+            tuple(own.scene for own in found),
+            self._scorer.subsets,
+            cells,
+            {
+                name: _table(
+                    [
+                        [own.tables[name][place] for own in found]
+                        for place in range(len(self._tallies))
+                    ],
+                    np.bincount(cells.scene, minlength=len(found)),
+                    prod(cell_shape(name, len(self._rule.names))),
+                )
+                for name in TABLES
+                if name in found[0].tables
+            },
+            np.stack([own.correlation for own in found]),
+            self._detection,
+        )
+
     def _ids(self) -> list[str]:
         return [scene.id for scene in self._scorer.scenes]
 
@@ -338,15 +391,42 @@ class _Rule:
         )
         return scores | counts
 
-    def scene_row(self, matrix: ConfusionMatrix) -> dict[str, Any]:
-        """Return a scene's row of `metrics.json`."""
-        scores = score(matrix.counts, self.class_mean, mean_over=self.mean_over)
+    def scene_row(self, counts: NDArray[np.int64]) -> dict[str, Any]:
+        """Return a scene's row of `metrics.json`.
+
+        Args:
+            counts: As in `ConfusionMatrix`.
+        """
+        scores = score(counts, self.class_mean, mean_over=self.mean_over)
         return {
             "oa": scores.oa,
             "miou": scores.miou,
-            "pixels": matrix.pixels,
-            "unmapped": matrix.unmapped,
+            "pixels": int(counts.sum()),
+            "unmapped": int(counts[:, -1].sum()),
         }
+
+
+def _table(
+    found: Sequence[Sequence[CellCounts]], cells: NDArray[np.integer[Any]], columns: int
+) -> scipy.sparse.csr_array:
+    """A table of `Evidence`.
+
+    Args:
+        found: Counts of each scene, for each subset.
+        cells: Number of cells of each scene.
+        columns: Values of a cell.
+    """
+    ends = np.cumsum(np.tile(cells, len(found)))
+    firsts = np.r_[0, ends][:-1].astype(np.int64) * columns
+    flat = [own for subset in found for own in subset]
+    places = np.concatenate(
+        [own.places.astype(np.int64) + first for own, first in zip(flat, firsts, strict=True)]
+    )
+    counts = np.concatenate([own.counts.astype(np.int64) for own in flat])
+    rows, indices = np.divmod(places, columns)
+    starts = np.r_[0, np.cumsum(np.bincount(rows, minlength=ends[-1]))]
+    shape = (int(ends[-1]), columns)
+    return scipy.sparse.csr_array((counts, indices.astype(np.int32), starts), shape=shape)
 
 
 def _check(

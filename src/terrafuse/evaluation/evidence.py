@@ -35,6 +35,9 @@ MOST_CELLS = 16_384
 CONFIDENCE_EDGES = np.r_[np.arange(20) * 0.05, 1 - 0.05 * 0.5 ** np.arange(1, 13)]
 #: Confidences are summed as whole numbers of this step, so that sums are exact in any order.
 CONFIDENCE_STEP = 1e-6
+#: Confidence is looked at in every so many rows of a scene, and in all columns: rows nearer than
+#: that say nearly the same, and an evaluation would take twice as long.
+CONFIDENCE_ROWS = 8
 #: Distances in pixels at which errors are compared.
 LAGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 #: What uncertainty is measured by, beside the confidence; 0 = sure.
@@ -47,11 +50,12 @@ TABLES: tuple[TableName, ...] = get_args(TableName)
 _CELL_ARRAYS = ("scene", "row", "col", "size")
 
 
-def _shape(table: TableName, classes: int) -> tuple[int, int]:
+def cell_shape(table: TableName, classes: int) -> tuple[int, int]:
     """Shape of the counts of a cell.
 
     Reference × map (last: no data) · per class, boundary pixels of the map, matched and total, and
-    of the reference likewise · per bin, pixels, right ones, and the sum of confidences in steps.
+    of the reference likewise · per bin, pixels of every `CONFIDENCE_ROWS`-th row, right ones, and
+    the sum of confidences in steps.
     """
     shapes: Mapping[TableName, tuple[int, int]] = {
         "confusion": (classes, classes + 1),
@@ -126,12 +130,17 @@ class Cells:
     @classmethod
     def of(cls, sizes: Sequence[tuple[int, int]]) -> Cells:
         """Return the cells of scenes (height, width), row by row, scene by scene."""
-        found = [_cells_of(number, *size) for number, size in enumerate(sizes)]
+        found = [cells_of(number, *size) for number, size in enumerate(sizes)]
         table = np.concatenate(found) if found else np.zeros((0, 4), np.int32)
         return cls(*np.ascontiguousarray(table.T))
 
 
-def _cells_of(scene: int, height: int, width: int) -> NDArray[np.int32]:
+def cells_of(scene: int, height: int, width: int) -> NDArray[np.int32]:
+    """Return scene, row, column and size of the cells of a scene, int32 (C, 4).
+
+    Args:
+        scene: Its position.
+    """
     size = cell_size(height, width)
     rows, cols = np.mgrid[0:height:size, 0:width:size]
     same = np.full(rows.size, scene), np.full(rows.size, size)
@@ -153,7 +162,7 @@ class Evidence:
             pixels at that distance in a row or column, pairs that are both wrong, and wrong pixels
             in them (of a pair up to 2).
         detection: Int64 (S, measures, levels, 2): right and wrong pixels by how uncertain the map
-            was there, of `MEASURES`, over all scenes.
+            was there, of `MEASURES`, over all scenes. Of the same rows as the reliability.
     """
 
     facts: Mapping[str, Any]
@@ -199,7 +208,7 @@ class Evidence:
         own = self.tables[table][subset * number : (subset + 1) * number]
         if groups is not None:
             own = _summing(groups) @ own
-        shape = _shape(table, len(self.classes))
+        shape = cell_shape(table, len(self.classes))
         return np.asarray(own.todense(), np.int64).reshape(-1, *shape)
 
 
@@ -289,7 +298,7 @@ def _unpack(described: Mapping[str, Any], arrays: Any, wanted: Sequence[TableNam
     rows = len(subsets) * len(cells)
     classes = len(described["facts"]["classes"])
     tables = {
-        name: _read_table(arrays, name, rows, int(np.prod(_shape(name, classes))))
+        name: _read_table(arrays, name, rows, int(np.prod(cell_shape(name, classes))))
         for name in wanted
         if f"{name}.data" in arrays
     }

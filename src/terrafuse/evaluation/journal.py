@@ -30,7 +30,7 @@ from terrafuse.writing import is_own_folder, remove_files
 
 #: Folder of unfinished scores, in the run folder.
 SCORED = "scored"
-_FORMAT = 1
+_FORMAT = 2  # 2: counts are kept per cell
 _NAME = re.compile(r"\d+-of-\d+\.jsonl", re.ASCII)
 _SECONDS = 1.0
 _DIGITS = 16

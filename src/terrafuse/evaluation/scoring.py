@@ -18,9 +18,12 @@ from terrafuse.config import EvaluationConfig
 from terrafuse.data.streaming import expected_total
 from terrafuse.errors import WorkerError
 from terrafuse.evaluation.boundary import BoundaryScore
-from terrafuse.evaluation.confusion import ConfusionMatrix
+from terrafuse.evaluation.cell_counts import CERTAINTY, CellCounts, MapCounter, MapCounts
 from terrafuse.evaluation.counts import SceneCounts
-from terrafuse.prediction import ScenePredictor, WorkerSettings
+from terrafuse.evaluation.error_pairs import error_pairs
+from terrafuse.evaluation.evidence import TableName
+from terrafuse.evaluation.identity import identify_scene
+from terrafuse.prediction import MapSettings, ScenePredictor, WorkerSettings
 from terrafuse.prediction.workers import Foreman, LocalCrew, Report
 from terrafuse.progress import Progress
 
@@ -104,36 +107,48 @@ class SceneScorer:
         state = file_state(scene) if self.keeps else ""
         notes = tuple(self.look(self.predictor, scene)) if self.look else ()
         labels = read_reference_labels(scene, self.config)
-        confusions, boundaries, windows = [], [], _Windows(progress)
+        windows = _Windows(progress)
+        found: list[MapCounts] = []
         for subset in self.subsets:
-            without = frozenset(self.subsets[0]) - frozenset(subset)
-            class_map = self.predictor.class_map(scene, without=without, progress=windows.count)
-            confusion, boundary = self._compare(labels, class_map)
-            confusions.append(confusion)
-            if boundary is not None:
-                boundaries.append(boundary)
-            if subset == self.subsets[0] and self.on_map:
-                self.on_map(scene, labels, class_map)
+            counts, class_map = self._map(scene, labels, subset, windows)
+            found.append(counts)
+            if subset == self.subsets[0]:
+                correlation = error_pairs(labels, class_map)
+                if self.on_map:
+                    self.on_map(scene, labels, class_map)
             windows.next_map()
         return SceneCounts(
-            confusion=tuple(confusions),
-            boundary=tuple(boundaries),
+            scene=identify_scene(scene, labels),
+            tables=_tables(found),
+            detection=tuple(counts.detection for counts in found),
+            correlation=correlation,
             windows=windows.before,
             pixel_size_m=scene.grid.pixel_size_m,
             notes=notes,
             state=state,
         )
 
-    def _compare(
-        self, labels: NDArray[np.uint8], class_map: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-        matrix = ConfusionMatrix(self.predictor.segmenter.num_classes)
-        matrix.update(labels, class_map)
-        if self.tolerance_px is None:
-            return matrix.counts, None
-        boundary = BoundaryScore(matrix.num_classes, self.tolerance_px)
-        boundary.update(labels, class_map)
-        return matrix.counts, boundary.counts
+    def _map(
+        self, scene: Scene, labels: NDArray[np.uint8], subset: Sequence[str], windows: _Windows
+    ) -> tuple[MapCounts, NDArray[np.uint8]]:
+        """Map a scene from a subset of the modalities, and count while its strips are made."""
+        counter = MapCounter(labels, self.predictor.segmenter.num_classes)
+        strips = self.predictor.stream(
+            scene,
+            without=frozenset(self.subsets[0]) - frozenset(subset),
+            settings=MapSettings(("class_map",)),
+            progress=windows.count,
+            sampled=CERTAINTY,
+        )
+        parts = []
+        for strip in strips:
+            counter.add(strip)
+            parts.append(strip.layers["class_map"])
+        class_map = np.concatenate(parts)
+        boundary = None
+        if self.tolerance_px is not None:
+            boundary = BoundaryScore(self.predictor.segmenter.num_classes, self.tolerance_px)
+        return counter.finish(class_map, boundary), class_map
 
     def on(self, device: str) -> SceneScorer:
         """Return the same, on another device."""
@@ -150,6 +165,16 @@ class SceneScorer:
             on_map = _Sender(on_map.shrink if isinstance(on_map, SmallMapKeeper) else None)
         with self.predictor.on_cpu():
             return pickle.dumps(replace(self, on_map=on_map))
+
+
+def _tables(found: Sequence[MapCounts]) -> dict[TableName, tuple[CellCounts, ...]]:
+    """Counts per cell by table, of each subset."""
+    tables: dict[TableName, tuple[CellCounts, ...]] = {
+        "confusion": tuple(counts.confusion for counts in found),
+        "reliability": tuple(counts.reliability for counts in found),
+    }
+    boundaries = tuple(counts.boundary for counts in found if counts.boundary is not None)
+    return tables | ({"boundary": boundaries} if boundaries else {})
 
 
 class WindowCounter:

@@ -20,7 +20,7 @@ from terrafuse.prediction.product_table import (
 )
 from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
 from terrafuse.prediction.profile import MapProfile, describe_profile
-from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.settings import MapSettings, SampledRows
 from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
 from terrafuse.prediction.timing import describe_device, forward_seconds
 from terrafuse.prediction.units import UnitPlan, plan_units
@@ -45,6 +45,7 @@ __all__ = [
     "Precision",
     "Product",
     "Products",
+    "SampledRows",
     "ScenePredictor",
     "Shard",
     "Strip",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 from terrafuse.errors import ModelError
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import FinalRows, Need, Product
+from terrafuse.prediction.settings import SampledRows
 from terrafuse.samples import Window
 
 # Logits processed at a time when rows are finished: on a CPU they stay in its cache, on an
@@ -30,11 +31,13 @@ class Strip:
         row: First row, on the scene's grid.
         col: First column, likewise.
         layers: Values (rows, width), or (K, rows, width), by product name.
+        sampled: Values (rows, width) by product name, of those rows only that are sampled.
     """
 
     row: int
     col: int
     layers: Mapping[str, NDArray[Any]]
+    sampled: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def taper(size: int, overlap: int) -> Tensor:
@@ -69,6 +72,7 @@ class Accumulator:
         needs: What the products need beside the sums of logits.
         abstain: As in `FinalRows`.
         left_out: Likewise.
+        sampled: What is computed in some rows only.
     """
 
     def __init__(
@@ -80,11 +84,13 @@ class Accumulator:
         needs: frozenset[Need] = frozenset(),
         abstain: float | None = None,
         left_out: tuple[int, ...] = (),
+        sampled: SampledRows | None = None,
     ) -> None:
         self.part = part
         self.left_out = left_out
         self.num_classes = num_classes
         self.abstain = abstain
+        self.sampled = sampled
         self.device = torch.device(device)
         lattice = part.lattice
         #: First row not yet finished; the row of windows being added starts here.
@@ -106,6 +112,12 @@ class Accumulator:
         self._without = (
             torch.zeros(len(left_out), num_classes, size, width, device=self.device)
             if "without" in needs
+            else None
+        )
+        # Likewise a ring, of the sampled rows: row r is at r / step modulo its size.
+        self._sampled_votes = (
+            torch.zeros(num_classes, -(-size // sampled.step), width, device=self.device)
+            if sampled is not None and "votes" in sampled.needs
             else None
         )
         side = _side_weights(lattice).to(self.device)
@@ -158,6 +170,21 @@ class Accumulator:
                     total[:, ring, cols].addcmul_(
                         own_logits[:, part], self._weights[part], value=times
                     )
+        if logits is not None:
+            self._add_sampled_votes(window, logits, times)
+
+    def _add_sampled_votes(self, window: Window, logits: Tensor, times: int) -> None:
+        if self._sampled_votes is None or self.sampled is None:
+            return
+        rows = self.sampled.rows(window.row, window.row_stop)
+        inside = slice(rows.start - window.row, None, rows.step)
+        own = largest(logits[:, inside])[1][None].long()
+        weights = (times * self._weights[inside])[None]
+        cols = slice(window.col - self._col, window.col_stop - self._col)
+        first, size = rows.start // rows.step, self._sampled_votes.shape[1]
+        for ring, some in _pieces(first, first + len(rows), size):
+            part = slice(some.start - first, some.stop - first)
+            self._sampled_votes[:, ring, cols].scatter_add_(0, own[:, part], weights[:, part])
 
     def advance(self, row: int, products: Sequence[Product]) -> Strip | None:
         """Return the part's rows before `row`, which no later window touches.
@@ -176,6 +203,8 @@ class Accumulator:
         for ring, _ in self._pieces(self.row, start):
             self._forget(ring)
         strip = self._compute(start, row, products) if start < row else None
+        if self._sampled_votes is not None:
+            self._sampled_votes[:, self._sampled_ring(self.row, row)] = 0
         self.row = row
         return strip
 
@@ -199,9 +228,11 @@ class Accumulator:
             )
             for product in products
         }
+        sampled = self._sample(start, stop)
         for ring, rows in self._pieces(start, stop, self._band_rows):
             part = slice(rows.start - start, rows.stop - start)
-            final = self._finish(ring, rows)
+            votes = None if self._votes is None else self._votes[:, ring, self._own]
+            final = self._finish(ring, rows, votes)
             unknown = ~self._known[ring, self._own]
             for product in products:
                 values = product.compute(final)
@@ -209,7 +240,35 @@ class Accumulator:
                     values = values.masked_fill(unknown, product.nodata)
                 layers[product.name][..., part, :] = values.cpu().numpy()
             self._forget(ring)
-        return Strip(start, self.part.window.col, layers)
+        return Strip(start, self.part.window.col, layers, sampled)
+
+    def _sample(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """Compute the products of the sampled rows from `start` to `stop`."""
+        if self.sampled is None:
+            return {}
+        rows = self.sampled.rows(start, stop)
+        shape = (len(rows), self.part.window.width)
+        layers = {p.name: np.empty(shape, p.dtype) for p in self.sampled.layers}
+        for begin in range(0, len(rows), self._band_rows):
+            band = rows[begin : begin + self._band_rows]
+            scene = torch.tensor(band, device=self.device)
+            ring = scene % self.part.lattice.size
+            votes = self._sampled_votes
+            if votes is not None:
+                votes = votes[:, self._sampled_ring(band.start, band.stop)][:, :, self._own]
+            final = self._finish(ring, scene, votes)
+            unknown = ~self._known[ring, self._own]
+            for product in self.sampled.layers:
+                values = product.compute(final).masked_fill(unknown, product.nodata)
+                layers[product.name][begin : begin + len(band)] = values.cpu().numpy()
+        return layers
+
+    def _sampled_ring(self, start: int, stop: int) -> Tensor:
+        """Return the places in the buffer of the sampled rows from `start` to `stop`."""
+        assert self.sampled is not None
+        assert self._sampled_votes is not None
+        rows = torch.tensor(self.sampled.rows(start, stop), dtype=torch.long, device=self.device)
+        return rows // self.sampled.step % self._sampled_votes.shape[1]
 
     def _forget(self, ring: slice) -> None:
         """Empty rows of the buffers."""
@@ -222,19 +281,12 @@ class Accumulator:
     def _pieces(
         self, start: int, stop: int, most: int | None = None
     ) -> Iterator[tuple[slice, slice]]:
-        """Split scene rows `start` to `stop` where the ring wraps and into at most `most` rows.
+        """Split scene rows `start` to `stop` where the ring wraps and into at most `most` rows."""
+        return _pieces(start, stop, self.part.lattice.size, most)
 
-        Yields:
-            Rows of the buffer, and the same rows of the scene.
-        """
-        size = self.part.lattice.size
-        while start < stop:
-            ring = start % size
-            height = min(stop - start, size - ring, most or size)
-            yield slice(ring, ring + height), slice(start, start + height)
-            start += height
-
-    def _finish(self, ring: slice, rows: slice) -> FinalRows:
+    def _finish(
+        self, ring: slice | Tensor, rows: slice | Tensor, votes: Tensor | None
+    ) -> FinalRows:
         """Return buffer rows in the form that products are computed from."""
         sums = self._sums[:, ring, self._own]
         best, index = largest(sums)
@@ -249,15 +301,30 @@ class Accumulator:
             self._total_weights(rows),
             best,
             index,
-            None if self._votes is None else self._votes[:, ring, self._own],
+            votes,
             None if self._sources is None else self._sources[ring, self._own],
             self.abstain,
             None if self._without is None else self._without[:, :, ring, self._own],
             self.left_out,
         )
 
-    def _total_weights(self, rows: slice) -> Tensor:
+    def _total_weights(self, rows: slice | Tensor) -> Tensor:
         return self._row_totals[rows, None] * self._col_totals
+
+
+def _pieces(
+    start: int, stop: int, size: int, most: int | None = None
+) -> Iterator[tuple[slice, slice]]:
+    """Split rows `start` to `stop` where a ring of `size` wraps and into at most `most` rows.
+
+    Yields:
+        Rows of the buffer, and the same rows of the scene.
+    """
+    while start < stop:
+        ring = start % size
+        height = min(stop - start, size - ring, most or size)
+        yield slice(ring, ring + height), slice(start, start + height)
+        start += height
 
 
 def largest(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ from terrafuse.prediction.products import Beside, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead
 from terrafuse.prediction.reading import cache_bytes, read_groups
-from terrafuse.prediction.settings import MapSettings
+from terrafuse.prediction.settings import MapSettings, SampledRows
 from terrafuse.prediction.sharing import Shard, WorkerSettings
 from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
@@ -144,6 +144,7 @@ class ScenePredictor:
         window: Window | None = None,
         progress: Progress | None = None,
         profile: MapProfile | None = None,
+        sampled: SampledRows | None = None,
     ) -> Generator[Strip, None, None]:
         """Yield the map of a scene in strips from top to bottom that cover it exactly once.
 
@@ -156,6 +157,7 @@ class ScenePredictor:
             progress: Called with (windows done, total windows).
             profile: Receives what each stage takes, and the number of windows that the model could
                 not be run on, which is warned of otherwise.
+            sampled: Products that are computed in some rows only.
 
         Raises:
             UnknownNameError: A modality does not exist.
@@ -178,6 +180,7 @@ class ScenePredictor:
             needs=settings.needs,
             abstain=settings.abstain,
             left_out=self._places(used) if settings.attributing else (),
+            sampled=sampled,
         )
         done, is_told = 0, profile is not None
         cache = cache_bytes(scene, lattice.size, part.window.width)

@@ -270,6 +270,13 @@ PRODUCTS: dict[str, Product] = {
             **LEVELS,
         ),
         Product(
+            "confidence_float32",
+            "largest softmax probability, not rounded",
+            compute=lambda rows: rows.partition.reciprocal(),
+            dtype="float32",
+            nodata=nan,
+        ),
+        Product(
             "entropy",
             "entropy of the softmax probabilities, as a share of the greatest (ln K)",
             compute=lambda rows: levels(rows.entropy()),

@@ -20,6 +20,37 @@ from terrafuse.prediction.tta import View, find_views
 
 
 @dataclass(frozen=True)
+class SampledRows:
+    """Products that are computed in some rows of a scene only.
+
+    Args:
+        products: Names in `PRODUCTS`, of one band each, and not "sources".
+        step: Rows 0, `step`, 2 · `step` … of the scene are taken.
+    """
+
+    products: tuple[str, ...]
+    step: int
+
+    @property
+    def layers(self) -> tuple[Product, ...]:
+        """The products."""
+        return find_products(self.products)
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the products need beside the sums of logits."""
+        return needs_of(self.layers)
+
+    def rows(self, start: int, stop: int) -> range:
+        """Return those of the rows `start` to `stop`."""
+        return range(-(-start // self.step) * self.step, stop, self.step)
+
+    def further_bytes(self, num_classes: int) -> int:
+        """Bytes per pixel that are held for the products' needs, rounded up."""
+        return -(-(held_bytes(num_classes, self.needs) - held_bytes(num_classes)) // self.step)
+
+
+@dataclass(frozen=True)
 class MapSettings:
     """Products of a map and how its pixels come about.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ FORMAT_VERSION = 1
 MODEL_JSON = "model.json"
 METRICS_JSON = "metrics.json"
 STATE_FILE = "model.safetensors"
+#: Writes a file at a path.
+Writer = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,14 @@ def save_model(folder: str | Path, state: Mapping[str, Tensor], info: RunInfo) -
         _write_json(description, replace(info, state_sha256=digest(weights)).to_dict())
 
 
-def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
+def write_metrics(
+    folder: str | Path, metrics: Mapping[str, Any], beside: Mapping[str, Writer] | None = None
+) -> None:
     """Write `metrics.json` into a run folder, and the scores per subset into its `model.json`.
 
     Args:
         metrics: Results of an evaluation, with scores at `["subsets"][subset]["scores"]`.
+        beside: Name of a file that belongs to them → what writes it; all appear together.
 
     Raises:
         WeightsError: The folder is not a run folder.
@@ -183,21 +188,30 @@ def write_metrics(folder: str | Path, metrics: Mapping[str, Any]) -> None:
     """
     info = read_run_info(folder)
     scores = {subset: dict(values["scores"]) for subset, values in metrics["subsets"].items()}
-    folder = Path(folder)
-    with written_whole(folder / METRICS_JSON, folder / MODEL_JSON) as (found, description):
-        _write_json(found, metrics)
-        _write_json(description, replace(info, scores=scores).to_dict())
+    described = {MODEL_JSON: lambda path: _write_json(path, replace(info, scores=scores).to_dict())}
+    _write_scores(Path(folder) / METRICS_JSON, metrics, {**described, **(beside or {})})
 
 
-def write_further_metrics(path: Path, metrics: Mapping[str, Any]) -> Path:
+def write_further_metrics(
+    path: Path, metrics: Mapping[str, Any], beside: Mapping[str, Writer] | None = None
+) -> Path:
     """Write scores that are not those of the run's own split beside `metrics.json`.
+
+    Args:
+        beside: As of `write_metrics`.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
     """
-    with written_whole(path) as (partial,):
-        _write_json(partial, metrics)
+    _write_scores(path, metrics, beside or {})
     return path
+
+
+def _write_scores(path: Path, metrics: Mapping[str, Any], beside: Mapping[str, Writer]) -> None:
+    with written_whole(path, *(path.parent / name for name in beside)) as (found, *others):
+        _write_json(found, metrics)
+        for other, write in zip(others, beside.values(), strict=True):
+            write(other)
 
 
 def read_run_info(folder: str | Path) -> RunInfo:
