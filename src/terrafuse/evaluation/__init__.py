@@ -21,7 +21,7 @@ from terrafuse.evaluation.score_table import (
     subset_report,
 )
 from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes
-from terrafuse.evaluation.scoring import OnMap, read_reference_labels
+from terrafuse.evaluation.scoring import OnMap, file_state, read_reference_labels
 
 __all__ = [
     "HEADLINE",
@@ -39,6 +39,7 @@ __all__ = [
     "check_references",
     "describe_runs",
     "evaluate",
+    "file_state",
     "half_interval",
     "headline_first",
     "known_half_interval",

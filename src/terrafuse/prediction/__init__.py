@@ -9,6 +9,7 @@ from terrafuse.prediction.class_values import (
     read_class_map,
 )
 from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
+from terrafuse.prediction.leaving_out import LEFT_OUT, absence, leave_out
 from terrafuse.prediction.predictor import ScenePredictor, find_device, unchanging
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
@@ -28,6 +29,7 @@ from terrafuse.prediction.windows import Precision, WindowSettings
 
 __all__ = [
     "DEFAULT_PRODUCTS",
+    "LEFT_OUT",
     "PRODUCTS",
     "Accumulator",
     "Beside",
@@ -53,6 +55,7 @@ __all__ = [
     "ValuesName",
     "WindowSettings",
     "WorkerSettings",
+    "absence",
     "check_windows",
     "choose_values",
     "describe_areas",
@@ -61,6 +64,7 @@ __all__ = [
     "find_device",
     "find_products",
     "forward_seconds",
+    "leave_out",
     "levels",
     "open_map",
     "plan_units",

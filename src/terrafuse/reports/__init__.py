@@ -18,12 +18,19 @@ from terrafuse.reports.previews import (
 )
 from terrafuse.reports.run import run_report
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
+from terrafuse.reports.synergy_figures import synergy_figures, write_synergy_figures
+from terrafuse.reports.synergy_tables import (
+    SynergyTable,
+    synergy_sentences,
+    synergy_tables,
+)
 
 __all__ = [
     "FindingView",
     "Report",
     "ScoreRow",
     "SharePoint",
+    "SynergyTable",
     "class_map_image",
     "confidence_image",
     "confusion_figure",
@@ -36,5 +43,9 @@ __all__ = [
     "sample_panel",
     "score_bars",
     "seeds_figure",
+    "synergy_figures",
+    "synergy_sentences",
+    "synergy_tables",
     "write_doctor_page",
+    "write_synergy_figures",
 ]

@@ -86,6 +86,7 @@ class Shifted(Alteration):
 
     def image(self, scene: Scene, window: Window, image: Floats32, own: Window) -> Floats32:
         """Return the image of a window that begins further to the left."""
+        del image
         scale = _find(scene, self.modality).scale
         further = min(round_up(ceil(self.pixels * scale), scene.alignment), window.col)
         wider = Window(window.row, window.col - further, window.height, window.width + further)
@@ -112,9 +113,10 @@ class Noisy(Alteration):
         """Add noise; what has no data has none afterwards."""
         del window
         field = _noise(self.modality, len(self.deviations))
-        return image + _cut(field, scene.id, own) * np.array(self.deviations, np.float32)[
-            :, None, None
-        ]
+        return (
+            image
+            + _cut(field, scene.id, own) * np.array(self.deviations, np.float32)[:, None, None]
+        )
 
 
 @dataclass(frozen=True)

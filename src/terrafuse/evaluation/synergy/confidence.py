@@ -38,23 +38,48 @@ def confidence_rows(
         return []
     rows, full = [], None
     for number, subset in enumerate(evidence.subsets):
-        counts = evidence.counts("reliability", blocks.of_cell, number)
-        whole = counts.sum(axis=0, keepdims=True).astype(np.float64)
-        drawn = np.concatenate([whole, bootstrap.sums(counts)])
+        drawn = _drawn(evidence, blocks, bootstrap, number)
         values = measures(drawn)
         full = values if full is None else full
-        falls = {name: full[name] - values[name] for name in ("accuracy", "confidence")}
-        falls["not_noticed"] = falls["accuracy"] - falls["confidence"]
         rows.append(
             {
                 "subset": list(subset),
                 **{name: _interval(bootstrap, values[name]) for name in _NAMES},
-                "fall": {name: _interval(bootstrap, own) for name, own in falls.items()},
-                "abstention": abstention(whole[0]),
-                "reliability": _bins(whole[0]),
+                "fall": _fall(full, values, bootstrap),
+                "abstention": abstention(drawn[0]),
+                "reliability": _bins(drawn[0]),
             }
         )
     return rows
+
+
+def fall(
+    before: Evidence, after: Evidence, blocks: Blocks, bootstrap: BlockBootstrap
+) -> dict[str, Any] | None:
+    """Fall of accuracy and confidence from one map to another one, see `confidence_rows`.
+
+    Returns:
+        None where no confidence was counted.
+    """
+    if not all("reliability" in own.tables for own in (before, after)):
+        return None
+    one, two = (measures(_drawn(own, blocks, bootstrap, 0)) for own in (before, after))
+    return _fall(one, two, bootstrap)
+
+
+def _fall(
+    before: Mapping[str, Floats], after: Mapping[str, Floats], bootstrap: BlockBootstrap
+) -> dict[str, Any]:
+    falls = {name: before[name] - after[name] for name in ("accuracy", "confidence")}
+    falls["not_noticed"] = falls["accuracy"] - falls["confidence"]
+    return {name: _interval(bootstrap, own) for name, own in falls.items()}
+
+
+def _drawn(evidence: Evidence, blocks: Blocks, bootstrap: BlockBootstrap, subset: int) -> Floats:
+    """Counts (1 + R, bins, 3), of all blocks and of each draw."""
+    counts = evidence.counts("reliability", blocks.of_cell, subset)
+    whole = counts.sum(axis=0, keepdims=True).astype(np.float64)
+    return np.concatenate([whole, bootstrap.sums(counts)])
 
 
 def measures(counts: Floats) -> dict[str, Floats]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 
 from terrafuse.errors import ScoresError
 from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.evidence import Evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
-from terrafuse.evaluation.synergy.confidence import confidence_rows
+from terrafuse.evaluation.synergy.confidence import confidence_rows, fall
 from terrafuse.evaluation.synergy.games import (
     Floats,
     interactions,
@@ -47,6 +48,26 @@ class StressTest:
     level: float
     unit: str
     evidence: Evidence
+
+
+def join_subsets(full: Evidence, others: Mapping[tuple[str, ...], Evidence]) -> Evidence:
+    """Put evidence of smaller subsets beside that of all modalities.
+
+    Args:
+        others: Subset → counts of the same scenes, mapped in some other way from "all" modalities.
+    """
+    parts = [full, *others.values()]
+    tables = {
+        name: scipy.sparse.vstack([own.tables[name] for own in parts], format="csr")
+        for name in full.tables
+        if all(name in own.tables for own in parts)
+    }
+    return replace(
+        full,
+        subsets=(full.subsets[0], *others),
+        tables=tables,
+        detection=np.concatenate([own.detection for own in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -186,6 +207,7 @@ def _tests(
                 "unit": test.unit,
                 "scores": _scores(after, evidence.classes, bootstrap),
                 "change": _scores(after - before, evidence.classes, bootstrap),
+                "fall": fall(evidence, test.evidence, blocks, bootstrap),
             }
         )
     return rows
