@@ -228,8 +228,6 @@ def _tell_synergy(report: Mapping[str, Any], run: Path) -> None:
         typer.echo(f"smaller subsets: modalities {report['absent_by']}")
     files = ", ".join(str(run / file) for file in report["figures"].values())
     typer.echo(f"wrote {files}", err=True)
-        f"wrote {', '.join(str(run / file) for file in report['figures'].values())}", err=True
-    )
 
 
 def _measure_labels(
