@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.api.inputs import Rasters, open_rasters, reading_rules
-from terrafuse.config import RunConfig, load_run_config
+from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, read_yaml
 from terrafuse.config.paths import exists, expand_home
 from terrafuse.config.pretrain import load_pretrain_config
@@ -341,26 +341,11 @@ class Run:
         part = Shard.parse(shard) if shard else None
         further_scores = self._further_scores(objects, least_object_px, trimap, regions)
         predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
-        path = Path(manifest) if manifest else self.config.data.manifest
-        dataset = self.dataset(path)
-        check_same_scheme(self.info, dataset.scheme, str(path))
-        split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
-        config = self.config.evaluation.model_copy(update={"split": split})
-        chosen = labelled_scenes(dataset, split, config.reference)
-        if scenes:
-            chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
-        is_own = path.resolve() == self.config.data.manifest.resolve()
-        conversions = self._checked(convert)
-        chosen = [scene.convert_values(conversions) for scene in chosen]
+        choice = self.choose_scenes(split, manifest, scenes, convert)
+        chosen, config, conversions = choice.scenes, choice.config, choice.conversions
+        is_own, name = choice.is_own, choice.name
         self._tell_rules(chosen)
-        is_further = bool(not is_own or scenes or conversions)
-        further = {
-            "manifest": None if is_own else str(path.resolve()),
-            "scenes": list(scenes or ()),
-            "converted": _in_words(conversions),
-        }
-        name = results_name({"split": split, "settings": further if is_further else {}})
-        keeping = _keeping(self.folder / f"{SCORED}{name}", dataset, further)
+        keeping = choice.keeping(self.folder / f"{SCORED}{name}")
         notes: dict[str, tuple[Any, ...]] = {}
         evidence: list[Evidence] = []
         with (
@@ -401,16 +386,18 @@ class Run:
                 calibration=predictor.calibration,
                 further=further_scores,
             )
-            file = self.folder / (f"metrics{name}.json" if is_further else METRICS_JSON)
+            file = self.folder / (f"metrics{name}.json" if choice.is_further else METRICS_JSON)
             if "waits_for" in metrics:
                 if not metrics["waits_for"] and file.exists():
                     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
                     return found
                 return metrics
             metrics["settings"]["selected_on"] = self._selected_on() if is_own else None
-            facts = self._facts_of_scores(path) | {k: further[k] for k in ("scenes", "converted")}
+            further = choice.further
+            facts = self._facts_of_scores(choice.path)
+            facts |= {k: further[k] for k in ("scenes", "converted")}
             beside = {f"{EVIDENCE}{name}.npz": partial(_save_evidence, evidence[0], facts)}
-            if is_further:
+            if choice.is_further:
                 metrics["settings"] |= further
                 metrics["warnings"] = look.all_doubts(known, doubts, notes)
                 write_further_metrics(file, metrics, beside)
@@ -442,6 +429,38 @@ class Run:
         if regions is not None:
             found.append(RegionScores(RegionFile.parse(regions), scheme.names, **rule))
         return found
+
+    def choose_scenes(
+        self,
+        split: str | None = None,
+        manifest: str | Path | None = None,
+        scenes: Sequence[str] | None = None,
+        convert: Conversions | None = None,
+    ) -> ChosenScenes:
+        """Choose the scenes to score; all arguments are as in `evaluate`.
+
+        Raises:
+            SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
+            ConfigError: The dataset has another class scheme than the run.
+        """
+        path = Path(manifest) if manifest else self.config.data.manifest
+        dataset = self.dataset(path)
+        check_same_scheme(self.info, dataset.scheme, str(path))
+        split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
+        config = self.config.evaluation.model_copy(update={"split": split})
+        chosen = labelled_scenes(dataset, split, config.reference)
+        if scenes:
+            chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
+        conversions = self._checked(convert)
+        return ChosenScenes(
+            [scene.convert_values(conversions) for scene in chosen],
+            config,
+            path,
+            path.resolve() == self.config.data.manifest.resolve(),
+            tuple(scenes or ()),
+            conversions,
+            dataset,
+        )
 
     def _facts_of_scores(self, manifest: Path) -> dict[str, Any]:
         """What `evidence.npz` says of the model and of the data beside what `evaluate` knows."""
@@ -505,7 +524,9 @@ class Run:
             predictor.device,
             precision=windows.precision,
             enlarged=max(view.factor for view in settings.views),
-            further_bytes=settings.further_bytes(self.segmenter.num_classes),
+            further_bytes=settings.further_bytes(
+                self.segmenter.num_classes, len(self.segmenter.modalities)
+            ),
             processes=processes,
         )
 
@@ -582,6 +603,60 @@ class Run:
                 "in one band lose it. Train again to read them by 'all'",
                 stacklevel=3,
             )
+
+
+@dataclass(frozen=True)
+class ChosenScenes:
+    """Scenes that are scored, and what their scores depend on.
+
+    Args:
+        config: Scoring rules, with the name of the split.
+        path: The manifest.
+        is_own: Whether it is that of the training.
+        patterns: What the ids of the scenes fit; empty: all of the split.
+    """
+
+    scenes: list[Scene]
+    config: EvaluationConfig
+    path: Path
+    is_own: bool
+    patterns: tuple[str, ...]
+    conversions: Conversions
+    dataset: Manifest
+
+    @property
+    def is_further(self) -> bool:
+        """Whether scores have files of their own beside those of the run's split."""
+        return bool(not self.is_own or self.patterns or self.conversions)
+
+    @property
+    def further(self) -> dict[str, Any]:
+        """What further scores say about themselves."""
+        return {
+            "manifest": None if self.is_own else str(self.path.resolve()),
+            "scenes": list(self.patterns),
+            "converted": _in_words(self.conversions),
+        }
+
+    @property
+    def name(self) -> str:
+        """Part of the names of files that tells scores apart; see `results_name`."""
+        settings = self.further if self.is_further else {}
+        return results_name({"split": self.config.split, "settings": settings})
+
+    def keeping(self, folder: Path, **facts: str) -> Keeping:
+        """Where scores of finished scenes are kept, and what of the data they depend on.
+
+        Args:
+            facts: What else they depend on.
+        """
+        entries = {entry.id: entry for entry in self.dataset.entries}
+
+        def own_facts() -> dict[str, Any]:
+            rules = replace(self.dataset, entries=()).to_dict()
+            return {"manifest": rules, "conversions": self.further["converted"], **facts}
+
+        return Keeping(folder, own_facts, lambda id: entries[id].to_dict())
 
 
 @dataclass
@@ -672,17 +747,6 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
         if len(scenes) > 1:
             raise
         raise NotEnoughMemoryError(f"scene '{scenes[0].id}': {error}") from None
-
-
-def _keeping(folder: Path, dataset: Manifest, further: Mapping[str, Any]) -> Keeping:
-    """Where scores of finished scenes are kept, and what of a manifest they depend on."""
-    entries = {entry.id: entry for entry in dataset.entries}
-
-    def facts() -> dict[str, Any]:
-        rules = replace(dataset, entries=()).to_dict()
-        return {"manifest": rules, "conversions": further["converted"]}
-
-    return Keeping(folder, facts, lambda id: entries[id].to_dict())
 
 
 def _warn_of(doubts: Sequence[str]) -> None:

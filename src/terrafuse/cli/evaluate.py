@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from terrafuse.cli.options import (
     conversions,
     load_run,
     names,
+    pairs,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -41,6 +42,29 @@ def evaluate(
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Score every subset of the modalities.")
     ] = False,
+    synergy: Annotated[
+        bool,
+        typer.Option(
+            "--synergy",
+            help="Also say what each modality brings, and how maps stand altered inputs: "
+            "synergy.json and figures.",
+        ),
+    ] = False,
+    synergy_tests: Annotated[
+        str | None,
+        typer.Option(
+            help="Altered inputs: pairing, shift, noise, cloud, strips, or none; default: all.",
+            metavar="NAME,…",
+        ),
+    ] = None,
+    cost: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cost",
+            help="What a modality costs per km2, shown beside what it brings; repeatable.",
+            metavar="MODALITY=TEXT",
+        ),
+    ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
@@ -133,6 +157,7 @@ def evaluate(
         other: dict[str, object] = {
             "--subsets": subsets or None, "--manifest": manifest, "--scenes": scenes,
             "--convert": convert, "--trust-values": trust_values or None, "--set": settings,
+            "--synergy": synergy or None, "--synergy-tests": synergy_tests, "--cost": cost,
             "--resume": resume or None, "--workers": None if workers == 1 else workers,
             "--devices": devices, "--shard": shard,
             "--no-calibration": None if calibration else True, "--objects": objects,
@@ -144,6 +169,10 @@ def evaluate(
         return
     given = {"--shares": shares, "--seeds": seeds, "--against": against}
     _refuse(given, f"with {_EFFICIENCY}")
+    if synergy:
+        _refuse({"--shard": shard}, "without --synergy, which needs all scenes at once")
+    else:
+        _refuse({"--synergy-tests": synergy_tests, "--cost": cost}, "with --synergy")
     from terrafuse import api
     from terrafuse.prediction import Shard, WorkerSettings
     from terrafuse.progress import Display
@@ -153,32 +182,47 @@ def evaluate(
     with Display() as display:
         loaded = load_run(run, settings, ("prediction", "evaluation"))
         maps = api.SmallMaps()
+        choice: dict[str, Any] = {
+            "split": split,
+            "manifest": manifest,
+            "scenes": names(scenes) if scenes else None,
+            "convert": conversions(convert),
+            "trust_values": trust_values,
+            "windows": windows_of(loaded, **windows),
+            "device": device,
+            "resume": resume,
+            "workers": WorkerSettings(workers, devices),
+        }
+        report: dict[str, Any] | None = None
         with claimed(run, "evaluate", part=part):  # scores and page belong together
             metrics = loaded.evaluate(
-                split=split,
-                subsets=subsets,
-                manifest=manifest,
-                scenes=names(scenes) if scenes else None,
-                convert=conversions(convert),
-                trust_values=trust_values,
-                windows=windows_of(loaded, **windows),
-                device=device,
+                subsets=subsets or (synergy and loaded.segmenter.supports_missing),
                 calibrated=calibration,
                 on_map=maps if page else None,
-                resume=resume,
                 shard=shard,
-                workers=WorkerSettings(workers, devices),
                 progress=display.stage("evaluating"),
                 objects=names(objects),
                 least_object_px=least_object,
                 trimap=_distances(trimap),
                 regions=regions,
+                **choice,
             )
+            if synergy:
+                report = api.synergy(
+                    loaded,
+                    metrics=metrics,
+                    tests=_tests(synergy_tests),
+                    costs=pairs(cost or []),
+                    say=lambda text: typer.echo(text, err=True),
+                    test_progress=display.stage("altered inputs"),
+                    **choice,
+                )
             written = (
                 api.report(loaded, metrics=metrics, maps=maps, device=device) if page else None
             )
     if as_json:
-        typer.echo(json.dumps(metrics, indent=2))
+        shown = metrics if report is None else {**metrics, "synergy": report}
+        typer.echo(json.dumps(shown, indent=2))
     elif "waits_for" in metrics:
         typer.echo(
             f"shard {shard} is done; {metrics['waits_for']} scenes of other shards are missing. "
@@ -189,8 +233,34 @@ def evaluate(
         from terrafuse.cli.tables import print_metrics
 
         print_metrics(metrics)
+        if report:
+            _tell_synergy(report, run)
     if written:
         typer.echo(f"open {written}", err=True)
+
+
+def _tests(text: str | None) -> list[str]:
+    """Names of stress tests."""
+    from terrafuse.evaluation.synergy import TESTS
+
+    if text is None:
+        return list(TESTS)
+    return [] if text.strip() == "none" else names(text)
+
+
+def _tell_synergy(report: Mapping[str, Any], run: Path) -> None:
+    """Print tables and sentences."""
+    from terrafuse.cli.tables import print_rows
+    from terrafuse.reports import synergy_sentences, synergy_tables
+
+    for table in synergy_tables(report):
+        print_rows(table.title, table.rows)
+    for sentence in synergy_sentences(report):
+        typer.echo(sentence)
+    if report["absent_by"] != "left out":
+        typer.echo(f"smaller subsets: modalities {report['absent_by']}")
+    files = ", ".join(str(run / file) for file in report["figures"].values())
+    typer.echo(f"wrote {files}", err=True)
 
 
 def _measure_labels(

@@ -137,12 +137,17 @@ def predict(
     if tta:
         passes = len(MapSettings(tta=tuple(names(tta))).views)
         typer.echo(f"--tta {tta}: the model is run {passes} times per window", err=True)
+    attributing = MapSettings(tuple(names(products))).attributing
     rasters: dict[str, list[str]] = {}
     for item in raster or []:
         for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
     with Display() as display:
         loaded = load_run(run, settings, ("prediction",))
+        if attributing:
+            number = len(loaded.info.modalities)
+            said = f"{', '.join(attributing)}: the model is run {number + 1} times per window"
+            typer.echo(f"{said}, with all modalities and without each", err=True)
         windows = windows_of(
             loaded,
             crop_size=crop_size,

@@ -41,7 +41,7 @@ from terrafuse.evaluation.score_table import (
     subset_report,
 )
 from terrafuse.evaluation.scores import ClassScores, Scores, score, score_classes
-from terrafuse.evaluation.scoring import OnMap, read_reference_labels
+from terrafuse.evaluation.scoring import OnMap, file_state, read_reference_labels
 
 __all__ = [
     "ALLOCATIONS",
@@ -74,6 +74,7 @@ __all__ = [
     "evaluate",
     "expected_accuracies",
     "expected_standard_error",
+    "file_state",
     "find_places",
     "half_interval",
     "headline_first",

@@ -20,6 +20,7 @@ from terrafuse.prediction.class_values import (
     read_class_map,
 )
 from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
+from terrafuse.prediction.leaving_out import LEFT_OUT, absence, leave_out
 from terrafuse.prediction.predictor import ScenePredictor, find_device, unchanging
 from terrafuse.prediction.product_table import (
     DEFAULT_PRODUCTS,
@@ -102,6 +103,7 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
 __all__ = [
     "CALIBRATION_JSON",
     "DEFAULT_PRODUCTS",
+    "LEFT_OUT",
     "PRODUCTS",
     "Accumulator",
     "Beside",
@@ -129,6 +131,7 @@ __all__ = [
     "ValuesName",
     "WindowSettings",
     "WorkerSettings",
+    "absence",
     "check_windows",
     "choose_values",
     "describe_areas",
@@ -137,6 +140,7 @@ __all__ = [
     "find_device",
     "find_products",
     "forward_seconds",
+    "leave_out",
     "levels",
     "open_map",
     "plan_units",

@@ -70,7 +70,7 @@ class Accumulator:
         num_classes: Number of classes, K.
         device: Device of the logits and sums.
         needs: What the products need beside the sums of logits.
-        abstain: As in `FinalRows`; so are the next two.
+        abstain: As in `FinalRows`; so are the next three.
         sampled: What is computed in some rows only.
     """
 
@@ -84,9 +84,11 @@ class Accumulator:
         abstain: float | None = None,
         temperature: float = 1.0,
         set_threshold: float | None = None,
+        left_out: tuple[int, ...] = (),
         sampled: SampledRows | None = None,
     ) -> None:
         self.part = part
+        self.left_out = left_out
         self.num_classes = num_classes
         self.abstain = abstain
         self.temperature = temperature
@@ -110,6 +112,11 @@ class Accumulator:
             if "sources" in needs
             else None
         )
+        self._without = (
+            torch.zeros(len(left_out), num_classes, size, width, device=self.device)
+            if "without" in needs
+            else None
+        )
         # Likewise a ring, of the sampled rows: row r is at r / step modulo its size.
         self._sampled_votes = (
             torch.zeros(num_classes, -(-size // sampled.step), width, device=self.device)
@@ -131,6 +138,7 @@ class Accumulator:
         logits: Tensor | None,
         valid: Tensor,
         sources: Tensor | None = None,
+        without: Tensor | None = None,
     ) -> None:
         """Add one window.
 
@@ -140,6 +148,8 @@ class Accumulator:
                 pixels then have no data.
             valid: Bool tensor (size, size), true where any used modality has data.
             sources: Uint8 tensor (size, size), bits of the modalities with data.
+            without: Logits without each of the modalities left out (M, K, size, size); None: the
+                model cannot be run without them.
         """
         assert window.row == self.row, (window, self.row)
         cols = slice(window.col - self._col, window.col_stop - self._col)
@@ -158,6 +168,11 @@ class Accumulator:
             self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
             # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
+            if self._without is not None and without is not None:
+                for total, own_logits in zip(self._without, without, strict=True):
+                    total[:, ring, cols].addcmul_(
+                        own_logits[:, part], self._weights[part], value=times
+                    )
         if logits is not None:
             self._add_sampled_votes(window, logits, times)
 
@@ -262,7 +277,7 @@ class Accumulator:
         """Empty rows of the buffers."""
         self._sums[:, ring].zero_()
         self._known[ring] = True
-        for further in (self._votes, self._sources):
+        for further in (self._votes, self._sources, self._without):
             if further is not None:
                 further[..., ring, :].zero_()
 
@@ -294,6 +309,8 @@ class Accumulator:
             self.abstain,
             self.temperature,
             self.set_threshold,
+            None if self._without is None else self._without[:, :, ring, self._own],
+            self.left_out,
         )
 
     def _total_weights(self, rows: slice | Tensor) -> Tensor:

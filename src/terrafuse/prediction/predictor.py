@@ -35,6 +35,7 @@ from terrafuse.prediction.calibrated import Calibration
 from terrafuse.prediction.class_values import choose_values
 from terrafuse.prediction.devices import find_device
 from terrafuse.prediction.lattice import Lattice, Part
+from terrafuse.prediction.leaving_out import absence, leave_out
 from terrafuse.prediction.order import MapOrder
 from terrafuse.prediction.product_table import DEFAULT_PRODUCTS, MOST_SET_CLASSES
 from terrafuse.prediction.products import Beside, Products, open_map
@@ -154,7 +155,12 @@ class ScenePredictor:
     def plan(self, scene: Scene, settings: MapSettings | None = None) -> UnitPlan:
         """Return the units in which a scene is mapped."""
         products = (settings or MapSettings()).layers
-        return plan_units(self.lattice(scene), self.segmenter.num_classes, products)
+        return plan_units(
+            self.lattice(scene),
+            self.segmenter.num_classes,
+            products,
+            len(self.segmenter.modalities),
+        )
 
     def stream(
         self,
@@ -203,6 +209,7 @@ class ScenePredictor:
             abstain=settings.abstain,
             temperature=calibrated.temperature,
             set_threshold=calibrated.threshold,
+            left_out=self._places(used) if settings.attributing else (),
             sampled=sampled,
         )
         done, is_told = 0, profile is not None
@@ -213,10 +220,10 @@ class ScenePredictor:
             block_cache(cache),
             closing(self._scored(scene, part, used, settings, profile)) as scored,
         ):
-            for place, logits, valid, sources in scored:
+            for place, logits, valid, sources, left in scored:
                 if place.row > sums.row and (strip := sums.advance(place.row, layers)):
                     yield strip
-                sums.add(place, logits, valid, sources)
+                sums.add(place, logits, valid, sources, left)
                 done += 1
                 if logits is None and _begins_in(place, part.window) and bool(valid.any()):
                     profile.lacking += 1
@@ -297,7 +304,12 @@ class ScenePredictor:
         self._tell_other_sets(scene, settings, used)
         plan = self.plan(scene, settings)
         self._check_settings(settings, plan.lattice)
-        facts = {**self._facts(scene, scheme, used), **settings.to_dict(), **(facts or {})}
+        facts = {
+            **self._facts(scene, scheme, used),
+            **settings.to_dict(),
+            **self._attribution_facts(settings, used),
+            **(facts or {}),
+        }
         key = {**facts, **self._identity(scene), "classes": scheme.to_dict()}
         profile = MapProfile(workers=workers.total)
         with open_map(
@@ -449,6 +461,20 @@ class ScenePredictor:
             "device": self.device.type,
         }
 
+    def _attribution_facts(self, settings: MapSettings, used: tuple[str, ...]) -> dict[str, object]:
+        """Return what `prediction.json` says of how modalities were left out."""
+        if not settings.attributing:
+            return {}
+        passes = len(settings.views) * (1 + len(_told_apart(used)))
+        return {
+            "left_out": {"modalities": list(used), "by": absence(self.segmenter)},
+            "passes_per_window": passes,
+        }
+
+    def _places(self, used: tuple[str, ...]) -> tuple[int, ...]:
+        names = [modality.name for modality in self.segmenter.modalities]
+        return tuple(names.index(name) for name in used)
+
     def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
         """Refuse settings that do not suit the scene's windows.
 
@@ -483,8 +509,13 @@ class ScenePredictor:
         used: tuple[str, ...],
         settings: MapSettings,
         profile: MapProfile,
-    ) -> Generator[tuple[Window, Tensor | None, Tensor, Tensor | None], None, None]:
-        """Yield windows in the part's order, with logits (K, h, w) or None, valid, and sources."""
+    ) -> Generator[tuple[Window, Tensor | None, Tensor, Tensor | None, Tensor | None], None, None]:
+        """Yield windows in the part's order.
+
+        With logits (K, h, w) or None, valid, sources, and logits without each modality
+        (M, K, h, w).
+        """
+        left_out = _told_apart(used) if settings.attributing else ()
         groups = read_groups(
             scene,
             part,
@@ -497,16 +528,17 @@ class ScenePredictor:
         ahead = read_ahead(profile.timed_items("reading", groups))
         with closing(ahead):
             for group in profile.timed_items("waiting for reading", ahead):
-                batch = group.batch
-                scores = iter(
-                    self._scores(batch, settings.views, part.lattice.alignment, profile)
-                    if batch
-                    else ()
-                )
+                batches = [] if group.batch is None else [group.batch]
+                batches += [leave_out(self.segmenter, own, n) for own in batches for n in left_out]
+                alignment = part.lattice.alignment
+                made = [self._scores(own, settings.views, alignment, profile) for own in batches]
+                scores = iter(zip(*made, strict=True))  # per window that is run
                 for i, window in enumerate(group.windows):
                     valid = group.valid[i].to(self.device)
                     sources = group.sources[i].to(self.device) if group.sources else None
-                    yield window, next(scores) if group.is_run[i] else None, valid, sources
+                    logits, *rest = next(scores) if group.is_run[i] else (None,)
+                    without = torch.stack(rest) if rest else None
+                    yield window, logits, valid, sources, without
 
     @torch.inference_mode()
     def _scores(
@@ -600,6 +632,11 @@ class _Nowhere:
     def write(self, data: bytes) -> int:
         """Take bytes."""
         return len(data)
+
+
+def _told_apart(used: tuple[str, ...]) -> tuple[str, ...]:
+    """Modalities without which the model is run: of a single one nothing would be left."""
+    return used if len(used) > 1 else ()
 
 
 def _begins_in(window: Window, part: Window) -> bool:

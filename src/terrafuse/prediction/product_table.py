@@ -47,6 +47,9 @@ class FinalRows:
         votes: Weight of the windows whose own best class it is (K, rows, width); None unless a
             product needs "votes".
         sources: Modalities with data, uint8 bits (rows, width); None unless one needs "sources".
+        without: Weighted sums of logits without one modality (M, K, rows, width); None unless a
+            product needs "without".
+        left_out: Positions in the model of the M modalities that were left out.
         abstain: Largest softmax probability below which a pixel is `ABSTAINED`; None: none is.
         temperature: What averaged logits are divided by before the softmax.
         set_threshold: Least probability of a class of the class set, beside the best one.
@@ -61,6 +64,8 @@ class FinalRows:
     abstain: float | None = None
     temperature: float = 1.0
     set_threshold: float | None = None
+    without: Tensor | None = None
+    left_out: tuple[int, ...] = ()
 
     def classes(self) -> Tensor:
         """Return the class index, or `ABSTAINED`, of each pixel, uint8 (rows, width)."""
@@ -145,6 +150,58 @@ class FinalRows:
         assert self.sources is not None
         return self.sources
 
+    def attribution(self) -> Tensor:
+        """Return the modality that decided on the class, uint8 (rows, width).
+
+        It is the one without which another class would win, as its position in the model + 1; of
+        several the one whose absence costs the class most of its margin, of these the first. 0:
+        none of them alone.
+        """
+        found = torch.zeros_like(self.index)
+        most = torch.full_like(self.best, -torch.inf)
+        for place, is_beaten, lost in self._losses:
+            more = is_beaten & (lost > most)
+            found.masked_fill_(more, place + 1)
+            most = torch.where(more, lost, most)
+        return found
+
+    def lost_margin(self) -> Tensor:
+        """Return the most that leaving out one modality costs the class (rows, width), 0 to 2.
+
+        The class's probability less that of the best other one: at most 1 with all modalities, at
+        least −1 without one. Where only one has data, there is no class without it: −1.
+        """
+        lost = torch.stack([lost for _, _, lost in self._losses])
+        return lost.amax(dim=0).clamp_(0, 2)
+
+    @cached_property
+    def _losses(self) -> list[tuple[int, Tensor, Tensor]]:
+        """Per modality left out its position, whether another class wins, and the margin lost."""
+        assert self.without is not None
+        assert self.sources is not None
+        margin, found = self.margin(), []
+        for place, sums in zip(self.left_out, self.without, strict=True):
+            is_beaten, rest = self._margin_in(sums)
+            is_alone = self.sources == 1 << place
+            rest = rest.masked_fill(is_alone, -1.0)
+            found.append((place, is_beaten | is_alone, margin - rest))
+        return found
+
+    def _margin_in(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Tell whether the class loses in other sums (K, rows, width), and its margin there."""
+        own = sums.gather(0, self.index[None].long())[0]
+        rival = torch.full_like(own, -torch.inf)
+        is_beaten = torch.zeros_like(own, dtype=torch.bool)
+        for k in range(len(sums)):
+            # Of equal ones the first wins.
+            is_beaten |= (sums[k] > own) | ((sums[k] == own) & (self.index > k))
+            torch.maximum(rival, sums[k].masked_fill(self.index == k, -torch.inf), out=rival)
+        best, total = torch.maximum(own, rival), torch.zeros_like(own)
+        for k in range(len(sums)):
+            total += ((sums[k] - best) * self.inverse).exp_()
+        shares = [((x - best) * self.inverse).exp_() for x in (own, rival)]
+        return is_beaten, (shares[0] - shares[1]) / total
+
 
 def levels(share: Tensor) -> Tensor:
     """Quantise shares from 0 to 1 in steps of 1/254, uint8."""
@@ -152,7 +209,7 @@ def levels(share: Tensor) -> Tensor:
 
 
 #: What a product needs beside the logits: added up window by window, or a threshold of class sets.
-Need = Literal["votes", "sources", "class_sets"]
+Need = Literal["votes", "sources", "without", "class_sets"]
 
 
 @dataclass(frozen=True)
@@ -170,6 +227,8 @@ class Product:
         per_class: True: a band per class, of its name.
         needs: What of `FinalRows` is only there if it is asked for.
         is_masked: False: `compute` itself says which pixels have no data.
+        tells: Whether values are "sets" of modalities or classes (sums of their bits), or "one" of
+            the modalities (its position + 1, 0 = none); None: neither.
     """
 
     name: str
@@ -183,6 +242,7 @@ class Product:
     per_class: bool = False
     needs: frozenset[Need] = frozenset()
     is_masked: bool = True
+    tells: Literal["sets", "one"] | None = None
 
     def bands(self, num_classes: int) -> int:
         """Return the number of its bands."""
@@ -196,7 +256,7 @@ class Product:
             num_classes: K.
         """
         predictor = "3" if self.dtype.startswith("float") else "2"
-        if self.is_class_map:  # differences of class numbers say nothing
+        if self.is_class_map or self.tells == "one":  # differences of numbers say nothing
             predictor = "1"
         creation = {"compress": "DEFLATE", "predictor": predictor, "zlevel": _DEFLATE_LEVEL}
         return Encoding(self.dtype, nodata, self.reduction, creation, bands=self.bands(num_classes))
@@ -286,6 +346,23 @@ PRODUCTS: dict[str, Product] = {
             reduction="mode",
             needs=frozenset({"sources"}),
             is_masked=False,
+            tells="sets",
+        ),
+        Product(
+            "attribution",
+            "modality without which another class would win; 0: none alone",
+            compute=FinalRows.attribution,
+            reduction="mode",
+            needs=frozenset({"sources", "without"}),
+            tells="one",
+        ),
+        Product(
+            "attribution_margin",
+            "most that leaving out one modality costs the class: its probability minus that of the "
+            "best other one, before and after",
+            compute=lambda rows: levels(rows.lost_margin() / 2),
+            scale=2 / SHARE_LEVELS,
+            needs=frozenset({"sources", "without"}),
         ),
         Product(
             "class_sets",
@@ -294,6 +371,7 @@ PRODUCTS: dict[str, Product] = {
             nodata=0,
             reduction="mode",
             needs=frozenset({"class_sets"}),
+            tells="sets",
         ),
         Product(
             "class_set_size",
@@ -336,7 +414,17 @@ def needs_of(products: Sequence[Product]) -> frozenset[Need]:
     return frozenset().union(*(product.needs for product in products))
 
 
-def held_bytes(num_classes: int, needs: frozenset[Need] = frozenset()) -> int:
-    """Bytes per pixel of what is added up: sums of logits, whether known, and what is needed."""
-    own: Mapping[Need, int] = {"votes": 4 * num_classes, "sources": 1, "class_sets": 0}
+def held_bytes(num_classes: int, needs: frozenset[Need] = frozenset(), modalities: int = 0) -> int:
+    """Bytes per pixel of what is added up: sums of logits, whether known, and what is needed.
+
+    Args:
+        num_classes: K.
+        modalities: Of the model.
+    """
+    own: Mapping[Need, int] = {
+        "votes": 4 * num_classes,
+        "sources": 1,
+        "without": 4 * num_classes * modalities,
+        "class_sets": 0,
+    }
     return 4 * num_classes + 1 + sum(own[need] for need in needs)

@@ -68,6 +68,13 @@ if TYPE_CHECKING:
 #: File that lists the rasters beside it and how they were made.
 RECORD = "prediction.json"
 RECORD_FORMAT = 1
+#: Name of the value 0 where others are modalities.
+NONE_ALONE = "none alone"
+# Its colour and theirs: those of Okabe and Ito, which the colour-blind tell apart.
+_PLACE_COLORS = (
+    (214, 214, 214), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233),
+    (213, 94, 0), (138, 138, 138), (178, 164, 0),
+)  # fmt: skip
 # rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
@@ -486,6 +493,8 @@ class MapWriter:
             own["tiles"] = {"size": self._tiling.size, "folder": product.name}
         if bits := self._bits_of(product):
             return own | {"bits": bits}
+        if product.tells == "one":
+            return own | {"values": {name: v for v, name in self._category_names(product).items()}}
         if product.per_class:
             return own | {"bands": list(self.scheme.names)}
         if not product.is_class_map:
@@ -547,8 +556,12 @@ class MapWriter:
             if product.per_class:
                 template.descriptions = self.scheme.names
             if bits := self._bits_of(product):
-                of = "modalities" if "sources" in product.needs else "class_bits"
+                of = "class_bits" if "class_sets" in product.needs else "modalities"
                 template.update_tags(**{of: json.dumps(bits, ensure_ascii=False)})
+            if product.tells == "one":
+                names = self._category_names(product)
+                template.write_colormap(1, {v: (*_PLACE_COLORS[v], 255) for v in names})
+                template.update_tags(modalities=json.dumps(names, ensure_ascii=False))
 
     def _name_categories(self, product: Product, path: Path) -> None:
         names = self._category_names(product)
@@ -559,6 +572,8 @@ class MapWriter:
         """Pixel value → its name; none for products of numbers."""
         if product.is_class_map:
             return {v: name for v, (name, _) in self.values.named(self.scheme).items()}
+        if product.tells == "one":
+            return dict(enumerate([NONE_ALONE, *self._bits]))
         if bits := self._bits_of(product):
             sets = {v: [n for n, bit in bits.items() if v & bit] for v in range(2 ** len(bits))}
             return {value: "+".join(names) or "none" for value, names in sets.items()}
@@ -566,9 +581,11 @@ class MapWriter:
 
     def _bits_of(self, product: Product) -> Mapping[str, int]:
         """Name → its bit, for products of bits."""
-        if product.name == "class_sets":
+        if product.tells != "sets":
+            return {}
+        if "class_sets" in product.needs:
             return {name: 1 << k for k, name in enumerate(self.scheme.names)}
-        return self._bits if "sources" in product.needs else {}
+        return self._bits
 
 
 def _rebuild(

@@ -109,25 +109,41 @@ class MapSettings:
         """Ways in which each window is shown to the model; the first is as it is."""
         return find_views(self.tta)
 
-    def further_bytes(self, num_classes: int) -> int:
-        """Bytes per pixel that are held for the products' needs."""
-        return held_bytes(num_classes, self.needs) - held_bytes(num_classes)
+    def further_bytes(self, num_classes: int, modalities: int = 0) -> int:
+        """Bytes per pixel that are held for the products' needs.
+
+        Args:
+            num_classes: K.
+            modalities: Of the model.
+        """
+        return held_bytes(num_classes, self.needs, modalities) - held_bytes(num_classes)
+
+    @property
+    def attributing(self) -> tuple[str, ...]:
+        """Products for which the model is also run without each modality."""
+        return tuple(product.name for product in self.layers if "without" in product.needs)
 
     def source_bits(self, names: Sequence[str]) -> dict[str, int] | None:
-        """Modality → its bit in the product "sources"; None if that is not made.
+        """Modality → its bit in the product "sources"; None if no product needs it.
 
         Args:
             names: Modalities of the model, in its order.
 
         Raises:
-            ConfigError: More than a byte has bits.
+            ConfigError: More than a byte has bits, or only one where modalities are left out.
         """
         if "sources" not in self.needs:
             return None
         if len(names) > MOST_SOURCES:
+            needing = next(product.name for product in self.layers if "sources" in product.needs)
             raise ConfigError(
-                f"the product 'sources' tells {MOST_SOURCES} modalities apart, and the model has "
+                f"the product '{needing}' tells {MOST_SOURCES} modalities apart, and the model has "
                 f"{len(names)} ({', '.join(names)}). Leave it out of the products"
+            )
+        if self.attributing and len(names) < 2:
+            raise ConfigError(
+                f"the product '{self.attributing[0]}' tells which of several modalities decided, "
+                f"and the model has one ({names[0]}). Leave it out of the products"
             )
         return {name: 1 << i for i, name in enumerate(names)}
 

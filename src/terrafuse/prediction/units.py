@@ -109,7 +109,9 @@ class UnitPlan:
         return run / len(self.lattice.col_starts) - 1
 
 
-def plan_units(lattice: Lattice, num_classes: int, products: Sequence[Product] = ()) -> UnitPlan:
+def plan_units(
+    lattice: Lattice, num_classes: int, products: Sequence[Product] = (), modalities: int = 0
+) -> UnitPlan:
     """Cut a scene into units.
 
     Columns are as wide as the memory of their sums allows; wider, if too many windows would be run
@@ -119,8 +121,9 @@ def plan_units(lattice: Lattice, num_classes: int, products: Sequence[Product] =
         lattice: Windows of the scene.
         num_classes: K.
         products: What is made, of which some hold sums of their own or have a band per class.
+        modalities: Number of those of the model.
     """
-    bytes_per_column = held_bytes(num_classes, needs_of(products)) * lattice.size
+    bytes_per_column = held_bytes(num_classes, needs_of(products), modalities) * lattice.size
     for product in products:
         if product.per_class:
             # Finished rows, and a row of tiles of the image and of its overviews.

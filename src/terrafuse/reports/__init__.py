@@ -20,6 +20,12 @@ from terrafuse.reports.previews import (
 from terrafuse.reports.run import run_report
 from terrafuse.reports.sections import Section, Table
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
+from terrafuse.reports.synergy_figures import synergy_figures, write_synergy_figures
+from terrafuse.reports.synergy_tables import (
+    SynergyTable,
+    synergy_sentences,
+    synergy_tables,
+)
 
 __all__ = [
     "FindingView",
@@ -27,6 +33,7 @@ __all__ = [
     "ScoreRow",
     "Section",
     "SharePoint",
+    "SynergyTable",
     "Table",
     "class_map_image",
     "confidence_image",
@@ -41,5 +48,9 @@ __all__ = [
     "sample_panel",
     "score_bars",
     "seeds_figure",
+    "synergy_figures",
+    "synergy_sentences",
+    "synergy_tables",
     "write_doctor_page",
+    "write_synergy_figures",
 ]
