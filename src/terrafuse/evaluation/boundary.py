@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 
 from terrafuse.samples import IGNORE_INDEX
 
-
 # Share of boundary pixels, per offset, above which all pixels are compared rather than these alone:
 # bytes in a row are compared several hundred times faster than bytes here and there.
 _SWEPT = 0.0025
