@@ -15,9 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from made_maps import write_map
 from made_rasters import FENCE, TWO_SENSORS, make_rasters, shrunk
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +148,17 @@ def photos(folder: Path, run: Callable[..., None]) -> None:
     make_rasters(folder, rgb)
 
 
+def mapped(folder: Path, run: Callable[..., None]) -> None:
+    """A map of what `terrafuse demo` makes, its truth, and a later map of the same place."""
+    truth = np.arange(6).repeat(12)[:, None].repeat(60, axis=1)
+    truth[:3, :9] = 255
+    found = np.where(truth == 255, 0, truth)
+    names = ("water", "wetland", "arable", "grassland", "forest", "buildings")
+    write_map(folder / "demo" / "map" / "class_map.tif", found, names=names)
+    write_map(folder / "demo" / "data" / "labels" / "test_1.tif", truth, tags=False)
+    write_map(folder / "maps" / "newer" / "class_map.tif", np.roll(found, 3, axis=0), names=names)
+
+
 _PUBLISHED = "a published data set: tests/layouts describes a copy of it in every form"
 _WEIGHTS = "published weights"
 _TABLES = "tables of published data, with hours of training"
@@ -165,6 +178,7 @@ PAGES: dict[str, Page] = {
     ),
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
+    "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
     "pretrain": Page(

@@ -115,7 +115,7 @@ def test_files_beside(place: Path, estimated: AreaEstimates) -> None:
     assert rows[-2]["quantity"] == "overall accuracy"
     with (folder / "error_matrix.csv").open() as file:
         matrix = list(csv.reader(file))
-    assert matrix[0] == ["map \\ reference", *NAMES, "points"]
+    assert matrix[0] == ["mapped as", *NAMES, "points"]
     assert float(matrix[1][1]) == estimated.matrix[0, 0]
     assert json.loads((folder / "area_estimates.json").read_text()) == estimated.to_dict()
 
@@ -221,7 +221,7 @@ def test_the_same_seed_draws_the_same(place: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_sampled(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="give the number of points"):
         sample(place / "old", tmp_path / "s.gpkg")
-    with pytest.raises(ConfigError, match="unknown ending of a file of points '.shp'"):
+    with pytest.raises(ConfigError, match=r"unknown ending of a file of points '.shp'"):
         sample(place / "old", tmp_path / "s.shp", points=50)
     empty = write_map(tmp_path / "empty.tif", [[255, 255]])
     with pytest.raises(DataError, match="there is nothing to sample"):
@@ -231,7 +231,7 @@ def test_what_cannot_be_sampled(place: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--confidence is 95; give a share"):
         areas(place / "old", place / "s.gpkg", confidence=95)
     other = write_map(tmp_path / "other.tif", [[0, 1]], names=("a", "b"))
-    with pytest.raises(DataError, match="none in common. Give the map that was sampled"):
+    with pytest.raises(DataError, match=r"none in common. Give the map that was sampled"):
         areas(other, place / "s.gpkg")
 
 

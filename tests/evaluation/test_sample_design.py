@@ -91,7 +91,7 @@ def test_expectations_by_class() -> None:
     assert expected_accuracies(names, None, abstained).tolist() == [0.8, 0.8, 0.5]
     assert expected_accuracies(names, 0.9, abstained).tolist() == [0.9, 0.9, 0.5]
     assert expected_accuracies(names, {"ice": 0.6}, abstained).tolist() == [0.8, 0.6, 0.5]
-    with pytest.raises(ConfigError, match="unknown class in --expect 'icy'. Did you mean 'ice'"):
+    with pytest.raises(ConfigError, match=r"unknown class in --expect 'icy'. Did you mean 'ice'"):
         expected_accuracies(names, {"icy": 0.6}, abstained)
     with pytest.raises(ConfigError, match="--expect has 80; give shares from 0 to 1"):
         expected_accuracies(names, 80, abstained)
@@ -102,7 +102,7 @@ def test_what_cannot_be_planned() -> None:
         allocate(WEIGHTS, PIXELS, 3)
     with pytest.raises(ConfigError, match="more than the map's 5 pixels"):
         allocate(np.array([0.4, 0.6]), np.array([2, 3]), 6)
-    with pytest.raises(ConfigError, match="unknown allocation 'propotional'. Did you mean"):
+    with pytest.raises(ConfigError, match=r"unknown allocation 'propotional'. Did you mean"):
         allocate(WEIGHTS, PIXELS, 100, "propotional")
     with pytest.raises(ConfigError, match="--margin is 2; give a standard error above 0"):
         planned_size(WEIGHTS, ACCURACIES, 2, 10**6)

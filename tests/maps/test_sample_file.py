@@ -254,5 +254,5 @@ def test_labels_are_not_written_over(path: Path, tmp_path: Path) -> None:
 def test_labels_that_cannot_be_set(path: Path) -> None:
     with pytest.raises(DataError, match="has no point 9; its ids are 1 to 4"):
         write_labels(path, {9: "sea"})
-    with pytest.raises(LabelError, match="point 1: unknown class 'see'. Did you mean 'sea'"):
+    with pytest.raises(LabelError, match=r"point 1: unknown class 'see'. Did you mean 'sea'"):
         write_labels(path, {1: "see"})

@@ -360,6 +360,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
     "a disk that fails, of which no program can tell how to mend it": (
         "weights.files:_read_file | Check the disk",
     ),
+    "a later version of the package, which there is not yet": (
+        "maps.sample_file:read_sample | Update terrafuse",
+    ),
     "nothing is wrong if it is true, and the finding says so": (
         "doctor.labels:_check_shares | Nothing to fix if that is true",
         "doctor.splits:_check_labels | It cannot be learned; other splits have",
@@ -387,6 +390,20 @@ NO_INSTRUCTION: tuple[str, ...] = (
     "layouts.facts:PublishedFacts.split | split of layout",
     "layouts.options:need_split | split of layout",
     "layouts.summary:_notices | pages, read as bands",
+    # SQL begins with verbs.
+    "maps.sample_file: | CREATE TABLE",
+    "maps.sample_file:_declare_classes | INSERT INTO gpkg_contents",
+    "maps.sample_file:_declare_classes | INSERT INTO gpkg_data_column_constraints",
+    "maps.sample_file:_declare_classes | INSERT INTO gpkg_data_columns",
+    "maps.sample_file:_declare_classes | INSERT INTO gpkg_extensions",
+    "maps.sample_file:_declare_classes | INSERT INTO layer_styles",
+    "maps.sample_file:_labelled_rows | SELECT column_name",
+    "maps.sample_file:_labelled_rows | SELECT id, reference",
+    "maps.sample_file:_reading | SELECT name FROM",
+    "maps.sample_file:read_sample | SELECT id, stratum",
+    "maps.sample_file:read_sample | SELECT key, value",
+    "maps.sample_file:read_sample | SELECT name, value",
+    "maps.sample_file:write_labels | UPDATE points",
     "plugins:_take | name in ",
     "reports.doctor_page:_add_finding | Fix in dataset.yaml",
     "reports.efficiency_table:_heading | Label efficiency of",

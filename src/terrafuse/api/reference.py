@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -418,8 +419,8 @@ def _write(folder: Path, estimates: AreaEstimates, inputs: Sequence[Path]) -> No
     names = (ESTIMATES_CSV, MATRIX_CSV, ESTIMATES_JSON, FIGURE)
     paths = [folder / name for name in names]
     refuse_inputs(paths, inputs)
-    matrix = [
-        ["map \\ reference", *(one.name for one in estimates.classes), "points"],
+    matrix: list[list[Any]] = [
+        ["mapped as", *(one.name for one in estimates.classes), "points"],
         *(
             [row, *shares, int(counts.sum())]
             for row, shares, counts in zip(
@@ -427,10 +428,9 @@ def _write(folder: Path, estimates: AreaEstimates, inputs: Sequence[Path]) -> No
             )
         ),
     ]
+    tables: tuple[Iterable[Iterable[Any]], ...] = ([AREA_COLUMNS, *area_rows(estimates)], matrix)
     with claimed(folder, "areas"), written_whole(*paths) as partials:
-        for partial, rows in zip(
-            partials, ([AREA_COLUMNS, *area_rows(estimates)], matrix), strict=False
-        ):
+        for partial, rows in zip(partials, tables, strict=False):
             text = io.StringIO()
             csv.writer(text, lineterminator="\n").writerows(rows)
             partial.write_text(text.getvalue(), encoding="utf-8")

@@ -66,6 +66,7 @@ def sample(
 ) -> None:
     """Draw a stratified random sample of the pixels of a class map, to be labelled."""
     from terrafuse import api
+    from terrafuse.evaluation.sample_design import EXPECTED
     from terrafuse.maps import parse_classes
     from terrafuse.progress import Display
 
@@ -93,7 +94,7 @@ def sample(
         return
     counts = ", ".join(f"{name} {count}" for name, count in made.points.items() if count)
     typer.echo(f"wrote {made.path}: {sum(made.points.values())} points ({counts})")
-    said = "as expected" if expect else "right in 80 % of every class"
+    said = "as expected" if expect else f"right in {100 * EXPECTED:g} % of every class"
     typer.echo(
         f"if the map is {said}, its overall accuracy will have a standard error of "
         f"{made.standard_error:.3f}"

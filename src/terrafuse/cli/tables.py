@@ -147,18 +147,16 @@ def print_areas(found: AreaEstimates) -> None:
         table.add_row(*cells, f"{one.mapped_points} / {one.reference_points}")
     console = Console()
     console.print(table)
-    plain = {"style": None, "markup": False, "highlight": False}
-    console.print(f"overall accuracy {_with_interval(found.overall)} %", **plain)
+    lines = [f"overall accuracy {_with_interval(found.overall)} %"]
     if found.overall_of_classed is not None:
         of_classed = _with_interval(found.overall_of_classed)
-        console.print(f"that of the pixels with a class {of_classed} %", **plain)
-    console.print(
+        lines.append(f"that of the pixels with a class {of_classed} %")
+    lines.append(
         f"{found.points} labelled points for {found.total:,.1f} {found.unit}; points: mapped as "
-        "the class / truly of it",
-        **plain,
+        "the class / truly of it"
     )
-    for note in found.notes:
-        console.print(f"note: {note}", **plain)
+    for line in (*lines, *(f"note: {note}" for note in found.notes)):
+        console.print(line, markup=False, highlight=False)
 
 
 def _with_interval(found: Estimate | None) -> str:

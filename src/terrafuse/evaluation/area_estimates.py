@@ -348,11 +348,15 @@ class _Design:
         sample = self._sample
         each = (self.weights / self._area)[sample.stratum] * sample.areas
         joint = sample.mapped * columns + sample.reference
-        return np.bincount(joint, each, minlength=rows * columns).reshape(rows, columns)
+        table: Float = np.bincount(joint, each, minlength=rows * columns).astype(np.float64)
+        return table.reshape(rows, columns)
 
     def _sum(self, values: Float) -> Float:
         """Sum over the sampled pixels of each stratum (H,)."""
-        return np.bincount(self._sample.stratum, values, minlength=len(self._points))
+        sums: Float = np.bincount(self._sample.stratum, values, minlength=len(self._points)).astype(
+            np.float64
+        )
+        return sums
 
     def _shares(self, holds: Bool) -> Float:
         return self._sum(self._sample.areas * holds) / self._area

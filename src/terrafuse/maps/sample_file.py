@@ -436,7 +436,7 @@ def _point_of(blob: bytes | None) -> tuple[float, float] | None:
     envelope = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}.get(blob[3] >> 1 & 0b111, 0)
     try:
         shape = shapely.from_wkb(blob[8 + envelope :])
-    except shapely.errors.ShapelyError:
+    except shapely.errors.ShapelyError:  # type: ignore[attr-defined]
         return None
     if shape is None or shape.is_empty or shape.geom_type not in ("Point", "MultiPoint"):
         return None
