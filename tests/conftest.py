@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -30,6 +31,20 @@ def pytest_configure(config: pytest.Config) -> None:
         import fuzzing
 
         fuzzing.set_many(count)
+
+
+def pytest_collection_finish() -> None:
+    """Take what is imported out of the collector's sight.
+
+    Every training ends in `gc.collect()`, which would go through it: half a second each time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Let the end of the process free all; libraries complain of what is left."""
+    gc.unfreeze()
 
 
 @pytest.fixture

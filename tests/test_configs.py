@@ -156,7 +156,20 @@ def expected_warnings(config: RunConfig) -> Iterator[str]:
 #: Runs that take the same way as others: compare/whu_opt_sar, galileo/terramesh, floods_linear.
 ALIKE = ("compare/forests", "compare/gid15", "compare/mmhunan", "compare/potsdam",
          "compare/vaihingen", "galileo/floods", "galileo/slovenia", "galileo/slovenia_linear",
-         "galileo/terramesh_linear")  # fmt: skip
+         "galileo/terramesh_linear", "upseg/ablation/vem_content", "upseg/ablation/vem_project",
+         "upseg/ablation/vem_differential", "upseg/ablation/vem_no_loss", "upseg/gid15",
+         "ombria/s1", "mfnet/potsdam_sound", "mfnet/vaihingen_sound", "vsgnet/potsdam_sound",
+         "mfnet/landscape/dsm")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_runs_like_others_build_their_model(name, tmp_path):
+    config = load_run_config(CONFIGS / f"{name}.yaml")
+    manifest = read_manifest(config.data.manifest, tmp_path).select(config.data.modalities)
+    modalities = list(manifest.modalities.values())
+    options = config.method.options
+    model = without_values(lambda: METHODS[config.method.name](modalities, 3, **options))
+    assert [m.name for m in model.modalities] == list(config.data.modalities or manifest.modalities)
 
 
 def run_cases():

@@ -10,6 +10,8 @@ from terrafuse.errors import OutputError
 
 def test_the_whole_path_in_small(tmp_path):
     out = tmp_path / "demo"
+    (out / "runs" / "of another version").mkdir(parents=True)  # an earlier demo is replaced
+    (out / ".terrafuse-demo").touch()
     said: list[str] = []
     report = run_demo(out, steps=2, size=192, say=said.append)
     page = report.read_text(encoding="utf-8")
@@ -23,7 +25,6 @@ def test_the_whole_path_in_small(tmp_path):
         assert class_map.shape == (scene.grid.height, scene.grid.width)
     assert len(list((out / "runs").iterdir())) == 1 + len(dataset.modalities)
     assert said[-1].endswith("s in total")
-    run_demo(out, steps=1, size=192)  # an earlier demo is replaced
 
 
 def test_another_folder_is_left_alone(tmp_path):

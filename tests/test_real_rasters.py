@@ -6,6 +6,8 @@ imagery is in the repository; the tests skip where it is absent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,12 @@ def pairs() -> dict[str, dict[str, Any]]:
             "crop": 64,
         },
     }
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Path]]:
+    """Function that returns the manifest of a pair, with a run beside it, and the reference."""
+    return cache(lambda name: prepare(tmp_path_factory.mktemp(name), name))
 
 
 def prepare(folder: Path, name: str) -> tuple[Path, Path]:
@@ -85,9 +93,10 @@ def prepare(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize("name", pairs())
-def test_the_map_lies_where_the_reference_lies(name, tmp_path):
-    manifest, reference = prepare(tmp_path, name)
-    products = api.load(tmp_path / "run").predict(tmp_path / "map", scene=f"{manifest}#whole")
+def test_the_map_lies_where_the_reference_lies(name, tmp_path, prepared):
+    manifest, reference = prepared(name)
+    run = api.load(manifest.parent / "run")
+    products = run.predict(tmp_path / "map", scene=f"{manifest}#whole")
     with rasterio.open(reference) as expected, rasterio.open(products.class_map) as found:
         assert found.crs == expected.crs
         assert tuple(found.transform) == tuple(expected.transform)
@@ -97,9 +106,9 @@ def test_the_map_lies_where_the_reference_lies(name, tmp_path):
     assert (class_map != 255).mean() > 0.5
 
 
-def test_a_map_from_files_equals_that_from_the_manifest(tmp_path):
-    manifest, _ = prepare(tmp_path, "rotterdam")
-    run = api.load(tmp_path / "run")
+def test_a_map_from_files_equals_that_from_the_manifest(tmp_path, prepared):
+    manifest, _ = prepared("rotterdam")
+    run = api.load(manifest.parent / "run")
     zoo = shared_data("geotiff_zoo")
     one = run.predict(tmp_path / "one", scene=f"{manifest}#whole")
     two = run.predict(

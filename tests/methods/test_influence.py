@@ -108,15 +108,20 @@ def _at_risk() -> list[tuple[str, int]]:
 
 
 def _learnt(*, quick: bool) -> list[Any]:
-    """Cases and bands: the quick ones, or all others."""
+    """Cases and bands: one of each method and the quick ones at risk, or all others.
+
+    That each band has an influence is in the contract, of all methods and options.
+    """
+    first, last = _at_risk()
     found = []
     for case in CASES:
-        chosen = (0, *AT_RISK.get(case.method, ()))
-        is_quick = case.number in chosen and case.method not in HEAVY
-        for target in _targets() if case.number == 0 else _at_risk():
+        own = [first] if case.sees_distances_only else [last]
+        own += [first] if case.number in AT_RISK.get(case.method, ()) else []
+        chosen = case.number in (0, *AT_RISK.get(case.method, ())) and case.method not in HEAVY
+        for target in _targets() if case.number == 0 else (first, last):
             if case.sees_distances_only and target[0] != MODALITIES[0].name:
                 continue
-            if quick == (is_quick and target in _at_risk()):
+            if quick == (chosen and target in own):
                 found.append((case, target))
     return found
 

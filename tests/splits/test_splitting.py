@@ -147,6 +147,16 @@ def test_splits_keep_their_distance(make_manifest, size, block, buffer, scale, s
             assert max(gaps) >= buffer
 
 
+def test_blocks_that_meet_at_a_corner_are_neighbours(make_manifest):
+    labels = np.full((64, 64), IGNORE_INDEX, np.uint8)
+    labels[:32, :32] = labels[32:, 32:] = 0
+    options = {"by": "block", "block_px": 32, "buffer_px": 8}
+    shares = {"train": 0.5, "test": 0.5}
+    values = split_manifest(make_manifest([labels]), shares=shares, **options)
+    windows = sorted(entry["window"] for entry in values["scenes"])
+    assert windows == [[0, 0, 28, 28], [36, 36, 28, 28]]
+
+
 def test_without_buffer_nothing_labelled_is_lost(make_manifest):
     labels = np.random.default_rng(0).integers(0, 3, (100, 130))
     manifest = make_manifest([labels])

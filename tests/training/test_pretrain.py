@@ -166,18 +166,18 @@ def test_labels_are_never_read(
     def fail(self: Scene, *_: Any, **__: Any) -> Any:
         raise AssertionError(f"labels of {self} were read")
 
-    straight = pretrain(settings(manifest, objective), tmp_path / "straight")
     monkeypatch.setattr(Scene, "read_labels", fail)
     out = pretrain(settings(manifest, objective), tmp_path / "run")
+    if objective != "decur":  # all read by the same way
+        return
     values = yaml.safe_load(manifest.read_text())
     for scene in values["scenes"]:
         del scene["labels"]
     manifest.write_text(yaml.safe_dump(values, sort_keys=False))
     without = pretrain(settings(manifest, objective), tmp_path / "without")
     for file in out.glob("*.safetensors"):
-        for folder in (straight, without):
-            expected, found = read_weights(folder / file.name), read_weights(file)
-            assert all(torch.equal(found[name], expected[name]) for name in expected)
+        expected, found = read_weights(without / file.name), read_weights(file)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def press_ctrl_c_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
@@ -413,7 +413,9 @@ def test_a_run_starts_from_the_files(labelled: Make, make_config: Make, tmp_path
     assert [base["source"] for base in info["base_weights"]] == list(weights.values())
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", ["decur", "infonce", "croma", pytest.param("mae", marks=pytest.mark.slow)]
+)
 def test_too_large_a_batch_is_refused_with_one_that_fits(
     name: str, unlabelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
