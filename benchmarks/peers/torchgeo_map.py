@@ -1,7 +1,7 @@
 """torchgeo: a `GridGeoSampler` over a `RasterDataset`, windows written as they come, not blended.
 
 uv venv ~/peers/torchgeo
-uv pip install --python ~/peers/torchgeo/bin/python torchgeo
+uv pip install --python ~/peers/torchgeo/bin/python torchgeo requests
 ~/peers/torchgeo/bin/python benchmarks/peers/torchgeo_map.py raster/image.tif
 """
 

@@ -483,7 +483,8 @@ class MapWriter:
         own = product.to_dict()
         if self._tiling is not None:
             own["file"] = f"{product.name}.vrt"
-            own["tiles"] = {"size": self._tiling.size, "folder": product.name}
+            names = self._tiling.names(product.name).values()
+            own["tiles"] = {"size": self._tiling.size, "files": list(names)}
         if "sources" in product.needs:
             return own | {"bits": self._bits}
         if product.per_class:
