@@ -121,13 +121,15 @@ def test_resume_tells_apart_all_that_makes_a_map(
         {"sieve": 4},
         {"values": "index"},
         {"windows": replace(windows, overlap=windows.overlap + 8)},
+        {"tiles": 2048},
         {"areas": True},
     ):
         options |= further
         assert state(**options) == "mapped", further
         assert state(**options) == "there already", further
-    (tmp_path / "maps" / "scene0" / "areas.csv").unlink()
-    assert state(**options) == "mapped"
+    for name in ("areas.csv", "class_map/class_map_r000_c000.tif"):
+        (tmp_path / "maps" / "scene0" / name).unlink()
+        assert state(**options) == "mapped", name
     weight = next(run.segmenter.parameters())
     with torch.no_grad():
         weight.add_(1)

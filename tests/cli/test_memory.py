@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from itertools import chain
@@ -12,6 +13,7 @@ import torch
 import yaml
 
 from terrafuse.methods.early_fusion import EarlyFusion
+from terrafuse.prediction.job import MapJob
 
 # The scenes lie in one place, and the model has learned little.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("without_figures")]
@@ -71,6 +73,29 @@ def test_windows_that_do_not_fit(trained, command_line, monkeypatch):
         code, _, told = command_line(*verb, *found[1].split())
         assert code == 0, told
     assert (out / "class_map.tif").exists()
+
+
+def test_a_batch_that_nobody_chose_suits_the_free_memory(trained, command_line, monkeypatch):
+    scene, out = f"{trained.parent / 'dataset.yaml'}#test", trained.parent / "map"
+
+    def batch(*words):
+        code, _, told = command_line("predict", trained, "--scene", scene, "--out", out, *words)
+        assert code == 0, told
+        record = json.loads((out / "prediction.json").read_text())
+        return record["windows"]["batch_size"], record["batch_size_by"], told
+
+    assert batch()[:2] == (2, "training")
+    assert batch("--batch-size", "3")[:2] == (3, "setting")
+    assert batch("-s", "prediction.batch_size=1")[:2] == (1, "setting")
+    monkeypatch.setattr("terrafuse.api.runs.fit_batch", lambda **_: 1)
+    with pytest.warns(UserWarning, match=r"batch size 2 does not fit .* pixels; 1 at a time"):
+        assert batch()[:2] == (1, "free memory")
+    # What others may go on with, or make parts of, does not depend on the memory of now.
+    assert batch("--resume")[:2] == (2, "training")
+    assert batch("--shard", "1/1")[:2] == (2, "training")
+    monkeypatch.setattr(MapJob, "begun_with", lambda *_: {"batch_size": 3})
+    assert batch("--resume")[:2] == (3, "unfinished map")
+    assert batch("--batch-size", "2", "--resume")[:2] == (2, "setting")
 
 
 @pytest.mark.parametrize(

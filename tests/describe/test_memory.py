@@ -16,7 +16,7 @@ from terrafuse.config import RunConfig
 from terrafuse.config.base import parse_settings
 from terrafuse.describe import without_values
 from terrafuse.describe.costs import _Live, inference_peak, step_peak
-from terrafuse.describe.memory import build_again, check_prediction, check_training
+from terrafuse.describe.memory import build_again, check_prediction, check_training, fit_batch
 from terrafuse.errors import NotEnoughMemoryError
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
@@ -229,7 +229,8 @@ def map_check(
     batch: int, crop: int, free: int, monkeypatch: pytest.MonkeyPatch, **options: Any
 ) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: free)
-    check_prediction(model(), crop, batch, [(500, 2000), (100, 3000)], CPU, **options)
+    sizes = options.pop("sizes", [(500, 2000), (100, 3000)])
+    check_prediction(model(), crop, batch, sizes, CPU, **options)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +276,40 @@ def test_windows_that_are_enlarged_count_as_they_are_shown(
     found = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
     assert found < fits
     map_check(found, 64, 3 * 10**8, monkeypatch, enlarged=1.25)
+
+
+def fitted(batch: int, free: int | None, device: torch.device = CPU) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "_free", lambda _: free)
+        return fit_batch(model(), 64, batch, [(500, 2000)], device)
+
+
+def test_a_batch_is_made_smaller_where_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU: to what the refusal of the wanted one names, and never larger."""
+    free = 3 * 10**8
+    with pytest.raises(NotEnoughMemoryError) as caught:
+        map_check(4000, 64, free, monkeypatch, sizes=[(500, 2000)])
+    fits = int(re.search(r"--batch-size (\d+)", str(caught.value))[1])
+    assert fitted(4000, free) == fits
+    assert fitted(fits, free) == fits
+    assert fitted(3, free) == 3
+    assert fitted(3, 10**14) == 3
+    assert fitted(5000, None) == 5000
+    assert fitted(7, 1000) == 7  # nothing fits: the check that follows says so
+
+
+def test_an_accelerator_gets_as_many_windows_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = torch.device("cuda")
+    assert fitted(4, 10**14, cuda) == memory.MOST_AT_ONCE
+    assert fitted(100, 10**14, cuda) == 100
+    sizes = {free: fitted(2, free, cuda) for free in (1000, 10**7, 2 * 10**7, 4 * 10**7, 10**8)}
+    assert sizes[1000] == 2
+    assert list(sizes.values()) == sorted(sizes.values())
+    assert {n for n in sizes.values() if n > 2} <= {4, 8, 16, 32, 64}
+    assert len(set(sizes.values())) >= 3
+    monkeypatch.setattr(memory, "_free", lambda _: 4 * 10**7)
+    found = sizes[4 * 10**7]
+    check_prediction(model(), 64, found, [(500, 2000)], cuda)  # neither refused nor warned of
 
 
 def test_what_products_hold_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,3 +282,6 @@ def test_a_job_begins_with_what_it_is(tmp_path: Path) -> None:
     job.MapJob(tmp_path, plan, ["class_map"], {"model": "x", "grid": (1, 2.5)}).begin()
     content = json.loads((tmp_path / "units" / "job.json").read_text())
     assert content == {"format": 1, "units": 1, "key": {"model": "x", "grid": [1, 2.5]}}
+    assert job.MapJob.begun_with(tmp_path, "grid") == [1, 2.5]
+    assert job.MapJob.begun_with(tmp_path, "windows") is None
+    assert job.MapJob.begun_with(tmp_path / "units", "grid") is None

@@ -195,5 +195,8 @@ def _is_there(folder: Path, digest: str, products: Sequence[str], areas: bool) -
         return False
     if not isinstance(record, dict) or record.get(_KEY) != digest:
         return False
-    files = [record["products"][name]["file"] for name in products]
-    return all((folder / name).is_file() for name in files + ([AREAS_CSV] if areas else []))
+    files = [AREAS_CSV] if areas else []
+    for name in products:
+        own = record["products"][name]
+        files += [own["file"], *own.get("tiles", {}).get("files", ())]
+    return all((folder / name).is_file() for name in files)

@@ -36,7 +36,7 @@ from terrafuse.data.value_scale import (
     compare_scenes,
     judge_scales,
 )
-from terrafuse.describe.memory import check_prediction, check_small_batch
+from terrafuse.describe.memory import check_prediction, check_small_batch, fit_batch
 from terrafuse.errors import (
     ConfigError,
     NotEnoughMemoryError,
@@ -67,6 +67,7 @@ from terrafuse.prediction import (
     WorkerSettings,
     read_calibration,
 )
+from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
@@ -209,6 +210,14 @@ class Run:
                 explaining_memory("mapping", _smaller_windows(predictor.windows)),
             ):
                 doubts = self.check_values([opened], conversions, trust_values)
+                predictor, by = self._fit_batch(
+                    predictor,
+                    opened,
+                    settings,
+                    spread,
+                    Path(out),
+                    goes_on=resume or part is not None,
+                )
                 self._check_memory(predictor, opened, settings, spread)
                 return predictor.predict(
                     opened,
@@ -222,6 +231,7 @@ class Run:
                         "converted": _in_words(conversions),
                         "warnings": doubts,
                     },
+                    notes={"batch_size_by": by},
                     resume=resume,
                     shard=part,
                     workers=spread,
@@ -513,23 +523,74 @@ class Run:
         Raises:
             NotEnoughMemoryError: With the largest that do.
         """
+        check_prediction(**self._memory_of(predictor, scene, settings, workers))
+
+    def _fit_batch(
+        self,
+        predictor: ScenePredictor,
+        scene: Scene,
+        settings: MapSettings,
+        workers: WorkerSettings,
+        out: Path,
+        *,
+        goes_on: bool,
+    ) -> tuple[ScenePredictor, str]:
+        """Choose the batch size by the free memory, where nobody has chosen one.
+
+        Those who make one map together, now or later, must have the same: that of an unfinished map
+        holds, and shards and nodes of a cluster, which do not see each other's memory, keep that of
+        the training.
+
+        Args:
+            goes_on: Whether an unfinished map in `out` is gone on with.
+
+        Returns:
+            What maps with it, and by what it was chosen.
+        """
+        windows = predictor.windows
+        if windows.is_batch_chosen:
+            return predictor, "setting"
+        begun = MapJob.begun_with(out, "windows") if goes_on else None
+        if isinstance(begun, dict) and isinstance(begun.get("batch_size"), int):
+            return predictor.with_batch_size(begun["batch_size"]), "unfinished map"
+        if goes_on or workers.cluster is not None:
+            return predictor, "training"
+        size = fit_batch(**self._memory_of(predictor, scene, settings, workers))
+        if size == windows.batch_size:
+            return predictor, "training"
+        if size < windows.batch_size:
+            warnings.warn(
+                f"the training's batch size {windows.batch_size} does not fit into the free memory "
+                f"for windows of {windows.crop_size} pixels; {size} at a time are mapped instead. "
+                "--batch-size sets another number",
+                stacklevel=3,
+            )
+        return predictor.with_batch_size(size), "free memory"
+
+    def _memory_of(
+        self,
+        predictor: ScenePredictor,
+        scene: Scene,
+        settings: MapSettings,
+        workers: WorkerSettings,
+    ) -> dict[str, Any]:
+        """Arguments of `check_prediction` and `fit_batch`."""
         windows = predictor.windows
         plan = predictor.plan(scene, settings)
-        # Of a cluster, nodes watch their own memory.
-        processes = min(workers.count, len(plan)) if workers.cluster is None else 1
-        check_prediction(
-            self.segmenter,
-            windows.crop_size,
-            windows.batch_size,
-            [(scene.grid.height, min(scene.grid.width, plan.width))],  # made in columns
-            predictor.device,
-            precision=windows.precision,
-            enlarged=max(view.factor for view in settings.views),
-            further_bytes=settings.further_bytes(
+        return {
+            "segmenter": self.segmenter,
+            "crop_size": windows.crop_size,
+            "batch_size": windows.batch_size,
+            "sizes": [(scene.grid.height, min(scene.grid.width, plan.width))],  # made in columns
+            "device": predictor.device,
+            "precision": windows.precision,
+            "enlarged": max(view.factor for view in settings.views),
+            "further_bytes": settings.further_bytes(
                 self.segmenter.num_classes, len(self.segmenter.modalities)
             ),
-            processes=processes,
-        )
+            # Of a cluster, nodes watch their own memory.
+            "processes": min(workers.count, len(plan)) if workers.cluster is None else 1,
+        }
 
     def check_values(
         self, scenes: Sequence[Scene], conversions: Conversions | None = None, trust: bool = False

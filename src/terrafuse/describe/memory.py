@@ -37,6 +37,8 @@ NEAR, TOO_MUCH, REMEDY = 0.9, 1.2, 0.8
 #: What a CPU's kernels and allocator take beside what is alive: a part of it, and bytes once
 #: (benchmarks/memory.py).
 CPU_PART, CPU_ONCE = 0.15, 64_000_000
+#: Windows per forward pass from which on accelerators gain little more.
+MOST_AT_ONCE = 64
 # Bytes for each pixel of a batch that no method comes near; where they fit, nothing is derived.
 _MOST_PER_PIXEL = 2**16
 # Weights, gradients and two moments, in values per parameter.
@@ -157,9 +159,77 @@ def check_prediction(
     Raises:
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
     """
+    if scored:
+        _refuse_whole(_scored_bytes(sizes), sizes)
+    pixels, work = _plan_mapping(
+        segmenter, crop_size, batch_size, sizes, device, precision=precision, scored=scored,
+        by_options=by_options, enlarged=enlarged, further_bytes=further_bytes, processes=processes,
+    )  # fmt: skip
+    _check(segmenter, partial(build_again, segmenter), device, pixels, work)
+
+
+def fit_batch(
+    segmenter: Segmenter,
+    crop_size: int,
+    batch_size: int,
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    *,
+    precision: str = "32-true",
+    enlarged: float = 1.0,
+    further_bytes: int = 0,
+    processes: int = 1,
+) -> int:
+    """Number of windows per forward pass that suits the free memory, for mapping.
+
+    An accelerator is faster with more windows at once, up to `MOST_AT_ONCE`. A CPU is not, so that
+    it keeps the wanted number unless that does not fit.
+
+    Args:
+        batch_size: Wanted; also returned where nothing is known, or nothing fits.
+
+    The others are those of `check_prediction`.
+    """
+    free = _free(device)
+    if free is None:
+        return batch_size
+    most = batch_size if device.type == "cpu" else max(batch_size, MOST_AT_ONCE)
+    pixels, plan = _plan_mapping(
+        segmenter, crop_size, most, sizes, device, precision=precision, enlarged=enlarged,
+        further_bytes=further_bytes, processes=processes,
+    )  # fmt: skip
+    if pixels * _MOST_PER_PIXEL + _MOST_PER_PARAMETER * _weights(segmenter) < free / 2:
+        return most
+    try:
+        with torch.random.fork_rng(devices=[]):
+            work = plan(without_values(partial(build_again, segmenter)))
+            if work.need(most, crop_size) <= NEAR * free:
+                return most
+            found = _largest_batch(work, crop_size, REMEDY * free)
+    except Exception:  # the check that follows says that it is not known
+        return batch_size
+    if device.type != "cpu" and found > batch_size:
+        found = 1 << (found.bit_length() - 1)  # kernels prefer powers of two
+    return found or batch_size
+
+
+def _plan_mapping(
+    segmenter: Segmenter,
+    crop_size: int,
+    batch_size: int,
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+    *,
+    precision: str,
+    scored: bool = False,
+    by_options: bool = True,
+    enlarged: float,
+    further_bytes: int,
+    processes: int,
+) -> tuple[int, Callable[[Segmenter], _Work]]:
+    """Pixels of the work, and the work itself; the arguments are those of `check_prediction`."""
     width = max((width for _, width in sizes), default=0)
-    whole = SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0) if scored else 0
-    _refuse_whole(whole, sizes)
+    whole = _scored_bytes(sizes) if scored else 0
     sums = _sums(segmenter, crop_size, width, further_bytes)
     further = _process_bytes(segmenter, processes)
     pixels = processes * batch_size * round(crop_size * enlarged) ** 2
@@ -184,7 +254,12 @@ def check_prediction(
         what, crops = "scoring" if scored else "mapping", list(_smaller(shapes, crop_size))
         return _Work(what, need, batch_size, crop_size, crops, lambda *_: True, say, processes)
 
-    _check(segmenter, partial(build_again, segmenter), device, pixels, work)
+    return pixels, work
+
+
+def _scored_bytes(sizes: Sequence[tuple[int, int]]) -> int:
+    """Bytes of the largest scene's labels, map and their comparison."""
+    return SCORED_PER_PIXEL * max((h * w for h, w in sizes), default=0)
 
 
 def _check(

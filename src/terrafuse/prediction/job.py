@@ -96,6 +96,20 @@ class MapJob:
                 stacklevel=5,
             )
 
+    @staticmethod
+    def begun_with(folder: Path, name: str) -> Any:
+        """A value of the key of an unfinished map in a folder of products; None if there is none.
+
+        Args:
+            folder: Of the products.
+            name: Of the value.
+        """
+        try:
+            content = json.loads((folder / UNITS / _JOB).read_text(encoding="utf-8"))
+            return content["key"][name]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+
     def look_at_others(self) -> None:
         """Find out what other shards have done; their units are checked once all are there."""
         others = self.left

@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,12 @@ class ScenePredictor:
     def tells_sets(self) -> bool:
         """Whether there are class sets, and bits for their classes."""
         return self.calibration.has_sets and self.segmenter.num_classes <= MOST_SET_CLASSES
+
+    def with_batch_size(self, size: int) -> ScenePredictor:
+        """Return the same, with so many windows per forward pass."""
+        return ScenePredictor(
+            self.segmenter, replace(self.windows, batch_size=size), device=self.device
+        )
 
     @contextmanager
     def on_cpu(self) -> Iterator[None]:
@@ -257,6 +264,7 @@ class ScenePredictor:
         values: str | None = None,
         areas: bool = False,
         facts: Mapping[str, object] | None = None,
+        notes: Mapping[str, object] | None = None,
         resume: bool = False,
         shard: Shard | None = None,
         workers: WorkerSettings | None = None,
@@ -277,6 +285,7 @@ class ScenePredictor:
             values: Of the class map: "code", "index", or None as `choose_values` has it.
             areas: Also write the area of each class, `areas.csv`; needs the product "class_map".
             facts: What else `prediction.json` is to say.
+            notes: Likewise, of what may differ between runs that make one map.
             resume: True: go on with the units of an unfinished map of the same rasters, by the same
                 model and settings.
             shard: Part of the scene to map; several runs with a shard each make the map together.
@@ -332,6 +341,7 @@ class ScenePredictor:
             if not writer.job.has_data:
                 raise DataError(self._nothing_to_map(scene, used))
             try:
+                facts |= notes or {}
                 return writer.finish(facts, areas=areas, profile=profile, beside=beside)
             except OutputError:
                 if writer.is_finished():  # another shard was faster, and has removed the units
@@ -525,6 +535,11 @@ class ScenePredictor:
             needs_all=not self.segmenter.supports_missing,
             bits=settings.source_bits([m.name for m in self.segmenter.modalities]),
         )
+        if self.device.type == "cuda":
+            # Copied while the model runs on the batch before; the thread that reads pins it.
+            groups = (
+                replace(group, batch=group.batch and group.batch.pin_memory()) for group in groups
+            )
         ahead = read_ahead(profile.timed_items("reading", groups))
         with closing(ahead):
             for group in profile.timed_items("waiting for reading", ahead):

@@ -490,7 +490,8 @@ class MapWriter:
         own = product.to_dict()
         if self._tiling is not None:
             own["file"] = f"{product.name}.vrt"
-            own["tiles"] = {"size": self._tiling.size, "folder": product.name}
+            names = self._tiling.names(product.name).values()
+            own["tiles"] = {"size": self._tiling.size, "files": list(names)}
         if bits := self._bits_of(product):
             return own | {"bits": bits}
         if product.tells == "one":

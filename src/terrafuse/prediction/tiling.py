@@ -109,5 +109,7 @@ def _add_source(band: ElementTree.Element, tile: Window, name: str) -> None:
         DataType=band.get("dataType", ""), BlockXSize=band.get("blockXSize", ""),
         BlockYSize=band.get("blockYSize", ""),
     )  # fmt: skip
-    ElementTree.SubElement(source, "SrcRect", xOff="0", yOff="0", **size)
-    ElementTree.SubElement(source, "DstRect", xOff=str(tile.col), yOff=str(tile.row), **size)
+    ElementTree.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0", **size})
+    ElementTree.SubElement(
+        source, "DstRect", {"xOff": str(tile.col), "yOff": str(tile.row), **size}
+    )

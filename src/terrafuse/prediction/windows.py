@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from terrafuse.config import RunConfig
@@ -24,6 +24,8 @@ class WindowSettings:
         blending: Weighting of overlapping windows, as in `Lattice`.
         batch_size: Windows per forward pass.
         precision: As in Lightning; logits are always averaged in float32.
+        is_batch_chosen: Whether somebody chose `batch_size` for mapping. The one of the training,
+            which stands in otherwise, may be replaced by one that suits the free memory.
 
     Raises:
         ConfigError: A value is not allowed, or `overlap` does not suit `crop_size`.
@@ -34,6 +36,7 @@ class WindowSettings:
     blending: Blending = "taper"
     batch_size: int = 8
     precision: Precision = "32-true"
+    is_batch_chosen: bool = field(default=True, compare=False)
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
@@ -76,8 +79,11 @@ class WindowSettings:
             blending=blending or config.prediction.blending,
             batch_size=config.predict_batch_size if batch_size is None else batch_size,
             precision=precision or "32-true",
+            is_batch_chosen=bool(batch_size or config.prediction.batch_size),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as recorded in `prediction.json` and `metrics.json`."""
-        return asdict(self)
+        values = asdict(self)
+        del values["is_batch_chosen"]
+        return values
