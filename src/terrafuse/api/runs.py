@@ -694,6 +694,7 @@ def split_scene_name(text: str) -> tuple[Path, str]:
 
 
 def smaller_windows(windows: WindowSettings) -> str:
+    """What to do where windows do not fit into memory."""
     return (
         f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
         f"{windows.crop_size}"

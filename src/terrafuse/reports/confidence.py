@@ -35,7 +35,7 @@ def reliability_figure(subsets: Mapping[str, Mapping[str, Any]]) -> Figure:
         )  # fmt: skip
     diagram.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     diagram.set_title("Right as often as it says?")
-    diagram.text(0.03, 0.94, "surer than right ↘", color=MUTED, fontsize=7, va="top")
+    diagram.text(0.97, 0.04, "surer than right", color=MUTED, fontsize=7, ha="right")
     diagram.tick_params(labelbottom=False)
     pixels.set(xlim=(0, 1), xlabel="confidence", ylabel="pixels, %")
     risk.set(xlim=(0, 100), xlabel="coverage, % of pixels kept, the surest first")
