@@ -46,6 +46,7 @@ from terrafuse.errors import (
 )
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.evaluation.cell_counts import CERTAINTY
 from terrafuse.evaluation.evidence import EVIDENCE, Evidence, save_evidence
 from terrafuse.evaluation.further import FurtherScore
 from terrafuse.evaluation.objects import ObjectScores
@@ -656,6 +657,7 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
             predictor.device,
             precision=windows.precision,
             scored=True,
+            further_bytes=CERTAINTY.further_bytes(predictor.segmenter.num_classes),
         )
     except NotEnoughMemoryError as error:
         if len(scenes) > 1:

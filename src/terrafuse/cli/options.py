@@ -71,8 +71,9 @@ RunSetting = Annotated[
 ProductNames = Annotated[
     str,
     typer.Option(
-        help="Products to write: class_map, confidence, entropy, margin, probabilities, "
-        "probabilities_float32, disagreement, sources, class_sets, class_set_size.",
+        help="Products to write: class_map, confidence, confidence_float32, entropy, margin, "
+        "probabilities, probabilities_float32, disagreement, sources, class_sets, "
+        "class_set_size.",
         metavar="NAME,NAME,…",
     ),
 ]
