@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyogrio.raw
 import pytest
+import shapely
 import yaml
 
 from made_maps import write_map
@@ -93,7 +95,7 @@ def trained(folder: Path, run: Callable[..., None]) -> None:
 
 
 def scored(folder: Path, run: Callable[..., None]) -> None:
-    """The run, a second one, scenes of other places and events."""
+    """The run, a second one, scenes of other places and events, and districts."""
     trained(folder, run)
     run("terrafuse", "train", "run.yaml", "--out", "runs/second")
     values = {**TWO_SENSORS, "scenes": [*TWO_SENSORS["scenes"]]}
@@ -104,6 +106,27 @@ def scored(folder: Path, run: Callable[..., None]) -> None:
     for name in ("dataset.yaml", "events.yaml", "other/dataset.yaml"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(yaml.safe_dump({"root": str(folder), **values}))
+    pyogrio.raw.write(
+        folder / "districts.gpkg",
+        np.array([shapely.to_wkb(shapely.box(3e5, 4.9e6, 9e5, 5.1e6))], object),
+        [np.array(["all"], object)],
+        ["name"],
+        geometry_type="Polygon",
+        crs="EPSG:32633",
+    )
+
+
+def demo(folder: Path, run: Callable[..., None]) -> None:
+    """What the demo leaves, of two sensors: 16 blocks of a validation scene."""
+    values = {**TWO_SENSORS, "scenes": [*TWO_SENSORS["scenes"]]}
+    values["scenes"][-1] = {**values["scenes"][-1], "id": "test_1"}
+    make_rasters(folder / "demo" / "data", values, 512, 512)
+    (folder / "demo" / "data" / "dataset.yaml").write_text(yaml.safe_dump(values))
+    (folder / "run.yaml").write_text(
+        "data: {manifest: demo/data/dataset.yaml}\n"
+        "method: {name: late_fusion, backbone: resnet18}\n"
+    )
+    run("terrafuse", "train", "run.yaml", "--out", "demo/runs/all_modalities")
 
 
 def flood(folder: Path, run: Callable[..., None]) -> None:
@@ -179,6 +202,7 @@ PAGES: dict[str, Page] = {
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
+    "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
     "pretrain": Page(
@@ -231,6 +255,7 @@ SLOW = (
     "big-scenes",
     "after-the-map",
     "scores",
+    "confidence",
     "label-efficiency",
     "pretrain",
     "generate",

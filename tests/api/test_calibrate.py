@@ -15,7 +15,7 @@ import rasterio
 import yaml
 from scipy.special import log_softmax
 
-from remedies import refused, warned
+from remedies import refused, said, warned
 from stored_run import make_data
 from terrafuse import api
 from terrafuse.errors import ConfigError, LabelError, ModelError, ScoresError
@@ -194,5 +194,6 @@ def test_the_command(run: api.Run, command_line: Callable[..., tuple[int, str, s
     assert "near boundaries" in out
     code, _, err = command_line("evaluate", run.folder, "--trimap", "1;3")
     assert code == 2
-    assert "give distances in pixels such as 1,3,5" in err
+    how = said("cli.evaluate:_distances | give distances in pixels such as 1,3,5", err)
+    assert [float(word) for word in how.find(r"such as (\S+)").split(",")] == [1, 3, 5]
     assert Calibration().of(("s1",)).temperature == 1

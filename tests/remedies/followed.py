@@ -56,7 +56,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "describe.memory:check_small_batch | Set data.batch_size to 2 or more",
     ),
     "tests/cli/test_memory.py::test_memory_that_ends_while_mapping": (
-        "api.runs:_smaller_windows | Choose a --batch-size below",
+        "api.runs:smaller_windows | Choose a --batch-size below",
     ),
     "tests/cli/test_describe.py::test_a_trained_run": (
         "describe.overview:_check_overrides | Set keys of data and training",

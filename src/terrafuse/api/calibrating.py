@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.runs import Run, check_scored_memory, labelled_scenes, load
+from terrafuse.api.runs import Run, check_scored_memory, labelled_scenes, load, smaller_windows
 from terrafuse.data import Manifest, Scene
 from terrafuse.data.streaming import first_scenes
 from terrafuse.errors import ConfigError, ModelError
@@ -75,7 +75,7 @@ def calibrate(
     predictor, _ = opened.predictor(windows, device, calibrated=False)
     with (
         claimed(opened.folder, "calibrate"),
-        explaining_memory("calibrating", "Choose a smaller --batch-size or --crop-size"),
+        explaining_memory("calibrating", smaller_windows(predictor.windows)),
     ):
         check_scored_memory(predictor, first_scenes(scenes))
         if not is_own:

@@ -207,7 +207,7 @@ class Run:
             with (
                 when_stopped(_STOPPED_SHARD if part else _STOPPED_MAP),
                 claimed(out, "predict", part=str(part) if part else None),
-                explaining_memory("mapping", _smaller_windows(predictor.windows)),
+                explaining_memory("mapping", smaller_windows(predictor.windows)),
             ):
                 doubts = self.check_values([opened], conversions, trust_values)
                 predictor, by = self._fit_batch(
@@ -362,7 +362,7 @@ class Run:
         with (
             when_stopped(_STOPPED_SCORES_SHARD if part else _STOPPED_SCORES),
             claimed(self.folder, "evaluate", part=str(part) if part else None),
-            explaining_memory("scoring", _smaller_windows(predictor.windows)),
+            explaining_memory("scoring", smaller_windows(predictor.windows)),
         ):
             first = first_scenes(chosen)
             look = _Look(
@@ -831,7 +831,8 @@ def split_scene_name(text: str) -> tuple[Path, str]:
     return next((part for part in parts if exists(expand_home(part[0]))), parts[0])
 
 
-def _smaller_windows(windows: WindowSettings) -> str:
+def smaller_windows(windows: WindowSettings) -> str:
+    """What to do where windows do not fit into memory."""
     return (
         f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
         f"{windows.crop_size}"

@@ -87,22 +87,23 @@ def calibrate(
 
     rows = [_row(name, own) for name, own in fitted["subsets"].items()]
     print_rows(f"calibration on split '{fitted['split']}'", rows)
+    for name, own in fitted["subsets"].items():
+        if sets := own["class_sets"]:
+            typer.echo(
+                f"class sets of {name}: {100 * sets['coverage']:g} % of a block, by classes with a "
+                f"probability of {sets['threshold']:.4f} or more; from {sets['blocks']} blocks of "
+                f"{sets['block_px']} pixels"
+            )
     typer.echo(f"wrote {run / 'calibration.json'}")
 
 
 def _row(name: str, own: Mapping[str, Any]) -> dict[str, str]:
     """A row of the table."""
-    nll, ece, sets = own["nll"], own["ece"], own["class_sets"]
-    row = {
+    nll, ece = own["nll"], own["ece"]
+    return {
         "modalities": name,
         "pixels": f"{own['pixels']:,}",
         "temperature": f"{own['temperature']:.3f}",
         "NLL": f"{nll['before']:.4f} → {nll['after']:.4f}",
         "ECE_in_%": f"{100 * ece['before']:.2f} → {100 * ece['after']:.2f}",
     }
-    if sets:
-        row["class_sets"] = (
-            f"{100 * sets['coverage']:g} % of a block: classes from {sets['threshold']:.4f}"
-        )
-        row["blocks"] = f"{sets['blocks']} of {sets['block_px']} px"
-    return row

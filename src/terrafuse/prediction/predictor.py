@@ -115,8 +115,9 @@ class ScenePredictor:
 
     def with_batch_size(self, size: int) -> ScenePredictor:
         """Return the same, with so many windows per forward pass."""
+        windows = replace(self.windows, batch_size=size)
         return ScenePredictor(
-            self.segmenter, replace(self.windows, batch_size=size), device=self.device
+            self.segmenter, windows, device=self.device, calibration=self.calibration
         )
 
     @contextmanager

@@ -11,10 +11,14 @@ from matplotlib.figure import Figure
 
 from terrafuse.reports.figures import INK, LINE, MUTED, SERIES, styled
 
+_LEAST_SHARE = 1e-3
+
 
 @styled
 def reliability_figure(subsets: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw reliability, where confidences lie, and what leaving out uncertain pixels brings.
+
+    Bins with less than a thousandth of the pixels have no point: their accuracy is noise.
 
     Args:
         subsets: Name → calibration, as `metrics.json` has it at ["calibration"]["subsets"]; one
@@ -35,7 +39,7 @@ def reliability_figure(subsets: Mapping[str, Mapping[str, Any]]) -> Figure:
         )  # fmt: skip
     diagram.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
     diagram.set_title("Right as often as it says?")
-    diagram.text(0.03, 0.94, "surer than right ↘", color=MUTED, fontsize=7, va="top")
+    diagram.text(0.97, 0.04, "surer than right", color=MUTED, fontsize=7, ha="right")
     diagram.tick_params(labelbottom=False)
     pixels.set(xlim=(0, 1), xlabel="confidence", ylabel="pixels, %")
     risk.set(xlim=(0, 100), xlabel="coverage, % of pixels kept, the surest first")
@@ -43,17 +47,17 @@ def reliability_figure(subsets: Mapping[str, Mapping[str, Any]]) -> Figure:
     risk.set_title("Errors among the pixels kept, %")
     for axes in (diagram, pixels, risk):
         axes.grid(axis="both")
-    risk.legend(loc="upper left", fontsize=8, labelcolor=INK)
+    figure.legend(loc="outside lower left", ncols=2, fontsize=8, labelcolor=INK)
     return figure
 
 
 def _draw_reliability(
     diagram: Axes, pixels: Axes, own: Mapping[str, Sequence[Any]], color: str
 ) -> None:
-    known = [k for k, value in enumerate(own["accuracy"]) if value is not None]
+    counts = np.array(own["pixels"], np.float64)
+    known = np.flatnonzero((counts > 0) & (counts >= _LEAST_SHARE * counts.sum())).tolist()
     confidence, accuracy = ([own[key][k] for k in known] for key in ("confidence", "accuracy"))
     diagram.plot(confidence, accuracy, color=color, lw=1.4, marker="o", ms=3.5)
-    counts = np.array(own["pixels"], np.float64)
     edges = np.linspace(0, 1, len(counts) + 1)
     pixels.stairs(100 * counts / max(counts.sum(), 1), edges, color=color, lw=1.4)
 
