@@ -206,3 +206,41 @@ def test_one_block_has_no_interval() -> None:
     found = bootstrap.interval(0.5, bootstrap.sums(np.ones((1, 1)))[:, 0])
     assert np.isnan([found.low, found.high]).all()
     assert found.to_dict() == {"value": 0.5, "low": None, "high": None}
+
+
+def test_what_blocks_leave_outside_widens() -> None:
+    """Squares of 5 L hold (1 - 1 / 5√π)² of the variance of errors of exp(-d²/L²)."""
+    evidence = wrong_where(correlated_field(np.random.default_rng(6), (2400, 2400), 24.0))
+    length = correlation_length(evidence)
+    assert length is not None
+    wide = find_blocks([evidence], side_px=round(5 * length)).widening
+    assert wide == pytest.approx((1 - 1 / (5 * np.pi**0.5)) ** -2, abs=0.12)
+    assert find_blocks([evidence], side_px=64).widening > 1.4 * wide
+    assert find_blocks([evidence], side_px=800).widening < 1.1
+    assert find_blocks([evidence], side_px=2400).widening == 1
+
+
+def test_chips_apart_are_not_widened() -> None:
+    evidence = wrong_where(correlated_field(np.random.default_rng(7), (128, 128), 30.0))
+    assert find_blocks([evidence], side_px=128).widening == 1
+
+
+def test_errors_that_reach_farther_than_was_looked_have_blocks_as_large() -> None:
+    field = np.repeat([0.0, 2.0], 300)[:, None] + np.zeros((600, 600))
+    evidence = wrong_where(field)
+    assert correlation_length(evidence) == 512
+    assert find_blocks([evidence]).side_px == 5 * 512
+
+
+def test_few_blocks_have_no_interval_and_more_a_wide_one() -> None:
+    rng = np.random.default_rng(8)
+    counts = rng.normal(10, 2, (8, 1))
+    for widening, blocks in ((1.0, 5), (1.0, 8), (4.0, 8)):
+        own = counts[:blocks]
+        bootstrap = BlockBootstrap(blocks, widening=widening)
+        found = bootstrap.interval(own.mean(), bootstrap.sums(own)[:, 0] / blocks)
+        if blocks < 6:
+            assert np.isnan(found.low)
+            continue
+        half = 2.365 * own.std(ddof=1) / 8**0.5 * widening**0.5
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.12)
