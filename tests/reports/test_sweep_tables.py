@@ -25,7 +25,8 @@ ROWS = {"good": (0.8, 0.81), "twin": (0.8, 0.79), "bad": (0.6, 0.61)}
 
 def counts_of(right: float, blocks: int) -> RunCounts:
     rng = np.random.default_rng(int(1000 * right))
-    hit = 100 * right + rng.normal(0, 2, blocks)
+    noise = rng.normal(0, 2, blocks)
+    hit = 100 * right + noise - noise.mean()
     tally = np.stack([hit, np.full(blocks, 100), np.full(blocks, 100)], axis=-1)
     return RunCounts(np.stack([tally, tally], axis=1), None)
 
