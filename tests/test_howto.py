@@ -214,6 +214,7 @@ PAGES: dict[str, Page] = {
         nothing,
         skip={
             "terrafuse sweep configs/": _TABLES, "python benchmarks/": _TABLES,
+            "terrafuse compare runs/": "tests/api/test_comparing.py compares such runs",
             "terrafuse sweep run.yaml --methods methods.yaml": "minutes; tests/api/test_sweeps.py "
             "runs such a file of methods",
         },

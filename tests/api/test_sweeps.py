@@ -169,6 +169,7 @@ def test_from_run_files_to_a_table(
     runs = [json.loads((out / f"run-dsm_alone-{s}/metrics.json").read_text()) for s in (0, 1)]
     miou = [100 * r["subsets"]["dsm"]["scores"]["miou"] for r in runs]
     expected = f"{miou[0]:.1f}, {miou[1]:.1f}"  # an interval of two says nothing
+    assert "Rows are not compared over the ground: it is " in table  # of few blocks
     assert "Scores in %: of two seeds both values" in table
     lines = table.splitlines()
     row = next(line for line in lines if "dsm alone" in line).strip("| ").split(" | ")
@@ -195,6 +196,12 @@ def test_from_run_files_to_a_table(
     assert command_line(*words) == (0, table, "")
     code, printed, _ = command_line(*words, "--json")
     assert json.loads(printed) == results
+    kept = out / "run-dsm_alone-0/evidence.npz"
+    kept.unlink()  # as of an earlier version
+    code, table, _ = command_line(*words)
+    assert code == 0
+    assert f"Rows are not compared over the ground: there is no '{kept}'" in table
+    assert expected in table
     code, _, said = command_line(*words, "-s", "training.steps=2")
     assert code == 2
     assert "training.steps was 1, is 2" in said

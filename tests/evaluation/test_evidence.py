@@ -206,3 +206,44 @@ def test_one_block_has_no_interval() -> None:
     found = bootstrap.interval(0.5, bootstrap.sums(np.ones((1, 1)))[:, 0])
     assert np.isnan([found.low, found.high]).all()
     assert found.to_dict() == {"value": 0.5, "low": None, "high": None}
+
+
+def test_what_blocks_leave_outside_widens() -> None:
+    """Squares of 5 L hold (1 - 1 / 5√π)² of the variance of errors of exp(-d²/L²)."""
+    evidence = wrong_where(correlated_field(np.random.default_rng(6), (1200, 1200), 48.0))
+    length = correlation_length(evidence)
+    assert length is not None
+    wide = find_blocks([evidence], side_px=round(5 * length)).widening
+    assert wide == pytest.approx((1 - 1 / (5 * np.pi**0.5)) ** -2, abs=0.15)
+    assert find_blocks([evidence], side_px=64).widening > 1.4 * wide
+    assert find_blocks([evidence], side_px=600).widening < 1.15
+    assert find_blocks([evidence], side_px=1200).widening == 1
+
+
+def test_chips_apart_are_not_widened() -> None:
+    evidence = wrong_where(correlated_field(np.random.default_rng(7), (128, 128), 30.0))
+    assert find_blocks([evidence], side_px=128).widening == 1
+
+
+def test_errors_that_reach_farther_than_was_looked_have_blocks_as_large() -> None:
+    """Whole chips are wrong or right."""
+    labels = [np.zeros((64, 64), np.uint8)] * 4
+    maps = [[np.full((64, 64), wrong, np.uint8) for wrong in (0, 1, 0, 1)]]
+    evidence = evidence_of(labels, maps, classes=2, subsets=[("s1",)])
+    assert correlation_length(evidence) == 48
+    blocks = find_blocks([evidence])
+    assert (blocks.side_px, blocks.count) == (5 * 48, 4)
+
+
+def test_few_blocks_have_no_interval_and_more_a_wide_one() -> None:
+    rng = np.random.default_rng(8)
+    counts = rng.normal(10, 2, (8, 1))
+    for widening, blocks in ((1.0, 5), (1.0, 8), (4.0, 8)):
+        own = counts[:blocks]
+        bootstrap = BlockBootstrap(blocks, widening=widening)
+        found = bootstrap.interval(own.mean(), bootstrap.sums(own)[:, 0] / blocks)
+        if blocks < 6:
+            assert np.isnan(found.low)
+            continue
+        half = 2.365 * own.std(ddof=1) / 8**0.5 * widening**0.5
+        assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.12)

@@ -117,7 +117,7 @@ class Spread:
             return cls(values[0], mean, drawn, seen, 1, unknown, unknown)
         groups = len(mean)
         crossed = sum(((run.influence - mean) ** 2).sum(axis=0) for run in runs)
-        crossed = bootstrap.widening * crossed / (size * (size - 1) * groups * (groups - 1))
+        crossed = bootstrap.widening * crossed / (size * (size - 1) * _degrees(groups))
         gross = values.var(axis=0, ddof=1) / size
         net = np.clip(gross - crossed, 0, None)
         return cls(values.mean(axis=0), mean, drawn, seen, size, net, gross**2 / (size - 1))
@@ -175,7 +175,7 @@ class Variance:
         """Return the variance of a mean or difference."""
         groups = len(spread.influence)
         squares = (spread.influence**2).sum(axis=0)
-        ground = widening * squares / (groups * (groups - 1))
+        ground = widening * squares / _degrees(groups)
         # Of squares that a few blocks make up, less is known: Var(s²) = (kurtosis - 1) / G.
         fourth = (spread.influence**4).sum(axis=0)
         kurtosis = groups * fourth / np.maximum(squares**2, _EVEN)
@@ -186,3 +186,8 @@ class Variance:
         freedom = total**2 / np.maximum(ground**2 / np.maximum(of_ground, 1) + noise, _EVEN)
         seed_freedom = total**2 / np.maximum(noise, _EVEN)
         return cls(ground, seeds, np.maximum(freedom, 1), np.maximum(seed_freedom, 1))
+
+
+def _degrees(groups: int) -> int:
+    """Divisor of the variance of a mean; of one group there is none, and nothing is told."""
+    return groups * max(groups - 1, 1)
