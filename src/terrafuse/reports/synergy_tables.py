@@ -28,7 +28,7 @@ class SynergyTable:
 
 def synergy_tables(report: Report) -> list[SynergyTable]:
     """Return all tables of `synergy.json`."""
-    tables = [_modalities(report), _classes(report)]
+    tables = [_modalities(report), _classes(report), _parts(report)]
     tables += [_pairs(report)] if report["mean"]["interactions"] else []
     tables += [_confidence(report)] if report["confidence"] else []
     tables += [_tests(report)] if report["tests"] else []
@@ -87,25 +87,21 @@ def _verdict(interval: Interval) -> str:
 
 
 def _modalities(report: Report) -> SynergyTable:
-    """What each brings to the mean, with all that this is made of."""
+    """What each brings to the mean."""
     mean, costs, rows = report["mean"], report["costs"], []
+    bits_of = report["information"]["shares"]
     for name in report["modalities"]:
         row = {
             "modality": name,
             "share": points(mean["shares"][name]),
-            "unique": points(mean["parts_of"][name]["unique"]),
-            "redundant": points(mean["parts_of"][name]["redundant"]),
-            "synergistic": points(mean["parts_of"][name]["synergistic"]),
-            "conflict": points(mean["parts_of"][name]["conflict"]),
             "alone": points(mean["alone"][name]),
             "lost without": points(mean["last"][name]),
-            "share of bits": bits(report["information"]["shares"][name]),
+            "share of bits": bits(bits_of[name]),
         }
         rows.append(row | ({"cost per km2": costs.get(name, "–")} if costs else {}))
     total = {
         "modality": "all",
         "share": points(mean["gain"]),
-        **{name: points(own) for name, own in mean["parts"].items()},
         "alone": "",
         "lost without": "",
         "share of bits": bits(report["information"]["gain"]),
@@ -113,24 +109,37 @@ def _modalities(report: Report) -> SynergyTable:
     rows.append(total | ({"cost per km2": ""} if costs else {}))
     blocks = report["blocks"]
     return SynergyTable(
-        f"what each modality brings to mIoU, in points, 95 % intervals of {blocks['number']} "
-        f"blocks of {blocks['side_px']} pixels ({blocks['reason']})",
+        "what each modality brings to mIoU, in points, and to the information of the map on the "
+        f"reference, in bits; 95 % intervals of {blocks['number']} blocks of {blocks['side_px']} "
+        f"pixels ({blocks['reason']})",
         rows,
     )
 
 
+def _parts(report: Report) -> SynergyTable:
+    """Whether others bring it as well, for the mean by modality and for each class."""
+    mean = report["mean"]
+    found = {f"mIoU, {name}": own for name, own in mean["parts_of"].items()}
+    found["mIoU"] = mean["parts"]
+    found |= {name: own["parts"] for name, own in report["per_class"].items()}
+    # Mostly there is none.
+    lowest = min((own["conflict"]["value"] or 0.0 for own in found.values()), default=0.0)
+    shown = ["unique", "redundant", "synergistic"] + (["conflict"] if lowest < -5e-4 else [])
+    rows = [
+        {"of": name, **{part: points(own[part]) for part in shown}} for name, own in found.items()
+    ]
+    return SynergyTable("what the gain is made of, in points", rows)
+
+
 def _classes(report: Report) -> SynergyTable:
-    rows = []
-    for name, own in report["per_class"].items():
-        parts = own["parts"]
-        rows.append(
-            {
-                "class": name,
-                "gain": points(own["gain"]),
-                **{f"share {m}": points(own["shares"][m]) for m in report["modalities"]},
-                **{part: points(parts[part]) for part in ("unique", "redundant", "synergistic")},
-            }
-        )
+    rows = [
+        {
+            "class": name,
+            "gain": points(own["gain"]),
+            **{f"share of {m}": points(own["shares"][m]) for m in report["modalities"]},
+        }
+        for name, own in report["per_class"].items()
+    ]
     return SynergyTable("what each modality brings to the IoU of a class, in points", rows)
 
 

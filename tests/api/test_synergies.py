@@ -1,0 +1,129 @@
+"""Verb `synergy`: report and figures of a run folder, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from stored_run import make_data
+from terrafuse import api
+from terrafuse.cli.app import app
+from terrafuse.errors import ConfigError, ScoresError
+from terrafuse.evaluation.evidence import read_evidence
+from terrafuse.reports import synergy_sentences, synergy_tables
+
+RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
+pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> api.Run:
+    """A run folder of two modalities with its data."""
+    manifest = make_data(tmp_path / "data")
+    folder = tmp_path / "run"
+    shutil.copytree(RUN, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"]["manifest"] = str(manifest)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return api.load(folder)
+
+
+def test_a_report_says_what_each_modality_brings(run: api.Run) -> None:
+    said: list[str] = []
+    seen: list[tuple[int, int]] = []
+    report = api.synergy(
+        run, split="val", tests=["pairing", "cloud"], costs={"s1": "0 €", "s2": "12 €"},
+        device="cpu", say=said.append, test_progress=lambda *x: seen.append(x),
+    )  # fmt: skip
+    assert report == api.read_synergy(run.folder / "synergy.json")
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    mean = report["mean"]
+    for name, subset in metrics["subsets"].items():
+        assert mean["subsets"][name]["value"] == pytest.approx(subset["scores"]["miou"])
+    shares = sum(share["value"] for share in mean["shares"].values())
+    assert shares == pytest.approx(mean["gain"]["value"], abs=1e-9)
+    assert [(row["test"], row["modality"]) for row in report["tests"]] == [
+        ("pairing", "s2"), ("pairing", "s1"), ("cloud", "s2"),
+    ]  # fmt: skip
+    assert report["left_out"] == ["cloud of s1: its kind is sar, and clouds are in optical images"]
+    own = {"from_other_scenes": 0, "from_half_the_scene_away": 1}
+    assert report["pairing"] == {"s2": own, "s1": own}
+    assert [row["subset"] for row in report["confidence"]] == [["s2", "s1"], ["s2"], ["s1"]]
+    assert said[0] == "3 stress tests: the scenes are mapped 3 more times"
+    assert seen[-1][0] == seen[-1][1] > 0
+    for file in report["figures"].values():
+        assert (run.folder / file).stat().st_size > 5000
+    tables = synergy_tables(report)
+    assert [row["cost per km2"] for row in tables[0].rows] == ["12 €", "0 €", ""]
+    assert len(synergy_sentences(report)) == 4
+    # A single block says nothing on how sure the numbers are.
+    assert report["blocks"]["number"] == 1
+    assert "too few blocks" in synergy_sentences(report)[0]
+    assert not list(run.folder.glob("scored*"))
+
+
+def test_finished_tests_are_not_run_again(
+    run: api.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"split": "val", "tests": ["strips", "pairing"], "device": "cpu"}
+    whole = api.synergy(run, **how)
+    from terrafuse.api import synergies
+
+    calls: list[int] = []
+    scored = synergies.evaluate_scenes
+
+    def stop_at_third(*args: Any, **options: Any) -> Any:
+        calls.append(len(calls))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return scored(*args, **options)
+
+    monkeypatch.setattr(synergies, "evaluate_scenes", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        api.synergy(run, **how)
+    kept = sorted(path.name for path in (run.folder / "scored_altered").iterdir())
+    assert kept == ["strips-s1-0.3.npz", "strips-s2-0.3.npz"]
+    assert "altered" in read_evidence(run.folder / "scored_altered" / kept[0]).facts
+    (run.folder / "scored_altered" / kept[1]).write_bytes(b"torn")
+    assert api.synergy(run, **how, resume=True) == whole
+    assert len(calls) == 6  # the torn one again, and two of another place
+    assert not (run.folder / "scored_altered").exists()
+
+
+def test_the_command_prints_tables_and_json(run: api.Run) -> None:
+    command = ["evaluate", str(run.folder), "--split", "val", "--synergy", "--no-report"]
+    command += ["--device", "cpu", "--synergy-tests", "none"]
+    shown = CliRunner().invoke(app, [*command, "--cost", "s1=free"])
+    assert shown.exit_code == 0, shown.output
+    for text in ("what each modality brings", "free", "does confidence fall", "s2 brings"):
+        assert text in shown.output
+    found = CliRunner().invoke(app, [*command, "--json"])
+    metrics = json.loads(found.stdout)
+    assert metrics["synergy"]["tests"] == []
+    assert (
+        metrics["synergy"]["mean"]["gain"]
+        == api.read_synergy(run.folder / "synergy.json")["mean"]["gain"]
+    )
+
+
+def test_what_does_not_suit_is_refused(run: api.Run) -> None:
+    with pytest.raises(ConfigError, match="modality with a cost 's3'"):
+        api.synergy(run, costs={"s3": "1"})
+    with pytest.raises(ConfigError, match="stress test 'fog'"):
+        api.synergy(run, tests=["fog"])
+    with pytest.raises(ScoresError, match="--synergy"):
+        api.read_synergy(run.folder / "synergy.json")
+    command = ["evaluate", str(run.folder)]
+    for options, text in (
+        (["--synergy", "--shard", "1/2"], "--shard has an effect only without --synergy"),
+        (["--cost", "s1=2"], "--cost has an effect only with --synergy"),
+    ):
+        failed = CliRunner().invoke(app, [*command, *options])
+        assert isinstance(failed.exception, ConfigError) or failed.exit_code == 2
+        assert text in failed.output + str(failed.exception)
