@@ -141,15 +141,15 @@ def print_areas(found: AreaEstimates) -> None:
     for one in found.classes:
         mapped = "–" if one.mapped_area is None else f"{one.mapped_area:,.1f}"
         area = f"{one.area.value:,.1f} [{one.area.low:,.1f}, {one.area.high:,.1f}]"
-        accuracies = [_with_interval(one.users), _with_interval(one.producers)]
+        accuracies = [_estimate_text(one.users), _estimate_text(one.producers)]
         # Brackets would be markup.
         cells = [Text(cell) for cell in (one.name, mapped, area, *accuracies)]
         table.add_row(*cells, f"{one.mapped_points} / {one.reference_points}")
     console = Console()
     console.print(table)
-    lines = [f"overall accuracy {_with_interval(found.overall)} %"]
+    lines = [f"overall accuracy {_estimate_text(found.overall)} %"]
     if found.overall_of_classed is not None:
-        of_classed = _with_interval(found.overall_of_classed)
+        of_classed = _estimate_text(found.overall_of_classed)
         lines.append(f"that of the pixels with a class {of_classed} %")
     lines.append(
         f"{found.points} labelled points for {found.total:,.1f} {found.unit}; points: mapped as "
@@ -159,7 +159,7 @@ def print_areas(found: AreaEstimates) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _with_interval(found: Estimate | None) -> str:
+def _estimate_text(found: Estimate | None) -> str:
     if found is None:
         return "–"
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"

@@ -4,43 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
-from terrafuse.prediction.blending import Accumulator, Strip, taper
-from terrafuse.prediction.calibrated import (
-    CALIBRATION_JSON,
-    Calibration,
-    SubsetCalibration,
-    read_calibration,
-    write_calibration,
-)
-from terrafuse.prediction.class_values import (
-    ClassValues,
-    ValuesName,
-    choose_values,
-    read_class_map,
-)
-from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
-from terrafuse.prediction.leaving_out import LEFT_OUT, absence, leave_out
-from terrafuse.prediction.predictor import ScenePredictor, find_device, unchanging
-from terrafuse.prediction.product_table import (
-    DEFAULT_PRODUCTS,
-    PRODUCTS,
-    FinalRows,
-    Product,
-    find_products,
-    levels,
-)
-from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
-from terrafuse.prediction.profile import MapProfile, describe_profile
-from terrafuse.prediction.settings import MapSettings, SampledRows
-from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
-from terrafuse.prediction.timing import describe_device, forward_seconds
-from terrafuse.prediction.units import UnitPlan, plan_units
-from terrafuse.prediction.windows import Precision, WindowSettings
-
 if TYPE_CHECKING:
     from terrafuse.prediction.areas import ClassArea, PixelAreas, describe_areas
     from terrafuse.prediction.blending import Accumulator, Strip, taper
+    from terrafuse.prediction.calibrated import (
+        CALIBRATION_JSON,
+        Calibration,
+        SubsetCalibration,
+        read_calibration,
+        write_calibration,
+    )
     from terrafuse.prediction.class_values import (
         ClassValues,
         ValuesName,
@@ -49,6 +22,7 @@ if TYPE_CHECKING:
     )
     from terrafuse.prediction.devices import find_device
     from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
+    from terrafuse.prediction.leaving_out import LEFT_OUT, absence, leave_out
     from terrafuse.prediction.predictor import ScenePredictor, unchanging
     from terrafuse.prediction.product_table import (
         DEFAULT_PRODUCTS,
@@ -60,7 +34,7 @@ if TYPE_CHECKING:
     )
     from terrafuse.prediction.products import Beside, MapWriter, Products, open_map
     from terrafuse.prediction.profile import MapProfile, describe_profile
-    from terrafuse.prediction.settings import MapSettings
+    from terrafuse.prediction.settings import MapSettings, SampledRows
     from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
     from terrafuse.prediction.timing import describe_device, forward_seconds
     from terrafuse.prediction.units import UnitPlan, plan_units
@@ -73,6 +47,13 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
         {
             "terrafuse.prediction.areas": ("ClassArea", "PixelAreas", "describe_areas"),
             "terrafuse.prediction.blending": ("Accumulator", "Strip", "taper"),
+            "terrafuse.prediction.calibrated": (
+                "CALIBRATION_JSON",
+                "Calibration",
+                "SubsetCalibration",
+                "read_calibration",
+                "write_calibration",
+            ),
             "terrafuse.prediction.class_values": (
                 "ClassValues",
                 "ValuesName",
@@ -81,6 +62,7 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
             ),
             "terrafuse.prediction.devices": ("find_device",),
             "terrafuse.prediction.lattice": ("Blending", "Lattice", "Part", "check_windows"),
+            "terrafuse.prediction.leaving_out": ("LEFT_OUT", "absence", "leave_out"),
             "terrafuse.prediction.predictor": ("ScenePredictor", "unchanging"),
             "terrafuse.prediction.product_table": (
                 "DEFAULT_PRODUCTS",
@@ -92,7 +74,7 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
             ),
             "terrafuse.prediction.products": ("Beside", "MapWriter", "Products", "open_map"),
             "terrafuse.prediction.profile": ("MapProfile", "describe_profile"),
-            "terrafuse.prediction.settings": ("MapSettings",),
+            "terrafuse.prediction.settings": ("MapSettings", "SampledRows"),
             "terrafuse.prediction.sharing": ("EngineName", "Shard", "WorkerSettings"),
             "terrafuse.prediction.timing": ("describe_device", "forward_seconds"),
             "terrafuse.prediction.units": ("UnitPlan", "plan_units"),
