@@ -33,7 +33,7 @@ def test_sections_follow_in_their_order(tmp_path: Path) -> None:
     first = Section("Confidence", "It is <too> sure.", notes=("After Guo et al.",))
     figure = Figure(figsize=(2, 1))
     second = Section(
-        "Synergy", tables=[Table(("class", "share"), [("bare", 0.25)], "Shares")],
+        "Synergy", tables=[Table("Shares", ("class", "share"), [("bare", 0.25)])],
         figures=[(figure, "Bars")],
     )  # fmt: skip
     page = page_of(tmp_path, sections=[first, second])

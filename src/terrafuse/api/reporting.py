@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.api.page_sections import judged_sections
 from terrafuse.api.run_facts import run_facts
 from terrafuse.api.runs import Run, load, results_name
 from terrafuse.config.base import STORED_CONFIG
@@ -131,17 +132,19 @@ def report(
         )
         if out:
             refuse_inputs([path], _files_of(opened))
-        evidence = {t: _evidence(r, scores[t]) for t, r in zip(titles, opened, strict=True)}
+        named = dict(zip(titles, opened, strict=True))
+        evidence = {title: _evidence(run, scores[title]) for title, run in named.items()}
         return run_report(
             path,
             title=f"terrafuse: {', '.join(titles)}",
-            scenes=_pictures(dict(zip(titles, opened, strict=True)), scores, kept, device),
+            scenes=_pictures(named, scores, kept, device),
             metrics=scores,
-            curves={t: run.folder / "log.csv" for t, run in zip(titles, opened, strict=True)},
+            curves={title: run.folder / "log.csv" for title, run in named.items()},
             scheme=first.info.scheme,
             notes=scores[titles[0]].get("warnings", ()),
-            facts={t: run_facts(r, evidence[t]) for t, r in zip(titles, opened, strict=True)},
+            facts={title: run_facts(run, evidence[title]) for title, run in named.items()},
             places=_places(first, scores[titles[0]], evidence[titles[0]], device),
+            sections=judged_sections(named, scores, evidence),
         )
 
 

@@ -16,7 +16,7 @@ from terrafuse.describe import describe_model
 from terrafuse.errors import TerrafuseError
 from terrafuse.evaluation import Evidence
 from terrafuse.modalities import Modality
-from terrafuse.reports.html import Cell
+from terrafuse.reports.tables import Cell
 from terrafuse.weights import METRICS_JSON, STATE_FILE
 
 _DIGITS = 16

@@ -18,7 +18,7 @@ from terrafuse.reports.previews import (
     modality_preview,
 )
 from terrafuse.reports.run import run_report
-from terrafuse.reports.sections import Section, Table
+from terrafuse.reports.sections import Section
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 from terrafuse.reports.synergy_figures import synergy_figures, write_synergy_figures
 from terrafuse.reports.synergy_tables import (
@@ -26,6 +26,7 @@ from terrafuse.reports.synergy_tables import (
     synergy_sentences,
     synergy_tables,
 )
+from terrafuse.reports.tables import Table
 
 __all__ = [
     "FindingView",

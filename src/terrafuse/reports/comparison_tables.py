@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import Literal, get_args
 
@@ -17,21 +16,13 @@ from terrafuse.evaluation.comparison import (
 )
 from terrafuse.evaluation.resampling import LEAST_BLOCKS, Interval
 from terrafuse.evaluation.score_table import SCORES
+from terrafuse.reports.tables import Table
 
 Form = Literal["text", "markdown", "latex"]
 FORMS: tuple[Form, ...] = get_args(Form)
 #: More pairs than so many are letters in the table of scores only, where each meets each.
 MOST_PAIRS = 15
 _NONE = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """Cells under a title; the first column is a name, others are centred on numbers."""
-
-    title: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def comparison_text(
@@ -43,11 +34,17 @@ def comparison_text(
         split: Split that was scored.
         notes: Sentences that a reader must know.
     """
+    return _FORMS[form](*comparison_parts(comparison, blocks, split, notes))
+
+
+def comparison_parts(
+    comparison: Comparison, blocks: Blocks, split: str, notes: Sequence[str]
+) -> tuple[list[str], list[Table]]:
+    """Sentences and tables of a comparison, as in `comparison_text`."""
     tables = [_scores(comparison)]
     if not _has_letters(comparison):
         tables += [_differences(comparison, family) for family in _families(comparison)]
-    said = [_how(comparison, blocks, split), *(f"Note: {note}." for note in notes)]
-    return _FORMS[form](said, tables)
+    return [_how(comparison, blocks, split), *(f"Note: {note}." for note in notes)], tables
 
 
 def _families(comparison: Comparison) -> list[str]:
@@ -177,7 +174,7 @@ def verdict_text(effect: Effect) -> str:
 def _as_text(said: Sequence[str], tables: Sequence[Table]) -> str:
     parts = list(said)
     for table in tables:
-        cells = [list(table.heads), *map(list, table.rows)]
+        cells = [list(table.header), *map(list, table.rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -191,8 +188,8 @@ def _as_text(said: Sequence[str], tables: Sequence[Table]) -> str:
 def _as_markdown(said: Sequence[str], tables: Sequence[Table]) -> str:
     parts = list(said)
     for table in tables:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.heads, *table.rows)]
-        cells.insert(1, ["---"] * len(table.heads))
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+        cells.insert(1, ["---"] * len(table.header))
         lines = [f"| {' | '.join(row)} |" for row in cells]
         parts += [f"## {table.title}", "\n".join(lines)]
     return "\n\n".join(parts) + "\n"
@@ -207,9 +204,9 @@ def _as_latex(said: Sequence[str], tables: Sequence[Table]) -> str:
             "\n".join(
                 [
                     f"% {table.title}",
-                    rf"\begin{{tabular}}{{{'l' * len(table.heads)}}}",
+                    rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
                     r"\toprule",
-                    " & ".join(map(_latex, table.heads)) + r" \\",
+                    " & ".join(map(_latex, table.header)) + r" \\",
                     r"\midrule",
                     *rows,
                     r"\bottomrule",

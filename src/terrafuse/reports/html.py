@@ -17,9 +17,9 @@ from PIL import Image
 from terrafuse.classes import ClassScheme
 from terrafuse.reports.figures import recolor
 from terrafuse.reports.previews import VOID_COLOR
+from terrafuse.reports.tables import Cell
 from terrafuse.writing import written_whole
 
-Cell = str | int | float | None
 #: Best value of a column.
 Best = Literal["max", "min"]
 Picture = Figure | NDArray[np.uint8] | Path

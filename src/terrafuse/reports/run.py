@@ -16,8 +16,9 @@ import numpy as np
 from terrafuse.classes import ClassScheme
 from terrafuse.errors import OutputError
 from terrafuse.reports.figures import confusion_figure, curves_figure, score_bars
-from terrafuse.reports.html import Cell, Report
+from terrafuse.reports.html import Report
 from terrafuse.reports.sections import Facts, Section, add_facts, add_section
+from terrafuse.reports.tables import Cell
 from terrafuse.version import VERSION
 
 Metrics = Mapping[str, Any]

@@ -6,19 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from terrafuse.reports.html import Cell, Picture, Report
+from terrafuse.reports.html import Picture, Report
+from terrafuse.reports.tables import Cell, Table
 
 #: Group → name of a fact → its value.
 Facts = Mapping[str, Mapping[str, Cell]]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a section; the first column names its rows."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +36,7 @@ def add_section(report: Report, section: Section) -> None:
     if section.lead:
         report.add_text(section.lead)
     for table in section.tables:
-        report.add_table(table.rows, table.header, caption=table.caption)
+        report.add_table(table.rows, table.header, caption=table.title)
     for picture, caption in section.figures:
         report.add_figure(picture, caption)
     for note in section.notes:

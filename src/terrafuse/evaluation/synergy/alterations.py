@@ -113,10 +113,9 @@ class Noisy(Alteration):
         """Add noise; what has no data has none afterwards."""
         del window
         field = _noise(self.modality, len(self.deviations))
-        return (
-            image
-            + _cut(field, scene.id, own) * np.array(self.deviations, np.float32)[:, None, None]
-        )
+        deviations: Floats32 = np.array(self.deviations, np.float32)[:, None, None]
+        noisy: Floats32 = image + _cut(field, scene.id, own) * deviations
+        return noisy
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def class_ious(counts: Floats) -> Floats:
     classes = counts.shape[-2]
     hit = np.diagonal(counts[..., :classes], axis1=-2, axis2=-1)
     either = counts.sum(axis=-1) + counts[..., :classes].sum(axis=-2) - hit
-    return np.divide(hit, either, out=np.full(hit.shape, np.nan), where=either > 0)
+    found: Floats = np.divide(hit, either, out=np.full(hit.shape, np.nan), where=either > 0)
+    return found
 
 
 def mean_iou(counts: Floats, rule: Rule) -> Floats:
@@ -86,7 +87,8 @@ def mean_iou(counts: Floats, rule: Rule) -> Floats:
         averaged &= counts.sum(axis=-1) > 0
     number = averaged.sum(axis=-1)
     total = np.where(averaged, ious, 0.0).sum(axis=-1)
-    return np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    found: Floats = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
+    return found
 
 
 def accuracy(counts: Floats) -> Floats:
@@ -94,7 +96,8 @@ def accuracy(counts: Floats) -> Floats:
     classes = counts.shape[-2]
     right = np.trace(counts[..., :classes], axis1=-2, axis2=-1)
     total = counts.sum(axis=(-2, -1))
-    return np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
+    found: Floats = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
+    return found
 
 
 def information(counts: Floats) -> Floats:
