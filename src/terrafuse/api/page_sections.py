@@ -102,8 +102,7 @@ def _lead(name: str, own: Mapping[str, Any]) -> str:
     if over["value"] is None:
         return ""
     word = "less sure than it is right" if over["value"] < 0 else "surer than it is right"
-    size = {key: abs(x) if x is not None else None for key, x in over.items()}
-    return f"With {name} the map is {100 * size['value']:.1f} points {word}."
+    return f"With {name} the map is {100 * abs(over['value']):.1f} points {word}."
 
 
 def _synergy(run: Run, metrics: Metrics, evidence: Evidence | None) -> Section | None:

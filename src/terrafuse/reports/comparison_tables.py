@@ -171,10 +171,15 @@ def verdict_text(effect: Effect) -> str:
 # The three forms
 
 
+def _rows_of(table: Table) -> list[list[str]]:
+    """Header and rows as text."""
+    return [[str(cell) for cell in row] for row in (table.header, *table.rows)]
+
+
 def _as_text(said: Sequence[str], tables: Sequence[Table]) -> str:
     parts = list(said)
     for table in tables:
-        cells = [list(table.header), *map(list, table.rows)]
+        cells = _rows_of(table)
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -188,7 +193,7 @@ def _as_text(said: Sequence[str], tables: Sequence[Table]) -> str:
 def _as_markdown(said: Sequence[str], tables: Sequence[Table]) -> str:
     parts = list(said)
     for table in tables:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in (table.header, *table.rows)]
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in _rows_of(table)]
         cells.insert(1, ["---"] * len(table.header))
         lines = [f"| {' | '.join(row)} |" for row in cells]
         parts += [f"## {table.title}", "\n".join(lines)]
@@ -199,14 +204,14 @@ def _as_latex(said: Sequence[str], tables: Sequence[Table]) -> str:
     """Tables for the package booktabs; sentences are comments."""
     parts = ["\n".join(f"% {line}" for line in said)]
     for table in tables:
-        rows = [" & ".join(map(_latex, row)) + r" \\" for row in table.rows]
+        header, *rows = (" & ".join(map(_latex, row)) + r" \\" for row in _rows_of(table))
         parts.append(
             "\n".join(
                 [
                     f"% {table.title}",
                     rf"\begin{{tabular}}{{{'l' * len(table.header)}}}",
                     r"\toprule",
-                    " & ".join(map(_latex, table.header)) + r" \\",
+                    header,
                     r"\midrule",
                     *rows,
                     r"\bottomrule",

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.classes import ClassScheme
-from terrafuse.reports.html import Cell, Report
+from terrafuse.reports.html import Report
 from terrafuse.reports.run import describe_environment
+from terrafuse.reports.tables import Cell
 from terrafuse.samples import Window
 
 #: Largest number of findings of one kind shown in full; the others are listed.

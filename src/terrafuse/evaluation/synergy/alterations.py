@@ -113,8 +113,8 @@ class Noisy(Alteration):
         """Add noise; what has no data has none afterwards."""
         del window
         field = _noise(self.modality, len(self.deviations))
-        deviations: Floats32 = np.array(self.deviations, np.float32)[:, None, None]
-        noisy: Floats32 = image + _cut(field, scene.id, own) * deviations
+        noise = _cut(field, scene.id, own) * np.array(self.deviations)[:, None, None]
+        noisy: Floats32 = image + noise.astype(np.float32)
         return noisy
 
 
