@@ -120,6 +120,17 @@ def test_limits_enclose_the_estimate_and_mirror(pairs: list[tuple[int, int]], se
     assert wide_high >= high - 1e-9
 
 
+@pytest.mark.parametrize(("successes", "sampled", "population"), [(30, 60, 80), (2, 50, 100)])
+def test_a_small_stratum_is_near_the_hypergeometric(
+    successes: int, sampled: int, population: int
+) -> None:
+    counts = np.array([[[successes, sampled - successes]]], float)
+    low, high = sum_interval(counts, ONE, np.array([sampled / population]))
+    exact = share_interval(successes, sampled, population)
+    assert float(low[0]) == pytest.approx(exact[0], abs=1 / population)
+    assert float(high[0]) == pytest.approx(exact[1], abs=1 / population)
+
+
 def test_a_census_leaves_nothing_open() -> None:
     counts = np.array([[[3, 7], [5, 5]]], float)
     weights = np.array([0.25, 0.75])
