@@ -93,6 +93,8 @@ def test_resumed_equals_uninterrupted(
     training: dict[str, Any],
     stop_at_batch: int,
 ) -> None:
+    # Of every third step, so that the means of a line may be of both parts.
+    monkeypatch.setattr("terrafuse.training.callbacks._MOST_LINES", 3)
     config: RunConfig = make_config(
         make_dataset(), training=training, data={"augment": {"scale": (0.5, 2.0)}}
     )

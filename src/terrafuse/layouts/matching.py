@@ -20,6 +20,10 @@ def match_names(roles: Mapping[str, Sequence[Place]], labels: str) -> Matched:
         roles: Role → its places.
         labels: Name of the role that holds labels.
     """
+    plain = {role: {place.id: place for place in places} for role, places in roles.items()}
+    labelled = plain[labels].keys()
+    if all(len(labelled & own.keys()) == min(len(labelled), len(own)) for own in plain.values()):
+        return plain  # no shorter names match more
     variants = {role: _variants(role, places) for role, places in roles.items()}
     best: tuple[int, dict[str, dict[str, Place]]] = (-1, {})
     for truth in variants[labels]:

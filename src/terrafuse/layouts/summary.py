@@ -43,12 +43,10 @@ def summarise(values: Mapping[str, Any], root: Path) -> list[str]:
         for path in _paths(scene, name)
         if (file := _file_of(path, root)) is not None
     }
-    rest = [
-        f"{folder}/{name}"
-        for folder, names in Tree.walk(root).names.items()
-        for name in names
-        if real(f"{root / folder}/{name}") not in used
-    ]
+    rest = []
+    for folder, names in Tree.walk(root).names.items():
+        place = root / folder
+        rest += [f"{folder}/{name}" for name in names if real(f"{place}/{name}") not in used]
     if rest:
         lines.append(f"ignored: {_by_folder(rest)}")
     return lines
