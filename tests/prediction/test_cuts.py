@@ -131,29 +131,30 @@ def kill_at(process: int, folder: Path, least: int, seconds: float) -> int:
     return done
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it may have threads
 def test_a_run_with_two_workers_may_be_killed_at_any_moment(
     whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By SIGKILL, and gone on with at once, while its workers may still be there."""
     side, draw = 64, random.Random(0)
     set_units(monkeypatch, side)
-    of = len(
-        units.plan_units(
-            small_units.predictor_of(
-                small_units.network_of(scene := small_units.scene_of(330, 290))
-            ).lattice(scene),
-            3,
-        )
-    )
+    spawn, fast = (multiprocessing.get_context(name) for name in ("spawn", "fork"))
+    scene = small_units.scene_of(330, 290)
+    predictor = small_units.predictor_of(small_units.network_of(scene))
+    of = len(predictor.plan(scene))
     found: list[int] = []
     for moment in range(MOMENTS):
+        # Spawned ones, as users have them, import everything, and few moments hit their work.
+        context = spawn if moment % 13 == 12 else fast
+        monkeypatch.setattr(multiprocessing, "get_context", lambda _, own=context: own)
         out = tmp_path / f"map{moment}"
         process = fork(lambda out=out: predict(out, side, workers=WorkerSettings(2)))
         # A quarter at any time from the start on, the others while units are being finished.
         least = 0 if moment % 4 == 0 else draw.randrange(1, of)
-        longest = 6.0 if moment % 4 == 0 else 0.1
+        longest = 2.0 if moment % 4 == 0 else 0.1
         found.append(kill_at(process, out, least, draw.uniform(0, longest)))
         assert end_of(process) in (-9, 0)
+        monkeypatch.setattr(multiprocessing, "get_context", lambda _: fast)
         predict(out, side, workers=WorkerSettings(2 if moment % 5 == 0 else 1))
         assert files(out) == whole, f"moment {moment}, {found[-1]} of {of} units"
     print(f"{MOMENTS} kills of a run with 2 workers: equal bytes; finished of {of} units: {found}")
