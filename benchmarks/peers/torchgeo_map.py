@@ -40,10 +40,13 @@ def main() -> None:
                 for scores in model(batch["image"].float()):
                     x, y, _ = next(places)
                     col, row = (round(n) for n in inverse * (x.start, y.stop))
-                    height = min(args.crop, profile["height"] - row)
-                    width = min(args.crop, profile["width"] - col)
-                    share, index = scores[:, :height, :width].softmax(0).max(0)
-                    window = Window(col, row, width, height)
+                    # Windows of the last row and column reach beyond the raster.
+                    top, left = max(-row, 0), max(-col, 0)
+                    bottom = min(args.crop, profile["height"] - row)
+                    right = min(args.crop, profile["width"] - col)
+                    scores = scores[:, top:bottom, left:right]
+                    share, index = scores.softmax(0).max(0)
+                    window = Window(col + left, row + top, right - left, bottom - top)
                     classes.write(index.byte().numpy(), 1, window=window)
                     confidence.write((share * 254).round().byte().numpy(), 1, window=window)
 

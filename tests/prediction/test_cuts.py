@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import small_units
+from array_scene import Identity
 from children import end_of, fork
 from terrafuse.classes import ClassScheme
 from terrafuse.prediction import Shard, WorkerSettings, cog, units
@@ -131,30 +132,41 @@ def kill_at(process: int, folder: Path, least: int, seconds: float) -> int:
     return done
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it may have threads
 def test_a_run_with_two_workers_may_be_killed_at_any_moment(
-    whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By SIGKILL, and gone on with at once, while its workers may still be there."""
-    side, draw = 64, random.Random(0)
-    set_units(monkeypatch, side)
-    of = len(
-        units.plan_units(
-            small_units.predictor_of(
-                small_units.network_of(scene := small_units.scene_of(330, 290))
-            ).lattice(scene),
-            3,
-        )
-    )
+    draw = random.Random(0)
+    set_units(monkeypatch, 64)
+    spawn, fast = (multiprocessing.get_context(name) for name in ("spawn", "fork"))
+    scene = small_units.scene_of()
+    of = len(small_units.predictor_of(Identity(scene.modalities)).plan(scene))
+
+    def run(out: Path, workers: int) -> None:
+        predictor = small_units.predictor_of(Identity(scene.modalities))
+        predictor.predict(
+            scene, out, scheme=SCHEME, products=("class_map",), resume=True,
+            workers=WorkerSettings(workers),
+        )  # fmt: skip
+
+    run(tmp_path / "whole", 1)
+    whole = files(tmp_path / "whole")
     found: list[int] = []
     for moment in range(MOMENTS):
+        # Spawned ones, as users have them, import everything, and few moments hit their work.
+        context = spawn if moment % 13 == 12 else fast
+        monkeypatch.setattr(multiprocessing, "get_context", lambda _, own=context: own)
         out = tmp_path / f"map{moment}"
-        process = fork(lambda out=out: predict(out, side, workers=WorkerSettings(2)))
+        process = fork(lambda out=out: run(out, 2))
         # A quarter at any time from the start on, the others while units are being finished.
         least = 0 if moment % 4 == 0 else draw.randrange(1, of)
-        longest = 6.0 if moment % 4 == 0 else 0.1
+        longest = 2.0 if moment % 4 == 0 else 0.1
         found.append(kill_at(process, out, least, draw.uniform(0, longest)))
         assert end_of(process) in (-9, 0)
-        predict(out, side, workers=WorkerSettings(2 if moment % 5 == 0 else 1))
+        monkeypatch.setattr(multiprocessing, "get_context", lambda _: fast)
+        run(out, 2 if moment % 5 == 0 else 1)
         assert files(out) == whole, f"moment {moment}, {found[-1]} of {of} units"
+        print(moment, found[-1], flush=True)
     print(f"{MOMENTS} kills of a run with 2 workers: equal bytes; finished of {of} units: {found}")
     assert len(set(found)) > MOMENTS / 4
