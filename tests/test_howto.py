@@ -116,7 +116,7 @@ def scored(folder: Path, run: Callable[..., None]) -> None:
 
 
 def demo(folder: Path, run: Callable[..., None]) -> None:
-    """What the demo leaves, of two sensors: nine blocks of a validation scene, as a coverage needs."""
+    """What the demo leaves, of two sensors; nine blocks of a validation scene, as 0.9 needs."""
     values = {**TWO_SENSORS, "scenes": [*TWO_SENSORS["scenes"]]}
     values["scenes"][-1] = {**values["scenes"][-1], "id": "test_1"}
     make_rasters(folder / "demo" / "data", values, 384, 384)
