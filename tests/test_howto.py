@@ -274,6 +274,7 @@ def test_every_page_is_run() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:there is work for")  # the scenes of a test have one unit
+@pytest.mark.filterwarnings("ignore:the temperature of .* an end of the range")  # two steps
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAGES]
 )
