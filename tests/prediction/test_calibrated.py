@@ -27,7 +27,7 @@ from terrafuse.prediction import (
 
 SCHEME = ClassScheme(("bare", "wet", "roof"))
 SHARES = ("confidence", "entropy", "margin", "probabilities", "disagreement")
-FULL = Calibration("a+b", {"a+b": SubsetCalibration(2.5, 0.2, 0.9)})
+FULL = Calibration("a+b", {"a+b": SubsetCalibration(2.5, 0.4, 0.9)})
 
 
 def scene_of(missing: frozenset[str] = frozenset()) -> ArrayScene:
@@ -76,7 +76,7 @@ def test_classes_stay_and_shares_are_those_of_divided_logits(tmp_path: Path) -> 
         assert not np.array_equal(read(made[name]), read(plain[name]))
     record = json.loads(made.record.read_text())
     assert record["calibration"] == {
-        "modalities": "a+b", "temperature": 2.5, "threshold": 0.2, "coverage": 0.9,
+        "modalities": "a+b", "temperature": 2.5, "threshold": 0.4, "coverage": 0.9,
     }  # fmt: skip
     assert json.loads(plain.record.read_text())["calibration"] is None
 
@@ -96,11 +96,11 @@ def test_class_sets_hold_the_best_class_and_what_is_likely(tmp_path: Path) -> No
     made = predictor(scene, FULL).predict(scene, tmp_path / "map", products=products)
     known = ~np.isnan(scene.images["a"][0])
     shares = softmax(np.nan_to_num(scene.images["a"]) / 2.5)
-    held = shares >= 0.2
+    held = shares >= 0.4
     held[shares.argmax(axis=0), *np.indices(known.shape)] = True
     bits = (held * np.array([1, 2, 4])[:, None, None]).sum(axis=0)
     found = read(made["class_sets"])[0]
-    is_clear = (np.abs(shares - 0.2) > 1e-5).all(axis=0)
+    is_clear = (np.abs(shares - 0.4) > 1e-5).all(axis=0)
     assert is_clear.mean() > 0.99
     assert np.array_equal(found[known & is_clear], bits[known & is_clear])
     assert not found[~known].any()
