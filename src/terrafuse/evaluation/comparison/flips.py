@@ -25,6 +25,7 @@ from terrafuse.evaluation.scores import Floats
 FLIPS = 2000
 #: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
 LEAST_BEYOND = 10
+_FEW = 64
 #: From the last on a variance is as good as known.
 _FREEDOM = np.geomspace(1, 1e5, 51)
 
@@ -47,7 +48,9 @@ class SignFlips:
     def __init__(self, bootstrap: BlockBootstrap) -> None:
         rng = np.random.default_rng([bootstrap.seed, 3])
         size = (FLIPS, bootstrap.size)
-        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
+        # Of few blocks, patterns that are the data themselves must be equal to them.
+        kind = np.float64 if bootstrap.size <= _FEW else np.float32
+        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(kind)
         self._normal = rng.standard_normal((FLIPS, 1))
         self._log_widths = rng.permutation(_log_widths())
         self._widening = bootstrap.widening
@@ -57,7 +60,7 @@ class SignFlips:
         parts = spread.values + spread.influence  # (G, M), of mean D
         groups = len(parts)
         scale = np.abs(parts).max(axis=0, initial=0)
-        scaled = (parts / np.where(scale > 0, scale, 1)).astype(np.float32)
+        scaled = (parts / np.where(scale > 0, scale, 1)).astype(self._signs.dtype)
         flipped = (self._signs @ scaled).astype(np.float64) * (scale / groups)
         # The variance of each flip is its own: the difference itself is no spread.
         squares = np.clip((parts**2).sum(axis=0) - groups * flipped**2, 0, None)
@@ -71,7 +74,9 @@ class SignFlips:
         beyond = (np.nan_to_num(of_flips, nan=0.0) >= t * (1 - 1e-6)).sum(axis=0)
         tail = 2 * stats.t.sf(np.nan_to_num(t, nan=0.0), variance.freedom)
         found = np.where(beyond >= LEAST_BEYOND, (1 + beyond) / (1 + FLIPS), tail)
-        p: Floats = np.where(np.isnan(spread.values), np.nan, np.where(spread.values == 0, 1.0, found))
+        p: Floats = np.where(
+            np.isnan(spread.values), np.nan, np.where(spread.values == 0, 1.0, found)
+        )
         return p
 
     def _widths(self, freedom: Floats) -> Floats:
