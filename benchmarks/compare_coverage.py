@@ -1,6 +1,6 @@
 """Do the intervals of `terrafuse compare` hold their level? On simulated, correlated errors.
 
-    python benchmarks/compare_coverage.py               # the table of docs/reference/comparison.md
+    python benchmarks/compare_coverage.py               # as in docs/reference/comparison.md
     python benchmarks/compare_coverage.py --draws 40 --sizes 4096 --lengths 64
 
 Each draw makes ground with labels, two methods and three seeds of each. A pixel is wrong where a
@@ -274,7 +274,7 @@ HEADS = (
 def row(found: dict[str, Any]) -> list[str]:
     """Cells of the table, in %."""
     keys = (
-        "equal compare", "gain compare", "score", "same different", "gain different",
+        "equal compare", "gain compare", "score", "same compare found", "gain compare found",
         "detectable", *(f"equal {name}" for name in RIVALS), *(f"gain {name}" for name in RIVALS),
     )  # fmt: skip
     head = [f"{found['size']}²", f"{found['length']:g}", f"{found['blocks']:.0f}"]

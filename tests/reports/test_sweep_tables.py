@@ -26,7 +26,7 @@ ROWS = {"good": (0.8, 0.81), "twin": (0.8, 0.79), "bad": (0.6, 0.61)}
 def counts_of(right: float, blocks: int) -> RunCounts:
     rng = np.random.default_rng(int(1000 * right))
     noise = rng.normal(0, 2, blocks)
-    hit = 100 * right + noise - noise.mean()
+    hit = 200 * right / (1 + right) + noise - noise.mean()  # so that this is the IoU
     tally = np.stack([hit, np.full(blocks, 100), np.full(blocks, 100)], axis=-1)
     return RunCounts(np.stack([tally, tally], axis=1), None)
 

@@ -278,14 +278,15 @@ def _needs(effect: Effect) -> str:
     if not size or not effect.ground + seeds:
         return "there is no difference"
     allowed = (size / _power_factor(inf)) ** 2
+    if effect.ground**2 + seeds**2 <= allowed:
+        return "a little more ground or seeds, or fewer comparisons in one table"
     ways = []
     if allowed > seeds**2:
         ways.append(f"{_times(effect.ground**2 / (allowed - seeds**2))} the ground")
     if seeds and allowed > effect.ground**2:
         ways.append(f"{_times(seeds**2 / (allowed - effect.ground**2))} the seeds")
-    if len(ways) < 2 and seeds and (effect.ground**2 + seeds**2) / allowed > 1:
-        both = (effect.ground**2 + seeds**2) / allowed
-        ways.append(f"{_times(both)} of both")
+    if len(ways) < 2 and seeds:
+        ways.append(f"{_times((effect.ground**2 + seeds**2) / allowed)} of both")
     return " or ".join(ways)
 
 

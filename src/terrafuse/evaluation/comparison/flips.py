@@ -3,7 +3,7 @@
 If two settings are equally good, each block could as well have favoured the other one: the sign of
 its part of the difference is a coin. Three seeds have four patterns of signs only, so that their
 part is drawn beside it: normal, and all divided by how well the variance is known from so few, as
-in Student's t.
+in Student's t. Differences are compared in standard errors, those of each flip being its own.
 
 Reference:
     Sign flips: Winkler et al.: Permutation Inference for the General Linear Model. NeuroImage 92,
@@ -25,6 +25,7 @@ from terrafuse.evaluation.scores import Floats
 FLIPS = 2000
 #: Of fewer flips beyond the difference, p is that of Student's t, which does not end at 1 / FLIPS.
 LEAST_BEYOND = 10
+_FEW = 64
 #: From the last on a variance is as good as known.
 _FREEDOM = np.geomspace(1, 1e5, 51)
 
@@ -47,7 +48,9 @@ class SignFlips:
     def __init__(self, bootstrap: BlockBootstrap) -> None:
         rng = np.random.default_rng([bootstrap.seed, 3])
         size = (FLIPS, bootstrap.size)
-        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(np.float32)
+        # Of few blocks, patterns that are the data themselves must be equal to them.
+        kind = np.float64 if bootstrap.size <= _FEW else np.float32
+        self._signs = (2 * rng.integers(0, 2, size, np.int8) - 1).astype(kind)
         self._normal = rng.standard_normal((FLIPS, 1))
         self._log_widths = rng.permutation(_log_widths())
         self._widening = bootstrap.widening
@@ -55,20 +58,25 @@ class SignFlips:
     def p(self, spread: Spread, variance: Variance) -> Floats:
         """Return how often no difference looks as large as this one, per column (M,)."""
         parts = spread.values + spread.influence  # (G, M), of mean D
+        groups = len(parts)
         scale = np.abs(parts).max(axis=0, initial=0)
-        scaled = (parts / np.where(scale > 0, scale, 1)).astype(np.float32)
-        flipped = (self._signs @ scaled).astype(np.float64) * (scale / len(parts))
-        drawn = np.sqrt(self._widening) * flipped
-        drawn += np.sqrt(variance.seeds) * self._normal
+        scaled = (parts / np.where(scale > 0, scale, 1)).astype(self._signs.dtype)
+        flipped = (self._signs @ scaled).astype(np.float64) * (scale / groups)
+        # The variance of each flip is its own: the difference itself is no spread.
+        squares = np.clip((parts**2).sum(axis=0) - groups * flipped**2, 0, None)
+        ground = self._widening * squares / (groups * max(groups - 1, 1))
+        drawn = np.sqrt(self._widening) * flipped + np.sqrt(variance.seeds) * self._normal
         drawn *= self._widths(variance.seed_freedom)
-        size = np.abs(spread.values)
-        # Differences that are equal but for rounding are not beyond each other.
-        beyond = (np.abs(drawn) >= size * (1 - 1e-6)).sum(axis=0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            t = size / np.sqrt(variance.total)
+            t = np.abs(spread.values) / np.sqrt(variance.total)
+            of_flips = np.abs(drawn) / np.sqrt(ground + variance.seeds)
+        # Differences that are equal but for rounding are not beyond each other.
+        beyond = (np.nan_to_num(of_flips, nan=0.0) >= t * (1 - 1e-6)).sum(axis=0)
         tail = 2 * stats.t.sf(np.nan_to_num(t, nan=0.0), variance.freedom)
         found = np.where(beyond >= LEAST_BEYOND, (1 + beyond) / (1 + FLIPS), tail)
-        p: Floats = np.where(np.isnan(spread.values), np.nan, np.where(size == 0, 1.0, found))
+        p: Floats = np.where(
+            np.isnan(spread.values), np.nan, np.where(spread.values == 0, 1.0, found)
+        )
         return p
 
     def _widths(self, freedom: Floats) -> Floats:
