@@ -287,6 +287,9 @@ def test_missing_subsets_and_other_scenes_are_refused() -> None:
     other = evidence_of([labels + 1], [[labels]], subsets=SUBSETS[:1], classes=2)
     with pytest.raises(ScoresError, match="test 'cloud' of s2 is of other scenes"):
         synergy_report(whole, tests=[StressTest("cloud", "s2", 0.3, "share", other)])
+    same = evidence_of([labels], [[labels]], subsets=SUBSETS[:1], classes=2)
+    test = StressTest("cloud", "s2", 0.3, "share", same)
+    assert synergy_report(whole, tests=[test], draws=5)["tests"][0]["test"] == "cloud"
 
 
 def test_subsets_are_numbered_by_their_modalities() -> None:
