@@ -13,7 +13,7 @@ import yaml
 
 from stored_run import SIDE, make_data
 from terrafuse import api
-from terrafuse.errors import OutputError
+from terrafuse.errors import OutputError, ScoresError
 from terrafuse.evaluation.evidence import read_evidence
 from terrafuse.version import VERSION
 
@@ -97,6 +97,29 @@ def test_scores_and_evidence_appear_together_or_not_at_all(
     assert {p.name: p.read_bytes() for p in run.folder.iterdir() if p.is_file()} == before
     run.evaluate(split="val", subsets=True, device="cpu")
     assert (run.folder / "evidence.npz").read_bytes() != before["evidence.npz"]
+
+
+def test_what_cannot_be_read_is_evaluated_again(run: api.Run) -> None:
+    """As the messages say, and the tables that are left out are read if they are asked for."""
+    path = run.folder / "evidence.npz"
+    with pytest.raises(ScoresError, match=r"there is no .*Evaluate the run \(terrafuse evaluate"):
+        read_evidence(path)
+    run.evaluate(split="val", device="cpu")
+    whole = path.read_bytes()
+    some = read_evidence(path, ["boundary"])
+    with pytest.raises(ScoresError, match="has no table 'confusion'; evaluate the run again"):
+        some.counts("confusion")
+    assert read_evidence(path).counts("confusion").any()
+    arrays = dict(np.load(path))
+    text = arrays["described"].tobytes().replace(b'"format":1', b'"format":9')
+    np.savez(path, **{**arrays, "described": np.frombuffer(text, np.uint8)})
+    with pytest.raises(ScoresError, match=r"has format 9; this version reads 1. Evaluate the run"):
+        read_evidence(path)
+    path.write_bytes(whole[:-40])
+    with pytest.raises(ScoresError, match=r"is damaged .*Evaluate the run again"):
+        read_evidence(path)
+    run.evaluate(split="val", device="cpu")
+    assert path.read_bytes() == whole
 
 
 def test_shards_make_the_evidence_of_one_run(run: api.Run) -> None:

@@ -17,6 +17,7 @@ from rasterio.transform import from_origin
 from terrafuse import api
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.errors import DataError, NotEnoughMemoryError
+from terrafuse.evaluation.evidence import read_evidence
 
 SIZE = 64
 LEVELS = np.array([[300, 2500], [400, 1500]])  # of two classes, per band
@@ -210,6 +211,8 @@ def test_another_manifest_has_files_of_its_own(folder, terrafuse):
     found = json.loads((run / "metrics_same_test.json").read_text())
     assert list(found["per_scene"]) == ["test_1", "test_2"]
     assert found["pixels"] == 2 * SIZE**2
+    evidence = read_evidence(run / "evidence_same_test.npz")
+    assert evidence.counts("confusion").sum() == 2 * SIZE**2
     for id in found["per_scene"]:
         assert id in out
     assert "report_same_test.html" in said
@@ -301,8 +304,8 @@ def test_values_of_a_scene_that_comes_later(folder, tmp_path, monkeypatch):
     assert told == metrics["warnings"]
     assert maps == ["test_0", "test_1", "test_2"]
     assert metrics == expected
-    (name,) = {path.name for path in run.folder.iterdir()} - set(before)
-    assert name.startswith("metrics_")
+    further = {path.name for path in run.folder.iterdir()} - set(before)
+    assert {name.partition("_")[0] for name in further} == {"metrics", "evidence"}
 
 
 def test_a_scene_too_large_for_memory_is_named(folder, monkeypatch):

@@ -397,10 +397,29 @@ def test_nodata_may_be_not_finite(tmp_path: Path) -> None:
     "id", ["0010", "12:30:45", "yes", "1e3", "2021-01-01", "0x1f", "1_000", "true", "a#b", "1.50"]
 )
 def test_ids_and_splits_are_text_as_they_stand(tmp_path: Path, id: str) -> None:
-    manifest = load(tmp_path, change("id: a, split: train", f"id: {id}, split: {id}"))
-    assert manifest.entries[0].id == manifest.entries[0].split == id
+    text = change("id: a, split: train", f"id: {id}, split: {id}, place: {id}")
+    first = load(tmp_path, text).entries[0]
+    assert first.id == first.split == first.place == id
+    manifest = load(tmp_path, text)
     write_manifest(manifest.to_dict(), tmp_path / "again.yaml")
     assert load_manifest(tmp_path / "again.yaml").entries == manifest.entries
+
+
+def test_names_of_places_that_are_meant_to_be_one(tmp_path: Path) -> None:
+    values = load(tmp_path, TEXT).to_dict()
+    values["scenes"] = [
+        {"id": id, "place": place, "s2": f"{id}.tif"}
+        for id, place in (("a", "Po delta"), ("b", "Elbe"), ("c", "po Delta"))
+    ]
+    path = write_manifest(values, tmp_path / "places.yaml")
+    told = r"scene 'c' is in place 'po Delta'.*, scene 'a' in 'Po delta'.*Call it 'Po delta', or"
+    with pytest.raises(ConfigError, match=told):
+        load_manifest(path)
+    values["scenes"][2]["place"] = "Po delta"
+    manifest = load_manifest(write_manifest(values, path))
+    assert [entry.place for entry in manifest.entries] == ["Po delta", "Elbe", "Po delta"]
+    with pytest.raises(ConfigError, match=r"key 'plce'.*Did you mean 'place'"):
+        load(tmp_path, change("split: train", "plce: train"))
 
 
 def test_ids_in_the_way_of_yaml_survive_writing(tmp_path: Path) -> None:

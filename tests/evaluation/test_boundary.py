@@ -147,3 +147,20 @@ def neighbours(mask: np.ndarray) -> np.ndarray:
 
 def distance_to(mask: np.ndarray) -> np.ndarray:
     return distance_transform_edt(~mask) if mask.any() else np.full(mask.shape, np.inf)
+
+
+@given(small_maps, st.sampled_from([1.0, 2.5, 4.0]), st.data())
+def test_pixels_are_swept_as_they_are_searched(
+    labels: np.ndarray, tolerance_px: float, data: st.DataObject
+) -> None:
+    elements = arrays(np.uint8, labels.shape, elements=pixels)
+    class_map = data.draw(elements)
+    found = []
+    for share in (0, 2):  # always, never
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("terrafuse.evaluation.boundary._SWEPT", share)
+            patch.setattr("terrafuse.evaluation.boundary._SWEPT_BYTES", 3 * labels.shape[1])
+            score = BoundaryScore(3, tolerance_px)
+            score.update(labels, class_map)
+            found.append(score.counts.tolist())
+    assert found[0] == found[1]

@@ -258,6 +258,15 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/evaluation/test_kept_scores.py::test_other_engines_are_refused": (
         "evaluation.evaluate:evaluate | Use the engine 'local', and shards",
     ),
+    "tests/api/test_run_evidence.py::test_what_cannot_be_read_is_evaluated_again": (
+        "evaluation.evidence:Evidence.counts | evaluate the run again",
+        "evaluation.evidence:read_evidence | this version reads {…}. Evaluate the run again",
+        "evaluation.evidence:read_evidence | Evaluate the run (terrafuse evaluate RUN)",
+        "evaluation.evidence:read_evidence | is damaged ({…}). Evaluate the run again",
+    ),
+    "tests/evaluation/test_evidence.py::test_the_side_follows_errors_or_the_window": (
+        "evaluation.blocks:find_blocks | Choose {…} or more",
+    ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.maps: | nothing was written; run the same command again",
     ),

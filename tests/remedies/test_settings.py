@@ -233,7 +233,7 @@ def test_a_path_of_nothing(place: Any) -> None:
 def test_splits_that_are_meant_to_be_one(place: Any) -> None:
     for way in ("theirs", "its own"):
         place.entry()["split"] = "Train"
-        with refused("data.schema:check_splits | or give it a name of its own") as error:
+        with refused("data.schema:_check_alike | or give it a name of its own") as error:
             place.load()
         name = error.find("Call it '(.*?)'") if way == "theirs" else "learn"
         place.entry()["split"] = name

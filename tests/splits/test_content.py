@@ -160,7 +160,9 @@ def test_overlapping_scenes_that_cannot_be_divided_say_what_to_do(
     options = {"shares": {"train": 0.5, "val": 0.5}, "buffer_px": 0}
     with pytest.raises(DataError) as error:
         data_split(path, tmp_path / "s.yaml", block_px=32, **options)
-    assert "3 scenes overlap, be it through others ('s0', 's1', 's2')" in str(error.value)
+    assert "3 scenes overlap or have one 'place', be it through others ('s0', 's1', 's2')" in str(
+        error.value
+    )
     assert "however small the blocks. Join them into one raster" in str(error.value)
     # Left out: those between.
     path.write_text(yaml.safe_dump(values | {"scenes": [scenes[0], scenes[2]]}))

@@ -188,6 +188,26 @@ def test_overlapping_scenes_stay_together(make_manifest):
     assert not all(neighbours)
 
 
+@pytest.mark.parametrize("crs", ["EPSG:32633", None])
+def test_scenes_of_one_place_stay_together(make_manifest, crs):
+    rng = np.random.default_rng(0)
+    labels = [rng.integers(0, 3, (20, 20)) for _ in range(12)]
+    manifest = make_manifest(labels, crs=crs)
+    values = yaml.safe_load(manifest.path.read_text())
+    for number, place in ((1, "delta"), (5, "delta"), (9, "coast"), (11, "delta")):
+        values["scenes"][number]["place"] = place
+    manifest.path.write_text(yaml.safe_dump(values))
+    together, coast = [], []
+    for seed in range(8):
+        found = split_manifest(load_manifest(manifest.path), by="scene", seed=seed)["scenes"]
+        split = {e["id"]: e["split"] for e in found}
+        assert [e.get("place") for e in found] == [e.get("place") for e in values["scenes"]]
+        together.append(split["s1"] == split["s5"] == split["s11"])
+        coast.append(split["s9"] == split["s1"])
+    assert all(together)
+    assert not all(coast)
+
+
 def test_overlap_is_found_between_crs(make_raster, make_manifest, tmp_path):
     manifest = make_manifest([np.zeros((50, 50)) for _ in range(9)])
     values = yaml.safe_load(manifest.path.read_text())

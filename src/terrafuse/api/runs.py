@@ -45,6 +45,7 @@ from terrafuse.errors import (
 )
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
 from terrafuse.evaluation import evaluate as evaluate_scenes
+from terrafuse.evaluation.cell_counts import CERTAINTY
 from terrafuse.evaluation.evidence import EVIDENCE, Evidence, save_evidence
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
@@ -672,6 +673,7 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
             predictor.device,
             precision=windows.precision,
             scored=True,
+            further_bytes=CERTAINTY.further_bytes(predictor.segmenter.num_classes),
         )
     except NotEnoughMemoryError as error:
         if len(scenes) > 1:

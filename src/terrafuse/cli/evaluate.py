@@ -118,10 +118,10 @@ def evaluate(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Score a run on a split; writes metrics.json and report.html into the run folder.
+    """Score a run on a split; writes metrics.json, evidence.npz and report.html into its folder.
 
-    Scores on another manifest, or of chosen scenes, stand in a metrics_….json of their own. Shards
-    write no page: terrafuse report RUN does afterwards.
+    Scores on another manifest, or of chosen scenes, stand in a metrics_….json and evidence_….npz of
+    their own. Shards write no page: terrafuse report RUN does afterwards.
     """
     windows = {
         "crop_size": crop_size, "overlap": overlap, "blending": blending,

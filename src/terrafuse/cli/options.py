@@ -71,8 +71,8 @@ RunSetting = Annotated[
 ProductNames = Annotated[
     str,
     typer.Option(
-        help="Products to write: class_map, confidence, entropy, margin, probabilities, "
-        "probabilities_float32, disagreement, sources.",
+        help="Products to write: class_map, confidence, confidence_float32, entropy, margin, "
+        "probabilities, probabilities_float32, disagreement, sources.",
         metavar="NAME,NAME,…",
     ),
 ]

@@ -25,6 +25,7 @@ from terrafuse.data.schema import (
     ManifestSettings,
     SceneEntry,
     check_names,
+    check_places,
     check_splits,
     check_unique,
     modality_values,
@@ -269,6 +270,7 @@ class Manifest:
             split=entry.split,
             window=entry.window,
             shared_labels=self._label_uses[entry.labels] > 1,
+            place=entry.place,
         )
 
     def only(self, id: str) -> Manifest:
@@ -313,7 +315,7 @@ def load_manifest(path: Path | str) -> Manifest:
         ConfigError: Missing or invalid file; names the key or scene, and the nearest valid key.
     """
     path = expand_home(path).absolute()
-    values, where = read_yaml(path, text_keys=("id", "split")), str(path)
+    values, where = read_yaml(path, text_keys=("id", "split", "place")), str(path)
     settings = parse_settings(ManifestSettings, values, where)
     modalities, rules = {}, {}
     for name, item in settings.modalities.items():
@@ -357,6 +359,7 @@ def _entries(
             raise ConfigError(f"{error}{place(index)}") from None
     check_unique(entries, where, place)
     check_splits(entries, where, place)
+    check_places(entries, where, place)
     return entries
 
 

@@ -26,7 +26,9 @@ from terrafuse.modalities import Modality, ModalityKind, parse_unit
 from terrafuse.samples import Window
 
 _SCALING = ("value_scale", "value_offset")
-SCENE_KEYS = ("id", "split", "labels", "labels_eroded", "window", "value_scale", "value_offset")
+SCENE_KEYS = (
+    "id", "split", "place", "labels", "labels_eroded", "window", "value_scale", "value_offset",
+)  # fmt: skip
 #: Splits that verbs look for when none is named.
 _USUAL_SPLITS = ("train", "val", "test")
 _COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
@@ -200,6 +202,7 @@ class _SceneSettings(BaseModel):
 
     id: Name
     split: Name | None = None
+    place: Name | None = None
     labels: _Path | None = None
     labels_eroded: _Path | None = None
     window: tuple[_Side, _Side, _Side, _Side] | None = None
@@ -223,6 +226,7 @@ class SceneEntry:
         window: Part of the reference grid that is the scene.
         value_scale: Per modality, factor of the values in its files here.
         value_offset: Per modality, what is added then.
+        place: Name of the place or event; scenes of one are not independent.
     """
 
     id: str
@@ -233,12 +237,15 @@ class SceneEntry:
     window: Window | None = None
     value_scale: Mapping[str, PerBand] = field(default_factory=dict)
     value_offset: Mapping[str, PerBand] = field(default_factory=dict)
+    place: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in a manifest."""
         values: dict[str, Any] = {"id": self.id}
         if self.split is not None:
             values["split"] = self.split
+        if self.place is not None:
+            values["place"] = self.place
         for name, paths in self.rasters.items():
             values[name] = paths[0] if len(paths) == 1 else list(paths)
         if self.labels is not None:
@@ -427,6 +434,7 @@ def to_entry(
         window=_window(item.window, where),
         value_scale=item.value_scale,
         value_offset=item.value_offset,
+        place=item.place,
     )
 
 
@@ -473,20 +481,42 @@ def check_splits(
     Raises:
         ConfigError: Names both, with a scene of each.
     """
+    _check_alike("split", [entry.split for entry in entries], entries, where, place, _USUAL_SPLITS)
+
+
+def check_places(
+    entries: Sequence[SceneEntry], where: str, place: Callable[[int], str] = lambda _: ""
+) -> None:
+    """Reject names of places that differ only by case or blanks, likewise.
+
+    Raises:
+        ConfigError: Names both, with a scene of each.
+    """
+    _check_alike("place", [entry.place for entry in entries], entries, where, place)
+
+
+def _check_alike(
+    key: str,
+    names: Sequence[str | None],
+    entries: Sequence[SceneEntry],
+    where: str,
+    place: Callable[[int], str],
+    usual: Sequence[str] = (),
+) -> None:
     first: dict[str, int] = {}
-    for number, entry in enumerate(entries):
-        if entry.split is not None and entry.split not in first:
-            first[entry.split] = number
-    known = {split: split for split in _USUAL_SPLITS}
-    for split, number in first.items():
-        other = known.setdefault("".join(split.split()).casefold(), split)
-        if other != split:
+    for number, name in enumerate(names):
+        if name is not None:
+            first.setdefault(name, number)
+    known = {name: name for name in usual}
+    for name, number in first.items():
+        other = known.setdefault("".join(name.split()).casefold(), name)
+        if other != name:
             beside = (
                 f", scene '{entries[first[other]].id}' in '{other}'{place(first[other])}"
                 if other in first
                 else ""
             )
             raise ConfigError(
-                f"{where}: scene '{entries[number].id}' is in split '{split}'{place(number)}"
+                f"{where}: scene '{entries[number].id}' is in {key} '{name}'{place(number)}"
                 f"{beside}. Call it '{other}', or give it a name of its own"
             )

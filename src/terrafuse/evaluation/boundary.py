@@ -25,6 +25,11 @@ from numpy.typing import NDArray
 
 from terrafuse.samples import IGNORE_INDEX
 
+# Share of boundary pixels, per offset, above which all pixels are compared rather than these alone:
+# bytes in a row are compared several hundred times faster than bytes here and there.
+_SWEPT = 0.0025
+_SWEPT_BYTES = 2**16
+
 
 class BoundaryPixels(NamedTuple):
     """Boundary pixels of a map or a reference.
@@ -86,9 +91,10 @@ class BoundaryScore:
         yield self._match(counted, reference=mapped)
         counted = mapped.copy()
         if ignored.any():
-            points = np.nonzero(mapped != IGNORE_INDEX)
-            near = self._near(points, np.ones(len(points[0]), np.uint8), ignored.view(np.uint8))
-            counted[points[0][near], points[1][near]] = IGNORE_INDEX
+            points = np.flatnonzero(mapped != IGNORE_INDEX)
+            source = np.ones(mapped.shape, np.uint8)
+            near = self._near(points, source, ignored.view(np.uint8))
+            counted.ravel()[points[near]] = IGNORE_INDEX
         yield self._match(counted, reference=reference)
 
     def merge(self, other: BoundaryScore) -> None:
@@ -111,27 +117,55 @@ class BoundaryScore:
 
     def _match(self, counted: NDArray[np.uint8], *, reference: NDArray[np.uint8]) -> BoundaryPixels:
         """Tell which boundary pixels of `counted` are near those of `reference`."""
-        points = np.nonzero(counted != IGNORE_INDEX)
-        classes = counted[points]
-        return BoundaryPixels(*points, classes, self._near(points, classes, reference))
+        points = np.flatnonzero(counted != IGNORE_INDEX)
+        near = self._near(points, counted, reference)
+        rows = points // counted.shape[1]
+        return BoundaryPixels(rows, points - rows * counted.shape[1], counted.ravel()[points], near)
 
     def _near(
-        self,
-        points: tuple[NDArray[np.intp], ...],
-        values: NDArray[np.uint8],
-        image: NDArray[np.uint8],
+        self, points: NDArray[np.intp], source: NDArray[np.uint8], image: NDArray[np.uint8]
     ) -> NDArray[np.bool_]:
         """Tell for each point whether `image` holds its value within the tolerance, bool (n,).
 
-        Offsets are tried one after the other, the nearest first, for points not yet matched only.
-        Boundary pixels are few and most have a match nearby: this is ten to a hundred times faster
-        than a distance transform per class, and exact.
+        Args:
+            points: Flat positions in `source`.
+            source: Holds their values, (H, W).
+            image: (H, W).
         """
         radius = int(self.tolerance_px)
         padded = np.pad(image, radius, constant_values=IGNORE_INDEX)
+        if len(points) > _SWEPT * len(self._offsets) * source.size:
+            return self._sweep(source, padded).ravel()[points]
+        return self._search(points, source, padded)
+
+    def _sweep(self, source: NDArray[np.uint8], padded: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Tell for every pixel of `source` whether it has its value nearby, bool (H, W)."""
+        radius = int(self.tolerance_px)
+        height, width = source.shape
+        near = np.zeros(source.shape, dtype=bool)
+        rows = max(1, _SWEPT_BYTES // width)  # they stay in a processor's cache
+        for start in range(0, height, rows):
+            own, found = source[start : start + rows], near[start : start + rows]
+            for row, col in self._offsets:
+                top, left = start + radius + row, radius + col
+                found |= own == padded[top : top + len(own), left : left + width]
+        return near
+
+    def _search(
+        self, points: NDArray[np.intp], source: NDArray[np.uint8], padded: NDArray[np.uint8]
+    ) -> NDArray[np.bool_]:
+        """Tell the same for each point.
+
+        Offsets are tried one after the other, the nearest first, for points not yet matched only.
+        Where boundary pixels are few and most have a match nearby, this is ten to a hundred times
+        faster than a distance transform per class, and exact.
+        """
+        radius = int(self.tolerance_px)
         width = padded.shape[1]
         flat = padded.ravel()
-        place = (points[0] + radius) * width + points[1] + radius
+        rows = points // source.shape[1]
+        place = points + rows * (2 * radius) + (radius * width + radius)
+        values = source.ravel()[points]
         waiting = np.arange(len(place))
         near = np.zeros(len(place), dtype=bool)
         for row, col in self._offsets:

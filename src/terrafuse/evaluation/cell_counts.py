@@ -108,8 +108,11 @@ class CellCounts:
 
     def to_text(self) -> str:
         """A text, for a line of a file."""
-        steps = _narrow(np.diff(self.places.astype(np.int64), prepend=0))
-        parts = [array.astype(array.dtype.newbyteorder("<")) for array in (steps, self.counts)]
+        steps = self.places.astype(np.int64)
+        steps[1:] -= self.places[:-1].astype(np.int64)
+        parts = [
+            array.astype(array.dtype.newbyteorder("<")) for array in (_narrow(steps), self.counts)
+        ]
         data = zlib.compress(b"".join(part.tobytes() for part in parts), level=1)
         sizes = [len(self.places), *(part.itemsize for part in parts)]
         return ":".join([*map(str, sizes), base64.b64encode(data).decode()])

@@ -31,10 +31,32 @@ def error_pairs(labels: NDArray[np.uint8], class_map: NDArray[np.uint8]) -> NDAr
     if not known.any():
         return found
     for along in (False, True):
-        bits = np.stack([_pack(mask.T if along else mask) for mask in (known, wrong)])
-        for place, lag in enumerate(LAGS):
-            if lag < bits.shape[2]:
-                found[place] += _count(bits[:, None, :, :-lag] & bits[None, :, :, lag:])
+        own = (known.T, wrong.T) if along else (known, wrong)
+        found += _along_rows(*own) if not known.all() else _along_full_rows(own[1])
+    return found
+
+
+def _along_rows(known: NDArray[np.bool_], wrong: NDArray[np.bool_]) -> NDArray[np.int64]:
+    bits = np.stack([_pack(known), _pack(wrong)])
+    found = np.zeros((len(LAGS), 3), np.int64)
+    for place, lag in enumerate(LAGS):
+        if lag < bits.shape[2]:
+            pairs = bits[:, None, :, :-lag] & bits[None, :, :, lag:]
+            ((both_known, second), (first, both)) = _ones(pairs)
+            found[place] = both_known, both, first + second
+    return found
+
+
+def _along_full_rows(wrong: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The same where all pixels are known, which takes a quarter of the time."""
+    height, width = wrong.shape
+    bits = _pack(wrong)
+    before = np.r_[0, np.cumsum(np.count_nonzero(wrong, axis=0))]
+    found = np.zeros((len(LAGS), 3), np.int64)
+    for place, lag in enumerate(LAGS):
+        if lag < width:
+            errors = before[width - lag] + before[width] - before[lag]
+            found[place] = height * (width - lag), _ones(bits[:, :-lag] & bits[:, lag:]), errors
     return found
 
 
@@ -49,15 +71,9 @@ def _pack(mask: NDArray[np.bool_]) -> NDArray[np.uint64]:
     return found.view(np.uint64)[:, :, 0]
 
 
-def _count(pairs: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Pairs, those of two errors, and errors in them; from (2, 2, words, n), known and wrong."""
-    ((both_known, second), (first, both)) = _ones(pairs)
-    return np.array([both_known, both, first + second])
-
-
 def _ones(words: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Number of bits over the last two axes."""
     if hasattr(np, "bitwise_count"):  # numpy 2
-        return np.bitwise_count(words).sum(axis=(2, 3), dtype=np.int64)
-    ones: NDArray[np.int64] = _ONES_OF_BYTE[words.view(np.uint8)].sum(axis=(2, 3), dtype=np.int64)
-    return ones
+        return np.asarray(np.bitwise_count(words).sum(axis=(-2, -1), dtype=np.int64))
+    ones = _ONES_OF_BYTE[words.view(np.uint8)]
+    return np.asarray(ones.sum(axis=(-2, -1), dtype=np.int64))

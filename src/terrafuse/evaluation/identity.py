@@ -33,7 +33,7 @@ def identify_scene(scene: Scene, labels: NDArray[np.uint8]) -> ScoredScene:
         scene.id,
         grid.height,
         grid.width,
-        labels=hashlib.sha256(np.ascontiguousarray(labels)).hexdigest()[:_DIGITS],
+        labels=hashlib.sha256(memoryview(np.ascontiguousarray(labels))).hexdigest()[:_DIGITS],
         place=scene.place,
         crs=None if grid.crs is None else _name_of(grid.crs),
         transform=_transform(grid),

@@ -77,8 +77,9 @@ def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     Args:
         options: "split": sound (lists splits/train.txt and the like if present, else runs of 16
             numbers, as neighbours often show one scene; pictures named after an event are for
-            test) or official (folders train and test, drawn picture by picture). "modalities": some
-            of s1, s2, with both dates as bands, or of s1_before, s1_after, s2_before, s2_after.
+            test, and have it as their place) or official (folders train and test, drawn picture by
+            picture). "modalities": some of s1, s2, with both dates as bands, or of s1_before,
+            s1_after, s2_before, s2_after.
             "incomplete": refuse or allow.
 
     Raises:
@@ -96,7 +97,16 @@ def describe_ombria(root: Path, options: dict[str, str]) -> dict[str, Any]:
     official = need_split(facts, chosen, ("sound", "official")) == "official"
     split = _folders(tree) if official else _lists(root) or {id: split_of_run(id) for id in both}
     split = {id: name for id, name in split.items() if id in both} if official else split
-    return compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
+    values = compose(tree, _LAYOUT, chosen, split, facts.classes, facts.void, labels=labels)
+    values["scenes"] = [_with_place(scene) for scene in values["scenes"]]
+    return values
+
+
+def _with_place(scene: dict[str, Any]) -> dict[str, Any]:
+    """Name the event of a picture that is named after one."""
+    event = scene["id"].rpartition("_")[0]
+    place = {"place": event} if event else {}
+    return {key: scene[key] for key in ("id", "split") if key in scene} | place | scene
 
 
 def _kinds_of(modality: str) -> tuple[FileKind, ...]:

@@ -12,7 +12,7 @@ Reference:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 
@@ -207,11 +207,14 @@ def _smallest(found: Numbers, count: int) -> Numbers:
     return found[np.argpartition(found[:, 0], count - 1)[:count]]
 
 
-def join_groups(groups: Sequence[Sequence[int]], pairs: Sequence[SharedGround]) -> list[list[int]]:
+def join_groups(
+    groups: Sequence[Sequence[int]], pairs: Iterable[tuple[int, int]]
+) -> list[list[int]]:
     """Groups of scenes, joined where a pair lies in two of them."""
-    group_of: dict[int, list[int]] = {i: list(group) for group in groups for i in group}
-    for pair in pairs:
-        a, b = group_of[pair.first], group_of[pair.second]
+    own = [list(group) for group in groups]
+    group_of: dict[int, list[int]] = {i: group for group in own for i in group}
+    for first, second in pairs:
+        a, b = group_of[first], group_of[second]
         if a is not b:
             a += b
             group_of |= dict.fromkeys(b, a)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isclose
@@ -70,13 +70,14 @@ def split_manifest(
     Every class shall have its share of pixels in every split, as near as whole scenes or blocks
     allow: the largest holdings of a class are given away first, each to the split that then is
     nearest to its shares; then single ones are moved and pairs exchanged while that helps. Scenes
-    that show the same ground stay together, be it that only their pixels tell. Without any labels
-    the shares are of area; otherwise scenes without labels are in no split.
+    that show the same ground stay together, be it that only their pixels tell, and so do those of
+    one `place`. Without any labels the shares are of area; otherwise scenes without labels are in
+    no split.
 
     Args:
         manifest: Data set to divide; its present splits are discarded.
         shares: Share per split; default: train 0.6, val 0.2, test 0.2.
-        by: "scene": whole scenes. "block": scenes that overlap no other are cut into blocks,
+        by: "scene": whole scenes. "block": scenes that stay with no other are cut into blocks,
             which become scenes with a `window`. "auto": blocks where there are fewer than three
             scenes per split.
         block_px: Side of a block, in scene pixels.
@@ -126,8 +127,8 @@ def split_manifest(
 
 
 def _group_scenes(manifest: Manifest, scenes: Sequence[Scene]) -> list[list[int]]:
-    """Scenes that have to stay together: they overlap, be it through others."""
-    groups = overlap_groups([scene.grid for scene in scenes])
+    """Scenes that have to stay together: they overlap, or have one place; be it through others."""
+    groups = join_groups(overlap_groups([scene.grid for scene in scenes]), _same_place(scenes))
     if all(scene.grid.crs is not None for scene in scenes):
         return groups
     # Values as they are in the files: equal pixels shall be equal.
@@ -135,7 +136,15 @@ def _group_scenes(manifest: Manifest, scenes: Sequence[Scene]) -> list[list[int]
     sketches = [
         sketch_scene(plain.scene(scene.id)) if scene.grid.crs is None else None for scene in scenes
     ]
-    return join_groups(groups, find_shared_ground(sketches))
+    return join_groups(groups, ((pair.first, pair.second) for pair in find_shared_ground(sketches)))
+
+
+def _same_place(scenes: Sequence[Scene]) -> Iterator[tuple[int, int]]:
+    """Pairs of scenes that the manifest says are of one place."""
+    first: dict[str, int] = {}
+    for number, scene in enumerate(scenes):
+        if scene.place is not None:
+            yield first.setdefault(scene.place, number), number
 
 
 def _too_few(
@@ -158,9 +167,10 @@ def _too_few(
     named = ", ".join(f"'{scenes[i].id}'" for i in together[:3])
     named += " …" if len(together) > 3 else ""
     return text + (
-        f"{len(together)} scenes overlap, be it through others ({named}), and can only be in one "
-        "split as a whole, however small the blocks. Join them into one raster that is cut into "
-        "blocks (rio merge, gdalbuildvrt), leave out those between, or name fewer splits"
+        f"{len(together)} scenes overlap or have one 'place', be it through others ({named}), and "
+        "can only be in one split as a whole, however small the blocks. Join them into one raster "
+        "that is cut into blocks (rio merge, gdalbuildvrt), leave out those between, or name fewer "
+        "splits"
     )
 
 
