@@ -34,6 +34,12 @@ def run(tmp_path: Path) -> api.Run:
     return api.load(folder)
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than all else."""
+    monkeypatch.setattr("terrafuse.api.synergies.write_synergy_figures", lambda *_: {})
+
+
 def test_a_report_says_what_each_modality_brings(run: api.Run) -> None:
     said: list[str] = []
     seen: list[tuple[int, int]] = []
@@ -68,9 +74,8 @@ def test_a_report_says_what_each_modality_brings(run: api.Run) -> None:
     assert not list(run.folder.glob("scored*"))
 
 
-def test_finished_tests_are_not_run_again(
-    run: api.Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("no_figures")
+def test_finished_tests_are_not_run_again(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     how: dict[str, Any] = {"split": "val", "tests": ["strips", "pairing"], "device": "cpu"}
     whole = api.synergy(run, **how)
     from terrafuse.api import synergies
@@ -96,6 +101,7 @@ def test_finished_tests_are_not_run_again(
     assert not (run.folder / "scored_altered").exists()
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_command_prints_tables_and_json(run: api.Run) -> None:
     command = ["evaluate", str(run.folder), "--split", "val", "--synergy", "--no-report"]
     command += ["--device", "cpu", "--synergy-tests", "none"]

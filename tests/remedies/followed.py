@@ -8,6 +8,19 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
+        "api.synergies: | finished tests are kept; run the same command with --resume",
+    ),
+    "tests/api/test_synergies.py::test_the_command_prints_tables_and_json": (
+        "api.synergies:read_synergy | Evaluate the run with --synergy",
+    ),
+    "tests/evaluation/test_synergy.py::test_missing_subsets_and_other_scenes_are_refused": (
+        "evaluation.synergy.report:_check_whole | Evaluate the run with --synergy",
+        "evaluation.synergy.report:_check_same | Evaluate the run with --synergy again",
+    ),
+    "tests/evaluation/test_alterations.py::test_tests_suit_the_modalities": (
+        "evaluation.synergy.stress:find_tests | name each once",
+    ),
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
     ),
@@ -374,7 +387,7 @@ EXEMPT: dict[str, tuple[str, ...]] = {
 NO_INSTRUCTION: tuple[str, ...] = (
     "api.datasets:data_describe | read as folders (layout 'folder')",
     "api.reporting:_pictures | map of",
-    "api.runs:Run.evaluate | split '",
+    "api.runs:Run.choose_scenes | split '",
     "backbones.dofa.model:DOFA._set_of | set of bands",
     "data.placement:place_rasters | name in 'grid'",
     "data.schema:check_names | name in 'grid'",
@@ -411,4 +424,5 @@ NO_INSTRUCTION: tuple[str, ...] = (
     "reports.thumbnails:_title | split '",
     "training.optim: | scale of attention",
     "training.optim: | norm or scale (one dimension)",
+    "reports.synergy_figures:_draw_changes | change of mIoU, points",
 )

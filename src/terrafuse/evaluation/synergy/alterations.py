@@ -112,10 +112,9 @@ class Noisy(Alteration):
     def image(self, scene: Scene, window: Window, image: Floats32, own: Window) -> Floats32:
         """Add noise; what has no data has none afterwards."""
         del window
-        field = _noise(self.modality, len(self.deviations))
-        noise = _cut(field, scene.id, own) * np.array(self.deviations)[:, None, None]
-        noisy: Floats32 = image + noise.astype(np.float32)
-        return noisy
+        noise = _cut(_noise(self.modality, len(self.deviations)), scene.id, own)
+        image += noise * np.array(self.deviations, np.float32)[:, None, None]
+        return image
 
 
 @dataclass(frozen=True)

@@ -73,8 +73,7 @@ def class_ious(counts: Floats) -> Floats:
     classes = counts.shape[-2]
     hit = np.diagonal(counts[..., :classes], axis1=-2, axis2=-1)
     either = counts.sum(axis=-1) + counts[..., :classes].sum(axis=-2) - hit
-    found: Floats = np.divide(hit, either, out=np.full(hit.shape, np.nan), where=either > 0)
-    return found
+    return _ratio(hit, either)
 
 
 def mean_iou(counts: Floats, rule: Rule) -> Floats:
@@ -87,17 +86,7 @@ def mean_iou(counts: Floats, rule: Rule) -> Floats:
         averaged &= counts.sum(axis=-1) > 0
     number = averaged.sum(axis=-1)
     total = np.where(averaged, ious, 0.0).sum(axis=-1)
-    found: Floats = np.divide(total, number, out=np.full(total.shape, np.nan), where=number > 0)
-    return found
-
-
-def accuracy(counts: Floats) -> Floats:
-    """Share of right pixels (…) of confusions (…, K, K + 1)."""
-    classes = counts.shape[-2]
-    right = np.trace(counts[..., :classes], axis1=-2, axis2=-1)
-    total = counts.sum(axis=(-2, -1))
-    found: Floats = np.divide(right, total, out=np.full(total.shape, np.nan), where=total > 0)
-    return found
+    return _ratio(total, number)
 
 
 def information(counts: Floats) -> Floats:
@@ -108,6 +97,12 @@ def information(counts: Floats) -> Floats:
     found: Floats = _entropy(shares.sum(axis=-1)) + _entropy(shares.sum(axis=-2)) - joint
     # Of rounding.
     return np.maximum(found, 0.0)
+
+
+def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Part / whole; NaN where that is 0."""
+    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return found
 
 
 def _entropy(shares: Floats) -> Floats:
