@@ -22,7 +22,7 @@ from terrafuse.evaluation.comparison import (
     compare_settings,
 )
 from terrafuse.evaluation.comparison.checking import check_same_ground
-from terrafuse.evaluation.evidence import EVIDENCE, Evidence, read_evidence
+from terrafuse.evaluation.evidence import EVIDENCE, Evidence, TableName, read_evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
 from terrafuse.reports.sweep_tables import RESULTS
 from terrafuse.weights import MODEL_JSON
@@ -181,7 +181,9 @@ def _judge(
     columns, notes = _columns(rule, bare, metrics)
     blocks = find_blocks(list(bare.values()), block_size)
     bootstrap = BlockBootstrap(blocks.count, seed=seed, widening=blocks.widening)
-    tables = ("confusion", "boundary") if "boundary_f1" in columns else ("confusion",)
+    tables: list[TableName] = ["confusion"]
+    if "boundary_f1" in columns:
+        tables.append("boundary")
     counts = {
         setting.name: [
             RunCounts.of(read_evidence(run / file, tables), blocks, bootstrap)
