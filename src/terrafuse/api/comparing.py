@@ -182,7 +182,8 @@ def _judge(
     blocks = find_blocks(list(bare.values()), block_size)
     bootstrap = BlockBootstrap(blocks.count, seed=seed, widening=blocks.widening)
     tables: list[TableName] = ["confusion"]
-    tables += ["boundary"] if "boundary_f1" in columns else []
+    if "boundary_f1" in columns:
+        tables.append("boundary")
     counts = {
         setting.name: [
             RunCounts.of(read_evidence(run / file, tables), blocks, bootstrap)
