@@ -142,7 +142,8 @@ def _tell_ends(fitted: dict[str, dict[str, Any]]) -> None:
     for name, own in fitted.items():
         if own["temperature"] in (LEAST, LARGEST):
             is_least = own["temperature"] == LEAST
-            why = "hardly a pixel is wrong" if is_least else "confidence says nothing on errors"
+            few = "hardly a pixel is wrong, or the scores hardly differ"
+            why = few if is_least else "confidence says nothing on errors"
             warnings.warn(
                 f"the temperature of {name} is {own['temperature']:g}, an end of the range: on "
                 f"these labels {why}. Calibrate on more ground (--split, --manifest)",
