@@ -8,6 +8,7 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+<<<<<<< HEAD
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),
@@ -20,6 +21,50 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/evaluation/test_alterations.py::test_tests_suit_the_modalities": (
         "evaluation.synergy.stress:find_tests | name each once",
+=======
+    "tests/api/test_comparing.py::test_one_setting_is_nothing_to_compare": (
+        "api.comparing:compare | Give runs of another one, or --groups",
+    ),
+    "tests/api/test_comparing.py::test_boundaries_of_other_tolerances_are_left_out_or_refused": (
+        "api.comparing:_columns | or leave out boundary_f1",
+        "evaluation.comparison.counts:Rule.columns | Leave it out",
+    ),
+    "tests/api/test_comparing.py::test_no_evidence_names_the_command": (
+        "api.comparing:_runs_in | Give folders that 'terrafuse train' or 'terrafuse sweep' made",
+        "evaluation.evidence:read_evidence | Evaluate the run (terrafuse evaluate RUN)",
+    ),
+    "tests/api/test_comparing.py::test_rows_of_a_sweep_are_settings": (
+        "api.comparing:_runs_in | Run the sweep's command again",
+        "api.comparing:_runs_in | Resume it",
+    ),
+    "tests/api/test_comparing.py::test_runs_alone_or_by_patterns": (
+        "api.comparing:_by_patterns | or leave the run out",
+    ),
+    "tests/api/test_comparing.py::test_seeds_are_paired_where_both_have_them": (
+        "api.comparing:_check_same_seeds | Leave out --pair-seeds",
+    ),
+    "tests/api/test_comparing.py::test_the_command_prints_all_forms": (
+        "cli.compare:compare | name a .png, .svg or .pdf file",
+    ),
+    "tests/api/test_comparing.py::test_what_was_not_scored_alike_is_refused": (
+        "evaluation.comparison.checking: | Evaluate both on the same scenes",
+        "evaluation.comparison.checking:_classes | Compare runs of the same classes",
+        "evaluation.comparison.checking:_rules | Evaluate one again with the",
+        "evaluation.comparison.checking:_bytes | Evaluate both on one version",
+    ),
+    "tests/api/test_sweeps.py::test_from_run_files_to_a_table": (
+        "api.comparing:judge_rows | Evaluate the run again",
+    ),
+    "tests/evaluation/test_evidence.py::test_the_side_follows_errors_or_the_window": (
+        "evaluation.blocks:find_blocks | or more",
+    ),
+    "tests/evaluation/test_evidence.py::test_a_missing_or_damaged_file_is_told": (
+        "evaluation.evidence:read_evidence | is damaged",
+        "evaluation.evidence:read_evidence | has format",
+    ),
+    "tests/evaluation/test_evidence.py::test_tables_that_are_not_read_are_named": (
+        "evaluation.evidence:Evidence.counts | evaluate the run again",
+>>>>>>> compare
     ),
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
@@ -385,6 +430,9 @@ EXEMPT: dict[str, tuple[str, ...]] = {
 
 #: Texts with a verb that tell what was done, or name things: no instructions.
 NO_INSTRUCTION: tuple[str, ...] = (
+    "api.comparing:_notes | say nothing about other seeds",
+    "reports.comparison_tables:_how | Values in %, differences in points",
+    "reports.sweep_tables:_what_is_told | Differences with intervals",
     "api.datasets:data_describe | read as folders (layout 'folder')",
     "api.reporting:_pictures | map of",
     "api.runs:Run.choose_scenes | split '",
