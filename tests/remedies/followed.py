@@ -8,7 +8,6 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
-<<<<<<< HEAD
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),
@@ -21,7 +20,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/evaluation/test_alterations.py::test_tests_suit_the_modalities": (
         "evaluation.synergy.stress:find_tests | name each once",
-=======
+    ),
     "tests/api/test_comparing.py::test_one_setting_is_nothing_to_compare": (
         "api.comparing:compare | Give runs of another one, or --groups",
     ),
@@ -64,7 +63,6 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/evaluation/test_evidence.py::test_tables_that_are_not_read_are_named": (
         "evaluation.evidence:Evidence.counts | evaluate the run again",
->>>>>>> compare
     ),
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
         "api.runs:Run._tell_rules | Train again to read them by 'all'",
