@@ -36,8 +36,8 @@ class MapProfile:
             has.
         bytes_read: From files, be they in memory already; None where unknown.
         peak_bytes: Largest memory of a process, since it began; None where unknown.
-        empty_units: Units that were known to have no data before anything was read.
         lacking: Windows of the scene that the model could not be run on, for lack of a modality.
+        empty_units: Units that were known to have no data before anything was read.
     """
 
     workers: int = 1
@@ -48,8 +48,8 @@ class MapProfile:
     seconds: dict[str, float] = field(default_factory=dict)
     bytes_read: int | None = None
     peak_bytes: int | None = None
-    empty_units: int = 0
     lacking: int = 0
+    empty_units: int = 0
     _begun: float = 0.0
     _read_before: int | None = None
 
