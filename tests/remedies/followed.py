@@ -307,9 +307,6 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "evaluation.evidence:read_evidence | Evaluate the run (terrafuse evaluate RUN)",
         "evaluation.evidence:read_evidence | is damaged ({…}). Evaluate the run again",
     ),
-    "tests/evaluation/test_evidence.py::test_the_side_follows_errors_or_the_window": (
-        "evaluation.blocks:find_blocks | Choose {…} or more",
-    ),
     "tests/training/test_kills.py::test_sigterm_leaves_nothing_half_done": (
         "api.maps: | nothing was written; run the same command again",
     ),
