@@ -135,6 +135,8 @@ ELSEWHERE = {
     "terrafuse sweep configs/": "tables of published data",
     "terrafuse evaluate runs/flood --label-efficiency": "the page docs/howto/label-efficiency.md",
     "terrafuse data describe": "a published data set; tests/layouts",
+    "terrafuse compare": "runs of several seeds; tests/api/test_comparing.py",
+    "terrafuse areas": "of a sample that somebody has labelled; the page docs/howto/areas.md",
     "terrafuse check-method": "the page docs/howto/own-method.md is run",
     "terrafuse generate": "published weights; the page docs/howto/generate.md is run",
     "python benchmarks/": "hours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
@@ -68,8 +69,8 @@ def test_the_digest_of_labels_tells_other_labels(run: api.Run) -> None:
 
 def test_the_page_shows_places_and_what_the_run_was_made_of(run: api.Run) -> None:
     page = api.report(run, device="cpu").read_text(encoding="utf-8")
-    headings = re.findall(r"<h2[^>]*>([^<]*)</h2>", page)
-    assert headings.index("Maps") < headings.index("Places") < headings.index("About")
+    found = headings(page)
+    assert found.index("Maps") < found.index("Places") < found.index("About")
     (place,) = re.findall(r"<h3>((?:most wrong|least sure|best): [^<]*)</h3>", page)
     assert re.fullmatch(
         r"most wrong: scene &#x27;scene2&#x27;, row 16, column 16; \d+ % wrong, mean confidence "
@@ -78,6 +79,43 @@ def test_the_page_shows_places_and_what_the_run_was_made_of(run: api.Run) -> Non
     shown = page[page.index(place) :]
     titles = re.findall(r'data-title="([^"]*)"', shown)[:6]
     assert titles == ["s2", "s1", "truth", "map", "errors", "confidence"]
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2[^>]*>([^<]*)</h2>", page)
+
+
+def test_scores_are_judged_on_the_page(run: api.Run) -> None:
+    page = api.report(run, device="cpu").read_text(encoding="utf-8")
+    judged = ["How sure the scores are", "Confidence"]
+    found = headings(page)
+    assert [name for name in found if name in (*judged, "Synergy")] == judged
+    assert "With fewer than 6 blocks nothing can be told" in page
+    own = json.loads((run.folder / "metrics.json").read_text())["calibration"]["subsets"]["s2+s1"]
+    over = own["overconfidence"]["value"]
+    word = "less sure" if over < 0 else "surer"
+    assert f"With s2+s1 the map is {100 * abs(over):.1f} points {word} than it is right." in page
+
+
+def test_synergy_stands_on_the_page_until_the_model_changes(run: api.Run) -> None:
+    api.synergy(run, split="val", tests=(), device="cpu")
+    page = api.report(run, device="cpu").read_text(encoding="utf-8")
+    assert headings(page).index("Confidence") < headings(page).index("Synergy")
+    assert "s1 brings " in page
+    path = run.folder / "synergy.json"
+    values = json.loads(path.read_text())
+    values["facts"]["model"] = "of another training"
+    path.write_text(json.dumps(values))
+    assert "Synergy" not in headings(api.report(run, device="cpu").read_text(encoding="utf-8"))
+
+
+def test_runs_side_by_side_are_compared(run: api.Run, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run.folder, other)
+    page = api.report([run, other], device="cpu").read_text(encoding="utf-8")
+    section = page[page.index(">How sure the scores are</h2>") :]
+    assert "cannot be told apart" in section
+    assert "Differences with 95 % intervals" in section
 
 
 def test_scores_without_evidence_have_a_page_without_places(run: api.Run) -> None:

@@ -49,7 +49,7 @@ def calibration_report(
         ScoresError: The evidence has no such table.
     """
     blocks = blocks or find_blocks([evidence])
-    bootstrap = BlockBootstrap(blocks.count, draws, seed)
+    bootstrap = BlockBootstrap(blocks.count, draws, seed, blocks.widening)
     return {
         "blocks": blocks.count,
         "block_px": blocks.side_px,

@@ -28,7 +28,7 @@ def class_set_report(
         calibration: What promises the coverage.
     """
     blocks = find_blocks([evidence])
-    bootstrap = BlockBootstrap(blocks.count)
+    bootstrap = BlockBootstrap(blocks.count, widening=blocks.widening)
     return {
         "blocks": blocks.count,
         "block_px": blocks.side_px,

@@ -116,7 +116,7 @@ def synergy_report(
     names = evidence.subsets[0]
     _check_whole(evidence, names)
     blocks = find_blocks([evidence], side_px)
-    bootstrap, rule = BlockBootstrap(blocks.count, draws, seed), Rule.of(evidence)
+    bootstrap, rule = BlockBootstrap(blocks.count, draws, seed, blocks.widening), Rule.of(evidence)
     confusions = subset_confusions(evidence, blocks)
     values = game(confusions, names, bootstrap, rule)
     found = Found(bootstrap, names)
