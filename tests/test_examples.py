@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from golden_files import load_golden, part
 from made_rasters import FENCE, make_rasters, shrunk
+from small_evidence import evidence_of
 from terrafuse.config import load_run_config
+from terrafuse.evaluation.evidence import Evidence, write_evidence
 from terrafuse.training import train
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +77,18 @@ def published_cmx(folder: Path, request: pytest.FixtureRequest) -> None:
     torch.save({"model": dict(part(stored, "sd."))}, folder / "epoch-500.pth")
 
 
+def evidence_of_a_run() -> Evidence:
+    labels = np.arange(80 * 70).reshape(80, 70).astype(np.uint8) % 3
+    return evidence_of([labels], [[labels // 2], [labels]])
+
+
+def counted(folder: Path, request: pytest.FixtureRequest) -> None:
+    """The evidence of a run."""
+    path = folder / "runs" / "first" / "evidence.npz"
+    path.parent.mkdir(parents=True)
+    write_evidence(path, evidence_of_a_run())
+
+
 def nothing(folder: Path, request: pytest.FixtureRequest) -> None:
     """The page needs nothing."""
 
@@ -85,6 +100,7 @@ PAGES: Mapping[str, Callable[[Path, pytest.FixtureRequest], None]] = {
     "docs/methods/cmx.md": published_cmx,
     "docs/methods/mcanet.md": nothing,
     "docs/methods/mfnet.md": nothing,
+    "docs/reference/run-folder.md": counted,
 }
 #: A line of a block that is not run → why.
 SKIPPED = {
@@ -115,6 +131,10 @@ def test_python_runs_from_top_to_bottom(
     elif page.endswith("verbs.md"):
         assert namespace["products"].class_map.exists()
         assert namespace["metrics"]["split"] == "test"
+    elif page.endswith("run-folder.md"):
+        expected = evidence_of_a_run().counts("confusion").sum(axis=0)
+        found = namespace["counts"][: namespace["cells"]].sum(axis=0)
+        assert (found.reshape(3, 4) == expected).all()
     elif page.endswith("cmx.md"):
         assert namespace["state"]
 

@@ -203,6 +203,16 @@ PAGES: dict[str, Page] = {
     "after-the-map": Page(trained),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
+    "synergy": Page(
+        trained,
+        skip={
+            "terrafuse demo": "minutes; tests/test_demo.py runs it",
+            "terrafuse train demo/": "minutes; the same settings as any training",
+            "terrafuse evaluate demo/": "of that training",
+            "terrafuse predict demo/": "of that training",
+            "terrafuse evaluate RUN": "a training of hours on published data",
+        },
+    ),
     "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
     "label-efficiency": Page(flood),
     "pretrain": Page(
@@ -257,6 +267,7 @@ SLOW = (
     "after-the-map",
     "scores",
     "confidence",
+    "synergy",
     "label-efficiency",
     "pretrain",
     "generate",

@@ -94,7 +94,7 @@ def test_a_batch_that_nobody_chose_suits_the_free_memory(trained, command_line, 
     assert batch("--resume")[:2] == (2, "training")
     assert batch("--shard", "1/1")[:2] == (2, "training")
     monkeypatch.setattr(MapJob, "begun_with", lambda *_: {"batch_size": 3})
-    assert batch("--resume")[:2] == (3, "unfinished map")
+    assert batch("--resume")[:2] == (3, "free memory")
     assert batch("--batch-size", "2", "--resume")[:2] == (2, "setting")
 
 

@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from small_evidence import IGNORED, evidence_of
 from terrafuse.errors import ScoresError
 from terrafuse.evaluation import score
+from terrafuse.evaluation.blocks import find_blocks
 from terrafuse.evaluation.resampling import BlockBootstrap
 from terrafuse.evaluation.synergy import (
     PARTS,
@@ -232,8 +233,10 @@ def test_intervals_are_of_the_shares_in_draws_of_blocks() -> None:
             for m in (*matrices, constant)
         )
         drawn.append(((one - none) + (both - two)) / 2)
-    assert found["low"] == pytest.approx(np.quantile(drawn, 0.025), abs=1e-9)
-    assert found["high"] == pytest.approx(np.quantile(drawn, 0.975), abs=1e-9)
+    widening = find_blocks([evidence], 64).widening
+    expected = BlockBootstrap(6, 25, widening=widening).interval(found["value"], np.array(drawn))
+    assert found["low"] == pytest.approx(expected.low, abs=1e-9)
+    assert found["high"] == pytest.approx(expected.high, abs=1e-9)
     assert found["low"] < found["value"] < found["high"]
 
 
@@ -264,10 +267,10 @@ def test_confidence_that_does_not_fall_is_told() -> None:
 
 
 def test_tests_are_paired_with_the_scores() -> None:
-    labels = np.random.default_rng(3).integers(0, 2, (64, 192)).astype(np.uint8)
+    labels = np.random.default_rng(3).integers(0, 2, (64, 512)).astype(np.uint8)
     good = _maps(lambda _: labels)
     evidence = evidence_of([labels], good, subsets=SUBSETS, classes=2)
-    half = np.where(np.arange(192) < 96, labels, 0).astype(np.uint8)
+    half = np.where(np.arange(512) < 256, labels, 0).astype(np.uint8)
     altered = evidence_of([labels], [[half]], subsets=SUBSETS[:1], classes=2)
     test = StressTest("shift", "s2", 4, "px", altered)
     (row,) = synergy_report(evidence, tests=[test], draws=50, side_px=64)["tests"]

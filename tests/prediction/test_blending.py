@@ -44,7 +44,13 @@ def blend(
         torch.ones(scene.shape[1:], dtype=torch.bool) if valid is None else valid, padding
     )
     chosen = find_products(products)
-    accumulator = Accumulator(Part.whole(lattice), len(scene), needs=needs_of(chosen))
+    accumulator = Accumulator(
+        Part.whole(lattice),
+        len(scene),
+        needs=needs_of(chosen),
+        set_threshold=0.4,
+        left_out=(0,),
+    )
     strips, averages = [], []
     stops = [*lattice.row_starts[1:], lattice.height]
     for windows, stop in zip(lattice.rows(), stops, strict=True):

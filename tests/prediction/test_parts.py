@@ -16,10 +16,12 @@ from array_scene import ArrayScene, Identity
 from terrafuse.methods import create_segmenter
 from terrafuse.prediction import (
     PRODUCTS,
+    Calibration,
     Lattice,
     MapSettings,
     Part,
     ScenePredictor,
+    SubsetCalibration,
     WindowSettings,
 )
 from terrafuse.samples import Window
@@ -101,7 +103,10 @@ def test_cuts_do_not_show_in_any_product(seed: int) -> None:
     scene = ArrayScene(images, scales={"b": 2.0})
     blending: Any = draw.choice(["taper", "uniform", "repeated"])
     windows = WindowSettings(24, draw.randint(4, 12), blending, batch_size=draw.randint(1, 4))
-    predictor = ScenePredictor(Patchy(scene.modalities), windows, device="cpu")
+    calibration = Calibration("a+b", {"a+b": SubsetCalibration(1.7, 0.3, 0.9)})
+    predictor = ScenePredictor(
+        Patchy(scene.modalities), windows, device="cpu", calibration=calibration
+    )
     expected = whole(predictor, scene, EVERYTHING)
     assert set(expected) == set(PRODUCTS)
     found = assemble(predictor, scene, cut(draw, height), cut(draw, width), EVERYTHING)

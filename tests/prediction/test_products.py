@@ -138,7 +138,9 @@ def test_overviews_of_shares_are_means_of_what_has_data(tmp_path: Path, name: st
     layer = shares
     if chosen[0].per_class:
         layer = np.stack([shares, shares[:, ::-1], np.zeros_like(shares)])
-    with open_map(tmp_path, grid, SCHEME, chosen, plan=plan_for(grid)) as writer:
+    with open_map(
+        tmp_path, grid, SCHEME, chosen, plan=plan_for(grid), modalities=["s1", "s2"]
+    ) as writer:
         writer.write(Strip(0, 0, {name: layer}))
         made = writer.finish()
     with rasterio.open(made[name], overview_level=0) as dataset:

@@ -202,7 +202,7 @@ def test_labels_that_are_not_there(place: Any) -> None:
 def test_files_that_are_no_rasters(place: Any) -> None:
     path = place.folder / "train_b.tif"
     path.write_bytes(b"II*\0 of no use")
-    with refused("data.raster_file:inspect_raster | Check that the file is complete"):
+    with refused("data.raster_file:_inspect | Check that the file is complete"):
         place.open()
     path.unlink()
     place.raster("train_b.tif", place.pixels("train", "b"))

@@ -727,6 +727,8 @@ def test_a_report_that_is_stopped(place: Any, monkeypatch: pytest.MonkeyPatch) -
     run.folder.mkdir()
     monkeypatch.setattr(REPORTING, "_pictures", lambda *_: [])
     monkeypatch.setattr(REPORTING, "run_report", lambda path, **_: Path(path).touch() or path)
+    monkeypatch.setattr(REPORTING, "run_facts", lambda *_: {})
+    monkeypatch.setattr(REPORTING, "judged_sections", lambda *_: [])
     stop_once(monkeypatch, "terrafuse.api.reporting._titles")
     with stopped("api.reporting:report | nothing was written; run the same command again"):
         report(run, metrics={"settings": {}})

@@ -18,7 +18,7 @@ SUBSETS = (("s1", "s2"), ("s1",), ("s2",))
 def report() -> dict[str, Any]:
     """Of s1, which tells class 1 from 0, and s2, which knows class 2; both make some errors."""
     rng = np.random.default_rng(0)
-    labels = rng.choice(3, (64, 192), p=[0.5, 0.3, 0.2]).astype(np.uint8)
+    labels = rng.choice(3, (64, 448), p=[0.5, 0.3, 0.2]).astype(np.uint8)
     found = {"s1": np.where(labels == 2, 0, labels), "s2": np.where(labels == 2, 2, 0)}
     maps = [labels, found["s1"], found["s2"]]
     wrong = rng.random((3, *labels.shape)) < 0.05

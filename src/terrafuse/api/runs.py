@@ -552,7 +552,9 @@ class Run:
             return predictor, "setting"
         begun = MapJob.begun_with(out, "windows") if goes_on else None
         if isinstance(begun, dict) and isinstance(begun.get("batch_size"), int):
-            return predictor.with_batch_size(begun["batch_size"]), "unfinished map"
+            # The map must say the same whether it was gone on with or not.
+            by = "training" if begun["batch_size"] == windows.batch_size else "free memory"
+            return predictor.with_batch_size(begun["batch_size"]), by
         if goes_on or workers.cluster is not None:
             return predictor, "training"
         size = fit_batch(**self._memory_of(predictor, scene, settings, workers))

@@ -99,6 +99,8 @@ def _print_further(metrics: Mapping[str, Any]) -> None:
 
 def _print_calibration(metrics: Mapping[str, Any]) -> None:
     """A line on how sure the map is, and one on its class sets."""
+    if "calibration" not in metrics:  # scores of an earlier version
+        return
     console = Console(soft_wrap=True, highlight=False)
     full = metrics["full"]
     own = metrics["calibration"]["subsets"][full]
