@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import yaml
 from scipy.special import log_softmax
 
 from remedies import refused, said, warned
-from stored_run import make_data
+from stored_run import place_run
 from terrafuse import api
 from terrafuse.errors import ConfigError, LabelError, ModelError, ScoresError
 from terrafuse.prediction import Calibration
 
-RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 ALL = "s2+s1"
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*was trained when nodata:UserWarning",
@@ -32,13 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture
 def run(tmp_path: Path) -> api.Run:
-    manifest = make_data(tmp_path / "data")
-    folder = tmp_path / "run"
-    shutil.copytree(RUN, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["manifest"] = str(manifest)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return api.load(folder)
+    return api.load(place_run(tmp_path))
 
 
 def read(path: Path) -> np.ndarray:

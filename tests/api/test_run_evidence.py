@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
-from stored_run import SIDE, make_data
+from stored_run import SIDE, place_run
 from terrafuse import api
 from terrafuse.errors import OutputError, ScoresError
 from terrafuse.evaluation.evidence import read_evidence
 from terrafuse.version import VERSION
 
-RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> api.Run:
     """A run folder of the first version, which has no evidence, with its data."""
-    manifest = make_data(tmp_path / "data")
-    folder = tmp_path / "run"
-    shutil.copytree(RUN, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["manifest"] = str(manifest)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return api.load(folder)
+    return api.load(place_run(tmp_path))
 
 
 def test_scores_of_a_run_bring_their_evidence(run: api.Run) -> None:

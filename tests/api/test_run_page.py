@@ -10,27 +10,19 @@ from pathlib import Path
 
 import pytest
 import rasterio
-import yaml
 
-from stored_run import make_data
+from stored_run import place_run
 from terrafuse import api
 from terrafuse.api.run_facts import run_facts
 from terrafuse.evaluation import read_evidence
 
-RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> api.Run:
     """A scored run."""
-    manifest = make_data(tmp_path / "data")
-    folder = tmp_path / "run"
-    shutil.copytree(RUN, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["manifest"] = str(manifest)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    loaded = api.load(folder)
+    loaded = api.load(place_run(tmp_path))
     loaded.evaluate(split="val", subsets=True, device="cpu")
     return loaded
 

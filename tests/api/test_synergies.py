@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
-from stored_run import make_data
+from stored_run import place_run
 from terrafuse import api
 from terrafuse.cli.app import app
 from terrafuse.errors import ConfigError, ScoresError
 from terrafuse.evaluation.evidence import read_evidence
 from terrafuse.reports import synergy_sentences, synergy_tables
 
-RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> api.Run:
     """A run folder of two modalities with its data."""
-    manifest = make_data(tmp_path / "data")
-    folder = tmp_path / "run"
-    shutil.copytree(RUN, folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["manifest"] = str(manifest)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    return api.load(folder)
+    return api.load(place_run(tmp_path))
 
 
 @pytest.fixture

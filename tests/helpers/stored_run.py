@@ -18,6 +18,7 @@ import yaml
 from rasterio.transform import from_origin
 
 SIDE, STEPS, STOPPED = 32, 6, 4
+WHOLE = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 #: With a key by the name that it had then.
 BACKBONE = {
     "patch_size": 8, "embed_dim": 8, "depth": 4, "num_heads": 2, "img_size": 32,
@@ -58,6 +59,17 @@ def make_data(folder: Path) -> Path:
     path = folder / "dataset.yaml"
     path.write_text(yaml.safe_dump(manifest, sort_keys=False))
     return path
+
+
+def place_run(folder: Path) -> Path:
+    """The whole run folder, in `folder`/run, with its data beside it."""
+    manifest = make_data(folder / "data")
+    run = folder / "run"
+    shutil.copytree(WHOLE, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["manifest"] = str(manifest)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return run
 
 
 def write_config(folder: Path, manifest: Path) -> Path:
