@@ -82,7 +82,7 @@ def test_scores_are_judged_on_the_page(run: api.Run) -> None:
     judged = ["How sure the scores are", "Confidence"]
     found = headings(page)
     assert [name for name in found if name in (*judged, "Synergy")] == judged
-    assert "With fewer than 6 blocks nothing can be told" in page
+    assert "1 block of 64 pixels (a window of the model). With fewer than 6 blocks nothing" in page
     own = json.loads((run.folder / "metrics.json").read_text())["calibration"]["subsets"]["s2+s1"]
     over = own["overconfidence"]["value"]
     word = "less sure" if over < 0 else "surer"

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from terrafuse.api.comparing import Setting, judge_rows
+from terrafuse.api.comparing import Judgement, Setting, judge_rows
 from terrafuse.api.runs import Run, results_name
 from terrafuse.api.synergies import SYNERGY, read_synergy
 from terrafuse.errors import ScoresError
 from terrafuse.evaluation import Evidence
+from terrafuse.evaluation.blocks import Blocks
+from terrafuse.evaluation.comparison import label_of
+from terrafuse.evaluation.resampling import LEAST_BLOCKS
 from terrafuse.reports import Section, Table
 from terrafuse.reports.comparison_figure import comparison_figure
 from terrafuse.reports.comparison_tables import comparison_parts
@@ -18,6 +21,7 @@ from terrafuse.reports.synergy_figures import synergy_figures
 from terrafuse.reports.synergy_tables import points, synergy_sentences, synergy_tables
 
 Metrics = Mapping[str, Any]
+_SURE = "How sure the scores are"
 _SCORES = ("miou", "mpa", "oa")
 #: Subsets whose reliability is drawn: more lines cannot be told apart.
 _MOST_LINES = 4
@@ -52,11 +56,31 @@ def _intervals(runs: Mapping[str, Run], scores: Mapping[str, Metrics]) -> Sectio
         found = judge_rows(settings, first["split"], _SCORES, classes)
     except ScoresError:  # older scores, or of other ground: they have no common blocks
         return None
+    if len(runs) == 1:
+        return Section(_SURE, _ground(found.blocks), [_values(found)])
     said, tables = comparison_parts(found.comparison, found.blocks, found.split, found.notes)
-    figures = []
-    if len(runs) > 1:
-        figures.append((comparison_figure(found.comparison), "Differences with 95 % intervals"))
-    return Section("How sure the scores are", said[0], tables, figures, said[1:])
+    figures = [(comparison_figure(found.comparison), "Differences with 95 % intervals")]
+    return Section(_SURE, said[0], tables, figures, said[1:])
+
+
+def _ground(blocks: Blocks) -> str:
+    """What the intervals of one run stand on."""
+    number = f"{blocks.count} block{'s' if blocks.count != 1 else ''}"
+    size = f"{number} of {blocks.side_px} pixels ({blocks.reason})"
+    if blocks.count < LEAST_BLOCKS:
+        return (
+            f"{size}. With fewer than {LEAST_BLOCKS} blocks nothing can be told: score more ground."
+        )
+    return (
+        f"{size}, which count as independent. On other ground of this kind the scores of this "
+        "model may be anywhere in these intervals; another seed is not in them."
+    )
+
+
+def _values(found: Judgement) -> Table:
+    (own,) = found.comparison.values.values()
+    rows = [[label_of(column), points(interval.to_dict())] for column, interval in own.items()]
+    return Table("In %, with 95 % intervals over blocks.", ["score", "value"], rows)
 
 
 def _confidence(scores: Mapping[str, Metrics]) -> Section | None:
@@ -72,8 +96,8 @@ def _confidence(scores: Mapping[str, Metrics]) -> Section | None:
     rows = [
         [
             name,
-            100 * found["accuracy"] if found["accuracy"] is not None else None,
-            100 * found["mean_confidence"] if found["accuracy"] is not None else None,
+            _percent(found["accuracy"]),
+            _percent(found["mean_confidence"]),
             points(found["ece"]["20"]),
             points(found["confident_errors"]["of_errors"]),
             *(points(risk) for risk in found["selective_risk"].values()),
@@ -95,6 +119,10 @@ def _confidence(scores: Mapping[str, Metrics]) -> Section | None:
             "that are kept, the surest first. terrafuse calibrate RUN corrects confidence."
         ],
     )
+
+
+def _percent(share: float | None) -> str | None:
+    return None if share is None else f"{100 * share:.1f}"
 
 
 def _lead(name: str, own: Mapping[str, Any]) -> str:
@@ -119,4 +147,6 @@ def _synergy(run: Run, metrics: Metrics, evidence: Evidence | None) -> Section |
         if own.rows
     ]
     figures = [(figure, "") for figure in synergy_figures(found).values()]
-    return Section("Synergy", " ".join(synergy_sentences(found)), tables, figures)
+    # On confidence there is a table.
+    said = synergy_sentences(found)[: len(found["modalities"])]
+    return Section("Synergy", "\n\n".join(said), tables, figures)
