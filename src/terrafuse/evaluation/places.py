@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.evaluation.evidence import CONFIDENCE_STEP, Evidence
+from terrafuse.evaluation.scores import ratio
 
 #: Least share of a cell that has labels.
 LEAST_LABELLED = 0.25
@@ -52,8 +53,7 @@ def find_places(evidence: Evidence, most: int = 3) -> list[Place]:
     known = pixels >= LEAST_LABELLED * evidence.cells.size.astype(np.int64) ** 2
     if not known.any():  # chips smaller than a cell
         known = pixels > 0
-    with np.errstate(invalid="ignore"):
-        wrong = 1 - right / pixels
+    wrong = 1 - ratio(right, pixels)
     sure = _confidence(evidence)
     mixed = known & ((counts.sum(axis=2) > 0).sum(axis=1) > 1)
     orders = (
@@ -74,9 +74,7 @@ def _confidence(evidence: Evidence) -> NDArray[np.float64]:
     if "reliability" not in evidence.tables:
         return np.full(len(evidence.cells), np.nan)
     bins = evidence.counts("reliability").sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        mean: NDArray[np.float64] = bins[:, 2] * CONFIDENCE_STEP / bins[:, 0]
-    return mean
+    return ratio(bins[:, 2] * CONFIDENCE_STEP, bins[:, 0])
 
 
 def _choose(

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,10 +92,10 @@ def score_classes(matrix: NDArray[np.int64], boundary_f1: Floats | None = None) 
     hit, pixels = np.diag(matrix), matrix.sum(axis=1)
     predicted = matrix.sum(axis=0)[: len(matrix)]
     return ClassScores(
-        iou=_ratio(hit, pixels + predicted - hit),
-        f1=_ratio(2 * hit, pixels + predicted),
-        recall=_ratio(hit, pixels),
-        precision=_ratio(hit, predicted),
+        iou=ratio(hit, pixels + predicted - hit),
+        f1=ratio(2 * hit, pixels + predicted),
+        recall=ratio(hit, pixels),
+        precision=ratio(hit, predicted),
         boundary_f1=boundary_f1,
         pixels=pixels,
         predicted=predicted,
@@ -148,10 +148,11 @@ def _chosen(classes: Sequence[int] | None, num_classes: int) -> NDArray[np.bool_
     return chosen
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> Floats:
-    with np.errstate(invalid="ignore"):
-        ratio: Floats = part / whole  # 0 / 0 = NaN: undefined
-    return ratio
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> Floats:
+    """Part / whole; of 0 / 0 NaN: undefined."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: Floats = part / whole
+    return found
 
 
 def _mean(values: Floats, averaged: NDArray[np.bool_]) -> tuple[float | None, int]:

@@ -25,8 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.evaluation.evidence import CONFIDENCE_EDGES, CONFIDENCE_STEP
-
-Floats = NDArray[np.float64]
+from terrafuse.evaluation.scores import Floats, ratio
 
 #: Numbers of equal bins that the ECE is given for; the first is the headline.
 BINS = (20, 10, 5)
@@ -71,13 +70,13 @@ def expected_error(sums: Floats, bins: int = _EQUAL) -> Floats:
     """ECE (…) of sums (…, bins of evidence, 3); NaN without pixels."""
     merged = equal_bins(sums, bins)
     gaps = np.abs(merged[..., 1] - merged[..., 2]).sum(axis=-1)
-    return _share(gaps, merged[..., 0].sum(axis=-1))
+    return ratio(gaps, merged[..., 0].sum(axis=-1))
 
 
 def maximum_error(sums: Floats, bins: int = _EQUAL) -> Floats:
     """MCE (…) of sums (…, bins of evidence, 3); NaN without pixels."""
     merged = equal_bins(sums, bins)
-    gaps = _share(np.abs(merged[..., 1] - merged[..., 2]), merged[..., 0])
+    gaps = ratio(np.abs(merged[..., 1] - merged[..., 2]), merged[..., 0])
     found = np.where(np.isnan(gaps), -np.inf, gaps).max(axis=-1)
     return np.where(np.isinf(found), np.nan, found)
 
@@ -85,7 +84,7 @@ def maximum_error(sums: Floats, bins: int = _EQUAL) -> Floats:
 def overconfidence(sums: Floats) -> Floats:
     """Mean confidence minus accuracy (…) of sums (…, bins, 3); NaN without pixels."""
     pixels, right, confidence = np.moveaxis(sums.sum(axis=-2), -1, 0)
-    return _share(confidence - right, pixels)
+    return ratio(confidence - right, pixels)
 
 
 def confident_errors(sums: Floats) -> tuple[Floats, Floats]:
@@ -101,7 +100,7 @@ def confident_errors(sums: Floats) -> tuple[Floats, Floats]:
     # Edges are multiples of 0.05 in floating point: the middle of the bin before is clear of them.
     sure = CONFIDENCE_EDGES > CONFIDENT - 0.025
     found = wrong[..., sure].sum(axis=-1)
-    return _share(found, sums[..., 0].sum(axis=-1)), _share(found, wrong.sum(axis=-1))
+    return ratio(found, sums[..., 0].sum(axis=-1)), ratio(found, wrong.sum(axis=-1))
 
 
 def diagram(sums: Floats, bins: int = _EQUAL) -> dict[str, list[Any]]:
@@ -111,7 +110,7 @@ def diagram(sums: Floats, bins: int = _EQUAL) -> dict[str, list[Any]]:
         sums: (bins of evidence, 3).
     """
     merged = equal_bins(sums, bins)
-    accuracy, confidence = (_share(merged[:, k], merged[:, 0]) for k in (1, 2))
+    accuracy, confidence = (ratio(merged[:, k], merged[:, 0]) for k in (1, 2))
     return {
         "confidence": plain(confidence),
         "accuracy": plain(accuracy),
@@ -122,8 +121,3 @@ def diagram(sums: Floats, bins: int = _EQUAL) -> dict[str, list[Any]]:
 def plain(values: Floats) -> list[float | None]:
     """Plain numbers; None for NaN."""
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _share(part: Floats, whole: Floats) -> Floats:
-    found = np.full(np.shape(whole), np.nan)
-    return np.asarray(np.divide(part, whole, out=found, where=np.asarray(whole) > 0))

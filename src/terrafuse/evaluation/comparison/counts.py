@@ -15,7 +15,7 @@ from terrafuse.evaluation.blocks import Blocks
 from terrafuse.evaluation.evidence import Evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
 from terrafuse.evaluation.score_table import SCORES
-from terrafuse.evaluation.scores import ClassMean, Floats
+from terrafuse.evaluation.scores import ClassMean, Floats, ratio
 
 #: Score of each class; "iou:water" is that of one.
 PER_CLASS = "iou"
@@ -121,7 +121,7 @@ class _Sums:
 
     @property
     def iou(self) -> Floats:
-        return _ratio(self.hit, self.pixels + self.mapped - self.hit)
+        return ratio(self.hit, self.pixels + self.mapped - self.hit)
 
     @property
     def total(self) -> Floats:
@@ -130,7 +130,7 @@ class _Sums:
 
     @property
     def oa(self) -> Floats:
-        return _ratio(self.hit.sum(axis=-1), self.total)
+        return ratio(self.hit.sum(axis=-1), self.total)
 
     def mean(self, values: Floats) -> Floats:
         """Mean over the classes that it covers."""
@@ -142,19 +142,19 @@ class _Sums:
         return nan_mean(known)
 
     def kappa(self) -> Floats:
-        chance = _ratio((self.pixels * self.mapped).sum(axis=-1), self.total**2)
-        return _ratio(self.oa - chance, 1 - chance)
+        chance = ratio((self.pixels * self.mapped).sum(axis=-1), self.total**2)
+        return ratio(self.oa - chance, 1 - chance)
 
     def fwiou(self) -> Floats:
         weighted = np.where(self.pixels > 0, self.pixels * self.iou, 0)
-        return _ratio(weighted.sum(axis=-1), self.total)
+        return ratio(weighted.sum(axis=-1), self.total)
 
     def boundary_f1(self) -> Floats:
         assert self.boundary is not None
         hit, mapped, found, reference = np.moveaxis(self.boundary, -1, 0)
-        precision, recall = _ratio(hit, mapped), _ratio(found, reference)
+        precision, recall = ratio(hit, mapped), ratio(found, reference)
         f1 = np.where(
-            precision + recall == 0, 0.0, _ratio(2 * precision * recall, precision + recall)
+            precision + recall == 0, 0.0, ratio(2 * precision * recall, precision + recall)
         )
         f1 = np.where(np.isnan(precision), recall, f1)
         return self.mean(np.where(np.isnan(recall), precision, f1))
@@ -162,9 +162,9 @@ class _Sums:
 
 _OVER_CLASSES: Mapping[str, Callable[[_Sums], Floats]] = {
     "miou": lambda sums: sums.mean(sums.iou),
-    "mpa": lambda sums: sums.mean(_ratio(sums.hit, sums.pixels)),
+    "mpa": lambda sums: sums.mean(ratio(sums.hit, sums.pixels)),
     "oa": lambda sums: sums.oa,
-    "mf1": lambda sums: sums.mean(_ratio(2 * sums.hit, sums.pixels + sums.mapped)),
+    "mf1": lambda sums: sums.mean(ratio(2 * sums.hit, sums.pixels + sums.mapped)),
     "kappa": _Sums.kappa,
     "fwiou": _Sums.fwiou,
     "boundary_f1": _Sums.boundary_f1,
@@ -213,9 +213,3 @@ def nan_mean(values: Floats, axis: int = -1) -> Floats:
         warnings.simplefilter("ignore", RuntimeWarning)
         mean: Floats = np.nanmean(values, axis=axis)
     return mean
-
-
-def _ratio(part: Floats, whole: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio: Floats = part / whole  # 0 / 0 = NaN: undefined
-    return ratio
