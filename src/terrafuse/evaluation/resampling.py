@@ -94,6 +94,15 @@ class BlockBootstrap:
             flat = grouped
         return (self.weights @ flat).reshape(self.draws, *counts.shape[1:])
 
+    def drawn(self, counts: NDArray[Any]) -> NDArray[np.float64]:
+        """Sum counts (G, …) over all blocks, then over those of each draw: (1 + R, …)."""
+        whole = counts.sum(axis=0, keepdims=True).astype(np.float64)
+        return np.concatenate([whole, self.sums(counts)])
+
+    def interval_of(self, values: NDArray[np.float64]) -> Interval:
+        """Interval of a statistic of the sums that `drawn` returns, (1 + R,)."""
+        return self.interval(float(values[0]), values[1:])
+
     def interval(
         self, value: float, drawn: NDArray[np.float64], confidence: float = 0.95
     ) -> Interval:

@@ -212,6 +212,5 @@ def _interval(counts: NDArray[np.int64]) -> dict[str, float]:
     from terrafuse.evaluation.resampling import BlockBootstrap
 
     bootstrap = BlockBootstrap(len(counts), 200)
-    sums = reliability_sums(counts.sum(axis=0))
-    found = _ece(sums, reliability_sums(bootstrap.sums(counts)), bootstrap, 20)
+    found = _ece(reliability_sums(bootstrap.drawn(counts)), bootstrap, 20)
     return {name: value for name, value in found.items() if value is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from terrafuse.evaluation.calibration.risk import (
     selective_risk,
 )
 from terrafuse.evaluation.evidence import CONFIDENCE_ROWS, MEASURES, Evidence
-from terrafuse.evaluation.resampling import DRAWS, BlockBootstrap, Interval
+from terrafuse.evaluation.resampling import DRAWS, BlockBootstrap
 
 Floats = NDArray[np.float64]
 
@@ -67,10 +68,11 @@ def _of_subset(
     evidence: Evidence, subset: int, blocks: Blocks, bootstrap: BlockBootstrap
 ) -> dict[str, Any]:
     counts = evidence.counts("reliability", blocks.of_cell, subset)
-    sums, drawn = reliability_sums(counts.sum(axis=0)), reliability_sums(bootstrap.sums(counts))
+    drawn = reliability_sums(bootstrap.drawn(counts))
+    sums = drawn[0]
 
     def interval(compute: Callable[[Floats], Floats]) -> dict[str, float | None]:
-        return bootstrap.interval(float(compute(sums)), compute(drawn)).to_dict()
+        return bootstrap.interval_of(compute(drawn)).to_dict()
 
     pixels, right, confidence = sums.sum(axis=0)
     coverage, risk = risk_curve(sums)
@@ -78,7 +80,7 @@ def _of_subset(
         "pixels": int(pixels),
         "accuracy": float(right / pixels) if pixels else None,
         "mean_confidence": float(confidence / pixels) if pixels else None,
-        "ece": {str(bins): _ece(sums, drawn, bootstrap, bins) for bins in BINS},
+        "ece": {str(bins): _ece(drawn, bootstrap, bins) for bins in BINS},
         "mce": plain(maximum_error(sums)[None])[0],
         "overconfidence": interval(overconfidence),
         "confident_errors": {
@@ -96,10 +98,8 @@ def _of_subset(
     }
 
 
-def _ece(
-    sums: Floats, drawn: Floats, bootstrap: BlockBootstrap, bins: int
-) -> dict[str, float | None]:
-    """ECE with its interval.
+def _ece(drawn: Floats, bootstrap: BlockBootstrap, bins: int) -> dict[str, float | None]:
+    """ECE with its interval, of sums (1 + R, bins of evidence, 3).
 
     A sum of absolute values grows with noise, so that resampled ECEs are too high on average. The
     lower end is moved down by three times that excess, at most to 0: of maps without error of
@@ -110,13 +110,12 @@ def _ece(
         Bröcker: Estimating reliability and resolution of probability forecasts through
         decomposition of the empirical score. Climate Dynamics 39 (2012).
     """
-    value, values = float(expected_error(sums, bins)), expected_error(drawn, bins)
-    found = bootstrap.interval(value, values)
+    values = expected_error(drawn, bins)
+    found = bootstrap.interval_of(values)
     if np.isnan(found.low):
         return found.to_dict()
-    excess = max(0.0, float(np.nanmean(values)) - value)
-    low = max(0.0, found.low - _EXCESS * excess)
-    return Interval(value, low, found.high).to_dict()
+    excess = max(0.0, float(np.nanmean(values[1:])) - found.value)
+    return replace(found, low=max(0.0, found.low - _EXCESS * excess)).to_dict()
 
 
 def _finds_errors(counts: NDArray[np.int64]) -> dict[str, dict[str, float | None]]:

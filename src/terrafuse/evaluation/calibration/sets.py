@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,8 @@ from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.cell_counts import SET_COLUMNS, CellCounts
 from terrafuse.evaluation.evidence import Evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
+from terrafuse.evaluation.scores import ratio
 from terrafuse.prediction import Calibration
-
-Floats = NDArray[np.float64]
 
 
 def class_set_report(
@@ -58,13 +57,8 @@ def _of_subset(
     of_blocks = np.stack([known, shares], axis=1).astype(np.float64)
 
     def interval(values: NDArray[Any], top: int, bottom: int) -> dict[str, float | None]:
-        def compute(sums: Floats) -> Floats:
-            whole = sums[..., bottom]
-            nothing = np.full(np.shape(whole), np.nan)
-            return np.asarray(np.divide(sums[..., top], whole, out=nothing, where=whole > 0))
-
-        total = np.asarray(values.sum(axis=0), np.float64)
-        return _interval(bootstrap, compute, total, bootstrap.sums(values))
+        drawn = bootstrap.drawn(values)
+        return bootstrap.interval_of(ratio(drawn[:, top], drawn[:, bottom])).to_dict()
 
     return {
         "covered_per_block": interval(of_blocks, 1, 0),
@@ -72,9 +66,3 @@ def _of_subset(
         "mean_size": interval(counts, 2, 0),
         "of_one_class": interval(counts, 3, 0),
     }
-
-
-def _interval(
-    bootstrap: BlockBootstrap, compute: Callable[[Floats], Floats], total: Floats, drawn: Floats
-) -> dict[str, float | None]:
-    return bootstrap.interval(float(compute(total)), compute(drawn)).to_dict()
