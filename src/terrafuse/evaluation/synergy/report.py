@@ -12,21 +12,17 @@ import scipy.sparse
 
 from terrafuse.errors import ScoresError
 from terrafuse.evaluation.blocks import Blocks, find_blocks
+from terrafuse.evaluation.comparison import Rule
 from terrafuse.evaluation.evidence import Evidence
-from terrafuse.evaluation.resampling import BlockBootstrap
-from terrafuse.evaluation.synergy.confidence import confidence_rows, fall
+from terrafuse.evaluation.resampling import DRAWS, BlockBootstrap
+from terrafuse.evaluation.synergy.confidence import confidence_rows, fall, measures
 from terrafuse.evaluation.synergy.games import (
     Floats,
     interactions,
     shapley_shares,
     split_shares,
 )
-from terrafuse.evaluation.synergy.values import (
-    Drawn,
-    Rule,
-    game,
-    subset_confusions,
-)
+from terrafuse.evaluation.synergy.values import game, quantities, subset_confusions
 
 FORMAT = 1
 PARTS = ("unique", "redundant", "synergistic", "conflict")
@@ -79,7 +75,7 @@ class Found:
 
     def interval(self, values: Floats) -> dict[str, float | None]:
         """Of one statistic (1 + R,)."""
-        return self.bootstrap.interval(float(values[0]), values[1:]).to_dict()
+        return self.bootstrap.interval_of(values).to_dict()
 
     def by_name(self, values: Floats) -> dict[str, Any]:
         """Of one statistic per name (N, 1 + R)."""
@@ -93,7 +89,7 @@ def synergy_report(
     costs: Mapping[str, str] | None = None,
     absent_by: str = "left out",
     side_px: int | None = None,
-    draws: int = 2000,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Say what each modality of a run brings.
@@ -194,11 +190,13 @@ def _tests(
     """Scores under altered inputs, and their change, from the same draws."""
     rows: list[dict[str, Any]] = []
     counts = evidence.counts("confusion", blocks.of_cell)
-    before = Drawn.of(counts, bootstrap).quantities(rule)
+    before = quantities(bootstrap.drawn(counts), rule)
+    sure = measures(evidence, blocks, bootstrap)
     for test in tests:
         _check_same(evidence, test)
         altered = test.evidence.counts("confusion", blocks.of_cell)
-        after = Drawn.of(altered, bootstrap).quantities(rule)
+        after = quantities(bootstrap.drawn(altered), rule)
+        now_sure = measures(test.evidence, blocks, bootstrap)
         rows.append(
             {
                 "test": test.kind,
@@ -207,7 +205,7 @@ def _tests(
                 "unit": test.unit,
                 "scores": _scores(after, evidence.classes, bootstrap),
                 "change": _scores(after - before, evidence.classes, bootstrap),
-                "fall": fall(evidence, test.evidence, blocks, bootstrap),
+                "fall": fall(sure, now_sure, bootstrap) if sure and now_sure else None,
             }
         )
     return rows
