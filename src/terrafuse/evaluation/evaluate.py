@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, ModelError, unknown_name
+from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.calibration import calibration_report, class_set_report
 from terrafuse.evaluation.cell_counts import CellCounts
@@ -175,8 +176,9 @@ def evaluate(
         notes |= results.notes()
     metrics = results.metrics()
     evidence = results.evidence(metrics)
-    metrics["calibration"] = calibration_report(evidence)
-    metrics |= results.further(evidence)
+    blocks = find_blocks([evidence])
+    metrics["calibration"] = calibration_report(evidence, blocks)
+    metrics |= results.further(evidence, blocks)
     if on_evidence is not None:
         on_evidence(evidence)
     return metrics
@@ -383,7 +385,7 @@ class _Results:
             self._detection,
         )
 
-    def further(self, evidence: Evidence) -> dict[str, Any]:
+    def further(self, evidence: Evidence, blocks: Blocks) -> dict[str, Any]:
         """Further scores of `metrics.json`, by their key."""
         found = [own for _, own in sorted(self._found.items())]
         reports = {
@@ -392,7 +394,7 @@ class _Results:
         }
         if found[0].sets:
             reports["class_sets"] = class_set_report(
-                evidence, [own.sets for own in found], self._scorer.predictor.calibration
+                evidence, blocks, [own.sets for own in found], self._scorer.predictor.calibration
             )
         return reports
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.evaluation.blocks import Blocks, find_blocks
+from terrafuse.evaluation.blocks import Blocks
 from terrafuse.evaluation.calibration.detection import aupr, auroc
 from terrafuse.evaluation.calibration.reliability import (
     BINS,
@@ -38,18 +38,17 @@ _EXCESS = 3.0
 
 
 def calibration_report(
-    evidence: Evidence, blocks: Blocks | None = None, *, draws: int = DRAWS, seed: int = 0
+    evidence: Evidence, blocks: Blocks, *, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Any]:
     """Return how sure the map is and should be, per subset, with 95 % intervals over blocks.
 
     Args:
         evidence: With the table "reliability".
-        blocks: Default: those that the errors need.
+        blocks: Of its cells.
 
     Raises:
         ScoresError: The evidence has no such table.
     """
-    blocks = blocks or find_blocks([evidence])
     bootstrap = BlockBootstrap(blocks.count, draws, seed, blocks.widening)
     return {
         "blocks": blocks.count,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from terrafuse.evaluation.blocks import Blocks, find_blocks
+from terrafuse.evaluation.blocks import Blocks
 from terrafuse.evaluation.cell_counts import SET_COLUMNS, CellCounts
 from terrafuse.evaluation.evidence import Evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
@@ -17,16 +17,19 @@ from terrafuse.prediction import Calibration
 
 
 def class_set_report(
-    evidence: Evidence, found: Sequence[Sequence[CellCounts]], calibration: Calibration
+    evidence: Evidence,
+    blocks: Blocks,
+    found: Sequence[Sequence[CellCounts]],
+    calibration: Calibration,
 ) -> dict[str, Any]:
     """Return coverage and size of class sets per subset, with 95 % intervals over blocks.
 
     Args:
         evidence: Of the same scenes.
+        blocks: Of its cells.
         found: Counts of (SET_COLUMNS,) per cell, of each scene for each subset.
         calibration: What promises the coverage.
     """
-    blocks = find_blocks([evidence])
     bootstrap = BlockBootstrap(blocks.count, widening=blocks.widening)
     return {
         "blocks": blocks.count,
