@@ -15,7 +15,13 @@ from terrafuse.data import Scene
 from terrafuse.errors import ConfigError, ScoresError, unknown_name
 from terrafuse.evaluation import SCORED, OnMap, file_state, modality_subsets
 from terrafuse.evaluation import evaluate as evaluate_scenes
-from terrafuse.evaluation.evidence import EVIDENCE, Evidence, read_evidence, save_evidence
+from terrafuse.evaluation.evidence import (
+    EVIDENCE,
+    Evidence,
+    TableName,
+    read_evidence,
+    write_evidence,
+)
 from terrafuse.evaluation.synergy import (
     TESTS,
     Alteration,
@@ -37,6 +43,7 @@ from terrafuse.weights import digest_values
 from terrafuse.writing import claimed, is_own_folder, remove_files, written_whole
 
 SYNERGY = "synergy"
+_TABLES: tuple[TableName, ...] = ("confusion", "reliability")
 _STOPPED = "finished tests are kept; run the same command with --resume"
 
 
@@ -164,7 +171,7 @@ class _AlteredScores:
         key = self._key(alterations)
         if self.resume and path.exists():
             try:
-                found = read_evidence(path, ("confusion", "reliability"))
+                found = read_evidence(path, _TABLES)
             except ScoresError:
                 found = None
             if found is not None and found.facts.get("altered") == key:
@@ -187,8 +194,7 @@ class _AlteredScores:
         )
         evidence = replace(made[0], facts={**made[0].facts, "altered": key})
         self.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as (partial,):
-            save_evidence(partial, evidence)
+        write_evidence(path, evidence)
         keeping.remove()
         return evidence
 
@@ -226,7 +232,7 @@ def _make(
 ) -> dict[str, Any]:
     """Run what is missing, and compute the report."""
     chosen, info = altered.chosen, run.info
-    evidence = read_evidence(run.folder / f"{EVIDENCE}{results_name(metrics)}.npz")
+    evidence = read_evidence(run.folder / f"{EVIDENCE}{results_name(metrics)}.npz", _TABLES)
     planned, left_out = plan_tests(kinds, info.modalities, info.statistics, chosen.scenes)
     averaged = _averaged_subsets(run, evidence)
     number = len(planned) + len(averaged)

@@ -251,13 +251,14 @@ def _tests(text: str | None) -> list[str]:
 def _tell_synergy(report: Mapping[str, Any], run: Path) -> None:
     """Print tables and sentences."""
     from terrafuse.cli.tables import print_rows
+    from terrafuse.prediction import LEFT_OUT
     from terrafuse.reports import synergy_sentences, synergy_tables
 
     for table in synergy_tables(report):
         print_rows(table.title, table.rows)
     for sentence in synergy_sentences(report):
         typer.echo(sentence)
-    if report["absent_by"] != "left out":
+    if report["absent_by"] != LEFT_OUT:
         typer.echo(f"smaller subsets: modalities {report['absent_by']}")
     files = ", ".join(str(run / file) for file in report["figures"].values())
     typer.echo(f"wrote {files}", err=True)

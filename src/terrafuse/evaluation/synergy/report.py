@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 
 from terrafuse.errors import ScoresError
 from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.comparison import Rule
-from terrafuse.evaluation.evidence import Evidence
+from terrafuse.evaluation.evaluate import modality_subsets
+from terrafuse.evaluation.evidence import Evidence, to_table
 from terrafuse.evaluation.resampling import DRAWS, BlockBootstrap
 from terrafuse.evaluation.synergy.confidence import confidence_rows, fall, measures
 from terrafuse.evaluation.synergy.games import (
@@ -22,7 +21,8 @@ from terrafuse.evaluation.synergy.games import (
     shapley_shares,
     split_shares,
 )
-from terrafuse.evaluation.synergy.values import game, quantities, subset_confusions
+from terrafuse.evaluation.synergy.values import game, place_of, quantities, subset_confusions
+from terrafuse.prediction import LEFT_OUT
 
 FORMAT = 1
 PARTS = ("unique", "redundant", "synergistic", "conflict")
@@ -54,7 +54,7 @@ def join_subsets(full: Evidence, others: Mapping[tuple[str, ...], Evidence]) -> 
     """
     parts = [full, *others.values()]
     tables = {
-        name: scipy.sparse.vstack([own.tables[name] for own in parts], format="csr")
+        name: to_table([own.tables[name] for own in parts])
         for name in full.tables
         if all(name in own.tables for own in parts)
     }
@@ -87,7 +87,7 @@ def synergy_report(
     *,
     tests: Sequence[StressTest] = (),
     costs: Mapping[str, str] | None = None,
-    absent_by: str = "left out",
+    absent_by: str = LEFT_OUT,
     side_px: int | None = None,
     draws: int = DRAWS,
     seed: int = 0,
@@ -173,11 +173,7 @@ def _quantity(values: Floats, found: Found) -> dict[str, Any]:
 
 def _places(names: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
     """Subsets but the empty one, the full one first, and where they are in a game."""
-    return [
-        (sum(1 << names.index(name) for name in subset), subset)
-        for size in range(len(names), 0, -1)
-        for subset in combinations(names, size)
-    ]
+    return [(place_of(subset, names), subset) for subset in modality_subsets(names)]
 
 
 def _tests(

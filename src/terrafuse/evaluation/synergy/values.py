@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ def _constant(counts: Floats) -> Floats:
     return found
 
 
+def place_of(subset: Iterable[str], names: Sequence[str]) -> int:
+    """Row of a subset of modalities in a game: the sum of its bits."""
+    return sum(1 << names.index(name) for name in subset)
+
+
 def game(
     confusions: Mapping[frozenset[str], NDArray[np.int64]],
     names: Sequence[str],
@@ -76,7 +81,7 @@ def game(
     found: list[Any] = [None] * 2 ** len(names)
     for subset, counts in confusions.items():
         drawn = bootstrap.drawn(counts)
-        found[sum(1 << names.index(name) for name in subset)] = quantities(drawn, rule)
+        found[place_of(subset, names)] = quantities(drawn, rule)
         if found[0] is None:  # the reference is the same in all
             found[0] = quantities(_constant(drawn), rule)
             absent = drawn.sum(axis=-1) == 0  # (1 + R, K)
