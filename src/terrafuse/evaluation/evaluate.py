@@ -20,13 +20,14 @@ from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.boundary import BoundaryScore
 from terrafuse.evaluation.calibration import calibration_report, class_set_report
 from terrafuse.evaluation.cell_counts import CellCounts
+from terrafuse.evaluation.comparison import Rule
 from terrafuse.evaluation.confusion import ConfusionMatrix
 from terrafuse.evaluation.counts import DETECTION, SceneCounts
 from terrafuse.evaluation.evidence import TABLES, Cells, Evidence, cell_shape
 from terrafuse.evaluation.further import FurtherScore
 from terrafuse.evaluation.journal import Keeping, ScoreJournal
 from terrafuse.evaluation.score_table import subset_report
-from terrafuse.evaluation.scores import ClassMean, score
+from terrafuse.evaluation.scores import score
 from terrafuse.evaluation.scoring import (
     Look,
     OnMap,
@@ -148,7 +149,7 @@ def evaluate(
     """
     check_references(scenes, config)
     _check(segmenter, scenes, scheme, subsets)
-    rule = _Rule(scheme.names, scored_classes(config, scheme), config.class_mean)
+    rule = Rule(scheme.names, scored_classes(config, scheme), config.class_mean)
     workers = workers or WorkerSettings()
     if workers.engine != "local":
         raise ConfigError(
@@ -277,7 +278,7 @@ class _Tally:
 class _Results:
     """Sums over the scenes that are done; they may come in any order."""
 
-    def __init__(self, scorer: SceneScorer, rule: _Rule) -> None:
+    def __init__(self, scorer: SceneScorer, rule: Rule) -> None:
         self._scorer, self._rule = scorer, rule
         self._tallies = {
             subset: _Tally.empty(len(rule.names), scorer.tolerance_px) for subset in scorer.subsets
@@ -293,7 +294,7 @@ class _Results:
             total = counts.tables["confusion"][place].total(shape)
             tally.confusion.counts += total
             if place == 0:
-                self._rows[number] = self._rule.scene_row(total)
+                self._rows[number] = _scene_row(self._rule, total)
             if tally.boundary:
                 own = counts.tables["boundary"][place]
                 tally.boundary.counts += own.total(tally.boundary.counts.shape)
@@ -339,7 +340,8 @@ class _Results:
             "full": "+".join(scorer.subsets[0]),
             "settings": settings,
             "subsets": {
-                "+".join(subset): rule.report(tally) for subset, tally in self._tallies.items()
+                "+".join(subset): _subset_row(rule, tally)
+                for subset, tally in self._tallies.items()
             },
             "per_scene": {ids[number]: row for number, row in sorted(self._rows.items())},
         }
@@ -402,37 +404,30 @@ class _Results:
         return [scene.id for scene in self._scorer.scenes]
 
 
-@dataclass(frozen=True)
-class _Rule:
-    """Rule by which counts become scores: class names and classes in means."""
+def _subset_row(rule: Rule, tally: _Tally) -> dict[str, Any]:
+    """A subset's part of `metrics.json`."""
+    confusion = tally.confusion
+    boundary_f1 = tally.boundary.f1() if tally.boundary else None
+    counts = {"pixels": confusion.pixels, "unmapped": confusion.unmapped}
+    scores = subset_report(
+        confusion.counts, rule.names, rule.class_mean, boundary_f1, rule.mean_over
+    )
+    return scores | counts
 
-    names: tuple[str, ...]
-    mean_over: tuple[int, ...]
-    class_mean: ClassMean
 
-    def report(self, tally: _Tally) -> dict[str, Any]:
-        """Return a subset's part of `metrics.json`."""
-        confusion = tally.confusion
-        boundary_f1 = tally.boundary.f1() if tally.boundary else None
-        counts = {"pixels": confusion.pixels, "unmapped": confusion.unmapped}
-        scores = subset_report(
-            confusion.counts, self.names, self.class_mean, boundary_f1, self.mean_over
-        )
-        return scores | counts
+def _scene_row(rule: Rule, counts: NDArray[np.int64]) -> dict[str, Any]:
+    """A scene's row of `metrics.json`.
 
-    def scene_row(self, counts: NDArray[np.int64]) -> dict[str, Any]:
-        """Return a scene's row of `metrics.json`.
-
-        Args:
-            counts: As in `ConfusionMatrix`.
-        """
-        scores = score(counts, self.class_mean, mean_over=self.mean_over)
-        return {
-            "oa": scores.oa,
-            "miou": scores.miou,
-            "pixels": int(counts.sum()),
-            "unmapped": int(counts[:, -1].sum()),
-        }
+    Args:
+        counts: As in `ConfusionMatrix`.
+    """
+    scores = score(counts, rule.class_mean, mean_over=rule.mean_over)
+    return {
+        "oa": scores.oa,
+        "miou": scores.miou,
+        "pixels": int(counts.sum()),
+        "unmapped": int(counts[:, -1].sum()),
+    }
 
 
 def _table(

@@ -25,9 +25,10 @@ DEFAULT_SCORES = ("miou", "mpa", "oa", "boundary_f1", PER_CLASS)
 
 @dataclass(frozen=True)
 class Rule:
-    """Classes, and those that means cover.
+    """Rule by which counts become scores: classes, and those that means cover.
 
     Args:
+        names: Of the K classes.
         mean_over: Indices.
         class_mean: As in `terrafuse.evaluation.scores`.
     """
