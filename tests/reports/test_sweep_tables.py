@@ -14,7 +14,7 @@ import pytest
 from terrafuse.evaluation.blocks import Blocks
 from terrafuse.evaluation.comparison import Rule, RunCounts, compare_settings
 from terrafuse.evaluation.resampling import BlockBootstrap
-from terrafuse.reports.sweep_tables import Judged, write_tables
+from terrafuse.reports.sweep_tables import JudgedRows, write_tables
 
 COSTS = {
     "parameters": 1, "trainable": 1, "flops": 1, "crop_size": 64, "ms_per_megapixel": 1.0,
@@ -42,14 +42,14 @@ def write(folder: Path, blocks: int = 40, missing: str = "") -> tuple[str, dict[
             )
             scores = {"miou": value, "mpa": value}
             found[name] = {"scores": scores, "iou": {"crop": value}, **COSTS}
-    judged = Judged(missing=missing)
+    judged = JudgedRows(missing=missing)
     if not missing:
         runs = {title: [counts_of(v, blocks) for v in values] for title, values in ROWS.items()}
         rule = Rule(("crop", "wood"), (0, 1), "present")
         comparison = compare_settings(
             runs, ["miou", "mpa", "iou:crop"], rule, BlockBootstrap(blocks)
         )
-        judged = Judged(comparison, Blocks(np.arange(blocks, dtype=np.int32), 128, 9.0, "r"))
+        judged = JudgedRows(comparison, Blocks(np.arange(blocks, dtype=np.int32), 128, 9.0, "r"))
     results = write_tables(folder, jobs, found, {}, judged={"": judged})
     assert json.loads((folder / "results.json").read_text()) == json.loads(json.dumps(results))
     return (folder / "table.md").read_text(), results

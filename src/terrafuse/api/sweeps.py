@@ -28,7 +28,7 @@ from terrafuse.errors import (
 from terrafuse.evaluation import HEADLINE, SCORES
 from terrafuse.locking import is_first_process
 from terrafuse.prediction import describe_device, forward_seconds
-from terrafuse.reports.sweep_tables import Choice, Judged, write_tables
+from terrafuse.reports.sweep_tables import Choice, JudgedRows, write_tables
 from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
 from terrafuse.weights import digest
@@ -143,7 +143,7 @@ class _Sweeping:
         self.rows = list(dict.fromkeys(job.row for job in plans[0]))
         self.choices: dict[tuple[str, str], Choice] = {}
         self.failures: dict[str, str] = {}
-        self.judged: dict[str, Judged] = {}
+        self.judged: dict[str, JudgedRows] = {}
         stored = {job.name: _stored(job, split) for plan in plans for job in plan}
         self.found = {name: record for name, record in stored.items() if record is not None}
         self.clock = _Clock(sum(job.name not in self.found for job in self.jobs))
@@ -172,21 +172,21 @@ class _Sweeping:
         }
         self.results = self._write()
 
-    def _judge(self, jobs: Sequence[SweepRun]) -> Judged:
+    def _judge(self, jobs: Sequence[SweepRun]) -> JudgedRows:
         rows: dict[str, list[Path]] = {}
         for job in jobs:
             if job.name in self.found:
                 rows.setdefault(job.title, []).append(job.folder)
         done = [self.found[job.name] for job in jobs if job.name in self.found]
         if not done:
-            return Judged(missing="no run is finished")
+            return JudgedRows(missing="no run is finished")
         scores = [kind.name for kind in SCORES.values() if "sweep" in kind.summaries]
         settings = [Setting(title, tuple(runs)) for title, runs in rows.items()]
         try:
             found = judge_rows(settings, done[0]["split"], scores, list(done[0]["iou"]))
         except ScoresError as error:  # of an earlier version, or of rows with classes of their own
-            return Judged(missing=str(error))
-        return Judged(found.comparison, found.blocks)
+            return JudgedRows(missing=str(error))
+        return JudgedRows(found.comparison, found.blocks)
 
     def _plan_of(self, row: tuple[str, str]) -> list[SweepRun]:
         if self.candidates is None or row not in self.choices:

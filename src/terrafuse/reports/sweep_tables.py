@@ -60,7 +60,7 @@ class TableRun(Protocol):
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedRows:
     """Comparison of the rows of one table; or why there is none.
 
     Args:
@@ -95,7 +95,7 @@ def write_tables(
     found: Mapping[str, Record],
     failures: Mapping[str, str],
     choices: Mapping[tuple[str, str], Choice] | None = None,
-    judged: Mapping[str, Judged] | None = None,
+    judged: Mapping[str, JudgedRows] | None = None,
 ) -> dict[str, Any]:
     """Write all four files; they appear whole and together, or not at all.
 
@@ -116,7 +116,7 @@ def write_tables(
     rows = _rows(jobs, found, choices or {})
     judged = judged or {}
     for row in rows:
-        _judge(row, judged.get(row["group"], Judged()).comparison)
+        _judge(row, judged.get(row["group"], JudgedRows()).comparison)
     results: dict[str, Any] = {
         "scores": f"in %; shown: {_how_shown(rows) or 'none yet'}",
         "comparisons": {group: _findings(own) for group, own in judged.items()},
@@ -201,7 +201,7 @@ def _judge(row: Row, comparison: Comparison | None) -> None:
     row["not_told_from"] = comparison.not_told_from(HEADLINE, row["title"])
 
 
-def _findings(judged: Judged) -> dict[str, Any]:
+def _findings(judged: JudgedRows) -> dict[str, Any]:
     if judged.comparison is None or judged.blocks is None:
         return {"missing": judged.missing}
     return {
@@ -223,7 +223,7 @@ def _score_names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row["scores"]))
 
 
-def _markdown(rows: Sequence[Row], runs: Sequence[Record], judged: Mapping[str, Judged]) -> str:
+def _markdown(rows: Sequence[Row], runs: Sequence[Record], judged: Mapping[str, JudgedRows]) -> str:
     done = [run for run in runs if "scores" in run]
     lines = [_heading(done, rows) + _how_chosen(rows)]
     for group, own in _by_group(rows).items():
@@ -251,7 +251,7 @@ def _markdown(rows: Sequence[Row], runs: Sequence[Record], judged: Mapping[str, 
     return "\n\n".join(lines) + "\n"
 
 
-def _what_is_told(judged: Judged) -> list[str]:
+def _what_is_told(judged: JudgedRows) -> list[str]:
     """Sentences below a table: the best row, and which cannot be told from it."""
     found, blocks = judged.comparison, judged.blocks
     if found is None or blocks is None:
