@@ -179,48 +179,52 @@ def labels_of(path: Path) -> Any:
     return read_labels(path, read_sample(path))
 
 
+def edited(statement: str) -> Callable[[Path], None]:
+    return lambda path: edit(path, statement)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], None], type[Exception], str]] = {
     "moved": (
         lambda path: move(path, 3, 500_051, 4_999_995), DataError,
         r"point 3 was moved to \(500051, 4999995\), outside its pixel.*back to \(500045, 4999995\)",
     ),
     "no place": (
-        lambda path: edit(path, "UPDATE points SET geom = NULL WHERE id = 2"), DataError,
+        edited("UPDATE points SET geom = NULL WHERE id = 2"), DataError,
         "point 2 has no place",
     ),
     "doubled": (
-        lambda path: edit(path, "INSERT INTO points (id, geom) SELECT id, geom FROM points "
-                          "WHERE id = 4"), DataError, "has point 4 twice. Delete one",
+        edited("INSERT INTO points (id, geom) SELECT id, geom FROM points "
+               "WHERE id = 4"), DataError, "has point 4 twice. Delete one",
     ),
     "added": (
-        lambda path: edit(path, "INSERT INTO points (id) VALUES (5)"), DataError,
+        edited("INSERT INTO points (id) VALUES (5)"), DataError,
         r"has a point 5, which was not drawn \(ids are 1 to 4\).*Delete it",
     ),
     "without id": (
-        lambda path: edit(path, "INSERT INTO points (reference) VALUES ('sea')"), DataError,
+        edited("INSERT INTO points (reference) VALUES ('sea')"), DataError,
         "has a point without id",
     ),
     "other class": (
-        lambda path: edit(path, "UPDATE points SET reference = 'wetland' WHERE id = 2"), LabelError,
+        edited("UPDATE points SET reference = 'wetland' WHERE id = 2"), LabelError,
         "point 2: unknown class 'wetland'. Did you mean 'wet land'.*--also NAME",
     ),
     "no column": (
-        lambda path: edit(path, "ALTER TABLE points RENAME COLUMN reference TO truth"), DataError,
+        edited("ALTER TABLE points RENAME COLUMN reference TO truth"), DataError,
         "has no column 'reference'; it has .*truth. Rename",
     ),
     "no table": (
-        lambda path: edit(path, "DROP TABLE design"), DataError, "has no table 'design'. Give the",
+        edited("DROP TABLE design"), DataError, "has no table 'design'. Give the",
     ),
     "changed table": (
-        lambda path: edit(path, "DELETE FROM design WHERE id = 2"), DataError,
+        edited("DELETE FROM design WHERE id = 2"), DataError,
         "its table 'design' was changed",
     ),
     "later format": (
-        lambda path: edit(path, "UPDATE sample SET value = '2' WHERE key = 'format'"), DataError,
+        edited("UPDATE sample SET value = '2' WHERE key = 'format'"), DataError,
         "is a sample of format 2.*Update terrafuse",
     ),
     "no grid": (
-        lambda path: edit(path, "DELETE FROM sample WHERE key = 'grid'"), DataError,
+        edited("DELETE FROM sample WHERE key = 'grid'"), DataError,
         "cannot be read as a reference sample: 'grid'",
     ),
     "no database": (
