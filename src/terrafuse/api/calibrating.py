@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.runs import Run, check_scored_memory, labelled_scenes, load, smaller_windows
+from terrafuse.api.runs import Run, check_scored_memory, load, reference_scenes, smaller_windows
 from terrafuse.data import Manifest, Scene
 from terrafuse.data.streaming import first_scenes
 from terrafuse.errors import ConfigError, ModelError
@@ -121,7 +121,7 @@ def _subsets(run: Run, names: tuple[str, ...], per_subset: bool) -> list[tuple[s
 
 def _scenes(run: Run, dataset: Manifest, split: str, *, is_own: bool) -> Sequence[Scene]:
     """Scenes to calibrate on; those that flatter it are warned of."""
-    scenes = labelled_scenes(dataset, split, run.config.evaluation.reference)
+    scenes = reference_scenes(dataset, split, run.config.evaluation.reference)
     check_references(scenes, run.config.evaluation)
     if is_own and split in run.config.data.train_splits:
         warnings.warn(

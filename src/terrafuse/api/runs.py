@@ -459,7 +459,7 @@ class Run:
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
-        chosen = labelled_scenes(dataset, split, config.reference)
+        chosen = reference_scenes(dataset, split, config.reference)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
         conversions = self._checked(convert)
@@ -852,8 +852,8 @@ def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path:
             )
 
 
-def labelled_scenes(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
-    """Scenes of a split with labels.
+def reference_scenes(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
+    """Scenes of a split with labels to compare maps with.
 
     Raises:
         SceneNotFoundError: None.
