@@ -9,7 +9,7 @@ import pytest
 
 from small_evidence import evidence_of
 from terrafuse.evaluation.synergy import StressTest, synergy_report
-from terrafuse.reports import synergy_figures, synergy_sentences, synergy_tables
+from terrafuse.reports import Table, synergy_figures, synergy_sentences, synergy_tables
 
 SUBSETS = (("s1", "s2"), ("s1",), ("s2",))
 
@@ -55,17 +55,22 @@ def test_bars_are_the_numbers(report: dict[str, Any]) -> None:
     assert labels == ["s1+s2", "s1", "s2"]
 
 
+def column(table: Table, name: str) -> list[Any]:
+    """Cells of a column; every row has one for each name of the header."""
+    return [dict(zip(table.header, row, strict=True))[name] for row in table.rows]
+
+
 def test_tables_and_sentences_say_them_with_intervals(report: dict[str, Any]) -> None:
     first, classes, parts, pairs, confidence, tests = synergy_tables(report)
     share = report["mean"]["shares"]["s1"]
     text = "{value:.1f} [{low:.1f}, {high:.1f}]".format(**{k: 100 * v for k, v in share.items()})
-    assert first.rows[0]["share"] == text
-    assert [row["cost per km2"] for row in first.rows] == ["free", "–", ""]
-    assert [row["class"] for row in classes.rows] == ["bare", "crop", "water"]
-    assert parts.rows[0]["of"] == "mIoU, s1"
-    assert list(pairs.rows[0]) == ["pair", "interaction"]
-    assert confidence.rows[1]["confidence"].startswith("80.0 [")
-    assert [row["level"] for row in tests.rows] == ["2 px", "30 %"]
+    assert column(first, "share")[0] == text
+    assert column(first, "cost per km2") == ["free", "–", ""]
+    assert column(classes, "class") == ["bare", "crop", "water"]
+    assert column(parts, "of")[0] == "mIoU, s1"
+    assert pairs.header == ["pair", "interaction"]
+    assert column(confidence, "confidence")[1].startswith("80.0 [")
+    assert column(tests, "level") == ["2 px", "30 %"]
     sentences = synergy_sentences(report)
     assert sentences[0].startswith(f"s1 brings {text} of the ")
     assert sentences[0].endswith("(it is needed).")

@@ -141,12 +141,7 @@ def _synergy(run: Run, metrics: Metrics, evidence: Evidence | None) -> Section |
         return None
     if evidence is None or found["facts"].get("model") != evidence.facts.get("model"):
         return None  # of a model that was trained before
-    tables = [
-        Table(own.title, list(own.rows[0]), [list(row.values()) for row in own.rows])
-        for own in synergy_tables(found)
-        if own.rows
-    ]
     figures = [(figure, "") for figure in synergy_figures(found).values()]
     # On confidence there is a table.
     said = synergy_sentences(found)[: len(found["modalities"])]
-    return Section("Synergy", "\n\n".join(said), tables, figures)
+    return Section("Synergy", "\n\n".join(said), synergy_tables(found), figures)

@@ -255,7 +255,7 @@ def _tell_synergy(report: Mapping[str, Any], run: Path) -> None:
     from terrafuse.reports import synergy_sentences, synergy_tables
 
     for table in synergy_tables(report):
-        print_rows(table.title, table.rows)
+        print_rows(table.title, [dict(zip(table.header, r, strict=True)) for r in table.rows])
     for sentence in synergy_sentences(report):
         typer.echo(sentence)
     if report["absent_by"] != LEFT_OUT:

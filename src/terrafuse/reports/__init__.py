@@ -22,7 +22,6 @@ from terrafuse.reports.sections import Section
 from terrafuse.reports.seeds import ScoreRow, seeds_figure
 from terrafuse.reports.synergy_figures import synergy_figures, write_synergy_figures
 from terrafuse.reports.synergy_tables import (
-    SynergyTable,
     synergy_sentences,
     synergy_tables,
 )
@@ -34,7 +33,6 @@ __all__ = [
     "ScoreRow",
     "Section",
     "SharePoint",
-    "SynergyTable",
     "Table",
     "class_map_image",
     "confidence_image",

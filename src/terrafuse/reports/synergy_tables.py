@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from terrafuse.reports.tables import Table
 
 Report = Mapping[str, Any]
 Interval = Mapping[str, float | None]
@@ -18,15 +19,7 @@ TEST_TITLES: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class SynergyTable:
-    """A table whose first column names its rows."""
-
-    title: str
-    rows: Sequence[Mapping[str, str]]
-
-
-def synergy_tables(report: Report) -> list[SynergyTable]:
+def synergy_tables(report: Report) -> list[Table]:
     """Return all tables of `synergy.json`."""
     tables = [_modalities(report), _classes(report), _parts(report)]
     tables += [_pairs(report)] if report["mean"]["interactions"] else []
@@ -61,20 +54,21 @@ def synergy_sentences(report: Report) -> list[str]:
 
 def points(interval: Interval) -> str:
     """An interval in points: "12.3 [8.1, 16.0]"."""
+    return _with_ends(interval, lambda value: f"{100 * value:.1f}")
+
+
+def bits(interval: Interval) -> str:
+    """An interval in bits: "0.123 [0.081, 0.160]"."""
+    return _with_ends(interval, lambda value: f"{value:.3f}")
+
+
+def _with_ends(interval: Interval, text: Callable[[float], str]) -> str:
     value, low, high = (interval[key] for key in ("value", "low", "high"))
     if value is None:
         return "–"
     if low is None or high is None:
-        return f"{100 * value:.1f}"
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
-
-def bits(interval: Interval) -> str:
-    """An interval in bits."""
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "–" if value is None else f"{value:.3f}"
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+        return text(value)
+    return f"{text(value)} [{text(low)}, {text(high)}]"
 
 
 def _verdict(interval: Interval) -> str:
@@ -86,37 +80,33 @@ def _verdict(interval: Interval) -> str:
     return "it does harm" if high < 0 else "which cannot be told from 0"
 
 
-def _modalities(report: Report) -> SynergyTable:
+def _modalities(report: Report) -> Table:
     """What each brings to the mean."""
-    mean, costs, rows = report["mean"], report["costs"], []
-    bits_of = report["information"]["shares"]
-    for name in report["modalities"]:
-        row = {
-            "modality": name,
-            "share": points(mean["shares"][name]),
-            "alone": points(mean["alone"][name]),
-            "lost without": points(mean["last"][name]),
-            "share of bits": bits(bits_of[name]),
-        }
-        rows.append(row | ({"cost per km2": costs.get(name, "–")} if costs else {}))
-    total = {
-        "modality": "all",
-        "share": points(mean["gain"]),
-        "alone": "",
-        "lost without": "",
-        "share of bits": bits(report["information"]["gain"]),
-    }
-    rows.append(total | ({"cost per km2": ""} if costs else {}))
+    mean, costs, bits_of = report["mean"], report["costs"], report["information"]
+    rows = [
+        [
+            name,
+            points(mean["shares"][name]),
+            points(mean["alone"][name]),
+            points(mean["last"][name]),
+            bits(bits_of["shares"][name]),
+            *([costs.get(name, "–")] if costs else []),
+        ]
+        for name in report["modalities"]
+    ]
+    total = ["all", points(mean["gain"]), "", "", bits(bits_of["gain"]), *([""] if costs else [])]
+    header = ["modality", "share", "alone", "lost without", "share of bits"]
     blocks = report["blocks"]
-    return SynergyTable(
+    return Table(
         "what each modality brings to mIoU, in points, and to the information of the map on the "
         f"reference, in bits; 95 % intervals of {blocks['number']} blocks of {blocks['side_px']} "
         f"pixels ({blocks['reason']})",
-        rows,
+        [*header, *(["cost per km2"] if costs else [])],
+        [*rows, total],
     )
 
 
-def _parts(report: Report) -> SynergyTable:
+def _parts(report: Report) -> Table:
     """Whether others bring it as well, for the mean by modality and for each class."""
     mean = report["mean"]
     found = {f"mIoU, {name}": own for name, own in mean["parts_of"].items()}
@@ -125,64 +115,59 @@ def _parts(report: Report) -> SynergyTable:
     # Mostly there is none.
     lowest = min((own["conflict"]["value"] or 0.0 for own in found.values()), default=0.0)
     shown = ["unique", "redundant", "synergistic"] + (["conflict"] if lowest < -5e-4 else [])
-    rows = [
-        {"of": name, **{part: points(own[part]) for part in shown}} for name, own in found.items()
-    ]
-    return SynergyTable("what the gain is made of, in points", rows)
+    rows = [[name, *(points(own[part]) for part in shown)] for name, own in found.items()]
+    return Table("what the gain is made of, in points", ["of", *shown], rows)
 
 
-def _classes(report: Report) -> SynergyTable:
+def _classes(report: Report) -> Table:
+    names = report["modalities"]
     rows = [
-        {
-            "class": name,
-            "gain": points(own["gain"]),
-            **{f"share of {m}": points(own["shares"][m]) for m in report["modalities"]},
-        }
+        [name, points(own["gain"]), *(points(own["shares"][m]) for m in names)]
         for name, own in report["per_class"].items()
     ]
-    return SynergyTable("what each modality brings to the IoU of a class, in points", rows)
+    header = ["class", "gain", *(f"share of {m}" for m in names)]
+    return Table("what each modality brings to the IoU of a class, in points", header, rows)
 
 
-def _pairs(report: Report) -> SynergyTable:
-    rows = [
-        {"pair": pair, "interaction": points(own)}
-        for pair, own in report["mean"]["interactions"].items()
-    ]
+def _pairs(report: Report) -> Table:
+    rows = [[pair, points(own)] for pair, own in report["mean"]["interactions"].items()]
     title = "Shapley-Taylor interactions in mIoU, in points: above 0 more together, below 0 less"
-    return SynergyTable(title, rows)
+    return Table(title, ["pair", "interaction"], rows)
 
 
-def _confidence(report: Report) -> SynergyTable:
+def _confidence(report: Report) -> Table:
+    header = [
+        "modalities", "accuracy", "confidence", "ECE", "confident errors",
+        "accuracy of the surest 80 %", "fall not noticed",
+    ]  # fmt: skip
     rows = []
     for own in report["confidence"]:
         kept = own["abstention"]["0.8"]
         rows.append(
-            {
-                "modalities": "+".join(own["subset"]),
-                "accuracy": points(own["accuracy"]),
-                "confidence": points(own["confidence"]),
-                "ECE": points(own["ece"]),
-                "confident errors": points(own["confident_errors"]),
-                "accuracy of the surest 80 %": "–" if kept is None else f"{100 * kept:.1f}",
-                "fall not noticed": points(own["fall"]["not_noticed"]),
-            }
+            [
+                "+".join(own["subset"]),
+                *(points(own[k]) for k in ("accuracy", "confidence", "ece", "confident_errors")),
+                "–" if kept is None else f"{100 * kept:.1f}",
+                points(own["fall"]["not_noticed"]),
+            ]
         )
-    return SynergyTable("does confidence fall when a modality is missing? In %", rows)
+    return Table("does confidence fall when a modality is missing? In %", header, rows)
 
 
-def _tests(report: Report) -> SynergyTable:
+def _tests(report: Report) -> Table:
     rows = [
-        {
-            "test": TEST_TITLES[own["test"]],
-            "modality": own["modality"],
-            "level": level_text(own),
-            "mIoU": points(own["scores"]["mean"]),
-            "change": points(own["change"]["mean"]),
-            "fall not noticed": points(own["fall"]["not_noticed"]) if own["fall"] else "–",
-        }
+        [
+            TEST_TITLES[own["test"]],
+            own["modality"],
+            level_text(own),
+            points(own["scores"]["mean"]),
+            points(own["change"]["mean"]),
+            points(own["fall"]["not_noticed"]) if own["fall"] else "–",
+        ]
         for own in report["tests"]
     ]
-    return SynergyTable("altered inputs of one modality, in points", rows)
+    header = ["test", "modality", "level", "mIoU", "change", "fall not noticed"]
+    return Table("altered inputs of one modality, in points", header, rows)
 
 
 def level_text(test: Mapping[str, Any]) -> str:
