@@ -53,10 +53,8 @@ def _forest(axes: Axes, effects: Sequence[Effect]) -> None:
 
 def _matrix(comparison: Comparison, column: str) -> Figure:
     """Draw who is better than whom; the best on top."""
-    kind = SCORES.get(column)
-    sign = -1 if kind is None or kind.higher_is_better else 1
-    own = comparison.values
-    names = sorted(own, key=lambda name: sign * own[name][column].value)
+    ranked = comparison.ranked(column)
+    names = [*ranked, *(name for name in comparison.values if name not in ranked)]
     verdicts = {(e.a, e.b): e.better for e in comparison.of(column)}
     side = 1.6 + 0.26 * len(names)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")

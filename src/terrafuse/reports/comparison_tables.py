@@ -103,24 +103,21 @@ def _scores(comparison: Comparison) -> Table:
 
 def row_letters(comparison: Comparison, column: str) -> Mapping[str, str]:
     """Letters of each setting in a score; "" where not each was compared with each."""
-    own = comparison.values
+    none = dict.fromkeys(comparison.values, "")
     if comparison.against is not None:
-        return dict.fromkeys(own, "")
-    kind = SCORES.get(family_of(column))
-    sign = -1 if kind is None or kind.higher_is_better else 1
-    known = [name for name in own if not isnan(own[name][column].value)]
-    ranked = sorted(known, key=lambda name: sign * own[name][column].value)
+        return none
     apart = [(e.a, e.b) for e in comparison.of(column) if e.better is not None]
-    return dict.fromkeys(own, "") | letters(ranked, apart)
+    return none | letters(comparison.ranked(column), apart)
 
 
-def _value(column: str, interval: Interval) -> str:
+def _value(column: str, interval: Interval, sign: str = "") -> str:
     if isnan(interval.value):
         return _NONE
-    value = _number(column, interval.value)
+    value = _number(column, interval.value, sign)
     if isnan(interval.low):
         return value
-    return f"{value} ({_number(column, interval.low)} to {_number(column, interval.high)})"
+    ends = (_number(column, end, sign) for end in (interval.low, interval.high))
+    return f"{value} ({' to '.join(ends)})"
 
 
 def _number(column: str, value: float, sign: str = "") -> str:
@@ -144,11 +141,7 @@ def _differences(comparison: Comparison, family: str) -> Table:
 
 
 def _effect_cells(effect: Effect) -> list[str]:
-    own = effect.difference
-    value = _NONE if isnan(own.value) else _number(effect.score, own.value, "+")
-    if not isnan(own.low):
-        ends = (_number(effect.score, end, "+") for end in (own.low, own.high))
-        value += f" ({' to '.join(ends)})"
+    value = _value(effect.score, effect.difference, "+")
     p = (
         _NONE
         if isnan(effect.p_holm)

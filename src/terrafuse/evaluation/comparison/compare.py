@@ -11,12 +11,11 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from terrafuse.evaluation.comparison.counts import Rule, RunCounts, family_of
+from terrafuse.evaluation.comparison.counts import Rule, RunCounts, family_of, is_higher_better
 from terrafuse.evaluation.comparison.flips import SignFlips
 from terrafuse.evaluation.comparison.holm import holm
 from terrafuse.evaluation.comparison.spread import RunScores, Spread, Variance
 from terrafuse.evaluation.resampling import LEAST_BLOCKS, BlockBootstrap, Interval
-from terrafuse.evaluation.score_table import SCORES
 
 LEVEL = 0.05
 POWER = 0.8
@@ -59,11 +58,8 @@ class Effect:
         """Whether one is better, after correction."""
         if not self.p_holm <= LEVEL:
             return "cannot be told apart"
-        kind = SCORES.get(family_of(self.score))
         is_more = self.difference.value > 0
-        return (
-            "a is better" if is_more == (kind is None or kind.higher_is_better) else "b is better"
-        )
+        return "a is better" if is_more == is_higher_better(self.score) else "b is better"
 
     @property
     def better(self) -> str | None:
@@ -124,13 +120,16 @@ class Comparison:
             if name in (effect.a, effect.b) and effect.better is None
         ]
 
+    def ranked(self, column: str) -> list[str]:
+        """Names of the settings that have a value, the best one first."""
+        sign = -1 if is_higher_better(column) else 1
+        values = {name: sign * own[column].value for name, own in self.values.items()}
+        known = [name for name, value in values.items() if not isnan(value)]
+        return sorted(known, key=lambda name: values[name])
+
     def best(self, column: str) -> str | None:
         """Name of the setting with the best value; None if none is defined."""
-        kind = SCORES.get(family_of(column))
-        sign = 1 if kind is None or kind.higher_is_better else -1
-        known = {n: sign * own[column].value for n, own in self.values.items()}
-        known = {name: value for name, value in known.items() if not isnan(value)}
-        return max(known, key=lambda name: known[name], default=None)
+        return next(iter(self.ranked(column)), None)
 
 
 def compare_settings(

@@ -203,6 +203,12 @@ def label_of(column: str) -> str:
     return f"IoU {name}" if name else SCORES[kind].label
 
 
+def is_higher_better(column: str) -> bool:
+    """Whether larger values of a column are better ones; IoU of classes are."""
+    kind = SCORES.get(family_of(column))
+    return kind is None or kind.higher_is_better
+
+
 def family_of(column: str) -> str:
     """Name of the table that a column's comparisons stand in, over which p is corrected."""
     return column.partition(":")[0]
