@@ -15,10 +15,11 @@ from terrafuse.evaluation.comparison import label_of
 from terrafuse.evaluation.resampling import LEAST_BLOCKS
 from terrafuse.reports import Section, Table
 from terrafuse.reports.comparison_figure import comparison_figure
-from terrafuse.reports.comparison_tables import comparison_parts
+from terrafuse.reports.comparison_tables import TOO_FEW_BLOCKS, blocks_text, comparison_parts
 from terrafuse.reports.confidence import reliability_figure
 from terrafuse.reports.synergy_figures import synergy_figures
-from terrafuse.reports.synergy_tables import points, synergy_sentences, synergy_tables
+from terrafuse.reports.synergy_tables import synergy_sentences, synergy_tables
+from terrafuse.reports.tables import points
 
 Metrics = Mapping[str, Any]
 _SURE = "How sure the scores are"
@@ -65,14 +66,10 @@ def _intervals(runs: Mapping[str, Run], scores: Mapping[str, Metrics]) -> Sectio
 
 def _ground(blocks: Blocks) -> str:
     """What the intervals of one run stand on."""
-    number = f"{blocks.count} block{'s' if blocks.count != 1 else ''}"
-    size = f"{number} of {blocks.side_px} pixels ({blocks.reason})"
     if blocks.count < LEAST_BLOCKS:
-        return (
-            f"{size}. With fewer than {LEAST_BLOCKS} blocks nothing can be told: score more ground."
-        )
+        return f"{blocks_text(blocks)}. {TOO_FEW_BLOCKS}"
     return (
-        f"{size}, which count as independent. On other ground of this kind the scores of this "
+        f"{blocks_text(blocks)}, which count as independent. On other ground of this kind the scores of this "
         "model may be anywhere in these intervals; another seed is not in them."
     )
 

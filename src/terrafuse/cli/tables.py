@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -162,9 +163,9 @@ def print_areas(found: AreaEstimates) -> None:
 
 
 def _estimate_text(found: Estimate | None) -> str:
-    if found is None:
-        return "–"
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
+    from terrafuse.reports.tables import points
+
+    return "–" if found is None else points(asdict(found))
 
 
 def _print_scenes(rows: Mapping[str, Mapping[str, Any]]) -> None:

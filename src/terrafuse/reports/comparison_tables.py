@@ -22,6 +22,8 @@ Form = Literal["text", "markdown", "latex"]
 FORMS: tuple[Form, ...] = get_args(Form)
 #: More pairs than so many are letters in the table of scores only, where each meets each.
 MOST_PAIRS = 15
+#: Sentence on fewer blocks than `LEAST_BLOCKS`.
+TOO_FEW_BLOCKS = f"With fewer than {LEAST_BLOCKS} blocks nothing can be told: score more ground."
 _NONE = "–"
 
 
@@ -59,20 +61,21 @@ def _pairs(comparison: Comparison) -> int:
     return len(comparison.of(comparison.columns[0]))
 
 
+def blocks_text(blocks: Blocks) -> str:
+    """What intervals stand on: "12 blocks of 256 pixels (a window of the model)"."""
+    number = f"{blocks.count} block{'s' if blocks.count != 1 else ''}"
+    return f"{number} of {blocks.side_px} pixels ({blocks.reason})"
+
+
 def _how(comparison: Comparison, blocks: Blocks, split: str) -> str:
     """Sentences on ground, seeds and what intervals mean."""
-    number = f"{blocks.count} block{'s' if blocks.count != 1 else ''}"
     said = [
-        f"Split {split}: {number} of {blocks.side_px} pixels ({blocks.reason}). Values in %, "
-        "differences in points, with 95 % intervals over other ground of this kind"
+        f"Split {split}: {blocks_text(blocks)}. Values in %, differences in points, with 95 % intervals over other ground of this kind"
         + (" and other seeds" if max(comparison.seeds.values()) > 1 else "")
         + "."
     ]
     if blocks.count < LEAST_BLOCKS:
-        said.append(
-            f"With fewer than {LEAST_BLOCKS} blocks nothing can be told: score more ground."
-        )
-        return " ".join(said)
+        return " ".join([*said, TOO_FEW_BLOCKS])
     said.append(
         "p by flipping the signs of blocks, corrected by Holm over the comparisons of a table; "
         "detectable: the difference that one comparison would find in four of five times."

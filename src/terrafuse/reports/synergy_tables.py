@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from terrafuse.reports.tables import Table
+from terrafuse.reports.tables import IntervalDict, Table, bits, points
 
 Report = Mapping[str, Any]
-Interval = Mapping[str, float | None]
 #: How stress tests are called.
 TEST_TITLES: Mapping[str, str] = {
     "pairing": "from another place",
@@ -52,26 +51,7 @@ def synergy_sentences(report: Report) -> list[str]:
     return found
 
 
-def points(interval: Interval) -> str:
-    """An interval in points: "12.3 [8.1, 16.0]"."""
-    return _with_ends(interval, lambda value: f"{100 * value:.1f}")
-
-
-def bits(interval: Interval) -> str:
-    """An interval in bits: "0.123 [0.081, 0.160]"."""
-    return _with_ends(interval, lambda value: f"{value:.3f}")
-
-
-def _with_ends(interval: Interval, text: Callable[[float], str]) -> str:
-    value, low, high = (interval[key] for key in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    if low is None or high is None:
-        return text(value)
-    return f"{text(value)} [{text(low)}, {text(high)}]"
-
-
-def _verdict(interval: Interval) -> str:
+def _verdict(interval: IntervalDict) -> str:
     low, high = interval["low"], interval["high"]
     if low is None or high is None:
         return "too few blocks to tell whether it is needed"
