@@ -17,10 +17,12 @@ from terrafuse.cli.options import (
     Convert,
     CropSize,
     Device,
+    OtherManifest,
     Overlap,
     PrecisionName,
     RunFolder,
     RunSetting,
+    ScoredSplit,
     TrustValues,
     conversions,
     load_run,
@@ -36,9 +38,7 @@ _EFFICIENCY = "--label-efficiency"
 
 def evaluate(
     run: RunFolder,
-    split: Annotated[
-        str | None, typer.Option(help="Split to score on; default: evaluation.split.")
-    ] = None,
+    split: ScoredSplit = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Score every subset of the modalities.")
     ] = False,
@@ -65,10 +65,7 @@ def evaluate(
             metavar="MODALITY=TEXT",
         ),
     ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
-    ] = None,
+    manifest: OtherManifest = None,
     scenes: Annotated[
         str | None,
         typer.Option(help="Only these scenes, of any split.", metavar="ID,PATTERN*,…"),

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
 ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
+OtherManifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
+]
+ScoredSplit = Annotated[
+    str | None, typer.Option(help="Split to score on; default: evaluation.split.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Setting = Annotated[
     list[str] | None,
