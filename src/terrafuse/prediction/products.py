@@ -60,6 +60,7 @@ from terrafuse.writing import (
     partial_folder,
     refuse_special,
     replace_together,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -439,12 +440,10 @@ class MapWriter:
             profile.end()
             record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
-            content = {
+            write_json(record, {
                 "format": RECORD_FORMAT, **facts, "products": described,
                 "job": self.job.digest, "profile": profile.to_dict(),
-            }  # fmt: skip
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            record.write_text(text + "\n", encoding="utf-8")
+            })  # fmt: skip
             whole = Products(
                 {name: paths[0] for name, paths in made.items()},
                 record,
