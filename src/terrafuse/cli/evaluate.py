@@ -28,6 +28,7 @@ from terrafuse.cli.options import (
     load_run,
     names,
     pairs,
+    tell_waiting,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -221,11 +222,7 @@ def evaluate(
         shown = metrics if report is None else {**metrics, "synergy": report}
         typer.echo(json.dumps(shown, indent=2))
     elif "waits_for" in metrics:
-        typer.echo(
-            f"shard {shard} is done; {metrics['waits_for']} scenes of other shards are missing. "
-            f"The shard that finishes the last one writes the scores into {run}; run again those "
-            "that have died"
-        )
+        tell_waiting(shard, f"{metrics['waits_for']} scenes", f"the scores into {run}")
     else:
         from terrafuse.cli.tables import print_metrics
 

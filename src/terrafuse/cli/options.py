@@ -174,6 +174,20 @@ def windows_of(run: Run, **given: Any) -> WindowSettings:
     return WindowSettings.of_run(run.config, **given)
 
 
+def tell_waiting(shard: str | None, left: str, result: str) -> None:
+    """Print that the parts of other shards are missing.
+
+    Args:
+        shard: The one that is done.
+        left: How many units or scenes are missing.
+        result: The last shard writes it, and where.
+    """
+    typer.echo(
+        f"shard {shard} is done; {left} of other shards are missing. The shard that finishes the "
+        f"last one writes {result}; run again those that have died"
+    )
+
+
 def pairs(items: list[str] | None) -> dict[str, str]:
     """Parse KEY=VALUE items.
 
