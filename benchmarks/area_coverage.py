@@ -216,9 +216,9 @@ def rows_of(
 
     def row(
         quantity: str, truth: float, wrong: NDArray[np.bool_], ours: Interval, wald: Interval,
-        other: Interval | None = None,
+        other: Interval | None = None, kept: NDArray[np.bool_] | slice = slice(None),
     ) -> Row:  # fmt: skip
-        errors = (sample * wrong).sum(axis=(1, 2, 3))
+        errors = (sample[kept] * wrong).sum(axis=(1, 2, 3))
         few, mean = (errors >= 1) & (errors <= MOST_FEW), float((expected * wrong).sum())
         hits = _hits(ours, truth)
         return Row(
@@ -260,11 +260,8 @@ def rows_of(
                     counts, weights, sampled, can_fail=limits[0], can_succeed=limits[1]
                 )
             wald = wald_ratio(counts, weights, sampled)
-            errors = wrong & whole
-            kept = sample
-            sample = sample[present]
-            yield row(f"{name} accuracy of {k}", truth, errors, ours, wald)
-            sample = kept
+            quantity = f"{name} accuracy of {k}"
+            yield row(quantity, truth, wrong & whole, ours, wald, kept=present)
 
 
 def _hits(interval: Interval, truth: float) -> NDArray[np.bool_]:

@@ -33,8 +33,6 @@ MODALITIES = (
 OPTIONS = {
     "early_fusion": {"backbone": "resnet18", "decoder": "upernet"},
     "late_fusion": {"backbone": "resnet18", "decoder": "upernet"},
-    "cmx": {},
-    "mcanet": {},
 }
 Images = dict[str, Tensor]
 

@@ -25,13 +25,23 @@ _FIRST_COLORS = (
     "#bbbbbb", "#ee7733", "#009988", "#cc3311", "#33bbee", "#332288",
 )  # fmt: skip
 
+#: Distinguishable with every kind of colour vision (Okabe and Ito).
+DISTINCT_COLORS = (
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b2a400",
+)  # fmt: skip
+
+
+def channels(color: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour "#rrggbb"."""
+    red, green, blue = bytes.fromhex(color[1:])
+    return red, green, blue
+
 
 def _mixed(color: str, round_: int) -> str:
     """A colour for the classes after the first: lighter in odd rounds, darker in even ones."""
     share = 0.15 + 0.065 * ((round_ + 1) // 2 * 4 % 11)  # neighbouring rounds differ most
     aim = 255 if round_ % 2 else 0
-    values = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(v + (aim - v) * share):02x}" for v in values)
+    return "#" + "".join(f"{round(v + (aim - v) * share):02x}" for v in channels(color))
 
 
 #: Where a manifest gives no colours: one for each class that there can be.
@@ -158,8 +168,7 @@ class ClassScheme:
 
     def palette(self) -> NDArray[np.uint8]:
         """Return the display colours, uint8 (K, 3)."""
-        rgb = [[int(color[i : i + 2], 16) for i in (1, 3, 5)] for color in self.colors]
-        return np.array(rgb, dtype=np.uint8)
+        return np.array([channels(color) for color in self.colors], dtype=np.uint8)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON and YAML, in the form of a manifest."""

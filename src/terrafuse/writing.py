@@ -15,6 +15,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
+from typing import Any
 
 from terrafuse.errors import OutputError, TerrafuseError, write_failure
 from terrafuse.locking import file_lock, folder_lock, is_left_behind, is_lock, is_mark, mark
@@ -259,6 +260,11 @@ def is_own_folder(folder: Path, is_ours: Callable[[Path], bool]) -> bool:
         and not folder.is_symlink()
         and all(is_trace(path) or is_ours(path) for path in folder.iterdir())
     )
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a record as readable JSON."""
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def remove_files(folder: Path, paths: Iterable[Path]) -> None:

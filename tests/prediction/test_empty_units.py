@@ -166,6 +166,17 @@ def test_it_is_never_wrong(
     assert scene.is_surely_empty(everything, [])
 
 
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_data_of_the_second_band_alone_are_data(interleave: str, tmp_path: Path) -> None:
+    values = np.zeros((2, 64, 64), np.uint16)
+    values[1, 20, 40] = 3
+    scene = scene_of({"a": write_sparse(tmp_path / "a.tif", values, interleave=interleave)})
+    own = Window(16, 32, 16, 16)
+    assert scene.read(own).valid["a"].sum() == 1
+    assert not scene.is_surely_empty(own, ["a"])
+    assert scene.is_surely_empty(Window(16, 16, 16, 16), ["a"])
+
+
 def test_a_pixel_that_overviews_lose_is_not_lost(tmp_path: Path) -> None:
     values = np.zeros((2, 200, 200), np.uint16)
     values[:, 131, 77] = 4

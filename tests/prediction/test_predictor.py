@@ -17,7 +17,12 @@ from terrafuse.errors import (
     RasterReadError,
     UnknownNameError,
 )
-from terrafuse.prediction import ScenePredictor, WindowSettings
+from terrafuse.prediction import (
+    Calibration,
+    ScenePredictor,
+    SubsetCalibration,
+    WindowSettings,
+)
 from terrafuse.samples import Sample, Window
 from terrafuse.segmenter import Inputs, SegmenterOutput
 
@@ -272,3 +277,19 @@ def test_predict_refuses_an_all_nodata_scene_and_leaves_nothing(tmp_path: Any) -
     with pytest.raises(DataError, match="all-nodata scene 'a': no pixel has data in a"):
         predictor_for(scene).predict(scene, tmp_path / "deep" / "map")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_with_something_else_keeps_the_rest() -> None:
+    scene = ArrayScene({"a": whole_numbers(3, 8, 8)})
+    calibration = Calibration("a", {"a": SubsetCalibration(1.5, 0.2, 0.9)})
+    predictor = ScenePredictor(
+        Identity(scene.modalities), WindowSettings(24, 8, batch_size=2), device="cpu",
+        calibration=calibration,
+    )  # fmt: skip
+    other = Calibration("a", {"a": SubsetCalibration(2.0)})
+    for made, changed in (
+        (predictor.with_batch_size(3), {"windows": WindowSettings(24, 8, batch_size=3)}),
+        (predictor.calibrated(other), {"calibration": other}),
+        (predictor.on("meta"), {"device": torch.device("meta")}),
+    ):
+        assert vars(made) == vars(predictor) | changed

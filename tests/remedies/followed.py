@@ -283,7 +283,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "training.train:_check_data | To check all:",
     ),
     "tests/cli/test_other_data.py::test_scores_in_shards": (
-        "cli.evaluate:evaluate | run again those that have died",
+        "cli.options:tell_waiting | run again those that have died",
     ),
     "tests/evaluation/test_kept_scores.py::test_scores_that_were_stopped_go_on": (
         "api.runs: | scores of finished scenes are kept; run the same command with --resume",
@@ -345,7 +345,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/cli/test_sharing.py::test_shards_of_one_scene": (
         "api.runs: | finished parts of the map are kept; run the same command again",
         "cli.predict:predict | --shard divides one scene; of many, let each job have a part",
-        "cli.predict:_tell_map | run again those that have died",
+        "cli.options:tell_waiting | run again those that have died",
     ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
         "api.runs: | finished parts of the map are kept; run the same command with --resume",

@@ -23,7 +23,7 @@ from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.maps import mosaic, vectorize
-from terrafuse.cli.options import AsJson, Device, RunFile, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, Resume, RunFile, Setting, pairs
 from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.reference import areas, sample
@@ -165,7 +165,7 @@ def train(
     config: RunFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to create.")],
     settings: Setting = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = (False),
+    resume: Resume = False,
 ) -> None:
     """Train a model as run.yaml specifies."""
     from terrafuse import api

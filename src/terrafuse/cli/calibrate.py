@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +14,7 @@ from terrafuse.cli.options import (
     BlendingName,
     CropSize,
     Device,
+    OtherManifest,
     Overlap,
     PrecisionName,
     RunFolder,
@@ -44,10 +44,7 @@ def calibrate(
             "correlation length of the errors, or a window."
         ),
     ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
-    ] = None,
+    manifest: OtherManifest = None,
     crop_size: CropSize = None,
     overlap: Overlap = None,
     blending: BlendingName = None,

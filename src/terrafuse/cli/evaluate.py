@@ -17,15 +17,18 @@ from terrafuse.cli.options import (
     Convert,
     CropSize,
     Device,
+    OtherManifest,
     Overlap,
     PrecisionName,
     RunFolder,
     RunSetting,
+    ScoredSplit,
     TrustValues,
     conversions,
     load_run,
     names,
     pairs,
+    tell_waiting,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -36,9 +39,7 @@ _EFFICIENCY = "--label-efficiency"
 
 def evaluate(
     run: RunFolder,
-    split: Annotated[
-        str | None, typer.Option(help="Split to score on; default: evaluation.split.")
-    ] = None,
+    split: ScoredSplit = None,
     subsets: Annotated[
         bool, typer.Option("--subsets", help="Score every subset of the modalities.")
     ] = False,
@@ -65,10 +66,7 @@ def evaluate(
             metavar="MODALITY=TEXT",
         ),
     ] = None,
-    manifest: Annotated[
-        Path | None,
-        typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
-    ] = None,
+    manifest: OtherManifest = None,
     scenes: Annotated[
         str | None,
         typer.Option(help="Only these scenes, of any split.", metavar="ID,PATTERN*,…"),
@@ -224,11 +222,7 @@ def evaluate(
         shown = metrics if report is None else {**metrics, "synergy": report}
         typer.echo(json.dumps(shown, indent=2))
     elif "waits_for" in metrics:
-        typer.echo(
-            f"shard {shard} is done; {metrics['waits_for']} scenes of other shards are missing. "
-            f"The shard that finishes the last one writes the scores into {run}; run again those "
-            "that have died"
-        )
+        tell_waiting(shard, f"{metrics['waits_for']} scenes", f"the scores into {run}")
     else:
         from terrafuse.cli.tables import print_metrics
 

@@ -11,6 +11,13 @@ MapFile = Annotated[
     Path,
     typer.Argument(help="A class map, or the folder of one.", metavar="MAP"),
 ]
+MapClasses = Annotated[
+    str | None,
+    typer.Option(
+        help="Names and pixel values, where the raster does not say them: water=1,forest=2.",
+        metavar="NAME=VALUE,…",
+    ),
+]
 
 
 def vectorize(
@@ -30,13 +37,7 @@ def vectorize(
         float,
         typer.Option(help="Leave out smaller polygons, m² (pixels without CRS).", metavar="M2"),
     ] = 0.0,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            help="Names and pixel values, where the raster does not say them: water=1,forest=2.",
-            metavar="NAME=VALUE,…",
-        ),
-    ] = None,
+    classes: MapClasses = None,
     confidence: Annotated[
         Path | None,
         typer.Option(help="Raster of the confidence; default: confidence.tif beside the map."),

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
 ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
+OtherManifest = Annotated[
+    Path | None,
+    typer.Option("--manifest", "--data", help="Another dataset.yaml than the run's."),
+]
+ScoredSplit = Annotated[
+    str | None, typer.Option(help="Split to score on; default: evaluation.split.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Setting = Annotated[
     list[str] | None,
@@ -164,6 +172,20 @@ def windows_of(run: Run, **given: Any) -> WindowSettings:
     from terrafuse.prediction import WindowSettings
 
     return WindowSettings.of_run(run.config, **given)
+
+
+def tell_waiting(shard: str | None, left: str, result: str) -> None:
+    """Print that the parts of other shards are missing.
+
+    Args:
+        shard: The one that is done.
+        left: How many units or scenes are missing.
+        result: The last shard writes it, and where.
+    """
+    typer.echo(
+        f"shard {shard} is done; {left} of other shards are missing. The shard that finishes the "
+        f"last one writes {result}; run again those that have died"
+    )
 
 
 def pairs(items: list[str] | None) -> dict[str, str]:

@@ -29,6 +29,7 @@ from terrafuse.cli.options import (
     load_run,
     names,
     pairs,
+    tell_waiting,
     windows_of,
 )
 from terrafuse.errors import ConfigError
@@ -199,10 +200,7 @@ def _tell_map(
     from terrafuse.prediction import describe_areas, describe_profile
 
     if made.waits_for:
-        typer.echo(
-            f"shard {shard} is done; {made.waits_for} units of other shards are missing. The shard "
-            f"that finishes the last one writes the map to {out}; run again those that have died"
-        )
+        tell_waiting(shard, f"{made.waits_for} units", f"the map to {out}")
         return
     if made.was_there:
         typer.echo(f"the map in {out} is finished already")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from terrafuse.cli.options import Setting, pairs
+from terrafuse.cli.options import Resume, Setting, pairs
 
 
 def pretrain(
@@ -17,7 +17,7 @@ def pretrain(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to create.")],
     settings: Setting = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")] = (False),
+    resume: Resume = False,
 ) -> None:
     """Pre-train backbones on images without labels, as a start for methods."""
     from terrafuse import api

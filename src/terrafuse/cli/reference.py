@@ -8,16 +8,8 @@ from typing import Annotated
 
 import typer
 
-from terrafuse.cli.maps import MapFile
+from terrafuse.cli.maps import MapClasses, MapFile
 from terrafuse.cli.options import AsJson, names, number, pairs
-
-Classes = Annotated[
-    str | None,
-    typer.Option(
-        help="Names and pixel values, where the raster does not say them: water=1,forest=2.",
-        metavar="NAME=VALUE,…",
-    ),
-]
 
 
 def sample(
@@ -61,7 +53,7 @@ def sample(
             help="Classes that the map does not have and a label may be.", metavar="NAME,…"
         ),
     ] = None,
-    classes: Classes = None,
+    classes: MapClasses = None,
     as_json: AsJson = False,
 ) -> None:
     """Draw a stratified random sample of the pixels of a class map, to be labelled."""
@@ -120,7 +112,7 @@ def areas(
         float,
         typer.Option(help="Share of points that may lack a label; left out.", metavar="SHARE"),
     ] = 0.1,
-    classes: Classes = None,
+    classes: MapClasses = None,
     as_json: AsJson = False,
 ) -> None:
     """Estimate areas of the classes and the accuracy of a map, with intervals."""

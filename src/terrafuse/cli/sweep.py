@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from terrafuse.cli.options import AsJson, Device, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, ScoredSplit, Setting, pairs
 
 
 def sweep(
@@ -34,9 +34,7 @@ def sweep(
             metavar="KEY=VALUE,VALUE…",
         ),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split to score on; default: evaluation.split.")
-    ] = None,
+    split: ScoredSplit = None,
     device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:

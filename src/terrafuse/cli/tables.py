@@ -82,9 +82,9 @@ def _print_further(metrics: Mapping[str, Any]) -> None:
             shares = [_percent(row[key]) for key in ("precision", "recall", "f1", "sq", "pq")]
             table.add_row(name, f"{row['objects']:,}", f"{row['mapped']:,}", *shares)
         Console().print(table)
-    for key, inner, first, title in (
-        ("trimap", "within_px", "within", "near boundaries"),
-        ("regions", "per_region", "region", "per region"),
+    for key, inner, first, title, unit in (
+        ("trimap", "within_px", "within", "near boundaries", " px"),
+        ("regions", "per_region", "region", "per region", ""),
     ):
         if key in metrics:
             table = Table(title=f"{title}, {metrics['full']}, in %")
@@ -92,9 +92,8 @@ def _print_further(metrics: Mapping[str, Any]) -> None:
             for column in ("mIoU", "OA", "pixels"):
                 table.add_column(column, justify="right")
             for name, row in metrics[key][inner].items():
-                label = f"{name} px" if key == "trimap" else name
                 scores = [_percent(row["miou"]), _percent(row["oa"])]
-                table.add_row(label, *scores, f"{row['pixels']:,}")
+                table.add_row(f"{name}{unit}", *scores, f"{row['pixels']:,}")
             Console().print(table)
 
 

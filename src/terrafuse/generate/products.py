@@ -158,11 +158,6 @@ def save_preview(path: Path, photo: Picture, made: Picture) -> None:
     Image.fromarray(np.concatenate([photo, gutter, made], axis=1)).save(path, format="PNG")
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a record as readable JSON."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 #: Values (1, h, w) → picture (h, w, 3).
 Preview = Callable[[NDArray[np.float32]], Picture]
 

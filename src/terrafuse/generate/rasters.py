@@ -21,13 +21,12 @@ from terrafuse.generate.products import (
     RasterFiles,
     RasterWriter,
     save_preview,
-    write_json,
 )
 from terrafuse.generate.rasterizers import DepthRasterizer, SegmentRasterizer
 from terrafuse.generate.windows import WindowPlan
 from terrafuse.generate.workers import WindowRunner
 from terrafuse.version import VERSION
-from terrafuse.writing import written_whole
+from terrafuse.writing import write_json, written_whole
 
 
 @dataclass(frozen=True)

@@ -317,4 +317,4 @@ def _classes(
     return {
         "classes": codes.classes(DEFAULT_COLORS),
         **({"void": codes.void} if codes.void else {}),
-    }, codes.files if look.most else None
+    }, codes.files if look.is_sample else None

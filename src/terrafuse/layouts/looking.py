@@ -25,13 +25,16 @@ class Look:
 
     Args:
         order: All scenes; any number of the first ones are spread evenly over all.
-        most: Scenes opened per modality; None: no limit.
-        patience: Files of labels without a new value after which no more are read; None: all are.
+        is_sample: Whether only some of the first ones are opened.
     """
 
     order: tuple[str, ...]
-    most: int | None = None
-    patience: int | None = None
+    is_sample: bool = False
+
+    @property
+    def patience(self) -> int | None:
+        """Files of labels without a new value after which no more are read; None: all are."""
+        return PATIENCE if self.is_sample else None
 
     @classmethod
     def at(cls, ids: Sequence[str], options: Mapping[str, str]) -> Look:
@@ -43,11 +46,12 @@ class Look:
         if choice(options, "look", ("some", "all")) == "all" or len(ids) <= FEW:
             return cls(tuple(ids))
         places = sorted(range(len(ids)), key=lambda place: place * _STEP % 1)
-        return cls(tuple(ids[place] for place in places), SAMPLE, PATIENCE)
+        return cls(tuple(ids[place] for place in places), is_sample=True)
 
     def choose(self, files: Mapping[str, _V]) -> dict[str, _V]:
         """Choose of the files of a modality by scene, in their order."""
-        chosen = set([id for id in self.order if id in files][: self.most])
+        most = SAMPLE if self.is_sample else None
+        chosen = set([id for id in self.order if id in files][:most])
         return {id: file for id, file in files.items() if id in chosen}
 
     def tell(self, labels_read: int | None = None) -> None:
@@ -57,15 +61,15 @@ class Look:
             labels_read: Files of labels that were read to find their values; None: there was no
                 need to.
         """
-        if self.most is None or self.patience is None:
+        if not self.is_sample:
             return
         values = (
             ""
             if labels_read is None
             else f" and {labels_read:,} for the values of labels, of which the last "
-            f"{self.patience:,} had no new one"
+            f"{PATIENCE:,} had no new one"
         )
         warn(
-            f"of {len(self.order):,} scenes, evenly spread ones were opened: {self.most:,} for "
+            f"of {len(self.order):,} scenes, evenly spread ones were opened: {SAMPLE:,} for "
             f"bands and sizes{values}. To open all: -O look=all"
         )

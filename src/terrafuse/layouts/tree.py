@@ -58,8 +58,12 @@ class FileKind:
 
     def id_of(self, name: str) -> str | None:
         """Return the id of the scene that a raster of this name shows; None: of another kind."""
-        match = re.fullmatch(self.stem, name.rpartition(".")[0], re.IGNORECASE)
+        match = self._pattern.fullmatch(name, 0, name.rindex("."))
         return None if match is None else self.to_id(match)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return re.compile(self.stem, re.IGNORECASE)
 
     def places(self) -> str:
         """Return the folders in words."""
@@ -151,14 +155,13 @@ class Tree:
 
         Only of these are paths made: of 10⁵ files and 50 kinds, most are of none.
         """
-        pattern = re.compile(kind.stem, re.IGNORECASE)
         for folder, names in self.names.items():
             rank = kind.rank(folder)
             if rank is None:
                 continue
             for name in names:
-                if match := pattern.fullmatch(name, 0, name.rindex(".")):
-                    yield folder / name, rank, kind.to_id(match)
+                if (id := kind.id_of(name)) is not None:
+                    yield folder / name, rank, id
 
     def strangers(self, kinds: Sequence[FileKind]) -> list[PurePosixPath]:
         """List rasters beside files of these kinds whose names match none."""

@@ -300,17 +300,17 @@ class Accumulator:
                 "precision '16-mixed' overflows: use '32-true'"
             )
         return FinalRows(
-            sums,
-            self._total_weights(rows),
-            best,
-            index,
-            votes,
-            None if self._sources is None else self._sources[ring, self._own],
-            self.abstain,
-            self.temperature,
-            self.set_threshold,
-            None if self._without is None else self._without[:, :, ring, self._own],
-            self.left_out,
+            sums=sums,
+            totals=self._total_weights(rows),
+            best=best,
+            index=index,
+            votes=votes,
+            sources=None if self._sources is None else self._sources[ring, self._own],
+            abstain=self.abstain,
+            temperature=self.temperature,
+            set_threshold=self.set_threshold,
+            without=None if self._without is None else self._without[:, :, ring, self._own],
+            left_out=self.left_out,
         )
 
     def _total_weights(self, rows: slice | Tensor) -> Tensor:

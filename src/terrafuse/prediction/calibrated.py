@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.errors import WeightsError, cut
-from terrafuse.writing import written_whole
+from terrafuse.writing import write_json, written_whole
 
 #: Name of the file in a run folder.
 CALIBRATION_JSON = "calibration.json"
@@ -141,7 +141,6 @@ def write_calibration(folder: Path, content: Mapping[str, Any]) -> dict[str, Any
     """
     path = folder / CALIBRATION_JSON
     whole = {"format": CALIBRATION_FORMAT, **content}
-    text = json.dumps(whole, indent=2, ensure_ascii=False)
     with written_whole(path) as (partial,):
-        partial.write_text(text + "\n", encoding="utf-8")
+        write_json(partial, whole)
     return whole

@@ -25,7 +25,13 @@ from terrafuse.prediction.sharing import Shard, cut_tasks, units_of
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 from terrafuse.weights import digest
-from terrafuse.writing import clear_leftovers, is_own_folder, remove_files, written_whole
+from terrafuse.writing import (
+    clear_leftovers,
+    is_own_folder,
+    remove_files,
+    write_json,
+    written_whole,
+)
 
 #: Folder of unfinished maps, beside the products.
 UNITS = "units"
@@ -138,7 +144,7 @@ class MapJob:
             self.discard()
         with written_whole(self.folder / _JOB) as (partial,):
             content = {"format": _FORMAT, "units": len(self.plan), "key": self._key}
-            partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+            write_json(partial, content)
 
     @property
     def missing(self) -> set[int]:

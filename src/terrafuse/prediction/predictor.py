@@ -98,27 +98,28 @@ class ScenePredictor:
 
     def on(self, device: str) -> ScenePredictor:
         """Return the same, on another device."""
-        return ScenePredictor(
-            self.segmenter, self.windows, device=torch.device(device), calibration=self.calibration
-        )
+        return self._with(device=device)
 
     def calibrated(self, calibration: Calibration) -> ScenePredictor:
         """Return the same, with another calibration."""
-        return ScenePredictor(
-            self.segmenter, self.windows, device=self.device, calibration=calibration
-        )
+        return self._with(calibration=calibration)
+
+    def with_batch_size(self, size: int) -> ScenePredictor:
+        """Return the same, with so many windows per forward pass."""
+        return self._with(windows=replace(self.windows, batch_size=size))
+
+    def _with(self, **changed: Any) -> ScenePredictor:
+        """Return the same, but for some arguments of the constructor."""
+        own = {
+            "segmenter": self.segmenter, "windows": self.windows, "device": self.device,
+            "calibration": self.calibration,
+        }  # fmt: skip
+        return ScenePredictor(**{**own, **changed})
 
     @property
     def tells_sets(self) -> bool:
         """Whether there are class sets, and bits for their classes."""
         return self.calibration.has_sets and self.segmenter.num_classes <= MOST_SET_CLASSES
-
-    def with_batch_size(self, size: int) -> ScenePredictor:
-        """Return the same, with so many windows per forward pass."""
-        windows = replace(self.windows, batch_size=size)
-        return ScenePredictor(
-            self.segmenter, windows, device=self.device, calibration=self.calibration
-        )
 
     @contextmanager
     def on_cpu(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from rasterio._err import CPLE_BaseError  # raised for failures inside GDAL
 from rasterio.errors import RasterioError
 from safetensors.numpy import save_file
 
-from terrafuse.classes import ClassScheme
+from terrafuse.classes import DISTINCT_COLORS, ClassScheme, channels
 from terrafuse.data.handles import without_warnings
 from terrafuse.errors import (
     OutputError,
@@ -60,6 +60,7 @@ from terrafuse.writing import (
     partial_folder,
     refuse_special,
     replace_together,
+    write_json,
 )
 
 if TYPE_CHECKING:
@@ -70,11 +71,8 @@ RECORD = "prediction.json"
 RECORD_FORMAT = 1
 #: Name of the value 0 where others are modalities.
 NONE_ALONE = "none alone"
-# Its colour and theirs: those of Okabe and Ito, which the colour-blind tell apart.
-_PLACE_COLORS = (
-    (214, 214, 214), (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233),
-    (213, 94, 0), (138, 138, 138), (178, 164, 0),
-)  # fmt: skip
+# Its colour and theirs.
+_PLACE_COLORS = ("#d6d6d6", *DISTINCT_COLORS)
 # rasterio raises SystemError if GDAL fails without giving a reason.
 _FAILURES = (OSError, RasterioError, CPLE_BaseError, SystemError)
 
@@ -439,12 +437,10 @@ class MapWriter:
             profile.end()
             record = partial / RECORD
             described = {product.name: self._describe(product) for product in self._products}
-            content = {
+            write_json(record, {
                 "format": RECORD_FORMAT, **facts, "products": described,
                 "job": self.job.digest, "profile": profile.to_dict(),
-            }  # fmt: skip
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            record.write_text(text + "\n", encoding="utf-8")
+            })  # fmt: skip
             whole = Products(
                 {name: paths[0] for name, paths in made.items()},
                 record,
@@ -561,7 +557,7 @@ class MapWriter:
                 template.update_tags(**{of: json.dumps(bits, ensure_ascii=False)})
             if product.tells == "one":
                 names = self._category_names(product)
-                template.write_colormap(1, {v: (*_PLACE_COLORS[v], 255) for v in names})
+                template.write_colormap(1, {v: (*channels(_PLACE_COLORS[v]), 255) for v in names})
                 template.update_tags(modalities=json.dumps(names, ensure_ascii=False))
 
     def _name_categories(self, product: Product, path: Path) -> None:

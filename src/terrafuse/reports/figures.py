@@ -19,7 +19,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.text import Text
 from numpy.typing import NDArray
 
-from terrafuse.classes import ClassScheme
+from terrafuse.classes import DISTINCT_COLORS, ClassScheme
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.reports.previews import (
     VOID_COLOR,
@@ -35,8 +35,8 @@ P = ParamSpec("P")
 
 INK, MUTED, LINE, PAPER = "#1c2126", "#667079", "#d5d9dc", "#fefefe"
 _DARK = {"#000000": "#e8eaec", INK: "#e8eaec", MUTED: "#9aa4ad", LINE: "#3b434b", PAPER: "#16191d"}
-#: Distinguishable with every kind of colour vision (Okabe and Ito); the first is the best run's.
-SERIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a8a8a", "#b2a400")
+#: The first is the best run's.
+SERIES = DISTINCT_COLORS
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
