@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import isnan
 
@@ -271,6 +272,35 @@ def test_every_pair_or_all_against_one() -> None:
     (low, high) = against.effects
     assert (low.better, high.better) == (None, "high")
     assert (low.verdict, high.verdict) == ("cannot be told apart", "a is better")
+
+
+def test_what_is_found_is_decided_by_p_over_the_comparisons_of_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of moderate p, which a correction changes; IoUs of all classes are one table."""
+    given = iter([[0.02, 0.004, 0.03], [0.03, 0.012, 0.02], [0.9, 0.04, 0.5]])
+    monkeypatch.setattr(
+        "terrafuse.evaluation.comparison.compare.SignFlips.p", lambda *_: np.array(next(given))
+    )
+    rng = np.random.default_rng(13)
+    settings = {name: [counts_of(rng.normal(0.7, 0.1, 20))] for name in "ABC"}
+    columns = ["oa", "iou:bare", "iou:crop"]
+    found = compare_settings(settings, columns, RULE, BlockBootstrap(20, draws=50))
+    for column, corrected in {
+        "oa": [0.06, 0.06, 0.9], "iou:bare": [0.024, 0.06, 0.09], "iou:crop": [0.09, 0.08, 0.5],
+    }.items():  # fmt: skip
+        assert [e.p_holm for e in found.of(column)] == pytest.approx(corrected)
+    assert [e.better is None for e in found.of("oa")] == [True] * 3
+    assert [e.better is None for e in found.of("iou:bare")] == [False, True, True]
+
+
+def test_of_errors_less_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = replace(SCORES["oa"], higher_is_better=False)
+    blocks = np.random.default_rng(14).normal(0.5, 0.05, 30)
+    found = compare([blocks + 0.1], [blocks])
+    assert (found.effects[0].better, found.best("oa")) == ("A", "A")
+    monkeypatch.setitem(SCORES, "oa", kind)
+    assert (found.effects[0].better, found.best("oa")) == ("B", "B")
 
 
 def test_correction_by_hand() -> None:
