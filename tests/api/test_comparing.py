@@ -64,6 +64,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_runs_that_differ_in_the_seed_are_one_setting(runs: list[Path]) -> None:
     found = api.compare(runs, metrics=["miou", "iou:crop"])
+    other = api.compare(runs, metrics=["miou"], seed=1).comparison.effects[0].difference
+    assert other.value == found.comparison.effects[0].difference.value
+    assert other.low != found.comparison.effects[0].difference.low
     assert {s.name: s.runs for s in found.settings} == {
         "late": tuple(runs[:3]), "early": tuple(runs[3:]),
     }  # fmt: skip
@@ -150,7 +153,7 @@ def test_counts_of_another_split_judge_no_rows(runs: list[Path]) -> None:
     assert found.comparison.columns == ("oa", "iou:crop")
     path = runs[4] / "evidence.npz"
     write_evidence(path, facts(split="val")(read_evidence(path)))
-    with pytest.raises(ScoresError, match="early-1.*is of split 'val', the scores are of 'test'"):
+    with pytest.raises(ScoresError, match=r"early-1.*is of split 'val', the scores are of 'test'"):
         judge_rows(settings, "test", ["oa"], ["crop"])
 
 
@@ -210,10 +213,10 @@ def test_scenes_are_compared_one_by_one() -> None:
     own = evidence_of(labels, [labels], scenes=scenes)
     check_same_ground({"one": own, "two": replace(own)})
     other = replace(own, scenes=own.scenes[::-1])
-    with pytest.raises(ScoresError, match="'one' and 'three' .* same scenes in another order"):
+    with pytest.raises(ScoresError, match=r"'one' and 'three' .* same scenes in another order"):
         check_same_ground({"one": own, "two": own, "three": other})
     newer = replace(scenes[1], bytes={"s1": 5, "dsm": 8})
-    with pytest.raises(ScoresError, match="'dsm' was of another version .* scenes 'scene 1': its"):
+    with pytest.raises(ScoresError, match=r"'dsm' was of another version .* scenes 'scene 1': its"):
         check_same_ground({"one": own, "two": replace(own, scenes=(scenes[0], newer))})
 
 
@@ -232,6 +235,13 @@ def test_boundaries_of_other_tolerances_are_left_out_or_refused(runs: list[Path]
     assert "boundary F1 is left out" in found.notes[0]
     with pytest.raises(ScoresError, match=r"boundary_tolerance_px=…\), or leave out boundary_f1"):
         api.compare(runs, metrics=["boundary_f1"])
+
+
+def test_blocks_suit_every_run(runs: list[Path]) -> None:
+    path = runs[4] / "evidence.npz"
+    write_evidence(path, facts(crop_size=256)(read_evidence(path)))
+    blocks = api.compare(runs, metrics=["oa"]).blocks
+    assert (blocks.side_px, blocks.count, blocks.reason) == (256, 4, "a window of the model")
 
 
 def test_correlation_between_blocks_widens_what_is_said(

@@ -22,6 +22,7 @@ from terrafuse.evaluation.comparison import (
     letters,
 )
 from terrafuse.evaluation.comparison.counts import score_sums, tallies
+from terrafuse.evaluation.comparison.spread import RunScores
 from terrafuse.evaluation.resampling import MOST_GROUPS, BlockBootstrap
 from terrafuse.evaluation.score_table import SCORES, score_values
 from terrafuse.evaluation.scores import ClassMean
@@ -113,6 +114,12 @@ def test_single_runs_are_a_paired_t_test_of_blocks() -> None:
     assert power == pytest.approx(0.8, abs=0.01)
 
 
+def test_influence_is_what_a_block_adds_to_the_score() -> None:
+    blocks = np.random.default_rng(15).normal(0.7, 0.1, 30)
+    found = RunScores.of(counts_of(blocks), ["oa"], RULE, BlockBootstrap(30, draws=10))
+    assert found.influence[:, 0] == pytest.approx(blocks - blocks.mean())
+
+
 def test_seeds_alone_are_a_test_of_welch() -> None:
     """On ground where all blocks are alike."""
     a, b = [0.70, 0.74, 0.69], [0.66, 0.665, 0.67, 0.68, 0.64]
@@ -181,7 +188,9 @@ def test_correlation_between_blocks_widens() -> None:
     own, other = (e.difference for e in (narrow, wide))
     assert wide.ground == pytest.approx(2 * narrow.ground)
     assert other.high - other.low == pytest.approx(2 * (own.high - own.low))
-    assert wide.p > narrow.p
+    half = abs(wide.difference.value) / narrow.ground / 2
+    assert wide.p == pytest.approx(2 * stats.t.sf(half, 39), abs=0.03)
+    assert wide.p > narrow.p + 0.05
 
 
 def test_few_blocks_tell_nothing() -> None:
