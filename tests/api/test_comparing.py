@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 
 from terrafuse import api
+from terrafuse.api.comparing import Setting, judge_rows
 from terrafuse.errors import ConfigError, ScoresError
+from terrafuse.evaluation.blocks import find_blocks
+from terrafuse.evaluation.comparison import Effect
+from terrafuse.evaluation.comparison.checking import check_same_ground
 from terrafuse.evaluation.evidence import CELL_PX, Cells, Evidence, read_evidence, write_evidence
 
 from ..helpers.small_evidence import evidence_of, scored_scene
@@ -60,6 +64,9 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def test_runs_that_differ_in_the_seed_are_one_setting(runs: list[Path]) -> None:
     found = api.compare(runs, metrics=["miou", "iou:crop"])
+    other = api.compare(runs, metrics=["miou"], seed=1).comparison.effects[0].difference
+    assert other.value == found.comparison.effects[0].difference.value
+    assert other.low != found.comparison.effects[0].difference.low
     assert {s.name: s.runs for s in found.settings} == {
         "late": tuple(runs[:3]), "early": tuple(runs[3:]),
     }  # fmt: skip
@@ -113,6 +120,10 @@ def test_seeds_are_paired_where_both_have_them(runs: list[Path]) -> None:
     found = api.compare(same, pair_seeds=True, metrics=["oa"])
     assert found.comparison.paired
     assert [run.name for run in found.settings[0].runs] == ["early-0", "early-1"]
+    # Equal numbers alone pair nothing.
+    alone = api.compare(same, metrics=["oa"]).comparison
+    assert not alone.paired
+    assert alone.effects[0].to_dict()["seeds"] != found.comparison.effects[0].to_dict()["seeds"]
 
 
 def test_rows_of_a_sweep_are_settings(runs: list[Path]) -> None:
@@ -134,6 +145,16 @@ def test_rows_of_a_sweep_are_settings(runs: list[Path]) -> None:
     results.write_text("{")
     with pytest.raises(ScoresError, match=r"is damaged .*Run the sweep's command again"):
         api.compare(folder)
+
+
+def test_counts_of_another_split_judge_no_rows(runs: list[Path]) -> None:
+    settings = [Setting("late", tuple(runs[:3])), Setting("early", tuple(runs[3:]))]
+    found = judge_rows(settings, "test", ["oa"], ["crop"])
+    assert found.comparison.columns == ("oa", "iou:crop")
+    path = runs[4] / "evidence.npz"
+    write_evidence(path, facts(split="val")(read_evidence(path)))
+    with pytest.raises(ScoresError, match=r"early-1.*is of split 'val', the scores are of 'test'"):
+        judge_rows(settings, "test", ["oa"], ["crop"])
 
 
 def test_no_evidence_names_the_command(runs: list[Path], tmp_path: Path) -> None:
@@ -167,6 +188,7 @@ def facts(**values: Any) -> Callable[[Evidence], Evidence]:
     [
         (scenes(id="other"), r"test areas differ \(scenes that only the first .*'scene 0'; scenes"),
         (scenes(labels="0" * 16), r"labels differ in scenes 'scene 0'\. Evaluate both"),
+        (scenes(height=SIDE // 2, width=2 * SIDE), r"labels differ in scenes 'scene 0'"),
         (scenes(bytes={"s2": 201}), r"modality 's2' was of another version of the data in .*0'"),
         (facts(classes=["bare", "crop", "sea"]), "their classes are bare, crop, water and bare,"),
         (facts(scored_classes=["crop"]), r"evaluation\.mean_over of the other"),
@@ -184,6 +206,20 @@ def test_what_was_not_scored_alike_is_refused(
     api.compare(runs[:4], metrics=["oa"])
 
 
+def test_scenes_are_compared_one_by_one() -> None:
+    labels = [np.full((64, 64), k, np.uint8) for k in range(2)]
+    known = [{"s1": 5}, {"s1": 5, "dsm": 9}]
+    scenes = [scored_scene(k, own, bytes=known[k]) for k, own in enumerate(labels)]
+    own = evidence_of(labels, [labels], scenes=scenes)
+    check_same_ground({"one": own, "two": replace(own)})
+    other = replace(own, scenes=own.scenes[::-1])
+    with pytest.raises(ScoresError, match=r"'one' and 'three' .* same scenes in another order"):
+        check_same_ground({"one": own, "two": own, "three": other})
+    newer = replace(scenes[1], bytes={"s1": 5, "dsm": 8})
+    with pytest.raises(ScoresError, match=r"'dsm' was of another version .* scenes 'scene 1': its"):
+        check_same_ground({"one": own, "two": replace(own, scenes=(scenes[0], newer))})
+
+
 def test_modalities_that_only_one_has_are_no_other_version(runs: list[Path]) -> None:
     path = runs[4] / "evidence.npz"
     write_evidence(path, scenes(bytes={"dsm": 7, "s1": 100})(read_evidence(path)))
@@ -199,6 +235,26 @@ def test_boundaries_of_other_tolerances_are_left_out_or_refused(runs: list[Path]
     assert "boundary F1 is left out" in found.notes[0]
     with pytest.raises(ScoresError, match=r"boundary_tolerance_px=…\), or leave out boundary_f1"):
         api.compare(runs, metrics=["boundary_f1"])
+
+
+def test_blocks_suit_every_run(runs: list[Path]) -> None:
+    path = runs[4] / "evidence.npz"
+    write_evidence(path, facts(crop_size=256)(read_evidence(path)))
+    blocks = api.compare(runs, metrics=["oa"]).blocks
+    assert (blocks.side_px, blocks.count, blocks.reason) == (256, 4, "a window of the model")
+
+
+def test_correlation_between_blocks_widens_what_is_said(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def effect(widening: float) -> Effect:
+        monkeypatch.setattr(
+            "terrafuse.api.comparing.find_blocks",
+            lambda *own: replace(find_blocks(*own), widening=widening),
+        )
+        return api.compare(runs, metrics=["oa"]).comparison.effects[0]
+
+    assert effect(9.0).ground == pytest.approx(3 * effect(1.0).ground)
 
 
 def test_one_block_tells_nothing_and_says_so(runs: list[Path]) -> None:

@@ -6,15 +6,22 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
+from numpy.typing import NDArray
 
 from stored_run import place_run
 from terrafuse import api
 from terrafuse.api.run_facts import run_facts
-from terrafuse.evaluation import read_evidence
+from terrafuse.evaluation import find_places, read_evidence
+from terrafuse.prediction import Calibration, SubsetCalibration
+
+reporting = import_module("terrafuse.api.reporting")
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
 
@@ -71,6 +78,34 @@ def test_the_page_shows_places_and_what_the_run_was_made_of(run: api.Run) -> Non
     shown = page[page.index(place) :]
     titles = re.findall(r'data-title="([^"]*)"', shown)[:6]
     assert titles == ["s2", "s1", "truth", "map", "errors", "confidence"]
+
+
+def test_a_page_of_chosen_scenes_names_the_file_of_their_scores(run: api.Run) -> None:
+    metrics = run.evaluate(scenes=["scene0", "scene2"], device="cpu")
+    page = api.report(run, metrics=metrics, device="cpu").read_text(encoding="utf-8")
+    own, other = (
+        hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
+        for name in ("metrics_scenes.json", "metrics.json")
+    )
+    assert own in page
+    assert other not in page
+    assert "How sure the scores are" not in headings(page)  # they are of the run's own split
+
+
+@pytest.mark.parametrize("temperature", [None, 5.0])
+def test_the_confidence_of_a_place_is_calibrated_as_its_scores(
+    run: api.Run, temperature: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if temperature:
+        own = {"s2+s1": SubsetCalibration(temperature)}
+        run = replace(run, calibration=Calibration("s2+s1", own))
+        run.evaluate(split="val", device="cpu")
+    seen: list[NDArray[np.uint8]] = []
+    draw = reporting.confidence_image
+    monkeypatch.setattr(reporting, "confidence_image", lambda x: seen.append(x) or draw(x))
+    api.report(run, device="cpu")
+    (place,) = find_places(read_evidence(run.folder / "evidence.npz"))
+    assert (seen[0][::8] / 254).mean() == pytest.approx(place.confidence, abs=0.003)
 
 
 def headings(page: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from terrafuse import api
 from terrafuse.cli.app import app
 from terrafuse.errors import ConfigError, ScoresError
 from terrafuse.evaluation.evidence import read_evidence
+from terrafuse.prediction import Calibration, SubsetCalibration
 from terrafuse.reports import synergy_sentences, synergy_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*was trained when nodata:UserWarning")
@@ -94,6 +96,25 @@ def test_finished_tests_are_not_run_again(run: api.Run, monkeypatch: pytest.Monk
     assert api.synergy(run, **how, resume=True) == whole
     assert len(calls) == 6  # the torn one again, and two of another place
     assert not (run.folder / "scored_altered").exists()
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_altered_inputs_are_as_calibrated_as_the_scores(
+    run: api.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise of nothing changes nothing: neither with a temperature nor without."""
+    monkeypatch.setattr("terrafuse.evaluation.synergy.stress.DEVIATIONS", (0.0,))
+    own = SubsetCalibration(4.0)
+    hot = replace(run, calibration=Calibration("s2+s1", {"s2+s1": own, "s2": own}))
+    found = {}
+    for calibrated in (True, False):
+        metrics = hot.evaluate(split="val", subsets=True, device="cpu", calibrated=calibrated)
+        report = api.synergy(hot, split="val", tests=["noise"], metrics=metrics, device="cpu")
+        assert len(report["tests"]) == 2
+        for row in report["tests"]:
+            assert row["fall"]["confidence"]["value"] == 0
+        found[calibrated] = report["confidence"][0]["confidence"]["value"]
+    assert found[True] != found[False]
 
 
 @pytest.mark.usefixtures("no_figures")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from math import isnan
 
@@ -21,6 +22,7 @@ from terrafuse.evaluation.comparison import (
     letters,
 )
 from terrafuse.evaluation.comparison.counts import score_sums, tallies
+from terrafuse.evaluation.comparison.spread import RunScores
 from terrafuse.evaluation.resampling import MOST_GROUPS, BlockBootstrap
 from terrafuse.evaluation.score_table import SCORES, score_values
 from terrafuse.evaluation.scores import ClassMean
@@ -112,6 +114,12 @@ def test_single_runs_are_a_paired_t_test_of_blocks() -> None:
     assert power == pytest.approx(0.8, abs=0.01)
 
 
+def test_influence_is_what_a_block_adds_to_the_score() -> None:
+    blocks = np.random.default_rng(15).normal(0.7, 0.1, 30)
+    found = RunScores.of(counts_of(blocks), ["oa"], RULE, BlockBootstrap(30, draws=10))
+    assert found.influence[:, 0] == pytest.approx(blocks - blocks.mean())
+
+
 def test_seeds_alone_are_a_test_of_welch() -> None:
     """On ground where all blocks are alike."""
     a, b = [0.70, 0.74, 0.69], [0.66, 0.665, 0.67, 0.68, 0.64]
@@ -180,7 +188,9 @@ def test_correlation_between_blocks_widens() -> None:
     own, other = (e.difference for e in (narrow, wide))
     assert wide.ground == pytest.approx(2 * narrow.ground)
     assert other.high - other.low == pytest.approx(2 * (own.high - own.low))
-    assert wide.p > narrow.p
+    half = abs(wide.difference.value) / narrow.ground / 2
+    assert wide.p == pytest.approx(2 * stats.t.sf(half, 39), abs=0.03)
+    assert wide.p > narrow.p + 0.05
 
 
 def test_few_blocks_tell_nothing() -> None:
@@ -271,6 +281,35 @@ def test_every_pair_or_all_against_one() -> None:
     (low, high) = against.effects
     assert (low.better, high.better) == (None, "high")
     assert (low.verdict, high.verdict) == ("cannot be told apart", "a is better")
+
+
+def test_what_is_found_is_decided_by_p_over_the_comparisons_of_its_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of moderate p, which a correction changes; IoUs of all classes are one table."""
+    given = iter([[0.02, 0.004, 0.03], [0.03, 0.012, 0.02], [0.9, 0.04, 0.5]])
+    monkeypatch.setattr(
+        "terrafuse.evaluation.comparison.compare.SignFlips.p", lambda *_: np.array(next(given))
+    )
+    rng = np.random.default_rng(13)
+    settings = {name: [counts_of(rng.normal(0.7, 0.1, 20))] for name in "ABC"}
+    columns = ["oa", "iou:bare", "iou:crop"]
+    found = compare_settings(settings, columns, RULE, BlockBootstrap(20, draws=50))
+    for column, corrected in {
+        "oa": [0.06, 0.06, 0.9], "iou:bare": [0.024, 0.06, 0.09], "iou:crop": [0.09, 0.08, 0.5],
+    }.items():  # fmt: skip
+        assert [e.p_holm for e in found.of(column)] == pytest.approx(corrected)
+    assert [e.better is None for e in found.of("oa")] == [True] * 3
+    assert [e.better is None for e in found.of("iou:bare")] == [False, True, True]
+
+
+def test_of_errors_less_is_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = replace(SCORES["oa"], higher_is_better=False)
+    blocks = np.random.default_rng(14).normal(0.5, 0.05, 30)
+    found = compare([blocks + 0.1], [blocks])
+    assert (found.effects[0].better, found.best("oa")) == ("A", "A")
+    monkeypatch.setitem(SCORES, "oa", kind)
+    assert (found.effects[0].better, found.best("oa")) == ("B", "B")
 
 
 def test_correction_by_hand() -> None:

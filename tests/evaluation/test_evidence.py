@@ -138,6 +138,20 @@ def test_the_side_follows_errors_or_the_window() -> None:
     assert find_blocks([evidence], side_px=64).count == 14 * 11
 
 
+def test_of_several_models_all_errors_count() -> None:
+    """The length is the largest, whatever the order; what blocks leave outside is that of all."""
+    near, far = (
+        wrong_where(correlated_field(np.random.default_rng(8), (512, 512), length))
+        for length in (6.0, 40.0)
+    )
+    for both in ([near, far], [far, near]):
+        found = find_blocks(both)
+        assert found.correlation_px == correlation_length(far)
+        assert found.side_px == find_blocks([far]).side_px
+        one, all_, other = (find_blocks(x, 64).widening for x in ([near], both, [far]))
+        assert one + 0.1 < all_ < other - 0.01
+
+
 def test_blocks_of_a_scene_have_about_equal_size() -> None:
     evidence = wrong_where(np.zeros((640, 300)))
     blocks = find_blocks([evidence], side_px=128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
@@ -19,10 +20,15 @@ from children import run
 from small_units import Deadly
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig
+from terrafuse.data.polygons import RegionFile
 from terrafuse.errors import ConfigError, OutputError, WorkerError
-from terrafuse.evaluation import Keeping, evaluate
+from terrafuse.evaluation import Evidence, Keeping, evaluate
 from terrafuse.evaluation.boundary import BoundaryScore
+from terrafuse.evaluation.evidence import save_evidence
 from terrafuse.evaluation.journal import ScoreJournal
+from terrafuse.evaluation.objects import ObjectScores
+from terrafuse.evaluation.regions import RegionScores
+from terrafuse.evaluation.trimap import TrimapScores
 from terrafuse.prediction import ScenePredictor, Shard, WindowSettings, WorkerSettings
 from terrafuse.prediction.crew import Crew, Event
 from terrafuse.prediction.workers import Report
@@ -234,6 +240,46 @@ def test_scores_of_processes_one_of_which_is_killed(tmp_path: Path, expected: An
 
 
 # Shards
+
+
+def test_evidence_and_further_scores_are_those_of_one_run_whatever_the_cut(
+    inline: type[InlineCrew], tmp_path: Path, at_once: None
+) -> None:
+    """The file byte by byte, of workers that die, in shards and gone on with."""
+    corners = [[500_000 + 10 * x, 5_000_000 - 10 * y] for x, y in ((0, 0), (9, 0), (9, 9), (0, 9))]
+    region = {
+        "type": "Feature", "properties": {"name": "north"},
+        "geometry": {"type": "Polygon", "coordinates": [[*corners, corners[0]]]},
+    }  # fmt: skip
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}}
+    regions = {"type": "FeatureCollection", "crs": crs, "features": [region]}
+    (tmp_path / "r.geojson").write_text(json.dumps(regions))
+    further = [
+        ObjectScores.of(["land"], SCHEME, 2),
+        TrimapScores((1, 3), 2),
+        RegionScores(RegionFile(str(tmp_path / "r.geojson"), "name"), SCHEME.names),
+    ]
+    file = tmp_path / "evidence.npz"
+
+    def made(*args: Any, **how: Any) -> tuple[Any, bytes]:
+        found: list[Evidence] = []
+        metrics = score(*args, on_evidence=found.append, further=further, **how)
+        (own,) = found
+        save_evidence(file, own)
+        return metrics, file.read_bytes()
+
+    whole = made()
+    assert whole[0]["regions"]["per_region"]["north"]["pixels"] == 5 * 81
+    assert whole[0]["objects"]["per_class"]["land"]["objects"] > 20
+    inline.deadly[:] = [1, 3]
+    assert made(workers=WorkerSettings(2)) == whole
+    keeping = Keeping(tmp_path / "scored")
+    with pytest.raises(KeyboardInterrupt):
+        made(keeping, on_map=stop_at("d"))
+    assert made(keeping, resume=True, workers=WorkerSettings(2)) == whole
+    keeping = Keeping(tmp_path / "shards")
+    assert score(keeping, shard=Shard(2, 2), further=further) == {"waits_for": 3}
+    assert made(keeping, shard=Shard(1, 2)) == whole
 
 
 def test_shards_in_any_order_make_the_scores(tmp_path: Path, expected: Any) -> None:

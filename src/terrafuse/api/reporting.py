@@ -142,7 +142,10 @@ def report(
             curves={title: run.folder / "log.csv" for title, run in named.items()},
             scheme=first.info.scheme,
             notes=scores[titles[0]].get("warnings", ()),
-            facts={title: run_facts(run, evidence[title]) for title, run in named.items()},
+            facts={
+                title: run_facts(run, evidence[title], f"metrics{results_name(scores[title])}.json")
+                for title, run in named.items()
+            },
             places=_places(first, scores[titles[0]], evidence[titles[0]], device),
             sections=judged_sections(named, scores, evidence),
         )
@@ -186,7 +189,13 @@ def _places(
         return []
     dataset, conversions = _dataset(run, metrics)
     reference = metrics["settings"]["reference"]
-    predictor = ScenePredictor(run.segmenter, WindowSettings.of_run(run.config), device=device)
+    predictor = ScenePredictor(
+        run.segmenter,
+        WindowSettings.of_run(run.config),
+        device=device,
+        # The picture is of the confidence that the words beside it are on.
+        calibration=run.calibration if metrics["settings"].get("calibration") else None,
+    )
     shown = []
     for place in find_places(evidence):
         scene = _open(dataset, place.scene, conversions)

@@ -23,11 +23,12 @@ _DIGITS = 16
 _Facts = dict[str, dict[str, Cell]]
 
 
-def run_facts(run: Run, evidence: Evidence | None = None) -> _Facts:
+def run_facts(run: Run, evidence: Evidence | None = None, scores: str = METRICS_JSON) -> _Facts:
     """Facts of a run, in groups: what it learned from, how, what it cost, where all came from.
 
     Args:
         evidence: Of the scores on the page, for the digest of their labels.
+        scores: Name of their file.
 
     Returns:
         Group → name → value; what cannot be told any more is left out.
@@ -38,7 +39,7 @@ def run_facts(run: Run, evidence: Evidence | None = None) -> _Facts:
         "Model": _model(run, described),
         "Training": _training(run),
         "Cost": _cost(run, described),
-        "Provenance": _provenance(run, described, evidence),
+        "Provenance": _provenance(run, described, evidence, scores),
     }
 
 
@@ -134,7 +135,7 @@ def _duration(seconds: float) -> str:
 
 
 def _provenance(
-    run: Run, described: Mapping[str, Any], evidence: Evidence | None
+    run: Run, described: Mapping[str, Any], evidence: Evidence | None, scores: str
 ) -> dict[str, Cell]:
     info = run.info
     facts: dict[str, Cell] = {"trained by": f"terrafuse {info.version}"}
@@ -142,7 +143,7 @@ def _provenance(
         facts["weights, SHA-256"] = info.state_sha256
     facts["settings, SHA-256"] = _digest_of(run.folder / STORED_CONFIG)
     facts["manifest, SHA-256"] = _digest_of(run.config.data.manifest)
-    facts["scores, SHA-256"] = _digest_of(run.folder / METRICS_JSON)
+    facts["scores, SHA-256"] = _digest_of(run.folder / scores)
     if evidence is not None:
         facts["labels of the scored scenes"] = _digest(
             json.dumps([scene.id, scene.labels]) for scene in evidence.scenes

@@ -35,7 +35,7 @@ from terrafuse.evaluation.synergy import (
     plan_tests,
     synergy_report,
 )
-from terrafuse.prediction import LEFT_OUT, WindowSettings, WorkerSettings, absence
+from terrafuse.prediction import LEFT_OUT, Calibration, WindowSettings, WorkerSettings, absence
 from terrafuse.progress import Progress
 from terrafuse.reports import write_synergy_figures
 from terrafuse.stopping import when_stopped
@@ -117,7 +117,9 @@ def synergy(
             )
         spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         windows = windows or WindowSettings.of_run(opened.config)
-        altered = _AlteredScores(opened, chosen, windows, device, spread, resume)
+        # Confidences are compared: of calibrated scores, all are.
+        calibration = opened.calibration if metrics["settings"]["calibration"] else None
+        altered = _AlteredScores(opened, chosen, windows, device, spread, resume, calibration)
         report = _make(opened, metrics, altered, tests, costs, say, test_progress)
         name = results_name(metrics)
         report["figures"] = write_synergy_figures(report, opened.folder, name)
@@ -149,6 +151,7 @@ class _AlteredScores:
 
     Args:
         resume: Whether those of an earlier call may be used.
+        calibration: That of the scores beside them; None: theirs are not calibrated.
     """
 
     run: Run
@@ -157,6 +160,7 @@ class _AlteredScores:
     device: str
     workers: WorkerSettings
     resume: bool
+    calibration: Calibration | None
 
     @property
     def folder(self) -> Path:
@@ -191,6 +195,7 @@ class _AlteredScores:
             resume=self.resume and bool(keeping.files()),
             workers=self.workers,
             progress=progress,
+            calibration=self.calibration,
         )
         evidence = replace(made[0], facts={**made[0].facts, "altered": key})
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -217,6 +222,7 @@ class _AlteredScores:
             "model": info.state_sha256 or digest_values(segmenter.state_dict()),
             "windows": self.windows.to_dict(),
             "reference": self.chosen.config.reference,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
         }
         return json.dumps(facts, sort_keys=True, default=str)
 

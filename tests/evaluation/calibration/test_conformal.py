@@ -66,6 +66,17 @@ def test_too_few_blocks() -> None:
     choose_threshold(more, 0.9)
 
 
+def test_each_block_counts_once_however_many_pixels_it_has() -> None:
+    """Nine blocks of a pixel that is missed above 0.25, and one of many that are never missed."""
+    counts = np.zeros((10, COLUMNS), np.int64)
+    counts[:9, :-1] = THRESHOLDS > 0.25
+    counts[:, -1] = [*[1] * 9, 991]
+    rule = choose_threshold(counts, 0.5)
+    assert rule.threshold == 0.25
+    assert rule.found == 1
+    assert choose_threshold(counts[[0, *[9] * 9]], 0.5).threshold == 0.5
+
+
 def test_the_coverage_of_a_further_block_holds() -> None:
     """Blocks with a difficulty of their own: pixels of one block succeed and fail together."""
     rng = np.random.default_rng(1)

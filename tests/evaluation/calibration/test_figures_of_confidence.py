@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from torchmetrics.functional.classification import binary_calibration_error
 
 from small_evidence import evidence_of
 from terrafuse.errors import ScoresError
-from terrafuse.evaluation.blocks import Blocks
+from terrafuse.evaluation.blocks import Blocks, find_blocks
 from terrafuse.evaluation.calibration import (
     area_under_risk,
     aupr,
     auroc,
     calibration_report,
+    class_set_report,
     confident_errors,
     equal_bins,
     expected_error,
@@ -27,7 +30,9 @@ from terrafuse.evaluation.calibration import (
     risk_curve,
     selective_risk,
 )
+from terrafuse.evaluation.cell_counts import CellCounts
 from terrafuse.evaluation.evidence import CONFIDENCE_EDGES, CONFIDENCE_STEP, LEVELS
+from terrafuse.prediction import Calibration, SubsetCalibration
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -184,8 +189,40 @@ def test_the_report_is_of_each_subset_and_its_intervals_are_over_blocks() -> Non
     assert list(full["finds_errors"]) == ["confidence"]  # the others were not counted
     assert full["diagram"]["pixels"][18] == full["pixels"] == 2 * 128 * 192
     assert full["diagram"]["accuracy"][0] is None
+    wide = calibration_report(evidence, replace(blocks, widening=4.0), draws=400)
+    narrow, wide = (own["subsets"]["s1"]["overconfidence"] for own in (report, wide))
+    assert wide["high"] - wide["low"] == pytest.approx(2 * (narrow["high"] - narrow["low"]))
     with pytest.raises(ScoresError, match="no table 'reliability'"):
         calibration_report(evidence_of(labels, maps), blocks)
+
+
+def test_class_sets_are_counted_in_the_cells_of_their_scene(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Blocks count alike for what is promised, and by their pixels for the rest."""
+    labels = [np.zeros((64, 64 * cells), np.uint8) for cells in (7, 1)]
+    evidence = evidence_of(labels, [labels], subsets=[("s1",)])
+    # Per cell pixels, covered ones, classes in their sets, and sets of one class.
+    first = np.array([[10, 9 - k, 12 + k, 5] for k in range(7)])
+    second = np.array([[90, 90, 180, 0]])
+    found = [[CellCounts.of_table(own)] for own in (first, second)]
+    calibration = Calibration("s1", {"s1": SubsetCalibration(1.0, 0.2, 0.9)})
+
+    def report() -> dict[str, Any]:
+        own: dict[str, Any] = class_set_report(evidence, found, calibration)["subsets"]["s1"]
+        return own
+
+    narrow = report()
+    assert narrow["covered_per_block"]["value"] == pytest.approx((4.2 + 1) / 8)
+    assert narrow["covered_pixels"]["value"] == (42 + 90) / 160
+    assert narrow["mean_size"]["value"] == (105 + 180) / 160
+    assert narrow["of_one_class"]["value"] == 35 / 160
+    monkeypatch.setattr(
+        "terrafuse.evaluation.calibration.sets.find_blocks",
+        lambda own: replace(find_blocks(own), widening=4.0),
+    )
+    narrow, wide = (own["covered_per_block"] for own in (narrow, report()))
+    assert wide["high"] - wide["low"] == pytest.approx(2 * (narrow["high"] - narrow["low"]))
 
 
 def test_the_interval_of_the_error_of_calibration_covers_it() -> None:
