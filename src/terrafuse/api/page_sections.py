@@ -69,8 +69,8 @@ def _ground(blocks: Blocks) -> str:
     if blocks.count < LEAST_BLOCKS:
         return f"{blocks_text(blocks)}. {TOO_FEW_BLOCKS}"
     return (
-        f"{blocks_text(blocks)}, which count as independent. On other ground of this kind the scores of this "
-        "model may be anywhere in these intervals; another seed is not in them."
+        f"{blocks_text(blocks)}, which count as independent. On other ground of this kind the "
+        "scores of this model may be anywhere in these intervals; another seed is not in them."
     )
 
 

@@ -70,7 +70,8 @@ def blocks_text(blocks: Blocks) -> str:
 def _how(comparison: Comparison, blocks: Blocks, split: str) -> str:
     """Sentences on ground, seeds and what intervals mean."""
     said = [
-        f"Split {split}: {blocks_text(blocks)}. Values in %, differences in points, with 95 % intervals over other ground of this kind"
+        f"Split {split}: {blocks_text(blocks)}. Values in %, differences in points, with 95 % "
+        "intervals over other ground of this kind"
         + (" and other seeds" if max(comparison.seeds.values()) > 1 else "")
         + "."
     ]
