@@ -106,6 +106,9 @@ def test_one_setting_is_nothing_to_compare(runs: list[Path]) -> None:
     with pytest.raises(ConfigError, match=r"all 3 runs are seeds of one setting .*--groups alone"):
         api.compare(runs[:3])
     assert len(api.compare(runs[:3], groups="alone", metrics=["oa"]).comparison.effects) == 3
+    with pytest.raises(ConfigError, match=r"one run \('late-0'\) and nothing to compare it with"):
+        api.compare(runs[:1])
+    assert api.compare([runs[0], runs[3]], metrics=["oa"]).comparison.effects
 
 
 def test_a_run_is_counted_once(runs: list[Path]) -> None:

@@ -134,6 +134,20 @@ def test_the_command_prints_tables_and_json(run: api.Run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [("--synergy-tests", "fog", "stress test 'fog'"), ("--cost", "s3=1", "with a cost 's3'")],
+)
+def test_a_wrong_name_is_found_before_anything_is_scored(
+    run: api.Run, option: str, value: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api.Run, "evaluate", lambda *_, **__: pytest.fail("scored"))
+    command = ["evaluate", str(run.folder), "--synergy", option, value]
+    failed = CliRunner().invoke(app, command)
+    assert isinstance(failed.exception, ConfigError)
+    assert text in str(failed.exception)
+
+
 def test_what_does_not_suit_is_refused(run: api.Run) -> None:
     with pytest.raises(ConfigError, match="modality with a cost 's3'"):
         api.synergy(run, costs={"s3": "1"})

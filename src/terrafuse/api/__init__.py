@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from terrafuse.api.runs import Run, evaluate, load, predict, train, validate
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
-    from terrafuse.api.synergies import read_synergy, synergy
+    from terrafuse.api.synergies import check_synergy, read_synergy, synergy
     from terrafuse.describe.overview import describe_model
     from terrafuse.reports.thumbnails import data_preview
 else:  # each command imports only the libraries that it needs
@@ -95,7 +95,7 @@ else:  # each command imports only the libraries that it needs
                 "list_configs",
             ),
             "terrafuse.api.sweeps": ("Sweep", "sweep"),
-            "terrafuse.api.synergies": ("read_synergy", "synergy"),
+            "terrafuse.api.synergies": ("check_synergy", "read_synergy", "synergy"),
             "terrafuse.reports.thumbnails": ("data_preview",),
             "terrafuse.describe.overview": ("describe_model",),
         },
@@ -118,6 +118,7 @@ __all__ = [
     "areas",
     "calibrate",
     "check_method",
+    "check_synergy",
     "compare",
     "copy_configs",
     "data_check",

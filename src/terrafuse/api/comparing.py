@@ -129,10 +129,15 @@ def compare(
     bare = _read_bare([run for _, run in rows], file)
     settings = _settings_of(rows, bare, groups)
     if len(settings) < 2:
+        number, name = len(settings[0].runs), settings[0].name
+        if number == 1:
+            raise ConfigError(
+                f"there is one run ('{name}') and nothing to compare it with. Give another one too"
+            )
         raise ConfigError(
-            f"all {len(settings[0].runs)} runs are seeds of one setting ('{settings[0].name}'), so "
-            f"that there is nothing to compare. Give runs of another one, or --groups {ALONE} to "
-            "compare them with each other"
+            f"all {number} runs are seeds of one setting ('{name}'), so that there is nothing to "
+            f"compare. Give runs of another one, or --groups {ALONE} to compare them with each "
+            "other"
         )
     chosen = None if against is None else _find(against, settings)
     return _judge(settings, bare, file, chosen, metrics, block_size, pair_seeds, seed)

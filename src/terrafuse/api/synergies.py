@@ -40,7 +40,7 @@ from terrafuse.progress import Progress
 from terrafuse.reports import write_synergy_figures
 from terrafuse.stopping import when_stopped
 from terrafuse.weights import digest_values
-from terrafuse.writing import claimed, is_own_folder, remove_files, written_whole
+from terrafuse.writing import claimed, is_own_folder, remove_files, write_json, written_whole
 
 SYNERGY = "synergy"
 _TABLES: tuple[TableName, ...] = ("confusion", "reliability")
@@ -93,11 +93,7 @@ def synergy(
         TerrafuseError: As `Run.evaluate`.
     """
     opened = run if isinstance(run, Run) else load(run)
-    names = [modality.name for modality in opened.info.modalities]
-    for name in costs or {}:
-        if name not in names:
-            raise ConfigError(unknown_name("modality with a cost", name, names))
-    find_tests(tests)
+    check_synergy(opened, tests, costs)
     chosen = opened.choose_scenes(split, manifest, scenes, convert)
     with when_stopped(_STOPPED), claimed(opened.folder, "evaluate"):
         if metrics is None:
@@ -124,10 +120,22 @@ def synergy(
         name = results_name(metrics)
         report["figures"] = write_synergy_figures(report, opened.folder, name)
         with written_whole(opened.folder / f"{SYNERGY}{name}.json") as (partial,):
-            text = json.dumps(report, indent=2, ensure_ascii=False)
-            partial.write_text(text + "\n", encoding="utf-8")
+            write_json(partial, report)
         altered.remove()
         return report
+
+
+def check_synergy(run: Run, tests: Sequence[str], costs: Mapping[str, str] | None = None) -> None:
+    """Refuse tests and costs that `synergy` would refuse, before anything is scored.
+
+    Raises:
+        ConfigError: There is no such test or modality.
+    """
+    names = [modality.name for modality in run.info.modalities]
+    for name in costs or {}:
+        if name not in names:
+            raise ConfigError(unknown_name("modality with a cost", name, names))
+    find_tests(tests)
 
 
 def read_synergy(path: str | Path) -> dict[str, Any]:

@@ -179,6 +179,9 @@ def evaluate(
     page = page and not part  # others may still be scoring
     with Display() as display:
         loaded = load_run(run, settings, ("prediction", "evaluation"))
+        tests, costs = _tests(synergy_tests), pairs(cost or [])
+        if synergy:
+            api.check_synergy(loaded, tests, costs)
         maps = api.SmallMaps()
         choice: dict[str, Any] = {
             "split": split,
@@ -209,8 +212,8 @@ def evaluate(
                 report = api.synergy(
                     loaded,
                     metrics=metrics,
-                    tests=_tests(synergy_tests),
-                    costs=pairs(cost or []),
+                    tests=tests,
+                    costs=costs,
                     say=lambda text: typer.echo(text, err=True),
                     test_progress=display.stage("altered inputs"),
                     **choice,
