@@ -196,9 +196,7 @@ def test_the_report_is_of_each_subset_and_its_intervals_are_over_blocks() -> Non
         calibration_report(evidence_of(labels, maps), blocks)
 
 
-def test_class_sets_are_counted_in_the_cells_of_their_scene(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_class_sets_are_counted_in_the_cells_of_their_scene() -> None:
     """Blocks count alike for what is promised, and by their pixels for the rest."""
     labels = [np.zeros((64, 64 * cells), np.uint8) for cells in (7, 1)]
     evidence = evidence_of(labels, [labels], subsets=[("s1",)])
@@ -208,20 +206,19 @@ def test_class_sets_are_counted_in_the_cells_of_their_scene(
     found = [[CellCounts.of_table(own)] for own in (first, second)]
     calibration = Calibration("s1", {"s1": SubsetCalibration(1.0, 0.2, 0.9)})
 
-    def report() -> dict[str, Any]:
-        own: dict[str, Any] = class_set_report(evidence, found, calibration)["subsets"]["s1"]
+    def report(blocks: Blocks) -> dict[str, Any]:
+        found_sets = class_set_report(evidence, blocks, found, calibration)
+        own: dict[str, Any] = found_sets["subsets"]["s1"]
         return own
 
-    narrow = report()
+    blocks = find_blocks([evidence])
+    narrow = report(blocks)
     assert narrow["covered_per_block"]["value"] == pytest.approx((4.2 + 1) / 8)
     assert narrow["covered_pixels"]["value"] == (42 + 90) / 160
     assert narrow["mean_size"]["value"] == (105 + 180) / 160
     assert narrow["of_one_class"]["value"] == 35 / 160
-    monkeypatch.setattr(
-        "terrafuse.evaluation.calibration.sets.find_blocks",
-        lambda own: replace(find_blocks(own), widening=4.0),
-    )
-    narrow, wide = (own["covered_per_block"] for own in (narrow, report()))
+    widened = report(replace(blocks, widening=4.0))
+    narrow, wide = (own["covered_per_block"] for own in (narrow, widened))
     assert wide["high"] - wide["low"] == pytest.approx(2 * (narrow["high"] - narrow["low"]))
 
 
