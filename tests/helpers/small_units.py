@@ -27,6 +27,15 @@ def make_units_small(unit: int = UNIT) -> None:
     units._SUMS_BYTES = 0
 
 
+def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Units of 64 pixels with tiles of 16, for one test."""
+    monkeypatch.setattr(cog, "TILE", TILE)
+    monkeypatch.setattr(cog, "UNIT", UNIT)
+    monkeypatch.setattr(units, "UNIT", UNIT)
+    monkeypatch.setattr(units, "MOST_TWICE", 10)
+    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
+
+
 class UnitScene(ArrayScene):
     """A scene whose units are small in the process that receives it, too."""
 

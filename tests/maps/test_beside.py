@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 
 from array_scene import ArrayScene, Identity
 from made_maps import UTM, write_map
+from small_units import make_small
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import OutputError
@@ -32,12 +33,16 @@ SCHEME = ClassScheme(("dry", "wet land"), ("#aa0000", "#0000bb"))
 
 @pytest.fixture
 def made(tmp_path: Path) -> Any:
-    image = np.zeros((2, 40, 50), np.float32)
+    return map_of(tmp_path / "map")
+
+
+def map_of(folder: Path, tiles: int | None = None, size: tuple[int, int] = (40, 50)) -> Any:
+    image = np.zeros((2, *size), np.float32)
     image[1, :, :10] = 1
     image[:, 30:] = np.nan
     scene = ArrayScene({"a": image}, scheme=SCHEME)
     predictor = ScenePredictor(Identity(scene.modalities), WindowSettings(32, 8), device="cpu")
-    products = predictor.predict(scene, tmp_path / "map", areas=True)
+    products = predictor.predict(scene, folder, areas=True, tiles=tiles)
     info = RunInfo(
         method="single",
         method_options={},
@@ -95,6 +100,14 @@ def check_published(content: dict[str, Any]) -> None:
 
 def test_published_schemas_accept_it(made: Any) -> None:
     check_published(item(made))
+
+
+def test_they_accept_that_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_small(monkeypatch)
+    content = item(map_of(tmp_path / "map", tiles=64, size=(40, 150)))
+    check_published(content)
+    data = [asset for asset in content["assets"].values() if asset["roles"] == ["data"]]
+    assert len(data) == 2 * (1 + 3)  # per product the whole, and its tiles
 
 
 @pytest.mark.parametrize(

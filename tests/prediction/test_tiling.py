@@ -15,7 +15,7 @@ from rio_cogeo import cog_validate
 
 import small_units
 from array_scene import ArrayScene, Identity
-from small_units import TILE, UNIT
+from small_units import UNIT, make_small
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import ConfigError, OutputError
@@ -29,14 +29,6 @@ SCHEME = ClassScheme(("dry & low", "wet", "ice"), ("#aa0000", "#00bb00", "#0000c
 PRODUCTS = ("class_map", "probabilities_float32")
 BOTH = ("class_map", "confidence")
 FIELDS = ("crs", "nodata", "count", "dtypes", "scales", "descriptions")
-
-
-def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cog, "TILE", TILE)
-    monkeypatch.setattr(cog, "UNIT", UNIT)
-    monkeypatch.setattr(units, "UNIT", UNIT)
-    monkeypatch.setattr(units, "MOST_TWICE", 10)
-    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
 
 
 @pytest.fixture(autouse=True)
