@@ -14,6 +14,7 @@ import argparse
 import datetime
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -101,6 +102,8 @@ def main() -> None:
                 for workers in args.workers:
                     out = Path(folder) / f"{turn}-{workers}"
                     found[workers].append(measure(predictor, scene, out, workers))
+                    taken = found[workers][-1].seconds
+                    print(f"round {turn + 1}, {workers} workers: {taken:.1f} s", file=sys.stderr)
         show(rows, args.cols, found)
     print(f"load at the end {', '.join(f'{n:.1f}' for n in os.getloadavg())}")
 
