@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from terrafuse.errors import ConfigError, LabelError
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.progress import Display
 from terrafuse.training import validation
+from terrafuse.training.callbacks import StepLog
 from terrafuse.training.log import read_log
 from terrafuse.training.run_state import is_first_process
 from terrafuse.training.task import SegmentationTask
@@ -31,6 +33,20 @@ from terrafuse.training.validation import (
 )
 
 Make = Callable[..., Any]
+
+
+def test_the_clock_of_a_resumed_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    first = StepLog(None, TrainingConfig())
+    now[0] += 7
+    stored = first.state_dict()
+    now[0] = 5.0  # the clock of another process
+    resumed = StepLog(None, TrainingConfig())
+    resumed.load_state_dict(stored)
+    resumed.on_train_start(trainer=Any, module=Any)  # type: ignore[arg-type]
+    now[0] += 2
+    assert resumed.seconds == 9
 
 
 def due(**values: Any) -> list[int]:
