@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, lcm
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import round_up
+from terrafuse.tracing import is_traced
 
 
 @dataclass
@@ -153,6 +154,8 @@ class SensorModel(nn.Module):
             image = like.new_zeros(shape, dtype=torch.float32)
             return image, like.new_zeros((shape[0], 1, *target), dtype=torch.bool)
         image, mask = images[modality.name], valid.get(modality.name)
+        if is_traced():
+            return self._prepare_whole(modality, image, mask)
         # Modality pixels covered by the padded window, possibly fractional.
         own = [Fraction(length) / modality.scale_ratio for length in padded]
         if [*target] == own == [*image.shape[-2:]] and _is_whole(image, mask):
@@ -161,6 +164,22 @@ class SensorModel(nn.Module):
         image = self.normalize(modality.name, image)
         known = ~image.isnan() & _has_data(image, mask)
         return _bring_to(torch.where(known, image, 0.0), known, own, target)
+
+    def _prepare_whole(
+        self, modality: Modality, image: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `_prepare`, of an image that needs no padding, whose size may be a symbol."""
+        image = self.normalize(modality.name, image)
+        known = ~image.isnan() & _has_data(image, mask)
+        image = torch.where(known, image, 0.0)
+        factor = self._size_factor(modality)
+        if factor == 1:
+            return image, known.any(dim=1, keepdim=True)
+        return _resample(image, known, (factor, factor))
+
+    def _size_factor(self, modality: Modality) -> float:
+        """Pixels at which a modality is used per pixel that it has."""
+        return float(modality.scale_ratio)
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which a modality is used: those of the padded window."""
@@ -237,15 +256,45 @@ class Segmenter(SensorModel, ABC):
             InputShapeError: Unknown modality, or sizes that do not cover the same ground.
             MissingModalityError: A modality is absent that the method needs.
         """
-        height, width = self._check(images)
-        self._check_present(images, valid or {})
-        padded = (round_up(height, self.stride), round_up(width, self.stride))
+        if is_traced():
+            height, width = padded = self._whole_size(images)
+        else:
+            height, width = self._check(images)
+            padded = (round_up(height, self.stride), round_up(width, self.stride))
+            self._check_present(images, valid or {})
         output = self.segment(self.prepare(images, valid or {}, padded))
         return SegmenterOutput(
             logits=_to_window(output.logits, padded, (height, width)),
             aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
             losses=output.losses,
         )
+
+    def _whole_size(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
+        """Size of the scene window of images of a graph: multiples of `size_unit`."""
+        modality = next(m for m in self.modalities if m.name in images)
+        ratio = modality.scale_ratio
+        height, width = images[modality.name].shape[-2:]
+        return (
+            height * ratio.numerator // ratio.denominator,
+            width * ratio.numerator // ratio.denominator,
+        )
+
+    @property
+    def size_unit(self) -> int:
+        """Height and width of a window, in scene pixels, that needs no padding: multiples of this.
+
+        A graph takes no others; every modality then has whole pixels, and whole strides if it is
+        used at its own scale.
+        """
+        units = [self.stride]
+        for modality in self.modalities:
+            ratio = modality.scale_ratio
+            own = 2 * self.strides.get(modality.name, self.stride) if self.own_scales else 1
+            units.append((ratio * own).numerator)
+        return lcm(*units)
+
+    def _size_factor(self, modality: Modality) -> float:
+        return 1.0 if self.own_scales else super()._size_factor(modality)
 
     def _check(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
         known = {modality.name: modality for modality in self.modalities}
@@ -313,7 +362,7 @@ def _is_whole(image: Tensor, valid: Tensor | None) -> bool:
 
     On an accelerator it would have to wait for the answer, and a graph cannot hold it.
     """
-    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+    if image.device.type != "cpu" or is_traced():
         return False
     # A sum is NaN if one number is.
     return bool(image.sum().isfinite()) and (valid is None or bool(valid.all()))
@@ -347,17 +396,27 @@ def _bring_to(
         image, known = _fit(image, target), _fit(known, target)
         return image, known.any(dim=1, keepdim=True)
     rows, cols = (ceil(length) for length in own)
+    return _resample(_fit(image, (rows, cols)), _fit(known, (rows, cols)), factors, target)
+
+
+def _resample(
+    image: Tensor,
+    known: Tensor,
+    factors: Sequence[float],
+    target: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Resample an image and its mask by factors, and fit it to a size, as `_bring_to`."""
     both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
-    # With the factor given instead of the size, coordinates are exact for fractional `own`.
+    # With the factor given instead of the size, coordinates are exact for fractional sizes.
     both = F.interpolate(
-        _fit(both, (rows, cols)),
-        scale_factor=factors,
+        both,
+        scale_factor=list(factors),
         mode="bilinear",
         align_corners=False,
         antialias=min(factors) < 1,
         recompute_scale_factor=False,
     )
-    values, share = _fit(both, target).chunk(2, dim=1)
+    values, share = (_fit(both, target) if target else both).chunk(2, dim=1)
     known = share > 0.5
     values = values / torch.where(known, share, 1.0)
     return torch.where(known, values, 0.0), known.any(dim=1, keepdim=True)
