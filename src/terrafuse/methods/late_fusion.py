@@ -22,7 +22,7 @@ from terrafuse.fusion import create_level_fusion
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.tracing import is_traced
+from terrafuse.tracing import divided, is_traced
 from terrafuse.tuning import TuningOption
 
 
@@ -96,7 +96,7 @@ class LateFusion(Segmenter):
         levels = [self._levels(m.name, inputs) for m in self.modalities]
         valid = [inputs.valid[m.name] for m in self.modalities]
         height, width = inputs.size
-        sizes = [(round(height / s), round(width / s)) for s in self.level_strides]
+        sizes = [(divided(height, s), divided(width, s)) for s in self.level_strides]
         fused = self.fusion(levels, valid, sizes)
         output: SegmenterOutput = self.head(fused)
         return output

@@ -29,6 +29,7 @@ starts exactly from the plain encoder. With only one modality present, none of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -227,8 +228,8 @@ class UPSeg(Segmenter):
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         return padded if self.grid == "common" else super()._target_size(modality, padded)
 
-    def _size_factor(self, modality: Modality) -> float:
-        common = float(modality.scale_ratio)
+    def _size_factor(self, modality: Modality) -> Fraction:
+        common = modality.scale_ratio
         return common if self.grid == "common" else super()._size_factor(modality)
 
     def _set_decoder(
