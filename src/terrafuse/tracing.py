@@ -110,11 +110,12 @@ class WindowPlaces:
     which nothing has to be known.
 
     Args:
-        taken: Per window and place in it, row-major, the index of the pixel (count, area).
+        taken: Per window and place in it, row-major, the index of the pixel (count · area,).
         back: Per pixel of the map, row-major, its index in `taken`.
-        rows: Per window and place, the row that it has among all windows (count, area).
+        rows: Per window and place, the row that it has among all windows (count · area,).
         cols: Likewise its column.
         covered: Height and width of all windows together.
+        count: Number of windows.
     """
 
     taken: Tensor
@@ -122,16 +123,16 @@ class WindowPlaces:
     rows: Tensor
     cols: Tensor
     covered: tuple[int, int]
+    count: int
 
     def cut(self, x: Tensor) -> Tensor:
         """Pixels (N, L, C) → windows (N · count, area, C)."""
-        count, area = self.taken.shape
-        return x[:, self.taken.flatten()].view(x.shape[0] * count, area, x.shape[-1])
+        area = self.taken.shape[0] // self.count
+        return x[:, self.taken].view(x.shape[0] * self.count, area, x.shape[-1])
 
     def join(self, windows: Tensor, samples: int) -> Tensor:
         """Windows (N · count, area, C) → pixels of the map (N, L, C)."""
-        count, area = self.taken.shape
-        return windows.reshape(samples, count * area, windows.shape[-1])[:, self.back]
+        return windows.reshape(samples, self.taken.shape[0], windows.shape[-1])[:, self.back]
 
 
 def window_places(
@@ -153,9 +154,10 @@ def window_places(
     """
     (height, width), (high, wide) = size, window
     down, across = (height + high - 1) // high, (width + wide - 1) // wide
-    number = torch.arange(down * across, device=device).unsqueeze(1)
-    place = torch.arange(high * wide, device=device).unsqueeze(0)
-    rows = number // across * high + place // wide  # (count, area)
+    # One index for windows and places: shapes that broadcast would have to be compared with 1.
+    index = torch.arange(down * across * high * wide, device=device)
+    number, place = index // (high * wide), index % (high * wide)
+    rows = number // across * high + place // wide
     cols = number % across * wide + place % wide
     if mirrored:
         taken = mirror(rows, height) * width + mirror(cols, width)
@@ -166,7 +168,7 @@ def window_places(
     y = (pixel // width + height - shift[0] % height) % height
     x = (pixel % width + width - shift[1] % width) % width
     back = (y // high * across + x // wide) * (high * wide) + y % high * wide + x % wide
-    return WindowPlaces(taken, back, rows, cols, (down * high, across * wide))
+    return WindowPlaces(taken, back, rows, cols, (down * high, across * wide), down * across)
 
 
 def mirror(places: Tensor, size: int) -> Tensor:

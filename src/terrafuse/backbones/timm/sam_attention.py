@@ -81,7 +81,7 @@ def _attend_traced(
         bias = _position_bias(q, (attn.rel_pos_h, attn.rel_pos_w), size, size)
     if prompts is not None:
         more = attn.qkv(prompts).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        more = more[1:].unsqueeze(2).expand(-1, -1, places.taken.shape[0], -1, -1, -1).flatten(1, 2)
+        more = more[1:].unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
         k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
     x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
     result: Tensor = attn.proj_drop(attn.proj(places.join(x.transpose(1, 2).flatten(2), samples)))

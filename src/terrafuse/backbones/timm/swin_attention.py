@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
@@ -54,11 +55,12 @@ def _mask(block: Any, places: WindowPlaces, like: Tensor) -> Tensor | None:
     """Scores added per pair of pixels of a window (count, area, area)."""
     if not any(block.shift_size):
         return None
-    region = 0
+    region = torch.zeros_like(places.taken)
     for place, covered, window, shift in zip(
         (places.rows, places.cols), places.covered, block.window_size, block.shift_size, strict=True
     ):
         if shift:
             part = (place >= covered - window).long() + (place >= covered - shift).long()
             region = 3 * region + part
+    region = region.view(places.count, block.window_area)
     return (region.unsqueeze(1) != region.unsqueeze(2)).to(like.dtype) * _APART
