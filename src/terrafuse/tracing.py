@@ -116,6 +116,7 @@ class WindowPlaces:
         cols: Likewise its column.
         covered: Height and width of all windows together.
         count: Number of windows.
+        area: Places in a window.
     """
 
     taken: Tensor
@@ -124,15 +125,16 @@ class WindowPlaces:
     cols: Tensor
     covered: tuple[int, int]
     count: int
+    area: int
 
     def cut(self, x: Tensor) -> Tensor:
         """Pixels (N, L, C) → windows (N · count, area, C)."""
-        area = self.taken.shape[0] // self.count
-        return x[:, self.taken].view(x.shape[0] * self.count, area, x.shape[-1])
+        # Split, then merged: `view` in one step would compare sizes, and note the answer as a limit.
+        return x[:, self.taken].unflatten(1, (self.count, self.area)).flatten(0, 1)
 
     def join(self, windows: Tensor, samples: int) -> Tensor:
         """Windows (N · count, area, C) → pixels of the map (N, L, C)."""
-        return windows.reshape(samples, self.taken.shape[0], windows.shape[-1])[:, self.back]
+        return windows.unflatten(0, (samples, self.count)).flatten(1, 2)[:, self.back]
 
 
 def window_places(
@@ -168,7 +170,8 @@ def window_places(
     y = (pixel // width + height - shift[0] % height) % height
     x = (pixel % width + width - shift[1] % width) % width
     back = (y // high * across + x // wide) * (high * wide) + y % high * wide + x % wide
-    return WindowPlaces(taken, back, rows, cols, (down * high, across * wide), down * across)
+    covered = (down * high, across * wide)
+    return WindowPlaces(taken, back, rows, cols, covered, down * across, high * wide)
 
 
 def mirror(places: Tensor, size: int) -> Tensor:

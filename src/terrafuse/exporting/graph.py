@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from terrafuse.errors import ModelError
 from terrafuse.segmenter import Segmenter
 
 #: Name of the output of an ONNX graph; its inputs are named as the modalities.
@@ -67,16 +68,22 @@ def to_program(
     Args:
         segmenter: A trained model; it is recorded in evaluation mode.
         example: A batch of at least two samples, every modality; None: of zeros.
+
+    Raises:
+        ModelError: The method asks for pixel values, or takes sizes for constants.
     """
     images = example or example_images(segmenter)
     inputs = tuple(images[m.name] for m in segmenter.modalities)
-    with _evaluating(segmenter), torch.no_grad():
-        return torch.export.export(
-            ExportGraph(segmenter),
-            inputs,
-            dynamic_shapes={"images": _open_sizes(segmenter)},
-            strict=False,
-        )
+    try:
+        with _evaluating(segmenter), torch.no_grad():
+            return torch.export.export(
+                ExportGraph(segmenter),
+                inputs,
+                dynamic_shapes={"images": _open_sizes(segmenter)},
+                strict=False,
+            )
+    except Exception as error:  # of many classes, also the method's own
+        raise ModelError(_told(segmenter, error)) from error
 
 
 def to_onnx(
@@ -91,8 +98,31 @@ def to_onnx(
         segmenter: A trained model; it is recorded in evaluation mode.
         path: Of the file.
         example: A batch of at least two samples, every modality; None: of zeros.
+
+    Raises:
+        ModelError: The method cannot be recorded, or a modality has the name of the output.
     """
-    program = to_program(segmenter, example)
+    check_names(segmenter)
+    return program_to_onnx(to_program(segmenter, example), segmenter, path)
+
+
+def check_names(segmenter: Segmenter) -> None:
+    """Refuse a modality that has the name of the output.
+
+    Raises:
+        ModelError: There is one.
+    """
+    if any(m.name == LOGITS for m in segmenter.modalities):
+        raise ModelError(
+            f"a modality is named '{LOGITS}', as the output of a graph is. Rename it in the "
+            "manifest and train again"
+        )
+
+
+def program_to_onnx(
+    program: torch.export.ExportedProgram, segmenter: Segmenter, path: str | Path
+) -> Path:
+    """Write a graph of torch as an ONNX file; as `to_onnx` otherwise."""
     size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
@@ -119,8 +149,21 @@ def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, object], ...]:
     sizes = []
     for modality in segmenter.modalities:
         own = modality.size_at(segmenter.size_unit)
-        sizes.append({0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols})
+        sizes.append(
+            {0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols}
+        )
     return tuple(sizes)
+
+
+def _told(segmenter: Segmenter, error: Exception) -> str:
+    """Which line of a method a graph cannot hold, and what can stand there."""
+    name = segmenter.method_name or type(segmenter).__name__
+    first = str(error).strip().partition("\n\n")[0].replace("\n", " ")
+    return (
+        f"method '{name}' cannot be recorded as a graph: {type(error).__name__}: {first}. A graph "
+        "holds any pixel values and sizes: mask instead of asking for values, write x.shape[0] "
+        "instead of len(x) and int(…), and use terrafuse.tracing where sizes decide"
+    )
 
 
 @contextmanager

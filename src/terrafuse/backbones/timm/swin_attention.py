@@ -62,5 +62,5 @@ def _mask(block: Any, places: WindowPlaces, like: Tensor) -> Tensor | None:
         if shift:
             part = (place >= covered - window).long() + (place >= covered - shift).long()
             region = 3 * region + part
-    region = region.view(places.count, block.window_area)
+    region = region.unflatten(0, (places.count, places.area))
     return (region.unsqueeze(1) != region.unsqueeze(2)).to(like.dtype) * _APART
