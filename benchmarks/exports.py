@@ -110,7 +110,7 @@ def compare(segmenter: Segmenter, graph: Callable[[Images], Tensor]) -> tuple[fl
 
 
 def windows(segmenter: Segmenter) -> list[Images]:
-    """Batches of one to three windows of several sizes, whole, with gaps, and lacking modalities."""
+    """Batches of one to three windows of several sizes, whole, with gaps, lacking modalities."""
     unit, least = segmenter.size_unit, segmenter.least_units
     batches = []
     for batch, rows, cols in ((1, least, least + 2), (2, least + 3, least), (3, least, least)):

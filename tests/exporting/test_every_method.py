@@ -75,7 +75,7 @@ def open_onnx(path: Path) -> Graph:
 
 @torch.no_grad()
 def check(segmenter: Segmenter, graph: Graph) -> None:
-    """Compare a graph with its model on batches of one to three, wide and high and least windows."""
+    """Compare a graph with its model on batches of one to three, wide, high and least windows."""
     other = pixels = 0
     for images, what in _batches(segmenter):
         wanted, found = segmenter(images).logits, graph(images)

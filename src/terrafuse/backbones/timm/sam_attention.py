@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.tracing import is_traced, window_places
+from terrafuse.tracing import has_symbols, window_places
 
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
@@ -49,7 +49,7 @@ def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = 
 def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
     """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
     heads = attn.num_heads
-    if window and is_traced():
+    if window and has_symbols(*grid):
         return _attend_traced(attn, tokens, grid, window, prompts)
     # `split` throughout: its backward pass is one copy, that of a slice fills a map of zeros.
     queries, keys = torch.tensor_split(_split(attn.qkv(tokens), grid, heads), (1,))

@@ -14,19 +14,23 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from terrafuse.tracing import WindowPlaces, is_traced, window_places
+from terrafuse.tracing import WindowPlaces, has_symbols, window_places
 
 _APART = -100.0  # as in timm: added to the scores of pixels that only the roll has brought together
 
 
 class _Block(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
-        return _attend_traced(self, x) if is_traced() else super()._attn(x)
+        if not has_symbols(*x.shape[1:3]):
+            return super()._attn(x)
+        return _attend_traced(self, x)
 
 
 class _BlockV2(SwinTransformerV2Block):
     def _attn(self, x: Tensor) -> Tensor:
-        return _attend_traced(self, x) if is_traced() else super()._attn(x)
+        if not has_symbols(*x.shape[1:3]):
+            return super()._attn(x)
+        return _attend_traced(self, x)
 
 
 _TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {
