@@ -178,6 +178,14 @@ def window_places(
     return WindowPlaces(taken, back, rows, cols, covered, down * across, high * wide)
 
 
+def join_heads(x: Tensor) -> Tensor:
+    """Result of attention (N, heads, L, d) → (N, L, heads · d).
+
+    Not by a view: a graph would keep it, though kernels lay out their results in two ways.
+    """
+    return torch.cat(x.unbind(1), dim=-1)
+
+
 def mirror(places: Tensor, size: int) -> Tensor:
     """Mirror places beyond a line of `size` at its ends: 0, …, size − 1, size − 2, …, 0, 1, …."""
     period = max(2 * (size - 1), 1)

@@ -21,7 +21,7 @@ from terrafuse.decoders.layers import (
     size_of,
 )
 from terrafuse.errors import ModelError
-from terrafuse.tracing import has_symbols, window_places
+from terrafuse.tracing import has_symbols, join_heads, window_places
 
 _MLP_RATIO = 4
 
@@ -101,7 +101,7 @@ class GlobalLocalAttention(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N · windows, heads, s², d)
         bias = self.position_bias().to(q.dtype).unsqueeze(0)
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        found = places.join(found.transpose(1, 2).flatten(2), samples)  # (N, L, C)
+        found = places.join(join_heads(found), samples)  # (N, L, C)
         return found.transpose(1, 2).unflatten(2, (height, width))
 
     def position_bias(self) -> Tensor:

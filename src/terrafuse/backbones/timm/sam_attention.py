@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.tracing import has_symbols, window_places
+from terrafuse.tracing import has_symbols, join_heads, window_places
 
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
@@ -84,7 +84,7 @@ def _attend_traced(
         more = more[1:].unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
         k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
     x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
-    result: Tensor = attn.proj_drop(attn.proj(places.join(x.transpose(1, 2).flatten(2), samples)))
+    result: Tensor = attn.proj_drop(attn.proj(places.join(join_heads(x), samples)))
     return result
 
 
