@@ -138,7 +138,7 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def size_of(x: Tensor) -> tuple[int, int]:
     """Return height and width of a map."""
-    return int(x.shape[-2]), int(x.shape[-1])
+    return x.shape[-2], x.shape[-1]
 
 
 def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:

@@ -44,6 +44,7 @@ from terrafuse.backbones.timm.models import find_published, refuse_timm
 from terrafuse.config.options import check_options
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.tracing import is_traced
 from terrafuse.weights import pretrained_wanted
 
 #: Value of every channel in the reference image: the mean of pre-training.
@@ -203,7 +204,7 @@ class Galileo(TokenBackbone):
         """
         masks = {name: F.max_pool2d(v.float(), self.patch_size) > 0 for name, v in valid.items()}
         names = list(self.readers)
-        if not torch.compiler.is_compiling():  # a traced model must not depend on the values
+        if not is_traced():
             names = [name for name in names if bool(masks[name].any())] or names
         parts = [self.tokenize(images[name], name) for name in names]
         out_indices = self._maps(join_images(parts, [masks[name] for name in names]))

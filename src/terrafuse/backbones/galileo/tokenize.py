@@ -14,6 +14,7 @@ from terrafuse.backbones.galileo.inputs import Slot
 from terrafuse.backbones.galileo.reading import BandReader
 from terrafuse.errors import InputShapeError, ModelError
 from terrafuse.modalities import Modality
+from terrafuse.tracing import is_traced
 
 _MOST_PATCH = 8
 
@@ -80,7 +81,7 @@ def join_images(parts: Sequence[TokenizedImage], masks: Sequence[Tensor]) -> Tok
         ],
         dim=2,
     )  # (N, h · w, slots)
-    if seen is not None and not torch.compiler.is_compiling() and bool(seen.all()):
+    if seen is not None and not is_traced() and bool(seen.all()):
         seen = None
     return TokenizedImage(
         tuple(slot for part in parts for slot in part.slots),

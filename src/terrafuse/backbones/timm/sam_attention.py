@@ -244,4 +244,4 @@ def _windows(length: int, window: int) -> int:
 
 def _size(maps: Tensor) -> _Size:
     """Rows and columns of maps (…, N, h, w, heads, d)."""
-    return int(maps.shape[2]), int(maps.shape[3])
+    return maps.shape[2], maps.shape[3]
