@@ -301,7 +301,9 @@ class Segmenter(SensorModel, ABC):
         Every modality then has whole pixels, and whole strides if it is used at its own scale.
         """
         ratios = [m.scale_ratio for m in self.modalities]
-        own = [self.strides.get(m.name, self.stride) if self.own_scales else 1 for m in self.modalities]
+        own = [
+            self.strides.get(m.name, self.stride) if self.own_scales else 1 for m in self.modalities
+        ]
         return lcm(self.stride, *((r * n).numerator for r, n in zip(ratios, own, strict=True)))
 
     @property

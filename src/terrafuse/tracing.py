@@ -34,9 +34,7 @@ def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if not is_traced():
         return F.adaptive_avg_pool2d(x, size)
-    rows, cols = (
-        _pooling(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True)
-    )
+    rows, cols = (_pooling(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True))
     return rows @ x @ cols.T
 
 
