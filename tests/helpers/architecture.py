@@ -136,8 +136,8 @@ _RASTERS = (
     "web",
 )
 _TENSORS = (
-    "samples", "tracing", *_MODELS, "exporting", "api", "weights", "data", "sampling", "doctor", "describe", "pretraining",
-    "prediction", "generate", "evaluation", "training", "contract",
+    "samples", "tracing", *_MODELS, "exporting", "api", "weights", "data", "sampling", "doctor",
+    "describe", "pretraining", "prediction", "generate", "evaluation", "training", "contract",
 )  # fmt: skip
 
 #: Library → the rooms that may import it. What is not here is not a dependency.

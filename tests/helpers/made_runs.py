@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+
 from small_methods import RESNET
 from stored_run import make_data
-
 from terrafuse.config import load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import load_manifest
@@ -58,7 +59,7 @@ def make_run(
         overlap=8,
         rules={name: rules.to_dict() for name, rules in data.rules.items()},
     )
-    save_model(run, segmenter.state_dict(), _with(described, info))
+    save_model(run, segmenter.state_dict(), replace(described, **info))
     config = {
         "data": {
             "manifest": str(manifest), "modalities": list(modalities), "crop_size": 32,
@@ -70,9 +71,3 @@ def make_run(
     (run / STORED_CONFIG).write_text(yaml.safe_dump(config))
     load_run_config(run / STORED_CONFIG)
     return run
-
-
-def _with(described: RunInfo, values: dict[str, Any]) -> RunInfo:
-    from dataclasses import replace
-
-    return replace(described, **values)

@@ -78,11 +78,12 @@ def _lines(made: Exported) -> list[str]:
     size = "H, W" if not info.stacked else f"{info.stride}, {info.stride}"
     inputs = ", ".join(f"{name} (N, {bands}, {size})" for name, bands in info.inputs.items())
     sizes = f"; H and W are multiples of {info.stride}, at least {info.least_size}"
+    scores = "log-probabilities" if info.stacked else "logits"
     lines = [
         f"inputs: {inputs}{'' if info.stacked else sizes}",
-        f"compared with the model on {checked['images']}, also with gaps: {_share(checked['equal_labels'])} % of "
-        f"{checked['pixels']:,} labels are equal, {'log-probabilities' if info.stacked else 'logits'}"
-        f" differ by {checked['largest_difference']:.2g} at most",
+        f"compared with the model on {checked['images']}, also with gaps: "
+        f"{_share(checked['equal_labels'])} % of {checked['pixels']:,} labels are equal, {scores} "
+        f"differ by {checked['largest_difference']:.2g} at most",
     ]
     if "scores_of_graph" in checked:
         lines.append(_loss(checked))

@@ -146,6 +146,7 @@ class GraphSegmenter(Segmenter):
         Raises:
             ModelError: Always.
         """
+        del inputs
         raise ModelError("a graph has its normalisation inside; call the model itself")
 
 
