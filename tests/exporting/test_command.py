@@ -23,7 +23,7 @@ import terrafuse.api.exporting as exporting
 from made_runs import STATISTICS, make_run
 from remedies import refused
 from terrafuse import api
-from terrafuse.errors import ConfigError, DataError, ModelError
+from terrafuse.errors import ConfigError, ModelError
 from terrafuse.exporting import Agreement, compare, read_program_info
 from terrafuse.weights import PortableInfo
 
@@ -40,6 +40,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 def exported(made: api.Run) -> api.Exported:
     """The same as an ONNX file."""
     return made.export()
+
+
+@pytest.fixture(scope="module")
+def program(made: api.Run) -> torch.export.ExportedProgram:
+    return exporting.to_program(made.segmenter)
+
+
+@pytest.fixture
+def recorded(
+    exported: api.Exported, program: torch.export.ExportedProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is the one that `exported` has: recording it takes most of the time."""
+
+    def copied(program: Any, path: Path, *_: Any) -> None:
+        del program
+        shutil.copy(exported.path, path)
+
+    monkeypatch.setattr(exporting, "to_program", lambda _: program)
+    monkeypatch.setattr(exporting, "write_onnx", copied)
 
 
 @pytest.fixture
@@ -125,6 +144,7 @@ def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
     np.testing.assert_allclose(scores, torch_scores(made, images), atol=1e-5)
 
 
+@pytest.mark.usefixtures("recorded")
 def test_half_of_the_bytes(run: api.Run) -> None:
     half = run.export(half=True)
     assert half.path.name == "model_float16.onnx"
@@ -157,6 +177,7 @@ def test_half_of_a_torch_archive(run: api.Run) -> None:
     assert all(p.requires_grad for p in own)
 
 
+@pytest.mark.usefixtures("recorded")
 def test_int8_and_what_it_costs(run: api.Run) -> None:
     made = run.export(int8=True)
     model = onnx.load(made.path)
@@ -179,6 +200,7 @@ def test_int8_and_what_it_costs(run: api.Run) -> None:
     assert not np.array_equal(scores, torch_scores(run, images))
 
 
+@pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
@@ -189,20 +211,16 @@ def test_int8_and_what_it_costs(run: api.Run) -> None:
     ],
 )
 def test_a_graph_that_does_not_agree_is_not_written(
-    run: api.Run, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], remedy: str
+    run: api.Run, options: dict[str, Any], remedy: str
 ) -> None:
-    to_program = exporting.to_program
-
-    def wrong(segmenter: Any, *args: Any) -> Any:
-        segmenter = copy.deepcopy(segmenter)
-        with torch.no_grad():
-            segmenter.classifier.weight.neg_()
-        return to_program(segmenter, *args)
-
+    # A model whose answers are the other way round; the recorded graph's are not.
+    other = copy.deepcopy(run.segmenter)
+    with torch.no_grad():
+        other.classifier.weight.neg_()  # type: ignore[union-attr,operator]
+    run = replace(run, segmenter=other)
     earlier = run.folder / f"model.{options.get('format', 'onnx')}"
     earlier.write_bytes(b"earlier")
     before = files(run.folder)
-    monkeypatch.setattr(exporting, "to_program", wrong)
     with refused(f"exporting.agreement:Agreement.check | {remedy}", ModelError) as told:
         run.export(**options)
     assert "the graph does not agree with the model: on 1 window of scene2" in told
@@ -282,42 +300,42 @@ def test_options_that_do_not_go_together(
         made.export(**options)
 
 
+@pytest.mark.usefixtures("recorded")
 def test_data_that_is_gone(run: api.Run, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "own" / "data").rename(elsewhere)
-    made = run.export(format="pt2", out=tmp_path / "a" / "model.pt2")
+    made = run.export(out=tmp_path / "a" / "model.onnx")
     assert made.info.checked["images"].startswith("random values in the range of the training's")
     place = "api.exporting:_find_data | (--manifest), or export with --half"
     with refused(place, ConfigError):
         run.export(int8=True)
-    run.export(half=True, format="pt2")
+    run.export(half=True)
     named = run.export(int8=True, manifest=elsewhere / "dataset.yaml")
     assert named.info.checked["scenes"] == 1
-    with pytest.raises(DataError):
+    with pytest.raises(ConfigError, match="there is no file"):
         run.export(manifest=tmp_path / "nowhere.yaml")
 
 
+@pytest.mark.usefixtures("recorded")
 def test_calibration_and_licence_go_along(run: api.Run) -> None:
     fitted = {"format": 1, "model": "x", "subsets": {}}
     (run.folder / "calibration.json").write_text(json.dumps(fitted))
-    assert run.export(format="pt2").info.calibration is None  # of other weights
-    fitted |= {"model": run.info.state_sha256, "full": "s2+s1", "subsets": {}}
+    assert run.export().info.calibration is None  # of other weights
+    own = {"temperature": 1.5, "class_sets": None}
+    fitted |= {"model": run.info.state_sha256, "full": "s2+s1", "subsets": {"s2+s1": own}}
     (run.folder / "calibration.json").write_text(json.dumps(fitted))
     base = ({"backbone": "b", "source": "s", "licence": "CC-BY-4.0"},) * 2
     again = replace(api.load(run.folder), info=replace(run.info, base_weights=base))
-    made = again.export(format="pt2")
-    assert read_program_info(made.path).calibration == fitted
+    made = again.export()
+    assert info_of(made.path).calibration == fitted
     assert made.info.licence == "CC-BY-4.0"
-    assert again.export(format="pt2", licence="MIT").info.licence == "MIT"
+    assert again.export(licence="MIT").info.licence == "MIT"
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_large_weights_lie_beside(
-    run: api.Run, monkeypatch: pytest.MonkeyPatch, half: bool
-) -> None:
+def test_large_weights_lie_beside(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_IN_ONE_FILE", 1000)
     monkeypatch.setattr("terrafuse.exporting.files.MOST_IN_ONE_FILE", 1000)
-    made = run.export(half=half)
+    made = run.export(half=True)
     (beside,) = made.further
     assert beside.name == made.path.name + ".data"
     assert made.size == made.path.stat().st_size + beside.stat().st_size
@@ -327,6 +345,7 @@ def test_large_weights_lie_beside(
     assert files(run.folder) >= {made.path.name, beside.name}
 
 
+@pytest.mark.usefixtures("recorded")
 def test_the_command_prints_what_it_found(
     run: api.Run, command_line: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
