@@ -17,7 +17,7 @@ from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import round_up
-from terrafuse.tracing import is_traced, resize_traced
+from terrafuse.tracing import is_traced, resize_traced, same_size, times
 
 
 @dataclass
@@ -181,16 +181,16 @@ class SensorModel(nn.Module):
         image = self.normalize(modality.name, image)
         known = ~image.isnan()
         image = torch.where(known, image, 0.0)
-        factor = self._size_factor(modality)
-        if factor == 1:
+        ratio = modality.scale_ratio
+        if ratio == 1 or self._at_own_scale():
             return image, known.any(dim=1, keepdim=True)
         both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
-        size = (_times(image.shape[-2], factor), _times(image.shape[-1], factor))
+        size = (times(image.shape[-2], ratio), times(image.shape[-1], ratio))
         return _weigh_known(resize_traced(both, size))
 
-    def _size_factor(self, modality: Modality) -> Fraction:
-        """Pixels at which a modality is used per pixel that it has."""
-        return modality.scale_ratio
+    def _at_own_scale(self) -> bool:
+        """Whether modalities are used at the size that they have, not at the scene's."""
+        return False
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which a modality is used: those of the padded window."""
@@ -288,8 +288,8 @@ class Segmenter(SensorModel, ABC):
         """
         first = self.modalities[0]
         padded = (
-            _times(images[first.name].shape[-2], first.scale_ratio),
-            _times(images[first.name].shape[-1], first.scale_ratio),
+            times(images[first.name].shape[-2], first.scale_ratio),
+            times(images[first.name].shape[-1], first.scale_ratio),
         )
         output = self.segment(self.prepare_whole(images, padded))
         return _to_window(output.logits, padded, padded)
@@ -300,11 +300,8 @@ class Segmenter(SensorModel, ABC):
 
         Every modality then has whole pixels, and whole strides if it is used at its own scale.
         """
-        ratios = [m.scale_ratio for m in self.modalities]
-        own = [
-            self.strides.get(m.name, self.stride) if self.own_scales else 1 for m in self.modalities
-        ]
-        return lcm(self.stride, *((r * n).numerator for r, n in zip(ratios, own, strict=True)))
+        units = (self._stride_in_scene(m) for m in self.modalities)
+        return lcm(self.stride, *(unit.numerator for unit in units))
 
     @property
     def least_units(self) -> int:
@@ -313,12 +310,16 @@ class Segmenter(SensorModel, ABC):
         Two, since torch records sizes of 1 as constants; and two strides of every modality that is
         used at its own scale.
         """
-        strides = {m.name: self.strides.get(m.name, self.stride) for m in self.modalities}
-        least = [2 * strides[m.name] * m.scale_ratio / self.size_unit for m in self.modalities]
-        return max([2, *(ceil(units) for units in least if self.own_scales)])
+        own = self.modalities if self._at_own_scale() else ()
+        return max([2, *(ceil(2 * self._stride_in_scene(m) / self.size_unit) for m in own)])
 
-    def _size_factor(self, modality: Modality) -> Fraction:
-        return Fraction(1) if self.own_scales else super()._size_factor(modality)
+    def _stride_in_scene(self, modality: Modality) -> Fraction:
+        """Scene pixels of which a modality needs multiples."""
+        own = self.strides.get(modality.name, self.stride) if self._at_own_scale() else 1
+        return modality.scale_ratio * own
+
+    def _at_own_scale(self) -> bool:
+        return self.own_scales
 
     def _check(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
         known = {modality.name: modality for modality in self.modalities}
@@ -441,17 +442,12 @@ def _weigh_known(both: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(known, values, 0.0), known.any(dim=1, keepdim=True)
 
 
-def _times(length: int, ratio: Fraction) -> int:
-    """Length times a ratio, which may be a symbol that comes out whole."""
-    return length * ratio.numerator // ratio.denominator
-
-
 def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Pad with 0 or crop at the bottom and right."""
     return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]))
 
 
 def _to_window(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    if tuple(logits.shape[-2:]) != padded:
+    if not same_size(logits.shape[-2:], padded):
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
     return logits[..., : size[0], : size[1]]

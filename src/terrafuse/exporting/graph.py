@@ -119,9 +119,7 @@ def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, object], ...]:
     sizes = []
     for modality in segmenter.modalities:
         own = modality.size_at(segmenter.size_unit)
-        sizes.append(
-            {0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols}
-        )
+        sizes.append({0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols})
     return tuple(sizes)
 
 

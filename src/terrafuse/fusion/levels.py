@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.errors import UnknownNameError, unknown_name
-from terrafuse.tracing import is_traced, pool_to, resize_traced
+from terrafuse.tracing import is_traced, pool_to, resize_traced, same_size
 
 
 class MapFusion(nn.Module, ABC):
@@ -174,7 +174,7 @@ def _shares(weights: Tensor) -> Tensor:
 
 def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map (N, C, H, W), with antialiasing where it shrinks."""
-    if x.shape[-2:] == size:
+    if same_size(x.shape[-2:], size):
         return x
     if is_traced():
         return resize_traced(x, size)

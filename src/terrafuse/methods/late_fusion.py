@@ -134,7 +134,7 @@ def _zero_levels(backbone: Backbone, image: Tensor) -> list[Tensor]:
     # Parameters unused in a step would stall distributed training, so they get gradient 0.
     nothing = sum(p.sum() * 0 for p in backbone.parameters()) if backbone.training else 0
     return [
-        image.new_zeros(len(image), c, round(height / s), round(width / s)) + nothing
+        image.new_zeros(image.shape[0], c, round(height / s), round(width / s)) + nothing
         for c, s in zip(backbone.channels, backbone.strides, strict=True)
     ]
 

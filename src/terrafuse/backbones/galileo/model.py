@@ -250,7 +250,7 @@ class Galileo(TokenBackbone):
     ) -> Tensor:
         """Tokens (N, L, D) after block `index`; only tokens in `seen`, bool (N, L), are keys."""
         if seen is not None and self.prompts is not None:
-            more = self.prompts(index, len(tokens)).shape[1]
+            more = self.prompts(index, tokens.shape[0]).shape[1]
             seen = F.pad(seen, (more, 0), value=True)
         return self._beside_prompts(index, tokens, partial(self.blocks[index], seen=seen))
 
@@ -265,7 +265,7 @@ class Galileo(TokenBackbone):
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mean of the tokens of each position as a map (N, D, h, w), after the final norm."""
         places = self.at_places(self._normalize(tokens), grid)
-        return places.transpose(1, 2).reshape(len(places), -1, *grid)
+        return places.transpose(1, 2).reshape(places.shape[0], -1, *grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of `out_indices` → levels."""
@@ -349,7 +349,7 @@ class Galileo(TokenBackbone):
 
 def _by_place(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (N, L, D) as (N, h · w, G, D)."""
-    return tokens.reshape(len(tokens), grid[0] * grid[1], -1, tokens.shape[2])
+    return tokens.reshape(tokens.shape[0], grid[0] * grid[1], -1, tokens.shape[2])
 
 
 def _create(request: Request) -> Galileo:

@@ -57,7 +57,7 @@ from terrafuse.methods.upseg.tokens import see_tokens
 from terrafuse.methods.upseg.variance import VarianceSettings
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.tracing import is_traced
+from terrafuse.tracing import is_traced, times
 from terrafuse.tuning import TuningOption
 
 _T = TypeVar("_T")
@@ -228,9 +228,8 @@ class UPSeg(Segmenter):
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         return padded if self.grid == "common" else super()._target_size(modality, padded)
 
-    def _size_factor(self, modality: Modality) -> Fraction:
-        common = modality.scale_ratio
-        return common if self.grid == "common" else super()._size_factor(modality)
+    def _at_own_scale(self) -> bool:
+        return self.grid == "own"
 
     def _set_decoder(
         self, neck_channels: int | None, name: str, options: dict[str, Any], aux: bool
@@ -298,7 +297,9 @@ class LevelNeck(nn.Module):
             self.SCALES, self.sources, self.before, self.after, strict=True
         ):
             x = before(maps[source])
-            height, width = (max(1, int(length * scale)) for length in size_of(x))
+            height, width = (times(length, Fraction(scale)) for length in size_of(x))
+            if not is_traced():  # a graph takes no map of a single token
+                height, width = max(1, height), max(1, width)
             levels.append(after(resize(x, (height, width))))
         return levels
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from terrafuse.backbones import as_map
 from terrafuse.fusion.levels import resize_map
-from terrafuse.tracing import is_traced
+from terrafuse.tracing import is_traced, same_size
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def mean_at(maps: Sequence[TokenMap], grid: tuple[int, int]) -> TokenMap:
 
 def resize_tokens(x: TokenMap, grid: tuple[int, int]) -> TokenMap:
     """Resample tokens to another grid, bilinearly, from tokens with data only."""
-    if x.grid == grid:
+    if same_size(x.grid, grid):
         return x
     if x.seen is None:
         return TokenMap(_resize(x.values, x.grid, grid), grid)
