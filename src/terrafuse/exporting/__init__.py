@@ -13,7 +13,12 @@ from terrafuse.exporting.files import (
 from terrafuse.exporting.graph import ExportGraph, example_images, to_onnx, to_program
 from terrafuse.exporting.running import GraphSegmenter, fit_to_graph, open_onnx, open_program
 from terrafuse.exporting.shrinking import halve, quantize, with_half_weights
-from terrafuse.exporting.stacked import StackedGraph, check_stackable, deepness_metadata
+from terrafuse.exporting.stacked import (
+    StackedGraph,
+    check_stackable,
+    deepness_metadata,
+    to_stacked_program,
+)
 
 __all__ = [
     "LEAST_EQUAL",
@@ -37,6 +42,7 @@ __all__ = [
     "read_program_info",
     "to_onnx",
     "to_program",
+    "to_stacked_program",
     "weight_bytes",
     "with_half_weights",
     "write_onnx",
