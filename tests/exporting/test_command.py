@@ -21,7 +21,7 @@ import yaml
 
 import terrafuse.api.exporting as exporting
 from made_runs import STATISTICS, make_run
-from remedies import refused
+from remedies import refused, said
 from terrafuse import api
 from terrafuse.errors import ConfigError, ModelError
 from terrafuse.exporting import Agreement, compare, read_program_info
@@ -202,30 +202,40 @@ def test_int8_and_what_it_costs(run: api.Run) -> None:
 
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
-    ("options", "remedy"),
+    ("options", "place"),
     [
-        ({}, "Nothing was written. Please report it"),
-        ({"format": "pt2"}, "Nothing was written. Please report it"),
-        ({"half": True}, "Export without --half"),
-        ({"int8": True}, "Export with --half, or without --int8"),
+        ({}, "exporting.agreement:Agreement.check | Nothing was written. Please report it"),
+        (
+            {"format": "pt2"},
+            "exporting.agreement:Agreement.check | Nothing was written. Please report it",
+        ),
+        ({"half": True}, "exporting.agreement:Agreement.check | Export without --half"),
+        (
+            {"int8": True},
+            "exporting.agreement:Agreement.check | Export with --half, or without --int8",
+        ),
     ],
 )
 def test_a_graph_that_does_not_agree_is_not_written(
-    run: api.Run, options: dict[str, Any], remedy: str
+    run: api.Run, options: dict[str, Any], place: str
 ) -> None:
     # A model whose answers are the other way round; the recorded graph's are not.
     other = copy.deepcopy(run.segmenter)
     with torch.no_grad():
         other.classifier.weight.neg_()  # type: ignore[union-attr,operator]
-    run = replace(run, segmenter=other)
+    changed = replace(run, segmenter=other)
     earlier = run.folder / f"model.{options.get('format', 'onnx')}"
     earlier.write_bytes(b"earlier")
     before = files(run.folder)
-    with refused(f"exporting.agreement:Agreement.check | {remedy}", ModelError) as told:
-        run.export(**options)
+    with refused(place, ModelError) as told:
+        changed.export(**options)
     assert "the graph does not agree with the model: on 1 window of scene2" in told
     assert files(run.folder) == before
     assert earlier.read_bytes() == b"earlier"
+    if "int8" in options:
+        run.export(half=True)
+    if "half" in options:
+        run.export()
 
 
 AGREEMENT = Agreement("x", 1, 10_000, 1.0, 5e-5, 0.3)
@@ -286,18 +296,31 @@ def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "place"),
     [
-        ({"half": True, "int8": True}, "_precision | give one of --half and --int8"),
-        ({"int8": True, "format": "pt2"}, "_precision | Use --format onnx, or --half"),
-        ({"stacked": True, "format": "pt2"}, "_precision | or leave out --stacked"),
-        ({"format": "tflite"}, "_precision | allowed are"),
-        ({"out": "a/model.pt2"}, "_check_name | Name it"),
+        ({"half": True, "int8": True}, "api.exporting:_precision | give one of --half and --int8"),
+        (
+            {"int8": True, "format": "pt2"},
+            "api.exporting:_precision | Use --format onnx, or --half",
+        ),
+        ({"stacked": True, "format": "pt2"}, "api.exporting:_precision | or leave out --stacked"),
+        ({"format": "tflite"}, "api.exporting:_precision | allowed are"),
+        ({"out": "a/model.pt2"}, "api.exporting:_check_name | Name it"),
     ],
 )
 def test_options_that_do_not_go_together(
     made: api.Run, options: dict[str, Any], place: str
 ) -> None:
-    with refused(f"api.exporting:{place}", ConfigError):
+    with refused(place, ConfigError):
         made.export(**options)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_options_that_go_together(run: api.Run, exported: api.Exported) -> None:
+    """As the messages above have it."""
+    assert exported.path.suffix == ".onnx"
+    assert run.export(half=True).path.name == "model_float16.onnx"
+    assert run.export(int8=True).path.name == "model_int8.onnx"
+    assert run.export(format="pt2").path.name == "model.pt2"
+    assert run.export(out=run.folder / "a" / "model.onnx").path.exists()
 
 
 @pytest.mark.usefixtures("recorded")
@@ -357,7 +380,7 @@ def test_the_command_prints_what_it_found(
     )
     assert lines[1].startswith("compared with the model on 1 window of scene2 (split 'val')")
     assert lines[2].startswith("scores on 1 scene of split 'val': miou ")
-    assert lines[3] == "licence of the weights: unknown; name it with --licence"
+    said("cli.export:_lines | licence of the weights: unknown; name it with --licence", lines[3])
     assert lines[4].startswith(f"wrote {tmp_path / 'm.onnx'} (0.0 MB, int8)")
     code, printed, _ = command_line(
         "export", run.folder, "--format", "pt2", "--licence", "MIT", "--json"

@@ -147,7 +147,7 @@ class GraphSegmenter(Segmenter):
             ModelError: Always.
         """
         del inputs
-        raise ModelError("a graph has its normalisation inside; call the model itself")
+        raise ModelError("a graph has its normalisation inside and takes no prepared inputs")
 
 
 class _WithMissing(GraphSegmenter):
