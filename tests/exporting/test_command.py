@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +24,7 @@ import terrafuse.api.exporting as exporting
 from made_runs import STATISTICS, make_run
 from remedies import refused, said
 from terrafuse import api
-from terrafuse.errors import ConfigError, ModelError
+from terrafuse.errors import ConfigError, MissingDependencyError, ModelError
 from terrafuse.exporting import Agreement, compare, read_program_info
 from terrafuse.weights import PortableInfo
 
@@ -311,6 +312,12 @@ def test_options_that_do_not_go_together(
 ) -> None:
     with refused(place, ConfigError):
         made.export(**options)
+
+
+def test_packages_that_are_not_there(made: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'terrafuse\[export\]'"):
+        made.export()
 
 
 @pytest.mark.usefixtures("recorded")

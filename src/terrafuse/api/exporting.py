@@ -26,6 +26,7 @@ from terrafuse.exporting import (
     GraphSegmenter,
     StackedGraph,
     annotate_onnx,
+    check_packages,
     check_stackable,
     compare,
     deepness_metadata,
@@ -122,6 +123,8 @@ def export(
         OutputError: The file cannot be written.
     """
     precision = _precision(format, half=half, int8=int8, stacked=stacked)
+    if format == "onnx":
+        check_packages()
     opened = run if isinstance(run, Run) else load(run)
     path = Path(out) if out else opened.folder / _name(format, precision, stacked=stacked)
     _check_name(path, format)
