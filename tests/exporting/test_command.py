@@ -24,7 +24,7 @@ import terrafuse.api.exporting as exporting
 from made_runs import STATISTICS, make_run
 from remedies import refused, said
 from terrafuse import api
-from terrafuse.errors import ConfigError, MissingDependencyError, ModelError
+from terrafuse.errors import ConfigError, MissingDependencyError, ModelError, OutputError
 from terrafuse.exporting import Agreement, compare, read_program_info
 from terrafuse.weights import PortableInfo
 
@@ -292,6 +292,31 @@ def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
     assert "TinyBranching cannot be recorded as a graph (" in told
     assert files(run) == before
     api.export(make_run(tmp_path / "other", TINY, {}), format="pt2")
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (RuntimeError("no kernel\nat all"), ModelError, r"Tiny cannot be recorded .*\(no kernel\)"),
+        (OSError(28, "No space left on device"), OutputError, "cannot be written: No space left"),
+    ],
+)
+def test_what_fails_while_writing(
+    run: api.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(exporting, "open_onnx", fail)
+    before = files(run.folder)
+    with pytest.raises(kind, match=words):
+        run.export()
+    assert files(run.folder) == before
 
 
 @pytest.mark.parametrize(

@@ -214,11 +214,11 @@ class _Export:
             output = PROBABILITIES if stack else OUTPUT
             with _recording(self.model):
                 write_onnx(program, written, inputs, output)
-            self._shrink(first, partial, stack, external=external)
-            graph = open_onnx(
-                partial, self.model.modalities, stack.stored_values if stack else None
-            )
-            checked = self._compare(graph).to_dict()
+                self._shrink(first, partial, stack, external=external)
+                graph = open_onnx(
+                    partial, self.model.modalities, stack.stored_values if stack else None
+                )
+                checked = self._compare(graph).to_dict()
             if self.info.precision == "int8":
                 checked |= self._scores(graph)
             info = replace(self.info, checked=checked)
@@ -341,13 +341,13 @@ def _recording(model: Segmenter) -> Iterator[None]:
     """Say of a method that cannot be recorded which one it is.
 
     Raises:
-        ModelError: With what torch says.
+        ModelError: With what torch, or ONNX Runtime, says.
     """
     try:
         yield
-    except TerrafuseError:
+    except (TerrafuseError, OSError, MemoryError):
         raise
-    except Exception as error:  # torch's exporters raise many kinds
+    except Exception as error:  # torch's exporters and ONNX Runtime raise many kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"{type(model).__name__} cannot be recorded as a graph ({cut(lines[0], 300)}). Its "
