@@ -72,7 +72,9 @@ KNOWS: dict[str, tuple[str, ...]] = {
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",
         "describe", "pretraining", "prediction", "evaluation", "reports",
     ),
-    "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
+    "contract": (
+        *VOCABULARY, "weights", "backbones", "segmenter", "methods", "exporting", "training",
+    ),
     "api": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "pretraining", "prediction",
         "maps", "generate", "evaluation", "reports", "training", "contract", "exporting",

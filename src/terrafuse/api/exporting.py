@@ -26,6 +26,7 @@ from terrafuse.exporting import (
     GraphSegmenter,
     StackedGraph,
     annotate_onnx,
+    check_names,
     check_packages,
     check_stackable,
     compare,
@@ -132,6 +133,7 @@ def export(
         check_stackable(opened.info.modalities, opened.info.rules)
     windows = WindowSettings.of_run(opened.config)
     model = copy.deepcopy(opened.segmenter).cpu().eval()
+    check_names(model)
     data = _find_data(opened, model, windows, manifest, needed=int8)
     info = PortableInfo(
         model=opened.info.to_dict(),
@@ -190,8 +192,7 @@ class _Export:
     def write_program(self, path: Path) -> Exported:
         """Write a `.pt2` archive."""
         half = self.info.precision == "float16"
-        with _recording(self.model):
-            program = to_program(with_half_weights(self.model) if half else self.model)
+        program = to_program(with_half_weights(self.model) if half else self.model)
         with written_whole(path) as (partial,):
             write_program(program, partial)
             agreement = self._compare(open_program(partial, self.model.modalities))
@@ -202,7 +203,7 @@ class _Export:
     def write_onnx(self, path: Path) -> Exported:
         """Write an ONNX file."""
         stack = self._stacked() if self.info.stacked else None
-        with _recording(self.model):
+        with _writing(self.model):
             program = self._program(stack)
         size = weight_bytes(program)
         external = (size // 2 if self.info.precision == "float16" else size) > MOST_IN_ONE_FILE
@@ -212,7 +213,7 @@ class _Export:
             written = partial if self.info.precision == "float32" else first
             inputs = list(self.info.inputs)
             output = PROBABILITIES if stack else OUTPUT
-            with _recording(self.model):
+            with _writing(self.model):
                 write_onnx(program, written, inputs, output)
                 self._shrink(first, partial, stack, external=external)
                 graph = open_onnx(
@@ -337,8 +338,8 @@ def _side(model: Segmenter, windows: WindowSettings) -> int:
 
 
 @contextmanager
-def _recording(model: Segmenter) -> Iterator[None]:
-    """Say of a method that cannot be recorded which one it is.
+def _writing(model: Segmenter) -> Iterator[None]:
+    """Say of a graph that cannot be written whose it is.
 
     Raises:
         ModelError: With what torch, or ONNX Runtime, says.
@@ -350,8 +351,8 @@ def _recording(model: Segmenter) -> Iterator[None]:
     except Exception as error:  # torch's exporters and ONNX Runtime raise many kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{type(model).__name__} cannot be recorded as a graph ({cut(lines[0], 300)}). Its "
-            "forward pass may look at pixel values; use another method, or report it"
+            f"the graph of {type(model).__name__} cannot be written or run as an ONNX file "
+            f"({cut(lines[0], 300)}). Use --format pt2, or report it"
         ) from error
 
 

@@ -11,7 +11,14 @@ from terrafuse.exporting.files import (
     write_onnx,
     write_program,
 )
-from terrafuse.exporting.graph import ExportGraph, example_images, to_onnx, to_program
+from terrafuse.exporting.graph import (
+    ExportGraph,
+    check_names,
+    example_images,
+    program_to_onnx,
+    to_onnx,
+    to_program,
+)
 from terrafuse.exporting.running import GraphSegmenter, fit_to_graph, open_onnx, open_program
 from terrafuse.exporting.shrinking import halve, quantize, with_half_weights
 from terrafuse.exporting.stacked import (
@@ -30,6 +37,7 @@ __all__ = [
     "GraphSegmenter",
     "StackedGraph",
     "annotate_onnx",
+    "check_names",
     "check_packages",
     "check_stackable",
     "compare",
@@ -39,6 +47,7 @@ __all__ = [
     "halve",
     "open_onnx",
     "open_program",
+    "program_to_onnx",
     "quantize",
     "random_images",
     "read_program_info",

@@ -13,7 +13,7 @@ from terrafuse.version import VERSION
 from terrafuse.weights import PortableInfo
 from terrafuse.weights.portable import EXTRA_FILE, METADATA_KEY
 
-#: Version of ONNX' operators.
+#: Version of ONNX' operators; 18 brought those that torch's exporter writes.
 OPSET = 18
 #: Bytes of weights that an ONNX file holds itself; a protobuf message ends at 2 GiB.
 MOST_IN_ONE_FILE = 1_900_000_000
