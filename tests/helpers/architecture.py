@@ -138,7 +138,7 @@ _RASTERS = (
     "web",
 )
 _TENSORS = (
-    "samples", "tracing", *_MODELS, "exporting", "api", "weights", "data", "sampling", "doctor",
+    "samples", "tracing", *_MODELS, "exporting", "weights", "data", "sampling", "doctor",
     "describe", "pretraining", "prediction", "generate", "evaluation", "training", "contract",
 )  # fmt: skip
 

@@ -6,7 +6,6 @@ height and width are multiples of `Segmenter.size_unit`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
+from terrafuse.exporting.files import write_onnx
 from terrafuse.segmenter import Segmenter
-
-#: Name of the output of an ONNX graph; its inputs are named as the modalities.
-LOGITS = "logits"
-#: Version of ONNX' operators; 18 brought those that torch's exporter writes.
-OPSET = 18
+from terrafuse.weights.portable import OUTPUT
 
 _LARGEST = 4096  # samples of a batch, and units along a window
-_MOST_IN_ONE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 
 
 class ExportGraph(nn.Module):
@@ -91,7 +86,7 @@ def to_onnx(
 ) -> Path:
     """Write a model as an ONNX file.
 
-    Inputs are named as the modalities, the output `LOGITS`. Weights of more than 1.9 GB are written
+    Inputs are named as the modalities, the output `OUTPUT`. Weights of more than 1.9 GB are written
     beside the file, as `<name>.data`.
 
     Args:
@@ -112,9 +107,9 @@ def check_names(segmenter: Segmenter) -> None:
     Raises:
         ModelError: There is one.
     """
-    if any(m.name == LOGITS for m in segmenter.modalities):
+    if any(m.name == OUTPUT for m in segmenter.modalities):
         raise ModelError(
-            f"a modality is named '{LOGITS}', as the output of a graph is. Rename it in the "
+            f"a modality is named '{OUTPUT}', as the output of a graph is. Rename it in the "
             "manifest and train again"
         )
 
@@ -123,20 +118,7 @@ def program_to_onnx(
     program: torch.export.ExportedProgram, segmenter: Segmenter, path: str | Path
 ) -> Path:
     """Write a graph of torch as an ONNX file; as `to_onnx` otherwise."""
-    size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        torch.onnx.export(
-            program,
-            (),
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[m.name for m in segmenter.modalities],
-            output_names=[LOGITS],
-            external_data=size > _MOST_IN_ONE_FILE,
-            verbose=False,
-        )
+    write_onnx(program, Path(path), [m.name for m in segmenter.modalities], OUTPUT)
     return Path(path)
 
 
