@@ -28,7 +28,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -109,7 +108,9 @@ class CrossAttention(nn.Module):
         """All pixels in a number of chunks that is not a symbol, (N, C', L)."""
         pixels = queries[0].shape[2]
         rows = (pixels + TRACED_CHUNKS - 1) // TRACED_CHUNKS
-        filled = [F.pad(q, (0, TRACED_CHUNKS * rows - pixels)) for q in queries]
+        # Not by `pad`, whose amounts ONNX takes for constants.
+        missing = TRACED_CHUNKS * rows - pixels
+        filled = [torch.cat([q, q.new_zeros(*q.shape[:2], missing)], dim=2) for q in queries]
         chunks = zip(
             *(q.unflatten(2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True
         )

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock
+from timm.models.swin_transformer import PatchMerging, SwinTransformerBlock
+from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
@@ -33,9 +34,25 @@ class _BlockV2(SwinTransformerV2Block):
         return _attend_traced(self, x)
 
 
+class _Merging(PatchMerging):
+    def forward(self, x: Tensor) -> Tensor:
+        if not has_symbols(*x.shape[1:3]):
+            return super().forward(x)
+        return self.reduction(self.norm(_fours(x)))
+
+
+class _MergingV2(PatchMergingV2):
+    def forward(self, x: Tensor) -> Tensor:
+        if not has_symbols(*x.shape[1:3]):
+            return super().forward(x)
+        return self.norm(self.reduction(_fours(x)))
+
+
 _TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {
     SwinTransformerBlock: _Block,
     SwinTransformerV2Block: _BlockV2,
+    PatchMerging: _Merging,
+    PatchMergingV2: _MergingV2,
 }
 
 
@@ -44,6 +61,16 @@ def make_traceable(net: nn.Module) -> None:
     for module in net.modules():
         if type(module) in _TRACEABLE:
             module.__class__ = _TRACEABLE[type(module)]
+
+
+def _fours(x: Tensor) -> Tensor:
+    """Map (N, H, W, C) → the four pixels of each square side by side (N, H / 2, W / 2, 4C).
+
+    timm pads sides that are odd, which graphs do not meet: their windows are whole strides.
+    """
+    samples, height, width, channels = x.shape
+    x = x.reshape(samples, height // 2, 2, width // 2, 2, channels)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3)
 
 
 def _attend_traced(block: Any, x: Tensor) -> Tensor:
