@@ -36,8 +36,8 @@ def test_pooling_by_matrices_is_adaptive_pooling(seed: int, as_symbols: None) ->
 def test_shrinking_by_matrices_is_antialiased_interpolation(seed: int) -> None:
     draw = Random(seed)
     size = (draw.randint(3, 20), draw.randint(2, 20))
-    # One axis shrinks at least. Not to one column: there torch 2.15 differs from itself, in one step
-    # and row by row, then column by column.
+    # One axis shrinks at least. Not to one column: there torch 2.15 differs between one step and
+    # two, first row by row, then column by column.
     wanted = (draw.randint(1, size[0] - 1), draw.randint(2, 24))
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
     expected = F.interpolate(x, wanted, mode="bilinear", align_corners=False, antialias=True)
