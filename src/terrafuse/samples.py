@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ IGNORE_INDEX = 255
 
 def round_up(size: int, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is not below `size`."""
-    return ceil(size / multiple) * multiple
+    return -(-size // multiple) * multiple
 
 
 @dataclass(frozen=True, order=True)

@@ -263,6 +263,22 @@ class Stuck(Sound):
         return found.mean((2, 3), keepdim=True) + 0 * found
 
 
+class Peeks(Sound):
+    """Asks for pixel values."""
+
+    def features(self, inputs: Inputs) -> Tensor:
+        found = super().features(inputs)
+        return found + 1 if bool((found > 0).any()) else found
+
+
+class OtherAsGraph(Sound):
+    """Does something else while it is recorded."""
+
+    def features(self, inputs: Inputs) -> Tensor:
+        found = super().features(inputs)
+        return 2 * found if torch.compiler.is_exporting() else found
+
+
 #: A fault, the check that is for it, and what the message tells to do.
 FAULTS = [
     (NoDefault, "built", "option 'width' has no default; options are keyword-only"),
@@ -282,6 +298,8 @@ FAULTS = [
     (Unsaved, "saved", "has to be a parameter, a buffer, or follow from the options"),
     (OwnStatistics, "statistics", "'mean_rgb' is not in the state as it was set; leave"),
     (Float32Only, "precision", "test_checks.py, line"),
+    (Peeks, "exported", "cannot be recorded as a graph: "),
+    (OtherAsGraph, "exported", "terrafuse.tracing.is_traced() must come to the same"),
     (NoBackbone, "backbones", "make it by create_backbone, or derive the encoder from"),
     (Stuck, "learning", "look for what stops its gradient"),
 ]

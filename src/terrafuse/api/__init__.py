@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
+    from terrafuse.api.exporting import Exported, export
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.inputs import Rasters
     from terrafuse.api.maps import mosaic, vectorize
@@ -73,6 +74,7 @@ else:  # each command imports only the libraries that it needs
             ),
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
+            "terrafuse.api.exporting": ("Exported", "export"),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
             "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
@@ -105,6 +107,7 @@ __all__ = [
     "LABEL_SHARES",
     "CopiedConfigs",
     "DrawnSample",
+    "Exported",
     "GeneratedSet",
     "Judgement",
     "Mapped",
@@ -132,6 +135,7 @@ __all__ = [
     "describe_parameters",
     "evaluate",
     "expect_run",
+    "export",
     "generate",
     "label_efficiency",
     "list_configs",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrafuse.api.inputs import Rasters, open_rasters, reading_rules
 from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
@@ -85,6 +85,9 @@ from terrafuse.weights import (
     write_metrics,
 )
 from terrafuse.writing import claimed, refuse_inputs
+
+if TYPE_CHECKING:
+    from terrafuse.api.exporting import Exported
 
 Conversions = Mapping[str, ValueConversion]
 _DIGITS = 16
@@ -416,6 +419,33 @@ class Run:
                 write_metrics(self.folder, metrics, beside)
             keeping.remove()
             return metrics
+
+    def export(
+        self,
+        *,
+        format: str = "onnx",
+        half: bool = False,
+        int8: bool = False,
+        stacked: bool = False,
+        out: str | Path | None = None,
+        licence: str | None = None,
+        manifest: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Exported:
+        """Write the run as one file that runs without this package; see `terrafuse.api.export`."""
+        from terrafuse.api.exporting import export  # it builds on this module
+
+        return export(
+            self,
+            format=format,
+            half=half,
+            int8=int8,
+            stacked=stacked,
+            out=out,
+            licence=licence,
+            manifest=manifest,
+            progress=progress,
+        )
 
     def _further_scores(
         self, objects: Sequence[str], least_px: int, trimap: Sequence[float], regions: str | None
