@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from remedies import refused, said
 from terrafuse import api
 from terrafuse.errors import ConfigError, MissingDependencyError, ModelError, OutputError
 from terrafuse.exporting import Agreement, compare, read_program_info
+from terrafuse.prediction import WindowSettings
 from terrafuse.weights import PortableInfo
 
 TINY = "tiny_segmenter:Tiny"
@@ -282,6 +284,39 @@ def test_the_comparison_counts_every_pixel(made: api.Run) -> None:
     assert found.largest_difference > 0
     nan = compare(made.segmenter, lambda x: graph(x) * torch.nan, [batch], "x", unit=4)
     assert nan.largest_difference == np.inf
+
+
+def test_windows_of_many_scenes(made: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scenes that are not needed are not opened; windows of two sizes are not one batch."""
+    windows = WindowSettings(crop_size=16, overlap=0)
+    first, second, _ = made.dataset(made.config.data.manifest).scenes()
+    unopened: Any = None
+    find = exporting._windows_of
+    found = find(made.segmenter, [first, second, unopened], windows, 2)
+    assert [(s.scene_id, s.window.row) for s in found] == [("scene0", 0), ("scene1", 0)]
+    found = find(made.segmenter, [first, second], windows, 7)
+    assert [s.scene_id for s in found] == ["scene0"] * 4 + ["scene1"] * 3
+    large = find(made.segmenter, [first], replace(windows, crop_size=32), 1)
+    batches = exporting._in_batches([*found[:3], *large, found[3]], 2)
+    assert [tuple(batch["s2"].shape) for batch in batches] == [
+        (2, 4, 16, 16), (1, 4, 16, 16), (1, 4, 32, 32), (1, 4, 16, 16),
+    ]  # fmt: skip
+    monkeypatch.setattr(exporting, "_TRIED", 2)
+    assert [s.window.col for s in find(made.segmenter, [first], windows, 9)] == [0, 16]
+
+
+def test_nodata_of_the_rules_or_the_files(made: api.Run) -> None:
+    scene = made.dataset(made.config.data.manifest).scenes()[0]
+    rules = {"s2": {"nodata": 3}, "s1": {"nodata": None}}
+    run = replace(made, info=replace(made.info, rules=rules))
+    assert exporting._nodata_of(run, scene, "s2") == 3
+    assert exporting._nodata_of(run, None, "s2") == 3
+    assert exporting._nodata_of(run, None, "s1") is None
+    assert exporting._nodata_of(run, scene, "s1") is None
+    tagged: Any = SimpleNamespace(files={"s1": [SimpleNamespace(nodata=(-9.0, -9.0))]})
+    assert exporting._nodata_of(run, tagged, "s1") == -9
+    mixed: Any = SimpleNamespace(files={"s1": [SimpleNamespace(nodata=(-9.0, 0.0))]})
+    assert exporting._nodata_of(run, mixed, "s1") is None
 
 
 def test_a_method_that_branches_is_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,7 +50,7 @@ from terrafuse.prediction.calibrated import CALIBRATION_JSON
 from terrafuse.progress import Progress
 from terrafuse.samples import Sample, collate, round_up
 from terrafuse.segmenter import Segmenter
-from terrafuse.weights import PortableInfo
+from terrafuse.weights import PortableInfo, check_same_scheme
 from terrafuse.weights.portable import OUTPUT, PROBABILITIES, STACKED_INPUT, StoredPrecision
 from terrafuse.writing import written_whole
 
@@ -65,6 +65,8 @@ _FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 # Windows of the data on which a graph is compared with its model, in batches; and those by which
 # ranges of activations are found.
 _COMPARED, _BATCH, _CALIBRATING = 4, 2, 32
+# Windows of a scene that are read to find some with data in every modality.
+_TRIED = 64
 
 
 @dataclass(frozen=True)
@@ -397,7 +399,8 @@ def _find_data(
     side = _side(model, windows)
     images = random_images(model, run.info.statistics, side, _BATCH)
     words = "random values in the range of the training's, since its data cannot be read"
-    return _Data(words, [images])
+    nodata = {m.name: _nodata_of(run, None, m.name) for m in model.modalities}
+    return _Data(words, [images], nodata=nodata)
 
 
 def _read_data(
@@ -405,6 +408,7 @@ def _read_data(
 ) -> _Data:
     path = manifest or run.config.data.manifest
     dataset = run.dataset(path)
+    check_same_scheme(run.info, dataset.scheme, str(path))
     split = run.config.training.validation_split
     if split not in dataset.splits:
         split = next(iter(dataset.splits), split)
@@ -441,24 +445,30 @@ def _windows_of(
     each = -(-most // len(scenes))
     found: list[Sample] = []
     for scene in scenes:
-        samples = (scene.read(window, labels=False) for window in predictor.lattice(scene))
+        if len(found) >= most:
+            break  # others are not opened
+        tried = islice(predictor.lattice(scene), _TRIED)
+        samples = (scene.read(window, labels=False) for window in tried)
         whole = (s for s in samples if all(bool(mask.any()) for mask in s.valid.values()))
         found += islice(whole, min(each, most - len(found)))
     return found
 
 
 def _in_batches(samples: Sequence[Sample], size: int) -> list[Images]:
-    """Images of the windows; the last batch may be smaller."""
-    return [
-        collate(list(samples[start : start + size])).images
-        for start in range(0, len(samples), size)
-    ]
+    """Images of the windows; batches of less where the size of windows changes, and at the end."""
+    batches: list[Images] = []
+    for _, group in groupby(samples, key=lambda s: (s.window.height, s.window.width)):
+        alike = list(group)
+        batches += [
+            collate(alike[start : start + size]).images for start in range(0, len(alike), size)
+        ]
+    return batches
 
 
-def _nodata_of(run: Run, scene: Scene, name: str) -> float | None:
-    """Stored value of a modality that means no data: of the manifest, else of its files."""
+def _nodata_of(run: Run, scene: Scene | None, name: str) -> float | None:
+    """Stored value of a modality that means no data: of the manifest, else of a scene's files."""
     given = run.info.rules.get(name, {}).get("nodata")
-    if given is not None:
-        return float(given)
+    if given is not None or scene is None:
+        return None if given is None else float(given)
     tags = {tag for file in scene.files.get(name, ()) for tag in file.nodata}
     return tags.pop() if len(tags) == 1 else None

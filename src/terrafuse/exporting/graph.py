@@ -128,7 +128,7 @@ def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, object], ...]:
     rows, cols = (
         torch.export.Dim(name, min=segmenter.least_units, max=_LARGEST) for name in ("rows", "cols")
     )
-    sizes = []
+    sizes: list[dict[int, object]] = []
     for modality in segmenter.modalities:
         own = modality.size_at(segmenter.size_unit)
         sizes.append(
