@@ -223,8 +223,9 @@ class AlteredScene:
         self._scene = scene
         self._alterations = tuple(alterations)
 
-    def read(self, window: Window, *, labels: bool = True) -> Sample:
-        """Read as `Scene.read` does, and alter."""
+    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
+        """Read tensors as `Scene.read` does, and alter."""
+        assert not arrays, "altered scenes are scored by models of torch"
         sample = self._scene.read(window, labels=labels)
         for alteration in self._alterations:
             sample = alteration.read(self._scene, sample)
