@@ -1,32 +1,78 @@
-"""Weights: strict, safe loading, and the run folder of a trained model."""
+"""Weights: strict, safe loading, the run folder of a trained model, and what exported files say."""
 
-from terrafuse.weights.files import (
-    also_looking_in,
-    digest,
-    digest_values,
-    load_strict,
-    pretrained_wanted,
-    read_metadata,
-    read_weights,
-    without_pretrained,
-    write_tensors,
-)
-from terrafuse.weights.foreign import ForeignWeights, read_foreign
-from terrafuse.weights.hub import hub_or_cache
-from terrafuse.weights.renaming import Rename, rename
-from terrafuse.weights.saved_model import (
-    FORMAT_VERSION,
-    METRICS_JSON,
-    MODEL_JSON,
-    STATE_FILE,
-    RunInfo,
-    check_same_scheme,
-    read_run_info,
-    read_state,
-    save_model,
-    write_further_metrics,
-    write_metrics,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from terrafuse.weights.files import (
+        also_looking_in,
+        digest,
+        digest_values,
+        load_strict,
+        pretrained_wanted,
+        read_metadata,
+        read_weights,
+        without_pretrained,
+        write_tensors,
+    )
+    from terrafuse.weights.foreign import ForeignWeights, read_foreign
+    from terrafuse.weights.hub import hub_or_cache
+    from terrafuse.weights.portable import PortableInfo
+    from terrafuse.weights.renaming import Rename, rename
+    from terrafuse.weights.run_info import (
+        FORMAT_VERSION,
+        METRICS_JSON,
+        MODEL_JSON,
+        STATE_FILE,
+        RunInfo,
+    )
+    from terrafuse.weights.saved_model import (
+        check_same_scheme,
+        read_run_info,
+        read_state,
+        save_model,
+        write_further_metrics,
+        write_metrics,
+    )
+else:  # descriptions are read where torch is not installed, too
+    from terrafuse.lazy import import_on_use
+
+    __getattr__ = import_on_use(
+        __name__,
+        {
+            "terrafuse.weights.files": (
+                "also_looking_in",
+                "digest",
+                "digest_values",
+                "load_strict",
+                "pretrained_wanted",
+                "read_metadata",
+                "read_weights",
+                "without_pretrained",
+                "write_tensors",
+            ),
+            "terrafuse.weights.foreign": ("ForeignWeights", "read_foreign"),
+            "terrafuse.weights.hub": ("hub_or_cache",),
+            "terrafuse.weights.portable": ("PortableInfo",),
+            "terrafuse.weights.renaming": ("Rename", "rename"),
+            "terrafuse.weights.run_info": (
+                "FORMAT_VERSION",
+                "METRICS_JSON",
+                "MODEL_JSON",
+                "STATE_FILE",
+                "RunInfo",
+            ),
+            "terrafuse.weights.saved_model": (
+                "check_same_scheme",
+                "read_run_info",
+                "read_state",
+                "save_model",
+                "write_further_metrics",
+                "write_metrics",
+            ),
+        },
+    )
 
 __all__ = [
     "FORMAT_VERSION",
@@ -34,6 +80,7 @@ __all__ = [
     "MODEL_JSON",
     "STATE_FILE",
     "ForeignWeights",
+    "PortableInfo",
     "Rename",
     "RunInfo",
     "also_looking_in",

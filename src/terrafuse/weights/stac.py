@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-import torch
 
 from terrafuse.classes import ClassScheme
 from terrafuse.modalities import BandStatistics, Modality
@@ -45,13 +44,21 @@ def stac_fields(
         "mlm:architecture": method,
         "mlm:tasks": [TASK],
         "mlm:framework": "PyTorch",
-        "mlm:framework_version": str(torch.__version__),
+        "mlm:framework_version": _torch_version(),
         "mlm:total_parameters": total_parameters,
         "mlm:pretrained": bool(sources),
         "mlm:pretrained_source": ", ".join(sources) or None,
         "mlm:input": [_input(m, statistics.get(m.name)) for m in modalities],
         "mlm:output": [_output(scheme)],
     }
+
+
+def _torch_version() -> str | None:
+    """Version of torch; None where models run without it."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return None
 
 
 def _input(modality: Modality, statistics: BandStatistics | None) -> dict[str, Any]:
