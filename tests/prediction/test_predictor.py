@@ -189,10 +189,10 @@ def test_unknown_and_unsuitable_modalities_are_named() -> None:
 
 def test_errors_of_reading_arrive() -> None:
     class Broken(ArrayScene):
-        def read(self, window: Window, *, labels: bool = True) -> Sample:
+        def read(self, window: Window, **options: bool) -> Sample:
             if window.row > 30:
                 raise RasterReadError("row 31 cannot be decoded")
-            return super().read(window, labels=labels)
+            return super().read(window, **options)
 
     scene = Broken({"a": whole_numbers(2, 90, 90)})
     with pytest.raises(RasterReadError, match="row 31"):
