@@ -127,9 +127,7 @@ def collate(samples: list[Sample]) -> Batch:
     return Batch(
         images={m: stack([s.images[m] for s in samples]) for m in first.images},
         valid={m: stack([s.valid[m] for s in samples]) for m in first.valid},
-        labels=stack([s.labels for s in samples if s.labels is not None])
-        if labelled
-        else None,
+        labels=stack([s.labels for s in samples if s.labels is not None]) if labelled else None,
         windows=tuple(sample.window for sample in samples),
         scene_ids=tuple(sample.scene_id for sample in samples),
     )

@@ -75,9 +75,7 @@ def info_of(model: Pointwise, **changed: Any) -> PortableInfo:
     statistics = {}
     for m in model.modalities:
         bands = len(m.bands)
-        mean, std = (
-            tuple(model.get_buffer(f"{key}_{m.name}").tolist()) for key in ("mean", "std")
-        )
+        mean, std = (tuple(model.get_buffer(f"{key}_{m.name}").tolist()) for key in ("mean", "std"))
         low, high = (-20.0,) * bands, (20.0,) * bands
         statistics[m.name] = BandStatistics(mean, std, low, high, (1000,) * bands)
     run = RunInfo("single", {}, model.modalities, SCHEME, statistics, crop_size=16, overlap=4)

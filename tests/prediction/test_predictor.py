@@ -290,6 +290,9 @@ def test_the_same_with_something_else_keeps_the_rest() -> None:
     for made, changed in (
         (predictor.with_batch_size(3), {"windows": WindowSettings(24, 8, batch_size=3)}),
         (predictor.calibrated(other), {"calibration": other}),
-        (predictor.on("meta"), {"device": torch.device("meta")}),
     ):
         assert vars(made) == vars(predictor) | changed
+    elsewhere = predictor.on("meta")
+    assert elsewhere.device == torch.device("meta")
+    assert elsewhere.segmenter is predictor.segmenter
+    assert vars(elsewhere) == vars(predictor) | {"model": elsewhere.model}

@@ -14,8 +14,6 @@ from terrafuse.classes import ClassScheme
 from terrafuse.prediction import MapProfile, ScenePredictor, WindowSettings, describe_profile
 from terrafuse.prediction import profile as module
 
-CPU = torch.device("cpu")
-
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -85,7 +85,7 @@ class Arrays(ABC):
         """Take the nearest pixels of (N, C, H, W), as (N, C, side, side)."""
 
     def exp(self, x: Array) -> Array:
-        """Compute exp(x) in place; return `x`."""
+        """Compute the exponential in place; return `x`."""
         return self.lib.exp(x, out=x)
 
     def clip(self, x: Array, low: float | None, high: float | None) -> Array:
@@ -157,9 +157,7 @@ class NumPyArrays(Arrays):
 
     def nearest(self, x: Array, side: int) -> Array:
         """As torch's "nearest-exact"."""
-        rows, cols = (
-            ((2 * np.arange(side) + 1) * size) // (2 * side) for size in x.shape[-2:]
-        )
+        rows, cols = (((2 * np.arange(side) + 1) * size) // (2 * side) for size in x.shape[-2:])
         return x[..., rows[:, None], cols]
 
 

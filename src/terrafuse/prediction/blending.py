@@ -287,9 +287,7 @@ class Accumulator:
         """Split scene rows `start` to `stop` where the ring wraps and into at most `most` rows."""
         return _pieces(start, stop, self.part.lattice.size, most)
 
-    def _finish(
-        self, ring: slice | Array, rows: slice | Array, votes: Array | None
-    ) -> FinalRows:
+    def _finish(self, ring: slice | Array, rows: slice | Array, votes: Array | None) -> FinalRows:
         """Return buffer rows in the form that products are computed from."""
         sums = self._sums[:, ring, self._own]
         best, index = largest(sums)

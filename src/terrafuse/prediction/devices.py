@@ -15,7 +15,7 @@ class Device(Protocol):
 
     @property
     def type(self) -> str:
-        """Kind of it: "cpu", "cuda" …"""
+        """Kind of it, such as "cpu" or "cuda"."""
 
 
 def find_device(device: torch.device | str) -> torch.device:

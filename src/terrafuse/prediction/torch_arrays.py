@@ -82,4 +82,3 @@ class TorchArrays(Arrays):
     def nearest(self, x: Array, side: int) -> Array:
         """See `Arrays`."""
         return F.interpolate(x, (side, side), mode="nearest-exact")
-

@@ -153,9 +153,7 @@ def _resize_batch(batch: Batch, known: Mapping[str, Modality], side: int, size: 
         name: resize(image, known[name].size_at(side), nearest=known[name].kind == "structure")
         for name, image in batch.images.items()
     }
-    valid = {
-        name: ~arrays_of(image).lib.isnan(image).all(axis=1) for name, image in images.items()
-    }
+    valid = {name: ~arrays_of(image).lib.isnan(image).all(axis=1) for name, image in images.items()}
     windows = tuple(replace(window, height=side, width=side) for window in batch.windows)
     return replace(batch, images=images, valid=valid, windows=windows)
 

@@ -24,8 +24,8 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from terrafuse.weights.hub import hub_or_cache
 from terrafuse.weights.digests import digest
+from terrafuse.weights.hub import hub_or_cache
 
 HUB_PREFIX = "hf://"
 

@@ -39,6 +39,11 @@ _MOST_BITS = 64
 _DEEPEST = 100  # messages in messages
 
 
+def names_onnx(path: str | Path) -> bool:
+    """Tell whether a path is that of an ONNX file, be it there or not."""
+    return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
+
+
 @dataclass(frozen=True)
 class OnnxFile:
     """What an ONNX file says beside its operators.
