@@ -35,7 +35,8 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     saved for the backward pass of a batch, and what is alive beside them at the peak.
 
     Args:
-        path: A run file, a run folder, or an ONNX file, which says what `describe_exported` returns.
+        path: A run file, a run folder, or an ONNX file, of which `describe_exported`
+            says what is returned.
         overrides: Dotted keys → YAML values that replace those of the settings; for a run folder,
             those of the method cannot be replaced.
 
