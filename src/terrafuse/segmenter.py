@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil
+from math import ceil, lcm
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +17,7 @@ from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import round_up
+from terrafuse.tracing import is_traced, resize_traced, same_size, times
 
 
 @dataclass
@@ -162,6 +163,35 @@ class SensorModel(nn.Module):
         known = ~image.isnan() & _has_data(image, mask)
         return _bring_to(torch.where(known, image, 0.0), known, own, target)
 
+    def prepare_whole(self, images: Mapping[str, Tensor], padded: tuple[int, int]) -> Inputs:
+        """As `prepare`, of images that need no padding, whose sizes may be symbols of a graph.
+
+        Args:
+            images: Every modality, (N, C_m, H_m, W_m) in physical units; NaN = no data.
+            padded: Size of the scene window.
+        """
+        prepared = {m.name: self._prepare_whole(m, images[m.name]) for m in self.modalities}
+        return Inputs(
+            images={name: image for name, (image, _) in prepared.items()},
+            valid={name: mask for name, (_, mask) in prepared.items()},
+            size=padded,
+        )
+
+    def _prepare_whole(self, modality: Modality, image: Tensor) -> tuple[Tensor, Tensor]:
+        image = self.normalize(modality.name, image)
+        known = ~image.isnan()
+        image = torch.where(known, image, 0.0)
+        ratio = modality.scale_ratio
+        if ratio == 1 or self._at_own_scale():
+            return image, known.any(dim=1, keepdim=True)
+        both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
+        size = (times(image.shape[-2], ratio), times(image.shape[-1], ratio))
+        return _weigh_known(resize_traced(both, size))
+
+    def _at_own_scale(self) -> bool:
+        """Whether modalities are used at the size that they have, not at the scene's."""
+        return False
+
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         """Return the height and width at which a modality is used: those of the padded window."""
         del modality
@@ -238,14 +268,58 @@ class Segmenter(SensorModel, ABC):
             MissingModalityError: A modality is absent that the method needs.
         """
         height, width = self._check(images)
-        self._check_present(images, valid or {})
         padded = (round_up(height, self.stride), round_up(width, self.stride))
+        self._check_present(images, valid or {})
         output = self.segment(self.prepare(images, valid or {}, padded))
         return SegmenterOutput(
             logits=_to_window(output.logits, padded, (height, width)),
             aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
             losses=output.losses,
         )
+
+    def scores_of_whole(self, images: Mapping[str, Tensor]) -> Tensor:
+        """Logits (N, K, H, W) as of `forward`, of windows that need no padding.
+
+        It looks at no value and takes sizes that are symbols: what a graph records.
+
+        Args:
+            images: Every modality, (N, C_m, H_m, W_m) in physical units; NaN = no data, all NaN
+                where a modality is absent. The scene window is a multiple of `size_unit`.
+        """
+        first = self.modalities[0]
+        padded = (
+            times(images[first.name].shape[-2], first.scale_ratio),
+            times(images[first.name].shape[-1], first.scale_ratio),
+        )
+        output = self.segment(self.prepare_whole(images, padded))
+        return _to_window(output.logits, padded, padded)
+
+    @property
+    def size_unit(self) -> int:
+        """Pixels of which the height and width of a scene window in a graph are multiples.
+
+        Every modality then has whole pixels, and whole strides if it is used at its own scale.
+        """
+        units = (self._stride_in_scene(m) for m in self.modalities)
+        return lcm(self.stride, *(unit.numerator for unit in units))
+
+    @property
+    def least_units(self) -> int:
+        """Units of the smallest window of a graph.
+
+        Two, since torch records sizes of 1 as constants; and two strides of every modality that is
+        used at its own scale.
+        """
+        own = self.modalities if self._at_own_scale() else ()
+        return max([2, *(ceil(2 * self._stride_in_scene(m) / self.size_unit) for m in own)])
+
+    def _stride_in_scene(self, modality: Modality) -> Fraction:
+        """Scene pixels of which a modality needs multiples."""
+        own = self.strides.get(modality.name, self.stride) if self._at_own_scale() else 1
+        return modality.scale_ratio * own
+
+    def _at_own_scale(self) -> bool:
+        return self.own_scales
 
     def _check(self, images: Mapping[str, Tensor]) -> tuple[int, int]:
         known = {modality.name: modality for modality in self.modalities}
@@ -288,7 +362,7 @@ class Segmenter(SensorModel, ABC):
         return height, width
 
     def _check_present(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
-        if self.supports_missing:
+        if self.supports_missing or is_traced():
             return
         # At the original scale: at the method's, a few valid pixels may be averaged away.
         masks = {
@@ -313,7 +387,7 @@ def _is_whole(image: Tensor, valid: Tensor | None) -> bool:
 
     On an accelerator it would have to wait for the answer, and a graph cannot hold it.
     """
-    if image.device.type != "cpu" or torch.compiler.is_compiling() or torch._C._get_tracing_state():
+    if image.device.type != "cpu" or is_traced():
         return False
     # A sum is NaN if one number is.
     return bool(image.sum().isfinite()) and (valid is None or bool(valid.all()))
@@ -347,17 +421,22 @@ def _bring_to(
         image, known = _fit(image, target), _fit(known, target)
         return image, known.any(dim=1, keepdim=True)
     rows, cols = (ceil(length) for length in own)
-    both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
-    # With the factor given instead of the size, coordinates are exact for fractional `own`.
+    both = torch.cat([_fit(image, (rows, cols)), _fit(known, (rows, cols)).to(image.dtype)], dim=1)
+    # With the factor given instead of the size, coordinates are exact for fractional sizes.
     both = F.interpolate(
-        _fit(both, (rows, cols)),
+        both,  # (N, 2C, H, W)
         scale_factor=factors,
         mode="bilinear",
         align_corners=False,
         antialias=min(factors) < 1,
         recompute_scale_factor=False,
     )
-    values, share = _fit(both, target).chunk(2, dim=1)
+    return _weigh_known(_fit(both, target))
+
+
+def _weigh_known(both: Tensor) -> tuple[Tensor, Tensor]:
+    """Resampled values beside the shares of what is known of them (N, 2C, H, W) → as `_bring_to`."""
+    values, share = both.chunk(2, dim=1)
     known = share > 0.5
     values = values / torch.where(known, share, 1.0)
     return torch.where(known, values, 0.0), known.any(dim=1, keepdim=True)
@@ -369,6 +448,6 @@ def _fit(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _to_window(logits: Tensor, padded: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    if logits.shape[-2:] != torch.Size(padded):
+    if not same_size(logits.shape[-2:], padded):
         logits = F.interpolate(logits, padded, mode="bilinear", align_corners=False)
     return logits[..., : size[0], : size[1]]

@@ -20,6 +20,7 @@ VOCABULARY = (
     "memory",
     "cores",
     "plugins",
+    "tracing",
     "samples",
     "modalities",
     "classes",
@@ -42,6 +43,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "cores": (),
     "plugins": ("errors",),
     "samples": (),
+    "tracing": (),
     "modalities": ("errors",),
     "classes": ("errors", "samples"),
     "config": ("errors", "plugins"),
@@ -60,6 +62,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "methods": (*VOCABULARY, *_LEARNABLE),
     "describe": (*VOCABULARY, *_LEARNABLE, "data", "sampling", "methods"),
     "pretraining": (*VOCABULARY, *_LEARNABLE, "methods"),
+    "exporting": (*VOCABULARY, "weights", "segmenter"),
     "prediction": (*VOCABULARY, "data", "weights", "segmenter"),
     "maps": (*VOCABULARY, "data", "weights", "prediction"),
     "generate": (*VOCABULARY, *_LEARNABLE, "data", "prediction"),
@@ -72,7 +75,7 @@ KNOWS: dict[str, tuple[str, ...]] = {
     "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
     "api": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "pretraining", "prediction",
-        "maps", "generate", "evaluation", "reports", "training", "contract",
+        "maps", "generate", "evaluation", "reports", "training", "contract", "exporting",
     ),
     "demo": (*VOCABULARY, "data", "landscape", "prediction", "reports", "api"),
     "cli": (
@@ -106,6 +109,7 @@ DUTIES = {
     "methods": "one paper, one file",
     "describe": "a model before it costs anything",
     "pretraining": "objectives without labels",
+    "exporting": "models as graphs that run elsewhere",
     "prediction": "map a scene",
     "maps": "what is done with finished maps",
     "generate": "a second modality out of photos",
@@ -132,8 +136,8 @@ _RASTERS = (
     "web",
 )
 _TENSORS = (
-    "samples", *_MODELS, "weights", "data", "sampling", "doctor", "describe", "pretraining",
-    "prediction", "generate", "evaluation", "training", "contract",
+    "samples", "tracing", *_MODELS, "exporting", "api", "weights", "data", "sampling", "doctor",
+    "describe", "pretraining", "prediction", "generate", "evaluation", "training", "contract",
 )  # fmt: skip
 
 #: Library → the rooms that may import it. What is not here is not a dependency.
@@ -172,7 +176,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "ray": ("prediction",),
     "fastapi": ("web",),
     "uvicorn": ("web",),
-    "onnx": ("api",),
+    "onnx": ("exporting",),
+    "onnxscript": ("exporting",),
+    "onnxruntime": ("exporting", "prediction"),
 }
 
 #: Modules that run whatever the file they read contains.

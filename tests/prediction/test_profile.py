@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from array_scene import ArrayScene, Identity
 from terrafuse.classes import ClassScheme

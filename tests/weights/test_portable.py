@@ -72,8 +72,9 @@ def test_inputs_are_modalities_or_their_stack() -> None:
     assert replace(INFO, stacked=True).inputs == {"image": 3}
 
 
-def test_a_file_of_before_stacks_is_read() -> None:
+def test_keys_that_a_file_may_leave_out() -> None:
     assert not PortableInfo.from_json(without("stacked"), "m.onnx").stacked
+    assert PortableInfo.from_json(without("least_size"), "m.onnx").least_size == 1
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_a_file_of_before_stacks_is_read() -> None:
         (changed(supports_missing=1), "is damaged: 'supports_missing' is of type int"),
         (changed(precision="int4"), "is damaged: 'precision' is 'int4'"),
         (changed(stacked="no"), "is damaged: 'stacked' is of type str"),
+        (changed(least_size=0), "is damaged: 'least_size' is 0"),
         (changed(model={}), r"is damaged: no '\w+'"),
         (changed(model={**RUN.to_dict(), "modalities": 3}), "is damaged: 'modalities' is of type"),
     ],

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
     from terrafuse.api.exported import ExportedModel, open_model
+    from terrafuse.api.exporting import Exported, export
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.inputs import Rasters
     from terrafuse.api.mapping import TrainedModel
@@ -76,6 +77,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
             "terrafuse.api.exported": ("ExportedModel", "open_model"),
+            "terrafuse.api.exporting": ("Exported", "export"),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
             "terrafuse.api.mapping": ("TrainedModel",),
             "terrafuse.api.maps": ("mosaic", "vectorize"),
@@ -109,6 +111,7 @@ __all__ = [
     "LABEL_SHARES",
     "CopiedConfigs",
     "DrawnSample",
+    "Exported",
     "ExportedModel",
     "GeneratedSet",
     "Judgement",
@@ -137,6 +140,7 @@ __all__ = [
     "describe_parameters",
     "evaluate",
     "expect_run",
+    "export",
     "generate",
     "label_efficiency",
     "list_configs",

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from terrafuse.api.inputs import Rasters
 from terrafuse.api.mapping import (
@@ -86,11 +86,12 @@ from terrafuse.weights import (
 from terrafuse.weights.onnx_file import names_onnx
 from terrafuse.writing import claimed
 
+if TYPE_CHECKING:
+    from terrafuse.api.exporting import Exported
+
 _DIGITS = 16
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
-_STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
-_STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
 _STOPPED_SCORES = "scores of finished scenes are kept; run the same command with --resume"
 _STOPPED_SCORES_SHARD = "scores of finished scenes are kept; run the same command again"
 
@@ -264,6 +265,33 @@ class Run(TrainedModel):
                 write_metrics(self.folder, metrics, beside)
             keeping.remove()
             return metrics
+
+    def export(
+        self,
+        *,
+        format: str = "onnx",
+        half: bool = False,
+        int8: bool = False,
+        stacked: bool = False,
+        out: str | Path | None = None,
+        licence: str | None = None,
+        manifest: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Exported:
+        """Write the run as one file that runs without this package; see `terrafuse.api.export`."""
+        from terrafuse.api.exporting import export  # it builds on this module
+
+        return export(
+            self,
+            format=format,
+            half=half,
+            int8=int8,
+            stacked=stacked,
+            out=out,
+            licence=licence,
+            manifest=manifest,
+            progress=progress,
+        )
 
     def _further_scores(
         self, objects: Sequence[str], least_px: int, trimap: Sequence[float], regions: str | None

@@ -192,7 +192,7 @@ class PyramidBackbone(Backbone):
 
 def as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (N, L, D) → map (N, D, h, w)."""
-    return tokens.transpose(1, 2).reshape(len(tokens), -1, *grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *grid)
 
 
 class TokenBackbone(Backbone):
@@ -293,7 +293,7 @@ class TokenBackbone(Backbone):
         """Run a block on tokens (N, L, D) beside the prompts of block `index`."""
         if self.prompts is None:
             return block(tokens)
-        prompts = self.prompts(index, len(tokens))
+        prompts = self.prompts(index, tokens.shape[0])
         first = self.num_prefix_tokens  # prompts join the prefix, which has no image position
         result = block(torch.cat([tokens[:, :first], prompts, tokens[:, first:]], dim=1))
         return torch.cat([result[:, :first], result[:, first + prompts.shape[1] :]], dim=1)

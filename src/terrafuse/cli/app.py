@@ -20,6 +20,7 @@ from terrafuse.cli.compare import compare
 from terrafuse.cli.configs import configs_app
 from terrafuse.cli.data import data_app
 from terrafuse.cli.evaluate import evaluate
+from terrafuse.cli.export import export
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.maps import mosaic, vectorize
@@ -196,6 +197,7 @@ def train(
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(predict)
+app.command()(export)
 app.command()(vectorize)
 app.command()(mosaic)
 app.command()(sample)

@@ -300,7 +300,7 @@ class Scene:
             RasterReadError: Pixels cannot be decoded.
             LabelError: Label values outside the class scheme.
         """
-        give = np.asarray if arrays else _tensor_maker()
+        give = _same if arrays else _tensor_maker()
         images, valid = {}, {}
         for modality in self.modalities:
             image, known = self._read_modality(modality, window)
@@ -554,6 +554,10 @@ class BandNamesTeller:
                 said = f"{_where(scene.id, name)}: '{notice.path}'{self._more} {notice.text}"
                 warning = BandNamesWarning(said, is_doubtful=notice.is_doubtful)
                 warnings.warn(warning, stacklevel=3)
+
+
+def _same(array: NDArray[Any]) -> Any:
+    return array
 
 
 def _tensor_maker() -> Callable[[NDArray[Any]], Any]:

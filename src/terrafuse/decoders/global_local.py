@@ -21,6 +21,7 @@ from terrafuse.decoders.layers import (
     size_of,
 )
 from terrafuse.errors import ModelError
+from terrafuse.tracing import is_traced, window_places
 
 _MLP_RATIO = 4
 
@@ -74,6 +75,8 @@ class GlobalLocalAttention(nn.Module):
         """Attend within windows of a map (N, C, H, W)."""
         s, heads = self.window_size, self.num_heads
         height, width = size_of(x)
+        if is_traced():
+            return self._attend_traced(x)
         # The 1×1 convolution commutes with padding, and is cheaper before it.
         qkv = reflect_pad(self.qkv(x), -height % s, -width % s)
         rows, columns = qkv.shape[-2] // s, qkv.shape[-1] // s
@@ -86,6 +89,20 @@ class GlobalLocalAttention(nn.Module):
         x = x.view(-1, rows, columns, heads, s, s, x.shape[-1]).permute(0, 3, 6, 1, 4, 2, 5)
         x = x.reshape(len(x), -1, rows * s, columns * s)
         return x[..., :height, :width]
+
+    def _attend_traced(self, x: Tensor) -> Tensor:
+        """As `_attend`, in a form that a graph can hold for any size."""
+        samples, channels, height, width = x.shape
+        places = window_places(
+            (height, width), (self.window_size, self.window_size), x.device, mirrored=True
+        )
+        windows = places.cut(self.qkv(x).flatten(2).transpose(1, 2))  # (N · windows, s², 3C)
+        parts = windows.unflatten(2, (3, self.num_heads, channels // self.num_heads))
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N · windows, heads, s², d)
+        bias = self.position_bias().to(q.dtype).unsqueeze(0)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        found = places.join(found.transpose(1, 2).flatten(2), samples)  # (N, L, C)
+        return found.transpose(1, 2).unflatten(2, (height, width))
 
     def position_bias(self) -> Tensor:
         """Attention bias of a query and a key by their offset (heads, s², s²)."""

@@ -123,7 +123,7 @@ class HamburgerDecoder(nn.Module):
 
     def _context(self, x: Tensor) -> Tensor:
         """Low-rank part of a non-negative map (N, D, H, W)."""
-        bases = self.bases.expand(len(x), -1, -1)  # (N, D, R)
+        bases = self.bases.expand(x.shape[0], -1, -1)  # (N, D, R)
         if self.training:
             bases = F.normalize(torch.rand_like(bases), dim=1)
         steps = self.train_steps if self.training else self.eval_steps

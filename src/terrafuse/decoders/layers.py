@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from terrafuse.tracing import mirror, same_size
+
 NormName = Literal["batch", "group"]
 
 _GROUPS = 32  # Wu and He, Group normalization, ECCV 2018
@@ -131,14 +133,14 @@ def full_precision(like: Tensor) -> AbstractContextManager[object]:
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map (N, C, H, W) bilinearly."""
-    if x.shape[-2:] == size:
+    if same_size(x.shape[-2:], size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def size_of(x: Tensor) -> tuple[int, int]:
     """Return height and width of a map."""
-    return int(x.shape[-2]), int(x.shape[-1])
+    return x.shape[-2], x.shape[-1]
 
 
 def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:
@@ -152,12 +154,6 @@ def reflect_pad(x: Tensor, bottom: int, right: int) -> Tensor:
         return x
     if bottom < height and right < width:
         return F.pad(x, (0, right, 0, bottom), mode="reflect")
-    x = x.index_select(-2, _mirrored(height, bottom, x.device))
-    return x.index_select(-1, _mirrored(width, right, x.device))
-
-
-def _mirrored(size: int, extra: int, device: torch.device) -> Tensor:
-    """Indices 0, 1, …, size - 1, size - 2, …, 0, 1, …, `size + extra` of them."""
-    period = max(2 * (size - 1), 1)
-    indices = torch.arange(size + extra, device=device) % period
-    return torch.minimum(indices, period - indices)
+    rows = mirror(torch.arange(height + bottom, device=x.device), height)
+    cols = mirror(torch.arange(width + right, device=x.device), width)
+    return x.index_select(-2, rows).index_select(-1, cols)

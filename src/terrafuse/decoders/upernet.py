@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.decoders.layers import ConvNormAct, NormName, resize, size_of
+from terrafuse.tracing import pool_to
 
 
 class PyramidPooling(nn.Module):
@@ -38,7 +38,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) → map (N, channels, H, W)."""
         pooled = [
-            resize(branch(F.adaptive_avg_pool2d(x, bins)), size_of(x))
+            resize(branch(pool_to(x, (bins, bins))), size_of(x))
             for bins, branch in zip(self.bins, self.branches, strict=True)
         ]
         result: Tensor = self.bottleneck(torch.cat([x, *pooled], dim=1))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
+from terrafuse.tracing import pool_to
 
 #: Height and width of the grid of pooled queries.
 QUERY_GRID = 7
@@ -61,7 +62,7 @@ class PooledQueryAttention(nn.Module):
             (N, H, W, C / 2).
         """
         both = torch.cat([x, guide], dim=-1).permute(0, 3, 1, 2)  # (N, C + C', H, W)
-        pooled = F.adaptive_avg_pool2d(both, QUERY_GRID).flatten(2).transpose(1, 2)
+        pooled = pool_to(both, (QUERY_GRID, QUERY_GRID)).flatten(2).transpose(1, 2)
         q = self.query(pooled)
         q = q.view(*q.shape[:2], self.num_heads, -1).transpose(1, 2)  # (N, heads, 49, d)
         kv = self.key_value(context.flatten(1, 2))  # (N, H·W, C)

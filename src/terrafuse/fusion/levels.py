@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.errors import UnknownNameError, unknown_name
+from terrafuse.tracing import is_traced, pool_to, resize_traced, same_size
 
 
 class MapFusion(nn.Module, ABC):
@@ -143,7 +144,7 @@ def pool_validity(valid: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         Float (N, 1, h, w) in [0, 1].
     """
-    return F.adaptive_avg_pool2d(valid.float(), size)
+    return pool_to(valid.float(), size)
 
 
 def create_level_fusion(name: str, num_modalities: int, channels: Sequence[int]) -> LevelFusion:
@@ -173,8 +174,10 @@ def _shares(weights: Tensor) -> Tensor:
 
 def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map (N, C, H, W), with antialiasing where it shrinks."""
-    if x.shape[-2:] == size:
+    if same_size(x.shape[-2:], size):
         return x
+    if is_traced():
+        return resize_traced(x, size)
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
     wide = x.float() if shrinks else x  # antialiasing lacks half precision on some devices
     resized = F.interpolate(wide, size, mode="bilinear", align_corners=False, antialias=shrinks)

@@ -22,6 +22,7 @@ from terrafuse.fusion import create_level_fusion
 from terrafuse.methods.parts import SegmentationHead, build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tracing import divided, is_traced
 from terrafuse.tuning import TuningOption
 
 
@@ -95,7 +96,7 @@ class LateFusion(Segmenter):
         levels = [self._levels(m.name, inputs) for m in self.modalities]
         valid = [inputs.valid[m.name] for m in self.modalities]
         height, width = inputs.size
-        sizes = [(round(height / s), round(width / s)) for s in self.level_strides]
+        sizes = [(divided(height, s), divided(width, s)) for s in self.level_strides]
         fused = self.fusion(levels, valid, sizes)
         output: SegmenterOutput = self.head(fused)
         return output
@@ -114,9 +115,10 @@ def run_where_present(backbone: Backbone, image: Tensor, present: Tensor) -> lis
         image: (N, C, H, W).
         present: Bool (N,).
     """
+    if is_traced():  # every sample is run, and what is absent masked
+        return [torch.where(present.view(-1, 1, 1, 1), x, 0.0) for x in backbone(image)]
     rows = present.nonzero().squeeze(1)
-    # A traced model must not depend on the values.
-    if len(rows) == len(present) or torch.compiler.is_compiling():
+    if len(rows) == len(present):
         levels: list[Tensor] = backbone(image)
         return levels
     if len(rows) == 0:
@@ -132,7 +134,7 @@ def _zero_levels(backbone: Backbone, image: Tensor) -> list[Tensor]:
     # Parameters unused in a step would stall distributed training, so they get gradient 0.
     nothing = sum(p.sum() * 0 for p in backbone.parameters()) if backbone.training else 0
     return [
-        image.new_zeros(len(image), c, round(height / s), round(width / s)) + nothing
+        image.new_zeros(image.shape[0], c, round(height / s), round(width / s)) + nothing
         for c, s in zip(backbone.channels, backbone.strides, strict=True)
     ]
 

@@ -28,6 +28,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -37,11 +38,14 @@ from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_branches
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tracing import is_traced
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename
 
 #: Values of one attention map held in memory at once (64 MiB in float32).
 VALUES_AT_ONCE = 2**24
+#: Chunks of the attention map of which a graph holds one at once; their size follows the window.
+TRACED_CHUNKS = 16
 
 
 class CrossAttention(nn.Module):
@@ -85,6 +89,9 @@ class CrossAttention(nn.Module):
         """Maps of the modalities (N, C, H, W) → (N, C', H, W)."""
         qkv = [layer(x).flatten(2).float() for layer, x in zip(self.qkv, maps, strict=True)]
         queries, keys, values = zip(*(x.chunk(3, dim=1) for x in qkv), strict=True)
+        if is_traced():
+            shared = self._attend_traced(queries, keys, values)
+            return shared.unflatten(2, size_of(maps[0]))
         num_samples, _, pixels = queries[0].shape
         rows = max(VALUES_AT_ONCE // (num_samples * pixels), 1)
         ends = [*range(0, pixels, rows), pixels]
@@ -95,6 +102,16 @@ class CrossAttention(nn.Module):
             ]
         shared = torch.cat(parts, dim=2)  # (N, C', L)
         return shared.view(*shared.shape[:2], *size_of(maps[0]))
+
+    def _attend_traced(
+        self, queries: Sequence[Tensor], keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> Tensor:
+        """All pixels in a number of chunks that is not a symbol, (N, C', L)."""
+        pixels = queries[0].shape[2]
+        rows = (pixels + TRACED_CHUNKS - 1) // TRACED_CHUNKS
+        filled = [F.pad(q, (0, TRACED_CHUNKS * rows - pixels)) for q in queries]
+        chunks = zip(*(q.unflatten(2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True)
+        return torch.cat([self._attend(q, keys, values) for q in chunks], dim=2)[:, :, :pixels]
 
     def _run(
         self,

@@ -34,6 +34,7 @@ from terrafuse.fusion import DeepFusion, LevelSqueezeFusion, convert_deep_fusion
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tracing import parts_of_batch
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename
 
@@ -109,7 +110,7 @@ class MFNet(Segmenter):
         """All modalities through one encoder → fused levels → logits."""
         images = [self.to_rgb[m.name](inputs.images[m.name]) for m in self.modalities]
         levels = self.backbone(torch.cat(images))  # (M · N, C_l, h_l, w_l), modality by modality
-        by_level = [level.chunk(len(images)) for level in levels]
+        by_level = [parts_of_batch(level, len(images)) for level in levels]
         return SegmenterOutput(self.decoder(self._fuse(by_level)))
 
     def _fuse(self, by_level: Sequence[Sequence[Tensor]]) -> list[Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ class Arrays(ABC):
     """Arrays of one library in one place; shapes are those of the arguments, unless told."""
 
     #: The library: `torch` or `numpy`.
-    lib: ClassVar[Any]
+    lib: Any
     #: Whether they lie in main memory, beside the processor's cache.
     is_near: bool = True
 

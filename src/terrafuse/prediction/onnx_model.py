@@ -214,11 +214,12 @@ class OnnxModel(SceneModel):
         window = batch.windows[0]
         unit = lcm(self.stride, window_alignment(self.modalities))
         height, width = (round_up(length, unit) for length in (window.height, window.width))
+        given: Mapping[str, Any] = batch.images
         images = {}
         for modality in self.modalities:
             shape = (modality.size_at(height), modality.size_at(width))
             whole = (len(batch.windows), len(modality.bands), *shape)
-            images[modality.name] = _padded(batch.images.get(modality.name), whole)
+            images[modality.name] = _padded(given.get(modality.name), whole)
         if self.info.stacked:
             (name,) = self.info.inputs
             images = {name: np.concatenate(list(images.values()), axis=1)}

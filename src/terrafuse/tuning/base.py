@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from terrafuse.tracing import parts_of_batch
+
 
 class TunedModule(nn.Module):
     """A pretrained module with trainable parameters around it.
@@ -67,4 +69,4 @@ class ModalityGate(nn.Module):
 
 def apply_by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
     """Run each modality's part of a batch (M · N, …) through its own module."""
-    return [module(part) for module, part in zip(modules, x.chunk(len(modules)), strict=True)]
+    return [module(part) for module, part in zip(modules, parts_of_batch(x, len(modules)), strict=True)]

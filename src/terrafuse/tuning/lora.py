@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import ModelError
+from terrafuse.tracing import parts_of_batch
 from terrafuse.tuning.base import ModalityGate, TunedModule
 from terrafuse.tuning.targets import Target, TargetLinear, find_layers
 
@@ -202,7 +203,7 @@ class ModalityLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Tokens (M · N, …, D) → tokens (M · N, …, D')."""
-        parts = zip(x.chunk(len(self.weights)), self.weights, strict=True)
+        parts = zip(parts_of_batch(x, len(self.weights)), self.weights, strict=True)
         return torch.cat([F.linear(part, weight, self.bias) for part, weight in parts])
 
 

@@ -22,9 +22,11 @@ PORTABLE_FORMAT = 1
 METADATA_KEY = "terrafuse"
 #: Extra file of a `.pt2` archive.
 EXTRA_FILE = "terrafuse.json"
-#: Name of the one input of a graph whose modalities are stacked, and that of every graph's output.
+#: Name of the one input of a graph whose modalities are stacked, and of the output of all others.
 STACKED_INPUT = "image"
 OUTPUT = "logits"
+#: Likewise of a graph whose modalities are stacked.
+PROBABILITIES = "probabilities"
 
 StoredPrecision = Literal["float32", "float16", "int8"]
 
@@ -44,6 +46,7 @@ class PortableInfo:
         opset: Version of the ONNX operators; None in a `.pt2` archive.
         stacked: Whether the graph has one input with the bands of all modalities, in their order,
             instead of one input each.
+        least_size: Smallest height and width of the scene grid.
         terrafuse_version: What exported it.
         checked: What the comparison with torch found when it was exported.
     """
@@ -57,6 +60,7 @@ class PortableInfo:
     precision: StoredPrecision = "float32"
     opset: int | None = None
     stacked: bool = False
+    least_size: int = 1
     terrafuse_version: str = VERSION
     checked: Mapping[str, Any] = field(default_factory=dict)
 
@@ -135,6 +139,8 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
     "terrafuse_version": str,
     "checked": dict,
 }
+#: Kinds of those that a file may leave out.
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {"stacked": bool, "least_size": int}
 
 
 def _read(text: str | bytes, where: str) -> dict[str, Any]:
@@ -158,15 +164,15 @@ def _read(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def _check(values: Mapping[str, Any]) -> None:
-    for key, kind in _KINDS.items():
+    optional = {key: kind for key, kind in _OPTIONAL.items() if key in values}
+    for key, kind in (_KINDS | optional).items():
         value = values[key]
         # A bool is an int, but no stride.
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise TypeError(f"'{key}' is of type {type(value).__name__}")
-    if not isinstance(values.get("stacked", False), bool):
-        raise TypeError(f"'stacked' is of type {type(values['stacked']).__name__}")
-    if values["stride"] < 1:
-        raise ValueError(f"'stride' is {values['stride']}")
+    for key in ("stride", "least_size"):
+        if values.get(key, 1) < 1:
+            raise ValueError(f"'{key}' is {values[key]}")
     if values["precision"] not in get_args(StoredPrecision):
         raise ValueError(f"'precision' is '{values['precision']}'")
 

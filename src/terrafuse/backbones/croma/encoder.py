@@ -19,6 +19,7 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from terrafuse.errors import InputShapeError, ModelError
+from terrafuse.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class DistanceBias(nn.Module):
         kind = like.device.type
         is_cast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if is_cast else like.dtype
-        if torch.compiler.is_compiling():
+        if is_traced():
             return distance_bias(grid, self.num_heads).to(like.device, dtype)
         key = (grid, like.device, dtype)
         if self._kept is None or self._kept[0] != key:

@@ -123,7 +123,7 @@ class CROMASensor(TokenBackbone):
     def run_block(self, index: int, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (N, L, D) after block `index`."""
         bias = self.bias(grid, tokens)
-        more = 0 if self.prompts is None else self.prompts(index, len(tokens)).shape[1]
+        more = 0 if self.prompts is None else self.prompts(index, tokens.shape[0]).shape[1]
         if more:  # prompts have no position, and so no distance
             bias = F.pad(bias, (more, 0, more, 0))
         return self._beside_prompts(index, tokens, partial(self.blocks[index], bias=bias))
@@ -234,7 +234,7 @@ class CROMA(Backbone):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Levels of an image of both sensors: radar bands first, then optical."""
         sar, optical = torch.tensor_split(image, (self.bands["sar"],), dim=1)
-        everywhere = image.new_ones(len(image), dtype=torch.bool)
+        everywhere = image.new_ones(image.shape[0], dtype=torch.bool)
         return self.see(sar, optical, everywhere, everywhere)
 
     def see(

@@ -27,6 +27,7 @@ from terrafuse.errors import (
     WeightsNotFoundError,
     unknown_name,
 )
+from terrafuse.tracing import same_size
 from terrafuse.weights import load_strict, read_foreign
 
 #: Prefix of all DOFA names.
@@ -140,7 +141,7 @@ class DOFAEncoder(nn.Module):
         positions = resize_positions(self.pos_embed, (patches.shape[2], patches.shape[3]))
         x = patches.flatten(2).transpose(1, 2) + positions[:, 1:]  # (N, h · w, D)
         first = self.cls_token + positions[:, :1]
-        return torch.cat([first.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+        return torch.cat([first.expand(x.shape[0], -1, -1).to(x.dtype), x], dim=1)
 
 
 def wave_positions(dim: int, side: int) -> Tensor:
@@ -160,7 +161,7 @@ def wave_positions(dim: int, side: int) -> Tensor:
 def resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Interpolate positions (1, 1 + side², D) to (1, 1 + h · w, D), keeping the class token's."""
     side = round((positions.shape[1] - 1) ** 0.5)
-    if grid == (side, side):
+    if same_size(grid, (side, side)):
         return positions
     table = positions[:, 1:].transpose(1, 2).reshape(1, -1, side, side)  # (1, D, side, side)
     table = F.interpolate(table.float(), grid, mode="bicubic", align_corners=False)

@@ -41,6 +41,7 @@ from terrafuse.backbones.wavelengths import (
 )
 from terrafuse.config.options import check_options
 from terrafuse.errors import InputShapeError, ModelError, UnknownNameError, unknown_name
+from terrafuse.tracing import is_traced
 from terrafuse.weights import pretrained_wanted
 
 #: Standard deviation of the initial offset of a band that DOFA could not distinguish from another:
@@ -269,7 +270,7 @@ class DOFA(TokenBackbone):
         return waves.expand(2, -1) if bands in self.repeated else waves
 
     def _may_keep(self, values: Sequence[Tensor]) -> bool:
-        if torch.compiler.is_compiling() or values[0].is_meta or values[0].is_inference():
+        if is_traced() or values[0].is_meta or values[0].is_inference():
             return False
         predicts = not self.training and not torch.is_grad_enabled()
         return predicts or not any(value.requires_grad for value in values)

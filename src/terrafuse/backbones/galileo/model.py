@@ -44,6 +44,7 @@ from terrafuse.backbones.timm.models import find_published, refuse_timm
 from terrafuse.config.options import check_options
 from terrafuse.errors import UnknownNameError, unknown_name
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.tracing import is_traced
 from terrafuse.weights import pretrained_wanted
 
 #: Value of every channel in the reference image: the mean of pre-training.
@@ -203,7 +204,7 @@ class Galileo(TokenBackbone):
         """
         masks = {name: F.max_pool2d(v.float(), self.patch_size) > 0 for name, v in valid.items()}
         names = list(self.readers)
-        if not torch.compiler.is_compiling():  # a traced model must not depend on the values
+        if not is_traced():
             names = [name for name in names if bool(masks[name].any())] or names
         parts = [self.tokenize(images[name], name) for name in names]
         out_indices = self._maps(join_images(parts, [masks[name] for name in names]))
@@ -249,7 +250,7 @@ class Galileo(TokenBackbone):
     ) -> Tensor:
         """Tokens (N, L, D) after block `index`; only tokens in `seen`, bool (N, L), are keys."""
         if seen is not None and self.prompts is not None:
-            more = self.prompts(index, len(tokens)).shape[1]
+            more = self.prompts(index, tokens.shape[0]).shape[1]
             seen = F.pad(seen, (more, 0), value=True)
         return self._beside_prompts(index, tokens, partial(self.blocks[index], seen=seen))
 
@@ -264,7 +265,7 @@ class Galileo(TokenBackbone):
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Mean of the tokens of each position as a map (N, D, h, w), after the final norm."""
         places = self.at_places(self._normalize(tokens), grid)
-        return places.transpose(1, 2).reshape(len(places), -1, *grid)
+        return places.transpose(1, 2).reshape(places.shape[0], -1, *grid)
 
     def neck(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps of `out_indices` → levels."""
@@ -348,7 +349,7 @@ class Galileo(TokenBackbone):
 
 def _by_place(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Tokens (N, L, D) as (N, h · w, G, D)."""
-    return tokens.reshape(len(tokens), grid[0] * grid[1], -1, tokens.shape[2])
+    return tokens.reshape(tokens.shape[0], grid[0] * grid[1], -1, tokens.shape[2])
 
 
 def _create(request: Request) -> Galileo:

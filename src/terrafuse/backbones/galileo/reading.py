@@ -18,6 +18,7 @@ from terrafuse.backbones.galileo.encoder import PIXEL_SIZE_M
 from terrafuse.backbones.galileo.inputs import BandPlan, Slot, moments_of, scale_of
 from terrafuse.errors import BandError
 from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.tracing import is_traced
 
 #: Factor to reflectance × 10000, by unit; other units are assumed to be that already.
 _REFLECTANCE: Mapping[str, float] = {"reflectance": 10_000.0}
@@ -142,7 +143,7 @@ class BandReader(nn.Module):
     @torch.no_grad()
     def _look(self, image: Tensor, raw: Tensor) -> None:
         """Refuse a first image with values impossible on Earth, whatever the statistics say."""
-        if torch.compiler.is_compiling() or raw.is_meta:
+        if is_traced() or raw.is_meta:
             return
         self.looks = False
         known = (image != 0).any(dim=1, keepdim=True)  # 0 stands for no data

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from terrafuse.backbones.galileo.encoder import PIXEL_SIZE_M, GalileoEncoder
 from terrafuse.backbones.galileo.inputs import KINDS, NUM_GROUPS, Group, Kind
+from terrafuse.tracing import is_traced
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def encode(
     x = torch.cat([tokens[kind].flatten(1, -2) for kind in KINDS], dim=1)  # (N, L, D)
     seen = ~torch.cat([hidden[kind].flatten(1) for kind in KINDS], dim=1)  # (N, L)
     for block in encoder.blocks[:depth]:
-        x = block(x, None if bool(seen.all()) else seen)
+        x = block(x, None if not is_traced() and bool(seen.all()) else seen)
     x = torch.where(seen.unsqueeze(2), x, 0.0)
     x = encoder.norm(x) if final_norm else x
     parts = x.split(lengths, dim=1)

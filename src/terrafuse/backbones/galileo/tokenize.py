@@ -14,6 +14,7 @@ from terrafuse.backbones.galileo.inputs import Slot
 from terrafuse.backbones.galileo.reading import BandReader
 from terrafuse.errors import InputShapeError, ModelError
 from terrafuse.modalities import Modality
+from terrafuse.tracing import is_traced
 
 _MOST_PATCH = 8
 
@@ -80,7 +81,7 @@ def join_images(parts: Sequence[TokenizedImage], masks: Sequence[Tensor]) -> Tok
         ],
         dim=2,
     )  # (N, h · w, slots)
-    if seen is not None and not torch.compiler.is_compiling() and bool(seen.all()):
+    if seen is not None and not is_traced() and bool(seen.all()):
         seen = None
     return TokenizedImage(
         tuple(slot for part in parts for slot in part.slots),
@@ -113,7 +114,7 @@ def mean_maps(
             there = tokenized.seen[:, :, first:last, None]
             total = torch.where(there, own, 0.0).sum(dim=2)
             means = total / there.sum(dim=2).clamp(min=1)
-        return means.transpose(1, 2).reshape(len(means), -1, *grid)
+        return means.transpose(1, 2).reshape(means.shape[0], -1, *grid)
 
     ends = list(accumulate(tokenized.counts))
     own = [mean(end - count, end) for end, count in zip(ends, tokenized.counts, strict=True)]
@@ -122,7 +123,7 @@ def mean_maps(
 
 def less(x: Tensor, reference: Tensor) -> Tensor:
     """Subtract from a map (M · N, D, h, w) that of its modality (M, D, h, w), or of its sample."""
-    parts = x.reshape(len(reference), -1, *x.shape[1:])
+    parts = x.reshape(reference.shape[0], -1, *x.shape[1:])
     return (parts - reference.unsqueeze(1)).flatten(0, 1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from terrafuse.backbones.base import PyramidBackbone
 from terrafuse.backbones.family import Family
 from terrafuse.backbones.timm import models as timm_models
+from terrafuse.backbones.timm.swin_attention import make_traceable
 from terrafuse.errors import ModelError
 from terrafuse.modalities import Modality
 
@@ -57,6 +58,7 @@ class TimmPyramid(PyramidBackbone):
         net, self.pretrained = timm_models.build(
             name, in_channels, weights, _OWN_OPTIONS, modalities, features_only=True, **options
         )
+        make_traceable(net)
         features = _choose_out_indices(name, net, strides, every_stage)
         modules = _modules_in_order(name, net)
         self.channels = tuple(info["num_chs"] for info in features)

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from terrafuse.tracing import is_traced, window_places
+
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
 
@@ -47,6 +49,8 @@ def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = 
 def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
     """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
     heads = attn.num_heads
+    if window and is_traced():
+        return _attend_traced(attn, tokens, grid, window, prompts)
     # `split` throughout: its backward pass is one copy, that of a slice fills a map of zeros.
     queries, keys = torch.tensor_split(_split(attn.qkv(tokens), grid, heads), (1,))
     extra = None
@@ -59,6 +63,28 @@ def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor
     else:
         x = _by_windows(attn, queries[0], keys, window, tables, extra, dropout)
     result: Tensor = attn.proj_drop(attn.proj(x.flatten(3).flatten(1, 2)))  # (N, L, D)
+    return result
+
+
+def _attend_traced(
+    attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None
+) -> Tensor:
+    """As `_attend` within windows, in a form that a graph can hold for any grid."""
+    samples, heads = tokens.shape[0], attn.num_heads
+    size, bias = (window, window), None
+    places = window_places(grid, size, tokens.device)
+    # A padding token is all zeros before the projection.
+    padded = attn.qkv(F.pad(tokens, (0, 0, 0, 1)))  # (N, L + 1, 3D)
+    qkv = places.cut(padded).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unbind(0)  # (N · windows, heads, window², d)
+    if attn.use_rel_pos:
+        bias = _position_bias(q, (attn.rel_pos_h, attn.rel_pos_w), size, size)
+    if prompts is not None:
+        more = attn.qkv(prompts).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        more = more[1:].unsqueeze(2).expand(-1, -1, places.taken.shape[0], -1, -1, -1).flatten(1, 2)
+        k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
+    x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
+    result: Tensor = attn.proj_drop(attn.proj(places.join(x.transpose(1, 2).flatten(2), samples)))
     return result
 
 
@@ -148,7 +174,7 @@ def _attend_with_bias(
         return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
     rows, cols = bias
     without = k.shape[2] - size[0] * size[1]  # keys without positions
-    if k.shape[2] < _MANY_KEYS:
+    if isinstance(k.shape[2], int) and k.shape[2] < _MANY_KEYS:  # not a symbol
         both = (rows.unsqueeze(-1) + cols.unsqueeze(-2)).flatten(-2)  # (B, heads, L, S)
         both = F.pad(both, (0, without)) if without else both
         if q.device.type == "cpu" and both.requires_grad and dropout == 0:
@@ -192,7 +218,7 @@ def relative_positions(table: Tensor, queries: int, keys: int) -> Tensor:
         (queries, keys, d).
     """
     length = 2 * keys - 1
-    if len(table) != length:
+    if not isinstance(length, int) or len(table) != length:  # of a symbol nothing is known
         table = F.interpolate(table.T.unsqueeze(0), length, mode="linear").squeeze(0).T
     places = torch.arange(keys, device=table.device)
     return table[places[:queries, None] - places + keys - 1]
@@ -227,9 +253,10 @@ def _cut(maps: Tensor, size: _Size, count: _Size) -> Tensor:
 
 def _marks(size: _Size, like: Tensor) -> Tensor:
     """One-hot row and column of each key: (rows · columns, rows + columns)."""
-    rows = torch.eye(size[0], dtype=like.dtype, device=like.device).repeat_interleave(size[1], 0)
-    cols = torch.eye(size[1], dtype=like.dtype, device=like.device).repeat(size[0], 1)
-    return torch.cat([rows, cols], dim=1)
+    key = torch.arange(size[0] * size[1], device=like.device).unsqueeze(1)
+    rows, cols = (torch.arange(length, device=like.device) for length in size)
+    marks = torch.cat([key // size[1] == rows, key % size[1] == cols], dim=1)
+    return marks.to(like.dtype)
 
 
 def _parts(length: int, window: int) -> list[int]:
@@ -244,4 +271,4 @@ def _windows(length: int, window: int) -> int:
 
 def _size(maps: Tensor) -> _Size:
     """Rows and columns of maps (…, N, h, w, heads, d)."""
-    return int(maps.shape[2]), int(maps.shape[3])
+    return maps.shape[2], maps.shape[3]

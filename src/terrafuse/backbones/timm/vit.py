@@ -17,6 +17,7 @@ from terrafuse.backbones.timm import models as timm_models
 from terrafuse.backbones.timm import sam_attention
 from terrafuse.errors import ModelError, WeightsMismatchError
 from terrafuse.modalities import Modality
+from terrafuse.tracing import same_size
 
 #: timm's modules whose models are plain transformers with positions for any image size.
 _MODULES = ("vision_transformer", "deit", "eva", "vision_transformer_sam")
@@ -164,7 +165,7 @@ class TimmViT(TokenBackbone):
         """Tokens (N, L, D) after block `index`, with rotary positions where the model has them."""
         block = self.vit.blocks[index]
         if self.is_sam:
-            prompts = None if self.prompts is None else self.prompts(index, len(tokens))
+            prompts = None if self.prompts is None else self.prompts(index, tokens.shape[0])
             return sam_attention.run_block(block, tokens, grid, prompts)
         if getattr(self.vit, "rope", None) is not None:
             rope = self.vit.rope.get_embed(shape=grid)
@@ -203,7 +204,7 @@ class TimmViT(TokenBackbone):
 
 def _resize_positions(positions: Tensor, grid: tuple[int, int]) -> Tensor:
     """Positions (1, h, w, D) on another grid, as the published MFNet resizes them."""
-    if positions.shape[1:3] == torch.Size(grid):
+    if same_size(positions.shape[1:3], grid):
         return positions
     maps = positions.permute(0, 3, 1, 2)  # (1, D, h, w)
     maps = F.interpolate(maps.float(), grid, mode="bicubic", align_corners=False)

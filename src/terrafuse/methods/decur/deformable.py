@@ -88,7 +88,7 @@ class DeformableAttention(nn.Module):
         Args:
             q: Queries (N, C, H, W).
         """
-        moved = self.offset(q.reshape(len(q) * self.num_groups, -1, *q.shape[2:]))
+        moved = self.offset(q.reshape(q.shape[0] * self.num_groups, -1, *q.shape[2:]))
         # In float32: half precision is too coarse for positions on maps of 256 pixels.
         moved = moved.float().permute(0, 2, 3, 1)
         # Half a step beyond the centre of each cell, as published.
@@ -105,7 +105,7 @@ class DeformableAttention(nn.Module):
         rows, cols = (2 * torch.arange(n, device=points.device) / max(n - 1, 1) - 1 for n in size)
         pixels = torch.stack(torch.meshgrid(rows, cols, indexing="ij"), dim=2).reshape(-1, 1, 2)
         apart = (pixels - points.unsqueeze(1)) / 2  # (N · groups, H · W, h · w, 2)
-        samples = len(points) // self.num_groups
+        samples = points.shape[0] // self.num_groups
         tables = self.position_table.reshape(
             self.num_groups, -1, *self.position_table.shape[1:]
         ).repeat(samples, 1, 1, 1)

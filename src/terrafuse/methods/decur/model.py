@@ -41,6 +41,7 @@ from terrafuse.methods.late_fusion import run_where_present
 from terrafuse.methods.parts import build_backbone
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tracing import same_size
 from terrafuse.tuning import TuningOption, apply_tuning
 
 __all__ = [
@@ -246,6 +247,6 @@ def _join_levels(branches: Sequence[PyramidBackbone]) -> tuple[int, list[int]]:
 
 def _enlarge(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map (N, C, H, W) with aligned corners, like the published head."""
-    if size_of(x) == size:
+    if same_size(size_of(x), size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=True)

@@ -102,7 +102,7 @@ class PyramidAttentionFusion(nn.Module):
         graph: Tensor | None = None
         if self.has_graph:
             edges = self._edges(queries, between, keys)
-            graph = self._pass_on(edges, deep, slope).reshape(len(fine), -1, *size)
+            graph = self._pass_on(edges, deep, slope).reshape(fine.shape[0], -1, *size)
         smooth = self.smooth_norm(_activate(self.smooth(seen), slope))
         result: Tensor = self.smooth_dropout(smooth)
         return result if graph is None else graph + result
@@ -123,13 +123,14 @@ class PyramidAttentionFusion(nn.Module):
         height, width = size_of(keys[0])
         read = torch.stack([_reread(k, self.key_channels) for k in keys], dim=1)  # (N, V, L, d)
         repeated = read.repeat_interleave(self.num_heads, dim=1)
-        return repeated.reshape(len(read), -1, height, width)
+        return repeated.reshape(read.shape[0], -1, height, width)
 
     def _edges(self, queries: Tensor, between: Tensor, keys: list[Tensor]) -> Tensor:
         """Edges (N, H·W, H''·W'') whose rows sum to 1, or to 0 where no edge is positive."""
         with full_precision(queries):  # the division below is by sums of tiny values
             queries = _reread(queries.float(), self.key_channels)  # (N, P, d)
-            middle = between.float().reshape(len(between), self.num_heads, -1, self.key_channels)
+            shape = (between.shape[0], self.num_heads, -1, self.key_channels)
+            middle = between.float().reshape(shape)
             relations = (middle.transpose(2, 3) @ middle).tanh() + self.relations  # (N, m, d, d)
             edges: Tensor | None = None
             for view in keys:
@@ -219,4 +220,5 @@ def _activate(x: Tensor, slope: Tensor) -> Tensor:
 
 def _reread(x: Tensor, channels: int) -> Tensor:
     """Reshape a map (N, C, H, W) in memory order to (N, C·H·W / channels, channels)."""
-    return x.reshape(len(x), -1, channels)
+    flat = x.flatten(1)
+    return flat.unflatten(1, (flat.shape[1] // channels, channels))

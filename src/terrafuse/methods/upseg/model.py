@@ -29,6 +29,7 @@ starts exactly from the plain encoder. With only one modality present, none of t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -56,6 +57,7 @@ from terrafuse.methods.upseg.tokens import see_tokens
 from terrafuse.methods.upseg.variance import VarianceSettings
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
+from terrafuse.tracing import is_traced, times
 from terrafuse.tuning import TuningOption
 
 _T = TypeVar("_T")
@@ -197,7 +199,11 @@ class UPSeg(Segmenter):
 
     def embed(self, inputs: Inputs) -> list[Stream]:
         """Start a stream for each modality that some sample has; for all if none has any."""
-        indices = [i for i, m in enumerate(self.modalities) if bool(inputs.present(m.name).any())]
+        indices = [
+            i
+            for i, m in enumerate(self.modalities)
+            if is_traced() or bool(inputs.present(m.name).any())
+        ]
         streams = []
         for index in indices or range(len(self.modalities)):
             name = self.modalities[index].name
@@ -221,6 +227,9 @@ class UPSeg(Segmenter):
 
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         return padded if self.grid == "common" else super()._target_size(modality, padded)
+
+    def _at_own_scale(self) -> bool:
+        return self.grid == "own"
 
     def _set_decoder(
         self, neck_channels: int | None, name: str, options: dict[str, Any], aux: bool
@@ -288,7 +297,9 @@ class LevelNeck(nn.Module):
             self.SCALES, self.sources, self.before, self.after, strict=True
         ):
             x = before(maps[source])
-            height, width = (max(1, int(length * scale)) for length in size_of(x))
+            height, width = (times(length, Fraction(scale)) for length in size_of(x))
+            if not is_traced():  # a graph takes no map of a single token
+                height, width = max(1, height), max(1, width)
             levels.append(after(resize(x, (height, width))))
         return levels
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Literal
 
 import torch
@@ -114,7 +113,7 @@ class SummaryPrompts(PromptGenerator):
     def gather(self, unique: TokenMap) -> TokenMap:
         """Summaries (N, num_tokens, D)."""
         u = unique.values
-        queries = self.query_tokens.expand(len(u), 1, -1, -1)
+        queries = self.query_tokens.expand(u.shape[0], 1, -1, -1)
         keys = self.key(u).unsqueeze(1)
         seen, whole = join_keys([unique])
         tokens = attend(queries.to(keys.dtype), keys, u.unsqueeze(1).to(keys.dtype), seen, whole)
@@ -156,8 +155,8 @@ def _pool(x: TokenMap, side: int) -> TokenMap:
     if side == 1:
         return x
     height, width = x.grid
-    samples = len(x.values)
-    grid = (ceil(height / side), ceil(width / side))
+    samples = x.values.shape[0]
+    grid = (-(-height // side), -(-width // side))  # rounded up
 
     def average(values: Tensor) -> Tensor:
         values = values.mT.reshape(samples, -1, height, width)

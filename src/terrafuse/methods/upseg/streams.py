@@ -268,7 +268,7 @@ def _run_guided(
     block = backbone.blocks[index]
     if backbone.prompts is None:
         return run_prompted(block, gates, tokens, prompts, senders)
-    first, own = backbone.num_prefix_tokens, [backbone.prompts(index, len(x)) for x in tokens]
+    first, own = backbone.num_prefix_tokens, [backbone.prompts(index, x.shape[0]) for x in tokens]
     joined = [
         torch.cat([x[:, :first], beside, x[:, first:]], dim=1)
         for x, beside in zip(tokens, own, strict=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from terrafuse.backbones import as_map
 from terrafuse.fusion.levels import resize_map
+from terrafuse.tracing import is_traced, same_size
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def see_tokens(valid: Tensor, patch_size: int) -> tuple[Tensor | None, bool]:
         Bool (N, L) or None, and whether every sample has all or none of its tokens.
     """
     seen = F.max_pool2d(valid.float(), patch_size).flatten(1) > 0  # (N, L)
-    if torch.compiler.is_compiling():  # a traced model must not depend on the values
+    if is_traced():
         return seen, False
     if bool(seen.all()):
         return None, True
@@ -83,7 +84,7 @@ def mean_at(maps: Sequence[TokenMap], grid: tuple[int, int]) -> TokenMap:
 
 def resize_tokens(x: TokenMap, grid: tuple[int, int]) -> TokenMap:
     """Resample tokens to another grid, bilinearly, from tokens with data only."""
-    if x.grid == grid:
+    if same_size(x.grid, grid):
         return x
     if x.seen is None:
         return TokenMap(_resize(x.values, x.grid, grid), grid)

@@ -103,6 +103,6 @@ def lay_out_tokens(tokens: Tensor) -> Tensor:
     """Likewise in memory order, as published: columns are scrambled."""
     height, width = size_of(tokens)
     rows = tokens.permute(0, 2, 3, 1).reshape(
-        len(tokens), SHUFFLE * height, SHUFFLE * width, -1
+        tokens.shape[0], SHUFFLE * height, SHUFFLE * width, -1
     )  # (N, 8h, 8w, D / 64)
     return rows.permute(0, 3, 1, 2)

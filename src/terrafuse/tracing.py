@@ -1,0 +1,176 @@
+"""Forms of operations that a graph can hold: of any pixel values, and of sizes that are symbols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def is_traced() -> bool:
+    """Whether what runs now is recorded: compiled, exported, or traced.
+
+    Code that asks for pixel values, to leave out work that they make needless, must do the work
+    then: what is absent is masked, not skipped.
+    """
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def parts_of_batch(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """Split a batch (M · N, …) into its M parts (N, …).
+
+    As `chunk`, which takes the size of a part for a constant in a graph.
+    """
+    return x.unflatten(0, (parts, x.shape[0] // parts)).unbind(0)
+
+
+def times(length: int, ratio: Fraction) -> int:
+    """A length times a ratio, rounded down; the length may be a symbol."""
+    return length * ratio.numerator // ratio.denominator
+
+
+def divided(length: int, stride: float) -> int:
+    """Pixels of a map of this stride over `length` pixels, which may be a symbol."""
+    if not is_traced():
+        return round(length / stride)
+    return times(length, 1 / Fraction(stride).limit_denominator())
+
+
+def same_size(own: Sequence[int], wanted: Sequence[int]) -> bool:
+    """Whether two sizes are equal; of symbols, whether they are for all values."""
+    if not is_traced():
+        return tuple(own) == tuple(wanted)
+    return all(_holds(a == b) for a, b in zip(own, wanted, strict=True))
+
+
+def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean over the pixels of `x` (N, C, H, W) in each of a map of `size`: (N, C, h, w).
+
+    As `adaptive_avg_pool2d`, which graphs hold for constant sizes only; traced, two products with
+    matrices of shares.
+    """
+    if not is_traced():
+        return F.adaptive_avg_pool2d(x, size)
+    rows, cols = (
+        _pooling(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True)
+    )
+    return rows @ x @ cols.T
+
+
+def resize_traced(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map (N, C, H, W) bilinearly, antialiased where it shrinks, in a graph.
+
+    As `interpolate`, whose antialiasing few graphs hold: where it shrinks, two products with the
+    matrices of its weights.
+    """
+    if all(_holds(wanted >= own) for wanted, own in zip(size, x.shape[-2:], strict=True)):
+        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+    rows, cols = (
+        _triangles(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True)
+    )
+    return (rows @ x.float() @ cols.T).to(x.dtype)
+
+
+def _holds(condition: bool) -> bool:
+    """Whether a condition is known to hold, whatever the values of its symbols."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # brings sympy
+
+    return statically_known_true(condition)
+
+
+def _pooling(own: int, wanted: int, like: Tensor) -> Tensor:
+    """Shares of `own` pixels in the mean of each of `wanted`, (wanted, own)."""
+    place = torch.arange(wanted, device=like.device).unsqueeze(1)
+    pixel = torch.arange(own, device=like.device).unsqueeze(0)
+    first = place * own // wanted
+    after = ((place + 1) * own + wanted - 1) // wanted
+    inside = ((pixel >= first) & (pixel < after)).to(like.dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+def _triangles(own: int, wanted: int, like: Tensor) -> Tensor:
+    """Weights of `own` pixels in each of `wanted`, (wanted, own), as of antialiased `interpolate`."""
+    place = torch.arange(wanted, device=like.device, dtype=torch.float32).unsqueeze(1)
+    pixel = torch.arange(own, device=like.device, dtype=torch.float32).unsqueeze(0)
+    scale = torch.full((), own, device=like.device, dtype=torch.float32) / wanted
+    distance = (pixel + 0.5 - (place + 0.5) * scale) / scale.clamp(min=1)
+    weights = (1 - distance.abs()).clamp(min=0)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class WindowPlaces:
+    """Where the pixels of a map lie in windows, and back, by indices.
+
+    A gather costs more than the views that cut a map otherwise, but its sizes may be symbols of
+    which nothing has to be known.
+
+    Args:
+        taken: Per window and place in it, row-major, the index of the pixel (count, area).
+        back: Per pixel of the map, row-major, its index in `taken`.
+        rows: Per window and place, the row that it has among all windows (count, area).
+        cols: Likewise its column.
+        covered: Height and width of all windows together.
+    """
+
+    taken: Tensor
+    back: Tensor
+    rows: Tensor
+    cols: Tensor
+    covered: tuple[int, int]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Pixels (N, L, C) → windows (N · count, area, C)."""
+        count, area = self.taken.shape
+        return x[:, self.taken.flatten()].view(x.shape[0] * count, area, x.shape[-1])
+
+    def join(self, windows: Tensor, samples: int) -> Tensor:
+        """Windows (N · count, area, C) → pixels of the map (N, L, C)."""
+        count, area = self.taken.shape
+        return windows.reshape(samples, count * area, windows.shape[-1])[:, self.back]
+
+
+def window_places(
+    size: tuple[int, int],
+    window: tuple[int, int],
+    device: torch.device,
+    *,
+    mirrored: bool = False,
+    shift: tuple[int, int] = (0, 0),
+) -> WindowPlaces:
+    """Places of the pixels of a map in windows that cover it.
+
+    Args:
+        size: Height and width of the map.
+        window: Rows and columns of a window.
+        mirrored: Whether places beyond the map take the pixel mirrored at its last row or column;
+            else they take one index more than the map has pixels.
+        shift: Rows and columns by which the map is first rolled, upwards and to the left.
+    """
+    (height, width), (high, wide) = size, window
+    down, across = (height + high - 1) // high, (width + wide - 1) // wide
+    number = torch.arange(down * across, device=device).unsqueeze(1)
+    place = torch.arange(high * wide, device=device).unsqueeze(0)
+    rows = number // across * high + place // wide  # (count, area)
+    cols = number % across * wide + place % wide
+    if mirrored:
+        taken = mirror(rows, height) * width + mirror(cols, width)
+    else:
+        taken = (rows + shift[0]) % height * width + (cols + shift[1]) % width
+        taken = torch.where((rows < height) & (cols < width), taken, height * width)
+    pixel = torch.arange(height * width, device=device)
+    y = (pixel // width + height - shift[0] % height) % height
+    x = (pixel % width + width - shift[1] % width) % width
+    back = (y // high * across + x // wide) * (high * wide) + y % high * wide + x % wide
+    return WindowPlaces(taken, back, rows, cols, (down * high, across * wide))
+
+
+def mirror(places: Tensor, size: int) -> Tensor:
+    """Places on a line of `size`, mirrored at its ends: 0, 1, …, size − 1, size − 2, …, 0, 1, …"""
+    period = max(2 * (size - 1), 1)
+    places = places % period
+    return torch.minimum(places, period - places)

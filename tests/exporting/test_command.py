@@ -1,0 +1,367 @@
+"""`terrafuse export`: what the file holds, what is refused, and that nothing wrong is left."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import rasterio
+import torch
+import yaml
+
+import terrafuse.api.exporting as exporting
+from made_runs import STATISTICS, make_run
+from remedies import refused
+from terrafuse import api
+from terrafuse.errors import ConfigError, ModelError
+from terrafuse.exporting import Agreement, compare, read_program_info
+from terrafuse.weights import PortableInfo
+
+TINY = "tiny_segmenter:Tiny"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
+    """A run that nobody changes."""
+    return api.load(make_run(tmp_path_factory.mktemp("made"), TINY, {}))
+
+
+@pytest.fixture(scope="module")
+def exported(made: api.Run) -> api.Exported:
+    """The same as an ONNX file."""
+    return made.export()
+
+
+@pytest.fixture(scope="module")
+def program(made: api.Run) -> torch.export.ExportedProgram:
+    return exporting.to_program(made.segmenter)
+
+
+@pytest.fixture
+def recorded(
+    exported: api.Exported, program: torch.export.ExportedProgram, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graph is the one that `exported` has: recording it takes most of the time."""
+
+    def copied(program: Any, path: Path, *_: Any) -> None:
+        del program
+        shutil.copy(exported.path, path)
+
+    monkeypatch.setattr(exporting, "to_program", lambda _: program)
+    monkeypatch.setattr(exporting, "write_onnx", copied)
+
+
+@pytest.fixture
+def run(made: api.Run, tmp_path: Path) -> api.Run:
+    """A copy whose folder and data may be changed."""
+    own = tmp_path / "own"
+    shutil.copytree(made.folder.parent, own, ignore=shutil.ignore_patterns("*.onnx"))
+    config = yaml.safe_load((own / "run" / "config.yaml").read_text())
+    config["data"]["manifest"] = str(own / "data" / "dataset.yaml")
+    (own / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    return api.load(own / "run")
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def info_of(path: Path) -> PortableInfo:
+    """As a program without torch reads it."""
+    found = open_session(path).get_modelmeta().custom_metadata_map
+    return PortableInfo.from_json(found["terrafuse"], str(path))
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def read(run: api.Run, name: str) -> np.ndarray:
+    with rasterio.open(run.config.data.manifest.parent / name) as file:
+        values: np.ndarray = file.read()
+    return values
+
+
+def some_images(batch: int, height: int, width: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(3)
+    return {
+        "s2": rng.normal(100, 12, (batch, 4, height, width)).astype(np.float32),
+        "s1": rng.normal(-12, 3, (batch, 1, height, width)).astype(np.float32),
+    }
+
+
+def torch_scores(run: api.Run, images: dict[str, np.ndarray]) -> np.ndarray:
+    with torch.no_grad():
+        tensors = {name: torch.from_numpy(image) for name, image in images.items()}
+        scores: np.ndarray = run.segmenter(tensors).logits.numpy()
+    return scores
+
+
+def test_the_file_says_all_of_the_model(made: api.Run, exported: api.Exported) -> None:
+    assert exported.path == made.folder / "model.onnx"
+    info = info_of(exported.path)
+    assert info == replace(exported.info, checked=info.checked)
+    assert info.model == json.loads((made.folder / "model.json").read_text())
+    assert info.run.statistics == STATISTICS
+    assert [m.name for m in info.modalities] == ["s2", "s1"]
+    assert info.windows["crop_size"] == 32
+    assert info.windows["overlap"] == 8  # a quarter of the window
+    assert (info.stride, info.supports_missing, info.calibration) == (4, True, None)
+    assert (info.licence, info.precision, info.opset) == (None, "float32", 18)
+    assert info.checked["equal_labels"] == 1
+    assert info.checked["images"] == "1 window of scene2 (split 'val')"
+    # As it is, with gaps, and without each modality.
+    assert (info.checked["windows"], info.checked["pixels"]) == (4, 4 * 32 * 32)
+    onnx.checker.check_model(str(exported.path))
+    assert onnx.load(exported.path).producer_name == "terrafuse"
+
+
+def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
+    session = open_session(exported.path)
+    assert [(i.name, i.type, i.shape[1]) for i in session.get_inputs()] == [
+        ("s2", "tensor(float)", 4),
+        ("s1", "tensor(float)", 1),
+    ]
+    assert [o.name for o in session.get_outputs()] == ["logits"]
+    for batch, height, width in ((1, 8, 20), (3, 24, 12)):
+        images = some_images(batch, height, width)
+        images["s2"][0, :, :3] = np.nan
+        images["s1"][-1] = np.nan
+        (scores,) = session.run(["logits"], images)
+        np.testing.assert_allclose(scores, torch_scores(made, images), atol=1e-5)
+    images["s2"][:] = np.nan
+    (scores,) = session.run(["logits"], images)
+    np.testing.assert_allclose(scores, torch_scores(made, images), atol=1e-5)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_half_of_the_bytes(run: api.Run) -> None:
+    half = run.export(half=True)
+    assert half.path.name == "model_float16.onnx"
+    assert info_of(half.path).precision == "float16"
+    kinds = Counter(one.data_type for one in onnx.load(half.path).graph.initializer)
+    assert kinds[onnx.TensorProto.FLOAT16] == 2  # body, and the larger stem
+    images = some_images(2, 16, 16)
+    (scores,) = open_session(half.path).run(None, images)
+    assert scores.dtype == np.float32
+    apart = np.abs(scores - torch_scores(run, images)).max()
+    assert 0 < apart < 2e-3
+    assert half.info.checked["largest_difference"] > 0
+
+
+def test_half_of_a_torch_archive(run: api.Run) -> None:
+    half = run.export(half=True, format="pt2")
+    assert half.path.name == "model_float16.pt2"
+    program = torch.export.load(half.path)
+    stored = Counter(value.dtype for value in program.state_dict.values())
+    assert stored[torch.float16] == 2
+    found = read_program_info(half.path)
+    assert (found.opset, found.precision) == (None, "float16")
+    assert found.checked == half.info.checked
+    images = some_images(3, 12, 20)
+    scores = program.module()(*map(torch.from_numpy, images.values())).detach().numpy()
+    np.testing.assert_allclose(scores, torch_scores(run, images), atol=2e-3)
+    # The model itself is left as it was.
+    own = list(run.segmenter.parameters())
+    assert {p.dtype for p in own} == {torch.float32}
+    assert all(p.requires_grad for p in own)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_int8_and_what_it_costs(run: api.Run) -> None:
+    made = run.export(int8=True)
+    model = onnx.load(made.path)
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert kinds["DequantizeLinear"] >= kinds["Conv"] == 4
+    scales = [i.dims[0] for i in model.graph.initializer if "body" in i.name and i.dims]
+    assert 24 in scales  # one per channel
+    checked = info_of(made.path).checked
+    assert (checked["split"], checked["scenes"]) == ("val", 1)
+    # The scene is one window, so that its map is what the graph says.
+    images = {"s2": read(run, "s2_2.tif")[None], "s1": read(run, "s1_2.tif")[None]}
+    labels = read(run, "labels_2.tif")[0]
+    (scores,) = open_session(made.path).run(None, images)
+    for own, found in (
+        ("scores_of_graph", scores),
+        ("scores_of_model", torch_scores(run, images)),
+    ):
+        expected = (found[0].argmax(axis=0) == labels).mean()
+        assert checked[own]["oa"] == pytest.approx(expected)
+    assert not np.array_equal(scores, torch_scores(run, images))
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({}, "Nothing was written. Please report it"),
+        ({"format": "pt2"}, "Nothing was written. Please report it"),
+        ({"half": True}, "Export without --half"),
+        ({"int8": True}, "Export with --half, or without --int8"),
+    ],
+)
+def test_a_graph_that_does_not_agree_is_not_written(
+    run: api.Run, options: dict[str, Any], remedy: str
+) -> None:
+    # A model whose answers are the other way round; the recorded graph's are not.
+    other = copy.deepcopy(run.segmenter)
+    with torch.no_grad():
+        other.classifier.weight.neg_()  # type: ignore[union-attr,operator]
+    run = replace(run, segmenter=other)
+    earlier = run.folder / f"model.{options.get('format', 'onnx')}"
+    earlier.write_bytes(b"earlier")
+    before = files(run.folder)
+    with refused(f"exporting.agreement:Agreement.check | {remedy}", ModelError) as told:
+        run.export(**options)
+    assert "the graph does not agree with the model: on 1 window of scene2" in told
+    assert files(run.folder) == before
+    assert earlier.read_bytes() == b"earlier"
+
+
+AGREEMENT = Agreement("x", 1, 10_000, 1.0, 5e-5, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fails"),
+    [
+        ({}, ()),
+        ({"equal_labels": 0.99985}, ("float32",)),
+        ({"equal_labels": 0.98}, ("float32", "float16")),
+        ({"equal_labels": 0.79}, ("float32", "float16", "int8")),
+        ({"largest_difference": 2e-4}, ("float32",)),
+        ({"largest_difference": 2e-4, "largest_logit": 3.0}, ()),
+        ({"largest_difference": float("inf")}, ("float32", "float16", "int8")),
+    ],
+)
+def test_how_far_a_graph_may_be_off(changes: dict[str, float], fails: tuple[str, ...]) -> None:
+    found = replace(AGREEMENT, **changes)  # type: ignore[arg-type]
+    for precision in ("float32", "float16", "int8"):
+        if precision in fails:
+            with pytest.raises(ModelError, match="does not agree"):
+                found.check(precision)  # type: ignore[arg-type]
+        else:
+            found.check(precision)  # type: ignore[arg-type]
+
+
+def test_the_comparison_counts_every_pixel(made: api.Run) -> None:
+    """Of a graph that is wrong at one pixel, where one modality is absent."""
+    batch = {name: torch.from_numpy(v) for name, v in some_images(2, 8, 12).items()}
+
+    def graph(images: Any) -> torch.Tensor:
+        with torch.no_grad():
+            logits: torch.Tensor = made.segmenter(images).logits.clone()
+        if bool(images["s1"].isnan().all()):
+            logits[1, :, 2, 3] = logits[1, :, 2, 3].flip(0)
+        return logits
+
+    found = compare(made.segmenter, graph, [batch], "x", unit=4)
+    assert (found.windows, found.pixels) == (2 * 4, 2 * 4 * 96)
+    assert found.equal_labels == 1 - 1 / found.pixels
+    assert found.largest_difference > 0
+    nan = compare(made.segmenter, lambda x: graph(x) * torch.nan, [batch], "x", unit=4)
+    assert nan.largest_difference == np.inf
+
+
+def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "tiny_segmenter:TinyBranching", {})
+    before = files(run)
+    place = "api.exporting:_recording | use another method, or report it"
+    with refused(place, ModelError) as told:
+        api.export(run)
+    assert "TinyBranching cannot be recorded as a graph (" in told
+    assert files(run) == before
+    api.export(make_run(tmp_path / "other", TINY, {}), format="pt2")
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"half": True, "int8": True}, "_precision | give one of --half and --int8"),
+        ({"int8": True, "format": "pt2"}, "_precision | Use --format onnx, or --half"),
+        ({"stacked": True, "format": "pt2"}, "_precision | or leave out --stacked"),
+        ({"format": "tflite"}, "_precision | allowed are"),
+        ({"out": "a/model.pt2"}, "_check_name | Name it"),
+    ],
+)
+def test_options_that_do_not_go_together(
+    made: api.Run, options: dict[str, Any], place: str
+) -> None:
+    with refused(f"api.exporting:{place}", ConfigError):
+        made.export(**options)
+
+
+@pytest.mark.usefixtures("recorded")
+def test_data_that_is_gone(run: api.Run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "own" / "data").rename(elsewhere)
+    made = run.export(out=tmp_path / "a" / "model.onnx")
+    assert made.info.checked["images"].startswith("random values in the range of the training's")
+    place = "api.exporting:_find_data | (--manifest), or export with --half"
+    with refused(place, ConfigError):
+        run.export(int8=True)
+    run.export(half=True)
+    named = run.export(int8=True, manifest=elsewhere / "dataset.yaml")
+    assert named.info.checked["scenes"] == 1
+    with pytest.raises(ConfigError, match="there is no file"):
+        run.export(manifest=tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_calibration_and_licence_go_along(run: api.Run) -> None:
+    fitted = {"format": 1, "model": "x", "subsets": {}}
+    (run.folder / "calibration.json").write_text(json.dumps(fitted))
+    assert run.export().info.calibration is None  # of other weights
+    own = {"temperature": 1.5, "class_sets": None}
+    fitted |= {"model": run.info.state_sha256, "full": "s2+s1", "subsets": {"s2+s1": own}}
+    (run.folder / "calibration.json").write_text(json.dumps(fitted))
+    base = ({"backbone": "b", "source": "s", "licence": "CC-BY-4.0"},) * 2
+    again = replace(api.load(run.folder), info=replace(run.info, base_weights=base))
+    made = again.export()
+    assert info_of(made.path).calibration == fitted
+    assert made.info.licence == "CC-BY-4.0"
+    assert again.export(licence="MIT").info.licence == "MIT"
+
+
+def test_large_weights_lie_beside(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "MOST_IN_ONE_FILE", 1000)
+    monkeypatch.setattr("terrafuse.exporting.files.MOST_IN_ONE_FILE", 1000)
+    made = run.export(half=True)
+    (beside,) = made.further
+    assert beside.name == made.path.name + ".data"
+    assert made.size == made.path.stat().st_size + beside.stat().st_size
+    images = some_images(1, 8, 8)
+    (scores,) = open_session(made.path).run(None, images)
+    np.testing.assert_allclose(scores, torch_scores(run, images), atol=2e-3)
+    assert files(run.folder) >= {made.path.name, beside.name}
+
+
+@pytest.mark.usefixtures("recorded")
+def test_the_command_prints_what_it_found(
+    run: api.Run, command_line: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, printed, error = command_line("export", run.folder, "--int8", "-o", tmp_path / "m.onnx")
+    assert code == 0, error
+    lines = printed.splitlines()
+    assert lines[0] == (
+        "inputs: s2 (N, 4, H, W), s1 (N, 1, H, W); H and W are multiples of 4, at least 8"
+    )
+    assert lines[1].startswith("compared with the model on 1 window of scene2 (split 'val')")
+    assert lines[2].startswith("scores on 1 scene of split 'val': miou ")
+    assert lines[3] == "licence of the weights: unknown; name it with --licence"
+    assert lines[4].startswith(f"wrote {tmp_path / 'm.onnx'} (0.0 MB, int8)")
+    code, printed, _ = command_line(
+        "export", run.folder, "--format", "pt2", "--licence", "MIT", "--json"
+    )
+    found = json.loads(printed)
+    assert (found["licence"], found["opset"]) == ("MIT", None)
+    assert found["file"] == str(run.folder / "model.pt2")
