@@ -64,6 +64,7 @@ from terrafuse.prediction import (
     Shard,
     WindowSettings,
     WorkerSettings,
+    find_device,
     read_calibration,
     unchanging,
 )
@@ -626,7 +627,7 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
             windows.crop_size,
             windows.batch_size,
             [(scene.grid.height, scene.grid.width) for scene in scenes],
-            predictor.device,
+            find_device(str(predictor.device)),
             precision=windows.precision,
             scored=True,
             further_bytes=CERTAINTY.further_bytes(predictor.segmenter.num_classes),

@@ -97,6 +97,11 @@ class OnnxModel(SceneModel):
         """
         file = read_onnx(path)
         info = PortableInfo.from_json(file.metadata.get(METADATA_KEY), str(path))
+        if info.stacked:
+            raise WeightsError(
+                f"'{path}' is made for other programs: it takes all bands as one image. Export the "
+                "run without --stacked to map with it here"
+            )
         model = cls(file, info, _find_device(device))
         _check_fits(model.session, info, file.path)
         return model
@@ -213,16 +218,16 @@ class OnnxModel(SceneModel):
         del precision
         window = batch.windows[0]
         unit = lcm(self.stride, window_alignment(self.modalities))
-        height, width = (round_up(length, unit) for length in (window.height, window.width))
+        height, width = (
+            round_up(max(length, self.info.least_size), unit)
+            for length in (window.height, window.width)
+        )
         given: Mapping[str, Any] = batch.images
         images = {}
         for modality in self.modalities:
             shape = (modality.size_at(height), modality.size_at(width))
             whole = (len(batch.windows), len(modality.bands), *shape)
             images[modality.name] = _padded(given.get(modality.name), whole)
-        if self.info.stacked:
-            (name,) = self.info.inputs
-            images = {name: np.concatenate(list(images.values()), axis=1)}
         try:
             (logits,) = self.session.run([OUTPUT], images)
         except Exception as error:  # of many classes of its own
