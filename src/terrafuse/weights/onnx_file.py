@@ -72,12 +72,9 @@ def read_onnx(path: str | Path) -> OnnxFile:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as held:
-            view = memoryview(held)
-            try:
-                found = _read(path, view)
-            finally:
-                view.release()
+        with path.open("rb") as file:
+            held = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # goes with its last view
+        found = _read(path, memoryview(held))
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise WeightsNotFoundError(
             f"there is no ONNX file '{path}'. Give one that 'terrafuse export RUN --format onnx' "
