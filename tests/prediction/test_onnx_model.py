@@ -268,6 +268,7 @@ def test_precision_and_device_are_those_there_are(file: Path) -> None:
     for name in ("cuda:1", "tpu", "cuda:x"):
         with pytest.raises(ConfigError, match=f"device '{name}' cannot be used: .*Choose cpu, or"):
             OnnxModel.open(file, name)
+    ScenePredictor(OnnxModel.open(file, "cpu"), WindowSettings(16, 4))
 
 
 def test_without_a_runtime_the_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,11 +78,15 @@ def test_weights_elsewhere_are_refused(folder: Path, place: str) -> None:
     for proto in (model([external("a", place)]), model([], external("a", place))):
         with pytest.raises(WeightsError, match="outside its folder, which is not read"):
             read_onnx(save(folder, proto))
+    (folder / "elsewhere.data").write_bytes(bytes(16))
+    assert read_onnx(save(folder, model([external("a", "elsewhere.data")]))).external
 
 
 def test_weights_that_are_not_there(folder: Path) -> None:
     with pytest.raises(WeightsNotFoundError, match=r"weights in 'none\.data', which is not beside"):
         read_onnx(save(folder, model([external("a", "none.data")])))
+    (folder / "none.data").write_bytes(bytes(16))
+    assert read_onnx(folder / "m.onnx").external == ("none.data",)
 
 
 def test_the_beginning_of_a_file_is_none(folder: Path) -> None:
