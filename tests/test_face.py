@@ -23,7 +23,7 @@ from terrafuse.extras import from_extra
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LAZY = ["terrafuse", "terrafuse.api", "terrafuse.data", "terrafuse.prediction"]
+LAZY = ["terrafuse", "terrafuse.api", "terrafuse.data", "terrafuse.prediction", "terrafuse.weights"]
 HEAVY = ("torch", "timm", "torchvision", "transformers", "skimage", "lightning", "matplotlib")
 
 

@@ -201,6 +201,7 @@ PAGES: dict[str, Page] = {
     ),
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
+    "export": Page(trained, skip={"pip install": "the environment of the tests has it"}),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(
@@ -265,6 +266,7 @@ SLOW = (
     "map",
     "big-scenes",
     "after-the-map",
+    "export",
     "scores",
     "confidence",
     "synergy",

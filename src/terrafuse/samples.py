@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+<<<<<<< HEAD
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+=======
+from typing import TYPE_CHECKING
+>>>>>>> i22e2
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +22,7 @@ IGNORE_INDEX = 255
 
 def round_up(size: int, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is not below `size`."""
-    return ceil(size / multiple) * multiple
+    return -(-size // multiple) * multiple
 
 
 @dataclass(frozen=True, order=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from terrafuse.backbones import Backbone
 from terrafuse.errors import InputShapeError, MissingModalityError, ModelError
-from terrafuse.modalities import BandStatistics, Modality
+from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.samples import round_up
 from terrafuse.tracing import is_traced, resize_traced, same_size, times
 
@@ -170,23 +170,28 @@ class SensorModel(nn.Module):
             images: Every modality, (N, C_m, H_m, W_m) in physical units; NaN = no data.
             padded: Size of the scene window.
         """
-        prepared = {m.name: self._prepare_whole(m, images[m.name]) for m in self.modalities}
+        prepared = {m.name: self._prepare_whole(m, images[m.name], padded) for m in self.modalities}
         return Inputs(
             images={name: image for name, (image, _) in prepared.items()},
             valid={name: mask for name, (_, mask) in prepared.items()},
             size=padded,
         )
 
-    def _prepare_whole(self, modality: Modality, image: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepare_whole(
+        self, modality: Modality, image: Tensor, padded: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        target = self._target_size(modality, padded)
         image = self.normalize(modality.name, image)
         known = ~image.isnan()
         image = torch.where(known, image, 0.0)
-        ratio = modality.scale_ratio
-        if ratio == 1 or self._at_own_scale():
+        if same_size(image.shape[-2:], target):
             return image, known.any(dim=1, keepdim=True)
         both = torch.cat([image, known.to(image.dtype)], dim=1)  # (N, 2C, H, W)
-        size = (times(image.shape[-2], ratio), times(image.shape[-1], ratio))
-        return _weigh_known(resize_traced(both, size))
+        if self._at_own_scale() or modality.scale_ratio > 1:  # it does not shrink
+            both = F.interpolate(both, target, mode="bilinear", align_corners=False)
+        else:
+            both = resize_traced(both, target)
+        return _weigh_known(both)
 
     def _at_own_scale(self) -> bool:
         """Whether modalities are used at the size that they have, not at the scene's."""
@@ -298,10 +303,9 @@ class Segmenter(SensorModel, ABC):
     def size_unit(self) -> int:
         """Pixels of which the height and width of a scene window in a graph are multiples.
 
-        Every modality then has whole pixels, and whole strides if it is used at its own scale.
+        It is the stride, unless that is no whole number of pixels of every modality.
         """
-        units = (self._stride_in_scene(m) for m in self.modalities)
-        return lcm(self.stride, *(unit.numerator for unit in units))
+        return lcm(self.stride, window_alignment(self.modalities))
 
     @property
     def least_units(self) -> int:
@@ -311,12 +315,8 @@ class Segmenter(SensorModel, ABC):
         used at its own scale.
         """
         own = self.modalities if self._at_own_scale() else ()
-        return max([2, *(ceil(2 * self._stride_in_scene(m) / self.size_unit) for m in own)])
-
-    def _stride_in_scene(self, modality: Modality) -> Fraction:
-        """Scene pixels of which a modality needs multiples."""
-        own = self.strides.get(modality.name, self.stride) if self._at_own_scale() else 1
-        return modality.scale_ratio * own
+        least = (2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own)
+        return max([2, *(ceil(size / self.size_unit) for size in least)])
 
     def _at_own_scale(self) -> bool:
         return self.own_scales
@@ -355,9 +355,9 @@ class Segmenter(SensorModel, ABC):
         stride = self.strides.get(modality.name, self.stride)
         # At least two strides: one pixel on the coarsest level has no variance, so that a coarse
         # modality over a small window would make batch norms fail in training.
+        ratio = 1 / modality.scale_ratio
         height, width = (
-            max(round_up(ceil(length / modality.scale_ratio), stride), 2 * stride)
-            for length in padded
+            max(round_up(times(length, ratio, up=True), stride), 2 * stride) for length in padded
         )
         return height, width
 
@@ -435,7 +435,7 @@ def _bring_to(
 
 
 def _weigh_known(both: Tensor) -> tuple[Tensor, Tensor]:
-    """Resampled values beside the shares of what is known of them (N, 2C, H, W) → as `_bring_to`."""
+    """Resampled values beside shares of what is known of them (N, 2C, H, W) → as `_bring_to`."""
     values, share = both.chunk(2, dim=1)
     known = share > 0.5
     values = values / torch.where(known, share, 1.0)

@@ -28,21 +28,27 @@ def parts_of_batch(x: Tensor, parts: int) -> tuple[Tensor, ...]:
     return x.unflatten(0, (parts, x.shape[0] // parts)).unbind(0)
 
 
-def times(length: int, ratio: Fraction) -> int:
-    """A length times a ratio, rounded down; the length may be a symbol."""
-    return length * ratio.numerator // ratio.denominator
+def times(length: int, ratio: Fraction, *, up: bool = False) -> int:
+    """A length times a ratio, rounded down or up; the length may be a symbol."""
+    more = ratio.denominator - 1 if up else 0
+    return (length * ratio.numerator + more) // ratio.denominator
 
 
 def divided(length: int, stride: float) -> int:
     """Pixels of a map of this stride over `length` pixels, which may be a symbol."""
-    if not is_traced():
+    if not has_symbols(length):
         return round(length / stride)
     return times(length, 1 / Fraction(stride).limit_denominator())
 
 
+def has_symbols(*lengths: int) -> bool:
+    """Whether one of some lengths is a symbol, of a graph whose sizes stay open."""
+    return any(isinstance(length, torch.SymInt) for length in lengths)
+
+
 def same_size(own: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether two sizes are equal; of symbols, whether they are for all values."""
-    if not is_traced():
+    if not has_symbols(*own, *wanted):
         return tuple(own) == tuple(wanted)
     return all(_holds(a == b) for a, b in zip(own, wanted, strict=True))
 
@@ -50,14 +56,12 @@ def same_size(own: Sequence[int], wanted: Sequence[int]) -> bool:
 def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean over the pixels of `x` (N, C, H, W) in each of a map of `size`: (N, C, h, w).
 
-    As `adaptive_avg_pool2d`, which graphs hold for constant sizes only; traced, two products with
-    matrices of shares.
+    As `adaptive_avg_pool2d`, which graphs hold for constant sizes only; of symbols, two products
+    with matrices of shares.
     """
-    if not is_traced():
+    if not has_symbols(*x.shape[-2:], *size):
         return F.adaptive_avg_pool2d(x, size)
-    rows, cols = (
-        _pooling(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True)
-    )
+    rows, cols = (_pooling(own, wanted, x) for own, wanted in zip(x.shape[-2:], size, strict=True))
     return rows @ x @ cols.T
 
 
@@ -93,7 +97,7 @@ def _pooling(own: int, wanted: int, like: Tensor) -> Tensor:
 
 
 def _triangles(own: int, wanted: int, like: Tensor) -> Tensor:
-    """Weights of `own` pixels in each of `wanted`, (wanted, own), as of antialiased `interpolate`."""
+    """Weights of `own` pixels in each of `wanted`, (wanted, own), of antialiased `interpolate`."""
     place = torch.arange(wanted, device=like.device, dtype=torch.float32).unsqueeze(1)
     pixel = torch.arange(own, device=like.device, dtype=torch.float32).unsqueeze(0)
     scale = torch.full((), own, device=like.device, dtype=torch.float32) / wanted
@@ -110,11 +114,13 @@ class WindowPlaces:
     which nothing has to be known.
 
     Args:
-        taken: Per window and place in it, row-major, the index of the pixel (count, area).
+        taken: Per window and place in it, row-major, the index of the pixel (count · area,).
         back: Per pixel of the map, row-major, its index in `taken`.
-        rows: Per window and place, the row that it has among all windows (count, area).
+        rows: Per window and place, the row that it has among all windows (count · area,).
         cols: Likewise its column.
         covered: Height and width of all windows together.
+        count: Number of windows.
+        area: Places in a window.
     """
 
     taken: Tensor
@@ -122,16 +128,17 @@ class WindowPlaces:
     rows: Tensor
     cols: Tensor
     covered: tuple[int, int]
+    count: int
+    area: int
 
     def cut(self, x: Tensor) -> Tensor:
         """Pixels (N, L, C) → windows (N · count, area, C)."""
-        count, area = self.taken.shape
-        return x[:, self.taken.flatten()].view(x.shape[0] * count, area, x.shape[-1])
+        # Split, then merged: `view` in one step would compare sizes, and note what it found.
+        return x[:, self.taken].unflatten(1, (self.count, self.area)).flatten(0, 1)
 
     def join(self, windows: Tensor, samples: int) -> Tensor:
         """Windows (N · count, area, C) → pixels of the map (N, L, C)."""
-        count, area = self.taken.shape
-        return windows.reshape(samples, count * area, windows.shape[-1])[:, self.back]
+        return windows.unflatten(0, (samples, self.count)).flatten(1, 2)[:, self.back]
 
 
 def window_places(
@@ -153,9 +160,10 @@ def window_places(
     """
     (height, width), (high, wide) = size, window
     down, across = (height + high - 1) // high, (width + wide - 1) // wide
-    number = torch.arange(down * across, device=device).unsqueeze(1)
-    place = torch.arange(high * wide, device=device).unsqueeze(0)
-    rows = number // across * high + place // wide  # (count, area)
+    # One index for windows and places: shapes that broadcast would have to be compared with 1.
+    index = torch.arange(down * across * high * wide, device=device)
+    number, place = index // (high * wide), index % (high * wide)
+    rows = number // across * high + place // wide
     cols = number % across * wide + place % wide
     if mirrored:
         taken = mirror(rows, height) * width + mirror(cols, width)
@@ -166,11 +174,12 @@ def window_places(
     y = (pixel // width + height - shift[0] % height) % height
     x = (pixel % width + width - shift[1] % width) % width
     back = (y // high * across + x // wide) * (high * wide) + y % high * wide + x % wide
-    return WindowPlaces(taken, back, rows, cols, (down * high, across * wide))
+    covered = (down * high, across * wide)
+    return WindowPlaces(taken, back, rows, cols, covered, down * across, high * wide)
 
 
 def mirror(places: Tensor, size: int) -> Tensor:
-    """Places on a line of `size`, mirrored at its ends: 0, 1, …, size − 1, size − 2, …, 0, 1, …"""
+    """Mirror places beyond a line of `size` at its ends: 0, …, size − 1, size − 2, …, 0, 1, …."""
     period = max(2 * (size - 1), 1)
     places = places % period
     return torch.minimum(places, period - places)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,9 +22,9 @@ import yaml
 
 import terrafuse.api.exporting as exporting
 from made_runs import STATISTICS, make_run
-from remedies import refused
+from remedies import refused, said
 from terrafuse import api
-from terrafuse.errors import ConfigError, ModelError
+from terrafuse.errors import ConfigError, MissingDependencyError, ModelError, OutputError
 from terrafuse.exporting import Agreement, compare, read_program_info
 from terrafuse.weights import PortableInfo
 
@@ -202,30 +203,40 @@ def test_int8_and_what_it_costs(run: api.Run) -> None:
 
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
-    ("options", "remedy"),
+    ("options", "place"),
     [
-        ({}, "Nothing was written. Please report it"),
-        ({"format": "pt2"}, "Nothing was written. Please report it"),
-        ({"half": True}, "Export without --half"),
-        ({"int8": True}, "Export with --half, or without --int8"),
+        ({}, "exporting.agreement:Agreement.check | Nothing was written. Please report it"),
+        (
+            {"format": "pt2"},
+            "exporting.agreement:Agreement.check | Nothing was written. Please report it",
+        ),
+        ({"half": True}, "exporting.agreement:Agreement.check | Export without --half"),
+        (
+            {"int8": True},
+            "exporting.agreement:Agreement.check | Export with --half, or without --int8",
+        ),
     ],
 )
 def test_a_graph_that_does_not_agree_is_not_written(
-    run: api.Run, options: dict[str, Any], remedy: str
+    run: api.Run, options: dict[str, Any], place: str
 ) -> None:
     # A model whose answers are the other way round; the recorded graph's are not.
     other = copy.deepcopy(run.segmenter)
     with torch.no_grad():
         other.classifier.weight.neg_()  # type: ignore[union-attr,operator]
-    run = replace(run, segmenter=other)
+    changed = replace(run, segmenter=other)
     earlier = run.folder / f"model.{options.get('format', 'onnx')}"
     earlier.write_bytes(b"earlier")
     before = files(run.folder)
-    with refused(f"exporting.agreement:Agreement.check | {remedy}", ModelError) as told:
-        run.export(**options)
+    with refused(place, ModelError) as told:
+        changed.export(**options)
     assert "the graph does not agree with the model: on 1 window of scene2" in told
     assert files(run.folder) == before
     assert earlier.read_bytes() == b"earlier"
+    if "int8" in options:
+        run.export(half=True)
+    if "half" in options:
+        run.export()
 
 
 AGREEMENT = Agreement("x", 1, 10_000, 1.0, 5e-5, 0.3)
@@ -275,29 +286,73 @@ def test_the_comparison_counts_every_pixel(made: api.Run) -> None:
 def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, "tiny_segmenter:TinyBranching", {})
     before = files(run)
-    place = "api.exporting:_recording | use another method, or report it"
-    with refused(place, ModelError) as told:
+    with pytest.raises(ModelError, match="TinyBranching' cannot be recorded as a graph"):
         api.export(run)
-    assert "TinyBranching cannot be recorded as a graph (" in told
     assert files(run) == before
-    api.export(make_run(tmp_path / "other", TINY, {}), format="pt2")
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(
+    ("failure", "kind", "words"),
+    [
+        (RuntimeError("no kernel\nat all"), ModelError, r"graph of Tiny .*\(no kernel\)"),
+        (OSError(28, "No space left on device"), OutputError, "cannot be written: No space left"),
+    ],
+)
+def test_what_fails_while_writing(
+    run: api.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(exporting, "open_onnx", fail)
+    before = files(run.folder)
+    with pytest.raises(kind, match=words) as told:
+        run.export()
+    assert files(run.folder) == before
+    if kind is ModelError:
+        said("api.exporting:_writing | Use --format pt2, or report it", str(told.value))
+        run.export(format="pt2")
 
 
 @pytest.mark.parametrize(
     ("options", "place"),
     [
-        ({"half": True, "int8": True}, "_precision | give one of --half and --int8"),
-        ({"int8": True, "format": "pt2"}, "_precision | Use --format onnx, or --half"),
-        ({"stacked": True, "format": "pt2"}, "_precision | or leave out --stacked"),
-        ({"format": "tflite"}, "_precision | allowed are"),
-        ({"out": "a/model.pt2"}, "_check_name | Name it"),
+        ({"half": True, "int8": True}, "api.exporting:_precision | give one of --half and --int8"),
+        (
+            {"int8": True, "format": "pt2"},
+            "api.exporting:_precision | Use --format onnx, or --half",
+        ),
+        ({"stacked": True, "format": "pt2"}, "api.exporting:_precision | or leave out --stacked"),
+        ({"format": "tflite"}, "api.exporting:_precision | allowed are"),
+        ({"out": "a/model.pt2"}, "api.exporting:_check_name | Name it"),
     ],
 )
 def test_options_that_do_not_go_together(
     made: api.Run, options: dict[str, Any], place: str
 ) -> None:
-    with refused(f"api.exporting:{place}", ConfigError):
+    with refused(place, ConfigError):
         made.export(**options)
+
+
+def test_packages_that_are_not_there(made: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'terrafuse\[export\]'"):
+        made.export()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_options_that_go_together(run: api.Run, exported: api.Exported) -> None:
+    """As the messages above have it."""
+    assert exported.path.suffix == ".onnx"
+    assert run.export(half=True).path.name == "model_float16.onnx"
+    assert run.export(int8=True).path.name == "model_int8.onnx"
+    assert run.export(format="pt2").path.name == "model.pt2"
+    assert run.export(out=run.folder / "a" / "model.onnx").path.exists()
 
 
 @pytest.mark.usefixtures("recorded")
@@ -357,7 +412,7 @@ def test_the_command_prints_what_it_found(
     )
     assert lines[1].startswith("compared with the model on 1 window of scene2 (split 'val')")
     assert lines[2].startswith("scores on 1 scene of split 'val': miou ")
-    assert lines[3] == "licence of the weights: unknown; name it with --licence"
+    said("cli.export:_lines | licence of the weights: unknown; name it with --licence", lines[3])
     assert lines[4].startswith(f"wrote {tmp_path / 'm.onnx'} (0.0 MB, int8)")
     code, printed, _ = command_line(
         "export", run.folder, "--format", "pt2", "--licence", "MIT", "--json"

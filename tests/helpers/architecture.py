@@ -72,7 +72,9 @@ KNOWS: dict[str, tuple[str, ...]] = {
         *VOCABULARY, "data", "sampling", "doctor", "weights", "backbones", "segmenter", "methods",
         "describe", "pretraining", "prediction", "evaluation", "reports",
     ),
-    "contract": (*VOCABULARY, "weights", "backbones", "segmenter", "methods", "training"),
+    "contract": (
+        *VOCABULARY, "weights", "backbones", "segmenter", "methods", "exporting", "training",
+    ),
     "api": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "pretraining", "prediction",
         "maps", "generate", "evaluation", "reports", "training", "contract", "exporting",
@@ -136,7 +138,7 @@ _RASTERS = (
     "web",
 )
 _TENSORS = (
-    "samples", "tracing", *_MODELS, "exporting", "api", "weights", "data", "sampling", "doctor",
+    "samples", "tracing", *_MODELS, "exporting", "weights", "data", "sampling", "doctor",
     "describe", "pretraining", "prediction", "generate", "evaluation", "training", "contract",
 )  # fmt: skip
 

@@ -25,8 +25,9 @@ ROUNDING: dict[str, float] = {"pagnet": 2e-4}
 #: Backbones to which modalities beside the first are but distances between pixels, mean over the
 #: bands, as published for their one band of depth. Bands of X are alike then, and have no sign.
 DISTANCES_ONLY = ("dformer_v2_",)
-#: `test_influence` and `test_overfit` have what small models and single bands learn from.
-ELSEWHERE = {"learning"}
+#: `test_influence` and `test_overfit` have what small models and single bands learn from;
+#: `tests/exporting/test_every_method.py` makes graphs of all.
+ELSEWHERE = {"learning", "exported"}
 K = 3
 
 

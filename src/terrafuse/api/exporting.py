@@ -8,13 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from terrafuse.api.runs import Run, load, reference_scenes
 from terrafuse.data import Scene, typical_pixel_size_m
@@ -27,6 +26,8 @@ from terrafuse.exporting import (
     GraphSegmenter,
     StackedGraph,
     annotate_onnx,
+    check_names,
+    check_packages,
     check_stackable,
     compare,
     deepness_metadata,
@@ -37,6 +38,7 @@ from terrafuse.exporting import (
     quantize,
     random_images,
     to_program,
+    to_stacked_program,
     weight_bytes,
     with_half_weights,
     write_onnx,
@@ -46,13 +48,16 @@ from terrafuse.modalities import window_alignment
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.prediction.calibrated import CALIBRATION_JSON
 from terrafuse.progress import Progress
-from terrafuse.samples import collate, round_up
+from terrafuse.samples import Sample, collate, round_up
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import PortableInfo
 from terrafuse.weights.portable import OUTPUT, PROBABILITIES, STACKED_INPUT, StoredPrecision
 from terrafuse.writing import written_whole
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from terrafuse.exporting.agreement import Images
     from terrafuse.exporting.running import Graph
 
 Format = Literal["onnx", "pt2"]
@@ -119,6 +124,8 @@ def export(
         OutputError: The file cannot be written.
     """
     precision = _precision(format, half=half, int8=int8, stacked=stacked)
+    if format == "onnx":
+        check_packages()
     opened = run if isinstance(run, Run) else load(run)
     path = Path(out) if out else opened.folder / _name(format, precision, stacked=stacked)
     _check_name(path, format)
@@ -126,6 +133,7 @@ def export(
         check_stackable(opened.info.modalities, opened.info.rules)
     windows = WindowSettings.of_run(opened.config)
     model = copy.deepcopy(opened.segmenter).cpu().eval()
+    check_names(model)
     data = _find_data(opened, model, windows, manifest, needed=int8)
     info = PortableInfo(
         model=opened.info.to_dict(),
@@ -158,8 +166,8 @@ class _Data:
     """
 
     words: str
-    batches: list[Mapping[str, Tensor]]
-    calibrating: list[Mapping[str, Tensor]] = field(default_factory=list)
+    batches: list[Images]
+    calibrating: list[Images] = field(default_factory=list)
     scenes: Sequence[Scene] = ()
     split: str = ""
     pixel_size_m: float | None = None
@@ -184,8 +192,7 @@ class _Export:
     def write_program(self, path: Path) -> Exported:
         """Write a `.pt2` archive."""
         half = self.info.precision == "float16"
-        with _recording(self.model):
-            program = to_program(with_half_weights(self.model) if half else self.model)
+        program = to_program(with_half_weights(self.model) if half else self.model)
         with written_whole(path) as (partial,):
             write_program(program, partial)
             agreement = self._compare(open_program(partial, self.model.modalities))
@@ -196,7 +203,7 @@ class _Export:
     def write_onnx(self, path: Path) -> Exported:
         """Write an ONNX file."""
         stack = self._stacked() if self.info.stacked else None
-        with _recording(self.model):
+        with _writing(self.model):
             program = self._program(stack)
         size = weight_bytes(program)
         external = (size // 2 if self.info.precision == "float16" else size) > MOST_IN_ONE_FILE
@@ -206,29 +213,23 @@ class _Export:
             written = partial if self.info.precision == "float32" else first
             inputs = list(self.info.inputs)
             output = PROBABILITIES if stack else OUTPUT
-            with _recording(self.model):
+            with _writing(self.model):
                 write_onnx(program, written, inputs, output)
-            self._shrink(first, partial, stack, external=external)
-            graph = open_onnx(
-                partial, self.model.modalities, stack.stored_values if stack else None
-            )
-            checked = self._compare(graph).to_dict()
+                self._shrink(first, partial, stack, external=external)
+                graph = open_onnx(
+                    partial, self.model.modalities, stack.stored_values if stack else None
+                )
+                checked = self._compare(graph).to_dict()
             if self.info.precision == "int8":
                 checked |= self._scores(graph)
             info = replace(self.info, checked=checked)
             annotate_onnx(partial, info, self._for_other_tools())
         return Exported(path, info, tuple(further))
 
-    def _program(self, stack: StackedGraph | None) -> torch.export.ExportedProgram:
+    def _program(self, stack: StackedGraph | None) -> ExportedProgram:
         if stack is None:
             return to_program(self.model)
-        side, bands = self.info.stride, self.info.inputs[STACKED_INPUT]
-        batch = torch.export.Dim("batch", min=1, max=4096)
-        example = torch.zeros(2, bands, side, side)
-        with torch.no_grad():
-            return torch.export.export(
-                stack, (example,), dynamic_shapes={"image": {0: batch}}, strict=False
-            )
+        return to_stacked_program(stack, self.info.stride)
 
     def _stacked(self) -> StackedGraph:
         return StackedGraph(self.model, self.run.info.rules, self.data.nodata).eval()
@@ -241,9 +242,7 @@ class _Export:
             inputs = [self._inputs(batch, stack) for batch in self.data.calibrating]
             quantize(path, out, inputs, external=external)
 
-    def _inputs(
-        self, batch: Mapping[str, Tensor], stack: StackedGraph | None
-    ) -> dict[str, NDArray[Any]]:
+    def _inputs(self, batch: Images, stack: StackedGraph | None) -> dict[str, NDArray[Any]]:
         whole, _ = fit_to_graph(
             batch, self.model.modalities, self.info.stride, self.info.least_size
         )
@@ -339,21 +338,21 @@ def _side(model: Segmenter, windows: WindowSettings) -> int:
 
 
 @contextmanager
-def _recording(model: Segmenter) -> Iterator[None]:
-    """Say of a method that cannot be recorded which one it is.
+def _writing(model: Segmenter) -> Iterator[None]:
+    """Say of a graph that cannot be written whose it is.
 
     Raises:
-        ModelError: With what torch says.
+        ModelError: With what torch, or ONNX Runtime, says.
     """
     try:
         yield
-    except TerrafuseError:
+    except (TerrafuseError, OSError, MemoryError):
         raise
-    except Exception as error:  # torch's exporters raise many kinds
+    except Exception as error:  # torch's exporters and ONNX Runtime raise many kinds
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
-            f"{type(model).__name__} cannot be recorded as a graph ({cut(lines[0], 300)}). Its "
-            "forward pass may look at pixel values; use another method, or report it"
+            f"the graph of {type(model).__name__} cannot be written or run as an ONNX file "
+            f"({cut(lines[0], 300)}). Use --format pt2, or report it"
         ) from error
 
 
@@ -413,19 +412,19 @@ def _read_data(
     found = _windows_of(model, scenes, windows, _COMPARED)
     if not found:
         raise DataError(f"no scene of split '{split}' of '{path}' has a window with data")
-    ids = list(dict.fromkeys(id for _, id in found))
-    calibrating: list[Mapping[str, Tensor]] = []
+    ids = list(dict.fromkeys(sample.scene_id for sample in found))
+    calibrating: list[Images] = []
     if all:
         training = [
             scene for own in run.config.data.train_splits if own in dataset.splits
             for scene in dataset.scenes(own)
         ]  # fmt: skip
         own = _windows_of(model, training or scenes, windows, _CALIBRATING) or found
-        calibrating = [images for images, _ in own]
+        calibrating = _in_batches(own, 1)
     first = scenes[0]
     return _Data(
         words=f"{len(found)} window{'s' * (len(found) > 1)} of {', '.join(ids)} (split '{split}')",
-        batches=_in_batches([images for images, _ in found]),
+        batches=_in_batches(found, _BATCH),
         calibrating=calibrating,
         scenes=scenes,
         split=split,
@@ -436,30 +435,23 @@ def _read_data(
 
 def _windows_of(
     model: Segmenter, scenes: Sequence[Scene], windows: WindowSettings, most: int
-) -> list[tuple[dict[str, Tensor], str]]:
-    """Windows with data in every modality, from as many scenes as there are: images (1, …), id."""
+) -> list[Sample]:
+    """Windows with data in every modality, from as many of the scenes as can be."""
     predictor = ScenePredictor(model, windows, device="cpu")
     each = -(-most // len(scenes))
-    found: list[tuple[dict[str, Tensor], str]] = []
+    found: list[Sample] = []
     for scene in scenes:
-        if len(found) >= most:
-            break
-        own = 0
-        for window in predictor.lattice(scene):
-            sample = scene.read(window, labels=False)
-            if all(bool(mask.any()) for mask in sample.valid.values()):
-                found.append((collate([sample]).images, scene.id))
-                own += 1
-            if own >= each or len(found) >= most:
-                break
+        samples = (scene.read(window, labels=False) for window in predictor.lattice(scene))
+        whole = (s for s in samples if all(bool(mask.any()) for mask in s.valid.values()))
+        found += islice(whole, min(each, most - len(found)))
     return found
 
 
-def _in_batches(images: Sequence[Mapping[str, Tensor]]) -> list[Mapping[str, Tensor]]:
-    """The windows in batches of two, and the last one, where it is left, alone."""
-    groups = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+def _in_batches(samples: Sequence[Sample], size: int) -> list[Images]:
+    """Images of the windows; the last batch may be smaller."""
     return [
-        {name: torch.cat([one[name] for one in group]) for name in group[0]} for group in groups
+        collate(list(samples[start : start + size])).images
+        for start in range(0, len(samples), size)
     ]
 
 

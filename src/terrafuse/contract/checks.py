@@ -21,6 +21,7 @@ from terrafuse.config.options import option_names
 from terrafuse.contract.influence import change, changed_images, in_groups, stack, too_small
 from terrafuse.contract.inputs import CLASSES, Case, Images, random_images, statistics_of
 from terrafuse.errors import MissingModalityError, ModelError, UnknownNameError
+from terrafuse.exporting import to_program
 from terrafuse.methods import create_segmenter, describe_run, find_method, load_segmenter
 from terrafuse.segmenter import Segmenter, SegmenterOutput
 from terrafuse.weights import save_model
@@ -354,6 +355,26 @@ def check_learning(case: Case) -> None:
     )
 
 
+def check_exported(case: Case) -> None:
+    """A graph of it, for any batch and window, gives the same."""
+    segmenter = case.make()
+    module = to_program(segmenter).module()
+    unit, least = segmenter.size_unit, segmenter.least_units
+    images = random_images(case.inputs, (least * unit, (least + 2) * unit), batch=3)
+    if segmenter.supports_missing and len(images) > 1:
+        images[case.inputs[0].name][-1] = torch.nan
+    for x in images.values():
+        x[0, :, : x.shape[-2] // 3] = torch.nan
+    wanted = _run(segmenter, images).logits
+    with torch.no_grad():
+        found = module(*images.values())
+    _keep(
+        torch.allclose(found, wanted, rtol=_CLOSE["rtol"], atol=1e-4),
+        f"as a graph it gives another result (by {float((found - wanted).abs().max()):.2g}); what "
+        "is done under terrafuse.tracing.is_traced() must come to the same",
+    )
+
+
 #: In the order in which they are run; the first says whether the others can be.
 CHECKS = (
     Check("built", "options have defaults, are documented and are checked by name", check_built),
@@ -374,6 +395,7 @@ CHECKS = (
     Check("saved", "saved and loaded it is the same", check_saved),
     Check("statistics", "the normalisation is saved with it", check_statistics),
     Check("precision", "mixed precision works", check_precision),
+    Check("exported", "as a graph for any batch and window it is the same", check_exported),
     Check("backbones", "its backbones are found", check_backbones),
     Check("learning", "one batch is learnt by heart", check_learning),
 )

@@ -21,7 +21,7 @@ from terrafuse.decoders.layers import (
     size_of,
 )
 from terrafuse.errors import ModelError
-from terrafuse.tracing import is_traced, window_places
+from terrafuse.tracing import has_symbols, window_places
 
 _MLP_RATIO = 4
 
@@ -75,7 +75,7 @@ class GlobalLocalAttention(nn.Module):
         """Attend within windows of a map (N, C, H, W)."""
         s, heads = self.window_size, self.num_heads
         height, width = size_of(x)
-        if is_traced():
+        if has_symbols(height, width):
             return self._attend_traced(x)
         # The 1×1 convolution commutes with padding, and is cheaper before it.
         qkv = reflect_pad(self.qkv(x), -height % s, -width % s)

@@ -5,15 +5,28 @@ from terrafuse.exporting.files import (
     MOST_IN_ONE_FILE,
     OPSET,
     annotate_onnx,
+    check_packages,
     read_program_info,
     weight_bytes,
     write_onnx,
     write_program,
 )
-from terrafuse.exporting.graph import ExportGraph, example_images, to_onnx, to_program
+from terrafuse.exporting.graph import (
+    ExportGraph,
+    check_names,
+    example_images,
+    program_to_onnx,
+    to_onnx,
+    to_program,
+)
 from terrafuse.exporting.running import GraphSegmenter, fit_to_graph, open_onnx, open_program
 from terrafuse.exporting.shrinking import halve, quantize, with_half_weights
-from terrafuse.exporting.stacked import StackedGraph, check_stackable, deepness_metadata
+from terrafuse.exporting.stacked import (
+    StackedGraph,
+    check_stackable,
+    deepness_metadata,
+    to_stacked_program,
+)
 
 __all__ = [
     "LEAST_EQUAL",
@@ -24,6 +37,8 @@ __all__ = [
     "GraphSegmenter",
     "StackedGraph",
     "annotate_onnx",
+    "check_names",
+    "check_packages",
     "check_stackable",
     "compare",
     "deepness_metadata",
@@ -32,11 +47,13 @@ __all__ = [
     "halve",
     "open_onnx",
     "open_program",
+    "program_to_onnx",
     "quantize",
     "random_images",
     "read_program_info",
     "to_onnx",
     "to_program",
+    "to_stacked_program",
     "weight_bytes",
     "with_half_weights",
     "write_onnx",

@@ -13,10 +13,22 @@ from terrafuse.version import VERSION
 from terrafuse.weights import PortableInfo
 from terrafuse.weights.portable import EXTRA_FILE, METADATA_KEY
 
-#: Version of ONNX' operators.
+#: Version of ONNX' operators; 18 brought those that torch's exporter writes.
 OPSET = 18
 #: Bytes of weights that an ONNX file holds itself; a protobuf message ends at 2 GiB.
 MOST_IN_ONE_FILE = 1_900_000_000
+
+
+def check_packages() -> None:
+    """Refuse to write ONNX files without the packages for it, before any work is done.
+
+    Raises:
+        MissingDependencyError: One is not installed.
+    """
+    with from_extra("export", "an ONNX file"):
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  (torch's exporter writes with it)
 
 
 def weight_bytes(program: torch.export.ExportedProgram) -> int:
@@ -34,13 +46,7 @@ def write_onnx(
         path: Of the file.
         inputs: Names, in order.
         output: Name.
-
-    Raises:
-        MissingDependencyError: Packages for ONNX are not installed.
     """
-    with from_extra("export", "--format onnx"):
-        import onnx  # noqa: F401  (what torch's exporter needs, named before it fails)
-        import onnxscript  # noqa: F401
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(

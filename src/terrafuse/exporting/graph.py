@@ -6,7 +6,6 @@ height and width are multiples of `Segmenter.size_unit`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from terrafuse.errors import ModelError
+from terrafuse.exporting.files import write_onnx
 from terrafuse.segmenter import Segmenter
-
-#: Name of the output of an ONNX graph; its inputs are named as the modalities.
-LOGITS = "logits"
-#: Version of ONNX' operators; 18 brought those that torch's exporter writes.
-OPSET = 18
+from terrafuse.weights.portable import OUTPUT
 
 _LARGEST = 4096  # samples of a batch, and units along a window
-_MOST_IN_ONE_FILE = 1_900_000_000  # bytes; a protobuf message ends at 2 GiB
 
 
 class ExportGraph(nn.Module):
@@ -67,16 +63,22 @@ def to_program(
     Args:
         segmenter: A trained model; it is recorded in evaluation mode.
         example: A batch of at least two samples, every modality; None: of zeros.
+
+    Raises:
+        ModelError: The method asks for pixel values, or takes sizes for constants.
     """
     images = example or example_images(segmenter)
     inputs = tuple(images[m.name] for m in segmenter.modalities)
-    with _evaluating(segmenter), torch.no_grad():
-        return torch.export.export(
-            ExportGraph(segmenter),
-            inputs,
-            dynamic_shapes={"images": _open_sizes(segmenter)},
-            strict=False,
-        )
+    try:
+        with _evaluating(segmenter), torch.no_grad():
+            return torch.export.export(
+                ExportGraph(segmenter),
+                inputs,
+                dynamic_shapes={"images": _open_sizes(segmenter)},
+                strict=False,
+            )
+    except Exception as error:  # of many classes, also the method's own
+        raise ModelError(_told(segmenter, error)) from error
 
 
 def to_onnx(
@@ -84,29 +86,39 @@ def to_onnx(
 ) -> Path:
     """Write a model as an ONNX file.
 
-    Inputs are named as the modalities, the output `LOGITS`. Weights of more than 1.9 GB are written
+    Inputs are named as the modalities, the output `OUTPUT`. Weights of more than 1.9 GB are written
     beside the file, as `<name>.data`.
 
     Args:
         segmenter: A trained model; it is recorded in evaluation mode.
         path: Of the file.
         example: A batch of at least two samples, every modality; None: of zeros.
+
+    Raises:
+        ModelError: The method cannot be recorded, or a modality has the name of the output.
     """
-    program = to_program(segmenter, example)
-    size = sum(x.numel() * x.element_size() for x in program.state_dict.values())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
-        torch.onnx.export(
-            program,
-            (),
-            str(path),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=[m.name for m in segmenter.modalities],
-            output_names=[LOGITS],
-            external_data=size > _MOST_IN_ONE_FILE,
-            verbose=False,
+    check_names(segmenter)
+    return program_to_onnx(to_program(segmenter, example), segmenter, path)
+
+
+def check_names(segmenter: Segmenter) -> None:
+    """Refuse a modality that has the name of the output.
+
+    Raises:
+        ModelError: There is one.
+    """
+    if any(m.name == OUTPUT for m in segmenter.modalities):
+        raise ModelError(
+            f"a modality is named '{OUTPUT}', as the output of a graph is. Rename it in the "
+            "manifest and train again"
         )
+
+
+def program_to_onnx(
+    program: torch.export.ExportedProgram, segmenter: Segmenter, path: str | Path
+) -> Path:
+    """Write a graph of torch as an ONNX file; as `to_onnx` otherwise."""
+    write_onnx(program, Path(path), [m.name for m in segmenter.modalities], OUTPUT)
     return Path(path)
 
 
@@ -119,8 +131,21 @@ def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, object], ...]:
     sizes = []
     for modality in segmenter.modalities:
         own = modality.size_at(segmenter.size_unit)
-        sizes.append({0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols})
+        sizes.append(
+            {0: batch, 2: own * rows, 3: own * cols} if own > 1 else {0: batch, 2: rows, 3: cols}
+        )
     return tuple(sizes)
+
+
+def _told(segmenter: Segmenter, error: Exception) -> str:
+    """Which line of a method a graph cannot hold, and what can stand there."""
+    name = segmenter.method_name or type(segmenter).__name__
+    first = str(error).strip().partition("\n\n")[0].replace("\n", " ")
+    return (
+        f"method '{name}' cannot be recorded as a graph: {type(error).__name__}: {first}. A graph "
+        "holds any pixel values and sizes: mask instead of asking for values, write x.shape[0] "
+        "instead of len(x) and int(…), and use terrafuse.tracing where sizes decide"
+    )
 
 
 @contextmanager

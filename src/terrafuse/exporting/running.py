@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from terrafuse.errors import ModelError
-from terrafuse.extras import from_extra
 from terrafuse.modalities import Modality
 from terrafuse.samples import round_up
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
@@ -35,12 +34,9 @@ def open_onnx(
         modalities: Of the model, in its order.
         stack: Where the graph takes all bands as one image and returns probabilities: what makes
             the image. Their logarithm stands for the logits.
-
-    Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
     """
-    with from_extra("export", "an ONNX file"):
-        import onnxruntime
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.intra_op_num_threads = torch.get_num_threads()
@@ -147,7 +143,7 @@ class GraphSegmenter(Segmenter):
             ModelError: Always.
         """
         del inputs
-        raise ModelError("a graph has its normalisation inside; call the model itself")
+        raise ModelError("a graph has its normalisation inside and takes no prepared inputs")
 
 
 class _WithMissing(GraphSegmenter):

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from terrafuse.extras import from_extra
 from terrafuse.segmenter import Segmenter
 
 # What holds most of the weights and of the work. Everything else keeps float32: values before
@@ -106,12 +105,9 @@ def quantize(
         out: The file to write.
         inputs: Windows by whose values the range of each activation is found.
         external: Whether weights go into a file beside.
-
-    Raises:
-        MissingDependencyError: ONNX Runtime is not installed.
     """
-    with from_extra("export", "--int8"):
-        from onnxruntime import quantization
+    from onnxruntime import quantization
+
     with _silenced():
         quantization.quantize_static(
             str(path),

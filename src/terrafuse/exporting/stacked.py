@@ -23,6 +23,7 @@ from terrafuse.weights import RunInfo
 _DIVISOR = 255.0
 # Values come back from a division and a multiplication in float32.
 _ROUNDING = 1e-6
+_LARGEST_BATCH = 4096
 
 
 class StackedGraph(nn.Module):
@@ -103,6 +104,26 @@ class StackedGraph(nn.Module):
         if self._judged_jointly.get(name, False):
             empty = empty.all(dim=1, keepdim=True)
         return torch.where(empty, torch.nan, scaled)
+
+
+def to_stacked_program(graph: StackedGraph, side: int) -> torch.export.ExportedProgram:
+    """Record a stacked graph: the batch stays open, and windows have one size.
+
+    Deepness needs it as a number in the file.
+
+    Args:
+        graph: In evaluation mode.
+        side: Of the windows, in pixels.
+    """
+    bands = sum(len(modality.bands) for modality in graph.segmenter.modalities)
+    batch = torch.export.Dim("batch", min=1, max=_LARGEST_BATCH)
+    with torch.no_grad():
+        return torch.export.export(
+            graph,
+            (torch.zeros(2, bands, side, side),),
+            dynamic_shapes={"image": {0: batch}},
+            strict=False,
+        )
 
 
 def check_stackable(modalities: Sequence[Modality], rules: Mapping[str, Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from terrafuse.errors import UnknownNameError, unknown_name
-from terrafuse.tracing import is_traced, pool_to, resize_traced, same_size
+from terrafuse.tracing import has_symbols, pool_to, resize_traced, same_size
 
 
 class MapFusion(nn.Module, ABC):
@@ -176,7 +176,7 @@ def resize_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize a map (N, C, H, W), with antialiasing where it shrinks."""
     if same_size(x.shape[-2:], size):
         return x
-    if is_traced():
+    if has_symbols(*x.shape[-2:], *size):
         return resize_traced(x, size)
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
     wide = x.float() if shrinks else x  # antialiasing lacks half precision on some devices

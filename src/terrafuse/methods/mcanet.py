@@ -38,7 +38,7 @@ from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_branches
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.tracing import is_traced
+from terrafuse.tracing import has_symbols
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename
 
@@ -89,10 +89,10 @@ class CrossAttention(nn.Module):
         """Maps of the modalities (N, C, H, W) → (N, C', H, W)."""
         qkv = [layer(x).flatten(2).float() for layer, x in zip(self.qkv, maps, strict=True)]
         queries, keys, values = zip(*(x.chunk(3, dim=1) for x in qkv), strict=True)
-        if is_traced():
+        num_samples, _, pixels = queries[0].shape
+        if has_symbols(pixels):
             shared = self._attend_traced(queries, keys, values)
             return shared.unflatten(2, size_of(maps[0]))
-        num_samples, _, pixels = queries[0].shape
         rows = max(VALUES_AT_ONCE // (num_samples * pixels), 1)
         ends = [*range(0, pixels, rows), pixels]
         with full_precision(maps[0]):
@@ -110,7 +110,9 @@ class CrossAttention(nn.Module):
         pixels = queries[0].shape[2]
         rows = (pixels + TRACED_CHUNKS - 1) // TRACED_CHUNKS
         filled = [F.pad(q, (0, TRACED_CHUNKS * rows - pixels)) for q in queries]
-        chunks = zip(*(q.unflatten(2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True)
+        chunks = zip(
+            *(q.unflatten(2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True
+        )
         return torch.cat([self._attend(q, keys, values) for q in chunks], dim=2)[:, :, :pixels]
 
     def _run(

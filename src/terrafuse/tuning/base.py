@@ -69,4 +69,6 @@ class ModalityGate(nn.Module):
 
 def apply_by_modality(modules: nn.ModuleList, x: Tensor) -> list[Tensor]:
     """Run each modality's part of a batch (M · N, …) through its own module."""
-    return [module(part) for module, part in zip(modules, parts_of_batch(x, len(modules)), strict=True)]
+    return [
+        module(part) for module, part in zip(modules, parts_of_batch(x, len(modules)), strict=True)
+    ]

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.tracing import is_traced, window_places
+from terrafuse.tracing import has_symbols, window_places
 
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
@@ -49,7 +49,7 @@ def run_block(block: Any, tokens: Tensor, grid: _Size, prompts: Tensor | None = 
 def _attend(attn: Any, tokens: Tensor, grid: _Size, window: int, prompts: Tensor | None) -> Tensor:
     """Self-attention within windows, or over the whole map where `window` is 0; (N, L, D)."""
     heads = attn.num_heads
-    if window and is_traced():
+    if window and has_symbols(*grid):
         return _attend_traced(attn, tokens, grid, window, prompts)
     # `split` throughout: its backward pass is one copy, that of a slice fills a map of zeros.
     queries, keys = torch.tensor_split(_split(attn.qkv(tokens), grid, heads), (1,))
@@ -81,7 +81,7 @@ def _attend_traced(
         bias = _position_bias(q, (attn.rel_pos_h, attn.rel_pos_w), size, size)
     if prompts is not None:
         more = attn.qkv(prompts).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        more = more[1:].unsqueeze(2).expand(-1, -1, places.taken.shape[0], -1, -1, -1).flatten(1, 2)
+        more = more[1:].unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
         k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
     x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
     result: Tensor = attn.proj_drop(attn.proj(places.join(x.transpose(1, 2).flatten(2), samples)))

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from terrafuse.tracing import WindowPlaces, is_traced, window_places
+from terrafuse.tracing import WindowPlaces, has_symbols, window_places
 
 _APART = -100.0  # as in timm: added to the scores of pixels that only the roll has brought together
 
 
 class _Block(SwinTransformerBlock):
     def _attn(self, x: Tensor) -> Tensor:
-        return _attend_traced(self, x) if is_traced() else super()._attn(x)
+        if not has_symbols(*x.shape[1:3]):
+            return super()._attn(x)
+        return _attend_traced(self, x)
 
 
 class _BlockV2(SwinTransformerV2Block):
     def _attn(self, x: Tensor) -> Tensor:
-        return _attend_traced(self, x) if is_traced() else super()._attn(x)
+        if not has_symbols(*x.shape[1:3]):
+            return super()._attn(x)
+        return _attend_traced(self, x)
 
 
 _TRACEABLE: dict[type[nn.Module], type[nn.Module]] = {
@@ -54,11 +59,12 @@ def _mask(block: Any, places: WindowPlaces, like: Tensor) -> Tensor | None:
     """Scores added per pair of pixels of a window (count, area, area)."""
     if not any(block.shift_size):
         return None
-    region = 0
+    region = torch.zeros_like(places.taken)
     for place, covered, window, shift in zip(
         (places.rows, places.cols), places.covered, block.window_size, block.shift_size, strict=True
     ):
         if shift:
             part = (place >= covered - window).long() + (place >= covered - shift).long()
             region = 3 * region + part
+    region = region.unflatten(0, (places.count, places.area))
     return (region.unsqueeze(1) != region.unsqueeze(2)).to(like.dtype) * _APART

@@ -57,7 +57,7 @@ from terrafuse.methods.upseg.tokens import see_tokens
 from terrafuse.methods.upseg.variance import VarianceSettings
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.tracing import is_traced, times
+from terrafuse.tracing import has_symbols, is_traced, times
 from terrafuse.tuning import TuningOption
 
 _T = TypeVar("_T")
@@ -228,6 +228,11 @@ class UPSeg(Segmenter):
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         return padded if self.grid == "common" else super()._target_size(modality, padded)
 
+    @property
+    def least_units(self) -> int:
+        """Four at least: the coarsest level has half the tokens of a row, and more than one."""
+        return max(4, super().least_units)
+
     def _at_own_scale(self) -> bool:
         return self.grid == "own"
 
@@ -298,7 +303,7 @@ class LevelNeck(nn.Module):
         ):
             x = before(maps[source])
             height, width = (times(length, Fraction(scale)) for length in size_of(x))
-            if not is_traced():  # a graph takes no map of a single token
+            if not has_symbols(height, width):  # a graph takes no maps so small
                 height, width = max(1, height), max(1, width)
             levels.append(after(resize(x, (height, width))))
         return levels

@@ -1,0 +1,104 @@
+"""Every method as a graph: torch's own and ONNX say what the model says, for batches and sizes.
+
+The default run has a few methods that need different means (pooling and resizing to symbols, masks
+of missing modalities, tokens with positions, windows); the others are marked slow, and are all run
+by `benchmarks/exports.py` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from small_methods import SMALL
+from terrafuse.contract import Case, random_images
+from terrafuse.exporting import to_onnx, to_program
+from terrafuse.methods import METHODS
+from terrafuse.segmenter import Segmenter
+
+#: Tried by default, as a graph of torch and as ONNX; the rest takes minutes.
+QUICK_PROGRAMS = ("galileo-0", "decur-0", "croma-0", "ammfusenet-0")
+QUICK_ONNX = ("early_fusion-0",)
+#: Largest difference of two logits; per unit of the largest of them where it is above 1.
+CLOSE = 1e-4
+#: Of pixels whose label is another.
+MOST_OTHER = 1e-4
+
+Graph = Callable[[dict[str, Tensor]], Tensor]
+
+
+def _cases(quick: tuple[str, ...]) -> list[Any]:
+    cases = []
+    for name in METHODS:
+        for number, options in enumerate(SMALL.get(name, [{}])):
+            key = f"{name}-{number}"
+            marks = () if key in quick else pytest.mark.slow
+            cases.append(pytest.param(Case(name, options), id=key, marks=marks))
+    return cases
+
+
+@pytest.mark.parametrize("case", _cases(QUICK_PROGRAMS))
+def test_a_program_of_torch_says_what_the_model_says(case: Case) -> None:
+    segmenter = case.make()
+    module = to_program(segmenter).module()
+
+    def run(images: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = module(*(images[m.name] for m in segmenter.modalities))
+        return logits
+
+    check(segmenter, run)
+
+
+@pytest.mark.parametrize("case", _cases(QUICK_ONNX))
+def test_an_onnx_file_says_what_the_model_says(case: Case, tmp_path: Path) -> None:
+    segmenter = case.make()
+    check(segmenter, open_onnx(to_onnx(segmenter, tmp_path / "model.onnx")))
+
+
+def open_onnx(path: Path) -> Graph:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+    def run(images: dict[str, Tensor]) -> Tensor:
+        (logits,) = session.run(None, {name: image.numpy() for name, image in images.items()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+@torch.no_grad()
+def check(segmenter: Segmenter, graph: Graph) -> None:
+    """Compare a graph with its model on batches of one to three, wide, high and least windows."""
+    other = pixels = 0
+    for images, what in _batches(segmenter):
+        wanted, found = segmenter(images).logits, graph(images)
+        assert found.shape == wanted.shape, what
+        assert found.dtype == torch.float32, what
+        scale = max(1.0, float(wanted.abs().max()))
+        assert float((found - wanted).abs().max()) <= CLOSE * scale, what
+        other += int((found.argmax(dim=1) != wanted.argmax(dim=1)).sum())
+        pixels += wanted[:, 0].numel()
+    assert other <= MOST_OTHER * pixels
+
+
+def _batches(segmenter: Segmenter) -> Iterator[tuple[dict[str, Tensor], str]]:
+    unit, least = segmenter.size_unit, segmenter.least_units
+    for batch, rows, cols in ((1, least, least + 2), (2, least + 3, least), (3, least, least)):
+        images = random_images(segmenter.modalities, (rows * unit, cols * unit), batch)
+        yield images, f"{batch} of {rows} × {cols} units"
+        for x in images.values():
+            x[0, :, :, : x.shape[-1] // 3] = torch.nan  # no data in a part of a sample
+            x[:, 0, : x.shape[-2] // 5] = torch.nan  # nor in a part of a band
+        yield images, f"{batch} of {rows} × {cols} units, with gaps"
+        if segmenter.supports_missing and batch != 2:
+            for name in images:  # the first, too
+                lacking = {key: x.clone() for key, x in images.items()}
+                lacking[name][-1] = torch.nan  # of one sample; with a batch of one, of all
+                yield lacking, f"{batch} of {rows} × {cols} units, the last without '{name}'"
