@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-<<<<<<< HEAD
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-=======
-from typing import TYPE_CHECKING
->>>>>>> i22e2
 
 if TYPE_CHECKING:
     import torch
