@@ -1,4 +1,4 @@
-"""`terrafuse-runtime` in an environment of its own: the maps of an exported model, without torch."""
+"""`terrafuse-runtime` in an environment of its own: maps of an exported model, without torch."""
 
 from __future__ import annotations
 
