@@ -202,6 +202,7 @@ PAGES: dict[str, Page] = {
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
     "export": Page(trained, skip={"pip install": "the environment of the tests has it"}),
+    "runtime": Page(trained, skip={"pip install": "tests/test_runtime_wheel.py installs it"}),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(
