@@ -70,17 +70,17 @@ def make_model(seed: int = 0, *, sixteenths: bool = True) -> Pointwise:
     return model
 
 
-def info_of(model: Pointwise, **changed: Any) -> PortableInfo:
-    """What its file says about itself."""
+def info_of(model: Pointwise, run: RunInfo | None = None, **changed: Any) -> PortableInfo:
+    """What its file says about itself; `run` is what it comes from."""
     statistics = {}
     for m in model.modalities:
         bands = len(m.bands)
         mean, std = (tuple(model.get_buffer(f"{key}_{m.name}").tolist()) for key in ("mean", "std"))
         low, high = (-20.0,) * bands, (20.0,) * bands
         statistics[m.name] = BandStatistics(mean, std, low, high, (1000,) * bands)
-    run = RunInfo("single", {}, model.modalities, SCHEME, statistics, crop_size=16, overlap=4)
+    made = RunInfo("single", {}, model.modalities, SCHEME, statistics, crop_size=16, overlap=4)
     values: dict[str, Any] = {
-        "model": run.to_dict(),
+        "model": (run or made).to_dict(),
         "windows": {
             "crop_size": 16, "overlap": 4, "blending": "taper", "batch_size": 2,
             "precision": "32-true",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,22 +127,22 @@ def test_a_model_that_needs_all_says_so_and_leaves_out_by_the_mean(tmp_path: Pat
     )
     predictor = ScenePredictor(needy, WindowSettings(16, 4))
     with pytest.raises(MissingModalityError, match=r"'n\.onnx' needs every modality"):
-        predictor.class_map(scene(missing=frozenset({"dsm"})))  # type: ignore[arg-type]
+        predictor.class_map(scene(missing=frozenset({"dsm"})))
     sample = scene().read(Window(0, 0, 32, 32), labels=False, arrays=True)
     batch = leave_out(needy, collate([sample]), "sar")
     there = ~np.isnan(np.asarray(sample.images["sar"]))
     assert np.array_equal(batch.images["sar"][0], np.where(there, 3.0, np.nan), equal_nan=True)
     with pytest.warns(UserWarning, match=r"no data in one of sar, dsm, which 'n\.onnx' needs"):
-        found = predictor.class_map(scene())  # type: ignore[arg-type]
+        found = predictor.class_map(scene())
     assert (found == 255).any()
 
 
 def test_products_on_disk_resume_and_shards(file: Path, tmp_path: Path) -> None:
     place = scene(2100, 70)
     predictor = ScenePredictor(OnnxModel.open(file, "cpu"), WindowSettings(64, 16))
-    torch_map = ScenePredictor(MODEL, WindowSettings(64, 16), device="cpu").class_map(place)  # type: ignore[arg-type]
+    torch_map = ScenePredictor(MODEL, WindowSettings(64, 16), device="cpu").class_map(place)
     for number in (1, 2):
-        made = predictor.predict(place, tmp_path / "map", values="index", shard=Shard(number, 2))  # type: ignore[arg-type]
+        made = predictor.predict(place, tmp_path / "map", values="index", shard=Shard(number, 2))
     assert not made.waits_for
     import rasterio
 
@@ -160,7 +159,7 @@ def test_it_says_what_it_is_and_can_be_sent(file: Path) -> None:
     assert not model.windows.is_batch_chosen
     assert model.calibration is None
     assert model.nbytes == file.stat().st_size
-    sent = pickle.loads(pickle.dumps(model))  # noqa: S301
+    sent = pickle.loads(pickle.dumps(model))
     assert "session" not in vars(sent)
     assert (sent.digest, sent.device) == (model.digest, RuntimeDevice("cpu"))
     assert sent.session is not model.session

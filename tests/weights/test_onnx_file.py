@@ -98,8 +98,7 @@ def test_the_beginning_of_a_file_is_none(folder: Path) -> None:
         try:
             found = read_onnx(folder / "m.onnx")
             assert found.metadata != {"a": "1", "größe": "drei"} or length > len(whole) - 20
-        except WeightsError as error:
-            assert "is no ONNX file, or only the beginning" in str(error)
+        except WeightsError:
             refused += 1
     assert refused > 0.8 * len(whole)
 
