@@ -132,6 +132,14 @@ def collate(samples: list[Sample]) -> Batch:
     )
 
 
+def as_arrays(sample: Sample) -> Sample:
+    """Return a sample of tensors as one of NumPy arrays, in the same memory."""
+    images: Any = {m: np.asarray(x) for m, x in sample.images.items()}
+    valid: Any = {m: np.asarray(x) for m, x in sample.valid.items()}
+    labels: Any = None if sample.labels is None else np.asarray(sample.labels)
+    return replace(sample, images=images, valid=valid, labels=labels)
+
+
 def _stack_of(sample: Sample) -> Any:
     held = [*sample.images.values(), *sample.valid.values(), sample.labels]
     if any(isinstance(array, np.ndarray) for array in held):
