@@ -20,7 +20,7 @@ CODE := src tests benchmarks docs
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz mutants check lint types format docs docs-serve notebooks wheel bench clean distclean
+.PHONY: help install demo test test-all fuzz mutants check lint types format docs docs-serve notebooks wheel runtime-wheel bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ docs-serve: $(DOCS_STAMP) ## Serve the documentation on ADDRESS, built again whe
 
 wheel: $(STAMP) ## Build the wheel into dist/.
 	$(UV) build --wheel --out-dir dist
+
+runtime-wheel: $(STAMP) ## Build the wheel of terrafuse-runtime, which maps without torch, into dist/.
+	$(UV) build --wheel --out-dir dist packaging/runtime
 
 mutants: $(STAMP) ## Plant faults in copies of the source and name those that no test notices.
 	$(BIN)/python benchmarks/mutants.py $(ARGS)

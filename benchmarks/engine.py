@@ -140,7 +140,7 @@ def measure_parts(predictor: ScenePredictor, scene: Scene, scheme: ClassScheme, 
         for run in writer.job.tasks():
             part = Part(lattice, run)
             with clock("blend"):
-                sums = Accumulator(part, scheme.num_classes)
+                sums = Accumulator(part, scheme.num_classes, arrays=predictor.model.arrays)
             for row, stop in pairwise([*part.row_starts, run.row_stop]):
                 for col in part.col_starts:
                     window = Window(row, col, lattice.size, lattice.size)

@@ -23,6 +23,10 @@ import yaml
 
 from made_maps import write_map
 from made_rasters import FENCE, TWO_SENSORS, make_rasters, shrunk
+from small_onnx import Pointwise, info_of, write_onnx
+from terrafuse.data import load_manifest
+from terrafuse.data.statistics import compute_statistics
+from terrafuse.weights import RunInfo
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "howto"
@@ -92,6 +96,21 @@ def trained(folder: Path, run: Callable[..., None]) -> None:
         "data: {manifest: dataset.yaml}\nmethod: {name: late_fusion, backbone: resnet18}\n"
     )
     run("terrafuse", "train", "run.yaml", "--out", "runs/first")
+
+
+def exported(folder: Path, run: Callable[..., None]) -> None:
+    """Two sensors and an ONNX file of them, which costs no training."""
+    two_sensors(folder, run)
+    data = load_manifest(folder / "dataset.yaml")
+    modalities = tuple(data.modalities.values())
+    model = Pointwise(modalities, data.scheme.num_classes)
+    statistics = compute_statistics(data.scenes(None), modalities)
+    rules = {name: own.to_dict() for name, own in data.rules.items()}
+    about = RunInfo("single", {}, modalities, data.scheme, statistics, 64, 16, rules)
+    windows = {
+        "crop_size": 64, "overlap": 16, "blending": "taper", "batch_size": 2, "precision": "32-true",
+    }  # fmt: skip
+    write_onnx(folder / "model.onnx", model, info_of(model, about, windows=windows))
 
 
 def scored(folder: Path, run: Callable[..., None]) -> None:
@@ -201,7 +220,14 @@ PAGES: dict[str, Page] = {
     ),
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
-    "export": Page(trained),
+    "export": Page(trained, skip={"pip install": "the environment of the tests has it"}),
+    "runtime": Page(
+        exported,
+        skip={
+            "pip install": "tests/test_runtime_wheel.py installs it",
+            "terrafuse export": "of a run; the page on export does that",
+        },
+    ),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +61,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Sample:
-    """One window of a scene.
+    """One window of a scene, as tensors; `Scene.read` also makes one of NumPy arrays.
 
     Args:
         images: Per modality, float32 tensor (C_m, H_m, W_m) in physical units; NaN where a band
@@ -117,20 +119,34 @@ class Batch:
 
 
 def collate(samples: list[Sample]) -> Batch:
-    """Stack samples of equal size into a batch."""
-    import torch
-
+    """Stack samples of equal size into a batch, of tensors or arrays as they are."""
     first = samples[0]
+    stack = _stack_of(first)
     labelled = all(sample.labels is not None for sample in samples)
     return Batch(
-        images={m: torch.stack([s.images[m] for s in samples]) for m in first.images},
-        valid={m: torch.stack([s.valid[m] for s in samples]) for m in first.valid},
-        labels=torch.stack([s.labels for s in samples if s.labels is not None])
-        if labelled
-        else None,
+        images={m: stack([s.images[m] for s in samples]) for m in first.images},
+        valid={m: stack([s.valid[m] for s in samples]) for m in first.valid},
+        labels=stack([s.labels for s in samples if s.labels is not None]) if labelled else None,
         windows=tuple(sample.window for sample in samples),
         scene_ids=tuple(sample.scene_id for sample in samples),
     )
+
+
+def as_arrays(sample: Sample) -> Sample:
+    """Return a sample of tensors as one of NumPy arrays, in the same memory."""
+    images: Any = {m: np.asarray(x) for m, x in sample.images.items()}
+    valid: Any = {m: np.asarray(x) for m, x in sample.valid.items()}
+    labels: Any = None if sample.labels is None else np.asarray(sample.labels)
+    return replace(sample, images=images, valid=valid, labels=labels)
+
+
+def _stack_of(sample: Sample) -> Any:
+    held = [*sample.images.values(), *sample.valid.values(), sample.labels]
+    if any(isinstance(array, np.ndarray) for array in held):
+        return np.stack
+    import torch  # tensors are there, so it is
+
+    return torch.stack
 
 
 def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:

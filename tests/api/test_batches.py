@@ -17,7 +17,7 @@ from stored_run import make_data
 from terrafuse import api
 from terrafuse.api.batches import folder_names
 from terrafuse.errors import ConfigError, DataError, ModelError
-from terrafuse.prediction import WindowSettings, WorkerSettings, predictor
+from terrafuse.prediction import WindowSettings, WorkerSettings, torch_model
 
 RUN = Path(__file__).parents[1] / "golden" / "stored_run" / "whole"
 BANDS = ("blue", "green", "red", "nir")
@@ -172,22 +172,22 @@ def test_the_model_is_digested_once_for_all_scenes(
     run: api.Run, manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    digest = predictor.digest_values
+    digest = torch_model.digest_values
 
     def count(values: Any) -> str:
         calls.append(1)
         return str(digest(values))
 
-    monkeypatch.setattr(predictor, "digest_values", count)
+    monkeypatch.setattr(torch_model, "digest_values", count)
     places = api.places_of_manifest(run, manifest)
     api.predict_batch(run, places, tmp_path / "maps", products=["class_map"])
     assert len(calls) == 1
     # It is not remembered for longer: the model may be trained meanwhile.
-    before = predictor.model_digest(run.segmenter)
+    before = torch_model.model_digest(run.segmenter)
     weight = next(run.segmenter.parameters())
     with torch.no_grad():
         weight.add_(1)
-        assert predictor.model_digest(run.segmenter) != before
+        assert torch_model.model_digest(run.segmenter) != before
         weight.sub_(1)
 
 

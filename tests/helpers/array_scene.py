@@ -72,9 +72,9 @@ class ArrayScene(MemoryScene):
         self.labels = self.references[reference]
         return super().read_labels(window)
 
-    def read(self, window: Window, *, labels: bool = True) -> Sample:
+    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
         self.windows_read.append(window)
-        return super().read(window, labels=labels)
+        return super().read(window, labels=labels, arrays=arrays)
 
 
 class Identity(Segmenter):

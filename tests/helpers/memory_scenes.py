@@ -52,7 +52,7 @@ class MemoryScene:
         """An array has to be looked at."""
         return False
 
-    def read(self, window: Window, *, labels: bool = True) -> Sample:
+    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
         self.image_reads += 1
         images = {}
         for modality in self.modalities:
@@ -61,14 +61,13 @@ class MemoryScene:
             array = self.images.get(modality.name)
             if array is None:
                 array = np.full((len(modality.bands), 0, 0), np.nan, np.float32)
-            images[modality.name] = torch.from_numpy(_cut(array, place, shape, np.nan))
+            images[modality.name] = _cut(array, place, shape, np.nan)
         with_labels = labels and self.has_labels
+        give = np.asarray if arrays else torch.from_numpy
         return Sample(
-            images=images,
-            valid={name: ~x.isnan().all(dim=0) for name, x in images.items()},
-            labels=torch.from_numpy(self.read_labels(window).astype(np.int64))
-            if with_labels
-            else None,
+            images={name: give(x) for name, x in images.items()},
+            valid={name: give(~np.isnan(x).all(axis=0)) for name, x in images.items()},
+            labels=give(self.read_labels(window).astype(np.int64)) if with_labels else None,
             window=window,
             scene_id=self.id,
         )

@@ -189,10 +189,10 @@ def test_unknown_and_unsuitable_modalities_are_named() -> None:
 
 def test_errors_of_reading_arrive() -> None:
     class Broken(ArrayScene):
-        def read(self, window: Window, *, labels: bool = True) -> Sample:
+        def read(self, window: Window, **options: bool) -> Sample:
             if window.row > 30:
                 raise RasterReadError("row 31 cannot be decoded")
-            return super().read(window, labels=labels)
+            return super().read(window, **options)
 
     scene = Broken({"a": whole_numbers(2, 90, 90)})
     with pytest.raises(RasterReadError, match="row 31"):
@@ -290,6 +290,9 @@ def test_the_same_with_something_else_keeps_the_rest() -> None:
     for made, changed in (
         (predictor.with_batch_size(3), {"windows": WindowSettings(24, 8, batch_size=3)}),
         (predictor.calibrated(other), {"calibration": other}),
-        (predictor.on("meta"), {"device": torch.device("meta")}),
     ):
         assert vars(made) == vars(predictor) | changed
+    elsewhere = predictor.on("meta")
+    assert elsewhere.device == torch.device("meta")
+    assert elsewhere.segmenter is predictor.segmenter
+    assert vars(elsewhere) == vars(predictor) | {"model": elsewhere.model}

@@ -7,14 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from array_scene import ArrayScene, Identity
 from terrafuse.classes import ClassScheme
 from terrafuse.prediction import MapProfile, ScenePredictor, WindowSettings, describe_profile
 from terrafuse.prediction import profile as module
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -35,7 +32,7 @@ def test_numbers_by_hand(clock: list[float]) -> None:
     profile = MapProfile(workers=2)
     clock += [0, 1, 3, 2, 4, 10]
     profile.begin(3_000_000)
-    with profile.model(2, 500_000, CPU):  # from 1 s to 4 s
+    with profile.model(2, 500_000):  # from 1 s to 4 s
         pass
     with profile.timed("writing"):  # from 6 s to 10 s
         pass

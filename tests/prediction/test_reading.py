@@ -45,9 +45,9 @@ def test_a_scene_is_read_with_this_cache_and_what_follows_with_that_of_before() 
     seen: list[int] = []
 
     class Looking(ArrayScene):
-        def read(self, window: Window, *, labels: bool = True) -> Sample:
+        def read(self, window: Window, **options: bool) -> Sample:
             seen.append(get_gdal_config("GDAL_CACHEMAX"))
-            return super().read(window, labels=labels)
+            return super().read(window, **options)
 
     scene = Looking({"a": np.ones((2, 8, 8), np.float32)})
     before = get_gdal_config("GDAL_CACHEMAX")

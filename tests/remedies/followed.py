@@ -8,6 +8,40 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
+        "api.exported:ExportedModel.predictor | Leave out --devices",
+        "api.exported:open_model | Give --crop-size, --overlap",
+    ),
+    "tests/test_runtime_wheel.py::test_the_runtime_alone_maps_and_says_what_it_lacks": (
+        "cli.failures:lacks_package | Install the whole package in its place",
+    ),
+    "tests/prediction/test_onnx_model.py::test_files_that_are_none_of_ours": (
+        "prediction.onnx_model:OnnxModel.open | Export the run without --stacked",
+        "weights.onnx_file:read_onnx | Give one that 'terrafuse export",
+        "weights.onnx_file:read_onnx | Copy it again, or export the run again",
+    ),
+    "tests/prediction/test_onnx_model.py::test_calibration_of_the_file": (
+        "prediction.onnx_model:_damaged | Copy the file again",
+    ),
+    "tests/prediction/test_onnx_model.py::test_a_graph_that_the_runtime_does_not_know": (
+        "prediction.onnx_model:OnnxModel.session | use a newer onnxruntime",
+    ),
+    "tests/prediction/test_onnx_model.py::test_precision_and_device_are_those_there_are": (
+        "prediction.onnx_model:OnnxModel.check_precision | Leave out --precision",
+        "prediction.onnx_model:_no_device | Choose cpu",
+    ),
+    "tests/prediction/test_onnx_model.py::test_a_graph_that_fails_is_one_message": (
+        "prediction.onnx_model:OnnxModel.scores | Choose another --crop-size",
+    ),
+    "tests/prediction/test_onnx_model.py::test_inputs_that_do_not_fit": (
+        "prediction.onnx_model:_check_fits | Export the run again",
+    ),
+    "tests/weights/test_onnx_file.py::test_weights_elsewhere_are_refused": (
+        "weights.onnx_file:_check_external | bring all files of the model into one folder",
+    ),
+    "tests/weights/test_onnx_file.py::test_weights_that_are_not_there": (
+        "weights.onnx_file:_check_external | Copy both files",
+    ),
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),
@@ -65,7 +99,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "evaluation.evidence:Evidence.counts | evaluate the run again",
     ),
     "tests/api/test_reading_as_trained.py::test_a_new_run_says_its_rule_and_needs_no_word": (
-        "api.runs:Run._tell_rules | Train again to read them by 'all'",
+        "api.mapping:TrainedModel.tell_rules | Train again to read them by 'all'",
     ),
     "tests/api/test_batches.py::test_an_item_as_a_raster": (
         "api.inputs:_unlike | Give the files themselves",
@@ -112,7 +146,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "describe.memory:check_small_batch | Set data.batch_size to 2 or more",
     ),
     "tests/cli/test_memory.py::test_memory_that_ends_while_mapping": (
-        "api.runs:smaller_windows | Choose a --batch-size below",
+        "api.mapping:smaller_windows | Choose a --batch-size below",
     ),
     "tests/cli/test_describe.py::test_a_trained_run": (
         "describe.overview:_check_overrides | Set keys of data and training",
@@ -312,7 +346,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/prediction/test_sharing.py::"
     "test_what_cannot_be_sent_to_processes_is_named_and_one_process_maps_it": (
-        "prediction.predictor:ScenePredictor.on_cpu | or use one process, --workers 1",
+        "prediction.torch_model:TorchModel.on_cpu | or use one process, --workers 1",
     ),
     "tests/prediction/test_sharing.py::test_a_shard_that_a_full_disk_stopped_is_run_again": (
         "prediction.products:open_map | run it again",
@@ -343,12 +377,12 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "prediction.ray_engine:_check_resources | Give fewer --workers, or add nodes",
     ),
     "tests/cli/test_sharing.py::test_shards_of_one_scene": (
-        "api.runs: | finished parts of the map are kept; run the same command again",
+        "api.mapping: | finished parts of the map are kept; run the same command again",
         "cli.predict:predict | --shard divides one scene; of many, let each job have a part",
         "cli.options:tell_waiting | run again those that have died",
     ),
     "tests/prediction/test_units.py::test_an_interrupted_map_goes_on_to_the_same_bytes": (
-        "api.runs: | finished parts of the map are kept; run the same command with --resume",
+        "api.mapping: | finished parts of the map are kept; run the same command with --resume",
     ),
     "tests/prediction/test_tiling.py::test_a_folder_of_that_name_is_not_written_into": (
         "prediction.products:_check_place | Choose another --out, or move it",

@@ -659,7 +659,9 @@ def test_what_to_map(place: Any, way: str) -> None:
     place.values["modalities"] = {"m": {"kind": "optical", "bands": ["blue", "red"]}}
     place.values["scenes"] = [{"id": "one", "m": "train_a.tif"}]
     place.load()
-    with refused("api.runs:Run._open | give either a scene to map (dataset.yaml#id) or rasters"):
+    with refused(
+        "api.mapping:TrainedModel._open | give either a scene to map (dataset.yaml#id) or rasters"
+    ):
         run.predict(place.folder / "map", windows=WINDOWS)
     what: dict[str, Any] = {"scene": f"{place.manifest}#one"}
     if way == "rasters":
@@ -673,7 +675,7 @@ def test_generators_of_a_manifest(place: Any) -> None:
     place.values["scenes"] = [{"id": "one", "m": "train_a.tif"}]
     place.load()
     with refused(
-        "api.runs:_check_same_generator | Generate its rasters with the same model and"
+        "api.mapping:_check_same_generator | Generate its rasters with the same model and"
     ) as e:
         run.dataset(place.manifest)
     # As the same model and settings would.

@@ -316,7 +316,7 @@ def test_a_report_of_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_settings_of_a_trained_run(place: Any) -> None:
     sections = ("evaluation", "prediction")
-    with refused("cli.options:load_run | Train again to change the rest") as error:
+    with refused("cli.options:replaced | Train again to change the rest") as error:
         load_run(place.folder, ["training.lr=1"], sections)
     named = error.find("only (.*?) can be replaced").replace("'", "").split(" and ")
     for key in named:

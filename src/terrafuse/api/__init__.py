@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     )
     from terrafuse.api.efficiency import LABEL_SHARES, label_efficiency
     from terrafuse.api.expectations import expect_run
+    from terrafuse.api.exported import ExportedModel, open_model
     from terrafuse.api.exporting import Exported, export
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.inputs import Rasters
+    from terrafuse.api.mapping import TrainedModel
     from terrafuse.api.maps import mosaic, vectorize
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
@@ -74,8 +76,10 @@ else:  # each command imports only the libraries that it needs
             ),
             "terrafuse.api.efficiency": ("LABEL_SHARES", "label_efficiency"),
             "terrafuse.api.expectations": ("expect_run",),
+            "terrafuse.api.exported": ("ExportedModel", "open_model"),
             "terrafuse.api.exporting": ("Exported", "export"),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.mapping": ("TrainedModel",),
             "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
             "terrafuse.api.pretraining": ("pretrain", "pretrained_weights"),
@@ -108,6 +112,7 @@ __all__ = [
     "CopiedConfigs",
     "DrawnSample",
     "Exported",
+    "ExportedModel",
     "GeneratedSet",
     "Judgement",
     "Mapped",
@@ -118,6 +123,7 @@ __all__ = [
     "ShippedConfig",
     "SmallMaps",
     "Sweep",
+    "TrainedModel",
     "areas",
     "calibrate",
     "check_method",
@@ -141,6 +147,7 @@ __all__ = [
     "list_configs",
     "load",
     "mosaic",
+    "open_model",
     "places_of_items",
     "places_of_manifest",
     "predict",

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from terrafuse.api.inputs import open_item
-from terrafuse.api.runs import Run
+from terrafuse.api.mapping import TrainedModel
 from terrafuse.data import Scene
 from terrafuse.data.scene import BandNamesTeller
 from terrafuse.data.stac import Entry, list_items
 from terrafuse.errors import ConfigError, DataError, ModelError, NotEnoughMemoryError, OutputError
-from terrafuse.prediction import DEFAULT_PRODUCTS, WindowSettings, unchanging
+from terrafuse.prediction import DEFAULT_PRODUCTS, WindowSettings
 from terrafuse.prediction.areas import AREAS_CSV
 from terrafuse.prediction.products import RECORD
 from terrafuse.progress import Progress
@@ -61,7 +61,9 @@ class Mapped:
     message: str = ""
 
 
-def places_of_manifest(run: Run, path: Path | str, split: str | None = None) -> list[Place]:
+def places_of_manifest(
+    run: TrainedModel, path: Path | str, split: str | None = None
+) -> list[Place]:
     """The scenes of a manifest, or of one of its splits; none is opened.
 
     Raises:
@@ -73,7 +75,7 @@ def places_of_manifest(run: Run, path: Path | str, split: str | None = None) -> 
     return [Place(id, partial(dataset.scene, id, tell)) for id in dataset.ids(split)]
 
 
-def places_of_items(run: Run, name: str) -> list[Place]:
+def places_of_items(run: TrainedModel, name: str) -> list[Place]:
     """The items of a STAC document: an item, the answer of a search, or a catalogue with links.
 
     Raises:
@@ -87,7 +89,7 @@ def places_of_items(run: Run, name: str) -> list[Place]:
 
 
 def predict_batch(
-    run: Run,
+    run: TrainedModel,
     places: Sequence[Place],
     out: Path | str,
     *,
@@ -128,7 +130,7 @@ def predict_batch(
     )
     folders = [Path(out) / name for name in folder_names([place.id for place in places])]
     done: list[Mapped] = []
-    with unchanging(run.segmenter) as model:
+    with run.unchanging() as model:
         for place, folder in zip(places, folders, strict=True):
             if progress:
                 progress(len(done), len(places))

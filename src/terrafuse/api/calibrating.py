@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.runs import Run, check_scored_memory, load, reference_scenes, smaller_windows
+from terrafuse.api.mapping import smaller_windows
+from terrafuse.api.runs import Run, check_scored_memory, load, reference_scenes
 from terrafuse.data import Manifest, Scene
 from terrafuse.data.streaming import first_scenes
 from terrafuse.errors import ConfigError, ModelError

@@ -8,31 +8,33 @@ import json
 import re
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from terrafuse.api.inputs import Rasters, open_rasters, reading_rules
+from terrafuse.api.inputs import Rasters
+from terrafuse.api.mapping import (
+    Conversions,
+    TrainedModel,
+    in_words,
+    smaller_windows,
+    warn_of,
+)
 from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, read_yaml
-from terrafuse.config.paths import exists, expand_home
 from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import (
     Manifest,
-    ReadingRules,
     Scene,
-    load_manifest,
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.polygons import RegionFile
 from terrafuse.data.streaming import first_scenes
-from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import (
     ScaleFinding,
-    check_values,
     compare_scenes,
     judge_scales,
 )
@@ -41,7 +43,6 @@ from terrafuse.errors import (
     ConfigError,
     NotEnoughMemoryError,
     SceneNotFoundError,
-    cut,
     unknown_name,
 )
 from terrafuse.evaluation import SCORED, Keeping, OnMap, scored_classes
@@ -52,12 +53,10 @@ from terrafuse.evaluation.further import FurtherScore
 from terrafuse.evaluation.objects import ObjectScores
 from terrafuse.evaluation.regions import RegionScores
 from terrafuse.evaluation.trimap import TrimapScores
-from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.methods import create_segmenter, load_segmenter
 from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
-    DEFAULT_PRODUCTS,
     Calibration,
     MapSettings,
     Products,
@@ -65,10 +64,11 @@ from terrafuse.prediction import (
     Shard,
     WindowSettings,
     WorkerSettings,
+    find_device,
     read_calibration,
+    unchanging,
 )
 from terrafuse.prediction.job import MapJob
-from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -84,23 +84,21 @@ from terrafuse.weights import (
     write_further_metrics,
     write_metrics,
 )
-from terrafuse.writing import claimed, refuse_inputs
+from terrafuse.weights.onnx_file import names_onnx
+from terrafuse.writing import claimed
 
 if TYPE_CHECKING:
     from terrafuse.api.exporting import Exported
 
-Conversions = Mapping[str, ValueConversion]
 _DIGITS = 16
 #: Instead of a split: scenes of all of them, and those of none.
 ANY_SPLIT = "any"
-_STOPPED_MAP = "finished parts of the map are kept; run the same command with --resume"
-_STOPPED_SHARD = "finished parts of the map are kept; run the same command again"
 _STOPPED_SCORES = "scores of finished scenes are kept; run the same command with --resume"
 _STOPPED_SCORES_SHARD = "scores of finished scenes are kept; run the same command again"
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(TrainedModel):
     """A trained model with its run folder.
 
     Args:
@@ -116,179 +114,28 @@ class Run:
     config: RunConfig
     calibration: Calibration | None = None
 
-    def predict(
-        self,
-        out: str | Path,
-        *,
-        scene: str | Scene | None = None,
-        rasters: Rasters | None = None,
-        products: Sequence[str] = DEFAULT_PRODUCTS,
-        values: str | None = None,
-        areas: bool = False,
-        convert: Conversions | None = None,
-        trust_values: bool = False,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        resume: bool = False,
-        facts: Mapping[str, object] | None = None,
-        shard: str | None = None,
-        workers: int | WorkerSettings = 1,
-        progress: Progress | None = None,
-        tta: Sequence[str] = (),
-        abstain: float | None = None,
-        sieve: int | None = None,
-        tiles: int | None = None,
-        calibrated: bool = True,
-    ) -> Products:
-        """Map a scene.
+    @property
+    def place(self) -> Path:
+        """The run folder."""
+        return self.folder
 
-        Its values are compared with those of the training. Doubts about their scale are warned of
-        and stand in `prediction.json`.
+    @property
+    def model_file(self) -> Path:
+        """See `TrainedModel`."""
+        return self.folder / STATE_FILE
 
-        Args:
-            out: Folder of the products.
-            scene: Scene of a manifest, "dataset.yaml#id", or one that is open.
-            rasters: Modality → file or files, instead of `scene`; URLs, and STAC items whose assets
-                are its bands, too.
-            products: Names of `terrafuse.prediction.PRODUCTS`, such as "class_map", "entropy".
-            values: Pixels of the class map: "code", "index", or None for the codes of the classes
-                where a byte holds them and each class has one, else their indices.
-            areas: Also write the area of each class, `areas.csv`.
-            convert: Modality → how its values become those of the training's scale.
-            trust_values: Map values of another scale as they are.
-            windows: Default: the run's; `WindowSettings.of_run(run.config, overlap=64)` changes
-                one of its settings.
-            device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
-            resume: Go on with an unfinished map in `out`, of the same rasters and settings.
-            facts: What else `prediction.json` is to say.
-            shard: "2/8": map the second of eight parts, beside runs that map the others into the
-                same `out`. The one that finishes last writes the products; what others return has
-                no files, and says in `waits_for` how many units are missing.
-            workers: Processes that map, each with a model of its own; `WorkerSettings` also says
-                on which GPUs or Ray cluster. A script that asks for more than one must do so under
-                `if __name__ == "__main__":`, because they import it.
-            progress: Called with (windows done, total windows).
-            tta: Test-time augmentation: "flips", "turns", "scales". Logits are averaged over all
-                combinations: 4, 4 and 3 passes per window, of both turns and flips 8, of all 24.
-            abstain: Confidence (largest softmax probability) below which a pixel gets no class but
-                a value of its own.
-            sieve: Patches of the class map of fewer pixels are merged into their largest neighbour.
-            tiles: Side in pixels, a multiple of 2048, of the files that each product is divided
-                into: tiles in a folder of its name, and a VRT over them.
-            calibrated: Use the run's calibration, if it has one. Classes are the same without.
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """See `TrainedModel`."""
+        return self.info.to_dict()
 
-        Raises:
-            ConfigError: Neither or both of `scene` and `rasters`; codes that a map cannot hold;
-                products or values that do not go together; no such shard or device.
-            UnknownNameError: No such product or augmentation.
-            DataError: The rasters do not suit the model or each other; or values are on another
-                scale than the training's.
-            OutputError: `out` cannot be written, another process writes there, or a product would
-                be written over a raster of the scene; or the unfinished map is another one.
-            WorkerError: Worker processes die; what is finished stays.
-        """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
-        part = Shard.parse(shard) if shard else None
-        conversions = self._checked(convert)
-        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
-        opened = self._open(scene, rasters).convert_values(conversions)
-        self._tell_rules([opened])
-        try:
-            beside = picture_and_item(
-                Path(out),
-                name=opened.id,
-                model=self.info.to_dict(),
-                model_file=self.folder / STATE_FILE,
-            )
-            refuse_inputs(
-                (
-                    *chain.from_iterable(product_files(Path(out), p) for p in products),
-                    *(Path(out) / name for name in beside.names),
-                ),
-                chain.from_iterable(opened.paths().values()),
-            )
-            with (
-                when_stopped(_STOPPED_SHARD if part else _STOPPED_MAP),
-                claimed(out, "predict", part=str(part) if part else None),
-                explaining_memory("mapping", smaller_windows(predictor.windows)),
-            ):
-                doubts = self.check_values([opened], conversions, trust_values)
-                predictor, by = self._fit_batch(
-                    predictor,
-                    opened,
-                    settings,
-                    spread,
-                    Path(out),
-                    goes_on=resume or part is not None,
-                )
-                self._check_memory(predictor, opened, settings, spread)
-                return predictor.predict(
-                    opened,
-                    Path(out),
-                    scheme=self.info.scheme,
-                    products=products,
-                    values=values,
-                    areas=areas,
-                    facts={
-                        **(facts or {}),
-                        "converted": _in_words(conversions),
-                        "warnings": doubts,
-                    },
-                    notes={"batch_size_by": by},
-                    resume=resume,
-                    shard=part,
-                    workers=spread,
-                    progress=progress,
-                    tta=tta,
-                    abstain=abstain,
-                    sieve=sieve,
-                    tiles=tiles,
-                    beside=beside,
-                )
-        finally:
-            opened.close()
+    def windows(self, **given: Any) -> WindowSettings:
+        """See `TrainedModel`."""
+        return WindowSettings.of_run(self.config, **given)
 
-    def check_settings(
-        self,
-        *,
-        products: Sequence[str] = DEFAULT_PRODUCTS,
-        values: str | None = None,
-        areas: bool = False,
-        convert: Conversions | None = None,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        workers: int | WorkerSettings = 1,
-        tta: Sequence[str] = (),
-        abstain: float | None = None,
-        sieve: int | None = None,
-        tiles: int | None = None,
-        calibrated: bool = True,
-    ) -> dict[str, Any]:
-        """Refuse settings that no scene can be mapped with; all are as in `predict`.
-
-        Returns:
-            What of them the pixels and files of a map depend on, as plain values.
-
-        Raises:
-            ConfigError: A setting is wrong, or does not go with another one.
-            UnknownNameError: No such product or augmentation.
-            ModelError: The model does not have the run's classes, or cannot be sent to workers.
-        """
-        settings = MapSettings(tuple(products), tuple(tta), abstain, sieve, tiles)
-        conversions = self._checked(convert)
-        predictor, spread = self.predictor(windows, device, workers, calibrated=calibrated)
-        predictor.check(settings, self.info.scheme, values=values, areas=areas)
-        if not spread.is_alone:
-            predictor.check_sendable()
-        return {
-            "products": list(products),
-            "values": values,
-            "areas": areas,
-            "windows": predictor.windows.to_dict(),
-            "converted": _in_words(conversions),
-            "calibration": predictor.calibration.to_dict(),
-            **settings.to_dict(),
-        }
+    def unchanging(self) -> AbstractContextManager[str]:
+        """See `TrainedModel`; nothing may train it meanwhile."""
+        return unchanging(self.segmenter)
 
     def evaluate(
         self,
@@ -358,7 +205,7 @@ class Run:
         choice = self.choose_scenes(split, manifest, scenes, convert)
         chosen, config, conversions = choice.scenes, choice.config, choice.conversions
         is_own, name = choice.is_own, choice.name
-        self._tell_rules(chosen)
+        self.tell_rules(chosen)
         keeping = choice.keeping(self.folder / f"{SCORED}{name}")
         notes: dict[str, tuple[Any, ...]] = {}
         evidence: list[Evidence] = []
@@ -370,14 +217,14 @@ class Run:
             first = first_scenes(chosen)
             look = _Look(
                 frozenset(scene.id for scene in first),
-                None if is_own else self._plain_statistics(),
+                None if is_own else self.plain_statistics(),
                 conversions,
                 len(chosen),
                 trust_values,
             )
             known = look.compare(first)
             doubts = look.judge(known)
-            _warn_of(doubts)
+            warn_of(doubts)
             check_scored_memory(predictor, first)
             look.see(first)
             metrics = evaluate_scenes(
@@ -492,7 +339,7 @@ class Run:
         chosen = reference_scenes(dataset, split, config.reference)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
-        conversions = self._checked(convert)
+        conversions = self.checked(convert)
         return ChosenScenes(
             [scene.convert_values(conversions) for scene in chosen],
             config,
@@ -540,6 +387,21 @@ class Run:
         spread = WorkerSettings(workers) if isinstance(workers, int) else workers
         spread.device_names(predictor.device)  # refuses GPUs that are not there
         return predictor, spread
+
+    def _suit_memory(
+        self,
+        predictor: ScenePredictor,
+        scene: Scene,
+        settings: MapSettings,
+        workers: WorkerSettings,
+        out: Path,
+        *,
+        goes_on: bool,
+    ) -> tuple[ScenePredictor, str]:
+        """See `TrainedModel`."""
+        fitted = self._fit_batch(predictor, scene, settings, workers, out, goes_on=goes_on)
+        self._check_memory(fitted[0], scene, settings, workers)
+        return fitted
 
     def _check_memory(
         self,
@@ -624,79 +486,11 @@ class Run:
             "processes": min(workers.count, len(plan)) if workers.cluster is None else 1,
         }
 
-    def check_values(
-        self, scenes: Sequence[Scene], conversions: Conversions | None = None, trust: bool = False
-    ) -> list[str]:
-        """Sentences on values that may be on another scale; also warned of.
-
-        Raises:
-            DataError: They clearly are, and are not trusted.
-        """
-        doubts = check_values(scenes, self._plain_statistics(), conversions or {}, trust=trust)
-        _warn_of(doubts)
-        return doubts
-
-    def _plain_statistics(self) -> dict[str, BandStatistics]:
-        """Statistics of the training, but of what is rescaled or encoded.
-
-        That has the same range whatever the file holds.
-        """
-        rules = self.info.rules
-        return {
-            name: statistics
-            for name, statistics in self.info.statistics.items()
-            if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
-        }
-
-    def _checked(self, conversions: Conversions | None) -> Conversions:
-        names = [modality.name for modality in self.info.modalities]
-        for name in conversions or {}:
-            if name not in names:
-                raise ConfigError(unknown_name("modality to convert", name, names))
-        return conversions or {}
-
     def _selected_on(self) -> str | None:
         """Return the split whose score selected the weights; None if the last ones were kept."""
         log = self.folder / "log.csv"
         columns = log.read_text(encoding="utf-8").partition("\n")[0] if log.exists() else "val_"
         return self.config.training.validation_split if "val_" in columns else None
-
-    def _open(self, scene: str | Scene | None, rasters: Rasters | None) -> Scene:
-        if isinstance(scene, Scene) and not rasters:
-            return scene
-        if (scene is None) == (not rasters):
-            raise ConfigError("give either a scene to map (dataset.yaml#id) or rasters")
-        if isinstance(scene, str):
-            path, scene_id = split_scene_name(scene)
-            return self.dataset(path).scene(scene_id)
-        return open_rasters(self.info, rasters or {})
-
-    def dataset(self, path: Path) -> Manifest:
-        """A manifest as the model needs it: its modalities, rescaled and masked as in training."""
-        dataset = load_manifest(path).select([m.name for m in self.info.modalities])
-        rules = reading_rules(self.info)
-        for name in dataset.modalities:
-            trained = rules[name].generator if name in rules else None
-            _check_same_generator(name, trained, dataset.rules[name].generator, path)
-        _tell_other_rule(rules, dataset, path)
-        return dataset.read_as_trained(rules)
-
-    def _tell_rules(self, scenes: Sequence[Scene]) -> None:
-        """Say of a run that is older than `nodata_rule` how its rasters are read."""
-        old = [
-            m.name
-            for m in self.info.modalities
-            if len(m.bands) > 1
-            and "nodata_rule" not in self.info.rules.get(m.name, {"nodata_rule": ""})
-            and any(m.name not in s.missing and s.source(m.name).has_nodata for s in scenes)
-        ]
-        if old:
-            warnings.warn(
-                f"'{self.folder}' was trained when nodata was judged band by band, and reads "
-                f"{', '.join(old)} so (nodata_rule: each): good pixels that have the nodata value "
-                "in one band lose it. Train again to read them by 'all'",
-                stacklevel=3,
-            )
 
 
 @dataclass(frozen=True)
@@ -729,7 +523,7 @@ class ChosenScenes:
         return {
             "manifest": None if self.is_own else str(self.path.resolve()),
             "scenes": list(self.patterns),
-            "converted": _in_words(self.conversions),
+            "converted": in_words(self.conversions),
         }
 
     @property
@@ -816,7 +610,7 @@ class _Look:
         """
         later = [(id, ScaleFinding.from_list(note)) for id, own in notes.items() for note in own]
         texts = self.judge([*known, *later])
-        _warn_of([text for text in texts if text not in told])
+        warn_of([text for text in texts if text not in told])
         return texts
 
 
@@ -833,7 +627,7 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
             windows.crop_size,
             windows.batch_size,
             [(scene.grid.height, scene.grid.width) for scene in scenes],
-            predictor.device,
+            find_device(str(predictor.device)),
             precision=windows.precision,
             scored=True,
             further_bytes=CERTAINTY.further_bytes(predictor.segmenter.num_classes),
@@ -842,44 +636,6 @@ def check_scored_memory(predictor: ScenePredictor, scenes: Sequence[Scene]) -> N
         if len(scenes) > 1:
             raise
         raise NotEnoughMemoryError(f"scene '{scenes[0].id}': {error}") from None
-
-
-def _warn_of(doubts: Sequence[str]) -> None:
-    for text in doubts:
-        warnings.warn(text, stacklevel=4)
-
-
-def split_scene_name(text: str) -> tuple[Path, str]:
-    """The manifest and the id that "dataset.yaml#id" names; both may hold '#'.
-
-    Raises:
-        ConfigError: It is not of this form.
-    """
-    marks = [mark.start() for mark in re.finditer("#", text)]
-    parts = [(Path(text[:m]), text[m + 1 :]) for m in marks if text[:m] and text[m + 1 :]]
-    if not parts:
-        raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
-    # The first '#' that a file ends at; without such a file the message is about the first.
-    return next((part for part in parts if exists(expand_home(part[0]))), parts[0])
-
-
-def smaller_windows(windows: WindowSettings) -> str:
-    """What to do where windows do not fit into memory."""
-    return (
-        f"Choose a --batch-size below {windows.batch_size} or a --crop-size below "
-        f"{windows.crop_size}"
-    )
-
-
-def _tell_other_rule(rules: Mapping[str, ReadingRules], dataset: Manifest, path: Path) -> None:
-    for name, found in dataset.rules.items():
-        trained = rules[name].nodata_rule if name in rules else found.nodata_rule
-        if name in dataset.modalities and trained == "all" and found.nodata_rule == "each":
-            warnings.warn(
-                f"modality '{name}' of '{path}' has 'nodata_rule: each'; it is read by 'all', as "
-                "the model was trained",
-                stacklevel=3,
-            )
 
 
 def reference_scenes(dataset: Manifest, split: str, reference: ReferenceName) -> list[Scene]:
@@ -945,19 +701,6 @@ def _save_evidence(evidence: Evidence, facts: Mapping[str, Any], path: Path) -> 
     save_evidence(path, replace(evidence, facts={**evidence.facts, **facts}))
 
 
-def _in_words(conversions: Conversions) -> dict[str, str]:
-    return {name: str(conversion) for name, conversion in conversions.items()}
-
-
-def _check_same_generator(name: str, trained: str | None, found: str | None, path: Path) -> None:
-    if trained is not None and found != trained:
-        raise ConfigError(
-            f"modality '{name}' of '{path}' comes from generator {found or 'unknown'}; the model "
-            f"was trained on that of {trained}. Generate its rasters with the same model and "
-            "settings (terrafuse generate)"
-        )
-
-
 def load(
     run: str | Path, *, merge: bool = False, overrides: Mapping[str, str] | None = None
 ) -> Run:
@@ -970,11 +713,16 @@ def load(
             "prediction.overlap".
 
     Raises:
-        ConfigError: No such setting.
+        ConfigError: No such setting; or an exported file, which `open_model` opens.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
             tuned run are not there, or not the same; or its calibration is damaged.
     """
     folder = Path(run)
+    if names_onnx(folder):
+        raise ConfigError(
+            f"'{folder}' is an exported model, which makes maps (terrafuse predict {folder}; in "
+            "Python terrafuse.api.open_model); what else there is to do needs the run folder"
+        )
     segmenter, info = load_segmenter(folder, merge=merge)
     config = load_run_config(folder / STORED_CONFIG, overrides)
     digest_of_weights = info.state_sha256 or digest(folder / STATE_FILE)
@@ -1011,7 +759,7 @@ def evaluate(
 
 
 def predict(
-    run: str | Path | Run,
+    run: str | Path | TrainedModel,
     out: str | Path,
     *,
     scene: str | None = None,
@@ -1023,7 +771,7 @@ def predict(
     progress: Progress | None = None,
 ) -> Products:
     """Map a scene with a trained model, or that in a run folder; see `Run.predict`."""
-    opened = run if isinstance(run, Run) else load(run)
+    opened = run if isinstance(run, TrainedModel) else load(run)
     return opened.predict(
         out,
         scene=scene,

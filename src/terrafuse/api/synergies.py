@@ -10,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.runs import ChosenScenes, Conversions, Run, load, results_name
+from terrafuse.api.mapping import Conversions
+from terrafuse.api.runs import ChosenScenes, Run, load, results_name
 from terrafuse.data import Scene
 from terrafuse.errors import ConfigError, ScoresError, unknown_name
 from terrafuse.evaluation import SCORED, OnMap, file_state, modality_subsets

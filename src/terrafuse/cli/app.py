@@ -120,7 +120,11 @@ def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False)
 @app.command()
 def describe(
     model: Annotated[
-        Path, typer.Argument(help="run.yaml, or the folder of a trained run.", metavar="MODEL")
+        Path,
+        typer.Argument(
+            help="run.yaml, the folder of a trained run, or an exported model.onnx.",
+            metavar="MODEL",
+        ),
     ],
     settings: Setting = None,
     parameters: Annotated[
@@ -133,7 +137,11 @@ def describe(
 ) -> None:
     """Show parts, trainable and frozen parameters, FLOPs, memory and licences of a model."""
     from terrafuse import api
+    from terrafuse.weights.onnx_file import names_onnx
 
+    if names_onnx(model):
+        _describe_exported(model, as_json)
+        return
     overview = api.describe_model(model, pairs(settings))
     if parameters:
         overview["parameter_groups"] = api.describe_parameters(model, pairs(settings))
@@ -145,6 +153,17 @@ def describe(
     print_model(overview)
     if parameters:
         print_parameter_groups(overview["parameter_groups"])
+
+
+def _describe_exported(file: Path, as_json: bool) -> None:
+    from terrafuse.cli.tables import print_rows
+    from terrafuse.describe.exported import describe_exported, exported_rows
+
+    found = describe_exported(file)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    print_rows("exported model", exported_rows(found))
 
 
 @app.command()

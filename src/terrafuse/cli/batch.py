@@ -12,7 +12,7 @@ from terrafuse.cli.failures import MISTAKE
 from terrafuse.errors import ConfigError
 
 if TYPE_CHECKING:
-    from terrafuse.api import Mapped, Run
+    from terrafuse.api import Mapped, TrainedModel
     from terrafuse.progress import Display
 
 _MOST_SHOWN = 20
@@ -38,7 +38,7 @@ def check_inputs(
 
 
 def predict_many(
-    run: Run,
+    run: TrainedModel,
     out: Path,
     display: Display,
     *,

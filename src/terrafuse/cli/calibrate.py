@@ -20,7 +20,6 @@ from terrafuse.cli.options import (
     RunFolder,
     RunSetting,
     load_run,
-    windows_of,
 )
 
 
@@ -70,8 +69,8 @@ def calibrate(
             conformal=conformal,
             block_px=block_px,
             manifest=manifest,
-            windows=windows_of(
-                loaded, crop_size=crop_size, overlap=overlap, blending=blending,
+            windows=loaded.windows(
+                crop_size=crop_size, overlap=overlap, blending=blending,
                 batch_size=batch_size, precision=precision,
             ),
             device=device,

@@ -29,7 +29,6 @@ from terrafuse.cli.options import (
     names,
     pairs,
     tell_waiting,
-    windows_of,
 )
 from terrafuse.errors import ConfigError
 from terrafuse.writing import claimed
@@ -189,7 +188,7 @@ def evaluate(
             "scenes": names(scenes) if scenes else None,
             "convert": conversions(convert),
             "trust_values": trust_values,
-            "windows": windows_of(loaded, **windows),
+            "windows": loaded.windows(**windows),
             "device": device,
             "resume": resume,
             "workers": WorkerSettings(workers, devices),

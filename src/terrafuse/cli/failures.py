@@ -31,6 +31,11 @@ MISTAKE, INTERNAL, INTERRUPTED, CLOSED_PIPE = 2, 70, 130, 141
 #: Option before the verb that prints tracebacks instead of writing them to a file.
 DEBUG = "--debug"
 _LONGEST_LINE = 200
+#: Packages that `terrafuse` needs and `terrafuse-runtime` does without.
+NOT_IN_RUNTIME = (
+    "torch", "torchvision", "timm", "lightning", "scipy", "matplotlib", "pyogrio",
+    "huggingface_hub",
+)  # fmt: skip
 
 
 def run_guarded(command: Callable[[], Any]) -> int:
@@ -62,6 +67,10 @@ def _run(command: Callable[[], Any], debug: bool) -> int:
     except TerrafuseError as error:
         _tell(f"error: {error}")
         code = MISTAKE
+    except ModuleNotFoundError as error:
+        is_known = (error.name or "").partition(".")[0] in NOT_IN_RUNTIME
+        _tell(lacks_package(error) if is_known else describe_failure(error, debug=debug))
+        code = MISTAKE if is_known else INTERNAL
     except Stopped as stop:
         _tell(f"{stop}: {how_to_go_on(stop)}")
         code = stop.exit_code
@@ -73,6 +82,15 @@ def _run(command: Callable[[], Any], debug: bool) -> int:
         code = INTERNAL
     sys.stdout.flush()
     return code
+
+
+def lacks_package(error: ModuleNotFoundError) -> str:
+    """The message where only what mapping needs is installed."""
+    return (
+        f"error: this needs the package '{error.name}', which is not installed: terrafuse-runtime "
+        "maps with ONNX files, and no more. Install the whole package in its place (pip uninstall "
+        "terrafuse-runtime, then pip install terrafuse)"
+    )
 
 
 def _code(end: SystemExit) -> int:

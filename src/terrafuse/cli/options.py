@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,10 +12,12 @@ from terrafuse.errors import ConfigError
 if TYPE_CHECKING:
     from terrafuse.api import Run
     from terrafuse.data.value_conversion import ValueConversion
-    from terrafuse.prediction import WindowSettings
 
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+ModelFile = Annotated[
+    Path, typer.Argument(help="Folder of a trained run, or the ONNX file of one.", metavar="RUN")
+]
 ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
 OtherManifest = Annotated[
     Path | None,
@@ -152,6 +154,15 @@ def load_run(folder: Path, settings: list[str] | None, sections: tuple[str, ...]
     """
     from terrafuse import api
 
+    return api.load(folder, overrides=replaced(settings, sections))
+
+
+def replaced(settings: list[str] | None, sections: tuple[str, ...]) -> dict[str, str]:
+    """Settings of a run to replace, which are of some sections only.
+
+    Raises:
+        ConfigError: A setting that would have no effect any more.
+    """
     given = pairs(settings)
     for key in given:
         if key.partition(".")[0] not in sections:
@@ -160,18 +171,7 @@ def load_run(folder: Path, settings: list[str] | None, sections: tuple[str, ...]
                 f"-s {key}: the run is trained; only {allowed} can be replaced. Train again to "
                 "change the rest"
             )
-    return api.load(folder, overrides=given)
-
-
-def windows_of(run: Run, **given: Any) -> WindowSettings:
-    """Return the windows of a run, with values replaced by command-line options.
-
-    Raises:
-        ConfigError: The values contradict each other.
-    """
-    from terrafuse.prediction import WindowSettings
-
-    return WindowSettings.of_run(run.config, **given)
+    return given
 
 
 def tell_waiting(shard: str | None, left: str, result: str) -> None:

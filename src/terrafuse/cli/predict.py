@@ -16,21 +16,20 @@ from terrafuse.cli.options import (
     Convert,
     CropSize,
     Device,
+    ModelFile,
     Overlap,
     PrecisionName,
     ProductNames,
-    RunFolder,
     RunSetting,
     Sieve,
     Tiles,
     TrustValues,
     Tta,
     conversions,
-    load_run,
     names,
     pairs,
+    replaced,
     tell_waiting,
-    windows_of,
 )
 from terrafuse.errors import ConfigError
 
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: RunFolder,
+    run: ModelFile,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the map.")],
     scene: Annotated[
         str | None, typer.Option(help="A scene of a manifest.", metavar="dataset.yaml#id")
@@ -122,6 +121,7 @@ def predict(
     settings: RunSetting = None,
 ) -> None:
     """Map a scene on its own grid: class_map.tif, confidence.tif and other products."""
+    from terrafuse import api
     from terrafuse.prediction import MapSettings, WorkerSettings
     from terrafuse.progress import Display
 
@@ -144,13 +144,12 @@ def predict(
         for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
     with Display() as display:
-        loaded = load_run(run, settings, ("prediction",))
+        loaded = api.open_model(run, replaced(settings, ("prediction",)))
         if attributing:
             number = len(loaded.info.modalities)
             said = f"{', '.join(attributing)}: the model is run {number + 1} times per window"
             typer.echo(f"{said}, with all modalities and without each", err=True)
-        windows = windows_of(
-            loaded,
+        windows = loaded.windows(
             crop_size=crop_size,
             overlap=overlap,
             blending=blending,

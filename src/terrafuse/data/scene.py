@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -282,13 +283,14 @@ class Scene:
         named = [*files.paths(), *(path for path in further if path is not None)]
         return [state(str(local_file(path) or path)) for path in named]
 
-    def read(self, window: Window, *, labels: bool = True) -> Sample:
+    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
         """Read images, validity and labels of a window.
 
         Args:
             window: Scene pixels; may extend beyond the scene. Origin and size are multiples of
                 `alignment`.
             labels: Whether to read labels, if there are any.
+            arrays: Give NumPy arrays instead of tensors, for which torch is imported.
 
         Returns:
             Images (C_m, H_m, W_m) float32 in physical units, NaN without data; valid (H_m, W_m);
@@ -298,18 +300,17 @@ class Scene:
             RasterReadError: Pixels cannot be decoded.
             LabelError: Label values outside the class scheme.
         """
-        import torch  # callers that need only labels, grids or previews do not wait for it
-
+        give = _same if arrays else _tensor_maker()
         images, valid = {}, {}
         for modality in self.modalities:
             image, known = self._read_modality(modality, window)
-            images[modality.name] = torch.from_numpy(image)
-            valid[modality.name] = torch.from_numpy(known)
+            images[modality.name] = give(image)
+            valid[modality.name] = give(known)
         read = self.read_labels(window) if labels and self.has_labels else None
         return Sample(
             images=images,
             valid=valid,
-            labels=None if read is None else torch.from_numpy(read).long(),
+            labels=None if read is None else give(read.astype(np.int64)),
             window=window,
             scene_id=self.id,
         )
@@ -553,6 +554,16 @@ class BandNamesTeller:
                 said = f"{_where(scene.id, name)}: '{notice.path}'{self._more} {notice.text}"
                 warning = BandNamesWarning(said, is_doubtful=notice.is_doubtful)
                 warnings.warn(warning, stacklevel=3)
+
+
+def _same(array: NDArray[Any]) -> Any:
+    return array
+
+
+def _tensor_maker() -> Callable[[NDArray[Any]], Any]:
+    import torch  # callers that need only labels, grids, arrays or previews do not wait for it
+
+    return torch.from_numpy
 
 
 def _inspect(files: SceneFiles, name: str) -> tuple[RasterFile, ...]:

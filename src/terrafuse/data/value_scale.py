@@ -113,10 +113,11 @@ def _read_windows(scene: Scene, count: int) -> dict[str, NDArray[np.float32]]:
     parts: dict[str, list[NDArray[np.float32]]] = {}
     for row in rows:
         for col in cols:
-            images = scene.read(Window(row, col, side, side), labels=False).images
+            window = Window(row, col, side, side)
+            images: Mapping[str, Any] = scene.read(window, labels=False, arrays=True).images
             for modality in scene.modalities:
                 if modality.name not in scene.missing:
-                    image = images[modality.name].numpy()
+                    image = images[modality.name]
                     parts.setdefault(modality.name, []).append(image.reshape(len(image), -1))
     return {name: np.concatenate(own, axis=1) for name, own in parts.items()}
 

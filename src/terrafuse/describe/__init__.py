@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terrafuse.describe.costs import without_values
+    from terrafuse.describe.exported import describe_exported
     from terrafuse.describe.overview import describe_model
     from terrafuse.describe.parts import describe_segmenter, mean_gates
 else:  # imported on use, each with only the libraries that it needs
@@ -15,6 +16,7 @@ else:  # imported on use, each with only the libraries that it needs
         __name__,
         {
             "terrafuse.describe.costs": ("without_values",),
+            "terrafuse.describe.exported": ("describe_exported",),
             "terrafuse.describe.overview": ("describe_model",),
             "terrafuse.describe.parts": (
                 "describe_segmenter",
@@ -24,6 +26,7 @@ else:  # imported on use, each with only the libraries that it needs
     )
 
 __all__ = [
+    "describe_exported",
     "describe_model",
     "describe_segmenter",
     "mean_gates",

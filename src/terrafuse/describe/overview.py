@@ -17,6 +17,7 @@ from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
 from terrafuse.describe.costs import without_values
+from terrafuse.describe.exported import describe_exported
 from terrafuse.describe.parts import describe_segmenter, mean_gates
 from terrafuse.errors import ConfigError
 from terrafuse.methods import create_segmenter
@@ -24,6 +25,7 @@ from terrafuse.modalities import Modality
 from terrafuse.sampling import describe_augmentation
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import read_run_info, read_state
+from terrafuse.weights.onnx_file import names_onnx
 
 
 def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -33,7 +35,8 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     saved for the backward pass of a batch, and what is alive beside them at the peak.
 
     Args:
-        path: A run file, or a run folder.
+        path: A run file, a run folder, or an ONNX file, of which `describe_exported`
+            says what is returned.
         overrides: Dotted keys → YAML values that replace those of the settings; for a run folder,
             those of the method cannot be replaced.
 
@@ -49,6 +52,8 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
         ModelError: The method cannot be built with these options.
         WeightsError: Not a run folder, damaged, or of another version.
     """
+    if names_onnx(path):
+        return describe_exported(path)
     if Path(path).is_dir():
         return _describe_folder(Path(path), overrides or {})
     config = load_run_config(path, overrides or {})

@@ -19,9 +19,10 @@ import shapely
 from terrafuse.data import Grid
 from terrafuse.data.grid import apply_affine
 from terrafuse.maps.class_raster import ClassRaster, opened
-from terrafuse.maps.vector_files import to_degrees
+from terrafuse.maps.degrees import to_degrees
 from terrafuse.prediction import Products
 from terrafuse.prediction.areas import AREAS_CSV
+from terrafuse.weights.onnx_file import names_onnx
 from terrafuse.weights.stac import CLASSIFICATION_SCHEMA, describe_classes
 
 ITEM = "item.json"
@@ -194,12 +195,15 @@ def _beside(products: Products, extra: Sequence[Path]) -> dict[str, Any]:
 
 
 def _model_asset(file: Path, folder: Path) -> dict[str, Any]:
+    kind, artifact = "framework=pytorch; format=safetensors", "safetensors.torch.save_file"
+    if names_onnx(file):
+        kind, artifact = "framework=onnx; format=onnx", "onnx.save_model"
     return {
         "model": {
             "href": Path(os.path.relpath(file.resolve(), folder.resolve())).as_posix(),
-            "type": "application/octet-stream; framework=pytorch; format=safetensors",
+            "type": f"application/octet-stream; {kind}",
             "title": "Weights of the model that made the map",
             "roles": ["mlm:model", "mlm:weights"],
-            "mlm:artifact_type": "safetensors.torch.save_file",
+            "mlm:artifact_type": artifact,
         }
     }

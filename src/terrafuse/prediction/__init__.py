@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from terrafuse.prediction.devices import find_device
     from terrafuse.prediction.lattice import Blending, Lattice, Part, check_windows
     from terrafuse.prediction.leaving_out import LEFT_OUT, absence, leave_out
-    from terrafuse.prediction.predictor import ScenePredictor, unchanging
+    from terrafuse.prediction.predictor import ScenePredictor
     from terrafuse.prediction.product_table import (
         DEFAULT_PRODUCTS,
         PRODUCTS,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from terrafuse.prediction.settings import MapSettings, SampledRows
     from terrafuse.prediction.sharing import EngineName, Shard, WorkerSettings
     from terrafuse.prediction.timing import describe_device, forward_seconds
+    from terrafuse.prediction.torch_model import unchanging
     from terrafuse.prediction.units import UnitPlan, plan_units
     from terrafuse.prediction.windows import Precision, WindowSettings
 else:  # `generate` and its workers need no model of ours, which takes seconds to import
@@ -63,7 +64,7 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
             "terrafuse.prediction.devices": ("find_device",),
             "terrafuse.prediction.lattice": ("Blending", "Lattice", "Part", "check_windows"),
             "terrafuse.prediction.leaving_out": ("LEFT_OUT", "absence", "leave_out"),
-            "terrafuse.prediction.predictor": ("ScenePredictor", "unchanging"),
+            "terrafuse.prediction.predictor": ("ScenePredictor",),
             "terrafuse.prediction.product_table": (
                 "DEFAULT_PRODUCTS",
                 "PRODUCTS",
@@ -77,6 +78,7 @@ else:  # `generate` and its workers need no model of ours, which takes seconds t
             "terrafuse.prediction.settings": ("MapSettings", "SampledRows"),
             "terrafuse.prediction.sharing": ("EngineName", "Shard", "WorkerSettings"),
             "terrafuse.prediction.timing": ("describe_device", "forward_seconds"),
+            "terrafuse.prediction.torch_model": ("unchanging",),
             "terrafuse.prediction.units": ("UnitPlan", "plan_units"),
             "terrafuse.prediction.windows": ("Precision", "WindowSettings"),
         },

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from terrafuse.errors import ModelError
+from terrafuse.prediction.arrays import NUMPY, Array, Arrays, arrays_of
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import FinalRows, Need, Product
 from terrafuse.prediction.settings import SampledRows
@@ -40,7 +39,7 @@ class Strip:
     sampled: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
-def taper(size: int, overlap: int) -> Tensor:
+def taper(size: int, overlap: int) -> NDArray[np.float32]:
     """Return weights along one side of a window: a ramp 1, 2, … `overlap` + 1 at both ends.
 
     The weights of neighbours that share `overlap` pixels add up to the same total everywhere. They
@@ -52,14 +51,15 @@ def taper(size: int, overlap: int) -> Tensor:
         overlap: Length of the ramp in pixels.
 
     Returns:
-        Float32 tensor (size,).
+        Float32 (size,).
     """
-    position = torch.arange(size, dtype=torch.float32)
-    return torch.minimum(position + 1, size - position).clamp(max=overlap + 1)
+    position = np.arange(size, dtype=np.float32)
+    ramp: NDArray[np.float32] = np.minimum(position + 1, size - position).clip(max=overlap + 1)
+    return ramp
 
 
 class Accumulator:
-    """Sums of weighted logits over one row of windows, on the device.
+    """Sums of weighted logits over one row of windows, where the model's answers lie.
 
     Windows are added in the part's order. When a row of windows is complete, the pixel rows above
     the start of the next are final: `advance` returns them and frees their buffer. Memory is one
@@ -68,7 +68,7 @@ class Accumulator:
     Args:
         part: What is mapped.
         num_classes: Number of classes, K.
-        device: Device of the logits and sums.
+        arrays: Of the logits and sums: those of NumPy, or tensors on a device.
         needs: What the products need beside the sums of logits.
         abstain: As in `FinalRows`; so are the next three.
         sampled: What is computed in some rows only.
@@ -79,7 +79,7 @@ class Accumulator:
         part: Part,
         num_classes: int,
         *,
-        device: torch.device | str = "cpu",
+        arrays: Arrays = NUMPY,
         needs: frozenset[Need] = frozenset(),
         abstain: float | None = None,
         temperature: float = 1.0,
@@ -94,7 +94,7 @@ class Accumulator:
         self.temperature = temperature
         self.set_threshold = set_threshold
         self.sampled = sampled
-        self.device = torch.device(device)
+        self.arrays = arrays
         lattice = part.lattice
         #: First row not yet finished; the row of windows being added starts here.
         self.row = part.row_starts[0]
@@ -104,50 +104,46 @@ class Accumulator:
         size, width = lattice.size, part.col_starts[-1] + lattice.size - self._col
         # Ring buffers: row r of the scene is at r modulo `size`. A row of windows fills the ring,
         # so it begins once the rows above it are returned, however far they overlap.
-        self._sums = torch.zeros(num_classes, size, width, device=self.device)
-        self._known = torch.ones(size, width, dtype=torch.bool, device=self.device)
-        self._votes = torch.zeros_like(self._sums) if "votes" in needs else None
-        self._sources = (
-            torch.zeros(size, width, dtype=torch.uint8, device=self.device)
-            if "sources" in needs
-            else None
-        )
-        self._without = (
-            torch.zeros(len(left_out), num_classes, size, width, device=self.device)
-            if "without" in needs
-            else None
-        )
+        shape = (num_classes, size, width)
+        self._sums = arrays.zeros(shape)
+        self._known = arrays.zeros((size, width), "bool")
+        self._known[...] = True
+        self._votes = arrays.zeros(shape) if "votes" in needs else None
+        self._sources = arrays.zeros((size, width), "uint8") if "sources" in needs else None
+        self._without = arrays.zeros((len(left_out), *shape)) if "without" in needs else None
         # Likewise a ring, of the sampled rows: row r is at r / step modulo its size.
         self._sampled_votes = (
-            torch.zeros(num_classes, -(-size // sampled.step), width, device=self.device)
+            arrays.zeros((num_classes, -(-size // sampled.step), width))
             if sampled is not None and "votes" in sampled.needs
             else None
         )
-        side = _side_weights(lattice).to(self.device)
-        self._weights = side[:, None] * side
+        side = _side_weights(lattice)
+        self._weights = arrays.put(side[:, None] * side)
         # Every valid pixel receives all windows that cover it, so the sum of its weights is a
         # product of one sum along rows and one along columns.
-        self._row_totals = _totals(lattice.row_counts, side)
-        self._col_totals = _totals(lattice.col_counts, side)[part.window.col : part.window.col_stop]
-        limit = _CPU_BAND_ELEMENTS if self.device.type == "cpu" else _DEVICE_BAND_ELEMENTS
+        self._row_totals = arrays.put(_totals(lattice.row_counts, side))
+        cols = slice(part.window.col, part.window.col_stop)
+        self._col_totals = arrays.put(_totals(lattice.col_counts, side)[cols])
+        limit = _CPU_BAND_ELEMENTS if arrays.is_near else _DEVICE_BAND_ELEMENTS
         self._band_rows = max(1, limit // (num_classes * width))
 
+    @np.errstate(all="ignore")  # pixels without data may have any score, as with torch
     def add(
         self,
         window: Window,
-        logits: Tensor | None,
-        valid: Tensor,
-        sources: Tensor | None = None,
-        without: Tensor | None = None,
+        logits: Array | None,
+        valid: Array,
+        sources: Array | None = None,
+        without: Array | None = None,
     ) -> None:
         """Add one window.
 
         Args:
             window: Window of the part, in the current row of windows.
-            logits: Float tensor (K, size, size), or None if the model was not run: the window's
+            logits: Float32 (K, size, size), or None if the model was not run: the window's
                 pixels then have no data.
-            valid: Bool tensor (size, size), true where any used modality has data.
-            sources: Uint8 tensor (size, size), bits of the modalities with data.
+            valid: Bool (size, size), true where any used modality has data.
+            sources: Uint8 (size, size), bits of the modalities with data.
             without: Logits without each of the modalities left out (M, K, size, size); None: the
                 model cannot be run without them.
         """
@@ -164,31 +160,34 @@ class Accumulator:
                 continue
             if self._votes is not None and own is not None:
                 weight = times * self._weights[part]
-                self._votes[:, ring, cols].scatter_add_(0, own[part][None].long(), weight[None])
-            self._sums[:, ring, cols].addcmul_(logits[:, part], self._weights[part], value=times)
+                self.arrays.add_votes(self._votes[:, ring, cols], own[part], weight)
+            own_weights = self._weights[part]
+            self.arrays.add_weighted(self._sums[:, ring, cols], logits[:, part], own_weights, times)
             # Windows agree on validity; `and` only matters next to windows not run.
             self._known[ring, cols] &= valid[part]
             if self._without is not None and without is not None:
                 for total, own_logits in zip(self._without, without, strict=True):
-                    total[:, ring, cols].addcmul_(
-                        own_logits[:, part], self._weights[part], value=times
+                    self.arrays.add_weighted(
+                        total[:, ring, cols], own_logits[:, part], own_weights, times
                     )
         if logits is not None:
             self._add_sampled_votes(window, logits, times)
 
-    def _add_sampled_votes(self, window: Window, logits: Tensor, times: int) -> None:
+    def _add_sampled_votes(self, window: Window, logits: Array, times: int) -> None:
         if self._sampled_votes is None or self.sampled is None:
             return
         rows = self.sampled.rows(window.row, window.row_stop)
         inside = slice(rows.start - window.row, None, rows.step)
-        own = largest(logits[:, inside])[1][None].long()
-        weights = (times * self._weights[inside])[None]
+        own = largest(logits[:, inside])[1]
+        weights = times * self._weights[inside]
         cols = slice(window.col - self._col, window.col_stop - self._col)
         first, size = rows.start // rows.step, self._sampled_votes.shape[1]
         for ring, some in _pieces(first, first + len(rows), size):
             part = slice(some.start - first, some.stop - first)
-            self._sampled_votes[:, ring, cols].scatter_add_(0, own[:, part], weights[:, part])
+            votes = self._sampled_votes[:, ring, cols]
+            self.arrays.add_votes(votes, own[part], weights[part])
 
+    @np.errstate(all="ignore")
     def advance(self, row: int, products: Sequence[Product]) -> Strip | None:
         """Return the part's rows before `row`, which no later window touches.
 
@@ -211,7 +210,7 @@ class Accumulator:
         self.row = row
         return strip
 
-    def average(self, row: int, stop: int) -> Tensor:
+    def average(self, row: int, stop: int) -> Array:
         """Return the part's averaged logits of rows `row` to `stop`, float32 (K, rows, width).
 
         Only meaningful for rows to which all windows have been added and that `advance` has not
@@ -221,7 +220,7 @@ class Accumulator:
             self._sums[:, ring, self._own] / self._total_weights(rows)
             for ring, rows in self._pieces(row, stop)
         ]
-        return torch.cat(parts, dim=1)
+        return self.arrays.lib.concatenate(parts, axis=1)
 
     def _compute(self, start: int, stop: int, products: Sequence[Product]) -> Strip:
         shape = (stop - start, self.part.window.width)
@@ -240,8 +239,8 @@ class Accumulator:
             for product in products:
                 values = product.compute(final)
                 if product.is_masked:
-                    values = values.masked_fill(unknown, product.nodata)
-                layers[product.name][..., part, :] = values.cpu().numpy()
+                    values = self.arrays.filled(values, unknown, product.nodata)
+                layers[product.name][..., part, :] = self.arrays.to_numpy(values)
             self._forget(ring)
         return Strip(start, self.part.window.col, layers, sampled)
 
@@ -254,7 +253,7 @@ class Accumulator:
         layers = {p.name: np.empty(shape, p.dtype) for p in self.sampled.layers}
         for begin in range(0, len(rows), self._band_rows):
             band = rows[begin : begin + self._band_rows]
-            scene = torch.tensor(band, device=self.device)
+            scene = self.arrays.put(np.asarray(band))
             ring = scene % self.part.lattice.size
             votes = self._sampled_votes
             if votes is not None:
@@ -262,24 +261,25 @@ class Accumulator:
             final = self._finish(ring, scene, votes)
             unknown = ~self._known[ring, self._own]
             for product in self.sampled.layers:
-                values = product.compute(final).masked_fill(unknown, product.nodata)
-                layers[product.name][begin : begin + len(band)] = values.cpu().numpy()
+                values = self.arrays.filled(product.compute(final), unknown, product.nodata)
+                values = self.arrays.to_numpy(values)
+                layers[product.name][begin : begin + len(band)] = values
         return layers
 
-    def _sampled_ring(self, start: int, stop: int) -> Tensor:
+    def _sampled_ring(self, start: int, stop: int) -> Array:
         """Return the places in the buffer of the sampled rows from `start` to `stop`."""
         assert self.sampled is not None
         assert self._sampled_votes is not None
-        rows = torch.tensor(self.sampled.rows(start, stop), dtype=torch.long, device=self.device)
-        return rows // self.sampled.step % self._sampled_votes.shape[1]
+        rows = np.asarray(self.sampled.rows(start, stop), np.int64)
+        return self.arrays.put(rows // self.sampled.step % self._sampled_votes.shape[1])
 
     def _forget(self, ring: slice) -> None:
         """Empty rows of the buffers."""
-        self._sums[:, ring].zero_()
+        self._sums[:, ring] = 0
         self._known[ring] = True
         for further in (self._votes, self._sources, self._without):
             if further is not None:
-                further[..., ring, :].zero_()
+                further[..., ring, :] = 0
 
     def _pieces(
         self, start: int, stop: int, most: int | None = None
@@ -287,14 +287,12 @@ class Accumulator:
         """Split scene rows `start` to `stop` where the ring wraps and into at most `most` rows."""
         return _pieces(start, stop, self.part.lattice.size, most)
 
-    def _finish(
-        self, ring: slice | Tensor, rows: slice | Tensor, votes: Tensor | None
-    ) -> FinalRows:
+    def _finish(self, ring: slice | Array, rows: slice | Array, votes: Array | None) -> FinalRows:
         """Return buffer rows in the form that products are computed from."""
         sums = self._sums[:, ring, self._own]
         best, index = largest(sums)
         known = self._known[ring, self._own]
-        if (best.isnan() & known).any():
+        if (self.arrays.lib.isnan(best) & known).any():
             raise ModelError(
                 "the model returns NaN scores for pixels with data; its weights are broken, or "
                 "precision '16-mixed' overflows: use '32-true'"
@@ -313,7 +311,7 @@ class Accumulator:
             left_out=self.left_out,
         )
 
-    def _total_weights(self, rows: slice | Tensor) -> Tensor:
+    def _total_weights(self, rows: slice | Array) -> Array:
         return self._row_totals[rows, None] * self._col_totals
 
 
@@ -332,37 +330,39 @@ def _pieces(
         start += height
 
 
-def largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+def largest(scores: Array) -> tuple[Array, Array]:
     """Return the maximum over the first dimension and its index (the first of equal ones).
 
-    Several times faster on a CPU than `Tensor.max(dim=0)`, which iterates over classes per pixel.
+    Several times faster on a CPU than torch's `max(dim=0)`, which iterates over classes per pixel.
 
     Args:
-        scores: Float tensor (K, …), K at most 255.
+        scores: Float (K, …), K at most 255.
 
     Returns:
         Maximum (…) and uint8 index (…).
     """
-    best = scores[0].clone()
-    index = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    arrays = arrays_of(scores)
+    best = arrays.copy(scores[0])
+    index = arrays.zeros(best.shape, "uint8")
     for k in range(1, scores.shape[0]):
         # k increases, so the larger index is that of the later and better class.
-        better = (scores[k] > best).view(torch.uint8).mul_(k)
-        torch.maximum(index, better, out=index)
-        torch.maximum(best, scores[k], out=best)
+        better = arrays.as_bytes(scores[k] > best)
+        better *= k
+        arrays.lib.maximum(index, better, out=index)
+        arrays.lib.maximum(best, scores[k], out=best)
     return best, index
 
 
-def _side_weights(lattice: Lattice) -> Tensor:
+def _side_weights(lattice: Lattice) -> NDArray[np.float32]:
     """Return the weights along one side of a window, float32 (size,): a taper, or ones."""
     if lattice.blending == "taper":
         return taper(lattice.size, lattice.overlap)
-    return torch.ones(lattice.size)
+    return np.ones(lattice.size, np.float32)
 
 
-def _totals(counts: Mapping[int, int], side: Tensor) -> Tensor:
+def _totals(counts: Mapping[int, int], side: NDArray[np.float32]) -> NDArray[np.float32]:
     """Sum the weights along one side of the scene."""
-    totals = side.new_zeros(max(counts) + len(side))
+    totals = np.zeros(max(counts) + len(side), np.float32)
     for start, times in counts.items():
         totals[start : start + len(side)] += times * side
     return totals

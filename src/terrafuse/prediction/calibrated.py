@@ -82,6 +82,24 @@ class Calibration:
         """Return plain values, such as a key of stored scores needs."""
         return {name: own.to_dict() for name, own in self.subsets.items()}
 
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Calibration:
+        """Take it from the content of `calibration.json`.
+
+        Raises:
+            LookupError: A key is missing.
+            TypeError: A value is of another type.
+            ValueError: A value is not allowed.
+        """
+        subsets = {}
+        for name, own in content["subsets"].items():
+            temperature, sets = float(own["temperature"]), own["class_sets"] or {}
+            if not 0 < temperature < inf:
+                raise ValueError(f"the temperature of {name} is {temperature}")
+            threshold, coverage = sets.get("threshold"), sets.get("coverage")
+            subsets[name] = SubsetCalibration(temperature, threshold, coverage)
+        return cls(content["full"], {content["full"]: subsets[content["full"]], **subsets})
+
 
 def read_calibration(folder: Path, model: str) -> Calibration | None:
     """Read that of a run folder; None if there is none, or it is of other weights.
@@ -98,7 +116,7 @@ def read_calibration(folder: Path, model: str) -> Calibration | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         found, fitted_to = content["format"], content["model"]
         if found == CALIBRATION_FORMAT and fitted_to == model:
-            return _of_file(content)
+            return Calibration.from_dict(content)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
@@ -117,16 +135,6 @@ def read_calibration(folder: Path, model: str) -> Calibration | None:
         stacklevel=3,
     )
     return None
-
-
-def _of_file(content: Mapping[str, Any]) -> Calibration:
-    subsets = {}
-    for name, own in content["subsets"].items():
-        temperature, sets = float(own["temperature"]), own["class_sets"] or {}
-        if not 0 < temperature < inf:
-            raise ValueError(f"the temperature of {name} is {temperature}")
-        subsets[name] = SubsetCalibration(temperature, sets.get("threshold"), sets.get("coverage"))
-    return Calibration(content["full"], {content["full"]: subsets[content["full"]], **subsets})
 
 
 def write_calibration(folder: Path, content: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-import torch
-
+from terrafuse.cores import limit_threads
 from terrafuse.data.handles import limit_resources
 from terrafuse.errors import TerrafuseError
 
@@ -64,7 +63,7 @@ class Crew(AbstractContextManager["Crew"], ABC):
 
 def prepare_worker(threads: int) -> None:
     """Limit what this process takes beside other workers."""
-    torch.set_num_threads(threads)
+    limit_threads(threads)
     limit_resources(cache_mb=_CACHE_MB)
 
 

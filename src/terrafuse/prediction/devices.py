@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from terrafuse.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Device(Protocol):
+    """Where a model runs, such as a `torch.device`; as a text, its name."""
+
+    @property
+    def type(self) -> str:
+        """Kind of it, such as "cpu" or "cuda"."""
 
 
 def find_device(device: torch.device | str) -> torch.device:
@@ -13,6 +24,8 @@ def find_device(device: torch.device | str) -> torch.device:
     Raises:
         ConfigError: The device does not exist.
     """
+    import torch
+
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
-import torch
-
+from terrafuse.prediction.arrays import arrays_of
+from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.samples import Batch
-from terrafuse.segmenter import Segmenter
 
 LEFT_OUT = "left out"
 BY_MEAN = "replaced by the mean of the training"
 
 
-def absence(segmenter: Segmenter) -> str:
+class _MayLack(Protocol):
+    @property
+    def supports_missing(self) -> bool: ...
+
+
+def absence(model: _MayLack) -> str:
     """How a modality is made absent."""
-    return LEFT_OUT if segmenter.supports_missing else BY_MEAN
+    return LEFT_OUT if model.supports_missing else BY_MEAN
 
 
-def leave_out(segmenter: Segmenter, batch: Batch, name: str) -> Batch:
+def leave_out(model: SceneModel, batch: Batch, name: str) -> Batch:
     """Return a batch without a modality.
 
     Of a method that needs every modality, its values become the mean of the training in each band:
     they have data where they had some, and say nothing.
     """
-    if segmenter.supports_missing:
+    if model.supports_missing:
         return replace(
             batch,
             images={n: x for n, x in batch.images.items() if n != name},
             valid={n: x for n, x in batch.valid.items() if n != name},
         )
     image = batch.images[name]
-    mean = segmenter.get_buffer(f"mean_{name}").to(image).view(1, -1, 1, 1)
-    constant = torch.where(image.isnan(), image, mean)
+    arrays = arrays_of(image)
+    mean = arrays.put(model.mean_of(name)).reshape(1, -1, 1, 1)
+    constant = arrays.lib.where(arrays.lib.isnan(image), image, mean)
     return replace(batch, images={**batch.images, name: constant})

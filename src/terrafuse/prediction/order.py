@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import torch
-
 from terrafuse.prediction.blending import Strip
+from terrafuse.prediction.devices import Device
 from terrafuse.prediction.products import MapWriter
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import write_behind
+from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.prediction.settings import MapSettings
 from terrafuse.progress import Progress
 from terrafuse.samples import Window
@@ -26,12 +26,12 @@ class Mapper(Protocol):
     """A model that maps scenes: a `ScenePredictor`."""
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Of the model."""
 
     @property
-    def segmenter(self) -> torch.nn.Module:
-        """The model."""
+    def model(self) -> SceneModel:
+        """What scores pixels."""
 
     def on(self, device: str) -> Self:
         """Return the same, on another device."""
@@ -68,7 +68,7 @@ class MapOrder:
     options: Mapping[str, Any]
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Of the model."""
         return self.predictor.device
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data.handles import block_cache
@@ -31,10 +28,11 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
+from terrafuse.prediction.arrays import NUMPY, Array
 from terrafuse.prediction.blending import Accumulator, Strip
 from terrafuse.prediction.calibrated import Calibration
 from terrafuse.prediction.class_values import choose_values
-from terrafuse.prediction.devices import find_device
+from terrafuse.prediction.devices import Device
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.leaving_out import absence, leave_out
 from terrafuse.prediction.order import MapOrder
@@ -43,30 +41,26 @@ from terrafuse.prediction.products import Beside, Products, open_map
 from terrafuse.prediction.profile import MapProfile
 from terrafuse.prediction.queues import read_ahead
 from terrafuse.prediction.reading import cache_bytes, read_groups
+from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.prediction.settings import MapSettings, SampledRows
 from terrafuse.prediction.sharing import Shard, WorkerSettings
 from terrafuse.prediction.tta import View, average_views, scaled_size
 from terrafuse.prediction.units import UnitPlan, plan_units
-from terrafuse.prediction.windows import Precision, WindowSettings
+from terrafuse.prediction.windows import WindowSettings
 from terrafuse.prediction.workers import map_by_workers
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Window, round_up
-from terrafuse.segmenter import Segmenter
 from terrafuse.version import VERSION
-from terrafuse.weights import digest_values
 
 if TYPE_CHECKING:
-    from terrafuse.data.scene import Scene
+    import torch
 
-_AUTOCAST: dict[Precision, torch.dtype | None] = {
-    "32-true": None,
-    "16-mixed": torch.float16,
-    "bf16-mixed": torch.bfloat16,
-}
+    from terrafuse.data.scene import Scene
+    from terrafuse.segmenter import Segmenter
 
 
 class ScenePredictor:
-    """Predictor that maps whole scenes with a segmenter.
+    """Predictor that maps whole scenes with a model.
 
     The scene is read in the windows of a `Lattice`, by a thread that stays ahead of the model;
     overlapping logits are averaged. Windows without any data are not run. A method that needs every
@@ -74,31 +68,32 @@ class ScenePredictor:
     get no class, and a warning gives the number of windows.
 
     Args:
-        segmenter: The model; it is moved to `device` and set to evaluation mode while predicting.
+        model: A segmenter; it is moved to `device` and set to evaluation mode while predicting. Or
+            another model that scores windows, such as an `OnnxModel`.
         windows: How scenes are cut, and how windows are run and blended.
-        device: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
+        device: Of a segmenter: "auto" (the first GPU, if there is one), "cpu", "cuda", "cuda:1" …
         calibration: Of the model's confidence; default: the softmax as it is.
 
     Raises:
-        ConfigError: The device does not exist.
+        ConfigError: The device does not exist, or the model does not have the precision.
     """
 
     def __init__(
         self,
-        segmenter: Segmenter,
+        model: Segmenter | SceneModel,
         windows: WindowSettings,
         *,
         device: torch.device | str = "auto",
         calibration: Calibration | None = None,
     ) -> None:
-        self.device = find_device(device)
-        self.segmenter = segmenter.to(self.device)
+        self.model = model if isinstance(model, SceneModel) else _of_torch(model, device)
+        self.model.check_precision(windows.precision)
         self.windows = windows
         self.calibration = calibration or Calibration()
 
     def on(self, device: str) -> ScenePredictor:
         """Return the same, on another device."""
-        return self._with(device=device)
+        return self._with(model=self.model.on(device))
 
     def calibrated(self, calibration: Calibration) -> ScenePredictor:
         """Return the same, with another calibration."""
@@ -110,35 +105,34 @@ class ScenePredictor:
 
     def _with(self, **changed: Any) -> ScenePredictor:
         """Return the same, but for some arguments of the constructor."""
-        own = {
-            "segmenter": self.segmenter, "windows": self.windows, "device": self.device,
-            "calibration": self.calibration,
-        }  # fmt: skip
+        own = {"model": self.model, "windows": self.windows, "calibration": self.calibration}
         return ScenePredictor(**{**own, **changed})
+
+    @property
+    def device(self) -> Device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def segmenter(self) -> Segmenter:
+        """The model, where it is one of torch."""
+        from terrafuse.prediction.torch_model import TorchModel
+
+        assert isinstance(self.model, TorchModel), self.model
+        return self.model.segmenter
 
     @property
     def tells_sets(self) -> bool:
         """Whether there are class sets, and bits for their classes."""
-        return self.calibration.has_sets and self.segmenter.num_classes <= MOST_SET_CLASSES
+        return self.calibration.has_sets and self.model.num_classes <= MOST_SET_CLASSES
 
-    @contextmanager
-    def on_cpu(self) -> Iterator[None]:
-        """Have the model on the CPU, while it is sent to another process.
+    def on_cpu(self) -> AbstractContextManager[None]:
+        """Have the model in main memory, while it is sent to another process.
 
         Raises:
             ModelError: The model holds what cannot be sent.
         """
-        segmenter = self.segmenter
-        segmenter.to("cpu")
-        try:
-            yield
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ModelError(
-                f"{type(segmenter).__name__} cannot be sent to other processes ({error}). Define "
-                "it, and what it holds, at the top of a module; or use one process, --workers 1"
-            ) from error
-        finally:
-            segmenter.to(self.device)
+        return self.model.on_cpu()
 
     def check_sendable(self) -> None:
         """Refuse a model that workers cannot be given, before any scene is opened for them.
@@ -147,7 +141,7 @@ class ScenePredictor:
             ModelError: The model holds what cannot be sent.
         """
         with self.on_cpu():
-            pickle.dump(self.segmenter, _Nowhere())
+            pickle.dump(self.model, _Nowhere())
 
     def lattice(self, scene: Scene) -> Lattice:
         """Return the windows of a scene."""
@@ -166,9 +160,9 @@ class ScenePredictor:
         products = (settings or MapSettings()).layers
         return plan_units(
             self.lattice(scene),
-            self.segmenter.num_classes,
+            self.model.num_classes,
             products,
-            len(self.segmenter.modalities),
+            len(self.model.modalities),
         )
 
     def stream(
@@ -212,8 +206,8 @@ class ScenePredictor:
         calibrated = self.calibration.of(used)
         sums = Accumulator(
             part,
-            self.segmenter.num_classes,
-            device=self.device,
+            self.model.num_classes,
+            arrays=self.model.arrays,
             needs=settings.needs,
             abstain=settings.abstain,
             temperature=calibrated.temperature,
@@ -225,7 +219,7 @@ class ScenePredictor:
         cache = cache_bytes(scene, lattice.size, part.window.width)
         profile = profile or MapProfile()
         with (
-            evaluating(self.segmenter),
+            self.model.running(),
             block_cache(cache),
             closing(self._scored(scene, part, used, settings, profile)) as scored,
         ):
@@ -326,7 +320,7 @@ class ScenePredictor:
         with open_map(
             Path(out_dir), scene.grid, scheme, settings.layers, values,
             plan=plan, key=key, resume=resume, shard=shard,
-            settings=settings, modalities=[m.name for m in self.segmenter.modalities],
+            settings=settings, modalities=[m.name for m in self.model.modalities],
         ) as writer:  # fmt: skip
             if writer.is_finished():
                 return writer.existing(beside)
@@ -369,7 +363,7 @@ class ScenePredictor:
         if areas and "class_map" not in settings.products:
             raise ConfigError("areas are counted on the class map; add 'class_map' to the products")
         choose_values(checked, values, abstains=settings.abstain is not None)
-        settings.source_bits([m.name for m in self.segmenter.modalities])
+        settings.source_bits([m.name for m in self.model.modalities])
         self._check_sets(settings)
         return checked
 
@@ -401,7 +395,7 @@ class ScenePredictor:
                 "class sets need a threshold with a coverage, and the model's calibration has "
                 "none. Set one (terrafuse calibrate RUN --conformal 0.9)"
             )
-        classes = self.segmenter.num_classes
+        classes = self.model.num_classes
         if "class_sets" in settings.products and classes > MOST_SET_CLASSES:
             raise ConfigError(
                 f"the product 'class_sets' tells {MOST_SET_CLASSES} classes apart, and the model "
@@ -423,27 +417,27 @@ class ScenePredictor:
         grid = scene.grid
         crs = grid.crs.to_wkt() if grid.crs else None
         return {
-            "model": model_digest(self.segmenter),
+            "model": self.model.digest,
             "rasters": scene.states(),
             "grid": [grid.height, grid.width, *grid.transform[:6], crs],
         }
 
     def _used_modalities(self, scene: Scene, without: Iterable[str]) -> tuple[str, ...]:
         """Return the names of the modalities to run on, in the model's order."""
-        names = [modality.name for modality in self.segmenter.modalities]
+        names = [modality.name for modality in self.model.modalities]
         for name in without:
             if name not in names:
                 raise UnknownNameError(unknown_name("modality", name, names))
         held = {m.name: m for m in scene.modalities if m.name not in scene.missing}
         used = tuple(name for name in names if name in held and name not in set(without))
         absent = [name for name in names if name not in used]
-        if absent and not self.segmenter.supports_missing:
+        if absent and not self.model.supports_missing:
             raise MissingModalityError(
-                f"{type(self.segmenter).__name__} needs every modality, but scene '{scene.id}' "
+                f"{self.model.name} needs every modality, but scene '{scene.id}' "
                 f"would be mapped without {', '.join(absent)}. Give the rasters of all, or use a "
                 "method that supports missing modalities (terrafuse methods)"
             )
-        for modality in self.segmenter.modalities:
+        for modality in self.model.modalities:
             if modality.name in used:
                 _check_suits(held[modality.name], modality, f"scene '{scene.id}'")
         return used
@@ -453,9 +447,9 @@ class ScenePredictor:
             raise ModelError(
                 "the scene has no class scheme; give the one the model was trained with"
             )
-        if scheme.num_classes != self.segmenter.num_classes:
+        if scheme.num_classes != self.model.num_classes:
             raise ModelError(
-                f"the model has {self.segmenter.num_classes} classes, but the class scheme has "
+                f"the model has {self.model.num_classes} classes, but the class scheme has "
                 f"{scheme.num_classes} ({', '.join(scheme.names)}); use the one used in training"
             )
         return scheme
@@ -479,12 +473,12 @@ class ScenePredictor:
             return {}
         passes = len(settings.views) * (1 + len(_told_apart(used)))
         return {
-            "left_out": {"modalities": list(used), "by": absence(self.segmenter)},
+            "left_out": {"modalities": list(used), "by": absence(self.model)},
             "passes_per_window": passes,
         }
 
     def _places(self, used: tuple[str, ...]) -> tuple[int, ...]:
-        names = [modality.name for modality in self.segmenter.modalities]
+        names = [modality.name for modality in self.model.modalities]
         return tuple(names.index(name) for name in used)
 
     def _check_settings(self, settings: MapSettings, lattice: Lattice) -> None:
@@ -502,12 +496,12 @@ class ScenePredictor:
             warnings.warn(
                 f"{profile.lacking} of {len(self.lattice(scene))} windows of scene '{scene.id}' "
                 f"have no data in one of {', '.join(used)}, which "
-                f"{type(self.segmenter).__name__} needs; their pixels get no class",
+                f"{self.model.name} needs; their pixels get no class",
                 stacklevel=3,
             )
 
     def _nothing_to_map(self, scene: Scene, used: tuple[str, ...]) -> str:
-        where = "in all of" if not self.segmenter.supports_missing and len(used) > 1 else "in"
+        where = "in all of" if not self.model.supports_missing and len(used) > 1 else "in"
         names = ", ".join(used) or "any modality"
         return (
             f"all-nodata scene '{scene.id}': no pixel has data {where} {names}. "
@@ -521,7 +515,7 @@ class ScenePredictor:
         used: tuple[str, ...],
         settings: MapSettings,
         profile: MapProfile,
-    ) -> Generator[tuple[Window, Tensor | None, Tensor, Tensor | None, Tensor | None], None, None]:
+    ) -> Generator[tuple[Window, Array | None, Array, Array | None, Array | None], None, None]:
         """Yield windows in the part's order.
 
         With logits (K, h, w) or None, valid, sources, and logits without each modality
@@ -534,59 +528,60 @@ class ScenePredictor:
             used,
             # Of the whole scene, so that parts of it have batches of one size.
             batch_size=min(self.windows.batch_size, len(part.lattice)),
-            needs_all=not self.segmenter.supports_missing,
-            bits=settings.source_bits([m.name for m in self.segmenter.modalities]),
+            needs_all=not self.model.supports_missing,
+            bits=settings.source_bits([m.name for m in self.model.modalities]),
+            as_arrays=self.model.arrays is NUMPY,
         )
-        if self.device.type == "cuda":
-            # Copied while the model runs on the batch before; the thread that reads pins it.
-            groups = (
-                replace(group, batch=group.batch and group.batch.pin_memory()) for group in groups
-            )
+        groups = (
+            replace(group, batch=group.batch and self.model.read_ahead(group.batch))
+            for group in groups
+        )
         ahead = read_ahead(profile.timed_items("reading", groups))
         with closing(ahead):
             for group in profile.timed_items("waiting for reading", ahead):
                 batches = [] if group.batch is None else [group.batch]
-                batches += [leave_out(self.segmenter, own, n) for own in batches for n in left_out]
+                batches += [leave_out(self.model, own, n) for own in batches for n in left_out]
                 alignment = part.lattice.alignment
                 made = [self._scores(own, settings.views, alignment, profile) for own in batches]
                 scores = iter(zip(*made, strict=True))  # per window that is run
                 for i, window in enumerate(group.windows):
-                    valid = group.valid[i].to(self.device)
-                    sources = group.sources[i].to(self.device) if group.sources else None
+                    valid = self.model.arrays.put(group.valid[i])
+                    sources = self.model.arrays.put(group.sources[i]) if group.sources else None
                     logits, *rest = next(scores) if group.is_run[i] else (None,)
-                    without = torch.stack(rest) if rest else None
+                    without = self.model.arrays.lib.stack(rest) if rest else None
                     yield window, logits, valid, sources, without
 
-    @torch.inference_mode()
     def _scores(
         self, batch: Batch, views: Sequence[View], alignment: int, profile: MapProfile
-    ) -> Tensor:
-        batch = batch.to(self.device)
+    ) -> Array:
+        batch = self.model.to_device(batch)
         if len(views) == 1:
             return self._logits(batch, profile)
         logits = partial(self._logits, profile=profile)
-        return average_views(logits, batch, views, self.segmenter.modalities, alignment)
+        return average_views(logits, batch, views, self.model.modalities, alignment)
 
-    def _logits(self, batch: Batch, profile: MapProfile) -> Tensor:
-        dtype = _AUTOCAST[self.windows.precision]
-        window = batch.windows[0]
-        with (
-            profile.model(len(batch.windows), window.height * window.width, self.device),
-            torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None),
-        ):
-            logits: Tensor = self.segmenter(batch.images, batch.valid).logits
+    def _logits(self, batch: Batch, profile: MapProfile) -> Array:
+        window, model = batch.windows[0], self.model
+        with profile.model(len(batch.windows), window.height * window.width, model.wait):
+            logits = model.scores(batch, self.windows.precision)
         expected = (
             len(batch.windows),
-            self.segmenter.num_classes,
+            self.model.num_classes,
             window.height,
             window.width,
         )
         if tuple(logits.shape) != expected:
             raise ModelError(
-                f"{type(self.segmenter).__name__} returns logits {tuple(logits.shape)}; "
+                f"{self.model.name} returns logits {tuple(logits.shape)}; "
                 f"expected (N, K, H, W) = {expected}"
             )
-        return logits.float()
+        return logits
+
+
+def _of_torch(segmenter: Segmenter, device: torch.device | str) -> SceneModel:
+    from terrafuse.prediction.torch_model import TorchModel  # torch is there, if a segmenter is
+
+    return TorchModel(segmenter, device)
 
 
 def _map(
@@ -610,37 +605,6 @@ def _map(
 
         order.map(task, profile, count)
         done += sizes[task]
-
-
-#: Digests of models that are not changed for a while.
-_digests: WeakKeyDictionary[torch.nn.Module, str] = WeakKeyDictionary()
-
-
-@contextmanager
-def unchanging(model: torch.nn.Module) -> Iterator[str]:
-    """Take the digest of a model's weights once for many maps; nothing may train it meanwhile."""
-    _digests[model] = digest_values(model.state_dict())
-    try:
-        yield _digests[model]
-    finally:
-        del _digests[model]
-
-
-def model_digest(model: torch.nn.Module) -> str:
-    """Digest of the weights."""
-    return _digests.get(model) or digest_values(model.state_dict())
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Set evaluation mode; afterwards restore every module's own mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 class _Nowhere:

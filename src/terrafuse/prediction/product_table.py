@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isnan, log, nan
+from math import inf, isnan, log, nan
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
+from terrafuse.prediction.arrays import Array, Arrays, arrays_of
 from terrafuse.prediction.cog import Encoding, Reduction
 from terrafuse.samples import IGNORE_INDEX
 
@@ -55,127 +54,146 @@ class FinalRows:
         set_threshold: Least probability of a class of the class set, beside the best one.
     """
 
-    sums: Tensor
-    totals: Tensor
-    best: Tensor
-    index: Tensor
-    votes: Tensor | None = None
-    sources: Tensor | None = None
+    sums: Array
+    totals: Array
+    best: Array
+    index: Array
+    votes: Array | None = None
+    sources: Array | None = None
     abstain: float | None = None
     temperature: float = 1.0
     set_threshold: float | None = None
-    without: Tensor | None = None
+    without: Array | None = None
     left_out: tuple[int, ...] = ()
 
-    def classes(self) -> Tensor:
+    def classes(self) -> Array:
         """Return the class index, or `ABSTAINED`, of each pixel, uint8 (rows, width)."""
         if self.abstain is None:
             return self.index
-        return self.index.masked_fill(self.partition.reciprocal() < self.abstain, ABSTAINED)
+        return self.arrays.filled(self.index, self.confidence() < self.abstain, ABSTAINED)
 
     @cached_property
-    def inverse(self) -> Tensor:
-        """Reciprocal of `totals`, and of the temperature."""
-        found = self.totals.reciprocal()
-        return found if self.temperature == 1 else found.div_(self.temperature)
+    def arrays(self) -> Arrays:
+        """What computes them."""
+        return arrays_of(self.sums)
 
-    def below_best(self, k: int) -> Tensor:
+    @cached_property
+    def inverse(self) -> Array:
+        """Reciprocal of `totals`, and of the temperature."""
+        found = self.arrays.lib.reciprocal(self.totals)
+        if self.temperature != 1:
+            found /= self.temperature
+        return found
+
+    def below_best(self, k: int) -> Array:
         """Return the logit of class `k` minus the largest one, at most 0 (rows, width).
 
         Logits are averages, divided by the temperature.
         """
-        return (self.sums[k] - self.best).mul_(self.inverse)
-
-    @cached_property
-    def partition(self) -> Tensor:
-        """Σ_k exp(l_k − max l) (rows, width), the reciprocal of the largest softmax probability."""
-        total = torch.zeros_like(self.best)
-        for k in range(len(self.sums)):
-            total += self.below_best(k).exp_()
-        return total
-
-    def entropy(self) -> Tensor:
-        """Return the entropy of the softmax as a share of its maximum, ln K (rows, width)."""
-        inner = torch.zeros_like(self.best)
-        for k in range(len(self.sums)):
-            below = self.below_best(k).clamp_(min=_LEAST)
-            inner += below.exp() * below
-        nats = self.partition.log() - inner / self.partition
-        return (nats / log(max(len(self.sums), 2))).clamp_(0, 1)
-
-    def margin(self) -> Tensor:
-        """Return the largest softmax probability minus the second largest (rows, width)."""
-        second = torch.full_like(self.best, -torch.inf)
-        for k in range(len(self.sums)):
-            torch.maximum(
-                second, self.below_best(k).masked_fill_(self.index == k, -torch.inf), out=second
-            )
-        return (1 - second.exp_()) / self.partition
-
-    def probabilities(self) -> Tensor:
-        """Return the softmax probabilities (K, rows, width)."""
-        found = torch.empty_like(self.sums)
-        for k in range(len(self.sums)):
-            torch.div(self.below_best(k).exp_(), self.partition, out=found[k])
+        found = self.sums[k] - self.best
+        found *= self.inverse
         return found
 
-    def disagreement(self) -> Tensor:
+    def relative(self, k: int) -> Array:
+        """Return the softmax probability of class `k` by the largest one (rows, width)."""
+        return self.arrays.exp(self.below_best(k))
+
+    @cached_property
+    def partition(self) -> Array:
+        """Σ_k exp(l_k − max l) (rows, width), the reciprocal of the largest softmax probability."""
+        total = self.arrays.lib.zeros_like(self.best)
+        for k in range(len(self.sums)):
+            total += self.relative(k)
+        return total
+
+    def confidence(self) -> Array:
+        """Return the largest softmax probability (rows, width)."""
+        return self.arrays.lib.reciprocal(self.partition)
+
+    def entropy(self) -> Array:
+        """Return the entropy of the softmax as a share of its maximum, ln K (rows, width)."""
+        lib = self.arrays.lib
+        inner = lib.zeros_like(self.best)
+        for k in range(len(self.sums)):
+            below = self.arrays.clip(self.below_best(k), _LEAST, None)
+            inner += lib.exp(below) * below
+        nats = lib.log(self.partition) - inner / self.partition
+        return self.arrays.clip(nats / log(max(len(self.sums), 2)), 0, 1)
+
+    def margin(self) -> Array:
+        """Return the largest softmax probability minus the second largest (rows, width)."""
+        lib = self.arrays.lib
+        second = lib.full_like(self.best, -inf)
+        for k in range(len(self.sums)):
+            other = self.arrays.fill(self.below_best(k), self.index == k, -inf)
+            lib.maximum(second, other, out=second)
+        return (1 - self.arrays.exp(second)) / self.partition
+
+    def probabilities(self) -> Array:
+        """Return the softmax probabilities (K, rows, width)."""
+        found = self.arrays.lib.empty_like(self.sums)
+        for k in range(len(self.sums)):
+            self.arrays.lib.divide(self.relative(k), self.partition, out=found[k])
+        return found
+
+    def disagreement(self) -> Array:
         """Return the share of the windows' weight that is for another class (rows, width)."""
         assert self.votes is not None
-        agreeing = self.votes.gather(0, self.index[None].long())[0]
-        return (1 - agreeing / self.totals).clamp_(0, 1)
+        agreeing = self.arrays.of_class(self.votes, self.index)
+        return self.arrays.clip(1 - agreeing / self.totals, 0, 1)
 
-    def in_set(self, k: int) -> Tensor:
+    def in_set(self, k: int) -> Array:
         """Tell where class `k` is in the class set, bool (rows, width)."""
         assert self.set_threshold is not None
-        is_likely = self.below_best(k).exp_() >= self.partition * self.set_threshold
+        is_likely = self.relative(k) >= self.partition * self.set_threshold
         return is_likely | (self.index == k)
 
-    def set_size(self) -> Tensor:
+    def set_size(self) -> Array:
         """Return the number of classes in the class set, uint8 (rows, width)."""
-        size = torch.zeros_like(self.index)
+        size = self.arrays.lib.zeros_like(self.index)
         for k in range(len(self.sums)):
             size += self.in_set(k)
         return size
 
-    def set_bits(self) -> Tensor:
+    def set_bits(self) -> Array:
         """Return the classes in the class set as bits, uint8 (rows, width)."""
-        bits = torch.zeros_like(self.index)
+        bits = self.arrays.lib.zeros_like(self.index)
         for k in range(len(self.sums)):
-            bits |= self.in_set(k).to(torch.uint8) << k
+            bits |= self.arrays.cast(self.in_set(k), "uint8") << k
         return bits
 
-    def modalities(self) -> Tensor:
+    def modalities(self) -> Array:
         """Return the modalities with data as bits, uint8 (rows, width)."""
         assert self.sources is not None
         return self.sources
 
-    def attribution(self) -> Tensor:
+    def attribution(self) -> Array:
         """Return the modality that decided on the class, uint8 (rows, width).
 
         It is the one without which another class would win, as its position in the model + 1; of
         several the one whose absence costs the class most of its margin, of these the first. 0:
         none of them alone.
         """
-        found = torch.zeros_like(self.index)
-        most = torch.full_like(self.best, -torch.inf)
+        found = self.arrays.lib.zeros_like(self.index)
+        most = self.arrays.lib.full_like(self.best, -inf)
         for place, is_beaten, lost in self._losses:
             more = is_beaten & (lost > most)
-            found.masked_fill_(more, place + 1)
-            most = torch.where(more, lost, most)
+            self.arrays.fill(found, more, place + 1)
+            most = self.arrays.lib.where(more, lost, most)
         return found
 
-    def lost_margin(self) -> Tensor:
+    def lost_margin(self) -> Array:
         """Return the most that leaving out one modality costs the class (rows, width), 0 to 2.
 
         The class's probability less that of the best other one: at most 1 with all modalities, at
         least −1 without one. Where only one has data, there is no class without it: −1.
         """
-        lost = torch.stack([lost for _, _, lost in self._losses])
-        return lost.amax(dim=0).clamp_(0, 2)
+        lib = self.arrays.lib
+        lost = lib.stack([lost for _, _, lost in self._losses])
+        return self.arrays.clip(lib.amax(lost, axis=0), 0, 2)
 
     @cached_property
-    def _losses(self) -> list[tuple[int, Tensor, Tensor]]:
+    def _losses(self) -> list[tuple[int, Array, Array]]:
         """Per modality left out its position, whether another class wins, and the margin lost."""
         assert self.without is not None
         assert self.sources is not None
@@ -183,29 +201,31 @@ class FinalRows:
         for place, sums in zip(self.left_out, self.without, strict=True):
             is_beaten, rest = self._margin_in(sums)
             is_alone = self.sources == 1 << place
-            rest = rest.masked_fill(is_alone, -1.0)
+            rest = self.arrays.filled(rest, is_alone, -1.0)
             found.append((place, is_beaten | is_alone, margin - rest))
         return found
 
-    def _margin_in(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+    def _margin_in(self, sums: Array) -> tuple[Array, Array]:
         """Tell whether the class loses in other sums (K, rows, width), and its margin there."""
-        own = sums.gather(0, self.index[None].long())[0]
-        rival = torch.full_like(own, -torch.inf)
-        is_beaten = torch.zeros_like(own, dtype=torch.bool)
+        arrays, lib = self.arrays, self.arrays.lib
+        own = arrays.of_class(sums, self.index)
+        rival = lib.full_like(own, -inf)
+        is_beaten = arrays.zeros(own.shape, "bool")
         for k in range(len(sums)):
             # Of equal ones the first wins.
             is_beaten |= (sums[k] > own) | ((sums[k] == own) & (self.index > k))
-            torch.maximum(rival, sums[k].masked_fill(self.index == k, -torch.inf), out=rival)
-        best, total = torch.maximum(own, rival), torch.zeros_like(own)
+            lib.maximum(rival, arrays.filled(sums[k], self.index == k, -inf), out=rival)
+        best, total = lib.maximum(own, rival), lib.zeros_like(own)
         for k in range(len(sums)):
-            total += ((sums[k] - best) * self.inverse).exp_()
-        shares = [((x - best) * self.inverse).exp_() for x in (own, rival)]
+            total += arrays.exp((sums[k] - best) * self.inverse)
+        shares = [arrays.exp((x - best) * self.inverse) for x in (own, rival)]
         return is_beaten, (shares[0] - shares[1]) / total
 
 
-def levels(share: Tensor) -> Tensor:
+def levels(share: Array) -> Array:
     """Quantise shares from 0 to 1 in steps of 1/254, uint8."""
-    return share.mul(SHARE_LEVELS).round_().to(torch.uint8)
+    arrays = arrays_of(share)
+    return arrays.cast(arrays.round(share * SHARE_LEVELS), "uint8")
 
 
 #: What a product needs beside the logits: added up window by window, or a threshold of class sets.
@@ -233,7 +253,7 @@ class Product:
 
     name: str
     title: str
-    compute: Callable[[FinalRows], Tensor]
+    compute: Callable[[FinalRows], Array]
     dtype: str = "uint8"
     nodata: float = NODATA
     scale: float | None = None
@@ -294,13 +314,13 @@ PRODUCTS: dict[str, Product] = {
         Product(
             "confidence",
             "largest softmax probability",
-            compute=lambda rows: levels(rows.partition.reciprocal()),
+            compute=lambda rows: levels(rows.confidence()),
             **LEVELS,
         ),
         Product(
             "confidence_float32",
             "largest softmax probability, not rounded",
-            compute=lambda rows: rows.partition.reciprocal(),
+            compute=FinalRows.confidence,
             dtype="float32",
             nodata=nan,
         ),

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-import torch
 
 _MEGA = 1e6
 _T = TypeVar("_T")
@@ -73,18 +71,20 @@ class MapProfile:
             yield item
 
     @contextmanager
-    def model(self, windows: int, pixels: int, device: torch.device) -> Iterator[None]:
+    def model(
+        self, windows: int, pixels: int, wait: Callable[[], None] | None = None
+    ) -> Iterator[None]:
         """Add a pass of the model.
 
         Args:
             windows: Of the batch.
             pixels: Scene pixels of each.
-            device: An accelerator is waited for: what follows needs the result anyway.
+            wait: For an accelerator: what follows needs the result anyway.
         """
         with self.timed("model"):
             yield
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            if wait is not None:
+                wait()
         self.windows += windows
         self.model_pixels += windows * pixels
 

@@ -226,7 +226,7 @@ def _connect(ray: Any, settings: WorkerSettings, count: int, order: MapOrder) ->
 
 def _bytes_of(order: MapOrder) -> int:
     """Bytes of the model, nearly all of what actors are sent."""
-    return sum(value.nbytes for value in order.predictor.segmenter.state_dict().values())
+    return order.predictor.model.nbytes
 
 
 def _check_resources(has: dict[str, float], needs: dict[str, float], count: int) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from terrafuse.data.streaming import resize_mask
 from terrafuse.samples import Batch, Sample, Window, collate
@@ -39,10 +38,10 @@ class WindowGroup:
     """
 
     windows: tuple[Window, ...]
-    valid: tuple[Tensor, ...]
+    valid: tuple[NDArray[np.bool_], ...]
     is_run: tuple[bool, ...]
     batch: Batch | None
-    sources: tuple[Tensor, ...] | None = None
+    sources: tuple[NDArray[np.uint8], ...] | None = None
 
 
 def read_groups(
@@ -53,6 +52,7 @@ def read_groups(
     batch_size: int,
     needs_all: bool,
     bits: Mapping[str, int] | None = None,
+    as_arrays: bool = False,
 ) -> Iterator[WindowGroup]:
     """Read windows and group them so that every batch has the same size.
 
@@ -65,6 +65,7 @@ def read_groups(
         batch_size: Samples of every batch.
         needs_all: True: skip windows where one of these has no data at all.
         bits: Modality → its bit in `WindowGroup.sources`; None: there are none.
+        as_arrays: Read NumPy arrays instead of tensors.
     """
     group: list[Any] = []
     valid: list[Any] = []
@@ -86,7 +87,7 @@ def read_groups(
         return made
 
     for window in windows:
-        sample = _read(scene, window, used)
+        sample = _read(scene, window, used, as_arrays)
         known = [bool(mask.any()) for mask in sample.valid.values()]
         group.append(window)
         valid.append(_valid_on_scene_grid(sample, known))
@@ -117,10 +118,10 @@ def cache_bytes(scene: Scene, height: int, width: int) -> int:
     return int(min(max(total, _LEAST_CACHE), _MOST_CACHE))
 
 
-def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:
+def _read(scene: Scene, window: Window, used: tuple[str, ...], as_arrays: bool) -> Sample:
     if not used:
         return Sample({}, {}, None, window, scene.id)
-    sample = scene.read(window, labels=False)
+    sample = scene.read(window, labels=False, arrays=as_arrays)
     return replace(
         sample,
         images={name: sample.images[name] for name in used},
@@ -128,7 +129,7 @@ def _read(scene: Scene, window: Window, used: tuple[str, ...]) -> Sample:
     )
 
 
-def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> Tensor:
+def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> NDArray[np.bool_]:
     """Mask (H, W) of data in any modality, resampled to the scene grid (nearest).
 
     Args:
@@ -136,17 +137,17 @@ def _valid_on_scene_grid(sample: Sample, known: Sequence[bool]) -> Tensor:
     """
     shape = (sample.window.height, sample.window.width)
     if not any(known):
-        return torch.zeros((), dtype=torch.bool).expand(shape)
+        return np.broadcast_to(np.False_, shape)
     valid = np.zeros(shape, dtype=bool)
     for mask in sample.valid.values():
-        valid |= resize_mask(mask.numpy(), shape)
-    return torch.from_numpy(valid)
+        valid |= resize_mask(np.asarray(mask), shape)
+    return valid
 
 
-def _sources_on_scene_grid(sample: Sample, bits: Mapping[str, int]) -> Tensor:
+def _sources_on_scene_grid(sample: Sample, bits: Mapping[str, int]) -> NDArray[np.uint8]:
     """Bits (H, W) of the modalities with data, resampled to the scene grid (nearest)."""
     shape = (sample.window.height, sample.window.width)
     found = np.zeros(shape, np.uint8)
     for name, mask in sample.valid.items():
-        found[resize_mask(mask.numpy(), shape)] |= bits[name]
-    return torch.from_numpy(found)
+        found[resize_mask(np.asarray(mask), shape)] |= bits[name]
+    return found

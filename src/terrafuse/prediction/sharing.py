@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, get_args
 
-import torch
-
 from terrafuse.errors import ConfigError, unknown_name
+from terrafuse.prediction.devices import Device
 from terrafuse.prediction.units import UnitPlan
 from terrafuse.samples import Window
 
@@ -103,7 +102,7 @@ class WorkerSettings:
             return None
         return self.address or os.environ.get("RAY_ADDRESS") or None
 
-    def device_names(self, device: torch.device) -> list[str]:
+    def device_names(self, device: Device) -> list[str]:
         """Device of each process.
 
         Args:
@@ -114,6 +113,8 @@ class WorkerSettings:
         """
         if self.devices is None:
             return [str(device)] * self.total
+        import torch
+
         if device.type == "cpu" and torch.cuda.is_available():
             raise ConfigError("devices counts GPUs, and the device is 'cpu'. Leave out one of both")
         found = torch.cuda.device_count()

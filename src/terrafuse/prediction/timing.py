@@ -9,7 +9,7 @@ import time
 import torch
 
 from terrafuse.prediction.devices import find_device
-from terrafuse.prediction.predictor import evaluating
+from terrafuse.prediction.torch_model import evaluating
 from terrafuse.segmenter import Segmenter
 
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from math import nan
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
+from terrafuse.prediction.arrays import Array, arrays_of
 from terrafuse.samples import Batch
 
 #: Kinds of augmentation → what they show beside the window as it is.
@@ -41,15 +41,17 @@ class View:
     quarters: int = 0
     factor: float = 1.0
 
-    def turn(self, x: Tensor) -> Tensor:
+    def turn(self, x: Array) -> Array:
         """Turn the last two dimensions."""
-        turned = x.flip(-2) if self.flips_rows else x
-        return turned.rot90(self.quarters, (-2, -1)) if self.quarters else turned
+        lib = arrays_of(x).lib
+        turned = lib.flip(x, (-2,)) if self.flips_rows else x
+        return lib.rot90(turned, self.quarters, (-2, -1)) if self.quarters else turned
 
-    def turn_back(self, x: Tensor) -> Tensor:
+    def turn_back(self, x: Array) -> Array:
         """Undo `turn`."""
-        back = x.rot90(-self.quarters, (-2, -1)) if self.quarters else x
-        return back.flip(-2) if self.flips_rows else back
+        lib = arrays_of(x).lib
+        back = lib.rot90(x, -self.quarters, (-2, -1)) if self.quarters else x
+        return lib.flip(back, (-2,)) if self.flips_rows else back
 
 
 def find_views(kinds: Sequence[str]) -> tuple[View, ...]:
@@ -95,12 +97,12 @@ def scaled_size(size: int, factor: float, alignment: int) -> int:
 
 
 def average_views(
-    score: Callable[[Batch], Tensor],
+    score: Callable[[Batch], Array],
     batch: Batch,
     views: Sequence[View],
     modalities: Sequence[Modality],
     alignment: int,
-) -> Tensor:
+) -> Array:
     """Average the logits of a batch over views of it.
 
     Args:
@@ -111,26 +113,28 @@ def average_views(
         alignment: Sides of windows are multiples of it.
 
     Returns:
-        Float32 tensor (N, K, size, size).
+        Float32 (N, K, size, size).
     """
     size = batch.windows[0].height
     known = {modality.name: modality for modality in modalities}
     resized: dict[float, Batch] = {}
-    total: Tensor | None = None
+    total: Array | None = None
     for view in views:
         if view.factor not in resized:  # one at a time is kept
             side = scaled_size(size, view.factor, alignment)
             resized = {view.factor: _resize_batch(batch, known, side, size)}
         logits = view.turn_back(score(_turn(resized[view.factor], view)))
+        arrays = arrays_of(logits)
         if logits.shape[-1] != size:
-            logits = F.interpolate(
-                logits, (size, size), mode="bilinear", align_corners=False,
-                antialias=logits.shape[-1] > size,
-            )  # fmt: skip
-        # In float64 the average of equal answers is that answer, bit by bit.
-        total = logits.double() if total is None else total.add_(logits)
+            logits = arrays.resize(logits, size, antialias=logits.shape[-1] > size)
+        if total is None:
+            # In float64 the average of equal answers is that answer, bit by bit.
+            total = arrays.cast(logits, "float64")
+        else:
+            total += logits
     assert total is not None
-    return total.div_(len(views)).float()
+    total /= len(views)
+    return arrays_of(total).cast(total, "float32")
 
 
 def _turn(batch: Batch, view: View) -> Batch:
@@ -149,12 +153,12 @@ def _resize_batch(batch: Batch, known: Mapping[str, Modality], side: int, size: 
         name: resize(image, known[name].size_at(side), nearest=known[name].kind == "structure")
         for name, image in batch.images.items()
     }
-    valid = {name: ~image.isnan().all(dim=1) for name, image in images.items()}
+    valid = {name: ~arrays_of(image).lib.isnan(image).all(axis=1) for name, image in images.items()}
     windows = tuple(replace(window, height=side, width=side) for window in batch.windows)
     return replace(batch, images=images, valid=valid, windows=windows)
 
 
-def resize(image: Tensor, side: int, *, nearest: bool = False) -> Tensor:
+def resize(image: Array, side: int, *, nearest: bool = False) -> Array:
     """Resample images (N, C, H, W), NaN = no data, to (N, C, side, side).
 
     Only pixels with data count, and pixels have data where most of them has: or where any has, if
@@ -164,18 +168,18 @@ def resize(image: Tensor, side: int, *, nearest: bool = False) -> Tensor:
         nearest: True: take the nearest pixel (structure, in which a mean of two segments is a
             third one's).
     """
-    there = ~image.isnan()
-    both = torch.cat([torch.where(there, image, 0.0), there.to(image.dtype)], dim=1)
-    shrinks = side < image.shape[-1]
-    both = F.interpolate(
-        both, (side, side), mode="bilinear", align_corners=False, antialias=shrinks
-    )
-    values, share = both.chunk(2, dim=1)
+    arrays = arrays_of(image)
+    lib = arrays.lib
+    there = ~lib.isnan(image)
+    both = lib.concatenate([arrays.filled(image, ~there, 0.0), arrays.cast(there, "float32")], 1)
+    both = arrays.resize(both, side, antialias=side < image.shape[-1])
+    values, share = both[:, : image.shape[1]], both[:, image.shape[1] :]
     mostly = share > 0.5
-    keeps = torch.where(mostly.flatten(2).any(dim=2)[..., None, None], mostly, share > 0)
-    averaged = torch.where(keeps, values / share, torch.nan)
+    keeps = lib.where(mostly.any(axis=(2, 3), keepdims=True), mostly, share > 0)
+    with np.errstate(invalid="ignore"):  # nothing of nothing
+        averaged = arrays.filled(values / share, ~keeps, nan)
     if not nearest:
         return averaged
-    picked = F.interpolate(image, (side, side), mode="nearest-exact")
-    is_lost = picked.isnan().flatten(1).all(dim=1)[:, None, None, None]
-    return torch.where(is_lost, averaged, picked)
+    picked = arrays.nearest(image, side)
+    is_lost = lib.isnan(picked).all(axis=(1, 2, 3), keepdims=True)
+    return lib.where(is_lost, averaged, picked)

@@ -20,9 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-import torch
-
-from terrafuse.cores import usable_cores
+from terrafuse.cores import computing_threads, usable_cores
 from terrafuse.errors import WorkerError
 from terrafuse.prediction.crew import Crew, Event, Order, prepare_worker, sendable, telling_warnings
 from terrafuse.prediction.order import MapOrder
@@ -225,7 +223,7 @@ class LocalCrew(Crew):
         self._devices = devices
         self._begin = begin
         self._folder = folder
-        self._threads = max(1, min(usable_cores(), torch.get_num_threads()) // len(devices))
+        self._threads = max(1, min(usable_cores(), computing_threads()) // len(devices))
         # Forking would copy threads' locks and CUDA's state.
         self._context = multiprocessing.get_context("spawn")
         self._processes: dict[int, Any] = {}
@@ -332,12 +330,13 @@ def _begin_mapping(order: MapOrder, report: Report) -> Callable[[Window], None]:
 def _serve(pipe: Connection, begin: Begin, device: str, threads: int) -> None:
     """Do tasks until the parent ends this process."""
     shield_worker()
-    prepare_worker(threads)
     report = Report(pipe)
     try:
         with telling_warnings(report.warn):
             report("asks")
-            do = begin(pipe.recv().on(device), report)
+            order = pipe.recv()
+            prepare_worker(threads)  # now that the libraries of its model are imported
+            do = begin(order.on(device), report)
             report("ready")
             while True:
                 do(pipe.recv())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from terrafuse.weights.digests import digest
     from terrafuse.weights.files import (
         also_looking_in,
-        digest,
         digest_values,
         load_strict,
         pretrained_wanted,
@@ -41,9 +41,9 @@ else:  # descriptions are read where torch is not installed, too
     __getattr__ = import_on_use(
         __name__,
         {
+            "terrafuse.weights.digests": ("digest",),
             "terrafuse.weights.files": (
                 "also_looking_in",
-                "digest",
                 "digest_values",
                 "load_strict",
                 "pretrained_wanted",

@@ -24,6 +24,7 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
+from terrafuse.weights.digests import digest
 from terrafuse.weights.hub import hub_or_cache
 
 HUB_PREFIX = "hf://"
@@ -222,12 +223,6 @@ def digest_values(state: Mapping[str, Tensor]) -> str:
         found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _locate(source: str | Path) -> Path:

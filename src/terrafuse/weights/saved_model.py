@@ -25,7 +25,8 @@ from terrafuse.errors import (
     cut,
 )
 from terrafuse.version import VERSION
-from terrafuse.weights.files import digest, read_weights, write_tensors
+from terrafuse.weights.digests import digest
+from terrafuse.weights.files import read_weights, write_tensors
 from terrafuse.weights.run_info import (
     FORMAT_VERSION,
     METRICS_JSON,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from terrafuse.data.grid import own_window
 from terrafuse.modalities import Modality
-from terrafuse.samples import Sample, Window, round_up
+from terrafuse.samples import Sample, Window, as_arrays, round_up
 
 if TYPE_CHECKING:
     from terrafuse.data.scene import Scene
@@ -223,12 +223,12 @@ class AlteredScene:
         self._scene = scene
         self._alterations = tuple(alterations)
 
-    def read(self, window: Window, *, labels: bool = True) -> Sample:
+    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
         """Read as `Scene.read` does, and alter."""
         sample = self._scene.read(window, labels=labels)
         for alteration in self._alterations:
             sample = alteration.read(self._scene, sample)
-        return sample
+        return as_arrays(sample) if arrays else sample
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # while it is unpickled

@@ -1,0 +1,112 @@
+"""Exported models as what maps scenes, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from terrafuse.api.mapping import TrainedModel
+from terrafuse.data import Scene
+from terrafuse.errors import ConfigError
+from terrafuse.prediction import MapSettings, ScenePredictor, WindowSettings, WorkerSettings
+from terrafuse.prediction.onnx_model import OnnxModel
+from terrafuse.weights.onnx_file import names_onnx
+
+
+class ExportedModel(TrainedModel):
+    """A model in an ONNX file that `terrafuse export` wrote.
+
+    Args:
+        model: On the processor, or on the GPU.
+    """
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        self.info = model.info.run
+
+    @property
+    def place(self) -> Path:
+        """The file."""
+        return self.model.file.path
+
+    @property
+    def model_file(self) -> Path:
+        """See `TrainedModel`."""
+        return self.model.file.path
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """See `TrainedModel`."""
+        return self.model.info.model
+
+    def windows(self, **given: Any) -> WindowSettings:
+        """See `TrainedModel`; windows of another size overlap by a quarter, unless told."""
+        found = {name: value for name, value in given.items() if value is not None}
+        if "crop_size" in found and "overlap" not in found:
+            found["overlap"] = found["crop_size"] // 4
+        return replace(self.model.windows, **found, is_batch_chosen="batch_size" in found)
+
+    def predictor(
+        self,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        *,
+        calibrated: bool = True,
+    ) -> tuple[ScenePredictor, WorkerSettings]:
+        """See `TrainedModel`."""
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        if spread.devices is not None:
+            raise ConfigError(
+                "devices counts the GPUs of torch, and an exported model runs on one device. Leave "
+                "out --devices; let runs with --device cuda:0, cuda:1 … map a --shard each"
+            )
+        calibration = self.model.calibration if calibrated else None
+        model = self.model if device == "auto" else self.model.on(device)
+        return ScenePredictor(model, windows or self.windows(), calibration=calibration), spread
+
+    def unchanging(self) -> AbstractContextManager[str]:
+        """See `TrainedModel`."""
+        return nullcontext(self.model.digest)
+
+    def _suit_memory(
+        self,
+        predictor: ScenePredictor,
+        scene: Scene,
+        settings: MapSettings,
+        workers: WorkerSettings,
+        out: Path,
+        *,
+        goes_on: bool,
+    ) -> tuple[ScenePredictor, str]:
+        """What a graph needs is not known before it runs."""
+        del scene, settings, workers, out, goes_on
+        return predictor, "setting" if predictor.windows.is_batch_chosen else "training"
+
+
+def open_model(path: str | Path, overrides: Mapping[str, str] | None = None) -> TrainedModel:
+    """Open what maps scenes: a run folder, or an ONNX file that `terrafuse export` wrote.
+
+    An ONNX file needs ONNX Runtime, and no torch.
+
+    Args:
+        overrides: Of a run folder, as of `load`.
+
+    Raises:
+        ConfigError: No such setting.
+        WeightsError: It is neither, damaged, or of another version.
+        MissingDependencyError: ONNX Runtime is not installed.
+    """
+    if names_onnx(path):
+        if overrides:
+            raise ConfigError(
+                f"-s {next(iter(overrides))}: '{path}' is an exported model, which has no "
+                "settings of a run. Give --crop-size, --overlap, --blending or --batch-size"
+            )
+        return ExportedModel(OnnxModel.open(path))
+    from terrafuse.api.runs import load  # torch takes seconds to import
+
+    return load(path, overrides=overrides)
