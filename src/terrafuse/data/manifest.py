@@ -202,6 +202,22 @@ class Manifest:
             for name, paths in found.items()
         }
 
+    def files_named(self, entry: SceneEntry) -> Iterator[str]:
+        """Every raster and label file of a scene as GDAL names it, without opening any.
+
+        Raises:
+            RasterReadError: No file matches a pattern.
+        """
+        for name in entry.rasters:
+            yield from self._files(entry, name)
+        yield from (self._resolve(path) for path in (entry.labels, entry.labels_eroded) if path)
+
+    @property
+    def area_file(self) -> str | None:
+        """File of the labelled area as GDAL names it."""
+        area = self.label_rules.area
+        return None if area is None else self._resolve(area)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in the file, with every modality."""
         values: dict[str, Any] = {} if self.root is None else {"root": self.root}
