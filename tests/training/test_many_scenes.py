@@ -13,6 +13,7 @@ import pytest
 from terrafuse.data import handles, load_manifest, open_dataset
 from terrafuse.doctor import Finding, check_manifest
 from terrafuse.errors import DataError, RasterReadError, TerrafuseError
+from terrafuse.training import survey
 from terrafuse.training.train import train
 
 training: Any = sys.modules["terrafuse.training.train"]  # a function has the same name
@@ -36,7 +37,7 @@ class Said:
 
 @pytest.fixture
 def path(make_dataset: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(training, "_MOST_CHECKED", len(CHECKED))
+    monkeypatch.setattr(survey, "MOST_CHECKED", len(CHECKED))
     made: Path = make_dataset(SPLITS)
     return made
 
@@ -64,7 +65,7 @@ def test_some_are_checked_and_that_is_said(
         "checked 4 of 8 scenes, spread evenly; a fault of another one ends the run when it is "
         f"read. To check all: 'terrafuse data check {path}'"
     ]
-    monkeypatch.setattr(training, "_MOST_CHECKED", len(SPLITS))
+    monkeypatch.setattr(survey, "MOST_CHECKED", len(SPLITS))
     training._check_data(config, manifest, display)  # type: ignore[arg-type]
     assert len(opened) == 3 * len(SPLITS)
     assert len(display.lines) == 1
@@ -129,7 +130,7 @@ def test_a_class_without_pixels_is_told_once(
     values = path.read_text().replace("code: 1", "code: 1\n- name: ice\n  code: 2")
     path.write_text(values)
     for most in (len(CHECKED), len(SPLITS)):
-        monkeypatch.setattr(training, "_MOST_CHECKED", most)
+        monkeypatch.setattr(survey, "MOST_CHECKED", most)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             train(make_config(path, training={"steps": 1}), tmp_path / f"run{most}", progress=False)

@@ -45,6 +45,8 @@ from terrafuse.writing import written_whole
 FOLDER = ".terrafuse"
 # Part of every digest: a new number where the content of what is kept changes its meaning.
 _FORMAT = 1
+# Name of the plain values among the arrays of a file.
+_PLAIN = "plain"
 # A file that changed so recently may change again within the resolution of file times.
 _SETTLED_NS = 2_000_000_000
 # Results kept of a manifest: the last ones used.
@@ -102,7 +104,7 @@ class Keeper:
         try:
             with np.load(path, allow_pickle=False) as stored:
                 found = {key: stored[key] for key in stored.files}
-            values = json.loads(found.pop("values").tobytes().decode())
+            values = json.loads(found.pop(_PLAIN).tobytes().decode())
             os.utime(path)  # the last ones used stay
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             return None
@@ -120,7 +122,7 @@ class Keeper:
         text = np.frombuffer(json.dumps(dict(values)).encode(), np.uint8)
         try:
             with written_whole(self.folder / name) as (partial,), partial.open("wb") as file:
-                np.savez(file, values=text, **arrays)
+                np.savez(file, **{_PLAIN: text}, **arrays)
             _thin_out(self.folder)
         except (OutputError, OSError) as error:
             self.notice = f"what was read of the data cannot be kept: {error}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -156,7 +156,7 @@ class Manifest:
             scenes.append(Scene(files, on_opening=tell))
         return scenes
 
-    def scene(self, id: str, tell: BandNamesTeller | None = None) -> Scene:
+    def scene(self, id: str, tell: Callable[[Scene], None] | None = None) -> Scene:
         """Open one scene.
 
         Args:
