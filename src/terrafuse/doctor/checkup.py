@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -205,7 +205,7 @@ def _examine(
             return opened
         scene, findings = opened
         if each:
-            scene.remember_windows()
+            _read_ahead(scene, said)
         try:
             result = _look(manifest, entry, scene, findings, splits, deep)
         except TerrafuseError as error:
@@ -220,6 +220,28 @@ def _examine(
     finally:
         scene.close()
     return result
+
+
+def _read_ahead(scene: Scene, said: Counter[str]) -> None:
+    """Decode a chip once for all that look at it; what fails is left to them to meet.
+
+    Args:
+        said: Warnings of GDAL so far.
+    """
+    scene.remember_windows()
+    windows = cover(scene, 512)
+    if len(windows) > 1:
+        return
+    before = Counter(said)
+    try:
+        scene.read(windows[0], labels=False)
+    except TerrafuseError:
+        said["failed"] += 1
+    if said != before:  # as if nothing had been read
+        said.clear()
+        said.update(before)
+        scene.close()
+        scene.remember_windows()
 
 
 def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] | _Result:
