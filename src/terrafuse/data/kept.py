@@ -59,7 +59,7 @@ _WHOLE = frozenset(
 )
 _LIST = ".vrt"
 # Texts of a VRT that may name a file, with the attributes of their elements.
-_NAMING = re.compile(r"<\w*(?:Source|Dataset|Filename)\w*\b([^>]*)>([^<]*)<", re.IGNORECASE)
+_NAMING = re.compile(r"<\w*(?:Source|Dataset|Filename)\w*\b([^>]*)>([^<]*)", re.IGNORECASE)
 _BESIDE = re.compile(r"relativeToVRT\s*=\s*[\"']1", re.IGNORECASE)
 # What makes names that are not found that way.
 _UNCLEAR = ("<ProcessingSteps", "<![CDATA[", "<!ENTITY")
@@ -102,11 +102,11 @@ class Keeper:
             return self._own.get(name)
         path = self.folder / name
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 found = {key: stored[key] for key in stored.files}
             values = json.loads(found.pop(_PLAIN).tobytes().decode())
             os.utime(path)  # the last ones used stay
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
             return None
         self._own[name] = values | found
         return self._own[name]
@@ -226,13 +226,13 @@ class _States:
         folder, name = os.path.split(path)
         stem, suffix = os.path.splitext(name)
         suffix = suffix.lower()
-        self._look(path)
-        if suffix == _LIST:
-            self._add_named(path)
-        elif suffix not in _WHOLE:
+        if suffix != _LIST and suffix not in _WHOLE:
             raise _NotKeptError(
                 f"whether '{path}' has changed cannot be told for files of its kind"
             )
+        self._look(path)
+        if suffix == _LIST:
+            self._add_named(path)
         if folder not in self._beside:
             self._beside[folder] = _by_beginning(folder)
         for other in self._beside[folder].get(stem, ()):

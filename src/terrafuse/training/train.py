@@ -239,6 +239,11 @@ def check_crop_size(config: DataConfig, manifest: Manifest) -> None:
 def _check_data(kept: KeptFacts, segmenter: Segmenter, display: Display) -> dict[str, Scene]:
     """Refuse data that cannot be trained on; return the scenes opened, by id."""
     entries, path = kept.manifest.entries, kept.manifest.path
+    if kept.load_findings() is not None:
+        display.say(
+            "nothing has changed since these data were last checked: what was found and measured "
+            "then is used; --fresh reads them again"
+        )
     findings, opened = check_data(
         kept,
         require_all=not segmenter.supports_missing,
@@ -282,7 +287,8 @@ def _measure(
             scene.tell_bands(measured.notices[number])
     if measured is None:
         measured = _measure_anew(manifest, train, val, display)
-        kept.save_measured(measured)
+        if not any(scene.astray for scene in [*val, *train]):  # which warn when opened
+            kept.save_measured(measured)
     if len(manifest.entries) > survey.MOST_CHECKED:  # what `_check_data` tells of fewer
         for index in np.flatnonzero(np.array(measured.class_counts) == 0):
             missing = told_of_missing(manifest.scheme.names[index], "the training splits")
