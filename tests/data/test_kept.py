@@ -107,7 +107,8 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_change_of_any_file_is_seen(path: Path, change: Callable[[Path], None]) -> None:
     before = keeper(path)
-    assert before.digest and before.folder == path.parent / FOLDER
+    assert before.digest
+    assert before.folder == path.parent / FOLDER
     assert keeper(path).digest == before.digest
     change(path.parent)
     assert keeper(path).digest != before.digest
@@ -259,7 +260,8 @@ def test_other_places_where_the_folder_cannot_be_written(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (path.parent / FOLDER).write_text("in the way")
     found = keeper(path)
-    assert found.folder is not None and found.folder.parent == tmp_path / "cache" / "terrafuse"
+    assert found.folder is not None
+    assert found.folder.parent == tmp_path / "cache" / "terrafuse"
     found.save("kind", values={"x": 1})
     assert keeper(path).load("kind") == {"x": 1}
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))  # a file

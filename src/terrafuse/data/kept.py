@@ -53,9 +53,7 @@ _SETTLED_NS = 2_000_000_000
 _MOST_KEPT, _MOST_BYTES = 48, 1 << 30
 # Formats of which everything lies in the file and in those that begin with its name.
 _WHOLE = frozenset(
-    ".tif .tiff .png .jpg .jpeg .jp2 .j2k .bmp .gif .webp .bil .bip .bsq .dat .bin .raw .asc "
-    ".nc .nc4 .h5 .hdf5 .hdf .he5 .grb .grib .zip .tar .gz .tgz "
-    ".gpkg .geojson .shp .fgb .parquet .geoparquet".split()
+    [".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".j2k", ".bmp", ".gif", ".webp", ".bil", ".bip", ".bsq", ".dat", ".bin", ".raw", ".asc", ".nc", ".nc4", ".h5", ".hdf5", ".hdf", ".he5", ".grb", ".grib", ".zip", ".tar", ".gz", ".tgz", ".gpkg", ".geojson", ".shp", ".fgb", ".parquet", ".geoparquet"]
 )
 _LIST = ".vrt"
 # Texts of a VRT that may name a file, with the attributes of their elements.

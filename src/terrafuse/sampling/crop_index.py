@@ -164,7 +164,10 @@ def pack_indexes(indexes: Sequence[CropIndex]) -> dict[str, NDArray[Any]]:
     every = [(value, own) for group in pixels for value, own in group]
     return {
         "sizes": np.array(
-            [(i.height, i.width, i.alignment, i.cell, i.labelled, *i.usable.shape) for i in indexes],
+            [
+                (i.height, i.width, i.alignment, i.cell, i.labelled, *i.usable.shape)
+                for i in indexes
+            ],
             np.int64,
         ).reshape(-1, 7),
         "usable": np.concatenate([np.empty(0, np.int32), *(i.usable.ravel() for i in indexes)]),

@@ -189,9 +189,7 @@ def _prepare(
         facts = _split_statistics(measured, config, manifest)
         _check_validation(config, segmenter, measured.sizes)
     segmenter.set_statistics(facts.statistics)
-    pixel_size = (
-        _pixel_size(train_scenes, display) if measured is None else measured.pixel_size
-    )
+    pixel_size = _pixel_size(train_scenes, display) if measured is None else measured.pixel_size
     if pixel_size is not None:
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
@@ -313,9 +311,7 @@ def _measure_anew(
     )
 
 
-def _split_statistics(
-    measured: Measured, config: RunConfig, manifest: Manifest
-) -> SplitStatistics:
+def _split_statistics(measured: Measured, config: RunConfig, manifest: Manifest) -> SplitStatistics:
     statistics = apply_normalization(measured.statistics, manifest, config.data)
     return SplitStatistics(statistics, measured.class_counts, digest(manifest.path))
 
