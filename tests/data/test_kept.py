@@ -7,6 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +85,20 @@ def zip_again(path: Path) -> None:
 
 
 def written(name: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text("x") and None
+    def write(folder: Path) -> None:
+        (folder / name).write_text("x")
+
+    return write
+
+
+def do(change: Callable[[Path], None], name: str, folder: Path) -> None:
+    change(folder / name)
 
 
 FILES = ("a1.tif", "a2_x.tif", "b1.vrt", "nested.vrt", "inner.tif", "l1.tif", "l2.tif", "e1.tif")
 CHANGES: dict[str, Callable[[Path], None]] = {
-    **{f"{name} altered": lambda folder, n=name: alter(folder / n) for name in FILES},
-    **{f"{name} replaced": lambda folder, n=name: replace(folder / n) for name in FILES},
+    **{f"{name} altered": partial(do, alter, name) for name in FILES},
+    **{f"{name} replaced": partial(do, replace, name) for name in FILES},
     "touched": lambda folder: os.utime(folder / "a1.tif"),
     "zip altered": lambda folder: alter(folder / "c.zip"),
     "member added": lambda folder: zip_again(folder / "c.zip"),

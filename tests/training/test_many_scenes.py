@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from terrafuse.data import handles, load_manifest, open_dataset
+from terrafuse.data import handles, load_manifest, open_dataset, stored
 from terrafuse.data.kept import Keeper
 from terrafuse.doctor import Finding, check_manifest
 from terrafuse.errors import DataError, RasterReadError, TerrafuseError
@@ -57,7 +57,7 @@ def cut(path: Path) -> None:
 def test_some_are_checked_and_that_is_said(
     path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, real = set(), handles.open_stored
+    opened, real = set(), stored.open_stored
 
     def note(spec: str) -> Any:
         opened.add(Path(spec).name)

@@ -14,7 +14,7 @@ import pytest
 import rasterio
 
 from terrafuse.config import RunConfig
-from terrafuse.data import handles, kept
+from terrafuse.data import handles, kept, stored
 from terrafuse.errors import TerrafuseError
 from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
@@ -67,7 +67,7 @@ class Found:
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each raster was opened."""
     found: Counter[str] = Counter()
-    real = handles.open_stored
+    real = stored.open_stored
 
     def note(spec: str) -> Any:
         found[Path(spec).name] += 1

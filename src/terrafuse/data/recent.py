@@ -42,4 +42,4 @@ class RecentWindows:
 
 
 def _arrays(value: object) -> tuple[np.ndarray[Any, Any], ...]:
-    return value if isinstance(value, tuple) else (value,)  # type: ignore[return-value]
+    return value if isinstance(value, tuple) else (value,)

@@ -167,7 +167,7 @@ def _may_survey(facts: KeptFacts) -> bool:
     is_plain = all(rule.rescale is None for rule in facts.manifest.rules.values())
     if not is_plain or data.label_share != 1 or facts.load_measured() is not None:
         return False
-    places = [data.train_splits.index(e.split) for e in _train_entries(facts)]  # type: ignore[arg-type]
+    places = [data.train_splits.index(e.split) for e in _train_entries(facts)]
     return places == sorted(places)
 
 
