@@ -8,6 +8,12 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/data/test_kept.py::test_other_places_where_the_folder_cannot_be_written": (
+        "data.kept:open_keeper | or name another cache with XDG_CACHE_HOME",
+    ),
+    "tests/training/test_survey.py::test_a_file_is_opened_once_and_then_not_at_all": (
+        "training.train:_check_data | --fresh reads them again",
+    ),
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),
