@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
 
+from terrafuse.api.datasets import data_stats
 from terrafuse.config import RunConfig
-from terrafuse.data import handles, kept, stored
+from terrafuse.data import Scene, handles, kept, stored
 from terrafuse.errors import TerrafuseError
 from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
@@ -236,3 +238,38 @@ def test_runs_on_what_is_kept_are_equal(
         assert told == (name == "second")
     first, second = (tmp_path / name / "model.safetensors" for name in ("first", "second"))
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_statistics_are_kept_unless_something_is_to_be_said(
+    make_dataset: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_dataset()
+    first = data_stats(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scene, "read", None)
+        assert data_stats(path) == first
+        with pytest.raises(TypeError):
+            data_stats(path, fresh=True)
+        with pytest.raises(TypeError):
+            data_stats(path, split=None)
+    bands_by_name(path)
+    for _ in range(2):  # said each time
+        with pytest.warns(UserWarning, match="another order"):
+            assert data_stats(path)["a"].mean == first["a"].mean[::-1]
+
+
+def test_what_opening_warns_of_is_said_each_time(
+    make_dataset: Make, make_config: Make, make_raster: Make, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    path = make_dataset()
+    for name, bands, rows in (("a", 2, 48), ("b", 1, 49)):  # without CRS, a row too many
+        image = np.random.default_rng(1).normal(0, 1, (bands, rows, 48)).astype(np.float32)
+        make_raster(path.with_name(f"{name}0.tif"), image, crs=None, transform=Affine.identity())
+    labels = np.zeros((1, 48, 48), np.uint8)
+    make_raster(path.with_name("labels0.tif"), labels, crs=None, transform=Affine.identity())
+    config = make_config(path)
+    expected = one_by_one(config, tmp_path / "one", monkeypatch)
+    assert any("has 49 × 48 pixels" in text for _, text in expected.warned)
+    for name in ("pass", "again"):
+        Found(config, tmp_path / name).check_equal(expected)

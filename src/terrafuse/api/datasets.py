@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -264,8 +265,12 @@ def data_stats(
     known = keeper.load("stats", split)
     if known is not None:
         return {name: BandStatistics.from_dict(values) for name, values in known.items()}
-    found = compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
-    if not any(scene.band_notices or scene.astray for scene in scenes):  # which warn every time
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
+    for said in caught:
+        warnings.warn_explicit(said.message, said.category, said.filename, said.lineno)
+    if not any(issubclass(said.category, UserWarning) for said in caught):  # to be said each time
         keeper.save("stats", split, values={name: s.to_dict() for name, s in found.items()})
     return found
 

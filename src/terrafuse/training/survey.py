@@ -107,6 +107,12 @@ class KeptFacts:
         values = {"findings": [finding.to_dict() for finding in findings]}
         self.keeper.save("check", *self._splits(), MOST_CHECKED, values=values)
 
+    @property
+    def may_keep(self) -> bool:
+        """Whether opening the scenes once more says nothing that the user should hear each time."""
+        findings = self.load_findings()
+        return findings is not None and not _has_unusual(findings)
+
     def load_measured(self) -> Measured | None:
         """Return what was measured, or None."""
         found = self.keeper.load("measured", *self._splits(), *self._labels())

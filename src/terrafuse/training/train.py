@@ -285,7 +285,7 @@ def _measure(
             scene.tell_bands(measured.notices[number])
     if measured is None:
         measured = _measure_anew(manifest, train, val, display)
-        if not any(scene.astray for scene in [*val, *train]):  # which warn when opened
+        if kept.may_keep and not any(scene.astray for scene in [*val, *train]):
             kept.save_measured(measured)
     if len(manifest.entries) > survey.MOST_CHECKED:  # what `_check_data` tells of fewer
         for index in np.flatnonzero(np.array(measured.class_counts) == 0):
