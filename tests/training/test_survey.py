@@ -258,6 +258,7 @@ def test_statistics_are_kept_unless_something_is_to_be_said(
             assert data_stats(path)["a"].mean == first["a"].mean[::-1]
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_what_opening_warns_of_is_said_each_time(
     make_dataset: Make, make_config: Make, make_raster: Make, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
