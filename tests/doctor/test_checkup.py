@@ -13,7 +13,8 @@ import pytest
 import yaml
 from rasterio.transform import from_origin
 
-from terrafuse.data import load_manifest
+from terrafuse.api.datasets import data_check
+from terrafuse.data import kept, load_manifest
 from terrafuse.doctor import check_manifest, checkup, files, iterate_findings
 
 SIZE = 40
@@ -80,9 +81,9 @@ def test_reading_stops_where_the_reader_stops(manifest, monkeypatch):
     begun = []
     inner = checkup._examine
 
-    def note(manifest, entry, splits, deep):
+    def note(manifest, entry, **how):
         begun.append(entry.id)
-        return inner(manifest, entry, splits, deep)
+        return inner(manifest, entry, **how)
 
     monkeypatch.setattr(checkup, "_examine", note)
     findings = iterate_findings(manifest, workers=2)
@@ -135,3 +136,30 @@ def test_every_code_is_in_the_documentation_and_only_those():
     named = {code for row in rows for code in re.findall(r"`([a-z0-9-]+)`", row)}
     named = {code for code in named if not code.startswith("--")}
     assert named == found
+
+
+def test_findings_are_kept_while_nothing_changes(manifest, monkeypatch):
+    """Deep and quick ones apart, in the same order, reported alike."""
+    monkeypatch.setattr(kept, "_SETTLED_NS", 0)
+    real, checked = checkup.observe, []
+
+    def note(scene, *more):
+        checked.append(scene.id)
+        return real(scene, *more)
+
+    monkeypatch.setattr(checkup, "observe", note)
+    reported, said = [], []
+    first = data_check(manifest, report=reported.append, say=said.append)
+    assert checked
+    assert not said
+    checked.clear()
+    again = []
+    assert data_check(manifest, report=again.append, say=said.append) == first
+    assert again == reported
+    assert not checked
+    assert "--fresh checks them again" in said[0]
+    quick = data_check(manifest, quick=True)
+    assert quick == data_check(manifest, quick=True)
+    assert len(said) == 1
+    assert data_check(manifest, fresh=True) == first
+    assert checked

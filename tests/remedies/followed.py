@@ -42,6 +42,12 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/weights/test_onnx_file.py::test_weights_that_are_not_there": (
         "weights.onnx_file:_check_external | Copy both files",
     ),
+    "tests/data/test_kept.py::test_other_places_where_the_folder_cannot_be_written": (
+        "data.kept:open_keeper | or name another cache with XDG_CACHE_HOME",
+    ),
+    "tests/training/test_survey.py::test_a_file_is_opened_once_and_then_not_at_all": (
+        "training.train:_check_data | --fresh reads them again",
+    ),
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from terrafuse.data import handles, load_manifest, open_dataset
+from terrafuse.data import handles, load_manifest, open_dataset, stored
+from terrafuse.data.kept import Keeper
 from terrafuse.doctor import Finding, check_manifest
 from terrafuse.errors import DataError, RasterReadError, TerrafuseError
+from terrafuse.training import survey
 from terrafuse.training.train import train
 
 training: Any = sys.modules["terrafuse.training.train"]  # a function has the same name
@@ -34,9 +36,15 @@ class Said:
         self.lines.append(text)
 
 
+class NeedsAll:
+    """What the check asks of a model."""
+
+    supports_missing = False
+
+
 @pytest.fixture
 def path(make_dataset: Make, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(training, "_MOST_CHECKED", len(CHECKED))
+    monkeypatch.setattr(survey, "MOST_CHECKED", len(CHECKED))
     made: Path = make_dataset(SPLITS)
     return made
 
@@ -49,7 +57,7 @@ def cut(path: Path) -> None:
 def test_some_are_checked_and_that_is_said(
     path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened, real = set(), handles.open_stored
+    opened, real = set(), stored.open_stored
 
     def note(spec: str) -> Any:
         opened.add(Path(spec).name)
@@ -58,14 +66,21 @@ def test_some_are_checked_and_that_is_said(
     config, display = make_config(path), Said()
     manifest = open_dataset(config.data)
     monkeypatch.setattr(handles, "open_stored", note)
-    training._check_data(config, manifest, display)  # type: ignore[arg-type]
+
+    def check() -> None:
+        facts = survey.KeptFacts(Keeper(), config, manifest)
+        training._check_data(facts, NeedsAll(), display)
+
+    # Without the pass for training, which reads all: it has been made.
+    monkeypatch.setattr(survey, "_may_survey", lambda _: False)
+    check()
     assert opened == {f"{name}{n}.tif" for name in ("a", "b", "labels") for n in CHECKED}
     assert display.lines == [
         "checked 4 of 8 scenes, spread evenly; a fault of another one ends the run when it is "
         f"read. To check all: 'terrafuse data check {path}'"
     ]
-    monkeypatch.setattr(training, "_MOST_CHECKED", len(SPLITS))
-    training._check_data(config, manifest, display)  # type: ignore[arg-type]
+    monkeypatch.setattr(survey, "MOST_CHECKED", len(SPLITS))
+    check()
     assert len(opened) == 3 * len(SPLITS)
     assert len(display.lines) == 1
 
@@ -129,7 +144,7 @@ def test_a_class_without_pixels_is_told_once(
     values = path.read_text().replace("code: 1", "code: 1\n- name: ice\n  code: 2")
     path.write_text(values)
     for most in (len(CHECKED), len(SPLITS)):
-        monkeypatch.setattr(training, "_MOST_CHECKED", most)
+        monkeypatch.setattr(survey, "MOST_CHECKED", most)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             train(make_config(path, training={"steps": 1}), tmp_path / f"run{most}", progress=False)

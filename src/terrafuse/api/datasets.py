@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -81,8 +82,10 @@ def data_check(
     quick: bool = False,
     workers: int | None = None,
     html: str | Path | None = None,
+    fresh: bool = False,
     progress: Progress | None = None,
     report: Callable[[Finding], None] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> list[Finding]:
     """Find data that cannot or should not be trained on, before training.
 
@@ -91,26 +94,22 @@ def data_check(
         quick: Only check what training checks itself: files, labels, presence of data.
         workers: Scenes checked at the same time; default: one per core, at most 4.
         html: Path of a page to write, with the findings and pictures of their places.
+        fresh: Read the data again, whatever is kept of it beside the manifest.
         progress: Called with (scenes done, total scenes).
         report: Called with each finding as soon as it is known.
+        say: Called with what is to be said of the check itself.
 
     Raises:
         ConfigError: The manifest is invalid.
         OutputError: The page cannot be written, another process writes it, or it would be written
             over the data.
     """
-    from terrafuse.doctor import check_manifest, count_unknown_labels
-
     dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
     with ExitStack() as stack:
         if html is not None:
             stack.enter_context(claimed_file(html, "data check"))
             refuse_inputs([Path(html)], files_read(dataset))
-        findings = check_manifest(
-            dataset, deep=not quick, workers=workers, progress=progress, report=report
-        )
-        unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
-        findings += count_unknown_labels(dataset, skip=unreadable)
+        findings = _find_faults(dataset, quick, workers, fresh, progress, report, say)
         if html is None:
             return findings
         from terrafuse.reports import write_doctor_page  # takes a while to import
@@ -121,6 +120,44 @@ def data_check(
             finding_views(dataset, findings), Path(html), summary=scenes, scheme=dataset.scheme
         )
         return findings
+
+
+def _find_faults(
+    dataset: Manifest,
+    quick: bool,
+    workers: int | None,
+    fresh: bool,
+    progress: Progress | None,
+    report: Callable[[Finding], None] | None,
+    say: Callable[[str], None] | None,
+) -> list[Finding]:
+    """Check a data set, or return what was found before, if nothing has changed since."""
+    from terrafuse.data.kept import open_keeper
+    from terrafuse.doctor import Finding, check_manifest, count_unknown_labels
+
+    keeper = open_keeper(dataset, fresh=fresh)
+    known = keeper.load("doctor", quick)
+    if known is not None:
+        if say:
+            say(
+                "nothing has changed since these data were last checked, and this was found then; "
+                "--fresh checks them again"
+            )
+        findings = [Finding.from_dict(values) for values in known["findings"]]
+        for finding in findings[: known["reported"]] if report else ():
+            report(finding)  # type: ignore[misc]
+        return findings
+    if say and keeper.notice:
+        say(keeper.notice)
+    findings = check_manifest(
+        dataset, deep=not quick, workers=workers, progress=progress, report=report
+    )
+    reported = len(findings)
+    unreadable = {f.scene for f in findings if f.severity == "error" and f.scene}
+    findings += count_unknown_labels(dataset, skip=unreadable)
+    values = {"findings": [finding.to_dict() for finding in findings], "reported": reported}
+    keeper.save("doctor", quick, values=values)
+    return findings
 
 
 def suggested_fixes(findings: Sequence[Finding]) -> dict[str, Any]:
@@ -198,14 +235,24 @@ def _merge(values: dict[str, Any], more: Mapping[str, Any], *, over: bool) -> No
 
 
 def data_stats(
-    manifest: str | Path, *, split: str | None = "train", progress: Progress | None = None
+    manifest: str | Path,
+    *,
+    split: str | None = "train",
+    fresh: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, BandStatistics]:
     """Measure statistics per modality and band, over a split's pixels with data.
+
+    Args:
+        split: The split; None: all scenes.
+        fresh: Read the data again, whatever is kept of it beside the manifest.
+        progress: Called with (windows done, windows in total).
 
     Raises:
         SceneNotFoundError: There are no scenes in the split.
     """
     from terrafuse.data import compute_statistics
+    from terrafuse.data.kept import open_keeper
 
     dataset = load_manifest(Path(manifest))
     scenes = dataset.scenes(split)
@@ -214,13 +261,28 @@ def data_stats(
             f"'{manifest}' has no scenes in split '{split}'; "
             f"splits are {', '.join(dataset.splits) or 'none'}"
         )
-    return compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
+    keeper = open_keeper(dataset, fresh=fresh)
+    known = keeper.load("stats", split)
+    if known is not None:
+        return {name: BandStatistics.from_dict(values) for name, values in known.items()}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
+    for said in caught:
+        warnings.warn_explicit(said.message, said.category, said.filename, said.lineno)
+    if not any(issubclass(said.category, UserWarning) for said in caught):  # to be said each time
+        keeper.save("stats", split, values={name: s.to_dict() for name, s in found.items()})
+    return found
 
 
 def data_stats_by_split(
-    manifest: str | Path, *, progress: Progress | None = None
+    manifest: str | Path, *, fresh: bool = False, progress: Progress | None = None
 ) -> dict[str, dict[str, BandStatistics]]:
     """Measure the statistics of every split: split → modality → per band.
+
+    Args:
+        fresh: As of `data_stats`.
+        progress: Likewise.
 
     Raises:
         SceneNotFoundError: No scene is in any split.
@@ -231,7 +293,10 @@ def data_stats_by_split(
         raise SceneNotFoundError(
             f"'{manifest}' has no splits; create some with terrafuse data split"
         )
-    return {split: data_stats(manifest, split=split, progress=progress) for split in dataset.splits}
+    return {
+        split: data_stats(manifest, split=split, fresh=fresh, progress=progress)
+        for split in dataset.splits
+    }
 
 
 def data_split(

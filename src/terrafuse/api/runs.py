@@ -790,6 +790,7 @@ def train(
     *,
     overrides: Mapping[str, str] | None = None,
     resume: bool = False,
+    fresh: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train as `run.yaml` specifies; return the run folder.
@@ -799,6 +800,7 @@ def train(
         out: The run folder to make.
         overrides: Dotted keys → YAML values that replace those of the file.
         resume: Go on where an interrupted run stopped.
+        fresh: Read the data again, whatever is kept of it beside the manifest.
         progress: Show a progress bar, or lines where stderr is no terminal.
 
     Raises:
@@ -809,7 +811,7 @@ def train(
     from terrafuse.training import train as train_run  # Lightning takes seconds to import
 
     settings = config if isinstance(config, RunConfig) else load_run_config(config, overrides or {})
-    return train_run(settings, Path(out), resume=resume, progress=progress)
+    return train_run(settings, Path(out), resume=resume, fresh=fresh, progress=progress)
 
 
 def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from terrafuse.cli.export import export
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.maps import mosaic, vectorize
-from terrafuse.cli.options import AsJson, Device, Resume, RunFile, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, Fresh, Resume, RunFile, Setting, pairs
 from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.reference import areas, sample
@@ -186,11 +186,12 @@ def train(
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder to create.")],
     settings: Setting = None,
     resume: Resume = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train a model as run.yaml specifies."""
     from terrafuse import api
 
-    folder = api.train(config, out, overrides=pairs(settings), resume=resume)
+    folder = api.train(config, out, overrides=pairs(settings), resume=resume, fresh=fresh)
     typer.echo(f"trained {folder}; next: {_needs_path(folder)}terrafuse evaluate {folder}")
 
 

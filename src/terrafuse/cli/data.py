@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from terrafuse.cli.options import AsJson, ManifestFile, number, pairs
+from terrafuse.cli.options import AsJson, Fresh, ManifestFile, number, pairs
 
 if TYPE_CHECKING:
     from terrafuse.doctor import Finding
@@ -67,6 +67,7 @@ def data_check(
     run: Annotated[
         Path | None, typer.Option(help="Also estimate a run's memory and time.", metavar="run.yaml")
     ] = None,
+    fresh: Fresh = False,
 ) -> None:
     """Find faults in a dataset; exit code 1 if there are errors."""
     from terrafuse import api
@@ -80,8 +81,10 @@ def data_check(
             quick=quick,
             workers=workers,
             html=html,
+            fresh=fresh,
             progress=display.stage("checking"),
             report=ticker.show,
+            say=display.say,
         )
         expected = None
         if run is not None:
@@ -127,16 +130,19 @@ def data_stats(
     manifest: ManifestFile,
     split: Annotated[str, typer.Option(help="Split to measure; 'all': every split.")] = "train",
     as_json: AsJson = False,
+    fresh: Fresh = False,
 ) -> None:
     """Print mean, standard deviation and percentiles per band, over pixels with data."""
     from terrafuse import api
     from terrafuse.progress import Display
 
     if split == "all":
-        _show_all_splits(manifest, as_json)
+        _show_all_splits(manifest, as_json, fresh)
         return
     with Display() as display:
-        statistics = api.data_stats(manifest, split=split, progress=display.stage("reading"))
+        statistics = api.data_stats(
+            manifest, split=split, fresh=fresh, progress=display.stage("reading")
+        )
     if as_json:
         typer.echo(json.dumps({name: s.to_dict() for name, s in statistics.items()}, indent=2))
     else:
@@ -146,7 +152,7 @@ def data_stats(
         print_statistics(load_manifest(manifest).modalities, statistics)
 
 
-def _show_all_splits(manifest: Path, as_json: bool) -> None:
+def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
     from terrafuse import api
     from terrafuse.cli.splits import print_split, print_statistics_by_split
     from terrafuse.data import load_manifest
@@ -154,7 +160,9 @@ def _show_all_splits(manifest: Path, as_json: bool) -> None:
     from terrafuse.splits import report_split
 
     with Display() as display:
-        statistics = api.data_stats_by_split(manifest, progress=display.stage("reading"))
+        statistics = api.data_stats_by_split(
+            manifest, fresh=fresh, progress=display.stage("reading")
+        )
         report = report_split(load_manifest(manifest), display.stage("counting labels"))
     if as_json:
         plain = {

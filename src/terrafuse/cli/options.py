@@ -27,6 +27,9 @@ ScoredSplit = Annotated[
     str | None, typer.Option(help="Split to score on; default: evaluation.split.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Read the data again, whatever is kept of it.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Setting = Annotated[
     list[str] | None,

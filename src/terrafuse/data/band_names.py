@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -232,10 +233,11 @@ def _meanings(texts: Sequence[str], *, numbers: bool = True) -> list[str]:
     return found
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 14)  # scenes of a data set have the same names
+def _words(text: str) -> tuple[str, ...]:
     """Words and numbers in lower case; "B04" and "B4" are one."""
     found = re.findall(r"[a-z0-9]+", text.lower())
-    return [re.sub(r"(?<!\d)0+(?=\d)", "", word) for word in found]
+    return tuple(re.sub(r"(?<!\d)0+(?=\d)", "", word) for word in found)
 
 
 def plain_name(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -156,7 +156,7 @@ class Manifest:
             scenes.append(Scene(files, on_opening=tell))
         return scenes
 
-    def scene(self, id: str, tell: BandNamesTeller | None = None) -> Scene:
+    def scene(self, id: str, tell: Callable[[Scene], None] | None = None) -> Scene:
         """Open one scene.
 
         Args:
@@ -201,6 +201,22 @@ class Manifest:
             name: tuple(file for path in paths if (file := local_file(path)) is not None)
             for name, paths in found.items()
         }
+
+    def files_named(self, entry: SceneEntry) -> Iterator[str]:
+        """Every raster and label file of a scene as GDAL names it, without opening any.
+
+        Raises:
+            RasterReadError: No file matches a pattern.
+        """
+        for name in entry.rasters:
+            yield from self._files(entry, name)
+        yield from (self._resolve(path) for path in (entry.labels, entry.labels_eroded) if path)
+
+    @property
+    def area_file(self) -> str | None:
+        """File of the labelled area as GDAL names it."""
+        area = self.label_rules.area
+        return None if area is None else self._resolve(area)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in the file, with every modality."""

@@ -57,6 +57,8 @@ class Name(NamedTuple):
 def gdal_path(name: str) -> str:
     """`name` as GDAL writes it: URLs become /vsi paths; "GTIFF_RAW:" is left to `open_stored`."""
     name = plain_path(name)
+    if "://" not in name:  # nearly all, of which there may be 10⁵
+        return name
     found = _ARCHIVE.match(name)
     if found:
         kind, scheme, rest = found.groups()
@@ -118,6 +120,8 @@ def split_layer(name: str) -> tuple[str, str | None]:
 
 def _parse(spec: str, folder: Path) -> Name | None:
     """A GDAL name taken apart; None where it names no file on this disk."""
+    if not ("/vsi" in spec or ":" in spec or "|" in spec):  # nearly all
+        return Name("", spec, "")
     archive = _WITHIN_ARCHIVE.match(spec)
     if archive:
         return _parse_archive(archive[1], archive[2], folder)

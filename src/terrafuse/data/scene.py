@@ -29,6 +29,7 @@ from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
+from terrafuse.data.recent import RecentWindows
 from terrafuse.data.remote import state
 from terrafuse.data.stored import plain_path
 from terrafuse.data.value_conversion import ValueConversion
@@ -130,6 +131,7 @@ class Scene:
         self._files = files
         self._conversions: Mapping[str, ValueConversion] = {}
         self._on_opening = on_opening
+        self._memory: RecentWindows | None = None
         self._parts = None if on_opening else self._open()
 
     @property
@@ -139,6 +141,30 @@ class Scene:
             if self._on_opening:
                 self._on_opening(self)
         return self._parts
+
+    def adopt(self, other: Scene) -> None:
+        """Take over what opening found out of the same files read by the same rules."""
+        if self._parts is None and self._files == other._files:
+            self._parts = other._opened
+            if self._on_opening:
+                self._on_opening(self)
+
+    def tell_bands(self, notices: Mapping[str, BandNotice]) -> None:
+        """Warn, before opening, of the bands that an earlier opening found; opening then does not.
+
+        Args:
+            notices: Its `band_notices`.
+        """
+        if self._parts is None and isinstance(self._on_opening, BandNamesTeller):
+            self._on_opening.tell(self.id, notices)
+            self._on_opening = None
+
+    def remember_windows(self) -> None:
+        """Keep the windows read last until `close`, for readers that follow one another.
+
+        They get the same arrays, which are not to be changed.
+        """
+        self._memory = RecentWindows()
 
     def _open(self) -> _Opened:
         files = self._files
@@ -303,7 +329,7 @@ class Scene:
         give = _same if arrays else _tensor_maker()
         images, valid = {}, {}
         for modality in self.modalities:
-            image, known = self._read_modality(modality, window)
+            image, known = self._recall_modality(modality, window)
             images[modality.name] = give(image)
             valid[modality.name] = give(known)
         read = self.read_labels(window) if labels and self.has_labels else None
@@ -351,6 +377,11 @@ class Scene:
             raise LabelError(
                 f"scene '{self.id}' has no {reference}; name a file under '{reference}'"
             )
+        if self._memory is None:
+            return self._read_labels(window, reference)
+        return self._memory.get((reference, window), lambda: self._read_labels(window, reference))
+
+    def _read_labels(self, window: Window, reference: ReferenceName) -> NDArray[np.uint8]:
         opened = self._opened
         if reference not in opened.labels:
             where = _labels_where(self.id, reference)
@@ -376,6 +407,7 @@ class Scene:
     def keep_labels(self, area: LabelMask) -> Scene:
         """Return the scene, which must have labels, with training labels void outside an area."""
         opened, scene = self._opened, copy(self)
+        scene._memory = None
         masked: Labels = MaskedLabels(opened.labels["labels"], area)
         scene._parts = replace(opened, labels=opened.labels | {"labels": masked})
         return scene
@@ -383,6 +415,7 @@ class Scene:
     def convert_values(self, conversions: Mapping[str, ValueConversion]) -> Scene:
         """The scene with values of these modalities converted as they are read."""
         scene = copy(self)
+        scene._memory = None
         scene._conversions = dict(conversions)
         return scene
 
@@ -422,6 +455,7 @@ class Scene:
 
     def close(self) -> None:
         """Close the scene's files that this process has open; reading reopens them."""
+        self._memory = None
         if self._parts is None:
             return
         for source in self._parts.sources.values():
@@ -434,6 +468,14 @@ class Scene:
         if self._parts is None:
             return f"Scene('{self.id}', {names}, not opened)"
         return f"Scene('{self.id}', {self.grid.height} × {self.grid.width}, {names})"
+
+    def _recall_modality(
+        self, modality: Modality, window: Window
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        if self._memory is None:
+            return self._read_modality(modality, window)
+        key = (modality.name, window)
+        return self._memory.get(key, lambda: self._read_modality(modality, window))
 
     def _read_modality(
         self, modality: Modality, window: Window
@@ -548,12 +590,16 @@ class BandNamesTeller:
 
     def __call__(self, scene: Scene) -> None:
         """Warn of a scene's bands, unless of others like them."""
-        for name, notice in scene.band_notices.items():
+        self.tell(scene.id, scene.band_notices)
+
+    def tell(self, id: str, notices: Mapping[str, BandNotice]) -> None:
+        """Warn of the bands of the scene of this name, unless of others like them."""
+        for name, notice in notices.items():
             if (name, notice.text) not in self._told:
                 self._told.add((name, notice.text))
-                said = f"{_where(scene.id, name)}: '{notice.path}'{self._more} {notice.text}"
+                said = f"{_where(id, name)}: '{notice.path}'{self._more} {notice.text}"
                 warning = BandNamesWarning(said, is_doubtful=notice.is_doubtful)
-                warnings.warn(warning, stacklevel=3)
+                warnings.warn(warning, stacklevel=4)
 
 
 def _same(array: NDArray[Any]) -> Any:

@@ -89,6 +89,43 @@ class _BandAccumulator:
         )
 
 
+class StatisticsPass:
+    """Statistics per band of scenes read one after the other, over pixels with data only.
+
+    Args:
+        modalities: Modalities to describe; others of the scenes are ignored.
+        block: Side of the blocks read at once, in pixels of the finest modality.
+        seed: Seed of the sample that the percentiles are computed from.
+    """
+
+    def __init__(self, modalities: Sequence[Modality], *, block: int = 512, seed: int = 0) -> None:
+        self.block = block
+        self._accumulators = [_BandAccumulator(modality, seed) for modality in modalities]
+
+    def read(self, scene: Scene) -> Iterator[int]:
+        """Read the next scene; yield after each window the number of windows done."""
+        present = [a for a in self._accumulators if a.modality.name not in scene.missing]
+        for accumulator in present:
+            accumulator.note_types(scene)
+        windows = cover(scene, self.block) if present else []
+        for count, window in enumerate(windows, start=1):
+            images = scene.read(window, labels=False).images
+            for accumulator in present:
+                accumulator.add(images[accumulator.modality.name].numpy())
+            yield count
+
+    def result(self, ids: Sequence[str]) -> dict[str, BandStatistics]:
+        """Return the statistics per modality name, in its unit.
+
+        Args:
+            ids: Names of the scenes, for messages.
+
+        Raises:
+            DataError: A band had no data in any scene.
+        """
+        return {a.modality.name: a.result(_where(ids)) for a in self._accumulators}
+
+
 def compute_statistics(
     scenes: Sequence[Scene],
     modalities: Sequence[Modality],
@@ -112,24 +149,17 @@ def compute_statistics(
     Raises:
         DataError: A band has no data in any scene.
     """
-    accumulators = [_BandAccumulator(modality, seed) for modality in modalities]
+    measuring = StatisticsPass(modalities, block=block, seed=seed)
     total = expected_total(scenes, lambda scene: len(cover(scene, block)))
     done = 0
     for scene in scenes:
-        own = cover(scene, block)
-        present = [a for a in accumulators if a.modality.name not in scene.missing]
-        for accumulator in present:
-            accumulator.note_types(scene)
-        for count, window in enumerate(own if present else (), start=1):
-            images = scene.read(window, labels=False).images
-            for accumulator in present:
-                accumulator.add(images[accumulator.modality.name].numpy())
+        for count in measuring.read(scene):
             if progress:
                 progress(min(done + count, total), total)
-        done += len(own)
+        done += len(cover(scene, block))
     if progress:
         progress(total, total)
-    return {a.modality.name: a.result(_where(scenes)) for a in accumulators}
+    return measuring.result([scene.id for scene in scenes])
 
 
 def class_counts(
@@ -164,7 +194,7 @@ def _label_windows(scene: Scene, block: int) -> Iterator[NDArray[np.uint8]]:
             yield scene.read_labels(window)
 
 
-def _where(scenes: Sequence[Scene]) -> str:
-    ids = [f"'{scene.id}'" for scene in scenes]
-    more = f" and {len(ids) - 5} more" if len(ids) > 5 else ""
-    return f"scenes {', '.join(ids[:5])}{more}" if ids else "the split, which holds no scenes"
+def _where(scenes: Sequence[str]) -> str:
+    ids = [f"'{id}'" for id in scenes[:5]]
+    more = f" and {len(scenes) - 5} more" if len(scenes) > 5 else ""
+    return f"scenes {', '.join(ids)}{more}" if ids else "the split, which holds no scenes"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +49,8 @@ from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
 from terrafuse.splits.content import sketch_scene
 
+OnScene = Callable[[Scene], None]
+
 _MOST_WORKERS = 4
 # Scenes started before the first of them is done, per worker.
 _AHEAD = 2
@@ -63,6 +66,7 @@ def check_manifest(
     most: int | None = None,
     progress: Progress | None = None,
     report: Callable[[Finding], None] | None = None,
+    each: OnScene | None = None,
 ) -> list[Finding]:
     """Check a data set, one scene after the other, and return the findings.
 
@@ -78,6 +82,8 @@ def check_manifest(
             they all lack; None: all are.
         progress: Called with (scenes done, scenes in total).
         report: Called with each finding as soon as it is known.
+        each: Called with each scene that could be read, while it is open; it remembers the windows
+            read last (`Scene.remember_windows`).
 
     Returns:
         Findings by scene, then those about splits; empty for a sound data set.
@@ -91,6 +97,7 @@ def check_manifest(
         workers=workers,
         most=most,
         progress=progress,
+        each=each,
     ):
         findings.append(finding)
         if report:
@@ -107,6 +114,7 @@ def iterate_findings(
     workers: int | None = None,
     most: int | None = None,
     progress: Progress | None = None,
+    each: OnScene | None = None,
 ) -> Iterator[Finding]:
     """Yield the findings of `check_manifest` as they become known."""
     # Values as in the files: rescaling would read all of a scene for the sake of one block.
@@ -118,7 +126,8 @@ def iterate_findings(
     are_all = most is None or len(entries) <= most
     if most is not None and not are_all:
         entries = tuple(entries[number * len(entries) // most] for number in range(most))
-    results = _examine_all(manifest, entries, splits, deep, _count_workers(workers, deep))
+    examine = partial(_examine, manifest, splits=splits, deep=deep, each=each)
+    results = _examine_all(examine, entries, _count_workers(workers, deep))
     for done, result in enumerate(results, start=1):
         yield from result.findings
         if result.record is not None:
@@ -165,18 +174,17 @@ def _count_workers(workers: int | None, deep: bool) -> int:
 
 
 def _examine_all(
-    manifest: Manifest, entries: Sequence[SceneEntry], splits: Splits, deep: bool, workers: int
+    examine: Callable[[SceneEntry], _Result], entries: Sequence[SceneEntry], workers: int
 ) -> Iterator[_Result]:
     """Examine one scene after the other, in order."""
     if workers == 1 or len(entries) == 1:
-        for entry in entries:
-            yield _examine(manifest, entry, splits, deep)
+        yield from map(examine, entries)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="doctor") as executor:
         waiting: deque[Future[_Result]] = deque()
         try:
             for entry in entries:
-                waiting.append(executor.submit(_examine, manifest, entry, splits, deep))
+                waiting.append(executor.submit(examine, entry))
                 if len(waiting) >= _AHEAD * workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -186,24 +194,54 @@ def _examine_all(
                 future.cancel()
 
 
-def _examine(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
+def _examine(
+    manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool, each: OnScene | None
+) -> _Result:
+    manifest = manifest.only(entry.id)
     with gdal_warnings() as said:
-        result = _examine_one(manifest.only(entry.id), entry, splits, deep)
+        opened = _open(manifest, entry)
+        if isinstance(opened, _Result):
+            opened.findings += from_gdal(said, entry.id)
+            return opened
+        scene, findings = opened
+        if each:
+            _read_ahead(scene, said)
+        try:
+            result = _look(manifest, entry, scene, findings, splits, deep)
+        except TerrafuseError as error:
+            result = _Result([*findings, _explain(manifest, entry, error)])
+        except BaseException:
+            scene.close()
+            raise
     result.findings += from_gdal(said, entry.id)
+    try:
+        if each and result.record is not None:
+            each(scene)
+    finally:
+        scene.close()
     return result
 
 
-def _examine_one(manifest: Manifest, entry: SceneEntry, splits: Splits, deep: bool) -> _Result:
-    opened = _open(manifest, entry)
-    if isinstance(opened, _Result):
-        return opened
-    scene, findings = opened
+def _read_ahead(scene: Scene, said: Counter[str]) -> None:
+    """Decode a chip once for all that look at it; what fails is left to them to meet.
+
+    Args:
+        said: Warnings of GDAL so far.
+    """
+    scene.remember_windows()
+    windows = cover(scene, 512)
+    if len(windows) > 1:
+        return
+    before = Counter(said)
     try:
-        return _look(manifest, entry, scene, findings, splits, deep)
-    except TerrafuseError as error:
-        return _Result([*findings, _explain(manifest, entry, error)])
-    finally:
+        scene.read(windows[0], labels=False)
+    except TerrafuseError:
+        said["failed"] += 1
+    if said != before:  # as if nothing had been read
+        said.clear()
+        said.update(before)
         scene.close()
+        scene.remember_windows()
 
 
 def _open(manifest: Manifest, entry: SceneEntry) -> tuple[Scene, list[Finding]] | _Result:

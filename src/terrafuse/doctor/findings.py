@@ -42,6 +42,24 @@ class Finding:
     window: Window | None = None
     fix: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        path = None if self.path is None else str(self.path)
+        window = None if self.window is None else list(vars(self.window).values())
+        return {**vars(self), "path": path, "window": window, "fix": dict(self.fix)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Finding:
+        """Inverse of `to_dict`."""
+        path, window = values["path"], values["window"]
+        return cls(
+            **{
+                **values,
+                "path": None if path is None else Path(path),
+                "window": None if window is None else Window(*window),
+            }
+        )
+
     def __str__(self) -> str:
         return f"{self.message.rstrip('.')}. {self.remedy}".strip()
 

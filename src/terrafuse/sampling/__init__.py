@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terrafuse.sampling.augment import describe_augmentation
-    from terrafuse.sampling.dataset import TrainingDataset, TrainingLoader, training_loader
+    from terrafuse.sampling.dataset import (
+        TrainingDataset,
+        TrainingLoader,
+        training_indexing,
+        training_loader,
+    )
     from terrafuse.sampling.label_shares import (
         KeptShare,
         LabelUnits,
@@ -22,7 +27,12 @@ else:  # each with the libraries that it needs, and no others
         __name__,
         {
             "terrafuse.sampling.augment": ("describe_augmentation",),
-            "terrafuse.sampling.dataset": ("TrainingDataset", "TrainingLoader", "training_loader"),
+            "terrafuse.sampling.dataset": (
+                "TrainingDataset",
+                "TrainingLoader",
+                "training_indexing",
+                "training_loader",
+            ),
             "terrafuse.sampling.label_shares": (
                 "KeptShare",
                 "LabelUnits",
@@ -49,6 +59,7 @@ __all__ = [
     "label_units",
     "labelled_scenes",
     "share_labels",
+    "training_indexing",
     "training_loader",
     "views_loader",
 ]

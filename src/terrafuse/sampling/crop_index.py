@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +58,17 @@ class CropIndex:
         return row * self.cell, col * self.cell
 
 
-def index_crops(
+def drained(steps: Generator[None, None, CropIndex]) -> CropIndex:
+    """Run to its end what pauses after each window, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            found: CropIndex = end.value
+            return found
+
+
+def index_crops_by_window(
     scene: Scene,
     cell: int,
     *,
@@ -63,8 +76,8 @@ def index_crops(
     require_all: bool = False,
     use_labels: bool = True,
     seed: int = 0,
-) -> CropIndex:
-    """Index the data and labels of a scene in one pass.
+) -> Generator[None, None, CropIndex]:
+    """Index the data and labels of a scene in one pass, pausing after each window.
 
     Args:
         cell: Side of the cells in scene pixels; a multiple of the scene's alignment.
@@ -87,6 +100,7 @@ def index_crops(
         learnable = labels != IGNORE_INDEX
         labelled += int(learnable.sum())
         if not learnable.any():  # saves reading the images
+            yield
             continue
         learnable &= _has_data(scene.read(window, labels=False), labels.shape, require_all)
         usable[_cells(window, cell)] = count_cells(learnable, cell)
@@ -96,6 +110,7 @@ def index_crops(
                 if value not in reservoirs:
                     reservoirs[value] = Reservoir(pixels_per_class, rng)
                 reservoirs[value].add(pixels)
+        yield
     return CropIndex(
         height=scene.grid.height,
         width=scene.grid.width,
@@ -140,3 +155,50 @@ def _by_class(
         rows, cols = np.divmod(pixels[values == value].astype(np.int32), np.int32(labels.shape[1]))
         found[value] = np.stack([rows + np.int32(window.row), cols + np.int32(window.col)], axis=1)
     return found
+
+
+def pack_indexes(indexes: Sequence[CropIndex]) -> dict[str, NDArray[Any]]:
+    """Join crop indexes into few arrays, from which `unpack_indexes` makes them again."""
+    counts = [list(index.class_counts.items()) for index in indexes]
+    pixels = [list(index.class_pixels.items()) for index in indexes]
+    every = [(value, own) for group in pixels for value, own in group]
+    return {
+        "sizes": np.array(
+            [
+                (i.height, i.width, i.alignment, i.cell, i.labelled, *i.usable.shape)
+                for i in indexes
+            ],
+            np.int64,
+        ).reshape(-1, 7),
+        "usable": np.concatenate([np.empty(0, np.int32), *(i.usable.ravel() for i in indexes)]),
+        "counts": np.array([item for group in counts for item in group], np.int64).reshape(-1, 2),
+        "counts_ends": np.cumsum([0, *map(len, counts)]),
+        "values": np.array([value for value, _ in every], np.int64),
+        "values_ends": np.cumsum([0, *map(len, pixels)]),
+        "pixels": np.concatenate([np.empty((0, 2), np.int32), *(own for _, own in every)]),
+        "pixels_ends": np.cumsum([0, *(len(own) for _, own in every)]),
+    }
+
+
+def unpack_indexes(arrays: Mapping[str, NDArray[Any]]) -> list[CropIndex]:
+    """Inverse of `pack_indexes`."""
+    counts, values, ends = arrays["counts"].tolist(), arrays["values"].tolist(), 0
+    parts = [arrays["pixels"][a:b] for a, b in pairwise(arrays["pixels_ends"].tolist())]
+    indexes = []
+    for size, (a, b), (c, d) in zip(
+        arrays["sizes"].tolist(),
+        pairwise(arrays["counts_ends"].tolist()),
+        pairwise(arrays["values_ends"].tolist()),
+        strict=True,
+    ):
+        height, width, alignment, cell, labelled, rows, cols = size
+        usable = arrays["usable"][ends : ends + rows * cols].reshape(rows, cols)
+        ends += rows * cols
+        indexes.append(
+            CropIndex(
+                height, width, alignment, cell, usable, labelled,
+                class_counts=dict(counts[a:b]),
+                class_pixels=dict(zip(values[c:d], parts[c:d], strict=True)),
+            )
+        )  # fmt: skip
+    return indexes

@@ -6,17 +6,25 @@ distributed over any number of processes without keeping state.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from terrafuse.data.kept import Keeper
 from terrafuse.data.scene import Scene
 from terrafuse.errors import ConfigError, DataError, LabelError
 from terrafuse.progress import Progress
 from terrafuse.samples import Window, round_up
-from terrafuse.sampling.crop_index import CropIndex, index_crops
+from terrafuse.sampling.crop_index import (
+    CropIndex,
+    drained,
+    index_crops_by_window,
+    pack_indexes,
+    unpack_indexes,
+)
 
 _Windows = NDArray[np.int32]
 SamplingMode = Literal["random", "balanced", "grid", "scene"]
@@ -26,6 +34,45 @@ _CELLS_PER_CROP = 4
 # Pixels remembered per class, over all scenes: 8 MB.
 _CLASS_PIXELS = 1_000_000
 _LEAST_PIXELS_PER_SCENE = 64
+
+
+@dataclass(frozen=True)
+class CropIndexing:
+    """Settings by which scenes are indexed for a sampler.
+
+    Args:
+        crop_size: Height and width of windows, in scene pixels.
+        smallest: Smallest size that will be drawn.
+        mode: As of `WindowSampler`.
+        require_all: Likewise.
+        use_labels: Likewise.
+        scenes: Number of scenes.
+    """
+
+    crop_size: int
+    smallest: int
+    mode: SamplingMode
+    require_all: bool
+    use_labels: bool
+    scenes: int
+
+    def steps(self, number: int, scene: Scene) -> Generator[None, None, CropIndex]:
+        """Index scene `number`, pausing after each window.
+
+        Raises:
+            ConfigError: `crop_size` does not fit the scales of the modalities.
+        """
+        _check_crop_size(self.crop_size, scene)
+        cell = min(self.crop_size, self.smallest) // _CELLS_PER_CROP
+        pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // self.scenes)
+        return index_crops_by_window(
+            scene,
+            max(1, cell // scene.alignment) * scene.alignment,
+            pixels_per_class=pixels if self.mode == "balanced" else 0,
+            require_all=self.require_all,
+            use_labels=self.use_labels,
+            seed=number,
+        )
 
 
 class WindowSampler:
@@ -51,6 +98,7 @@ class WindowSampler:
         require_usable: Every window has usable pixels in mode `scene` too, for labels so sparse
             that most windows would have none.
         use_labels: Whether a usable pixel needs a label; otherwise no labels are read.
+        kept: Indexes of the same scenes from before.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
@@ -70,28 +118,17 @@ class WindowSampler:
         require_all: bool = False,
         require_usable: bool = False,
         use_labels: bool = True,
+        kept: KeptIndexes | None = None,
         progress: Progress | None = None,
     ) -> None:
         if not scenes:
             raise DataError("there are no scenes to train on; set 'split: train' in the manifest")
         self.crop_size, self.mode, self.seed = crop_size, mode, seed
         self._require_usable = require_all or require_usable
-        self.crop_indexes: list[CropIndex] = []
-        pixels = max(_LEAST_PIXELS_PER_SCENE, _CLASS_PIXELS // len(scenes))
-        for index, scene in enumerate(scenes):
-            _check_crop_size(crop_size, scene)
-            cell = min(crop_size, smallest or crop_size) // _CELLS_PER_CROP
-            crop_index = index_crops(
-                scene,
-                max(1, cell // scene.alignment) * scene.alignment,
-                pixels_per_class=pixels if mode == "balanced" else 0,
-                require_all=require_all,
-                use_labels=use_labels,
-                seed=index,
-            )
-            self.crop_indexes.append(crop_index)
-            if progress:
-                progress(index + 1, len(scenes))
+        indexing = CropIndexing(
+            crop_size, smallest or crop_size, mode, require_all, use_labels, len(scenes)
+        )
+        self.crop_indexes = _index_all(scenes, indexing, kept, progress)
         _check_usable(scenes, self.crop_indexes, require_all, use_labels)
         self._usable = [i for i, crop_index in enumerate(self.crop_indexes) if crop_index.total]
         self._scene_ends = np.cumsum([crop_index.total for crop_index in self.crop_indexes])
@@ -217,6 +254,47 @@ class WindowSampler:
             for down in steps
             for right in steps
         ]
+
+
+@dataclass(frozen=True)
+class KeptIndexes:
+    """Crop indexes of a data set that are kept with it.
+
+    Args:
+        keeper: What is kept of the data set.
+        about: What decides which scenes of it are indexed, and which of their labels are void.
+    """
+
+    keeper: Keeper
+    about: tuple[object, ...]
+
+    def load(self, indexing: CropIndexing) -> list[CropIndex] | None:
+        """Return the indexes, or None."""
+        found = self.keeper.load("crops", indexing, self.about)
+        return None if found is None else unpack_indexes(found)
+
+    def save(self, indexing: CropIndexing, indexes: Sequence[CropIndex]) -> None:
+        """Keep the indexes."""
+        self.keeper.save("crops", indexing, self.about, values={}, arrays=pack_indexes(indexes))
+
+
+def _index_all(
+    scenes: Sequence[Scene],
+    indexing: CropIndexing,
+    kept: KeptIndexes | None,
+    progress: Progress | None,
+) -> list[CropIndex]:
+    found = kept.load(indexing) if kept else None
+    if found is not None:
+        return found
+    indexes = []
+    for number, scene in enumerate(scenes):
+        indexes.append(drained(indexing.steps(number, scene)))
+        if progress:
+            progress(number + 1, len(scenes))
+    if kept:
+        kept.save(indexing, indexes)
+    return indexes
 
 
 def _place_window(

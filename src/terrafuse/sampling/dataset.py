@@ -20,7 +20,7 @@ from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.sampling.augment import Augment, ModalityDropout
-from terrafuse.sampling.crops import WindowSampler
+from terrafuse.sampling.crops import CropIndexing, KeptIndexes, WindowSampler
 from terrafuse.stopping import shield_worker, starting_workers
 
 _T = TypeVar("_T")
@@ -57,7 +57,7 @@ class CropDataset(Dataset[_T]):
             crop_size=config.crop_size,
             mode=config.sampling,
             seed=seed,
-            smallest=self._read_size(config.augment.scale[1]),
+            smallest=_read_size(config, self.alignment, config.augment.scale[1]),
             **wanted,
         )
 
@@ -84,13 +84,25 @@ class CropDataset(Dataset[_T]):
         return self.scenes[scene], window, shown
 
     def _read_size(self, zoom: float) -> int:
-        """Return the scene pixels to read so that a crop shows the ground `zoom` times as large."""
-        if zoom == 1:
-            return self.config.crop_size
-        return self._align(self.config.crop_size / zoom)
+        return _read_size(self.config, self.alignment, zoom)
 
     def _align(self, pixels: float) -> int:
-        return max(1, round(pixels / self.alignment)) * self.alignment
+        return _align(pixels, self.alignment)
+
+
+def training_indexing(
+    config: DataConfig, modalities: Sequence[Modality], scenes: int, *, require_all: bool
+) -> CropIndexing:
+    """Return the settings by which `TrainingDataset` indexes its scenes.
+
+    Args:
+        scenes: Their number.
+        require_all: As of `TrainingDataset`.
+    """
+    smallest = _read_size(config, window_alignment(list(modalities)), config.augment.scale[1])
+    return CropIndexing(
+        config.crop_size, smallest, config.sampling, require_all, use_labels=True, scenes=scenes
+    )
 
 
 class TrainingDataset(CropDataset[Sample]):
@@ -100,6 +112,7 @@ class TrainingDataset(CropDataset[Sample]):
         config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
             which `share_labels` applies to the scenes, every crop has labels.
         require_all: Crops have pixels with data of every modality, for methods that need all.
+        kept: Crop indexes of the same scenes from before.
         progress: Called with (scenes done, scenes in total) while looking for usable pixels.
 
     Raises:
@@ -116,13 +129,14 @@ class TrainingDataset(CropDataset[Sample]):
         *,
         seed: int,
         require_all: bool = False,
+        kept: KeptIndexes | None = None,
         progress: Progress | None = None,
     ) -> None:
         names = [modality.name for modality in modalities]
         self.dropout = ModalityDropout(config.modality_dropout, names)
         super().__init__(
             scenes, modalities, statistics, config, seed=seed, require_all=require_all,
-            require_usable=config.label_share < 1, progress=progress,
+            require_usable=config.label_share < 1, kept=kept, progress=progress,
         )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
@@ -188,6 +202,7 @@ def training_loader(
     rank: int = 0,
     world_size: int = 1,
     require_all: bool = False,
+    kept: KeptIndexes | None = None,
     progress: Progress | None = None,
 ) -> TrainingLoader[Batch]:
     """Create a loader of all training batches from `start_step` on, for one process.
@@ -200,6 +215,7 @@ def training_loader(
         accumulate: Batches per optimiser step.
         start_step: Optimiser steps already done.
         require_all: See `TrainingDataset`.
+        kept: See `TrainingDataset`.
         progress: See `TrainingDataset`.
 
     Returns:
@@ -210,7 +226,7 @@ def training_loader(
         DataError, LabelError: There is nothing to train on.
     """
     dataset = TrainingDataset(
-        scenes, modalities, statistics, config, seed=seed, require_all=require_all,
+        scenes, modalities, statistics, config, seed=seed, require_all=require_all, kept=kept,
         progress=progress,
     )  # fmt: skip
     batches = range(start_step * accumulate, steps * accumulate)
@@ -258,6 +274,15 @@ def sample_generator(seed: int, index: int) -> Generator:
     """Create the random generator of one sample, from the run's seed and its number."""
     state = np.random.SeedSequence((seed, index)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
+
+
+def _read_size(config: DataConfig, alignment: int, zoom: float) -> int:
+    """Return the scene pixels to read so that a crop shows the ground `zoom` times as large."""
+    return config.crop_size if zoom == 1 else _align(config.crop_size / zoom, alignment)
+
+
+def _align(pixels: float, alignment: int) -> int:
+    return max(1, round(pixels / alignment)) * alignment
 
 
 def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:

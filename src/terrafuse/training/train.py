@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from terrafuse.data import (
     open_dataset,
     typical_pixel_size_m,
 )
+from terrafuse.data.kept import open_keeper
 from terrafuse.describe.memory import (
     build_again,
     check_prediction,
@@ -31,7 +32,7 @@ from terrafuse.describe.memory import (
     check_training,
     training_device,
 )
-from terrafuse.doctor import check_manifest, refuse_untrainable, told_of_missing
+from terrafuse.doctor import refuse_untrainable, told_of_missing
 from terrafuse.errors import ConfigError
 from terrafuse.evaluation import scored_classes
 from terrafuse.methods import describe_run, tuned_state
@@ -40,7 +41,7 @@ from terrafuse.progress import Display, Progress
 from terrafuse.sampling import describe_augmentation, labelled_scenes, share_labels, training_loader
 from terrafuse.segmenter import Segmenter
 from terrafuse.stopping import when_stopped
-from terrafuse.training import run_state
+from terrafuse.training import run_state, survey
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -50,6 +51,7 @@ from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
+from terrafuse.training.survey import KeptFacts, Measured, check_data
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer
 from terrafuse.training.validation import (
@@ -65,11 +67,16 @@ from terrafuse.writing import claimed
 
 #: Warnings about data that are shown one by one.
 _MOST_WARNINGS = 5
-#: Of more scenes so many are opened before anything is measured: opening 20,000 takes minutes.
-_MOST_CHECKED = 1000
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool = True) -> Path:
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    progress: bool = True,
+) -> Path:
     """Train a model as the settings specify.
 
     Everything is checked before the first step, cheap checks first: settings, folder, manifest and
@@ -82,6 +89,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
         out: The run folder to make.
         resume: Go on where an interrupted run in `out` stopped, exactly as if it had not been;
             begins where there is none. A finished run is left as it is.
+        fresh: Read the data again, whatever earlier runs have kept of it.
         progress: Show a progress bar, or lines where stderr is no terminal.
 
     Returns:
@@ -110,7 +118,7 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, progress: bool 
             run_state.tidy(out)
             return out
         position = run_state.read_position(out) if resume else Position()
-        prepare = partial(_prepare, config, out, position)
+        prepare = partial(_prepare, config, out, position, fresh)
         run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
@@ -128,6 +136,7 @@ class _Run:
     facts: SplitStatistics
     segmenter: Segmenter
     loss: WeightedSum
+    kept: KeptFacts
     display: Display
 
 
@@ -147,16 +156,21 @@ def check_settings(config: RunConfig) -> None:
         check_trainer(training)
 
 
-def _prepare(config: RunConfig, out: Path, position: Position, display: Display) -> _Run:
+def _prepare(
+    config: RunConfig, out: Path, position: Position, fresh: bool, display: Display
+) -> _Run:
     manifest = open_dataset(config.data)
     check_crop_size(config.data, manifest)
     scored_classes(config.evaluation, manifest.scheme)  # refuses unknown class names
     # From an earlier part of the run, or from the first process, which then has checked the data.
     facts = run_state.read_split_statistics(out, config.data.manifest)
-    if facts is None:
-        _check_data(config, manifest, display)
     manifest = run_state.as_begun(manifest, facts, out)
     segmenter = build_segmenter(config, manifest)
+    keeper = open_keeper(manifest, fresh=fresh)
+    if keeper.notice and run_state.is_first_process():
+        display.say(keeper.notice)
+    kept = KeptFacts(keeper, config, manifest)
+    opened = {} if facts is not None else _check_data(kept, segmenter, display)
     check_small_batch(segmenter, config)
     check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
     train_scenes = share_labels(
@@ -169,12 +183,13 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
     # Loss options are checked with placeholder counts: measuring the real ones may take long.
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
+    measured = kept.load_measured()
     if facts is None:
-        facts = _measure(config, manifest, train_scenes, val_scenes, display)
-        _check_validation(config, segmenter, val_scenes)  # their labels have just been read
+        measured = _measure(kept, measured, train_scenes, val_scenes, opened, display)
+        facts = _split_statistics(measured, config, manifest)
+        _check_validation(config, segmenter, measured.sizes)
     segmenter.set_statistics(facts.statistics)
-    typical = train_scenes[:: len(train_scenes) // _MOST_CHECKED + 1]
-    pixel_size = typical_pixel_size_m(_grids(typical, display.stage("opening rasters")))
+    pixel_size = _pixel_size(train_scenes, display) if measured is None else measured.pixel_size
     if pixel_size is not None:
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
@@ -187,8 +202,15 @@ def _prepare(config: RunConfig, out: Path, position: Position, display: Display)
             display.say(f"augmentation, {line}")
         run_state.begin(out, config, facts)
     return _Run(
-        config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, display
-    )
+        config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, kept,
+        display,
+    )  # fmt: skip
+
+
+def _pixel_size(scenes: Sequence[Scene], display: Display) -> float | None:
+    """Return the typical pixel size of scenes, of some where there are many."""
+    typical = scenes[:: len(scenes) // survey.MOST_CHECKED + 1]
+    return typical_pixel_size_m(_grids(typical, display.stage("opening rasters")))
 
 
 def _grids(scenes: Sequence[Scene], progress: Progress) -> Iterator[Grid]:
@@ -212,21 +234,25 @@ def check_crop_size(config: DataConfig, manifest: Manifest) -> None:
         )
 
 
-def _check_data(config: RunConfig, manifest: Manifest, display: Display) -> None:
-    findings = check_manifest(
-        manifest,
-        deep=False,
-        train_splits=config.data.train_splits,
-        validation_split=config.training.validation_split,
-        most=_MOST_CHECKED,
+def _check_data(kept: KeptFacts, segmenter: Segmenter, display: Display) -> dict[str, Scene]:
+    """Refuse data that cannot be trained on; return the scenes opened, by id."""
+    entries, path = kept.manifest.entries, kept.manifest.path
+    if kept.load_findings() is not None:
+        display.say(
+            "nothing has changed since these data were last checked: what was found and measured "
+            "then is used; --fresh reads them again"
+        )
+    findings, opened = check_data(
+        kept,
+        require_all=not segmenter.supports_missing,
         progress=display.stage("checking data"),
     )
     refuse_untrainable(findings)
-    if len(manifest.entries) > _MOST_CHECKED:
+    if len(entries) > survey.MOST_CHECKED:
         display.say(
-            f"checked {_MOST_CHECKED:,} of {len(manifest.entries):,} scenes, spread evenly; a "
+            f"checked {survey.MOST_CHECKED:,} of {len(entries):,} scenes, spread evenly; a "
             "fault of another one ends the run when it is read. To check all: "
-            f"'terrafuse data check {manifest.path}'"
+            f"'terrafuse data check {path}'"
         )
     doubts = [f for f in findings if f.severity == "warning" and f.code != "no-val"]
     for finding in doubts[:_MOST_WARNINGS]:
@@ -234,40 +260,71 @@ def _check_data(config: RunConfig, manifest: Manifest, display: Display) -> None
     if len(doubts) > _MOST_WARNINGS:
         warnings.warn(
             f"{len(doubts) - _MOST_WARNINGS} more warnings about the data; list them with "
-            f"'terrafuse data check {manifest.path}'",
+            f"'terrafuse data check {path}'",
             stacklevel=4,
         )
+    return opened
 
 
 def _measure(
-    config: RunConfig,
-    manifest: Manifest,
+    kept: KeptFacts,
+    measured: Measured | None,
     train: Sequence[Scene],
     val: Sequence[Scene],
+    opened: Mapping[str, Scene],
     display: Display,
-) -> SplitStatistics:
-    check_selection(config, manifest, val, display.stage("reading validation labels"))
+) -> Measured:
+    """Measure what is not known of the data; warn of it as reading does."""
+    config, manifest = kept.config, kept.manifest
+    reading = display.stage("reading validation labels")
+    check_selection(config, manifest, val, reading, are_read=measured is not None)
+    for number, scene in enumerate([*val, *train] if measured else ()):
+        if scene.id in opened:
+            scene.adopt(opened[scene.id])
+        elif measured and measured.notices:
+            scene.tell_bands(measured.notices[number])
+    if measured is None:
+        measured = _measure_anew(manifest, train, val, display)
+        if kept.may_keep and not any(scene.astray for scene in [*val, *train]):
+            kept.save_measured(measured)
+    if len(manifest.entries) > survey.MOST_CHECKED:  # what `_check_data` tells of fewer
+        for index in np.flatnonzero(np.array(measured.class_counts) == 0):
+            missing = told_of_missing(manifest.scheme.names[index], "the training splits")
+            warnings.warn(f"{missing}; it cannot be learned", stacklevel=4)
+    return measured
+
+
+def _measure_anew(
+    manifest: Manifest, train: Sequence[Scene], val: Sequence[Scene], display: Display
+) -> Measured:
     modalities = list(manifest.modalities.values())
     statistics = compute_statistics(
         train, modalities, progress=display.stage("measuring statistics")
     )
-    progress = display.stage("counting labels")
-    counts = class_counts(train, manifest.scheme, progress=progress)
-    if len(manifest.entries) > _MOST_CHECKED:  # what `_check_data` tells of fewer
-        for index in np.flatnonzero(counts == 0):
-            missing = told_of_missing(manifest.scheme.names[index], "the training splits")
-            warnings.warn(f"{missing}; it cannot be learned", stacklevel=4)
-    statistics = apply_normalization(statistics, manifest, config.data)
-    return SplitStatistics(statistics, tuple(counts.tolist()), digest(manifest.path))
+    counts = class_counts(train, manifest.scheme, progress=display.stage("counting labels"))
+    return Measured(
+        statistics,
+        tuple(counts.tolist()),
+        _pixel_size(train, display),
+        tuple((scene.grid.height, scene.grid.width) for scene in val),
+        tuple(scene.band_notices for scene in [*val, *train]),
+    )
 
 
-def _check_validation(config: RunConfig, segmenter: Segmenter, scenes: Sequence[Scene]) -> None:
+def _split_statistics(measured: Measured, config: RunConfig, manifest: Manifest) -> SplitStatistics:
+    statistics = apply_normalization(measured.statistics, manifest, config.data)
+    return SplitStatistics(statistics, measured.class_counts, digest(manifest.path))
+
+
+def _check_validation(
+    config: RunConfig, segmenter: Segmenter, sizes: Sequence[tuple[int, int]]
+) -> None:
     """Refuse windows of validation that clearly do not fit into memory."""
     check_prediction(
         segmenter,
         config.predict_crop_size,
         config.predict_batch_size,
-        [(scene.grid.height, scene.grid.width) for scene in scenes],
+        sizes,
         training_device(config.training),
         by_options=False,
     )
@@ -329,6 +386,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
         steps=training.steps,
         accumulate=training.accumulate,
         require_all=not run.segmenter.supports_missing,
+        kept=run.kept.indexes,
     )
 
     def create(rank: int, world_size: int) -> Any:

@@ -80,13 +80,19 @@ def validation_scenes(config: RunConfig, manifest: Manifest) -> list[Scene]:
 
 
 def check_selection(
-    config: RunConfig, manifest: Manifest, scenes: Sequence[Scene], progress: Progress | None = None
+    config: RunConfig,
+    manifest: Manifest,
+    scenes: Sequence[Scene],
+    progress: Progress | None = None,
+    *,
+    are_read: bool = False,
 ) -> None:
     """Refuse scenes that cannot select the weights; warn if the selection is biased.
 
     Args:
         scenes: Result of `validation_scenes`.
         progress: Called with (scenes read, total scenes).
+        are_read: Whether their labels have been read, and hold pixels to compare.
 
     Raises:
         LabelError: All labels are ignored, or scenes lack the reference labels.
@@ -101,7 +107,7 @@ def check_selection(
         )
         return
     check_references(scenes, config.evaluation)
-    if not _has_reference_pixels(scenes, config.evaluation, progress):
+    if not are_read and not _has_reference_pixels(scenes, config.evaluation, progress):
         raise LabelError(
             f"{config.evaluation.reference} of split '{split}' are all ignored, so no score can "
             "select the weights. Correct 'classes', 'void' or the labels' 'nodata' in the "
