@@ -73,6 +73,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             is_done=self.is_exhausted() or step >= module.config.steps,
             world_size=trainer.world_size,
             decay_rule=module.decay_rule,
+            step_rule=module.step_rule,
         )
         checkpoint["terrafuse"] = position_fields(position)
 

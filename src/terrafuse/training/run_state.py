@@ -31,7 +31,7 @@ from terrafuse.errors import (
 )
 from terrafuse.locking import is_first_process as is_first_process
 from terrafuse.modalities import BandStatistics
-from terrafuse.training.optim import DECAY_RULE
+from terrafuse.training.optim import DECAY_RULE, STEP_RULE
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import is_trace, written_whole
@@ -83,12 +83,14 @@ class Position:
         is_done: True: nothing remains but to save the model.
         world_size: Number of processes it ran on; None before the first checkpoint.
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
+        step_rule: Rule of the batches of a step it was begun with (`training.task`).
     """
 
     step: int = 0
     is_done: bool = False
     world_size: int | None = None
     decay_rule: int = DECAY_RULE
+    step_rule: int = STEP_RULE
 
 
 def check_startable(
@@ -207,8 +209,9 @@ def read_position(out: Path) -> Position:
             f"terrafuse {own.get('version', '(unknown)')}; this is terrafuse "
             f"{VERSION} with format {CHECKPOINT_FORMAT}. {remedy}"
         )
-    # Checkpoints of before do not name the rule, which was the first.
-    return Position(own["step"], own["is_done"], own["world_size"], own.get("decay_rule", 1))
+    # Checkpoints of before do not name the rules, which were the first.
+    rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
+    return Position(own["step"], own["is_done"], own["world_size"], **rules)
 
 
 def position_fields(position: Position) -> dict[str, Any]:

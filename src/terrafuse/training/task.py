@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from typing import Any
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, cast
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -21,6 +22,7 @@ from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
     DECAY_RULE,
+    STEP_RULE,
     create_optimizer,
     create_schedule,
     parameter_groups,
@@ -39,6 +41,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
+        step_rule: Rule of the batches of a step that the run was begun with.
     """
 
     def __init__(
@@ -47,10 +50,11 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         config: LearningConfig,
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
+        step_rule: int = STEP_RULE,
     ) -> None:
         super().__init__()
         self.config = config
-        self.decay_rule = decay_rule
+        self.decay_rule, self.step_rule = decay_rule, step_rule
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, which have lost their shapes.
         self._groups = parameter_groups(model, config, rule=decay_rule)
@@ -150,6 +154,7 @@ class SegmentationTask(LearningTask):
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
+        step_rule: Rule of the batches of a step that the run was begun with.
     """
 
     def __init__(
@@ -159,8 +164,9 @@ class SegmentationTask(LearningTask):
         config: TrainingConfig,
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
+        step_rule: int = STEP_RULE,
     ) -> None:
-        super().__init__(segmenter, config, loader, decay_rule)
+        super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter = segmenter
         self.loss = loss
         self.aux_weight = config.aux_weight
@@ -175,6 +181,30 @@ class SegmentationTask(LearningTask):
         """The segmenter."""
         return self.segmenter
 
+    def train_dataloader(self) -> Batches:
+        """Return the batches of this process; where several make a step, with their factors."""
+        batches = super().train_dataloader()
+        processes, accumulate = self.trainer.world_size, self.config.accumulate
+        if processes * accumulate == 1:
+            return batches
+        if self.step_rule == 1:
+            if self.trainer.is_global_zero:
+                warnings.warn(
+                    "the run was begun when all batches of a step counted alike, however many "
+                    "labelled pixels they have; it goes on so",
+                    stacklevel=2,
+                )
+            return batches
+
+        def total_of(values: Tensor) -> Tensor:
+            there = values.to(self.device if self.device.type == "cuda" else "cpu")
+            return cast("Tensor", self.trainer.strategy.reduce(there, reduce_op="sum")).cpu()
+
+        steps = StepBatches(
+            batches.batches, accumulate, self.loss.denominators, total_of, processes=processes
+        )
+        return Batches(steps, batches.total)
+
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
@@ -186,7 +216,7 @@ class SegmentationTask(LearningTask):
         """Return the loss of a batch, and its terms."""
         assert batch.labels is not None
         output = self.segmenter(batch.images, batch.valid)
-        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight)
+        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight, batch.factors)
         return terms
 
     def views(self, batch: Batch) -> tuple[Batch, ...]:
@@ -213,6 +243,48 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
+
+
+class StepBatches:
+    """Batches with factors on their losses, so that a step has the gradient of one large batch.
+
+    A loss that divides by d (its `denominator`) is multiplied by d · n / D, where D is the sum of d
+    over the n batches of the step, in all processes: the mean of the n products is the loss of one
+    batch of all samples. The batches of a process wait in main memory until the last one is read.
+
+    Args:
+        batches: Of this process, from the first one of a step on.
+        accumulate: Batches of a step in each process.
+        denominators: Labels (N, H, W) → float64 (number of losses,).
+        total_of: Sums a tensor over the processes.
+        processes: How many there are.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        accumulate: int,
+        denominators: Callable[[Tensor], Tensor],
+        total_of: Callable[[Tensor], Tensor] = lambda values: values,
+        *,
+        processes: int = 1,
+    ) -> None:
+        self.batches, self.accumulate, self.processes = batches, accumulate, processes
+        self.denominators, self.total_of = denominators, total_of
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.batches)
+        while step := list(islice(batches, self.accumulate)):
+            own = torch.stack([self._of(batch) for batch in step])  # (n, number of losses)
+            total = self.total_of(own.sum(dim=0))
+            # Without a labelled pixel each loss is 0, whatever its factor.
+            factors = own * len(step) * self.processes / torch.where(total > 0, total, 1.0)
+            for batch, own_factors in zip(step, factors, strict=True):
+                yield replace(batch, factors=own_factors.float())
+
+    def _of(self, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        return self.denominators(batch.labels)
 
 
 def step_seed(seed: int, batch_idx: int, rank: int) -> int:

@@ -278,8 +278,8 @@ def _fit(run: _Run) -> signal.Signals | None:
     callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
-    rule = run.position.decay_rule
-    task = SegmentationTask(run.segmenter, run.loss, training, loader, rule)
+    rules = run.position.decay_rule, run.position.step_rule
+    task = SegmentationTask(run.segmenter, run.loss, training, loader, *rules)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
