@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -49,12 +50,17 @@ FREE_SETTINGS = frozenset(
         "training.devices",
         "training.nodes",
         "training.strategy",
+        "training.backend",
         "training.loggers",
         "training.save_every",
         "evaluation.split",
         "evaluation.boundary_tolerance_px",
     }
 )
+
+
+#: Settings that may change where the number of processes does, if their product with it stays.
+_OF_STEP = ("data.batch_size", "training.accumulate")
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Position:
         is_done: True: nothing remains but to save the model.
         world_size: Number of processes it ran on; None before the first checkpoint.
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
-        step_rule: Rule of the batches of a step it was begun with (`training.task`).
+        step_rule: Rule of the batches of a step it was begun with.
+        step_samples: Samples of a step in all processes; None: not known.
     """
 
     step: int = 0
@@ -91,6 +98,7 @@ class Position:
     world_size: int | None = None
     decay_rule: int = DECAY_RULE
     step_rule: int = STEP_RULE
+    step_samples: int | None = None
 
 
 def check_startable(
@@ -98,12 +106,15 @@ def check_startable(
     config: Settings,
     *,
     resume: bool,
+    processes: int = 1,
     read: Callable[[Path], Settings] = load_run_config,
 ) -> None:
     """Refuse a folder in which a run cannot be started or resumed.
 
     Args:
         resume: True: resume the run in the folder.
+        processes: Of the run that is resumed; where they are others than before, batches may be
+            as well, if a step keeps its samples.
         read: Reads the settings stored in the folder.
 
     Raises:
@@ -122,7 +133,7 @@ def check_startable(
             f"'{out}' is not empty and holds no run to resume ('{CONFIG}' is missing). "
             "Choose another folder with --out"
         )
-    _check_same_settings(read(out / CONFIG), config, out)
+    _check_same_settings(read(out / CONFIG), config, out, processes)
 
 
 def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
@@ -211,7 +222,10 @@ def read_position(out: Path) -> Position:
         )
     # Checkpoints of before do not name the rules, which were the first.
     rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
-    return Position(own["step"], own["is_done"], own["world_size"], **rules)
+    return Position(
+        own["step"], own["is_done"], own["world_size"],
+        step_samples=own.get("step_samples"), **rules,
+    )  # fmt: skip
 
 
 def position_fields(position: Position) -> dict[str, Any]:
@@ -245,17 +259,38 @@ def tidy(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _check_same_settings(stored: Settings, config: Settings, out: Path) -> None:
+def _check_same_settings(stored: Settings, config: Settings, out: Path, processes: int) -> None:
     before, now = (_flat(c.model_dump(mode="json")) for c in (stored, config))
-    differing = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted({*before, *now} - FREE_SETTINGS)
-        if before.get(key) != now.get(key)
+    changed = [
+        key for key in sorted({*before, *now} - FREE_SETTINGS) if before.get(key) != now.get(key)
     ]
+    if changed and set(changed) <= set(_OF_STEP):
+        _check_same_step(before, now, out, processes)
+        return
+    differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
     if differing:
         raise ConfigError(
             f"the run in '{out}' has other settings and cannot be resumed: {'; '.join(differing)}. "
             f"Use its settings ('{out / CONFIG}'), or start again in another folder"
+        )
+
+
+def _check_same_step(
+    before: Mapping[str, Any], now: Mapping[str, Any], out: Path, processes: int
+) -> None:
+    """Refuse a step of other samples; how processes and batches share them may change."""
+    position = read_position(out)
+    was, found = (prod(values[key] for key in _OF_STEP) for values in (before, now))
+    wanted = position.step_samples or was * (position.world_size or 1)
+    if found * processes != wanted:
+        told = "; ".join(
+            f"{key} was {before[key]}, is {now[key]}" for key in _OF_STEP if before[key] != now[key]
+        )
+        raise ConfigError(
+            f"a step of the run in '{out}' has {wanted} samples, and now would have "
+            f"{found * processes} ({told}; processes were {position.world_size or 1}, are "
+            f"{processes}). Batch size × accumulate × processes must stay {wanted}; or start again "
+            "in another folder"
         )
 
 

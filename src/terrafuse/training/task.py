@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
+from terrafuse.methods.synced_norm import share_batches, sync_batch_norms
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
@@ -79,6 +80,13 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         """Return the batches of this process."""
         batches = self._loader(self.global_rank, self.trainer.world_size)
         return Batches(batches, self.config.steps * self.config.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count batches as if all had been of today's size, where fewer or more make a step."""
+        done = checkpoint["terrafuse"]["step"] * self.config.accumulate
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(counts, done))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step's random draws (dropout, drop path), so that a resumed run repeats them."""
@@ -169,6 +177,7 @@ class SegmentationTask(LearningTask):
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter = segmenter
         self.loss = loss
+        self._shares_norms = False
         self.aux_weight = config.aux_weight
         if config.backbone_lr_factor == 0:
             for backbone in segmenter.backbones():
@@ -205,6 +214,20 @@ class SegmentationTask(LearningTask):
         )
         return Batches(steps, batches.total)
 
+    def setup(self, stage: str) -> None:
+        """Let batch norms see the batches of all processes, once these are known."""
+        del stage
+        if self.trainer.world_size == 1 or not self.config.sync_batchnorm or self.step_rule == 1:
+            return
+        self._shares_norms = True
+        unknown = ", ".join(sorted(sync_batch_norms(self.segmenter)))
+        if unknown and self.trainer.is_global_zero:
+            warnings.warn(
+                f"batch norms of class {unknown} are not known: each process normalises its own "
+                "batches there",
+                stacklevel=2,
+            )
+
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
@@ -215,6 +238,8 @@ class SegmentationTask(LearningTask):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch, and its terms."""
         assert batch.labels is not None
+        if self._shares_norms:
+            share_batches(self.segmenter, shares=self._has_same_modalities(batch))
         output = self.segmenter(batch.images, batch.valid)
         terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight, batch.factors)
         return terms
@@ -222,6 +247,12 @@ class SegmentationTask(LearningTask):
     def views(self, batch: Batch) -> tuple[Batch, ...]:
         """Return the batch as its only view."""
         return (batch,)
+
+    def _has_same_modalities(self, batch: Batch) -> bool:
+        """Tell whether the batches of all processes lack the same modalities."""
+        present = torch.stack([mask.any() for mask in batch.valid.values()]).float()
+        found = self.trainer.strategy.reduce(present, reduce_op="mean")
+        return bool(((found == 0) | (found == 1)).all())
 
 
 class Batches:

@@ -1,0 +1,120 @@
+"""Batch normalisation over the batches of all processes, on processors as on GPUs.
+
+torch's own `SyncBatchNorm` works on GPUs only, so that nothing could be tested without one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from terrafuse.decoders.layers import BatchNorm2d
+
+
+def sync_batch_norms(model: nn.Module) -> set[str]:
+    """Let batch norms of a model see all processes' batches while they train.
+
+    Parameters, buffers and their names stay as they are.
+
+    Returns:
+        Names of classes of batch norms that are left as they are, because what they do is not
+        known.
+    """
+    unknown = set()
+    for module in model.modules():
+        if type(module) in _SYNCED:
+            module.__class__ = _SYNCED[type(module)]
+        elif isinstance(module, _BatchNorm) and not isinstance(module, _Synced):
+            unknown.add(type(module).__name__)
+    return unknown
+
+
+def share_batches(model: nn.Module, *, shares: bool) -> None:
+    """Switch synced batch norms between all processes' batches and their own.
+
+    Where a modality is absent from a batch, its backbone is not run: if that is so in some
+    processes only, the others would wait for them.
+    """
+    for module in model.modules():
+        if isinstance(module, _Synced):
+            module.shares = shares
+
+
+class _Synced:
+    """A batch norm whose statistics in training are those of all processes."""
+
+    shares = True
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        """Normalised map (N, C, …)."""
+        if not (self.training and self.shares and dist.is_initialized()):
+            return super().forward(input)  # type: ignore[misc]  # of the batch norm
+        return _finish(self, _normalize(self, input))
+
+
+class _SyncedNorm1d(_Synced, nn.BatchNorm1d):
+    pass
+
+
+class _SyncedNorm2d(_Synced, nn.BatchNorm2d):
+    pass
+
+
+class _SyncedOwn2d(_Synced, BatchNorm2d):
+    pass
+
+
+class _SyncedAct2d(_Synced, BatchNormAct2d):  # type: ignore[misc]  # timm is not typed for us
+    pass
+
+
+_SYNCED: dict[type[nn.Module], type[_BatchNorm]] = {
+    nn.BatchNorm1d: _SyncedNorm1d,
+    nn.BatchNorm2d: _SyncedNorm2d,
+    BatchNorm2d: _SyncedOwn2d,
+    BatchNormAct2d: _SyncedAct2d,
+}
+
+
+def _finish(norm: Any, values: Tensor) -> Tensor:
+    """Apply what timm's batch norm does after normalising."""
+    if isinstance(norm, BatchNormAct2d):
+        activated: Tensor = norm.act(norm.drop(values))
+        return activated
+    return values
+
+
+def _normalize(norm: _BatchNorm, input: Tensor) -> Tensor:
+    """Normalise by mean and variance over all processes, in two passes: no digits are lost."""
+    values = input.float()
+    dims = [dim for dim in range(values.ndim) if dim != 1]
+    shape = [1, -1, *[1] * (values.ndim - 2)]
+    own = values.new_tensor([values.numel() // values.shape[1]])
+    sums = all_reduce(torch.cat([values.sum(dims), own]))
+    count = sums[-1].detach()
+    mean = sums[:-1] / count
+    centred = values - mean.view(shape)
+    variance = all_reduce(centred.square().sum(dims)) / count
+    if norm.track_running_stats:
+        _track(norm, mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
+    scaled = centred * (variance + norm.eps).rsqrt().view(shape)
+    if norm.affine:
+        scaled = scaled * norm.weight.view(shape) + norm.bias.view(shape)
+    return scaled.to(input.dtype)
+
+
+@torch.no_grad()
+def _track(norm: _BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.num_batches_tracked is not None
+    norm.num_batches_tracked += 1
+    share = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), share)
+    norm.running_var.lerp_(variance.to(norm.running_var.dtype), share)
