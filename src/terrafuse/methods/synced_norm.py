@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from terrafuse.decoders.layers import BatchNorm2d
@@ -82,6 +81,31 @@ _SYNCED: dict[type[nn.Module], type[_BatchNorm]] = {
 }
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; so is its gradient, as each process has a part of the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Sum of a tensor of any shape."""
+        del ctx
+        total = values.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum of the gradients."""
+        del ctx
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total
+
+
+def _summed(values: Tensor) -> Tensor:
+    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    return total
+
+
 def _finish(norm: Any, values: Tensor) -> Tensor:
     """Apply what timm's batch norm does after normalising."""
     if isinstance(norm, BatchNormAct2d):
@@ -96,11 +120,11 @@ def _normalize(norm: _BatchNorm, input: Tensor) -> Tensor:
     dims = [dim for dim in range(values.ndim) if dim != 1]
     shape = [1, -1, *[1] * (values.ndim - 2)]
     own = values.new_tensor([values.numel() // values.shape[1]])
-    sums = all_reduce(torch.cat([values.sum(dims), own]))
+    sums = _summed(torch.cat([values.sum(dims), own]))
     count = sums[-1].detach()
     mean = sums[:-1] / count
     centred = values - mean.view(shape)
-    variance = all_reduce(centred.square().sum(dims)) / count
+    variance = _summed(centred.square().sum(dims)) / count
     if norm.track_running_stats:
         _track(norm, mean.detach(), variance.detach() * count / (count - 1).clamp(min=1))
     scaled = centred * (variance + norm.eps).rsqrt().view(shape)

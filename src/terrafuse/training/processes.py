@@ -43,6 +43,7 @@ LOST_SECONDS = 30.0
 #: How long a process may take to leave a collective operation after another has ended.
 _GRACE_SECONDS = 10.0
 _ANSWER_SECONDS = 15.0
+_REACH_SECONDS = 5.0
 #: Of collective operations: the first process validates and writes while others wait.
 _GROUP_TIMEOUT = timedelta(minutes=60)
 _MISTAKE = 2
@@ -370,7 +371,9 @@ def _check_address(place: Place, until: float) -> None:
         server.bind(("", 0))
         server.listen()
         try:
-            socket.create_connection((place.address, server.getsockname()[1]), timeout=5).close()
+            socket.create_connection(
+                (place.address, server.getsockname()[1]), timeout=_REACH_SECONDS
+            ).close()
         except OSError as error:
             raise ConfigError(
                 f"{told}: that is not the machine of the first process, '{socket.gethostname()}' "
@@ -391,7 +394,7 @@ def _check_address(place: Place, until: float) -> None:
 def _wait_for_server(place: Place, until: float, told: str) -> None:
     while True:
         try:
-            socket.create_connection((place.address, place.port), timeout=5).close()
+            socket.create_connection((place.address, place.port), timeout=_REACH_SECONDS).close()
             return
         except OSError as error:
             reason = error.strerror or str(error)
