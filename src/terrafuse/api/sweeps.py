@@ -274,10 +274,16 @@ class _Sweeping:
             with claim(trial.job, self.shard) as is_ours:
                 if not is_ours:
                     self.say(f"{head}: another process has it")
-                elif _stored(trial.job, self.split) is None:
+                elif not self._is_done(trial):
                     self.say(f"{head} …")
                     note_failure(trial.job, None)
                     self._note(head, trial, work(trial, progress=self.progress))
+
+    def _is_done(self, trial: Trial) -> bool:
+        """Tell whether another shard has done it since this one began."""
+        if not trial.scores:
+            return self._is_trained(trial.job)
+        return _stored(trial.job, self.split) is not None
 
     def _note(self, head: str, trial: Trial, message: str | None) -> None:
         job = trial.job

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
+from torch.distributed.fsdp import FullyShardedDataParallel
 
 from terrafuse import errors
 from terrafuse.errors import ConfigError, TerrafuseError, TrainingError
@@ -554,6 +555,20 @@ class MeetingDDP(_Meeting, DDPStrategy):  # type: ignore[misc]  # Lightning is n
 
 class MeetingFSDP(_Meeting, FSDPStrategy):  # type: ignore[misc]
     """Lightning's FSDP, also between processors."""
+
+    def _setup_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        if self.root_device.type != "cpu":
+            wrapped: torch.nn.Module = super()._setup_model(model)
+            return wrapped
+        # Lightning passes the device's number, and a processor has none.
+        return FullyShardedDataParallel(
+            model,
+            cpu_offload=self.cpu_offload,
+            mixed_precision=self.mixed_precision_config,
+            sharding_strategy=self.sharding_strategy,
+            device_id=self.root_device,
+            **self.kwargs,
+        )
 
 
 def meet_by(strategy: Any) -> None:
