@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,16 +17,15 @@ from terrafuse import api
 from terrafuse.api import sweep_sharing, sweeps
 from terrafuse.api.sweep_plan import plan_sweep
 from terrafuse.api.sweep_sharing import RaySlots, Trial, of_shard
-from terrafuse.errors import ConfigError, StoppedError
+from terrafuse.errors import ConfigError, InUseError, StoppedError
 from terrafuse.landscape import make_landscape
-from terrafuse.locking import folder_lock
 from terrafuse.prediction import Shard
 
 pytestmark = pytest.mark.usefixtures("without_figures")
 
-RUN = {
+RUN: dict[str, Any] = {
     "data": {
-        "manifest": "data/dataset.yaml", "modalities": ["optical", "dsm"], "crop_size": 64,
+        "modalities": ["optical", "dsm"], "crop_size": 64,
         "batch_size": 2, "workers": 0,
     },
     "method": {
@@ -39,12 +38,19 @@ RUN = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def landscape(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("landscape")
+    make_landscape(folder, size=96, train=1, val=1, test=1)
+    return folder
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A landscape and two run files."""
-    make_landscape(tmp_path / "data", size=96, train=1, val=1, test=1)
+def folder(tmp_path: Path, landscape: Path) -> Path:
+    """Two run files of a landscape."""
+    run = {**RUN, "data": {**RUN["data"], "manifest": str(landscape / "dataset.yaml")}}
     for name in ("one", "two"):
-        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(RUN))
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(run))
     return tmp_path
 
 
@@ -97,7 +103,7 @@ def sweep(folder: Path, out: str, shard: str | None = None, **options: Any) -> a
 def scores(results: dict[str, Any]) -> Any:
     """What a table says of the runs, without times."""
     rows = [(row["title"], row["n"], row["scores"], row.get("chosen")) for row in results["rows"]]
-    return rows, [(run["run"], run.get("scores"), run.get("error")) for run in results["runs"]]
+    return rows, [(run["name"], run.get("scores"), run.get("error")) for run in results["runs"]]
 
 
 def test_trials_are_divided_in_turn() -> None:
@@ -156,27 +162,9 @@ def test_failures_of_other_shards_are_in_the_table(folder: Path, stub: Stub) -> 
     assert "one-0" in stub.trained
 
 
-def test_shards_never_train_the_same_run(folder: Path, stub: Stub) -> None:
-    """The second call for one shard leaves alone what the first one has."""
-    said: list[str] = []
-
-    def again(run: Path) -> None:
-        stub.before = lambda folder: None
-        with folder_lock(run, "sweep --shard 1/1"):
-            pass  # the same thread may
-        (other,) = [p for p in run.iterdir() if p.name.endswith(".lock")]
-        assert json.loads(other.read_text())["verb"] == "sweep --shard 1/1"
-
-    stub.before = again
-    assert sweep(folder, "out", "1/1", say=said.append).waits_for == 0
-    assert not any("another process has it" in line for line in said)
-
-
 def test_a_run_of_another_process_is_left_to_it(
     folder: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from terrafuse.errors import InUseError
-
     said: list[str] = []
     lock = sweep_sharing.folder_lock
 
@@ -195,7 +183,7 @@ def test_the_shard_that_finishes_the_candidates_does_the_rest(folder: Path, stub
     choose = {"choose": "training.lr=1e-3,1e-2", "seeds": 2}
     alone = sweep(folder, "alone", **choose)
     stub.trained.clear()
-    assert sweep(folder, "out", "1/2", **choose).waits_for == 2  # rows that have not chosen
+    assert sweep(folder, "out", "1/2", **choose).waits_for == 4  # no row has chosen
     assert stub.trained == ["one-1e-3-0", "two-1e-3-0"]
     last = sweep(folder, "out", "2/2", **choose)
     assert stub.trained[2:] == ["one-1e-2-0", "two-1e-2-0", "one-1e-2-1", "two-1e-2-1"]
@@ -230,17 +218,17 @@ class FakeRay:
 
     def remote(self, **options: Any) -> Any:
         assert options == {"num_cpus": 1, "num_gpus": 0, "max_retries": 0}
-        return lambda work: type("Remote", (), {"remote": lambda _, trial: (work, trial)})()
+        return lambda work: SimpleNamespace(remote=lambda trial: partial(work, trial))
 
     def wait(self, pending: list[Any], num_returns: int) -> Any:
         return pending[:1], pending[1:]
 
     def get(self, reference: Any) -> Any:
-        work, trial = reference
-        if self.loses.get(trial.job.name, 0):
-            self.loses[trial.job.name] -= 1
+        name = reference.args[0].job.name
+        if self.loses.get(name, 0):
+            self.loses[name] -= 1
             raise LostError
-        return work(trial)
+        return reference()
 
 
 def test_a_lost_trial_is_resumed(folder: Path) -> None:
@@ -284,8 +272,6 @@ def kill_once(trial: Trial, folder: Path) -> str | None:
 @pytest.mark.slow
 def test_ray_resumes_what_was_killed(folder: Path) -> None:
     pytest.importorskip("ray")
-    from functools import partial
-
     (job,) = plan_sweep([folder / "one.yaml"], folder / "out", seeds=1)
     said: list[str] = []
     with RaySlots(None, uses_gpus=False) as slots:

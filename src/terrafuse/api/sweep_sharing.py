@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,16 +65,14 @@ def claim(job: SweepRun, shard: Shard | None) -> Iterator[bool]:
     if shard is None:
         yield True
         return
-    lock = folder_lock(job.folder, f"sweep --shard {shard}")
-    try:
-        lock.__enter__()
-    except InUseError:
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.__exit__(None, None, None)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(job.folder, f"sweep --shard {shard}"))
+        except InUseError:
+            is_ours = False
+        else:
+            is_ours = True
+        yield is_ours
 
 
 def when_free(work: Callable[[], Path]) -> Path:

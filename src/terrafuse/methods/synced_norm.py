@@ -53,7 +53,8 @@ class _Synced:
     def forward(self: Any, input: Tensor) -> Tensor:
         """Normalised map (N, C, …)."""
         if not (self.training and self.shares and dist.is_initialized()):
-            return super().forward(input)  # type: ignore[misc]  # of the batch norm
+            own: Tensor = super().forward(input)  # type: ignore[misc]  # of the batch norm
+            return own
         return _finish(self, _normalize(self, input))
 
 
@@ -102,7 +103,7 @@ class _Sum(torch.autograd.Function):
 
 
 def _summed(values: Tensor) -> Tensor:
-    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _Sum.apply(values)
     return total
 
 
