@@ -32,6 +32,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,17 @@ QUICK = (
     costs.Row("early fusion, small", "early_fusion", (costs.FOUR, costs.SAR), 3, _SMALL),
     costs.Row("late fusion, small", "late_fusion", (costs.FOUR, costs.SAR), 3, _SMALL),
 )
+_RESNET = {"backbone": "resnet50", "decoder": "upernet"}
+#: Methods without a paper's size.
+FURTHER = (
+    costs.Row("late fusion, ResNet-50", "late_fusion", (costs.FOUR, costs.SAR), 6, _RESNET),
+    costs.Row("early fusion, ResNet-50", "early_fusion", (costs.FOUR, costs.SAR), 6, _RESNET),
+    costs.Row("single, ResNet-50", "single", (costs.FOUR,), 6, _RESNET),
+    costs.Row(
+        "Galileo tiny", "galileo", (costs.S2, costs.SAR), 6,
+        {"backbone": "galileo_tiny", "backbone_options": {"scaling": "data"}},
+    ),
+)  # fmt: skip
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 Images = dict[str, Tensor]
 Way = Callable[[Segmenter, Images], Tensor]
@@ -358,7 +370,7 @@ def _in_a_line(error: Exception) -> str:
 def choose_rows(names: Sequence[str] | None, *, quick: bool) -> list[costs.Row]:
     """A row per method, the first of its sizes."""
     found: dict[str, costs.Row] = {}
-    for row in QUICK if quick else costs.rows():
+    for row in QUICK if quick else chain(FURTHER, costs.rows()):
         if not names or row.method in names:
             found.setdefault(row.method, row)
     return list(found.values())
@@ -399,7 +411,7 @@ def main() -> None:
     device = torch.device(args.device)
     rows = choose_rows(args.methods, quick=args.quick)
     if not rows:
-        known = sorted({row.method for row in costs.rows()})
+        known = sorted({row.method for row in chain(FURTHER, costs.rows())})
         raise SystemExit(f"no method is called {args.methods}; known are {', '.join(known)}")
     for place in (torch.backends.cuda.matmul, torch.backends.cudnn):
         place.allow_tf32 = False  # float32 is what others are compared with
