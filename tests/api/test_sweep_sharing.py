@@ -202,6 +202,9 @@ def test_what_shards_and_ray_refuse(folder: Path, stub: Stub) -> None:
     with pytest.raises(ConfigError, match="--shard 1/2 gives each run one process"):
         sweep(folder, "out", "1/2", **two)
     assert not stub.trained
+    one = {"overrides": {"training.devices": "1"}, "seeds": 1}  # as the messages say
+    assert sweep(folder, "out", "1/2", **one).waits_for == 1
+    assert stub.trained == ["one-0"]
 
 
 class LostError(Exception):

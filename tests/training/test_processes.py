@@ -96,6 +96,7 @@ def test_nccl_without_a_gpu() -> None:
     told = refused(Place(0, 1, "127.0.0.1", free_port()), "nccl")
     assert told.startswith("the 1 processes cannot exchange tensors by nccl: ")
     assert "with training.backend gloo the processors' network is used" in told
+    meet(Place(0, 1, "127.0.0.1", free_port()), CPU, "gloo")
 
 
 def test_a_group_that_works() -> None:
@@ -224,6 +225,7 @@ def test_a_backend_without_processes() -> None:
     config = TrainingConfig(accelerator="cpu", devices=1, backend="gloo")
     with pytest.raises(ConfigError, match=r"training\.backend is gloo, and nothing is exchanged"):
         check_trainer(config)
+    assert check_trainer(config.model_copy(update={"backend": "auto"})) == 1
 
 
 def test_fsdp_on_processors() -> None:
