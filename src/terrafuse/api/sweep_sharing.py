@@ -15,10 +15,9 @@ from typing import Any
 from terrafuse.api.sweep_plan import SweepRun
 from terrafuse.cores import usable_cores
 from terrafuse.errors import ConfigError, InUseError
-from terrafuse.extras import from_extra
 from terrafuse.locking import folder_lock, is_first_process
 from terrafuse.prediction import Shard
-from terrafuse.prediction.ray_engine import connect
+from terrafuse.prediction.ray_engine import connect, import_ray
 from terrafuse.writing import written_whole
 
 #: How often a run is tried whose process or machine is lost.
@@ -119,8 +118,7 @@ class RaySlots:
     """
 
     def __init__(self, address: str | None, *, uses_gpus: bool) -> None:
-        with from_extra("ray", "--engine ray"):
-            import ray
+        ray = import_ray()
         self._ray: Any = ray
         self._is_ours = not ray.is_initialized()
         if self._is_ours:

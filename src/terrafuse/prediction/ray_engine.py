@@ -46,8 +46,7 @@ class RayCrew(Crew):
     """
 
     def __init__(self, order: MapOrder, settings: WorkerSettings, count: int) -> None:
-        with from_extra("ray", "--engine ray"):
-            import ray
+        ray = import_ray()
         self._ray: Any = ray
         self._order = order
         self._is_ours = not ray.is_initialized()
@@ -199,6 +198,17 @@ class _Mapper:
 
     def _warn(self, message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         self._reports.append(("warning", (str(message), category)))
+
+
+def import_ray() -> Any:
+    """Return the module.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
+    with from_extra("ray", "--engine ray"):
+        import ray
+    return ray
 
 
 def connect(ray: Any, address: str | None, *, cpus: int, store_bytes: int = _STORE_BYTES) -> None:

@@ -15,9 +15,9 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from terrafuse.backbones.synced_norm import share_batches, sync_batch_norms
 from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
-from terrafuse.methods.synced_norm import share_batches, sync_batch_norms
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum

@@ -5,6 +5,7 @@ torch's own `SyncBatchNorm` works on GPUs only, so that nothing could be tested 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,8 +13,6 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from terrafuse.decoders.layers import BatchNorm2d
 
 
 def sync_batch_norms(model: nn.Module) -> set[str]:
@@ -27,9 +26,11 @@ def sync_batch_norms(model: nn.Module) -> set[str]:
     """
     unknown = set()
     for module in model.modules():
-        if type(module) in _SYNCED:
-            module.__class__ = _SYNCED[type(module)]
-        elif isinstance(module, _BatchNorm) and not isinstance(module, _Synced):
+        if not isinstance(module, _BatchNorm) or isinstance(module, _Synced):
+            continue
+        if _is_known(type(module)):
+            module.__class__ = _synced(type(module))
+        else:
             unknown.add(type(module).__name__)
     return unknown
 
@@ -58,28 +59,15 @@ class _Synced:
         return _finish(self, _normalize(self, input))
 
 
-class _SyncedNorm1d(_Synced, nn.BatchNorm1d):
-    pass
+def _is_known(kind: type[_BatchNorm]) -> bool:
+    """Tell whether a class is torch's, timm's, or ours, which normalise alike."""
+    ours = kind.__module__.startswith("terrafuse.")
+    return ours or kind in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 
 
-class _SyncedNorm2d(_Synced, nn.BatchNorm2d):
-    pass
-
-
-class _SyncedOwn2d(_Synced, BatchNorm2d):
-    pass
-
-
-class _SyncedAct2d(_Synced, BatchNormAct2d):  # type: ignore[misc]  # timm is not typed for us
-    pass
-
-
-_SYNCED: dict[type[nn.Module], type[_BatchNorm]] = {
-    nn.BatchNorm1d: _SyncedNorm1d,
-    nn.BatchNorm2d: _SyncedNorm2d,
-    BatchNorm2d: _SyncedOwn2d,
-    BatchNormAct2d: _SyncedAct2d,
-}
+@cache
+def _synced(kind: type[_BatchNorm]) -> type[_BatchNorm]:
+    return type(f"Synced{kind.__name__}", (_Synced, kind), {})
 
 
 class _Sum(torch.autograd.Function):
