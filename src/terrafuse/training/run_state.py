@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -264,10 +264,13 @@ def _check_same_settings(stored: Settings, config: Settings, out: Path, processe
     changed = [
         key for key in sorted({*before, *now} - FREE_SETTINGS) if before.get(key) != now.get(key)
     ]
-    if changed and set(changed) <= set(_OF_STEP):
-        _check_same_step(before, now, out, processes)
-        return
     differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+    if changed and set(changed) <= set(_OF_STEP):
+        position = read_position(out)
+        if position.world_size not in (None, processes):
+            found = prod(now[key] for key in _OF_STEP) * processes
+            _check_same_step(position, found, processes, differing, out)
+            return
     if differing:
         raise ConfigError(
             f"the run in '{out}' has other settings and cannot be resumed: {'; '.join(differing)}. "
@@ -276,21 +279,19 @@ def _check_same_settings(stored: Settings, config: Settings, out: Path, processe
 
 
 def _check_same_step(
-    before: Mapping[str, Any], now: Mapping[str, Any], out: Path, processes: int
+    position: Position, samples: int, processes: int, differing: Sequence[str], out: Path
 ) -> None:
-    """Refuse a step of other samples; how processes and batches share them may change."""
-    position = read_position(out)
-    was, found = (prod(values[key] for key in _OF_STEP) for values in (before, now))
-    wanted = position.step_samples or was * (position.world_size or 1)
-    if found * processes != wanted:
-        told = "; ".join(
-            f"{key} was {before[key]}, is {now[key]}" for key in _OF_STEP if before[key] != now[key]
-        )
+    """Refuse a step of other samples; how processes and batches share them may change.
+
+    Args:
+        samples: Of a step in all processes.
+    """
+    if samples != position.step_samples:
         raise ConfigError(
-            f"a step of the run in '{out}' has {wanted} samples, and now would have "
-            f"{found * processes} ({told}; processes were {position.world_size or 1}, are "
-            f"{processes}). Batch size × accumulate × processes must stay {wanted}; or start again "
-            "in another folder"
+            f"a step of the run in '{out}' has {position.step_samples} samples, and now would have "
+            f"{samples}: {'; '.join(differing)}; processes were {position.world_size}, are "
+            f"{processes}. Batch size × accumulate × processes must stay {position.step_samples}; "
+            "or start again in another folder"
         )
 
 
