@@ -30,7 +30,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "training.processes:_LostError.__init__ | Continue with --resume",
     ),
     "tests/training/test_distributed.py::test_resumed_on_another_number_of_processes": (
-        "training.run_state:_check_same_step | must stay",
+        "training.run_state:_other_step | must stay",
     ),
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",

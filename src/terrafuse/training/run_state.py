@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -268,8 +268,13 @@ def _check_same_settings(stored: Settings, config: Settings, out: Path, processe
     if changed and set(changed) <= set(_OF_STEP):
         position = read_position(out)
         if position.world_size not in (None, processes):
-            found = prod(now[key] for key in _OF_STEP) * processes
-            _check_same_step(position, found, processes, differing, out)
+            was, found = (prod(values[key] for key in _OF_STEP) for values in (before, now))
+            wanted = position.step_samples or was * (position.world_size or 1)
+            if found * processes != wanted:
+                told = (
+                    f"{'; '.join(differing)}; processes were {position.world_size}, are {processes}"
+                )
+                raise _other_step(wanted, found * processes, told, out)
             return
     if differing:
         raise ConfigError(
@@ -278,21 +283,12 @@ def _check_same_settings(stored: Settings, config: Settings, out: Path, processe
         )
 
 
-def _check_same_step(
-    position: Position, samples: int, processes: int, differing: Sequence[str], out: Path
-) -> None:
-    """Refuse a step of other samples; how processes and batches share them may change.
-
-    Args:
-        samples: Of a step in all processes.
-    """
-    if samples != position.step_samples:
-        raise ConfigError(
-            f"a step of the run in '{out}' has {position.step_samples} samples, and now would have "
-            f"{samples}: {'; '.join(differing)}; processes were {position.world_size}, are "
-            f"{processes}. Batch size × accumulate × processes must stay {position.step_samples}; "
-            "or start again in another folder"
-        )
+def _other_step(wanted: int, found: int, told: str, out: Path) -> ConfigError:
+    """The refusal of a step of other samples; how processes and batches share them may change."""
+    return ConfigError(
+        f"a step of the run in '{out}' has {wanted} samples, and now would have {found}: {told}. "
+        f"Batch size × accumulate × processes must stay {wanted}; or start again in another folder"
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
