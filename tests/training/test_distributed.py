@@ -100,7 +100,9 @@ def settings_of(manifest: Path, **training: Any) -> dict[str, Any]:
 def start(command: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=900,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment, check=False,
+        # The level of messages is that of the command (`terrafuse.__main__`).
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"} | environment,
+        check=False,
     )  # fmt: skip
 
 
