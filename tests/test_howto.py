@@ -273,6 +273,7 @@ PAGES: dict[str, Page] = {
         two_sensors,
         skip={
             "srun ": "a cluster", "torchrun ": "several machines", "terrafuse train": _WEIGHTS,
+            "terrafuse sweep": "tests/api/test_sweep_sharing.py runs shards and Ray",
         },
     ),
     "pretraining-helps": Page(nothing, skip={"terrafuse ": _TABLES, "python ": _TABLES}),

@@ -12,6 +12,8 @@ def main() -> None:
     # Until it listens to signals itself, Ctrl-C is no reason for a traceback, and SIGTERM is told.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, _end)
+    # Where a process of a run has gone, torch's network code prints its stack beside our message.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from terrafuse.cli import main as run
 
     try:

@@ -26,6 +26,9 @@ _MOST_KNOWN = 300
 class TerrafuseError(Exception):
     """Base of all errors that a user can cause and fix."""
 
+    #: Whether every process of a run tells it that meets it, not only the first of each machine.
+    is_told_by_all = False
+
 
 class ConfigError(TerrafuseError, ValueError):
     """A setting in `run.yaml`, or on the command line, is wrong."""
@@ -114,6 +117,10 @@ class ScoresError(TerrafuseError, ValueError):
 
 class OutputError(TerrafuseError, OSError):
     """A result cannot be written."""
+
+
+class InUseError(OutputError):
+    """Another process or thread writes there."""
 
 
 class WorkerError(TerrafuseError, RuntimeError):

@@ -26,7 +26,7 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-from terrafuse.errors import OutputError, write_failure
+from terrafuse.errors import InUseError, OutputError, TerrafuseError, write_failure
 from terrafuse.stopping import deferred
 
 if sys.platform != "win32":
@@ -50,6 +50,22 @@ def is_first_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in names)
 
 
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Let the first process of a run on each machine tell an error; the others end.
+
+    Raises:
+        SystemExit: This is not the first one, and the error is theirs as well.
+    """
+    try:
+        yield
+    except TerrafuseError as error:
+        is_first = all(os.environ.get(n, "0") == "0" for n in ("LOCAL_RANK", "SLURM_LOCALID"))
+        if is_first or error.is_told_by_all:
+            raise
+        raise SystemExit(2) from error
+
+
 def is_lock(path: Path) -> bool:
     """Tell whether a file is a lock."""
     return path.name.startswith(".") and path.name.endswith(_LOCK)
@@ -68,7 +84,8 @@ def folder_lock(
         part: Share of the work, such as "2/8": locks of other shares are allowed beside it.
 
     Raises:
-        OutputError: Another process or thread holds the lock, or the folder cannot be written.
+        InUseError: Another process or thread holds the lock.
+        OutputError: The folder cannot be written.
     """
     if not takes_part:
         yield
@@ -88,7 +105,8 @@ def file_lock(path: str | Path, verb: str) -> Iterator[None]:
     """Keep other processes from writing a file; otherwise like `folder_lock`.
 
     Raises:
-        OutputError: Another process or thread holds the lock, or the folder cannot be written.
+        InUseError: Another process or thread holds the lock.
+        OutputError: The folder cannot be written.
     """
     path = Path(path)
     with _locked(path.parent, f".{_shortened(path.name)}{_LOCK}", path, verb):
@@ -286,7 +304,7 @@ def _enter(path: Path, target: Path, verb: str) -> Holder | None:
         held = _held.get(path)
         if held is not None:
             if held.thread != threading.get_ident():
-                raise OutputError(
+                raise InUseError(
                     f"'{target}' is in use by another thread of this process. Wait for it, or "
                     "choose another output"
                 )
@@ -330,7 +348,7 @@ def _acquire(path: Path, target: Path, holder: Holder) -> tuple[int, Holder | No
         The open file, which keeps the lock, and the process that left it behind.
 
     Raises:
-        OutputError: Another process holds it.
+        InUseError: Another process holds it.
     """
     give_up = time.monotonic() + _ORPHANS_SECONDS
     while True:
@@ -386,7 +404,7 @@ def _take_over(path: Path, target: Path, holder: Holder) -> tuple[int | None, Ho
         The open file, or None to try again; and the process that has ended or is about to.
 
     Raises:
-        OutputError: Its process lives, or may live.
+        InUseError: Its process lives, or may live.
     """
     can_write = os.access(path, os.W_OK)  # it may be another user's
     try:
@@ -429,7 +447,7 @@ def _look_beside(path: Path, target: Path, *, is_allowed: bool) -> None:
         is_allowed: True: it may live.
 
     Raises:
-        OutputError: Its process lives, or may live.
+        InUseError: Its process lives, or may live.
     """
     if path.resolve() in _held:  # our own
         return
@@ -485,9 +503,9 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _in_use(path: Path, target: Path, other: Holder | None) -> OutputError:
+def _in_use(path: Path, target: Path, other: Holder | None) -> InUseError:
     if other is None:
-        return OutputError(
+        return InUseError(
             f"'{target}' is in use: its lock '{path}' does not say by whom. If no other terrafuse "
             "is writing there, delete that file"
         )
@@ -495,7 +513,7 @@ def _in_use(path: Path, target: Path, other: Holder | None) -> OutputError:
         remedy = f"Wait for it, stop it (kill {other.pid}), or choose another output"
     else:
         remedy = f"Wait for it, or choose another output. If it has died, delete '{path}'"
-    return OutputError(f"'{target}' is in use by {other}. {remedy}")
+    return InUseError(f"'{target}' is in use by {other}. {remedy}")
 
 
 def _shortened(name: str) -> str:

@@ -91,13 +91,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """Stacked samples: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W)."""
+    """Stacked samples: images (N, C_m, H_m, W_m), valid (N, H_m, W_m), labels (N, H, W).
+
+    Args:
+        factors: Factor on each loss, float32 (number of losses,), where several batches make a
+            training step; None: 1.
+    """
 
     images: dict[str, Tensor]
     valid: dict[str, Tensor]
     labels: Tensor | None
     windows: tuple[Window, ...]
     scene_ids: tuple[str, ...]
+    factors: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
@@ -106,6 +112,7 @@ class Batch:
             images={m: x.to(device, non_blocking=True) for m, x in self.images.items()},
             valid={m: x.to(device, non_blocking=True) for m, x in self.valid.items()},
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            factors=None if self.factors is None else self.factors.to(device, non_blocking=True),
         )
 
     def pin_memory(self) -> Batch:

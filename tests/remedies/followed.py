@@ -48,6 +48,30 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/training/test_survey.py::test_a_file_is_opened_once_and_then_not_at_all": (
         "training.train:_check_data | --fresh reads them again",
     ),
+    "tests/api/test_sweep_sharing.py::test_what_shards_and_ray_refuse": (
+        "api.sweep_sharing:check_alone | Set both to 1, or leave out",
+        "api.sweeps:_slots | Leave out one of them",
+    ),
+    "tests/training/test_processes.py::test_a_group_that_works": (
+        "training.processes:_check_address | Set MASTER_ADDR to the name or number of the machine",
+        "training.processes:_check_address | Set MASTER_ADDR to the name or number by which",
+        "training.processes:_check_address | Set MASTER_PORT to a free one",
+        "training.processes:_wait_for_server | Set MASTER_ADDR and MASTER_PORT as in the first",
+        "training.processes:_open_store | Set both to a machine and a free port",
+    ),
+    "tests/training/test_processes.py::test_a_backend_without_processes": (
+        "training.trainer:check_trainer | Leave it out",
+    ),
+    "tests/training/test_distributed.py::test_two_processes": (
+        "training.processes:_refuse | Start all at the same time with the same command",
+        "training.processes:_wait_for_all | Start all again",
+    ),
+    "tests/training/test_distributed.py::test_a_killed_process_ends_all_with_one_message": (
+        "training.processes:_LostError.__init__ | Continue with --resume",
+    ),
+    "tests/training/test_distributed.py::test_resumed_on_another_number_of_processes": (
+        "training.run_state:_other_step | must stay",
+    ),
     "tests/api/test_synergies.py::test_finished_tests_are_not_run_again": (
         "api.synergies: | finished tests are kept; run the same command with --resume",
     ),
@@ -379,7 +403,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "prediction.ray_engine:RayCrew._check_start | or give fewer --workers",
     ),
     "tests/prediction/test_ray.py::test_a_cluster_that_cannot_be_used": (
-        "prediction.ray_engine:_connect | Give the --ray-address of a running one",
+        "prediction.ray_engine:connect | Give the --ray-address of a running one",
         "prediction.ray_engine:_check_resources | Give fewer --workers, or add nodes",
     ),
     "tests/cli/test_sharing.py::test_shards_of_one_scene": (
@@ -437,6 +461,9 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
 
 #: Reason → places that no test follows.
 EXEMPT: dict[str, tuple[str, ...]] = {
+    "a cluster whose nodes do not share a disk": (
+        "api.sweeps:_Sweeping._note | Choose an --out on a disk that all nodes share",
+    ),
     "a file of the authors, which cannot be had without a network": (
         "backbones.croma.weights:load_published | choose a CROMA file, with the groups s1_encoder",
     ),

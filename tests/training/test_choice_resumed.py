@@ -157,6 +157,7 @@ MAY_CHANGE = {
     "training.devices",
     "training.nodes",
     "training.strategy",
+    "training.backend",
     "training.loggers",
     "training.save_every",
     "evaluation.split",

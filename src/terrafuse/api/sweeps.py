@@ -8,7 +8,9 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +19,39 @@ from terrafuse.api.pretraining import pretrain, pretrained_weights
 from terrafuse.api.runs import load, train
 from terrafuse.api.sweep_choice import choose_value
 from terrafuse.api.sweep_plan import Candidates, SweepRun, plan_sweep
+from terrafuse.api.sweep_sharing import (
+    RaySlots,
+    Trial,
+    check_alone,
+    claim,
+    note_failure,
+    noted_failure,
+    of_shard,
+    when_free,
+)
 from terrafuse.describe.overview import describe_model
 from terrafuse.errors import (
     ConfigError,
+    OutputError,
     ScoresError,
     StoppedError,
     TerrafuseError,
+    TrainingError,
     WeightsNotFoundError,
 )
 from terrafuse.evaluation import HEADLINE, SCORES
 from terrafuse.locking import is_first_process
-from terrafuse.prediction import describe_device, forward_seconds
+from terrafuse.prediction import (
+    EngineName,
+    Shard,
+    WorkerSettings,
+    describe_device,
+    forward_seconds,
+)
 from terrafuse.reports.sweep_tables import Choice, JudgedRows, write_tables
 from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
-from terrafuse.weights import digest
+from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import claimed, written_whole
 
 #: File in the run folder with scores and costs of a finished run of a sweep.
@@ -50,11 +70,14 @@ class Sweep:
         out: Folder of the sweep, with `table.md`, `table.csv`, `results.json` and `scores.png`.
         results: The content of `results.json`.
         failures: Messages of failed runs, by name of the run.
+        waits_for: Number of runs that other shards have not finished; the tables are then not
+            written, and `results` is empty.
     """
 
     out: Path
     results: dict[str, Any]
     failures: dict[str, str]
+    waits_for: int = 0
 
 
 def sweep(
@@ -67,6 +90,9 @@ def sweep(
     choose: str | None = None,
     split: str | None = None,
     device: str = "auto",
+    shard: Shard | str | None = None,
+    engine: EngineName = "local",
+    ray_address: str | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Sweep:
@@ -86,6 +112,12 @@ def sweep(
             with the first seed validates best; the split to score on chooses nothing.
         split: To score on; default: `evaluation.split` of each run.
         device: To score on: "auto", "cpu", "cuda", "cuda:1" …
+        shard: Share of the runs to do, such as "2/8", beside calls that do the others, with the
+            same `out` on a disk that all see. The shard that finishes the last one writes the
+            tables; of a row that chooses, the one that finishes the last candidate does the rest.
+        engine: "local": one run after the other; "ray": one in each slot of a Ray cluster, a GPU
+            or a CPU.
+        ray_address: A running Ray cluster; None: RAY_ADDRESS, else this machine alone.
         progress: Show progress of each run: a bar, or lines where stderr is no terminal.
         say: Called with a line per run.
 
@@ -96,6 +128,8 @@ def sweep(
         StoppedError: Ctrl-C or SIGTERM stopped a run; the same call resumes it.
     """
     out = Path(out)
+    share = Shard.parse(shard) if isinstance(shard, str) else shard
+    slots = _slots(engine, ray_address, share, device)
     candidates = Candidates.parse(choose) if choose else None
     plans = [
         plan_sweep(
@@ -109,12 +143,44 @@ def sweep(
         for value in (candidates.values if candidates else ("",))
     ]
     hint = "finished runs are kept, and the same command resumes the sweep"
-    with when_stopped(hint), claimed(out, "sweep", takes_part=is_first_process()):
-        work = _Sweeping(out, plans, candidates, split, device, progress, say)
-        for row in work.rows:
-            work.run_row(row)
-        work.judge()
-    return Sweep(out, work.results, work.failures)
+    if share or engine == "ray":
+        option = f"--shard {share}" if share else "--engine ray"
+        check_alone([job for plan in plans for job in plan], option)
+    part = None if share is None else str(share)
+    with (
+        when_stopped(hint),
+        claimed(out, "sweep", takes_part=is_first_process(), part=part),
+    ):
+        work = _Sweeping(out, plans, candidates, split, device, progress, say, share)
+        if share is None and engine == "local":
+            for row in work.rows:
+                work.run_row(row)
+        else:
+            with slots() as ray:
+                work.run_shared(ray)
+        missing = work.missing()
+        if not missing:
+            work.judge()
+    return Sweep(out, work.results, work.failures, missing)
+
+
+def _slots(
+    engine: EngineName, address: str | None, shard: Shard | None, device: str
+) -> Callable[[], AbstractContextManager[RaySlots | None]]:
+    """How the slots of the engine are opened.
+
+    Raises:
+        ConfigError: No such engine, or what excludes each other.
+    """
+    WorkerSettings(engine=engine, address=address)  # refuses unknown ones
+    if engine == "local":
+        return nullcontext
+    if shard is not None:
+        raise ConfigError(
+            "--shard and --engine ray both divide the runs. Leave out one of them: Ray gives each "
+            "slot of its cluster a run"
+        )
+    return partial(RaySlots, address, uses_gpus=device != "cpu")
 
 
 class _Sweeping:
@@ -126,6 +192,7 @@ class _Sweeping:
         split: Split to score on; None: `evaluation.split` of each run.
         progress: Show progress bars if stderr is a terminal.
         say: Called with a line per run.
+        shard: Share of the runs to do; None: all.
     """
 
     def __init__(
@@ -137,7 +204,9 @@ class _Sweeping:
         device: str,
         progress: bool,
         say: Callable[[str], None],
+        shard: Shard | None = None,
     ) -> None:
+        self.shard = shard
         self.out, self.plans, self.candidates = out, plans, candidates
         self.split, self.device, self.progress, self.say = split, device, progress, say
         self.rows = list(dict.fromkeys(job.row for job in plans[0]))
@@ -147,7 +216,7 @@ class _Sweeping:
         stored = {job.name: _stored(job, split) for plan in plans for job in plan}
         self.found = {name: record for name, record in stored.items() if record is not None}
         self.clock = _Clock(sum(job.name not in self.found for job in self.jobs))
-        self.results = self._write()
+        self.results = self._write() if shard is None else {}
 
     @property
     def jobs(self) -> list[SweepRun]:
@@ -163,6 +232,114 @@ class _Sweeping:
             if job.row == row and job.name not in self.found:
                 self._run(number, job)
         self.results = self._write()
+
+    def run_shared(self, slots: RaySlots | None) -> None:
+        """Do a shard's runs, or all of them in the slots of a cluster."""
+        own: list[tuple[str, str]] = []
+        if self.candidates is not None:
+            first = [self._first_of(row) for row in self.rows]
+            trials = [Trial(job, scores=False) for jobs in first for job in jobs]
+            mine = of_shard(trials, self.shard)
+            self._do([t for t in mine if not self._is_trained(t.job)], slots)
+            # Whoever finishes the last candidate of a row does the rest of it.
+            for row, jobs in zip(self.rows, first, strict=True):
+                if all(self._is_trained(job) or self._failure(job) for job in jobs):
+                    self._choose(row, jobs)
+                    own.append(row)
+            trials = [Trial(job, scores=True) for job in self.jobs if job.row in own]
+        else:
+            trials = of_shard([Trial(job, scores=True) for job in self.jobs], self.shard)
+        self._do([trial for trial in trials if trial.job.name not in self.found], slots)
+        self._look_again()
+
+    def missing(self) -> int:
+        """Number of runs that other shards have not finished."""
+        if self.shard is None:
+            return 0
+        done = {*self.found, *self.failures}
+        chosen = self.candidates is None or len(self.choices) == len(self.rows)
+        left = sum(job.name not in done for job in self.jobs)
+        undecided = 0 if chosen else len(self.rows) - len(self.choices)
+        return max(left, undecided)
+
+    def _do(self, trials: Sequence[Trial], slots: RaySlots | None) -> None:
+        total, work = len(trials), partial(run_trial, split=self.split, device=self.device)
+        if slots is not None:
+            self.say(f"{total} runs in the slots of the Ray cluster …")
+            for number, (trial, message) in enumerate(slots.run(trials, work, self.say), start=1):
+                self._note(f"[{number}/{total}] {trial.job.name}", trial, message)
+            return
+        for number, trial in enumerate(trials, start=1):
+            head = f"[{number}/{total}] {trial.job.name}"
+            with claim(trial.job, self.shard) as is_ours:
+                if not is_ours:
+                    self.say(f"{head}: another process has it")
+                elif not self._is_done(trial):
+                    self.say(f"{head} …")
+                    note_failure(trial.job, None)
+                    self._note(head, trial, work(trial, progress=self.progress))
+
+    def _is_done(self, trial: Trial) -> bool:
+        """Tell whether another shard has done it since this one began."""
+        if not trial.scores:
+            return self._is_trained(trial.job)
+        return _stored(trial.job, self.split) is not None
+
+    def _note(self, head: str, trial: Trial, message: str | None) -> None:
+        job = trial.job
+        if self.shard is not None:
+            note_failure(job, message)
+        if message is not None:
+            self.failures[job.name] = message
+            self.say(f"{head} failed: {message}")
+            return
+        record = _stored(job, self.split) if trial.scores else None
+        if trial.scores and record is None:
+            raise OutputError(
+                f"the run in '{job.folder}' is finished, and its scores are not there. Choose an "
+                "--out on a disk that all nodes share"
+            )
+        if record is not None:
+            self.found[job.name] = record
+        self.say(f"{head}: {'trained' if record is None else _in_a_line(record)}")
+        if self.shard is None:
+            self.results = self._write()
+
+    def _look_again(self) -> None:
+        """Take up what other shards have done meanwhile."""
+        if self.candidates is not None:
+            for row in self.rows:
+                jobs = self._first_of(row)
+                known = all(self._is_trained(job) or self._failure(job) for job in jobs)
+                if row not in self.choices and known:
+                    self._choose(row, jobs)
+        for job in self.jobs:
+            record = None if job.name in self.found else _stored(job, self.split)
+            if record is not None:
+                self.found[job.name] = record
+            elif job.name not in self.found and (message := self._failure(job)):
+                self.failures[job.name] = message
+
+    def _first_of(self, row: tuple[str, str]) -> list[SweepRun]:
+        """The row's run with the first seed, by candidate value."""
+        return [next(job for job in plan if job.row == row) for plan in self.plans]
+
+    def _choose(self, row: tuple[str, str], jobs: Sequence[SweepRun]) -> None:
+        assert self.candidates is not None
+
+        def finished(job: SweepRun) -> Path:
+            message = self._failure(job)
+            if message is not None:
+                raise TrainingError(message)
+            return job.folder
+
+        self.choices[row] = choose_value(self.candidates, jobs, finished, self.say)
+
+    def _failure(self, job: SweepRun) -> str | None:
+        return noted_failure(job) if self.shard is not None else self.failures.get(job.name)
+
+    def _is_trained(self, job: SweepRun) -> bool:
+        return (job.folder / MODEL_JSON).exists()
 
     def judge(self) -> None:
         """Compare the rows of each table over ground and seeds, and write the tables with that."""
@@ -212,15 +389,41 @@ class _Sweeping:
         gc.collect()  # free a failed run and all that its traceback held
 
     def _train(self, job: SweepRun) -> Path:
-        """Train a candidate's run without scoring it."""
-        if job.pretrain is not None:
-            job = _pretrained(job, self.progress)
-        return train(job.config, job.folder, resume=True, progress=self.progress)
+        return _train(job, self.progress)
 
     def _write(self) -> dict[str, Any]:
         return write_tables(
             self.out, self.jobs, self.found, self.failures, self.choices, self.judged
         )
+
+
+def run_trial(
+    trial: Trial, *, split: str | None, device: str, progress: bool = False
+) -> str | None:
+    """Train a run and score it if that is wanted; return the message of its failure.
+
+    Raises:
+        StoppedError: Ctrl-C or SIGTERM stopped it.
+    """
+    try:
+        if trial.scores:
+            _run(trial.job, split, device, progress, None)
+        else:
+            _train(trial.job, progress)
+    except StoppedError as error:
+        raise StoppedError(error.event, "the same command resumes the sweep") from None
+    except Exception as error:  # whatever it is, it concerns one run only
+        return _message(error)
+    finally:
+        gc.collect()
+    return None
+
+
+def _train(job: SweepRun, progress: bool) -> Path:
+    """Train a candidate's run without scoring it."""
+    if job.pretrain is not None:
+        job = _pretrained(job, progress)
+    return train(job.config, job.folder, resume=True, progress=progress)
 
 
 def _run(
@@ -277,7 +480,10 @@ def _derive_costs(job: SweepRun) -> dict[str, int | None]:
 def _pretrained(job: SweepRun, progress: bool) -> SweepRun:
     """Return the job with its pre-trained weights; pre-train them first if needed."""
     assert job.pretrain is not None
-    folder = pretrain(job.pretrain, job.pretrain_folder, resume=True, progress=progress)
+    # Candidates share it, and so may shards.
+    folder = when_free(
+        partial(pretrain, job.pretrain, job.pretrain_folder, resume=True, progress=progress)
+    )
     method = job.config.method.model_copy(update={"weights": pretrained_weights(folder)})
     return replace(job, config=job.config.model_copy(update={"method": method}))
 

@@ -190,8 +190,12 @@ def train(
 ) -> None:
     """Train a model as run.yaml specifies."""
     from terrafuse import api
+    from terrafuse.locking import is_first_process, one_voice
 
-    folder = api.train(config, out, overrides=pairs(settings), resume=resume, fresh=fresh)
+    with one_voice():
+        folder = api.train(config, out, overrides=pairs(settings), resume=resume, fresh=fresh)
+    if not is_first_process():  # the first process may still be writing
+        return
     typer.echo(f"trained {folder}; next: {_needs_path(folder)}terrafuse evaluate {folder}")
 
 

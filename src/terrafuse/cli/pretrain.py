@@ -21,10 +21,10 @@ def pretrain(
 ) -> None:
     """Pre-train backbones on images without labels, as a start for methods."""
     from terrafuse import api
+    from terrafuse.locking import is_first_process, one_voice
 
-    folder = api.pretrain(config, out, overrides=pairs(settings), resume=resume)
-    from terrafuse.training import is_first_process
-
+    with one_voice():
+        folder = api.pretrain(config, out, overrides=pairs(settings), resume=resume)
     if not is_first_process():  # the first process may still be writing
         return
     weights = api.pretrained_weights(folder)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from terrafuse.cli.options import AsJson, Device, ScoredSplit, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, ScoredSplit, Setting, pairs, tell_waiting
+
+if TYPE_CHECKING:
+    from terrafuse.prediction import EngineName
 
 
 def sweep(
@@ -36,6 +39,24 @@ def sweep(
     ] = None,
     split: ScoredSplit = None,
     device: Device = "auto",
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Part of the runs to do, beside calls that do the others, in the same --out.",
+            metavar="i/n",
+        ),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="local: one run after the other; ray: one in each slot of a cluster.",
+            metavar="local|ray",
+        ),
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster; default: RAY_ADDRESS, else this machine alone."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train and score run files × methods × seeds, and write a table.
@@ -53,9 +74,14 @@ def sweep(
         choose=choose,
         split=split,
         device=device,
+        shard=shard,
+        engine=cast("EngineName", engine),
+        ray_address=ray_address,
         say=lambda text: typer.echo(text, err=True),
     )
-    if as_json:
+    if done.waits_for:
+        tell_waiting(shard, f"{done.waits_for} runs", f"the table to {out}")
+    elif as_json:
         typer.echo(json.dumps(done.results, indent=2))
     else:
         typer.echo((done.out / "table.md").read_text(encoding="utf-8"), nl=False)

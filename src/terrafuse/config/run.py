@@ -250,6 +250,11 @@ class LearningConfig(Settings):
     )
     nodes: int = Field(1, ge=1, le=_MOST_PROCESSES)
     strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp and their forms.")
+    backend: Literal["auto", "gloo", "nccl"] = Field(
+        "auto",
+        description="How the processes of ddp and fsdp exchange tensors; auto: nccl between GPUs, "
+        "gloo between processors.",
+    )
     loggers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
         (), description="In addition to log.csv; need the extra 'track'."
     )
@@ -304,6 +309,11 @@ class TrainingConfig(LearningConfig):
     )
     losses: tuple[LossConfig, ...] = Field(
         (LossConfig(name="cross_entropy"),), description="Terms of the weighted sum.", min_length=1
+    )
+    sync_batchnorm: bool = Field(
+        True,
+        description="With several processes: batch norms see the batches of all of them, as if "
+        "there were one.",
     )
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."

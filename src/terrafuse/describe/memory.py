@@ -101,6 +101,8 @@ def check_training(
         NotEnoughMemoryError: It needs more than `TOO_MUCH` × what is free.
     """
     device = training_device(training)
+    # Batches that wait for their turn: the next one, or all of a step (`StepBatches`).
+    waiting = training.accumulate if isinstance(training, TrainingConfig) else 1
 
     def work(shapes: _M) -> _Work:
         as_trained(shapes, training)
@@ -108,7 +110,7 @@ def check_training(
 
         def need(batch: int, crop: int) -> int:
             step = step_peak(shapes, crop, batch, training.precision, loss)
-            batches = 2 if device.type == "cpu" else 1  # with the one that waits
+            batches = 1 + waiting if device.type == "cpu" else 1
             return held + _on(device, step) + batches * _batch_bytes(shapes, batch, crop)
 
         def works(batch: int, crop: int) -> bool:

@@ -46,13 +46,17 @@ class RayCrew(Crew):
     """
 
     def __init__(self, order: MapOrder, settings: WorkerSettings, count: int) -> None:
-        with from_extra("ray", "--engine ray"):
-            import ray
+        ray = import_ray()
         self._ray: Any = ray
         self._order = order
         self._is_ours = not ray.is_initialized()
         if self._is_ours:
-            _connect(ray, settings, count, order)
+            connect(
+                ray,
+                settings.cluster,
+                cpus=max(count, usable_cores()),
+                store_bytes=_STORE_BYTES + 2 * _bytes_of(order),
+            )
         try:
             needs = {"CPU": 1.0, "GPU": 1 / settings.count if settings.devices else 0.0}
             _check_resources(self._ray.cluster_resources(), needs, count)
@@ -196,20 +200,36 @@ class _Mapper:
         self._reports.append(("warning", (str(message), category)))
 
 
-def _connect(ray: Any, settings: WorkerSettings, count: int, order: MapOrder) -> None:
+def import_ray() -> Any:
+    """Return the module.
+
+    Raises:
+        MissingDependencyError: Ray is not installed.
+    """
+    with from_extra("ray", "--engine ray"):
+        import ray
+    return ray
+
+
+def connect(ray: Any, address: str | None, *, cpus: int, store_bytes: int = _STORE_BYTES) -> None:
     """Join the cluster that is asked for, or start one of this machine alone.
+
+    Args:
+        ray: The module.
+        address: Of a running cluster; None: this machine alone.
+        cpus: Of this machine, and
+        store_bytes: what its object store holds, where it is alone.
 
     Raises:
         ConfigError: It cannot be reached.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    address = settings.cluster
     local: dict[str, Any] = {}
     if not address:
         local = {
-            "num_cpus": max(count, usable_cores()),
+            "num_cpus": cpus,
             "include_dashboard": False,
-            "object_store_memory": _STORE_BYTES + 2 * _bytes_of(order),
+            "object_store_memory": store_bytes,
         }
     try:
         with _own_signals():

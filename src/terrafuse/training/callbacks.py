@@ -139,7 +139,7 @@ class WeightAverage(Callback):  # type: ignore[misc]
 class StepLog(Callback):  # type: ignore[misc]
     """Callback that writes `log.csv` and the chosen loggers.
 
-    A training line holds the first process's means over the steps since the previous line; there
+    A training line holds the means over the steps since the previous line, in all processes; there
     are at most a thousand of them.
 
     Args:
@@ -181,12 +181,21 @@ class StepLog(Callback):  # type: ignore[misc]
         step = trainer.global_step
         if not is_step_end(trainer, batch_idx) or (step % self.every and step < self.config.steps):
             return
-        means = {f"loss_{name}": total / self._batches for name, total in self._sums.items()}
+        means = {f"loss_{name}": value for name, value in self._means(trainer).items()}
         rate = self.config.lr * learning_rate_factor(step - 1, self.config)
         row = {"lr": rate, "loss": means.pop("loss_total")}
         self.write(trainer, row | means if self.names_one or len(means) > 1 else row)
         self._sums.clear()
         self._batches = 0
+
+    def _means(self, trainer: Trainer) -> dict[str, float]:
+        """Return the means of the terms since the last line, over the processes."""
+        own = {name: total / self._batches for name, total in self._sums.items()}
+        if trainer.world_size == 1:
+            return own
+        found: list[Any] = [None] * trainer.world_size
+        torch.distributed.all_gather_object(found, own)
+        return {name: sum(means.get(name, 0.0) for means in found) / len(found) for name in own}
 
     def write(self, trainer: Trainer, values: Mapping[str, float | None]) -> None:
         """Write a line of the log.

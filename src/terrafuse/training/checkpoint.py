@@ -28,6 +28,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
     Args:
         is_due: Tells whether to save after a number of optimiser steps.
         is_exhausted: Tells whether the run ends early.
+        samples: Of a step, in each process.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
         path: Path,
         is_due: Callable[[int], bool],
         is_exhausted: Callable[[], bool] = lambda: False,
+        *,
+        samples: int,
     ) -> None:
-        self.path = path
+        self.path, self.samples = path, samples
         self.is_due, self.is_exhausted = is_due, is_exhausted
         self.stopped_by: signal.Signals | None = None
         self._listener = StopListener(self._request_stop)
@@ -73,6 +76,8 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             is_done=self.is_exhausted() or step >= module.config.steps,
             world_size=trainer.world_size,
             decay_rule=module.decay_rule,
+            step_rule=module.step_rule,
+            step_samples=self.samples * trainer.world_size,
         )
         checkpoint["terrafuse"] = position_fields(position)
 

@@ -92,7 +92,7 @@ def fit_task(
     """
     last: LastCheckpoint = callbacks[-1]
     trainer = create_trainer(task.config, callbacks, out)
-    _warn_of_other_processes(position, trainer)
+    _warn_of_other_samples(position, trainer, data.batch_size * task.config.accumulate)
     checkpoint = out / run_state.LAST if position.step else None
     remedy = (
         f"Start in another folder with a data.batch_size below {data.batch_size} or a "
@@ -123,11 +123,22 @@ def _stopped(by: signal.Signals, step: int, task: LearningTask, out: Path) -> St
     )
 
 
-def _warn_of_other_processes(position: Position, trainer: Trainer) -> None:
-    before = position.world_size
-    if before is not None and before != trainer.world_size:
-        warnings.warn(
-            f"the run is resumed with {trainer.world_size} processes instead of {before}: it sees "
-            "other samples than without the interruption",
-            stacklevel=6,
-        )
+def _warn_of_other_samples(position: Position, trainer: Trainer, samples: int) -> None:
+    """Warn where a step has other samples than before the interruption.
+
+    Args:
+        samples: Of a step, in each process.
+    """
+    before, now = position.world_size, trainer.world_size
+    if (
+        before in (None, now)
+        or position.step_samples == samples * now
+        or not trainer.is_global_zero
+    ):
+        return
+    warnings.warn(
+        f"the run is resumed with {now} processes instead of {before}: it sees other samples than "
+        "without the interruption. With data.batch_size × training.accumulate × processes as "
+        "before, it would see the same",
+        stacklevel=6,
+    )

@@ -36,6 +36,10 @@ class Loss(Protocol):
     Pixels labelled 255 are left out, the loss is computed in float32 whatever the precision of
     training, and it is exactly 0 (with a graph) for a batch without a labelled pixel.
 
+    Where several batches make a step, each counts by its labelled pixels. A loss that divides by
+    something else says so in a method `denominator(labels)`, a scalar: the step then has the
+    gradient of one large batch.
+
     Args:
         counts: Pixels per class of the training split, int64 (K,).
         options: Keyword-only, with defaults: the options available in run.yaml.
@@ -95,6 +99,10 @@ class CrossEntropy(nn.Module):
             hardest = losses.detach().topk(ceil(self.ohem * len(losses))).indices
             losses, shares = losses[hardest], shares[hardest]
         return _mean(losses.sum(), shares.sum())
+
+    def denominator(self, labels: Tensor) -> Tensor:
+        """Return the sum of the weights of the labelled pixels, whatever `ohem` leaves of them."""
+        return _weight_of(labels, self.weights)
 
 
 class Dice(nn.Module):
@@ -275,6 +283,10 @@ class AdaptiveClassWeighting(nn.Module):
         entropy = F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX, reduction="sum")
         return negative_classes * entropy / known.sum().clamp(min=1) + dice
 
+    def denominator(self, labels: Tensor) -> Tensor:
+        """Return the number of pixels, labelled or not."""
+        return torch.tensor(labels.numel(), dtype=torch.float64)
+
     @torch.no_grad()
     def _weigh(self, truth: Tensor) -> Tensor:
         """Count the batch and return the weights m (K,)."""
@@ -311,8 +323,22 @@ class WeightedSum(nn.Module):
         self.losses = nn.ModuleDict(losses)
         self.weights = tuple(weights)
 
+    def denominators(self, labels: Tensor) -> Tensor:
+        """Return what each loss counts a batch by: float64 (number of losses,), on the CPU.
+
+        Args:
+            labels: Class indices (N, H, W); 255 = ignore.
+        """
+        own = (getattr(loss, "denominator", None) for loss in self.losses.values())
+        found = [_weight_of(labels, None) if count is None else count(labels) for count in own]
+        return torch.stack([value.detach().double().cpu() for value in found])
+
     def forward(
-        self, output: SegmenterOutput, labels: Tensor, aux_weight: float = 0.0
+        self,
+        output: SegmenterOutput,
+        labels: Tensor,
+        aux_weight: float = 0.0,
+        factors: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the scalar terms of the loss, unweighted, and their weighted sum.
 
@@ -320,17 +346,19 @@ class WeightedSum(nn.Module):
             output: A segmenter's output for the batch.
             labels: Class indices (N, H, W); 255 = ignore.
             aux_weight: Weight of each auxiliary head.
+            factors: Factor on each loss (number of losses,); None: 1. A method's own terms have
+                none.
 
         Returns:
             "total", then each loss by name on the main head, "aux" (the sum over the auxiliary
             heads, if there are any) and the method's own terms, which are weighted already.
         """
         with torch.autocast(labels.device.type, enabled=False):
-            terms = {name: loss(output.logits, labels) for name, loss in self.losses.items()}
+            terms = self._of_head(output.logits, labels, factors)
             total = self._weigh(terms)
             if output.aux_logits:
                 heads = [
-                    self._weigh({name: loss(logits, labels) for name, loss in self.losses.items()})
+                    self._weigh(self._of_head(logits, labels, factors))
                     for logits in output.aux_logits
                 ]
                 terms["aux"] = torch.stack(heads).sum()
@@ -339,6 +367,12 @@ class WeightedSum(nn.Module):
                 terms[name] = value.float()
                 total = total + terms[name]
         return {"total": total, **terms}
+
+    def _of_head(self, logits: Tensor, labels: Tensor, factors: Tensor | None) -> dict[str, Tensor]:
+        terms = {name: loss(logits, labels) for name, loss in self.losses.items()}
+        if factors is None:
+            return terms
+        return {name: term * f for (name, term), f in zip(terms.items(), factors, strict=True)}
 
     def _weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
         weighted = [w * term for w, term in zip(self.weights, terms.values(), strict=True)]
@@ -463,6 +497,12 @@ def _pixel_weights(labels: Tensor, weights: Tensor | None) -> Tensor:
     if weights is None:
         return known.float()
     return torch.where(known, weights[torch.where(known, labels, 0)], 0.0)
+
+
+def _weight_of(labels: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum of the weights of all labelled pixels, a float64 scalar on the CPU."""
+    counts = torch.bincount(labels[labels != IGNORE_INDEX]).cpu().double()
+    return counts.sum() if weights is None else counts @ weights[: len(counts)].cpu().double()
 
 
 def _mean(total: Tensor, count: Tensor) -> Tensor:

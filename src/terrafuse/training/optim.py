@@ -21,6 +21,10 @@ from terrafuse.segmenter import SensorModel
 #: Number of the rule that `treat_parameters` follows; checkpoints hold that of their run.
 DECAY_RULE = 2
 
+#: Number of the rule on the batches that make a step, in time and in all processes. 1: all count
+#: alike. 2: each counts by its labelled pixels, and batch norms see those of all processes.
+STEP_RULE = 2
+
 #: Parameters that are not decayed, by their names: why → pattern. They are offsets, tables, scales
 #: and lengths, not linear maps: decay would only pull them to 0.
 _NOT_DECAYED: Mapping[str, re.Pattern[str]] = {

@@ -32,6 +32,7 @@ from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import fit_task, open_log, run_training
 from terrafuse.training.optim import DECAY_RULE
 from terrafuse.training.pictures import FIGURES, save_curves
+from terrafuse.training.processes import told_once
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
 from terrafuse.training.task import LearningTask, LoaderFactory
@@ -76,13 +77,19 @@ def pretrain(
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
-    check_pretrain_settings(config)
-    with (
-        when_stopped("continue with --resume"),
-        claimed(out, "pretrain", takes_part=run_state.is_first_process()),
-    ):
+    with when_stopped("continue with --resume"), told_once():
+        processes = check_pretrain_settings(config, meets=True)
+        return _pretrain(config, out, processes, resume=resume, progress=progress)
+
+
+def _pretrain(
+    config: PretrainConfig, out: Path, processes: int, *, resume: bool, progress: bool
+) -> Path:
+    with claimed(out, "pretrain", takes_part=run_state.is_first_process()):
         if run_state.is_first_process():
-            run_state.check_startable(out, config, resume=resume, read=load_pretrain_config)
+            run_state.check_startable(
+                out, config, resume=resume, processes=processes, read=load_pretrain_config
+            )
         if resume and run_state.is_finished(out, PRETRAIN_JSON):
             run_state.tidy(out)
             return out
@@ -92,15 +99,21 @@ def pretrain(
     return out
 
 
-def check_pretrain_settings(config: PretrainConfig) -> None:
+def check_pretrain_settings(config: PretrainConfig, *, meets: bool = False) -> int:
     """Refuse settings of a pre-training that are wrong whatever the data.
+
+    Args:
+        meets: Whether the processes of a run meet now, where a launcher has started all of them.
+
+    Returns:
+        Number of processes of the run.
 
     Raises:
         ConfigError: Devices do not exist, or settings exclude each other.
         MissingDependencyError: A logger is not installed.
     """
     with quiet_lightning():
-        check_trainer(config.training)
+        return check_trainer(config.training, meets=meets)
 
 
 @dataclass(frozen=True)
@@ -245,7 +258,11 @@ def _complete(scenes: Sequence[Scene], config: PretrainConfig) -> list[Scene]:
 
 def _fit(run: _Run) -> signal.Signals | None:
     training = run.config.training
-    last = LastCheckpoint(run.out / run_state.LAST, partial(_is_due, run.config))
+    last = LastCheckpoint(
+        run.out / run_state.LAST,
+        partial(_is_due, run.config),
+        samples=run.config.data.batch_size * training.accumulate,
+    )
     callbacks = [
         StepLog(open_log(run.out, run.position), training, names_one=True),
         StepProgress(run.display, training.steps),

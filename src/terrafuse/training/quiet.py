@@ -30,6 +30,8 @@ _IRRELEVANT = (
     r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
     # The run folder has been checked before.
     r".*Checkpoint directory .* exists and is not empty.*",
+    # Lightning's FSDP is the first one, which torch still keeps.
+    r".*FSDP\.state_dict_type\(\) and FSDP\.set_state_dict_type\(\) are being deprecated.*",
     # log.csv replaces Lightning's loggers, as our progress bar does Lightning's.
     r".*No `logger` configured.*",
 )

@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,7 +32,7 @@ from terrafuse.errors import (
 )
 from terrafuse.locking import is_first_process as is_first_process
 from terrafuse.modalities import BandStatistics
-from terrafuse.training.optim import DECAY_RULE
+from terrafuse.training.optim import DECAY_RULE, STEP_RULE
 from terrafuse.version import VERSION
 from terrafuse.weights import MODEL_JSON, digest
 from terrafuse.writing import is_trace, written_whole
@@ -49,12 +50,17 @@ FREE_SETTINGS = frozenset(
         "training.devices",
         "training.nodes",
         "training.strategy",
+        "training.backend",
         "training.loggers",
         "training.save_every",
         "evaluation.split",
         "evaluation.boundary_tolerance_px",
     }
 )
+
+
+#: Settings that may change where the number of processes does, if their product with it stays.
+_OF_STEP = ("data.batch_size", "training.accumulate")
 
 
 @dataclass(frozen=True)
@@ -83,12 +89,16 @@ class Position:
         is_done: True: nothing remains but to save the model.
         world_size: Number of processes it ran on; None before the first checkpoint.
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
+        step_rule: Rule of the batches of a step it was begun with.
+        step_samples: Samples of a step in all processes; None: not known.
     """
 
     step: int = 0
     is_done: bool = False
     world_size: int | None = None
     decay_rule: int = DECAY_RULE
+    step_rule: int = STEP_RULE
+    step_samples: int | None = None
 
 
 def check_startable(
@@ -96,12 +106,15 @@ def check_startable(
     config: Settings,
     *,
     resume: bool,
+    processes: int = 1,
     read: Callable[[Path], Settings] = load_run_config,
 ) -> None:
     """Refuse a folder in which a run cannot be started or resumed.
 
     Args:
         resume: True: resume the run in the folder.
+        processes: Of the run that is resumed; where they are others than before, batches may be
+            as well, if a step keeps its samples.
         read: Reads the settings stored in the folder.
 
     Raises:
@@ -120,7 +133,7 @@ def check_startable(
             f"'{out}' is not empty and holds no run to resume ('{CONFIG}' is missing). "
             "Choose another folder with --out"
         )
-    _check_same_settings(read(out / CONFIG), config, out)
+    _check_same_settings(read(out / CONFIG), config, out, processes)
 
 
 def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
@@ -207,8 +220,12 @@ def read_position(out: Path) -> Position:
             f"terrafuse {own.get('version', '(unknown)')}; this is terrafuse "
             f"{VERSION} with format {CHECKPOINT_FORMAT}. {remedy}"
         )
-    # Checkpoints of before do not name the rule, which was the first.
-    return Position(own["step"], own["is_done"], own["world_size"], own.get("decay_rule", 1))
+    # Checkpoints of before do not name the rules, which were the first.
+    rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
+    return Position(
+        own["step"], own["is_done"], own["world_size"],
+        step_samples=own.get("step_samples"), **rules,
+    )  # fmt: skip
 
 
 def position_fields(position: Position) -> dict[str, Any]:
@@ -242,18 +259,36 @@ def tidy(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def _check_same_settings(stored: Settings, config: Settings, out: Path) -> None:
+def _check_same_settings(stored: Settings, config: Settings, out: Path, processes: int) -> None:
     before, now = (_flat(c.model_dump(mode="json")) for c in (stored, config))
-    differing = [
-        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted({*before, *now} - FREE_SETTINGS)
-        if before.get(key) != now.get(key)
+    changed = [
+        key for key in sorted({*before, *now} - FREE_SETTINGS) if before.get(key) != now.get(key)
     ]
+    differing = [f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+    if changed and set(changed) <= set(_OF_STEP):
+        position = read_position(out)
+        if position.world_size not in (None, processes):
+            was, found = (prod(values[key] for key in _OF_STEP) for values in (before, now))
+            wanted = position.step_samples or was * (position.world_size or 1)
+            if found * processes != wanted:
+                told = (
+                    f"{'; '.join(differing)}; processes were {position.world_size}, are {processes}"
+                )
+                raise _other_step(wanted, found * processes, told, out)
+            return
     if differing:
         raise ConfigError(
             f"the run in '{out}' has other settings and cannot be resumed: {'; '.join(differing)}. "
             f"Use its settings ('{out / CONFIG}'), or start again in another folder"
         )
+
+
+def _other_step(wanted: int, found: int, told: str, out: Path) -> ConfigError:
+    """The refusal of a step of other samples; how processes and batches share them may change."""
+    return ConfigError(
+        f"a step of the run in '{out}' has {wanted} samples, and now would have {found}: {told}. "
+        f"Batch size × accumulate × processes must stay {wanted}; or start again in another folder"
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from typing import Any
+from dataclasses import replace
+from itertools import chain, islice
+from typing import Any, cast
 
 import lightning.pytorch as lightning
 import numpy as np
@@ -14,6 +15,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from terrafuse.backbones.synced_norm import share_batches, sync_batch_norms
 from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
@@ -21,6 +23,7 @@ from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
     DECAY_RULE,
+    STEP_RULE,
     create_optimizer,
     create_schedule,
     parameter_groups,
@@ -39,6 +42,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
+        step_rule: Rule of the batches of a step that the run was begun with.
     """
 
     def __init__(
@@ -47,10 +51,11 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         config: LearningConfig,
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
+        step_rule: int = STEP_RULE,
     ) -> None:
         super().__init__()
         self.config = config
-        self.decay_rule = decay_rule
+        self.decay_rule, self.step_rule = decay_rule, step_rule
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, which have lost their shapes.
         self._groups = parameter_groups(model, config, rule=decay_rule)
@@ -75,6 +80,13 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         """Return the batches of this process."""
         batches = self._loader(self.global_rank, self.trainer.world_size)
         return Batches(batches, self.config.steps * self.config.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count batches as if all had been of today's size, where fewer or more make a step."""
+        done = checkpoint["terrafuse"]["step"] * self.config.accumulate
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update(dict.fromkeys(counts, done))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seed the step's random draws (dropout, drop path), so that a resumed run repeats them."""
@@ -150,6 +162,7 @@ class SegmentationTask(LearningTask):
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
+        step_rule: Rule of the batches of a step that the run was begun with.
     """
 
     def __init__(
@@ -159,10 +172,12 @@ class SegmentationTask(LearningTask):
         config: TrainingConfig,
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
+        step_rule: int = STEP_RULE,
     ) -> None:
-        super().__init__(segmenter, config, loader, decay_rule)
+        super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter = segmenter
         self.loss = loss
+        self._shares_norms = False
         self.aux_weight = config.aux_weight
         if config.backbone_lr_factor == 0:
             for backbone in segmenter.backbones():
@@ -175,6 +190,44 @@ class SegmentationTask(LearningTask):
         """The segmenter."""
         return self.segmenter
 
+    def train_dataloader(self) -> Batches:
+        """Return the batches of this process; where several make a step, with their factors."""
+        batches = super().train_dataloader()
+        processes, accumulate = self.trainer.world_size, self.config.accumulate
+        if processes * accumulate == 1:
+            return batches
+        if self.step_rule == 1:
+            if self.trainer.is_global_zero:
+                warnings.warn(
+                    "the run was begun when all batches of a step counted alike, however many "
+                    "labelled pixels they have; it goes on so",
+                    stacklevel=2,
+                )
+            return batches
+
+        def total_of(values: Tensor) -> Tensor:
+            there = values.to(self.device if self.device.type == "cuda" else "cpu")
+            return cast("Tensor", self.trainer.strategy.reduce(there, reduce_op="sum")).cpu()
+
+        steps = StepBatches(
+            batches.batches, accumulate, self.loss.denominators, total_of, processes=processes
+        )
+        return Batches(steps, batches.total)
+
+    def setup(self, stage: str) -> None:
+        """Let batch norms see the batches of all processes, once these are known."""
+        del stage
+        if self.trainer.world_size == 1 or not self.config.sync_batchnorm or self.step_rule == 1:
+            return
+        self._shares_norms = True
+        unknown = ", ".join(sorted(sync_batch_norms(self.segmenter)))
+        if unknown and self.trainer.is_global_zero:
+            warnings.warn(
+                f"batch norms of class {unknown} are not known: each process normalises its own "
+                "batches there",
+                stacklevel=2,
+            )
+
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
@@ -185,13 +238,21 @@ class SegmentationTask(LearningTask):
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch, and its terms."""
         assert batch.labels is not None
+        if self._shares_norms:
+            share_batches(self.segmenter, shares=self._has_same_modalities(batch))
         output = self.segmenter(batch.images, batch.valid)
-        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight)
+        terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight, batch.factors)
         return terms
 
     def views(self, batch: Batch) -> tuple[Batch, ...]:
         """Return the batch as its only view."""
         return (batch,)
+
+    def _has_same_modalities(self, batch: Batch) -> bool:
+        """Tell whether the batches of all processes lack the same modalities."""
+        present = torch.stack([mask.any() for mask in batch.valid.values()]).float()
+        found = self.trainer.strategy.reduce(present, reduce_op="mean")
+        return bool(((found == 0) | (found == 1)).all())
 
 
 class Batches:
@@ -213,6 +274,48 @@ class Batches:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.batches)
+
+
+class StepBatches:
+    """Batches with factors on their losses, so that a step has the gradient of one large batch.
+
+    A loss that divides by d (its `denominator`) is multiplied by d · n / D, where D is the sum of d
+    over the n batches of the step, in all processes: the mean of the n products is the loss of one
+    batch of all samples. The batches of a process wait in main memory until the last one is read.
+
+    Args:
+        batches: Of this process, from the first one of a step on.
+        accumulate: Batches of a step in each process.
+        denominators: Labels (N, H, W) → float64 (number of losses,).
+        total_of: Sums a tensor over the processes.
+        processes: How many there are.
+    """
+
+    def __init__(
+        self,
+        batches: Iterable[Batch],
+        accumulate: int,
+        denominators: Callable[[Tensor], Tensor],
+        total_of: Callable[[Tensor], Tensor] = lambda values: values,
+        *,
+        processes: int = 1,
+    ) -> None:
+        self.batches, self.accumulate, self.processes = batches, accumulate, processes
+        self.denominators, self.total_of = denominators, total_of
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = iter(self.batches)
+        while step := list(islice(batches, self.accumulate)):
+            own = torch.stack([self._of(batch) for batch in step])  # (n, number of losses)
+            total = self.total_of(own.sum(dim=0))
+            # Without a labelled pixel each loss is 0, whatever its factor.
+            factors = own * len(step) * self.processes / torch.where(total > 0, total, 1.0)
+            for batch, own_factors in zip(step, factors, strict=True):
+                yield replace(batch, factors=own_factors.float())
+
+    def _of(self, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        return self.denominators(batch.labels)
 
 
 def step_seed(seed: int, batch_idx: int, rank: int) -> int:

@@ -49,6 +49,7 @@ from terrafuse.training.fitting import fit_task, open_log, run_training
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
+from terrafuse.training.processes import told_once
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
 from terrafuse.training.survey import KeptFacts, Measured, check_data
@@ -107,13 +108,15 @@ def train(
     out = Path(out)
     data = config.data.model_copy(update={"manifest": config.data.manifest.resolve()})
     config = config.model_copy(update={"data": data})
-    check_settings(config)
-    with (
-        when_stopped("continue with --resume"),
-        claimed(out, "train", takes_part=run_state.is_first_process()),
-    ):
+    with when_stopped("continue with --resume"), told_once():
+        processes = check_settings(config, meets=True)
+        return _train(config, out, processes, resume=resume, progress=progress)
+
+
+def _train(config: RunConfig, out: Path, processes: int, *, resume: bool, progress: bool) -> Path:
+    with claimed(out, "train", takes_part=run_state.is_first_process()):
         if run_state.is_first_process():
-            run_state.check_startable(out, config, resume=resume)
+            run_state.check_startable(out, config, resume=resume, processes=processes)
         if resume and run_state.is_finished(out):
             run_state.tidy(out)
             return out
@@ -140,8 +143,14 @@ class _Run:
     display: Display
 
 
-def check_settings(config: RunConfig) -> None:
+def check_settings(config: RunConfig, *, meets: bool = False) -> int:
     """Refuse training settings that are wrong whatever the data.
+
+    Args:
+        meets: Whether the processes of a run meet now, where a launcher has started all of them.
+
+    Returns:
+        Number of processes of the run.
 
     Raises:
         ConfigError: Values exclude each other, or a score or device does not exist.
@@ -153,7 +162,7 @@ def check_settings(config: RunConfig) -> None:
     check_monitor(training)
     check_scene_windows(config)
     with quiet_lightning():
-        check_trainer(training)
+        return check_trainer(training, meets=meets)
 
 
 def _prepare(
@@ -335,8 +344,8 @@ def _fit(run: _Run) -> signal.Signals | None:
     callbacks = _create_callbacks(run, open_log(run.out, run.position))
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
-    rule = run.position.decay_rule
-    task = SegmentationTask(run.segmenter, run.loss, training, loader, rule)
+    rules = run.position.decay_rule, run.position.step_rule
+    task = SegmentationTask(run.segmenter, run.loss, training, loader, *rules)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
@@ -366,6 +375,7 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
         run.out / run_state.LAST,
         lambda step: is_validation_due(step, training),
         lambda: validation.is_exhausted,
+        samples=config.data.batch_size * training.accumulate,
     )
     extra: list[Any] = [average] if average else []
     if training.head_first_steps:

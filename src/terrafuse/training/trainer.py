@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import ConfigError, MissingDependencyError
+from terrafuse.training.processes import MeetingDDP, MeetingFSDP, meet_by
 
 _BARE = {
     "enable_checkpointing": False,
@@ -21,8 +22,14 @@ _BARE = {
 }
 
 
-def check_trainer(config: LearningConfig) -> None:
+def check_trainer(config: LearningConfig, *, meets: bool = False) -> int:
     """Refuse settings that no trainer can be created from.
+
+    Args:
+        meets: Whether the processes meet now, where a launcher has started all of them.
+
+    Returns:
+        Number of processes of the run.
 
     Raises:
         ConfigError: Devices do not exist, or settings exclude each other.
@@ -36,7 +43,17 @@ def check_trainer(config: LearningConfig) -> None:
             )
     if isinstance(config, TrainingConfig) and config.strategy.startswith("fsdp"):
         _refuse_with_shards(config)
-    _strategy(config)
+    strategy = _trainer_of(config).strategy
+    if not isinstance(strategy, MeetingDDP | MeetingFSDP):
+        if config.backend != "auto":
+            raise ConfigError(
+                f"training.backend is {config.backend}, and nothing is exchanged: it is for "
+                "several processes with strategy 'ddp' or 'fsdp'. Leave it out"
+            )
+        return int(getattr(strategy, "world_size", 1))
+    if meets and strategy.cluster_environment.creates_processes_externally:
+        meet_by(strategy)
+    return int(strategy.num_processes * strategy.num_nodes)
 
 
 def _refuse_with_shards(config: TrainingConfig) -> None:
@@ -64,7 +81,7 @@ def create_trainer(config: LearningConfig, callbacks: list[Any], out: Path) -> T
     """
     return Trainer(
         **_devices(config),
-        strategy=_strategy(config),
+        strategy=_strategy(config, _trainer_of(config)),
         precision=config.precision,
         max_steps=config.steps,
         accumulate_grad_batches=config.accumulate,
@@ -87,22 +104,44 @@ def _devices(config: LearningConfig) -> dict[str, Any]:
     }
 
 
-def _strategy(config: LearningConfig) -> str:
-    """Return Lightning's name of the strategy.
+def _trainer_of(config: LearningConfig) -> Trainer:
+    """Create a trainer only to learn from it what the settings mean on this machine.
 
     Raises:
         ConfigError: Devices do not exist, or the strategy does not suit them.
     """
+    is_fsdp = config.strategy.startswith("fsdp")
+    named: Any = "auto" if is_fsdp else config.strategy
     try:
-        chosen = Trainer(**_devices(config), strategy=config.strategy, logger=False, **_BARE)
+        chosen = Trainer(**_devices(config), strategy=named, logger=False, **_BARE)
+        strategy = _strategy(config, chosen)
+        if not isinstance(strategy, str):
+            chosen = Trainer(**_devices(config), strategy=strategy, logger=False, **_BARE)
+            strategy.cluster_environment.validate_settings(strategy.num_processes, config.nodes)
+        return chosen
     except (MisconfigurationException, ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(
             "training.accelerator, devices, nodes and strategy do not suit this machine: "
             f"{str(error).splitlines()[0]}"
         ) from None
+
+
+def _strategy(config: LearningConfig, chosen: Trainer) -> Any:
+    """The strategy by which processes meet; of one process, or in a notebook, Lightning's name.
+
+    Args:
+        chosen: A trainer with Lightning's strategy.
+    """
+    if config.strategy.startswith("fsdp"):
+        return MeetingFSDP(config.backend, cpu_offload=config.strategy.endswith("offload"))
+    is_plain = config.strategy in ("auto", "ddp") or config.strategy.startswith("ddp_find")
+    if not (is_plain and isinstance(chosen.strategy, DDPStrategy)):
+        return config.strategy
     # A modality may be absent from a whole batch; its backbone then gets no gradient.
-    is_plain_ddp = config.strategy in ("auto", "ddp") and isinstance(chosen.strategy, DDPStrategy)
-    return "ddp_find_unused_parameters_true" if is_plain_ddp else config.strategy
+    finds = not config.strategy.endswith("false")
+    return MeetingDDP(config.backend, find_unused_parameters=finds)
 
 
 def _create_logger(name: str, out: Path) -> Any:
