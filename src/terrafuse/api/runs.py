@@ -81,6 +81,7 @@ from terrafuse.weights import (
     check_same_scheme,
     digest,
     digest_values,
+    run_folder,
     write_further_metrics,
     write_metrics,
 )
@@ -934,6 +935,7 @@ def load(
     """A trained model from its run folder.
 
     Args:
+        run: The folder, or "hf://owner/name@revision" of one on the hub (`push`), which is fetched.
         merge: True: merge low-rank updates into the weights: a little faster, and equal up to
             rounding.
         overrides: Dotted keys → YAML values that replace settings of the run, such as
@@ -942,9 +944,10 @@ def load(
     Raises:
         ConfigError: No such setting.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same; or its calibration is damaged.
+            tuned run are not there, or not the same; or its calibration is damaged; or it cannot be
+            fetched, or not as it was pushed.
     """
-    folder = Path(run)
+    folder = run_folder(run)
     segmenter, info = load_segmenter(folder, merge=merge)
     config = load_run_config(folder / STORED_CONFIG, overrides)
     digest_of_weights = info.state_sha256 or digest(folder / STATE_FILE)

@@ -23,9 +23,10 @@ from terrafuse.cli.evaluate import evaluate
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.maps import mosaic, vectorize
-from terrafuse.cli.options import AsJson, Device, Resume, RunFile, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, Resume, RunFile, Setting, fetched, pairs
 from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
+from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.sweep import sweep
 from terrafuse.version import VERSION
@@ -119,7 +120,10 @@ def validate(config: RunFile, settings: Setting = None, as_json: AsJson = False)
 @app.command()
 def describe(
     model: Annotated[
-        Path, typer.Argument(help="run.yaml, or the folder of a trained run.", metavar="MODEL")
+        Path,
+        typer.Argument(
+            help="run.yaml, or the folder of a trained run, or hf://owner/name.", metavar="MODEL"
+        ),
     ],
     settings: Setting = None,
     parameters: Annotated[
@@ -133,6 +137,7 @@ def describe(
     """Show parts, trainable and frozen parameters, FLOPs, memory and licences of a model."""
     from terrafuse import api
 
+    model = fetched(model)
     overview = api.describe_model(model, pairs(settings))
     if parameters:
         overview["parameter_groups"] = api.describe_parameters(model, pairs(settings))
@@ -181,11 +186,15 @@ app.command()(vectorize)
 app.command()(mosaic)
 app.command()(sample)
 app.command()(areas)
+app.command()(push)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.", metavar="RUN…")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of trained runs, or hf://owner/name.", metavar="RUN…"),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: report.html in the first run.")
     ] = None,
@@ -196,7 +205,7 @@ def report(
     from terrafuse.progress import Display
 
     with Display() as display:
-        path = api.report(runs, out, device=device, progress=display.stage("evaluating"))
+        path = api.report(list(map(fetched, runs)), out, device=device, progress=display.stage("evaluating"))
     typer.echo(f"open {path}")
 
 

@@ -12,7 +12,8 @@ from terrafuse.weights.files import (
     write_tensors,
 )
 from terrafuse.weights.foreign import ForeignWeights, read_foreign
-from terrafuse.weights.hub import hub_or_cache
+from terrafuse.weights.hub import hub_or_cache, why_not
+from terrafuse.weights.hub_runs import PushedRun, is_on_hub, push_run, run_folder
 from terrafuse.weights.renaming import Rename, rename
 from terrafuse.weights.saved_model import (
     FORMAT_VERSION,
@@ -34,6 +35,7 @@ __all__ = [
     "MODEL_JSON",
     "STATE_FILE",
     "ForeignWeights",
+    "PushedRun",
     "Rename",
     "RunInfo",
     "also_looking_in",
@@ -41,15 +43,19 @@ __all__ = [
     "digest",
     "digest_values",
     "hub_or_cache",
+    "is_on_hub",
     "load_strict",
     "pretrained_wanted",
+    "push_run",
     "read_foreign",
     "read_metadata",
     "read_run_info",
     "read_state",
     "read_weights",
     "rename",
+    "run_folder",
     "save_model",
+    "why_not",
     "without_pretrained",
     "write_further_metrics",
     "write_metrics",
