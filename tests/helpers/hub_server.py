@@ -251,7 +251,8 @@ class _Handler(BaseHTTPRequestHandler):
             said = f"You don't have the rights to create a model under '{asked['organization']}'"
             return self._error(403, "", said)
         if name in self.hub.repositories:
-            return self._json(409, {"error": "You already created this model repo"})
+            url = f"{self.hub.address}/{name}"
+            return self._json(409, {"error": "You already created this model repo", "url": url})
         private = asked.get("private") or asked.get("visibility") == "private"
         self.hub.repositories[name] = Repository(private=bool(private))
         self.hub.repositories[name].commit({".gitattributes": b"*.safetensors filter=lfs\n"}, "")

@@ -25,7 +25,10 @@ from terrafuse.errors import ConfigError, OutputError, WeightsNotFoundError
 from terrafuse.weights import is_on_hub, push_run, run_folder
 from terrafuse.weights.hub_runs import HubRun
 
-SIGNED = f"{'a' * 40}"
+# huggingface_hub gives its HTTP library the file under the argument's old name.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
+
+OTHER_DIGEST = "a" * 64
 
 
 @pytest.fixture
@@ -238,14 +241,19 @@ def test_a_card_without_scores_says_so(hub: Hub, run: Path) -> None:
 # What goes wrong on the way here
 
 
-def test_a_broken_off_download_is_resumed(hub: Hub, run: Path) -> None:
+def test_a_broken_off_download_is_resumed(
+    hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)  # what came is kept in these
     pushed = push_run(run, "hub:owner/flood")
     hub.breaks["model.safetensors"] = 2
     folder = run_folder(str(pushed))
     assert (folder / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
     ranges = [wanted for _, _, wanted in hub.asked("GET", "cdn/")]
     size = (run / "model.safetensors").stat().st_size
-    assert ranges == ["", f"bytes={size // 2}-", f"bytes={size // 2 + (size - size // 2) // 2}-"]
+    first = size // 2 // 1024 * 1024
+    second = first + (size - first) // 2 // 1024 * 1024
+    assert ranges == ["", f"bytes={first}-", f"bytes={second}-"]
 
 
 def test_a_download_that_does_not_end_leaves_nothing_that_looks_whole(
@@ -425,7 +433,7 @@ def test_only_finished_and_sound_runs_are_pushed(hub: Hub, run: Path, tmp_path: 
     with refused(place) as error:
         api.push(run, "hub:owner/flood@v1")
     assert error.find("Leave '(.*?)' out") == "@v1"
-    info = json.loads((run / "model.json").read_text()) | {"state_sha256": SIGNED}
+    info = json.loads((run / "model.json").read_text()) | {"state_sha256": OTHER_DIGEST}
     (run / "model.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match="is not the file that model.json beside it describes"):
         api.push(run, "hub:owner/flood")
