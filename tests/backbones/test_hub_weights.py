@@ -1,4 +1,4 @@
-"""`weights: hub`, and timm's, against a hub: the right file is asked for, others give one message."""
+"""`weights: hub`, and timm's, against a hub: the right file, or one message why not."""
 
 from __future__ import annotations
 

@@ -22,16 +22,22 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-TOKEN = "hf_of_the_test"  # noqa: S105
+TOKEN = "hf_of_the_test"
 #: Files that begin so are stored as large ones, as `.gitattributes` of the hub says.
 _LARGE = (".safetensors", ".pt", ".pth", ".bin", ".npz")
 
 
 @dataclass
 class Repository:
-    """Commits of a repository, from the first on: id, title and files; and names of some."""
+    """A repository: its commits from the first on, as id, title and files; and names of some.
+
+    Args:
+        private: Whether it is shown to the token only.
+        gated: Whether its files are given to nobody who has not asked.
+    """
 
     private: bool = False
+    gated: bool = False
     commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
 
@@ -179,6 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         if found is None:
             text = f"Invalid rev id: {revision}"
             return self._error(404, "RevisionNotFound", text, body=body)
+        if repository.gated and (kind != "revision" or not api):
+            return self._error(403, "GatedRepo", "Access to it is restricted", body=body)
         if api:
             return self._facts("/".join(parts[:2]), kind, repository, *found)
         return self._resolve(found[0], found[1], unquote("/".join(parts[4:])), body=body)

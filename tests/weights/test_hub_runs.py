@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +15,15 @@ import huggingface_hub.constants as constants
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 import terrafuse
 from hub_server import TOKEN, Hub, serving_hub, use_hub
 from remedies import refused, said
-from stored_run import WHOLE
+from stored_run import WHOLE, make_data
 from terrafuse import api
 from terrafuse.errors import ConfigError, OutputError, WeightsNotFoundError
+from terrafuse.stopping import Stopped, how_to_go_on, stop_here
 from terrafuse.weights import is_on_hub, push_run, run_folder
 from terrafuse.weights.hub_runs import HubRun
 
@@ -137,6 +139,12 @@ def test_a_run_is_pushed_and_loaded(hub: Hub, run: Path, tmp_path: Path) -> None
     assert loaded.info == here.info
     assert loaded.config.data.manifest.parts[-2:] == ("ombria", "dataset.yaml")
     assert not hub.leaked
+    place = "api.runs:Run.choose_scenes | name some with --manifest (manifest=…)"
+    with refused(place, ConfigError) as error:
+        loaded.choose_scenes()
+    assert "ombria/dataset.yaml'. A run from elsewhere" in error
+    manifest = make_data(tmp_path / "here")
+    assert len(loaded.choose_scenes("val", manifest=manifest).scenes) == 1
 
     hub.requests.clear()  # a commit does not change: nobody is asked again
     assert run_folder(str(pushed)) == loaded.folder
@@ -181,7 +189,7 @@ def test_the_command_line_takes_runs_on_the_hub(
     assert code == 0
     assert hub.repositories["owner/flood"].private
     assert "not pushed: last.ckpt, report.html" in out
-    name = out.split()[-1]
+    name = said("cli.push:push | load it as", out).find(r"load it as (hf://owner/flood@\w{40})$")
     code, out, err = command_line("describe", name, "--json")
     assert code == 0, err
     assert json.loads(out)["classes"] == ["bare", "wet"]
@@ -208,8 +216,8 @@ def test_the_card_says_what_the_run_is(hub: Hub, run: Path) -> None:
     assert card.data.pipeline_tag == "image-segmentation"
     assert card.data.eval_results is not None
     found = {(r.dataset_name, r.metric_type): r.metric_value for r in card.data.eval_results}
-    assert found["split 'val' of its own data, from s2+s1", "mean_iou"] == 0.625
-    assert found["split 'val' of its own data, from s1", "mean_iou"] == 0.25
+    assert found["own data ('val'), from s2+s1", "mean_iou"] == 0.625
+    assert found["own data ('val'), from s1", "mean_iou"] == 0.25
     text = card.text
     for row in (
         "| `s2` | optical | nir | dn |  | 1 | 102.7 | 10.48 | 81.3 | 124.8 |",
@@ -235,7 +243,7 @@ def test_a_card_without_scores_says_so(hub: Hub, run: Path) -> None:
     card = ModelCard(hub.files_of("owner/flood")["README.md"].decode())
     assert card.data.eval_results is None
     assert "The run was not evaluated" in card.text
-    assert "- These weights: none was stated; ask the owner" in card.text
+    assert "- These weights: not stated by their owner" in card.text
 
 
 # What goes wrong on the way here
@@ -328,7 +336,7 @@ def test_a_run_brought_there_by_other_means(hub: Hub, run: Path) -> None:
     files = {name: (run / name).read_bytes() for name in ("model.json", "config.yaml")}
     files["model.safetensors"] = (run / "model.safetensors").read_bytes()
     hub.repository("owner/byhand").commit(files)
-    with pytest.warns(UserWarning, match="holds no SHA256SUMS: 'terrafuse push' did not make it"):
+    with pytest.warns(UserWarning, match="holds no SHA256SUMS as pushed runs do"):
         folder = run_folder("hf://owner/byhand")
     terrafuse.load(folder)
 
@@ -351,6 +359,17 @@ def test_no_such_revision_and_private_ones(
     with pytest.raises(WeightsNotFoundError, match="or it is a private one: those are shown only "):
         terrafuse.load("hf://owner/flood")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    terrafuse.load("hf://owner/flood")
+
+
+def test_a_repository_that_is_given_on_request(hub: Hub, run: Path) -> None:
+    push_run(run, "hub:owner/flood")
+    hub.repositories["owner/flood"].gated = True
+    place = "weights.hub:why_not | is given on request only: ask for it on"
+    with refused(place, WeightsNotFoundError) as error:
+        terrafuse.load("hf://owner/flood")
+    assert f"ask for it on {hub.address}/owner/flood. Check" in error
+    hub.repositories["owner/flood"].gated = False  # its owner has agreed
     terrafuse.load("hf://owner/flood")
 
 
@@ -417,7 +436,7 @@ def test_what_the_hub_does_not_take(
 def test_a_private_run_does_not_become_public(hub: Hub, run: Path) -> None:
     push_run(run, "hub:owner/flood")
     before = len(hub.repositories["owner/flood"].commits)
-    place = "weights.hub_runs:_commit | Make it private on its page, or name another one"
+    place = "weights.hub_runs:_push | Make it private on its page, or name another one"
     with refused(place, OutputError):
         push_run(run, "hub:owner/flood", private=True)
     assert len(hub.repositories["owner/flood"].commits) == before
@@ -427,7 +446,7 @@ def test_a_private_run_does_not_become_public(hub: Hub, run: Path) -> None:
 
 
 def test_only_finished_and_sound_runs_are_pushed(hub: Hub, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsNotFoundError, match="is not a run folder: it holds no model.json"):
+    with pytest.raises(WeightsNotFoundError, match="is not a run folder: it holds no model"):
         api.push(tmp_path / "nothing", "hub:owner/flood")
     place = "weights.hub_runs:push_run | names a revision, which a push makes anew. Leave"
     with refused(place) as error:
@@ -435,9 +454,24 @@ def test_only_finished_and_sound_runs_are_pushed(hub: Hub, run: Path, tmp_path: 
     assert error.find("Leave '(.*?)' out") == "@v1"
     info = json.loads((run / "model.json").read_text()) | {"state_sha256": OTHER_DIGEST}
     (run / "model.json").write_text(json.dumps(info))
-    with pytest.raises(ValueError, match="is not the file that model.json beside it describes"):
+    with pytest.raises(ValueError, match=r"is not the file that model\.json beside it"):
         api.push(run, "hub:owner/flood")
     assert not hub.requests
+
+
+def test_a_push_that_is_stopped(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = HfApi.create_commit
+    monkeypatch.setattr(HfApi, "create_commit", lambda *_, **__: stop_here(signal.SIGTERM))
+    with pytest.raises(Stopped) as stop:
+        api.push(run, "hub:owner/flood")
+    said(
+        "api.sharing:push | nothing of it is seen on the hub; run the same command again",
+        how_to_go_on(stop.value),
+    )
+    assert set(hub.files_of("owner/flood")) == {".gitattributes"}
+    monkeypatch.setattr(HfApi, "create_commit", commit)
+    api.push(run, "hub:owner/flood")
+    terrafuse.load("hf://owner/flood")
 
 
 def test_a_name_without_owner_is_not_pushed_to(hub: Hub, run: Path) -> None:

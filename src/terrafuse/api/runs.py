@@ -453,9 +453,14 @@ class Run:
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
-            ConfigError: The dataset has another class scheme than the run.
+            ConfigError: The dataset is not there, or has another class scheme than the run.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
+        if not manifest and not exists(path):
+            raise ConfigError(
+                f"the dataset that '{self.folder}' was trained on is not there: no file '{path}'. "
+                "A run from elsewhere comes without its data; name some with --manifest (manifest=…)"
+            )
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)

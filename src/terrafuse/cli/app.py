@@ -205,7 +205,9 @@ def report(
     from terrafuse.progress import Display
 
     with Display() as display:
-        path = api.report(list(map(fetched, runs)), out, device=device, progress=display.stage("evaluating"))
+        path = api.report(
+            list(map(fetched, runs)), out, device=device, progress=display.stage("evaluating")
+        )
     typer.echo(f"open {path}")
 
 

@@ -68,7 +68,7 @@ def write_card(
         _use(repository, model),
         "## Files",
         _table(("file", "SHA-256"), sorted((f"`{n}`", f"`{s}`") for n, s in sums.items())),
-        f"Written by `terrafuse push`, terrafuse {VERSION}.",
+        f"Written by `terrafuse push` of version {VERSION}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -103,7 +103,7 @@ def _results(metrics: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             for key, (kind, name) in _METRICS.items()
             if _is_number(values["scores"].get(key))
         ]
-        data = {"type": "own", "name": f"split '{metrics['split']}' of its own data, from {subset}"}
+        data = {"type": "own", "name": f"own data ('{metrics['split']}'), from {subset}"}
         if scores:
             task = {"type": _TASK, "name": "land-cover segmentation"}
             found.append({"task": task, "dataset": data, "metrics": scores})
@@ -116,9 +116,9 @@ def _what(model: Mapping[str, Any]) -> str:
     stands_on = f" on `{backbone}`" if isinstance(backbone, str) else ""
     names = ", ".join(m["name"] for m in model["modalities"])
     return (
-        f"A land-cover segmentation model of terrafuse: "
-        f"method `{model['method']['name']}`{stands_on}, {model['total_parameters']:,} values, from "
-        f"{names} to {len(model['classes'])} classes."
+        f"A land-cover segmentation model of terrafuse: method `{model['method']['name']}`"
+        f"{stands_on}, {model['total_parameters']:,} values, from {names} to "
+        f"{len(model['classes'])} classes."
     )
 
 
@@ -130,11 +130,14 @@ def _inputs(model: Mapping[str, Any]) -> str:
         for i, band in enumerate(modality["bands"]):
             rows.append(
                 (
-                    f"`{modality['name']}`", modality["kind"], band, modality["unit"],
+                    f"`{modality['name']}`",
+                    modality["kind"],
+                    band,
+                    modality["unit"],
                     "" if waves[i] is None else f"{waves[i]:g}",
                     f"{modality.get('scale', 1):g}",
                     *(_number(statistics[key][i]) for key in ("mean", "std", "low", "high")),
-                )  # fmt: skip
+                )
             )
     head = (
         "modality", "kind", "band", "unit", "wavelength (µm)", "pixel size, of the grid's",
@@ -142,8 +145,8 @@ def _inputs(model: Mapping[str, Any]) -> str:
     )  # fmt: skip
     return (
         "Bands in this order, in these units; statistics are those of the training pixels "
-        "(low and high: 2nd and 98th percentile). Values of another scale are refused or have to be "
-        f"converted.\n\n{_table(head, rows)}\n\n"
+        "(low and high: 2nd and 98th percentile). Values of another scale are refused, or have to "
+        f"be converted.\n\n{_table(head, rows)}\n\n"
         f"Windows of {model['crop_size']} pixels with {model['overlap']} shared by neighbours."
     )
 
@@ -171,8 +174,8 @@ def _scores(metrics: Mapping[str, Any] | None) -> str:
     ]  # fmt: skip
     left_out = "" if len(metrics["subsets"]) > 1 else " Subsets of modalities were not scored."
     return (
-        f"On split '{metrics['split']}': {metrics['scenes']} scenes, {metrics['pixels']:,} labelled "
-        f"pixels.{left_out}\n\n{_table(('modalities', *_COLUMNS.values()), rows)}\n\n"
+        f"On split '{metrics['split']}': {metrics['scenes']} scenes, {metrics['pixels']:,} "
+        f"labelled pixels.{left_out}\n\n{_table(('modalities', *_COLUMNS.values()), rows)}\n\n"
         f"Classes, from {metrics['full']}:\n\n"
         f"{_table(('class', 'IoU', 'F1', 'recall', 'precision', 'pixels'), each)}"
     )
@@ -194,7 +197,7 @@ def _data(config: Mapping[str, Any], metrics: Mapping[str, Any] | None) -> str:
 
 
 def _licence(model: Mapping[str, Any], licence: str | None) -> str:
-    own = licence or "none was stated; ask the owner"
+    own = licence or "not stated by their owner"
     lines = [f"- These weights: {own}"]
     lines += [
         f"- They started from `{base['backbone']}` ({base['source']}): {base['licence']}"
@@ -206,9 +209,7 @@ def _licence(model: Mapping[str, Any], licence: str | None) -> str:
     return "\n".join(lines)
 
 
-def _limits(
-    model: Mapping[str, Any], metrics: Mapping[str, Any] | None, calibrated: bool
-) -> str:
+def _limits(model: Mapping[str, Any], metrics: Mapping[str, Any] | None, calibrated: bool) -> str:
     lines = ["- Learned on the data named above: of other places, seasons and sensors nothing is "
              "known until it is evaluated there."]  # fmt: skip
     if metrics is not None and metrics["split"] != "test":
@@ -248,8 +249,8 @@ def _use(repository: str, model: Mapping[str, Any]) -> str:
         f'run = terrafuse.load("hf://{repository}")  # "…@revision" pins a commit\n'
         f'run.predict("map", rasters={{{rasters}}})\n'
         "```\n\n"
-        "Files are compared with `SHA256SUMS` when they are fetched (`sha256sum -c SHA256SUMS` does "
-        "the same)."
+        "Files are compared with `SHA256SUMS` when they are fetched, as `sha256sum -c SHA256SUMS` "
+        "does."
     )
 
 

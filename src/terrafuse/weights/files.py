@@ -24,7 +24,12 @@ from terrafuse.errors import (
     WeightsMismatchError,
     WeightsNotFoundError,
 )
-from terrafuse.weights.hub import first_line, hub_or_cache, why_not
+from terrafuse.weights.hub import (
+    first_line,
+    hub_or_cache,
+    plain_where_nobody_looks,
+    why_not,
+)
 
 HUB_PREFIX = "hf://"
 
@@ -264,7 +269,7 @@ def _fetch(source: str, *, again: bool = False) -> Path:
     repository, how = "/".join(parts[:2]), {"force_download": True} if again else {}
     state = None
     try:
-        with hub_or_cache() as state:
+        with hub_or_cache() as state, plain_where_nobody_looks():
             return Path(hf_hub_download(repo_id=repository, filename=parts[2], **how))
     except Exception as error:  # the hub's errors come from several libraries
         remedy = (

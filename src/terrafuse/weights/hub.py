@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,22 @@ def hub_state() -> HubState:
     if constants.HF_HUB_OFFLINE:
         return "offline"
     return "reached" if _answers(constants.ENDPOINT) else "unreachable"
+
+
+@contextmanager
+def plain_where_nobody_looks() -> Iterator[None]:
+    """Silence the progress bars of huggingface_hub where stderr is no terminal."""
+    from huggingface_hub import constants, utils
+
+    told = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # by the variable of that name
+    if told or sys.stderr.isatty() or utils.are_progress_bars_disabled():
+        yield
+        return
+    utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        utils.enable_progress_bars()
 
 
 def hub_address() -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -30,7 +30,13 @@ from terrafuse.errors import (
 from terrafuse.version import VERSION
 from terrafuse.weights.card import write_card
 from terrafuse.weights.files import digest
-from terrafuse.weights.hub import hub_address, hub_or_cache, hub_state, why_not
+from terrafuse.weights.hub import (
+    hub_address,
+    hub_or_cache,
+    hub_state,
+    plain_where_nobody_looks,
+    why_not,
+)
 from terrafuse.weights.saved_model import (
     METRICS_JSON,
     MODEL_JSON,
@@ -39,6 +45,9 @@ from terrafuse.weights.saved_model import (
     read_state,
 )
 from terrafuse.writing import is_trace, partial_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 #: Files of a run folder that are pushed and fetched. Pictures and pages show the imagery of the
 #: training, which is not the run's to give away; `last.ckpt` and `best.pt` are pickles.
@@ -168,7 +177,7 @@ def fetch_run(name: HubRun) -> Path:
 
     state, wanted = "offline", [*RUN_FILES, CARD, SUMS]
     try:
-        with hub_or_cache() as state:
+        with hub_or_cache() as state, plain_where_nobody_looks():
             snapshot = Path(
                 snapshot_download(name.repository, revision=name.revision, allow_patterns=wanted)
             )
@@ -194,9 +203,7 @@ def _not_fetched(name: HubRun, state: str, error: BaseException) -> str:
             f"'{name}' cannot be fetched: {why_not(error, name.repository)}. Check the name, and "
             "run the same again; what came whole is kept"
         )
-    why = (
-        "HF_HUB_OFFLINE is set" if state == "offline" else f"{hub_address()} cannot be reached"
-    )
+    why = "HF_HUB_OFFLINE is set" if state == "offline" else f"{hub_address()} cannot be reached"
     return (
         f"'{name}' is not wholly on this machine, and {why}. Fetch it where there is a network, or "
         "copy the run's folder here and give its path"
@@ -243,8 +250,8 @@ def _read_sums(name: HubRun, snapshot: Path) -> dict[str, str]:
     if not path.is_file():
         if (snapshot / MODEL_JSON).is_file():
             warnings.warn(
-                f"'{name}' holds no {SUMS}: 'terrafuse push' did not make it, and of its files only "
-                f"{STATE_FILE} is compared with a digest",
+                f"'{name}' holds no {SUMS} as pushed runs do: of its files only {STATE_FILE} is "
+                "compared with a digest",
                 stacklevel=5,
             )
         return {}
@@ -268,9 +275,9 @@ def _check(name: HubRun, snapshot: Path, file: str, expected: str) -> None:
     found = digest(path)
     if found != expected:
         raise ChecksumError(
-            f"'{file}' of '{name}' is not the file that was pushed: SHA-256 is {found}, {SUMS} says "
-            f"{expected}, although it was fetched twice. Its owner has to push the run again; name "
-            "an earlier revision until then"
+            f"'{file}' of '{name}' is not the file that was pushed: SHA-256 is {found}, {SUMS} "
+            f"says {expected}, although it was fetched twice. Its owner has to push the run again; "
+            "name an earlier revision until then"
         )
 
 
@@ -363,7 +370,7 @@ def _commit(
     message: str,
 ) -> str:
     """Make the repository and the commit; return its id."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+    from huggingface_hub import HfApi, get_token
 
     owner, token, repository = name.repository.partition("/")[0], get_token(), name.repository
     if hub_state() != "reached":
@@ -379,6 +386,28 @@ def _commit(
     hub = HfApi(endpoint=hub_address(), token=token, library_name="terrafuse",
                 library_version=VERSION)  # fmt: skip
     try:
+        return _push(hub, folder, name.repository, contents, private, message)
+    except OutputError:
+        raise
+    except Exception as error:  # the hub's errors come from several libraries
+        raise OutputError(
+            f"'{folder}' cannot be pushed to '{repository}': {why_not(error, repository)}. Nothing "
+            "of it is seen there: mend this and push again"
+        ) from error
+
+
+def _push(
+    hub: HfApi,
+    folder: Path,
+    repository: str,
+    contents: Mapping[str, bytes | Path],
+    private: bool,
+    message: str,
+) -> str:
+    """As `_commit`; errors are those of huggingface_hub."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    with plain_where_nobody_looks():
         hub.create_repo(repository, private=private or None, exist_ok=True)
         if private and not hub.model_info(repository).private:
             raise OutputError(
@@ -392,20 +421,12 @@ def _commit(
             for file, content in contents.items()
         ]
         return str(hub.create_commit(repository, operations, commit_message=message).oid)
-    except OutputError:
-        raise
-    except Exception as error:  # the hub's errors come from several libraries
-        raise OutputError(
-            f"'{folder}' cannot be pushed to '{repository}': {why_not(error, repository)}. Nothing "
-            "of it is seen there: mend this and push again"
-        ) from error
 
 
 def _without_paths(path: Path) -> bytes | None:
     """Return JSON or YAML with shorter paths; None where there are none, and for other files."""
-    read: Callable[[str], Any] | None = {".json": json.loads, ".yaml": yaml.safe_load}.get(
-        path.suffix
-    )
+    readers: dict[str, Callable[[str], Any]] = {".json": json.loads, ".yaml": yaml.safe_load}
+    read = readers.get(path.suffix)
     if read is None:
         return None
     values = read(path.read_text(encoding="utf-8"))
