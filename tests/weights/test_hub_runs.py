@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "flood"
     shutil.copytree(WHOLE, folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["data"]["manifest"] = "/home/someone/ombria/dataset.yaml"
+    config["data"]["manifest"] = "/srv/someone/ombria/dataset.yaml"
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "metrics.json").write_text(json.dumps(METRICS))
     (folder / "last.ckpt").write_bytes(b"\x80\x02a pickle")
