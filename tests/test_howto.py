@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import shapely
 import yaml
 
+from hub_server import TOKEN, serving_hub, use_hub
 from made_maps import write_map
 from made_rasters import FENCE, TWO_SENSORS, make_rasters, shrunk
 
@@ -37,11 +38,13 @@ class Page:
     Args:
         make: Called with the folder and a function that runs commands, before the first.
         tiny: Whether TINY holds for the page's run files.
+        hub: Whether it uses a hub; one on loopback takes its place.
         skip: Beginning of a command, or first line of a block of Python → why it is not run.
     """
 
     make: Callable[[Path, Callable[..., None]], None]
     tiny: bool = True
+    hub: bool = False
     skip: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -201,6 +204,7 @@ PAGES: dict[str, Page] = {
     ),
     "big-scenes": Page(trained),
     "after-the-map": Page(trained),
+    "share": Page(trained, hub=True),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(
@@ -265,6 +269,7 @@ SLOW = (
     "map",
     "big-scenes",
     "after-the-map",
+    "share",
     "scores",
     "confidence",
     "synergy",
@@ -298,16 +303,32 @@ def test_every_page_is_run() -> None:
     assert set(PAGES) == {path.stem for path in FOLDER.glob("*.md")}
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub on loopback, for pages that use one."""
+    with serving_hub() as served:
+        use_hub(served.address, tmp_path / "cache", monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # in huggingface_hub
 @pytest.mark.filterwarnings("ignore:there is work for")  # the scenes of a test have one unit
 @pytest.mark.filterwarnings("ignore:the temperature of .* an end of the range")  # two steps
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAGES]
 )
 def test_commands_run_from_top_to_bottom(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_line: CommandLine,
+    request: pytest.FixtureRequest,
 ) -> None:
     page = PAGES[name]
     monkeypatch.chdir(tmp_path)
+    if page.hub:
+        request.getfixturevalue("hub")
 
     def run(*words: str) -> None:
         line = " ".join(words)

@@ -83,10 +83,10 @@ def test_pages_and_lists_are_found_without_the_repository(
         "from terrafuse import api\n"
         "from terrafuse.describe.catalogue import list_names\n"
         "from terrafuse.layouts import list_layouts\n"
-        "from terrafuse.reports.html import page\n"
-        f"copied = api.copy_configs('ombria/s1', {str(tmp_path / 'configs')!r})\n"
+        "from terrafuse.reports.html import Report\n"
+        f"assert api.copy_configs('ombria/s1', {str(tmp_path / 'configs')!r})\n"
         "assert list_names('method') and list_names('backbone') and list_layouts()\n"
-        "print(len(api.list_configs()), '</html>' in page('title', []))"
+        "print(len(api.list_configs()), '</html>' in Report('title').render())"
     )
     said = terrafuse("python", "-c", lines)
     assert said.split()[-1] == "True"

@@ -459,7 +459,8 @@ class Run:
         if not manifest and not exists(path):
             raise ConfigError(
                 f"the dataset that '{self.folder}' was trained on is not there: no file '{path}'. "
-                "A run from elsewhere comes without its data; name some with --manifest (manifest=…)"
+                "A run from elsewhere comes without its data; name some with --manifest "
+                "(manifest=…)"
             )
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
