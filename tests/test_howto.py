@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import shapely
 import yaml
 
+from hub_server import TOKEN, serving_hub, use_hub
 from made_maps import write_map
 from made_rasters import FENCE, TWO_SENSORS, make_rasters, shrunk
 from small_onnx import Pointwise, info_of, write_onnx
@@ -41,11 +42,13 @@ class Page:
     Args:
         make: Called with the folder and a function that runs commands, before the first.
         tiny: Whether TINY holds for the page's run files.
+        hub: Whether it uses a hub; one on loopback takes its place.
         skip: Beginning of a command, or first line of a block of Python → why it is not run.
     """
 
     make: Callable[[Path, Callable[..., None]], None]
     tiny: bool = True
+    hub: bool = False
     skip: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -107,9 +110,8 @@ def exported(folder: Path, run: Callable[..., None]) -> None:
     statistics = compute_statistics(data.scenes(None), modalities)
     rules = {name: own.to_dict() for name, own in data.rules.items()}
     about = RunInfo("single", {}, modalities, data.scheme, statistics, 64, 16, rules)
-    windows = {
-        "crop_size": 64, "overlap": 16, "blending": "taper", "batch_size": 2, "precision": "32-true",
-    }  # fmt: skip
+    windows = {"crop_size": 64, "overlap": 16, "blending": "taper", "batch_size": 2}
+    windows |= {"precision": "32-true"}
     write_onnx(folder / "model.onnx", model, info_of(model, about, windows=windows))
 
 
@@ -228,6 +230,7 @@ PAGES: dict[str, Page] = {
             "terrafuse export": "of a run; the page on export does that",
         },
     ),
+    "share": Page(trained, hub=True),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(
@@ -294,6 +297,7 @@ SLOW = (
     "big-scenes",
     "after-the-map",
     "export",
+    "share",
     "scores",
     "confidence",
     "synergy",
@@ -327,16 +331,32 @@ def test_every_page_is_run() -> None:
     assert set(PAGES) == {path.stem for path in FOLDER.glob("*.md")}
 
 
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A hub on loopback, for pages that use one."""
+    with serving_hub() as served:
+        use_hub(served.address, tmp_path / "cache", monkeypatch)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")  # in huggingface_hub
 @pytest.mark.filterwarnings("ignore:there is work for")  # the scenes of a test have one unit
 @pytest.mark.filterwarnings("ignore:the temperature of .* an end of the range")  # two steps
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in PAGES]
 )
 def test_commands_run_from_top_to_bottom(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command_line: CommandLine
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command_line: CommandLine,
+    request: pytest.FixtureRequest,
 ) -> None:
     page = PAGES[name]
     monkeypatch.chdir(tmp_path)
+    if page.hub:
+        request.getfixturevalue("hub")
 
     def run(*words: str) -> None:
         line = " ".join(words)

@@ -58,12 +58,39 @@ def terrafuse(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
     return call
 
 
-def test_the_wheel_has_settings_types_and_lists(wheel: Path) -> None:
+def test_the_wheel_holds_the_whole_package_and_nothing_else(wheel: Path) -> None:
+    """Modules, lists, page templates and settings, as they lie in the source tree."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    configs = {p.relative_to(ROOT).as_posix() for p in (ROOT / "configs").rglob("*.*")}
-    assert {f"terrafuse/{name}" for name in configs} <= names
-    assert {"terrafuse/py.typed", "terrafuse/describe/catalogue.json"} <= names
-    assert not any(name.startswith("tests/") for name in names)
+    package = {p.relative_to(ROOT / "src").as_posix() for p in _files(ROOT / "src" / "terrafuse")}
+    settings = {f"terrafuse/{p.relative_to(ROOT).as_posix()}" for p in _files(ROOT / "configs")}
+    about = {name for name in names if ".dist-info/" in name}
+    assert names - about == package | settings
+    assert {"terrafuse/py.typed", "terrafuse/reports/page.css", "terrafuse/demo.py"} <= package
+    assert {"LICENSE", "NOTICE", "entry_points.txt"} <= {n.rpartition("/")[2] for n in about}
+
+
+def _files(folder: Path) -> list[Path]:
+    built = ("__pycache__",)
+    return [p for p in folder.rglob("*") if p.is_file() and not set(built) & set(p.parts)]
+
+
+def test_pages_and_lists_are_found_without_the_repository(
+    terrafuse: Callable[..., str], tmp_path: Path
+) -> None:
+    """What is read beside the modules at run time."""
+    lines = (
+        "from importlib.resources import files\n"
+        "from terrafuse import api\n"
+        "from terrafuse.describe.catalogue import list_names\n"
+        "from terrafuse.layouts import list_layouts\n"
+        "from terrafuse.reports.html import Report\n"
+        f"assert api.copy_configs('ombria/s1', {str(tmp_path / 'configs')!r})\n"
+        "assert list_names('method') and list_names('backbone') and list_layouts()\n"
+        "print(len(api.list_configs()), '</html>' in Report('title').render())"
+    )
+    said = terrafuse("python", "-c", lines)
+    assert said.split()[-1] == "True"
+    assert int(said.split()[-2]) > 20
 
 
 def test_commands_work_without_the_repository(terrafuse: Callable[..., str]) -> None:

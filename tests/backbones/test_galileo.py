@@ -609,7 +609,7 @@ def test_files_that_do_not_fit_are_named(folder: Path) -> None:
 def test_the_published_file_has_its_digest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from terrafuse.weights import files
 
-    monkeypatch.setattr(files, "_fetch", lambda source: folder / "encoder.safetensors")
+    monkeypatch.setattr(files, "_fetch", lambda source, **_: folder / "encoder.safetensors")
     with pytest.raises(ChecksumError, match="expected eab6acac"):
         _load("hub")
 

@@ -13,6 +13,7 @@ import pytest
 import rasterio
 
 from generate_parts import make_job, run
+from hub_server import serving_hub, use_hub
 from terrafuse.errors import (
     ConfigError,
     ModelError,
@@ -211,3 +212,24 @@ def test_values_that_are_not_allowed(sam: Path) -> None:
         DepthGenerator(model, meaning="depth")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="device 'gpu' cannot be used"):
         MaskGenerator(model, device="gpu").build()
+
+
+def test_a_model_from_a_hub(
+    sam: Path, tmp_path: Path, picture: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving_hub() as hub:
+        use_hub(hub.address, tmp_path, monkeypatch)
+        files = {path.name: path.read_bytes() for path in sam.iterdir()}
+        commit = hub.repository("owner/sam").commit(files)
+        model = find_model(f"owner/sam@{commit}", "mask-generation")
+        assert (model.revision, model.licence) == (commit, "apache-2.0")
+        labels = MaskGenerator(model, **LENIENT).build()(picture)
+        own = MaskGenerator(find_model(str(sam), "mask-generation"), **LENIENT).build()(picture)
+        np.testing.assert_array_equal(labels, own)
+        with pytest.raises(
+            WeightsNotFoundError, match=r"'other/sam' is not on this machine and ca"
+        ):
+            find_model("other/sam", "mask-generation")
+        hub.repository("owner/half").commit({"config.json": files["config.json"]})
+        with pytest.raises(WeightsNotFoundError, match="'owner/half' is not on this machine and c"):
+            MaskGenerator(find_model("owner/half", "mask-generation"), **LENIENT).build()

@@ -77,7 +77,7 @@ def test_instructions_are_found(found: list[Instruction]) -> None:
         "doctor.elevation:_spike | Clip or mask it in the file",
         "data.placement:_match_by_pixel | remove the transforms",
         "data.placement:_right_scale | give equal sizes,",
-        "weights.files:_check_digest | Fetch it again",
+        "weights.files:_checked | Fetch it again",
     ):
         assert any(one.is_named_by(place) for one in found), place
 

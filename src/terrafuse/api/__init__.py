@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from terrafuse.api.reference import DrawnSample, areas, sample
     from terrafuse.api.reporting import SmallMaps, report
     from terrafuse.api.runs import Run, evaluate, load, predict, train, validate
+    from terrafuse.api.sharing import push
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
     from terrafuse.api.synergies import check_synergy, read_synergy, synergy
@@ -94,6 +95,7 @@ else:  # each command imports only the libraries that it needs
                 "train",
                 "validate",
             ),
+            "terrafuse.api.sharing": ("push",),
             "terrafuse.api.shipped": (
                 "CopiedConfigs",
                 "ShippedConfig",
@@ -154,6 +156,7 @@ __all__ = [
     "predict_batch",
     "pretrain",
     "pretrained_weights",
+    "push",
     "read_synergy",
     "report",
     "sample",

@@ -25,7 +25,7 @@ from terrafuse.evaluation.comparison.checking import check_same_ground
 from terrafuse.evaluation.evidence import EVIDENCE, Evidence, TableName, read_evidence
 from terrafuse.evaluation.resampling import BlockBootstrap
 from terrafuse.reports.sweep_tables import RESULTS
-from terrafuse.weights import MODEL_JSON
+from terrafuse.weights import MODEL_JSON, run_folder
 
 #: How runs become settings: those that differ in the seed alone, or each is one.
 BY_SETTINGS, ALONE = "settings", "alone"
@@ -125,7 +125,7 @@ def compare(
     """
     given = [runs] if isinstance(runs, str | Path) else list(runs)
     file = EVIDENCE + (f"_{_evidence_name(evidence)}" if evidence else "") + ".npz"
-    rows = _rows_of([Path(run) for run in given])
+    rows = _rows_of([run_folder(run) for run in given])
     bare = _read_bare([run for _, run in rows], file)
     settings = _settings_of(rows, bare, groups)
     if len(settings) < 2:

@@ -24,6 +24,7 @@ from terrafuse.api.mapping import (
 )
 from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, read_yaml
+from terrafuse.config.paths import exists
 from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import (
     Manifest,
@@ -81,6 +82,7 @@ from terrafuse.weights import (
     check_same_scheme,
     digest,
     digest_values,
+    run_folder,
     write_further_metrics,
     write_metrics,
 )
@@ -329,9 +331,15 @@ class Run(TrainedModel):
 
         Raises:
             SceneNotFoundError: The split has no labelled scenes, or a pattern fits none.
-            ConfigError: The dataset has another class scheme than the run.
+            ConfigError: The dataset is not there, or has another class scheme than the run.
         """
         path = Path(manifest) if manifest else self.config.data.manifest
+        if not manifest and not exists(path):
+            raise ConfigError(
+                f"the dataset that '{self.folder}' was trained on is not there: no file '{path}'. "
+                "A run from elsewhere comes without its data; name some with --manifest "
+                "(manifest=…)"
+            )
         dataset = self.dataset(path)
         check_same_scheme(self.info, dataset.scheme, str(path))
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
@@ -707,6 +715,7 @@ def load(
     """A trained model from its run folder.
 
     Args:
+        run: The folder, or "hf://owner/name@revision" of one on the hub (`push`), which is fetched.
         merge: True: merge low-rank updates into the weights: a little faster, and equal up to
             rounding.
         overrides: Dotted keys → YAML values that replace settings of the run, such as
@@ -715,14 +724,15 @@ def load(
     Raises:
         ConfigError: No such setting; or an exported file, which `open_model` opens.
         WeightsError: Not a run folder, damaged, or of another version; or the base weights of a
-            tuned run are not there, or not the same; or its calibration is damaged.
+            tuned run are not there, or not the same; or its calibration is damaged; or it cannot be
+            fetched, or not as it was pushed.
     """
-    folder = Path(run)
-    if names_onnx(folder):
+    if names_onnx(Path(run)):
         raise ConfigError(
-            f"'{folder}' is an exported model, which makes maps (terrafuse predict {folder}; in "
-            "Python terrafuse.api.open_model); what else there is to do needs the run folder"
+            f"'{run}' is an exported model, which makes maps (terrafuse predict {run}; in Python "
+            "terrafuse.api.open_model); what else there is to do needs the run folder"
         )
+    folder = run_folder(run)
     segmenter, info = load_segmenter(folder, merge=merge)
     config = load_run_config(folder / STORED_CONFIG, overrides)
     digest_of_weights = info.state_sha256 or digest(folder / STATE_FILE)

@@ -24,9 +24,10 @@ from terrafuse.cli.export import export
 from terrafuse.cli.failures import DEBUG, run_guarded
 from terrafuse.cli.generate import generate
 from terrafuse.cli.maps import mosaic, vectorize
-from terrafuse.cli.options import AsJson, Device, Fresh, Resume, RunFile, Setting, pairs
+from terrafuse.cli.options import AsJson, Device, Fresh, Resume, RunFile, Setting, fetched, pairs
 from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
+from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.sweep import sweep
 from terrafuse.version import VERSION
@@ -122,7 +123,7 @@ def describe(
     model: Annotated[
         Path,
         typer.Argument(
-            help="run.yaml, the folder of a trained run, or an exported model.onnx.",
+            help="run.yaml, the folder of a trained run, hf://owner/name, or an exported .onnx.",
             metavar="MODEL",
         ),
     ],
@@ -142,6 +143,7 @@ def describe(
     if names_onnx(model):
         _describe_exported(model, as_json)
         return
+    model = fetched(model)
     overview = api.describe_model(model, pairs(settings))
     if parameters:
         overview["parameter_groups"] = api.describe_parameters(model, pairs(settings))
@@ -207,11 +209,15 @@ app.command()(vectorize)
 app.command()(mosaic)
 app.command()(sample)
 app.command()(areas)
+app.command()(push)
 
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of trained runs.", metavar="RUN…")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of trained runs, or hf://owner/name.", metavar="RUN…"),
+    ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: report.html in the first run.")
     ] = None,
@@ -222,7 +228,9 @@ def report(
     from terrafuse.progress import Display
 
     with Display() as display:
-        path = api.report(runs, out, device=device, progress=display.stage("evaluating"))
+        path = api.report(
+            list(map(fetched, runs)), out, device=device, progress=display.stage("evaluating")
+        )
     typer.echo(f"open {path}")
 
 

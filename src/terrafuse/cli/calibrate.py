@@ -19,6 +19,7 @@ from terrafuse.cli.options import (
     PrecisionName,
     RunFolder,
     RunSetting,
+    fetched,
     load_run,
 )
 
@@ -60,6 +61,7 @@ def calibrate(
     from terrafuse import api
     from terrafuse.progress import Display
 
+    run = fetched(run)
     with Display() as display:
         loaded = load_run(run, settings, ("prediction", "evaluation"))
         fitted = api.calibrate(

@@ -16,7 +16,9 @@ from terrafuse.writing import claimed_file, written_whole
 def compare(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="Folders of evaluated runs, and of sweeps.", metavar="RUN…"),
+        typer.Argument(
+            help="Folders of evaluated runs, and of sweeps; or hf://owner/name.", metavar="RUN…"
+        ),
     ],
     groups: Annotated[
         str,

@@ -25,6 +25,7 @@ from terrafuse.cli.options import (
     ScoredSplit,
     TrustValues,
     conversions,
+    fetched,
     load_run,
     names,
     pairs,
@@ -145,6 +146,7 @@ def evaluate(
     Scores on another manifest, or of chosen scenes, stand in a metrics_….json and evidence_….npz of
     their own. Shards write no page: terrafuse report RUN does afterwards.
     """
+    run = fetched(run)
     windows = {
         "crop_size": crop_size, "overlap": overlap, "blending": blending,
         "batch_size": batch_size, "precision": precision,

@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from terrafuse.data.value_conversion import ValueConversion
 
 RunFile = Annotated[Path, typer.Argument(help="Settings of the run.", metavar="run.yaml")]
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.", metavar="RUN")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(help="Folder of a trained run, or hf://owner/name@revision.", metavar="RUN"),
+]
 ModelFile = Annotated[
-    Path, typer.Argument(help="Folder of a trained run, or the ONNX file of one.", metavar="RUN")
+    Path,
+    typer.Argument(
+        help="Folder of a trained run, hf://owner/name@revision, or the ONNX file of one.",
+        metavar="RUN",
+    ),
 ]
 ManifestFile = Annotated[Path, typer.Argument(help="The manifest.", metavar="dataset.yaml")]
 OtherManifest = Annotated[
@@ -147,6 +154,24 @@ def conversions(items: list[str] | None) -> dict[str, ValueConversion]:
 
     given = pairs(items)
     return {name: ValueConversion.parse(text, f"--convert {name}") for name, text in given.items()}
+
+
+def fetched(run: Path) -> Path:
+    """The folder of a run; of one on the hub it is said where it lies now.
+
+    Raises:
+        ConfigError: No name of a run on the hub.
+        WeightsError: It cannot be fetched, or not as it was pushed.
+    """
+    if not str(run).startswith(("hf:", "hub:")):  # others need not wait for what that imports
+        return run
+    from terrafuse.weights import is_on_hub, run_folder
+
+    if not is_on_hub(run):
+        return run
+    folder = run_folder(run)
+    typer.echo(f"{str(run).replace('hf:/', 'hf://', 1)} lies in {folder}", err=True)
+    return folder
 
 
 def load_run(folder: Path, settings: list[str] | None, sections: tuple[str, ...]) -> Run:

@@ -26,6 +26,7 @@ from terrafuse.cli.options import (
     TrustValues,
     Tta,
     conversions,
+    fetched,
     names,
     pairs,
     replaced,
@@ -143,6 +144,7 @@ def predict(
     for item in raster or []:
         for name, path in pairs([item]).items():
             rasters.setdefault(name, []).append(path)
+    run = fetched(run)
     with Display() as display:
         loaded = api.open_model(run, replaced(settings, ("prediction",)))
         if attributing:

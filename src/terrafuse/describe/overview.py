@@ -24,7 +24,7 @@ from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
 from terrafuse.sampling import describe_augmentation
 from terrafuse.segmenter import Segmenter
-from terrafuse.weights import read_run_info, read_state
+from terrafuse.weights import read_run_info, read_state, run_folder
 from terrafuse.weights.onnx_file import names_onnx
 
 
@@ -54,8 +54,9 @@ def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None)
     """
     if names_onnx(path):
         return describe_exported(path)
-    if Path(path).is_dir():
-        return _describe_folder(Path(path), overrides or {})
+    path = run_folder(path)
+    if path.is_dir():
+        return _describe_folder(path, overrides or {})
     config = load_run_config(path, overrides or {})
     dataset = open_dataset(config.data)
     modalities, scheme = list(dataset.modalities.values()), dataset.scheme
@@ -78,10 +79,11 @@ def build_shapes(
     Returns:
         The model, and the settings of its run.
     """
-    if Path(path).is_dir():
-        _check_overrides(Path(path), overrides or {})
+    path = run_folder(path)
+    if path.is_dir():
+        _check_overrides(path, overrides or {})
         info = read_run_info(path)
-        config = load_run_config(Path(path) / STORED_CONFIG, overrides)
+        config = load_run_config(path / STORED_CONFIG, overrides)
         return _shapes(info.method, info.modalities, info.scheme, info.method_options), config
     config = load_run_config(path, overrides or {})
     dataset = open_dataset(config.data)

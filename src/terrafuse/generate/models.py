@@ -25,7 +25,7 @@ from terrafuse.errors import (
 )
 from terrafuse.extras import from_extra
 from terrafuse.prediction import find_device
-from terrafuse.weights import digest, hub_or_cache
+from terrafuse.weights import digest, hub_or_cache, why_not
 
 Task = Literal["mask-generation", "depth-estimation"]
 Precision = Literal["float32", "float16", "bfloat16"]
@@ -289,8 +289,8 @@ def _explained(source: str, local: bool) -> Iterator[None]:
                 "fetch it again"
             ) from error
         raise WeightsNotFoundError(
-            f"model '{source}' is not on this machine and cannot be fetched ({reason}). "
-            + _FETCH.format(source)
+            f"model '{source}' is not on this machine and cannot be fetched "
+            f"({why_not(error, source.partition('@')[0])}). " + _FETCH.format(source)
         ) from error
 
 

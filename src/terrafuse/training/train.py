@@ -110,10 +110,12 @@ def train(
     config = config.model_copy(update={"data": data})
     with when_stopped("continue with --resume"), told_once():
         processes = check_settings(config, meets=True)
-        return _train(config, out, processes, resume=resume, progress=progress)
+        return _train(config, out, processes, resume=resume, fresh=fresh, progress=progress)
 
 
-def _train(config: RunConfig, out: Path, processes: int, *, resume: bool, progress: bool) -> Path:
+def _train(
+    config: RunConfig, out: Path, processes: int, *, resume: bool, fresh: bool, progress: bool
+) -> Path:
     with claimed(out, "train", takes_part=run_state.is_first_process()):
         if run_state.is_first_process():
             run_state.check_startable(out, config, resume=resume, processes=processes)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
         write_tensors,
     )
     from terrafuse.weights.foreign import ForeignWeights, read_foreign
-    from terrafuse.weights.hub import hub_or_cache
+    from terrafuse.weights.hub import hub_or_cache, why_not
+    from terrafuse.weights.hub_runs import PushedRun, is_on_hub, push_run, run_folder
     from terrafuse.weights.portable import PortableInfo
     from terrafuse.weights.renaming import Rename, rename
     from terrafuse.weights.run_info import (
@@ -53,7 +54,8 @@ else:  # descriptions are read where torch is not installed, too
                 "write_tensors",
             ),
             "terrafuse.weights.foreign": ("ForeignWeights", "read_foreign"),
-            "terrafuse.weights.hub": ("hub_or_cache",),
+            "terrafuse.weights.hub": ("hub_or_cache", "why_not"),
+            "terrafuse.weights.hub_runs": ("PushedRun", "is_on_hub", "push_run", "run_folder"),
             "terrafuse.weights.portable": ("PortableInfo",),
             "terrafuse.weights.renaming": ("Rename", "rename"),
             "terrafuse.weights.run_info": (
@@ -81,6 +83,7 @@ __all__ = [
     "STATE_FILE",
     "ForeignWeights",
     "PortableInfo",
+    "PushedRun",
     "Rename",
     "RunInfo",
     "also_looking_in",
@@ -88,15 +91,19 @@ __all__ = [
     "digest",
     "digest_values",
     "hub_or_cache",
+    "is_on_hub",
     "load_strict",
     "pretrained_wanted",
+    "push_run",
     "read_foreign",
     "read_metadata",
     "read_run_info",
     "read_state",
     "read_weights",
     "rename",
+    "run_folder",
     "save_model",
+    "why_not",
     "without_pretrained",
     "write_further_metrics",
     "write_metrics",

@@ -25,7 +25,12 @@ from terrafuse.errors import (
     WeightsNotFoundError,
 )
 from terrafuse.weights.digests import digest
-from terrafuse.weights.hub import hub_or_cache
+from terrafuse.weights.hub import (
+    first_line,
+    hub_or_cache,
+    plain_where_nobody_looks,
+    why_not,
+)
 
 HUB_PREFIX = "hf://"
 
@@ -100,7 +105,7 @@ def read_content(
     """
     path = _locate(source)
     if sha256 is not None:
-        _check_digest(path, sha256)
+        path = _checked(source, path, sha256)
     return _unwrap(_read_file(path), path)
 
 
@@ -242,7 +247,12 @@ def _locate(source: str | Path) -> Path:
     return path
 
 
-def _fetch(source: str) -> Path:
+def _fetch(source: str, *, again: bool = False) -> Path:
+    """Fetch a file from the hub, or find it in the cache.
+
+    Args:
+        again: Whether to replace the file in the cache.
+    """
     parts = source.removeprefix(HUB_PREFIX).split("/", maxsplit=2)
     if len(parts) != 3 or not all(parts):
         raise WeightsError(
@@ -251,23 +261,51 @@ def _fetch(source: str) -> Path:
     # Slow to import and needed only here.
     from huggingface_hub import hf_hub_download
 
+    repository, how = "/".join(parts[:2]), {"force_download": True} if again else {}
+    state = None
     try:
-        with hub_or_cache():
-            return Path(hf_hub_download(repo_id="/".join(parts[:2]), filename=parts[2]))
+        with hub_or_cache() as state, plain_where_nobody_looks():
+            return Path(hf_hub_download(repo_id=repository, filename=parts[2], **how))
     except Exception as error:  # the hub's errors come from several libraries
+        remedy = (
+            "Check its name and try again, or give the path of a file instead"
+            if state == "reached"
+            else "Fetch it where there is a network and give its path instead"
+        )
         raise WeightsNotFoundError(
-            f"'{source}' is not on this machine and cannot be fetched ({_first_line(error)}). "
-            "Fetch it where there is a network and give its path instead"
+            f"'{source}' is not on this machine and cannot be fetched "
+            f"({why_not(error, repository)}). {remedy}"
         ) from error
 
 
-def _check_digest(path: Path, expected: str) -> None:
+def _checked(source: str | Path, path: Path, expected: str) -> Path:
+    """Return the path of the file that has a digest; a damaged one in the cache is replaced.
+
+    Raises:
+        ChecksumError: There is no such file.
+    """
     found = digest(path)
-    if not found.startswith(expected.lower()):
+    if found.startswith(expected.lower()):
+        return path
+    if not str(source).startswith(HUB_PREFIX) or path.parent == _second_place.get():
         raise ChecksumError(
             f"'{path}' is not the published file: SHA-256 is {found}, expected {expected}. "
             "Fetch it again"
         )
+    try:
+        path = _fetch(str(source), again=True)
+    except WeightsNotFoundError as error:
+        raise ChecksumError(
+            f"'{path}', as fetched before, is not the published '{source}': SHA-256 is {found}, "
+            f"expected {expected}. Go where there is a network: it is fetched again then"
+        ) from error
+    found = digest(path)
+    if not found.startswith(expected.lower()):
+        raise ChecksumError(
+            f"'{source}' is not the published file any more, although fetched twice: SHA-256 is "
+            f"{found}, expected {expected}. Give the path of the published one instead"
+        )
+    return path
 
 
 def _read_file(path: Path) -> Any:
@@ -295,13 +333,13 @@ def _read_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"'{path}' is not a checkpoint, or holds Python objects besides tensors, which are not "
-            f"read for safety ({_first_line(error)}). Convert it to safetensors if you trust it"
+            f"read for safety ({first_line(error)}). Convert it to safetensors if you trust it"
         ) from None
     except MemoryError:
         raise
     except Exception as error:  # on damaged files the readers fail in any way
         raise WeightsError(
-            f"'{path}' cannot be read as weights: {_first_line(error)}. "
+            f"'{path}' cannot be read as weights: {first_line(error)}. "
             "It may be truncated; fetch or train it again"
         ) from None
 
@@ -411,7 +449,3 @@ def _shape(tensor: Tensor) -> str:
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(name if len(name) <= 100 else f"{name[:100]} …" for name in names[:4]) + more
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -35,7 +35,7 @@ from terrafuse.errors import (
     unknown_name,
 )
 from terrafuse.modalities import Modality
-from terrafuse.weights import hub_or_cache, load_strict, pretrained_wanted, read_foreign
+from terrafuse.weights import hub_or_cache, load_strict, pretrained_wanted, read_foreign, why_not
 
 #: Value of `weights` for timm's own weights.
 TIMM_WEIGHTS = "timm"
@@ -297,10 +297,10 @@ def _fetch(
                 name, pretrained=True, in_chans=in_channels, num_classes=0, **options
             )
     except Exception as error:  # the hub's errors come from several libraries
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        place = str(config.hf_hub_id or config.url)
         raise WeightsNotFoundError(
-            f"pretrained weights of backbone '{name}' ({config.hf_hub_id or config.url}) are not "
-            f"on this machine and cannot be downloaded ({reason}). Download them where there is a "
+            f"pretrained weights of backbone '{name}' ({place}) are not on this machine and cannot "
+            f"be downloaded ({why_not(error, place)}). Download them where there is a "
             "network and give their path as 'weights', or leave 'weights' out"
         ) from error
     if modalities is not None and config.input_size[0] == RGB and not is_in_turn():
