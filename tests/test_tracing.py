@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from terrafuse import tracing
 from terrafuse.tracing import divided, mirror, parts_of_batch, resize_traced, times, window_places
 
-CLOSE: dict[str, float] = {"rtol": 1e-5, "atol": 1e-6}
+CLOSE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture
@@ -90,6 +90,18 @@ def test_parts_of_a_batch_are_chunks() -> None:
     x = torch.randn(6, 2, 1)
     for part, chunk in zip(parts_of_batch(x, 3), x.chunk(3), strict=True):
         assert torch.equal(part, chunk)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2, -1])
+def test_zeros_are_appended(dim: int) -> None:
+    x = torch.ones(2, 3, 4)
+    found = tracing.extend(x, dim, 2)
+    shape = list(x.shape)
+    shape[dim] += 2
+    assert list(found.shape) == shape
+    assert torch.equal(found.narrow(dim, 0, x.shape[dim]), x)
+    assert not found.narrow(dim, x.shape[dim], 2).any()
+    assert tracing.extend(x, dim, 0) is x
 
 
 def test_lengths_are_whole() -> None:

@@ -20,12 +20,18 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
+def split_dim(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    """Dimension `dim` as several of these sizes: `unflatten`, which has no types."""
+    result: Tensor = x.unflatten(dim, tuple(sizes))  # type: ignore[no-untyped-call]
+    return result
+
+
 def parts_of_batch(x: Tensor, parts: int) -> tuple[Tensor, ...]:
     """Split a batch (M · N, …) into its M parts (N, …).
 
     As `chunk`, which takes the size of a part for a constant in a graph.
     """
-    return x.unflatten(0, (parts, x.shape[0] // parts)).unbind(0)
+    return split_dim(x, 0, (parts, x.shape[0] // parts)).unbind(0)
 
 
 def times(length: int, ratio: Fraction, *, up: bool = False) -> int:
@@ -51,6 +57,20 @@ def same_size(own: Sequence[int], wanted: Sequence[int]) -> bool:
     if not has_symbols(*own, *wanted):
         return tuple(own) == tuple(wanted)
     return all(_holds(a == b) for a, b in zip(own, wanted, strict=True))
+
+
+def extend(x: Tensor, dim: int, more: int) -> Tensor:
+    """Append zeros along a dimension.
+
+    As `pad`, whose amounts ONNX takes for constants.
+    """
+    if not has_symbols(more):
+        return F.pad(x, [0] * (2 * (x.ndim - dim % x.ndim) - 1) + [more]) if more else x
+    if _holds(more == 0):
+        return x
+    shape = list(x.shape)
+    shape[dim] = more
+    return torch.cat([x, x.new_zeros(shape)], dim=dim)
 
 
 def pool_to(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -134,11 +154,11 @@ class WindowPlaces:
     def cut(self, x: Tensor) -> Tensor:
         """Pixels (N, L, C) → windows (N · count, area, C)."""
         # Split, then merged: `view` in one step would compare sizes, and note what it found.
-        return x[:, self.taken].unflatten(1, (self.count, self.area)).flatten(0, 1)
+        return split_dim(x[:, self.taken], 1, (self.count, self.area)).flatten(0, 1)
 
     def join(self, windows: Tensor, samples: int) -> Tensor:
         """Windows (N · count, area, C) → pixels of the map (N, L, C)."""
-        return windows.unflatten(0, (samples, self.count)).flatten(1, 2)[:, self.back]
+        return split_dim(windows, 0, (samples, self.count)).flatten(1, 2)[:, self.back]
 
 
 def window_places(

@@ -122,7 +122,7 @@ def program_to_onnx(
     return Path(path)
 
 
-def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, object], ...]:
+def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, torch.export.Dim], ...]:
     """Per modality, what stays open of its size: all grow by whole units of the scene window."""
     batch = torch.export.Dim("batch", min=1, max=_LARGEST)
     rows, cols = (

@@ -37,7 +37,7 @@ from terrafuse.errors import ModelError
 from terrafuse.methods.parts import build_branches
 from terrafuse.modalities import Modality
 from terrafuse.segmenter import Inputs, Segmenter, SegmenterOutput
-from terrafuse.tracing import has_symbols
+from terrafuse.tracing import extend, has_symbols, split_dim
 from terrafuse.tuning import TuningOption
 from terrafuse.weights import rename
 
@@ -91,7 +91,7 @@ class CrossAttention(nn.Module):
         num_samples, _, pixels = queries[0].shape
         if has_symbols(pixels):
             shared = self._attend_traced(queries, keys, values)
-            return shared.unflatten(2, size_of(maps[0]))
+            return split_dim(shared, 2, size_of(maps[0]))
         rows = max(VALUES_AT_ONCE // (num_samples * pixels), 1)
         ends = [*range(0, pixels, rows), pixels]
         with full_precision(maps[0]):
@@ -108,11 +108,10 @@ class CrossAttention(nn.Module):
         """All pixels in a number of chunks that is not a symbol, (N, C', L)."""
         pixels = queries[0].shape[2]
         rows = (pixels + TRACED_CHUNKS - 1) // TRACED_CHUNKS
-        # Not by `pad`, whose amounts ONNX takes for constants.
         missing = TRACED_CHUNKS * rows - pixels
-        filled = [torch.cat([q, q.new_zeros(*q.shape[:2], missing)], dim=2) for q in queries]
+        filled = [extend(q, 2, missing) for q in queries]
         chunks = zip(
-            *(q.unflatten(2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True
+            *(split_dim(q, 2, (TRACED_CHUNKS, rows)).unbind(2) for q in filled), strict=True
         )
         return torch.cat([self._attend(q, keys, values) for q in chunks], dim=2)[:, :, :pixels]
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.tracing import has_symbols, join_heads, window_places
+from terrafuse.tracing import extend, has_symbols, join_heads, split_dim, window_places
 
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
@@ -75,12 +75,12 @@ def _attend_traced(
     places = window_places(grid, size, tokens.device)
     # A padding token is all zeros before the projection.
     padded = attn.qkv(F.pad(tokens, (0, 0, 0, 1)))  # (N, L + 1, 3D)
-    qkv = places.cut(padded).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    qkv = split_dim(places.cut(padded), 2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
     q, k, v = qkv.unbind(0)  # (N · windows, heads, window², d)
     if attn.use_rel_pos:
         bias = _position_bias(q, (attn.rel_pos_h, attn.rel_pos_w), size, size)
     if prompts is not None:
-        more = attn.qkv(prompts).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        more = split_dim(attn.qkv(prompts), 2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         more = more[1:].unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
         k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
     x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
@@ -186,10 +186,10 @@ def _attend_with_bias(
     # q · k / √d + bias = [q / √d, rows, columns] · [k, is row, is column]
     d = q.shape[-1]
     long_q = torch.cat([q * d**-0.5, rows, cols], dim=-1)
-    marks = F.pad(_marks(size, k), (0, 0, 0, without))
+    marks = extend(_marks(size, k), 0, without)
     long_k = torch.cat([k, marks.expand(*k.shape[:2], -1, -1)], dim=-1)
     # Fused kernels need values as wide as keys.
-    long_v = F.pad(v, (0, long_k.shape[-1] - d))
+    long_v = extend(v, -1, long_k.shape[-1] - d)
     x = F.scaled_dot_product_attention(long_q, long_k, long_v, dropout_p=dropout, scale=1.0)
     return x[..., :d]
 

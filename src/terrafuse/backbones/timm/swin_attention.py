@@ -15,34 +15,34 @@ from timm.models.swin_transformer_v2 import PatchMerging as PatchMergingV2
 from timm.models.swin_transformer_v2 import SwinTransformerV2Block
 from torch import Tensor, nn
 
-from terrafuse.tracing import WindowPlaces, has_symbols, window_places
+from terrafuse.tracing import WindowPlaces, has_symbols, split_dim, window_places
 
 _APART = -100.0  # as in timm: added to the scores of pixels that only the roll has brought together
 
 
-class _Block(SwinTransformerBlock):
-    def _attn(self, x: Tensor) -> Tensor:
+class _Block(SwinTransformerBlock):  # type: ignore[misc]  # timm has no types
+    def _attn(self, x: Tensor) -> Any:
         if not has_symbols(*x.shape[1:3]):
             return super()._attn(x)
         return _attend_traced(self, x)
 
 
-class _BlockV2(SwinTransformerV2Block):
-    def _attn(self, x: Tensor) -> Tensor:
+class _BlockV2(SwinTransformerV2Block):  # type: ignore[misc]  # timm has no types
+    def _attn(self, x: Tensor) -> Any:
         if not has_symbols(*x.shape[1:3]):
             return super()._attn(x)
         return _attend_traced(self, x)
 
 
-class _Merging(PatchMerging):
-    def forward(self, x: Tensor) -> Tensor:
+class _Merging(PatchMerging):  # type: ignore[misc]  # timm has no types
+    def forward(self, x: Tensor) -> Any:
         if not has_symbols(*x.shape[1:3]):
             return super().forward(x)
         return self.reduction(self.norm(_fours(x)))
 
 
-class _MergingV2(PatchMergingV2):
-    def forward(self, x: Tensor) -> Tensor:
+class _MergingV2(PatchMergingV2):  # type: ignore[misc]  # timm has no types
+    def forward(self, x: Tensor) -> Any:
         if not has_symbols(*x.shape[1:3]):
             return super().forward(x)
         return self.norm(self.reduction(_fours(x)))
@@ -79,7 +79,7 @@ def _attend_traced(block: Any, x: Tensor) -> Tensor:
     places = window_places((height, width), block.window_size, x.device, shift=block.shift_size)
     pixels = F.pad(x.flatten(1, 2), (0, 0, 0, 1))  # (N, L + 1, C); zeros beyond the map
     found = block.attn(places.cut(pixels), mask=_mask(block, places, x))
-    return places.join(found, samples).unflatten(1, (height, width))
+    return split_dim(places.join(found, samples), 1, (height, width))
 
 
 def _mask(block: Any, places: WindowPlaces, like: Tensor) -> Tensor | None:
@@ -93,5 +93,5 @@ def _mask(block: Any, places: WindowPlaces, like: Tensor) -> Tensor | None:
         if shift:
             part = (place >= covered - window).long() + (place >= covered - shift).long()
             region = 3 * region + part
-    region = region.unflatten(0, (places.count, places.area))
+    region = split_dim(region, 0, (places.count, places.area))
     return (region.unsqueeze(1) != region.unsqueeze(2)).to(like.dtype) * _APART

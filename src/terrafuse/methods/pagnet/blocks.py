@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from terrafuse.decoders.layers import BatchNorm2d, ConvNorm, full_precision, resize, size_of
 from terrafuse.errors import ModelError, UnknownNameError, unknown_name
+from terrafuse.tracing import split_dim
 
 #: Forms of the gate that combines the second stream's map y with the first stream's g; see
 #: `GatedFusionUnit`.
@@ -221,4 +222,4 @@ def _activate(x: Tensor, slope: Tensor) -> Tensor:
 def _reread(x: Tensor, channels: int) -> Tensor:
     """Reshape a map (N, C, H, W) in memory order to (N, C·H·W / channels, channels)."""
     flat = x.flatten(1)
-    return flat.unflatten(1, (flat.shape[1] // channels, channels))
+    return split_dim(flat, 1, (flat.shape[1] // channels, channels))
