@@ -423,6 +423,7 @@ def test_calibration_and_licence_go_along(run: api.Run) -> None:
     assert again.export(licence="MIT").info.licence == "MIT"
 
 
+@pytest.mark.slow
 def test_large_weights_lie_beside(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_IN_ONE_FILE", 1000)
     monkeypatch.setattr("terrafuse.exporting.files.MOST_IN_ONE_FILE", 1000)
