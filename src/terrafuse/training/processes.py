@@ -128,6 +128,8 @@ class Contact:
 
     def _leave(self, verdict: Exception, cause: Exception | None = None) -> NoReturn:
         self._over.set()
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"knows/{self.place.rank}", "")
         if not self._tells(verdict):
             raise SystemExit(_MISTAKE)
         if isinstance(verdict, TerrafuseError):
