@@ -29,7 +29,7 @@ def sync_batch_norms(model: nn.Module) -> set[str]:
         if not isinstance(module, _BatchNorm) or isinstance(module, _Synced):
             continue
         if _is_known(type(module)):
-            module.__class__ = _synced(type(module))
+            module.__class__ = _synced(type(module))  # type: ignore[arg-type]
         else:
             unknown.add(type(module).__name__)
     return unknown

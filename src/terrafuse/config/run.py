@@ -249,6 +249,11 @@ class LearningConfig(Settings):
         "auto", description="How many per node, their numbers ('0,1'), or 'auto'."
     )
     nodes: int = Field(1, ge=1, le=_MOST_PROCESSES)
+    sync_batchnorm: bool = Field(
+        True,
+        description="With several processes: batch norms see the batches of all of them, as if "
+        "there were one.",
+    )
     strategy: str = Field("auto", description="As in Lightning: auto, ddp, fsdp and their forms.")
     backend: Literal["auto", "gloo", "nccl"] = Field(
         "auto",
@@ -309,11 +314,6 @@ class TrainingConfig(LearningConfig):
     )
     losses: tuple[LossConfig, ...] = Field(
         (LossConfig(name="cross_entropy"),), description="Terms of the weighted sum.", min_length=1
-    )
-    sync_batchnorm: bool = Field(
-        True,
-        description="With several processes: batch norms see the batches of all of them, as if "
-        "there were one.",
     )
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."

@@ -128,7 +128,7 @@ def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, torch.export.Dim], ...]
     rows, cols = (
         torch.export.Dim(name, min=segmenter.least_units, max=_LARGEST) for name in ("rows", "cols")
     )
-    sizes: list[dict[int, object]] = []
+    sizes: list[dict[int, torch.export.Dim]] = []
     for modality in segmenter.modalities:
         own = modality.size_at(segmenter.size_unit)
         sizes.append(
