@@ -318,7 +318,9 @@ class Segmenter(SensorModel, ABC):
         records sizes of 1 as constants, which coarse levels of less would have.
         """
         own = self.modalities if self._at_own_scale() else ()
-        least = (2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own)
+        least: list[Fraction] = [
+            2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own
+        ]
         return max(2, *(ceil(size / self.size_unit) for size in (_LEAST_GRAPH, *least)))
 
     def _at_own_scale(self) -> bool:
