@@ -17,7 +17,7 @@ IGNORE_INDEX = 255
 
 def round_up(size: int, multiple: int) -> int:
     """Return the smallest multiple of `multiple` that is not below `size`."""
-    return -(-size // multiple) * multiple
+    return (size + multiple - 1) // multiple * multiple
 
 
 @dataclass(frozen=True, order=True)

@@ -19,6 +19,9 @@ from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.samples import round_up
 from terrafuse.tracing import is_traced, resize_traced, same_size, times
 
+#: Height and width of the smallest window of a graph.
+_LEAST_GRAPH = 64
+
 
 @dataclass
 class SegmenterOutput:
@@ -311,12 +314,14 @@ class Segmenter(SensorModel, ABC):
     def least_units(self) -> int:
         """Units of the smallest window of a graph.
 
-        Two, since torch records sizes of 1 as constants; and two strides of every modality that is
-        used at its own scale.
+        64 pixels and two strides, also of every modality that is used at its own scale: torch
+        records sizes of 1 as constants, which coarse levels of less would have.
         """
         own = self.modalities if self._at_own_scale() else ()
-        least = (2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own)
-        return max([2, *(ceil(size / self.size_unit) for size in least)])
+        least: list[Fraction] = [
+            2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own
+        ]
+        return max(2, *(ceil(size / self.size_unit) for size in (_LEAST_GRAPH, *least)))
 
     def _at_own_scale(self) -> bool:
         return self.own_scales

@@ -107,7 +107,7 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """All pixels in a number of chunks that is not a symbol, (N, C', L)."""
         pixels = queries[0].shape[2]
-        rows = (pixels + TRACED_CHUNKS - 1) // TRACED_CHUNKS
+        rows = pixels // TRACED_CHUNKS + 1  # one too many may be, so that zeros are never none
         missing = TRACED_CHUNKS * rows - pixels
         filled = [extend(q, 2, missing) for q in queries]
         chunks = zip(

@@ -218,7 +218,11 @@ def relative_positions(table: Tensor, queries: int, keys: int) -> Tensor:
         (queries, keys, d).
     """
     length = 2 * keys - 1
-    if not isinstance(length, int) or len(table) != length:  # of a symbol nothing is known
+    if has_symbols(length):  # as below; ONNX takes lengths along one axis for constants
+        column = table.T.unsqueeze(0).unsqueeze(3)  # (1, d, 2n − 1, 1)
+        column = F.interpolate(column, (length, 1), mode="bilinear", align_corners=False)
+        table = column.squeeze(3).squeeze(0).T
+    elif len(table) != length:
         table = F.interpolate(table.T.unsqueeze(0), length, mode="linear").squeeze(0).T
     places = torch.arange(keys, device=table.device)
     return table[places[:queries, None] - places + keys - 1]

@@ -103,7 +103,8 @@ class PyramidAttentionFusion(nn.Module):
         graph: Tensor | None = None
         if self.has_graph:
             edges = self._edges(queries, between, keys)
-            graph = self._pass_on(edges, deep, slope).reshape(fine.shape[0], -1, *size)
+            passed = self._pass_on(edges, deep, slope)  # (N, H·W, out_channels)
+            graph = split_dim(passed.flatten(1), 1, (passed.shape[2], *size))
         smooth = self.smooth_norm(_activate(self.smooth(seen), slope))
         result: Tensor = self.smooth_dropout(smooth)
         return result if graph is None else graph + result
@@ -124,14 +125,16 @@ class PyramidAttentionFusion(nn.Module):
         height, width = size_of(keys[0])
         read = torch.stack([_reread(k, self.key_channels) for k in keys], dim=1)  # (N, V, L, d)
         repeated = read.repeat_interleave(self.num_heads, dim=1)
-        return repeated.reshape(read.shape[0], -1, height, width)
+        channels = repeated.shape[1] * keys[0].shape[1]
+        return split_dim(repeated.flatten(1), 1, (channels, height, width))
 
     def _edges(self, queries: Tensor, between: Tensor, keys: list[Tensor]) -> Tensor:
         """Edges (N, H·W, H''·W'') whose rows sum to 1, or to 0 where no edge is positive."""
         with full_precision(queries):  # the division below is by sums of tiny values
             queries = _reread(queries.float(), self.key_channels)  # (N, P, d)
-            shape = (between.shape[0], self.num_heads, -1, self.key_channels)
-            middle = between.float().reshape(shape)
+            flat = between.float().flatten(1)
+            places = flat.shape[1] // (self.num_heads * self.key_channels)
+            middle = split_dim(flat, 1, (self.num_heads, places, self.key_channels))
             relations = (middle.transpose(2, 3) @ middle).tanh() + self.relations  # (N, m, d, d)
             edges: Tensor | None = None
             for view in keys:

@@ -228,11 +228,6 @@ class UPSeg(Segmenter):
     def _target_size(self, modality: Modality, padded: tuple[int, int]) -> tuple[int, int]:
         return padded if self.grid == "common" else super()._target_size(modality, padded)
 
-    @property
-    def least_units(self) -> int:
-        """Four at least: the coarsest level has half the tokens of a row, and more than one."""
-        return max(4, super().least_units)
-
     def _at_own_scale(self) -> bool:
         return self.grid == "own"
 

@@ -156,7 +156,7 @@ def _pool(x: TokenMap, side: int) -> TokenMap:
         return x
     height, width = x.grid
     samples = x.values.shape[0]
-    grid = (-(-height // side), -(-width // side))  # rounded up
+    grid = ((height + side - 1) // side, (width + side - 1) // side)
 
     def average(values: Tensor) -> Tensor:
         values = values.mT.reshape(samples, -1, height, width)
