@@ -30,6 +30,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.precision.fsdp import FSDPPrecision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported all the same
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from terrafuse import errors
@@ -350,7 +352,7 @@ def meet(
         _check_address(place, until)
         _Store.shared = _open_store(place)
     _Current.meetings += 1
-    store = dist.PrefixStore(f"terrafuse/{_Current.meetings}", _Store.shared)
+    store = PrefixStore(f"terrafuse/{_Current.meetings}", _Store.shared)
     _wait_for_all(place, store, until, children)
     if not dist.is_initialized():
         _connect(place, store, device, backend)
@@ -429,7 +431,7 @@ def _wait_for_server(place: Place, until: float, told: str) -> None:
 
 def _open_store(place: Place) -> Any:
     try:
-        store = dist.TCPStore(
+        store = TCPStore(
             place.address,
             place.port,
             place.processes,
@@ -445,7 +447,7 @@ def _open_store(place: Place) -> Any:
             f"meet there: {reason}. Set both to a machine and a free port that all of them reach"
         ) from None
     # torchrun keeps its store when it starts processes again.
-    return dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
 
 
 def _wait_for_all(
@@ -501,7 +503,7 @@ def _connect(place: Place, store: Any, device: torch.device, backend: str) -> No
     try:
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", store),
+            store=PrefixStore("group", store),
             rank=place.rank,
             world_size=place.processes,
             timeout=_GROUP_TIMEOUT,
@@ -557,7 +559,8 @@ class _Meeting:
     """
 
     def __init__(self, backend: str = "auto", **options: Any) -> None:
-        super().__init__(process_group_backend=None if backend == "auto" else backend, **options)
+        wanted = {"process_group_backend": None if backend == "auto" else backend}
+        super().__init__(**wanted, **options)
 
     def _configure_launcher(self: Any) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)
