@@ -5,7 +5,6 @@ torch's own `SyncBatchNorm` works on GPUs only, so that nothing could be tested 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -65,9 +64,13 @@ def _is_known(kind: type[_BatchNorm]) -> bool:
     return ours or kind in (nn.BatchNorm1d, nn.BatchNorm2d, BatchNormAct2d)
 
 
-@cache
+_made: dict[type[_BatchNorm], type[_BatchNorm]] = {}
+
+
 def _synced(kind: type[_BatchNorm]) -> type[_BatchNorm]:
-    return type(f"Synced{kind.__name__}", (_Synced, kind), {})
+    if kind not in _made:
+        _made[kind] = type(f"Synced{kind.__name__}", (_Synced, kind), {})
+    return _made[kind]
 
 
 class _Sum(torch.autograd.Function):

@@ -30,7 +30,8 @@ from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.precision.fsdp import FSDPPrecision
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy
 from lightning.pytorch.strategies.launchers import subprocess_script
-from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # exported all the same
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from terrafuse import errors
@@ -558,10 +559,8 @@ class _Meeting:
     """
 
     def __init__(self, backend: str = "auto", **options: Any) -> None:
-        super().__init__(
-            process_group_backend=None if backend == "auto" else backend,  # type: ignore[call-arg]
-            **options,
-        )
+        wanted = {"process_group_backend": None if backend == "auto" else backend}
+        super().__init__(**wanted, **options)
 
     def _configure_launcher(self: Any) -> None:
         self._launcher = _Launcher(self.cluster_environment, self.num_processes, self.num_nodes)

@@ -177,7 +177,7 @@ class SegmentationTask(LearningTask):
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter = segmenter
         self.loss = loss
-        self._shares_norms = False
+        self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
         if config.backbone_lr_factor == 0:
             for backbone in segmenter.backbones():
@@ -217,7 +217,7 @@ class SegmentationTask(LearningTask):
     def setup(self, stage: str) -> None:
         """Let batch norms see the batches of all processes, once these are known."""
         del stage
-        if self.trainer.world_size == 1 or not self.config.sync_batchnorm or self.step_rule == 1:
+        if self.trainer.world_size == 1 or not self._syncs or self.step_rule == 1:
             return
         self._shares_norms = True
         unknown = ", ".join(sorted(sync_batch_norms(self.segmenter)))
