@@ -28,7 +28,7 @@ def sync_batch_norms(model: nn.Module) -> set[str]:
         if not isinstance(module, _BatchNorm) or isinstance(module, _Synced):
             continue
         if _is_known(type(module)):
-            module.__class__ = _synced(type(module))  # type: ignore[arg-type]
+            module.__class__ = _synced(type(module))
         else:
             unknown.add(type(module).__name__)
     return unknown
