@@ -321,7 +321,7 @@ class Segmenter(SensorModel, ABC):
         least: list[Fraction] = [
             2 * self.strides.get(m.name, self.stride) * m.scale_ratio for m in own
         ]
-        return max(2, *(ceil(size / self.size_unit) for size in (_LEAST_GRAPH, *least)))
+        return max(2, *(ceil(size / self.size_unit) for size in (Fraction(_LEAST_GRAPH), *least)))
 
     def _at_own_scale(self) -> bool:
         return self.own_scales
