@@ -157,6 +157,7 @@ ELSEWHERE = {
     "terrafuse data describe": "a published data set; tests/layouts",
     "terrafuse compare": "runs of several seeds; tests/api/test_comparing.py",
     "terrafuse areas": "of a sample that somebody has labelled; the page docs/howto/areas.md",
+    "terrafuse push": "a hub; the page docs/howto/share.md is run against one on loopback",
     "terrafuse check-method": "the page docs/howto/own-method.md is run",
     "terrafuse generate": "published weights; the page docs/howto/generate.md is run",
     "python benchmarks/": "hours",
