@@ -182,18 +182,19 @@ def window_places(
     down, across = (height + high - 1) // high, (width + wide - 1) // wide
     # One index for windows and places: shapes that broadcast would have to be compared with 1.
     index = torch.arange(down * across * high * wide, device=device)
-    number, place = index // (high * wide), index % (high * wide)
+    number, place = index // (high * wide), _rest(index, high * wide)
     rows = number // across * high + place // wide
-    cols = number % across * wide + place % wide
+    cols = _rest(number, across) * wide + _rest(place, wide)
     if mirrored:
         taken = mirror(rows, height) * width + mirror(cols, width)
     else:
-        taken = (rows + shift[0]) % height * width + (cols + shift[1]) % width
+        taken = _rest(rows + shift[0], height) * width + _rest(cols + shift[1], width)
         taken = torch.where((rows < height) & (cols < width), taken, height * width)
     pixel = torch.arange(height * width, device=device)
-    y = (pixel // width + height - shift[0] % height) % height
-    x = (pixel % width + width - shift[1] % width) % width
-    back = (y // high * across + x // wide) * (high * wide) + y % high * wide + x % wide
+    y = _rest(pixel // width + (height - 1) * shift[0], height)  # − shift, and not negative
+    x = _rest(_rest(pixel, width) + (width - 1) * shift[1], width)
+    place = _rest(y, high) * wide + _rest(x, wide)
+    back = (y // high * across + x // wide) * (high * wide) + place
     covered = (down * high, across * wide)
     return WindowPlaces(taken, back, rows, cols, covered, down * across, high * wide)
 
@@ -209,5 +210,10 @@ def join_heads(x: Tensor) -> Tensor:
 def mirror(places: Tensor, size: int) -> Tensor:
     """Mirror places beyond a line of `size` at its ends: 0, …, size − 1, size − 2, …, 0, 1, …."""
     period = max(2 * (size - 1), 1)
-    places = places % period
+    places = _rest(places, period)
     return torch.minimum(places, period - places)
+
+
+def _rest(x: Tensor, divisor: int) -> Tensor:
+    """Rest of a division of what is not negative; for `%`, ONNX takes only constants."""
+    return x - x // divisor * divisor

@@ -259,7 +259,8 @@ def _marks(size: _Size, like: Tensor) -> Tensor:
     """One-hot row and column of each key: (rows · columns, rows + columns)."""
     key = torch.arange(size[0] * size[1], device=like.device).unsqueeze(1)
     rows, cols = (torch.arange(length, device=like.device) for length in size)
-    marks = torch.cat([key // size[1] == rows, key % size[1] == cols], dim=1)
+    row = key // size[1]
+    marks = torch.cat([row == rows, key - row * size[1] == cols], dim=1)
     return marks.to(like.dtype)
 
 
