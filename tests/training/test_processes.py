@@ -33,7 +33,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "")
     yield
-    processes._Current.contact = None
+    processes.part()
     processes._Store.shared = None
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -154,7 +154,11 @@ class RaySlots:
         Yields:
             Each trial when it has ended, with the message of its failure.
         """
-        remote = self._ray.remote(**self._options)(work)
+
+        def call(trial: Trial) -> str | None:  # Ray takes functions only
+            return work(trial)
+
+        remote = self._ray.remote(**self._options)(call)
         pending = {remote.remote(trial): (trial, 1) for trial in trials}
         while pending:
             done, _ = self._ray.wait(list(pending), num_returns=1)
