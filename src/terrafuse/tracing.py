@@ -139,7 +139,7 @@ class WindowPlaces:
         rows: Per window and place, the row that it has among all windows (count · area,).
         cols: Likewise its column.
         covered: Height and width of all windows together.
-        count: Number of windows.
+        count: Number of windows, with one that covers nothing.
         area: Places in a window.
     """
 
@@ -180,8 +180,11 @@ def window_places(
     """
     (height, width), (high, wide) = size, window
     down, across = (height + high - 1) // high, (width + wide - 1) // wide
+    # One more, which nothing is taken back from: of a single window a graph would note that it is
+    # one, or not, and refuse others.
+    count = down * across + 1
     # One index for windows and places: shapes that broadcast would have to be compared with 1.
-    index = torch.arange(down * across * high * wide, device=device)
+    index = torch.arange(count * high * wide, device=device)
     number, place = index // (high * wide), _rest(index, high * wide)
     rows = number // across * high + place // wide
     cols = _rest(number, across) * wide + _rest(place, wide)
@@ -196,7 +199,7 @@ def window_places(
     place = _rest(y, high) * wide + _rest(x, wide)
     back = (y // high * across + x // wide) * (high * wide) + place
     covered = (down * high, across * wide)
-    return WindowPlaces(taken, back, rows, cols, covered, down * across, high * wide)
+    return WindowPlaces(taken, back, rows, cols, covered, count, high * wide)
 
 
 def join_heads(x: Tensor) -> Tensor:
