@@ -148,7 +148,8 @@ def test_command_exists(page: str, command: str) -> None:
     elif words[0] == "python":
         assert (ROOT / words[1]).exists(), f"{page}: {words[1]}"
     else:
-        assert words[:3] == ["uv", "pip", "install"], f"{page}: what is '{command}'?"
+        install = words[1:] if words[0] == "uv" else words
+        assert install[:2] == ["pip", "install"], f"{page}: what is '{command}'?"
 
 
 def _check_verb(words: list[str]) -> None:

@@ -281,6 +281,7 @@ PAGES: dict[str, Page] = {
     ),
     "pretraining-helps": Page(nothing, skip={"terrafuse ": _TABLES, "python ": _TABLES}),
     "benchmarks": Page(nothing, skip={"terrafuse data ": _PUBLISHED}),
+    "speed": Page(nothing, skip={"python benchmarks/": "minutes, and tables of this machine"}),
     "own-method": Page(
         nothing,
         skip={

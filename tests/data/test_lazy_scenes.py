@@ -13,7 +13,7 @@ import pytest
 
 from terrafuse.api import describe_model, validate
 from terrafuse.api.datasets import data_describe
-from terrafuse.api.runs import split_scene_name
+from terrafuse.api.mapping import split_scene_name
 from terrafuse.config import EvaluationConfig
 from terrafuse.data import Manifest, compute_statistics, load_manifest, write_manifest
 from terrafuse.data.band_names import BandNamesWarning

@@ -27,9 +27,12 @@ from made_runs import STATISTICS, make_run
 from remedies import refused, said
 from terrafuse import api
 from terrafuse.errors import ConfigError, MissingDependencyError, ModelError, OutputError
-from terrafuse.exporting import Agreement, compare, read_program_info
+from terrafuse.exporting import Agreement, compare, read_program_info, to_program
+from terrafuse.exporting.graph import OUTPUT, check_names
+from terrafuse.modalities import Modality
 from terrafuse.prediction import WindowSettings
 from terrafuse.weights import PortableInfo
+from tiny_segmenter import Tiny
 
 TINY = "tiny_segmenter:Tiny"
 
@@ -172,7 +175,7 @@ def test_half_of_a_torch_archive(run: api.Run) -> None:
     found = read_program_info(half.path)
     assert (found.opset, found.precision) == (None, "float16")
     assert found.checked == half.info.checked
-    images = some_images(3, 12, 20)
+    images = some_images(3, 64, 68)
     scores = program.module()(*map(torch.from_numpy, images.values())).detach().numpy()
     np.testing.assert_allclose(scores, torch_scores(run, images), atol=2e-3)
     # The model itself is left as it was.
@@ -322,9 +325,22 @@ def test_nodata_of_the_rules_or_the_files(made: api.Run) -> None:
 def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
     run = make_run(tmp_path, "tiny_segmenter:TinyBranching", {})
     before = files(run)
-    with pytest.raises(ModelError, match="TinyBranching' cannot be recorded as a graph"):
+    place = "exporting.graph:_told | mask instead of asking for values"
+    with refused(place, ModelError) as told:
         api.export(run)
+    assert "TinyBranching' cannot be recorded as a graph" in told
     assert files(run) == before
+    masking = api.load(make_run(tmp_path / "masking", "tiny_segmenter:Tiny", {}))
+    assert to_program(masking.segmenter)
+
+
+def test_a_modality_named_as_the_output() -> None:
+    def model(name: str) -> Tiny:
+        return Tiny([Modality(name, ("a",))], 2)
+
+    with refused("exporting.graph:check_names | Rename it in the manifest", ModelError):
+        check_names(model(OUTPUT))
+    check_names(model("scores"))
 
 
 @pytest.mark.usefixtures("recorded")
@@ -445,7 +461,7 @@ def test_the_command_prints_what_it_found(
     assert code == 0, error
     lines = printed.splitlines()
     assert lines[0] == (
-        "inputs: s2 (N, 4, H, W), s1 (N, 1, H, W); H and W are multiples of 4, at least 8"
+        "inputs: s2 (N, 4, H, W), s1 (N, 1, H, W); H and W are multiples of 4, at least 64"
     )
     assert lines[1].startswith("compared with the model on 1 window of scene2 (split 'val')")
     assert lines[2].startswith("scores on 1 scene of split 'val': miou ")

@@ -88,7 +88,7 @@ def test_the_plugin_finds_what_it_reads(run: api.Run, made: api.Exported) -> Non
     assert found.kind == "Segmentor"
     assert found.names == ["bare", "wet"]
     assert (found.channels, found.num_outputs) == (5, 2)
-    assert (found.side, found.tile, found.overlap_percent) == (32, 32, 25)
+    assert (found.side, found.tile, found.overlap_percent) == (64, 64, 12)
     assert found.resolution_cm == 1000
     assert (found.threshold, found.small) == (0, 0)
     info = PortableInfo.from_json(
@@ -96,14 +96,14 @@ def test_the_plugin_finds_what_it_reads(run: api.Run, made: api.Exported) -> Non
     )
     assert info.stacked
     assert info.inputs == {"image": 5}
-    assert (info.stride, info.least_size) == (32, 32)
+    assert (info.stride, info.least_size) == (64, 64)
     assert info.checked["equal_labels"] == 1
 
 
 def test_the_plugin_maps_as_the_model(run: api.Run, made: api.Exported) -> None:
     rng = np.random.default_rng(5)
     tiles = np.concatenate(
-        [rng.integers(100, 260, (2, 32, 32, 4)), rng.integers(-25, -2, (2, 32, 32, 1))], axis=-1
+        [rng.integers(100, 260, (2, 64, 64, 4)), rng.integers(-25, -2, (2, 64, 64, 1))], axis=-1
     ).astype(np.int16)
     tiles[0, :8, :, :4] = 3  # no data
     tiles[1, 5:20, :, 2] = 3  # a value of one band
@@ -176,6 +176,6 @@ def test_the_command_says_the_one_input(
     monkeypatch.setattr("terrafuse.api.export", lambda *_, **__: made, raising=False)
     code, printed, _ = command_line("export", run.folder, "--stacked")
     assert code == 0
-    assert printed.startswith("inputs: image (N, 5, 32, 32)\n")
+    assert printed.startswith("inputs: image (N, 5, 64, 64)\n")
     assert "log-probabilities differ by" in printed
     onnx.checker.check_model(str(made.path))

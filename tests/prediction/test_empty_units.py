@@ -105,9 +105,9 @@ def test_the_map_and_its_warnings_are_those_of_reading_all(
     read: list[Window] = []
     whole = Scene.read
 
-    def spy(self: Scene, window: Window, *, labels: bool = True) -> Any:
+    def spy(self: Scene, window: Window, **options: Any) -> Any:
         read.append(window)
-        return whole(self, window, labels=labels)
+        return whole(self, window, **options)
 
     monkeypatch.setattr(Scene, "read", spy)
     found, profile, told = predict(scene, tmp_path / "some", kind)

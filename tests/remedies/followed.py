@@ -86,6 +86,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "evaluation.synergy.stress:find_tests | name each once",
     ),
     "tests/api/test_comparing.py::test_one_setting_is_nothing_to_compare": (
+        "api.comparing:compare | Give another one too",
         "api.comparing:compare | Give runs of another one, or --groups",
     ),
     "tests/api/test_comparing.py::test_boundaries_of_other_tolerances_are_left_out_or_refused": (

@@ -20,6 +20,7 @@ from small_methods import SMALL
 from terrafuse.backbones import create_backbone
 from terrafuse.classes import ClassScheme
 from terrafuse.data import scene_from_rasters
+from terrafuse.data.kept import Keeper
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import MissingDependencyError, TerrafuseError
@@ -35,6 +36,7 @@ from terrafuse.training.checkpoint import _check_finite
 from terrafuse.training.log import RunLog
 from terrafuse.training.optim import _own_factors
 from terrafuse.training.pretrain import _complete
+from terrafuse.training.survey import KeptFacts
 from terrafuse.training.train import _check_data
 from terrafuse.training.validation import Validation
 
@@ -90,7 +92,11 @@ def doubtful(place: Any) -> Any:
 def test_more_warnings_than_are_shown(doubtful: Any, command_line: Any) -> None:
     display: Any = SimpleNamespace(stage=lambda _: None)
     with warned("training.train:_check_data | list them with 'terrafuse data check") as text:
-        _check_data(doubtful.config(), doubtful.load(), display)
+        _check_data(
+            KeptFacts(Keeper(), doubtful.config(), doubtful.load()),
+            Identity([Modality("m", ("a",))], 2),
+            display,
+        )
     command = text.find(r"'terrafuse (data check .*?)'$").split()
     _, out, _ = command_line(*command, "--json")
     listed = re.findall(r"has no labels; no crop is", out)

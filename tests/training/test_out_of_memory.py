@@ -18,6 +18,7 @@ from terrafuse.weights import read_state
 
 Make = Callable[..., Any]
 TRAIN = sys.modules["terrafuse.training.train"]
+SURVEY = sys.modules["terrafuse.training.survey"]
 pytestmark = pytest.mark.filterwarnings("ignore:the backbone has no pretrained weights")
 
 
@@ -78,20 +79,23 @@ def test_whole_scenes_that_do_not_fit_are_said(
     def fail(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 41.0 GiB for an array with shape (200000, 220000)")
 
-    count = TRAIN.class_counts
+    count = SURVEY.class_counts
 
-    def fail_on_two(scenes: Any, *given: Any, **options: Any) -> Any:
-        return fail() if len(scenes) > 1 else count(scenes, *given, **options)
+    def fail_on_second(scenes: Any, *given: Any, **options: Any) -> Any:
+        is_large = any(scene.id == "scene1" for scene in scenes)
+        return fail() if is_large else count(scenes, *given, **options)
 
     manifest = make_dataset()
-    for refusing in (fail, fail_on_two):
-        monkeypatch.setattr(TRAIN, "class_counts", refusing)
+    for refusing in (fail, fail_on_second):
+        for module in (TRAIN, SURVEY):
+            monkeypatch.setattr(module, "class_counts", refusing)
         with pytest.raises(NotEnoughMemoryError, match=r"41\.0 GiB.*largest scenes out of the"):
             train(make_config(manifest), tmp_path / "run")
         assert not (tmp_path / "run").exists()
-    # As it says: without one of the scenes, and with all of them where memory was freed.
-    train(make_config(make_dataset(("train", "val"))), tmp_path / "fewer")
-    monkeypatch.setattr(TRAIN, "class_counts", count)
+    # As it says: without the largest scene, and with all of them where memory was freed.
+    train(make_config(make_dataset(("train", "rest", "val"))), tmp_path / "fewer")
+    for module in (TRAIN, SURVEY):
+        monkeypatch.setattr(module, "class_counts", count)
     train(make_config(make_dataset()), tmp_path / "run")
 
 

@@ -62,7 +62,9 @@ _WHOLE = frozenset(
 )
 _LIST = ".vrt"
 # Texts of a VRT that may name a file, with the attributes of their elements.
-_NAMING = re.compile(r"<\w*(?:Source|Dataset|Filename)\w*\b([^>]*)>([^<]*)", re.IGNORECASE)
+_NAMING = re.compile(
+    r"<(?!SourceBand\b)\w*(?:Source|Dataset|Filename)\w*\b([^>]*)>([^<]*)", re.IGNORECASE
+)
 _BESIDE = re.compile(r"relativeToVRT\s*=\s*[\"']1", re.IGNORECASE)
 # What makes names that are not found that way.
 _UNCLEAR = ("<ProcessingSteps", "<![CDATA[", "<!ENTITY")

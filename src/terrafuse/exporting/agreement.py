@@ -97,9 +97,11 @@ def compare(
     difference = largest = 0.0
     with torch.no_grad():
         for batch in _with_gaps(segmenter, batches):
-            whole, _ = fit_to_graph(batch, segmenter.modalities, unit, least)
-            expected = segmenter(whole).logits
-            found = graph(whole)
+            whole, (height, width) = fit_to_graph(batch, segmenter.modalities, unit, least)
+            # What was added to the window, where both see nothing, is no evidence.
+            expected, found = (
+                scores[..., :height, :width] for scores in (segmenter(whole).logits, graph(whole))
+            )
             if as_shares:
                 # As far as float32 tells probabilities from 0.
                 expected = expected.log_softmax(dim=1).clamp_min(-80)
