@@ -28,6 +28,9 @@ QUICK_ONNX = ("early_fusion-0",)
 CLOSE = 1e-4
 #: Of pixels whose label is another.
 MOST_OTHER = 1e-4
+#: Sums in another order may differ by as much as so many inputs that are rounded otherwise do:
+#: PAGNet without training makes 0.1 of a rounding of 1e-7.
+ROUNDINGS = 4
 
 Graph = Callable[[dict[str, Tensor]], Tensor]
 
@@ -76,16 +79,34 @@ def open_onnx(path: Path) -> Graph:
 @torch.no_grad()
 def check(segmenter: Segmenter, graph: Graph) -> None:
     """Compare a graph with its model on batches of one to three, wide, high and least windows."""
-    other = pixels = 0
+
+    def own(images: dict[str, Tensor]) -> Tensor:
+        return segmenter(images).logits
+
+    other, allowed = 0, 0.0
     for images, what in _batches(segmenter):
-        wanted, found = segmenter(images).logits, graph(images)
+        wanted, found, shaken = own(images), graph(images), own(shake(images))
         assert found.shape == wanted.shape, what
         assert found.dtype == torch.float32, what
         scale = max(1.0, float(wanted.abs().max()))
-        assert float((found - wanted).abs().max()) <= CLOSE * scale, what
-        other += int((found.argmax(dim=1) != wanted.argmax(dim=1)).sum())
-        pixels += wanted[:, 0].numel()
-    assert other <= MOST_OTHER * pixels
+        most = CLOSE * scale + ROUNDINGS * float((shaken - wanted).abs().max())
+        assert float((found - wanted).abs().max()) <= most, what
+        other += _others(found, wanted)
+        allowed += MOST_OTHER * wanted[:, 0].numel() + ROUNDINGS * _others(shaken, wanted)
+    assert other <= allowed
+
+
+def shake(images: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Change values as little as rounding does."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        name: x * (1 + 1e-7 * torch.randn(x.shape, generator=generator))
+        for name, x in images.items()
+    }
+
+
+def _others(found: Tensor, wanted: Tensor) -> int:
+    return int((found.argmax(dim=1) != wanted.argmax(dim=1)).sum())
 
 
 def _batches(segmenter: Segmenter) -> Iterator[tuple[dict[str, Tensor], str]]:

@@ -170,7 +170,8 @@ def take_part(maps: Sequence[TokenMap]) -> Tensor | None:
         dim=1,
     )
     in_sample = seen.any(dim=2, keepdim=True).expand_as(seen)
-    return torch.where(seen.any(dim=1, keepdim=True), seen, in_sample)
+    some = seen.any(dim=1, keepdim=True)
+    return (some & seen) | (~some & in_sample)  # `where`, which ONNX Runtime lacks for masks
 
 
 def _weigh(values: Tensor, scores: Tensor, mask: Tensor | None) -> Tensor:
