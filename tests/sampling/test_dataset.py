@@ -223,7 +223,7 @@ def test_the_wanted_cache_is_that_of_all_workers(wanted, workers, expected):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_processes_have_the_cache_and_the_trainer_gets_its_own_back(scenes, workers):
-    settings = config(workers=workers, block_cache_mb=97)
+    settings = config(workers=workers, block_cache_mb=397)
     statistics = compute_statistics(scenes, MODALITIES)
     samples = TrainingDataset(scenes, MODALITIES, statistics, settings, seed=0)
     loader = module.create_loader(
@@ -231,9 +231,9 @@ def test_reading_processes_have_the_cache_and_the_trainer_gets_its_own_back(scen
     )
     before = cache_limit()
     batches = iter(loader)
-    assert [next(batches), cache_limit()] == [97 << 20, before if workers else 97 << 20]
-    assert list(batches) == [97 << 20]
-    assert cache_limit() == before != 97 << 20
+    assert [next(batches), cache_limit()] == [397 << 20, before if workers else 397 << 20]
+    assert list(batches) == [397 << 20]
+    assert cache_limit() == before != 397 << 20
 
 
 @pytest.mark.parametrize("seed", range(4))
