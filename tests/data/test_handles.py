@@ -1,19 +1,29 @@
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rasterio._env import get_gdal_config
 from rasterio.transform import from_origin
+from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data import Scene, scene_from_rasters
-from terrafuse.data.handles import HandlePool, block_cache, limit_resources, pool
+from terrafuse.data.handles import (
+    HandlePool,
+    block_cache,
+    cache_limit,
+    limit_resources,
+    pool,
+)
 from terrafuse.data.names import gdal_path, is_remote
 from terrafuse.errors import RasterReadError
 from terrafuse.modalities import Modality
@@ -188,6 +198,60 @@ def test_a_cache_is_limited_for_a_while_and_never_enlarged() -> None:
             assert get_gdal_config("GDAL_CACHEMAX") == 2**24
     assert get_gdal_config("GDAL_CACHEMAX") == 64 * 2**20
     limit_resources(cache_mb=256)
+
+
+def test_a_cache_may_be_enlarged_for_a_while() -> None:
+    before = cache_limit()
+    with block_cache(2**30, enlarge=True):
+        assert cache_limit() == 2**30
+        with block_cache(2**20, enlarge=True):
+            assert cache_limit() == 2**20
+    assert cache_limit() == before < 2**30
+
+
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_decoded_blocks_are_kept_within_the_budget(
+    make_raster: MakeRaster, tmp_path: Path, interleave: str
+) -> None:
+    """Read at random, with room for all blocks, for some, and for less than one."""
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 99, (2, 512, 768)).astype(np.uint16)
+    path = make_raster(
+        tmp_path / "a.tif", values, compress="deflate", zlevel=1, tiled=True,
+        blockxsize=128, blockysize=128, interleave=interleave,
+    )  # fmt: skip
+    places = [RasterWindow(int(c), int(r), 100, 100) for r, c in rng.integers(0, 412, (80, 2))]
+    whole, block = values.nbytes, 128 * 128 * 2
+    for budget in (2 * whole, whole // 3, block // 2):
+        pool.close()
+        with block_cache(budget, enlarge=True), pool.borrow(str(path)) as dataset:
+            start, most = cache_used(), 0
+            for place in places:
+                found = dataset.read(window=place)
+                rows, cols = place.toslices()
+                assert np.array_equal(found, values[:, rows, cols])
+                most = max(most, cache_used() - start)
+            # GDAL holds the block that it is reading, whatever the limit.
+            assert most <= max(budget, 2 * block) + block
+            assert (most >= 0.6 * whole) == (budget > whole)
+
+
+@cache
+def counter_of_gdal() -> Any:
+    """The function of GDAL's library that tells how much its cache holds."""
+    maps = Path("/proc/self/maps")
+    lines = maps.read_text().splitlines() if maps.exists() else []
+    found = {line.split(maxsplit=5)[-1] for line in lines if "/libgdal" in line}
+    if not found:
+        pytest.skip("GDAL's library is not found in this process")
+    count = ctypes.CDLL(found.pop()).GDALGetCacheUsed64
+    count.restype = ctypes.c_int64
+    return count
+
+
+def cache_used() -> int:
+    """Bytes of decoded blocks that GDAL holds in this process."""
+    return int(counter_of_gdal()())
 
 
 def test_a_handle_that_cannot_be_opened() -> None:

@@ -13,6 +13,7 @@ from rasterio.transform import from_origin
 from children import run
 from terrafuse.classes import ClassScheme
 from terrafuse.config import AugmentConfig, DataConfig
+from terrafuse.data.handles import block_cache, cache_limit
 from terrafuse.data.scene import Scene, scene_from_rasters
 from terrafuse.data.statistics import compute_statistics
 from terrafuse.errors import ConfigError, RasterReadError
@@ -176,18 +177,100 @@ def test_loader_settings(scenes):
     assert 0 <= default_workers() <= 4
 
 
-def test_workers_use_one_thread_and_a_small_cache(scenes, monkeypatch):
+def test_workers_use_one_thread_and_their_share_of_the_cache(scenes, monkeypatch):
     limits = {}
     monkeypatch.setattr(module, "limit_resources", lambda **kwargs: limits.update(kwargs))
 
     def work() -> None:
         torch.set_num_threads(2)
-        module._prepare_worker(0)
+        module._prepare_worker(100, 0)
         assert torch.get_num_threads() == 1
-        assert limits == {"cache_mb": 64}
+        assert limits == {"cache_mb": 100}
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set(SIGNALS)
 
     assert run(work) == 0  # a process of its own, which does not listen to signals any more
+
+
+@pytest.mark.parametrize(
+    ("free", "cores", "workers", "world_size", "expected"),
+    [
+        (16 << 30, 2, 1, 1, 2048),  # a quarter, by cores
+        (16 << 30, 2, 8, 1, 512),  # by workers, which are more
+        (256 << 30, 64, 4, 8, 1024),
+        (256 << 30, 16, 4, 8, 2048),  # by those of all devices
+        (1 << 30, 16, 4, 1, 64),
+        (None, 16, 4, 1, 64),
+        (16 << 30, 2, 0, 1, 2048),
+        (1 << 30, 2, 0, 1, 192),  # what the process has already
+    ],
+)
+def test_the_cache_is_shared_out(monkeypatch, free, cores, workers, world_size, expected):
+    monkeypatch.setattr(module, "free_memory", lambda: free)
+    monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    with block_cache(192 << 20, enlarge=True):
+        found = module.cache_per_process(config(), workers, world_size=world_size)
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "workers", "expected"),
+    [(1000, 4, 250), (1000, 0, 1000), (70, 1, 70), (250, 4, 64), (0, 0, 64), (0, 2, 64)],
+)
+def test_the_wanted_cache_is_that_of_all_workers(wanted, workers, expected):
+    settings = config(block_cache_mb=wanted)
+    assert module.cache_per_process(settings, workers, world_size=3) == expected
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_processes_have_the_cache_and_the_trainer_gets_its_own_back(scenes, workers):
+    settings = config(workers=workers, block_cache_mb=397)
+    statistics = compute_statistics(scenes, MODALITIES)
+    samples = TrainingDataset(scenes, MODALITIES, statistics, settings, seed=0)
+    loader = module.create_loader(
+        samples, range(2), settings, lambda _: cache_limit(), rank=0, world_size=1
+    )
+    before = cache_limit()
+    batches = iter(loader)
+    assert [next(batches), cache_limit()] == [397 << 20, before if workers else 397 << 20]
+    assert list(batches) == [397 << 20]
+    assert cache_limit() == before != 397 << 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_batches_do_not_depend_on_the_cache(make_raster, tmp_path, seed, monkeypatch):
+    """Whatever the blocks, the size of the file and the number of workers; also when resumed."""
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(200, 700, 2))
+    values = rng.integers(1, 2000, (3, height, width)).astype(np.uint16)
+    values[:, : height // 3, : width // 4] = 0
+    blocks = [{"tiled": False}, {"tiled": True, "blockxsize": 128, "blockysize": 128}][seed % 2]
+    optical = make_raster(
+        tmp_path / "a.tif", values, nodata=0, compress="deflate", zlevel=1, **blocks,
+        interleave=("pixel", "band")[seed // 2], photometric="minisblack",
+    )  # fmt: skip
+    labels = make_raster(
+        tmp_path / "l.tif", rng.integers(0, 3, (1, height, width), np.uint8), compress="deflate"
+    )
+    modality = Modality("m", ("a", "b", "c"))
+    scene = scene_from_rasters(
+        [modality], {"m": optical}, labels=labels, scheme=ClassScheme(("x", "y", "z"))
+    )
+    statistics = compute_statistics([scene], [modality])
+
+    def batches(start: int = 0, **settings) -> list[Batch]:
+        loader = training_loader(
+            [scene], [modality], statistics, config(crop_size=64, **settings),
+            seed=seed, steps=5, start_step=start,
+        )  # fmt: skip
+        return list(loader)
+
+    expected = batches(workers=0, block_cache_mb=0)
+    for found in (batches(workers=0), batches(workers=2, block_cache_mb=500)):
+        for first, second in zip(expected, found, strict=True):
+            assert_equal(first, second)
+    monkeypatch.setattr(module, "cache_per_process", lambda *_, **__: 0)  # less than a block
+    for first, second in zip(expected[2:], batches(2, workers=0), strict=True):
+        assert_equal(first, second)
 
 
 def test_zoomed_samples_have_the_size_of_the_crop(scenes):

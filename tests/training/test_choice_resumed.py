@@ -153,6 +153,7 @@ def test_every_step_is_seeded_by_run_batch_and_process(
 MAY_CHANGE = {
     "data.manifest",
     "data.workers",
+    "data.block_cache_mb",
     "training.accelerator",
     "training.devices",
     "training.nodes",

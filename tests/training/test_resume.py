@@ -244,7 +244,7 @@ def test_settings_that_do_not_matter_may_change(
     interrupted: tuple[RunConfig, Path], losses: Losses
 ) -> None:
     config, out = interrupted
-    data = config.data.model_copy(update={"workers": 1})
+    data = config.data.model_copy(update={"workers": 1, "block_cache_mb": 0})
     training = config.training.model_copy(update={"devices": 1})
     train(config.model_copy(update={"data": data, "training": training}), out, resume=True)
     assert [batch for batch, _ in losses] == [5, 6, 7]

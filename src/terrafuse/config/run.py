@@ -27,6 +27,7 @@ MOST_STEPS = 100_000_000
 _MOST_PIXELS = 1 << 16
 _MOST_SAMPLES = 1 << 16
 _MOST_PROCESSES = 1024
+_MOST_CACHE_MB = 1 << 24
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 2**32 - 1
 _MOST_STATISTIC = 1e15
@@ -146,6 +147,13 @@ class DataConfig(Settings):
         ge=0,
         le=_MOST_PROCESSES,
         description="Data-loading processes per device; default: by number of cores.",
+    )
+    block_cache_mb: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST_CACHE_MB,
+        description="Memory for decoded blocks of compressed rasters, in MB, of all data-loading "
+        "processes of a device together, each of which has at least 64; default: by free memory.",
     )
     sampling: Literal["random", "balanced", "grid", "scene"] = Field(
         "random",

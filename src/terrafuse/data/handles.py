@@ -183,15 +183,21 @@ def limit_resources(*, cache_mb: int, open_files: int | None = None) -> None:
         pool.limit = open_files
 
 
+def cache_limit() -> int:
+    """Return the limit of GDAL's cache of decoded blocks in this process, in bytes."""
+    return int(get_gdal_config("GDAL_CACHEMAX"))
+
+
 @contextmanager
-def block_cache(size: int) -> Iterator[None]:
-    """Limit GDAL's cache of decoded blocks for a while; a smaller limit stays.
+def block_cache(size: int, *, enlarge: bool = False) -> Iterator[None]:
+    """Limit GDAL's cache of decoded blocks for a while.
 
     Args:
         size: Bytes.
+        enlarge: Whether it becomes `size` where the limit was smaller; otherwise that stays.
     """
-    before = int(get_gdal_config("GDAL_CACHEMAX"))
-    set_gdal_config("GDAL_CACHEMAX", min(before, size))
+    before = cache_limit()
+    set_gdal_config("GDAL_CACHEMAX", size if enlarge else min(before, size))
     try:
         yield
     finally:

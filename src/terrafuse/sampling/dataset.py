@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from terrafuse.config import DataConfig
 from terrafuse.cores import usable_cores
-from terrafuse.data.handles import limit_resources
+from terrafuse.data.handles import block_cache, cache_limit, limit_resources
 from terrafuse.data.scene import Scene
 from terrafuse.errors import TerrafuseError
+from terrafuse.memory import free_memory
 from terrafuse.modalities import BandStatistics, Modality, window_alignment
 from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
@@ -26,8 +28,11 @@ from terrafuse.stopping import shield_worker, starting_workers
 _T = TypeVar("_T")
 _B = TypeVar("_B")
 _MOST_WORKERS = 4
-# Crops are read at random: only the blocks under a few of them are worth caching.
-_WORKER_CACHE_MB = 64
+# Least cache of decoded blocks of a reading process: those under one crop, with some room.
+_LEAST_CACHE_MB = 64
+# Part of the free memory for such caches: the model, the system's own cache of files and other
+# programs need the rest.
+_CACHED_PART = 4
 
 
 class CropDataset(Dataset[_T]):
@@ -177,16 +182,28 @@ class BatchIndices(Sampler[list[int]]):
 
 
 class TrainingLoader(DataLoader[_B]):
-    """`DataLoader` that raises a user error as the worker did, without torch's traceback."""
+    """`DataLoader` that raises a user error as the worker did, without torch's traceback.
+
+    Args:
+        cache_mb: Cache of decoded blocks of each process that reads, in MB.
+        **settings: Of `DataLoader`.
+    """
+
+    def __init__(self, dataset: Any, *, cache_mb: int, **settings: Any) -> None:
+        prepare = partial(_prepare_worker, cache_mb)
+        super().__init__(dataset, worker_init_fn=prepare, **settings)
+        self.cache_mb = cache_mb
 
     def __iter__(self) -> Any:
         """Yield batches."""
         with starting_workers():
             batches = super().__iter__()
-        for batch in batches:
-            if isinstance(batch, TerrafuseError):
-                raise batch
-            yield batch
+        own = nullcontext() if self.num_workers else block_cache(self.cache_mb << 20, enlarge=True)
+        with own:
+            for batch in batches:
+                if isinstance(batch, TerrafuseError):
+                    raise batch
+                yield batch
 
 
 def training_loader(
@@ -253,13 +270,13 @@ def create_loader(
     indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
     workers = default_workers() if config.workers is None else config.workers
     return TrainingLoader(
-        dataset,  # type: ignore[arg-type]  # torch types a loader by its dataset's items
+        dataset,
+        cache_mb=cache_per_process(config, workers, world_size=world_size),
         batch_sampler=indices,
         num_workers=workers,
         collate_fn=partial(_join, join),
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=_prepare_worker,
         # Without it the loader would advance the global generator, which the model draws from.
         generator=torch.Generator(),
     )
@@ -268,6 +285,24 @@ def create_loader(
 def default_workers() -> int:
     """Return the reading processes for one device: one core is left to training, four suffice."""
     return max(0, min(_MOST_WORKERS, usable_cores() - 1))
+
+
+def cache_per_process(config: DataConfig, workers: int, *, world_size: int = 1) -> int:
+    """Return the cache of decoded blocks of each process that reads, in MB, 64 or more.
+
+    By default a quarter of the free memory is divided by the number of such processes that this
+    machine may have: one per core, or all workers of the run if they are more.
+
+    Args:
+        workers: Of one device; 0: the training process itself reads, and keeps the limit it has if
+            that is larger than the default.
+        world_size: Number of devices, taken to be on this machine.
+    """
+    if config.block_cache_mb is not None:
+        return max(_LEAST_CACHE_MB, config.block_cache_mb // max(1, workers))
+    processes = max(max(1, workers) * world_size, usable_cores())
+    share = (free_memory() or 0) // (_CACHED_PART * processes)
+    return max(_LEAST_CACHE_MB, share >> 20, 0 if workers else cache_limit() >> 20)
 
 
 def sample_generator(seed: int, index: int) -> Generator:
@@ -291,10 +326,10 @@ def _draw_zoom(scale: tuple[float, float], generator: Generator) -> float:
     return float(np.exp(low + (high - low) * float(torch.rand((), generator=generator))))
 
 
-def _prepare_worker(_: int) -> None:
+def _prepare_worker(cache_mb: int, _: int) -> None:
     shield_worker()
     torch.set_num_threads(1)
-    limit_resources(cache_mb=_WORKER_CACHE_MB)
+    limit_resources(cache_mb=cache_mb)
 
 
 def _join(

@@ -46,6 +46,7 @@ FREE_SETTINGS = frozenset(
     {
         "data.manifest",  # its content is compared instead: it may have moved
         "data.workers",
+        "data.block_cache_mb",
         "training.accelerator",
         "training.devices",
         "training.nodes",
