@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from terrafuse.prediction.arrays import Array, Arrays, DtypeName
 
+_LEAST_NORMAL = -87.0  # exp of it: 1.6e-38
+
 
 class TorchArrays(Arrays):
     """Tensors on a device.
@@ -72,6 +74,11 @@ class TorchArrays(Arrays):
     def fill(self, x: Array, mask: Array, value: float) -> Array:
         """See `Arrays`."""
         return x.masked_fill_(mask, value)
+
+    def exp(self, x: Array) -> Array:
+        """See `Arrays`."""
+        # Below, results are denormal, and take a processor thirteen times as long.
+        return x.clamp_(min=_LEAST_NORMAL).exp_()
 
     def resize(self, x: Array, side: int, *, antialias: bool) -> Array:
         """See `Arrays`."""
