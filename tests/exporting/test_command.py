@@ -46,7 +46,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 @pytest.fixture(scope="module")
 def exported(made: api.Run) -> api.Exported:
     """The same as an ONNX file."""
-    return made.export()
+    return api.export(made)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
 
 @pytest.mark.usefixtures("recorded")
 def test_half_of_the_bytes(run: api.Run) -> None:
-    half = run.export(half=True)
+    half = api.export(run, half=True)
     assert half.path.name == "model_float16.onnx"
     assert info_of(half.path).precision == "float16"
     kinds = Counter(one.data_type for one in onnx.load(half.path).graph.initializer)
@@ -167,7 +167,7 @@ def test_half_of_the_bytes(run: api.Run) -> None:
 
 
 def test_half_of_a_torch_archive(run: api.Run) -> None:
-    half = run.export(half=True, format="pt2")
+    half = api.export(run, half=True, format="pt2")
     assert half.path.name == "model_float16.pt2"
     program = torch.export.load(half.path)
     stored = Counter(value.dtype for value in program.state_dict.values())
@@ -186,7 +186,7 @@ def test_half_of_a_torch_archive(run: api.Run) -> None:
 
 @pytest.mark.usefixtures("recorded")
 def test_int8_and_what_it_costs(run: api.Run) -> None:
-    made = run.export(int8=True)
+    made = api.export(run, int8=True)
     model = onnx.load(made.path)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["DequantizeLinear"] >= kinds["Conv"] == 4
@@ -235,14 +235,14 @@ def test_a_graph_that_does_not_agree_is_not_written(
     earlier.write_bytes(b"earlier")
     before = files(run.folder)
     with refused(place, ModelError) as told:
-        changed.export(**options)
+        api.export(changed, **options)
     assert "the graph does not agree with the model: on 1 window of scene2" in told
     assert files(run.folder) == before
     assert earlier.read_bytes() == b"earlier"
     if "int8" in options:
-        run.export(half=True)
+        api.export(run, half=True)
     if "half" in options:
-        run.export()
+        api.export(run)
 
 
 AGREEMENT = Agreement("x", 1, 10_000, 1.0, 5e-5, 0.3)
@@ -364,11 +364,11 @@ def test_what_fails_while_writing(
     monkeypatch.setattr(exporting, "open_onnx", fail)
     before = files(run.folder)
     with pytest.raises(kind, match=words) as told:
-        run.export()
+        api.export(run)
     assert files(run.folder) == before
     if kind is ModelError:
         said("api.exporting:_writing | Use --format pt2, or report it", str(told.value))
-        run.export(format="pt2")
+        api.export(run, format="pt2")
 
 
 @pytest.mark.parametrize(
@@ -388,62 +388,62 @@ def test_options_that_do_not_go_together(
     made: api.Run, options: dict[str, Any], place: str
 ) -> None:
     with refused(place, ConfigError):
-        made.export(**options)
+        api.export(made, **options)
 
 
 def test_packages_that_are_not_there(made: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'terrafuse\[export\]'"):
-        made.export()
+        api.export(made)
 
 
 @pytest.mark.usefixtures("recorded")
 def test_options_that_go_together(run: api.Run, exported: api.Exported) -> None:
     """As the messages above have it."""
     assert exported.path.suffix == ".onnx"
-    assert run.export(half=True).path.name == "model_float16.onnx"
-    assert run.export(int8=True).path.name == "model_int8.onnx"
-    assert run.export(format="pt2").path.name == "model.pt2"
-    assert run.export(out=run.folder / "a" / "model.onnx").path.exists()
+    assert api.export(run, half=True).path.name == "model_float16.onnx"
+    assert api.export(run, int8=True).path.name == "model_int8.onnx"
+    assert api.export(run, format="pt2").path.name == "model.pt2"
+    assert api.export(run, out=run.folder / "a" / "model.onnx").path.exists()
 
 
 @pytest.mark.usefixtures("recorded")
 def test_data_that_is_gone(run: api.Run, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (tmp_path / "own" / "data").rename(elsewhere)
-    made = run.export(out=tmp_path / "a" / "model.onnx")
+    made = api.export(run, out=tmp_path / "a" / "model.onnx")
     assert made.info.checked["images"].startswith("random values in the range of the training's")
     place = "api.exporting:_find_data | (--manifest), or export with --half"
     with refused(place, ConfigError):
-        run.export(int8=True)
-    run.export(half=True)
-    named = run.export(int8=True, manifest=elsewhere / "dataset.yaml")
+        api.export(run, int8=True)
+    api.export(run, half=True)
+    named = api.export(run, int8=True, manifest=elsewhere / "dataset.yaml")
     assert named.info.checked["scenes"] == 1
     with pytest.raises(ConfigError, match="there is no file"):
-        run.export(manifest=tmp_path / "nowhere.yaml")
+        api.export(run, manifest=tmp_path / "nowhere.yaml")
 
 
 @pytest.mark.usefixtures("recorded")
 def test_calibration_and_licence_go_along(run: api.Run) -> None:
     fitted = {"format": 1, "model": "x", "subsets": {}}
     (run.folder / "calibration.json").write_text(json.dumps(fitted))
-    assert run.export().info.calibration is None  # of other weights
+    assert api.export(run).info.calibration is None  # of other weights
     own = {"temperature": 1.5, "class_sets": None}
     fitted |= {"model": run.info.state_sha256, "full": "s2+s1", "subsets": {"s2+s1": own}}
     (run.folder / "calibration.json").write_text(json.dumps(fitted))
     base = ({"backbone": "b", "source": "s", "licence": "CC-BY-4.0"},) * 2
     again = replace(api.load(run.folder), info=replace(run.info, base_weights=base))
-    made = again.export()
+    made = api.export(again)
     assert info_of(made.path).calibration == fitted
     assert made.info.licence == "CC-BY-4.0"
-    assert again.export(licence="MIT").info.licence == "MIT"
+    assert api.export(again, licence="MIT").info.licence == "MIT"
 
 
 @pytest.mark.slow
 def test_large_weights_lie_beside(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "MOST_IN_ONE_FILE", 1000)
     monkeypatch.setattr("terrafuse.exporting.files.MOST_IN_ONE_FILE", 1000)
-    made = run.export(half=True)
+    made = api.export(run, half=True)
     (beside,) = made.further
     assert beside.name == made.path.name + ".data"
     assert made.size == made.path.stat().st_size + beside.stat().st_size

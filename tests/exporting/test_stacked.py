@@ -79,7 +79,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> api.Run:
 
 @pytest.fixture(scope="module")
 def made(run: api.Run) -> api.Exported:
-    return run.export(stacked=True)
+    return api.export(run, stacked=True)
 
 
 def test_the_plugin_finds_what_it_reads(run: api.Run, made: api.Exported) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from terrafuse.errors import ModelError
 from terrafuse.prediction import PRODUCTS, Accumulator, Lattice, Part, SampledRows, find_products
-from terrafuse.prediction.arrays import NUMPY, Arrays, arrays_of
+from terrafuse.prediction.array_kinds import arrays_of
+from terrafuse.prediction.arrays import NUMPY, Arrays
 from terrafuse.prediction.lattice import Blending
 from terrafuse.prediction.product_table import needs_of
 from terrafuse.prediction.torch_arrays import TorchArrays

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from terrafuse.api.inputs import Rasters
 from terrafuse.api.mapping import (
@@ -88,9 +88,6 @@ from terrafuse.weights import (
 )
 from terrafuse.weights.onnx_file import names_onnx
 from terrafuse.writing import claimed
-
-if TYPE_CHECKING:
-    from terrafuse.api.exporting import Exported
 
 _DIGITS = 16
 #: Instead of a split: scenes of all of them, and those of none.
@@ -268,33 +265,6 @@ class Run(TrainedModel):
                 write_metrics(self.folder, metrics, beside)
             keeping.remove()
             return metrics
-
-    def export(
-        self,
-        *,
-        format: str = "onnx",
-        half: bool = False,
-        int8: bool = False,
-        stacked: bool = False,
-        out: str | Path | None = None,
-        licence: str | None = None,
-        manifest: str | Path | None = None,
-        progress: Progress | None = None,
-    ) -> Exported:
-        """Write the run as one file that runs without this package; see `terrafuse.api.export`."""
-        from terrafuse.api.exporting import export  # it builds on this module
-
-        return export(
-            self,
-            format=format,
-            half=half,
-            int8=int8,
-            stacked=stacked,
-            out=out,
-            licence=licence,
-            manifest=manifest,
-            progress=progress,
-        )
 
     def _further_scores(
         self, objects: Sequence[str], least_px: int, trimap: Sequence[float], regions: str | None

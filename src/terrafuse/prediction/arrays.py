@@ -180,12 +180,3 @@ def _bilinear(size: int, side: int, *, antialias: bool) -> NDArray[np.float32]:
 
 
 NUMPY = NumPyArrays()
-
-
-def arrays_of(x: Array) -> Arrays:
-    """Return the arithmetic of an array's library, where it lies."""
-    if isinstance(x, np.ndarray):
-        return NUMPY
-    from terrafuse.prediction.torch_arrays import TorchArrays  # torch is there, if tensors are
-
-    return TorchArrays(x.device)

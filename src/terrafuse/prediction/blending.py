@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.errors import ModelError
-from terrafuse.prediction.arrays import NUMPY, Array, Arrays, arrays_of
+from terrafuse.prediction.array_kinds import arrays_of
+from terrafuse.prediction.arrays import NUMPY, Array, Arrays
 from terrafuse.prediction.lattice import Lattice, Part
 from terrafuse.prediction.product_table import FinalRows, Need, Product
 from terrafuse.prediction.settings import SampledRows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Protocol
 
-from terrafuse.prediction.arrays import arrays_of
+from terrafuse.prediction.array_kinds import arrays_of
 from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.samples import Batch
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
-from terrafuse.prediction.arrays import Array, Arrays, arrays_of
+from terrafuse.prediction.array_kinds import arrays_of
+from terrafuse.prediction.arrays import Array, Arrays
 from terrafuse.prediction.cog import Encoding, Reduction
 from terrafuse.samples import IGNORE_INDEX
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from terrafuse.errors import ConfigError, UnknownNameError, unknown_name
 from terrafuse.modalities import Modality
-from terrafuse.prediction.arrays import Array, arrays_of
+from terrafuse.prediction.array_kinds import arrays_of
+from terrafuse.prediction.arrays import Array
 from terrafuse.samples import Batch
 
 #: Kinds of augmentation → what they show beside the window as it is.
