@@ -53,22 +53,22 @@ def test_enlarging_is_interpolation_without_matrices() -> None:
 def test_places_beyond_the_map_take_the_last_index() -> None:
     # 2 × 3 pixels in windows of 2 × 2: the second window has one column.
     places = window_places((2, 3), (2, 2), torch.device("cpu"))
-    assert places.taken.tolist() == [0, 1, 3, 4, 2, 6, 5, 6]
+    assert places.taken.tolist() == [0, 1, 3, 4, 2, 6, 5, 6, 6, 6, 6, 6]  # and one of nothing
     assert places.back.tolist() == [0, 1, 4, 2, 3, 6]
-    assert (places.count, places.area, places.covered) == (2, 4, (2, 4))
+    assert (places.count, places.area, places.covered) == (3, 4, (2, 4))
 
 
 def test_a_roll_moves_rows_up_and_columns_to_the_left() -> None:
     places = window_places((2, 3), (2, 3), torch.device("cpu"), shift=(1, 2))
     rolled = torch.arange(6).view(2, 3).roll((-1, -2), (0, 1))
-    assert places.taken.tolist() == rolled.flatten().tolist() == [5, 3, 4, 2, 0, 1]
+    assert places.taken[:6].tolist() == rolled.flatten().tolist() == [5, 3, 4, 2, 0, 1]
 
 
 def test_mirrored_places_are_those_of_numpy() -> None:
     assert mirror(torch.arange(8), 3).tolist() == [0, 1, 2, 1, 0, 1, 2, 1]
     assert mirror(torch.arange(3), 1).tolist() == [0, 0, 0]
     places = window_places((3, 2), (2, 2), torch.device("cpu"), mirrored=True)
-    assert places.taken.tolist() == [0, 1, 2, 3, 4, 5, 2, 3]
+    assert places.taken[:8].tolist() == [0, 1, 2, 3, 4, 5, 2, 3]
 
 
 @pytest.mark.parametrize("seed", range(6))

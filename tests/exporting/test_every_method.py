@@ -7,7 +7,7 @@ by `benchmarks/exports.py` too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,28 @@ MOST_OTHER = 1e-4
 #: PAGNet without training makes 0.1 of a rounding of 1e-7.
 ROUNDINGS = 4
 
+#: Options that torch cannot keep all sizes open of; docs/howto/export.md says so.
+CLOSED = {
+    "vsgnet-1": "a plain transformer for the image beside raw tokens: sizes are not open",
+    "upseg-5": "pooled prompts on grids of their own: windows of the recorded grid only",
+}
+
 Graph = Callable[[dict[str, Tensor]], Tensor]
 
 
-def _cases(quick: tuple[str, ...]) -> list[Any]:
+def _cases(quick: tuple[str, ...], closed: Mapping[str, str] | None = None) -> list[Any]:
     cases = []
     for name in METHODS:
         for number, options in enumerate(SMALL.get(name, [{}])):
             key = f"{name}-{number}"
-            marks = () if key in quick else pytest.mark.slow
+            marks = [] if key in quick else [pytest.mark.slow]
+            if key in (closed or {}):
+                marks.append(pytest.mark.xfail(reason=CLOSED[key], strict=True))
             cases.append(pytest.param(Case(name, options), id=key, marks=marks))
     return cases
 
 
-@pytest.mark.parametrize("case", _cases(QUICK_PROGRAMS))
+@pytest.mark.parametrize("case", _cases(QUICK_PROGRAMS, CLOSED))
 def test_a_program_of_torch_says_what_the_model_says(case: Case) -> None:
     segmenter = case.make()
     module = to_program(segmenter).module()

@@ -332,7 +332,7 @@ class Galileo(TokenBackbone):
 
         One sample per modality side by side in the batch, or all samples where data are missing.
         """
-        samples = self.num_modalities if shown.seen is None else len(shown.values[0])
+        samples = self.num_modalities if shown.seen is None else shown.values[0].shape[0]
         same = tuple(
             torch.full_like(x[:1], _NOTHING).expand(samples, -1, -1, -1) for x in shown.values
         )

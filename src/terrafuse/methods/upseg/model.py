@@ -187,6 +187,8 @@ class UPSeg(Segmenter):
         patch = self.backbone.patch_size
         # Over all modalities, present or not: a sample's result must not depend on its batch.
         grids = [(x.shape[-2] // patch, x.shape[-1] // patch) for x in inputs.images.values()]
+        if is_traced():  # the same, in the form in which a graph knows that of the tokens
+            grids = [stream.grid for stream in streams]
         grid = max(grids, key=lambda g: g[0] * g[1])
         fused = []
         for fusion, maps in zip(self.fusions, out_indices, strict=True):
