@@ -110,7 +110,8 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
 def _check_finite(module: LearningTask, step: int) -> None:
     """Refuse to replace a sound checkpoint by one with weights that are not finite."""
     parameters = [p for p in module.parameters() if p.requires_grad and p.numel()]
-    if not all(torch.stack([p.detach().isfinite().all() for p in parameters])):
+    found = [p.detach().isfinite().all() for p in parameters]  # none in a process without a shard
+    if found and not all(torch.stack(found)):
         raise TrainingError(
             f"weights are not finite after step {step}: a gradient overflowed. Try a lower "
             "training.lr, training.gradient_clip, or 32-true precision"

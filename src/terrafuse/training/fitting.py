@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import signal
 import warnings
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning.pytorch import Trainer
+from torch import nn
 
-from terrafuse.config import DataConfig
+from terrafuse.config import DataConfig, LearningConfig
 from terrafuse.errors import StoppedError, TerrafuseError
 from terrafuse.memory import explaining_memory
 from terrafuse.progress import Display
@@ -24,6 +26,15 @@ from terrafuse.training.task import LearningTask
 from terrafuse.training.trainer import create_trainer
 
 _R = TypeVar("_R")
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def to_fit(model: _M, config: LearningConfig) -> _M:
+    """Choose what to fit of a model that the kept weights are loaded into afterwards.
+
+    Parameters of a model in shards stay flat, so that those of a copy are sharded.
+    """
+    return copy.deepcopy(model) if config.strategy.startswith("fsdp") else model
 
 
 def run_training(

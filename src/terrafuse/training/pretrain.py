@@ -29,7 +29,7 @@ from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import fit_task, open_log, run_training
+from terrafuse.training.fitting import fit_task, open_log, run_training, to_fit
 from terrafuse.training.optim import DECAY_RULE
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.processes import told_once
@@ -270,7 +270,7 @@ def _fit(run: _Run) -> signal.Signals | None:
         last,
     ]
     loader, rule = _loader_factory(run, last), run.position.decay_rule
-    task = PretrainingTask(run.pretrainer, run.config, loader, rule)
+    task = PretrainingTask(to_fit(run.pretrainer, training), run.config, loader, rule)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 

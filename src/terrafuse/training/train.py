@@ -45,7 +45,7 @@ from terrafuse.training import run_state, survey
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import fit_task, open_log, run_training
+from terrafuse.training.fitting import fit_task, open_log, run_training, to_fit
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
@@ -347,7 +347,8 @@ def _fit(run: _Run) -> signal.Signals | None:
     last: LastCheckpoint = callbacks[-1]
     loader = _loader_factory(run, before=last.listen)
     rules = run.position.decay_rule, run.position.step_rule
-    task = SegmentationTask(run.segmenter, run.loss, training, loader, *rules)
+    segmenter = to_fit(run.segmenter, training)
+    task = SegmentationTask(segmenter, run.loss, training, loader, *rules)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
