@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, lcm
@@ -385,6 +386,18 @@ class Segmenter(SensorModel, ABC):
             "Give rasters with data there, or use a method that supports missing modalities "
             "(terrafuse methods)"
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode; afterwards restore every module's own mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _is_whole(image: Tensor, valid: Tensor | None) -> bool:

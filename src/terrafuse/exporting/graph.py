@@ -6,8 +6,7 @@ height and width are multiples of `Segmenter.size_unit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
 from terrafuse.exporting.files import write_onnx
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, evaluating
 from terrafuse.weights.portable import OUTPUT
 
 _LARGEST = 4096  # samples of a batch, and units along a window
@@ -70,7 +69,7 @@ def to_program(
     images = example or example_images(segmenter)
     inputs = tuple(images[m.name] for m in segmenter.modalities)
     try:
-        with _evaluating(segmenter), torch.no_grad():
+        with evaluating(segmenter), torch.no_grad():
             return torch.export.export(
                 ExportGraph(segmenter),
                 inputs,
@@ -146,13 +145,3 @@ def _told(segmenter: Segmenter, error: Exception) -> str:
         "holds any pixel values and sizes: mask instead of asking for values, write x.shape[0] "
         "instead of len(x) and int(…), and use terrafuse.tracing where sizes decide"
     )
-
-
-@contextmanager
-def _evaluating(segmenter: Segmenter) -> Iterator[None]:
-    was_training = segmenter.training
-    segmenter.eval()
-    try:
-        yield
-    finally:
-        segmenter.train(was_training)
