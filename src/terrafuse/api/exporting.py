@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
-from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,7 +43,6 @@ from terrafuse.exporting import (
     write_onnx,
     write_program,
 )
-from terrafuse.modalities import window_alignment
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.prediction.calibrated import CALIBRATION_JSON
 from terrafuse.progress import Progress
@@ -335,8 +333,7 @@ def _check_name(path: Path, format: str) -> None:
 
 def _side(model: Segmenter, windows: WindowSettings) -> int:
     """Side of the windows that a graph is compared on, and of all windows of a stacked one."""
-    alignment = lcm(model.size_unit, window_alignment(model.modalities))
-    return round_up(max(windows.crop_size, model.least_units * model.size_unit), alignment)
+    return round_up(max(windows.crop_size, model.least_units * model.size_unit), model.size_unit)
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from terrafuse.errors import (
     cut,
 )
 from terrafuse.extras import from_extra
-from terrafuse.modalities import window_alignment
 from terrafuse.prediction.arrays import NUMPY
 from terrafuse.prediction.calibrated import Calibration
 from terrafuse.prediction.scene_model import SceneModel
@@ -217,9 +215,8 @@ class OnnxModel(SceneModel):
         """See `SceneModel`."""
         del precision
         window = batch.windows[0]
-        unit = lcm(self.stride, window_alignment(self.modalities))
         height, width = (
-            round_up(max(length, self.info.least_size), unit)
+            round_up(max(length, self.info.least_size), self.stride)
             for length in (window.height, window.width)
         )
         given: Mapping[str, Any] = batch.images

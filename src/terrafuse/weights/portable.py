@@ -38,7 +38,8 @@ class PortableInfo:
     Args:
         model: Content of `model.json`.
         windows: Settings of windows that the run maps with, `WindowSettings.to_dict()`.
-        stride: Heights and widths of the scene grid must be multiples of it.
+        stride: Heights and widths of the scene grid must be multiples of it; it is a whole number
+            of pixels of every modality.
         supports_missing: Whether a modality may be without data (all NaN).
         calibration: Content of `calibration.json`; None: the confidence is not calibrated.
         licence: Of the weights; None: unknown.
