@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from terrafuse.api.runs import Run, load, reference_scenes
 from terrafuse.data import Scene, typical_pixel_size_m
-from terrafuse.errors import ConfigError, DataError, ModelError, TerrafuseError, cut
+from terrafuse.errors import ConfigError, DataError, ModelError, TerrafuseError, cut, first_line
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.exporting import (
     MOST_IN_ONE_FILE,
@@ -348,10 +348,9 @@ def _writing(model: Segmenter) -> Iterator[None]:
     except (TerrafuseError, OSError, MemoryError):
         raise
     except Exception as error:  # torch's exporters and ONNX Runtime raise many kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"the graph of {type(model).__name__} cannot be written or run as an ONNX file "
-            f"({cut(lines[0], 300)}). Use --format pt2, or report it"
+            f"({cut(first_line(error), 300)}). Use --format pt2, or report it"
         ) from error
 
 

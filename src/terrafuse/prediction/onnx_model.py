@@ -22,6 +22,7 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
     cut,
+    first_line,
 )
 from terrafuse.extras import from_extra
 from terrafuse.prediction.arrays import NUMPY
@@ -176,7 +177,7 @@ class OnnxModel(SceneModel):
         except Exception as error:  # of many classes of its own
             raise WeightsError(
                 f"ONNX Runtime {runtime.__version__} cannot load '{self.file.path}': "
-                f"{cut(_first_line(error), 300)}. Copy the file again, or use a newer onnxruntime"
+                f"{cut(first_line(error), 300)}. Copy the file again, or use a newer onnxruntime"
             ) from None
         if self.device.type == "cuda" and _CUDA not in session.get_providers():
             raise _no_device(str(self.device), "CUDA could not be started")
@@ -230,7 +231,7 @@ class OnnxModel(SceneModel):
         except Exception as error:  # of many classes of its own
             raise ModelError(
                 f"{self.name} fails on windows of {height} × {width} pixels: "
-                f"{cut(_first_line(error), 300)}. Choose another --crop-size, a smaller "
+                f"{cut(first_line(error), 300)}. Choose another --crop-size, a smaller "
                 "--batch-size, or --device cpu"
             ) from None
         found: NDArray[np.float32] = logits[..., : window.height, : window.width]
@@ -321,8 +322,3 @@ def _damaged(path: Path, error: Exception) -> WeightsError:
         f"what '{path}' says about itself is damaged: {cut(error, 600)}. Copy the file again, or "
         "export the run again (terrafuse export RUN)"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
