@@ -134,7 +134,7 @@ def export(
     windows = WindowSettings.of_run(opened.config)
     model = copy.deepcopy(opened.segmenter).cpu().eval()
     check_names(model)
-    data = _find_data(opened, model, windows, manifest, needed=int8)
+    data = _find_data(opened, model, windows, manifest, for_int8=int8)
     info = PortableInfo(
         model=opened.info.to_dict(),
         windows=windows.to_dict(),
@@ -373,7 +373,7 @@ def _find_data(
     windows: WindowSettings,
     manifest: str | Path | None,
     *,
-    needed: bool,
+    for_int8: bool,
 ) -> _Data:
     """Windows of labelled scenes of the validation split; random ones where there are none.
 
@@ -382,11 +382,12 @@ def _find_data(
         TerrafuseError: They are of a manifest that was named.
     """
     try:
-        return _read_data(run, model, windows, Path(manifest) if manifest else None, all=needed)
+        named = Path(manifest) if manifest else None
+        return _read_data(run, model, windows, named, for_int8=for_int8)
     except TerrafuseError as error:
         if manifest:
             raise
-        if needed:
+        if for_int8:
             raise ConfigError(
                 "int8 needs windows of the run's data, for the range of activations and the loss "
                 f"of score, and they cannot be read: {error}. Name a manifest that is there "
@@ -400,7 +401,7 @@ def _find_data(
 
 
 def _read_data(
-    run: Run, model: Segmenter, windows: WindowSettings, manifest: Path | None, *, all: bool
+    run: Run, model: Segmenter, windows: WindowSettings, manifest: Path | None, *, for_int8: bool
 ) -> _Data:
     path = manifest or run.config.data.manifest
     dataset = run.dataset(path)
@@ -414,7 +415,7 @@ def _read_data(
         raise DataError(f"no scene of split '{split}' of '{path}' has a window with data")
     ids = list(dict.fromkeys(sample.scene_id for sample in found))
     calibrating: list[Images] = []
-    if all:
+    if for_int8:
         training = [
             scene for own in run.config.data.train_splits if own in dataset.splits
             for scene in dataset.scenes(own)
