@@ -9,7 +9,7 @@ from __future__ import annotations
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
-        "api.exported:ExportedModel.predictor | Leave out --devices",
+        "api.exported:ExportedModel._model_on | Leave out --devices",
         "api.exported:open_model | Give --crop-size, --overlap",
     ),
     "tests/test_runtime_wheel.py::test_the_runtime_alone_maps_and_says_what_it_lacks": (

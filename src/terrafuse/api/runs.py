@@ -70,6 +70,8 @@ from terrafuse.prediction import (
     unchanging,
 )
 from terrafuse.prediction.job import MapJob
+from terrafuse.prediction.scene_model import SceneModel
+from terrafuse.prediction.torch_model import TorchModel
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -346,25 +348,11 @@ class Run(TrainedModel):
             "terrafuse_version": VERSION,
         }
 
-    def predictor(
-        self,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        workers: int | WorkerSettings = 1,
-        *,
-        calibrated: bool = True,
-    ) -> tuple[ScenePredictor, WorkerSettings]:
-        """Return what maps scenes, and the processes that share its work.
-
-        Raises:
-            ConfigError: No such device, or fewer GPUs than asked for.
-        """
-        windows = windows or WindowSettings.of_run(self.config)
-        calibration = self.calibration if calibrated else None
-        predictor = ScenePredictor(self.segmenter, windows, device=device, calibration=calibration)
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
-        spread.device_names(predictor.device)  # refuses GPUs that are not there
-        return predictor, spread
+    def _model_on(self, device: str, workers: WorkerSettings) -> SceneModel:
+        """See `TrainedModel`."""
+        model = TorchModel(self.segmenter, device)
+        workers.device_names(model.device)  # refuses GPUs that are not there
+        return model
 
     def _suit_memory(
         self,
