@@ -365,23 +365,10 @@ class Run(TrainedModel):
         goes_on: bool,
     ) -> tuple[ScenePredictor, str]:
         """See `TrainedModel`."""
-        fitted = self._fit_batch(predictor, scene, settings, workers, out, goes_on=goes_on)
-        self._check_memory(fitted[0], scene, settings, workers)
-        return fitted
-
-    def _check_memory(
-        self,
-        predictor: ScenePredictor,
-        scene: Scene,
-        settings: MapSettings,
-        workers: WorkerSettings,
-    ) -> None:
-        """Refuse windows or workers that clearly do not fit into memory.
-
-        Raises:
-            NotEnoughMemoryError: With the largest that do.
-        """
+        predictor, by = self._fit_batch(predictor, scene, settings, workers, out, goes_on=goes_on)
+        # What was chosen, by the batch or by the workers, may clearly not fit.
         check_prediction(**self._memory_of(predictor, scene, settings, workers))
+        return predictor, by
 
     def _fit_batch(
         self,
@@ -685,7 +672,7 @@ def load(
             tuned run are not there, or not the same; or its calibration is damaged; or it cannot be
             fetched, or not as it was pushed.
     """
-    if names_onnx(Path(run)):
+    if names_onnx(run):
         raise ConfigError(
             f"'{run}' is an exported model, which makes maps (terrafuse predict {run}; in Python "
             "terrafuse.api.open_model); what else there is to do needs the run folder"
