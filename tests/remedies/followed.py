@@ -20,9 +20,6 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "weights.onnx_file:read_onnx | Give one that 'terrafuse export",
         "weights.onnx_file:read_onnx | Copy it again, or export the run again",
     ),
-    "tests/prediction/test_onnx_model.py::test_calibration_of_the_file": (
-        "prediction.onnx_model:_damaged | Copy the file again",
-    ),
     "tests/prediction/test_onnx_model.py::test_a_graph_that_the_runtime_does_not_know": (
         "prediction.onnx_model:OnnxModel.session | use a newer onnxruntime",
     ),

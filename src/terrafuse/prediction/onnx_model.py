@@ -32,7 +32,7 @@ from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.samples import Batch, round_up
 from terrafuse.weights.digests import digest
 from terrafuse.weights.onnx_file import OnnxFile, read_onnx
-from terrafuse.weights.portable import METADATA_KEY, OUTPUT, PortableInfo
+from terrafuse.weights.portable import OUTPUT, PortableInfo, damaged
 
 EXTRA = "runtime"
 _CUDA = "CUDAExecutionProvider"
@@ -95,7 +95,7 @@ class OnnxModel(SceneModel):
             ConfigError: The device cannot be used.
         """
         file = read_onnx(path)
-        info = PortableInfo.from_json(file.metadata.get(METADATA_KEY), str(path))
+        info = PortableInfo.of_onnx(file)
         if info.stacked:
             raise WeightsError(
                 f"'{path}' is made for other programs: it takes all bands as one image. Export the "
@@ -125,7 +125,7 @@ class OnnxModel(SceneModel):
         try:
             return WindowSettings(**self.info.windows, is_batch_chosen=False)
         except (TypeError, ConfigError) as error:
-            raise _damaged(self.file.path, error) from None
+            raise damaged(str(self.file.path), str(error)) from None
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -139,7 +139,7 @@ class OnnxModel(SceneModel):
         try:
             return Calibration.from_dict(self.info.calibration)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _damaged(self.file.path, error) from None
+            raise damaged(str(self.file.path), str(error)) from None
 
     @cached_property
     def digest(self) -> str:
@@ -152,7 +152,7 @@ class OnnxModel(SceneModel):
     @property
     def nbytes(self) -> int:
         """See `SceneModel`."""
-        return sum(path.stat().st_size for path in self.file.files)
+        return self.file.nbytes
 
     @cached_property
     def session(self) -> Any:
@@ -315,10 +315,3 @@ def _is_image(kind: str, shape: list[Any], channels: int) -> bool:
     """Whether values are float32 (N, C, H, W), with so many channels if their number is known."""
     is_open = len(shape) == 4 and not isinstance(shape[1], int)
     return kind == _FLOATS and len(shape) == 4 and (is_open or shape[1] == channels)
-
-
-def _damaged(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"what '{path}' says about itself is damaged: {cut(error, 600)}. Copy the file again, or "
-        "export the run again (terrafuse export RUN)"
-    )

@@ -62,6 +62,11 @@ class OnnxFile:
         """The file and those of its weights."""
         return (self.path, *(self.path.parent / name for name in self.external))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(path.stat().st_size for path in self.files)
+
 
 def read_onnx(path: str | Path) -> OnnxFile:
     """Read the metadata of an ONNX file.

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 from terrafuse.errors import WeightsError, WeightsMismatchError, cut
 from terrafuse.modalities import Modality
 from terrafuse.version import VERSION
+from terrafuse.weights.onnx_file import OnnxFile
 from terrafuse.weights.run_info import FORMAT_VERSION, RunInfo, null_for_nan
 
 PORTABLE_FORMAT = 1
@@ -98,6 +99,11 @@ class PortableInfo:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod
+    def of_onnx(cls, file: OnnxFile) -> PortableInfo:
+        """Take it from an ONNX file; as `from_json` otherwise."""
+        return cls.from_json(file.metadata.get(METADATA_KEY), str(file.path))
+
+    @classmethod
     def from_json(cls, text: str | bytes | None, where: str) -> PortableInfo:
         """Inverse of `to_json`.
 
@@ -123,7 +129,7 @@ class PortableInfo:
             _ = info.run
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
-            raise _damaged(where, reason) from None
+            raise damaged(where, reason) from None
         return info
 
 
@@ -148,9 +154,9 @@ def _read(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:  # also of bytes that are no text
-        raise _damaged(where, str(error)) from None
+        raise damaged(where, str(error)) from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise _damaged(where, "no 'format'")
+        raise damaged(where, "no 'format'")
     model = values.get("model")
     stored = model.get("format_version") if isinstance(model, dict) else None
     newer = isinstance(stored, int) and stored > FORMAT_VERSION
@@ -178,7 +184,13 @@ def _check(values: Mapping[str, Any]) -> None:
         raise ValueError(f"'precision' is '{values['precision']}'")
 
 
-def _damaged(where: str, reason: str) -> WeightsError:
+def damaged(where: str, reason: str) -> WeightsError:
+    """Return the error of a description that cannot be used.
+
+    Args:
+        where: Names the file.
+        reason: Says what is wrong with it.
+    """
     return WeightsError(
         f"what '{where}' says about itself is damaged: {cut(reason, 600)}. Copy the file again, or "
         "export the run again (terrafuse export RUN)"
