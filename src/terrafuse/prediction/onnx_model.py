@@ -33,6 +33,7 @@ from terrafuse.samples import Batch, round_up
 from terrafuse.weights.digests import digest
 from terrafuse.weights.onnx_file import OnnxFile, read_onnx
 from terrafuse.weights.portable import OUTPUT, PortableInfo, damaged
+from terrafuse.weights.run_info import fault_of
 
 EXTRA = "runtime"
 _CUDA = "CUDAExecutionProvider"
@@ -125,7 +126,7 @@ class OnnxModel(SceneModel):
         try:
             return WindowSettings(**self.info.windows, is_batch_chosen=False)
         except (TypeError, ConfigError) as error:
-            raise damaged(str(self.file.path), str(error)) from None
+            raise damaged(str(self.file.path), fault_of(error)) from None
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -139,7 +140,7 @@ class OnnxModel(SceneModel):
         try:
             return Calibration.from_dict(self.info.calibration)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise damaged(str(self.file.path), str(error)) from None
+            raise damaged(str(self.file.path), fault_of(error)) from None
 
     @cached_property
     def digest(self) -> str:

@@ -16,7 +16,7 @@ from terrafuse.errors import WeightsError, WeightsMismatchError, cut
 from terrafuse.modalities import Modality
 from terrafuse.version import VERSION
 from terrafuse.weights.onnx_file import OnnxFile
-from terrafuse.weights.run_info import FORMAT_VERSION, RunInfo, null_for_nan
+from terrafuse.weights.run_info import FORMAT_VERSION, RunInfo, fault_of, null_for_nan
 
 PORTABLE_FORMAT = 1
 #: Key of an ONNX file's metadata.
@@ -128,8 +128,7 @@ class PortableInfo:
             info = cls(**{key: value for key, value in values.items() if key in known})
             _ = info.run
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
-            raise damaged(where, reason) from None
+            raise damaged(where, fault_of(error)) from None
         return info
 
 
