@@ -54,6 +54,12 @@ class Inputs:
     valid: dict[str, Tensor]
     size: tuple[int, int]
 
+    @classmethod
+    def of(cls, prepared: Mapping[str, tuple[Tensor, Tensor]], size: tuple[int, int]) -> Inputs:
+        """Take image and mask of each modality apart."""
+        images = {name: image for name, (image, _) in prepared.items()}
+        return cls(images, {name: mask for name, (_, mask) in prepared.items()}, size)
+
     def present(self, name: str) -> Tensor:
         """Samples that have any data of this modality, bool (N,)."""
         return self.valid[name].flatten(1).any(dim=1)
@@ -138,11 +144,7 @@ class SensorModel(nn.Module):
             padded: Size of the padded scene window.
         """
         prepared = {m.name: self._prepare(m, images, valid, padded) for m in self.modalities}
-        return Inputs(
-            images={name: image for name, (image, _) in prepared.items()},
-            valid={name: mask for name, (_, mask) in prepared.items()},
-            size=padded,
-        )
+        return Inputs.of(prepared, padded)
 
     def _prepare(
         self,
@@ -175,11 +177,7 @@ class SensorModel(nn.Module):
             padded: Size of the scene window.
         """
         prepared = {m.name: self._prepare_whole(m, images[m.name], padded) for m in self.modalities}
-        return Inputs(
-            images={name: image for name, (image, _) in prepared.items()},
-            valid={name: mask for name, (_, mask) in prepared.items()},
-            size=padded,
-        )
+        return Inputs.of(prepared, padded)
 
     def _prepare_whole(
         self, modality: Modality, image: Tensor, padded: tuple[int, int]
