@@ -88,7 +88,7 @@ from terrafuse.weights import (
     write_further_metrics,
     write_metrics,
 )
-from terrafuse.weights.onnx_file import names_onnx
+from terrafuse.weights.onnx_file import refuse_exported
 from terrafuse.writing import claimed
 
 _DIGITS = 16
@@ -672,11 +672,7 @@ def load(
             tuned run are not there, or not the same; or its calibration is damaged; or it cannot be
             fetched, or not as it was pushed.
     """
-    if names_onnx(run):
-        raise ConfigError(
-            f"'{run}' is an exported model, which makes maps (terrafuse predict {run}; in Python "
-            "terrafuse.api.open_model); what else there is to do needs the run folder"
-        )
+    refuse_exported(run)
     folder = run_folder(run)
     segmenter, info = load_segmenter(folder, merge=merge)
     config = load_run_config(folder / STORED_CONFIG, overrides)

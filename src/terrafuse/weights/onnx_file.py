@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from terrafuse.errors import WeightsError, WeightsNotFoundError, cut
+from terrafuse.errors import ConfigError, WeightsError, WeightsNotFoundError, cut
 
 #: End of the names of ONNX files.
 SUFFIX = ".onnx"
@@ -42,6 +42,19 @@ _DEEPEST = 100  # messages in messages
 def names_onnx(path: str | Path) -> bool:
     """Tell whether a path is that of an ONNX file, be it there or not."""
     return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
+
+
+def refuse_exported(path: str | Path) -> None:
+    """Refuse an exported file where the run itself is needed.
+
+    Raises:
+        ConfigError: The path is that of an ONNX file.
+    """
+    if names_onnx(path):
+        raise ConfigError(
+            f"'{path}' is an exported model, which makes maps (terrafuse predict {path}; in Python "
+            "terrafuse.api.open_model); what else there is to do needs the run folder"
+        )
 
 
 @dataclass(frozen=True)
