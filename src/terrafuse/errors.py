@@ -186,6 +186,11 @@ def shown(value: object, most: int = 2 * _MOST_SHOWN) -> str:
     return cut(_ShortRepr().repr(value), most)
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message, or the kind of the error."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     """Return the message for an unknown name, with the nearest known one.
 

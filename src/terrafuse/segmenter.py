@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, lcm
@@ -52,6 +53,12 @@ class Inputs:
     images: dict[str, Tensor]
     valid: dict[str, Tensor]
     size: tuple[int, int]
+
+    @classmethod
+    def of(cls, prepared: Mapping[str, tuple[Tensor, Tensor]], size: tuple[int, int]) -> Inputs:
+        """Take image and mask of each modality apart."""
+        images = {name: image for name, (image, _) in prepared.items()}
+        return cls(images, {name: mask for name, (_, mask) in prepared.items()}, size)
 
     def present(self, name: str) -> Tensor:
         """Samples that have any data of this modality, bool (N,)."""
@@ -137,11 +144,7 @@ class SensorModel(nn.Module):
             padded: Size of the padded scene window.
         """
         prepared = {m.name: self._prepare(m, images, valid, padded) for m in self.modalities}
-        return Inputs(
-            images={name: image for name, (image, _) in prepared.items()},
-            valid={name: mask for name, (_, mask) in prepared.items()},
-            size=padded,
-        )
+        return Inputs.of(prepared, padded)
 
     def _prepare(
         self,
@@ -174,11 +177,7 @@ class SensorModel(nn.Module):
             padded: Size of the scene window.
         """
         prepared = {m.name: self._prepare_whole(m, images[m.name], padded) for m in self.modalities}
-        return Inputs(
-            images={name: image for name, (image, _) in prepared.items()},
-            valid={name: mask for name, (_, mask) in prepared.items()},
-            size=padded,
-        )
+        return Inputs.of(prepared, padded)
 
     def _prepare_whole(
         self, modality: Modality, image: Tensor, padded: tuple[int, int]
@@ -385,6 +384,18 @@ class Segmenter(SensorModel, ABC):
             "Give rasters with data there, or use a method that supports missing modalities "
             "(terrafuse methods)"
         )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode; afterwards restore every module's own mode."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def _is_whole(image: Tensor, valid: Tensor | None) -> bool:

@@ -202,6 +202,11 @@ def window_places(
     return WindowPlaces(taken, back, rows, cols, covered, count, high * wide)
 
 
+def split_heads(qkv: Tensor, heads: int) -> Tensor:
+    """Queries, keys and values side by side (N, L, 3D) → (3, N, heads, L, d)."""
+    return split_dim(qkv, 2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
 def join_heads(x: Tensor) -> Tensor:
     """Result of attention (N, heads, L, d) → (N, L, heads · d).
 

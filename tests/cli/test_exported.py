@@ -161,5 +161,6 @@ def test_windows_are_the_files_or_told(folder: Path) -> None:
     assert model.windows(batch_size=3).is_batch_chosen
     with pytest.raises(ConfigError, match="overlap"):
         model.windows(overlap=9)
-    with pytest.raises(ConfigError, match="is an exported model"):
-        api.load(folder / "flood.onnx")
+    for needs_the_run in (api.load, api.describe_parameters):
+        with pytest.raises(ConfigError, match="is an exported model"):
+            needs_the_run(folder / "flood.onnx")

@@ -330,8 +330,11 @@ def test_a_method_that_branches_is_named(tmp_path: Path) -> None:
         api.export(run)
     assert "TinyBranching' cannot be recorded as a graph" in told
     assert files(run) == before
-    masking = api.load(make_run(tmp_path / "masking", "tiny_segmenter:Tiny", {}))
-    assert to_program(masking.segmenter)
+    masking = api.load(make_run(tmp_path / "masking", "tiny_segmenter:Tiny", {})).segmenter.train()
+    part = masking.get_submodule("body").eval()
+    assert to_program(masking)
+    assert masking.training
+    assert not part.training  # as it was
 
 
 def test_a_modality_named_as_the_output() -> None:

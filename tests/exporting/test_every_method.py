@@ -17,7 +17,7 @@ from torch import Tensor
 
 from small_methods import SMALL
 from terrafuse.contract import Case, random_images
-from terrafuse.exporting import to_onnx, to_program
+from terrafuse.exporting import open_onnx, to_onnx, to_program
 from terrafuse.methods import METHODS
 from terrafuse.segmenter import Segmenter
 
@@ -67,21 +67,9 @@ def test_a_program_of_torch_says_what_the_model_says(case: Case) -> None:
 
 @pytest.mark.parametrize("case", _cases(QUICK_ONNX))
 def test_an_onnx_file_says_what_the_model_says(case: Case, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
     segmenter = case.make()
-    check(segmenter, open_onnx(to_onnx(segmenter, tmp_path / "model.onnx")))
-
-
-def open_onnx(path: Path) -> Graph:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(images: dict[str, Tensor]) -> Tensor:
-        (logits,) = session.run(None, {name: image.numpy() for name, image in images.items()})
-        return torch.from_numpy(logits)
-
-    return run
+    check(segmenter, open_onnx(to_onnx(segmenter, tmp_path / "model.onnx"), segmenter.modalities))
 
 
 @torch.no_grad()

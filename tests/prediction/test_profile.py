@@ -30,13 +30,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_numbers_by_hand(clock: list[float]) -> None:
     profile = MapProfile(workers=2)
-    clock += [0, 1, 3, 2, 4, 10]
+    clock += [0, 1, 2, 1, 2, 4, 10]
     profile.begin(3_000_000)
-    with profile.model(2, 500_000):  # from 1 s to 4 s
-        pass
+    waited: list[float] = []
+    with profile.model(2, 500_000, lambda: waited.append(module.time.perf_counter())):  # 1 s to 4 s
+        assert not waited
     with profile.timed("writing"):  # from 6 s to 10 s
         pass
     profile.end()  # at 20 s
+    assert waited == [103.0]  # within the time of the model
     found = profile.to_dict()
     assert found["seconds"] == 20
     assert found["scene_mpix_per_s"] == 0.15

@@ -9,7 +9,7 @@ from __future__ import annotations
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
     "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
-        "api.exported:ExportedModel.predictor | Leave out --devices",
+        "api.exported:ExportedModel._model_on | Leave out --devices",
         "api.exported:open_model | Give --crop-size, --overlap",
     ),
     "tests/test_runtime_wheel.py::test_the_runtime_alone_maps_and_says_what_it_lacks": (
@@ -19,9 +19,6 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "prediction.onnx_model:OnnxModel.open | Export the run without --stacked",
         "weights.onnx_file:read_onnx | Give one that 'terrafuse export",
         "weights.onnx_file:read_onnx | Copy it again, or export the run again",
-    ),
-    "tests/prediction/test_onnx_model.py::test_calibration_of_the_file": (
-        "prediction.onnx_model:_damaged | Copy the file again",
     ),
     "tests/prediction/test_onnx_model.py::test_a_graph_that_the_runtime_does_not_know": (
         "prediction.onnx_model:OnnxModel.session | use a newer onnxruntime",

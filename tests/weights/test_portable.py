@@ -96,7 +96,7 @@ def test_keys_that_a_file_may_leave_out() -> None:
     ],
 )
 def test_damage_is_named(text: str | bytes, said: str) -> None:
-    with refused("weights.portable:_damaged | Copy the file again", WeightsError) as told:
+    with refused("weights.portable:damaged | Copy the file again", WeightsError) as told:
         PortableInfo.from_json(text, "m.onnx")
     assert re.match(f"what 'm.onnx' says about itself {said}", told.text)
 

@@ -11,8 +11,15 @@ from typing import Any
 from terrafuse.api.mapping import TrainedModel
 from terrafuse.data import Scene
 from terrafuse.errors import ConfigError
-from terrafuse.prediction import MapSettings, ScenePredictor, WindowSettings, WorkerSettings
+from terrafuse.prediction import (
+    Calibration,
+    MapSettings,
+    ScenePredictor,
+    WindowSettings,
+    WorkerSettings,
+)
 from terrafuse.prediction.onnx_model import OnnxModel
+from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.weights.onnx_file import names_onnx
 
 
@@ -42,6 +49,11 @@ class ExportedModel(TrainedModel):
         """See `TrainedModel`."""
         return self.model.info.model
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """See `TrainedModel`."""
+        return self.model.calibration
+
     def windows(self, **given: Any) -> WindowSettings:
         """See `TrainedModel`; windows of another size overlap by a quarter, unless told."""
         found = {name: value for name, value in given.items() if value is not None}
@@ -49,24 +61,14 @@ class ExportedModel(TrainedModel):
             found["overlap"] = found["crop_size"] // 4
         return replace(self.model.windows, **found, is_batch_chosen="batch_size" in found)
 
-    def predictor(
-        self,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        workers: int | WorkerSettings = 1,
-        *,
-        calibrated: bool = True,
-    ) -> tuple[ScenePredictor, WorkerSettings]:
+    def _model_on(self, device: str, workers: WorkerSettings) -> SceneModel:
         """See `TrainedModel`."""
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
-        if spread.devices is not None:
+        if workers.devices is not None:
             raise ConfigError(
                 "devices counts the GPUs of torch, and an exported model runs on one device. Leave "
                 "out --devices; let runs with --device cuda:0, cuda:1 … map a --shard each"
             )
-        calibration = self.model.calibration if calibrated else None
-        model = self.model if device == "auto" else self.model.on(device)
-        return ScenePredictor(model, windows or self.windows(), calibration=calibration), spread
+        return self.model if device == "auto" else self.model.on(device)
 
     def unchanging(self) -> AbstractContextManager[str]:
         """See `TrainedModel`."""

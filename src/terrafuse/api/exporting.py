@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, islice
-from math import lcm
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from terrafuse.api.runs import Run, load, reference_scenes
 from terrafuse.data import Scene, typical_pixel_size_m
-from terrafuse.errors import ConfigError, DataError, ModelError, TerrafuseError, cut
+from terrafuse.errors import ConfigError, DataError, ModelError, TerrafuseError, cut, first_line
 from terrafuse.evaluation import evaluate as evaluate_scenes
 from terrafuse.exporting import (
     MOST_IN_ONE_FILE,
@@ -44,7 +43,6 @@ from terrafuse.exporting import (
     write_onnx,
     write_program,
 )
-from terrafuse.modalities import window_alignment
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.prediction.calibrated import CALIBRATION_JSON
 from terrafuse.progress import Progress
@@ -136,7 +134,7 @@ def export(
     windows = WindowSettings.of_run(opened.config)
     model = copy.deepcopy(opened.segmenter).cpu().eval()
     check_names(model)
-    data = _find_data(opened, model, windows, manifest, needed=int8)
+    data = _find_data(opened, model, windows, manifest, for_int8=int8)
     info = PortableInfo(
         model=opened.info.to_dict(),
         windows=windows.to_dict(),
@@ -335,8 +333,7 @@ def _check_name(path: Path, format: str) -> None:
 
 def _side(model: Segmenter, windows: WindowSettings) -> int:
     """Side of the windows that a graph is compared on, and of all windows of a stacked one."""
-    alignment = lcm(model.size_unit, window_alignment(model.modalities))
-    return round_up(max(windows.crop_size, model.least_units * model.size_unit), alignment)
+    return round_up(max(windows.crop_size, model.least_units * model.size_unit), model.size_unit)
 
 
 @contextmanager
@@ -351,10 +348,9 @@ def _writing(model: Segmenter) -> Iterator[None]:
     except (TerrafuseError, OSError, MemoryError):
         raise
     except Exception as error:  # torch's exporters and ONNX Runtime raise many kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(
             f"the graph of {type(model).__name__} cannot be written or run as an ONNX file "
-            f"({cut(lines[0], 300)}). Use --format pt2, or report it"
+            f"({cut(first_line(error), 300)}). Use --format pt2, or report it"
         ) from error
 
 
@@ -377,7 +373,7 @@ def _find_data(
     windows: WindowSettings,
     manifest: str | Path | None,
     *,
-    needed: bool,
+    for_int8: bool,
 ) -> _Data:
     """Windows of labelled scenes of the validation split; random ones where there are none.
 
@@ -386,11 +382,12 @@ def _find_data(
         TerrafuseError: They are of a manifest that was named.
     """
     try:
-        return _read_data(run, model, windows, Path(manifest) if manifest else None, all=needed)
+        named = Path(manifest) if manifest else None
+        return _read_data(run, model, windows, named, for_int8=for_int8)
     except TerrafuseError as error:
         if manifest:
             raise
-        if needed:
+        if for_int8:
             raise ConfigError(
                 "int8 needs windows of the run's data, for the range of activations and the loss "
                 f"of score, and they cannot be read: {error}. Name a manifest that is there "
@@ -404,7 +401,7 @@ def _find_data(
 
 
 def _read_data(
-    run: Run, model: Segmenter, windows: WindowSettings, manifest: Path | None, *, all: bool
+    run: Run, model: Segmenter, windows: WindowSettings, manifest: Path | None, *, for_int8: bool
 ) -> _Data:
     path = manifest or run.config.data.manifest
     dataset = run.dataset(path)
@@ -418,7 +415,7 @@ def _read_data(
         raise DataError(f"no scene of split '{split}' of '{path}' has a window with data")
     ids = list(dict.fromkeys(sample.scene_id for sample in found))
     calibrating: list[Images] = []
-    if all:
+    if for_int8:
         training = [
             scene for own in run.config.data.train_splits if own in dataset.splits
             for scene in dataset.scenes(own)

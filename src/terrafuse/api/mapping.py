@@ -22,6 +22,7 @@ from terrafuse.memory import explaining_memory
 from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
+    Calibration,
     MapSettings,
     Products,
     ScenePredictor,
@@ -29,6 +30,7 @@ from terrafuse.prediction import (
     WindowSettings,
     WorkerSettings,
 )
+from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.prediction.tiling import product_files
 from terrafuse.progress import Progress
 from terrafuse.stopping import when_stopped
@@ -45,6 +47,11 @@ class TrainedModel(ABC):
 
     #: Content of `model.json`.
     info: RunInfo
+
+    @property
+    @abstractmethod
+    def calibration(self) -> Calibration | None:
+        """Of its confidence, if it was calibrated."""
 
     @property
     @abstractmethod
@@ -73,18 +80,11 @@ class TrainedModel(ABC):
         """
 
     @abstractmethod
-    def predictor(
-        self,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        workers: int | WorkerSettings = 1,
-        *,
-        calibrated: bool = True,
-    ) -> tuple[ScenePredictor, WorkerSettings]:
-        """Return what maps scenes, and the processes that share its work.
+    def _model_on(self, device: str, workers: WorkerSettings) -> SceneModel:
+        """Return what scores windows, on a device.
 
         Raises:
-            ConfigError: No such device, or fewer GPUs than asked for.
+            ConfigError: No such device, or fewer GPUs than the workers ask for.
         """
 
     @abstractmethod
@@ -113,6 +113,24 @@ class TrainedModel(ABC):
         Raises:
             NotEnoughMemoryError: With the largest windows that fit.
         """
+
+    def predictor(
+        self,
+        windows: WindowSettings | None = None,
+        device: str = "auto",
+        workers: int | WorkerSettings = 1,
+        *,
+        calibrated: bool = True,
+    ) -> tuple[ScenePredictor, WorkerSettings]:
+        """Return what maps scenes, and the processes that share its work.
+
+        Raises:
+            ConfigError: No such device, or fewer GPUs than asked for.
+        """
+        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
+        calibration = self.calibration if calibrated else None
+        model = self._model_on(device, spread)
+        return ScenePredictor(model, windows or self.windows(), calibration=calibration), spread
 
     def predict(
         self,

@@ -70,6 +70,8 @@ from terrafuse.prediction import (
     unchanging,
 )
 from terrafuse.prediction.job import MapJob
+from terrafuse.prediction.scene_model import SceneModel
+from terrafuse.prediction.torch_model import TorchModel
 from terrafuse.progress import Progress
 from terrafuse.sampling.augment import ModalityDropout
 from terrafuse.segmenter import Segmenter, SensorModel
@@ -86,7 +88,7 @@ from terrafuse.weights import (
     write_further_metrics,
     write_metrics,
 )
-from terrafuse.weights.onnx_file import names_onnx
+from terrafuse.weights.onnx_file import refuse_exported
 from terrafuse.writing import claimed
 
 _DIGITS = 16
@@ -346,25 +348,11 @@ class Run(TrainedModel):
             "terrafuse_version": VERSION,
         }
 
-    def predictor(
-        self,
-        windows: WindowSettings | None = None,
-        device: str = "auto",
-        workers: int | WorkerSettings = 1,
-        *,
-        calibrated: bool = True,
-    ) -> tuple[ScenePredictor, WorkerSettings]:
-        """Return what maps scenes, and the processes that share its work.
-
-        Raises:
-            ConfigError: No such device, or fewer GPUs than asked for.
-        """
-        windows = windows or WindowSettings.of_run(self.config)
-        calibration = self.calibration if calibrated else None
-        predictor = ScenePredictor(self.segmenter, windows, device=device, calibration=calibration)
-        spread = WorkerSettings(workers) if isinstance(workers, int) else workers
-        spread.device_names(predictor.device)  # refuses GPUs that are not there
-        return predictor, spread
+    def _model_on(self, device: str, workers: WorkerSettings) -> SceneModel:
+        """See `TrainedModel`."""
+        model = TorchModel(self.segmenter, device)
+        workers.device_names(model.device)  # refuses GPUs that are not there
+        return model
 
     def _suit_memory(
         self,
@@ -377,23 +365,10 @@ class Run(TrainedModel):
         goes_on: bool,
     ) -> tuple[ScenePredictor, str]:
         """See `TrainedModel`."""
-        fitted = self._fit_batch(predictor, scene, settings, workers, out, goes_on=goes_on)
-        self._check_memory(fitted[0], scene, settings, workers)
-        return fitted
-
-    def _check_memory(
-        self,
-        predictor: ScenePredictor,
-        scene: Scene,
-        settings: MapSettings,
-        workers: WorkerSettings,
-    ) -> None:
-        """Refuse windows or workers that clearly do not fit into memory.
-
-        Raises:
-            NotEnoughMemoryError: With the largest that do.
-        """
+        predictor, by = self._fit_batch(predictor, scene, settings, workers, out, goes_on=goes_on)
+        # What was chosen, by the batch or by the workers, may clearly not fit.
         check_prediction(**self._memory_of(predictor, scene, settings, workers))
+        return predictor, by
 
     def _fit_batch(
         self,
@@ -697,11 +672,7 @@ def load(
             tuned run are not there, or not the same; or its calibration is damaged; or it cannot be
             fetched, or not as it was pushed.
     """
-    if names_onnx(Path(run)):
-        raise ConfigError(
-            f"'{run}' is an exported model, which makes maps (terrafuse predict {run}; in Python "
-            "terrafuse.api.open_model); what else there is to do needs the run folder"
-        )
+    refuse_exported(run)
     folder = run_folder(run)
     segmenter, info = load_segmenter(folder, merge=merge)
     config = load_run_config(folder / STORED_CONFIG, overrides)

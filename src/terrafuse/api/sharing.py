@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from terrafuse.api.runs import Run
@@ -38,7 +39,7 @@ def push(
     """
     folder = run.folder if isinstance(run, Run) else Path(run)
     stopped = "nothing of it is seen on the hub; run the same command again"
-    if not folder.is_dir():  # nothing to lock
-        return push_run(folder, to, private=private, message=message, licence=licence)
-    with when_stopped(stopped), claimed(folder, "push"):
+    # Of what is no folder there is nothing to lock.
+    claim = claimed(folder, "push") if folder.is_dir() else nullcontext()
+    with when_stopped(stopped), claim:
         return push_run(folder, to, private=private, message=message, licence=licence)

@@ -21,7 +21,7 @@ from terrafuse.decoders.layers import (
     size_of,
 )
 from terrafuse.errors import ModelError
-from terrafuse.tracing import has_symbols, join_heads, split_dim, window_places
+from terrafuse.tracing import has_symbols, join_heads, split_dim, split_heads, window_places
 
 _MLP_RATIO = 4
 
@@ -92,13 +92,12 @@ class GlobalLocalAttention(nn.Module):
 
     def _attend_traced(self, x: Tensor) -> Tensor:
         """As `_attend`, in a form that a graph can hold for any size."""
-        samples, channels, height, width = x.shape
+        samples, _, height, width = x.shape
         places = window_places(
             (height, width), (self.window_size, self.window_size), x.device, mirrored=True
         )
         windows = places.cut(self.qkv(x).flatten(2).transpose(1, 2))  # (N · windows, s², 3C)
-        parts = split_dim(windows, 2, (3, self.num_heads, channels // self.num_heads))
-        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)  # (N · windows, heads, s², d)
+        q, k, v = split_heads(windows, self.num_heads).unbind(0)  # (N · windows, heads, s², d)
         bias = self.position_bias().to(q.dtype).unsqueeze(0)
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         found = places.join(join_heads(found), samples)  # (N, L, C)

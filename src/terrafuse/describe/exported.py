@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.weights.onnx_file import read_onnx
-from terrafuse.weights.portable import METADATA_KEY, PortableInfo
+from terrafuse.weights.portable import PortableInfo
 
 
 def describe_exported(path: str | Path) -> dict[str, Any]:
@@ -21,9 +21,7 @@ def describe_exported(path: str | Path) -> dict[str, Any]:
         WeightsError: There is no such file, or it is damaged, or not ours.
     """
     file = read_onnx(path)
-    info = PortableInfo.from_json(file.metadata.get(METADATA_KEY), str(path))
-    size = sum(own.stat().st_size for own in file.files)
-    return {"file": str(path), "bytes": size, **info.to_dict()}
+    return {"file": str(path), "bytes": file.nbytes, **PortableInfo.of_onnx(file).to_dict()}
 
 
 def exported_rows(found: dict[str, Any]) -> list[dict[str, str]]:

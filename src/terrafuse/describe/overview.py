@@ -25,7 +25,7 @@ from terrafuse.modalities import Modality
 from terrafuse.sampling import describe_augmentation
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import read_run_info, read_state, run_folder
-from terrafuse.weights.onnx_file import names_onnx
+from terrafuse.weights.onnx_file import names_onnx, refuse_exported
 
 
 def describe_model(path: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -78,7 +78,11 @@ def build_shapes(
 
     Returns:
         The model, and the settings of its run.
+
+    Raises:
+        ConfigError: An ONNX file, which has no settings; others are as of `describe_model`.
     """
+    refuse_exported(path)
     path = run_folder(path)
     if path.is_dir():
         _check_overrides(path, overrides or {})

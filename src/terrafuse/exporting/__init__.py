@@ -14,8 +14,6 @@ from terrafuse.exporting.files import (
 from terrafuse.exporting.graph import (
     ExportGraph,
     check_names,
-    example_images,
-    program_to_onnx,
     to_onnx,
     to_program,
 )
@@ -42,12 +40,10 @@ __all__ = [
     "check_stackable",
     "compare",
     "deepness_metadata",
-    "example_images",
     "fit_to_graph",
     "halve",
     "open_onnx",
     "open_program",
-    "program_to_onnx",
     "quantize",
     "random_images",
     "read_program_info",

@@ -6,8 +6,6 @@ height and width are multiples of `Segmenter.size_unit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
 from terrafuse.exporting.files import write_onnx
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, evaluating
 from terrafuse.weights.portable import OUTPUT
 
 _LARGEST = 4096  # samples of a batch, and units along a window
@@ -43,37 +41,20 @@ class ExportGraph(nn.Module):
         return self.segmenter.scores_of_whole(dict(zip(names, images, strict=True)))
 
 
-def example_images(segmenter: Segmenter, batch: int = 2) -> dict[str, Tensor]:
-    """Images of the smallest window whose sizes are not taken for constants."""
-    unit, least = segmenter.size_unit, max(2, segmenter.least_units)
-    device = next(segmenter.buffers()).device
-    return {
-        m.name: torch.zeros(
-            batch, len(m.bands), m.size_at((least + 1) * unit), m.size_at(least * unit)
-        ).to(device)
-        for m in segmenter.modalities
-    }
-
-
-def to_program(
-    segmenter: Segmenter, example: Mapping[str, Tensor] | None = None
-) -> torch.export.ExportedProgram:
+def to_program(segmenter: Segmenter) -> torch.export.ExportedProgram:
     """Record a model as a graph of torch.
 
     Args:
         segmenter: A trained model; it is recorded in evaluation mode.
-        example: A batch of at least two samples, every modality; None: of zeros.
 
     Raises:
         ModelError: The method asks for pixel values, or takes sizes for constants.
     """
-    images = example or example_images(segmenter)
-    inputs = tuple(images[m.name] for m in segmenter.modalities)
     try:
-        with _evaluating(segmenter), torch.no_grad():
+        with evaluating(segmenter), torch.no_grad():
             return torch.export.export(
                 ExportGraph(segmenter),
-                inputs,
+                _example_images(segmenter),
                 dynamic_shapes={"images": _open_sizes(segmenter)},
                 strict=False,
             )
@@ -81,9 +62,7 @@ def to_program(
         raise ModelError(_told(segmenter, error)) from error
 
 
-def to_onnx(
-    segmenter: Segmenter, path: str | Path, example: Mapping[str, Tensor] | None = None
-) -> Path:
+def to_onnx(segmenter: Segmenter, path: str | Path) -> Path:
     """Write a model as an ONNX file.
 
     Inputs are named as the modalities, the output `OUTPUT`. Weights of more than 1.9 GB are written
@@ -92,13 +71,13 @@ def to_onnx(
     Args:
         segmenter: A trained model; it is recorded in evaluation mode.
         path: Of the file.
-        example: A batch of at least two samples, every modality; None: of zeros.
 
     Raises:
         ModelError: The method cannot be recorded, or a modality has the name of the output.
     """
     check_names(segmenter)
-    return program_to_onnx(to_program(segmenter, example), segmenter, path)
+    write_onnx(to_program(segmenter), Path(path), [m.name for m in segmenter.modalities], OUTPUT)
+    return Path(path)
 
 
 def check_names(segmenter: Segmenter) -> None:
@@ -114,12 +93,16 @@ def check_names(segmenter: Segmenter) -> None:
         )
 
 
-def program_to_onnx(
-    program: torch.export.ExportedProgram, segmenter: Segmenter, path: str | Path
-) -> Path:
-    """Write a graph of torch as an ONNX file; as `to_onnx` otherwise."""
-    write_onnx(program, Path(path), [m.name for m in segmenter.modalities], OUTPUT)
-    return Path(path)
+def _example_images(segmenter: Segmenter) -> tuple[Tensor, ...]:
+    """Images of the smallest window whose sizes are not taken for constants."""
+    unit, least = segmenter.size_unit, segmenter.least_units
+    device = next(segmenter.buffers()).device
+    return tuple(
+        torch.zeros(
+            2, len(m.bands), m.size_at((least + 1) * unit), m.size_at(least * unit), device=device
+        )
+        for m in segmenter.modalities
+    )
 
 
 def _open_sizes(segmenter: Segmenter) -> tuple[dict[int, torch.export.Dim], ...]:
@@ -146,13 +129,3 @@ def _told(segmenter: Segmenter, error: Exception) -> str:
         "holds any pixel values and sizes: mask instead of asking for values, write x.shape[0] "
         "instead of len(x) and int(…), and use terrafuse.tracing where sizes decide"
     )
-
-
-@contextmanager
-def _evaluating(segmenter: Segmenter) -> Iterator[None]:
-    was_training = segmenter.training
-    segmenter.eval()
-    try:
-        yield
-    finally:
-        segmenter.train(was_training)

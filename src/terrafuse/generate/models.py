@@ -22,6 +22,7 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
+    first_line,
 )
 from terrafuse.extras import from_extra
 from terrafuse.prediction import find_device
@@ -146,8 +147,7 @@ def run_model(pipeline: Any, picture: NDArray[np.uint8], **options: Any) -> Any:
         # Of depth, a window is a batch.
         fewer = ", or fewer --points-per-batch" if pipeline.task == "mask-generation" else ""
         raise ModelError(
-            f"the device has too little memory ({_first_line(error)}). Use a smaller "
-            f"--window{fewer}"
+            f"the device has too little memory ({first_line(error)}). Use a smaller --window{fewer}"
         ) from None
 
 
@@ -279,10 +279,10 @@ def _explained(source: str, local: bool) -> Iterator[None]:
         raise
     except ImportError as error:
         raise MissingDependencyError(
-            f"model '{source}' needs a package that is not installed: {_first_line(error)}"
+            f"model '{source}' needs a package that is not installed: {first_line(error)}"
         ) from error
     except Exception as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if local:
             raise WeightsError(
                 f"model '{source}' cannot be loaded: {reason}. Files may be missing or truncated: "
@@ -292,7 +292,3 @@ def _explained(source: str, local: bool) -> Iterator[None]:
             f"model '{source}' is not on this machine and cannot be fetched "
             f"({why_not(error, source.partition('@')[0])}). " + _FETCH.format(source)
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
     cut,
+    first_line,
 )
 from terrafuse.extras import from_extra
-from terrafuse.modalities import window_alignment
 from terrafuse.prediction.arrays import NUMPY
 from terrafuse.prediction.calibrated import Calibration
 from terrafuse.prediction.scene_model import SceneModel
@@ -33,7 +32,8 @@ from terrafuse.prediction.windows import Precision, WindowSettings
 from terrafuse.samples import Batch, round_up
 from terrafuse.weights.digests import digest
 from terrafuse.weights.onnx_file import OnnxFile, read_onnx
-from terrafuse.weights.portable import METADATA_KEY, OUTPUT, PortableInfo
+from terrafuse.weights.portable import OUTPUT, PortableInfo, damaged
+from terrafuse.weights.run_info import fault_of
 
 EXTRA = "runtime"
 _CUDA = "CUDAExecutionProvider"
@@ -96,7 +96,7 @@ class OnnxModel(SceneModel):
             ConfigError: The device cannot be used.
         """
         file = read_onnx(path)
-        info = PortableInfo.from_json(file.metadata.get(METADATA_KEY), str(path))
+        info = PortableInfo.of_onnx(file)
         if info.stacked:
             raise WeightsError(
                 f"'{path}' is made for other programs: it takes all bands as one image. Export the "
@@ -126,7 +126,7 @@ class OnnxModel(SceneModel):
         try:
             return WindowSettings(**self.info.windows, is_batch_chosen=False)
         except (TypeError, ConfigError) as error:
-            raise _damaged(self.file.path, error) from None
+            raise damaged(str(self.file.path), fault_of(error)) from None
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -140,7 +140,7 @@ class OnnxModel(SceneModel):
         try:
             return Calibration.from_dict(self.info.calibration)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _damaged(self.file.path, error) from None
+            raise damaged(str(self.file.path), fault_of(error)) from None
 
     @cached_property
     def digest(self) -> str:
@@ -153,7 +153,7 @@ class OnnxModel(SceneModel):
     @property
     def nbytes(self) -> int:
         """See `SceneModel`."""
-        return sum(path.stat().st_size for path in self.file.files)
+        return self.file.nbytes
 
     @cached_property
     def session(self) -> Any:
@@ -178,7 +178,7 @@ class OnnxModel(SceneModel):
         except Exception as error:  # of many classes of its own
             raise WeightsError(
                 f"ONNX Runtime {runtime.__version__} cannot load '{self.file.path}': "
-                f"{cut(_first_line(error), 300)}. Copy the file again, or use a newer onnxruntime"
+                f"{cut(first_line(error), 300)}. Copy the file again, or use a newer onnxruntime"
             ) from None
         if self.device.type == "cuda" and _CUDA not in session.get_providers():
             raise _no_device(str(self.device), "CUDA could not be started")
@@ -217,9 +217,8 @@ class OnnxModel(SceneModel):
         """See `SceneModel`."""
         del precision
         window = batch.windows[0]
-        unit = lcm(self.stride, window_alignment(self.modalities))
         height, width = (
-            round_up(max(length, self.info.least_size), unit)
+            round_up(max(length, self.info.least_size), self.stride)
             for length in (window.height, window.width)
         )
         given: Mapping[str, Any] = batch.images
@@ -233,7 +232,7 @@ class OnnxModel(SceneModel):
         except Exception as error:  # of many classes of its own
             raise ModelError(
                 f"{self.name} fails on windows of {height} × {width} pixels: "
-                f"{cut(_first_line(error), 300)}. Choose another --crop-size, a smaller "
+                f"{cut(first_line(error), 300)}. Choose another --crop-size, a smaller "
                 "--batch-size, or --device cpu"
             ) from None
         found: NDArray[np.float32] = logits[..., : window.height, : window.width]
@@ -317,15 +316,3 @@ def _is_image(kind: str, shape: list[Any], channels: int) -> bool:
     """Whether values are float32 (N, C, H, W), with so many channels if their number is known."""
     is_open = len(shape) == 4 and not isinstance(shape[1], int)
     return kind == _FLOATS and len(shape) == 4 and (is_open or shape[1] == channels)
-
-
-def _damaged(path: Path, error: Exception) -> WeightsError:
-    return WeightsError(
-        f"what '{path}' says about itself is damaged: {cut(error, 600)}. Copy the file again, or "
-        "export the run again (terrafuse export RUN)"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

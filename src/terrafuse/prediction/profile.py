@@ -71,20 +71,17 @@ class MapProfile:
             yield item
 
     @contextmanager
-    def model(
-        self, windows: int, pixels: int, wait: Callable[[], None] | None = None
-    ) -> Iterator[None]:
+    def model(self, windows: int, pixels: int, wait: Callable[[], None]) -> Iterator[None]:
         """Add a pass of the model.
 
         Args:
             windows: Of the batch.
             pixels: Scene pixels of each.
-            wait: For an accelerator: what follows needs the result anyway.
+            wait: Waits for an accelerator: what follows needs the result anyway.
         """
         with self.timed("model"):
             yield
-            if wait is not None:
-                wait()
+            wait()
         self.windows += windows
         self.model_pixels += windows * pixels
 

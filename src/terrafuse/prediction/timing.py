@@ -9,8 +9,7 @@ import time
 import torch
 
 from terrafuse.prediction.devices import find_device
-from terrafuse.prediction.torch_model import evaluating
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, evaluating
 
 
 def forward_seconds(

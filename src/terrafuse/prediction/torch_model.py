@@ -18,7 +18,7 @@ from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.prediction.torch_arrays import TorchArrays
 from terrafuse.prediction.windows import Precision
 from terrafuse.samples import Batch
-from terrafuse.segmenter import Segmenter
+from terrafuse.segmenter import Segmenter, evaluating
 from terrafuse.weights import digest_values
 
 _AUTOCAST: dict[Precision, torch.dtype | None] = {
@@ -133,15 +133,3 @@ def unchanging(model: torch.nn.Module) -> Iterator[str]:
 def model_digest(model: torch.nn.Module) -> str:
     """Digest of the weights."""
     return _digests.get(model) or digest_values(model.state_dict())
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Set evaluation mode; afterwards restore every module's own mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -23,14 +23,10 @@ from terrafuse.errors import (
     WeightsError,
     WeightsMismatchError,
     WeightsNotFoundError,
+    first_line,
 )
 from terrafuse.weights.digests import digest
-from terrafuse.weights.hub import (
-    first_line,
-    hub_or_cache,
-    plain_where_nobody_looks,
-    why_not,
-)
+from terrafuse.weights.hub import hub_or_cache, plain_where_nobody_looks, why_not
 
 HUB_PREFIX = "hf://"
 

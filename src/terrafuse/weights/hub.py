@@ -11,6 +11,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from terrafuse.errors import first_line
+
 #: A hub that does not take a connection in this time is taken for unreachable.
 PATIENCE_S = 2.0
 _PORTS = {"http": 80, "https": 443}
@@ -100,11 +102,6 @@ def why_not(error: BaseException, repository: str) -> str:
     if _in_chain(error, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
         return f"{hub} is not asked or does not answer"
     return first_line(error)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of a message, or the kind of the error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _of_status(error: BaseException, hub: str) -> str:

@@ -301,7 +301,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def push_run(
     folder: str | Path,
-    to: str | HubRun,
+    to: str,
     *,
     private: bool = False,
     message: str | None = None,
@@ -324,7 +324,7 @@ def push_run(
         OutputError: The hub cannot be reached, or does not take it.
     """
     folder = Path(folder)
-    name = to if isinstance(to, HubRun) else HubRun.parse(to)
+    name = HubRun.parse(to)
     if name.revision is not None:
         raise ConfigError(
             f"'{name}' names a revision, which a push makes anew. Leave '@{name.revision}' out"
@@ -349,7 +349,9 @@ def push_run(
     )  # fmt: skip
     contents[CARD] = card.encode()
     contents[SUMS] = "".join(f"{value}  {file}\n" for file, value in sums.items()).encode()
-    commit = _commit(folder, name, contents, private, message or f"Push run '{folder.name}'")
+    commit = _commit(
+        folder, name.repository, contents, private, message or f"Push run '{folder.name}'"
+    )
     left_out = (p.name for p in folder.iterdir() if p.name not in names and not is_trace(p))
     return PushedRun(
         name.repository, commit, f"{hub_address()}/{name.repository}", tuple(contents),
@@ -359,7 +361,7 @@ def push_run(
 
 def _commit(
     folder: Path,
-    name: HubRun,
+    repository: str,
     contents: Mapping[str, bytes | Path],
     private: bool,
     message: str,
@@ -367,7 +369,7 @@ def _commit(
     """Make the repository and the commit; return its id."""
     from huggingface_hub import HfApi, get_token
 
-    owner, token, repository = name.repository.partition("/")[0], get_token(), name.repository
+    owner, token = repository.partition("/")[0], get_token()
     if hub_state() != "reached":
         raise OutputError(
             f"'{folder}' cannot be pushed: {hub_address()} cannot be reached, or HF_HUB_OFFLINE is "
@@ -381,7 +383,7 @@ def _commit(
     hub = HfApi(endpoint=hub_address(), token=token, library_name="terrafuse",
                 library_version=VERSION)  # fmt: skip
     try:
-        return _push(hub, folder, name.repository, contents, private, message)
+        return _push(hub, folder, repository, contents, private, message)
     except OutputError:
         raise
     except Exception as error:  # the hub's errors come from several libraries

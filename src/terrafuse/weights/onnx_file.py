@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from terrafuse.errors import WeightsError, WeightsNotFoundError, cut
+from terrafuse.errors import ConfigError, WeightsError, WeightsNotFoundError, cut
 
 #: End of the names of ONNX files.
 SUFFIX = ".onnx"
@@ -44,6 +44,19 @@ def names_onnx(path: str | Path) -> bool:
     return Path(path).suffix.lower() == SUFFIX and not Path(path).is_dir()
 
 
+def refuse_exported(path: str | Path) -> None:
+    """Refuse an exported file where the run itself is needed.
+
+    Raises:
+        ConfigError: The path is that of an ONNX file.
+    """
+    if names_onnx(path):
+        raise ConfigError(
+            f"'{path}' is an exported model, which makes maps (terrafuse predict {path}; in Python "
+            "terrafuse.api.open_model); what else there is to do needs the run folder"
+        )
+
+
 @dataclass(frozen=True)
 class OnnxFile:
     """What an ONNX file says beside its operators.
@@ -61,6 +74,11 @@ class OnnxFile:
     def files(self) -> tuple[Path, ...]:
         """The file and those of its weights."""
         return (self.path, *(self.path.parent / name for name in self.external))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of them."""
+        return sum(path.stat().st_size for path in self.files)
 
 
 def read_onnx(path: str | Path) -> OnnxFile:

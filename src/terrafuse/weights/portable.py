@@ -15,7 +15,8 @@ from typing import Any, Literal, get_args
 from terrafuse.errors import WeightsError, WeightsMismatchError, cut
 from terrafuse.modalities import Modality
 from terrafuse.version import VERSION
-from terrafuse.weights.run_info import FORMAT_VERSION, RunInfo, null_for_nan
+from terrafuse.weights.onnx_file import OnnxFile
+from terrafuse.weights.run_info import FORMAT_VERSION, RunInfo, fault_of, null_for_nan
 
 PORTABLE_FORMAT = 1
 #: Key of an ONNX file's metadata.
@@ -38,7 +39,8 @@ class PortableInfo:
     Args:
         model: Content of `model.json`.
         windows: Settings of windows that the run maps with, `WindowSettings.to_dict()`.
-        stride: Heights and widths of the scene grid must be multiples of it.
+        stride: Heights and widths of the scene grid must be multiples of it; it is a whole number
+            of pixels of every modality.
         supports_missing: Whether a modality may be without data (all NaN).
         calibration: Content of `calibration.json`; None: the confidence is not calibrated.
         licence: Of the weights; None: unknown.
@@ -97,6 +99,11 @@ class PortableInfo:
         return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, default=str)
 
     @classmethod
+    def of_onnx(cls, file: OnnxFile) -> PortableInfo:
+        """Take it from an ONNX file; as `from_json` otherwise."""
+        return cls.from_json(file.metadata.get(METADATA_KEY), str(file.path))
+
+    @classmethod
     def from_json(cls, text: str | bytes | None, where: str) -> PortableInfo:
         """Inverse of `to_json`.
 
@@ -121,8 +128,7 @@ class PortableInfo:
             info = cls(**{key: value for key, value in values.items() if key in known})
             _ = info.run
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
-            raise _damaged(where, reason) from None
+            raise damaged(where, fault_of(error)) from None
         return info
 
 
@@ -147,9 +153,9 @@ def _read(text: str | bytes, where: str) -> dict[str, Any]:
     try:
         values = json.loads(text)
     except ValueError as error:  # also of bytes that are no text
-        raise _damaged(where, str(error)) from None
+        raise damaged(where, str(error)) from None
     if not isinstance(values, dict) or not isinstance(values.get("format"), int):
-        raise _damaged(where, "no 'format'")
+        raise damaged(where, "no 'format'")
     model = values.get("model")
     stored = model.get("format_version") if isinstance(model, dict) else None
     newer = isinstance(stored, int) and stored > FORMAT_VERSION
@@ -177,7 +183,13 @@ def _check(values: Mapping[str, Any]) -> None:
         raise ValueError(f"'precision' is '{values['precision']}'")
 
 
-def _damaged(where: str, reason: str) -> WeightsError:
+def damaged(where: str, reason: str) -> WeightsError:
+    """Return the error of a description that cannot be used.
+
+    Args:
+        where: Names the file.
+        reason: Says what is wrong with it.
+    """
     return WeightsError(
         f"what '{where}' says about itself is damaged: {cut(reason, 600)}. Copy the file again, or "
         "export the run again (terrafuse export RUN)"

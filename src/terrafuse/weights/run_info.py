@@ -137,6 +137,11 @@ def _check_kind(values: Any, keys: tuple[str, ...], kind: type) -> None:
         raise TypeError(f"'{'.'.join(keys)}' is of type {type(values).__name__}")
 
 
+def fault_of(error: Exception) -> str:
+    """Say in a phrase what `RunInfo.from_dict`, or another reader of plain values, found wrong."""
+    return f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
+
+
 def null_for_nan(value: Any) -> Any:
     """Replace what JSON does not have: a band without data has undefined statistics."""
     if isinstance(value, Mapping):

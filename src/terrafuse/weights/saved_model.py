@@ -33,6 +33,7 @@ from terrafuse.weights.run_info import (
     MODEL_JSON,
     STATE_FILE,
     RunInfo,
+    fault_of,
     null_for_nan,
 )
 from terrafuse.writing import complete, written_whole
@@ -121,9 +122,8 @@ def read_run_info(folder: str | Path) -> RunInfo:
     try:
         return RunInfo.from_dict(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"no '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
         raise WeightsError(
-            f"'{path}' is damaged: {cut(reason, 600)}. Save the model again"
+            f"'{path}' is damaged: {cut(fault_of(error), 600)}. Save the model again"
         ) from None
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from terrafuse.tracing import extend, has_symbols, join_heads, split_dim, window_places
+from terrafuse.tracing import extend, has_symbols, join_heads, split_heads, window_places
 
 #: Rows and columns of a part of a map, in tokens.
 _Size = tuple[int, int]
@@ -75,13 +75,12 @@ def _attend_traced(
     places = window_places(grid, size, tokens.device)
     # A padding token is all zeros before the projection.
     padded = attn.qkv(F.pad(tokens, (0, 0, 0, 1)))  # (N, L + 1, 3D)
-    qkv = split_dim(places.cut(padded), 2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)  # (N · windows, heads, window², d)
+    q, k, v = split_heads(places.cut(padded), heads).unbind(0)  # (N · windows, heads, window², d)
     if attn.use_rel_pos:
         bias = _position_bias(q, (attn.rel_pos_h, attn.rel_pos_w), size, size)
     if prompts is not None:
-        more = split_dim(attn.qkv(prompts), 2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        more = more[1:].unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
+        more = split_heads(attn.qkv(prompts), heads)[1:]
+        more = more.unsqueeze(2).expand(-1, -1, places.count, -1, -1, -1).flatten(1, 2)
         k, v = torch.cat([k, more[0]], dim=2), torch.cat([v, more[1]], dim=2)
     x = _attend_with_bias(q, k, v, bias, size, dropout=0.0)
     result: Tensor = attn.proj_drop(attn.proj(places.join(join_heads(x), samples)))
