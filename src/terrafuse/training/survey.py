@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -286,12 +287,12 @@ class _Survey:
         self._grids[scene.id] = scene.grid
         self._counts += class_counts([scene], self.facts.manifest.scheme)
         # Window by window in turn, so that both find what was decoded last.
-        index = None
-        statistics = self._statistics.read(scene)
-        steps = self._indexing.steps(number, scene)
-        for part in _in_turn(statistics, _to_end(steps)):
-            index = part if isinstance(part, CropIndex) else index
-        assert index is not None
+        for _ in zip_longest(self._statistics.read(scene), self._index(number, scene)):
+            pass
+
+    def _index(self, number: int, scene: Scene) -> Iterator[None]:
+        """Index training scene `number`, pausing after each window."""
+        index = yield from self._indexing.steps(number, scene)
         self._indexes.append(index)
 
     def _pixel_size(self) -> float | None:
@@ -302,19 +303,3 @@ class _Survey:
 class _Silent:
     def __call__(self, scene: Scene) -> None:
         """Leave the warnings to whoever opens the scene for training."""
-
-
-def _to_end(steps: Any) -> Iterator[CropIndex | None]:
-    """Yield None after each window, and the index at last."""
-    index = yield from steps
-    yield index
-
-
-def _in_turn(*several: Iterator[Any]) -> Iterator[Any]:
-    going = list(several)
-    while going:
-        for one in list(going):
-            try:
-                yield next(one)
-            except StopIteration:
-                going.remove(one)
