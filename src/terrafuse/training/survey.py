@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from terrafuse.sampling.crops import KeptIndexes
 
 #: Of more scenes so many are opened before anything is measured: opening 20,000 takes minutes.
 MOST_CHECKED = 1000
+_T = TypeVar("_T")
 Notices = Mapping[str, BandNotice]
 
 
@@ -136,6 +137,11 @@ class KeptFacts:
         data = self.config.data
         seed = None if data.label_share == 1 else data.label_seed
         return data.label_share, seed, self.config.evaluation.reference
+
+
+def some_of(items: Sequence[_T]) -> Sequence[_T]:
+    """Return `MOST_CHECKED` of many items at most, spread evenly."""
+    return items[:: len(items) // MOST_CHECKED + 1]
 
 
 def check_data(
@@ -296,8 +302,7 @@ class _Survey:
         self._indexes.append(index)
 
     def _pixel_size(self) -> float | None:
-        every = [self._grids[id] for id in self._train]
-        return typical_pixel_size_m(every[:: len(every) // MOST_CHECKED + 1])
+        return typical_pixel_size_m(some_of([self._grids[id] for id in self._train]))
 
 
 class _Silent:
