@@ -191,6 +191,22 @@ def test_the_shard_that_finishes_the_candidates_does_the_rest(folder: Path, stub
     assert scores(last.results) == scores(alone.results)
 
 
+def test_a_candidate_that_is_trained_and_not_scored_stays_chosen(
+    folder: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: Any) -> Any:
+        raise ConfigError("no scores")
+
+    choose = {"choose": "training.lr=1e-3,1e-2", "seeds": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(stub, "evaluate", fails)
+        first = sweep(folder, "out", "1/1", **choose)
+    assert first.failures == {"one-1e-2-0": "no scores", "two-1e-2-0": "no scores"}
+    again = sweep(folder, "out", "1/1", **choose)
+    assert not again.failures
+    assert [row["chosen"]["value"] for row in again.results["rows"]] == ["1e-2", "1e-2"]
+
+
 def test_what_shards_and_ray_refuse(folder: Path, stub: Stub) -> None:
     with pytest.raises(ConfigError, match="shard is '3/2'; allowed are 1/2 to 2/2"):
         sweep(folder, "out", "3/2")

@@ -320,10 +320,9 @@ class _Sweeping:
             return
 
         def finished(job: SweepRun) -> Path:
-            message = self._failure(job)
-            if message is not None:
-                raise TrainingError(message)
-            return job.folder
+            if self._is_trained(job):  # that it could not be scored afterwards decides nothing
+                return job.folder
+            raise TrainingError(str(self._failure(job)))
 
         for row in self.rows:
             jobs = self._first_of(row)
