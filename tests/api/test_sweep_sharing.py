@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import yaml
 from terrafuse import api
 from terrafuse.api import sweep_sharing, sweeps
 from terrafuse.api.sweep_plan import plan_sweep
-from terrafuse.api.sweep_sharing import RaySlots, Trial, of_shard
+from terrafuse.api.sweep_sharing import RaySlots, Trial, check_alone, of_shard
 from terrafuse.errors import ConfigError, InUseError, StoppedError
 from terrafuse.landscape import make_landscape
 from terrafuse.prediction import Shard
@@ -205,6 +206,18 @@ def test_a_candidate_that_is_trained_and_not_scored_stays_chosen(
     again = sweep(folder, "out", "1/1", **choose)
     assert not again.failures
     assert [row["chosen"]["value"] for row in again.results["rows"]] == ["1e-2", "1e-2"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "is_one"),
+    [(1, True), ("1", True), ("auto", True), ("3,", True),
+     (2, False), ("2", False), ("0,1", False), ("0,1,", False)],
+)  # fmt: skip
+def test_runs_of_shards_have_one_device(devices: int | str, is_one: bool) -> None:
+    training = SimpleNamespace(devices=devices, nodes=1)
+    job: Any = SimpleNamespace(config=SimpleNamespace(training=training), title="run")
+    with nullcontext() if is_one else pytest.raises(ConfigError, match="one process"):
+        check_alone([job], "--shard 1/2")
 
 
 def test_what_shards_and_ray_refuse(folder: Path, stub: Stub) -> None:
