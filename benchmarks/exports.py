@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import onnxruntime
 import torch
 from torch import Tensor
 
 from machine import processor
 from terrafuse.contract import Case, random_images
-from terrafuse.exporting import program_to_onnx, to_program
+from terrafuse.exporting import open_onnx, open_program, program_to_onnx, to_program
+from terrafuse.exporting.running import Graph
 from terrafuse.methods import METHODS
 from terrafuse.segmenter import Segmenter
 from terrafuse.version import VERSION
@@ -66,7 +65,8 @@ def measure(name: str, number: int, options: dict[str, object]) -> Row:
         written = time.process_time()
         seconds = (made - start, made - start + written - saved)
         sizes = [file.stat().st_size / 1e6 for file in (archive, path)]
-        graphs = [program_of(program, segmenter), session_of(path)]
+        modalities = segmenter.modalities
+        graphs = [open_program(archive, modalities), open_onnx(path, modalities)]
         found = [compare(segmenter, graph) for graph in graphs]
     one, two = (
         (difference, own, size)
@@ -75,29 +75,8 @@ def measure(name: str, number: int, options: dict[str, object]) -> Row:
     return Row(f"{name} {number}" if number else name, one, two, max(x for _, x in found))
 
 
-def program_of(
-    program: torch.export.ExportedProgram, segmenter: Segmenter
-) -> Callable[[Images], Tensor]:
-    """Run a graph of torch."""
-    module = program.module()
-    return lambda images: module(*(images[m.name] for m in segmenter.modalities))
-
-
-def session_of(path: Path) -> Callable[[Images], Tensor]:
-    """Run an ONNX file on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def run(images: Images) -> Tensor:
-        (logits,) = session.run(None, {name: image.numpy() for name, image in images.items()})
-        return torch.from_numpy(logits)
-
-    return run
-
-
 @torch.no_grad()
-def compare(segmenter: Segmenter, graph: Callable[[Images], Tensor]) -> tuple[float, float]:
+def compare(segmenter: Segmenter, graph: Graph) -> tuple[float, float]:
     """Largest difference, and the share of pixels with another label."""
     largest, other, pixels = 0.0, 0, 0
     for images in windows(segmenter):
