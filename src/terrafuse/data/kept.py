@@ -23,7 +23,6 @@ import re
 import stat
 import sys
 import time
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -45,7 +44,7 @@ from terrafuse.writing import written_whole
 FOLDER = ".terrafuse"
 # Part of every digest: a new number where the content of what is kept changes its meaning.
 _FORMAT = 1
-# Name of the plain values among the arrays of a file.
+# Name of the plain values, with the arrays' names, among the arrays of a file.
 _PLAIN = "plain"
 # A file that changed so recently may change again within the resolution of file times.
 _SETTLED_NS = 2_000_000_000
@@ -109,9 +108,11 @@ class Keeper:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 found = {key: stored[key] for key in stored.files}
-            values = json.loads(found.pop(_PLAIN).tobytes().decode())
+            values, names = json.loads(found.pop(_PLAIN).tobytes().decode())
             os.utime(path)  # the last ones used stay
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except Exception:  # one error or another for each kind of damage
+            return None
+        if sorted(found) != names:
             return None
         self._own[name] = values | found
         return self._own[name]
@@ -124,7 +125,8 @@ class Keeper:
         self._own[name] = {**values, **arrays}
         if self.folder is None:
             return
-        text = np.frombuffer(json.dumps(dict(values)).encode(), np.uint8)
+        plain = json.dumps([dict(values), sorted(arrays)])
+        text = np.frombuffer(plain.encode(), np.uint8)
         every = {_PLAIN: text, **arrays}
         try:
             with written_whole(self.folder / name) as (partial,), partial.open("wb") as file:
