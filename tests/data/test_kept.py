@@ -295,6 +295,15 @@ def test_other_places_where_the_folder_cannot_be_written(
     assert keeper(path).folder is not None
 
 
+def test_a_folder_that_fails_is_told_of_and_given_up(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    own = Keeper(tmp_path / "file", "state")
+    with pytest.warns(UserWarning, match="what was read of the data cannot be kept: .*file"):
+        own.save("kind", values={"x": 1})
+    own.save("other", values={"x": 2})
+    assert (own.load("kind"), own.load("other")) == ({"x": 1}, {"x": 2})  # within the process
+
+
 def test_the_environment_turns_it_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERRAFUSE_KEEP", "off")
     assert keeper(path) == Keeper()

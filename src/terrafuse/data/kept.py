@@ -23,6 +23,7 @@ import re
 import stat
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.names import local_file
-from terrafuse.errors import OutputError, TerrafuseError
+from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
 from terrafuse.writing import written_whole
 
@@ -120,7 +121,7 @@ class Keeper:
     def save(
         self, kind: str, *settings: object, values: Mapping[str, Any], arrays: Values | None = None
     ) -> None:
-        """Keep plain values (of JSON) and arrays by name; a folder that fails is given up."""
+        """Keep plain values (of JSON) and arrays by name; warn once where they cannot be."""
         name, arrays = self._name(kind, settings), arrays or {}
         self._own[name] = {**values, **arrays}
         if self.folder is None:
@@ -132,9 +133,9 @@ class Keeper:
             with written_whole(self.folder / name) as (partial,), partial.open("wb") as file:
                 np.savez(file, **every)  # type: ignore[arg-type]  # its stub takes names for flags
             _thin_out(self.folder)
-        except (OutputError, OSError) as error:
-            self.notice = f"what was read of the data cannot be kept: {error}"
+        except OSError as error:
             self.folder = None
+            warnings.warn(f"what was read of the data cannot be kept: {error}", stacklevel=2)
 
     def _name(self, kind: str, settings: tuple[object, ...]) -> str:
         return f"{kind}-{_hash((self.digest, kind, settings))}.npz"
