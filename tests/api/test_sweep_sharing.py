@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import yaml
 from terrafuse import api
 from terrafuse.api import sweep_sharing, sweeps
 from terrafuse.api.sweep_plan import plan_sweep
-from terrafuse.api.sweep_sharing import RaySlots, Trial, of_shard
+from terrafuse.api.sweep_sharing import RaySlots, Trial, check_alone, of_shard
 from terrafuse.errors import ConfigError, InUseError, StoppedError
 from terrafuse.landscape import make_landscape
 from terrafuse.prediction import Shard
@@ -189,6 +190,34 @@ def test_the_shard_that_finishes_the_candidates_does_the_rest(folder: Path, stub
     assert stub.trained[2:] == ["one-1e-2-0", "two-1e-2-0", "one-1e-2-1", "two-1e-2-1"]
     assert last.waits_for == 0
     assert scores(last.results) == scores(alone.results)
+
+
+def test_a_candidate_that_is_trained_and_not_scored_stays_chosen(
+    folder: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(**_: Any) -> Any:
+        raise ConfigError("no scores")
+
+    choose = {"choose": "training.lr=1e-3,1e-2", "seeds": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(stub, "evaluate", fails)
+        first = sweep(folder, "out", "1/1", **choose)
+    assert first.failures == {"one-1e-2-0": "no scores", "two-1e-2-0": "no scores"}
+    again = sweep(folder, "out", "1/1", **choose)
+    assert not again.failures
+    assert [row["chosen"]["value"] for row in again.results["rows"]] == ["1e-2", "1e-2"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "is_one"),
+    [(1, True), ("1", True), ("auto", True), ("3,", True),
+     (2, False), ("2", False), ("0,1", False), ("0,1,", False)],
+)  # fmt: skip
+def test_runs_of_shards_have_one_device(devices: int | str, is_one: bool) -> None:
+    training = SimpleNamespace(devices=devices, nodes=1)
+    job: Any = SimpleNamespace(config=SimpleNamespace(training=training), title="run")
+    with nullcontext() if is_one else pytest.raises(ConfigError, match="one process"):
+        check_alone([job], "--shard 1/2")
 
 
 def test_what_shards_and_ray_refuse(folder: Path, stub: Stub) -> None:

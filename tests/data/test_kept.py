@@ -262,6 +262,21 @@ def test_a_flipped_bit_is_seen(path: Path) -> None:
     assert keeper(path).load("kind") is None
 
 
+def test_no_flipped_bit_in_the_directory_of_a_file_is_an_error(tmp_path: Path) -> None:
+    array = np.arange(3)
+    own = Keeper(tmp_path, "state")
+    own.save("kind", values={"y": 1}, arrays={"x": array})
+    (file,) = tmp_path.glob("*.npz")
+    content = file.read_bytes()
+    for place in range(content.rindex(b"PK\x01\x02") - 60, len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << bit
+            file.write_bytes(damaged)
+            found = Keeper(tmp_path, "state").load("kind")
+            assert found is None or (found["y"] == 1 and np.array_equal(found["x"], array))
+
+
 def test_other_places_where_the_folder_cannot_be_written(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +293,15 @@ def test_other_places_where_the_folder_cannot_be_written(
     assert "name another cache with XDG_CACHE_HOME" in found.notice
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))  # as the notice says
     assert keeper(path).folder is not None
+
+
+def test_a_folder_that_fails_is_told_of_and_given_up(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    own = Keeper(tmp_path / "file", "state")
+    with pytest.warns(UserWarning, match="what was read of the data cannot be kept: .*file"):
+        own.save("kind", values={"x": 1})
+    own.save("other", values={"x": 2})
+    assert (own.load("kind"), own.load("other")) == ({"x": 1}, {"x": 2})  # within the process
 
 
 def test_the_environment_turns_it_off(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

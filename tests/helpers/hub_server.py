@@ -11,16 +11,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from loopback import serving_by
 
 TOKEN = "hf_of_the_test"
 #: Files that begin so are stored as large ones, as `.gitattributes` of the hub says.
@@ -101,17 +102,9 @@ def serving_hub() -> Iterator[Hub]:
     class Handler(_Handler):
         hub = about
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    about.address = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
+    with serving_by(Handler) as address:
+        about.address = f"http://{address}"
         yield about
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def use_hub(address: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

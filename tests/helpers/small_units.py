@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,21 +20,17 @@ from terrafuse.segmenter import Inputs, SegmenterOutput
 TILE, UNIT = 16, 64
 
 
-def make_units_small(unit: int = UNIT) -> None:
-    """Units of 64 pixels with tiles of 16, for good: call it in processes that end afterwards."""
-    cog.TILE, cog.UNIT = TILE, unit  # type: ignore[misc]
-    units.UNIT = unit  # type: ignore[misc]
-    units.MOST_TWICE = 10  # type: ignore[misc]
-    units._SUMS_BYTES = 0
+def make_units_small(unit: int = UNIT, put: Callable[[Any, str, int], None] = setattr) -> None:
+    """Units of 64 pixels with tiles of 16, for good: call it in processes that end afterwards.
 
-
-def make_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Units of 64 pixels with tiles of 16, for one test."""
-    monkeypatch.setattr(cog, "TILE", TILE)
-    monkeypatch.setattr(cog, "UNIT", UNIT)
-    monkeypatch.setattr(units, "UNIT", UNIT)
-    monkeypatch.setattr(units, "MOST_TWICE", 10)
-    monkeypatch.setattr(units, "_SUMS_BYTES", 0)
+    Args:
+        put: Sets an attribute; `monkeypatch.setattr`: for one test.
+    """
+    put(cog, "TILE", TILE)
+    put(cog, "UNIT", unit)
+    put(units, "UNIT", unit)
+    put(units, "MOST_TWICE", 10)
+    put(units, "_SUMS_BYTES", 0)
 
 
 class UnitScene(ArrayScene):

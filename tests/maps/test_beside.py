@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 
 from array_scene import ArrayScene, Identity
 from made_maps import UTM, write_map
-from small_units import make_small
+from small_units import make_units_small
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import OutputError
@@ -103,7 +103,7 @@ def test_published_schemas_accept_it(made: Any) -> None:
 
 
 def test_they_accept_that_of_tiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_small(monkeypatch)
+    make_units_small(put=monkeypatch.setattr)
     content = item(map_of(tmp_path / "map", tiles=64, size=(40, 150)))
     check_published(content)
     data = [asset for asset in content["assets"].values() if asset["roles"] == ["data"]]

@@ -15,7 +15,7 @@ from rio_cogeo import cog_validate
 
 import small_units
 from array_scene import ArrayScene, Identity
-from small_units import UNIT, make_small
+from small_units import UNIT, make_units_small
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Grid
 from terrafuse.errors import ConfigError, OutputError
@@ -34,7 +34,7 @@ FIELDS = ("crs", "nodata", "count", "dtypes", "scales", "descriptions")
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Units of 64 pixels with tiles of 16."""
-    make_small(monkeypatch)
+    make_units_small(put=monkeypatch.setattr)
 
 
 def predict(
@@ -68,7 +68,7 @@ def described(path: Path) -> Any:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Products:
     """The map in one file per product."""
     with pytest.MonkeyPatch.context() as patch:
-        make_small(patch)
+        make_units_small(put=patch.setattr)
         return predict(tmp_path_factory.mktemp("one"))
 
 

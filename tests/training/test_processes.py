@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.setenv(name, "")
     yield
     processes.part()
-    processes._Store.shared = None
+    processes._Current.store = None
     if dist.is_initialized():
         dist.destroy_process_group()
 

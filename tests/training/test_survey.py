@@ -17,6 +17,7 @@ from affine import Affine
 from terrafuse.api.datasets import data_stats
 from terrafuse.config import RunConfig
 from terrafuse.data import Scene, handles, kept, stored
+from terrafuse.data.statistics import StatisticsPass
 from terrafuse.errors import TerrafuseError
 from terrafuse.progress import Display
 from terrafuse.segmenter import Segmenter
@@ -256,6 +257,10 @@ def test_statistics_are_kept_unless_something_is_to_be_said(
     for _ in range(2):  # said each time
         with pytest.warns(UserWarning, match="another order"):
             assert data_stats(path)["a"].mean == first["a"].mean[::-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(StatisticsPass, "result", None)
+        with pytest.warns(UserWarning, match="another order"), pytest.raises(TypeError):
+            data_stats(path)
 
 
 @pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

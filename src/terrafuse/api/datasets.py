@@ -265,11 +265,14 @@ def data_stats(
     known = keeper.load("stats", split)
     if known is not None:
         return {name: BandStatistics.from_dict(values) for name, values in known.items()}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        found = compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
-    for said in caught:
-        warnings.warn_explicit(said.message, said.category, said.filename, said.lineno)
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = compute_statistics(scenes, list(dataset.modalities.values()), progress=progress)
+    finally:  # they may say why it failed
+        for said in caught:
+            warnings.warn_explicit(said.message, said.category, said.filename, said.lineno)
     if not any(issubclass(said.category, UserWarning) for said in caught):  # to be said each time
         keeper.save("stats", split, values={name: s.to_dict() for name, s in found.items()})
     return found

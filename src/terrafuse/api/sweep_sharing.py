@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,8 @@ from terrafuse.writing import written_whole
 #: How often a run is tried whose process or machine is lost.
 _MOST_TRIES = 3
 _LOOK_SECONDS = 2.0
+# Values of training.devices: their number, or that of one device before a comma.
+_ONE_DEVICE = re.compile(r"1|auto|[0-9]+,")
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,8 @@ def check_alone(jobs: Sequence[SweepRun], option: str) -> None:
     """
     for job in jobs:
         training = job.config.training
-        one = training.devices in (1, "auto") or str(training.devices).rstrip(",").isdigit()
-        one = one and (not isinstance(training.devices, int) or training.devices == 1)
-        if training.nodes > 1 or not one or not is_first_process():
+        is_one = _ONE_DEVICE.fullmatch(str(training.devices)) is not None
+        if training.nodes > 1 or not is_one or not is_first_process():
             raise ConfigError(
                 f"{option} gives each run one process, and '{job.title}' wants training.devices "
                 f"{training.devices} on training.nodes {training.nodes}. Set both to 1, or leave "

@@ -226,8 +226,9 @@ class _Sweeping:
     def run_row(self, row: tuple[str, str]) -> None:
         """Choose among the candidates, if any, then train and score every seed."""
         if self.candidates is not None:
-            first = [next(job for job in plan if job.row == row) for plan in self.plans]
-            self.choices[row] = choose_value(self.candidates, first, self._train, self.say)
+            train = partial(_train, progress=self.progress)
+            first = self._first_of(row)
+            self.choices[row] = choose_value(self.candidates, first, train, self.say)
         for number, job in enumerate(self.jobs, start=1):
             if job.row == row and job.name not in self.found:
                 self._run(number, job)
@@ -235,18 +236,13 @@ class _Sweeping:
 
     def run_shared(self, slots: RaySlots | None) -> None:
         """Do a shard's runs, or all of them in the slots of a cluster."""
-        own: list[tuple[str, str]] = []
         if self.candidates is not None:
-            first = [self._first_of(row) for row in self.rows]
-            trials = [Trial(job, scores=False) for jobs in first for job in jobs]
-            mine = of_shard(trials, self.shard)
+            first = [job for row in self.rows for job in self._first_of(row)]
+            mine = of_shard([Trial(job, scores=False) for job in first], self.shard)
             self._do([t for t in mine if not self._is_trained(t.job)], slots)
+            self._choose_known()
             # Whoever finishes the last candidate of a row does the rest of it.
-            for row, jobs in zip(self.rows, first, strict=True):
-                if all(self._is_trained(job) or self._failure(job) for job in jobs):
-                    self._choose(row, jobs)
-                    own.append(row)
-            trials = [Trial(job, scores=True) for job in self.jobs if job.row in own]
+            trials = [Trial(job, scores=True) for job in self.jobs if job.row in self.choices]
         else:
             trials = of_shard([Trial(job, scores=True) for job in self.jobs], self.shard)
         self._do([trial for trial in trials if trial.job.name not in self.found], slots)
@@ -257,9 +253,8 @@ class _Sweeping:
         if self.shard is None:
             return 0
         done = {*self.found, *self.failures}
-        chosen = self.candidates is None or len(self.choices) == len(self.rows)
         left = sum(job.name not in done for job in self.jobs)
-        undecided = 0 if chosen else len(self.rows) - len(self.choices)
+        undecided = 0 if self.candidates is None else len(self.rows) - len(self.choices)
         return max(left, undecided)
 
     def _do(self, trials: Sequence[Trial], slots: RaySlots | None) -> None:
@@ -307,12 +302,7 @@ class _Sweeping:
 
     def _look_again(self) -> None:
         """Take up what other shards have done meanwhile."""
-        if self.candidates is not None:
-            for row in self.rows:
-                jobs = self._first_of(row)
-                known = all(self._is_trained(job) or self._failure(job) for job in jobs)
-                if row not in self.choices and known:
-                    self._choose(row, jobs)
+        self._choose_known()
         for job in self.jobs:
             record = None if job.name in self.found else _stored(job, self.split)
             if record is not None:
@@ -324,16 +314,22 @@ class _Sweeping:
         """The row's run with the first seed, by candidate value."""
         return [next(job for job in plan if job.row == row) for plan in self.plans]
 
-    def _choose(self, row: tuple[str, str], jobs: Sequence[SweepRun]) -> None:
-        assert self.candidates is not None
+    def _choose_known(self) -> None:
+        """Choose for each row whose candidates have all ended."""
+        if self.candidates is None:
+            return
 
         def finished(job: SweepRun) -> Path:
-            message = self._failure(job)
-            if message is not None:
-                raise TrainingError(message)
-            return job.folder
+            if self._is_trained(job):  # that it could not be scored afterwards decides nothing
+                return job.folder
+            raise TrainingError(str(self._failure(job)))
 
-        self.choices[row] = choose_value(self.candidates, jobs, finished, self.say)
+        for row in self.rows:
+            jobs = self._first_of(row)
+            if row not in self.choices and all(
+                self._is_trained(job) or self._failure(job) for job in jobs
+            ):
+                self.choices[row] = choose_value(self.candidates, jobs, finished, self.say)
 
     def _failure(self, job: SweepRun) -> str | None:
         return noted_failure(job) if self.shard is not None else self.failures.get(job.name)
@@ -387,9 +383,6 @@ class _Sweeping:
         self.clock.tick()
         self.results = self._write()
         gc.collect()  # free a failed run and all that its traceback held
-
-    def _train(self, job: SweepRun) -> Path:
-        return _train(job, self.progress)
 
     def _write(self) -> dict[str, Any]:
         return write_tables(

@@ -23,7 +23,7 @@ import re
 import stat
 import sys
 import time
-import zipfile
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from terrafuse.data.manifest import Manifest
 from terrafuse.data.names import local_file
-from terrafuse.errors import OutputError, TerrafuseError
+from terrafuse.errors import TerrafuseError
 from terrafuse.version import VERSION
 from terrafuse.writing import written_whole
 
@@ -45,7 +45,7 @@ from terrafuse.writing import written_whole
 FOLDER = ".terrafuse"
 # Part of every digest: a new number where the content of what is kept changes its meaning.
 _FORMAT = 1
-# Name of the plain values among the arrays of a file.
+# Name of the plain values, with the arrays' names, among the arrays of a file.
 _PLAIN = "plain"
 # A file that changed so recently may change again within the resolution of file times.
 _SETTLED_NS = 2_000_000_000
@@ -109,9 +109,11 @@ class Keeper:
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 found = {key: stored[key] for key in stored.files}
-            values = json.loads(found.pop(_PLAIN).tobytes().decode())
+            values, names = json.loads(found.pop(_PLAIN).tobytes().decode())
             os.utime(path)  # the last ones used stay
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except Exception:  # one error or another for each kind of damage
+            return None
+        if sorted(found) != names:
             return None
         self._own[name] = values | found
         return self._own[name]
@@ -119,20 +121,21 @@ class Keeper:
     def save(
         self, kind: str, *settings: object, values: Mapping[str, Any], arrays: Values | None = None
     ) -> None:
-        """Keep plain values (of JSON) and arrays by name; a folder that fails is given up."""
+        """Keep plain values (of JSON) and arrays by name; warn once where they cannot be."""
         name, arrays = self._name(kind, settings), arrays or {}
         self._own[name] = {**values, **arrays}
         if self.folder is None:
             return
-        text = np.frombuffer(json.dumps(dict(values)).encode(), np.uint8)
+        plain = json.dumps([dict(values), sorted(arrays)])
+        text = np.frombuffer(plain.encode(), np.uint8)
         every = {_PLAIN: text, **arrays}
         try:
             with written_whole(self.folder / name) as (partial,), partial.open("wb") as file:
                 np.savez(file, **every)  # type: ignore[arg-type]  # its stub takes names for flags
             _thin_out(self.folder)
-        except (OutputError, OSError) as error:
-            self.notice = f"what was read of the data cannot be kept: {error}"
+        except OSError as error:
             self.folder = None
+            warnings.warn(f"what was read of the data cannot be kept: {error}", stacklevel=2)
 
     def _name(self, kind: str, settings: tuple[object, ...]) -> str:
         return f"{kind}-{_hash((self.digest, kind, settings))}.npz"

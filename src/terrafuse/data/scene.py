@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,6 +107,7 @@ class _Opened:
 
 
 PathLike = str | Path
+_T = TypeVar("_T")
 
 
 class Scene:
@@ -329,7 +331,8 @@ class Scene:
         give = _same if arrays else _tensor_maker()
         images, valid = {}, {}
         for modality in self.modalities:
-            image, known = self._recall_modality(modality, window)
+            reading = partial(self._read_modality, modality, window)
+            image, known = self._recall(modality.name, window, reading)
             images[modality.name] = give(image)
             valid[modality.name] = give(known)
         read = self.read_labels(window) if labels and self.has_labels else None
@@ -377,9 +380,7 @@ class Scene:
             raise LabelError(
                 f"scene '{self.id}' has no {reference}; name a file under '{reference}'"
             )
-        if self._memory is None:
-            return self._read_labels(window, reference)
-        return self._memory.get((reference, window), lambda: self._read_labels(window, reference))
+        return self._recall(reference, window, partial(self._read_labels, window, reference))
 
     def _read_labels(self, window: Window, reference: ReferenceName) -> NDArray[np.uint8]:
         opened = self._opened
@@ -469,13 +470,9 @@ class Scene:
             return f"Scene('{self.id}', {names}, not opened)"
         return f"Scene('{self.id}', {self.grid.height} × {self.grid.width}, {names})"
 
-    def _recall_modality(
-        self, modality: Modality, window: Window
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        if self._memory is None:
-            return self._read_modality(modality, window)
-        key = (modality.name, window)
-        return self._memory.get(key, lambda: self._read_modality(modality, window))
+    def _recall(self, name: str, window: Window, read: Callable[[], _T]) -> _T:
+        """Return what is remembered of a window of a modality or of labels, or read it."""
+        return read() if self._memory is None else self._memory.get((name, window), read)
 
     def _read_modality(
         self, modality: Modality, window: Window

@@ -76,6 +76,11 @@ class Place:
         """Whether this process keeps the store."""
         return self.rank == 0 and not self.has_store
 
+    @property
+    def told(self) -> str:
+        """The address in a message."""
+        return f"MASTER_ADDR is '{self.address}' and MASTER_PORT {self.port}"
+
 
 class Contact:
     """A process's contact with the others, from their meeting to the end.
@@ -160,9 +165,8 @@ class Contact:
             return False
         if self.place.rank == 0 or not isinstance(verdict, TerrafuseError):
             return True
-        if (
-            isinstance(verdict, _LostError) and 0 in verdict.ranks
-        ):  # the next one, and one per machine
+        if isinstance(verdict, _LostError) and 0 in verdict.ranks:
+            # The next one, and one per machine.
             return self.place.rank == 1 or os.environ.get("LOCAL_RANK") == "0"
         answered = partial(self._has, "told")
         with contextlib.suppress(RuntimeError):
@@ -292,8 +296,9 @@ def _failure_of(content: dict[str, Any], processes: int) -> TerrafuseError:
 
 
 class _Current:
-    """The contact of this process; there is one process group per process."""
+    """Store and contact of this process; there is one process group per process."""
 
+    store: Any = None
     contact: Contact | None = None
     meetings = 0
 
@@ -350,20 +355,14 @@ def meet(
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = place.address, str(place.port)
     if not dist.is_initialized():
         _check_address(place, until)
-        _Store.shared = _open_store(place)
+        _Current.store = _open_store(place)
     _Current.meetings += 1
-    store = PrefixStore(f"terrafuse/{_Current.meetings}", _Store.shared)
+    store = PrefixStore(f"terrafuse/{_Current.meetings}", _Current.store)
     _wait_for_all(place, store, until, children)
     if not dist.is_initialized():
         _connect(place, store, device, backend)
     _Current.contact = Contact(place, store, children)
     _Current.contact.start()
-
-
-class _Store:
-    """The store of this process group."""
-
-    shared: Any = None
 
 
 def _check_address(place: Place, until: float) -> None:
@@ -372,7 +371,7 @@ def _check_address(place: Place, until: float) -> None:
     Raises:
         ConfigError: It is unknown, of another machine, or in use.
     """
-    told = f"MASTER_ADDR is '{place.address}' and MASTER_PORT {place.port}"
+    told = place.told
     try:
         socket.getaddrinfo(place.address, place.port)
     except OSError as error:
@@ -381,7 +380,7 @@ def _check_address(place: Place, until: float) -> None:
             "MASTER_ADDR to the name or number of the machine of the first process"
         ) from None
     if not place.is_server:
-        _wait_for_server(place, until, told)
+        _wait_for_server(place, until)
         return
     with _listen() as server:
         try:
@@ -413,7 +412,7 @@ def _listen() -> socket.socket:
     return socket.create_server(("", 0))
 
 
-def _wait_for_server(place: Place, until: float, told: str) -> None:
+def _wait_for_server(place: Place, until: float) -> None:
     while True:
         try:
             socket.create_connection((place.address, place.port), timeout=_REACH_SECONDS).close()
@@ -422,9 +421,9 @@ def _wait_for_server(place: Place, until: float, told: str) -> None:
             reason = error.strerror or str(error)
         if time.monotonic() > until:
             raise ConfigError(
-                f"{told}: nobody answers there ({reason}), and process {place.rank} has waited for "
-                f"{JOIN_SECONDS:.0f} s. Set MASTER_ADDR and MASTER_PORT as in the first process, "
-                "start all processes at the same time, and let the port through"
+                f"{place.told}: nobody answers there ({reason}), and process {place.rank} has "
+                f"waited for {JOIN_SECONDS:.0f} s. Set MASTER_ADDR and MASTER_PORT as in the first "
+                "process, start all processes at the same time, and let the port through"
             )
         time.sleep(0.2)
 
@@ -443,8 +442,8 @@ def _open_store(place: Place) -> Any:
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"MASTER_ADDR is '{place.address}' and MASTER_PORT {place.port}: the processes cannot "
-            f"meet there: {reason}. Set both to a machine and a free port that all of them reach"
+            f"{place.told}: the processes cannot meet there: {reason}. Set both to a machine and a "
+            "free port that all of them reach"
         ) from None
     # torchrun keeps its store when it starts processes again.
     return PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)

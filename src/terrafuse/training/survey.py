@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from terrafuse.sampling.crops import KeptIndexes
 
 #: Of more scenes so many are opened before anything is measured: opening 20,000 takes minutes.
 MOST_CHECKED = 1000
+_T = TypeVar("_T")
 Notices = Mapping[str, BandNotice]
 
 
@@ -135,6 +137,11 @@ class KeptFacts:
         data = self.config.data
         seed = None if data.label_share == 1 else data.label_seed
         return data.label_share, seed, self.config.evaluation.reference
+
+
+def some_of(items: Sequence[_T]) -> Sequence[_T]:
+    """Return `MOST_CHECKED` of many items at most, spread evenly."""
+    return items[:: len(items) // MOST_CHECKED + 1]
 
 
 def check_data(
@@ -286,35 +293,18 @@ class _Survey:
         self._grids[scene.id] = scene.grid
         self._counts += class_counts([scene], self.facts.manifest.scheme)
         # Window by window in turn, so that both find what was decoded last.
-        index = None
-        statistics = self._statistics.read(scene)
-        steps = self._indexing.steps(number, scene)
-        for part in _in_turn(statistics, _to_end(steps)):
-            index = part if isinstance(part, CropIndex) else index
-        assert index is not None
+        for _ in zip_longest(self._statistics.read(scene), self._index(number, scene)):
+            pass
+
+    def _index(self, number: int, scene: Scene) -> Iterator[None]:
+        """Index training scene `number`, pausing after each window."""
+        index = yield from self._indexing.steps(number, scene)
         self._indexes.append(index)
 
     def _pixel_size(self) -> float | None:
-        every = [self._grids[id] for id in self._train]
-        return typical_pixel_size_m(every[:: len(every) // MOST_CHECKED + 1])
+        return typical_pixel_size_m(some_of([self._grids[id] for id in self._train]))
 
 
 class _Silent:
     def __call__(self, scene: Scene) -> None:
         """Leave the warnings to whoever opens the scene for training."""
-
-
-def _to_end(steps: Any) -> Iterator[CropIndex | None]:
-    """Yield None after each window, and the index at last."""
-    index = yield from steps
-    yield index
-
-
-def _in_turn(*several: Iterator[Any]) -> Iterator[Any]:
-    going = list(several)
-    while going:
-        for one in list(going):
-            try:
-                yield next(one)
-            except StopIteration:
-                going.remove(one)

@@ -52,7 +52,7 @@ from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
 from terrafuse.training.processes import told_once
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
-from terrafuse.training.survey import KeptFacts, Measured, check_data
+from terrafuse.training.survey import KeptFacts, Measured, check_data, some_of
 from terrafuse.training.task import LoaderFactory, SegmentationTask
 from terrafuse.training.trainer import check_trainer
 from terrafuse.training.validation import (
@@ -220,8 +220,7 @@ def _prepare(
 
 def _pixel_size(scenes: Sequence[Scene], display: Display) -> float | None:
     """Return the typical pixel size of scenes, of some where there are many."""
-    typical = scenes[:: len(scenes) // survey.MOST_CHECKED + 1]
-    return typical_pixel_size_m(_grids(typical, display.stage("opening rasters")))
+    return typical_pixel_size_m(_grids(some_of(scenes), display.stage("opening rasters")))
 
 
 def _grids(scenes: Sequence[Scene], progress: Progress) -> Iterator[Grid]:
