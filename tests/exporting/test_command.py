@@ -143,6 +143,7 @@ def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
     for batch, height, width in ((1, 8, 20), (3, 24, 12)):
         images = some_images(batch, height, width)
         images["s2"][0, :, :3] = np.nan
+        images["s2"][-1, 2, 3:] = np.nan  # of one band
         images["s1"][-1] = np.nan
         (scores,) = session.run(["logits"], images)
         np.testing.assert_allclose(scores, torch_scores(made, images), atol=1e-5)
