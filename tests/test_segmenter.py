@@ -253,6 +253,32 @@ def test_wrong_inputs_are_named(shapes: dict[str, tuple[int, ...]], message: str
         Recorder([RGB, SAR])({name: torch.zeros(shape) for name, shape in shapes.items()})
 
 
+@pytest.mark.parametrize("cls", [Recorder, OwnScales])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_graph_prepares_what_the_model_prepares(cls: type[Recorder], seed: int) -> None:
+    """Values and masks of every scale, with gaps of bands, of pixels and of a whole sample."""
+    generator = torch.Generator().manual_seed(seed)
+    scales = {"a": 1.0, "b": 2.0, "c": 0.5, "d": 2.5}
+    model = cls([Modality(name, ("x", "y"), scale=scale) for name, scale in scales.items()])
+    model.set_statistics({name: _statistics(0.3, 1.5, 2) for name in scales})
+    model.stride = 8
+    size = (model.size_unit * 2, model.size_unit * (2 + seed % 2))
+    images = {
+        m.name: torch.randn(2, 2, *map(m.size_at, size), generator=generator)
+        for m in model.modalities
+    }
+    for image in images.values():
+        image[torch.rand(image.shape, generator=generator) < 0.3] = torch.nan
+        image[1, :, 3:9, 2:7] = torch.nan
+    images["d"][0] = torch.nan
+    own, whole = model.prepare(images, {}, size), model.prepare_whole(images, size)
+    assert own.size == whole.size
+    for name, mask in own.valid.items():
+        assert torch.equal(whole.valid[name], mask)
+        assert mask.float().mean() < 1
+        torch.testing.assert_close(whole.images[name], own.images[name], rtol=1e-5, atol=1e-5)
+
+
 def test_an_absent_modality_is_zeros_nowhere_valid() -> None:
     model = Recorder([RGB, SAR])
     model({"rgb": torch.ones(2, 3, 8, 8, dtype=torch.float64)})

@@ -22,6 +22,9 @@ from terrafuse.tracing import is_traced, resize_traced, same_size, times
 
 #: Height and width of the smallest window of a graph.
 _LEAST_GRAPH = 64
+# Share of a resampled pixel above which it is known. What is half known is not, however a graph
+# and the model, which add up in other orders, round its share.
+_MOSTLY = 0.5 + 1e-5
 
 
 @dataclass
@@ -453,7 +456,7 @@ def _bring_to(
 def _weigh_known(both: Tensor) -> tuple[Tensor, Tensor]:
     """Resampled values beside shares of what is known of them (N, 2C, H, W) → as `_bring_to`."""
     values, share = both.chunk(2, dim=1)
-    known = share > 0.5
+    known = share > _MOSTLY
     values = values / torch.where(known, share, 1.0)
     return torch.where(known, values, 0.0), known.any(dim=1, keepdim=True)
 

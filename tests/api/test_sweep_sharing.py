@@ -60,6 +60,7 @@ class Stub:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trained: list[str] = []
+        self.scored: list[str] = []
         self.fails: dict[str, Exception] = {}
         self.before: Callable[[Path], None] = lambda folder: None
         monkeypatch.setattr(sweeps, "train", self.train)
@@ -82,6 +83,7 @@ class Stub:
         return out
 
     def load(self, folder: Path) -> Any:
+        self.scored.append(folder.name)
         self.score = sum(folder.name.encode()) / 10_000
         return self
 
@@ -178,6 +180,17 @@ def test_a_run_of_another_process_is_left_to_it(
     assert sweep(folder, "out", "1/1", say=said.append).waits_for == 1
     assert "[2/6] one-1: another process has it" in said
     assert "one-1" not in stub.trained
+
+
+def test_what_another_shard_does_meanwhile_is_not_done_again(folder: Path, stub: Stub) -> None:
+    def meanwhile(out: Path) -> None:  # all but the run that is being trained
+        stub.before = lambda out: None
+        assert sweep(folder, "out", "1/1").waits_for == 1
+
+    stub.before = meanwhile
+    assert sweep(folder, "out", "1/2").waits_for == 0
+    names = [f"{row}-{seed}" for row in ("one", "two") for seed in range(3)]
+    assert sorted(stub.scored) == names == sorted(stub.trained)
 
 
 def test_the_shard_that_finishes_the_candidates_does_the_rest(folder: Path, stub: Stub) -> None:

@@ -161,6 +161,16 @@ def test_a_change_of_the_manifest_is_seen(path: Path, old: str, new: str) -> Non
     assert keeper(path).digest not in ("", before)
 
 
+def test_a_change_of_the_labelled_area_is_seen(path: Path) -> None:
+    area = path.with_name("area.geojson")
+    area.write_text("{}")
+    path.write_text(MANIFEST.replace("scenes:", "labels: {area: area.geojson}\nscenes:"))
+    before = keeper(path).digest
+    assert before
+    alter(area)
+    assert keeper(path).digest not in ("", before)
+
+
 def test_modalities_and_rules_of_a_run_count(path: Path) -> None:
     manifest = load_manifest(path)
     used = [manifest, manifest.select(["b", "a"]), manifest.select(["a", "b"]),

@@ -92,6 +92,17 @@ def test_both_kinds_are_read_by_the_same_classes(
     np.testing.assert_array_equal(copy.read_labels(window, reference="labels_eroded"), expected)
 
 
+def test_remembered_windows_are_of_one_kind_and_place(
+    open_scene: Callable[..., Scene], indices: np.ndarray, eroded: np.ndarray
+) -> None:
+    scene = open_scene()
+    scene.remember_windows()
+    for window in (Window(3, 4, 10, 12), Window(4, 4, 10, 12)) * 2:
+        np.testing.assert_array_equal(scene.read_labels(window), indices[window.slices()])
+        expected = np.where(eroded == 2, 255, eroded)[window.slices()]
+        np.testing.assert_array_equal(scene.read_labels(window, "labels_eroded"), expected)
+
+
 def test_the_state_of_a_scene_is_that_of_every_file(
     open_scene: Callable[..., Scene], tmp_path: Path
 ) -> None:

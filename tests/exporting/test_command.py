@@ -143,6 +143,7 @@ def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
     for batch, height, width in ((1, 8, 20), (3, 24, 12)):
         images = some_images(batch, height, width)
         images["s2"][0, :, :3] = np.nan
+        images["s2"][-1, 2, 3:] = np.nan  # of one band
         images["s1"][-1] = np.nan
         (scores,) = session.run(["logits"], images)
         np.testing.assert_allclose(scores, torch_scores(made, images), atol=1e-5)
@@ -185,8 +186,20 @@ def test_half_of_a_torch_archive(run: api.Run) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_int8_and_what_it_costs(run: api.Run) -> None:
+def test_int8_and_what_it_costs(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, np.ndarray]] = []
+    quantize = exporting.quantize
+
+    def spied(path: Path, out: Path, inputs: Any, **options: Any) -> None:
+        given.extend(inputs)
+        quantize(path, out, inputs, **options)
+
+    monkeypatch.setattr(exporting, "quantize", spied)
     made = api.export(run, int8=True)
+    # Ranges are those of the two training scenes, not of the one that is scored.
+    assert len(given) == 2
+    for number, inputs in enumerate(given):
+        assert np.array_equal(inputs["s2"][0, :, :32, :32], read(run, f"s2_{number}.tif"))
     model = onnx.load(made.path)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert kinds["DequantizeLinear"] >= kinds["Conv"] == 4

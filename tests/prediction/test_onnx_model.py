@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,24 @@ def test_turned_and_resized_windows_too(file: Path) -> None:
     # Weights of resized pixels are rounded otherwise: a tie may fall the other way.
     assert (made[0]["class_map"] != made[1]["class_map"]).mean() < 1e-3
     assert np.abs(made[0]["confidence"].astype(int) - made[1]["confidence"]).max() <= 1
+
+
+def test_the_graph_gets_sizes_that_it_takes(tmp_path: Path) -> None:
+    """Multiples of 3 of which half are whole, and 24 at least; what is added is cut off again."""
+    info = info_of(MODEL, stride=3, least_size=24)
+    model = OnnxModel.open(write_onnx(tmp_path / "m.onnx", MODEL, info), "cpu")
+    session, seen = model.session, []
+
+    def run(names: list[str], images: dict[str, np.ndarray]) -> Any:
+        seen.append({name: image.shape[-2:] for name, image in images.items()})
+        return session.run(names, images)
+
+    vars(model)["session"] = SimpleNamespace(run=run)
+    batch = collate([scene().read(Window(0, 0, 10, 32), labels=False)])
+    expected = MODEL(batch.images).logits.detach().numpy()
+    arrays = collate([scene().read(Window(0, 0, 10, 32), labels=False, arrays=True)])
+    assert np.array_equal(model.scores(arrays, "32-true"), expected)
+    assert seen == [{"sar": (24, 36), "dsm": (12, 18)}]
 
 
 def test_an_absent_raster_is_all_without_data(file: Path) -> None:

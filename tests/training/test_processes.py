@@ -6,18 +6,26 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from terrafuse.config import TrainingConfig
 from terrafuse.errors import ConfigError, DataError, LabelError, TrainingError
 from terrafuse.locking import one_voice
-from terrafuse.training import processes
+from terrafuse.training import processes, run_state
+from terrafuse.training.checkpoint import _check_finite
+from terrafuse.training.fitting import to_fit
 from terrafuse.training.processes import Contact, Place, meet, told_once
+from terrafuse.training.run_state import Position
+from terrafuse.training.task import LearningTask
 from terrafuse.training.trainer import check_trainer
 
 CPU = torch.device("cpu")
@@ -226,6 +234,61 @@ def test_a_backend_without_processes() -> None:
     with pytest.raises(ConfigError, match=r"training\.backend is gloo, and nothing is exchanged"):
         check_trainer(config)
     assert check_trainer(config.model_copy(update={"backend": "auto"})) == 1
+
+
+def test_a_model_in_shards_is_a_copy_of_that_which_is_loaded_into() -> None:
+    model = nn.Linear(2, 1)
+    assert to_fit(model, TrainingConfig(strategy="ddp")) is model
+    sharded = to_fit(model, TrainingConfig(strategy="fsdp"))
+    sharded.weight.data.fill_(torch.nan)
+    assert model.weight.isfinite().all()
+
+
+def test_a_process_without_a_shard_finds_its_weights_finite() -> None:
+    model: Any = nn.ParameterList([torch.empty(0)])
+    _check_finite(model, 3)
+    model.append(torch.tensor([1.0, torch.inf]))
+    with pytest.raises(TrainingError, match="weights are not finite after step 3"):
+        _check_finite(model, 3)
+
+
+@pytest.mark.parametrize(
+    ("processes", "changes", "wanted"),
+    [
+        (1, {"batch_size": 8}, None),
+        (1, {"accumulate": 2}, None),
+        (4, {"batch_size": 2}, None),
+        (1, {"batch_size": 6}, "a step of the run in '.*' has 8 samples, and now would have 6"),
+        (2, {"batch_size": 8}, "has other settings and cannot be resumed"),
+        (1, {"batch_size": 8, "seed": 1}, "has other settings and cannot be resumed"),
+    ],
+)
+def test_a_step_keeps_its_samples_on_other_processes(
+    processes: int, changes: dict[str, int], wanted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run of batches of 4 in two processes."""
+
+    def settings(batch_size: int = 4, **training: int) -> Any:
+        values = {"data": {"batch_size": batch_size}, "training": {"accumulate": 1, **training}}
+        return SimpleNamespace(model_dump=lambda mode: values)
+
+    position = Position(step=5, world_size=2, step_samples=8)
+    monkeypatch.setattr(run_state, "read_position", lambda _: position)
+    with nullcontext() if wanted is None else pytest.raises(ConfigError, match=wanted):
+        run_state._check_same_settings(settings(), settings(**changes), Path("out"), processes)
+
+
+def test_batches_are_counted_as_of_todays_size() -> None:
+    """Three steps were a batch each; of two batches, the fourth begins with the seventh."""
+    counts = {"ready": 3, "started": 3, "processed": 3, "completed": 3}
+    progress = {"total": dict(counts), "current": dict(counts), "is_last_batch": False}
+    checkpoint: Any = {
+        "terrafuse": {"step": 3}, "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}},
+    }  # fmt: skip
+    task: Any = SimpleNamespace(config=TrainingConfig(accumulate=2))
+    LearningTask.on_load_checkpoint(task, checkpoint)
+    wanted = dict.fromkeys(counts, 6)
+    assert progress == {"total": wanted, "current": wanted, "is_last_batch": False}
 
 
 def test_fsdp_on_processors() -> None:

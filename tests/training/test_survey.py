@@ -161,6 +161,29 @@ def test_all_is_as_found_one_by_one(
     Found(config, tmp_path / "fresh", fresh=True).check_equal(expected)
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "first": {},
+    "splits exchanged": {
+        "data": {"train_splits": ["val"]}, "training": {"validation_split": "train"},
+    },
+    "both splits": {"data": {"train_splits": ["val", "train"]}},
+    "half": {"data": {"label_share": 0.5}},
+    "another half": {"data": {"label_share": 0.5, "label_seed": 1}},
+    "balanced": {"data": {"sampling": "balanced"}},
+}  # fmt: skip
+
+
+def test_runs_with_other_settings_take_nothing_from_each_other(
+    make_dataset: Make, make_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_dataset()
+    erase(path.with_name("labels2.tif"), slice(None), 0)  # only "val" lacks a class
+    for name, settings in OTHERS.items():
+        config = make_config(path, **settings)
+        expected = one_by_one(config, tmp_path / f"one {name}", monkeypatch)
+        Found(config, tmp_path / name).check_equal(expected)
+
+
 def test_scenes_of_several_windows(
     make_dataset: Make, make_config: Make, make_raster: Make, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
