@@ -19,7 +19,6 @@ from small_methods import SMALL
 from terrafuse.contract import Case, random_images
 from terrafuse.errors import ModelError
 from terrafuse.exporting import open_onnx, to_onnx, to_program
-from terrafuse.exporting.graph import example_images
 from terrafuse.methods import METHODS
 from terrafuse.segmenter import Segmenter
 
@@ -83,7 +82,9 @@ def test_pooled_prompts_on_own_grids_keep_to_the_recorded_grid(kind: str, tmp_pa
         path = to_onnx(segmenter, tmp_path / "model.onnx")
         graph = open_onnx(path, segmenter.modalities)
         refusal = "cannot be reshaped"
-    images = {name: torch.randn(2, *x.shape[1:]) for name, x in example_images(segmenter).items()}
+    unit, least = segmenter.size_unit, segmenter.least_units
+    recorded = ((least + 1) * unit, least * unit)
+    images = random_images(segmenter.modalities, recorded, 2)
     with torch.no_grad():
         wanted = segmenter(images).logits
     torch.testing.assert_close(graph(images), wanted, rtol=0, atol=CLOSE)
