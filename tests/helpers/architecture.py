@@ -80,12 +80,14 @@ KNOWS: dict[str, tuple[str, ...]] = {
         "maps", "generate", "evaluation", "reports", "training", "contract", "exporting",
     ),
     "demo": (*VOCABULARY, "data", "landscape", "prediction", "reports", "api"),
+    "client": ("errors", "version", "progress", "writing"),
+    "web": (
+        *VOCABULARY, "data", "splits", "weights", "methods", "prediction", "maps", "evaluation",
+        "reports", "api",
+    ),
     "cli": (
         *VOCABULARY, *_LEARNABLE, *_DATA, "methods", "describe", "prediction", "maps",
-        "generate", "evaluation", "reports", "training", "contract", "api", "demo",
-    ),
-    "web": (
-        *VOCABULARY, "weights", "data", "methods", "prediction", "evaluation", "reports", "api",
+        "generate", "evaluation", "reports", "training", "contract", "api", "demo", "web",
     ),
     "__main__": ("cli",),
     "__init__": (
@@ -121,6 +123,8 @@ DUTIES = {
     "contract": "what every method keeps, as checks",
     "api": "verbs as functions",
     "demo": "a synthetic landscape, from rasters to the report",
+    "client": "the service, called from Python",
+    "web": "the viewer and the service",
     "cli": "verbs on the command line",
 }
 
@@ -157,8 +161,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "lightning": ("training",),
     "rasterio": _RASTERS,
     "affine": _RASTERS,
-    "pyogrio": ("data", "prediction", "maps"),
-    "shapely": ("data", "prediction", "maps"),
+    "pyogrio": ("data", "prediction", "maps", "web"),
+    "shapely": ("data", "prediction", "maps", "web"),
     "scipy": (
         "data",
         "landscape",
@@ -171,13 +175,16 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "reports",
     ),
     "matplotlib": ("reports",),
-    "PIL": ("reports", "data", "generate", "prediction", "maps"),
+    "PIL": ("reports", "data", "generate", "prediction", "maps", "web"),
     "pyarrow": ("maps",),
     "rich": ("progress", "cli"),
     "typer": ("cli",),
     "ray": ("prediction",),
     "fastapi": ("web",),
+    "starlette": ("web",),
     "uvicorn": ("web",),
+    "sqlalchemy": ("web",),
+    "rio_tiler": ("web",),
     "onnx": ("exporting",),
     "onnxscript": ("exporting",),
     "onnxruntime": ("exporting", "prediction"),

@@ -1,0 +1,3 @@
+"""A client of the service."""
+
+from __future__ import annotations
