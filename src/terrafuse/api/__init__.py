@@ -37,17 +37,19 @@ if TYPE_CHECKING:
     from terrafuse.api.exporting import Exported, export
     from terrafuse.api.generating import GeneratedSet, generate
     from terrafuse.api.inputs import Rasters
+    from terrafuse.api.learning import train
     from terrafuse.api.mapping import TrainedModel
     from terrafuse.api.maps import mosaic, vectorize
     from terrafuse.api.parameters import describe_parameters
     from terrafuse.api.pretraining import pretrain, pretrained_weights
     from terrafuse.api.reference import DrawnSample, areas, sample
     from terrafuse.api.reporting import SmallMaps, report
-    from terrafuse.api.runs import Run, evaluate, load, predict, train, validate
+    from terrafuse.api.runs import Run, evaluate, load, predict
     from terrafuse.api.sharing import push
     from terrafuse.api.shipped import CopiedConfigs, ShippedConfig, copy_configs, list_configs
     from terrafuse.api.sweeps import Sweep, sweep
     from terrafuse.api.synergies import check_synergy, read_synergy, synergy
+    from terrafuse.api.validating import validate
     from terrafuse.describe.overview import describe_model
     from terrafuse.reports.thumbnails import data_preview
 else:  # each command imports only the libraries that it needs
@@ -80,6 +82,7 @@ else:  # each command imports only the libraries that it needs
             "terrafuse.api.exported": ("ExportedModel", "open_model"),
             "terrafuse.api.exporting": ("Exported", "export"),
             "terrafuse.api.generating": ("GeneratedSet", "generate"),
+            "terrafuse.api.learning": ("train",),
             "terrafuse.api.mapping": ("TrainedModel",),
             "terrafuse.api.maps": ("mosaic", "vectorize"),
             "terrafuse.api.parameters": ("describe_parameters",),
@@ -92,8 +95,6 @@ else:  # each command imports only the libraries that it needs
                 "evaluate",
                 "load",
                 "predict",
-                "train",
-                "validate",
             ),
             "terrafuse.api.sharing": ("push",),
             "terrafuse.api.shipped": (
@@ -104,6 +105,7 @@ else:  # each command imports only the libraries that it needs
             ),
             "terrafuse.api.sweeps": ("Sweep", "sweep"),
             "terrafuse.api.synergies": ("check_synergy", "read_synergy", "synergy"),
+            "terrafuse.api.validating": ("validate",),
             "terrafuse.reports.thumbnails": ("data_preview",),
             "terrafuse.describe.overview": ("describe_model",),
         },

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.runs import load, train
+from terrafuse.api.learning import train
+from terrafuse.api.runs import load
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset

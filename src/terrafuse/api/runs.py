@@ -23,13 +23,11 @@ from terrafuse.api.mapping import (
     warn_of,
 )
 from terrafuse.config import EvaluationConfig, RunConfig, load_run_config
-from terrafuse.config.base import STORED_CONFIG, read_yaml
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.config.paths import exists
-from terrafuse.config.pretrain import load_pretrain_config
 from terrafuse.data import (
     Manifest,
     Scene,
-    open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
 from terrafuse.data.polygons import RegionFile
@@ -39,7 +37,7 @@ from terrafuse.data.value_scale import (
     compare_scenes,
     judge_scales,
 )
-from terrafuse.describe.memory import check_prediction, check_small_batch, fit_batch
+from terrafuse.describe.memory import check_prediction, fit_batch
 from terrafuse.errors import (
     ConfigError,
     NotEnoughMemoryError,
@@ -55,7 +53,7 @@ from terrafuse.evaluation.objects import ObjectScores
 from terrafuse.evaluation.regions import RegionScores
 from terrafuse.evaluation.trimap import TrimapScores
 from terrafuse.memory import explaining_memory
-from terrafuse.methods import create_segmenter, load_segmenter
+from terrafuse.methods import load_segmenter
 from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     Calibration,
@@ -73,8 +71,7 @@ from terrafuse.prediction.job import MapJob
 from terrafuse.prediction.scene_model import SceneModel
 from terrafuse.prediction.torch_model import TorchModel
 from terrafuse.progress import Progress
-from terrafuse.sampling.augment import ModalityDropout
-from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.segmenter import Segmenter
 from terrafuse.stopping import when_stopped
 from terrafuse.version import VERSION
 from terrafuse.weights import (
@@ -733,87 +730,3 @@ def predict(
         workers=workers,
         progress=progress,
     )
-
-
-def train(
-    config: str | Path | RunConfig,
-    out: str | Path,
-    *,
-    overrides: Mapping[str, str] | None = None,
-    resume: bool = False,
-    fresh: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Train as `run.yaml` specifies; return the run folder.
-
-    Args:
-        config: The file, or the settings themselves.
-        out: The run folder to make.
-        overrides: Dotted keys → YAML values that replace those of the file.
-        resume: Go on where an interrupted run stopped.
-        fresh: Read the data again, whatever is kept of it beside the manifest.
-        progress: Show a progress bar, or lines where stderr is no terminal.
-
-    Raises:
-        ConfigError: The settings are invalid.
-        DataError: The data cannot be trained on.
-        OutputError: `out` holds another run, cannot be written, or another process writes there.
-    """
-    from terrafuse.training import train as train_run  # Lightning takes seconds to import
-
-    settings = config if isinstance(config, RunConfig) else load_run_config(config, overrides or {})
-    return train_run(settings, Path(out), resume=resume, fresh=fresh, progress=progress)
-
-
-def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Check `run.yaml` or `pretrain.yaml`, its manifest and options, without reading pixels.
-
-    Returns:
-        Facts about the run: method, modalities, classes, scenes per split, parameters; of a
-        pre-training its objective, and no classes.
-
-    Raises:
-        ConfigError: The settings are invalid.
-        DataError: The manifest is invalid.
-        ModelError: The method or objective cannot be built with these options.
-    """
-    if "objective" in read_yaml(Path(config), overrides):
-        return _validate_pretraining(config, overrides or {})
-    from terrafuse.training import check_crop_size, check_settings  # seconds to import
-
-    settings = load_run_config(config, overrides or {})
-    check_settings(settings)
-    dataset = open_dataset(settings.data)
-    check_crop_size(settings.data, dataset)
-    scored_classes(settings.evaluation, dataset.scheme)  # refuses unknown class names
-    ModalityDropout(settings.data.modality_dropout, list(dataset.modalities))  # likewise
-    segmenter = create_segmenter(
-        settings.method.name,
-        list(dataset.modalities.values()),
-        dataset.scheme.num_classes,
-        settings.method.options,
-    )
-    check_small_batch(segmenter, settings)
-    facts = {"classes": list(dataset.scheme.names)}
-    return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
-
-
-def _validate_pretraining(config: str | Path, overrides: Mapping[str, str]) -> dict[str, Any]:
-    from terrafuse.pretraining import create_pretrainer
-    from terrafuse.training import check_crop_size, check_pretrain_settings  # seconds to import
-
-    settings = load_pretrain_config(config, overrides)
-    check_pretrain_settings(settings)
-    dataset = open_dataset(settings.data)
-    check_crop_size(settings.data, dataset)
-    pretrainer = create_pretrainer(settings, list(dataset.modalities.values()))
-    return {"objective": settings.objective.name} | _facts(dataset, pretrainer, {})
-
-
-def _facts(dataset: Manifest, model: SensorModel, further: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "modalities": {m.name: list(m.bands) for m in dataset.modalities.values()},
-        **further,
-        "scenes": dataset.splits,
-        "parameters": sum(p.numel() for p in model.parameters()),
-    }

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.api.comparing import Setting, judge_rows
+from terrafuse.api.learning import train
 from terrafuse.api.pretraining import pretrain, pretrained_weights
-from terrafuse.api.runs import load, train
+from terrafuse.api.runs import load
 from terrafuse.api.sweep_choice import choose_value
 from terrafuse.api.sweep_plan import Candidates, SweepRun, plan_sweep
 from terrafuse.api.sweep_sharing import (

@@ -92,10 +92,11 @@ class HubRun:
         Raises:
             ConfigError: It is not of this form.
         """
-        found = _NAME.fullmatch(_PREFIX.sub("", str(text), count=1))
+        given = re.sub(r"^hf:/(?!/)", "hf://", str(text))
+        found = _NAME.fullmatch(_PREFIX.sub("", given, count=1))
         if found is None or len(found[1]) > _LONGEST_NAME or re.search(r"--|\.\.", found[1]):
             raise ConfigError(
-                f"'{cut(text)}' does not name a run on the hub. Write hf://owner/name, or "
+                f"'{cut(given)}' does not name a run on the hub. Write hf://owner/name, or "
                 "hf://owner/name@revision; both names are of letters, digits, '-', '_' and '.'"
             )
         return cls(found[1], found[2])
