@@ -163,8 +163,8 @@ class SelfAttention(nn.Module):
         """(L, d) → (L, d)."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)  # (L, 3 d)
         qkv = qkv.reshape(len(x), 3, HEADS, -1).permute(1, 2, 0, 3)  # (3, heads, L, d / heads)
-        q, k, v = qkv.unbind(0)
-        x = F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1)  # (L, d)
+        q, k, v = qkv[:, None].unbind(0)  # (1, heads, L, d / heads): ONNX has it with a batch alone
+        (x,) = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (L, d)
         result: Tensor = self.out_proj(x)
         return result
 
