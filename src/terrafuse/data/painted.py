@@ -383,8 +383,7 @@ def write_layer(
             if not table or _crs(before.crs) != grid.crs:
                 table = _make_layer(partial, before.table or _table_name(scene, layers), scene, crs)
             _replace_rows(partial, table, rows)
-            after = read_painted(partial)[1][scene]
-        return after
+            return read_painted(partial)[1][scene]
 
 
 def pixel_shapes(layer: PaintedLayer, grid: Grid) -> list[Any]:
@@ -393,6 +392,8 @@ def pixel_shapes(layer: PaintedLayer, grid: Grid) -> list[Any]:
     Raises:
         GridMismatchError: Only one of layer and grid has a CRS, or none leads to the other.
     """
+    if not len(layer):
+        return []
     shapes = shapely.from_wkb(np.array(layer.shapes, object))
     if _crs(layer.crs) == grid.crs:
         inverse = ~grid.transform

@@ -26,8 +26,8 @@ from terrafuse.data.label_files import (
 )
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
 from terrafuse.data.names import local_file
-from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.painted import PaintedLabels, PaintedLayer
+from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
 from terrafuse.data.rasters import RasterSource, ReadingRules
