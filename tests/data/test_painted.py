@@ -36,8 +36,8 @@ from terrafuse.data.painted import (
     write_layer,
 )
 from terrafuse.errors import ConfigError, DataError, LabelError, OutputError
-from terrafuse.sampling import labelled_scenes
 from terrafuse.samples import Window
+from terrafuse.sampling import labelled_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 MakeRaster = Callable[..., Path]
@@ -205,7 +205,7 @@ def test_painted_polygons_can_be_ignored_or_taken_from_elsewhere(
 def test_what_is_kept_of_a_data_set_changes_with_the_polygons(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("terrafuse.data.kept._SETTLED_NS", -10**12)
+    monkeypatch.setattr("terrafuse.data.kept._SETTLED_NS", -(10**12))
     digests = [open_keeper(opened(manifest)).digest]
     for edge in (3, 4):
         paint(manifest, "b", polygon("p", "mine", 0, 0, edge, 2))
@@ -221,7 +221,9 @@ def test_validate_and_check_see_the_polygons(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERRAFUSE_KEEP", "no")
-    assert any(f.code == "no-labels" and f.scene == "b" for f in data_check(manifest.path, quick=True))
+    assert any(
+        f.code == "no-labels" and f.scene == "b" for f in data_check(manifest.path, quick=True)
+    )
     paint(manifest, "b", polygon("p", "mine", 0, 0, 3, 2))
     said: list[str] = []
     found = data_check(manifest.path, quick=True, say=said.append)
@@ -240,7 +242,9 @@ def test_unknown_classes_are_refused_with_their_polygon(manifest: Manifest) -> N
     path = paint(manifest, "b", polygon("p1", "mine", 0, 0, 3, 2))
     text = manifest.path.read_text().replace("mine", "quarry")
     manifest.path.write_text(text)
-    with pytest.raises(LabelError, match=r"painted polygon 'p1' \('.*', scene 'b'\): unknown class"):
+    with pytest.raises(
+        LabelError, match=r"painted polygon 'p1' \('.*', scene 'b'\): unknown class"
+    ):
         opened(manifest)
     assert opened(manifest, painted="ignore").painted is None
     with closing(sqlite3.connect(path)) as database:
@@ -250,7 +254,9 @@ def test_unknown_classes_are_refused_with_their_polygon(manifest: Manifest) -> N
         opened(manifest)
 
 
-def test_polygons_of_a_place_that_moved_are_told(manifest: Manifest, make_raster: MakeRaster) -> None:
+def test_polygons_of_a_place_that_moved_are_told(
+    manifest: Manifest, make_raster: MakeRaster
+) -> None:
     paint(manifest, "b", polygon("p", "mine", 0, 0, 3, 2))
     image = np.ones((1, HEIGHT, WIDTH), np.uint8)
     far = Affine.translation(9_000, 0) @ GRIDS["rotated"][1]
