@@ -156,7 +156,7 @@ def begin(
     values = config.model_dump(mode="json")
     with written_whole(out / CONFIG) as (partial,):
         partial.write_text(to_yaml(values, flow_leaves=False), encoding="utf-8")
-    if painted is not None:
+    if painted is not None and not (out / START).exists():
         with written_whole(out / PAINTED) as (partial,):
             partial.write_bytes(painted.content)
         about = {**painted.summary(), "digest": painted.digest, "classes": painted.counts()}

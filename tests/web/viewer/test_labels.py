@@ -81,16 +81,19 @@ def put(client: TestClient, *features: Any, tag: str = "*", address: str = ADDRE
 
 def test_a_painted_polygon_is_kept_and_learnt_from(client: TestClient, manifest: Manifest) -> None:
     empty = client.get(ADDRESS)
-    assert empty.json()["features"] == [] and not painted_path(manifest.path).exists()
+    assert empty.json()["features"] == []
+    assert not painted_path(manifest.path).exists()
     hole = [[8, 5], [10, 5], [10, 7], [8, 7], [8, 5]]
     tag = empty.headers["ETag"]
     kept = put(client, feature("p", "mine", square(4, 3, 14, 11), hole), tag=tag)
-    assert kept.status_code == 200 and kept.json()["notes"] == []
+    assert kept.status_code == 200
+    assert kept.json()["notes"] == []
     read = client.get(ADDRESS)
     assert read.json()["features"] == kept.json()["features"]
     assert read.headers["ETag"] == kept.headers["ETag"] != tag
     (found,) = read.json()["features"]
-    assert found["properties"]["class"] == "mine" and found["properties"]["painted_at"]
+    assert found["properties"]["class"] == "mine"
+    assert found["properties"]["painted_at"]
     assert sorted(map(tuple, found["geometry"]["coordinates"][0][:-1])) == [
         (4, 3), (4, 11), (14, 3), (14, 11)
     ]  # fmt: skip
@@ -114,7 +117,8 @@ def test_the_second_of_two_pages_is_refused_and_loses_nothing(client: TestClient
     )
     assert other.status_code == 200  # another scene
     without = client.put(ADDRESS, json={"type": "FeatureCollection", "features": []})
-    assert without.status_code == 428 and "If-Match" in without.json()["error"]
+    assert without.status_code == 428
+    assert "If-Match" in without.json()["error"]
     removed = put(client, tag=first.headers["ETag"])
     assert (removed.json()["features"] == [] and removed.headers["ETag"] != tag) or removed
     assert len(client.get("/views/1/labels").json()["features"]) == 1
@@ -158,7 +162,8 @@ def test_a_wrong_polygon_is_one_message_and_leaves_nothing(
 ) -> None:
     wrong, message = REFUSED[what]
     answer = put(client, feature("ok", "mine", square(0, 0, 3, 3)), wrong)
-    assert answer.status_code == 422 and message in answer.json()["error"]
+    assert answer.status_code == 422
+    assert message in answer.json()["error"]
     assert "\n" not in answer.json()["error"]
     assert not painted_path(manifest.path).exists()
     assert [p.name for p in manifest.path.parent.iterdir() if "partial" in p.name] == []
@@ -184,7 +189,8 @@ def test_what_is_no_collection_is_refused(
     assert "is there twice" in twice.json()["error"]
     monkeypatch.setattr(routes, "MOST_VERTICES", 9)
     many = put(client, *[feature(f"{n}", "mine", square(0, 0, 3, 3)) for n in range(2)])
-    assert many.status_code == 422 and "more than 9 vertices" in many.json()["error"]
+    assert many.status_code == 422
+    assert "more than 9 vertices" in many.json()["error"]
     monkeypatch.setattr(routes, "MOST_BYTES", 100)
     assert send(text.encode())[0] == 413
     assert client.get("/views/2/labels").status_code == 404
@@ -248,7 +254,8 @@ def test_a_sample_is_labelled_point_by_point(tmp_path: Path, blind: bool) -> Non
         (None, "the body is not"),
     ):
         answer = client.put("/views/0/sample", json={"labels": labels})
-        assert 400 <= answer.status_code < 500 and message in answer.json()["error"]
+        assert 400 <= answer.status_code < 500
+        assert message in answer.json()["error"]
     assert read_labels(path, read_sample(path)).tolist() == [1, -1, -1]
 
 
