@@ -157,15 +157,13 @@ def test_look_paint_train_again(tmp_path: Path, command_line: Any) -> None:
     path = make_landscape(tmp_path / "land", seed=2, size=192, train=2, val=1, test=1)
     values = yaml.safe_load(path.read_text())
     scene, other = (item for item in values["scenes"] if item["split"] == "train")
-    with rasterio.open(path.parent / scene.pop("labels")) as source:
-        is_forest = source.read(1) == 4
-    with rasterio.open(path.parent / other["labels"], "r+") as labels:
-        band = labels.read(1)
-        labels.write(np.where(band == 4, 255, band), 1)
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    for item in (other, scene):
+        with rasterio.open(path.parent / item["labels"], "r+") as labels:
+            is_forest = labels.read(1) == 4
+            labels.write(np.where(is_forest, 255, labels.read(1)), 1)
     run = tmp_path / "run.yaml"
     run.write_text(
-        f"data: {{manifest: {path}, modalities: [optical], crop_size: 96, batch_size: 8, "
+        f"data: {{manifest: {path}, modalities: [optical], crop_size: 64, batch_size: 8, "
         "workers: 0, sampling: balanced}\n"
         "method: {name: single, backbone: resnet10t, backbone_options: {strides: [2, 4, 8, 16]}, "
         "decoder_options: {channels: 32}}\n"
