@@ -53,7 +53,9 @@ def _validate_run(config: str | Path, overrides: Mapping[str, str]) -> dict[str,
         settings.method.options,
     )
     check_small_batch(segmenter, settings)
-    facts = {"classes": list(dataset.scheme.names)}
+    facts: dict[str, Any] = {"classes": list(dataset.scheme.names)}
+    if dataset.painted is not None:
+        facts["painted"] = dataset.painted.summary()
     return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
 
 
@@ -63,7 +65,7 @@ def _validate_pretraining(config: str | Path, overrides: Mapping[str, str]) -> d
     from terrafuse.training import check_crop_size, check_pretrain_settings
 
     check_pretrain_settings(settings)
-    dataset = open_dataset(settings.data)
+    dataset = open_dataset(settings.data, is_labelled=False)
     check_crop_size(settings.data, dataset)
     pretrainer = create_pretrainer(settings, list(dataset.modalities.values()))
     return {"objective": settings.objective.name} | _facts(dataset, pretrainer, {})
