@@ -15,12 +15,12 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 LOCAL_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(LOCAL_UV))
-CODE := src tests benchmarks docs
+CODE := src tests benchmarks docs frontend/scripts
 # scores.py and ladder.py train for hours; mutants.py and kills.py run tests and commands for hours.
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz mutants check lint types format docs docs-serve notebooks wheel runtime-wheel bench clean distclean
+.PHONY: help install demo test test-all fuzz mutants check lint types format web-types docs docs-serve notebooks wheel runtime-wheel bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ types: $(STAMP) ## mypy, strict.
 format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
+
+web-types: $(STAMP) ## Write the TypeScript of what the page and the server agree on.
+	$(BIN)/python frontend/scripts/contract.py
 
 docs: $(DOCS_STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
