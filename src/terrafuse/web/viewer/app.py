@@ -5,14 +5,16 @@ Files are found by ids only: no part of an address is ever a path of this machin
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,6 +24,7 @@ from terrafuse.errors import (
     MissingDependencyError,
     SceneNotFoundError,
     TerrafuseError,
+    cut,
 )
 from terrafuse.web.viewer.document import ViewIndex
 from terrafuse.web.viewer.preparing import Preparer
@@ -45,6 +48,9 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _TIFF = "image/tiff"
+_RANGES = re.compile(
+    r"bytes=\s*(\d{1,18}-\d{0,18}|-\d{1,18})(\s*,\s*(\d{1,18}-\d{0,18}|-\d{1,18})){0,31}"
+)
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (
     (SceneNotFoundError, 404),
     (InUseError, 409),
@@ -76,6 +82,8 @@ def create_viewer_app(
         middleware=[Middleware(Guard, host=host), *middleware],
     )  # fmt: skip
     app.add_exception_handler(TerrafuseError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(RequestValidationError, _refuse_values)
     for router in routers:
         app.include_router(router)
     app.include_router(view_routes(preparer))
@@ -105,17 +113,20 @@ def view_routes(preparer: Preparer) -> APIRouter:
         return dict(preparer.progress(id))
 
     @router.api_route("/v/{id}/rasters/{name}", methods=["GET", "HEAD"])
-    def raster(id: str, name: str) -> Response:
+    def raster(id: str, name: str, request: Request) -> Response:
         path = _raster_of(preparer.shown(id), name)
         if path is None:
-            return _missing(f"scene '{id}' has no such raster")
+            return _answer(404, f"scene '{id}' has no such raster")
+        wanted = request.headers.get("range")
+        if wanted is not None and not _is_range(wanted):
+            return _answer(416, f"'{cut(wanted)}' is no range of bytes, such as bytes=0-1023")
         return FileResponse(path, media_type=_TIFF, headers={"cache-control": "no-cache"})
 
     @router.get("/v/{id}/places/{name}")
     def thumbnail(id: str, name: str) -> Response:
         picture = preparer.shown(id).thumbnail(f"places/{name}")
         if picture is None:
-            return _missing(f"scene '{id}' has no such place")
+            return _answer(404, f"scene '{id}' has no such place")
         return Response(picture, media_type="image/png")
 
     @router.get("/v/{id}/pixel")
@@ -151,19 +162,22 @@ def page_routes() -> APIRouter:
     @router.get("/{name:path}")
     def file(name: str) -> Response:
         if name not in files:
-            return _missing("there is no such page")
+            return _answer(404, "there is no such page")
         return FileResponse(files[name], headers={"cache-control": "no-cache"})
 
     return router
 
 
 def page_files() -> dict[str, Path]:
-    """The built page: address → file; none where it is not installed."""
+    """The built page: address → file; none where it is not installed.
+
+    The page of jobs, which lies beside it, is the service's.
+    """
     folder = Path(str(resources.files("terrafuse.web"))) / "page"
     return {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.stem != "jobs"
     }
 
 
@@ -172,8 +186,16 @@ def _raster_of(shown: Shown, name: str) -> Path | None:
     return shown.rasters.get(layer) if dot and end == "tif" else None
 
 
-def _missing(text: str) -> JSONResponse:
-    return JSONResponse({"error": text}, status_code=404)
+def _is_range(text: str) -> bool:
+    """Tell whether a header names ranges of bytes, none of which ends before it begins."""
+    if not _RANGES.fullmatch(text):
+        return False
+    pairs = (one.strip().split("-") for one in text.partition("=")[2].split(","))
+    return all(not (first and last) or int(first) <= int(last) for first, last in pairs)
+
+
+def _answer(status: int, text: str) -> JSONResponse:
+    return JSONResponse({"error": text}, status_code=status)
 
 
 def _refuse(request: Request, error: Exception) -> JSONResponse:
@@ -181,6 +203,20 @@ def _refuse(request: Request, error: Exception) -> JSONResponse:
     del request
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
     return JSONResponse({"error": str(error)}, status_code=status)
+
+
+def _refuse_http(request: Request, error: Exception) -> JSONResponse:
+    del request
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    return JSONResponse({"error": f"{error.detail}"}, error.status_code, headers)
+
+
+def _refuse_values(request: Request, error: Exception) -> JSONResponse:
+    del request
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return _answer(422, f"'{first['loc'][-1]}': {first['msg']}. Give whole numbers: ?row=0&col=0")
 
 
 class Guard:

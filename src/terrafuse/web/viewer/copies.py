@@ -264,7 +264,7 @@ def _is_readable(dataset: Any) -> bool:
         and len(set(dataset.dtypes)) == 1
         and dataset.dtypes[0] in _DTYPES
         and len(set(dataset.nodatavals)) <= 1 + all(map(_is_nan, dataset.nodatavals))
-        and (side <= SMALL or rows * cols <= _LARGEST_BLOCK and rows > 1)
+        and (side <= SMALL or (rows * cols <= _LARGEST_BLOCK and rows > 1))
         and halves == wanted
         and side / 2 ** len(halves) <= SMALL
     )

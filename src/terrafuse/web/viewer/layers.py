@@ -102,9 +102,7 @@ def image_layer(
     )
 
 
-def number_layer(
-    raster: Raster, look: Look, channel: Channel, ramp: RampName = "viridis"
-) -> Layer:
+def number_layer(raster: Raster, look: Look, channel: Channel, ramp: RampName = "viridis") -> Layer:
     """A layer of one band on a colour ramp."""
     values = _physical(raster.path, [channel], look.nodata)
     return _layer(raster, look, "number", _bands([channel], values), ramp=ramp)
@@ -193,9 +191,7 @@ def _band(channel: Channel, values: Float) -> Band:
     if not values.size:
         return Band(**plain)
     low, high = np.percentile(values, (_LOW, _HIGH)).tolist()
-    return Band(
-        **plain, least=float(values.min()), most=float(values.max()), low=low, high=high
-    )
+    return Band(**plain, least=float(values.min()), most=float(values.max()), low=low, high=high)
 
 
 def find_indices(channels: Sequence[Channel]) -> tuple[Index, ...]:

@@ -157,8 +157,6 @@ class Preparer:
         else:
             work.state = "ready"
 
-    def _show(
-        self, subject: Subject, work: _Work, plan: Plan, progress: Progress | None
-    ) -> None:
+    def _show(self, subject: Subject, work: _Work, plan: Plan, progress: Progress | None) -> None:
         shown = plan.show(progress)
         work.shown = self._finish(subject, shown) if self._finish else shown

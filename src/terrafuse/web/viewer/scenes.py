@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import DEFAULT_COLORS, DISTINCT_COLORS, ClassScheme
-from terrafuse.data import Grid, ReadingRules, Scene
+from terrafuse.data import Grid, Manifest, ReadingRules, Scene
 from terrafuse.data.handles import without_warnings
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.remote import state
@@ -107,6 +107,9 @@ class Subject:
         make: Makes the map; None: nothing does.
         explainer: Says why; None: nothing can.
         as_trained: Opens the scene as the model reads it.
+        manifest: That the scene is of, beside which polygons are painted; None: it is of none.
+        scene_id: Of the scene in it.
+        train_splits: Splits whose painted polygons are learnt from.
         notes: For the reader.
     """
 
@@ -120,6 +123,9 @@ class Subject:
     make: Callable[[Progress | None], None] | None = None
     explainer: Explainer | None = None
     as_trained: Callable[[TrainedModel], Scene] | None = None
+    manifest: Manifest | None = None
+    scene_id: str = ""
+    train_splits: tuple[str, ...] = ("train",)
     notes: tuple[str, ...] = ()
 
 
@@ -350,9 +356,7 @@ class Plan:
                 self._add(path, partial(_plan_product, self._subject.store, product))
         for own in sorted((folder / SUBSETS).glob(f"*/class_map{_ENDS[0]}")):
             names = own.parent.name
-            look = Look(
-                f"subset_{names}", f"Class map of {names} alone", "subset", nodata
-            )
+            look = Look(f"subset_{names}", f"Class map of {names} alone", "subset", nodata)
             found = open_class_raster(own)
             if (found.names, found.values) == (raster.names, raster.values):
                 self._add_class_map(found, look)
@@ -394,9 +398,7 @@ class Plan:
         def reading() -> Iterator[Reader]:
             yield lambda window: table[scene.read_labels(window)]
 
-        truth = self._subject.store.copy(
-            "truth", about, self.grid, class_encoding(nodata), reading
-        )
+        truth = self._subject.store.copy("truth", about, self.grid, class_encoding(nodata), reading)
         look = Look("truth", "Truth (labels)", "truth", nodata, self._class_map is None)
         self._planned.append(_Planned(look, truth, class_layer))
         mapped = next((one.raster for one in self._planned if one.look.id == "class_map"), None)
@@ -507,9 +509,7 @@ class Plan:
         except (OSError, ValueError, KeyError, TypeError):  # edited by hand: counted instead
             return None
 
-    def _places(
-        self, layers: Sequence[Layer], rasters: Mapping[str, Path]
-    ) -> tuple[Places, ...]:
+    def _places(self, layers: Sequence[Layer], rasters: Mapping[str, Path]) -> tuple[Places, ...]:
         if self._class_map is None:
             return ()
         blocks = Blocks.of(self.grid.height, self.grid.width)
@@ -558,9 +558,7 @@ def _areas(
         indices[(stored == entry.value) & known] = k
     rows, cols = indices.shape
     steps = grid.height / rows, grid.width / cols
-    coarse = Grid(
-        grid.crs, grid.transform * grid.transform.scale(steps[1], steps[0]), rows, cols
-    )
+    coarse = Grid(grid.crs, grid.transform * grid.transform.scale(steps[1], steps[0]), rows, cols)
     count = AreaCount(coarse)
     count.add(indices)
     counted = count.result(ClassScheme(tuple(str(n) for n in range(max(1, len(classes))))))
@@ -756,4 +754,3 @@ def _colours(names: Mapping[int, str]) -> dict[int, str]:
     palette = DISTINCT_COLORS if len(others) <= len(DISTINCT_COLORS) else DEFAULT_COLORS
     found = {value: palette[n % len(palette)] for n, value in enumerate(others)}
     return found | {0: "#c8c8c4"}
-

@@ -60,13 +60,11 @@ class Collection:
     Args:
         title: As people read it.
         subjects: Scenes, by their ids in addresses.
-        manifest: Of the scenes, where polygons can be painted; None: nowhere.
         sample: Reference sample that is labelled; None: there is none.
     """
 
     title: str
     subjects: Mapping[str, Subject]
-    manifest: Manifest | None = None
     sample: Path | None = None
 
 
@@ -140,10 +138,12 @@ def _of_manifest(manifest: Manifest, scenes: Sequence[str]) -> Collection:
             store=store,
             scene=partial(_scene_of, manifest, id),
             split=splits[id],
+            manifest=manifest,
+            scene_id=id,
         )
         for id in ids
     )
-    return Collection(manifest.path.stem, _by_id(subjects), manifest)
+    return Collection(manifest.path.stem, _by_id(subjects))
 
 
 def _chosen(manifest: Manifest, scenes: Sequence[str]) -> list[str]:
@@ -201,6 +201,7 @@ def _of_map(path: Path, named: str | None, explainers: dict[Path, Explainer]) ->
     opening: Callable[[], Scene] | None = None
     as_trained: Callable[[TrainedModel], Scene] | None = None
     beside: list[Path] = []
+    of_scene: dict[str, Any] = {}
     if named is not None or "scene" in inputs:
         from terrafuse.api.inputs import split_scene_name
 
@@ -218,6 +219,8 @@ def _of_map(path: Path, named: str | None, explainers: dict[Path, Explainer]) ->
             opening = partial(_scene_of, manifest, id)
             as_trained = partial(_trained_scene, manifest_path=manifest_path, id=id)
             beside.append(manifest_path.parent)
+            of_scene = {"manifest": manifest, "scene_id": id}
+            of_scene["split"] = {e.id: e.split for e in manifest.entries}.get(id)
     elif "rasters" in inputs:
         model_place = inputs.get("model")
         opening = partial(_scene_of_rasters, model_place, inputs["rasters"], str(inputs["id"]))
@@ -238,6 +241,7 @@ def _of_map(path: Path, named: str | None, explainers: dict[Path, Explainer]) ->
         explainer=explainer,
         as_trained=as_trained,
         notes=tuple(notes),
+        **of_scene,
     )
 
 
@@ -365,12 +369,18 @@ def _of_run(folder: Path, scenes: Sequence[str]) -> Collection:
             "of a run. Name some with --scene ID"
         )
     explainer = Explainer(partial(_load, folder))
-    subjects = (_of_run_scene(folder, manifest, id, splits[id], explainer) for id in ids)
-    return Collection(folder.resolve().name, _by_id(subjects), manifest)
+    of_run = partial(_of_run_scene, folder, manifest, explainer, config.data.train_splits)
+    subjects = (of_run(id, splits[id]) for id in ids)
+    return Collection(folder.resolve().name, _by_id(subjects))
 
 
 def _of_run_scene(
-    run: Path, manifest: Manifest, id: str, split: str | None, explainer: Explainer
+    run: Path,
+    manifest: Manifest,
+    explainer: Explainer,
+    train_splits: Sequence[str],
+    id: str,
+    split: str | None,
 ) -> Subject:
     store = Store(manifest.path.parent)
     out = _views_folder(run, store) / plain_id(id)
@@ -387,6 +397,9 @@ def _of_run_scene(
         make=maker.make,
         explainer=explainer,
         as_trained=opening,
+        manifest=manifest,
+        scene_id=id,
+        train_splits=tuple(train_splits),
     )
 
 

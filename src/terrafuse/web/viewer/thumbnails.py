@@ -84,9 +84,7 @@ def _draw_image(place: Place, path: Path, layer: Layer) -> Picture:
     return _enlarged(picture)
 
 
-def _draw_classes(
-    place: Place, path: Path, layer: Layer, entries: Sequence[ClassEntry]
-) -> Picture:
+def _draw_classes(place: Place, path: Path, layer: Layer, entries: Sequence[ClassEntry]) -> Picture:
     window = _window(place, layer)
     shape = min(window.height, SIDE), min(window.width, SIDE)
     stored, known = read_window(path, window, shape, _nodata(layer))
