@@ -27,7 +27,7 @@ from terrafuse.errors import (
     cut,
 )
 from terrafuse.web.viewer.document import ViewIndex
-from terrafuse.web.viewer.preparing import Preparer
+from terrafuse.web.viewer.preparing import NotReadyError, Preparer
 from terrafuse.web.viewer.scenes import Shown, check_pixel
 
 #: What the page may load and do: its own files, and pictures that it makes itself.
@@ -53,6 +53,7 @@ _RANGES = re.compile(
 )
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (
     (SceneNotFoundError, 404),
+    (NotReadyError, 409),
     (InUseError, 409),
     (MissingDependencyError, 501),
 )
@@ -101,7 +102,7 @@ def view_routes(preparer: Preparer) -> APIRouter:
 
     @router.get("/v/{id}/view.json")
     def view(id: str) -> JSONResponse:
-        shown = preparer.shown(id)
+        shown = preparer.ready(id)
         return JSONResponse(shown.view.model_dump(mode="json"))
 
     @router.post("/v/{id}/make")
@@ -114,9 +115,11 @@ def view_routes(preparer: Preparer) -> APIRouter:
 
     @router.api_route("/v/{id}/rasters/{name}", methods=["GET", "HEAD"])
     def raster(id: str, name: str, request: Request) -> Response:
-        path = _raster_of(preparer.shown(id), name)
+        path = _raster_of(preparer.ready(id), name)
         if path is None:
             return _answer(404, f"scene '{id}' has no such raster")
+        if not path.is_file():
+            return _answer(404, f"the raster '{name}' was removed meanwhile. Start the viewer again")
         wanted = request.headers.get("range")
         if wanted is not None and not _is_range(wanted):
             return _answer(416, f"'{cut(wanted)}' is no range of bytes, such as bytes=0-1023")
@@ -124,18 +127,18 @@ def view_routes(preparer: Preparer) -> APIRouter:
 
     @router.get("/v/{id}/places/{name}")
     def thumbnail(id: str, name: str) -> Response:
-        picture = preparer.shown(id).thumbnail(f"places/{name}")
+        picture = preparer.ready(id).thumbnail(f"places/{name}")
         if picture is None:
             return _answer(404, f"scene '{id}' has no such place")
         return Response(picture, media_type="image/png")
 
     @router.get("/v/{id}/pixel")
     def pixel(id: str, row: int = Query(), col: int = Query()) -> JSONResponse:
-        return JSONResponse(preparer.shown(id).values(row, col))
+        return JSONResponse(preparer.ready(id).values(row, col))
 
     @router.get("/v/{id}/why")
     def why(id: str, row: int = Query(), col: int = Query()) -> JSONResponse:
-        subject, shown = preparer.subject(id), preparer.shown(id)
+        subject, shown = preparer.subject(id), preparer.ready(id)
         check_pixel(shown.view, row, col)
         if subject.explainer is None or subject.as_trained is None:
             raise DataError(

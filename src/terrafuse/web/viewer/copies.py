@@ -263,15 +263,11 @@ def _is_readable(dataset: Any) -> bool:
         and not any("NBITS" in tags for tags in (stored, *bands))
         and len(set(dataset.dtypes)) == 1
         and dataset.dtypes[0] in _DTYPES
-        and len(set(dataset.nodatavals)) <= 1 + all(map(_is_nan, dataset.nodatavals))
+        and len(set(map(str, dataset.nodatavals))) == 1  # NaN differs from itself
         and (side <= SMALL or (rows * cols <= _LARGEST_BLOCK and rows > 1))
         and halves == wanted
         and side / 2 ** len(halves) <= SMALL
     )
-
-
-def _is_nan(value: float | None) -> bool:
-    return value is not None and isnan(value)
 
 
 def write_copy(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from math import atan2, hypot
+from math import atan2, ceil, hypot, log10
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +15,14 @@ from rasterio.warp import transform as warp_points
 from terrafuse.data.grid import Grid, apply_affine, near
 from terrafuse.web.viewer.document import Ground, LonLat
 
-#: Largest error of interpolated degrees, in pixels of the scene: half of what is promised.
-TOLERANCE_PX = 0.05
+#: Largest error of interpolated degrees along rows, and along columns, in pixels of the scene.
+TOLERANCE_PX = 0.045
 # Cells along a side of the lattice, at most.
-_MOST_CELLS = 128
+_MOST_CELLS = 512
+# Of a pixel, that rounding may cost.
+_ROUNDING_PX = 0.002
 _DEGREES = "OGC:CRS84"
 _TURN = 360.0
-# A tenth of a millimetre.
-_DECIMALS = 9
 # WGS 84.
 _SEMI_MAJOR_M = 6_378_137.0
 _FLATTENING = 1 / 298.257_223_563
@@ -158,8 +158,8 @@ def _lattice(grid: Grid, place: _Place) -> LonLat | None:
             return LonLat(
                 rows=tuple(rows[::2].tolist()),
                 cols=tuple(cols[::2].tolist()),
-                lon=_rounded(lon[::2, ::2]),
-                lat=_rounded(lat[::2, ::2]),
+                lon=_rounded(lon[::2, ::2], place),
+                lat=_rounded(lat[::2, ::2], place),
             )
         cells = [2 * n if is_coarse else n for n, is_coarse in zip(cells, finer, strict=True)]
 
@@ -169,10 +169,11 @@ def _error(lon: Float, lat: Float, axis: int, place: _Place) -> float:
     degrees = np.moveaxis(np.stack([lon, lat]), axis + 1, 1)
     off = np.abs((degrees[:, :-2:2] + degrees[:, 2::2]) / 2 - degrees[:, 1::2])
     scales = np.array([metres_per_degree(v) for v in np.moveaxis(lat, axis, 0)[1::2, 0]])
-    # Both errors add up where a cell is bent along both of its sides.
     metres = np.hypot(off[0] * scales[:, :1], off[1] * scales[:, 1:])
-    return 2 * float(metres.max()) / min(place.pixel_metres)
+    return float(metres.max()) / min(place.pixel_metres)
 
 
-def _rounded(values: Float) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in np.round(values, _DECIMALS).tolist())
+def _rounded(values: Float, place: _Place) -> tuple[tuple[float, ...], ...]:
+    degrees = min(place.pixel_metres) / metres_per_degree(0.0)[1] * _ROUNDING_PX
+    decimals = max(0, ceil(-log10(degrees)))
+    return tuple(tuple(row) for row in np.round(values, decimals).tolist())

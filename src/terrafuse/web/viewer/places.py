@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ _LOOKED_AT, _LEAST_SIDE = 2048, 4
 _KNOWN = 0.5
 
 Float = NDArray[np.float64]
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Blocks:
         values, known = read_small(path, -(-max(self.height, self.width) // self.step), nodata)
         return self.cut(values[0].astype(np.float64)), self.cut(known[0])
 
-    def cut(self, pixels: NDArray[np.generic]) -> NDArray[np.generic]:  # type: ignore[type-var]
+    def cut(self, pixels: NDArray[_Scalar]) -> NDArray[_Scalar]:
         """Pixels (h, w) by block; those beyond the end are zero."""
         n = self.side // self.step
         rows, cols = (-(-size // n) for size in pixels.shape)
@@ -70,7 +72,8 @@ class Blocks:
         """Mean of each block's known values (rows, columns), NaN where too few are known."""
         count = known.sum(axis=2)
         total = np.where(known, values, 0).sum(axis=2)
-        return np.where(count >= self._enough(), total / np.maximum(count, 1), np.nan)
+        mean: Float = np.where(count >= self._enough(), total / np.maximum(count, 1), np.nan)
+        return mean
 
     def share(self, chosen: NDArray[np.bool_], known: NDArray[np.bool_]) -> Float:
         """Share of each block's known pixels that are chosen, NaN where too few are known."""
@@ -108,11 +111,12 @@ class Blocks:
             thumbnail=thumbnail,
         )
 
-    def _enough(self) -> NDArray[np.float64]:
+    def _enough(self) -> Float:
         """Pixels of each block that must be known: half of those within the scene."""
-        rows = -(-self.height // self.step), -(-self.width // self.step)
-        inside = self.cut(np.ones(rows, bool)).sum(axis=2)
-        return np.maximum(inside * _KNOWN, 1)
+        shape = -(-self.height // self.step), -(-self.width // self.step)
+        inside = self.cut(np.ones(shape, bool)).sum(axis=2)
+        enough: Float = np.maximum(inside * _KNOWN, 1)
+        return enough
 
 
 def uncertain_places(

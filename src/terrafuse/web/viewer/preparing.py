@@ -18,6 +18,10 @@ from terrafuse.web.viewer.subjects import Collection
 Finish = Callable[[Subject, Shown], Shown]
 
 
+class NotReadyError(TerrafuseError, RuntimeError):
+    """A scene has to be made ready first."""
+
+
 @dataclass
 class _Work:
     """How far a scene is: waiting, running, ready or failed."""
@@ -51,7 +55,7 @@ class Preparer:
         self.collection = collection
         self._finish, self._say = finish, say
         self._works = {id: _Work() for id in collection.subjects}
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time, self._beginning = threading.Lock(), threading.Lock()
 
     def index(self, *, is_static: bool = False) -> ViewIndex:
         """The list of scenes as it stands."""
@@ -96,6 +100,23 @@ class Preparer:
         if plan.to_make <= SOON:
             self._show(subject, work, plan, None)
 
+    def ready(self, id: str) -> Shown:
+        """The scene, where it is ready or soon can be.
+
+        Raises:
+            NotReadyError: It takes longer, and must be asked for.
+            TerrafuseError: Nothing of it can be shown.
+        """
+        self.subject(id)
+        work = self._works[id]
+        if work.shown is None and work.state != "running":
+            with work.lock:
+                if work.shown is None:
+                    self.prepare_soon(id)
+        if work.shown is None:
+            raise NotReadyError(f"scene '{id}' is not ready yet. POST v/{id}/make, and wait")
+        return work.shown
+
     def shown(self, id: str, progress: Progress | None = None) -> Shown:
         """The scene, made ready if it is not.
 
@@ -138,8 +159,6 @@ class Preparer:
         work = self._works[id]
         state = "ready" if work.shown else work.state
         return {"state": state, "done": work.done, "total": work.total, "error": work.error}
-
-    _beginning = threading.Lock()
 
     def _run(self, id: str) -> None:
         work = self._works[id]

@@ -476,7 +476,7 @@ class Plan:
         """The classes, with pixels and areas on the map, else in the truth."""
         named = {one.id: one for one in layers}
         layer = named.get("class_map") or named.get("truth")
-        if layer is None:
+        if layer is None or not 0 < len(self._classes) <= IGNORE_INDEX:
             return self._classes
         written = self._written_areas() if layer.id == "class_map" else None
         if written is not None:
@@ -554,14 +554,14 @@ def _areas(
 ) -> tuple[ClassEntry, ...]:
     """Count pixels and areas of classes, of all pixels of a map or of some evenly spread ones."""
     indices = np.full(stored.shape, IGNORE_INDEX, np.uint8)
-    for k, entry in enumerate(classes[:IGNORE_INDEX]):
+    for k, entry in enumerate(classes):
         indices[(stored == entry.value) & known] = k
     rows, cols = indices.shape
     steps = grid.height / rows, grid.width / cols
     coarse = Grid(grid.crs, grid.transform * grid.transform.scale(steps[1], steps[0]), rows, cols)
     count = AreaCount(coarse)
     count.add(indices)
-    counted = count.result(ClassScheme(tuple(str(n) for n in range(max(1, len(classes))))))
+    counted = count.result(ClassScheme(tuple(str(n) for n in range(len(classes)))))
     return tuple(
         entry.model_copy(
             update={"pixels": round(own.pixels * steps[0] * steps[1]), "area_ha": own.hectares}

@@ -48,6 +48,7 @@ ATTRIBUTION = ("attribution", "attribution_margin")
 #: Key of `prediction.json` of such maps: a digest of model and files.
 MADE_OF = "made_of"
 MODEL_JSON = "model.json"
+MANIFEST = "dataset.yaml"
 _MANIFESTS = (".yaml", ".yml")
 _SAMPLE = ".gpkg"
 _PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
@@ -113,6 +114,8 @@ def _of_folder(path: Path, scenes: Sequence[str]) -> Collection:
     if _is_map(path):
         return _of_maps(path.resolve().name, [path], scenes)
     maps = sorted(p for p in path.iterdir() if p.is_dir() and _is_map(p))
+    if not maps and (path / MANIFEST).exists():
+        return _of_manifest(load_manifest(path / MANIFEST), scenes)
     if not maps:
         raise DataError(
             f"'{path}' is no folder of a map (it has no class_map.tif), no run, and holds no "
