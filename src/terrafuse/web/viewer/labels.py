@@ -318,7 +318,7 @@ def _shape(geometry: Any, where: str, left: int) -> tuple[Any, int]:
         if not isinstance(part, list) or not part:
             raise LabelError(f"{where} has no outline")
         rings = [_ring(ring, where) for ring in part]
-        left -= sum(map(len, rings))
+        left -= int(shapely.get_num_coordinates(rings).sum())
         if left < 0:
             raise LabelError(
                 f"the polygons of the scene have more than {MOST_VERTICES:,} vertices; paint with "
