@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient
 
 from made_runs import make_run
 from remedies import refused, said
+from small_methods import SMALL
 from terrafuse import api, web
 from terrafuse.data import load_manifest
 from terrafuse.web.viewer import copies, preparing
@@ -108,6 +109,24 @@ def test_scenes_of_a_run(tmp_path: Path, map_: Path) -> None:
         find_subjects(run)
     assert f"terrafuse predict {run}" in error
     assert find_subjects(map_).subjects
+
+
+@pytest.mark.filterwarnings("ignore:.*values.*")
+def test_maps_of_subsets(tmp_path: Path, map_: Path) -> None:
+    place = "web.viewer.subjects:find_subjects | is none. Leave --subsets out"
+    with refused(place):
+        find_subjects(map_, subsets=True)
+    assert find_subjects(map_).subjects
+    runs = (
+        make_run(tmp_path / "mcanet", "mcanet", SMALL["mcanet"][0]),
+        make_run(tmp_path / "late_fusion"),
+    )
+    needs_all, may_lack = (find_subjects(run, subsets=True).subjects["scene2"] for run in runs)
+    place = "web.viewer.subjects:_MapMaker._subset_folders | Leave --subsets out, or train a"
+    with refused(place):
+        needs_all.is_made()
+    assert not find_subjects(runs[0]).subjects["scene2"].is_made()
+    assert not may_lack.is_made()
 
 
 # Preparing
