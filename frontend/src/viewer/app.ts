@@ -207,7 +207,11 @@ export class App {
     }
     if (view.sampling && !isFromDisk) {
       this.sample = new SampleStore(view.sampling, new URL(view.sampling.href, this.base).href, () => this.later());
-      void this.sample.load();
+      const { sample } = this;
+      void sample.load().then(() => {
+        const open = sample.nextOpen(-1);
+        if (this.sample === sample && this.place < 0 && open !== null) this.goToPlace(this.list, open);
+      });
     }
   }
 
