@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.stopping import Stopped
 from terrafuse.web.viewer import scenes
 from terrafuse.web.viewer.app import HEADERS, page_files
 from terrafuse.web.viewer.document import View, ViewIndex
@@ -261,22 +263,25 @@ def test_the_next_free_port_is_taken(taken: int) -> None:
 def test_ports_and_hosts_that_are_none() -> None:
     with pytest.raises(ConfigError, match="--port 70000 is no port"):
         listen("127.0.0.1", 70_000, print)
-    with pytest.raises(OutputError, match="cannot listen on '192.0.2.1', port 8765"):
+    with pytest.raises(OutputError, match=r"cannot listen on '192.0.2.1', port 8765"):
         listen("192.0.2.1", 8765, print)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
-def test_the_address_is_said(
-    shown: Path, host: str, taken: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("host", "end"),
+    [("127.0.0.1", KeyboardInterrupt()), ("0.0.0.0", Stopped(signal.SIGINT))],
+)
+def test_the_address_is_said_and_a_signal_ends_it(
+    shown: Path, host: str, end: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(self: Any, sockets: Any) -> None:
         assert sockets[0].getsockname()[0] == host
-        raise KeyboardInterrupt
+        raise end
 
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
     said: list[str] = []
     serve_view(shown / "map", host=host, port=0, browser=False, say=said.append)
-    assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")  # noqa: S104
+    assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")
     assert len(said) == (1 if host == "127.0.0.1" else 2)
     if len(said) == 2:
         assert "nothing asks for a password" in said[0]

@@ -75,10 +75,8 @@ def test_a_map_is_made_once_and_says_why(run: Path, monkeypatch: pytest.MonkeyPa
     # Found again by another viewer; made anew for another model.
     open_viewer(run)[0].shown("scene2")
     assert len(made) == 1
-    description = json.loads((run / "model.json").read_text())
     record = json.loads((out / "prediction.json").read_text())
     (out / "prediction.json").write_text(json.dumps({**record, "made_of": "another model"}))
-    del description
     open_viewer(run)[0].shown("scene2")
     assert len(made) == 2
 

@@ -129,8 +129,6 @@ def _is_map(path: Path) -> bool:
 
 
 def _of_manifest(manifest: Manifest, scenes: Sequence[str]) -> Collection:
-    if not manifest.entries:
-        raise DataError(f"'{manifest.path}' has no scenes. Add some under 'scenes'")
     ids = _chosen(manifest, scenes) if scenes else manifest.ids()
     splits = {entry.id: entry.split for entry in manifest.entries}
     store = Store(manifest.path.parent)
@@ -458,6 +456,7 @@ class _MapMaker:
             scene=f"{self.manifest.path}#{self.id}",
             products=products,
             facts={MADE_OF: self._made_of()},
+            trust_values=True,  # of the run's own data; doubts are warned of, and recorded
             resume=resume,
             progress=progress,
         )
