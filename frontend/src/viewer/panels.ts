@@ -46,16 +46,11 @@ function layerItem(app: App, shown: Shown): TemplateResult {
   return html`<li
     class="layer"
     data-layer=${id}
-    draggable="true"
-    @dragstart=${(event: DragEvent) => {
-      // A slider is dragged for itself.
-      if ((event.target as HTMLElement).closest('input')) event.preventDefault();
-      dragged = id;
-    }}
     @dragover=${(event: DragEvent) => event.preventDefault()}
     @drop=${drop}
   >
     <div class="layer-head">
+      <span class="drag" draggable="true" title="Drag to another place" aria-hidden="true" @dragstart=${() => (dragged = id)}>⠿</span>
       <label class="name"
         ><input
           type="checkbox"

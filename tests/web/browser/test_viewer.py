@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import yaml
 from numpy.typing import NDArray
 
@@ -16,6 +17,15 @@ pytest.importorskip("fastapi", reason="the extra web is not installed")
 
 from browsing import Shown, chromium, looking, serving_app, static_page
 from terrafuse import web
+from terrafuse.data import Grid
+from terrafuse.maps import (
+    DrawnPixels,
+    SampleFile,
+    Stratum,
+    read_labels,
+    read_sample,
+    write_sample,
+)
 from terrafuse.web.viewer.serving import open_viewer
 from viewed import NAMES, write, write_map
 
@@ -206,6 +216,69 @@ def test_classes_stretch_and_bands_are_painted_again_without_reading(
     page.get_by_role("button", name="Index", exact=True).click()
     shown.settle()
     assert shown.colour(0, 0) != photo
+
+
+def test_layers_are_ordered_and_see_through(shown: Shown, made: Made) -> None:
+    page = shown.page
+    row, col = map(int, np.argwhere(made.classes == 1)[100])
+    at = f"{col + 0.5},{row + 0.5}"
+    shown.link(scene="map", at=at, zoom=3, layers="photo,class_map")
+    above = np.array(shown.colour(0, 0))
+    shown.link(scene="map", at=at, zoom=3, layers="photo,class_map*0.5")
+    mixed = np.array(shown.colour(0, 0))
+    page.get_by_role("button", name="Move photo up").click()
+    shown.settle()
+    below = np.array(shown.colour(0, 0))
+    assert mixed == pytest.approx((above + below) / 2, abs=2)
+    assert not np.array_equal(above, below)
+    page.locator("[data-layer=class_map] .drag").drag_to(page.locator("[data-layer=photo]"))
+    shown.settle()
+    assert np.array_equal(shown.colour(0, 0), mixed)
+
+
+def test_scenes_that_wait_are_made_ready(browser: Any, made: Made) -> None:
+    manifest = made.folder / "data" / "dataset.yaml"
+    two = yaml.safe_load(manifest.read_text())
+    two["scenes"].append({**two["scenes"][0], "id": "b", "split": "val"})
+    path = manifest.with_name("two.yaml")
+    path.write_text(yaml.safe_dump(two))
+    _, app = open_viewer(path)
+    with serving_app(app) as address, looking(browser, address) as shown:
+        shown.settle()
+        shown.page.locator(".scene select").select_option("b")
+        shown.page.wait_for_function("() => location.hash.startsWith('#scene=b')")
+        shown.settle()
+        shown.click(0, 0)
+        shown.page.wait_for_selector("[data-read=truth][data-stored]")
+
+
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_sample_is_labelled(browser: Any, made: Made, tmp_path: Path, blind: bool) -> None:
+    path = tmp_path / "sample.gpkg"
+    with rasterio.open(made.folder / "map" / "class_map.tif") as file:
+        grid = Grid(file.crs, file.transform, HEIGHT, WIDTH)
+    pixels = DrawnPixels(np.array([1, 0, 2]), np.array([30, 700, 190]), np.array([29, 4, 1200]))
+    strata = tuple(Stratum(name, k, 300, 2.1) for k, name in enumerate(NAMES))
+    about = {"blind": blind, "map": str(made.folder / "map")}
+    write_sample(path, SampleFile(grid, strata, False, NAMES, pixels, about), blind=blind)
+    _, app = open_viewer(path, map_=made.folder / "map")
+    with serving_app(app) as address, looking(browser, address) as shown:
+        page = shown.page
+        shown.settle()
+        page.wait_for_selector("[data-save=saved]")
+        assert (page.locator("[data-layer=class_map]").count() == 0) is blind
+        page.wait_for_function("() => document.body.innerText.includes('Point 1 ')")
+        page.keyboard.press("2")
+        page.wait_for_selector("[data-done='1']")
+        page.keyboard.press("3")
+        page.wait_for_selector("[data-done='2']")
+        page.wait_for_selector("[data-save=saved]")
+        page.keyboard.press("p")
+        page.keyboard.press("0")
+        page.wait_for_selector("[data-done='1']")
+        page.wait_for_selector("[data-save=saved]")
+    labels = read_labels(path, read_sample(path))
+    assert sorted(labels.tolist()) in ([-1, -1, 1], [-1, -1, 2])
 
 
 def test_a_link_brings_the_same_look_back(shown: Shown, browser: Any) -> None:

@@ -166,12 +166,11 @@
   `:M}var cE=null;function lE(e,t){let n=e.layer(t.id),{id:r}=t,i=e.open.has(r),a=e.errors.get(r);return j`<li
     class="layer"
     data-layer=${r}
-    draggable="true"
-    @dragstart=${e=>{e.target.closest(`input`)&&e.preventDefault(),cE=r}}
     @dragover=${e=>e.preventDefault()}
     @drop=${t=>{if(t.preventDefault(),!cE||cE===r)return;let n=e.state.layers.map(e=>e.id);e.moveLayer(cE,n.indexOf(r)-n.indexOf(cE))}}
   >
     <div class="layer-head">
+      <span class="drag" draggable="true" title="Drag to another place" aria-hidden="true" @dragstart=${()=>cE=r}>⠿</span>
       <label class="name"
         ><input
           type="checkbox"
