@@ -85,7 +85,7 @@ def write_rasters(folder: Path, side: int) -> None:
             classes.write(drawn, 1, window=window)
             noise = rng.integers(1, 9, (3, rows, side), np.uint8)
             photo.write(noise + drawn * 40, window=window)
-    factors = [2**k for k in range(1, 12) if side / 2**k >= 128]
+    factors = [2**k for k in range(1, 12) if side / 2**k >= 256]
     for path, how in ((map_path, Resampling.nearest), (photo_path, Resampling.average)):
         with rasterio.open(path, "r+") as file:
             file.build_overviews(factors, how)
