@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-_SECONDS = 20
+_SECONDS = 40
 
 
 @contextmanager

@@ -343,10 +343,10 @@ def test_polygons_are_drawn_undone_and_saved(shown: Shown, made: Made) -> None:
     page.keyboard.press("b")
     page.keyboard.press("1")
     box = shown.box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-    page.mouse.move(x - 60, y - 20)
+    left, top = box["x"] + box["width"] / 2 - 60, box["y"] + box["height"] / 2 - 20
+    page.mouse.move(left, top)
     page.mouse.down()
-    page.mouse.move(x + 60, y - 20, steps=6)
+    page.mouse.move(left + 120, top, steps=6)
     page.mouse.up()
     page.wait_for_selector("[data-save=saved]")
     classes = {each["properties"]["class"] for each in _labels(shown)["features"]}
@@ -439,7 +439,7 @@ def test_keyboard_alone(shown: Shown) -> None:
 @pytest.mark.parametrize("width", [1200, 390])
 def test_nothing_serious_for_axe(browser: Any, made: Made, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    options = {"color_scheme": scheme, "bypass_csp": True}
+    options: dict[str, Any] = {"color_scheme": scheme, "bypass_csp": True}
     with looking(browser, made.address, width=width, **options) as shown:
         shown.settle()
         for key in ("Enter", "n", "s", "f", "b", "?"):
