@@ -20,7 +20,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
 from terrafuse.api.datasets import TRAIN_SPLITS
-from terrafuse.data import Grid, Manifest
+from terrafuse.data import Grid, Manifest, load_manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
     PaintedLayer,
@@ -103,15 +103,15 @@ def labelling_of(
     )
 
 
-def labels_router(manifest: Manifest, scenes: Mapping[str, str]) -> APIRouter:
+def labels_router(manifest: Manifest | Path | str, scenes: Mapping[str, str]) -> APIRouter:
     """Routes `/NAME/labels` of painted polygons: GET and PUT of GeoJSON in scene pixels.
 
     Args:
-        manifest: The data set, beside which they are kept.
+        manifest: The data set, beside which they are kept, or its path.
         scenes: Name in addresses → id of the scene.
     """
     router = APIRouter()
-    store = _Store(manifest)
+    store = _Store(manifest if isinstance(manifest, Manifest) else load_manifest(manifest))
 
     @router.get("/{name}/labels")
     def get_labels(name: str) -> Response:
@@ -275,7 +275,10 @@ def _polygons_in(
             raise LabelError(f"{where} is there twice; give each polygon an id of its own")
         seen.add(id)
         shape, left = _shape(feature.get("geometry"), where, left)
-        shape, changed = checked_shape(shape, grid, where)
+        try:
+            shape, changed = checked_shape(shape, grid, where)
+        except shapely.errors.ShapelyError as error:  # type: ignore[attr-defined]
+            raise LabelError(f"{where} is no area: {cut(error)}") from None
         polygons.append(PaintedPolygon(id, name, shape))
         notes += [f"{where}: {changed}"] if changed else []
     return polygons, notes
