@@ -221,6 +221,7 @@ PAGES: dict[str, Page] = {
         | {"from terrafuse.data.value_conversion import ValueConversion": "likewise"},
     ),
     "big-scenes": Page(trained),
+    "view": Page(mapped),
     "after-the-map": Page(trained),
     "export": Page(trained, skip={"pip install": "the environment of the tests has it"}),
     "runtime": Page(

@@ -30,6 +30,7 @@ from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.sweep import sweep
+from terrafuse.cli.view import view
 from terrafuse.version import VERSION
 
 app = typer.Typer(
@@ -205,6 +206,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(predict)
 app.command()(export)
+app.command()(view)
 app.command()(vectorize)
 app.command()(mosaic)
 app.command()(sample)

@@ -291,6 +291,11 @@ class Scene:
         notices = {name: source.choice.notice for name, source in self._sources.items()}
         return {name: notice for name, notice in notices.items() if notice is not None}
 
+    @property
+    def made_of(self) -> SceneFiles:
+        """Its files as they are named, and the rules by which they are read."""
+        return self._files
+
     def source(self, modality: str) -> RasterSource:
         """Rasters of a modality that the scene has."""
         return self._sources[modality]
