@@ -175,7 +175,7 @@ def test_loopback_needs_no_token(host: str) -> None:
 )
 def test_other_hosts_need_a_token(host: str, path: Path) -> None:
     assert not is_loopback(host)
-    with pytest.raises(ConfigError, match="there are no tokens. Make one"):
+    with pytest.raises(ConfigError, match=r"there are no tokens\. Make one"):
         Access(host=host)
     add_token(path, "ana")
     remove_token(path, "ana")

@@ -233,7 +233,7 @@ class TokenFile:
         """
         try:
             found = self.path.stat()
-            state = (found.st_mtime_ns, found.st_ino, found.st_size)
+            state = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         except OSError:
             state = None
         if state is None or state != self._seen:
