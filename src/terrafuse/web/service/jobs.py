@@ -28,11 +28,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from terrafuse.errors import unknown_name
+from terrafuse.errors import cut
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User
+from terrafuse.web.service.refusals import RefusedError
+from terrafuse.web.service.users import User, sees
 
 JobRow = Row[Any]
 #: What a worker hears when it says how far it is.
@@ -93,13 +93,13 @@ class Queue:
             need_bytes: Of disk.
 
         Raises:
-            Refusal: The user has as many jobs as may be.
+            RefusedError: The user has as many jobs as may be.
         """
         id = secrets.token_hex(8)
         with self.database.deciding() as db:
             waiting = _count(db, JOBS.c.user == user.name, JOBS.c.state.in_(_WAITING))
             if waiting >= max_queued:
-                raise Refusal(
+                raise RefusedError(
                     429,
                     f"{user.name} has {waiting} jobs that have not ended, and may have "
                     f"{max_queued}. Wait for one, or cancel one",
@@ -132,7 +132,7 @@ class Queue:
         """Of these jobs, which revision each is at."""
         with self.database.reading() as db:
             found = db.execute(select(JOBS.c.id, JOBS.c.revision).where(JOBS.c.id.in_(ids)))
-            return {id: revision for id, revision in found}
+            return {row.id: row.revision for row in found}
 
     def page(
         self,
@@ -162,7 +162,7 @@ class Queue:
         """Have a job stop: at once where it waits, after the window in hand where it runs.
 
         Raises:
-            Refusal: It has ended.
+            RefusedError: It has ended.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
@@ -171,24 +171,24 @@ class Queue:
             elif row.state == "running":
                 _set(db, id, state="cancelling")
             elif row.state != "cancelling":
-                raise Refusal(409, f"job {id} is {row.state}: there is nothing to cancel")
+                raise RefusedError(409, f"job {id} is {row.state}: there is nothing to cancel")
             return _row(db, id)
 
     def resume(self, id: str, *, max_queued: int) -> JobRow:
         """Put a job back that was cancelled or failed; what is kept of it is gone on with.
 
         Raises:
-            Refusal: It is neither, or its user has as many jobs as may be.
+            RefusedError: It is neither, or its user has as many jobs as may be.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
             if row.state not in ("cancelled", "failed"):
-                raise Refusal(
+                raise RefusedError(
                     409, f"job {id} is {row.state}; only cancelled and failed jobs are resumed"
                 )
             waiting = _count(db, JOBS.c.user == row.user, JOBS.c.state.in_(_WAITING))
             if waiting >= max_queued:
-                raise Refusal(
+                raise RefusedError(
                     429,
                     f"{row.user} has {waiting} jobs that have not ended, and may have "
                     f"{max_queued}. Wait for one, or cancel one",
@@ -201,12 +201,12 @@ class Queue:
         """Forget a job.
 
         Raises:
-            Refusal: It has not ended.
+            RefusedError: It has not ended.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
             if row.state not in ENDED:
-                raise Refusal(409, f"job {id} is {row.state}; cancel it before it is deleted")
+                raise RefusedError(409, f"job {id} is {row.state}; cancel it before it is deleted")
             db.execute(delete(JOBS).where(JOBS.c.id == id))
 
     def ended_before(self, moment: float) -> list[str]:
@@ -214,6 +214,12 @@ class Queue:
         with self.database.reading() as db:
             rows = select(JOBS.c.id).where(JOBS.c.state.in_(ENDED), JOBS.c.ended < moment)
             return list(db.scalars(rows))
+
+    def has_waiting(self, models: Sequence[str]) -> bool:
+        """Whether a job of one of these models waits, without holding up who writes."""
+        with self.database.reading() as db:
+            query = select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.model.in_(models))
+            return db.execute(query.limit(1)).one_or_none() is not None
 
     def claim(self, worker: str, models: Sequence[str]) -> Claim | None:
         """Give a worker the next job: of the highest priority, of the user whose turn it is.
@@ -223,7 +229,11 @@ class Queue:
         running = (
             select(func.count())
             .select_from(JOBS.alias("others"))
-            .where(text("others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""))
+            .where(
+                text(
+                    "others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""
+                )
+            )
             .scalar_subquery()
         )
         turn = func.coalesce(USERS.c.turn, 0)
@@ -294,7 +304,12 @@ class Queue:
         """Say that a job is done; False: the worker had lost it."""
         files = json.dumps([file.model_dump() for file in results])
         return self._end(
-            claim, "done", results=files, error=None, seconds=seconds, done=func.coalesce(JOBS.c.total, JOBS.c.done)
+            claim,
+            "done",
+            results=files,
+            error=None,
+            seconds=seconds,
+            done=func.coalesce(JOBS.c.total, JOBS.c.done),
         )
 
     def fail(self, claim: Claim, message: str) -> bool:
@@ -471,11 +486,13 @@ def find_row(queue: Queue, id: str, user: User) -> JobRow:
     """A job of a user.
 
     Raises:
-        Refusal: There is none.
+        RefusedError: There is none.
     """
     row = queue.get(id)
-    if row is None or (row.user != user.name and "all" not in user.may):
-        raise Refusal(404, unknown_name("job", id, ()))
+    if row is None or not sees(user, row.user):
+        raise RefusedError(
+            404, f"there is no job '{cut(id)}'; GET /api/jobs lists those that there are"
+        )
     return row
 
 
@@ -486,7 +503,7 @@ def _date(seconds: float) -> datetime:
 def _row(db: Connection, id: str) -> JobRow:
     row = db.execute(select(JOBS).where(JOBS.c.id == id)).one_or_none()
     if row is None:
-        raise Refusal(404, f"there is no job {id} any more")
+        raise RefusedError(404, f"there is no job {id} any more")
     return row
 
 

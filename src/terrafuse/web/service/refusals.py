@@ -19,7 +19,7 @@ _LOG = logging.getLogger("terrafuse.serve")
 _MOST_FAULTS = 5
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that is not carried out.
 
     Args:
@@ -28,9 +28,7 @@ class Refusal(Exception):
         headers: Of the answer, such as Retry-After.
     """
 
-    def __init__(
-        self, status: int, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})
@@ -38,7 +36,7 @@ class Refusal(Exception):
 
 def answer_refusals(app: FastAPI) -> None:
     """Have an app answer every refusal with a `Fault`."""
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(TerrafuseError, _mistake)
@@ -53,7 +51,7 @@ def fault(status: int, message: str, headers: Mapping[str, str] | None = None) -
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, Refusal)
+    assert isinstance(error, RefusedError)
     return fault(error.status, str(error), error.headers)
 
 
