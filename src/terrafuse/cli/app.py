@@ -30,6 +30,7 @@ from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.sweep import sweep
+from terrafuse.cli.token import token_app
 from terrafuse.version import VERSION
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(configs_app, name="configs")
+app.add_typer(token_app, name="token")
 app.command("check-method")(check_method)
 app.command()(generate)
 app.command()(pretrain)

@@ -6,7 +6,7 @@ app = create_service_app(ServiceSettings(models=("runs/flood",), data=Path("serv
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,15 +21,12 @@ from fastapi.responses import (
     StreamingResponse,
 )
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
 
 from terrafuse.errors import cut
 from terrafuse.version import VERSION
-from terrafuse.web.access.guard import access_middleware
-from terrafuse.web.access.login import login_router
-from terrafuse.web.access.sessions import Sessions
+from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
-from terrafuse.web.access.tokens import TokenFile
+from terrafuse.web.access.uploads import Uploads, uploads_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.events import Watch, job_events
@@ -39,15 +36,14 @@ from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobS
 from terrafuse.web.service.metrics import Durations, Timing, describe_metrics
 from terrafuse.web.service.models import ModelShelf
 from terrafuse.web.service.pages import list_addresses
-from terrafuse.web.service.refusals import RefusedError, answer_refusals, fault
+from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
-from terrafuse.web.service.users import LOCAL, User, current_user
+from terrafuse.web.service.users import User, current_user, sees
 from terrafuse.web.service.workers import Supervisor
 
 Asking = Annotated[User, Depends(current_user)]
 #: Of the log that one request gets.
 _MOST_LOG_BYTES = 1 << 20
-_KEEPING_SECONDS = 60.0
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Fault, "description": "Refused; the message says why and what to do."},
     503: {"model": Fault, "description": "Not now; try again."},
@@ -73,14 +69,14 @@ class Service:
         self.watch = Watch(self.queue)
         self.durations = Durations()
         self.supervisor = Supervisor(settings, self.queue)
-        self.find_upload: Callable[[str, User], Path] = _no_uploads
+        self.uploads = Uploads(settings.data.absolute() / "uploads")
         self.is_stopping = False
 
     def job(self, id: str, user: User) -> JobRow:
         """A job of a user.
 
         Raises:
-            RefusedError: There is none.
+            Refusal: There is none.
         """
         return find_row(self.queue, id, user)
 
@@ -88,11 +84,11 @@ class Service:
         """The folder of a job's finished map.
 
         Raises:
-            RefusedError: There is no such job, or it is not done.
+            Refusal: There is no such job, or it is not done.
         """
         row = self.job(id, user)
         if row.state != "done":
-            raise RefusedError(409, f"job {id} is {row.state}, and has no results yet")
+            raise Refusal(409, f"job {id} is {row.state}, and has no results yet")
         return self.folders.results(id)
 
     def keep_order(self) -> None:
@@ -100,19 +96,16 @@ class Service:
         self.queue.expire()
         for id in self.queue.ended_before(time.time() - 86400 * self.settings.keep_days):
             self.remove(id)
+        self.uploads.expire(self.queue.uploads_in_use())
 
     def remove(self, id: str) -> None:
         """Forget a job that has ended, and remove its files.
 
         Raises:
-            RefusedError: It has not ended.
+            Refusal: It has not ended.
         """
         self.queue.delete(id)
         self.folders.remove(id)
-
-
-def _no_uploads(id: str, user: User) -> Path:
-    raise RefusedError(404, f"{user.name} has no upload '{cut(id)}'")
 
 
 def service_of(request: Request) -> Service:
@@ -133,7 +126,6 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         WeightsError: A model cannot be read.
     """
     access = Access(host=settings.host, names=settings.names, tokens=settings.tokens)
-    sessions = Sessions(access.session_hours) if settings.tokens else None
     service = Service(settings)
     app = FastAPI(
         title="terrafuse",
@@ -142,15 +134,15 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         lifespan=_life,
-        middleware=[Middleware(Timing, service.durations), *access_middleware(access, sessions)],
         responses=_REFUSALS,
         separate_input_output_schemas=False,
     )
     app.state.service = service
     answer_refusals(app)
     app.include_router(router)
-    if settings.tokens and sessions:
-        app.include_router(login_router(TokenFile(settings.tokens), sessions))
+    app.include_router(uploads_router(service.uploads))
+    protect(app, access)
+    app.add_middleware(Timing, durations=service.durations)
     return app
 
 
@@ -187,17 +179,18 @@ def show_model(name: str, service: Served) -> dict[str, Any]:
 def submit(wanted: JobRequest, service: Served, user: Asking, response: Response) -> Job:
     """Queue a map, once all is checked that can be before."""
     settings, folders = service.settings, service.folders
-    checker = Checker(settings, service.shelf, service.find_upload)
+    checker = Checker(settings, service.shelf, service.uploads)
     free = folders.free_bytes - service.queue.reserved_bytes()
     checked = checker.check(wanted, user, free)
-    max_queued = user.quota or settings.max_queued
+    max_queued = user.max_queued or settings.max_queued
+    max_running = user.max_running or settings.max_running
     row = service.queue.add(
         wanted,
         user=user,
         model=checked.model.name,
         rasters=checked.rasters,
         max_queued=max_queued,
-        max_running=min(max_queued, settings.max_running),
+        max_running=max_running,
         need_bytes=checked.need_bytes,
         has_crs=checked.has_crs,
     )
@@ -215,7 +208,7 @@ def list_jobs(
     cursor: Annotated[int | None, Query(ge=0, lt=1 << 62)] = None,
 ) -> JobList:
     """The user's jobs, newest first."""
-    owner = None if user.name == LOCAL.name else user.name
+    owner = None if sees(user, None) else user.name
     rows = service.queue.page(user=owner, state=state, model=model, limit=limit + 1, before=cursor)
     shown = rows[:limit]
     following = str(shown[-1].seq) if len(rows) > limit else None
@@ -239,7 +232,7 @@ def cancel(id: str, service: Served, user: Asking) -> Job:
 def resume(id: str, service: Served, user: Asking) -> Job:
     """Put a cancelled or failed job back into the queue; it goes on with what is kept."""
     service.job(id, user)
-    row = service.queue.resume(id, max_queued=user.quota or service.settings.max_queued)
+    row = service.queue.resume(id, max_queued=user.max_queued or service.settings.max_queued)
     return to_message(row)
 
 
@@ -291,7 +284,7 @@ def send_result(id: str, name: str, service: Served, user: Asking) -> FileRespon
     names = [file.name for file in to_message(service.job(id, user)).results]
     if name not in names:
         known = ", ".join(names) or "none"
-        raise RefusedError(404, f"job {id} has no result '{cut(name)}'; there are: {known}")
+        raise Refusal(404, f"job {id} has no result '{cut(name)}'; there are: {known}")
     path = folder / name
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return FileResponse(path, media_type=media_type)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from terrafuse.api.inputs import open_item, open_rasters
@@ -16,13 +15,13 @@ from terrafuse.data.value_scale import check_values
 from terrafuse.errors import TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
 from terrafuse.web.access.roots import resolve
+from terrafuse.web.access.uploads import PREFIX, Uploads
 from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.models import ModelShelf, ServedModel
-from terrafuse.web.service.refusals import RefusedError
+from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.users import User, require
 
-UPLOAD = "upload:"
 _WEB = ("http://", "https://")
 _MOST_FILES = 64
 _LONGEST = 2000
@@ -51,12 +50,12 @@ class Checker:
     """What requests are checked by.
 
     Args:
-        find_upload: Identifier and user → file that was sent; raises what is to be answered.
+        uploads: Rasters that were sent.
     """
 
     settings: ServiceSettings
     shelf: ModelShelf
-    find_upload: Callable[[str, User], Path]
+    uploads: Uploads
 
     def check(self, request: JobRequest, user: User, free_bytes: int) -> Checked:
         """Check a request, all but how many jobs its user has.
@@ -65,7 +64,7 @@ class Checker:
             free_bytes: Disk that no job has spoken for.
 
         Raises:
-            RefusedError: It asks for what there is not, or what is not allowed.
+            Refusal: It asks for what there is not, or what is not allowed.
             HTTPException: The user may not.
             TerrafuseError: The rasters do not suit the model or each other.
         """
@@ -87,7 +86,7 @@ class Checker:
         finally:
             scene.close()
         if need > free_bytes:
-            raise RefusedError(
+            raise Refusal(
                 413,
                 f"this map may need {_in_mb(need)} of disk, and the service has "
                 f"{_in_mb(max(free_bytes, 0))} left. Ask for fewer products, or delete jobs",
@@ -99,11 +98,11 @@ class Checker:
     ) -> tuple[Scene, dict[str, list[str]]]:
         """The scene, and where its rasters are."""
         if (request.item is None) == (not request.rasters):
-            raise RefusedError(422, "give either 'rasters' (modality → rasters) or a STAC 'item'")
+            raise Refusal(422, "give either 'rasters' (modality → rasters) or a STAC 'item'")
         if request.item is not None:
             self._check_address(request.item, user)
             if request.item.endswith(".zip") or not names_item(request.item):
-                raise RefusedError(
+                raise Refusal(
                     422, f"'item' {cut(request.item)} is no address of a STAC item (.json)"
                 )
             scene = open_item(model.info, read_item(request.item))
@@ -119,42 +118,41 @@ class Checker:
     def _resolve(self, modality: str, given: str | Sequence[str], user: User) -> list[str]:
         names = [given] if isinstance(given, str) else list(given)
         if not names or len(names) > _MOST_FILES:
-            raise RefusedError(
+            raise Refusal(
                 422, f"modality '{cut(modality)}' has {len(names)} rasters; give 1 to {_MOST_FILES}"
             )
         return [self._find(name, user) for name in names]
 
     def _find(self, name: str, user: User) -> str:
         if len(name) > _LONGEST:
-            raise RefusedError(422, f"'{cut(name)}' is too long for a raster's name")
-        if name.startswith(UPLOAD):
-            require(user, "upload")
-            return str(self.find_upload(name.removeprefix(UPLOAD), user))
+            raise Refusal(422, f"'{cut(name)}' is too long for a raster's name")
+        if name.startswith(PREFIX):
+            return str(self.uploads.path(user, name))
         is_address = "://" in name or name.startswith("/vsi")
         if not is_address and not names_item(name):
             return str(resolve(name, self.settings.roots))
         if is_address:
             self._check_address(name, user)
         if names_item(name):
-            raise RefusedError(422, f"'{cut(name)}' is no raster; give a STAC item as 'item'")
+            raise Refusal(422, f"'{cut(name)}' is no raster; give a STAC item as 'item'")
         return name
 
     def _check_address(self, address: str, user: User) -> None:
         """Refuse addresses of hosts that are not allowed, and what is not http(s).
 
         Raises:
-            RefusedError: It is one.
+            Refusal: It is one.
             HTTPException: The user may name none.
         """
         require(user, "urls")
         problem = allowed_address(address, self.settings.url_hosts)
         if problem:
-            raise RefusedError(422, problem)
+            raise Refusal(422, problem)
 
     def _check_scene(self, scene: Scene, model: ServedModel) -> None:
         grid = scene.grid
         if grid.height * grid.width > self.settings.max_pixels:
-            raise RefusedError(
+            raise Refusal(
                 413,
                 f"the scene has {grid.width:,} × {grid.height:,} pixels, and this service maps "
                 f"scenes of up to {self.settings.max_pixels:,}. Cut it into parts",
@@ -162,7 +160,7 @@ class Checker:
         held = {m.name for m in scene.modalities if m.name not in scene.missing}
         absent = [m.name for m in model.info.modalities if m.name not in held]
         if absent and not model.supports_missing:
-            raise RefusedError(
+            raise Refusal(
                 422,
                 f"model '{model.name}' needs every modality, and {', '.join(absent)} "
                 f"{'is' if len(absent) == 1 else 'are'} missing. Give rasters of all",
@@ -220,7 +218,7 @@ def _as_asked() -> Iterator[None]:
     try:
         yield
     except TerrafuseError as error:
-        raise RefusedError(422, as_asked(str(error))) from error
+        raise Refusal(422, as_asked(str(error))) from error
 
 
 def _check_values(
@@ -238,10 +236,10 @@ def _check_settings(request: JobRequest, model: ServedModel) -> MapSettings:
     """Refuse products and windows that no scene can be mapped with."""
     settings = MapSettings(tuple(request.products), tuple(request.tta))
     if len(set(request.products)) < len(request.products):
-        raise RefusedError(422, "'products' names one twice")
+        raise Refusal(422, "'products' names one twice")
     _ = settings.layers, settings.views
     if request.outputs and "class_map" not in request.products:
-        raise RefusedError(
+        raise Refusal(
             422,
             f"{', '.join(request.outputs)} are made of the class map; add 'class_map' to "
             "'products', or leave 'outputs' empty",
@@ -256,7 +254,7 @@ def _conversions(request: JobRequest, model: ServedModel) -> dict[str, ValueConv
     names = [modality.name for modality in model.info.modalities]
     for name in request.convert:
         if name not in names:
-            raise RefusedError(
+            raise Refusal(
                 422, f"'convert' names '{cut(name)}'; the model's modalities are {', '.join(names)}"
             )
     return {

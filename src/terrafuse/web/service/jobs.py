@@ -31,7 +31,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from terrafuse.errors import cut
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
-from terrafuse.web.service.refusals import RefusedError
+from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.users import User, sees
 
 JobRow = Row[Any]
@@ -93,13 +93,13 @@ class Queue:
             need_bytes: Of disk.
 
         Raises:
-            RefusedError: The user has as many jobs as may be.
+            Refusal: The user has as many jobs as may be.
         """
         id = secrets.token_hex(8)
         with self.database.deciding() as db:
             waiting = _count(db, JOBS.c.user == user.name, JOBS.c.state.in_(_WAITING))
             if waiting >= max_queued:
-                raise RefusedError(
+                raise Refusal(
                     429,
                     f"{user.name} has {waiting} jobs that have not ended, and may have "
                     f"{max_queued}. Wait for one, or cancel one",
@@ -162,7 +162,7 @@ class Queue:
         """Have a job stop: at once where it waits, after the window in hand where it runs.
 
         Raises:
-            RefusedError: It has ended.
+            Refusal: It has ended.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
@@ -171,24 +171,24 @@ class Queue:
             elif row.state == "running":
                 _set(db, id, state="cancelling")
             elif row.state != "cancelling":
-                raise RefusedError(409, f"job {id} is {row.state}: there is nothing to cancel")
+                raise Refusal(409, f"job {id} is {row.state}: there is nothing to cancel")
             return _row(db, id)
 
     def resume(self, id: str, *, max_queued: int) -> JobRow:
         """Put a job back that was cancelled or failed; what is kept of it is gone on with.
 
         Raises:
-            RefusedError: It is neither, or its user has as many jobs as may be.
+            Refusal: It is neither, or its user has as many jobs as may be.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
             if row.state not in ("cancelled", "failed"):
-                raise RefusedError(
+                raise Refusal(
                     409, f"job {id} is {row.state}; only cancelled and failed jobs are resumed"
                 )
             waiting = _count(db, JOBS.c.user == row.user, JOBS.c.state.in_(_WAITING))
             if waiting >= max_queued:
-                raise RefusedError(
+                raise Refusal(
                     429,
                     f"{row.user} has {waiting} jobs that have not ended, and may have "
                     f"{max_queued}. Wait for one, or cancel one",
@@ -201,13 +201,24 @@ class Queue:
         """Forget a job.
 
         Raises:
-            RefusedError: It has not ended.
+            Refusal: It has not ended.
         """
         with self.database.deciding() as db:
             row = _row(db, id)
             if row.state not in ENDED:
-                raise RefusedError(409, f"job {id} is {row.state}; cancel it before it is deleted")
+                raise Refusal(409, f"job {id} is {row.state}; cancel it before it is deleted")
             db.execute(delete(JOBS).where(JOBS.c.id == id))
+
+    def uploads_in_use(self) -> set[str]:
+        """Identifiers of the uploads that jobs name which have not ended."""
+        with self.database.reading() as db:
+            found = db.scalars(select(JOBS.c.request).where(JOBS.c.state.in_(_WAITING)))
+            requests = [JobRequest.model_validate_json(text) for text in found]
+        names: set[str] = set()
+        for request in requests:
+            for given in request.rasters.values():
+                names |= {given} if isinstance(given, str) else set(given)
+        return {name.removeprefix("upload:") for name in names if name.startswith("upload:")}
 
     def ended_before(self, moment: float) -> list[str]:
         """Jobs that ended before a moment."""
@@ -486,13 +497,11 @@ def find_row(queue: Queue, id: str, user: User) -> JobRow:
     """A job of a user.
 
     Raises:
-        RefusedError: There is none.
+        Refusal: There is none.
     """
     row = queue.get(id)
     if row is None or not sees(user, row.user):
-        raise RefusedError(
-            404, f"there is no job '{cut(id)}'; GET /api/jobs lists those that there are"
-        )
+        raise Refusal(404, f"there is no job '{cut(id)}'; GET /api/jobs lists those that there are")
     return row
 
 
@@ -503,7 +512,7 @@ def _date(seconds: float) -> datetime:
 def _row(db: Connection, id: str) -> JobRow:
     row = db.execute(select(JOBS).where(JOBS.c.id == id)).one_or_none()
     if row is None:
-        raise RefusedError(404, f"there is no job {id} any more")
+        raise Refusal(404, f"there is no job {id} any more")
     return row
 
 

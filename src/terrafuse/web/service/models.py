@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.errors import ConfigError, cut, unknown_name
-from terrafuse.web.service.refusals import RefusedError
+from terrafuse.web.service.refusals import Refusal
 from terrafuse.weights import RunInfo, read_run_info
 from terrafuse.weights.onnx_file import names_onnx, read_onnx
 from terrafuse.weights.portable import PortableInfo
@@ -105,16 +105,14 @@ class ModelShelf:
         """A model; None: the only one.
 
         Raises:
-            RefusedError: There is none of that name, or several and no name was given.
+            Refusal: There is none of that name, or several and no name was given.
         """
         if name is None and len(self.models) == 1:
             return next(iter(self.models.values()))
         if name is None:
-            raise RefusedError(
-                422, f"'model' is missing; there are {', '.join(sorted(self.models))}"
-            )
+            raise Refusal(422, f"'model' is missing; there are {', '.join(sorted(self.models))}")
         if name not in self.models:
-            raise RefusedError(status, unknown_name("model", name, self.models))
+            raise Refusal(status, unknown_name("model", name, self.models))
         return self.models[name]
 
 

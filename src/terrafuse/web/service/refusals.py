@@ -19,7 +19,7 @@ _LOG = logging.getLogger("terrafuse.serve")
 _MOST_FAULTS = 5
 
 
-class RefusedError(Exception):
+class Refusal(Exception):  # noqa: N818 - an answer, no error of ours
     """A request that is not carried out.
 
     Args:
@@ -36,7 +36,7 @@ class RefusedError(Exception):
 
 def answer_refusals(app: FastAPI) -> None:
     """Have an app answer every refusal with a `Fault`."""
-    app.add_exception_handler(RefusedError, _refused)
+    app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _plain)
     app.add_exception_handler(TerrafuseError, _mistake)
@@ -51,7 +51,7 @@ def fault(status: int, message: str, headers: Mapping[str, str] | None = None) -
 
 
 def _refused(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, Refusal)
     return fault(error.status, str(error), error.headers)
 
 

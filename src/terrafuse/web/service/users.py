@@ -1,4 +1,4 @@
-"""Who asks, as access control has found out; what routes and queue need of it."""
+"""Who asks, as access control has found out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from terrafuse.web.access.users import current_user, require
 __all__ = ["LOCAL", "User", "current_user", "require", "sees"]
 
 
-def sees(user: User, owner: str) -> bool:
-    """Whether a user may know of a job: of the own ones, without tokens of all."""
-    return user.name in (owner, LOCAL.name)
+def sees(user: User, owner: str | None) -> bool:
+    """Whether a user may know of the jobs of another one; None: of everybody's."""
+    return user.name == owner or "all" in user.may
