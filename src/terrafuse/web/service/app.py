@@ -34,7 +34,7 @@ from terrafuse.web.service.folders import MEDIA_TYPES, Folders
 from terrafuse.web.service.jobs import JobRow, Queue, find_row, to_message
 from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
 from terrafuse.web.service.metrics import Durations, Timing, describe_metrics
-from terrafuse.web.service.models import ModelShelf
+from terrafuse.web.service.models import ModelShelf, ServedModel
 from terrafuse.web.service.pages import list_addresses
 from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
@@ -71,6 +71,10 @@ class Service:
         self.supervisor = Supervisor(settings, self.queue)
         self.uploads = Uploads(settings.data.absolute() / "uploads")
         self.is_stopping = False
+
+    def card(self, model: ServedModel) -> dict[str, Any]:
+        """What people need to know of a model."""
+        return {**model.card, "supports_missing": self.queue.supports_missing(model.name)}
 
     def job(self, id: str, user: User) -> JobRow:
         """A job of a user.
@@ -166,20 +170,20 @@ router = APIRouter()
 @router.get("/api/models", dependencies=[Depends(current_user)])
 def list_models(service: Served) -> list[dict[str, Any]]:
     """The cards of all models."""
-    return [model.card for model in service.shelf.models.values()]
+    return [service.card(model) for model in service.shelf]
 
 
 @router.get("/api/models/{name}", dependencies=[Depends(current_user)])
 def show_model(name: str, service: Served) -> dict[str, Any]:
     """The card of a model: bands, units, classes, scores by subsets, licence."""
-    return service.shelf.find(name, 404).card
+    return service.card(service.shelf.find(name, 404))
 
 
 @router.post("/api/jobs", status_code=201)
 def submit(wanted: JobRequest, service: Served, user: Asking, response: Response) -> Job:
     """Queue a map, once all is checked that can be before."""
     settings, folders = service.settings, service.folders
-    checker = Checker(settings, service.shelf, service.uploads)
+    checker = Checker(settings, service.shelf, service.uploads, service.queue.supports_missing)
     free = folders.free_bytes - service.queue.reserved_bytes()
     checked = checker.check(wanted, user, free)
     max_queued = user.max_queued or settings.max_queued

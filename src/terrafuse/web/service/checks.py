@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -51,11 +51,13 @@ class Checker:
 
     Args:
         uploads: Rasters that were sent.
+        supports_missing: Whether a model does without a modality; None: no worker has said so.
     """
 
     settings: ServiceSettings
     shelf: ModelShelf
     uploads: Uploads
+    supports_missing: Callable[[str], bool | None]
 
     def check(self, request: JobRequest, user: User, free_bytes: int) -> Checked:
         """Check a request, all but how many jobs its user has.
@@ -159,7 +161,10 @@ class Checker:
             )
         held = {m.name for m in scene.modalities if m.name not in scene.missing}
         absent = [m.name for m in model.info.modalities if m.name not in held]
-        if absent and not model.supports_missing:
+        if not absent:
+            return
+        said = self.supports_missing(model.name)
+        if not (model.supports_missing if said is None else said):
             raise Refusal(
                 422,
                 f"model '{model.name}' needs every modality, and {', '.join(absent)} "

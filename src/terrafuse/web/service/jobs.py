@@ -42,6 +42,7 @@ MOST_DEATHS, MOST_SILENCES = 3, 10
 _HELD = ("running", "cancelling")
 _WAITING = ("queued", *_HELD)
 #: Counters that only grow, in the table of facts.
+_MISSING = "supports_missing:"
 UNITS, SECONDS = "units_done", "mapping_seconds"
 
 
@@ -348,6 +349,15 @@ class Queue:
             db.execute(delete(WORKERS).where(WORKERS.c.id == worker))
             values = {"id": worker, "models": json.dumps(list(models)), "seen": self._now(db)}
             db.execute(insert(WORKERS).values(**values, **where))
+
+    def tell_missing(self, model: str, supports: bool) -> None:
+        """Say whether a model maps without one of its modalities, which only its code tells."""
+        self.database.set_fact(f"{_MISSING}{model}", str(int(supports)))
+
+    def supports_missing(self, model: str) -> bool | None:
+        """Whether it does; None: no worker has said so."""
+        said = self.database.fact(f"{_MISSING}{model}")
+        return None if said is None else said == "1"
 
     def is_alive(self, worker: str) -> None:
         """Say that a worker without a job is alive."""

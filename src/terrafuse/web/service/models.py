@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,6 +95,10 @@ class ModelShelf:
                     f"'{model.path}'. Give one of them a name: NAME={model.path}"
                 )
             self.models[model.name] = model
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        """Return the models."""
+        return iter(self.models.values())
 
     @property
     def places(self) -> Mapping[str, str]:

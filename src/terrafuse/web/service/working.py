@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,7 @@ from terrafuse.web.service.checks import allowed_address, as_asked
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.folders import RECORD, Folders, kept_units, list_results
 from terrafuse.web.service.jobs import Answer, Claim, Queue
+from terrafuse.web.service.models import ModelShelf
 from terrafuse.web.service.veil import Veil, names_given
 
 _LOG = logging.getLogger("terrafuse.worker")
@@ -160,6 +162,7 @@ class Worker:
             "started": process_start(number),
         }
         _patiently(lambda: self.queue.enrol(self.settings.id, list(self.settings.models), where))
+        self._tell_models()
         seen = time.monotonic()
         while True:
             if self.run_once():
@@ -168,6 +171,16 @@ class Worker:
                 _patiently(lambda: self.queue.is_alive(self.settings.id))
                 seen = time.monotonic()
             time.sleep(_POLL_SECONDS)
+
+    def _tell_models(self) -> None:
+        """Say what the service does not know before it has imported the methods."""
+        for model in ModelShelf([f"{n}={path}" for n, path in self.settings.models.items()]):
+            try:
+                supports = model.supports_missing
+            except TerrafuseError as error:  # code that is not installed; jobs will say so
+                _LOG.warning("model '%s': %s", model.name, error)
+                continue
+            _patiently(partial(self.queue.tell_missing, model.name, supports))
 
     def run_once(self) -> bool:
         """Do the next job; False: there is none."""
