@@ -29,6 +29,7 @@ from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
+from terrafuse.cli.serve import serve, serve_worker
 from terrafuse.cli.sweep import sweep
 from terrafuse.cli.token import token_app
 from terrafuse.version import VERSION
@@ -212,6 +213,8 @@ app.command()(mosaic)
 app.command()(sample)
 app.command()(areas)
 app.command()(push)
+app.command()(serve)
+app.command("serve-worker")(serve_worker)
 
 
 @app.command()
