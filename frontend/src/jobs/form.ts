@@ -12,6 +12,7 @@ import {
   removeSource,
   toggled,
   toRequest,
+  TTA,
   type Draft,
   type Output,
 } from './draft';
@@ -31,8 +32,12 @@ const OUTPUT_NOTES: Record<Output, string> = {
   polygons: 'GeoPackage for GIS',
   areas: 'table of areas per class',
 };
-/** Views of test-time augmentation, as `predict --tta` names the sets. */
-const SHARES_SHOWN = 6;
+const TTA_NOTES: Record<string, string> = {
+  flips: '4 passes',
+  turns: '4 passes',
+  scales: '3 sizes',
+};
+const SUBSETS_SHOWN = 6;
 
 export class JobForm {
   readonly element: HTMLFormElement;
@@ -61,6 +66,22 @@ export class JobForm {
     step: 1,
     value: 0,
   });
+  private readonly tta = h('div', { class: 'choices' });
+  private readonly conversions = h('div', { class: 'stack' });
+  private readonly trust = h('input', { type: 'checkbox', id: 'trust' });
+  private readonly further = h(
+    'details',
+    { class: 'further' },
+    h('summary', {}, 'More settings'),
+    h('fieldset', {}, h('legend', {}, 'Average over views (slower)'), this.tta),
+    h(
+      'fieldset',
+      {},
+      h('legend', {}, 'Values of another scale than the training’s'),
+      this.conversions,
+      h('label', { class: 'choice' }, this.trust, h('span', {}, 'map them as they are')),
+    ),
+  );
   private readonly submit = h('button', { type: 'submit', class: 'primary large' }, 'Make the map');
   private readonly error = h('p', { class: 'error', role: 'alert' });
 
@@ -74,6 +95,7 @@ export class JobForm {
     this.priority.addEventListener('input', () => {
       this.change({ priority: Math.round(this.priority.valueAsNumber) || 0 });
     });
+    this.trust.addEventListener('change', () => this.change({ trustValues: this.trust.checked }));
     this.element = h(
       'form',
       { class: 'panel form stack', 'aria-labelledby': 'form-title', novalidate: true },
@@ -90,6 +112,7 @@ export class JobForm {
         h('div', { class: 'stack' }, h('label', { for: 'title' }, 'Title (optional)'), this.title),
         h('div', { class: 'stack' }, h('label', { for: 'priority' }, 'Priority'), this.priority),
       ),
+      this.further,
       this.error,
       h('div', { class: 'actions' }, this.submit),
     );
@@ -156,7 +179,34 @@ export class JobForm {
         ),
       ),
     );
+    fill(
+      this.tta,
+      TTA.map((name) =>
+        check(name, TTA_NOTES[name], this.draft.tta.includes(name), (isOn) =>
+          this.change({ tta: toggled(this.draft.tta, name, isOn, TTA) }),
+        ),
+      ),
+    );
+    fill(this.conversions, card?.modalities.map((each) => this.conversion(each.name)) ?? []);
+    this.trust.checked = this.draft.trustValues;
+    this.further.open ||=
+      this.draft.trustValues || this.draft.tta.length > 0 || Object.keys(this.draft.convert).length > 0;
     this.showProblems();
+  }
+
+  /** How values of a modality are changed before the model sees them. */
+  private conversion(name: string): HTMLElement {
+    const field = h('input', {
+      type: 'text',
+      id: `convert-${name}`,
+      value: this.draft.convert[name] ?? '',
+      placeholder: 'as they are; or FACTOR,OFFSET, db, linear',
+      autocomplete: 'off',
+    });
+    field.addEventListener('input', () => {
+      this.change({ convert: { ...this.draft.convert, [name]: field.value } });
+    });
+    return h('div', { class: 'labelled' }, h('label', { for: field.id }, name), field);
   }
 
   /** One modality: its rasters, two buttons, and a place to drop files on. */
@@ -294,8 +344,8 @@ export class JobForm {
       const problem = found.find((one) => one.field === each.dataset.problem);
       fill(each, problem?.text ?? '');
     }
-    const products = found.find((one) => one.field === 'products');
-    fill(this.error, products?.text ?? '');
+    const other = found.find((one) => one.field === 'products' || one.field === 'outputs');
+    fill(this.error, other?.text ?? '');
     this.submit.disabled = this.sending.size > 0;
     fill(this.submit, this.sending.size ? 'Sending rasters …' : 'Make the map');
   }
@@ -315,7 +365,7 @@ export class JobForm {
     try {
       await this.made(toRequest(this.draft, card));
       this.asked = false;
-      this.draft = { ...this.draft, inputs: {}, title: '' };
+      this.draft = { ...this.draft, inputs: {}, title: '', convert: {}, trustValues: false };
       this.show();
     } catch (error) {
       fill(this.error, (error as Error).message);
@@ -344,7 +394,7 @@ function check(
 
 /** What is inside a model's card. */
 function describe(card: ModelCard): Node[] {
-  const scores = Object.entries(card.scores).slice(0, SHARES_SHOWN);
+  const scores = Object.entries(card.scores).slice(0, SUBSETS_SHOWN);
   const names = [...new Set(scores.flatMap(([, each]) => Object.keys(each)))]
     .filter((name) => name in SCORES)
     .slice(0, 3);

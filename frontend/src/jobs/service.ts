@@ -36,7 +36,8 @@ export class Service {
 
   constructor(
     private readonly signIn: SignIn,
-    readonly base = 'api/',
+    private readonly root = '',
+    readonly base = `${root}api/`,
   ) {}
 
   async models(): Promise<ModelCard[]> {
@@ -80,12 +81,20 @@ export class Service {
     return (tiles ?? []).map((each) => absolute(each));
   }
 
+  /** Begin a session: the service answers with a cookie that scripts cannot read. */
   async login(token: string): Promise<void> {
-    await this.send('login', 'POST', { token }, false);
+    const init: RequestInit = { method: 'POST', body: new URLSearchParams({ token }) };
+    // Its answer to a valid token leads to a page, which is not fetched.
+    const response = await this.fetch(`${this.root}login`, { ...init, redirect: 'manual' });
+    if (response.type === 'opaqueredirect' || response.ok) return;
+    throw new Refused(
+      response.status,
+      response.status === 401 ? 'This is no token of this service.' : await reason(response),
+    );
   }
 
   async logout(): Promise<void> {
-    await this.send('logout', 'POST', undefined, false);
+    await this.fetch(`${this.root}logout`, { method: 'POST', redirect: 'manual' });
   }
 
   eventsOf(id: string): string {
@@ -139,24 +148,24 @@ export class Service {
     return text ? JSON.parse(text) : null;
   }
 
-  private async send(path: string, method = 'GET', body?: unknown, asks = true): Promise<Response> {
-    const response = await this.fetch(path, method, body);
-    if (response.status === 401 && asks) {
+  private async send(path: string, method = 'GET', body?: unknown): Promise<Response> {
+    const init: RequestInit = { method };
+    if (body !== undefined) {
+      init.body = JSON.stringify(body);
+      init.headers = { 'Content-Type': 'application/json' };
+    }
+    const response = await this.fetch(this.base + path, init);
+    if (response.status === 401) {
       await this.signedIn();
-      return this.send(path, method, body, asks);
+      return this.send(path, method, body);
     }
     if (!response.ok) throw new Refused(response.status, await reason(response));
     return response;
   }
 
-  private async fetch(path: string, method: string, body?: unknown): Promise<Response> {
-    const init: RequestInit = { method, credentials: 'same-origin', cache: 'no-store' };
-    if (body !== undefined) {
-      init.body = JSON.stringify(body);
-      init.headers = { 'Content-Type': 'application/json' };
-    }
+  private async fetch(address: string, init: RequestInit): Promise<Response> {
     try {
-      return await fetch(this.base + path, init);
+      return await fetch(address, { credentials: 'same-origin', cache: 'no-store', ...init });
     } catch {
       throw new Refused(0, 'The service cannot be reached.');
     }
