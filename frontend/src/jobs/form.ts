@@ -114,7 +114,7 @@ export class JobForm {
       ),
       this.further,
       this.error,
-      h('div', { class: 'actions' }, this.submit),
+      h('div', { class: 'actions end' }, this.submit),
     );
     this.element.addEventListener('submit', (event) => {
       event.preventDefault();
@@ -217,7 +217,7 @@ export class JobForm {
     const upload = h('button', { type: 'button' }, 'Upload …');
     const chosen = h('ul', { class: 'chosen' });
     const problem = h('p', { class: 'error', id: `problem-${name}`, 'data-problem': `input:${name}` });
-    const unit = modality.unit ? `, ${modality.unit}` : '';
+    const unit = modality.unit ? ` · ${modality.unit}` : '';
     const row = h(
       'div',
       {
@@ -251,7 +251,6 @@ export class JobForm {
       this.draft = addSources(this.draft, name, sources);
       list();
       this.showProblems();
-      browse.focus();
     });
     upload.addEventListener('click', () => file.click());
     file.addEventListener('change', () => {

@@ -36,6 +36,7 @@ class Page {
   private readonly older = h('button', { type: 'button', hidden: true }, 'Show older jobs');
   private readonly notice = h('p', { class: 'notice', role: 'status', hidden: true });
   private readonly said = h('p', { class: 'hidden-text', role: 'status', 'aria-live': 'polite' });
+  private readonly toJobs = h('a', { class: 'to-jobs', href: '#jobs-title' }, 'Jobs');
   private readonly signOut = h('button', { type: 'button', class: 'quiet', hidden: true }, 'Sign out');
   private readonly service = new Service(() => this.signIn());
   private readonly form = new JobForm(this.service, (request) => this.make(request));
@@ -59,7 +60,7 @@ class Page {
         'header',
         { class: 'top' },
         h('h1', {}, 'terrafuse ', h('span', { class: 'muted' }, 'maps')),
-        h('div', { class: 'buttons' }, this.signOut, themeButton()),
+        h('div', { class: 'buttons' }, this.toJobs, this.signOut, themeButton()),
       ),
       h(
         'main',
@@ -161,6 +162,7 @@ class Page {
       button?.setAttribute('aria-pressed', String(name === this.filter));
       if (button) fill(button, text, ' ', h('span', { class: 'muted number' }, counts[name]));
     }
+    fill(this.toJobs, counts.active ? `Jobs (${counts.active})` : 'Jobs');
     this.older.hidden = this.cursor === null;
     document.title = counts.active ? `(${counts.active}) terrafuse maps` : 'terrafuse maps';
     this.connect();

@@ -49,12 +49,16 @@ export class JobRow {
     this.element = h(
       'article',
       { class: 'panel job', 'aria-labelledby': id, 'data-job': job.id, tabindex: -1 },
-      h('header', {}, this.heading, this.badge),
-      h('div', { class: 'progress' }, this.bar, this.said),
-      this.facts,
-      this.fault,
-      this.results,
-      this.buttons,
+      h(
+        'div',
+        { class: 'body' },
+        h('header', {}, this.heading, this.badge),
+        h('div', { class: 'progress' }, this.bar, this.said),
+        this.facts,
+        this.fault,
+        this.results,
+        this.buttons,
+      ),
       this.preview,
     );
   }

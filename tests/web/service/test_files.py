@@ -76,7 +76,11 @@ def test_the_route(roots: tuple[Path, Path]) -> None:
     with TestClient(app) as client:
         answer = client.get("/api/files", params={"path": "2024"})
         assert answer.status_code == 200
-        assert answer.json()["rasters"][0] == {"name": "b10.tif", "path": "2024/b10.tif", "bytes": 3}
+        assert answer.json()["rasters"][0] == {
+            "name": "b10.tif",
+            "path": "2024/b10.tif",
+            "bytes": 3,
+        }
         refused = client.get("/api/files", params={"path": "../outside"})
         assert refused.status_code == 404
         # The remedy that the message names.
