@@ -10,9 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from fake_service import PAGE, FakeService, serving_fake
 from PIL import Image
 
+from fake_service import PAGE, FakeService, serving_fake
 from terrafuse.web.service.messages import JobRequest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")

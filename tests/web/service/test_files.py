@@ -98,4 +98,5 @@ def test_a_long_folder_says_how_much_is_left_out(tmp_path: Path) -> None:
 
 def test_nothing_is_listed_without_folders() -> None:
     listing = list_folder("", [])
-    assert not listing.folders and not listing.rasters
+    assert not listing.folders
+    assert not listing.rasters

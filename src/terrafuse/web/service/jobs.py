@@ -223,11 +223,7 @@ class Queue:
         running = (
             select(func.count())
             .select_from(JOBS.alias("others"))
-            .where(
-                text(
-                    "others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""
-                )
-            )
+            .where(text("others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""))
             .scalar_subquery()
         )
         turn = func.coalesce(USERS.c.turn, 0)
@@ -298,12 +294,7 @@ class Queue:
         """Say that a job is done; False: the worker had lost it."""
         files = json.dumps([file.model_dump() for file in results])
         return self._end(
-            claim,
-            "done",
-            results=files,
-            error=None,
-            seconds=seconds,
-            done=func.coalesce(JOBS.c.total, JOBS.c.done),
+            claim, "done", results=files, error=None, seconds=seconds, done=func.coalesce(JOBS.c.total, JOBS.c.done)
         )
 
     def fail(self, claim: Claim, message: str) -> bool:
