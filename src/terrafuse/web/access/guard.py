@@ -229,8 +229,9 @@ class BodyLimit:
         else:
             try:
                 await self.app(scope, counted.receive, counted.send)
-            except TooLongError:
-                pass
+            except Exception:  # also within a group of errors, or as another one's cause
+                if not counted.is_too_long:
+                    raise
             if counted.is_too_long and not counted.has_begun:
                 await self._refuse(scope, send, most)
 

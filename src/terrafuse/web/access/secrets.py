@@ -20,7 +20,7 @@ _RULES = (
     (re.compile(r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}"), rf"\1{HIDDEN}"),
     (re.compile(r"(?i)((?:set-)?cookie['\"]?\s*[:=,]\s*b?['\"]?)[^\r\n'\"]+"), rf"\1{HIDDEN}"),
     # postgresql://user:password@host/database
-    (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s/]+(?=@)"), rf"\1{HIDDEN}"),
+    (re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s:/@]*:)[^\s@]+(?=@)"), rf"\1{HIDDEN}"),
     # ?token=, signed addresses of object stores, and words of database URLs.
     (re.compile(rf"(?i)((?:^|[?&;\s\"'])(?:{_KEYS})\s*=)[^&\s\"';]+"), rf"\1{HIDDEN}"),
 )

@@ -23,8 +23,9 @@ from typing import Literal, get_args
 from terrafuse.errors import ConfigError, OutputError, cut, shown, unknown_name, write_failure
 from terrafuse.writing import claimed_file
 
-Right = Literal["priority", "upload", "urls"]
-#: priority: jobs before those of others; upload: send rasters; urls: name rasters by address.
+Right = Literal["priority", "upload", "urls", "all"]
+#: priority: jobs before those of others; upload: send rasters; urls: name rasters by address; all:
+#: see and end the jobs of others.
 RIGHTS: tuple[Right, ...] = get_args(Right)
 #: Begins every token, so that people and programs that look for secrets know one when they see it.
 PREFIX = "tf_"
@@ -38,18 +39,20 @@ class User:
     """Someone who asks.
 
     Args:
-        name: Of the token; "local" without tokens.
-        may: What is allowed beyond jobs on the rasters of the server.
-        quota: Jobs queued or running at a time; None: as the service says.
+        name: Of the token; "local" where there are no tokens.
+        may: What is allowed beyond jobs of one's own on the rasters of the server.
+        max_queued: Jobs that wait or run at once; None: the service's.
+        max_running: Jobs that run at once; None: the service's.
     """
 
-    name: str
+    name: str = "local"
     may: frozenset[Right] = frozenset(RIGHTS)
-    quota: int | None = None
+    max_queued: int | None = None
+    max_running: int | None = None
 
 
 #: Whoever asks on loopback where there are no tokens.
-LOCAL = User("local")
+LOCAL = User()
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,14 @@ class Token:
     name: str
     sha256: str
     may: tuple[Right, ...] = ()
-    quota: int | None = None
+    max_queued: int | None = None
+    max_running: int | None = None
     created: str = ""
 
     @property
     def user(self) -> User:
         """Whom it stands for."""
-        return User(self.name, frozenset(self.may), self.quota)
+        return User(self.name, frozenset(self.may), self.max_queued, self.max_running)
 
 
 def hash_token(token: str) -> str:
@@ -79,16 +83,22 @@ def hash_token(token: str) -> str:
 
 
 def add_token(
-    path: Path, name: str, *, may: Iterable[str] = (), quota: int | None = None
+    path: Path,
+    name: str,
+    *,
+    may: Iterable[str] = (),
+    max_queued: int | None = None,
+    max_running: int | None = None,
 ) -> tuple[str, Token]:
     """Make a token and keep its hash; returns the token, which nothing can show again.
 
     Args:
         path: File of tokens; made if need be, readable for its owner only.
+        may: As in `User`, like the following ones.
 
     Raises:
-        ConfigError: The name is taken or not allowed, a right is unknown, the quota is below 1, or
-            the file is not one of tokens.
+        ConfigError: The name is taken or not allowed, a right is unknown, a number of jobs is below
+            1, or the file is not one of tokens.
         OutputError: The file cannot be written.
     """
     if not _NAME.fullmatch(name) or name == LOCAL.name:
@@ -97,11 +107,12 @@ def add_token(
             f"allowed, and not '{LOCAL.name}'"
         )
     rights = tuple(sorted({_right(word) for word in may}))
-    if quota is not None and quota < 1:
-        raise ConfigError(f"a quota of {quota} jobs is none; give 1 or more, or leave it out")
+    for quota in (max_queued, max_running):
+        if quota is not None and quota < 1:
+            raise ConfigError(f"a quota of {quota} jobs is none; give 1 or more, or leave it out")
     secret = PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    token = Token(name, hash_token(secret), rights, quota, now)
+    token = Token(name, hash_token(secret), rights, max_queued, max_running, now)
     with claimed_file(path, "change tokens"):
         known = read_tokens(path) if path.exists() else ()
         if any(other.name == name for other in known):
@@ -168,8 +179,9 @@ def _parsed(entry: object) -> Token:
         raise ValueError(f"{shown(token.name)} is no name")
     if not (isinstance(token.sha256, str) and _HASH.fullmatch(token.sha256)):
         raise ValueError(f"the hash of '{token.name}' is none")
-    if not (token.quota is None or (isinstance(token.quota, int) and token.quota > 0)):
-        raise ValueError(f"{shown(token.quota)} is no quota")
+    for quota in (token.max_queued, token.max_running):
+        if not (quota is None or (isinstance(quota, int) and quota > 0)):
+            raise ValueError(f"{shown(quota)} is no quota")
     return replace(token, may=tuple(_right(word) for word in token.may))
 
 
@@ -221,7 +233,7 @@ class TokenFile:
         """
         try:
             found = self.path.stat()
-            state = (found.st_mtime_ns, found.st_ino, found.st_size)
+            state = (found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
         except OSError:
             state = None
         if state is None or state != self._seen:
@@ -265,8 +277,9 @@ def check_host(host: str, tokens: Path | None) -> None:
         return
     if tokens is None:
         raise ConfigError(
-            f"--host {cut(host)} lets other machines in, and there are no tokens. Make one (terrafuse "
-            "token add NAME --tokens tokens.json) and add --tokens tokens.json; or leave out --host"
+            f"--host {cut(host)} lets other machines in, and there are no tokens. Make one "
+            "(terrafuse token add NAME --tokens tokens.json) and add --tokens tokens.json; or "
+            "leave out --host"
         )
     if not read_tokens(tokens):
         raise ConfigError(

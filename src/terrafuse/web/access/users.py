@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 
 from terrafuse.web.access.tokens import LOCAL, Right, User
+from terrafuse.web.service.refusals import Refusal
 
 #: What a right allows, as messages say it.
 _DEEDS: dict[Right, str] = {
     "priority": "put jobs before those of others",
     "upload": "send rasters",
     "urls": "name rasters by address",
+    "all": "change jobs of others",
 }
 
 
 def current_user(request: Request) -> User:
-    """Who asks, as the access middleware found out; "local" where there is none."""
+    """The user of a request, as access control has found out; a dependency of all routes.
+
+    Raises:
+        Refusal: 401: nobody, at an address that is open to all.
+    """
     user: User | None = getattr(request.state, "user", LOCAL)
-    if user is None:  # an address that is open to all
-        raise HTTPException(401, "no valid token was given. Send 'Authorization: Bearer TOKEN'")
+    if user is None:
+        raise Refusal(401, "no valid token was given. Send one as 'Authorization: Bearer TOKEN'")
     return user
 
 
@@ -26,10 +32,10 @@ def require(user: User, right: Right) -> None:
     """Refuse what a user may not.
 
     Raises:
-        HTTPException: 403.
+        Refusal: 403.
     """
     if right not in user.may:
-        raise HTTPException(
+        raise Refusal(
             403,
             f"the token of '{user.name}' may not {_DEEDS[right]}. Ask whoever runs the service for "
             f"one that was made with --may {right}",

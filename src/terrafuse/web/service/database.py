@@ -139,9 +139,9 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A connection to write by: one at a time in SQLite."""
-        with self.engine.connect().execution_options(terrafuse_writes=True) as connection:
-            with connection.begin():
-                yield connection
+        opened = self.engine.connect().execution_options(terrafuse_writes=True)
+        with opened as connection, connection.begin():
+            yield connection
 
     @contextmanager
     def deciding(self) -> Iterator[Connection]:
@@ -169,9 +169,7 @@ class Database:
         with self.deciding() as db:
             found = 0
             if inspect(db).has_table(FACTS.name):
-                found = int(
-                    db.scalar(select(FACTS.c.value).where(FACTS.c.name == "version")) or 0
-                )
+                found = int(db.scalar(select(FACTS.c.value).where(FACTS.c.name == "version")) or 0)
             if found > VERSION:
                 raise OutputError(
                     f"the database {self.engine.url.render_as_string()} is of schema {found}, and "
@@ -205,7 +203,9 @@ def _engine(url: str) -> Engine:
     kind = parsed.get_backend_name()
     if kind == "sqlite":
         if parsed.database in (None, "", ":memory:"):
-            raise ConfigError("--database sqlite:// needs a file: workers are processes of their own")
+            raise ConfigError(
+                "--database sqlite:// needs a file: workers are processes of their own"
+            )
         Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": _SECONDS}, pool_size=20)
         event.listen(engine, "connect", _prepare_sqlite)

@@ -28,11 +28,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from terrafuse.errors import unknown_name
+from terrafuse.errors import cut
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
 from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User
+from terrafuse.web.service.users import User, sees
 
 JobRow = Row[Any]
 #: What a worker hears when it says how far it is.
@@ -42,6 +42,7 @@ MOST_DEATHS, MOST_SILENCES = 3, 10
 _HELD = ("running", "cancelling")
 _WAITING = ("queued", *_HELD)
 #: Counters that only grow, in the table of facts.
+_MISSING = "supports_missing:"
 UNITS, SECONDS = "units_done", "mapping_seconds"
 
 
@@ -132,7 +133,7 @@ class Queue:
         """Of these jobs, which revision each is at."""
         with self.database.reading() as db:
             found = db.execute(select(JOBS.c.id, JOBS.c.revision).where(JOBS.c.id.in_(ids)))
-            return {id: revision for id, revision in found}
+            return {row.id: row.revision for row in found}
 
     def page(
         self,
@@ -209,11 +210,28 @@ class Queue:
                 raise Refusal(409, f"job {id} is {row.state}; cancel it before it is deleted")
             db.execute(delete(JOBS).where(JOBS.c.id == id))
 
+    def uploads_in_use(self) -> set[str]:
+        """Identifiers of the uploads that jobs name which have not ended."""
+        with self.database.reading() as db:
+            found = db.scalars(select(JOBS.c.request).where(JOBS.c.state.in_(_WAITING)))
+            requests = [JobRequest.model_validate_json(text) for text in found]
+        names: set[str] = set()
+        for request in requests:
+            for given in request.rasters.values():
+                names |= {given} if isinstance(given, str) else set(given)
+        return {name.removeprefix("upload:") for name in names if name.startswith("upload:")}
+
     def ended_before(self, moment: float) -> list[str]:
         """Jobs that ended before a moment."""
         with self.database.reading() as db:
             rows = select(JOBS.c.id).where(JOBS.c.state.in_(ENDED), JOBS.c.ended < moment)
             return list(db.scalars(rows))
+
+    def has_waiting(self, models: Sequence[str]) -> bool:
+        """Whether a job of one of these models waits, without holding up who writes."""
+        with self.database.reading() as db:
+            query = select(JOBS.c.id).where(JOBS.c.state == "queued", JOBS.c.model.in_(models))
+            return db.execute(query.limit(1)).one_or_none() is not None
 
     def claim(self, worker: str, models: Sequence[str]) -> Claim | None:
         """Give a worker the next job: of the highest priority, of the user whose turn it is.
@@ -223,7 +241,11 @@ class Queue:
         running = (
             select(func.count())
             .select_from(JOBS.alias("others"))
-            .where(text("others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""))
+            .where(
+                text(
+                    "others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""
+                )
+            )
             .scalar_subquery()
         )
         turn = func.coalesce(USERS.c.turn, 0)
@@ -294,7 +316,12 @@ class Queue:
         """Say that a job is done; False: the worker had lost it."""
         files = json.dumps([file.model_dump() for file in results])
         return self._end(
-            claim, "done", results=files, error=None, seconds=seconds, done=func.coalesce(JOBS.c.total, JOBS.c.done)
+            claim,
+            "done",
+            results=files,
+            error=None,
+            seconds=seconds,
+            done=func.coalesce(JOBS.c.total, JOBS.c.done),
         )
 
     def fail(self, claim: Claim, message: str) -> bool:
@@ -322,6 +349,15 @@ class Queue:
             db.execute(delete(WORKERS).where(WORKERS.c.id == worker))
             values = {"id": worker, "models": json.dumps(list(models)), "seen": self._now(db)}
             db.execute(insert(WORKERS).values(**values, **where))
+
+    def tell_missing(self, model: str, supports: bool) -> None:
+        """Say whether a model maps without one of its modalities, which only its code tells."""
+        self.database.set_fact(f"{_MISSING}{model}", str(int(supports)))
+
+    def supports_missing(self, model: str) -> bool | None:
+        """Whether it does; None: no worker has said so."""
+        said = self.database.fact(f"{_MISSING}{model}")
+        return None if said is None else said == "1"
 
     def is_alive(self, worker: str) -> None:
         """Say that a worker without a job is alive."""
@@ -474,8 +510,8 @@ def find_row(queue: Queue, id: str, user: User) -> JobRow:
         Refusal: There is none.
     """
     row = queue.get(id)
-    if row is None or (row.user != user.name and "all" not in user.may):
-        raise Refusal(404, unknown_name("job", id, ()))
+    if row is None or not sees(user, row.user):
+        raise Refusal(404, f"there is no job '{cut(id)}'; GET /api/jobs lists those that there are")
     return row
 
 

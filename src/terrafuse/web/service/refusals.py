@@ -19,7 +19,7 @@ _LOG = logging.getLogger("terrafuse.serve")
 _MOST_FAULTS = 5
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 - an answer, no error of ours
     """A request that is not carried out.
 
     Args:
@@ -28,9 +28,7 @@ class Refusal(Exception):
         headers: Of the answer, such as Retry-After.
     """
 
-    def __init__(
-        self, status: int, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.headers = dict(headers or {})

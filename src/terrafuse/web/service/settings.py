@@ -19,12 +19,14 @@ class ServiceSettings:
         tokens: File of tokens; None: everybody on loopback is the user "local".
         host: Address to listen at.
         port: Likewise; 0: any that is free.
+        names: Further names by which browsers reach it, as behind a reverse proxy.
         workers: Processes that map, on this machine.
         device: That they map on.
         keep_days: How long ended jobs and their files are kept.
         max_queued: Jobs of a user that wait or run at once, where its token does not say.
         max_running: Jobs of a user that run at once, likewise.
         max_pixels: Of a scene grid.
+        min_free_bytes: Disk below which the service is not ready.
         lease_seconds: A job whose worker has not been heard of for so long is given to another.
     """
 
@@ -36,12 +38,14 @@ class ServiceSettings:
     tokens: Path | None = None
     host: str = "127.0.0.1"
     port: int = 8766
+    names: tuple[str, ...] = ()
     workers: int = 1
     device: str = "auto"
     keep_days: float = 30.0
     max_queued: int = 100
     max_running: int = 4
     max_pixels: int = 4_000_000_000
+    min_free_bytes: int = 1 << 30
     lease_seconds: float = 30.0
 
     @property
