@@ -13,8 +13,9 @@ import rasterio
 from fastapi.testclient import TestClient
 from rasterio.transform import from_origin
 
-from terrafuse.web.service.app import Service, create_service_app
+from terrafuse.web.service.app import create_service_app
 from terrafuse.web.service.settings import ServiceSettings
+from terrafuse.web.service.state import Service
 from terrafuse.web.service.working import Heart, Worker, WorkerSettings
 
 ADDRESS = "http://127.0.0.1:8766"

@@ -412,3 +412,40 @@ def test_addresses_that_there_are_not(served: MadeService) -> None:
     assert "there is no job 'x'" in served.error(served.client.get("/api/jobs/x"), 404)
     broken = served.client.post("/api/jobs", content=b"{", headers={"content-type": "text/json"})
     assert "is not as /openapi.json says" in served.error(broken, 422)
+
+
+def test_the_viewer_on_a_finished_map(served: MadeService, place: Path) -> None:
+    id = served.submit(rasters=rasters("small/"))
+    assert "has no results yet" in served.error(served.client.get(f"/view/{id}/"), 409)
+    served.worker.run_once()
+    address = served.job(id)["view"]
+    assert served.client.get(address.rstrip("/"), follow_redirects=False).status_code == 307
+    assert "<html" in served.client.get(address).text
+    index = served.client.get(f"{address}index.json").json()
+    (entry,) = index["views"]
+    assert served.client.post(address + entry["make"]).status_code == 200
+    view = wait_for_view(served, address, entry)
+    layers = {layer["id"]: layer for layer in view["layers"]}
+    assert {"s2", "s1", "class_map", "confidence"} <= set(layers)
+    raster = f"{address}v/{entry['id']}/{layers['class_map']['href']}"
+    whole = served.client.get(f"/api/jobs/{id}/results/class_map.tif").content
+    assert served.client.get(raster, headers={"Range": "bytes=0-99"}).content == whole[:100]
+    assert str(place) not in json.dumps(view)
+    assert "there is no job 'x'" in served.error(served.client.get("/view/x/index.json"), 404)
+
+
+def wait_for_view(served: MadeService, address: str, entry: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        state = served.client.get(address + entry["make"]).json()
+        assert not state["error"], state
+        if state["state"] == "ready":
+            return dict(served.client.get(address + entry["href"]).json())
+
+
+def test_the_page_of_jobs(served: MadeService) -> None:
+    page = served.client.get("/").text
+    assert "terrafuse jobs" in page
+    for name in re.findall(r'(?:src|href)="(assets/[^"]+)"', page):
+        assert served.client.get(f"/{name}").status_code == 200
+    listed = served.client.get("/api/files").json()
+    assert [raster["path"] for raster in listed["rasters"]][:2] == ["s1.tif", "s2.tif"]

@@ -33,7 +33,7 @@ from terrafuse.locking import machine, process_start
 from terrafuse.web.access.secrets import log_config
 from terrafuse.web.service.checks import as_asked, scene_of_item
 from terrafuse.web.service.database import Database
-from terrafuse.web.service.folders import RECORD, Folders, kept_units, list_results
+from terrafuse.web.service.folders import RECORD, Folders, hide_inputs, kept_units, list_results
 from terrafuse.web.service.jobs import Answer, Claim, Queue
 from terrafuse.web.service.models import ModelShelf
 from terrafuse.web.service.veil import Veil, names_given
@@ -263,6 +263,7 @@ class Worker:
             api.vectorize(folder / "class_map.tif", folder / POLYGONS, progress=heart.progress)
             log.say("the polygons are made")
         _keep_inside(folder / ITEM)
+        hide_inputs(folder)
 
     def _scene(self, claim: Claim, model: api.TrainedModel) -> dict[str, Any]:
         """What is mapped, as `predict` takes it."""
