@@ -15,12 +15,12 @@ STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.installed-docs
 LOCAL_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(LOCAL_UV))
-CODE := src tests benchmarks docs
+CODE := src tests benchmarks docs frontend/scripts
 # scores.py and ladder.py train for hours; mutants.py and kills.py run tests and commands for hours.
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz mutants check lint types format docs docs-serve notebooks wheel runtime-wheel bench clean distclean
+.PHONY: help install demo test test-all fuzz mutants check lint types format web-types docs docs-serve notebooks wheel runtime-wheel web web-test web-lock bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format $(CODE)
 	$(BIN)/ruff check --fix $(CODE)
 
+web-types: $(STAMP) ## Write the TypeScript of what the page and the server agree on.
+	$(BIN)/python frontend/scripts/contract.py
+
 docs: $(DOCS_STAMP) ## Build the documentation into site/.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "open site/index.html"
@@ -73,6 +76,21 @@ wheel: $(STAMP) ## Build the wheel into dist/.
 runtime-wheel: $(STAMP) ## Build the wheel of terrafuse-runtime, which maps without torch, into dist/.
 	$(UV) build --wheel --out-dir dist packaging/runtime
 
+# The page's built files are committed: the package needs no Node.
+web: frontend/node_modules ## Build the page into src/terrafuse/web/page (Node 20 or later).
+	cd frontend && npm run build
+
+web-test: frontend/node_modules ## The page's own tests.
+	cd frontend && npm test
+
+# After `npm install` of something: the lock file names no addresses.
+web-lock:
+	cd frontend && node scripts/lock.mjs
+
+frontend/node_modules: frontend/package.json frontend/package-lock.json
+	cd frontend && npm ci
+	@touch $@
+
 mutants: $(STAMP) ## Plant faults in copies of the source and name those that no test notices.
 	$(BIN)/python benchmarks/mutants.py $(ARGS)
 
@@ -84,7 +102,7 @@ clean: ## Remove what was built, except the environment and runs/.
 	find src tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environment as well.
-	rm -rf $(VENV) .uv
+	rm -rf $(VENV) .uv frontend/node_modules
 
 # An interpreter that is too old is not used: uv looks for another one, or fetches it.
 $(STAMP): pyproject.toml constraints.txt | $(filter $(LOCAL_UV),$(UV))

@@ -19,6 +19,9 @@ from terrafuse.writing import claimed_file, refuse_inputs
 if TYPE_CHECKING:
     from terrafuse.doctor import Finding
 
+#: Splits that are learnt from without further settings.
+TRAIN_SPLITS = ("train",)
+
 
 def data_describe(
     root: str | Path,
@@ -104,7 +107,10 @@ def data_check(
         OutputError: The page cannot be written, another process writes it, or it would be written
             over the data.
     """
-    dataset = manifest if isinstance(manifest, Manifest) else load_manifest(Path(manifest))
+    dataset = manifest if isinstance(manifest, Manifest) else _load_painted(manifest)
+    if say and dataset.painted is not None:
+        for line in dataset.painted.lines():
+            say(line)
     with ExitStack() as stack:
         if html is not None:
             stack.enter_context(claimed_file(html, "data check"))
@@ -120,6 +126,11 @@ def data_check(
             finding_views(dataset, findings), Path(html), summary=scenes, scheme=dataset.scheme
         )
         return findings
+
+
+def _load_painted(path: str | Path) -> Manifest:
+    """A manifest as training sees it without further settings."""
+    return load_manifest(Path(path)).paint("auto", TRAIN_SPLITS)
 
 
 def _find_faults(

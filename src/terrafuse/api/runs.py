@@ -794,7 +794,9 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         settings.method.options,
     )
     check_small_batch(segmenter, settings)
-    facts = {"classes": list(dataset.scheme.names)}
+    facts: dict[str, Any] = {"classes": list(dataset.scheme.names)}
+    if dataset.painted is not None:
+        facts["painted"] = dataset.painted.summary()
     return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
 
 
@@ -804,7 +806,7 @@ def _validate_pretraining(config: str | Path, overrides: Mapping[str, str]) -> d
 
     settings = load_pretrain_config(config, overrides)
     check_pretrain_settings(settings)
-    dataset = open_dataset(settings.data)
+    dataset = open_dataset(settings.data, is_labelled=False)
     check_crop_size(settings.data, dataset)
     pretrainer = create_pretrainer(settings, list(dataset.modalities.values()))
     return {"objective": settings.objective.name} | _facts(dataset, pretrainer, {})
