@@ -231,7 +231,12 @@ def test_schemathesis_finds_no_failure_of_the_server(place: Path, tmp_path: Path
         served.worker.run_once()
         document = json.loads(served.client.get("/openapi.json").text)
         schema = schemathesis.openapi.from_dict(document)
-        operations = [found.ok() for found in schema.get_all_operations()]
+        # Without a worker, 503 is what /ready is for.
+        operations = [
+            operation
+            for operation in (found.ok() for found in schema.get_all_operations())
+            if operation.path != "/ready"
+        ]
         assert len(operations) > 15
         seen: dict[tuple[str, str], int] = {}
         for operation in operations:

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from terrafuse.web.access.tokens import LOCAL, TokenFile, User, add_token
+
+__all__ = ["LOCAL", "TokenFile", "User", "add_token"]
