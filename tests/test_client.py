@@ -198,7 +198,7 @@ def test_addresses_that_are_none(url: str) -> None:
 
 
 def test_tokens_do_not_travel_as_plain_text_unnoticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """client:Client.__init__ | Use https."""
+    """The address with https is taken without a word."""
     with pytest.warns(UserWarning, match=r"the token travels to maps\.example.*Use https"):
         Client("http://maps.example", token="tf_x")
     Client("https://maps.example", token="tf_x")

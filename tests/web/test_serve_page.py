@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import uvicorn
@@ -154,6 +155,11 @@ def test_the_client_and_the_service_agree(
     job = client.submit({"s1": "s1.tif", "s2": "s2.tif"}, title="one", outputs=["areas"]).wait()
     assert job.id in {other.id for other in client.jobs(state="done")}
     assert "attempt 1 begins" in job.log()
+    about = client._json("GET", job.record["tilejson"])
+    tile = about["tiles"][0].format(z=0, x=0, y=0)
+    request = Request(tile, headers={"Authorization": f"Bearer {token}"})
+    with urlopen(request) as answer:
+        assert answer.read(4) == b"\x89PNG"
     with pytest.raises(ServiceError) as caught:
         Client(url).job(job.id)
     assert caught.value.status == 401

@@ -112,7 +112,7 @@ def test_hosts_of_others(local: TestClient, host: str) -> None:
 
 
 def test_names_of_hosts(tokens: Path) -> None:
-    """web.access.guard:HostCheck.__call__ | start it with --name HOST."""
+    """web.access.guard:HostCheck | start it with --name HOST"""
     secret, _ = add_token(tokens, "ana")
     assert host_names("maps.example.org") == {"maps.example.org"}
     assert "*" in host_names("0.0.0.0")
@@ -333,7 +333,7 @@ def test_buckets_forget_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_requests_that_come_too_fast() -> None:
-    """web.access.guard:refuse_for_now | ask less often."""
+    """web.access.guard: | ask less often"""
     client = client_of(Access(requests_per_second=0.001, burst=2))
     assert [client.get("/who").status_code for _ in range(2)] == [200, 200]
     answer = client.get("/who")
@@ -351,8 +351,9 @@ def test_tokens_of_headers() -> None:
 
 
 FOLLOWED = (
-    "web.access.guard:SameOrigin.__call__ | Open this server's own page",
-    "web.access.guard:BodyLimit.__call__ | Send the body's length",
-    "web.access.guard:BodyLimit._refuse | Send less",
-    "web.access.guard:Authentication._refuse_stranger | Send one as",
+    "web.access.guard:SameOrigin | Open this server's own page",
+    "web.access.guard:BodyLimit | Send the body's length",
+    "web.access.guard:BodyLimit | and this one is longer. Send less",
+    "web.access.guard:Authentication | Send one as",
+    "web.access.users:current_user | Send one as",
 )

@@ -129,7 +129,7 @@ def test_without_roots_no_file_is_read(place: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """web.access.roots:_checked | Ask whoever runs the service."""
+    """web.access.roots:_checked | Ask whoever runs the service"""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")

@@ -115,11 +115,16 @@ def test_what_is_refused_when_making_one(path: Path) -> None:
 FOLLOWED = (
     "web.access.tokens:add_token | Remove it first",
     "web.access.tokens:add_token | give 1 or more, or leave it out",
+    "web.access.tokens:read_tokens | Give another path",
+    "web.access.tokens:read_tokens | Make one with: terrafuse token add",
+    "web.access.tokens:read_tokens | Make a new one with: terrafuse token add",
+    "web.access.tokens:check_host | Make one (terrafuse token add",
+    "web.access.tokens:check_host | Make one: terrafuse token add",
 )
 
 
 def test_a_file_that_others_may_write(path: Path) -> None:
-    """web.access.tokens:read_tokens | Run: chmod 600."""
+    """web.access.tokens:read_tokens | Run: chmod 600"""
     secret, _ = add_token(path, "ana")
     path.chmod(0o620)
     with pytest.raises(ConfigError, match=r"others may write .* Run: chmod 600"):

@@ -164,10 +164,10 @@ def test_ids_that_are_none(client: TestClient, uploads: Uploads, id: str) -> Non
 
 
 def test_without_the_right(client: TestClient) -> None:
-    """web.access.users:require | Ask whoever runs the service."""
+    """web.access.users:require | Ask whoever runs the service"""
     answer = client.post("/api/uploads", content=raster(), headers={"X-May": "urls"})
     assert answer.status_code == 403
-    assert "may not send rasters" in answer.json()["error"]
+    assert "does not allow rasters that are sent" in answer.json()["error"]
     answer = client.post("/api/uploads", content=raster(), headers={"X-May": "urls,upload"})
     assert answer.status_code == 201
 

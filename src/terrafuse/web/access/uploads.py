@@ -264,7 +264,7 @@ def uploads_router(uploads: Uploads) -> APIRouter:
         response.headers["location"] = f"/api/uploads/{upload.id}"
         return upload
 
-    @router.get("", summary="List the rasters that were sent")
+    @router.get("", summary="Rasters that were sent")
     def listed(user: Annotated[User, Depends(current_user)]) -> list[Upload]:
         return list(uploads.listed(user))
 

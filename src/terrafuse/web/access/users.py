@@ -7,12 +7,12 @@ from fastapi import Request
 from terrafuse.web.access.tokens import LOCAL, Right, User
 from terrafuse.web.service.refusals import Refusal
 
-#: What a right allows, as messages say it.
-_DEEDS: dict[Right, str] = {
-    "priority": "put jobs before those of others",
-    "upload": "send rasters",
-    "urls": "name rasters by address",
-    "all": "change jobs of others",
+#: What a right is for, as messages say it.
+_FOR: dict[Right, str] = {
+    "priority": "jobs before those of others",
+    "upload": "rasters that are sent",
+    "urls": "rasters by address",
+    "all": "jobs of others",
 }
 
 
@@ -37,6 +37,6 @@ def require(user: User, right: Right) -> None:
     if right not in user.may:
         raise Refusal(
             403,
-            f"the token of '{user.name}' may not {_DEEDS[right]}. Ask whoever runs the service for "
-            f"one that was made with --may {right}",
+            f"the token of '{user.name}' does not allow {_FOR[right]}. Ask whoever runs the "
+            f"service for one that was made with --may {right}",
         )
