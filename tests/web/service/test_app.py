@@ -449,3 +449,11 @@ def test_the_page_of_jobs(served: MadeService) -> None:
         assert served.client.get(f"/{name}").status_code == 200
     listed = served.client.get("/api/files").json()
     assert [raster["path"] for raster in listed["rasters"]][:2] == ["s1.tif", "s2.tif"]
+
+
+def test_tiles_of_a_job(served: MadeService) -> None:
+    id = served.submit(rasters=rasters("small/"))
+    served.worker.run_once()
+    found = served.client.get(served.job(id)["tilejson"]).json()
+    assert found["tilejson"] == "3.0.0"
+    assert id in found["tiles"][0]
