@@ -292,7 +292,6 @@ def test_what_is_refused_before_it_is_queued(
 def test_values_of_another_scale_are_refused_with_a_remedy_that_works(
     served: MadeService, place: Path
 ) -> None:
-    """service.checks:as_asked | "convert": {"s2": "…"}, and "trust_values": true."""
     folder = place / "rasters" / "scaled"
     write_rasters(folder, 64)
     with rasterio.open(folder / "s2.tif", "r+") as file:
