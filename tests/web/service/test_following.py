@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -292,7 +292,18 @@ def test_workers_elsewhere(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
     own.set_fact(running.SERVER_HOST, running.machine().host)
     own.close()
     said: list[str] = []
-    monkeypatch.setattr(threading.Event, "wait", lambda *_: None)
+    for_ever = SimpleNamespace(wait=lambda: None)
+    monkeypatch.setattr(running, "threading", SimpleNamespace(Event=lambda: for_ever))
     running.run_workers(replace(settings, workers=0), said.append)
     assert said == [f"0 workers map for the service of {tmp_path / 'data'}; Ctrl-C ends them"]
     assert Supervisor(settings, Queue(own)).numbers == []
+
+
+def test_folders_that_there_are_not(served: MadeService) -> None:
+    for path, place in {
+        "none": "web.service.files:list_folder | Begin with /api/files, which lists them",
+        "../run": "web.service.files:_plain | Begin with /api/files, which lists them",
+    }.items():
+        answer = served.client.get("/api/files", params={"path": path})
+        assert place.partition(" | ")[2] in served.error(answer, 404)
+    assert served.client.get("/api/files").json()["rasters"]
