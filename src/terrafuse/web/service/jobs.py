@@ -292,6 +292,7 @@ class Queue:
 
         Args:
             done: Units that are kept.
+            total: None: not known, nor is `done`.
         """
         with self.database.writing() as db:
             moment = self._now(db)
@@ -300,6 +301,8 @@ class Queue:
             ).one_or_none()
             if row is None:
                 return "lost"
+            if total is None:  # not known any more: the units are joined already
+                done, total = row.done, row.total
             values: dict[str, Any] = {"lease": moment + self.lease_seconds}
             if (row.done, row.total) != (done, total):
                 values |= {"done": done, "total": total, "revision": JOBS.c.revision + 1}

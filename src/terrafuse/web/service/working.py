@@ -116,10 +116,9 @@ class Heart:
     def beat(self) -> None:
         """Say it once."""
         try:
-            is_whole = (self._folder / RECORD).exists()
             done, total = kept_units(self._folder)
-            if total is None:  # not begun yet, or its units are joined
-                done, total = self._last[1] if is_whole and self._last[1] else 0, self._last[1]
+            if total is None and (self._folder / RECORD).exists():  # its units are joined
+                done, total = self._last[1] or 0, self._last[1]
             self._last = done, total
             self.answer = self._queue.beat(self._claim, done, total)
             self._until = time.monotonic() + self._queue.lease_seconds
