@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 from starlette.testclient import TestClient
 
+from range_server import serving
 from terrafuse.errors import DataError
 from terrafuse.web.access import rasters
 from terrafuse.web.access.rasters import Limits, check_raster
@@ -312,6 +313,19 @@ def test_what_a_killed_server_left_goes(uploads: Uploads, client: TestClient) ->
     (home / name / "raster").write_bytes(b"half")
     assert client.post("/api/uploads", content=raster()).status_code == 201
     assert not (home / name).exists()
+
+
+def test_addresses_of_other_formats(tmp_path: Path) -> None:
+    """web.access.rasters:check_address | Check the address"""
+    (tmp_path / "good.tif").write_bytes(raster())
+    (tmp_path / "trap.tif").write_bytes(VRT)
+    with serving(tmp_path) as server, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        rasters.check_address(server.url("good.tif"), "good.tif")
+        for name in ("trap.tif", "none.tif"):
+            with pytest.raises(DataError, match=r"cannot be read, or is none.*Check the address"):
+                rasters.check_address(server.url(name), name)
+        with pytest.raises(DataError, match="declares 32 × 40 pixels"):
+            rasters.check_address(server.url("good.tif"), "x", Limits(samples=1279))
 
 
 FOLLOWED = (

@@ -13,6 +13,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from terrafuse.data.handles import pool, without_warnings
+from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.errors import DataError, RasterReadError, cut, first_line
 
@@ -81,6 +82,27 @@ def check_kind(path: Path, name: str, limits: Limits | None = None) -> None:
     """
     with _measured(path, name, limits or Limits()):
         pass
+
+
+def check_address(address: str, name: str, limits: Limits | None = None) -> None:
+    """Check a raster of a web server like `check_kind`: a VRT there could name files here.
+
+    Raises:
+        DataError: It is none of the known formats, too large, or cannot be read.
+    """
+    for driver in dict.fromkeys(_SIGNATURES.values()):
+        try:
+            with without_warnings():
+                dataset = rasterio.open(gdal_path(address), driver=driver)
+        except RasterioError:
+            continue
+        with dataset:
+            _check_size(dataset, name, limits or Limits())
+        return
+    raise RasterReadError(
+        f"'{cut(name)}' cannot be read, or is none of the formats that are taken: {KINDS}. Check "
+        "the address"
+    )
 
 
 @contextmanager

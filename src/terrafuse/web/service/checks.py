@@ -14,7 +14,7 @@ from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import DataError, TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
-from terrafuse.web.access.rasters import check_kind
+from terrafuse.web.access.rasters import check_address, check_kind
 from terrafuse.web.access.roots import resolve
 from terrafuse.web.access.uploads import PREFIX, Uploads
 from terrafuse.web.service.messages import JobRequest
@@ -136,6 +136,7 @@ class Checker:
             self._check_address(name, user)
         if names_item(name):
             raise Refusal(422, f"'{cut(name)}' is no raster; give a STAC item as 'item'")
+        check_address(name, name.partition("?")[0])
         return name
 
     def _check_address(self, address: str, user: User) -> None:
