@@ -307,6 +307,8 @@ export interface ViewIndex {
  *     overlap: Of windows.
  *     priority: Higher first, -10 to 10; positive ones need a token that may.
  *     title: Free text.
+ *     convert: Modality → how its values become those of the training, as `predict --convert`.
+ *     trust_values: Map values of another scale as they are.
  */
 export interface JobRequest {
   model?: string | null;
@@ -319,6 +321,8 @@ export interface JobRequest {
   overlap?: number | null;
   priority?: number;
   title?: string;
+  convert?: Record<string, string>;
+  trust_values?: boolean;
 }
 
 /**
