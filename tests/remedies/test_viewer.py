@@ -22,7 +22,7 @@ from small_methods import SMALL
 from terrafuse import api, web
 from terrafuse.data import load_manifest
 from terrafuse.web.viewer import copies, preparing
-from terrafuse.web.viewer.serving import listen, open_viewer, serve_view
+from terrafuse.web.viewer.serving import listen, open_viewer
 from terrafuse.web.viewer.static import write_page
 from terrafuse.web.viewer.subjects import find_subjects
 from terrafuse.web.viewer.why import explain_pixel
@@ -167,25 +167,6 @@ def test_ports_and_hosts() -> None:
     with refused(place):
         listen("192.0.2.1", free, print)
     listen("127.0.0.1", 0, print).close()
-
-
-def test_ctrl_c_ends_it(map_: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("uvicorn.Server.run", interrupted)
-    told: list[str] = []
-    serve_view(map_, host="0.0.0.0", port=0, browser=False, say=told.append)
-    place = "web.viewer.serving:serve_view | nothing asks for a password. Ctrl-C ends it"
-    said(place, told[0])
-
-
-def test_the_address_that_was_printed(map_: Path) -> None:
-    client = client_of(map_)
-    answer = client.get("/index.json", headers={"host": "evil.example"})
-    place = "web.viewer.app:Guard._reason | Open the address that it printed"
-    said(place, answer.json()["error"])
-    assert client.get("/index.json").status_code == 200
 
 
 def test_numbers_in_addresses(map_: Path) -> None:

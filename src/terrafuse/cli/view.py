@@ -21,8 +21,15 @@ def view(
         int, typer.Option(help="To listen on; where it is taken, the next free one.")
     ] = 8765,
     host: Annotated[
-        str, typer.Option(help="To listen on; others than loopback are reached from elsewhere.")
+        str, typer.Option(help="To listen on; others than loopback need --tokens.")
     ] = "127.0.0.1",
+    tokens: Annotated[
+        Path | None, typer.Option(help="File of tokens that let people in (terrafuse token add).")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Further name by which browsers reach the page, repeatable."),
+    ] = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
@@ -55,7 +62,10 @@ def view(
     target = fetched(target)
     chosen: dict[str, Any] = {"scenes": scene or [], "map_": map_, "subsets": subsets}
     if static is None:
-        web.view(target, port=port, host=host, browser=browser, say=_say, **chosen)
+        web.view(
+            target, port=port, host=host, tokens=tokens, names=name or [], browser=browser,
+            say=_say, **chosen,
+        )  # fmt: skip
         return
     with Display() as display:
         progress = display.stage("writing the page")

@@ -14,6 +14,8 @@ def view(
     *,
     port: int = 8765,
     host: str = "127.0.0.1",
+    tokens: str | Path | None = None,
+    names: Sequence[str] = (),
     browser: bool = True,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
@@ -26,7 +28,9 @@ def view(
         target: A map (its folder, a folder of such, or a raster of classes), a run folder,
             dataset.yaml, or the GeoPackage of a sample.
         port: To listen on; where it is taken, the next free one; 0: any.
-        host: To listen on; others than loopback are reached from elsewhere.
+        host: To listen on; others than loopback are reached from elsewhere, and need tokens.
+        tokens: File that `terrafuse token add` wrote.
+        names: Further names by which browsers reach the page.
         browser: Whether to open the page in the user's browser.
         scenes: Of a data set or a run, those to show; of a map, "dataset.yaml#id" of what it is of.
         map_: Of a sample, the map that it was drawn from; default: as it says itself.
@@ -34,6 +38,7 @@ def view(
         say: Takes each line for the user.
 
     Raises:
+        ConfigError: Other machines would be let in without a token.
         DataError: There is nothing to be shown.
         SceneNotFoundError: There is no such scene.
         OutputError: No port is free there, or the host is not this machine's.
@@ -46,6 +51,8 @@ def view(
         target,
         port=port,
         host=host,
+        tokens=tokens,
+        names=names,
         browser=browser,
         scenes=scenes,
         map_=map_,

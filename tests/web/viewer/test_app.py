@@ -21,8 +21,11 @@ from PIL import Image
 
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.stopping import Stopped
+from terrafuse.web.access.guard import SECURITY_HEADERS
+from terrafuse.web.access.settings import Access
+from terrafuse.web.access.tokens import add_token
 from terrafuse.web.viewer import scenes
-from terrafuse.web.viewer.app import HEADERS, page_files
+from terrafuse.web.viewer.app import page_files
 from terrafuse.web.viewer.document import View, ViewIndex
 from terrafuse.web.viewer.serving import listen, open_viewer, serve_view
 from viewed import SIDE, make_scene, write_map
@@ -119,16 +122,24 @@ def test_hosts_of_loopback_are_served(client: TestClient, host: str) -> None:
 )
 def test_names_of_others_are_refused(client: TestClient, host: str) -> None:
     answer = client.get("/index.json", headers={"host": host})
-    assert answer.status_code == 403
-    assert "Open the address that it printed" in answer.json()["error"]
+    assert answer.status_code == 421
+    assert "Call it by the address that it printed" in answer.json()["error"]
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_named_host_is_served(shown: Path) -> None:
-    _, app = open_viewer(shown / "map", host="maps.lan")
-    own = TestClient(app, base_url="http://maps.lan:8765")
+def test_others_are_let_in_by_token(shown: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"terrafuse token add NAME"):
+        serve_view(shown / "map", host="0.0.0.0", browser=False)
+    tokens = tmp_path / "tokens.json"
+    token, _ = add_token(tokens, "ann")
+    _, app = open_viewer(shown / "map", Access("0.0.0.0", ("maps.lan",), tokens))
+    own = TestClient(app, base_url="http://maps.lan:8765", follow_redirects=False)
+    for path in ("/index.json", "/v/map/rasters/class_map.tif", "/", "/assets/viewer.js"):
+        assert own.get(path).status_code == 401, path
+    assert own.get("/", headers={"accept": "text/html"}).headers["location"] == "/login?next=/"
+    assert own.post("/login", data={"token": token}).status_code == 303
     assert own.get("/index.json").status_code == 200
-    assert own.get("/index.json", headers={"host": "other.lan"}).status_code == 403
+    assert own.get("/index.json", headers={"host": "other.lan"}).status_code == 421
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,7 @@ def test_changes_come_from_the_own_page(
 def test_every_answer_has_the_headers_and_none_allows_others(client: TestClient) -> None:
     for path in ("/", "/index.json", "/v/map/rasters/class_map.tif", "/none", "/v/map/why?row=x"):
         answer = client.get(path, headers={"origin": "http://evil.example"})
-        for name, value in HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             assert answer.headers[name] == value
         assert not [name for name in answer.headers if name.startswith("access-control")]
 
@@ -272,7 +283,7 @@ def test_ports_and_hosts_that_are_none() -> None:
     [("127.0.0.1", KeyboardInterrupt()), ("0.0.0.0", Stopped(signal.SIGINT))],
 )
 def test_the_address_is_said_and_a_signal_ends_it(
-    shown: Path, host: str, end: BaseException, monkeypatch: pytest.MonkeyPatch
+    shown: Path, tmp_path: Path, host: str, end: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(self: Any, sockets: Any) -> None:
         assert sockets[0].getsockname()[0] == host
@@ -280,8 +291,10 @@ def test_the_address_is_said_and_a_signal_ends_it(
 
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
     said: list[str] = []
-    serve_view(shown / "map", host=host, port=0, browser=False, say=said.append)
+    tokens = tmp_path / "tokens.json"
+    add_token(tokens, "ann")
+    serve_view(shown / "map", host=host, tokens=tokens, port=0, browser=False, say=said.append)
     assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")
     assert len(said) == (1 if host == "127.0.0.1" else 2)
     if len(said) == 2:
-        assert "nothing asks for a password" in said[0]
+        assert "whoever has a token" in said[0]

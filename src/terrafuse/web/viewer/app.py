@@ -6,7 +6,7 @@ Files are found by ids only: no part of an address is ever a path of this machin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,6 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from terrafuse.errors import (
     DataError,
@@ -26,27 +24,12 @@ from terrafuse.errors import (
     TerrafuseError,
     cut,
 )
+from terrafuse.web.access.protect import protect
+from terrafuse.web.access.settings import Access
 from terrafuse.web.viewer.document import ViewIndex
 from terrafuse.web.viewer.preparing import NotReadyError, Preparer
 from terrafuse.web.viewer.scenes import Shown, check_pixel
 
-#: What the page may load and do: its own files, and pictures that it makes itself.
-HEADERS: Mapping[str, str] = {
-    "content-security-policy": (
-        "default-src 'self'; img-src 'self' blob: data:; worker-src 'self' blob:; "
-        "style-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'none'; "
-        "form-action 'self'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-}
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-#: Hosts that stand for every address of the machine.
-EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _TIFF = "image/tiff"
 _RANGES = re.compile(
     r"bytes=\s*(\d{1,18}-\d{0,18}|-\d{1,18})(\s*,\s*(\d{1,18}-\d{0,18}|-\d{1,18})){0,31}"
@@ -64,31 +47,27 @@ _PLACEHOLDER = (
 
 
 def create_viewer_app(
-    preparer: Preparer,
-    *,
-    host: str = "127.0.0.1",
-    routers: Sequence[APIRouter] = (),
-    middleware: Sequence[Middleware] = (),
+    preparer: Preparer, access: Access | None = None, *, routers: Sequence[APIRouter] = ()
 ) -> FastAPI:
     """The server of a page.
 
     Args:
         preparer: Of its scenes.
-        host: Name under which it may be asked for, beside those of loopback.
+        access: Who may ask; default: programs of this machine.
         routers: Further routes, such as those that take labels.
-        middleware: Inside the check of hosts, such as one of tokens.
+
+    Raises:
+        ConfigError: The file of tokens cannot be used.
     """
-    app = FastAPI(
-        title="terrafuse view", docs_url=None, redoc_url=None, openapi_url=None,
-        middleware=[Middleware(Guard, host=host), *middleware],
-    )  # fmt: skip
+    app = FastAPI(title="terrafuse view", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(TerrafuseError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(RequestValidationError, _refuse_values)
     for router in routers:
         app.include_router(router)
     app.include_router(view_routes(preparer))
-    app.include_router(page_routes())
+    protect(app, access or Access())
+    app.include_router(page_routes())  # last: it takes every address that is left
     return app
 
 
@@ -222,63 +201,3 @@ def _refuse_values(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return _answer(422, f"'{first['loc'][-1]}': {first['msg']}. Give whole numbers: ?row=0&col=0")
-
-
-class Guard:
-    """Refuses what comes from pages of others, and adds the headers of every answer.
-
-    A page of another site can have its name lead to this machine (DNS rebinding); its requests then
-    name that site as their host, and are refused, as are changes that another origin asks for.
-
-    Args:
-        app: What is guarded.
-        host: Name that is allowed beside those of loopback; one that stands for every address of
-            the machine allows any.
-    """
-
-    def __init__(self, app: ASGIApp, host: str = "127.0.0.1") -> None:
-        self._app = app
-        self._hosts = None if host in EVERYWHERE else _LOOPBACK | {host.lower()}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = {key.lower() for key, _ in message["headers"]}
-                own = [(k.encode(), v.encode()) for k, v in HEADERS.items()]
-                added = [(key, value) for key, value in own if key not in given]
-                message = {**message, "headers": [*message["headers"], *added]}
-            await send(message)
-
-        reason = self._reason(scope)
-        if reason:
-            refusal = JSONResponse({"error": reason}, status_code=403)
-            await refusal(scope, receive, send_with_headers)
-            return
-        await self._app(scope, receive, send_with_headers)
-
-    def _reason(self, scope: Scope) -> str:
-        """Why a request is refused, or ""."""
-        headers = {key.decode("latin-1"): v.decode("latin-1") for key, v in scope["headers"]}
-        host = headers.get("host", "")
-        if self._hosts is not None and _name_of(host) not in self._hosts:
-            return "this server does not go by that name. Open the address that it printed"
-        if scope["method"] not in _SAFE:
-            origin = headers.get("origin")
-            if origin is not None and origin.partition("://")[2] != host:
-                return "changes are taken from this server's own page only"
-            if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-                return "changes are taken from this server's own page only"
-        return ""
-
-
-def _name_of(host: str) -> str:
-    """The host without its port, in lower case."""
-    if host.startswith("["):
-        name, end, _ = host[1:].partition("]")
-        return name.lower() if end else ""
-    return host.partition(":")[0].lower()

@@ -16,7 +16,9 @@ from fastapi import FastAPI
 
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.stopping import Stopped
-from terrafuse.web.viewer.app import EVERYWHERE, create_viewer_app
+from terrafuse.web.access.settings import Access
+from terrafuse.web.access.tokens import is_loopback
+from terrafuse.web.viewer.app import create_viewer_app
 from terrafuse.web.viewer.painting import painting_of
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.subjects import find_subjects
@@ -28,7 +30,8 @@ _MORE_PORTS = 50
 _LAST_PORT = 65_535
 # For answers that are under way at the end.
 _PATIENCE_S = 2
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+# Most of a request: polygons of a scene.
+_BODY_BYTES = 64 << 20
 
 Say = Callable[[str], None]
 
@@ -38,6 +41,8 @@ def serve_view(
     *,
     port: int = PORT,
     host: str = HOST,
+    tokens: str | Path | None = None,
+    names: Sequence[str] = (),
     browser: bool = True,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
@@ -50,6 +55,8 @@ def serve_view(
         target: See `find_subjects`, as are the other choices.
         port: To listen on; where it is taken, the next free one; 0: any.
         host: To listen on.
+        tokens: File of tokens; needed where the host is not loopback.
+        names: Further names by which browsers reach it.
         browser: Whether to open the page in the user's browser.
         scenes: Those to show.
         map_: Of a sample.
@@ -57,18 +64,19 @@ def serve_view(
         say: Takes each line for the user.
 
     Raises:
+        ConfigError: Other machines would be let in without a token.
         DataError: There is nothing to be shown.
         OutputError: No port is free there, or the host is not this machine's.
     """
-    preparer, app = open_viewer(
-        target, host=host, scenes=scenes, map_=map_, subsets=subsets, say=say
-    )
+    access = Access(host, tuple(names), Path(tokens) if tokens else None, body_bytes=_BODY_BYTES)
+    preparer, app = open_viewer(target, access, scenes=scenes, map_=map_, subsets=subsets, say=say)
     listening = listen(host, port, say)
     address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
-    if host not in _LOCAL:
+    if not is_loopback(host):
         say(
-            f"--host {host}: whoever reaches this machine can look at these rasters and change "
-            "what is painted on them; nothing asks for a password. Ctrl-C ends it"
+            f"--host {host}: whoever has a token can look at these rasters and change what is "
+            "painted on them. Tokens and rasters travel unencrypted unless a proxy with TLS stands "
+            "before this server"
         )
     say(f"{preparer.collection.title}: {address} (Ctrl-C ends it)")
     if browser and can_open_browser():
@@ -84,8 +92,8 @@ def serve_view(
 
 def open_viewer(
     target: str | Path,
+    access: Access | None = None,
     *,
-    host: str = HOST,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
     subsets: bool = False,
@@ -101,7 +109,7 @@ def open_viewer(
     preparer = Preparer(collection, finish=finish, say=say)
     if len(collection.subjects) == 1:
         preparer.prepare_soon(next(iter(collection.subjects)))
-    return preparer, create_viewer_app(preparer, host=host, routers=routers)
+    return preparer, create_viewer_app(preparer, access, routers=routers)
 
 
 def listen(host: str, port: int, say: Say) -> socket.socket:
@@ -149,5 +157,5 @@ def can_open_browser() -> bool:
 
 
 def _in_address(host: str) -> str:
-    host = "localhost" if host in EVERYWHERE else host
+    host = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
     return f"[{host}]" if ":" in host else host
