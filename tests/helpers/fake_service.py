@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -16,13 +15,14 @@ import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.responses import StreamingResponse as Streaming
-from fastapi.staticfiles import StaticFiles
 
 import terrafuse.web
 from terrafuse.web.access.guard import SECURITY_HEADERS
-from terrafuse.web.service.files import files_router
+from terrafuse.web.access.tokens import Right
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
+from terrafuse.web.service.page import page_router
 from terrafuse.web.service.refusals import Refusal, answer_refusals
+from terrafuse.web.service.users import LOCAL, User
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
 _PAGE_OF_JOBS = 20
@@ -75,12 +75,14 @@ class FakeService:
         roots: Folders that the chooser shows.
         preview: PNG of finished jobs.
         token: That is asked for; "": none is.
+        may: What its user may.
         requests: Method and path of every request.
     """
 
     roots: tuple[Path, ...] = ()
     preview: Path | None = None
     token: str = ""
+    may: frozenset[Right] = frozenset(("upload",))
     address: str = ""
     jobs: dict[str, Job] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
@@ -119,7 +121,7 @@ class FakeService:
         return self.set(
             id, state="done", done=total, total=total, results=tuple(files),
             started=self.jobs[id].started or now, ended=now,
-            view=f"view/{id}/", tilejson=f"api/jobs/{id}/tilejson.json",
+            view=f"/view/{id}/", tilejson=f"/api/jobs/{id}/tilejson.json",
         )  # fmt: skip
 
     def fail(self, id: str, message: str) -> Job:
@@ -161,6 +163,7 @@ def fake_app(service: FakeService) -> FastAPI:
         if not is_open and request.cookies.get("session") != service.token:
             answer: Response = JSONResponse({"error": "no valid token was given"}, 401)
         else:
+            request.state.user = User("ann", service.may) if service.token else LOCAL
             answer = await call_next(request)
         for name, value in SECURITY_HEADERS.items():
             answer.headers.setdefault(name, value)
@@ -169,13 +172,7 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_access(app, service)
     _add_jobs(app, service)
     _add_results(app, service)
-    app.include_router(files_router(service.roots))
-
-    @app.get("/")
-    def page() -> FileResponse:
-        return FileResponse(PAGE / "jobs.html")
-
-    app.mount("/", StaticFiles(directory=PAGE))
+    app.include_router(page_router(service.roots))
     return app
 
 
@@ -260,11 +257,12 @@ async def _events(service: FakeService, id: str) -> AsyncIterator[str]:
     yield "retry: 50\n\n"
     while id in service.jobs and service.breaks == breaks and waited < _PATIENCE_S:
         job = service.jobs[id]
-        text = json.dumps({"state": job.state, "done": job.done, "total": job.total})
+        text = job.model_dump_json()
         if text != shown:
             shown, waited = text, 0.0
-            yield f"id: {job.done}\nevent: progress\ndata: {text}\n\n"
+            yield f"id: {job.done}\ndata: {text}\n\n"
         if job.state in ENDED:
+            yield f"event: end\ndata: {job.state}\n\n"
             return
         await asyncio.sleep(0.02)
         waited += 0.02

@@ -126,7 +126,7 @@ def test_a_map_is_asked_for_watched_and_fetched(browser: Any, service: FakeServi
         service.finish(made.id)
         expect(job).to_contain_text("done")
         view = job.get_by_role("link", name="Look at the map")
-        assert view.get_attribute("href") == f"view/{made.id}/"
+        assert view.get_attribute("href") == f"/view/{made.id}/"
         job.get_by_text("3 files").click()
         with page.expect_download() as download:
             job.get_by_role("link", name="class_map.tif").click()
@@ -271,6 +271,9 @@ def test_a_token_is_asked_for_and_not_kept(browser: Any, service: FakeService) -
             "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         )
         assert "tf_secret" not in kept
+        # This token may upload, and no more.
+        assert page.get_by_label("Priority").get_attribute("max") == "0"
+        expect(page.get_by_text("ann")).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
 

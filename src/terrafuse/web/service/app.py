@@ -35,6 +35,7 @@ from terrafuse.web.service.jobs import JobRow, Queue, find_row, to_message
 from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
 from terrafuse.web.service.metrics import Durations, Timing, describe_metrics
 from terrafuse.web.service.models import ModelShelf, ServedModel
+from terrafuse.web.service.page import page_router
 from terrafuse.web.service.pages import list_addresses
 from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
@@ -145,6 +146,7 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
     answer_refusals(app)
     app.include_router(router)
     app.include_router(uploads_router(service.uploads))
+    app.include_router(page_router(settings.roots))
     protect(app, access)
     app.add_middleware(Timing, durations=service.durations)
     return app
