@@ -12,11 +12,22 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
+from terrafuse.data.handles import without_warnings
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.errors import DataError, RasterReadError, cut, first_line
 
-#: Drivers of GDAL that read one file and open nothing else, neither files nor addresses: no VRT.
-DRIVERS = ("GTiff", "PNG", "JPEG", "JP2OpenJPEG")
+#: How files begin → driver of GDAL that reads one file and opens nothing else, neither files nor
+#: addresses. Formats that are text, as VRT is, begin with none of these.
+_SIGNATURES = {
+    b"II*\0": "GTiff",
+    b"MM\0*": "GTiff",
+    b"II+\0": "GTiff",  # BigTIFF
+    b"MM\0+": "GTiff",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\0\0\0\x0cjP  \r\n\x87\n": "JP2OpenJPEG",
+    b"\xffO\xffQ": "JP2OpenJPEG",  # a bare codestream
+}
 KINDS = "GeoTIFF (COG), PNG, JPEG, JPEG 2000"
 #: Formats that are decoded window by window; of others the whole image may be in memory.
 _BY_BLOCKS = ("GTiff",)
@@ -53,18 +64,30 @@ def check_raster(path: Path, name: str, limits: Limits | None = None) -> RasterF
     """
     limits = limits or Limits()
     with _named(path, name), rasterio.Env(**_ALONE):
-        try:
-            # Recognised by these drivers only: a VRT or a file of addresses is not even looked at.
-            dataset = rasterio.open(path, driver=list(DRIVERS))
-        except RasterioError as error:
-            raise RasterReadError(
-                f"'{cut(name)}' cannot be read: {KINDS} are taken, and it is none of these, or "
-                "damaged. Send one of these"
-            ) from error
+        dataset = _open(path, name)
         with dataset:
             _check_size(dataset, name, limits)
             _probe(dataset, name)
         return inspect_raster(path, "upload", judge_alpha=False)
+
+
+def _open(path: Path, name: str) -> Any:
+    """Open a file as what it begins like: nothing else, as a VRT, is even looked at."""
+    with path.open("rb") as file:
+        begin = file.read(16)
+    driver = next((d for signature, d in _SIGNATURES.items() if begin.startswith(signature)), None)
+    if driver is None:
+        raise RasterReadError(
+            f"'{cut(name)}' is none of the formats that are taken: {KINDS}. Convert it to one"
+        )
+    try:
+        with without_warnings():
+            return rasterio.open(path, driver=driver)
+    except RasterioError as error:
+        raise RasterReadError(
+            f"'{cut(name)}' is damaged: it begins as a {driver} file, and cannot be opened as one. "
+            "Check that it is complete, and send it again"
+        ) from error
 
 
 @contextmanager

@@ -472,7 +472,7 @@ class Queue:
         """The time: the database's where several machines use it."""
         if self.database.is_sqlite:
             return now()
-        return float(db.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))  # type: ignore[arg-type]
+        return float(db.scalar(text("SELECT extract(epoch FROM clock_timestamp())")))
 
 
 def to_message(row: JobRow) -> Job:

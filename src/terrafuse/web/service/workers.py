@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -27,7 +28,8 @@ _LOOK_SECONDS = 0.2
 _ORDER_SECONDS = 2.0
 _FIRST_PAUSE, _LONGEST_PAUSE, _GOOD_LIFE = 0.5, 60.0, 120.0
 _ENDING_SECONDS = 10.0
-_MODULE = "terrafuse.web.service.working"
+#: What a worker is started by.
+WORKER = (sys.executable, "-m", "terrafuse.web.service.working")
 
 
 @dataclass
@@ -84,7 +86,7 @@ class Supervisor:
                 process.wait()
         for place in self._places:
             if place.process is not None:
-                _try(lambda worker=place.worker: self._queue.bury(worker, how=None))
+                _try(partial(self._queue.bury, place.worker, how=None))
                 place.process = None
 
     def _look(self, keep_order: Callable[[], None]) -> None:
@@ -122,7 +124,7 @@ class Supervisor:
         place.worker = f"{machine().host}-{os.getpid()}-{secrets.token_hex(3)}"
         place.began = time.monotonic()
         place.process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", _MODULE],
+            WORKER,
             stdin=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for the parent

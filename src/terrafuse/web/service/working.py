@@ -311,7 +311,7 @@ class _JobLog:
     def warnings(self) -> Iterator[None]:
         """Have warnings in the log."""
 
-        def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+        def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
             if not issubclass(category, _OF_LIBRARIES):
                 self.say(f"warning: {message}")
 
