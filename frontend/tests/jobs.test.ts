@@ -70,6 +70,8 @@ describe('figures', () => {
     // Never 100 % before the end.
     expect(progress(job('a', { state: 'running', done: 199, total: 200 }))).toBe('199 of 200 units, 99 %');
     expect(progress(job('a', { state: 'running' }))).toBe('starting');
+    expect(progress(job('a', { state: 'running', done: 0, total: 1 }))).toBe('0 of 1 unit, 0 %');
+    expect(progress(job('a', { state: 'running', done: 9, total: 9 }))).toBe('writing the files');
     expect(percent(0.55976)).toBe('56.0 %');
   });
 });
