@@ -47,7 +47,7 @@ def test_only_kept_labels_are_learned_from(
     monkeypatch.setattr(
         run_state,
         "begin",
-        lambda out, config, found: (facts.append(found), original(out, config, found)),
+        lambda out, config, found, *rest: (facts.append(found), original(out, config, found, *rest)),
     )
     config = make_config(make_dataset(), data=SHARE)
     train(config, tmp_path / "run")

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from terrafuse.config.paths import exists, expand_home
 from terrafuse.data import ReadingRules, Scene, scene_from_rasters
+from terrafuse.data.names import is_remote, moved_name
 from terrafuse.data.stac import Chosen, Item, choose_assets, has_any, names_item, read_item
-from terrafuse.errors import BandError, DataError, unknown_name
+from terrafuse.errors import BandError, ConfigError, DataError, cut, unknown_name
 from terrafuse.modalities import Modality
 from terrafuse.weights import RunInfo
 
 Rasters = Mapping[str, str | Path | Sequence[str | Path]]
 
 
-def open_rasters(info: RunInfo, given: Rasters) -> Scene:
+def open_rasters(info: RunInfo, given: Rasters, *, id: str = "scene") -> Scene:
     """Open a scene of rasters for a trained model.
 
     Args:
         info: Whose modalities and reading rules.
         given: Modality → file or files, URLs, or a STAC item whose assets are its bands.
+        id: Name of the scene.
 
     Raises:
         DataError: The rasters do not suit the model or each other.
@@ -30,7 +35,7 @@ def open_rasters(info: RunInfo, given: Rasters) -> Scene:
         (path, *more) = (paths,) if isinstance(paths, str | Path) else paths or ("",)
         if not more and names_item(str(path)):
             chosen[name] = choose_assets(read_item(str(path)), _modality(info, name))
-    return _open(info, dict(given), chosen, "scene")
+    return _open(info, dict(given), chosen, id)
 
 
 def open_item(info: RunInfo, item: Item) -> Scene:
@@ -43,6 +48,54 @@ def open_item(info: RunInfo, item: Item) -> Scene:
     held = [m for m in info.modalities if has_any(item, m)] or list(info.modalities[:1])
     chosen = {modality.name: choose_assets(item, modality) for modality in held}
     return _open(info, {}, chosen, item.id)
+
+
+def name_inputs(
+    model: Path, scene: str | Scene | None, rasters: Rasters | None, folder: Path
+) -> dict[str, Any]:
+    """What a map is made of, for its record: files as they are named from its folder.
+
+    Args:
+        model: Run folder or file of the model.
+        scene: "dataset.yaml#id", or a scene that is open.
+        rasters: Modality → file or files, instead.
+        folder: Of the map.
+    """
+    here, there = Path.cwd(), folder.absolute()
+    found: dict[str, Any] = {"model": moved_name(str(model), here, there)}
+    if isinstance(scene, str):
+        path, id = split_scene_name(scene)
+        return found | {"scene": f"{moved_name(str(expand_home(path)), here, there)}#{id}"}
+    id = "scene" if scene is None else scene.id
+    given = rasters if scene is None else scene.made_of.rasters
+    named = {
+        name: [_moved(str(path), here, there) for path in _listed(paths)]
+        for name, paths in (given or {}).items()
+    }
+    return found | {"id": id, "rasters": named}
+
+
+def _listed(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    return (paths,) if isinstance(paths, str | Path) else paths
+
+
+def _moved(name: str, old: Path, new: Path) -> str:
+    """A raster as it is named from another folder; of URLs without what is signed in them."""
+    return name.partition("?")[0] if is_remote(name) else moved_name(name, old, new)
+
+
+def split_scene_name(text: str) -> tuple[Path, str]:
+    """The manifest and the id that "dataset.yaml#id" names; both may hold '#'.
+
+    Raises:
+        ConfigError: It is not of this form.
+    """
+    marks = [mark.start() for mark in re.finditer("#", text)]
+    parts = [(Path(text[:m]), text[m + 1 :]) for m in marks if text[:m] and text[m + 1 :]]
+    if not parts:
+        raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
+    # The first '#' that a file ends at; without such a file the message is about the first.
+    return next((part for part in parts if exists(expand_home(part[0]))), parts[0])
 
 
 def reading_rules(info: RunInfo) -> dict[str, ReadingRules]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,17 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from terrafuse.api.inputs import Rasters, open_rasters, reading_rules
-from terrafuse.config.paths import exists, expand_home
+from terrafuse.api.inputs import (
+    Rasters,
+    name_inputs,
+    open_rasters,
+    reading_rules,
+    split_scene_name,
+)
 from terrafuse.data import Manifest, ReadingRules, Scene, load_manifest
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
-from terrafuse.errors import ConfigError, cut, unknown_name
+from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
 from terrafuse.modalities import BandStatistics
@@ -248,7 +252,10 @@ class TrainedModel(ABC):
                         "converted": in_words(conversions),
                         "warnings": doubts,
                     },
-                    notes={"batch_size_by": by},
+                    notes={
+                        "batch_size_by": by,
+                        "inputs": name_inputs(self.place, scene, rasters, Path(out)),
+                    },
                     resume=resume,
                     shard=part,
                     workers=spread,
@@ -382,20 +389,6 @@ def warn_of(doubts: Sequence[str]) -> None:
     """Warn of what is doubtful."""
     for text in doubts:
         warnings.warn(text, stacklevel=4)
-
-
-def split_scene_name(text: str) -> tuple[Path, str]:
-    """The manifest and the id that "dataset.yaml#id" names; both may hold '#'.
-
-    Raises:
-        ConfigError: It is not of this form.
-    """
-    marks = [mark.start() for mark in re.finditer("#", text)]
-    parts = [(Path(text[:m]), text[m + 1 :]) for m in marks if text[:m] and text[m + 1 :]]
-    if not parts:
-        raise ConfigError(f"scene '{cut(text)}' is not of the form dataset.yaml#id")
-    # The first '#' that a file ends at; without such a file the message is about the first.
-    return next((part for part in parts if exists(expand_home(part[0]))), parts[0])
 
 
 def smaller_windows(windows: WindowSettings) -> str:

@@ -32,6 +32,7 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.painted import learnt_in
 from terrafuse.data.polygons import RegionFile
 from terrafuse.data.streaming import first_scenes
 from terrafuse.data.value_scale import (
@@ -317,6 +318,7 @@ class Run(TrainedModel):
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
         chosen = reference_scenes(dataset, split, config.reference)
+        _tell_truth(self.folder, chosen)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
         conversions = self.checked(convert)
@@ -610,6 +612,17 @@ def reference_scenes(dataset: Manifest, split: str, reference: ReferenceName) ->
     return scenes
 
 
+def _tell_truth(folder: Path, scenes: Sequence[Scene]) -> None:
+    """Say by which labels scenes are scored over which a run learnt from painted polygons."""
+    learnt = (learnt_in(folder) or {}).get("classes", {})
+    own = [scene.id for scene in scenes if scene.id in learnt]
+    if own:
+        warn_of([
+            f"{len(own)} of the scenes ('{own[0]}' …) were trained on with painted polygons; they "
+            "are scored by the labels of the manifest alone"
+        ])  # fmt: skip
+
+
 def _fitting(scenes: Sequence[Scene], patterns: Sequence[str], where: str) -> list[Scene]:
     """Scenes whose id fits one of the patterns.
 
@@ -794,7 +807,9 @@ def validate(config: str | Path, overrides: Mapping[str, str] | None = None) -> 
         settings.method.options,
     )
     check_small_batch(segmenter, settings)
-    facts = {"classes": list(dataset.scheme.names)}
+    facts: dict[str, Any] = {"classes": list(dataset.scheme.names)}
+    if dataset.painted is not None:
+        facts["painted"] = dataset.painted.summary()
     return {"method": settings.method.name} | _facts(dataset, segmenter, facts)
 
 
@@ -804,7 +819,7 @@ def _validate_pretraining(config: str | Path, overrides: Mapping[str, str]) -> d
 
     settings = load_pretrain_config(config, overrides)
     check_pretrain_settings(settings)
-    dataset = open_dataset(settings.data)
+    dataset = open_dataset(settings.data, is_labelled=False)
     check_crop_size(settings.data, dataset)
     pretrainer = create_pretrainer(settings, list(dataset.modalities.values()))
     return {"objective": settings.objective.name} | _facts(dataset, pretrainer, {})

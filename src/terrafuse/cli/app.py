@@ -32,6 +32,7 @@ from terrafuse.cli.reference import areas, sample
 from terrafuse.cli.serve import serve, serve_worker
 from terrafuse.cli.sweep import sweep
 from terrafuse.cli.token import token_app
+from terrafuse.cli.view import view
 from terrafuse.version import VERSION
 
 app = typer.Typer(
@@ -208,6 +209,7 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(predict)
 app.command()(export)
+app.command()(view)
 app.command()(vectorize)
 app.command()(mosaic)
 app.command()(sample)

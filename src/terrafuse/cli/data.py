@@ -175,6 +175,30 @@ def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
         print_split(report)
 
 
+@data_app.command("labels")
+def data_labels(
+    manifest: ManifestFile,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="Remove the polygons of this scene; repeatable.", metavar="SCENE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the polygons painted over scenes, which training learns from, or remove some."""
+    from terrafuse import api
+
+    found = api.data_labels(manifest, remove=remove or ())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(found["file"] if found["scenes"] else f"nothing is painted beside '{manifest}'")
+    for id, own in found["scenes"].items():
+        classes = ", ".join(f"{number} {name}" for name, number in own["classes"].items())
+        split = f"split {own['split']}" if own["split"] else "no split"
+        unused = "" if own["is_learnt_from"] else ", not learnt from"
+        typer.echo(f"  {id} ({split}{unused}): {classes}")
+
+
 @data_app.command("split")
 def data_split(
     manifest: ManifestFile,

@@ -133,6 +133,12 @@ class DataConfig(Settings):
     train_splits: tuple[str, ...] = Field(
         ("train",), description="Splits to train on.", min_length=1
     )
+    painted: Literal["auto", "ignore"] | Path = Field(
+        "auto",
+        description="Polygons painted over scenes of these splits, which count more than their "
+        "labels: 'auto' (the file DATASET.painted.gpkg beside the manifest, if there is one), "
+        "'ignore', or a path as of `manifest`.",
+    )
     normalization: dict[str, Literal["measured", "scene_range"] | FixedStatistics] = Field(
         default_factory=dict,
         description="By modality: 'measured' (mean and deviation of the training splits, the "
@@ -193,13 +199,16 @@ class DataConfig(Settings):
         return value
 
     def beside(self, folder: Path, overrides: Mapping[str, str] | None = None) -> Self:
-        """Return the settings with the manifest's path resolved relative to `folder`.
+        """Return the settings with the paths of files resolved relative to `folder`.
 
         A path given as an override is relative to the working directory instead.
         """
         start = Path.cwd() if "data.manifest" in (overrides or {}) else folder
-        manifest = (start / expand_home(self.manifest)).resolve()
-        return self.model_copy(update={"manifest": manifest})
+        found: dict[str, Path] = {"manifest": (start / expand_home(self.manifest)).resolve()}
+        if isinstance(self.painted, Path):
+            start = Path.cwd() if "data.painted" in (overrides or {}) else folder
+            found["painted"] = (start / expand_home(self.painted)).resolve()
+        return self.model_copy(update=found)
 
 
 class MethodConfig(NamedOptions):

@@ -191,6 +191,7 @@ def _description(manifest: Manifest) -> tuple[object, ...]:
         manifest.label_rules,
         manifest.grid,
         manifest.entries,
+        manifest.painted and manifest.painted.digest,
     )
 
 

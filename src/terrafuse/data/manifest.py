@@ -19,6 +19,7 @@ from terrafuse.config.yaml_reading import YamlValues
 from terrafuse.config.yaml_writing import to_flow, to_yaml
 from terrafuse.data.labels import LabelRules
 from terrafuse.data.names import absolute_name, is_part, local_file
+from terrafuse.data.painted import Painted, PaintedLayer, find_painted
 from terrafuse.data.rasters import BEFORE_RULES, RESCALED_UNIT, ReadingRules, RescaleName
 from terrafuse.data.scene import BandNamesTeller, Scene, SceneFiles
 from terrafuse.data.schema import (
@@ -55,6 +56,7 @@ class Manifest:
         grid: Modality whose grid is the scene's, or "labels"; None chooses automatically.
         root: Folder that paths are relative to, as written; None = that of the file.
         known: Every modality of the file; `select` keeps them, so that scenes keep their grid.
+        painted: Polygons that lie over the labels of scenes that are learnt from.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class Manifest:
     grid: str | None = None
     root: str | None = None
     known: Mapping[str, Modality] = field(default_factory=dict)
+    painted: Painted | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,6 +128,33 @@ class Manifest:
     def read_as_before(self) -> Manifest:
         """The manifest, read as before it could say `nodata_rule` and `band_names`."""
         return replace(self, rules={n: replace(r, **BEFORE_RULES) for n, r in self.rules.items()})
+
+    def paint(self, setting: str | Path, train_splits: Sequence[str]) -> Manifest:
+        """The manifest with painted polygons over the labels of scenes that are learnt from.
+
+        Args:
+            setting: `data.painted`: "auto", "ignore" or a path.
+            train_splits: Splits that are learnt from.
+
+        Raises:
+            ConfigError: There is no file of the path given.
+            DataError: The file of painted polygons cannot be read.
+            LabelError: A polygon to be learnt from has no class of the scheme.
+        """
+        splits = {entry.id: entry.split for entry in self.entries}
+        names = self.scheme.names
+        return replace(self, painted=find_painted(setting, self.path, splits, train_splits, names))
+
+    def unpainted(self) -> Manifest:
+        """The manifest with the labels that it names alone: the truth of what is scored."""
+        return self if self.painted is None else replace(self, painted=None)
+
+    def is_labelled(self, entry: SceneEntry) -> bool:
+        """Tell whether a scene has labels to train on: a file of the manifest, or painted ones."""
+        return entry.labels is not None or self._painted_layer(entry) is not None
+
+    def _painted_layer(self, entry: SceneEntry) -> PaintedLayer | None:
+        return None if self.painted is None else self.painted.layers.get(entry.id)
 
     def rules_of(self, id: str) -> Mapping[str, ReadingRules]:
         """Return the reading rules of a scene's modalities, with its own scales.
@@ -287,6 +317,7 @@ class Manifest:
             window=entry.window,
             shared_labels=self._label_uses[entry.labels] > 1,
             place=entry.place,
+            painted=self._painted_layer(entry),
         )
 
     def only(self, id: str) -> Manifest:

@@ -14,17 +14,21 @@ from terrafuse.modalities import BandStatistics, Modality
 _IDENTITY = FixedStatistics(mean=0.0, std=1.0)
 
 
-def open_dataset(config: DataConfig) -> Manifest:
+def open_dataset(config: DataConfig, *, is_labelled: bool = True) -> Manifest:
     """Open the manifest of a run: its modalities, rescaled where `normalization` says so.
+
+    Painted polygons (`data.painted`) lie over the labels of scenes of the training splits.
 
     Args:
         config: Manifest, modalities, training splits and normalisation. `normalization` may name
             modalities that are not used, so that a run without them needs no other settings.
+        is_labelled: Whether labels are learnt from; else painted polygons are not looked at.
 
     Raises:
         ConfigError: An invalid manifest; an unknown modality; a split named twice; a
             normalisation that does not fit the bands.
         SceneNotFoundError: A training split does not exist.
+        DataError: Painted polygons cannot be used.
     """
     manifest = load_manifest(config.manifest).select(config.modalities)
     _check_splits(config.train_splits, manifest)
@@ -39,6 +43,8 @@ def open_dataset(config: DataConfig) -> Manifest:
     rescaled: dict[str, RescaleName | None] = {
         name: "scene_range" for name, how in config.normalization.items() if how == "scene_range"
     }
+    if is_labelled:
+        manifest = manifest.paint(config.painted, config.train_splits)
     return manifest.with_rescale(rescaled)
 
 

@@ -141,9 +141,9 @@ class PolygonLabels:
         box = shapely.box(inner.col, inner.row, inner.col_stop, inner.row_stop)
         found = np.sort(self._tree.query(box))  # in the order of the file
         shapes = [(self._polygons[i], int(self._classes[i])) for i in found]
-        part = _burn(shapes, inner, self._background, self._where)
+        part = burn(shapes, inner, self._background, self._where)
         if self._area is not None:
-            inside = _burn([(polygon, 1) for polygon in self._area], inner, 0, self._where)
+            inside = burn([(polygon, 1) for polygon in self._area], inner, 0, self._where)
             part[inside == 0] = IGNORE_INDEX
         labels[inner.slices(window)] = part
         return labels
@@ -211,7 +211,7 @@ class RegionFile:
                 continue
             window = Window(row, col, height, width).intersection(grid.window)
             if window is not None:
-                burnt = _burn([(polygon, 1) for polygon in polygons], window, 0, where)
+                burnt = burn([(polygon, 1) for polygon in polygons], window, 0, where)
                 yield name, window, burnt == 1
 
 
@@ -226,9 +226,12 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _burn(
-    shapes: list[tuple[Any, int]], window: Window, fill: int, where: str
-) -> NDArray[np.uint8]:
+def burn(shapes: list[tuple[Any, int]], window: Window, fill: int, where: str) -> NDArray[np.uint8]:
+    """Draw polygons in scene pixels on a window, later ones over earlier ones (h, w).
+
+    Raises:
+        LabelError: They cannot be drawn.
+    """
     size = (window.height, window.width)
     if not shapes:
         return np.full(size, fill, np.uint8)
@@ -382,21 +385,48 @@ def _read_polygons(file: _VectorFile, attribute: str | None, grid: Grid) -> _Pol
         kind = f"attribute of the {file.where}:"
         raise ConfigError(unknown_name(kind, attribute, file.fields))
     crs = _vector_crs(file.crs, grid, file.where)
-    try:
-        box = grid.bounds if crs == grid.crs else extent_in(grid, crs)
-    except ValueError as error:
-        raise GridMismatchError(
-            f"{file.where} cannot be brought to the scene's CRS: {error}"
-        ) from None
+    box = _reach(grid, crs, file.where)
     reach = box if crs == grid.crs else _widen(box)
     shapes, codes, ids = _read_shapes(file, attribute, reach, full_turn(crs))
-    _check_types(shapes, file.where)
-    shapes = _mend(shapes, file.where)
+    polygons, index = _onto(shapes, crs, grid, box, file.where)
+    return _Polygons(polygons, codes, ids, index)
+
+
+def polygons_on(
+    shapes: NDArray[Any], crs: str | None, grid: Grid, where: str
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    """Bring shapes to the pixels of a scene; return single polygons, and the shape of each.
+
+    Args:
+        crs: Of the shapes, as text; None: coordinates as the grid has them without CRS.
+        where: Names them in messages.
+
+    Raises:
+        GridMismatchError: Only one of shapes and grid has a CRS, or none leads to the other.
+        LabelError: Shapes are no polygons.
+    """
+    known = _vector_crs(crs, grid, where)
+    return _onto(shapes, known, grid, _reach(grid, known, where), where)
+
+
+def _reach(grid: Grid, crs: CRS | None, where: str) -> Box:
+    """The extent of a grid in another CRS."""
+    try:
+        return grid.bounds if crs == grid.crs else extent_in(grid, crs)
+    except ValueError as error:
+        raise GridMismatchError(f"{where} cannot be brought to the scene's CRS: {error}") from None
+
+
+def _onto(
+    shapes: NDArray[Any], crs: CRS | None, grid: Grid, box: Box, where: str
+) -> tuple[NDArray[Any], NDArray[np.intp]]:
+    _check_types(shapes, where)
+    shapes = _mend(shapes, where)
     if crs != grid.crs:
         longest = max(box[2] - box[0], box[3] - box[1]) / max(grid.height, grid.width)
-        shapes = shapely.segmentize(_clip(shapes, reach), longest * _SEGMENT_PX)
+        shapes = shapely.segmentize(_clip(shapes, _widen(box)), longest * _SEGMENT_PX)
     polygons, index = _single_polygons(shapes)
-    return _Polygons(_to_pixels(polygons, crs, grid), codes, ids, index)
+    return _to_pixels(polygons, crs, grid), index
 
 
 def _read_shapes(
@@ -569,7 +599,7 @@ def _mend(shapes: NDArray[Any], where: str) -> NDArray[Any]:
         LabelError: Outlines cross themselves so often that they are no outlines.
     """
     wrong = ~shapely.is_missing(shapes) & ~shapely.is_valid(shapes)
-    _check_crossings(shapes[wrong], where)
+    check_crossings(shapes[wrong], where)
     shapes = shapes.copy()
     for i in np.flatnonzero(wrong):
         parts = shapely.get_parts(shapely.get_parts(shapes[i]))
@@ -578,7 +608,7 @@ def _mend(shapes: NDArray[Any], where: str) -> NDArray[Any]:
     return shapes
 
 
-def _check_crossings(shapes: NDArray[Any], where: str) -> None:
+def check_crossings(shapes: NDArray[Any], where: str) -> None:
     """Refuse outlines whose mending would take minutes, by the crossings of some of their edges.
 
     Raises:

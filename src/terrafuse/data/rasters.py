@@ -211,6 +211,12 @@ class RasterSource:
         bands = [band for part in self._parts for band in part.bands.bands]
         return any(band.nodata is not None or band.fill is not None for band in bands)
 
+    @property
+    def nodata(self) -> tuple[float | None, ...]:
+        """Stored value per channel that is no data, alone or with the others; None: none is."""
+        found = self._gather(lambda part: [[b.nodata, b.fill] for b in part.bands.bands], object)
+        return tuple(own if own is not None else fill for own, fill in found.tolist())
+
     def _gather(self, get: Callable[[_Part], Any], dtype: Any) -> NDArray[Any]:
         found = {
             channel: row

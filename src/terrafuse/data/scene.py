@@ -26,6 +26,7 @@ from terrafuse.data.label_files import (
 )
 from terrafuse.data.labels import LabelRules, Labels, RasterLabels
 from terrafuse.data.names import local_file
+from terrafuse.data.painted import PaintedLabels, PaintedLayer
 from terrafuse.data.placement import Placement, place_further, place_rasters
 from terrafuse.data.polygons import PolygonLabels
 from terrafuse.data.raster_file import RasterFile, inspect_pages
@@ -55,6 +56,7 @@ class SceneFiles:
         window: Part of the reference grid that is the scene; None = all.
         shared_labels: Whether the label file is of several scenes: polygons then may lie in others.
         place: Name of the place or event; scenes of one are not independent.
+        painted: Polygons over the labels, or in their stead.
     """
 
     id: str
@@ -71,6 +73,7 @@ class SceneFiles:
     window: Window | None = None
     shared_labels: bool = False
     place: str | None = None
+    painted: PaintedLayer | None = None
 
     @property
     def references(self) -> dict[ReferenceName, str]:
@@ -80,6 +83,10 @@ class SceneFiles:
             "labels_eroded": self.labels_eroded,
         }
         return {k: path for k, path in named.items() if path is not None and self.scheme}
+
+    def has_reference(self, name: ReferenceName) -> bool:
+        """Tell whether there are these labels."""
+        return name in self.references or (name == "labels" and self.painted is not None)
 
     def paths(self) -> Iterator[str]:
         """Every file that opening reads."""
@@ -188,6 +195,8 @@ class Scene:
         labels: dict[ReferenceName, Labels] = {}
         if "labels" in files.references:
             labels["labels"] = self._open_labels("labels", placement.labels, grid, reference)
+        if files.painted is not None:
+            labels["labels"] = self._paint(labels.get("labels"), files.painted, grid)
         return _Opened(grid, reference, sources, labels)
 
     @property
@@ -242,7 +251,7 @@ class Scene:
     @property
     def class_without_data(self) -> int | None:
         """Class whose code is the nodata value of the label raster, if there is one."""
-        labels = self._opened.labels.get("labels")
+        labels = self._named_labels("labels")
         return labels.class_without_data if isinstance(labels, RasterLabels) else None
 
     @property
@@ -258,7 +267,13 @@ class Scene:
 
     def has_reference(self, name: ReferenceName) -> bool:
         """Tell whether the scene has these labels to score against."""
-        return name in self._files.references
+        return self._files.has_reference(name)
+
+    @property
+    def painted_pixels(self) -> int:
+        """Number of pixels with a painted class over the labels."""
+        labels = self._opened.labels.get("labels")
+        return labels.count_pixels() if isinstance(labels, PaintedLabels) else 0
 
     @property
     def conversions(self) -> Mapping[str, ValueConversion]:
@@ -275,6 +290,11 @@ class Scene:
         """Per modality whose files name their bands otherwise than it does, what was done."""
         notices = {name: source.choice.notice for name, source in self._sources.items()}
         return {name: notice for name, notice in notices.items() if notice is not None}
+
+    @property
+    def made_of(self) -> SceneFiles:
+        """Its files as they are named, and the rules by which they are read."""
+        return self._files
 
     def source(self, modality: str) -> RasterSource:
         """Rasters of a modality that the scene has."""
@@ -298,7 +318,11 @@ class Scene:
             if local_file(file.path) is None
         }
         near = [state(str(path)) for paths in self.paths().values() for path in paths]
-        return [*near, *far.values()]
+        return [*near, *far.values(), *self._painted_state()]
+
+    def _painted_state(self) -> list[tuple[str | int, ...]]:
+        layer = self._files.painted
+        return [] if layer is None else [("painted", layer.etag)]
 
     def states_as_named(self) -> list[tuple[str | int, ...]]:
         """`states` of the files that the scene is made of, without opening any.
@@ -309,7 +333,7 @@ class Scene:
         files = self._files
         further = (files.labels_eroded, files.label_rules.area)
         named = [*files.paths(), *(path for path in further if path is not None)]
-        return [state(str(local_file(path) or path)) for path in named]
+        return [*(state(str(local_file(path) or path)) for path in named), *self._painted_state()]
 
     def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
         """Read images, validity and labels of a window.
@@ -396,14 +420,19 @@ class Scene:
 
     def unknown_labels(self, reference: ReferenceName = "labels") -> Counter[str]:
         """Count pixels per raw value that `unknown` replaced, in all windows read so far."""
-        labels = self._opened.labels.get(reference)
+        labels = self._named_labels(reference)
         return Counter(labels.unknown) if isinstance(labels, RasterLabels) else Counter()
 
     @property
     def astray(self) -> str:
         """Why no polygon of its labels lies within the scene although there are some, or ""."""
-        labels = self._opened.labels.get("labels")
+        labels = self._named_labels("labels")
         return labels.astray if isinstance(labels, PolygonLabels) else ""
+
+    def _named_labels(self, name: ReferenceName) -> Labels | None:
+        """Labels of the file that the manifest names, without what is painted over them."""
+        labels = self._opened.labels.get(name)
+        return labels.base if isinstance(labels, PaintedLabels) else labels
 
     def keep_labels(self, area: LabelMask) -> Scene:
         """Return the scene, which must have labels, with training labels void outside an area."""
@@ -502,6 +531,11 @@ class Scene:
             reference=placement.reference.scaled(ratio),
             where=_where(self.id, modality.name),
         )
+
+    def _paint(self, base: Labels | None, layer: PaintedLayer, grid: Grid) -> Labels:
+        scheme = self._files.scheme
+        assert scheme is not None
+        return PaintedLabels(base, layer, scheme, grid, f"painted polygons of scene '{self.id}'")
 
     def _open_labels(
         self, name: ReferenceName, file: RasterFile | None, grid: Grid, reference: Grid

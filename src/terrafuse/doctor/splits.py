@@ -101,7 +101,7 @@ def _check_labels(
 def _check_named_labels(manifest: Manifest, splits: Splits) -> Iterator[Finding]:
     """Check without opening any that the manifest names labels to train on."""
     own = [entry for entry in manifest.entries if entry.split in splits.train]
-    if own and all(entry.labels is None for entry in own):
+    if own and not any(map(manifest.is_labelled, own)):
         yield _no_labels(splits.name)
 
 

@@ -203,7 +203,7 @@ def _is_due(config: PretrainConfig, step: int) -> bool:
 
 def _prepare(config: PretrainConfig, out: Path, position: Position, display: Display) -> _Run:
     facts = run_state.read_split_statistics(out, config.data.manifest)
-    manifest = run_state.as_begun(open_dataset(config.data), facts, out)
+    manifest = run_state.as_begun(open_dataset(config.data, is_labelled=False), facts, out)
     check_crop_size(config.data, manifest)
     modalities = list(manifest.modalities.values())
     torch.manual_seed(config.training.seed)

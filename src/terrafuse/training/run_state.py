@@ -1,7 +1,8 @@
 """State of an unfinished run in its folder, and checks before starting or resuming it.
 
-`config.yaml` settings · `start.json` statistics of the training splits · `log.csv` · `best.pt`
-best weights so far · `last.ckpt` everything needed to resume. The model itself
+`config.yaml` settings · `start.json` statistics of the training splits · `painted.gpkg` and
+`painted.json` the painted polygons that it learns from · `log.csv` · `best.pt` best weights so
+far · `last.ckpt` everything needed to resume. The model itself
 (`model.safetensors`, `model.json`) appears at the end, when `start.json`, `best.pt` and
 `last.ckpt` are removed.
 """
@@ -20,13 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from terrafuse.config import load_run_config
+from terrafuse.config import DataConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, Settings
 from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest
+from terrafuse.data.painted import PAINTED, PAINTED_JSON, Painted
 from terrafuse.errors import (
     ConfigError,
     OutputError,
+    TerrafuseError,
     WeightsError,
     WeightsMismatchError,
 )
@@ -142,8 +145,10 @@ def is_finished(out: Path, mark: str = MODEL_JSON) -> bool:
     return (out / mark).exists()
 
 
-def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
-    """Create the run folder with settings and statistics.
+def begin(
+    out: Path, config: Settings, facts: SplitStatistics, painted: Painted | None = None
+) -> None:
+    """Create the run folder with settings, statistics and painted polygons.
 
     Raises:
         OutputError: The folder cannot be written, or the disk is full.
@@ -151,6 +156,12 @@ def begin(out: Path, config: Settings, facts: SplitStatistics) -> None:
     values = config.model_dump(mode="json")
     with written_whole(out / CONFIG) as (partial,):
         partial.write_text(to_yaml(values, flow_leaves=False), encoding="utf-8")
+    if painted is not None and not (out / START).exists():
+        with written_whole(out / PAINTED) as (partial,):
+            partial.write_bytes(painted.content)
+        about = {**painted.summary(), "digest": painted.digest, "classes": painted.counts()}
+        with written_whole(out / PAINTED_JSON) as (partial,):
+            partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
     start = {
         "manifest_sha256": facts.manifest_sha256,
         "has_nodata_rule": not facts.is_before_rules,
@@ -182,6 +193,34 @@ def read_split_statistics(out: Path, manifest: Path) -> SplitStatistics | None:
         tuple(values["class_counts"]),
         values["manifest_sha256"],
         is_before_rules=not values.get("has_nodata_rule", False),
+    )
+
+
+def painted_as_begun(data: DataConfig, out: Path) -> DataConfig:
+    """The settings, with the painted polygons with which an interrupted run was begun."""
+    if not (out / START).exists():
+        return data
+    copy = out / PAINTED
+    return data.model_copy(update={"painted": copy if copy.exists() else "ignore"})
+
+
+def tell_of_painting(data: DataConfig, manifest: Manifest) -> str:
+    """Say that polygons were painted since a run was begun; "" if not.
+
+    Args:
+        data: Its settings as given.
+        manifest: Its data set with the polygons with which it was begun.
+    """
+    try:
+        now = manifest.paint(data.painted, data.train_splits).painted
+    except TerrafuseError as error:
+        return f"painted: {error}. The run goes on with those with which it was begun"
+    was = manifest.painted
+    if (now and now.layers and now.digest) == (was and was.layers and was.digest):
+        return ""
+    return (
+        "painted: polygons were changed since this run was begun; it goes on with those of then. "
+        "A new run learns from those of now"
     )
 
 

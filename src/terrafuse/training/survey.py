@@ -186,7 +186,9 @@ def _may_survey(facts: KeptFacts) -> bool:
 
 def _train_entries(facts: KeptFacts) -> list[Any]:
     wanted = facts.config.data.train_splits
-    return [e for e in facts.manifest.entries if e.split in wanted and e.labels is not None]
+    return [
+        e for e in facts.manifest.entries if e.split in wanted and facts.manifest.is_labelled(e)
+    ]
 
 
 def _has_unusual(findings: Sequence[Finding]) -> bool:

@@ -170,7 +170,7 @@ def check_settings(config: RunConfig, *, meets: bool = False) -> int:
 def _prepare(
     config: RunConfig, out: Path, position: Position, fresh: bool, display: Display
 ) -> _Run:
-    manifest = open_dataset(config.data)
+    manifest = open_dataset(run_state.painted_as_begun(config.data, out))
     check_crop_size(config.data, manifest)
     scored_classes(config.evaluation, manifest.scheme)  # refuses unknown class names
     # From an earlier part of the run, or from the first process, which then has checked the data.
@@ -184,8 +184,9 @@ def _prepare(
     opened = {} if facts is not None else _check_data(kept, segmenter, display)
     check_small_batch(segmenter, config)
     check_training(segmenter, config.training, config.data, build=partial(build_again, segmenter))
+    labelled = labelled_scenes(manifest, config.data.train_splits)
     train_scenes = share_labels(
-        labelled_scenes(manifest, config.data.train_splits),
+        labelled,
         config.data,
         manifest.scheme,
         display.stage("choosing labels"),
@@ -195,6 +196,7 @@ def _prepare(
     ones = torch.ones(manifest.scheme.num_classes, dtype=torch.int64)
     create_loss(config.training.losses, manifest.scheme, ones)
     measured = kept.load_measured()
+    is_new = facts is None
     if facts is None:
         measured = _measure(kept, measured, train_scenes, val_scenes, opened, display)
         facts = _split_statistics(measured, config, manifest)
@@ -211,11 +213,24 @@ def _prepare(
                 display.say(f"{backbone.pretrained.source}: {backbone.pretrained.note}")
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
             display.say(f"augmentation, {line}")
-        run_state.begin(out, config, facts)
+        for line in _tell_painted(config.data, manifest, labelled, is_new=is_new):
+            display.say(line)
+        run_state.begin(out, config, facts, manifest.painted)
     return _Run(
         config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, kept,
         display,
     )  # fmt: skip
+
+
+def _tell_painted(
+    data: DataConfig, manifest: Manifest, scenes: Sequence[Scene], *, is_new: bool
+) -> Iterator[str]:
+    """Say which painted polygons are learnt from."""
+    if manifest.painted is not None:
+        own = [scene for scene in scenes if scene.id in manifest.painted.layers]
+        yield from manifest.painted.lines(sum(scene.painted_pixels for scene in own))
+    if not is_new and (changed := run_state.tell_of_painting(data, manifest)):
+        yield changed
 
 
 def _pixel_size(scenes: Sequence[Scene], display: Display) -> float | None:

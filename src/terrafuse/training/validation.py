@@ -73,9 +73,12 @@ def check_scene_windows(config: RunConfig) -> None:
 
 
 def validation_scenes(config: RunConfig, manifest: Manifest) -> list[Scene]:
-    """Select the scenes of the validation split that have labels, full or eroded."""
+    """Select the scenes of the validation split that have labels, full or eroded.
+
+    Their truth is that of the manifest, even where the split is also trained on and painted over.
+    """
     split, reference = config.training.validation_split, config.evaluation.reference
-    scenes = manifest.scenes(split) if split in manifest.splits else []
+    scenes = manifest.unpainted().scenes(split) if split in manifest.splits else []
     return [scene for scene in scenes if scene.has_labels or scene.has_reference(reference)]
 
 

@@ -1,0 +1,65 @@
+"""`terrafuse view`: look at maps, runs and data sets in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def view(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a map or of maps, a raster of classes, a run folder, dataset.yaml, or "
+            "the GeoPackage of a sample.",
+            metavar="MAP|RUN|dataset.yaml",
+        ),
+    ],
+    port: Annotated[
+        int, typer.Option(help="To listen on; where it is taken, the next free one.")
+    ] = 8765,
+    host: Annotated[
+        str, typer.Option(help="To listen on; others than loopback are reached from elsewhere.")
+    ] = "127.0.0.1",
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True,
+    static: Annotated[
+        Path | None,
+        typer.Option(help="Write the page into this folder instead, to be shared or copied."),
+    ] = None,
+    scene: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of a data set or a run: a scene to show, repeatable. Of a map: dataset.yaml#id "
+            "of what it is of.",
+            metavar="ID",
+        ),
+    ] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option("--map", help="Of a sample: the map that it was drawn from."),
+    ] = None,
+) -> None:
+    """Show a map, a run or a data set as a page in the browser, on this machine."""
+    from terrafuse import web
+    from terrafuse.cli.options import fetched
+    from terrafuse.progress import Display
+
+    target, scenes = fetched(target), scene or []
+    if static is None:
+        web.view(target, port=port, host=host, browser=browser, scenes=scenes, map_=map_, say=_say)
+        return
+    with Display() as display:
+        notes = web.write_static(
+            target, static, scenes=scenes, map_=map_, progress=display.stage("writing the page")
+        )
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"open {static / 'index.html'}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

@@ -1,0 +1,756 @@
+"""A scene as the page shows it: its rasters, its layers, its places."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import nan
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
+
+from terrafuse.classes import DEFAULT_COLORS, DISTINCT_COLORS, ClassScheme
+from terrafuse.data import Grid, Manifest, ReadingRules, Scene
+from terrafuse.data.handles import without_warnings
+from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.remote import state
+from terrafuse.errors import DataError, TerrafuseError
+from terrafuse.maps.class_raster import ClassRaster, open_class_raster
+from terrafuse.modalities import Modality
+from terrafuse.prediction.areas import AREAS_CSV, AreaCount
+from terrafuse.prediction.cog import Encoding
+from terrafuse.prediction.product_table import PRODUCTS, Product
+from terrafuse.progress import Progress
+from terrafuse.samples import IGNORE_INDEX, Window
+from terrafuse.web.viewer.copies import (
+    Raster,
+    Reader,
+    Store,
+    byte_encoding,
+    class_encoding,
+    float_encoding,
+    read_small,
+    suits,
+)
+from terrafuse.web.viewer.document import ClassEntry, Layer, Place, Places, Role, View
+from terrafuse.web.viewer.ground import describe_ground
+from terrafuse.web.viewer.layers import (
+    Channel,
+    Look,
+    RampName,
+    class_layer,
+    first_bands,
+    image_layer,
+    names_layer,
+    number_layer,
+)
+from terrafuse.web.viewer.places import (
+    Blocks,
+    mapped_classes,
+    modality_places,
+    uncertain_places,
+    wrong_places,
+)
+from terrafuse.web.viewer.thumbnails import draw_place
+
+if TYPE_CHECKING:
+    from terrafuse.api.mapping import TrainedModel
+    from terrafuse.web.viewer.why import Explainer
+
+#: Values of the difference between map and truth; 0 where one of them has no class.
+EQUAL, DIFFERENT = 1, 2
+#: Folder of a map in which those of subsets of its modalities lie, each named "sar+dsm".
+SUBSETS = "subsets"
+#: Copies of fewer pixels in all are made without being asked for.
+SOON = 1 << 24
+_ENDS = (".tif", ".vrt")
+_ROLES: Mapping[str, Role] = {
+    "class_map": "class_map",
+    "confidence": "confidence",
+    "confidence_float32": "confidence",
+    "entropy": "entropy",
+    "probabilities": "probability",
+    "probabilities_float32": "probability",
+    "attribution": "attribution",
+    "attribution_margin": "attribution",
+}
+_ORDER: tuple[Role, ...] = (
+    "modality", "class_map", "truth", "difference", "confidence", "entropy", "probability",
+    "attribution", "subset", "other",
+)  # fmt: skip
+_RAMPS: Mapping[str, RampName] = {"entropy": "magma", "confidence": "viridis"}
+# Classes of up to so many pixels are counted one by one.
+_COUNTED = 1 << 24
+_OVERVIEW = 2048
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be shown of one scene.
+
+    Args:
+        id: In addresses: letters, digits, ".", "_" and "-".
+        title: As people read it.
+        store: Where copies of its rasters are kept.
+        scene: Opens its rasters; None: there are none but the map.
+        map: Folder of its map, or a raster of classes; None: there is none.
+        split: Of the scene.
+        is_made: Whether the map is there.
+        make: Makes the map; None: nothing does.
+        explainer: Says why; None: nothing can.
+        as_trained: Opens the scene as the model reads it.
+        manifest: That the scene is of, beside which polygons are painted; None: it is of none.
+        scene_id: Of the scene in it.
+        train_splits: Splits whose painted polygons are learnt from.
+        notes: For the reader.
+    """
+
+    id: str
+    title: str
+    store: Store
+    scene: Callable[[], Scene] | None = None
+    map: Path | None = None
+    split: str | None = None
+    is_made: Callable[[], bool] = lambda: True
+    make: Callable[[Progress | None], None] | None = None
+    explainer: Explainer | None = None
+    as_trained: Callable[[TrainedModel], Scene] | None = None
+    manifest: Manifest | None = None
+    scene_id: str = ""
+    train_splits: tuple[str, ...] = ("train",)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A layer that is going to be.
+
+    Args:
+        look: Of the layer.
+        raster: That it is of; it may have to be made.
+        describe: Describes it, once its raster is there.
+    """
+
+    look: Look
+    raster: Raster
+    describe: Callable[[Raster, Look], Layer]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scene that is ready.
+
+    Args:
+        view: What the page reads.
+        rasters: Layer → its file.
+        grid: Of the scene.
+    """
+
+    view: View
+    rasters: Mapping[str, Path]
+    grid: Grid
+    _drawn: dict[str, bytes] = field(default_factory=dict, compare=False)
+
+    @property
+    def thumbnails(self) -> dict[str, Place]:
+        """Address of a thumbnail → its place."""
+        listed = (place for one in self.view.places for place in one.places)
+        return {place.thumbnail: place for place in listed if place.thumbnail is not None}
+
+    def thumbnail(self, address: str) -> bytes | None:
+        """The PNG at an address; None: there is no such place."""
+        if address not in self._drawn:
+            place = self.thumbnails.get(address)
+            if place is None:
+                return None
+            image = self._first("image")
+            self._drawn[address] = draw_place(
+                place, image, self._first("classes"), self.view.classes
+            )
+        return self._drawn[address]
+
+    def values(self, row: int, col: int) -> dict[str, Any]:
+        """Values of every layer at a pixel, as rasterio reads them; None = no data.
+
+        Raises:
+            DataError: The pixel lies outside.
+        """
+        check_pixel(self.view, row, col)
+        x, y = self.grid.transform * (col + 0.5, row + 0.5)
+        found = {one.id: _values_at(self.rasters[one.id], one, row, col) for one in
+                 self.view.layers}  # fmt: skip
+        return {"row": row, "col": col, "x": x, "y": y, "values": found}
+
+    def _first(self, kind: str) -> tuple[Path, Layer] | None:
+        return next(
+            ((self.rasters[one.id], one) for one in self.view.layers if one.kind == kind), None
+        )
+
+
+def check_pixel(view: View, row: int, col: int) -> None:
+    """Refuse pixels outside a scene.
+
+    Raises:
+        DataError: It is.
+    """
+    if not (0 <= row < view.height and 0 <= col < view.width):
+        raise DataError(
+            f"row {row}, column {col} is outside the scene; rows are 0 to {view.height - 1}, "
+            f"columns 0 to {view.width - 1}"
+        )
+
+
+def _values_at(path: Path, layer: Layer, row: int, col: int) -> list[float | None]:
+    """Physical values of a layer at a pixel of the scene."""
+    own = int((row + 0.5) / layer.pixels[0]), int((col + 0.5) / layer.pixels[1])
+    with without_warnings(), rasterio.open(path) as dataset:
+        if own[0] >= dataset.height or own[1] >= dataset.width:
+            return [None] * dataset.count
+        stored = dataset.read(window=RasterWindow(own[1], own[0], 1, 1))[:, 0, 0].tolist()
+    nodata = None if layer.nodata is None else float(layer.nodata)
+    return [
+        None if value == nodata or not np.isfinite(value) else value * band.factor + band.summand
+        for value, band in zip(stored, layer.bands, strict=True)
+    ]
+
+
+class Plan:
+    """Layers of a scene, of which no pixel has been read yet.
+
+    Args:
+        subject: What is to be shown.
+
+    Raises:
+        DataError: There is nothing to be shown.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._notes = list(subject.notes)
+        self._class_map = self._open_map()
+        self._scene = self._open_scene()
+        if self._class_map is None and self._scene is None:
+            reason = self._notes[-1] if self._notes else "it has no rasters"
+            raise DataError(f"nothing of '{subject.title}' can be shown: {reason}")
+        self.grid = self._class_map.grid if self._class_map else self._of_scene.grid
+        self._classes = self._find_classes()
+        self._planned: list[_Planned] = []
+        self._plan_modalities()
+        self._plan_map()
+        self._plan_truth()
+
+    @property
+    def _of_scene(self) -> Scene:
+        assert self._scene is not None
+        return self._scene
+
+    @property
+    def to_make(self) -> int:
+        """Pixels of the copies that have to be made."""
+        return sum(one.raster.area for one in self._planned if not one.raster.is_there)
+
+    def show(self, progress: Progress | None = None) -> Shown:
+        """Make the copies, and describe the scene.
+
+        Args:
+            progress: Called with (pixels done, pixels in all) of the copies.
+        """
+        self._prepare(progress)
+        planned = sorted(self._planned, key=lambda one: _ORDER.index(one.look.role))
+        rasters = {one.look.id: one.raster.path for one in planned}
+        layers = tuple(one.describe(one.raster, one.look) for one in planned)
+        classes = self._counted(layers, rasters)
+        subject = self._subject
+        can_tell = subject.explainer is not None and subject.as_trained is not None
+        view = View(
+            id=subject.id,
+            title=subject.title,
+            height=self.grid.height,
+            width=self.grid.width,
+            ground=describe_ground(self.grid),
+            classes=classes,
+            layers=layers,
+            places=self._places(layers, rasters),
+            why="why" if can_tell and self._class_map is not None else None,
+            pixel="pixel",
+            notes=tuple(dict.fromkeys(self._notes)),
+        )
+        if self._scene is not None:
+            self._scene.close()
+        return Shown(view, rasters, self.grid)
+
+    def _open_map(self) -> ClassRaster | None:
+        path = self._subject.map
+        return None if path is None else open_class_raster(path)
+
+    def _open_scene(self) -> Scene | None:
+        """The scene, if it can be opened and lies on the grid of the map."""
+        if self._subject.scene is None:
+            return None
+        try:
+            scene = self._subject.scene()
+            grid = scene.grid
+        except (TerrafuseError, OSError) as error:
+            self._notes.append(f"the rasters of the scene cannot be opened: {error}")
+            return None
+        own = None if self._class_map is None else self._class_map.grid
+        if own is None or _same_grid(own, grid):
+            return scene
+        self._notes.append(
+            f"the scene is on another grid than the map now ({grid.height} × {grid.width} pixels, "
+            f"the map {own.height} × {own.width}); its rasters are left out"
+        )
+        return None
+
+    def _find_classes(self) -> tuple[ClassEntry, ...]:
+        raster = self._class_map
+        if raster is not None:
+            return tuple(
+                ClassEntry(value=value, name=name, colour=colour.lower())
+                for value, name, colour in zip(
+                    raster.values, raster.names, raster.colors, strict=True
+                )
+            )
+        scheme = self._of_scene.scheme
+        if scheme is None:
+            return ()
+        return tuple(
+            ClassEntry(value=k, name=name, colour=colour)
+            for k, (name, colour) in enumerate(zip(scheme.names, scheme.colors, strict=True))
+        )
+
+    def _plan_modalities(self) -> None:
+        scene = self._scene
+        present = [m for m in scene.modalities if m.name not in scene.missing] if scene else []
+        for modality in present:
+            try:
+                planned = _plan_modality(self._subject.store, self._of_scene, modality)
+            except (TerrafuseError, OSError) as error:
+                self._notes.append(f"{modality.name} cannot be shown: {error}")
+                continue
+            look = planned.look
+            if modality is present[0]:
+                look = Look(look.id, look.title, look.role, look.nodata, is_shown=True)
+            self._planned.append(_Planned(look, planned.raster, planned.describe))
+
+    def _plan_map(self) -> None:
+        raster = self._class_map
+        if raster is None:
+            return
+        nodata = float(raster.nodata[0]) if raster.nodata else None
+        self._add_class_map(raster, Look("class_map", "Class map", "class_map", nodata, True))
+        folder = self._subject.map
+        if folder is None or not folder.is_dir():
+            return
+        for name, product in PRODUCTS.items():
+            path = _product_file(folder, name)
+            if path is not None and not product.is_class_map:
+                self._add(path, partial(_plan_product, self._subject.store, product))
+        for own in sorted((folder / SUBSETS).glob(f"*/class_map{_ENDS[0]}")):
+            names = own.parent.name
+            look = Look(f"subset_{names}", f"Class map of {names} alone", "subset", nodata)
+            found = open_class_raster(own)
+            if (found.names, found.values) == (raster.names, raster.values):
+                self._add_class_map(found, look)
+
+    def _add_class_map(self, raster: ClassRaster, look: Look) -> None:
+        file = inspect_raster(raster.path, f"map '{raster.path}'")
+        encoding = partial(_stored_encoding, file, "mode")
+        served = suits(file, self.grid) or _copy_stored(
+            self._subject.store, look.id, file, self.grid, encoding()
+        )
+        self._planned.append(_Planned(look, served, class_layer))
+
+    def _add(self, path: Path, planning: Callable[[Path, RasterFile, Grid], _Planned]) -> None:
+        """Plan a raster of the map, if it can be read."""
+        try:
+            file = inspect_raster(path, f"map '{path.parent}'")
+            if not _same_grid(file.grid, self.grid):
+                raise DataError(f"'{path}' is on another grid than the class map")
+            self._planned.append(planning(path, file, self.grid))
+        except TerrafuseError as error:
+            self._notes.append(f"{path.name} cannot be shown: {error}")
+
+    def _plan_truth(self) -> None:
+        scene = self._scene
+        if scene is None or not scene.has_labels or scene.scheme is None:
+            return
+        table = self._truth_values(scene.scheme)
+        if table is None:
+            return
+        nodata = int(table[IGNORE_INDEX])
+        made_of = scene.made_of
+        about = (
+            "truth", made_of.labels, made_of.label_rules, made_of.scheme, table.tobytes(),
+            _plain_grid(self.grid), [state(str(p)) for p in scene.paths().get("labels", ())],
+            _area_state(scene),
+        )  # fmt: skip
+
+        @contextmanager
+        def reading() -> Iterator[Reader]:
+            yield lambda window: table[scene.read_labels(window)]
+
+        truth = self._subject.store.copy("truth", about, self.grid, class_encoding(nodata), reading)
+        look = Look("truth", "Truth (labels)", "truth", nodata, self._class_map is None)
+        self._planned.append(_Planned(look, truth, class_layer))
+        mapped = next((one.raster for one in self._planned if one.look.id == "class_map"), None)
+        if mapped is not None and self._class_map is not None:
+            self._plan_difference(mapped, truth, nodata, about)
+
+    def _truth_values(self, scheme: ClassScheme) -> NDArray[np.uint8] | None:
+        """Class index → value in the view, uint8 (256,); None: the map has other classes."""
+        values = {entry.name: entry.value for entry in self._classes}
+        lacking = [name for name in scheme.names if name not in values]
+        if lacking or max(values.values(), default=0) > IGNORE_INDEX:
+            what = f"no class '{lacking[0]}'" if lacking else "values above 255"
+            self._notes.append(f"the labels are not shown: the map has {what}")
+            return None
+        nodata = next((v for v in range(255, -1, -1) if v not in values.values()), IGNORE_INDEX)
+        table = np.full(256, nodata, np.uint8)
+        table[: scheme.num_classes] = [values[name] for name in scheme.names]
+        return table
+
+    def _plan_difference(
+        self, mapped: Raster, truth: Raster, truth_nodata: int, about: object
+    ) -> None:
+        raster = self._class_map
+        assert raster is not None
+        named = raster.values[: raster.num_classes]
+
+        @contextmanager
+        def reading() -> Iterator[Reader]:
+            with ExitStack() as stack:
+                stack.enter_context(without_warnings())
+                sources = [
+                    stack.enter_context(rasterio.open(path)) for path in (mapped.path, truth.path)
+                ]
+
+                def read(window: Window) -> NDArray[np.uint8]:
+                    place = RasterWindow(window.col, window.row, window.width, window.height)
+                    own, other = (dataset.read(1, window=place) for dataset in sources)
+                    found = np.where(own == other, EQUAL, DIFFERENT).astype(np.uint8)
+                    found[(other == truth_nodata) | ~np.isin(own, named)] = 0
+                    return found
+
+                yield read
+
+        difference = self._subject.store.copy(
+            "difference", (about, state(str(raster.path))), self.grid, class_encoding(0), reading
+        )
+        look = Look("difference", "Difference from the truth", "difference", 0.0)
+        names = {EQUAL: "as the truth", DIFFERENT: "otherwise"}
+        colours = {EQUAL: "#969692", DIFFERENT: "#c82828"}
+        describe = partial(names_layer, names=names, colours=colours)
+        self._planned.append(_Planned(look, difference, describe))
+
+    def _prepare(self, progress: Progress | None) -> None:
+        """Make the copies; what cannot be made is left out, and said."""
+        total, before = self.to_make, 0
+        for one in list(self._planned):
+            is_there, start = one.raster.is_there, before
+
+            def tell(done: int, _: int, start: int = start) -> None:
+                if progress:
+                    progress(start + done, total)
+
+            try:
+                one.raster.prepare(None if is_there else tell)
+            except DataError as error:
+                self._planned.remove(one)
+                self._notes.append(f"{one.look.title} cannot be shown: {error}")
+                if one.look.id == "truth":
+                    self._planned = [p for p in self._planned if p.look.id != "difference"]
+            before += 0 if is_there else one.raster.area
+
+    def _counted(
+        self, layers: Sequence[Layer], rasters: Mapping[str, Path]
+    ) -> tuple[ClassEntry, ...]:
+        """The classes, with pixels and areas on the map, else in the truth."""
+        named = {one.id: one for one in layers}
+        layer = named.get("class_map") or named.get("truth")
+        if layer is None or not 0 < len(self._classes) <= IGNORE_INDEX:
+            return self._classes
+        written = self._written_areas() if layer.id == "class_map" else None
+        if written is not None:
+            return tuple(
+                entry.model_copy(update=written.get(entry.name, {})) for entry in self._classes
+            )
+        nodata = None if layer.nodata is None else float(layer.nodata)
+        is_small = layer.height * layer.width <= _COUNTED
+        most = max(layer.height, layer.width) if is_small else _OVERVIEW
+        stored, known = read_small(rasters[layer.id], most, nodata)
+        if not is_small:
+            self._notes.append("areas are estimated from an overview of the map")
+        return _areas(self._classes, stored[0], known[0], self.grid)
+
+    def _written_areas(self) -> dict[str, dict[str, Any]] | None:
+        """Class → pixels and hectares, as `areas.csv` of the map says."""
+        folder = self._subject.map
+        path = None if folder is None or not folder.is_dir() else folder / AREAS_CSV
+        if path is None or not path.exists():
+            return None
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                return {
+                    row["class"]: {
+                        "pixels": int(row["pixels"]),
+                        "area_ha": float(row["hectares"]) if row["hectares"] else None,
+                    }
+                    for row in csv.DictReader(file)
+                }
+        except (OSError, ValueError, KeyError, TypeError):  # edited by hand: counted instead
+            return None
+
+    def _places(self, layers: Sequence[Layer], rasters: Mapping[str, Path]) -> tuple[Places, ...]:
+        if self._class_map is None:
+            return ()
+        blocks = Blocks.of(self.grid.height, self.grid.width)
+        named = {one.id: one for one in layers}
+        classes = [(entry.value, entry.name) for entry in self._classes]
+        mapped = mapped_classes(
+            blocks, rasters["class_map"], classes, _number(named["class_map"].nodata)
+        )
+        found: list[Places] = []
+        doubt = next((named[n] for n in ("entropy", "confidence", "confidence_float32")
+                      if n in named), None)  # fmt: skip
+        if doubt is not None:
+            own = uncertain_places(
+                blocks,
+                rasters[doubt.id],
+                doubt.bands[0].factor,
+                is_confidence=doubt.role == "confidence",
+                nodata=_number(doubt.nodata),
+                mapped=mapped,
+            )
+            found.append(Places(id="uncertain", title="Most uncertain", places=tuple(own)))
+        if "difference" in named:
+            own = wrong_places(blocks, rasters["difference"], DIFFERENT, mapped)
+            found.append(Places(id="wrong", title="Most wrong", places=tuple(own)))
+        if "attribution" in named:
+            names = _modalities_of(rasters["attribution"])
+            own = modality_places(blocks, rasters["attribution"], names) if names else []
+            title = "Decided by one modality"
+            found.append(Places(id="modality", title=title, places=tuple(own)))
+        return tuple(one for one in found if one.places)
+
+
+def _number(nodata: float | str | None) -> float | None:
+    return None if nodata is None else float(nodata)
+
+
+def _areas(
+    classes: Sequence[ClassEntry],
+    stored: NDArray[Any],
+    known: NDArray[np.bool_],
+    grid: Grid,
+) -> tuple[ClassEntry, ...]:
+    """Count pixels and areas of classes, of all pixels of a map or of some evenly spread ones."""
+    indices = np.full(stored.shape, IGNORE_INDEX, np.uint8)
+    for k, entry in enumerate(classes):
+        indices[(stored == entry.value) & known] = k
+    rows, cols = indices.shape
+    steps = grid.height / rows, grid.width / cols
+    coarse = Grid(grid.crs, grid.transform * grid.transform.scale(steps[1], steps[0]), rows, cols)
+    count = AreaCount(coarse)
+    count.add(indices)
+    counted = count.result(ClassScheme(tuple(str(n) for n in range(len(classes)))))
+    return tuple(
+        entry.model_copy(
+            update={"pixels": round(own.pixels * steps[0] * steps[1]), "area_ha": own.hectares}
+        )
+        for entry, own in zip(classes, counted, strict=False)
+    )
+
+
+def _same_grid(one: Grid, other: Grid) -> bool:
+    size = (one.height, one.width) == (other.height, other.width)
+    return size and one.offset_in(other) == (0, 0)
+
+
+def _product_file(folder: Path, name: str) -> Path | None:
+    return next((p for end in _ENDS if (p := folder / f"{name}{end}").exists()), None)
+
+
+def _plain_grid(grid: Grid) -> tuple[object, ...]:
+    crs = grid.crs.to_wkt() if grid.crs else None
+    return grid.height, grid.width, *grid.transform[:6], crs
+
+
+def _area_state(scene: Scene) -> object:
+    area = scene.made_of.label_rules.area
+    return None if area is None else state(area)
+
+
+def _plan_modality(store: Store, scene: Scene, modality: Modality) -> _Planned:
+    """Plan the layer of a modality: its file where it suits, else a copy of what is read."""
+    source = scene.source(modality.name)
+    made_of = scene.made_of
+    rules = made_of.rules.get(modality.name) or ReadingRules.for_kind(modality.kind)
+    title = modality.name
+    served = _as_it_lies(scene, modality, rules)
+    if served is not None:
+        raster, channels, nodata = served
+        places = [channels.index(c) for c in channels if c.name in modality.bands]
+        order = {channels[n].name: n for n in places}
+        rgb = tuple(order[modality.bands[b]] for b in first_bands(modality))
+        look = Look(modality.name, title, "modality", nodata)
+        return _Planned(look, raster, partial(image_layer, channels=channels, rgb=rgb))
+    grid = scene.grid.scaled(modality.scale_ratio)
+    is_bytes = (
+        rules.rescale is None
+        and rules.encoding is None
+        and all(dtype == "uint8" for file in source.files for dtype in file.dtypes)
+        and bool((source.tags == [1, 0]).all())
+        and all(grid.offset_in(file.grid) is not None for file in source.files)
+    )
+    bands = len(modality.bands)
+    encoding = byte_encoding(bands) if is_bytes else float_encoding(bands)
+    about = (
+        modality, rules, [state(file.path) for file in source.files], source.numbers,
+        source.tags.tolist(), _plain_grid(grid), _plain_grid(scene.grid),
+    )  # fmt: skip
+
+    @contextmanager
+    def reading() -> Iterator[Reader]:
+        def read(window: Window) -> NDArray[Any]:
+            values, _ = source.read(window)
+            if is_bytes:
+                return np.where(np.isnan(values), encoding.nodata, values).astype(np.uint16)
+            return values
+
+        yield read
+        source.close()
+
+    pixels = float(modality.scale_ratio), float(modality.scale_ratio)
+    raster = store.copy(
+        modality.name, about, grid, encoding, reading, names=modality.bands, pixels=pixels
+    )
+    channels = [_channel(modality, band) for band in range(bands)]
+    look = Look(modality.name, title, "modality", encoding.nodata)
+    return _Planned(
+        look, raster, partial(image_layer, channels=channels, rgb=first_bands(modality))
+    )
+
+
+def _channel(modality: Modality, band: int, factor: float = 1.0, summand: float = 0.0) -> Channel:
+    waves = modality.wavelengths_um
+    um = waves[band] if waves else None
+    return Channel(modality.bands[band], modality.unit, um, factor, summand)
+
+
+def _as_it_lies(
+    scene: Scene, modality: Modality, rules: ReadingRules
+) -> tuple[Raster, list[Channel], float | None] | None:
+    """The file of a modality with all its bands and its nodata value, where the page can read it.
+
+    Bands that are no part of the modality are called as the file calls them.
+    """
+    source = scene.source(modality.name)
+    if len(source.files) != 1 or rules.rescale or rules.encoding or rules.page is not None:
+        return None
+    (file,) = source.files
+    raster = suits(file, scene.grid)
+    nodata = set(source.nodata)
+    if raster is None or len(nodata) != 1 or any(file.alpha):
+        return None
+    channels = [
+        Channel(f"band {n + 1}" + (f" ({text})" if text else ""), None, None, scale, offset)
+        for n, (text, scale, offset) in enumerate(
+            zip(file.descriptions, file.scales, file.offsets, strict=True)
+        )
+    ]
+    for band, (number, (factor, summand)) in enumerate(
+        zip(source.numbers, source.tags.tolist(), strict=True)
+    ):
+        channels[number - 1] = _channel(modality, band, factor, summand)
+    (found,) = nodata
+    if found is None and file.dtypes[0].startswith("float"):
+        found = nan
+    return raster, channels, found
+
+
+def _stored_encoding(file: RasterFile, reduction: Any) -> Encoding:
+    """Encoding of a copy of a raster as it is stored."""
+    dtype = file.dtypes[0]
+    nodata = file.nodata[0]
+    if nodata is None:
+        nodata = nan if dtype.startswith("float") else float(np.iinfo(dtype).max)
+    predictor = "3" if dtype.startswith("float") else "2" if reduction == "average" else "1"
+    creation = {"compress": "DEFLATE", "zlevel": "1", "predictor": predictor}
+    return Encoding(dtype, nodata, reduction, creation, file.count)
+
+
+def _copy_stored(
+    store: Store, kind: str, file: RasterFile, grid: Grid, encoding: Encoding
+) -> Raster:
+    """A copy of a raster's stored values."""
+
+    @contextmanager
+    def reading() -> Iterator[Reader]:
+        with without_warnings(), rasterio.open(file.path) as dataset:
+            yield lambda w: dataset.read(window=RasterWindow(w.col, w.row, w.width, w.height))
+
+    about = kind, state(file.path), encoding, _plain_grid(grid)
+    return store.copy(kind, about, grid, encoding, reading, names=file.descriptions)
+
+
+def _plan_product(
+    store: Store, product: Product, path: Path, file: RasterFile, grid: Grid
+) -> _Planned:
+    """Plan the layer of a product of a map."""
+    raster = suits(file, grid) or _copy_stored(
+        store, product.name, file, grid, _stored_encoding(file, product.reduction)
+    )
+    nodata = file.nodata[0]
+    if nodata is None:
+        nodata = nan if file.dtypes[0].startswith("float") else None
+    role = _ROLES.get(product.name, "other")
+    look = Look(product.name, product.name.replace("_", " ").capitalize(), role, nodata)
+    channels = [
+        Channel(text or product.name, None, None, scale, offset)
+        for text, scale, offset in zip(file.descriptions, file.scales, file.offsets, strict=True)
+    ]
+    if product.per_class:
+        return _Planned(look, raster, partial(image_layer, channels=channels))
+    names = _names_of(path) if product.tells else {}
+    if names:
+        return _Planned(look, raster, partial(names_layer, names=names, colours=_colours(names)))
+    ramp = _RAMPS.get(role, "blues" if role == "other" else "viridis")
+    return _Planned(look, raster, partial(number_layer, channel=channels[0], ramp=ramp))
+
+
+def _names_of(path: Path) -> dict[int, str]:
+    """Value → text, as the tags of a product of sets or of modalities say it."""
+    with without_warnings(), rasterio.open(path) as dataset:
+        tags = dataset.tags()
+    try:
+        if "class_bits" in tags or path.stem == "sources":
+            bits = json.loads(tags.get("class_bits") or tags["modalities"])
+            return {
+                value: "+".join(n for n, bit in bits.items() if value & int(bit))
+                for value in range(1, 2 ** len(bits))
+            }
+        return {int(value): str(name) for value, name in json.loads(tags["modalities"]).items()}
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _modalities_of(path: Path) -> dict[int, str]:
+    """Value of the attribution → its modality; without that of no single one."""
+    return {value: name for value, name in _names_of(path).items() if value}
+
+
+def _colours(names: Mapping[int, str]) -> dict[int, str]:
+    """Grey for the value 0, colours for the others."""
+    others = [value for value in names if value]
+    palette = DISTINCT_COLORS if len(others) <= len(DISTINCT_COLORS) else DEFAULT_COLORS
+    found = {value: palette[n % len(palette)] for n, value in enumerate(others)}
+    return found | {0: "#c8c8c4"}
