@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from PIL import Image
@@ -154,12 +155,13 @@ def serving(*words: str) -> Iterator[str]:
             for line in process.stderr:
                 found = _ADDRESS.search(line)
                 if found:
+                    # A pipe that nobody reads is full one day, and the command waits.
+                    Thread(target=process.stderr.read, daemon=True).start()
                     yield found[0]
                     return
             raise SystemExit(f"'terrafuse {' '.join(words)}' has ended without an address")
         finally:
             process.terminate()
-            process.stderr.close()
 
 
 def main() -> None:
