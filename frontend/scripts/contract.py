@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from terrafuse.web.service import files, messages, page
+from terrafuse.web.service import asker, files, messages
 from terrafuse.web.viewer import document
 
 TARGET = Path(__file__).resolve().parents[1] / "src" / "shared" / "contract.ts"
@@ -35,7 +35,7 @@ def contract() -> str:
         "/** States that a job does not leave by itself. */\n"
         f"export const ENDED: readonly JobState[] = {json.dumps(messages.ENDED)};\n",
     ]
-    for module in (document, messages, files, page):
+    for module in (document, messages, files, asker):
         parts += [_interface(model) for model in _models(module)]
     return "\n".join(parts)
 

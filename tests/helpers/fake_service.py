@@ -19,10 +19,12 @@ from fastapi.responses import StreamingResponse as Streaming
 import terrafuse.web
 from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.tokens import Right
+from terrafuse.web.service.asker import router as asker_router
+from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
-from terrafuse.web.service.page import page_router
 from terrafuse.web.service.refusals import Refusal, answer_refusals
 from terrafuse.web.service.users import LOCAL, User
+from terrafuse.web.service.viewing import add_page
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
 _PAGE_OF_JOBS = 20
@@ -172,7 +174,9 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_access(app, service)
     _add_jobs(app, service)
     _add_results(app, service)
-    app.include_router(page_router(service.roots))
+    app.include_router(files_router(service.roots))
+    app.include_router(asker_router)
+    add_page(app)
     return app
 
 

@@ -7,13 +7,15 @@ from fastapi.testclient import TestClient
 from starlette.middleware.base import RequestResponseEndpoint
 
 from terrafuse.web.access.tokens import User
-from terrafuse.web.service.page import page_router
+from terrafuse.web.service.asker import router
 from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.service.viewing import add_page
 
 
 def _client(user: User | None = None) -> TestClient:
     app = FastAPI()
-    app.include_router(page_router([]))
+    app.include_router(router)
+    add_page(app)
     answer_refusals(app)
 
     @app.middleware("http")
@@ -29,11 +31,10 @@ def test_the_page_and_its_files_are_served_and_nothing_else() -> None:
     client = _client()
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.content == client.get("/jobs.html").content
     assert 'src="assets/jobs.js"' in page.text
     assert client.get("/assets/jobs.js").headers["content-type"].startswith("text/javascript")
     assert client.get("/assets/jobs.css").headers["content-type"].startswith("text/css")
-    for address in ("/index.html", "/assets/", "/assets/..%2fjobs.html", "/assets/viewer.js"):
+    for address in ("/index.html", "/assets/", "/assets/..%2fjobs.html", "/assets/viewer.js", "/assets/x"):
         assert client.get(address).status_code == 404
     assert client.post("/").status_code == 405
 

@@ -101,7 +101,8 @@ def test_a_job_passes_through_the_states(queue: Queue, clock: Clock) -> None:
     assert row is not None
     job = to_message(row)
     assert (job.state, job.done, job.total, job.attempts) == ("done", 8, 8, 1)
-    assert job.started and job.ended
+    assert job.started
+    assert job.ended
     assert (job.started - job.created).seconds == 5
     assert (job.ended - job.started).seconds == 7
     assert [file.name for file in job.results] == ["class_map.tif"]

@@ -5,10 +5,8 @@ app = create_service_app(ServiceSettings(models=("runs/flood",), data=Path("serv
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request
@@ -26,21 +24,21 @@ from terrafuse.errors import cut
 from terrafuse.version import VERSION
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
-from terrafuse.web.access.uploads import Uploads, uploads_router
+from terrafuse.web.access.uploads import uploads_router
+from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
-from terrafuse.web.service.database import Database
-from terrafuse.web.service.events import Watch, job_events
-from terrafuse.web.service.folders import MEDIA_TYPES, Folders
-from terrafuse.web.service.jobs import JobRow, Queue, find_row, to_message
+from terrafuse.web.service.events import job_events
+from terrafuse.web.service.files import files_router
+from terrafuse.web.service.folders import MEDIA_TYPES
+from terrafuse.web.service.jobs import JobRow, to_message
 from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
-from terrafuse.web.service.metrics import Durations, Timing, describe_metrics
-from terrafuse.web.service.models import ModelShelf, ServedModel
-from terrafuse.web.service.page import page_router
+from terrafuse.web.service.metrics import Timing, describe_metrics
 from terrafuse.web.service.pages import list_addresses
 from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
+from terrafuse.web.service.state import Service, service_of
 from terrafuse.web.service.users import User, current_user, sees
-from terrafuse.web.service.workers import Supervisor
+from terrafuse.web.service.viewing import Viewers, add_page
 
 Asking = Annotated[User, Depends(current_user)]
 #: Of the log that one request gets.
@@ -49,74 +47,6 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": Fault, "description": "Refused; the message says why and what to do."},
     503: {"model": Fault, "description": "Not now; try again."},
 }
-
-
-class Service:
-    """What the routes of an app work on; `service_of(request)` is that of a request.
-
-    Raises:
-        ConfigError: Models or database are named wrongly.
-        OutputError: Folder or database cannot be used.
-        WeightsError: A model cannot be read.
-    """
-
-    def __init__(self, settings: ServiceSettings) -> None:
-        self.settings = settings
-        self.shelf = ModelShelf(settings.models)
-        self.folders = Folders(settings.data)
-        self.folders.make()
-        self.database = Database(settings.database_url)
-        self.queue = Queue(self.database, settings.lease_seconds)
-        self.watch = Watch(self.queue)
-        self.durations = Durations()
-        self.supervisor = Supervisor(settings, self.queue)
-        self.uploads = Uploads(settings.data.absolute() / "uploads")
-        self.is_stopping = False
-
-    def card(self, model: ServedModel) -> dict[str, Any]:
-        """What people need to know of a model."""
-        return {**model.card, "supports_missing": self.queue.supports_missing(model.name)}
-
-    def job(self, id: str, user: User) -> JobRow:
-        """A job of a user.
-
-        Raises:
-            Refusal: There is none.
-        """
-        return find_row(self.queue, id, user)
-
-    def finished(self, id: str, user: User) -> Path:
-        """The folder of a job's finished map.
-
-        Raises:
-            Refusal: There is no such job, or it is not done.
-        """
-        row = self.job(id, user)
-        if row.state != "done":
-            raise Refusal(409, f"job {id} is {row.state}, and has no results yet")
-        return self.folders.results(id)
-
-    def keep_order(self) -> None:
-        """Give jobs of silent workers to others, and remove what was kept long enough."""
-        self.queue.expire()
-        for id in self.queue.ended_before(time.time() - 86400 * self.settings.keep_days):
-            self.remove(id)
-        self.uploads.expire(self.queue.uploads_in_use())
-
-    def remove(self, id: str) -> None:
-        """Forget a job that has ended, and remove its files.
-
-        Raises:
-            Refusal: It has not ended.
-        """
-        self.queue.delete(id)
-        self.folders.remove(id)
-
-
-def service_of(request: Request) -> Service:
-    """The service that a request is sent to."""
-    service: Service = request.app.state.service
-    return service
 
 
 Served = Annotated[Service, Depends(service_of)]
@@ -146,7 +76,10 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
     answer_refusals(app)
     app.include_router(router)
     app.include_router(uploads_router(service.uploads))
-    app.include_router(page_router(settings.roots))
+    app.include_router(files_router(settings.roots))
+    app.include_router(asker_router)
+    app.mount("/view", Viewers(service))
+    add_page(app)
     protect(app, access)
     app.add_middleware(Timing, durations=service.durations)
     return app

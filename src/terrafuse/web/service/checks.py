@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from terrafuse.api.inputs import open_item, open_rasters
 from terrafuse.data import Scene
-from terrafuse.data.stac import names_item, read_item
+from terrafuse.data.stac import choose_assets, has_any, names_item, read_item
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
-from terrafuse.errors import TerrafuseError, cut
+from terrafuse.errors import DataError, TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
 from terrafuse.web.access.roots import resolve
 from terrafuse.web.access.uploads import PREFIX, Uploads
@@ -21,6 +21,8 @@ from terrafuse.web.service.models import ModelShelf, ServedModel
 from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.users import User, require
+from terrafuse.web.service.veil import Veil, names_given
+from terrafuse.weights import RunInfo
 
 _WEB = ("http://", "https://")
 _MOST_FILES = 64
@@ -66,27 +68,25 @@ class Checker:
             free_bytes: Disk that no job has spoken for.
 
         Raises:
-            Refusal: It asks for what there is not, or what is not allowed.
-            HTTPException: The user may not.
-            TerrafuseError: The rasters do not suit the model or each other.
+            Refusal: It asks for what there is not, what is not allowed, or rasters that do not suit
+                the model or each other.
+            TerrafuseError: A setting is wrong.
         """
         if request.priority > 0:
             require(user, "priority")
         model = self.shelf.find(request.model)
         settings = _check_settings(request, model)
         conversions = _conversions(request, model)
-        scene, rasters = self._open(request, model, user)
-        try:
+        rasters = self._rasters(request, user)
+        veil = Veil({**names_given(request, rasters), str(model.path.absolute()): model.name})
+        with _in_their_words(veil), closing(self._open(model, rasters)) as scene:
             self._check_scene(scene, model)
             if all(not path.startswith(_WEB) for paths in rasters.values() for path in paths):
-                with _as_asked():
-                    _check_values(scene, model, conversions, request.trust_values)
+                _check_values(scene, model, conversions, request.trust_values)
             grid = scene.grid
             classes = model.info.scheme.num_classes
             need = _need_bytes(grid.height * grid.width, settings, classes)
             has_crs = grid.crs is not None
-        finally:
-            scene.close()
         if need > free_bytes:
             raise Refusal(
                 413,
@@ -95,27 +95,23 @@ class Checker:
             )
         return Checked(model, rasters, need, has_crs)
 
-    def _open(
-        self, request: JobRequest, model: ServedModel, user: User
-    ) -> tuple[Scene, dict[str, list[str]]]:
-        """The scene, and where its rasters are."""
+    def _rasters(self, request: JobRequest, user: User) -> dict[str, list[str]]:
+        """Where the rasters are; a STAC item has no modality."""
         if (request.item is None) == (not request.rasters):
             raise Refusal(422, "give either 'rasters' (modality → rasters) or a STAC 'item'")
         if request.item is not None:
             self._check_address(request.item, user)
-            if request.item.endswith(".zip") or not names_item(request.item):
+            if not names_item(request.item):
                 raise Refusal(
                     422, f"'item' {cut(request.item)} is no address of a STAC item (.json)"
                 )
-            scene = open_item(model.info, read_item(request.item))
-            for files in scene.files.values():  # an item may name files of anybody
-                for file in files:
-                    self._check_address(str(file.path), user)
-            return scene, {"": [request.item]}
-        rasters = {
-            name: self._resolve(name, given, user) for name, given in request.rasters.items()
-        }
-        return open_rasters(model.info, rasters), rasters
+            return {"": [request.item]}
+        return {name: self._resolve(name, given, user) for name, given in request.rasters.items()}
+
+    def _open(self, model: ServedModel, rasters: Mapping[str, Sequence[str]]) -> Scene:
+        if "" in rasters:
+            return scene_of_item(model.info, rasters[""][0], self.settings.url_hosts)
+        return open_rasters(model.info, rasters)
 
     def _resolve(self, modality: str, given: str | Sequence[str], user: User) -> list[str]:
         names = [given] if isinstance(given, str) else list(given)
@@ -143,8 +139,7 @@ class Checker:
         """Refuse addresses of hosts that are not allowed, and what is not http(s).
 
         Raises:
-            Refusal: It is one.
-            HTTPException: The user may name none.
+            Refusal: It is one, or the user may name none.
         """
         require(user, "urls")
         problem = allowed_address(address, self.settings.url_hosts)
@@ -197,6 +192,22 @@ def allowed_address(address: str, hosts: Sequence[str]) -> str:
     return f"this service reads nothing from host '{cut(with_port)}'; allowed: {known}"
 
 
+def scene_of_item(info: RunInfo, address: str, hosts: Sequence[str]) -> Scene:
+    """Open the rasters of a STAC item, once it is known that all are on hosts that are allowed.
+
+    Raises:
+        DataError: One is not: an item may name files of anybody; or the item is none, or does not
+            suit the model.
+    """
+    item = read_item(address)
+    for modality in info.modalities:
+        for file in choose_assets(item, modality).files if has_any(item, modality) else ():
+            problem = allowed_address(file, hosts)
+            if problem:
+                raise DataError(problem)
+    return open_item(info, item)
+
+
 def plain_statistics(model: ServedModel) -> Mapping[str, object]:
     """Statistics of the training, but of what is rescaled or encoded, as `TrainedModel` has it."""
     rules = model.info.rules
@@ -219,11 +230,11 @@ def as_asked(message: str) -> str:
 
 
 @contextmanager
-def _as_asked() -> Iterator[None]:
+def _in_their_words(veil: Veil) -> Iterator[None]:
     try:
         yield
     except TerrafuseError as error:
-        raise Refusal(422, as_asked(str(error))) from error
+        raise Refusal(422, veil(as_asked(str(error)))) from error
 
 
 def _check_values(
@@ -240,8 +251,6 @@ def _check_values(
 def _check_settings(request: JobRequest, model: ServedModel) -> MapSettings:
     """Refuse products and windows that no scene can be mapped with."""
     settings = MapSettings(tuple(request.products), tuple(request.tta))
-    if len(set(request.products)) < len(request.products):
-        raise Refusal(422, "'products' names one twice")
     _ = settings.layers, settings.views
     if request.outputs and "class_map" not in request.products:
         raise Refusal(

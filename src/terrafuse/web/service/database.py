@@ -125,10 +125,14 @@ class Database:
         try:
             self._migrate()
         except SQLAlchemyError as error:
+            self.close()
             raise OutputError(
                 f"the database {self.engine.url.render_as_string()} cannot be used: "
                 f"{_reason(error)}. Correct --database, or start it"
             ) from None
+        except OutputError:
+            self.close()
+            raise
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -16,11 +16,13 @@ from pathlib import Path
 from terrafuse.errors import OutputError, write_failure
 from terrafuse.prediction.job import UNITS
 from terrafuse.web.service.messages import ResultFile
-from terrafuse.writing import is_trace
+from terrafuse.writing import is_trace, write_json, written_whole
 
 _WORK = re.compile(r"work-(\d+)")
 _UNIT = re.compile(r"\d{6,}\.json")
 RECORD = "prediction.json"
+#: Folder in a map's, with the record as the viewer needs it; what it names is the server's.
+VIEW = "view"
 MEDIA_TYPES = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
     ".json": "application/json",
@@ -131,6 +133,27 @@ def _total(work: Path) -> int | None:
         return int(found["units"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
+
+
+def hide_inputs(folder: Path) -> None:
+    """Keep from users where the rasters and the model of a map lie; the viewer needs it.
+
+    The folder `view` in the map's has the whole record, and links to the other files.
+    """
+    record = folder / RECORD
+    values = json.loads(record.read_text(encoding="utf-8"))
+    if "inputs" not in values:
+        return
+    view = folder / VIEW
+    view.mkdir(exist_ok=True)
+    with written_whole(view / RECORD) as (partial,):
+        write_json(partial, values)
+    for file in list_results(folder):
+        if file.name != RECORD and not (view / file.name).exists():
+            (view / file.name).symlink_to(Path("..") / file.name)
+    del values["inputs"]
+    with written_whole(record) as (partial,):
+        write_json(partial, values)
 
 
 def list_results(folder: Path) -> list[ResultFile]:

@@ -12,8 +12,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
-from terrafuse.errors import TerrafuseError, cut, shown
+from terrafuse.errors import OutputError, TerrafuseError, cut, shown
 from terrafuse.web.service.messages import Fault
+from terrafuse.web.service.veil import Veil
 
 _LOG = logging.getLogger("terrafuse.serve")
 _MOST_FAULTS = 5
@@ -56,6 +57,9 @@ def _refused(_: Request, error: Exception) -> JSONResponse:
 
 
 def _mistake(_: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, OutputError):  # of the server's disk or database, not of the request
+        _LOG.error("%s", error)
+        return fault(503, Veil({})(str(error)))
     return fault(422, str(error))
 
 

@@ -27,16 +27,13 @@ from typing import Any, TypeVar
 from sqlalchemy.exc import SQLAlchemyError
 
 from terrafuse import api
-from terrafuse.api.inputs import open_item
-from terrafuse.data import Scene
-from terrafuse.data.stac import read_item
 from terrafuse.data.value_conversion import ValueConversion
-from terrafuse.errors import DataError, TerrafuseError
+from terrafuse.errors import TerrafuseError
 from terrafuse.locking import machine, process_start
 from terrafuse.web.access.secrets import log_config
-from terrafuse.web.service.checks import allowed_address, as_asked
+from terrafuse.web.service.checks import as_asked, scene_of_item
 from terrafuse.web.service.database import Database
-from terrafuse.web.service.folders import RECORD, Folders, kept_units, list_results
+from terrafuse.web.service.folders import RECORD, Folders, hide_inputs, kept_units, list_results
 from terrafuse.web.service.jobs import Answer, Claim, Queue
 from terrafuse.web.service.models import ModelShelf
 from terrafuse.web.service.veil import Veil, names_given
@@ -154,15 +151,8 @@ class Worker:
 
     def run(self) -> None:
         """Do jobs for ever."""
-        here, number = machine(), os.getpid()
-        where = {
-            "host": here.host,
-            "boot": here.boot,
-            "pid": number,
-            "started": process_start(number),
-        }
-        _patiently(lambda: self.queue.enrol(self.settings.id, list(self.settings.models), where))
-        self._tell_models()
+        self.enrol()
+        self.tell_models()
         seen = time.monotonic()
         while True:
             if self.run_once():
@@ -172,7 +162,18 @@ class Worker:
                 seen = time.monotonic()
             time.sleep(_POLL_SECONDS)
 
-    def _tell_models(self) -> None:
+    def enrol(self) -> None:
+        """Have this worker be known."""
+        here, number = machine(), os.getpid()
+        where = {
+            "host": here.host,
+            "boot": here.boot,
+            "pid": number,
+            "started": process_start(number),
+        }
+        _patiently(lambda: self.queue.enrol(self.settings.id, list(self.settings.models), where))
+
+    def tell_models(self) -> None:
         """Say what the service does not know before it has imported the methods."""
         for model in ModelShelf([f"{n}={path}" for n, path in self.settings.models.items()]):
             try:
@@ -262,14 +263,13 @@ class Worker:
             api.vectorize(folder / "class_map.tif", folder / POLYGONS, progress=heart.progress)
             log.say("the polygons are made")
         _keep_inside(folder / ITEM)
+        hide_inputs(folder)
 
     def _scene(self, claim: Claim, model: api.TrainedModel) -> dict[str, Any]:
         """What is mapped, as `predict` takes it."""
         if claim.request.item is None:
             return {"rasters": claim.rasters}
-        scene = open_item(model.info, read_item(claim.request.item))
-        check_hosts(scene, self.settings.url_hosts)
-        return {"scene": scene}
+        return {"scene": scene_of_item(model.info, claim.request.item, self.settings.url_hosts)}
 
     def _model(self, name: str) -> api.TrainedModel:
         if name not in self._models:
@@ -319,20 +319,6 @@ class _JobLog:
             warnings.simplefilter("default")
             warnings.showwarning = show
             yield
-
-
-def check_hosts(scene: Scene, hosts: tuple[str, ...]) -> None:
-    """Refuse a STAC item's files of hosts that are not allowed: it may name those of anybody.
-
-    Raises:
-        DataError: One is.
-    """
-    for files in scene.files.values():
-        for file in files:
-            problem = allowed_address(str(file.path), hosts)
-            if problem:
-                scene.close()
-                raise DataError(problem)
 
 
 def _keep_inside(path: Path) -> None:
