@@ -325,18 +325,22 @@ class Client:
         partial = path.with_name(f".{path.name}.{source}.download")
         patience = _Patience(self.patience)
         with partial.open("ab") as file:
+            most = file.tell()
             while file.tell() < size:
-                start = file.tell()
+                error: Exception = ServiceAwayError(f"{self.url}{target} ends early")
                 try:
-                    self._append(target, file, start)
-                except (OSError, HTTPException) as error:
-                    if isinstance(error, OSError) and not isinstance(error, _AWAY):
+                    self._append(target, file, file.tell())
+                except (OSError, HTTPException) as broken:
+                    if isinstance(broken, OSError) and not isinstance(broken, _NETWORK):
                         raise  # of the disk
-                    if file.tell() > start:
-                        patience.renew()
-                    patience.spend(error)
+                    error = broken
                 if progress is not None:
                     progress(before + min(file.tell(), size), total)
+                if file.tell() < size:
+                    if file.tell() > most:
+                        patience.renew()
+                    most = max(most, file.tell())
+                    patience.spend(error)
             file.flush()
             os.fsync(file.fileno())
             complete = file.tell() == size
@@ -414,8 +418,8 @@ class ServiceAwayError(ServiceError):
     """A service that does not answer, and may later."""
 
 
-#: Errors after which a connection is made again.
-_AWAY = (ServiceAwayError, ConnectionError, TimeoutError)
+#: Errors that are none of the disk.
+_NETWORK = (ServiceError, ConnectionError, TimeoutError)
 
 
 @dataclass

@@ -22,6 +22,7 @@ from starlette.concurrency import run_in_threadpool
 
 from terrafuse.errors import cut
 from terrafuse.version import VERSION
+from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.uploads import uploads_router
@@ -76,6 +77,7 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
     answer_refusals(app)
     app.include_router(router)
     app.include_router(uploads_router(service.uploads))
+    app.include_router(tiles.router)
     app.include_router(files_router(settings.roots))
     app.include_router(asker_router)
     app.mount("/view", Viewers(service))
