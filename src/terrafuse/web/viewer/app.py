@@ -277,5 +277,6 @@ class Guard:
 def _name_of(host: str) -> str:
     """The host without its port, in lower case."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        name, end, _ = host[1:].partition("]")
+        return name.lower() if end else ""
     return host.partition(":")[0].lower()
