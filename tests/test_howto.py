@@ -238,6 +238,13 @@ PAGES: dict[str, Page] = {
         },
     ),
     "share": Page(trained, hub=True),
+    "label": Page(
+        two_sensors,
+        skip={
+            "terrafuse train run.yaml": "tests/training/test_painted.py trains on such polygons",
+            "terrafuse compare runs/": "tests/api/test_comparing.py compares runs",
+        },
+    ),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sqlite3
@@ -409,3 +410,27 @@ def test_shapes_are_brought_into_order(manifest: Manifest) -> None:
             checked_shape(wrong, grid, "polygon 'x'")
     with pytest.raises(LabelError, match="not finite"):
         checked_shape(shapely.Polygon([(0, 0), (1e10, 0), (3, 3)]), grid, "polygon 'x'")
+
+
+def test_painted_polygons_are_listed_and_removed(
+    manifest: Manifest, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    listed = ("data", "labels", manifest.path)
+    assert command_line(*listed)[1].startswith("nothing is painted beside '")
+    paint(manifest, "a/1", polygon("p", "mine", 0, 0, 3, 2), polygon("q", "soil", 0, 0, 3, 2))
+    path = paint(manifest, "t", polygon("p", "crop", 0, 0, 3, 2))
+    code, text, _ = command_line(*listed)
+    assert code == 0
+    assert text.splitlines() == [
+        str(path),
+        "  a/1 (split train): 1 mine, 1 soil",
+        "  t (split test, not learnt from): 1 crop",
+    ]
+    code, _, said = command_line(*listed, "--remove", "b")
+    assert code == 2
+    assert "unknown painted scene 'b'" in said
+    code, text, _ = command_line(*listed, "--remove", "a/1", "--json")
+    assert list(json.loads(text)["scenes"]) == ["t"]
+    assert json.loads(text)["scenes"]["t"]["is_learnt_from"] is False
+    assert read_layer(path, "a/1").ids == ()
+    assert read_layer(path, "t").classes == ("crop",)

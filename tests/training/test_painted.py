@@ -12,6 +12,7 @@ import shapely
 import torch
 import yaml
 
+from remedies import refused
 from terrafuse.api import load
 from terrafuse.api.efficiency import _subject
 from terrafuse.api.run_facts import _data
@@ -103,8 +104,11 @@ def test_a_scene_without_labels_teaches_a_class_that_no_label_has(
     swept = SweepRun("", "", 0, config, out, None, out)
     _check_same_painting(swept)
     paint(manifest, "scene1", "mine", 0, 0, 40, 31)
-    with pytest.raises(ConfigError, match="the painted polygons beside .* differ from those"):
+    claim = "api.sweeps:_check_same_painting | Restore them, remove the run, or sweep into another"
+    with refused(claim, ConfigError):
         _check_same_painting(swept)
+    paint(manifest, "scene1", "mine", 0, 0, 40, 30)
+    _check_same_painting(swept)
     assert _subject(out).config.data.painted == (out / PAINTED).resolve()
 
 

@@ -109,7 +109,7 @@ def data_check(
         OutputError: The page cannot be written, another process writes it, or it would be written
             over the data.
     """
-    dataset = manifest if isinstance(manifest, Manifest) else _load_painted(manifest)
+    dataset = manifest if isinstance(manifest, Manifest) else load_painted(manifest)
     if say and dataset.painted is not None:
         for line in dataset.painted.lines():
             say(line)
@@ -130,7 +130,7 @@ def data_check(
         return findings
 
 
-def _load_painted(path: str | Path) -> Manifest:
+def load_painted(path: str | Path) -> Manifest:
     """A manifest as training sees it without further settings."""
     return load_manifest(Path(path)).paint("auto", TRAIN_SPLITS)
 

@@ -154,6 +154,7 @@ def data_stats(
 
 def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
     from terrafuse import api
+    from terrafuse.api.datasets import load_painted
     from terrafuse.cli.splits import print_split, print_statistics_by_split
     from terrafuse.data import load_manifest
     from terrafuse.progress import Display
@@ -163,7 +164,7 @@ def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
         statistics = api.data_stats_by_split(
             manifest, fresh=fresh, progress=display.stage("reading")
         )
-        report = report_split(load_manifest(manifest), display.stage("counting labels"))
+        report = report_split(load_painted(manifest), display.stage("counting labels"))
     if as_json:
         plain = {
             split: {name: bands.to_dict() for name, bands in own.items()}

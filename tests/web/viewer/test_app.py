@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.stopping import Stopped
 from terrafuse.web.viewer import scenes
 from terrafuse.web.viewer.app import HEADERS, page_files
 from terrafuse.web.viewer.document import View, ViewIndex
@@ -265,13 +267,16 @@ def test_ports_and_hosts_that_are_none() -> None:
         listen("192.0.2.1", 8765, print)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
-def test_the_address_is_said(
-    shown: Path, host: str, taken: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("host", "end"),
+    [("127.0.0.1", KeyboardInterrupt()), ("0.0.0.0", Stopped(signal.SIGINT))],  # noqa: S104
+)
+def test_the_address_is_said_and_a_signal_ends_it(
+    shown: Path, host: str, end: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(self: Any, sockets: Any) -> None:
         assert sockets[0].getsockname()[0] == host
-        raise KeyboardInterrupt
+        raise end
 
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
     said: list[str] = []

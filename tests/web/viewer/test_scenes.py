@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from numpy.typing import NDArray
 
 from terrafuse.data import load_manifest
+from terrafuse.errors import DataError
 from terrafuse.web.viewer.document import Layer, View
 from terrafuse.web.viewer.scenes import Plan, Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
@@ -264,3 +266,41 @@ def test_a_missing_modality_is_no_fault(tmp_path: Path) -> None:
     manifest.write_text(manifest.read_text().replace("  radar: radar.tif\n", ""))
     view = shown(find_subjects(manifest)).view
     assert [one.id for one in view.layers] == ["photo", "heights", "truth"]
+
+
+def test_a_map_in_tiles_is_copied(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    classes = rng.integers(0, 3, (SIDE, SIDE))
+    folder = write_map(tmp_path / "map", classes, confidence=classes * 50)
+    for name in ("class_map", "confidence"):
+        whole = folder / name / "0.tif"
+        whole.parent.mkdir()
+        (folder / f"{name}.tif").rename(whole)
+        rasterio.shutil.copy(whole, folder / f"{name}.vrt", driver="VRT")
+    found = shown(find_subjects(folder))
+    assert np.array_equal(values_of(found, "class_map")[0], classes)
+    np.testing.assert_allclose(values_of(found, "confidence")[0], classes * 50 / 254)
+    assert {path.suffix for path in found.rasters.values()} == {".tif"}
+
+
+def test_points_of_a_sample_are_places(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="the extra web is not installed")
+    from terrafuse import api
+    from terrafuse.web.viewer.serving import open_viewer
+
+    classes = np.random.default_rng(1).integers(0, 3, (SIDE, SIDE))
+    folder = write_map(tmp_path / "map", classes, confidence=classes * 50)
+    api.sample(folder, tmp_path / "points.gpkg", points=12)
+    for map_ in (None, folder):
+        preparer, _ = open_viewer(tmp_path / "points.gpkg", map_=map_)
+        (id,) = preparer.collection.subjects
+        view = preparer.ready(id).view
+        assert view.sampling is not None
+        first = view.places[0]
+        assert (first.id, len(first.places)) == ("sample", len(view.sampling.ids))
+        place = first.places[0]
+        assert place.text.endswith(f"mapped as {NAMES[classes[place.row, place.col]]}")
+        assert view.labelling is None
+    (folder / "class_map.tif").unlink()
+    with pytest.raises(DataError, match="is not there: no .* Name it with --map"):
+        find_subjects(tmp_path / "points.gpkg")

@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from terrafuse.api.datasets import TRAIN_SPLITS
 from terrafuse.data import Grid, Manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
@@ -47,8 +48,6 @@ from terrafuse.web.viewer.document import ClassEntry, Labelling, Place, Places, 
 MOST_BYTES = 64 << 20
 #: Characters of the id of a polygon.
 MOST_ID = 100
-#: Splits that training takes without further settings.
-TRAIN_SPLITS = ("train",)
 _GEOJSON = "application/geo+json"
 #: Error → status of its answer; the first that fits counts.
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (

@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.stopping import Stopped
 from terrafuse.web.viewer.app import EVERYWHERE, create_viewer_app
 from terrafuse.web.viewer.painting import painting_of
 from terrafuse.web.viewer.preparing import Preparer
@@ -25,6 +26,8 @@ HOST, PORT = "127.0.0.1", 8765
 # Ports after the wanted one that are tried.
 _MORE_PORTS = 50
 _LAST_PORT = 65_535
+# For answers that are under way at the end.
+_PATIENCE_S = 2
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 Say = Callable[[str], None]
@@ -66,8 +69,12 @@ def serve_view(
     say(f"{preparer.collection.title}: {address} (Ctrl-C ends it)")
     if browser and can_open_browser():
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    with listening, suppress(KeyboardInterrupt):
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=_PATIENCE_S,
+    )  # fmt: skip
+    # What uvicorn was told to end by, it tells again once it has ended.
+    with listening, suppress(KeyboardInterrupt, Stopped):
         uvicorn.Server(config).run(sockets=[listening])
 
 
