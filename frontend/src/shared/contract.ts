@@ -429,7 +429,7 @@ export interface FolderListing {
  *
  * Args:
  *     name: Of the token; "local" without tokens.
- *     may: Of "priority", "upload", "urls".
+ *     may: Of "priority", "upload", "urls", "all".
  *     has_session: Whether there is anything to sign out of.
  */
 export interface Asker {
