@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -136,6 +138,11 @@ def test_the_page_makes_the_map_that_the_client_makes(address: str, tmp_path: Pa
         download.value.save_as(tmp_path / "page.tif")
         job.get_by_role("button", name="Log").click()
         expect(page.get_by_role("dialog")).to_contain_text("the map is made")
+        page.keyboard.press("Escape")
+        job.get_by_role("button", name="Copy for QGIS").click()
+        expect(page.get_by_role("status").get_by_text(_tiles_of(address))).to_be_visible()
+        job.get_by_role("link", name="Look at the map").click()
+        expect(page.locator("canvas").first).to_be_visible(timeout=60_000)
         browser.close()
     assert not faults
     assert not [url for url in requested if not url.startswith((f"{address}/", "data:", "blob:"))]
@@ -146,6 +153,14 @@ def test_the_page_makes_the_map_that_the_client_makes(address: str, tmp_path: Pa
         rasterio.open(tmp_path / "map/class_map.tif") as client_map,
     ):
         np.testing.assert_array_equal(page_map.read(), client_map.read())
+
+
+def _tiles_of(address: str) -> str:
+    """The first address of tiles that the newest job's TileJSON names."""
+    with urlopen(f"{address}/api/jobs") as answer:
+        newest = json.load(answer)["jobs"][0]
+    with urlopen(address + newest["tilejson"]) as answer:
+        return str(json.load(answer)["tiles"][0])
 
 
 def _choose(page: Any, expect: Any, modality: str) -> None:
