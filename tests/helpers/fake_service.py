@@ -89,8 +89,9 @@ class FakeService:
     jobs: dict[str, Job] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    #: Status by which streams are refused; 0: they are not.
+    #: Status by which streams and lists are refused; 0: they are not.
     refuses_streams: int = 0
+    refuses_lists: int = 0
     #: Grows by one when all streams are to break off.
     breaks: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -218,6 +219,8 @@ def _add_jobs(app: FastAPI, service: FakeService) -> None:
 
     @app.get("/api/jobs")
     def jobs(cursor: str | None = None) -> JobList:
+        if service.refuses_lists:
+            raise Refusal(service.refuses_lists, "the service is busy")
         listed = sorted(service.jobs.values(), key=lambda job: job.created, reverse=True)
         start = int(cursor or 0)
         end = start + _PAGE_OF_JOBS

@@ -234,24 +234,25 @@ def test_events_go_on_after_a_break_and_after_refusals(browser: Any, service: Fa
     made = service.add(JobRequest(title="North", rasters=_RASTERS))
     service.run(made.id, 1)
     with opened(browser, service) as page:
-        # The list is not asked for again within this test, so that only events tell.
-        page.clock.install()
         job = job_of(page, "North")
         expect(job).to_contain_text("1 of 40")
+        # Only events tell: the list that is asked for every few seconds has nothing to say.
+        service.refuses_lists = 503
         service.breaks += 1
         service.run(made.id, 7)
         expect(job).to_contain_text("7 of 40")
         service.refuses_streams = 503
-        service.breaks += 1
         events = f"GET /api/jobs/{made.id}/events"
         before = service.requests.count(events)
-        page.wait_for_function("() => true")
+        service.breaks += 1
         while service.requests.count(events) == before:
             page.wait_for_timeout(20)
         service.refuses_streams = 0
         service.run(made.id, 9)
-        page.clock.run_for(2500)
         expect(job).to_contain_text("9 of 40")
+        expect(page.get_by_role("status").get_by_text("Trying again")).to_be_visible()
+        service.refuses_lists = 0
+        expect(page.get_by_text("Trying again")).to_be_hidden()
 
 
 def test_a_token_is_asked_for_and_not_kept(browser: Any, service: FakeService) -> None:
