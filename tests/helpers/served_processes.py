@@ -74,7 +74,7 @@ class Served:
                 "--port",
                 str(self.port),
                 *self.words,
-            )  # fmt: skip
+            )
         )
         wait_for(self._answers, "the server")
 

@@ -494,6 +494,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
 
 #: Texts with a verb that tell what was done, or name things: no instructions.
 NO_INSTRUCTION: tuple[str, ...] = (
+    "web.service.app: | Not now; try again",  # of the description of an answer
+    "web.service.jobs:Queue._now | SELECT",
     "api.comparing:_notes | say nothing about other seeds",
     "reports.comparison_tables:_how | Values in %, differences in points",
     "reports.sweep_tables:_what_is_told | Differences with intervals",

@@ -292,7 +292,6 @@ def test_what_is_refused_before_it_is_queued(
 def test_values_of_another_scale_are_refused_with_a_remedy_that_works(
     served: MadeService, place: Path
 ) -> None:
-    """service.checks:as_asked | "convert": {"s2": "…"}, and "trust_values": true."""
     folder = place / "rasters" / "scaled"
     write_rasters(folder, 64)
     with rasterio.open(folder / "s2.tif", "r+") as file:
@@ -449,3 +448,11 @@ def test_the_page_of_jobs(served: MadeService) -> None:
         assert served.client.get(f"/{name}").status_code == 200
     listed = served.client.get("/api/files").json()
     assert [raster["path"] for raster in listed["rasters"]][:2] == ["s1.tif", "s2.tif"]
+
+
+def test_tiles_of_a_job(served: MadeService) -> None:
+    id = served.submit(rasters=rasters("small/"))
+    served.worker.run_once()
+    found = served.client.get(served.job(id)["tilejson"]).json()
+    assert found["tilejson"] == "3.0.0"
+    assert id in found["tiles"][0]

@@ -9,13 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from logging.config import dictConfig
 
-import uvicorn
-
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.locking import machine
 from terrafuse.stopping import when_stopped
 from terrafuse.web.access.secrets import log_config
-from terrafuse.web.service.app import create_service_app
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.folders import Folders
 from terrafuse.web.service.jobs import Queue
@@ -41,6 +38,10 @@ def run_service(settings: ServiceSettings, say: Callable[[str], None]) -> None:
         OutputError: Folder or database cannot be used.
         WeightsError: A model cannot be read.
     """
+    import uvicorn
+
+    from terrafuse.web.service.app import create_service_app  # workers need neither
+
     with when_stopped(_STOPPED), _listen(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         app = create_service_app(replace(settings, port=port))
