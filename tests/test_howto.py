@@ -237,6 +237,13 @@ PAGES: dict[str, Page] = {
             "terrafuse export": "of a run; the page on export does that",
         },
     ),
+    "serve": Page(
+        nothing,
+        skip={
+            "terrafuse serve": "it ends with a signal; tests/web/test_serve_page.py asks one",
+            "from pathlib import Path": "of a service; tests/web/test_serve_page.py runs it",
+        },
+    ),
     "share": Page(trained, hub=True),
     "label": Page(
         two_sensors,

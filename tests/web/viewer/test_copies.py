@@ -69,9 +69,7 @@ def test_overviews_of_classes_have_the_most_frequent_one(tmp_path: Path) -> None
     values[0, :2] = [[1, 2], [2, 7]]
     values[0, 2:4] = [[9, 9], [9, 3]]
     path = tmp_path / "copy.tif"
-    write_copy(
-        path, grid_of(514, 2), class_encoding(9), lambda window: values[:, *window.slices()]
-    )
+    write_copy(path, grid_of(514, 2), class_encoding(9), lambda window: values[:, *window.slices()])
     small, known = read_small(path, 257)
     assert small[0, :3, 0].tolist() == [2, 3, 0]
     assert known.all()

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from terrafuse.data.handles import without_warnings
+from terrafuse.data.handles import pool, without_warnings
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.errors import DataError, RasterReadError, cut, first_line
 
@@ -52,7 +52,7 @@ class Limits:
 
 
 def check_raster(path: Path, name: str, limits: Limits | None = None) -> RasterFile:
-    """Check a file that somebody sent or named, before anything else opens it.
+    """Check a file that somebody sent, before anything else opens it.
 
     Args:
         path: A regular file.
@@ -62,13 +62,32 @@ def check_raster(path: Path, name: str, limits: Limits | None = None) -> RasterF
     Raises:
         DataError: It is none of the known formats, too large, damaged, or lies nowhere.
     """
-    limits = limits or Limits()
     with _named(path, name), rasterio.Env(**_ALONE):
-        dataset = _open(path, name)
-        with dataset:
-            _check_size(dataset, name, limits)
+        with _measured(path, name, limits or Limits()) as dataset:
             _probe(dataset, name)
-        return inspect_raster(path, "upload", judge_alpha=False)
+        try:
+            return inspect_raster(path, "upload", judge_alpha=False)
+        finally:
+            pool.forget(str(path))  # it will have another path, and then what lies beside it counts
+
+
+def check_kind(path: Path, name: str, limits: Limits | None = None) -> None:
+    """Check a file of the server that somebody names: its format and size, no pixel of it.
+
+    A VRT could name any file of the machine, and a file of GDAL's drivers for services any address.
+
+    Raises:
+        DataError: It is none of the known formats, or too large.
+    """
+    with _measured(path, name, limits or Limits()):
+        pass
+
+
+@contextmanager
+def _measured(path: Path, name: str, limits: Limits) -> Iterator[Any]:
+    with _open(path, name) as dataset:
+        _check_size(dataset, name, limits)
+        yield dataset
 
 
 def _open(path: Path, name: str) -> Any:

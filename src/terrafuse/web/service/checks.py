@@ -14,6 +14,7 @@ from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import DataError, TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
+from terrafuse.web.access.rasters import check_kind
 from terrafuse.web.access.roots import resolve
 from terrafuse.web.access.uploads import PREFIX, Uploads
 from terrafuse.web.service.messages import JobRequest
@@ -128,7 +129,9 @@ class Checker:
             return str(self.uploads.path(user, name))
         is_address = "://" in name or name.startswith("/vsi")
         if not is_address and not names_item(name):
-            return str(resolve(name, self.settings.roots))
+            path = resolve(name, self.settings.roots)
+            check_kind(path, name)
+            return str(path)
         if is_address:
             self._check_address(name, user)
         if names_item(name):

@@ -14,8 +14,8 @@ from terrafuse.web.service.messages import Fault, Message
 from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.users import User, current_user
 
-#: Names that are listed. A VRT names further files, which may lie anywhere.
-SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2", ".img")
+#: Names that are listed, of the formats that `check_kind` takes.
+SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2")
 _MOST_ENTRIES = 1000
 _MOST_SEEN = 100_000
 _LONGEST = 4096
