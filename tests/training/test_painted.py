@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import rasterio
 import shapely
 import torch
 import yaml
+from rasterio import features
 
 from remedies import refused
 from terrafuse.api import load
@@ -30,6 +33,7 @@ from terrafuse.data.painted import (
     write_layer,
 )
 from terrafuse.errors import ConfigError, TrainingError
+from terrafuse.landscape import make_landscape
 from terrafuse.training import run_state, train
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.weights import read_state
@@ -112,6 +116,7 @@ def test_a_scene_without_labels_teaches_a_class_that_no_label_has(
     assert _subject(out).config.data.painted == (out / PAINTED).resolve()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_polygons_it_was_begun_with(
     manifest: Path, tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -131,6 +136,7 @@ def test_a_resumed_run_goes_on_with_the_polygons_it_was_begun_with(
     assert learnt_in(tmp_path / "run") == learnt_in(tmp_path / "whole") is not None
 
 
+@pytest.mark.slow
 def test_a_run_begun_without_polygons_goes_on_without(
     make_dataset: Make, tmp_path: Path, make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,3 +148,45 @@ def test_a_run_begun_without_polygons_goes_on_without(
     paint(manifest, "scene0", "wet", 0, 0, 48, 48)
     train(config, tmp_path / "run", resume=True)
     assert learnt_in(tmp_path / "run") is None
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_look_paint_train_again(tmp_path: Path, command_line: Any) -> None:
+    """Forest is void in all labels: it is learnt from polygons painted over one scene, or never."""
+    path = make_landscape(tmp_path / "land", seed=2, size=192, train=2, val=1, test=1)
+    values = yaml.safe_load(path.read_text())
+    forest = next(item for item in values["classes"] if item["name"] == "forest")
+    values["void"] = [*values["void"], forest["code"]]
+    forest |= {"name": "woods", "code": 77}
+    scene = next(item for item in values["scenes"] if item["split"] == "train")
+    with rasterio.open(path.parent / scene.pop("labels")) as source:
+        is_forest = source.read(1) == 4
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    run = tmp_path / "run.yaml"
+    run.write_text(
+        f"data: {{manifest: {path}, modalities: [optical], crop_size: 64, batch_size: 4, "
+        "workers: 0, sampling: balanced}\n"
+        "method: {name: single, backbone: resnet10t, backbone_options: {strides: [2, 4, 8, 16]}, "
+        "decoder_options: {channels: 32}}\n"
+        "training: {steps: 80, lr: 0.003, validate_every: 40, accelerator: cpu}\n"
+        "prediction: {crop_size: 64, overlap: 0}\n"
+    )
+    shapes = features.shapes(is_forest.astype(np.uint8), is_forest)
+    polygons = [
+        PaintedPolygon(f"{n}", "woods", shapely.multipolygons([shapely.geometry.shape(one)]))
+        for n, (one, _) in enumerate(shapes)
+    ]
+    manifest = load_manifest(path)
+    grid = manifest.scene(scene["id"]).grid
+    write_layer(painted_path(path), scene["id"], grid, polygons)
+    code, _, said = command_line("train", run, "--out", tmp_path / "run")
+    assert code == 0, said
+    assert "painted: " in said
+    test = manifest.scenes("test")[0]
+    products = load(tmp_path / "run").predict(scene=test, out=tmp_path / "map")
+    labels = path.parent / "labels" / f"{test.id}.tif"
+    with rasterio.open(products.class_map) as made, rasterio.open(labels) as truth:
+        woods, forest = made.read(1) == 77, truth.read(1) == 4
+    assert woods[forest].mean() > 0.5
+    assert woods[~forest].mean() < woods[forest].mean() - 0.3

@@ -80,7 +80,8 @@ export class App {
       this.maps?.setSwipe(at);
       this.later();
     });
-    window.addEventListener('hashchange', () => void this.followLink());
+    // By the event's address: the page may have written its own in the meantime.
+    window.addEventListener('hashchange', (event) => void this.followLink(new URL(event.newURL).hash));
     window.addEventListener('beforeunload', (event) => {
       if (this.labels?.isSaved === false || this.sample?.isSaved === false) event.preventDefault();
     });
@@ -206,7 +207,11 @@ export class App {
     }
     if (view.sampling && !isFromDisk) {
       this.sample = new SampleStore(view.sampling, new URL(view.sampling.href, this.base).href, () => this.later());
-      void this.sample.load();
+      const { sample } = this;
+      void sample.load().then(() => {
+        const open = sample.nextOpen(-1);
+        if (this.sample === sample && this.place < 0 && open !== null) this.goToPlace(this.list, open);
+      });
     }
   }
 
@@ -501,15 +506,15 @@ export class App {
     this.later();
   }
 
-  private async followLink(): Promise<void> {
-    const scene = linkedScene(location.hash);
+  private async followLink(link: string): Promise<void> {
+    const scene = linkedScene(link);
     const entry = this.index.views.find((each) => each.id === scene);
     if (!entry) return;
     if (entry.id !== this.view?.id) {
-      await this.openScene(entry, location.hash);
+      await this.openScene(entry, link);
       return;
     }
-    this.state = readLink(location.hash, this.view);
+    this.state = readLink(link, this.view);
     for (const [id, tiles] of this.tiles) tiles.restyle(this.shown(id)?.style ?? tiles.style);
     this.arrange();
     this.applyPlace();

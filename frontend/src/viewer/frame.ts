@@ -183,10 +183,16 @@ export function noticeBar(app: App): unknown {
   `;
 }
 
+/** Lists of places are made of the map, which a blind sample hides. */
+function hasPlaces(app: App): boolean {
+  const { view } = app;
+  return !view?.sampling?.is_blind && Boolean(view?.places.some((each) => each.id !== 'sample'));
+}
+
 export const PANELS: { id: Panel; title: string; isThere: (app: App) => boolean }[] = [
   { id: 'layers', title: 'Layers', isThere: () => true },
   { id: 'pixel', title: 'Pixel', isThere: () => true },
-  { id: 'places', title: 'Places', isThere: (app) => Boolean(app.view?.places.some((each) => each.id !== 'sample')) },
+  { id: 'places', title: 'Places', isThere: hasPlaces },
   { id: 'label', title: 'Label', isThere: (app) => app.labels !== null },
   { id: 'sample', title: 'Sample', isThere: (app) => app.sample !== null },
 ];

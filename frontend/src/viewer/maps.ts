@@ -55,6 +55,7 @@ export class SceneMaps {
   readonly overlays: VectorLayer[] = [];
   private readonly marks = new VectorSource();
   private readonly pointer = new VectorSource();
+  private readonly busy = new Set<number>();
   private swipeAt = 0.5;
 
   constructor(
@@ -90,6 +91,7 @@ export class SceneMaps {
   setPanes(count: number): void {
     while (this.panes.length > count) {
       const pane = this.panes.pop()!;
+      this.setBusy(this.panes.length, false);
       pane.map.setTarget(undefined);
       pane.element.remove();
     }
@@ -136,10 +138,16 @@ export class SceneMaps {
       this.pointer.clear();
       this.on.move(null);
     });
-    map.on('loadstart', () => this.on.busy(true));
-    map.on('rendercomplete', () => this.on.busy(false));
+    map.on('loadstart', () => this.setBusy(number, true));
+    map.on('rendercomplete', () => this.setBusy(number, false));
     map.on('precompose', () => this.smooth());
     return { element, map, layers: new Map(), sides: new Map() };
+  }
+
+  private setBusy(number: number, isBusy: boolean): void {
+    if (isBusy) this.busy.add(number);
+    else this.busy.delete(number);
+    this.on.busy(this.busy.size > 0);
   }
 
   private smooth(): void {

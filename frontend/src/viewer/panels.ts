@@ -13,7 +13,7 @@ import type { Shown } from './state';
 import { bandRange, modesOf, rangeOf, type Mode, type Range, type Style } from './style';
 
 const MODES: Record<Mode, string> = {
-  rgb: 'Three bands', single: 'One band', index: 'Index', pca: 'Components', classes: '', number: '',
+  rgb: 'RGB', single: 'One band', index: 'Index', pca: 'PCA', classes: '', number: '',
 }; // prettier-ignore
 
 // ---- Layers
@@ -46,16 +46,11 @@ function layerItem(app: App, shown: Shown): TemplateResult {
   return html`<li
     class="layer"
     data-layer=${id}
-    draggable="true"
-    @dragstart=${(event: DragEvent) => {
-      // A slider is dragged for itself.
-      if ((event.target as HTMLElement).closest('input')) event.preventDefault();
-      dragged = id;
-    }}
     @dragover=${(event: DragEvent) => event.preventDefault()}
     @drop=${drop}
   >
     <div class="layer-head">
+      <span class="drag" draggable="true" title="Drag to another place" aria-hidden="true" @dragstart=${() => (dragged = id)}>⠿</span>
       <label class="name"
         ><input
           type="checkbox"
@@ -180,8 +175,8 @@ function rangeField(title: string, [low, high]: Range, unit: string | null, set:
   };
   const field = (value: number, name: string): TemplateResult =>
     html`<input type="number" step="any" aria-label=${`${title}: ${name}`} .value=${String(Number(value.toPrecision(5)))} @change=${read} />`;
-  return html`<div class="field range">
-    <span>${title}</span>${field(low, 'from')}<span aria-hidden="true">–</span>${field(high, 'to')}<span class="muted">${unit ?? ''}</span>
+  return html`<div class="field range" title=${unit ? `in ${unit}` : nothing}>
+    <span>${title}</span>${field(low, 'from')}<span aria-hidden="true">–</span>${field(high, 'to')}
   </div>`;
 }
 

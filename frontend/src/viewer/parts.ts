@@ -14,10 +14,13 @@ export function layerOptions(app: App, current: string | null, none: string | nu
   ];
 }
 
+/** Units of manifests as people write them. */
+const UNITS: Record<string, string> = { db: 'dB', degree: '°', dn: 'DN' };
+
 /** A physical value and its unit, with as many digits as it has. */
 export function valueText(value: number, unit: string | null | undefined): string {
   const text = Number.isInteger(value) ? value.toLocaleString('en') : digits(value, 5);
-  return unit ? `${text} ${unit}` : text;
+  return unit ? `${text} ${UNITS[unit] ?? unit}` : text;
 }
 
 export function physical(stored: number, band: Band | undefined): number {

@@ -97,7 +97,9 @@ export class Raster {
 
   private async file(): Promise<GeoTIFF> {
     const { embedded, href, title } = this.layer;
-    if (!isFromDisk) return fromUrl(new URL(href, this.base).href);
+    // In pieces that are kept: the library would otherwise ask for every number of a directory.
+    const pieces = { blockSize: 65536, cacheSize: 128 } as object;
+    if (!isFromDisk) return fromUrl(new URL(href, this.base).href, pieces);
     if (embedded === null) {
       throw new ReadError(
         `${title} is too large for a page opened from disk: run \`python -m http.server\` in its folder.`,
@@ -156,9 +158,15 @@ function levelOf(image: GeoTIFFImage, full: GeoTIFFImage): Level {
     width,
     height,
     blockWidth: image.getTileWidth(),
-    blockHeight: image.getTileHeight(),
+    // Strips of few rows are read many at a time.
+    blockHeight: image.isTiled ? image.getTileHeight() : manyOf(image.getTileHeight()),
     scale: [scaleOf(full.getWidth(), width), scaleOf(full.getHeight(), height)],
   };
+}
+
+/** A multiple of a number of rows that is about 256. */
+function manyOf(rows: number): number {
+  return rows * Math.max(1, Math.ceil(256 / rows));
 }
 
 /** Overviews by halves round up: of 5 pixels 3 are left, and each stands for 2. */

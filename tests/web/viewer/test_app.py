@@ -263,13 +263,13 @@ def test_the_next_free_port_is_taken(taken: int) -> None:
 def test_ports_and_hosts_that_are_none() -> None:
     with pytest.raises(ConfigError, match="--port 70000 is no port"):
         listen("127.0.0.1", 70_000, print)
-    with pytest.raises(OutputError, match="cannot listen on '192.0.2.1', port 8765"):
+    with pytest.raises(OutputError, match=r"cannot listen on '192.0.2.1', port 8765"):
         listen("192.0.2.1", 8765, print)
 
 
 @pytest.mark.parametrize(
     ("host", "end"),
-    [("127.0.0.1", KeyboardInterrupt()), ("0.0.0.0", Stopped(signal.SIGINT))],  # noqa: S104
+    [("127.0.0.1", KeyboardInterrupt()), ("0.0.0.0", Stopped(signal.SIGINT))],
 )
 def test_the_address_is_said_and_a_signal_ends_it(
     shown: Path, host: str, end: BaseException, monkeypatch: pytest.MonkeyPatch
@@ -281,7 +281,7 @@ def test_the_address_is_said_and_a_signal_ends_it(
     monkeypatch.setattr(uvicorn.Server, "run", interrupted)
     said: list[str] = []
     serve_view(shown / "map", host=host, port=0, browser=False, say=said.append)
-    assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")  # noqa: S104
+    assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")
     assert len(said) == (1 if host == "127.0.0.1" else 2)
     if len(said) == 2:
         assert "nothing asks for a password" in said[0]

@@ -15,7 +15,9 @@ from fastapi.testclient import TestClient
 
 from made_runs import make_run
 from terrafuse import api
+from terrafuse.web.viewer.scenes import Plan
 from terrafuse.web.viewer.serving import open_viewer
+from terrafuse.web.viewer.subjects import find_subjects
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +77,28 @@ def test_a_map_is_made_once_and_says_why(run: Path, monkeypatch: pytest.MonkeyPa
     # Found again by another viewer; made anew for another model.
     open_viewer(run)[0].shown("scene2")
     assert len(made) == 1
-    description = json.loads((run / "model.json").read_text())
     record = json.loads((out / "prediction.json").read_text())
     (out / "prediction.json").write_text(json.dumps({**record, "made_of": "another model"}))
-    del description
     open_viewer(run)[0].shown("scene2")
     assert len(made) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*values.*")
+def test_subsets_of_modalities_are_mapped(run: Path) -> None:
+    subject = find_subjects(run, subsets=True).subjects["scene2"]
+    assert subject.make is not None
+    (subject.map / "prediction.json").unlink(missing_ok=True)  # type: ignore[operator]
+    assert not subject.is_made()
+    subject.make(None)
+    assert subject.is_made()
+    found = Plan(subject).show()
+    ids = [layer.id for layer in found.view.layers if layer.role == "subset"]
+    assert ids == ["subset_s1", "subset_s2"]
+    model = api.load(run)
+    scene = model.dataset(run.parent / "data" / "dataset.yaml").scene("scene2")
+    expected = model.predictor()[0].class_map(scene, without={"s2"})
+    with rasterio.open(found.rasters["subset_s1"]) as dataset:
+        assert np.array_equal(dataset.read(1), expected)
 
 
 @pytest.mark.filterwarnings("ignore:.*values.*")

@@ -114,26 +114,24 @@ def test_bands_are_described(tmp_path: Path) -> None:
     assert [(c.name, c.value) for c in view.classes] == [(n, k) for k, n in enumerate(NAMES)]
 
 
-def classes_with_a_wrong_square() -> tuple[NDArray[Any], NDArray[Any]]:
-    """Truth and map, which differ in the square from (128, 64) on and in two pixels elsewhere."""
+def map_with_a_wrong_square() -> NDArray[Any]:
+    """The truth, but for the square from (128, 64) on and two pixels elsewhere."""
     rng = np.random.default_rng(3)
     truth = np.kron(rng.integers(0, 3, (6, 6)), np.ones((32, 32))).astype(np.uint8)
     mapped = truth.copy()
     mapped[128:160, 64:96] = (mapped[128:160, 64:96] + 1) % 3
     mapped[0, 100:102] = (mapped[0, 100:102] + 1) % 3
-    return truth, mapped
+    return mapped
 
 
 def test_places_by_hand(tmp_path: Path) -> None:
     manifest = make_scene(tmp_path / "data")
-    truth, mapped = classes_with_a_wrong_square()
+    mapped = map_with_a_wrong_square()
     confidence = np.full((SIDE, SIDE), 127)
     confidence[96:128, 160:192] = 254 // 10
     attribution = np.zeros((SIDE, SIDE))
     attribution[32:64, 0:24] = 2
-    folder = write_map(
-        tmp_path / "map", mapped, confidence=confidence, attribution=attribution
-    )
+    folder = write_map(tmp_path / "map", mapped, confidence=confidence, attribution=attribution)
     found = shown(find_subjects(folder, scenes=[f"{manifest}#a"]))
     lists = {one.id: one.places for one in found.view.places}
     # Squares of 32 pixels, as the scene is small.
@@ -302,5 +300,5 @@ def test_points_of_a_sample_are_places(tmp_path: Path) -> None:
         assert place.text.endswith(f"mapped as {NAMES[classes[place.row, place.col]]}")
         assert view.labelling is None
     (folder / "class_map.tif").unlink()
-    with pytest.raises(DataError, match="is not there: no .* Name it with --map"):
+    with pytest.raises(DataError, match=r"is not there: no .* Name it with --map"):
         find_subjects(tmp_path / "points.gpkg")

@@ -111,5 +111,5 @@ def test_an_own_folder_is_replaced_and_no_other(made: Path, tmp_path: Path) -> N
     assert (out / "v" / "notes.txt").read_text() == "mine"
     assert sorted(out.rglob("*")) == sorted([*before, out / "v" / "notes.txt"])
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["page"]
-    with pytest.raises(OutputError, match="is no folder. Choose another name for --static"):
+    with pytest.raises(OutputError, match=r"is no folder. Choose another name for --static"):
         web.write_static(source, out / "index.json")

@@ -11,6 +11,7 @@ from terrafuse.errors import ConfigError, DataError, SceneNotFoundError, Terrafu
 from terrafuse.web.viewer.subjects import find_subjects, plain_id
 from viewed import SIDE, make_scene, write_map
 
+EMPTY = "classes: [{name: a}]\nmodalities: {x: {kind: optical, bands: [b]}}\nscenes: []\n"
 NOTHING = np.zeros((SIDE, SIDE))
 
 
@@ -48,6 +49,7 @@ def test_ids_are_plain_and_differ() -> None:
         (lambda p: p, DataError, "is no folder of a map (it has no class_map.tif), no run"),
         (lambda p: _file(p / "x.gpkg"), DataError, "Give the GeoPackage of `terrafuse sample`"),
         (lambda p: _file(p / "x.yaml"), ConfigError, "x.yaml"),
+        (lambda p: _file(p / "e.yaml", EMPTY), ConfigError, "'scenes' is empty; list at least"),
     ],
 )
 def test_what_is_nothing_of_ours(  # type: ignore[no-untyped-def]
@@ -58,19 +60,19 @@ def test_what_is_nothing_of_ours(  # type: ignore[no-untyped-def]
     assert text in str(error.value)
 
 
-def _file(path: Path) -> Path:
-    path.write_text("")
+def _file(path: Path, text: str = "") -> Path:
+    path.write_text(text)
     return path
 
 
 def test_scenes_that_are_not_there(tmp_path: Path) -> None:
     manifest = make_scene(tmp_path)
-    with pytest.raises(SceneNotFoundError, match="unknown scene 'b'.*Known: a"):
+    with pytest.raises(SceneNotFoundError, match=r"unknown scene 'b'.*Known: a"):
         find_subjects(manifest, scenes=["b"])
     folder = write_map(tmp_path / "map", NOTHING)
-    with pytest.raises(ConfigError, match="give it once, as dataset.yaml#id"):
+    with pytest.raises(ConfigError, match=r"give it once, as dataset.yaml#id"):
         find_subjects(folder, scenes=["a#b", "a#c"])
-    with pytest.raises(ConfigError, match="not of the form dataset.yaml#id"):
+    with pytest.raises(ConfigError, match=r"not of the form dataset.yaml#id"):
         find_subjects(folder, scenes=["a"])
-    with pytest.raises(ConfigError, match="--map names the map of a sample"):
+    with pytest.raises(ConfigError, match=r"--map names the map of a sample"):
         find_subjects(folder, map_=folder)

@@ -41,24 +41,28 @@ def serve_view(
     browser: bool = True,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     say: Say = print,
 ) -> None:
     """Serve the page of a map, a run, a data set or a sample until Ctrl-C.
 
     Args:
-        target: See `find_subjects`, as are `scenes` and `map_`.
+        target: See `find_subjects`, as are the other choices.
         port: To listen on; where it is taken, the next free one; 0: any.
         host: To listen on.
         browser: Whether to open the page in the user's browser.
         scenes: Those to show.
         map_: Of a sample.
+        subsets: Of a run, also map each modality alone, and all but one.
         say: Takes each line for the user.
 
     Raises:
         DataError: There is nothing to be shown.
         OutputError: No port is free there, or the host is not this machine's.
     """
-    preparer, app = open_viewer(target, host=host, scenes=scenes, map_=map_, say=say)
+    preparer, app = open_viewer(
+        target, host=host, scenes=scenes, map_=map_, subsets=subsets, say=say
+    )
     listening = listen(host, port, say)
     address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
     if host not in _LOCAL:
@@ -84,6 +88,7 @@ def open_viewer(
     host: str = HOST,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     say: Say | None = None,
 ) -> tuple[Preparer, FastAPI]:
     """The scenes of a page and its server, which does not listen yet; a single scene is ready.
@@ -91,7 +96,7 @@ def open_viewer(
     Raises:
         DataError: There is nothing to be shown.
     """
-    collection = find_subjects(target, scenes=scenes, map_=map_)
+    collection = find_subjects(target, scenes=scenes, map_=map_, subsets=subsets)
     routers, finish = painting_of(collection)
     preparer = Preparer(collection, finish=finish, say=say)
     if len(collection.subjects) == 1:
