@@ -20,7 +20,7 @@ CODE := src tests benchmarks docs frontend/scripts
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all fuzz mutants check lint types format web-types docs docs-serve notebooks wheel runtime-wheel web web-test web-lock bench clean distclean
+.PHONY: help install demo test test-all fuzz mutants check audit lint types format web-types docs docs-serve notebooks wheel runtime-wheel web web-test web-lock bench clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,12 @@ lint: $(STAMP) ## Format and lint, without changing files.
 
 types: $(STAMP) ## mypy, strict.
 	$(BIN)/mypy
+
+# What .venv has, and the page's lock file. Asks registries, and so is no test.
+audit: $(STAMP) ## Look for published vulnerabilities of what we depend on.
+	$(UV) pip freeze --python $(BIN)/python --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/installed.txt
+	$(UV) tool run pip-audit --requirement $(VENV)/installed.txt --no-deps --disable-pip
+	npm --prefix frontend audit --package-lock-only --audit-level=high
 
 format: $(STAMP) ## Format the code and mend what the linter can.
 	$(BIN)/ruff format $(CODE)

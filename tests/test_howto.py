@@ -211,6 +211,13 @@ PAGES: dict[str, Page] = {
     "own-rasters": Page(own_rasters),
     "check": Page(two_sensors),
     "split": Page(large_scenes),
+    "jobs": Page(
+        nothing,
+        skip={
+            "terrafuse serve runs/first": "tests/web/browser/test_service.py follows the page",
+            "from pathlib import Path": "it needs the service",
+        },
+    ),
     "map": Page(
         trained,
         skip={
@@ -229,6 +236,13 @@ PAGES: dict[str, Page] = {
         skip={
             "pip install": "tests/test_runtime_wheel.py installs it",
             "terrafuse export": "of a run; the page on export does that",
+        },
+    ),
+    "serve": Page(
+        nothing,
+        skip={
+            "terrafuse serve": "it ends with a signal; tests/web/test_serve_page.py asks one",
+            "from pathlib import Path": "of a service; tests/web/test_serve_page.py runs it",
         },
     ),
     "share": Page(trained, hub=True),

@@ -113,3 +113,50 @@ def test_no_file_of_the_package_is_ignored() -> None:
     assert listed.stdout == ""
     wheel = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["include"] == ["src/terrafuse", "configs"]
+
+
+def test_the_image_of_the_service_is_the_images_child() -> None:
+    text = (ROOT / "packaging" / "container" / "service.Containerfile").read_text()
+    lines = [li for li in re.sub(r"\\\n\s*", "", text).splitlines() if li and li[0] != "#"]
+    assert "FROM ${BASE}" in lines
+    assert f'org.opencontainers.image.version="{VERSION}"' in text
+    entry = json.loads(next(li for li in lines if li.startswith("ENTRYPOINT"))[11:])
+    assert entry[:2] == ["terrafuse", "serve"]
+    assert "--tokens" in entry  # it listens to all addresses
+    known = options_of("serve")
+    assert {word for word in entry if word.startswith("--")} <= known
+    health = next(li for li in lines if "CMD [" in li and li.startswith("HEALTHCHECK"))
+    code = json.loads(health[health.index("[") :])[2]
+    compile(code, "health", "exec")
+    assert "USER" not in text  # the first image's stays
+
+
+def options_of(verb: str) -> set[str]:
+    """Options of a command."""
+    from typer.main import get_command
+
+    from terrafuse.cli.app import app
+
+    command = get_command(app).commands[verb]  # type: ignore[attr-defined]
+    return {name for parameter in command.params for name in parameter.opts}
+
+
+def test_the_unit_starts_the_service() -> None:
+    text = (ROOT / "packaging" / "systemd" / "terrafuse-serve.service").read_text()
+    unit: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if "=" in line and line[0] not in "#;":
+            key, _, value = line.partition("=")
+            unit.setdefault(key, []).append(value)
+    words = unit["ExecStart"][0].split()
+    assert words[1:3] == ["serve", "$RUNS"]
+    known = options_of("serve")
+    named = re.findall(r"(?<!\S)--[a-z-]+", text)
+    assert set(named) - {"--now"} <= known
+    assert {"--data", "--root", "--workers"} <= set(named)
+    for key, value in {
+        "NoNewPrivileges": "yes", "ProtectSystem": "strict", "DynamicUser": "yes",
+        "CapabilityBoundingSet": "", "Restart": "on-failure", "StateDirectory": "terrafuse",
+    }.items():  # fmt: skip
+        assert unit[key] == [value], key
+    assert "PASSWORD" not in "".join(unit["Environment"])

@@ -127,6 +127,22 @@ class WorkerError(TerrafuseError, RuntimeError):
     """Processes that map a scene end before their work is done."""
 
 
+class ServiceError(TerrafuseError, OSError):
+    """A service refuses a request or cannot be reached, or a job there did not end well.
+
+    Args:
+        message: The service's own, where it has given one.
+        status: HTTP's; None: there was no answer.
+        retry_after: Seconds until another try makes sense.
+    """
+
+    def __init__(
+        self, message: str, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
+
+
 class MissingDependencyError(TerrafuseError, ImportError):
     """An optional package is required but not installed."""
 

@@ -376,8 +376,11 @@ def _dotted(node: ast.expr) -> str:
 def _exported(tree: ast.Module) -> list[str] | None:
     for node in tree.body:
         target = node.targets[0] if isinstance(node, ast.Assign) else None
+        if isinstance(node, ast.AnnAssign):
+            target = node.target
         if isinstance(target, ast.Name) and target.id == "__all__":
-            assert isinstance(node, ast.Assign)
+            assert isinstance(node, ast.Assign | ast.AnnAssign)
+            assert node.value is not None
             names: list[str] = list(ast.literal_eval(node.value))
             return names
     return None

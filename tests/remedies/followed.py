@@ -8,6 +8,10 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/web/service/test_files.py::test_the_route": (
+        "web.service.files:list_folder | Begin with /api/files",
+        "web.service.files:_plain | Begin with /api/files",
+    ),
     "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
         "api.exported:ExportedModel._model_on | Leave out --devices",
         "api.exported:open_model | Give --crop-size, --overlap",
@@ -490,6 +494,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
 
 #: Texts with a verb that tell what was done, or name things: no instructions.
 NO_INSTRUCTION: tuple[str, ...] = (
+    "web.service.app: | Not now; try again",  # of the description of an answer
+    "web.service.jobs:Queue._now | SELECT",
     "api.comparing:_notes | say nothing about other seeds",
     "reports.comparison_tables:_how | Values in %, differences in points",
     "reports.sweep_tables:_what_is_told | Differences with intervals",

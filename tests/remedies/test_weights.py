@@ -263,18 +263,18 @@ def save(folder: Path) -> Path:
 
 def test_folders_that_are_no_runs(tmp_path: Path) -> None:
     with refused(
-        "weights.saved_model:_read_json | Give the folder that 'terrafuse train --out' wrote"
+        "weights.run_info:_read_json | Give the folder that 'terrafuse train --out' wrote"
     ):
         read_run_info(tmp_path)
     run = save(tmp_path / "run")
     read_run_info(run)
     values = json.loads((run / "model.json").read_text())
     for place, text in {
-        "weights.saved_model:_read_json | Save the model again": "{",
-        "weights.saved_model:read_run_info | Save the model again": json.dumps(
+        "weights.run_info:_read_json | Save the model again": "{",
+        "weights.run_info:read_run_info | Save the model again": json.dumps(
             values | {"classes": 7}
         ),
-        "weights.saved_model:read_run_info | Use the terrafuse that wrote it, or train again": (
+        "weights.run_info:read_run_info | Use the terrafuse that wrote it, or train again": (
             json.dumps(values | {"format_version": "99"})
         ),
     }.items():

@@ -50,7 +50,7 @@ export function readCard(raw: Raw): ModelCard {
       kind: text(each.kind),
       bands: Array.isArray(each.bands) ? each.bands.map(String) : [],
       unit: each.unit ? text(each.unit) : null,
-      required: each.required !== false,
+      required: raw.supports_missing !== true,
     })),
     classes: list(raw.classes).map((each) => ({
       name: text(each.name),

@@ -12,6 +12,9 @@ export interface Source {
 export type Output = NonNullable<JobRequest['outputs']>[number];
 export const OUTPUTS: readonly Output[] = ['preview', 'polygons', 'areas'];
 
+/** Kinds of test-time augmentation, as `predict --tta` names them. */
+export const TTA = ['flips', 'turns', 'scales'] as const;
+
 export interface Draft {
   model: string | null;
   inputs: Record<string, Source[]>;
@@ -20,10 +23,13 @@ export interface Draft {
   priority: number;
   title: string;
   tta: string[];
+  /** Modality → how its values become those of the training; see `predict --convert`. */
+  convert: Record<string, string>;
+  trustValues: boolean;
 }
 
 export interface Problem {
-  /** Of the form: "model", "products" or "input:NAME". */
+  /** Of the form: "model", "products", "outputs" or "input:NAME". */
   field: string;
   text: string;
 }
@@ -37,6 +43,8 @@ export function emptyDraft(model: string | null): Draft {
     priority: 0,
     title: '',
     tta: [],
+    convert: {},
+    trustValues: false,
   };
 }
 
@@ -77,7 +85,11 @@ export function problems(draft: Draft, card: ModelCard | null): Problem[] {
     const text = 'Choose a raster of one modality at least.';
     found.push({ field: `input:${first.name}`, text });
   }
-  if (!draft.products.length) found.push({ field: 'products', text: 'Choose a product.' });
+  if (!draft.products.length) found.push({ field: 'products', text: 'Choose a map.' });
+  else if (draft.outputs.length && !draft.products.includes('class_map')) {
+    const text = `${draft.outputs.join(' and ')} are made of the class map: choose it too.`;
+    found.push({ field: 'outputs', text: text.charAt(0).toUpperCase() + text.slice(1) });
+  }
   return found;
 }
 
@@ -89,6 +101,9 @@ export function toRequest(draft: Draft, card: ModelCard): JobRequest {
     if (values.length === 1) rasters[name] = values[0] as string;
     else if (values.length) rasters[name] = values;
   }
+  const convert = Object.entries(draft.convert)
+    .map(([name, text]): [string, string] => [name, text.trim()])
+    .filter(([name, text]) => text && name in rasters);
   return {
     model: card.name,
     rasters,
@@ -97,6 +112,8 @@ export function toRequest(draft: Draft, card: ModelCard): JobRequest {
     tta: draft.tta,
     priority: draft.priority,
     title: draft.title.trim(),
+    convert: Object.fromEntries(convert),
+    trust_values: draft.trustValues,
   };
 }
 
@@ -115,5 +132,7 @@ export function fromRequest(request: JobRequest): Draft {
     priority: request.priority ?? 0,
     title: request.title ?? '',
     tta: request.tta ?? [],
+    convert: request.convert ?? {},
+    trustValues: request.trust_values ?? false,
   };
 }

@@ -1,4 +1,4 @@
-// Generated from document.py and messages.py by `make web-types`; not edited by hand.
+// Generated from the server's models by `make web-types`; not edited by hand.
 
 export const FORMAT = 1;
 
@@ -307,6 +307,8 @@ export interface ViewIndex {
  *     overlap: Of windows.
  *     priority: Higher first, -10 to 10; positive ones need a token that may.
  *     title: Free text.
+ *     convert: Modality → how its values become those of the training, as `predict --convert`.
+ *     trust_values: Map values of another scale as they are.
  */
 export interface JobRequest {
   model?: string | null;
@@ -319,6 +321,8 @@ export interface JobRequest {
   overlap?: number | null;
   priority?: number;
   title?: string;
+  convert?: Record<string, string>;
+  trust_values?: boolean;
 }
 
 /**
@@ -387,4 +391,49 @@ export interface Upload {
   name: string;
   bytes: number;
   sha256: string;
+}
+
+/**
+ * A folder; `path` leads to it.
+ */
+export interface FolderEntry {
+  name: string;
+  path: string;
+}
+
+/**
+ * A raster; `path` names it in requests.
+ */
+export interface RasterEntry {
+  name: string;
+  path: string;
+  bytes: number;
+}
+
+/**
+ * A folder of those that the service reads.
+ *
+ * Args:
+ *     path: Relative to the service's folders, with "/"; "": they themselves.
+ *     left_out: Entries beyond the longest list.
+ */
+export interface FolderListing {
+  path: string;
+  folders: FolderEntry[];
+  rasters: RasterEntry[];
+  left_out: number;
+}
+
+/**
+ * Who asks.
+ *
+ * Args:
+ *     name: Of the token; "local" without tokens.
+ *     may: Of "priority", "upload", "urls", "all".
+ *     has_session: Whether there is anything to sign out of.
+ */
+export interface Asker {
+  name: string;
+  may: string[];
+  has_session: boolean;
 }

@@ -29,7 +29,9 @@ from terrafuse.cli.predict import predict
 from terrafuse.cli.pretrain import pretrain
 from terrafuse.cli.push import push
 from terrafuse.cli.reference import areas, sample
+from terrafuse.cli.serve import serve, serve_worker
 from terrafuse.cli.sweep import sweep
+from terrafuse.cli.token import token_app
 from terrafuse.cli.view import view
 from terrafuse.version import VERSION
 
@@ -42,6 +44,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(configs_app, name="configs")
+app.add_typer(token_app, name="token")
 app.command("check-method")(check_method)
 app.command()(generate)
 app.command()(pretrain)
@@ -212,6 +215,8 @@ app.command()(mosaic)
 app.command()(sample)
 app.command()(areas)
 app.command()(push)
+app.command()(serve)
+app.command("serve-worker")(serve_worker)
 
 
 @app.command()

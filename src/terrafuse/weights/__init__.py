@@ -27,10 +27,10 @@ if TYPE_CHECKING:
         MODEL_JSON,
         STATE_FILE,
         RunInfo,
+        read_run_info,
     )
     from terrafuse.weights.saved_model import (
         check_same_scheme,
-        read_run_info,
         read_state,
         save_model,
         write_further_metrics,
@@ -64,10 +64,10 @@ else:  # descriptions are read where torch is not installed, too
                 "MODEL_JSON",
                 "STATE_FILE",
                 "RunInfo",
+                "read_run_info",
             ),
             "terrafuse.weights.saved_model": (
                 "check_same_scheme",
-                "read_run_info",
                 "read_state",
                 "save_model",
                 "write_further_metrics",

@@ -37,8 +37,8 @@ from terrafuse.weights.hub import (
     plain_where_nobody_looks,
     why_not,
 )
-from terrafuse.weights.run_info import METRICS_JSON, MODEL_JSON, STATE_FILE
-from terrafuse.weights.saved_model import read_run_info, read_state
+from terrafuse.weights.run_info import METRICS_JSON, MODEL_JSON, STATE_FILE, read_run_info
+from terrafuse.weights.saved_model import read_state
 from terrafuse.writing import is_trace, partial_folder
 
 if TYPE_CHECKING:

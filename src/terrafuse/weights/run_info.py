@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from terrafuse.classes import ClassScheme
 from terrafuse.config.base import with_present_names
+from terrafuse.errors import WeightsError, WeightsMismatchError, WeightsNotFoundError, cut
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.version import VERSION
 from terrafuse.weights.stac import stac_fields
+from terrafuse.writing import complete
 
 FORMAT_VERSION = 1
 #: Files of a run folder.
@@ -118,6 +122,34 @@ class RunInfo:
         )
 
 
+def read_run_info(folder: str | Path) -> RunInfo:
+    """Read the description of the model in a run folder.
+
+    Raises:
+        WeightsNotFoundError: The folder is not a run folder.
+        WeightsMismatchError: It was written in the format of another terrafuse version.
+        WeightsError: `model.json` is damaged.
+        OutputError: Its files were being replaced when a process was killed, and cannot be now.
+    """
+    path = Path(folder) / MODEL_JSON
+    complete(folder)
+    values = _read_json(path)
+    found = values.get("format_version")
+    if found != FORMAT_VERSION:
+        raise WeightsMismatchError(
+            f"'{path}' has format version {cut(found)}, written by terrafuse "
+            f"{cut(values.get('terrafuse_version', '(unknown)'))}; this is terrafuse "
+            f"{VERSION}, which reads version {FORMAT_VERSION}. "
+            "Use the terrafuse that wrote it, or train again"
+        )
+    try:
+        return RunInfo.from_dict(values)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WeightsError(
+            f"'{path}' is damaged: {cut(fault_of(error), 600)}. Save the model again"
+        ) from None
+
+
 # Kinds of values that nothing else checks before they are used.
 _KINDS: dict[tuple[str, ...], type] = {
     ("method", "name"): str,
@@ -153,3 +185,18 @@ def null_for_nan(value: Any) -> Any:
 
 def _nan_for_null(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: [math.nan if v is None else v for v in inner] for key, inner in values.items()}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise WeightsNotFoundError(
+            f"'{path.parent}' is not a run folder: it holds no {path.name}. "
+            "Give the folder that 'terrafuse train --out' wrote"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"'{path}' cannot be read: {error}. Save the model again") from None
+    if not isinstance(values, dict):
+        raise WeightsError(f"'{path}' does not describe a model: it holds no keys")
+    return values

@@ -19,24 +19,18 @@ from terrafuse.classes import ClassScheme
 from terrafuse.errors import (
     ChecksumError,
     ConfigError,
-    WeightsError,
-    WeightsMismatchError,
-    WeightsNotFoundError,
-    cut,
 )
-from terrafuse.version import VERSION
 from terrafuse.weights.digests import digest
 from terrafuse.weights.files import read_weights, write_tensors
 from terrafuse.weights.run_info import (
-    FORMAT_VERSION,
     METRICS_JSON,
     MODEL_JSON,
     STATE_FILE,
     RunInfo,
-    fault_of,
     null_for_nan,
+    read_run_info,
 )
-from terrafuse.writing import complete, written_whole
+from terrafuse.writing import written_whole
 
 #: Writes a file at a path.
 Writer = Callable[[Path], None]
@@ -99,34 +93,6 @@ def _write_scores(path: Path, metrics: Mapping[str, Any], beside: Mapping[str, W
             write(other)
 
 
-def read_run_info(folder: str | Path) -> RunInfo:
-    """Read the description of the model in a run folder.
-
-    Raises:
-        WeightsNotFoundError: The folder is not a run folder.
-        WeightsMismatchError: It was written in the format of another terrafuse version.
-        WeightsError: `model.json` is damaged.
-        OutputError: Its files were being replaced when a process was killed, and cannot be now.
-    """
-    path = Path(folder) / MODEL_JSON
-    complete(folder)
-    values = _read_json(path)
-    found = values.get("format_version")
-    if found != FORMAT_VERSION:
-        raise WeightsMismatchError(
-            f"'{path}' has format version {cut(found)}, written by terrafuse "
-            f"{cut(values.get('terrafuse_version', '(unknown)'))}; this is terrafuse "
-            f"{VERSION}, which reads version {FORMAT_VERSION}. "
-            "Use the terrafuse that wrote it, or train again"
-        )
-    try:
-        return RunInfo.from_dict(values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WeightsError(
-            f"'{path}' is damaged: {cut(fault_of(error), 600)}. Save the model again"
-        ) from None
-
-
 def read_state(folder: str | Path, info: RunInfo | None = None) -> dict[str, Tensor]:
     """Read the state dict in a run folder.
 
@@ -172,21 +138,6 @@ def check_same_scheme(info: RunInfo, scheme: ClassScheme, where: str) -> None:
         f"{where} has the classes {', '.join(scheme.names)}{order}; the model was trained for "
         f"{', '.join(info.scheme.names)}. Use a manifest with the model's classes"
     )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise WeightsNotFoundError(
-            f"'{path.parent}' is not a run folder: it holds no {path.name}. "
-            "Give the folder that 'terrafuse train --out' wrote"
-        ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise WeightsError(f"'{path}' cannot be read: {error}. Save the model again") from None
-    if not isinstance(values, dict):
-        raise WeightsError(f"'{path}' does not describe a model: it holds no keys")
-    return values
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -33,6 +33,8 @@ class JobRequest(Message):
         overlap: Of windows.
         priority: Higher first, -10 to 10; positive ones need a token that may.
         title: Free text.
+        convert: Modality → how its values become those of the training, as `predict --convert`.
+        trust_values: Map values of another scale as they are.
     """
 
     model: str | None = Field(None, max_length=200)
@@ -45,6 +47,8 @@ class JobRequest(Message):
     overlap: int | None = Field(None, ge=0, le=65536)
     priority: int = Field(0, ge=-10, le=10)
     title: str = Field("", max_length=200)
+    convert: dict[str, str] = Field(default_factory=dict, max_length=32)
+    trust_values: bool = False
 
 
 class ResultFile(Message):

@@ -1,0 +1,42 @@
+"""Who asks, for endpoints; and what somebody may."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from terrafuse.web.access.tokens import LOCAL, Right, User
+from terrafuse.web.service.refusals import Refusal
+
+#: What a right allows, as messages say it.
+_DEEDS: dict[Right, str] = {
+    "priority": "put jobs before those of others",
+    "upload": "send rasters",
+    "urls": "name rasters by address",
+    "all": "change jobs of others",
+}
+
+
+def current_user(request: Request) -> User:
+    """The user of a request, as access control has found out; a dependency of all routes.
+
+    Raises:
+        Refusal: 401: nobody, at an address that is open to all.
+    """
+    user: User | None = getattr(request.state, "user", LOCAL)
+    if user is None:
+        raise Refusal(401, "no valid token was given. Send one as 'Authorization: Bearer TOKEN'")
+    return user
+
+
+def require(user: User, right: Right) -> None:
+    """Refuse what a user may not.
+
+    Raises:
+        Refusal: 403.
+    """
+    if right not in user.may:
+        raise Refusal(
+            403,
+            f"the token of '{user.name}' may not {_DEEDS[right]}. Ask whoever runs the service for "
+            f"one that was made with --may {right}",
+        )
