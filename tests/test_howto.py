@@ -211,6 +211,13 @@ PAGES: dict[str, Page] = {
     "own-rasters": Page(own_rasters),
     "check": Page(two_sensors),
     "split": Page(large_scenes),
+    "jobs": Page(
+        nothing,
+        skip={
+            "terrafuse serve runs/first": "tests/web/browser/test_service.py follows the page",
+            "from pathlib import Path": "it needs the service",
+        },
+    ),
     "map": Page(
         trained,
         skip={

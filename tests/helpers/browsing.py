@@ -73,9 +73,15 @@ class Shown:
         self.page.wait_for_selector(".stage .map canvas", state="attached")
         # A change is seen with the next frame, and what it lacks is asked for after that one.
         self.page.wait_for_function(
-            "() => new Promise(go => requestAnimationFrame(() => setTimeout(() =>"
-            " requestAnimationFrame(() => setTimeout(go, 40)), 40))).then(() =>"
-            " !document.querySelector('.stage[data-busy]'))"
+            """async () => {
+              const busy = () => document.querySelector('.stage[data-busy]') !== null;
+              const frame = () =>
+                new Promise(go => requestAnimationFrame(() => setTimeout(go, 30)));
+              await frame(); await frame();
+              if (busy()) return false;
+              await frame(); await frame();
+              return !busy();
+            }"""
         )
 
     def link(self, **parts: object) -> None:

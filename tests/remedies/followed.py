@@ -8,6 +8,10 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/web/service/test_files.py::test_the_route": (
+        "web.service.files:list_folder | Begin with /api/files",
+        "web.service.files:_plain | Begin with /api/files",
+    ),
     "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
         "api.exported:ExportedModel._model_on | Leave out --devices",
         "api.exported:open_model | Give --crop-size, --overlap",

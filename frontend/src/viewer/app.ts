@@ -58,6 +58,8 @@ export class App {
   private linkTimer: ReturnType<typeof setTimeout> | undefined;
   private noticeTimer: ReturnType<typeof setTimeout> | undefined;
   private opening = 0;
+  private pending = 0;
+  private isDrawing = false;
   readonly parts: Record<'bar' | 'layers' | 'stage' | 'details' | 'tabs' | 'readout' | 'notice' | 'help', HTMLElement>;
   private readonly swipeBar: SwipeBar;
 
@@ -169,7 +171,10 @@ export class App {
         this.later();
       },
       view: () => this.viewChanged(),
-      busy: (isBusy) => this.parts.stage.toggleAttribute('data-busy', isBusy),
+      busy: (isBusy) => {
+        this.isDrawing = isBusy;
+        this.pend(0);
+      },
     }, finest); // prettier-ignore
     this.arrange();
     this.applyPlace();
@@ -225,10 +230,16 @@ export class App {
         if (this.errors.get(id) === error.message) return;
         this.errors.set(id, error.message);
         this.later();
-      });
+      }, (change) => this.pend(change)); // prettier-ignore
       this.tiles.set(id, tiles);
     }
     return tiles;
+  }
+
+  /** Show that tiles are read or drawn. */
+  private pend(change: number): void {
+    this.pending += change;
+    this.parts.stage.toggleAttribute('data-busy', this.isDrawing || this.pending > 0);
   }
 
   get layers(): Layer[] {

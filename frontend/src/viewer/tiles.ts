@@ -45,6 +45,7 @@ export class LayerTiles {
     base: string,
     projection: Projection,
     private readonly onerror: (error: Error) => void,
+    private readonly onpending: (change: number) => void = () => undefined,
   ) {
     this.raster = new Raster(layer, base);
     this.painter = painterOf(layer, style, classes);
@@ -73,11 +74,14 @@ export class LayerTiles {
   }
 
   private async tile(z: number, x: number, y: number): Promise<HTMLCanvasElement> {
+    this.onpending(1);
     try {
       return await this.paint(this.resolutions[z]!, x, y);
     } catch (error) {
       this.onerror(error instanceof Error ? error : new Error(String(error)));
       throw error;
+    } finally {
+      this.onpending(-1);
     }
   }
 
