@@ -253,8 +253,7 @@ def _is_readable(dataset: Any) -> bool:
     stored = dataset.tags(ns="IMAGE_STRUCTURE")
     bands = [dataset.tags(b, ns="IMAGE_STRUCTURE") for b in dataset.indexes]
     side = max(dataset.height, dataset.width)
-    halves = dataset.overviews(1)
-    wanted = [2 ** (n + 1) for n in range(len(halves))]
+    halves = len(dataset.overviews(1))
     rows, cols = dataset.block_shapes[0]
     return (
         stored.get("COMPRESSION", "").upper() in _COMPRESSIONS
@@ -263,9 +262,17 @@ def _is_readable(dataset: Any) -> bool:
         and dataset.dtypes[0] in _DTYPES
         and len(set(map(str, dataset.nodatavals))) == 1  # NaN differs from itself
         and (side <= SMALL or (rows * cols <= _LARGEST_BLOCK and rows > 1))
-        and halves == wanted
-        and side / 2 ** len(halves) <= SMALL
+        and side / 2**halves <= SMALL
+        and all(_is_half(dataset, level) for level in range(halves))
     )
+
+
+def _is_half(dataset: Any, level: int) -> bool:
+    """Whether an overview has the size of a raster halved so often; GDAL rounds the factor."""
+    step = 2 ** (level + 1)
+    with rasterio.open(dataset.name, OVERVIEW_LEVEL=level) as overview:
+        sizes = (overview.height, overview.width)
+    return bool(sizes == (-(-dataset.height // step), -(-dataset.width // step)))
 
 
 def write_copy(
