@@ -211,6 +211,13 @@ PAGES: dict[str, Page] = {
     "own-rasters": Page(own_rasters),
     "check": Page(two_sensors),
     "split": Page(large_scenes),
+    "jobs": Page(
+        nothing,
+        skip={
+            "terrafuse serve runs/first": "tests/web/browser/test_service.py follows the page",
+            "from pathlib import Path": "it needs the service",
+        },
+    ),
     "map": Page(
         trained,
         skip={
@@ -238,6 +245,13 @@ PAGES: dict[str, Page] = {
         },
     ),
     "share": Page(trained, hub=True),
+    "label": Page(
+        two_sensors,
+        skip={
+            "terrafuse train run.yaml": "tests/training/test_painted.py trains on such polygons",
+            "terrafuse compare runs/": "tests/api/test_comparing.py compares runs",
+        },
+    ),
     "areas": Page(mapped, skip={"terrafuse demo": "minutes; tests/test_demo.py runs it"}),
     "confidence": Page(demo, skip={"terrafuse demo": "tests/test_demo.py runs it"}),
     "synergy": Page(

@@ -26,6 +26,19 @@ const notePackages = {
   },
 };
 
+// LERC and Zstandard come as WebAssembly, which the server's security policy forbids; rasters in them
+// are copied by the server.
+const withoutWasm = {
+  name: 'without-wasm',
+  enforce: 'pre',
+  load(id) {
+    const found = /geotiff\/dist-module\/compression\/(lerc|zstd)\.js$/.exec(id);
+    if (!found) return null;
+    const message = `rasters compressed by ${found[1].toUpperCase()} are not read in a browser`;
+    return `export const zstd = { init: async () => { throw new Error('${message}') } }; export default null;`;
+  },
+};
+
 await rm(out, { recursive: true, force: true });
 await mkdir(path.join(out, 'assets'), { recursive: true });
 for (const [name, html] of Object.entries(pages)) {
@@ -34,7 +47,7 @@ for (const [name, html] of Object.entries(pages)) {
     configFile: false,
     publicDir: false,
     logLevel: 'warn',
-    plugins: [notePackages],
+    plugins: [withoutWasm, notePackages],
     define: { 'process.env.NODE_ENV': '"production"' },
     build: {
       outDir: path.join(out, 'assets'),

@@ -1,7 +1,7 @@
 """Write frontend/src/shared/contract.ts: what the page and the server agree on, in TypeScript.
 
-The models of `terrafuse.web.viewer.document` and `terrafuse.web.service.messages` are the source;
-`make web-types` runs this, and tests/web/test_contract.py compares.
+The models of `terrafuse.web.viewer.document` and of `terrafuse.web.service` are the source; `make
+web-types` runs this, and tests/web/test_contract.py compares.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from terrafuse.web.service import messages
+from terrafuse.web.service import asker, files, messages
 from terrafuse.web.viewer import document
 
 TARGET = Path(__file__).resolve().parents[1] / "src" / "shared" / "contract.ts"
@@ -29,13 +29,13 @@ Schema = dict[str, Any]
 def contract() -> str:
     """The whole file."""
     parts = [
-        "// Generated from document.py and messages.py by `make web-types`; not edited by hand.\n",
+        "// Generated from the server's models by `make web-types`; not edited by hand.\n",
         f"export const FORMAT = {document.FORMAT};\n",
         'export type Role = Layer["role"];\nexport type JobState = Job["state"];\n',
         "/** States that a job does not leave by itself. */\n"
         f"export const ENDED: readonly JobState[] = {json.dumps(messages.ENDED)};\n",
     ]
-    for module in (document, messages):
+    for module in (document, messages, files, asker):
         parts += [_interface(model) for model in _models(module)]
     return "\n".join(parts)
 

@@ -70,6 +70,8 @@ describe('figures', () => {
     // Never 100 % before the end.
     expect(progress(job('a', { state: 'running', done: 199, total: 200 }))).toBe('199 of 200 units, 99 %');
     expect(progress(job('a', { state: 'running' }))).toBe('starting');
+    expect(progress(job('a', { state: 'running', done: 0, total: 1 }))).toBe('0 of 1 unit, 0 %');
+    expect(progress(job('a', { state: 'running', done: 9, total: 9 }))).toBe('writing the files');
     expect(percent(0.55976)).toBe('56.0 %');
   });
 });
@@ -140,7 +142,7 @@ describe('the store', () => {
     const store = new JobStore();
     store.put(job('a', { state: 'running', done: 1 }));
     const asked = store.moment();
-    store.patch('a', { done: 5 });
+    store.put(job('a', { state: 'running', done: 5 }));
     store.merge([job('a', { state: 'running', done: 2 })], asked, true);
     expect(store.get('a')!.done).toBe(5);
     store.merge([job('a', { state: 'running', done: 7 })], store.moment(), true);
@@ -199,7 +201,7 @@ describe('events', () => {
     const sources: Played[] = [];
     const waits: number[] = [];
     let pending: () => void = () => undefined;
-    const seen: Partial<Job>[] = [];
+    const seen: Job[] = [];
     let ends = 0;
     const stream = follow(
       'events',
@@ -224,12 +226,12 @@ describe('events', () => {
 
   it('tell of changes until the job ends', () => {
     const { sources, seen, ends } = setUp();
-    sources[0]!.play('progress', { done: 1, total: 4, state: 'running' });
-    sources[0]!.play('message', { done: 2 });
+    const states = [job('a', { done: 1 }), job('a', { state: 'done' })];
+    for (const each of states) sources[0]!.play('message', each);
     expect(ends()).toBe(0);
-    sources[0]!.play('state', { state: 'done' });
-    sources[0]!.play('progress', { done: 3 });
-    expect(seen).toEqual([{ done: 1, total: 4, state: 'running' }, { done: 2 }, { state: 'done' }]);
+    sources[0]!.play('end', 'done');
+    sources[0]!.play('message', job('a'));
+    expect(seen).toEqual(states);
     expect(ends()).toBe(1);
     expect(sources[0]!.readyState).toBe(2);
   });
@@ -246,7 +248,7 @@ describe('events', () => {
       again();
     }
     expect(waits).toEqual([1000, 2000, 4000, 8000, 16000, 30000, 30000]);
-    sources.at(-1)!.play('progress', { done: 1 });
+    sources.at(-1)!.play('message', job('a'));
     sources.at(-1)!.close();
     sources.at(-1)!.play('error');
     expect(waits.at(-1)).toBe(1000);
@@ -254,14 +256,14 @@ describe('events', () => {
   it('are silent once closed', () => {
     const { stream, sources, seen, waits } = setUp();
     stream.close();
-    sources[0]!.play('progress', { done: 1 });
+    sources[0]!.play('message', job('a'));
     sources[0]!.play('error');
     expect([seen, waits]).toEqual([[], []]);
   });
   it('pass over what is no message of the service', () => {
     const { sources, seen } = setUp();
-    sources[0]!.play('progress');
-    sources[0]!.play('progress', 5);
+    sources[0]!.play('message');
+    sources[0]!.play('message', 5);
     expect(seen).toEqual([]);
   });
 });

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sqlite3
@@ -36,8 +37,8 @@ from terrafuse.data.painted import (
     write_layer,
 )
 from terrafuse.errors import ConfigError, DataError, LabelError, OutputError
-from terrafuse.sampling import labelled_scenes
 from terrafuse.samples import Window
+from terrafuse.sampling import labelled_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 MakeRaster = Callable[..., Path]
@@ -126,7 +127,8 @@ def test_a_pixel_has_the_class_of_the_last_polygon_over_its_centre(
     np.testing.assert_array_equal(scene.read_labels(Window(0, 0, HEIGHT, WIDTH)), wanted)
     beyond = scene.read_labels(Window(-2, 5, 8, 40))
     np.testing.assert_array_equal(beyond[2:, : WIDTH - 5], wanted[:6, 5:])
-    assert (beyond[:2] == 255).all() and (beyond[:, WIDTH - 5 :] == 255).all()
+    assert (beyond[:2] == 255).all()
+    assert (beyond[:, WIDTH - 5 :] == 255).all()
     assert scene.painted_pixels == 8 * 5 + 4 * 13 - 2 * 2
     assert pickle.loads(pickle.dumps(scene)).painted_pixels == scene.painted_pixels
 
@@ -159,9 +161,12 @@ def test_a_scene_without_labels_is_labelled_where_it_is_painted(manifest: Manife
     scenes = labelled_scenes(dataset, ["train"])
     assert [scene.id for scene in scenes] == ["a/1", "b"]
     labels = scenes[1].read_labels(Window(0, 0, HEIGHT, WIDTH))
-    assert (labels[:2, :3] == 2).all() and (labels == 2).sum() == 6 and (labels == 255).sum() == 594
+    assert (labels[:2, :3] == 2).all()
+    assert (labels == 2).sum() == 6
+    assert (labels == 255).sum() == 594
     counts = class_counts(scenes, dataset.scheme)
-    assert counts[2] == 6 and class_counts(scenes[:1], dataset.scheme)[2] == 0
+    assert counts[2] == 6
+    assert class_counts(scenes[:1], dataset.scheme)[2] == 0
     assert scenes[1].read(Window(0, 0, 4, 4)).labels is not None
 
 
@@ -205,14 +210,15 @@ def test_painted_polygons_can_be_ignored_or_taken_from_elsewhere(
 def test_what_is_kept_of_a_data_set_changes_with_the_polygons(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("terrafuse.data.kept._SETTLED_NS", -10**12)
+    monkeypatch.setattr("terrafuse.data.kept._SETTLED_NS", -(10**12))
     digests = [open_keeper(opened(manifest)).digest]
     for edge in (3, 4):
         paint(manifest, "b", polygon("p", "mine", 0, 0, edge, 2))
         digests.append(open_keeper(opened(manifest)).digest)
     paint(manifest, "b", polygon("p", "crop", 0, 0, 4, 2))
     digests.append(open_keeper(opened(manifest)).digest)
-    assert len(set(digests)) == 4 and all(digests)
+    assert len(set(digests)) == 4
+    assert all(digests)
     paint(manifest, "t", polygon("p", "crop", 0, 0, 4, 2))  # nothing that is learnt from
     assert open_keeper(opened(manifest)).digest == digests[-1]
 
@@ -221,7 +227,9 @@ def test_validate_and_check_see_the_polygons(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TERRAFUSE_KEEP", "no")
-    assert any(f.code == "no-labels" and f.scene == "b" for f in data_check(manifest.path, quick=True))
+    assert any(
+        f.code == "no-labels" and f.scene == "b" for f in data_check(manifest.path, quick=True)
+    )
     paint(manifest, "b", polygon("p", "mine", 0, 0, 3, 2))
     said: list[str] = []
     found = data_check(manifest.path, quick=True, say=said.append)
@@ -233,24 +241,29 @@ def test_validate_and_check_see_the_polygons(
         "method: {name: single, backbone: resnet10t}\n"
     )
     facts = validate(run)
-    assert facts["painted"]["polygons"] == 1 and facts["painted"]["scenes"] == 1
+    assert facts["painted"]["polygons"] == 1
+    assert facts["painted"]["scenes"] == 1
 
 
 def test_unknown_classes_are_refused_with_their_polygon(manifest: Manifest) -> None:
     path = paint(manifest, "b", polygon("p1", "mine", 0, 0, 3, 2))
     text = manifest.path.read_text().replace("mine", "quarry")
     manifest.path.write_text(text)
-    with pytest.raises(LabelError, match=r"painted polygon 'p1' \('.*', scene 'b'\): unknown class"):
+    with pytest.raises(
+        LabelError, match=r"painted polygon 'p1' \('.*', scene 'b'\): unknown class"
+    ):
         opened(manifest)
     assert opened(manifest, painted="ignore").painted is None
     with closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE b SET class = NULL")
         database.commit()
-    with pytest.raises(LabelError, match="has no class. Give it one in a GIS, or remove it"):
+    with pytest.raises(LabelError, match=r"has no class\. Give it one in a GIS, or remove it"):
         opened(manifest)
 
 
-def test_polygons_of_a_place_that_moved_are_told(manifest: Manifest, make_raster: MakeRaster) -> None:
+def test_polygons_of_a_place_that_moved_are_told(
+    manifest: Manifest, make_raster: MakeRaster
+) -> None:
     paint(manifest, "b", polygon("p", "mine", 0, 0, 3, 2))
     image = np.ones((1, HEIGHT, WIDTH), np.uint8)
     far = Affine.translation(9_000, 0) @ GRIDS["rotated"][1]
@@ -287,7 +300,8 @@ def test_other_scenes_and_what_a_gis_added_stay(manifest: Manifest) -> None:
     assert after.ids == ("q", "feature-3", "feature-4")
     assert [more["note"] for more in after.more] == ["seen in May", None, None]
     assert after.painted_at == layer.painted_at[1:]
-    assert read_layer(path, "b") == other and read_layer(path, "b").etag == other.etag
+    assert read_layer(path, "b") == other
+    assert read_layer(path, "b").etag == other.etag
     assert read_layer(path, "none") is NOTHING
     columns = set(pyogrio.read_info(path, layer="a_1")["fields"])
     assert columns == {*painting.COLUMNS, "note"}
@@ -304,7 +318,8 @@ def test_scenes_of_alike_names_have_layers_of_their_own(manifest: Manifest) -> N
     for number, id in enumerate(ids, start=1):
         assert shapely.total_bounds(pixel_shapes(layers[id], grid))[2] == number
     dataset = opened(manifest)
-    assert dataset.painted is not None and dict(dataset.painted.strangers) == dict.fromkeys(ids, 1)
+    assert dataset.painted is not None
+    assert dict(dataset.painted.strangers) == dict.fromkeys(ids, 1)
     assert any("the manifest has no such scene" in line for line in dataset.painted.lines())
 
 
@@ -371,7 +386,7 @@ def test_a_damaged_file_is_one_message(manifest: Manifest, damage: str) -> None:
     else:
         path.write_bytes({"cut": content[: len(content) // 2], "text": b"no database, but text",
                           "empty": b""}[damage])  # fmt: skip
-    with pytest.raises(DataError, match="cannot be read as painted polygons: .*Mend it in a GIS"):
+    with pytest.raises(DataError, match=r"cannot be read as painted polygons: .*Mend it in a GIS"):
         opened(manifest)
     damaged = path.read_bytes()
     with pytest.raises(DataError, match="cannot be read as painted polygons"):
@@ -383,12 +398,39 @@ def test_shapes_are_brought_into_order(manifest: Manifest) -> None:
     grid = manifest.scene("b").grid
     bow = shapely.Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])
     shape, said = checked_shape(bow, grid, "it")
-    assert shape.is_valid and shape.area == 8 and "crossed itself" in said
+    assert shape.is_valid
+    assert shape.area == 8
+    assert "crossed itself" in said
     shape, said = checked_shape(shapely.box(-5, 18, 3, 25), grid, "it")
-    assert shape.bounds == (0, 18, 3, HEIGHT) and "outside the scene was cut off" in said
+    assert shape.bounds == (0, 18, 3, HEIGHT)
+    assert "outside the scene was cut off" in said
     for wrong in (shapely.box(40, 0, 50, 10), shapely.Polygon(), shapely.Point(1, 1),
                   shapely.Polygon([(0, 0), (1, 1), (2, 2)])):  # fmt: skip
         with pytest.raises(LabelError, match="area"):
             checked_shape(wrong, grid, "polygon 'x'")
     with pytest.raises(LabelError, match="not finite"):
         checked_shape(shapely.Polygon([(0, 0), (1e10, 0), (3, 3)]), grid, "polygon 'x'")
+
+
+def test_painted_polygons_are_listed_and_removed(
+    manifest: Manifest, command_line: Callable[..., tuple[int, str, str]]
+) -> None:
+    listed = ("data", "labels", manifest.path)
+    assert command_line(*listed)[1].startswith("nothing is painted beside '")
+    paint(manifest, "a/1", polygon("p", "mine", 0, 0, 3, 2), polygon("q", "soil", 0, 0, 3, 2))
+    path = paint(manifest, "t", polygon("p", "crop", 0, 0, 3, 2))
+    code, text, _ = command_line(*listed)
+    assert code == 0
+    assert text.splitlines() == [
+        str(path),
+        "  a/1 (split train): 1 mine, 1 soil",
+        "  t (split test, not learnt from): 1 crop",
+    ]
+    code, _, said = command_line(*listed, "--remove", "b")
+    assert code == 2
+    assert "unknown painted scene 'b'" in said
+    code, text, _ = command_line(*listed, "--remove", "a/1", "--json")
+    assert list(json.loads(text)["scenes"]) == ["t"]
+    assert json.loads(text)["scenes"]["t"]["is_learnt_from"] is False
+    assert read_layer(path, "a/1").ids == ()
+    assert read_layer(path, "t").classes == ("crop",)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -16,13 +15,16 @@ import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.responses import StreamingResponse as Streaming
-from fastapi.staticfiles import StaticFiles
 
 import terrafuse.web
 from terrafuse.web.access.guard import SECURITY_HEADERS
+from terrafuse.web.access.tokens import Right
+from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
 from terrafuse.web.service.refusals import Refusal, answer_refusals
+from terrafuse.web.service.users import LOCAL, User
+from terrafuse.web.service.viewing import add_page
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
 _PAGE_OF_JOBS = 20
@@ -75,18 +77,21 @@ class FakeService:
         roots: Folders that the chooser shows.
         preview: PNG of finished jobs.
         token: That is asked for; "": none is.
+        may: What its user may.
         requests: Method and path of every request.
     """
 
     roots: tuple[Path, ...] = ()
     preview: Path | None = None
     token: str = ""
+    may: frozenset[Right] = frozenset(("upload",))
     address: str = ""
     jobs: dict[str, Job] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    #: Status by which streams are refused; 0: they are not.
+    #: Status by which streams and lists are refused; 0: they are not.
     refuses_streams: int = 0
+    refuses_lists: int = 0
     #: Grows by one when all streams are to break off.
     breaks: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -119,7 +124,7 @@ class FakeService:
         return self.set(
             id, state="done", done=total, total=total, results=tuple(files),
             started=self.jobs[id].started or now, ended=now,
-            view=f"view/{id}/", tilejson=f"api/jobs/{id}/tilejson.json",
+            view=f"/view/{id}/", tilejson=f"/api/jobs/{id}/tilejson.json",
         )  # fmt: skip
 
     def fail(self, id: str, message: str) -> Job:
@@ -161,6 +166,7 @@ def fake_app(service: FakeService) -> FastAPI:
         if not is_open and request.cookies.get("session") != service.token:
             answer: Response = JSONResponse({"error": "no valid token was given"}, 401)
         else:
+            request.state.user = User("ann", service.may) if service.token else LOCAL
             answer = await call_next(request)
         for name, value in SECURITY_HEADERS.items():
             answer.headers.setdefault(name, value)
@@ -170,12 +176,8 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_jobs(app, service)
     _add_results(app, service)
     app.include_router(files_router(service.roots))
-
-    @app.get("/")
-    def page() -> FileResponse:
-        return FileResponse(PAGE / "jobs.html")
-
-    app.mount("/", StaticFiles(directory=PAGE))
+    app.include_router(asker_router)
+    add_page(app)
     return app
 
 
@@ -217,6 +219,8 @@ def _add_jobs(app: FastAPI, service: FakeService) -> None:
 
     @app.get("/api/jobs")
     def jobs(cursor: str | None = None) -> JobList:
+        if service.refuses_lists:
+            raise Refusal(service.refuses_lists, "the service is busy")
         listed = sorted(service.jobs.values(), key=lambda job: job.created, reverse=True)
         start = int(cursor or 0)
         end = start + _PAGE_OF_JOBS
@@ -260,11 +264,12 @@ async def _events(service: FakeService, id: str) -> AsyncIterator[str]:
     yield "retry: 50\n\n"
     while id in service.jobs and service.breaks == breaks and waited < _PATIENCE_S:
         job = service.jobs[id]
-        text = json.dumps({"state": job.state, "done": job.done, "total": job.total})
+        text = job.model_dump_json()
         if text != shown:
             shown, waited = text, 0.0
-            yield f"id: {job.done}\nevent: progress\ndata: {text}\n\n"
+            yield f"id: {job.done}\ndata: {text}\n\n"
         if job.state in ENDED:
+            yield f"event: end\ndata: {job.state}\n\n"
             return
         await asyncio.sleep(0.02)
         waited += 0.02

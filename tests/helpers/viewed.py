@@ -61,7 +61,7 @@ def make_scene(folder: Path, grid: str = "utm") -> Path:
     """
     rng = np.random.default_rng(3)
     truth = np.kron(rng.integers(0, 3, (6, 6)), np.ones((32, 32))).astype(np.uint8)
-    photo = (500 + 100 * truth + rng.integers(1, 50, (4, SIDE, SIDE))).astype(np.uint16)
+    photo = (500 + 100 * truth.astype(int) + rng.integers(1, 50, (4, SIDE, SIDE))).astype(np.uint16)
     photo[:, :7, :9] = 0
     radar = rng.normal(-12, 2, (1, SIDE // 2, SIDE // 2)).astype(np.float32)
     radar[0, 3:5, 4:9] = np.nan

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/web/service/test_files.py::test_the_route": (
+        "web.service.files:list_folder | Begin with /api/files",
+        "web.service.files:_plain | Begin with /api/files",
+    ),
     "tests/cli/test_exported.py::test_an_exported_model_maps_and_no_more": (
         "api.exported:ExportedModel._model_on | Leave out --devices",
         "api.exported:open_model | Give --crop-size, --overlap",
@@ -515,6 +519,14 @@ NO_INSTRUCTION: tuple[str, ...] = (
     "layouts.summary:_notices | pages, read as bands",
     # SQL begins with verbs.
     "maps.sample_file: | CREATE TABLE",
+    "data.painted:_layer_of | SELECT * FROM",
+    "data.painted:_layers_of | SELECT c.table_name",
+    "data.painted:_refuse_open | SELECT count",
+    "data.painted:_replace_rows | DELETE FROM",
+    "data.painted:_replace_rows | INSERT INTO",
+    "data.painted:_replace_rows | SELECT column_name",
+    "data.painted:_replace_rows | UPDATE gpkg_contents",
+    "data.painted:_wkt | SELECT srs_name",
     "maps.sample_file:_declare_classes | INSERT INTO gpkg_contents",
     "maps.sample_file:_declare_classes | INSERT INTO gpkg_data_column_constraints",
     "maps.sample_file:_declare_classes | INSERT INTO gpkg_data_columns",

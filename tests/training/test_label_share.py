@@ -47,7 +47,7 @@ def test_only_kept_labels_are_learned_from(
     monkeypatch.setattr(
         run_state,
         "begin",
-        lambda out, config, found, *rest: (facts.append(found), original(out, config, found, *rest)),
+        lambda out, config, found, *own: (facts.append(found), original(out, config, found, *own)),
     )
     config = make_config(make_dataset(), data=SHARE)
     train(config, tmp_path / "run")

@@ -11,9 +11,7 @@ _SCRIPT = Path(__file__).parents[2] / "frontend" / "scripts" / "contract.py"
 def test_the_committed_types_are_those_of_the_models() -> None:
     script = runpy.run_path(str(_SCRIPT))
     committed = script["TARGET"].read_text(encoding="utf-8")
-    assert committed == script["contract"](), (
-        "document.py or messages.py changed: run `make web-types`"
-    )
+    assert committed == script["contract"](), "the server's models changed: run `make web-types`"
 
 
 def test_what_is_read_has_every_field_and_what_is_sent_may_leave_some_out() -> None:

@@ -1,7 +1,8 @@
 /** Dialogs: signing in, asking before deleting, logs, and the service's rasters. */
 import { fill, h } from '../shared/html';
 import { bytes } from './format';
-import type { FolderListing, Service } from './service';
+import type { FolderListing } from '../shared/contract';
+import type { Service } from './service';
 import type { Source } from './draft';
 
 /** A modal dialog with a title; resolves when it is closed. */

@@ -9,13 +9,13 @@ export interface Source {
 }
 
 export interface Listener {
-  change(part: Partial<Job>): void;
+  change(job: Job): void;
   /** The stream is over: the job has ended, or it is gone. */
   over(): void;
 }
 
-/** Names of events; those without a name are "message". */
-const NAMES = ['message', 'job', 'state', 'progress', 'end'];
+/** Messages hold the job; `end` says that there will be no more. */
+const NAMES = ['message', 'end'];
 const CLOSED = 2;
 const FIRST_WAIT = 1000;
 const LONGEST_WAIT = 30000;
@@ -48,11 +48,11 @@ export function follow(
     source.close();
   };
   const receive = (event: Event) => {
+    if (isClosed) return;
     wait = FIRST_WAIT;
-    const part = parsed((event as MessageEvent).data);
-    if (isClosed || !part) return;
-    listener.change(part);
-    if (event.type === 'end' || (part.state && ENDS.has(part.state))) {
+    const part = event.type === 'end' ? null : parsed((event as MessageEvent).data);
+    if (part) listener.change(part);
+    if (event.type === 'end') {
       close();
       listener.over();
     }
@@ -70,13 +70,11 @@ export function follow(
   return { close };
 }
 
-const ENDS: ReadonlySet<string> = new Set(['done', 'failed', 'cancelled']);
-
-function parsed(data: unknown): Partial<Job> | null {
+function parsed(data: unknown): Job | null {
   if (typeof data !== 'string' || !data) return null;
   try {
     const value = JSON.parse(data) as unknown;
-    return value && typeof value === 'object' ? (value as Partial<Job>) : null;
+    return value && typeof value === 'object' ? (value as Job) : null;
   } catch {
     return null;
   }

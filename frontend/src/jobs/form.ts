@@ -46,6 +46,7 @@ export class JobForm {
   /** Uploads under way, which a submission waits for. */
   private readonly sending = new Map<string, AbortController>();
   private asked = false;
+  private may: ReadonlySet<string> = new Set(['priority', 'upload', 'urls']);
 
   private readonly model = h('select', { id: 'model', name: 'model' });
   private readonly card = h('details', { class: 'card' });
@@ -131,6 +132,13 @@ export class JobForm {
     );
     this.model.disabled = models.length < 2;
     this.draft = { ...this.draft, model: models[0]?.name ?? null };
+    this.show();
+  }
+
+  /** Leave out what the reader may not. */
+  setRights(may: ReadonlySet<string>): void {
+    this.may = may;
+    this.priority.max = may.has('priority') ? '10' : '0';
     this.show();
   }
 
@@ -237,7 +245,7 @@ export class JobForm {
           modality.required ? null : h('span', { class: 'tag' }, 'optional'),
           h('div', { class: 'muted' }, `${modality.bands.join(', ')}${unit}`),
         ),
-        h('div', { class: 'buttons' }, browse, upload, file),
+        h('div', { class: 'buttons' }, browse, this.may.has('upload') ? upload : null, file),
       ),
       chosen,
       problem,
@@ -295,7 +303,7 @@ export class JobForm {
   }
 
   private upload(modality: string, files: File[], list: HTMLElement): void {
-    for (const file of files) {
+    for (const file of this.may.has('upload') ? files : []) {
       const bar = h('progress', { max: file.size || 1, value: 0, 'aria-label': `Sending ${file.name}` });
       const said = h('span', { class: 'muted number' }, '0 %');
       const stop = h('button', { type: 'button', class: 'quiet', 'aria-label': `Stop sending ${file.name}` }, '×');

@@ -44,7 +44,9 @@ export function share(job: Pick<Job, 'done' | 'total' | 'state'>): number | null
 export function progress(job: Pick<Job, 'done' | 'total' | 'state'>): string {
   const part = share(job);
   if (part === null || job.total === null) return job.state === 'running' ? 'starting' : '';
-  return `${job.done} of ${job.total} units, ${Math.floor(part * 100)} %`;
+  if (job.state === 'running' && job.done >= job.total) return 'writing the files';
+  const units = job.total === 1 ? 'unit' : 'units';
+  return `${job.done} of ${job.total} ${units}, ${Math.floor(part * 100)} %`;
 }
 
 /** A share as a percentage with one digit: 0.5598 → "56.0 %". */

@@ -37,6 +37,7 @@ class Page {
   private readonly notice = h('p', { class: 'notice', role: 'status', hidden: true });
   private readonly said = h('p', { class: 'hidden-text', role: 'status', 'aria-live': 'polite' });
   private readonly toJobs = h('a', { class: 'to-jobs', href: '#jobs-title' }, 'Jobs');
+  private readonly who = h('span', { class: 'muted', hidden: true });
   private readonly signOut = h('button', { type: 'button', class: 'quiet', hidden: true }, 'Sign out');
   private readonly service = new Service(() => this.signIn());
   private readonly form = new JobForm(this.service, (request) => this.make(request));
@@ -60,7 +61,7 @@ class Page {
         'header',
         { class: 'top' },
         h('h1', {}, 'terrafuse ', h('span', { class: 'muted' }, 'maps')),
-        h('div', { class: 'buttons' }, this.toJobs, this.signOut, themeButton()),
+        h('div', { class: 'buttons' }, this.toJobs, this.who, this.signOut, themeButton()),
       ),
       h(
         'main',
@@ -83,6 +84,10 @@ class Page {
   async start(): Promise<void> {
     try {
       this.form.setModels(await this.service.models());
+      const asker = await this.service.asker();
+      this.form.setRights(new Set(asker.may));
+      this.who.hidden = this.signOut.hidden = !asker.has_session;
+      fill(this.who, asker.name);
     } catch (error) {
       this.say((error as Error).message);
     }
@@ -94,9 +99,8 @@ class Page {
     setInterval(() => this.show(), 30_000);
   }
 
-  private async signIn(): Promise<void> {
-    await askForToken((token) => this.service.login(token));
-    this.signOut.hidden = false;
+  private signIn(): Promise<void> {
+    return askForToken((token) => this.service.login(token));
   }
 
   private async make(request: JobRequest): Promise<void> {
@@ -185,20 +189,14 @@ class Page {
     for (const id of wanted) {
       if (this.streams.has(id)) continue;
       const stream = follow(this.service.eventsOf(id), {
-        change: (part) => {
+        change: (job) => {
           const before = this.store.get(id);
-          this.store.patch(id, part);
-          this.announceEnd(before, this.store.get(id));
+          this.store.put(job);
+          this.announceEnd(before, job);
           this.show();
         },
-        over: () => {
-          // The event says that it ended; its files are in the job itself.
-          this.service
-            .job(id)
-            .then((job) => this.store.put(job))
-            .catch(() => undefined)
-            .finally(() => this.show());
-        },
+        // It has ended, or somebody deleted it.
+        over: () => void this.read(),
       });
       this.streams.set(id, stream);
     }

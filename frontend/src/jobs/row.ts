@@ -159,7 +159,7 @@ export function titleOf(job: Job): string {
 function remaining(job: Job, now: number): string {
   const text = progress(job);
   const part = share(job);
-  if (job.state !== 'running' || !job.started || !part || job.attempts > 1) return text;
+  if (job.state !== 'running' || !job.started || !part || part === 1 || job.attempts > 1) return text;
   const spent = (now - Date.parse(job.started)) / 1000;
   const left = (spent * (1 - part)) / part;
   return spent < 5 || part < 0.02 ? text : `${text}, about ${duration(left)} left`;

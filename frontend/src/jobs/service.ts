@@ -1,5 +1,5 @@
 /** The service's addresses, relative to the page. */
-import type { Job, JobList, JobRequest, Upload } from '../shared/contract';
+import type { Asker, FolderListing, Job, JobList, JobRequest, Upload } from '../shared/contract';
 import { readCards, type ModelCard } from './card';
 
 /** What the service refused, in its own words. */
@@ -10,22 +10,6 @@ export class Refused extends Error {
   ) {
     super(message);
   }
-}
-
-export interface FolderEntry {
-  name: string;
-  path: string;
-}
-
-export interface RasterEntry extends FolderEntry {
-  bytes: number;
-}
-
-export interface FolderListing {
-  path: string;
-  folders: FolderEntry[];
-  rasters: RasterEntry[];
-  left_out: number;
 }
 
 /** Says who reads, once the service has asked: resolves when a token was accepted. */
@@ -42,6 +26,10 @@ export class Service {
 
   async models(): Promise<ModelCard[]> {
     return readCards(await this.call('models'));
+  }
+
+  asker(): Promise<Asker> {
+    return this.call('me') as Promise<Asker>;
   }
 
   files(path: string): Promise<FolderListing> {

@@ -34,12 +34,6 @@ export class JobStore {
     this.removed.delete(job.id);
   }
 
-  /** Some fields of a known job, as an event has them. */
-  patch(id: string, part: Partial<Job>): void {
-    const job = this.jobs.get(id);
-    if (job) this.put({ ...job, ...part });
-  }
-
   remove(id: string): void {
     this.jobs.delete(id);
     this.removed.set(id, ++this.clock);

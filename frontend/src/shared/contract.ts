@@ -1,4 +1,4 @@
-// Generated from document.py and messages.py by `make web-types`; not edited by hand.
+// Generated from the server's models by `make web-types`; not edited by hand.
 
 export const FORMAT = 1;
 
@@ -391,4 +391,49 @@ export interface Upload {
   name: string;
   bytes: number;
   sha256: string;
+}
+
+/**
+ * A folder; `path` leads to it.
+ */
+export interface FolderEntry {
+  name: string;
+  path: string;
+}
+
+/**
+ * A raster; `path` names it in requests.
+ */
+export interface RasterEntry {
+  name: string;
+  path: string;
+  bytes: number;
+}
+
+/**
+ * A folder of those that the service reads.
+ *
+ * Args:
+ *     path: Relative to the service's folders, with "/"; "": they themselves.
+ *     left_out: Entries beyond the longest list.
+ */
+export interface FolderListing {
+  path: string;
+  folders: FolderEntry[];
+  rasters: RasterEntry[];
+  left_out: number;
+}
+
+/**
+ * Who asks.
+ *
+ * Args:
+ *     name: Of the token; "local" without tokens.
+ *     may: Of "priority", "upload", "urls", "all".
+ *     has_session: Whether there is anything to sign out of.
+ */
+export interface Asker {
+  name: string;
+  may: string[];
+  has_session: boolean;
 }

@@ -1,4 +1,14 @@
 import '../shared/look.css';
-import { h } from '../shared/html';
+import './viewer.css';
+import { App } from './app';
+import { handleKey } from './keys';
 
-document.querySelector('#page')?.append(h('p', {}, 'terrafuse view'));
+try {
+  const theme = localStorage.getItem('terrafuse-theme');
+  if (theme === 'light' || theme === 'dark') document.documentElement.dataset['theme'] = theme;
+} catch {
+  // Without storage the system's choice holds.
+}
+const app = new App(document.querySelector<HTMLElement>('#page')!);
+document.addEventListener('keydown', (event) => handleKey(app, event));
+void app.start();

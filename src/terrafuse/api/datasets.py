@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from terrafuse.data import Manifest, load_manifest, write_manifest
 from terrafuse.data.inputs import files_read
-from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError
+from terrafuse.data.painted import painted_path, read_painted, remove_layer
+from terrafuse.errors import ConfigError, OutputError, SceneNotFoundError, unknown_name
 from terrafuse.modalities import BandStatistics
 from terrafuse.progress import Progress
 from terrafuse.writing import claimed_file, refuse_inputs
@@ -107,7 +109,7 @@ def data_check(
         OutputError: The page cannot be written, another process writes it, or it would be written
             over the data.
     """
-    dataset = manifest if isinstance(manifest, Manifest) else _load_painted(manifest)
+    dataset = manifest if isinstance(manifest, Manifest) else load_painted(manifest)
     if say and dataset.painted is not None:
         for line in dataset.painted.lines():
             say(line)
@@ -128,7 +130,7 @@ def data_check(
         return findings
 
 
-def _load_painted(path: str | Path) -> Manifest:
+def load_painted(path: str | Path) -> Manifest:
     """A manifest as training sees it without further settings."""
     return load_manifest(Path(path)).paint("auto", TRAIN_SPLITS)
 
@@ -311,6 +313,48 @@ def data_stats_by_split(
         split: data_stats(manifest, split=split, fresh=fresh, progress=progress)
         for split in dataset.splits
     }
+
+
+def data_labels(manifest: str | Path, *, remove: Sequence[str] = ()) -> dict[str, Any]:
+    """List the painted polygons beside a manifest, or remove those of some scenes.
+
+    Args:
+        manifest: Path of the manifest.
+        remove: Ids of scenes whose polygons are removed first.
+
+    Returns:
+        "file", and "scenes": id → "split" (None: no split, or no scene of the manifest),
+        "polygons", "classes" (name → number) and "is_learnt_from" (whether training without
+        further settings takes them).
+
+    Raises:
+        ConfigError: The manifest is invalid.
+        SceneNotFoundError: Over a scene to be removed nothing is painted.
+        DataError: The file of painted polygons is damaged.
+        OutputError: It is open for editing elsewhere, or cannot be written.
+    """
+    dataset = load_manifest(Path(manifest))
+    path = painted_path(dataset.path)
+    layers = read_painted(path)[1] if path.exists() else {}
+    for scene in remove:
+        if not len(layers.get(scene, ())):
+            painted = [id for id, layer in layers.items() if len(layer)]
+            raise SceneNotFoundError(unknown_name("painted scene", scene, painted))
+    for scene in remove:
+        remove_layer(path, scene)
+        del layers[scene]
+    splits = {entry.id: entry.split for entry in dataset.entries}
+    scenes = {
+        id: {
+            "split": splits.get(id),
+            "polygons": len(layer),
+            "classes": dict(Counter(layer.classes)),
+            "is_learnt_from": splits.get(id) in TRAIN_SPLITS,
+        }
+        for id, layer in layers.items()
+        if len(layer)
+    }
+    return {"file": str(path), "scenes": scenes}
 
 
 def data_split(

@@ -13,6 +13,7 @@ from terrafuse.api.runs import load, train
 from terrafuse.config import RunConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import open_dataset
+from terrafuse.data.painted import PAINTED, painted_path
 from terrafuse.errors import ConfigError, StoppedError
 from terrafuse.locking import is_first_process
 from terrafuse.progress import Display
@@ -208,7 +209,13 @@ def _stored_metrics(folder: Path, split: str) -> dict[str, Any] | None:
 
 def _subject(folder: Path) -> _Subject:
     read_run_info(folder)  # refuses folders without a finished run
-    return _Subject(folder, load_run_config(folder / STORED_CONFIG))
+    config = load_run_config(folder / STORED_CONFIG)
+    data, copy = config.data, folder / PAINTED
+    if copy.exists():  # its own labels, whatever was painted since
+        data = data.model_copy(update={"painted": copy.resolve()})
+    elif data.painted == "auto" and painted_path(data.manifest).exists():
+        data = data.model_copy(update={"painted": "ignore"})
+    return _Subject(folder, config.model_copy(update={"data": data}))
 
 
 def _names(run: str | Path, against: str | Path | None) -> dict[str, Path]:

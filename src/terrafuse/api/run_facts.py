@@ -12,6 +12,7 @@ from typing import Any
 from terrafuse.api.runs import Run
 from terrafuse.config.base import STORED_CONFIG
 from terrafuse.data import load_manifest
+from terrafuse.data.painted import learnt_in
 from terrafuse.describe import describe_model
 from terrafuse.errors import TerrafuseError
 from terrafuse.evaluation import Evidence
@@ -56,6 +57,8 @@ def _data(run: Run) -> dict[str, Cell]:
         else:
             facts["scenes"] = ", ".join(f"{name} {number}" for name, number in splits.items())
     facts["trained on splits"] = ", ".join(data.train_splits)
+    if (painted := learnt_in(run.folder)) is not None:
+        facts["painted polygons"] = f"{painted['polygons']} in {painted['scenes']} scenes"
     if data.label_share < 1:
         facts["share of the labels"] = data.label_share
     return facts
@@ -143,6 +146,8 @@ def _provenance(
         facts["weights, SHA-256"] = info.state_sha256
     facts["settings, SHA-256"] = _digest_of(run.folder / STORED_CONFIG)
     facts["manifest, SHA-256"] = _digest_of(run.config.data.manifest)
+    if (painted := learnt_in(run.folder)) is not None:
+        facts["painted polygons, digest"] = painted["digest"]
     facts["scores, SHA-256"] = _digest_of(run.folder / scores)
     if evidence is not None:
         facts["labels of the scored scenes"] = _digest(

@@ -32,6 +32,7 @@ from terrafuse.data import (
     open_dataset,
 )
 from terrafuse.data.label_files import ReferenceName
+from terrafuse.data.painted import learnt_in
 from terrafuse.data.polygons import RegionFile
 from terrafuse.data.streaming import first_scenes
 from terrafuse.data.value_scale import (
@@ -317,6 +318,7 @@ class Run(TrainedModel):
         split = split or (ANY_SPLIT if scenes else self.config.evaluation.split)
         config = self.config.evaluation.model_copy(update={"split": split})
         chosen = reference_scenes(dataset, split, config.reference)
+        _tell_truth(self.folder, chosen)
         if scenes:
             chosen = _fitting(chosen, scenes, f"split '{split}' of '{path}'")
         conversions = self.checked(convert)
@@ -608,6 +610,17 @@ def reference_scenes(dataset: Manifest, split: str, reference: ReferenceName) ->
             f"splits are {', '.join(dataset.splits) or 'none'}"
         )
     return scenes
+
+
+def _tell_truth(folder: Path, scenes: Sequence[Scene]) -> None:
+    """Say by which labels scenes are scored over which a run learnt from painted polygons."""
+    learnt = (learnt_in(folder) or {}).get("classes", {})
+    own = [scene.id for scene in scenes if scene.id in learnt]
+    if own:
+        warn_of([
+            f"{len(own)} of the scenes ('{own[0]}' …) were trained on with painted polygons; they "
+            "are scored by the labels of the manifest alone"
+        ])  # fmt: skip
 
 
 def _fitting(scenes: Sequence[Scene], patterns: Sequence[str], where: str) -> list[Scene]:

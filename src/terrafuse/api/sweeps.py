@@ -29,6 +29,8 @@ from terrafuse.api.sweep_sharing import (
     of_shard,
     when_free,
 )
+from terrafuse.data import open_dataset
+from terrafuse.data.painted import learnt_in, painted_path
 from terrafuse.describe.overview import describe_model
 from terrafuse.errors import (
     ConfigError,
@@ -508,8 +510,26 @@ def _stored(job: SweepRun, split: str | None) -> Record | None:
             f"data.manifest '{manifest}' differs from that of the run in '{job.folder}'. "
             "Restore it, remove the run, or sweep into another folder"
         )
+    _check_same_painting(job)
     wanted = split or job.config.evaluation.split
     return record if record["split"] == wanted else None
+
+
+def _check_same_painting(job: SweepRun) -> None:
+    """Refuse a finished run that learnt from other painted polygons than there are now.
+
+    Raises:
+        ConfigError: Names the run.
+    """
+    data, was = job.config.data, (learnt_in(job.folder) or {}).get("digest")
+    if was is None and data.painted == "auto" and not painted_path(data.manifest).exists():
+        return
+    painted = open_dataset(data).painted
+    if was != (painted.digest if painted is not None and painted.layers else None):
+        raise ConfigError(
+            f"the painted polygons beside '{data.manifest}' differ from those of the run in "
+            f"'{job.folder}'. Restore them, remove the run, or sweep into another folder"
+        )
 
 
 def _message(error: Exception) -> str:

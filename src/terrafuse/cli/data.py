@@ -154,6 +154,7 @@ def data_stats(
 
 def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
     from terrafuse import api
+    from terrafuse.api.datasets import load_painted
     from terrafuse.cli.splits import print_split, print_statistics_by_split
     from terrafuse.data import load_manifest
     from terrafuse.progress import Display
@@ -163,7 +164,7 @@ def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
         statistics = api.data_stats_by_split(
             manifest, fresh=fresh, progress=display.stage("reading")
         )
-        report = report_split(load_manifest(manifest), display.stage("counting labels"))
+        report = report_split(load_painted(manifest), display.stage("counting labels"))
     if as_json:
         plain = {
             split: {name: bands.to_dict() for name, bands in own.items()}
@@ -173,6 +174,30 @@ def _show_all_splits(manifest: Path, as_json: bool, fresh: bool) -> None:
     else:
         print_statistics_by_split(load_manifest(manifest).modalities, statistics)
         print_split(report)
+
+
+@data_app.command("labels")
+def data_labels(
+    manifest: ManifestFile,
+    remove: Annotated[
+        list[str] | None,
+        typer.Option(help="Remove the polygons of this scene; repeatable.", metavar="SCENE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the polygons painted over scenes, which training learns from, or remove some."""
+    from terrafuse import api
+
+    found = api.data_labels(manifest, remove=remove or ())
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    typer.echo(found["file"] if found["scenes"] else f"nothing is painted beside '{manifest}'")
+    for id, own in found["scenes"].items():
+        classes = ", ".join(f"{number} {name}" for name, number in own["classes"].items())
+        split = f"split {own['split']}" if own["split"] else "no split"
+        unused = "" if own["is_learnt_from"] else ", not learnt from"
+        typer.echo(f"  {id} ({split}{unused}): {classes}")
 
 
 @data_app.command("split")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,20 +42,24 @@ def view(
         Path | None,
         typer.Option("--map", help="Of a sample: the map that it was drawn from."),
     ] = None,
+    subsets: Annotated[
+        bool,
+        typer.Option("--subsets", help="Of a run: also map each modality alone, and all but one."),
+    ] = False,
 ) -> None:
     """Show a map, a run or a data set as a page in the browser, on this machine."""
     from terrafuse import web
     from terrafuse.cli.options import fetched
     from terrafuse.progress import Display
 
-    target, scenes = fetched(target), scene or []
+    target = fetched(target)
+    chosen: dict[str, Any] = {"scenes": scene or [], "map_": map_, "subsets": subsets}
     if static is None:
-        web.view(target, port=port, host=host, browser=browser, scenes=scenes, map_=map_, say=_say)
+        web.view(target, port=port, host=host, browser=browser, say=_say, **chosen)
         return
     with Display() as display:
-        notes = web.write_static(
-            target, static, scenes=scenes, map_=map_, progress=display.stage("writing the page")
-        )
+        progress = display.stage("writing the page")
+        notes = web.write_static(target, static, progress=progress, **chosen)
     for note in notes:
         typer.echo(f"note: {note}", err=True)
     typer.echo(f"open {static / 'index.html'}")

@@ -7,11 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from terrafuse.data.manifest import Manifest
+from terrafuse.data.painted import painted_path
 from terrafuse.errors import RasterReadError
 
 
 def files_read(dataset: Manifest, without: str | None = None) -> Iterator[Path]:
-    """The files on this disk that a manifest names, and itself; none is opened.
+    """The files on this disk that a manifest names, itself, and what is painted beside it.
+
+    None is opened.
 
     Args:
         without: Modality whose files do not count.
@@ -22,3 +25,5 @@ def files_read(dataset: Manifest, without: str | None = None) -> Iterator[Path]:
                 if name != without:
                     yield from paths
     yield dataset.path
+    if (painted := painted_path(dataset.path)).exists():
+        yield painted

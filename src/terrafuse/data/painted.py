@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import re
 import sqlite3
 import struct
@@ -53,6 +54,8 @@ from terrafuse.writing import claimed_file, written_whole
 SUFFIX = ".painted.gpkg"
 #: Columns of a layer.
 COLUMNS = ("id", "class", "painted_at", "software")
+#: Of a run folder: the file as it was when the run was begun, and what the run learns from.
+PAINTED, PAINTED_JSON = "painted.gpkg", "painted.json"
 #: Vertices that the polygons of a scene may have.
 MOST_VERTICES = 500_000
 _RESERVED = ("gpkg_", "sqlite_", "rtree_", "idx_")
@@ -384,6 +387,33 @@ def write_layer(
                 table = _make_layer(partial, before.table or _table_name(scene, layers), scene, crs)
             _replace_rows(partial, table, rows)
             return read_painted(partial)[1][scene]
+
+
+def remove_layer(path: Path, scene: str) -> int:
+    """Remove the polygons of a scene; return how many there were.
+
+    Raises:
+        DataError: The file is damaged, or no file of painted polygons.
+        OutputError: The file is open for editing elsewhere, or cannot be written.
+    """
+    with _turn(path):
+        _refuse_open(path)
+        content, layers = read_painted(path)
+        layer = layers.get(scene, NOTHING)
+        if len(layer):
+            with written_whole(path) as (partial,), _told(path):
+                partial.write_bytes(content)
+                _replace_rows(partial, layer.table, [])
+        return len(layer)
+
+
+def learnt_in(folder: Path) -> dict[str, Any] | None:
+    """What a run learnt from painted polygons, as its folder says; None: nothing."""
+    try:
+        found: dict[str, Any] = json.loads((folder / PAINTED_JSON).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("polygons") else None
 
 
 def pixel_shapes(layer: PaintedLayer, grid: Grid) -> list[Any]:

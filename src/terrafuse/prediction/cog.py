@@ -24,6 +24,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from terrafuse.prediction import tiff
 from terrafuse.samples import Window
@@ -205,6 +206,10 @@ class BlockWriter:
         """The next rows (h, width), or (bands, h, width)."""
         for band, own in zip(self._bands, rows if rows.ndim == 3 else rows[None], strict=True):
             band.write(own)
+
+    def save(self, path: Path) -> None:
+        """Finish the block, and write it where `Block` reads it."""
+        save_file(self.finish(), path)
 
     def finish(self) -> dict[str, NDArray[Any]]:
         """Return the block, in the form that `Block` reads from a safetensors file."""

@@ -25,7 +25,7 @@ from terrafuse.config import DataConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, Settings
 from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest
-from terrafuse.data.painted import Painted
+from terrafuse.data.painted import PAINTED, PAINTED_JSON, Painted
 from terrafuse.errors import (
     ConfigError,
     OutputError,
@@ -42,8 +42,6 @@ from terrafuse.writing import is_trace, written_whole
 
 CONFIG, START, LOG = STORED_CONFIG, "start.json", "log.csv"
 KEPT, LAST = "best.pt", "last.ckpt"
-#: Painted polygons as they were when the run was begun, and what of them it learns from.
-PAINTED, PAINTED_JSON = "painted.gpkg", "painted.json"
 CHECKPOINT_FORMAT = 1
 
 #: Settings that do not affect what is learned; all others must not change when a run is resumed.
@@ -158,7 +156,7 @@ def begin(
     values = config.model_dump(mode="json")
     with written_whole(out / CONFIG) as (partial,):
         partial.write_text(to_yaml(values, flow_leaves=False), encoding="utf-8")
-    if painted is not None:
+    if painted is not None and not (out / START).exists():
         with written_whole(out / PAINTED) as (partial,):
             partial.write_bytes(painted.content)
         about = {**painted.summary(), "digest": painted.digest, "classes": painted.counts()}

@@ -17,6 +17,7 @@ def view(
     browser: bool = True,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the page of a map, a run, a data set or a sample until Ctrl-C.
@@ -29,6 +30,7 @@ def view(
         browser: Whether to open the page in the user's browser.
         scenes: Of a data set or a run, those to show; of a map, "dataset.yaml#id" of what it is of.
         map_: Of a sample, the map that it was drawn from; default: as it says itself.
+        subsets: Of a run, also map each modality alone, and all but one.
         say: Takes each line for the user.
 
     Raises:
@@ -40,7 +42,16 @@ def view(
     with from_extra("web", "terrafuse view"):
         from terrafuse.web.viewer.serving import serve_view
 
-    serve_view(target, port=port, host=host, browser=browser, scenes=scenes, map_=map_, say=say)
+    serve_view(
+        target,
+        port=port,
+        host=host,
+        browser=browser,
+        scenes=scenes,
+        map_=map_,
+        subsets=subsets,
+        say=say,
+    )
 
 
 def write_static(
@@ -49,12 +60,13 @@ def write_static(
     *,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
     """Write the page into a folder that any static server can share, and that opens from disk.
 
     Args:
-        target: As for `view`, as are `scenes` and `map_`.
+        target: As for `view`, as are the other choices.
         out: The folder; created, or one that was written this way, which is replaced.
         progress: Called with (scenes done, scenes in all).
 
@@ -70,7 +82,7 @@ def write_static(
         from terrafuse.web.viewer.serving import open_viewer
         from terrafuse.web.viewer.static import write_page
 
-    preparer, _ = open_viewer(target, scenes=scenes, map_=map_)
+    preparer, _ = open_viewer(target, scenes=scenes, map_=map_, subsets=subsets)
     return write_page(preparer, out, progress=progress)
 
 

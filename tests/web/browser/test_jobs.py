@@ -126,7 +126,7 @@ def test_a_map_is_asked_for_watched_and_fetched(browser: Any, service: FakeServi
         service.finish(made.id)
         expect(job).to_contain_text("done")
         view = job.get_by_role("link", name="Look at the map")
-        assert view.get_attribute("href") == f"view/{made.id}/"
+        assert view.get_attribute("href") == f"/view/{made.id}/"
         job.get_by_text("3 files").click()
         with page.expect_download() as download:
             job.get_by_role("link", name="class_map.tif").click()
@@ -234,24 +234,25 @@ def test_events_go_on_after_a_break_and_after_refusals(browser: Any, service: Fa
     made = service.add(JobRequest(title="North", rasters=_RASTERS))
     service.run(made.id, 1)
     with opened(browser, service) as page:
-        # The list is not asked for again within this test, so that only events tell.
-        page.clock.install()
         job = job_of(page, "North")
         expect(job).to_contain_text("1 of 40")
+        # Only events tell: the list that is asked for every few seconds has nothing to say.
+        service.refuses_lists = 503
         service.breaks += 1
         service.run(made.id, 7)
         expect(job).to_contain_text("7 of 40")
         service.refuses_streams = 503
-        service.breaks += 1
         events = f"GET /api/jobs/{made.id}/events"
         before = service.requests.count(events)
-        page.wait_for_function("() => true")
+        service.breaks += 1
         while service.requests.count(events) == before:
             page.wait_for_timeout(20)
         service.refuses_streams = 0
         service.run(made.id, 9)
-        page.clock.run_for(2500)
         expect(job).to_contain_text("9 of 40")
+        expect(page.get_by_role("status").get_by_text("Trying again")).to_be_visible()
+        service.refuses_lists = 0
+        expect(page.get_by_text("Trying again")).to_be_hidden()
 
 
 def test_a_token_is_asked_for_and_not_kept(browser: Any, service: FakeService) -> None:
@@ -271,6 +272,9 @@ def test_a_token_is_asked_for_and_not_kept(browser: Any, service: FakeService) -
             "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
         )
         assert "tf_secret" not in kept
+        # This token may upload, and no more.
+        assert page.get_by_label("Priority").get_attribute("max") == "0"
+        expect(page.get_by_text("ann")).to_be_visible()
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("dialog", name="Sign in")).to_be_visible()
 

@@ -81,10 +81,11 @@ def test_the_route(roots: tuple[Path, Path]) -> None:
             "path": "2024/b10.tif",
             "bytes": 3,
         }
-        refused = client.get("/api/files", params={"path": "../outside"})
-        assert refused.status_code == 404
-        # The remedy that the message names.
-        assert "Begin with /api/files, which lists them" in refused.json()["error"]
+        for path in ("../outside", "no such"):
+            refused = client.get("/api/files", params={"path": path})
+            assert refused.status_code == 404
+            assert "Begin with /api/files, which lists them" in refused.json()["error"]
+        # What the message says is to be done.
         assert client.get("/api/files").json()["folders"] == [{"name": "2024", "path": "2024"}]
 
 

@@ -12,16 +12,18 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as warp_points
 
 from terrafuse.data import Grid
+from terrafuse.data.grid import apply_affine
 from terrafuse.web.viewer.document import LonLat
 from terrafuse.web.viewer.ground import describe_ground, metres_per_degree
 
+Float = NDArray[np.float64]
 TURNED = Affine.translation(500_000, 4_000_000) * Affine.rotation(25) * Affine.scale(30, -30)
 
 
-def interpolated(lonlat: LonLat, rows: NDArray[np.float64], cols: NDArray[np.float64]):  # type: ignore[no-untyped-def]
+def interpolated(lonlat: LonLat, rows: Float, cols: Float) -> tuple[Float, Float]:
     """Degrees as the page finds them: linear along rows and columns of a cell."""
 
-    def along(values: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
+    def along(values: tuple[tuple[float, ...], ...]) -> Float:
         table = np.array(values)
         r = np.clip(np.searchsorted(lonlat.rows, rows, "right") - 1, 0, len(lonlat.rows) - 2)
         c = np.clip(np.searchsorted(lonlat.cols, cols, "right") - 1, 0, len(lonlat.cols) - 2)
@@ -29,7 +31,7 @@ def interpolated(lonlat: LonLat, rows: NDArray[np.float64], cols: NDArray[np.flo
         x = (cols - np.take(lonlat.cols, c)) / np.diff(lonlat.cols)[c]
         top = table[r, c] * (1 - x) + table[r, c + 1] * x
         low = table[r + 1, c] * (1 - x) + table[r + 1, c + 1] * x
-        return top * (1 - y) + low * y
+        return np.asarray(top * (1 - y) + low * y)
 
     return along(lonlat.lon), along(lonlat.lat)
 
@@ -53,7 +55,7 @@ def test_degrees_are_those_of_rasterio(crs: str, transform: Affine, size: tuple[
     rng = np.random.default_rng(5)
     rows, cols = rng.uniform(0, size[0], 400), rng.uniform(0, size[1], 400)
     lon, lat = interpolated(ground.lonlat, rows, cols)
-    x, y = transform * (cols, rows)
+    x, y = apply_affine(transform, cols, rows)
     true_lon, true_lat = map(np.array, warp_points(grid.crs, "EPSG:4326", x, y))
     off = (lon - true_lon + 180) % 360 - 180
     scales = np.array([metres_per_degree(v) for v in true_lat])

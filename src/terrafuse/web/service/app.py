@@ -26,6 +26,7 @@ from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.uploads import uploads_router
+from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.events import job_events
 from terrafuse.web.service.files import files_router
@@ -78,6 +79,7 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
     app.include_router(uploads_router(service.uploads))
     app.include_router(tiles.router)
     app.include_router(files_router(settings.roots))
+    app.include_router(asker_router)
     app.mount("/view", Viewers(service))
     add_page(app)
     protect(app, access)

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from terrafuse.web.viewer.document import View, ViewIndex
+
+__all__ = ["View", "ViewIndex"]

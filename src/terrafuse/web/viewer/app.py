@@ -119,7 +119,9 @@ def view_routes(preparer: Preparer) -> APIRouter:
         if path is None:
             return _answer(404, f"scene '{id}' has no such raster")
         if not path.is_file():
-            return _answer(404, f"the raster '{name}' was removed meanwhile. Start the viewer again")
+            return _answer(
+                404, f"the raster '{name}' was removed meanwhile. Start the viewer again"
+            )
         wanted = request.headers.get("range")
         if wanted is not None and not _is_range(wanted):
             return _answer(416, f"'{cut(wanted)}' is no range of bytes, such as bytes=0-1023")
@@ -277,5 +279,6 @@ class Guard:
 def _name_of(host: str) -> str:
     """The host without its port, in lower case."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        name, end, _ = host[1:].partition("]")
+        return name.lower() if end else ""
     return host.partition(":")[0].lower()

@@ -20,9 +20,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from terrafuse.data import Grid
 from terrafuse.data.handles import without_warnings
@@ -311,7 +309,7 @@ def write_copy(
                     if progress:
                         progress(done, height * width)
                 file = partial.with_name(f"{row}-{col}.block")
-                save_file(writer.finish(), file)
+                writer.save(file)
                 rows[-1].append(Block(file, window))
         place = {"crs": grid.crs, "transform": grid.transform}
         with (
@@ -365,9 +363,3 @@ def known_pixels(values: Pixels, nodata: Sequence[float | None]) -> NDArray[np.b
         if none is not None and not isnan(none):
             known[band] &= values[band] != none
     return known
-
-
-def scaled(grid: Grid, pixels: tuple[float, float], height: int, width: int) -> Grid:
-    """A grid of the same origin with pixels of another size."""
-    transform = grid.transform * Affine.scale(pixels[1], pixels[0])
-    return Grid(grid.crs, transform, height, width)

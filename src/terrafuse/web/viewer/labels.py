@@ -19,6 +19,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from terrafuse.api.datasets import TRAIN_SPLITS
 from terrafuse.data import Grid, Manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
@@ -47,8 +48,6 @@ from terrafuse.web.viewer.document import ClassEntry, Labelling, Place, Places, 
 MOST_BYTES = 64 << 20
 #: Characters of the id of a polygon.
 MOST_ID = 100
-#: Splits that training takes without further settings.
-TRAIN_SPLITS = ("train",)
 _GEOJSON = "application/geo+json"
 #: Error → status of its answer; the first that fits counts.
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (
@@ -318,7 +317,7 @@ def _shape(geometry: Any, where: str, left: int) -> tuple[Any, int]:
         if not isinstance(part, list) or not part:
             raise LabelError(f"{where} has no outline")
         rings = [_ring(ring, where) for ring in part]
-        left -= sum(map(len, rings))
+        left -= int(shapely.get_num_coordinates(rings).sum())
         if left < 0:
             raise LabelError(
                 f"the polygons of the scene have more than {MOST_VERTICES:,} vertices; paint with "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
@@ -553,12 +554,12 @@ def _areas(
     grid: Grid,
 ) -> tuple[ClassEntry, ...]:
     """Count pixels and areas of classes, of all pixels of a map or of some evenly spread ones."""
-    indices = np.full(stored.shape, IGNORE_INDEX, np.uint8)
+    indices: NDArray[np.uint8] = np.full(stored.shape, IGNORE_INDEX, np.uint8)
     for k, entry in enumerate(classes):
         indices[(stored == entry.value) & known] = k
     rows, cols = indices.shape
     steps = grid.height / rows, grid.width / cols
-    coarse = Grid(grid.crs, grid.transform * grid.transform.scale(steps[1], steps[0]), rows, cols)
+    coarse = Grid(grid.crs, grid.transform * Affine.scale(steps[1], steps[0]), rows, cols)
     count = AreaCount(coarse)
     count.add(indices)
     counted = count.result(ClassScheme(tuple(str(n) for n in range(len(classes)))))

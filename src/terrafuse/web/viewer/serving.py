@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.stopping import Stopped
 from terrafuse.web.viewer.app import EVERYWHERE, create_viewer_app
 from terrafuse.web.viewer.painting import painting_of
 from terrafuse.web.viewer.preparing import Preparer
@@ -25,6 +26,8 @@ HOST, PORT = "127.0.0.1", 8765
 # Ports after the wanted one that are tried.
 _MORE_PORTS = 50
 _LAST_PORT = 65_535
+# For answers that are under way at the end.
+_PATIENCE_S = 2
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 Say = Callable[[str], None]
@@ -38,24 +41,28 @@ def serve_view(
     browser: bool = True,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     say: Say = print,
 ) -> None:
     """Serve the page of a map, a run, a data set or a sample until Ctrl-C.
 
     Args:
-        target: See `find_subjects`, as are `scenes` and `map_`.
+        target: See `find_subjects`, as are the other choices.
         port: To listen on; where it is taken, the next free one; 0: any.
         host: To listen on.
         browser: Whether to open the page in the user's browser.
         scenes: Those to show.
         map_: Of a sample.
+        subsets: Of a run, also map each modality alone, and all but one.
         say: Takes each line for the user.
 
     Raises:
         DataError: There is nothing to be shown.
         OutputError: No port is free there, or the host is not this machine's.
     """
-    preparer, app = open_viewer(target, host=host, scenes=scenes, map_=map_, say=say)
+    preparer, app = open_viewer(
+        target, host=host, scenes=scenes, map_=map_, subsets=subsets, say=say
+    )
     listening = listen(host, port, say)
     address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
     if host not in _LOCAL:
@@ -66,8 +73,12 @@ def serve_view(
     say(f"{preparer.collection.title}: {address} (Ctrl-C ends it)")
     if browser and can_open_browser():
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    with listening, suppress(KeyboardInterrupt):
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, lifespan="off",
+        timeout_graceful_shutdown=_PATIENCE_S,
+    )  # fmt: skip
+    # What uvicorn was told to end by, it tells again once it has ended.
+    with listening, suppress(KeyboardInterrupt, Stopped):
         uvicorn.Server(config).run(sockets=[listening])
 
 
@@ -77,6 +88,7 @@ def open_viewer(
     host: str = HOST,
     scenes: Sequence[str] = (),
     map_: str | Path | None = None,
+    subsets: bool = False,
     say: Say | None = None,
 ) -> tuple[Preparer, FastAPI]:
     """The scenes of a page and its server, which does not listen yet; a single scene is ready.
@@ -84,7 +96,7 @@ def open_viewer(
     Raises:
         DataError: There is nothing to be shown.
     """
-    collection = find_subjects(target, scenes=scenes, map_=map_)
+    collection = find_subjects(target, scenes=scenes, map_=map_, subsets=subsets)
     routers, finish = painting_of(collection)
     preparer = Preparer(collection, finish=finish, say=say)
     if len(collection.subjects) == 1:

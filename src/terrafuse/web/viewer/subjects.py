@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from terrafuse.config import load_run_config
 from terrafuse.config.base import STORED_CONFIG
@@ -31,7 +31,7 @@ from terrafuse.maps.item import ITEM
 from terrafuse.prediction.products import RECORD
 from terrafuse.progress import Progress
 from terrafuse.web.viewer.copies import Store
-from terrafuse.web.viewer.scenes import Subject
+from terrafuse.web.viewer.scenes import SUBSETS, Subject
 from terrafuse.web.viewer.why import Explainer
 
 if TYPE_CHECKING:
@@ -70,7 +70,11 @@ class Collection:
 
 
 def find_subjects(
-    target: str | Path, *, scenes: Sequence[str] = (), map_: str | Path | None = None
+    target: str | Path,
+    *,
+    scenes: Sequence[str] = (),
+    map_: str | Path | None = None,
+    subsets: bool = False,
 ) -> Collection:
     """Find what is to be shown, without reading any pixel.
 
@@ -79,6 +83,7 @@ def find_subjects(
             manifest, or the GeoPackage of a sample.
         scenes: Of a data set or a run, those to show; of a map, "dataset.yaml#id" of what it is of.
         map_: Of a sample, the map that it was drawn from; default: as it says itself.
+        subsets: Of a run, also map each modality alone, and all but one.
 
     Raises:
         DataError: There is nothing of that kind, or it is empty.
@@ -91,6 +96,11 @@ def find_subjects(
             f"--map names the map of a sample, and '{path}' is none. Give the GeoPackage of "
             "`terrafuse sample`, or leave --map out"
         )
+    is_run = (path / STORED_CONFIG).exists() and (path / MODEL_JSON).exists()
+    if subsets and not is_run:
+        raise ConfigError(f"--subsets is of runs, and '{path}' is none. Leave --subsets out")
+    if is_run:
+        return _of_run(path, scenes, subsets=subsets)
     if not path.exists():
         raise DataError(f"'{path}' does not exist. {_WANTED}")
     if path.is_dir():
@@ -109,8 +119,6 @@ _WANTED = (
 
 
 def _of_folder(path: Path, scenes: Sequence[str]) -> Collection:
-    if (path / STORED_CONFIG).exists() and (path / MODEL_JSON).exists():
-        return _of_run(path, scenes)
     if _is_map(path):
         return _of_maps(path.resolve().name, [path], scenes)
     maps = sorted(p for p in path.iterdir() if p.is_dir() and _is_map(p))
@@ -129,8 +137,6 @@ def _is_map(path: Path) -> bool:
 
 
 def _of_manifest(manifest: Manifest, scenes: Sequence[str]) -> Collection:
-    if not manifest.entries:
-        raise DataError(f"'{manifest.path}' has no scenes. Add some under 'scenes'")
     ids = _chosen(manifest, scenes) if scenes else manifest.ids()
     splits = {entry.id: entry.split for entry in manifest.entries}
     store = Store(manifest.path.parent)
@@ -352,7 +358,7 @@ def _trained_rasters(model: TrainedModel, *, rasters: Mapping[str, Sequence[str]
 # Runs
 
 
-def _of_run(folder: Path, scenes: Sequence[str]) -> Collection:
+def _of_run(folder: Path, scenes: Sequence[str], *, subsets: bool) -> Collection:
     config = load_run_config(folder / STORED_CONFIG)
     path = config.data.manifest
     if not path.exists():
@@ -372,34 +378,35 @@ def _of_run(folder: Path, scenes: Sequence[str]) -> Collection:
             "of a run. Name some with --scene ID"
         )
     explainer = Explainer(partial(_load, folder))
-    of_run = partial(_of_run_scene, folder, manifest, explainer, config.data.train_splits)
-    subjects = (of_run(id, splits[id]) for id in ids)
+    store = Store(manifest.path.parent)
+    views = _views_folder(folder, store)
+    subjects = (
+        _of_run_scene(
+            _MapMaker(folder, views / plain_id(id), manifest, id, explainer, subsets),
+            store,
+            splits[id],
+            config.data.train_splits,
+        )
+        for id in ids
+    )
     return Collection(folder.resolve().name, _by_id(subjects))
 
 
 def _of_run_scene(
-    run: Path,
-    manifest: Manifest,
-    explainer: Explainer,
-    train_splits: Sequence[str],
-    id: str,
-    split: str | None,
+    maker: _MapMaker, store: Store, split: str | None, train_splits: Sequence[str]
 ) -> Subject:
-    store = Store(manifest.path.parent)
-    out = _views_folder(run, store) / plain_id(id)
-    opening = partial(_trained_scene, manifest_path=manifest.path, id=id)
-    maker = _MapMaker(run, out, manifest, id, explainer)
+    manifest, id = maker.manifest, maker.id
     return Subject(
         id=plain_id(id),
         title=id,
         store=store,
         scene=partial(_scene_of, manifest, id),
-        map=out,
+        map=maker.out,
         split=split,
         is_made=maker.is_made,
         make=maker.make,
-        explainer=explainer,
-        as_trained=opening,
+        explainer=maker.explainer,
+        as_trained=partial(_trained_scene, manifest_path=manifest.path, id=id),
         manifest=manifest,
         scene_id=id,
         train_splits=tuple(train_splits),
@@ -425,6 +432,7 @@ class _MapMaker:
         manifest: With the scene.
         id: Of the scene.
         explainer: Holds the model.
+        subsets: Whether the maps of subsets of the modalities are made, too.
     """
 
     run: Path
@@ -432,23 +440,22 @@ class _MapMaker:
     manifest: Manifest
     id: str
     explainer: Explainer
+    subsets: bool = False
 
     def is_made(self) -> bool:
         """Tell whether the map is there, by the model as it is now, of the files as they are."""
-        record = _read_json(self.out / RECORD)
         try:
-            return bool(record) and record.get(MADE_OF) == self._made_of()
+            made_of = self._made_of()
         except OSError:  # a raster is gone: the map that was made of it is shown
-            return bool(record)
+            return bool(_read_json(self.out / RECORD))
+        folders = [self.out, *(self._subset_folders() if self.subsets else ())]
+        return all(_read_json(own / RECORD).get(MADE_OF) == made_of for own in folders)
 
     def make(self, progress: Progress | None = None) -> None:
         """Make it, or go on with it."""
-        try:
-            self._predict(progress, resume=True)
-        except InUseError:
-            raise
-        except OutputError:  # what is unfinished there is of an earlier model, or of other files
-            self._predict(progress, resume=False)
+        _anew_where_it_must(partial(self._predict, progress))
+        for folder in self._subset_folders() if self.subsets else ():
+            _anew_where_it_must(partial(self._predict_subset, folder, progress))
 
     def _predict(self, progress: Progress | None, *, resume: bool) -> None:
         model = self.explainer.model
@@ -458,9 +465,45 @@ class _MapMaker:
             scene=f"{self.manifest.path}#{self.id}",
             products=products,
             facts={MADE_OF: self._made_of()},
+            trust_values=True,  # of the run's own data; doubts are warned of, and recorded
             resume=resume,
             progress=progress,
         )
+
+    def _predict_subset(self, folder: Path, progress: Progress | None, *, resume: bool) -> None:
+        predictor, _ = self.explainer.model.predictor()
+        scene = self.explainer.model.dataset(self.manifest.path).scene(self.id)
+        kept = folder.name.split("+")
+        predictor.predict(
+            scene,
+            folder,
+            scheme=self.explainer.model.info.scheme,
+            products=("class_map",),
+            without={m.name for m in scene.modalities if m.name not in kept},
+            facts={MADE_OF: self._made_of()},
+            resume=resume,
+            progress=progress,
+        )
+        scene.close()
+
+    def _subset_folders(self) -> list[Path]:
+        """Folders of the maps of each modality alone, and of all but one.
+
+        Raises:
+            ConfigError: The model needs every modality.
+        """
+        model = self.explainer.model.predictor()[0].model
+        if not model.supports_missing:
+            raise ConfigError(
+                f"--subsets: {model.name} needs every modality. Leave --subsets out, or train a "
+                "method that supports missing modalities (terrafuse methods)"
+            )
+        (entry,) = self.manifest.only(self.id).entries
+        present = [m.name for m in model.modalities if m.name in entry.rasters]
+        kept = [[name] for name in present]
+        kept += [[name for name in present if name != left] for left in present]
+        names = dict.fromkeys("+".join(own) for own in kept if 0 < len(own) < len(present))
+        return [self.out / SUBSETS / name for name in names]
 
     def _made_of(self) -> str:
         """Digest of the model and of the scene's files."""
@@ -468,6 +511,20 @@ class _MapMaker:
         (entry,) = self.manifest.only(self.id).entries
         states = [state(name) for name in self.manifest.files_named(entry)]
         return hashlib.sha256(repr((weights, states)).encode(errors="surrogateescape")).hexdigest()
+
+
+class _Predicting(Protocol):
+    def __call__(self, *, resume: bool) -> None: ...
+
+
+def _anew_where_it_must(predict: _Predicting) -> None:
+    """Go on with a map, unless what is unfinished is of an earlier model or of other files."""
+    try:
+        predict(resume=True)
+    except InUseError:
+        raise
+    except OutputError:
+        predict(resume=False)
 
 
 # Samples
