@@ -175,6 +175,8 @@ def test_a_worker_that_loses_its_job_leaves_it_to_the_other(
     assert (job["state"], job["attempts"]) == ("done", 2)
     log = served.client.get(f"/api/jobs/{id}/log").text
     assert "worker has lost the job" in log
+    left = {path.name for path in served.service.folders.job(id).iterdir()}
+    assert left == {"results", "log.txt"}
     expected = expected_map(place, tmp_path / "map")
     assert (served.service.folders.results(id) / "class_map.tif").read_bytes() == (
         expected / "class_map.tif"
