@@ -344,7 +344,7 @@ def test_users_see_their_own_jobs_and_have_quotas(place: Path, tmp_path: Path) -
         )
         assert error.startswith("ann has 1 jobs that have not ended, and may have 1")
         urgent = {"rasters": rasters("small/"), "priority": 1}
-        assert "may not put jobs before" in served.error(
+        assert "does not allow jobs before" in served.error(
             served.client.post("/api/jobs", json=urgent), 403
         )
         other = served.client.post(
