@@ -312,7 +312,7 @@ def test_values_of_another_scale_are_refused_with_a_remedy_that_works(
 
 
 def test_scenes_beyond_the_limits(place: Path, tmp_path: Path) -> None:
-    settings = {"max_pixels": 64 * 64 - 1}
+    settings: dict[str, Any] = {"max_pixels": 64 * 64 - 1}
     with made_service(place / "run", tmp_path, place / "rasters", **settings) as served:
         error = served.error(
             served.client.post("/api/jobs", json={"rasters": rasters("small/")}), 413
