@@ -175,6 +175,8 @@ def test_a_worker_that_loses_its_job_leaves_it_to_the_other(
     assert (job["state"], job["attempts"]) == ("done", 2)
     log = served.client.get(f"/api/jobs/{id}/log").text
     assert "worker has lost the job" in log
+    left = {path.name for path in served.service.folders.job(id).iterdir()}
+    assert left == {"results", "log.txt"}
     expected = expected_map(place, tmp_path / "map")
     assert (served.service.folders.results(id) / "class_map.tif").read_bytes() == (
         expected / "class_map.tif"
@@ -310,7 +312,7 @@ def test_values_of_another_scale_are_refused_with_a_remedy_that_works(
 
 
 def test_scenes_beyond_the_limits(place: Path, tmp_path: Path) -> None:
-    settings = {"max_pixels": 64 * 64 - 1}
+    settings: dict[str, Any] = {"max_pixels": 64 * 64 - 1}
     with made_service(place / "run", tmp_path, place / "rasters", **settings) as served:
         error = served.error(
             served.client.post("/api/jobs", json={"rasters": rasters("small/")}), 413
@@ -342,7 +344,7 @@ def test_users_see_their_own_jobs_and_have_quotas(place: Path, tmp_path: Path) -
         )
         assert error.startswith("ann has 1 jobs that have not ended, and may have 1")
         urgent = {"rasters": rasters("small/"), "priority": 1}
-        assert "may not put jobs before" in served.error(
+        assert "does not allow jobs before" in served.error(
             served.client.post("/api/jobs", json=urgent), 403
         )
         other = served.client.post(

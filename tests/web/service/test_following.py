@@ -17,6 +17,7 @@ from made_runs import make_run
 from made_service import MadeService, made_service, write_rasters
 from range_server import serving
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.locking import machine
 from terrafuse.web.service import checks
 from terrafuse.web.service import serving as running
 from terrafuse.web.service.database import VERSION, Database
@@ -289,7 +290,7 @@ def test_workers_elsewhere(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
     own.set_fact(running.SERVER_HOST, "elsewhere")
     with pytest.raises(ConfigError, match=re.escape(database.partition(" | ")[2])):
         running.run_workers(settings, print)
-    own.set_fact(running.SERVER_HOST, running.machine().host)
+    own.set_fact(running.SERVER_HOST, machine().host)
     own.close()
     said: list[str] = []
     for_ever = SimpleNamespace(wait=lambda: None)

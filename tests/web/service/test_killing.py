@@ -53,7 +53,7 @@ def before_the_results_are_given() -> None:
 
 
 def after_the_results_were_given() -> None:
-    Queue.finish = die  # type: ignore[method-assign, assignment]
+    Queue.finish = die  # type: ignore[method-assign]
 
 
 def at_file(number: int) -> Callable[[], None]:

@@ -20,7 +20,7 @@ from small_units import make_units_small
 from terrafuse import api
 
 SIDE, UNITS = 448, 49
-JOBS = 5
+JOBS = 2
 FILES = ("class_map.tif", "confidence.tif", "areas.csv")
 #: What is killed, and when: at the first claim, or when the job in hand has so many units.
 MOMENTS = (

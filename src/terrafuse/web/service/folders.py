@@ -101,6 +101,10 @@ class Folders:
         self.results(id).parent.mkdir(exist_ok=True)
         (self.job(id) / f"work-{attempt}").rename(self.results(id))
 
+    def drop(self, id: str, attempt: int) -> None:
+        """Remove what an attempt has written since another one took over."""
+        shutil.rmtree(self.job(id) / f"work-{attempt}", ignore_errors=True)
+
     def has_results(self, id: str) -> bool:
         """Whether the map is whole."""
         return (self.results(id) / RECORD).is_file()

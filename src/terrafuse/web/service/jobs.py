@@ -315,6 +315,11 @@ class Queue:
                 return "lost"
             return "cancel" if row.state == "cancelling" else "go on"
 
+    def is_held(self, claim: Claim) -> bool:
+        """Whether a worker still has its job."""
+        with self.database.reading() as db:
+            return db.execute(select(JOBS.c.id).where(_is_held(claim))).one_or_none() is not None
+
     def finish(self, claim: Claim, results: Sequence[ResultFile], seconds: float) -> bool:
         """Say that a job is done; False: the worker had lost it."""
         files = json.dumps([file.model_dump() for file in results])

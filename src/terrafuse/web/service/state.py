@@ -20,6 +20,9 @@ from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.users import User
 from terrafuse.web.service.workers import Supervisor
 
+#: Between looks for uploads that are too old.
+_UPLOADS_SECONDS = 60.0
+
 
 class Service:
     """What the routes of an app work on; `service_of(request)` is that of a request.
@@ -42,6 +45,7 @@ class Service:
         self.supervisor = Supervisor(settings, self.queue)
         self.uploads = Uploads(settings.data.absolute() / "uploads")
         self.is_stopping = False
+        self._uploads_next = 0.0
 
     def card(self, model: ServedModel) -> dict[str, Any]:
         """What people need to know of a model."""
@@ -71,7 +75,9 @@ class Service:
         self.queue.expire()
         for id in self.queue.ended_before(time.time() - 86400 * self.settings.keep_days):
             self.remove(id)
-        self.uploads.expire(self.queue.uploads_in_use())
+        if time.monotonic() > self._uploads_next:
+            self.uploads.expire(self.queue.uploads_in_use())
+            self._uploads_next = time.monotonic() + _UPLOADS_SECONDS
 
     def remove(self, id: str) -> None:
         """Forget a job that has ended, and remove its files.

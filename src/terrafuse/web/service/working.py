@@ -224,12 +224,7 @@ class Worker:
                 log.say("cancelled; what is kept can be gone on with")
                 _patiently(lambda: self.queue.stopped(claim))
             else:
-                log.say(f"{claim.worker} has lost the job")
-        except FileNotFoundError as error:
-            if (self.folders.job(claim.id) / f"work-{claim.attempt}").exists():
-                self._fail(claim, log, error)
-            else:
-                log.say(f"{claim.worker} has lost the job")
+                self._lose(claim, log)
         except Exception as error:
             self._fail(claim, log, error)
 
@@ -275,7 +270,18 @@ class Worker:
             self._models[name] = api.open_model(self.settings.models[name])
         return self._models[name]
 
+    def _lose(self, claim: Claim, log: _JobLog) -> None:
+        """Leave nothing behind of a job that another worker has, or that is deleted."""
+        self.folders.drop(claim.id, claim.attempt)
+        if _patiently(lambda: self.queue.get(claim.id)) is None:
+            self.folders.remove(claim.id)
+        else:
+            log.say(f"{claim.worker} has lost the job")
+
     def _fail(self, claim: Claim, log: _JobLog, error: Exception) -> None:
+        if not _patiently(lambda: self.queue.is_held(claim)):  # its folder is gone: no fault
+            self._lose(claim, log)
+            return
         if isinstance(error, TerrafuseError):
             message = log.veil(as_asked(str(error)))
         else:
