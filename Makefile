@@ -90,7 +90,7 @@ web-test: frontend/node_modules ## The page's own tests.
 	cd frontend && npm test
 
 # After `npm install` of something: the lock file names no addresses.
-web-lock:
+web-lock: ## Strip the addresses from the lock file of npm.
 	cd frontend && node scripts/lock.mjs
 
 frontend/node_modules: frontend/package.json frontend/package-lock.json
