@@ -28,6 +28,7 @@ _MOST_PIXELS = 1 << 16
 _MOST_SAMPLES = 1 << 16
 _MOST_PROCESSES = 1024
 _MOST_CACHE_MB = 1 << 24
+_MOST_MINUTES = 60 * 24 * 366
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 2**32 - 1
 _MOST_STATISTIC = 1e15
@@ -331,6 +332,13 @@ class TrainingConfig(LearningConfig):
         ge=1,
         le=MOST_STEPS,
         description="Steps between validations; default: ten over the run.",
+    )
+    validate_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=_MOST_MINUTES,
+        description="Minutes of training after a validation that make the next one due, if its "
+        "step has not come before.",
     )
     validation_split: str = Field("val", description="Split that chooses the weights to keep.")
     validation_overlap: int | None = Field(

@@ -60,7 +60,6 @@ from terrafuse.training.validation import (
     check_monitor,
     check_scene_windows,
     check_selection,
-    is_validation_due,
     validation_scenes,
 )
 from terrafuse.weights import digest, load_strict, read_weights, save_model
@@ -375,7 +374,7 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
     )
     last = LastCheckpoint(
         run.out / run_state.LAST,
-        lambda step: is_validation_due(step, training),
+        lambda step: step == validation.last_step,
         lambda: validation.is_exhausted,
         samples=config.data.batch_size * training.accumulate,
     )
