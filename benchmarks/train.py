@@ -1,10 +1,10 @@
 """Training against its model alone: rate, waiting, memory, time to the first step.
 
-    python benchmarks/train.py [--methods cmx mfnet …] [--rounds 2] [--steps 24] [--paper] [--markdown]
+    python benchmarks/train.py [--methods cmx mfnet …] [--rounds 2] [--steps 24]
+    python benchmarks/train.py --layouts src/terrafuse/training/layouts.json
 
-Rows are the methods at small sizes, or with `--paper` at those of their papers
-(`benchmarks/costs.py`: hours on a processor); data are made up: 24 scenes of 256 × 256 pixels,
-GeoTIFF, deflate. Rounds alternate between three ways in one process:
+Rows are the methods at the small sizes of the tests; data are made up: 24 scenes of 256 × 256
+pixels, GeoTIFF, deflate. Rounds alternate between three ways in one process:
 
 - whole: `terrafuse train` with one reading process, augmentation as by default, no validation but
   at the end, which does not count;
@@ -28,10 +28,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,13 +46,19 @@ import yaml
 from rasterio.transform import from_origin
 from torch import Tensor, nn
 
+import costs
+import gpu
 from machine import processor
 from terrafuse.config import RunConfig
 from terrafuse.config.base import parse_settings
-from terrafuse.contract.inputs import CLASSES, MODALITIES, Case
+from terrafuse.contract.inputs import CLASSES, Case, random_images, statistics_of
+from terrafuse.errors import ModelError
+from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
 from terrafuse.samples import Batch
+from terrafuse.segmenter import Segmenter
 from terrafuse.training import train
+from terrafuse.training.layout import choose_layout, kind_of
 from terrafuse.training.losses import create_loss
 from terrafuse.training.task import SegmentationTask
 from terrafuse.version import VERSION
@@ -58,6 +67,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 from small_methods import SMALL
 
 SIZE, SCENES = 256, 24
+#: Of models whose layout is measured; the others need more memory than machines share.
+_MOST_PARAMETERS = 250_000_000
 #: Steps that do not count: caches fill, and batches read ahead are used up.
 WARM = 6
 TRANSCRIBED = ("mfnet", "cmx", "upseg")
@@ -226,7 +237,8 @@ def random_batch(config: RunConfig, modalities: tuple[Modality, ...]) -> Batch:
     generator = torch.Generator().manual_seed(0)
     sizes = {m.name: m.size_at(crop) for m in modalities}
     images = {
-        m.name: 300 + 50 * torch.randn(count, len(m.bands), *[sizes[m.name]] * 2, generator=generator)
+        m.name: 300
+        + 50 * torch.randn(count, len(m.bands), *[sizes[m.name]] * 2, generator=generator)
         for m in modalities
     }
     valid = {name: torch.ones(count, size, size, dtype=torch.bool) for name, size in sizes.items()}
@@ -240,6 +252,7 @@ def measure_alone(config: RunConfig, modalities: tuple[Modality, ...], method: s
     segmenter = Case(method, config.method.options, modalities).start(modalities)
     scheme_counts = torch.ones(CLASSES, dtype=torch.int64)
     loss = create_loss(training.losses, _scheme(), scheme_counts)
+    choose_layout(segmenter, training, device="cpu").apply(segmenter)
     task = SegmentationTask(segmenter, loss, training, lambda *_: ())
     made = task.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
@@ -333,6 +346,86 @@ def measure(method: str, options: dict[str, Any], args: argparse.Namespace) -> R
     return row
 
 
+def layout_rows(
+    methods: list[str], sizes: str
+) -> Iterator[tuple[str, Callable[[], Segmenter], int, int]]:
+    """Name, model, crop and batch: all small options of the tests, and one model of a paper's size.
+
+    Without those that take more memory than such a machine has.
+    """
+    for method in methods if sizes != "paper" else ():
+        for options in SMALL[method]:
+            case = Case(method, options)
+            yield method, case.start, 128, 4
+    found: dict[str, costs.Row] = {}
+    for row in chain(gpu.FURTHER, costs.rows()):
+        found.setdefault(row.method, row)
+    for method in methods if sizes != "small" else ():
+        row = found.get(method)
+        if row is not None and sum(p.numel() for p in row.build().parameters()) < _MOST_PARAMETERS:
+            yield method, partial(_of_paper, row), 128, 2
+
+
+def _of_paper(row: costs.Row) -> Segmenter:
+    torch.manual_seed(0)
+    segmenter = create_segmenter(row.method, row.modalities, row.classes, row.options)
+    segmenter.set_statistics(statistics_of(row.modalities))
+    return segmenter
+
+
+def measure_layouts(method: str, segmenter: Segmenter, crop: int, batch: int, rounds: int) -> Any:
+    """CPU time of a forward and a backward pass, channels last and in bf16, in parts of torch's."""
+    images = random_images(segmenter.modalities, (crop, crop), batch)
+    found: dict[str, list[float]] = {"torch's own": [], "channels_last": [], "bf16": []}
+    segmenter.train()
+    for number in range(rounds + 1):
+        for way, seconds in found.items():
+            last = torch.channels_last if way == "channels_last" else torch.contiguous_format
+            segmenter.to(memory_format=last)  # type: ignore[call-overload]
+            start = time.process_time()
+            with torch.autocast("cpu", torch.bfloat16, enabled=way == "bf16"):
+                output = segmenter(images)
+            maps = (output.logits, *output.aux_logits)
+            sum(x.float().logsumexp(1).mean() for x in maps).backward()
+            segmenter.zero_grad()
+            seconds += [time.process_time() - start] * (number > 0)
+    own = min(found["torch's own"])
+    return {
+        "method": method,
+        "kind": kind_of(segmenter),
+        "parameters": sum(p.numel() for p in segmenter.parameters()),
+        "crop": crop,
+        "batch": batch,
+        "milliseconds": round(1e3 * own, 1),
+        "channels_last": round(min(found["channels_last"]) / own, 2),
+        "bf16": round(min(found["bf16"]) / own, 2),
+    }
+
+
+def write_layouts(methods: list[str], sizes: str, rounds: int, path: Path) -> None:
+    """Measure, and write what `terrafuse.training.layout` reads; other rows there stay."""
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
+    head = {
+        "command": "python benchmarks/train.py --layouts",
+        "device": "cpu",
+        "machine": f"{processor()}, one thread",
+        "date": str(date.today()),
+        "torch": torch.__version__,
+    }
+    named = ("method", "kind", "parameters")
+    for method, build, crop, batch in layout_rows(methods, sizes):
+        try:
+            found = measure_layouts(method, build(), crop, batch, rounds)
+            rows = [row for row in rows if any(row[key] != found[key] for key in named)] + [found]
+        except ModelError as error:  # options of a test for other modalities
+            print(f"{method}: {error}")
+            continue
+        print(rows[-1], flush=True)
+        lines = ",\n".join(f"    {json.dumps(row)}" for row in rows)
+        text = json.dumps(head, indent=2, ensure_ascii=False)[:-2]
+        path.write_text(f'{text},\n  "rows": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
+
+
 def _peak_mb() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
@@ -347,16 +440,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--crop", type=int, default=SIZE)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--paper", action="store_true", help="the sizes of the papers")
     parser.add_argument("--training", default="{}", help="further settings of training, as JSON")
+    parser.add_argument("--layouts", type=Path, help="measure layouts instead, into this file")
+    parser.add_argument("--sizes", default="both", choices=["small", "paper", "both"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        import warnings
-
+    if args.layouts:
         warnings.simplefilter("ignore")
-        options = {} if args.paper else SMALL[args.one][0]
-        print(json.dumps(vars(measure(args.one, options, args))))
+        write_layouts(args.methods, args.sizes, args.rounds, args.layouts)
+        return
+    if args.one:
+        warnings.simplefilter("ignore")
+        print(json.dumps(vars(measure(args.one, SMALL[args.one][0], args))))
         return
     print(f"{date.today()}, {processor()}, torch {torch.__version__}, terrafuse {VERSION}")
     print(f"| {' | '.join(_HEADS)} |\n|---{'|---:' * (len(_HEADS) - 1)}|")

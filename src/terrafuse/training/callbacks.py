@@ -106,9 +106,11 @@ class WeightAverage(Callback):  # type: ignore[misc]
         self.model = deepcopy(module.segmenter).requires_grad_(False).eval()
 
     def on_fit_start(self, trainer: Trainer, module: SegmentationTask) -> None:
-        """Move the average to the device of the weights."""
+        """Move the average to the device of the weights, and into their layout."""
         del trainer
         self.model.to(module.device)
+        if module.layout:
+            module.layout.apply(self.model)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -235,8 +237,9 @@ class StepProgress(Callback):  # type: ignore[misc]
         self.score = ""
 
     def on_train_start(self, trainer: Trainer, module: LearningTask) -> None:
-        """Show the bar at the current step."""
-        del module
+        """Show the bar at the current step, and tell of a layout that is not torch's own."""
+        if module.layout and module.layout.channels_last:
+            self.display.say(f"channels last: {module.layout.reason}")
         self.display.stage("training")(trainer.global_step, self.steps)
 
     def on_train_batch_end(

@@ -92,6 +92,7 @@ class Position:
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
         step_rule: Rule of the batches of a step it was begun with.
         step_samples: Samples of a step in all processes; None: not known.
+        channels_last: Layout in which it was begun (`training.layout`); None: not begun.
     """
 
     step: int = 0
@@ -100,6 +101,7 @@ class Position:
     decay_rule: int = DECAY_RULE
     step_rule: int = STEP_RULE
     step_samples: int | None = None
+    channels_last: bool | None = None
 
 
 def check_startable(
@@ -225,7 +227,8 @@ def read_position(out: Path) -> Position:
     rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
     return Position(
         own["step"], own["is_done"], own["world_size"],
-        step_samples=own.get("step_samples"), **rules,
+        step_samples=own.get("step_samples"), channels_last=own.get("channels_last", False),
+        **rules,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.training.layout import Layout, choose_layout
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
     DECAY_RULE,
@@ -43,7 +44,12 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
+
+    Attributes:
+        layout: Order of the model's numbers in memory, once that is chosen.
     """
+
+    layout: Layout | None = None
 
     def __init__(
         self,
@@ -163,6 +169,7 @@ class SegmentationTask(LearningTask):
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
+        channels_last: Layout that the run was begun with; None: choose.
     """
 
     def __init__(
@@ -173,9 +180,12 @@ class SegmentationTask(LearningTask):
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
         step_rule: int = STEP_RULE,
+        *,
+        channels_last: bool | None = None,
     ) -> None:
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter = segmenter
+        self._begun_layout = channels_last
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
@@ -215,8 +225,16 @@ class SegmentationTask(LearningTask):
         return Batches(steps, batches.total)
 
     def setup(self, stage: str) -> None:
-        """Let batch norms see the batches of all processes, once these are known."""
+        """Choose the layout once device and processes are known; join their batch norms."""
         del stage
+        self.layout = choose_layout(
+            self.segmenter,
+            cast("TrainingConfig", self.config),
+            device=self.trainer.strategy.root_device.type,
+            processes=self.trainer.world_size,
+            begun=self._begun_layout,
+        )
+        self.layout.apply(self.segmenter)
         if self.trainer.world_size == 1 or not self._syncs or self.step_rule == 1:
             return
         self._shares_norms = True

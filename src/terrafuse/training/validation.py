@@ -42,7 +42,6 @@ from terrafuse.training.run_state import save_weights
 from terrafuse.training.task import SegmentationTask
 
 
-
 def check_monitor(config: TrainingConfig) -> None:
     """Refuse a `monitor` score that validation does not compute.
 
