@@ -332,6 +332,17 @@ class TrainingConfig(LearningConfig):
         description="Compute with the channels of a pixel side by side: equal results but for "
         "rounding, faster or slower by the method; auto: as measured.",
     )
+    cache_features: bool = Field(
+        False,
+        description="Keep what frozen backbones make of each window, where nothing random is "
+        "before them.",
+    )
+    cache_features_mb: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST_CACHE_MB,
+        description="Memory for these features, in MB; default: a quarter of what is free.",
+    )
     validate_every: int | None = Field(
         None,
         ge=1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, cast
@@ -20,6 +21,7 @@ from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.training.features import FeatureCache, feature_budget
 from terrafuse.training.layout import Layout, choose_layout
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
@@ -184,7 +186,8 @@ class SegmentationTask(LearningTask):
         channels_last: bool | None = None,
     ) -> None:
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
-        self.segmenter = segmenter
+        self.segmenter, self.settings = segmenter, config
+        self.features: FeatureCache | None = None
         self._begun_layout = channels_last
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
@@ -225,16 +228,19 @@ class SegmentationTask(LearningTask):
         return Batches(steps, batches.total)
 
     def setup(self, stage: str) -> None:
-        """Choose the layout once device and processes are known; join their batch norms."""
+        """Choose the layout, now that device and processes are known; join their batch norms."""
         del stage
         self.layout = choose_layout(
             self.segmenter,
-            cast("TrainingConfig", self.config),
+            self.settings,
             device=self.trainer.strategy.root_device.type,
             processes=self.trainer.world_size,
             begun=self._begun_layout,
         )
         self.layout.apply(self.segmenter)
+        if self.settings.cache_features:
+            budget = feature_budget(self.settings.cache_features_mb)
+            self.features = FeatureCache(self.segmenter, budget)
         if self.trainer.world_size == 1 or not self._syncs or self.step_rule == 1:
             return
         self._shares_norms = True
@@ -245,6 +251,13 @@ class SegmentationTask(LearningTask):
                 "batches there",
                 stacklevel=2,
             )
+
+    def teardown(self, stage: str) -> None:
+        """Forget features."""
+        del stage
+        if self.features:
+            self.features.close()
+            self.features = None
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -258,7 +271,10 @@ class SegmentationTask(LearningTask):
         assert batch.labels is not None
         if self._shares_norms:
             share_batches(self.segmenter, shares=self._has_same_modalities(batch))
-        output = self.segmenter(batch.images, batch.valid)
+        with self.features.training() if self.features else nullcontext():
+            output = self.segmenter(batch.images, batch.valid)
+        if self.features:
+            self.features.check_used(self.segmenter)
         terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight, batch.factors)
         return terms
 
