@@ -51,7 +51,7 @@ import gpu
 from machine import processor
 from terrafuse.config import RunConfig
 from terrafuse.config.base import parse_settings
-from terrafuse.contract.inputs import CLASSES, Case, random_images, statistics_of
+from terrafuse.contract.inputs import CLASSES, MODALITIES, Case, random_images, statistics_of
 from terrafuse.errors import ModelError
 from terrafuse.methods import create_segmenter
 from terrafuse.modalities import Modality
@@ -315,6 +315,8 @@ def measure(method: str, options: dict[str, Any], args: argparse.Namespace) -> R
     """All rounds of a method, in this process."""
     row = Row(method)
     modalities = Case(method).inputs
+    if method == "mfnet":  # one band beside the image, which is copied and needs no gradient
+        modalities = (MODALITIES[0], MODALITIES[2])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = make_data(folder, modalities, SIZE, SCENES)
@@ -460,7 +462,8 @@ def main() -> None:
         command = [sys.executable, *sys.argv, "--one", method]
         found = subprocess.run(command, capture_output=True, text=True, env=os.environ)
         if found.returncode:
-            print(f"| {method} | failed: {found.stderr.strip().splitlines()[-1][:200]} |")
+            lines = found.stderr.strip().splitlines() or [f"exit code {found.returncode}"]
+            print(f"| {method} | failed: {lines[-1][:200]} |", flush=True)
             continue
         row = Row(**json.loads(found.stdout.splitlines()[-1]))
         shares.append(row.share)

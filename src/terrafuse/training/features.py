@@ -50,7 +50,7 @@ def _random(config: RunConfig, modalities: Sequence[Modality]) -> Iterator[str]:
         yield f"data.sampling is '{data.sampling}' (windows at random places, instead of 'grid')"
     if changes := random_changes(data.augment, modalities):
         named = ", ".join(f"data.augment.{name}" for name in changes)
-        yield f"samples are changed at random by {named} (to be false or 0, scale [1, 1])"
+        yield f"samples change at random by {named} (needed are false, 0, and a zoom of 1)"
     if data.modality_dropout:
         yield "data.modality_dropout drops modalities at random (to be 0)"
 
