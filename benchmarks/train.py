@@ -31,7 +31,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
 from itertools import chain
@@ -315,8 +315,8 @@ def measure(method: str, options: dict[str, Any], args: argparse.Namespace) -> R
     """All rounds of a method, in this process."""
     row = Row(method)
     modalities = Case(method).inputs
-    if method == "mfnet":  # one band beside the image, which is copied and needs no gradient
-        modalities = (MODALITIES[0], MODALITIES[2])
+    if method in TRANSCRIBED:  # as in the papers: an image and one band, of equal pixels
+        modalities = (MODALITIES[0], replace(MODALITIES[2], scale=1.0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         manifest = make_data(folder, modalities, SIZE, SCENES)

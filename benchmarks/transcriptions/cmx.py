@@ -21,12 +21,12 @@ class Attention(nn.Module):
         self.q, self.kv = nn.Linear(width, width), nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.reduce = nn.Conv2d(width, width, ratio, ratio) if ratio > 1 else None
-        self.norm = nn.LayerNorm(width)
+        self.norm = nn.LayerNorm(width) if ratio > 1 else None
 
     def forward(self, t: Tensor, size: tuple[int, int]) -> Tensor:
         """Tokens (N, L, C) → the same."""
         short = t
-        if self.reduce is not None:
+        if self.reduce is not None and self.norm is not None:
             x = self.reduce(t.transpose(1, 2).reshape(len(t), -1, *size))
             short = self.norm(x.flatten(2).transpose(1, 2))
         k, v = self.kv(short).chunk(2, dim=-1)

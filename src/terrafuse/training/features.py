@@ -196,4 +196,4 @@ def feature_budget(megabytes: int | None) -> int:
 
 def _digest(image: Tensor) -> bytes:
     values = image.detach().cpu().contiguous()
-    return blake2b(values.view(torch.uint8).numpy(), digest_size=16).digest()
+    return blake2b(values.view(torch.uint8).numpy().data, digest_size=16).digest()

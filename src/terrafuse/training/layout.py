@@ -35,7 +35,7 @@ class Layout:
     def apply(self, segmenter: Segmenter) -> None:
         """Bring the kernels into this order; maps follow those of the layers that make them."""
         if self.channels_last:
-            segmenter.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            segmenter.to(memory_format=torch.channels_last)
 
 
 def choose_layout(
