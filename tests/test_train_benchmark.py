@@ -25,25 +25,18 @@ def learning(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize(
-    ("method", "others"),
-    [
-        # Offsets before the decoder's norm, which have no effect, as published.
-        ("cmx", 40),
-        # The 1 × 1 convolution that makes two bands three.
-        ("mfnet", 9),
-        ("upseg", 14),
-    ],
-)
-def test_a_transcription_has_the_parameters_of_the_method(method: str, others: int) -> None:
+@pytest.mark.parametrize("method", ["cmx", "mfnet", "upseg"])
+def test_a_transcription_has_the_parameters_of_the_method(method: str) -> None:
     options = SMALL[method][0]
     case = Case(method, options)
     own = case.start()
     transcription: Any = importlib.import_module(f"transcriptions.{method}")
     torch.manual_seed(0)
     model: nn.Module = transcription.build(case.inputs, CLASSES, options)
-    assert abs(learning(model) - learning(own)) == others
+    # But for offsets before norms, and the 1 × 1 convolution that makes two bands three.
+    assert abs(learning(model) - learning(own)) <= 9
     images = random_images(case.inputs, (64, 96))
+    assert len(images) == 2
     logits = model(images)
     assert logits.shape == (2, CLASSES, 64, 96)
     logits.square().mean().backward()

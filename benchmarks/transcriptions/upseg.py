@@ -107,7 +107,9 @@ class UPSeg(nn.Module):
         super().__init__()
         width, heads, depth = (encoder[key] for key in ("embed_dim", "num_heads", "depth"))
         count, stages = len(bands), min(4, depth)
-        self.to_rgb = nn.ModuleList(nn.Conv2d(n, 3, 1) for n in bands)
+        self.to_rgb = nn.ModuleList(
+            nn.Identity() if n in (1, 3) else nn.Conv2d(n, 3, 1) for n in bands
+        )
         self.embed = nn.Conv2d(3, width, 16, 16)
         side = encoder["img_size"] // 16
         self.position = nn.Parameter(torch.zeros(1, width, side, side))
@@ -117,7 +119,7 @@ class UPSeg(nn.Module):
             part.requires_grad_(False)
         for parameter in (self.position, self.token):
             parameter.requires_grad_(False)
-        for block in self.blocks:
+        for block in self.blocks[depth // stages :]:
             block.gates.requires_grad_(True)
         self.ends = [depth * (s + 1) // stages for s in range(stages)]
         self.sites = nn.ModuleList(
@@ -135,7 +137,7 @@ class UPSeg(nn.Module):
         size = next(iter(images.values())).shape
         streams = []
         for image, to_rgb in zip(images.values(), self.to_rgb, strict=True):
-            x = self.embed(to_rgb(resize(image, size)))
+            x = self.embed(to_rgb(resize(image, size)).expand(-1, 3, -1, -1))
             grid = x.shape[2:]
             x = x + interpolate(self.position, grid, mode="bicubic")
             x = x.flatten(2).transpose(1, 2)
