@@ -1,7 +1,7 @@
 """Training against its model alone: rate, waiting, memory, time to the first step.
 
     python benchmarks/train.py [--methods cmx mfnet …] [--rounds 2] [--steps 24]
-    python benchmarks/train.py --layouts src/terrafuse/training/layouts.json
+    python benchmarks/train.py --layouts FILE
 
 Rows are the methods at the small sizes of the tests; data are made up: 24 scenes of 256 × 256
 pixels, GeoTIFF, deflate. Rounds alternate between three ways in one process:
@@ -58,7 +58,6 @@ from terrafuse.modalities import Modality
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter
 from terrafuse.training import train
-from terrafuse.training.layout import choose_layout, kind_of
 from terrafuse.training.losses import create_loss
 from terrafuse.training.task import SegmentationTask
 from terrafuse.version import VERSION
@@ -252,7 +251,6 @@ def measure_alone(config: RunConfig, modalities: tuple[Modality, ...], method: s
     segmenter = Case(method, config.method.options, modalities).start(modalities)
     scheme_counts = torch.ones(CLASSES, dtype=torch.int64)
     loss = create_loss(training.losses, _scheme(), scheme_counts)
-    choose_layout(segmenter, training, device="cpu").apply(segmenter)
     task = SegmentationTask(segmenter, loss, training, lambda *_: ())
     made = task.configure_optimizers()
     optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
@@ -368,6 +366,13 @@ def layout_rows(
             yield method, partial(_of_paper, row), 128, 2
 
 
+def kind_of(segmenter: Segmenter) -> str:
+    """Say what most of a model's weights are: kernels of convolutions, or matrices."""
+    kernels = sum(m.weight.numel() for m in segmenter.modules() if isinstance(m, nn.Conv2d))
+    total = sum(p.numel() for p in segmenter.parameters())
+    return "convolutions" if 2 * kernels > total else "products"
+
+
 def _of_paper(row: costs.Row) -> Segmenter:
     torch.manual_seed(0)
     segmenter = create_segmenter(row.method, row.modalities, row.classes, row.options)
@@ -405,7 +410,7 @@ def measure_layouts(method: str, segmenter: Segmenter, crop: int, batch: int, ro
 
 
 def write_layouts(methods: list[str], sizes: str, rounds: int, path: Path) -> None:
-    """Measure, and write what `terrafuse.training.layout` reads; other rows there stay."""
+    """Measure, and write the rows; others that are there stay."""
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
     head = {
         "command": "python benchmarks/train.py --layouts",

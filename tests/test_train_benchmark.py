@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from small_methods import SMALL
-from terrafuse.contract import CLASSES, MODALITIES, Case, random_images
+from terrafuse.contract import CLASSES, Case, random_images
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -58,12 +58,3 @@ def test_a_step_is_timed_between_the_warm_ones_and_the_last() -> None:
     cells = row.cells(4)
     assert cells[:6] == ["m", "40.0", "90.0", "100.0", "0.90", "1.50 ×"]
     assert cells[6:] == ["20.0", "1.0", "1.00", "0.25", "0"]
-
-
-def test_what_is_measured_of_layouts_is_what_training_reads(tmp_path: Path) -> None:
-    train: Any = importlib.import_module("train")
-    segmenter = Case("single", SMALL["single"][0], MODALITIES[:1]).start()
-    found = train.measure_layouts("single", segmenter, 32, 2, 1)
-    assert set(found) >= {"method", "kind", "parameters", "channels_last", "bf16"}
-    assert found["kind"] == "convolutions"
-    assert 0.05 < found["channels_last"] < 20

@@ -327,11 +327,6 @@ class TrainingConfig(LearningConfig):
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."
     )
-    channels_last: bool | Literal["auto"] = Field(
-        "auto",
-        description="Compute with the channels of a pixel side by side: equal results but for "
-        "rounding, faster or slower by the method; auto: as measured.",
-    )
     cache_features: bool = Field(
         False,
         description="Keep what frozen backbones make of each window, where nothing random is "

@@ -106,11 +106,9 @@ class WeightAverage(Callback):  # type: ignore[misc]
         self.model = deepcopy(module.segmenter).requires_grad_(False).eval()
 
     def on_fit_start(self, trainer: Trainer, module: SegmentationTask) -> None:
-        """Move the average to the device of the weights, and into their layout."""
+        """Move the average to the device of the weights."""
         del trainer
         self.model.to(module.device)
-        if module.layout:
-            module.layout.apply(self.model)
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -237,9 +235,8 @@ class StepProgress(Callback):  # type: ignore[misc]
         self.score = ""
 
     def on_train_start(self, trainer: Trainer, module: LearningTask) -> None:
-        """Show the bar at the current step, and tell of a layout that is not torch's own."""
-        if module.layout and module.layout.channels_last:
-            self.display.say(f"channels last: {module.layout.reason}")
+        """Show the bar at the current step."""
+        del module
         self.display.stage("training")(trainer.global_step, self.steps)
 
     def on_train_batch_end(

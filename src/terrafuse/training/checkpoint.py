@@ -78,7 +78,6 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             decay_rule=module.decay_rule,
             step_rule=module.step_rule,
             step_samples=self.samples * trainer.world_size,
-            channels_last=module.layout is not None and module.layout.channels_last,
         )
         checkpoint["terrafuse"] = position_fields(position)
 

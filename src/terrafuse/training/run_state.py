@@ -93,7 +93,6 @@ class Position:
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
         step_rule: Rule of the batches of a step it was begun with.
         step_samples: Samples of a step in all processes; None: not known.
-        channels_last: Layout in which it was begun (`training.layout`); None: not begun.
     """
 
     step: int = 0
@@ -102,7 +101,6 @@ class Position:
     decay_rule: int = DECAY_RULE
     step_rule: int = STEP_RULE
     step_samples: int | None = None
-    channels_last: bool | None = None
 
 
 def check_startable(
@@ -228,8 +226,7 @@ def read_position(out: Path) -> Position:
     rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
     return Position(
         own["step"], own["is_done"], own["world_size"],
-        step_samples=own.get("step_samples"), channels_last=own.get("channels_last", False),
-        **rules,
+        step_samples=own.get("step_samples"), **rules,
     )  # fmt: skip
 
 

@@ -22,7 +22,6 @@ from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.features import FeatureCache, feature_budget
-from terrafuse.training.layout import Layout, choose_layout
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
     DECAY_RULE,
@@ -46,12 +45,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
-
-    Attributes:
-        layout: Order of the model's numbers in memory, once that is chosen.
     """
-
-    layout: Layout | None = None
 
     def __init__(
         self,
@@ -171,7 +165,6 @@ class SegmentationTask(LearningTask):
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
-        channels_last: Layout that the run was begun with; None: choose.
     """
 
     def __init__(
@@ -182,13 +175,10 @@ class SegmentationTask(LearningTask):
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
         step_rule: int = STEP_RULE,
-        *,
-        channels_last: bool | None = None,
     ) -> None:
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter, self.settings = segmenter, config
         self.features: FeatureCache | None = None
-        self._begun_layout = channels_last
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
@@ -228,16 +218,8 @@ class SegmentationTask(LearningTask):
         return Batches(steps, batches.total)
 
     def setup(self, stage: str) -> None:
-        """Choose the layout, now that device and processes are known; join their batch norms."""
+        """Begin to keep features; let batch norms see all processes, once these are known."""
         del stage
-        self.layout = choose_layout(
-            self.segmenter,
-            self.settings,
-            device=self.trainer.strategy.root_device.type,
-            processes=self.trainer.world_size,
-            begun=self._begun_layout,
-        )
-        self.layout.apply(self.segmenter)
         if self.settings.cache_features:
             budget = feature_budget(self.settings.cache_features_mb)
             self.features = FeatureCache(self.segmenter, budget)

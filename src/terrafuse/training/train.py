@@ -348,9 +348,7 @@ def _fit(run: _Run) -> signal.Signals | None:
     loader = _loader_factory(run, before=last.listen)
     rules = run.position.decay_rule, run.position.step_rule
     segmenter = to_fit(run.segmenter, training)
-    task = SegmentationTask(
-        segmenter, run.loss, training, loader, *rules, channels_last=run.position.channels_last
-    )
+    task = SegmentationTask(segmenter, run.loss, training, loader, *rules)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
