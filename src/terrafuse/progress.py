@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Called with (done, total) during long work.
 Progress = Callable[[int, int], None]
+#: Called with the title of each part of long work as it begins.
+Stage = Callable[[str], object]
 
 
 #: Seconds without a line that make the next one due, and the part of a stage's time that does.

@@ -153,6 +153,24 @@ def test_one_input_per_modality(made: api.Run, exported: api.Exported) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
+def test_a_terminal_sees_what_is_done(
+    run: api.Run,
+    command_line: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("terrafuse.progress.Display.stage", lambda _, title: told.append(title))
+    code, _, error = command_line("export", run.folder, "--half")
+    assert (code, error) == (0, "")  # which is no terminal
+    assert told[1:] == [
+        "recording the graph",
+        "writing the graph",
+        "halving the weights",
+        "comparing with the model",
+    ]
+
+
+@pytest.mark.usefixtures("recorded")
 def test_half_of_the_bytes(run: api.Run) -> None:
     half = api.export(run, half=True)
     assert half.path.name == "model_float16.onnx"
@@ -195,7 +213,18 @@ def test_int8_and_what_it_costs(run: api.Run, monkeypatch: pytest.MonkeyPatch) -
         quantize(path, out, inputs, **options)
 
     monkeypatch.setattr(exporting, "quantize", spied)
-    made = api.export(run, int8=True)
+    told: list[object] = []
+    made = api.export(run, int8=True, stage=told.append, progress=lambda *done: told.append(done))
+    assert told == [
+        "reading data to compare on",
+        "recording the graph",
+        "writing the graph",
+        "finding the ranges for int8",
+        "comparing with the model",
+        "measuring scores",
+        (1, 1),  # the model's
+        (1, 1),  # the graph's
+    ]
     # Ranges are those of the two training scenes, not of the one that is scored.
     assert len(given) == 2
     for number, inputs in enumerate(given):

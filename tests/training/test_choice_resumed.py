@@ -160,6 +160,7 @@ MAY_CHANGE = {
     "training.strategy",
     "training.backend",
     "training.loggers",
+    "training.cache_features_mb",
     "training.save_every",
     "evaluation.split",
     "evaluation.boundary_tolerance_px",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
@@ -299,6 +300,75 @@ def test_adam_has_its_decay_in_the_gradient() -> None:
         steps[name] = weight.item() - 3
     assert steps["adamw"] == pytest.approx(-0.2 * 0.1 * 3)
     assert steps["adam"] == pytest.approx(-0.2)
+
+
+def walk(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], steps: range
+) -> list[torch.Tensor]:
+    """Parameters after steps whose gradients depend on their numbers and on where they are."""
+    for number in steps:
+        generator = torch.Generator().manual_seed(number)
+        for parameter in parameters.values():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.grad = noise + 0.1 * parameter.detach()
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in parameters.values()]
+
+
+def begun(settings: TrainingConfig, *, fused: bool) -> Any:
+    """The optimiser of a new run, or of one from before there were fused ones; its parameters."""
+    torch.manual_seed(0)
+    model = TinySegmenter()
+    parameters = dict(model.named_parameters())
+    found = create_optimizer(parameters, parameter_groups(model, settings), settings)
+    assert all(group["fused"] is True for group in found.param_groups)
+    for group in () if fused else found.param_groups:
+        group["fused"] = None
+    return found, parameters
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"amsgrad": True}, {"optimizer": "adam"}, {"optimizer": "sgd"}], ids=str
+)
+def test_fused_steps_are_those_of_the_plain_optimiser(values: dict[str, Any]) -> None:
+    settings = config(lr=0.05, **values)
+    fused, plain = (walk(*begun(settings, fused=own), range(20)) for own in (True, False))
+    start = dict(begun(settings, fused=True)[1])
+    for one, other, first in zip(fused, plain, start.values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        assert (one - first).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_a_checkpoint_of_before_goes_on_unfused_bit_by_bit(name: str) -> None:
+    settings = config(lr=0.05, optimizer=name)
+    expected = walk(*begun(settings, fused=False), range(9))
+    before, then = begun(settings, fused=False)
+    walk(before, then, range(4))
+    resumed, parameters = begun(settings, fused=True)
+    resumed.load_state_dict(before.state_dict())
+    assert all(group["fused"] is None for group in resumed.param_groups)
+    with torch.no_grad():
+        for parameter, value in zip(parameters.values(), then.values(), strict=True):
+            parameter.copy_(value)
+    assert all(map(torch.equal, walk(resumed, parameters, range(4, 9)), expected))
+
+
+def test_gradients_are_clipped_in_their_own_units_in_mixed_precision() -> None:
+    """As Lightning does it: undo the loss scale, clip, step."""
+    settings = config(lr=0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    model = SensorModel([Modality("x", ("b",))])
+    model.weight = weight
+    optimizer = create_optimizer({"weight": weight}, parameter_groups(model, settings), settings)
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    scaler = precision.scaler
+    assert scaler is not None
+    scaler.scale((weight**2).sum() / 2).backward()  # its gradient is the weight, of length 5
+    scaler.unscale_(optimizer)
+    precision.clip_gradients(optimizer, 1.0)
+    scaler.step(optimizer)
+    torch.testing.assert_close(weight.detach(), torch.tensor([[3 - 0.06, 4 - 0.08]]))
 
 
 def test_sgd_step_by_hand() -> None:

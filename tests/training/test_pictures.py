@@ -25,5 +25,8 @@ def test_the_scene_with_the_most_even_mix_is_shown(tmp_path: Path) -> None:
     segmenter = Identity(scenes[0].modalities)
     assert picture._choose(segmenter).scene_id == "mixed"  # type: ignore[union-attr]
     picture(segmenter, 7)
+    picture(segmenter, 8)
+    picture.finish()
+    assert (tmp_path / "figures" / "validation_000008.png").exists()
     assert (tmp_path / "figures" / "validation_000007.png").stat().st_size > 1000
     assert segmenter.norm.training

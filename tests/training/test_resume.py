@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -16,10 +17,12 @@ import torch
 from terrafuse.config import RunConfig
 from terrafuse.errors import ConfigError, OutputError, TrainingError, WeightsError
 from terrafuse.training import train
+from terrafuse.training.callbacks import StepLog
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log
 from terrafuse.training.pictures import SamplePicture
 from terrafuse.training.task import SegmentationTask, step_seed
+from terrafuse.training.validation import Validation
 from terrafuse.weights import read_state
 
 Make = Callable[..., Any]
@@ -116,6 +119,70 @@ def test_resumed_equals_uninterrupted(
     assert log_of(tmp_path / "run") == log_of(tmp_path / "straight")
     expected, found = (read_state(tmp_path / name) for name in ("straight", "run"))
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_minutes_make_validation_due_and_go_on_where_a_run_stopped(
+    tmp_path: Path,
+    make_dataset: Make,
+    make_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: Losses,
+) -> None:
+    now = [0.0]
+    step, score = SegmentationTask.training_step, Validation._score
+
+    def slow_step(self: SegmentationTask, *batch: Any) -> dict[str, Any]:
+        now[0] += 30
+        return step(self, *batch)
+
+    def slow_score(self: Validation, *of: Any) -> dict[str, float | None]:
+        now[0] += 40
+        return score(self, *of)
+
+    seconds = property(lambda self: self._seconds_before + now[0])
+    monkeypatch.setattr(StepLog, "seconds", seconds)
+    monkeypatch.setattr(SegmentationTask, "training_step", slow_step)
+    monkeypatch.setattr(Validation, "_score", slow_score)
+    config = make_config(make_dataset(), training={"validate_every": 3, "validate_minutes": 1})
+    train(config, tmp_path / "straight")
+    straight = losses.copy()
+    scored = [row for row in read_log(tmp_path / "straight" / "log.csv") if row["val_miou"]]
+    # By the minute at 2 and 5, by the step at 3 and 6, and at the end; the 40 s of a validation
+    # do not count.
+    assert [int(row["step"]) for row in scored] == [2, 3, 5, 6, 8]
+    assert [float(row["seconds"]) for row in scored][:2] == [2 * 30 + 40, 3 * 30 + 2 * 40]
+    losses.clear()
+    now[0] = 0.0
+    at_batch(monkeypatch, 2, press_ctrl_c)
+    with pytest.raises(TrainingError, match="after step 3 of 8"):
+        train(config, tmp_path / "run")
+    now[0] = 0.0  # the clock of another process
+    train(config, tmp_path / "run", resume=True)
+    assert losses == straight
+    assert log_of(tmp_path / "run") == log_of(tmp_path / "straight")
+    expected, found = (read_state(tmp_path / name) for name in ("straight", "run"))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_run_killed_after_a_validation_by_the_minute_goes_on_from_there(
+    tmp_path: Path,
+    make_dataset: Make,
+    make_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    losses: Losses,
+) -> None:
+    def crash(task: SegmentationTask) -> None:
+        raise RuntimeError("power cut")
+
+    # Whatever the clock says, a minute is over at each step.
+    monkeypatch.setattr(StepLog, "seconds", property(lambda self: next(ticks)))
+    ticks = itertools.count(0.0, 60.0)
+    config = make_config(make_dataset(), training={"validate_every": 8, "validate_minutes": 0.5})
+    at_batch(monkeypatch, 3, crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, tmp_path / "run")
+    train(config, tmp_path / "run", resume=True)
+    assert [batch for batch, _ in losses] == [*range(8)]
 
 
 def test_killed_run_goes_on_from_its_last_validation(

@@ -45,7 +45,7 @@ from terrafuse.exporting import (
 )
 from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.prediction.calibrated import CALIBRATION_JSON
-from terrafuse.progress import Progress
+from terrafuse.progress import Progress, Stage
 from terrafuse.samples import Sample, collate, round_up
 from terrafuse.segmenter import Segmenter
 from terrafuse.weights import PortableInfo, check_same_scheme
@@ -65,6 +65,7 @@ _FORMATS: tuple[Format, ...] = ("onnx", "pt2")
 _COMPARED, _BATCH, _CALIBRATING = 4, 2, 32
 # Windows of a scene that are read to find some with data in every modality.
 _TRIED = 64
+_RECORDING, _WRITING = "recording the graph", "writing the graph"
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def export(
     out: str | Path | None = None,
     licence: str | None = None,
     manifest: str | Path | None = None,
+    stage: Stage | None = None,
     progress: Progress | None = None,
 ) -> Exported:
     """Write a run as one file: a graph with its normalisation inside, and all that is known of it.
@@ -114,6 +116,7 @@ def export(
         out: The file; default: `model….onnx` or `model….pt2` in the run folder.
         licence: Of the weights; default: that of the base weights, if they have one.
         manifest: Another dataset than the run's, to compare and measure on.
+        stage: Called with a title as each stage begins: reading data, recording the graph …
         progress: Called with (windows done, windows in all) while scores are measured.
 
     Raises:
@@ -124,6 +127,7 @@ def export(
         OutputError: The file cannot be written.
     """
     precision = _precision(format, half=half, int8=int8, stacked=stacked)
+    stage = stage or _silently
     if format == "onnx":
         check_packages()
     opened = run if isinstance(run, Run) else load(run)
@@ -134,6 +138,7 @@ def export(
     windows = WindowSettings.of_run(opened.config)
     model = copy.deepcopy(opened.segmenter).cpu().eval()
     check_names(model)
+    stage("reading data to compare on")
     data = _find_data(opened, model, windows, manifest, for_int8=int8)
     info = PortableInfo(
         model=opened.info.to_dict(),
@@ -147,7 +152,7 @@ def export(
         opset=OPSET if format == "onnx" else None,
         stacked=stacked,
     )
-    job = _Export(opened, model, data, info, progress)
+    job = _Export(opened, model, data, info, stage, progress)
     return job.write_program(path) if format == "pt2" else job.write_onnx(path)
 
 
@@ -181,19 +186,23 @@ class _Export:
     Args:
         model: On the CPU, in evaluation mode.
         info: What the file says, but for what is found while it is checked.
+        stage: Told of each part as it begins.
     """
 
     run: Run
     model: Segmenter
     data: _Data
     info: PortableInfo
+    stage: Stage
     progress: Progress | None
 
     def write_program(self, path: Path) -> Exported:
         """Write a `.pt2` archive."""
         half = self.info.precision == "float16"
+        self.stage(_RECORDING)
         program = to_program(with_half_weights(self.model) if half else self.model)
         with written_whole(path) as (partial,):
+            self.stage(_WRITING)
             write_program(program, partial)
             agreement = self._compare(open_program(partial, self.model.modalities))
             info = replace(self.info, checked=agreement.to_dict())
@@ -203,6 +212,7 @@ class _Export:
     def write_onnx(self, path: Path) -> Exported:
         """Write an ONNX file."""
         stack = self._stacked() if self.info.stacked else None
+        self.stage(_RECORDING)
         with _writing(self.model):
             program = self._program(stack)
         size = weight_bytes(program)
@@ -213,6 +223,7 @@ class _Export:
             written = partial if self.info.precision == "float32" else first
             inputs = list(self.info.inputs)
             output = PROBABILITIES if stack else OUTPUT
+            self.stage(_WRITING)
             with _writing(self.model):
                 write_onnx(program, written, inputs, output)
                 self._shrink(first, partial, stack, external=external)
@@ -237,8 +248,10 @@ class _Export:
     def _shrink(self, path: Path, out: Path, stack: StackedGraph | None, *, external: bool) -> None:
         """Make the file with smaller weights out of that in float32."""
         if self.info.precision == "float16":
+            self.stage("halving the weights")
             halve(path, out, external=external)
         elif self.info.precision == "int8":
+            self.stage("finding the ranges for int8")
             inputs = [self._inputs(batch, stack) for batch in self.data.calibrating]
             quantize(path, out, inputs, external=external)
 
@@ -251,6 +264,7 @@ class _Export:
         return {name: image.numpy() for name, image in whole.items()}
 
     def _compare(self, graph: Graph) -> Agreement:
+        self.stage("comparing with the model")
         agreement = compare(
             self.model,
             graph,
@@ -265,6 +279,7 @@ class _Export:
 
     def _scores(self, graph: Graph) -> dict[str, Any]:
         """Scores of the model and of the graph, on whole scenes."""
+        self.stage("measuring scores")
         replaced = GraphSegmenter.of(self.model, graph, self.info.stride, self.info.least_size)
         config = self.run.config.evaluation.model_copy(update={"split": self.data.split})
         score = partial(
@@ -297,6 +312,10 @@ class _Export:
             overlap=int(self.info.windows["overlap"]),
             pixel_size_m=self.data.pixel_size_m,
         )
+
+
+def _silently(title: str) -> None:
+    del title
 
 
 def _precision(format: str, *, half: bool, int8: bool, stacked: bool) -> StoredPrecision:

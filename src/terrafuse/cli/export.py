@@ -63,7 +63,8 @@ def export(
             out=out,
             licence=licence,
             manifest=manifest,
-            progress=display.stage("measuring scores"),
+            stage=display.stage,
+            progress=display.update,
         )
     if as_json:
         described = {"file": str(made.path), "bytes": made.size, **made.info.to_dict()}

@@ -28,6 +28,7 @@ _MOST_PIXELS = 1 << 16
 _MOST_SAMPLES = 1 << 16
 _MOST_PROCESSES = 1024
 _MOST_CACHE_MB = 1 << 24
+_MOST_MINUTES = 60 * 24 * 366
 _MOST_WEIGHT = 1e6
 _MOST_SEED = 2**32 - 1
 _MOST_STATISTIC = 1e15
@@ -335,11 +336,29 @@ class TrainingConfig(LearningConfig):
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."
     )
+    cache_features: bool = Field(
+        False,
+        description="Keep what frozen backbones make of each window, where nothing random is "
+        "before them.",
+    )
+    cache_features_mb: int | None = Field(
+        None,
+        ge=0,
+        le=_MOST_CACHE_MB,
+        description="Memory for these features, in MB; default: a quarter of what is free.",
+    )
     validate_every: int | None = Field(
         None,
         ge=1,
         le=MOST_STEPS,
         description="Steps between validations; default: ten over the run.",
+    )
+    validate_minutes: float | None = Field(
+        None,
+        gt=0,
+        le=_MOST_MINUTES,
+        description="Minutes of training after a validation that make the next one due, if its "
+        "step has not come before.",
     )
     validation_split: str = Field("val", description="Split that chooses the weights to keep.")
     validation_overlap: int | None = Field(

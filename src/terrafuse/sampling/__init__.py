@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from terrafuse.sampling.augment import describe_augmentation
+    from terrafuse.sampling.augment import describe_augmentation, random_changes
     from terrafuse.sampling.dataset import (
         TrainingDataset,
         TrainingLoader,
@@ -26,7 +26,7 @@ else:  # each with the libraries that it needs, and no others
     __getattr__ = import_on_use(
         __name__,
         {
-            "terrafuse.sampling.augment": ("describe_augmentation",),
+            "terrafuse.sampling.augment": ("describe_augmentation", "random_changes"),
             "terrafuse.sampling.dataset": (
                 "TrainingDataset",
                 "TrainingLoader",
@@ -58,6 +58,7 @@ __all__ = [
     "describe_augmentation",
     "label_units",
     "labelled_scenes",
+    "random_changes",
     "share_labels",
     "training_indexing",
     "training_loader",

@@ -173,6 +173,16 @@ def describe_augmentation(config: AugmentConfig, modalities: Sequence[Modality])
     return lines
 
 
+def random_changes(config: AugmentConfig, modalities: Sequence[Modality]) -> list[str]:
+    """Return the keys of `data.augment` by which samples change at random."""
+    low, high = config.scale
+    geometry = {"flip": config.flip, "rotate": config.rotate, "scale": not low == high == 1}
+    found = [name for name, is_on in geometry.items() if is_on]
+    for m in modalities:
+        found += [name for name, most in _photometry_of(config, m).items() if most]
+    return list(dict.fromkeys(found))
+
+
 def _describe_zoom(config: AugmentConfig) -> list[str]:
     low, high = config.scale
     padded = " (padded below 1)" if low < 1 and config.zoom_out == "pad" else ""

@@ -247,3 +247,10 @@ class StepProgress(Callback):  # type: ignore[misc]
         if is_step_end(trainer, batch_idx):
             self.display.update(trainer.global_step, self.steps)
             self.display.note(f"loss {outputs['terms']['total']:.4f}{self.score}")
+
+    def on_train_end(self, trainer: Trainer, module: LearningTask) -> None:
+        """Tell of features that were kept."""
+        del trainer
+        features = getattr(module, "features", None)
+        if features:
+            self.display.say(features.told)

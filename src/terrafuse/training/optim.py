@@ -35,6 +35,8 @@ _NOT_DECAYED: Mapping[str, re.Pattern[str]] = {
 }
 # The rule of before, for runs that were begun with it: by the last part of the name alone.
 _FORMER_OFFSETS = re.compile(r"(^|_)(pos|position|token|tokens)(_|$)")
+#: Devices with kernels of all three optimisers, for steps of all parameters at once.
+_FUSED_ON = ("cpu", "cuda")
 _ONE_DIMENSION = "bias, norm or scale (one dimension)"
 
 
@@ -134,6 +136,9 @@ def create_optimizer(
 ) -> Optimizer:
     """Create AdamW, Adam or SGD over `groups`, at the peak learning rates.
 
+    It is torch's fused one where that exists: all parameters in one call, equal but for rounding. A
+    checkpoint holds whether it was, so that a run begun with another goes on with that.
+
     Args:
         parameters: The model's parameters by name.
         groups: Result of `parameter_groups`.
@@ -147,10 +152,22 @@ def create_optimizer(
         }
         for group in groups
     ]
+    fused = _can_be_fused(parameters[name] for group in groups for name in group.names) or None
     if config.optimizer == "sgd":
-        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
-    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-    return kind(settings, lr=config.lr, amsgrad=config.amsgrad)
+        optimizer: Optimizer = torch.optim.SGD(
+            settings, lr=config.lr, momentum=config.momentum, fused=fused
+        )
+    else:
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        optimizer = kind(settings, lr=config.lr, amsgrad=config.amsgrad, fused=fused)
+    # In mixed precision a fused one would undo the loss scale within its step, which is too late
+    # for clipping. Without this, Lightning undoes it before, as for any other.
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    return optimizer
+
+
+def _can_be_fused(parameters: Iterable[nn.Parameter]) -> bool:
+    return all(p.is_floating_point() and p.device.type in _FUSED_ON for p in parameters)
 
 
 def create_schedule(optimizer: Optimizer, config: LearningConfig) -> LambdaLR:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from terrafuse.classes import ClassScheme
 from terrafuse.data import Scene
-from terrafuse.modalities import BandStatistics
+from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.segmenter import Segmenter
 from terrafuse.training.log import read_log
@@ -32,7 +34,7 @@ class SamplePicture:
     """Writer of `validation_<step>.png`: images, labels and class map of one window.
 
     The window is fixed: of the central windows of the first scenes, the one with the most even mix
-    of classes.
+    of classes. The window is mapped at once, and drawn in a thread while training goes on.
 
     Args:
         crop_size: Side of the window, in scene pixels.
@@ -55,22 +57,38 @@ class SamplePicture:
         self.scheme = scheme
         self.folder = folder
         self._sample: Sample | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._drawn: list[Future[None]] = []
 
     def __call__(self, segmenter: Segmenter, step: int) -> None:
-        """Write the picture of a step, if any window suits the method."""
-        from terrafuse.reports import sample_panel  # matplotlib takes a second to import
+        """Begin the picture of a step, if any window suits the method.
 
+        Raises:
+            OutputError: An earlier one could not be written.
+        """
         self._sample = self._sample or self._choose(segmenter)
         if self._sample is None:
             return
-        figure = sample_panel(
-            self._sample,
-            segmenter.modalities,
-            self.statistics,
-            self.scheme,
-            _map_window(segmenter, collate([self._sample])),
-        )
-        _save(figure, self.folder / f"validation_{step:06d}.png")
+        classes = _map_window(segmenter, collate([self._sample]))
+        self._thread = self._thread or ThreadPoolExecutor(1, "pictures")
+        for done in [drawn for drawn in self._drawn if drawn.done()]:
+            self._drawn.remove(done)
+            done.result()
+        path = self.folder / f"validation_{step:06d}.png"
+        draw = partial(_draw, self._sample, segmenter.modalities, self.statistics, self.scheme)
+        self._drawn.append(self._thread.submit(draw, classes, path))
+
+    def finish(self) -> None:
+        """Wait until all pictures are written.
+
+        Raises:
+            OutputError: One could not be.
+        """
+        if self._thread is not None:
+            self._thread.shutdown()
+        self._thread, drawn, self._drawn = None, self._drawn, []
+        for one in drawn:
+            one.result()
 
     def _choose(self, segmenter: Segmenter) -> Sample | None:
         samples = [scene.read(_middle(scene, self.crop_size)) for scene in self.scenes]
@@ -90,6 +108,19 @@ def save_curves(log: Path, score: str, folder: Path) -> None:
     from terrafuse.reports import curves_figure
 
     _save(curves_figure(read_log(log), score=score), folder / "curves.png")
+
+
+def _draw(
+    sample: Sample,
+    modalities: Sequence[Modality],
+    statistics: Mapping[str, BandStatistics],
+    scheme: ClassScheme,
+    classes: NDArray[np.int64],
+    path: Path,
+) -> None:
+    from terrafuse.reports import sample_panel  # matplotlib takes a second to import
+
+    _save(sample_panel(sample, modalities, statistics, scheme, classes), path)
 
 
 def _save(figure: Figure, path: Path) -> None:

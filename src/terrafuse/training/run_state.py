@@ -56,6 +56,7 @@ FREE_SETTINGS = frozenset(
         "training.strategy",
         "training.backend",
         "training.loggers",
+        "training.cache_features_mb",
         "training.save_every",
         "evaluation.split",
         "evaluation.boundary_tolerance_px",

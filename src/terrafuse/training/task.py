@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import chain, islice
 from typing import Any, cast
@@ -20,6 +21,7 @@ from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.training.features import FeatureCache, feature_budget
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
     DECAY_RULE,
@@ -175,7 +177,8 @@ class SegmentationTask(LearningTask):
         step_rule: int = STEP_RULE,
     ) -> None:
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
-        self.segmenter = segmenter
+        self.segmenter, self.settings = segmenter, config
+        self.features: FeatureCache | None = None
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
@@ -215,8 +218,11 @@ class SegmentationTask(LearningTask):
         return Batches(steps, batches.total)
 
     def setup(self, stage: str) -> None:
-        """Let batch norms see the batches of all processes, once these are known."""
+        """Begin to keep features; let batch norms see all processes, once these are known."""
         del stage
+        if self.settings.cache_features:
+            budget = feature_budget(self.settings.cache_features_mb)
+            self.features = FeatureCache(self.segmenter, budget)
         if self.trainer.world_size == 1 or not self._syncs or self.step_rule == 1:
             return
         self._shares_norms = True
@@ -227,6 +233,13 @@ class SegmentationTask(LearningTask):
                 "batches there",
                 stacklevel=2,
             )
+
+    def teardown(self, stage: str) -> None:
+        """Forget features."""
+        del stage
+        if self.features:
+            self.features.close()
+            self.features = None
 
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
@@ -240,7 +253,10 @@ class SegmentationTask(LearningTask):
         assert batch.labels is not None
         if self._shares_norms:
             share_batches(self.segmenter, shares=self._has_same_modalities(batch))
-        output = self.segmenter(batch.images, batch.valid)
+        with self.features.training() if self.features else nullcontext():
+            output = self.segmenter(batch.images, batch.valid)
+        if self.features:
+            self.features.check_used(self.segmenter)
         terms: dict[str, Tensor] = self.loss(output, batch.labels, self.aux_weight, batch.factors)
         return terms
 

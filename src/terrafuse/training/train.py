@@ -45,6 +45,7 @@ from terrafuse.training import run_state, survey
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.features import check_features
 from terrafuse.training.fitting import fit_task, open_log, run_training, to_fit
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
@@ -60,7 +61,6 @@ from terrafuse.training.validation import (
     check_monitor,
     check_scene_windows,
     check_selection,
-    is_validation_due,
     validation_scenes,
 )
 from terrafuse.weights import digest, load_strict, read_weights, save_model
@@ -177,6 +177,7 @@ def _prepare(
     facts = run_state.read_split_statistics(out, config.data.manifest)
     manifest = run_state.as_begun(manifest, facts, out)
     segmenter = build_segmenter(config, manifest)
+    check_features(config, segmenter)
     keeper = open_keeper(manifest, fresh=fresh)
     if keeper.notice and run_state.is_first_process():
         display.say(keeper.notice)
@@ -390,7 +391,7 @@ def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
     )
     last = LastCheckpoint(
         run.out / run_state.LAST,
-        lambda step: is_validation_due(step, training),
+        lambda step: step == validation.last_step,
         lambda: validation.is_exhausted,
         samples=config.data.batch_size * training.accumulate,
     )

@@ -59,6 +59,7 @@ def check_trainer(config: LearningConfig, *, meets: bool = False) -> int:
 def _refuse_with_shards(config: TrainingConfig) -> None:
     wanted = {
         "ema_decay": (config.ema_decay is not None, "the average needs whole weights"),
+        "cache_features": (config.cache_features, "features are kept of whole backbones"),
         "head_first_steps": (config.head_first_steps > 0, "shards are frozen only as a whole"),
     }
     for name, (is_set, reason) in wanted.items():

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 from terrafuse.classes import ClassScheme
 from terrafuse.config import EvaluationConfig, RunConfig, TrainingConfig
 from terrafuse.data import Manifest, Scene
-from terrafuse.errors import ConfigError, LabelError, unknown_name
+from terrafuse.errors import ConfigError, LabelError, TerrafuseError, unknown_name
 from terrafuse.evaluation import (
     SCORES,
     ConfusionMatrix,
@@ -36,11 +37,9 @@ from terrafuse.training.callbacks import (
     is_due,
     is_step_end,
 )
+from terrafuse.training.pictures import SamplePicture
 from terrafuse.training.run_state import save_weights
 from terrafuse.training.task import SegmentationTask
-
-#: (segmenter, step) → a picture on disk.
-Picture = Callable[[Segmenter, int], None]
 
 
 def check_monitor(config: TrainingConfig) -> None:
@@ -139,7 +138,7 @@ def validation_overlap(config: RunConfig) -> int:
 
 
 def is_validation_due(step: int, config: TrainingConfig) -> bool:
-    """Tell whether validation is due after `step` optimiser steps."""
+    """Tell whether validation is due after `step` optimiser steps, whatever the time."""
     return is_due(step, config.steps, config.validate_every)
 
 
@@ -168,6 +167,9 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         progress: Display of the monitored score.
         average: Weight average to validate instead of the current weights.
         picture: Called in the first process after each validation.
+
+    Attributes:
+        last_step: Optimiser steps before the last validation; None before the first one.
     """
 
     def __init__(
@@ -180,7 +182,7 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         step_log: StepLog,
         progress: StepProgress,
         average: WeightAverage | None = None,
-        picture: Picture | None = None,
+        picture: SamplePicture | None = None,
     ) -> None:
         self.scenes = list(scenes)
         self.scheme = scheme
@@ -191,6 +193,8 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         self.average = average
         self.picture = picture
         self.best_score: float | None = None
+        self.last_step: int | None = None
+        self._seconds = 0.0  # of the run, at the end of the last validation
         self._without_gain = 0
         self._whole: Segmenter | None = None
 
@@ -212,14 +216,40 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         """Validate if due."""
         del outputs, batch
         step = trainer.global_step
-        if is_step_end(trainer, batch_idx) and is_validation_due(step, self.config.training):
+        if is_step_end(trainer, batch_idx) and self._is_due(trainer, step):
             segmenter = self._judged(trainer, module)
             if self._is_better(segmenter, trainer, module) and trainer.is_global_zero:
                 save_weights(self.kept, segmenter)
             if self.scenes and trainer.is_global_zero and self.picture:
                 self.picture(segmenter, step)
+            self.last_step, self._seconds = step, self.step_log.seconds
             if self.is_exhausted:
                 trainer.should_stop = True
+
+    def on_train_end(self, trainer: Trainer, module: SegmentationTask) -> None:
+        """Wait for pictures that are being drawn."""
+        del trainer, module
+        if self.picture:
+            self.picture.finish()
+
+    def on_exception(
+        self, trainer: Trainer, module: SegmentationTask, exception: BaseException
+    ) -> None:
+        """Wait for pictures; what the run fails by is told, whatever becomes of them."""
+        del trainer, module, exception
+        if self.picture:
+            with suppress(TerrafuseError):
+                self.picture.finish()
+
+    def _is_due(self, trainer: Trainer, step: int) -> bool:
+        """Tell whether steps or minutes make validation due, in all processes alike."""
+        minutes = self.config.training.validate_minutes
+        if is_validation_due(step, self.config.training) or minutes is None:
+            return is_validation_due(step, self.config.training)
+        late = self.step_log.seconds - self._seconds >= 60 * minutes
+        if trainer.world_size == 1:
+            return late
+        return bool(trainer.strategy.broadcast(late))  # clocks differ: the first process' counts
 
     def _is_better(self, segmenter: Segmenter, trainer: Trainer, module: SegmentationTask) -> bool:
         if not self.scenes:
@@ -282,9 +312,11 @@ class Validation(Callback):  # type: ignore[misc]  # Lightning is not typed for 
         return {
             "best_score": self.best_score,
             "without_gain": self._without_gain,
+            "seconds": self._seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state from `last.ckpt`."""
         self.best_score = state_dict["best_score"]
         self._without_gain = state_dict["without_gain"]
+        self._seconds = state_dict.get("seconds", 0.0)  # not in checkpoints of before
