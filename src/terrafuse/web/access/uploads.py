@@ -259,7 +259,6 @@ def uploads_router(uploads: Uploads) -> APIRouter:
     ) -> Upload:
         require(user, "upload")
         _check_declared(request, uploads)
-        await run_in_threadpool(uploads.expire)
         upload = await uploads.take(user, cut(name, 200), request.stream())
         response.headers["location"] = f"/api/uploads/{upload.id}"
         return upload
