@@ -216,8 +216,12 @@ def test_a_run_that_fails_does_not_stop_the_others(folder: Path, command_line: A
     faulty = {"method": {"name": "single", **RESNET}}  # of two modalities
     write_methods(folder, {"faulty": faulty, "Early fusion": METHODS["Early fusion"]})
     words = ("sweep", folder / "run.yaml", "--methods", folder / "methods.yaml", "--seeds", 1,
-             "--out", folder / "out", "--device", "cpu")  # fmt: skip
+             "--out", folder / "out", "--device", "cpu", "--fresh")  # fmt: skip
+    kept = folder / "data" / ".terrafuse" / "checks-0.npz"
+    kept.parent.mkdir(exist_ok=True)
+    kept.touch()
     code, table, said = command_line(*words)
+    assert not kept.exists()
     assert code == 2
     assert "error: run-faulty-0: " in said
     assert "| Early fusion | 1 |" in table

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from terrafuse.data import kept, load_manifest
-from terrafuse.data.kept import FOLDER, Keeper, open_keeper
+from terrafuse.data.kept import FOLDER, Keeper, forget, open_keeper
 
 Make = Callable[..., Path]
 
@@ -251,6 +251,16 @@ def test_fresh_replaces(path: Path) -> None:
     keeper(path).save("kind", values={"x": 1})
     open_keeper(load_manifest(path), fresh=True).save("kind", values={"x": 2})
     assert keeper(path).load("kind") == {"x": 2}
+
+
+def test_what_is_forgotten_is_read_again_and_nothing_else_goes(path: Path) -> None:
+    keeper(path).save("kind", values={"x": 1})
+    view = path.parent / FOLDER / "view" / "a.tif"
+    view.parent.mkdir()
+    view.touch()
+    forget(path)
+    assert keeper(path).load("kind") is None
+    assert view.exists()
 
 
 @pytest.mark.parametrize("size", [0, 10, 200])

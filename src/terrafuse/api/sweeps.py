@@ -31,6 +31,7 @@ from terrafuse.api.sweep_sharing import (
     when_free,
 )
 from terrafuse.data import open_dataset
+from terrafuse.data.kept import forget
 from terrafuse.data.painted import learnt_in, painted_path
 from terrafuse.describe.overview import describe_model
 from terrafuse.errors import (
@@ -96,6 +97,7 @@ def sweep(
     shard: Shard | str | None = None,
     engine: EngineName = "local",
     ray_address: str | None = None,
+    fresh: bool = False,
     progress: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> Sweep:
@@ -121,6 +123,7 @@ def sweep(
         engine: "local": one run after the other; "ray": one in each slot of a Ray cluster, a GPU
             or a CPU.
         ray_address: A running Ray cluster; None: RAY_ADDRESS, else this machine alone.
+        fresh: Read the data again once, whatever is kept of it beside the manifests.
         progress: Show progress of each run: a bar, or lines where stderr is no terminal.
         say: Called with a line per run.
 
@@ -154,6 +157,9 @@ def sweep(
         when_stopped(hint),
         claimed(out, "sweep", takes_part=is_first_process(), part=part),
     ):
+        if fresh:
+            for manifest in {job.config.data.manifest for plan in plans for job in plan}:
+                forget(manifest)
         work = _Sweeping(out, plans, candidates, split, device, progress, say, share)
         if share is None and engine == "local":
             for row in work.rows:

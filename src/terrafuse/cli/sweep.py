@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from terrafuse.cli.options import AsJson, Device, ScoredSplit, Setting, pairs, tell_waiting
+from terrafuse.cli.options import AsJson, Device, Fresh, ScoredSplit, Setting, pairs, tell_waiting
 
 if TYPE_CHECKING:
     from terrafuse.prediction import EngineName
@@ -57,6 +57,7 @@ def sweep(
         str | None,
         typer.Option(help="A running Ray cluster; default: RAY_ADDRESS, else this machine alone."),
     ] = None,
+    fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
     """Train and score run files × methods × seeds, and write a table.
@@ -77,6 +78,7 @@ def sweep(
         shard=shard,
         engine=cast("EngineName", engine),
         ray_address=ray_address,
+        fresh=fresh,
         say=lambda text: typer.echo(text, err=True),
     )
     if done.waits_for:

@@ -173,6 +173,13 @@ def open_keeper(manifest: Manifest, *, fresh: bool = False) -> Keeper:
     return Keeper(folder, _hash(about), notice, fresh)
 
 
+def forget(manifest: Path) -> None:
+    """Drop all that earlier processes have kept beside a manifest."""
+    folder = _writable_folder(manifest)
+    for path in folder.glob("*.npz") if folder else ():
+        path.unlink(missing_ok=True)
+
+
 def _hash(value: object) -> str:
     return hashlib.sha256(repr(value).encode(errors="surrogateescape")).hexdigest()[:32]
 
