@@ -12,23 +12,33 @@ export function theme(): Theme {
   return matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
 }
 
-/** A button that changes it; the choice is kept by the browser where it may be. */
-export function themeButton(): HTMLButtonElement {
+/** Show the colours that the reader chose before. */
+export function applyKeptTheme(): void {
   const kept = read();
   if (kept) document.documentElement.dataset.theme = kept;
+}
+
+/** Change to the other colours; the choice is kept by the browser where it may be. */
+export function toggleTheme(): void {
+  const next = theme() === 'dark' ? 'light' : 'dark';
+  document.documentElement.dataset.theme = next;
+  try {
+    localStorage.setItem(KEY, next);
+  } catch {
+    // Not allowed here: the choice holds until the page is left.
+  }
+}
+
+/** A button that changes them. */
+export function themeButton(): HTMLButtonElement {
+  applyKeptTheme();
   const button = h('button', { type: 'button', class: 'quiet' });
   const show = () => {
     button.textContent = theme() === 'dark' ? 'Light' : 'Dark';
     button.setAttribute('aria-label', `Change to ${theme() === 'dark' ? 'light' : 'dark'} colours`);
   };
   button.addEventListener('click', () => {
-    const next = theme() === 'dark' ? 'light' : 'dark';
-    document.documentElement.dataset.theme = next;
-    try {
-      localStorage.setItem(KEY, next);
-    } catch {
-      // Not allowed here: the choice holds until the page is left.
-    }
+    toggleTheme();
     show();
   });
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', show);

@@ -1,5 +1,4 @@
-/** The page of a view: state, what is read for it, and the parts that show it. */
-import { render } from 'lit-html';
+/** The page of a view: its state, what is read for it, and what its parts do. */
 import type { ClassEntry, Entry, Layer, Place, View, ViewIndex, Why } from '../shared/contract';
 import { h } from '../shared/html';
 import type { Bitmap } from './bitmap';
@@ -7,15 +6,13 @@ import { isFromDisk, readDocument, request } from './data';
 import type { Pair } from './ground';
 import { LabelStore, newId, paintOver } from './labels';
 import { SceneMaps, type Stacked } from './maps';
-import { detailsPanel, layersPanel } from './panels';
-import { header, helpDialog, noticeBar, readout, tabBar } from './frame';
 import { linkedScene, readLink, writeLink } from './permalink';
 import { SampleStore } from './sample';
 import { firstState, visibleLayers, type Arrangement, type PageState, type Shown } from './state';
 import type { Style } from './style';
 import { LayerTiles } from './tiles';
+import { SwipeBar } from './swipe';
 import { Tools, type Tool } from './tools';
-import { fourBar, SwipeBar } from './panes';
 
 export type Panel = 'layers' | 'pixel' | 'places' | 'label' | 'sample';
 
@@ -63,7 +60,8 @@ export class App {
   readonly parts: Record<'bar' | 'layers' | 'stage' | 'details' | 'tabs' | 'readout' | 'notice' | 'help', HTMLElement>;
   private readonly swipeBar: SwipeBar;
 
-  constructor(root: HTMLElement) {
+  /** `show` draws the parts as the state is. */
+  constructor(root: HTMLElement, private readonly show: (app: App) => void) {
     this.parts = {
       bar: h('header', { class: 'bar' }),
       layers: h('section', { class: 'panel layers', 'aria-label': 'Layers', id: 'layers' }),
@@ -505,18 +503,6 @@ export class App {
     }
   }
 
-  setTheme(theme: 'light' | 'dark' | null): void {
-    if (theme) document.documentElement.dataset['theme'] = theme;
-    else delete document.documentElement.dataset['theme'];
-    try {
-      if (theme) localStorage.setItem('terrafuse-theme', theme);
-      else localStorage.removeItem('terrafuse-theme');
-    } catch {
-      // A page without storage keeps it until it is closed.
-    }
-    this.later();
-  }
-
   private async followLink(link: string): Promise<void> {
     const scene = linkedScene(link);
     const entry = this.index.views.find((each) => each.id === scene);
@@ -552,18 +538,8 @@ export class App {
   }
 
   draw(): void {
-    const { bar, layers, details, tabs, readout: below, notice, help } = this.parts;
-    document.body.dataset['sheet'] = this.sheet ?? '';
-    document.body.toggleAttribute('data-empty', this.view === null);
-    render(header(this), bar);
-    render(layersPanel(this), layers);
-    render(detailsPanel(this), details);
-    render(tabBar(this), tabs);
-    render(readout(this), below);
-    render(noticeBar(this), notice);
-    render(helpDialog(this), help);
+    this.show(this);
     if (this.view && this.maps) {
-      fourBar(this);
       this.maps.mark(this.state.selected, this.currentPlace);
       clearTimeout(this.linkTimer);
       this.linkTimer = setTimeout(() => this.writeLink(), 300);

@@ -2,7 +2,7 @@
 import { html, nothing, type TemplateResult } from 'lit-html';
 import type { App, Panel } from './app';
 import { crsText, degreesText, toLonLat } from './ground';
-import { KEYS } from './keys';
+import { changeTheme, KEYS, toggleHelp } from './keys';
 import { digits, lengthText } from './measure';
 
 const ICONS = {
@@ -40,12 +40,6 @@ function button({ name, text, key, pressed, go }: Button): TemplateResult {
   </button>`;
 }
 
-export function nextTheme(): 'light' | 'dark' {
-  const own = document.documentElement.dataset['theme'];
-  const isDark = own ? own === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-  return isDark ? 'light' : 'dark';
-}
-
 export function header(app: App): unknown {
   const { index } = app;
   if (!index) return html`<h1>terrafuse</h1>`;
@@ -67,7 +61,7 @@ export function header(app: App): unknown {
     <div class="group" role="group" aria-label="Page">
       ${button({ name: 'whole', text: 'Whole scene', key: '0', go: () => app.maps?.fit(null) })}
       ${button({ name: 'link', text: 'Copy a link to this look', key: 'c', go: () => void app.copyLink() })}
-      ${button({ name: 'theme', text: 'Light or dark', key: 't', go: () => app.setTheme(nextTheme()) })}
+      ${button({ name: 'theme', text: 'Light or dark', key: 't', go: () => changeTheme(app) })}
       <button class="icon" aria-label="Keys and help" title="Keys and help (?)" @click=${() => toggleHelp(app)}>?</button>
     </div>
   `;
@@ -89,13 +83,6 @@ function scenes(app: App): TemplateResult {
       )}
     </select></label
   >`;
-}
-
-export function toggleHelp(app: App): void {
-  const dialog = document.querySelector<HTMLDialogElement>('dialog.help');
-  app.isHelpShown = !dialog?.open;
-  if (dialog?.open) dialog.close();
-  else dialog?.showModal();
 }
 
 export function helpDialog(app: App): TemplateResult {

@@ -1,6 +1,6 @@
 /** Every key of the page, what it does, and the table that the help shows. */
+import { toggleTheme } from '../shared/theme';
 import type { App } from './app';
-import { nextTheme, toggleHelp } from './frame';
 
 export interface Key {
   group: 'Map' | 'Layers' | 'Read' | 'Page' | 'Labels' | 'Sample';
@@ -16,6 +16,18 @@ export interface Key {
 const STEP = 96;
 const isLabelling = (app: App): boolean => app.labels !== null && app.panel === 'label';
 const isSampling = (app: App): boolean => app.sample !== null && app.panel === 'sample';
+
+export function changeTheme(app: App): void {
+  toggleTheme();
+  app.later();
+}
+
+export function toggleHelp(app: App): void {
+  const dialog = document.querySelector<HTMLDialogElement>('dialog.help');
+  app.isHelpShown = !dialog?.open;
+  if (dialog?.open) dialog.close();
+  else dialog?.showModal();
+}
 
 function pan(dx: number, dy: number) {
   return (app: App, event: KeyboardEvent): void => {
@@ -48,7 +60,7 @@ export const KEYS: Key[] = [
   { group: 'Read', shown: ['Backspace'], text: 'Take the last corner back', keys: ['Backspace'], go: removeLast },
   { group: 'Read', shown: ['Esc'], text: 'Leave the tool', keys: ['Escape'], go: leave },
   { group: 'Page', shown: ['c'], text: 'Copy a link to this look', keys: ['c'], go: (app) => void app.copyLink() },
-  { group: 'Page', shown: ['t'], text: 'Light or dark', keys: ['t'], go: (app) => app.setTheme(nextTheme()) },
+  { group: 'Page', shown: ['t'], text: 'Light or dark', keys: ['t'], go: changeTheme },
   { group: 'Page', shown: ['?'], text: 'These keys', keys: ['?'], go: toggleHelp },
   { group: 'Labels', shown: ['1', '…', '9'], text: 'Class to paint with, or of the chosen polygon', keys: '123456789'.split(''), go: labelDigit },
   { group: 'Labels', shown: ['b'], text: 'Brush', keys: ['b'], go: (app) => app.labels !== null && (app.showPanel('label'), app.chooseTool('brush'), true) },

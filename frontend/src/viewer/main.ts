@@ -1,14 +1,11 @@
 import '../shared/look.css';
 import './viewer.css';
+import { applyKeptTheme } from '../shared/theme';
 import { App } from './app';
 import { handleKey } from './keys';
+import { showPage } from './page';
 
-try {
-  const theme = localStorage.getItem('terrafuse-theme');
-  if (theme === 'light' || theme === 'dark') document.documentElement.dataset['theme'] = theme;
-} catch {
-  // Without storage the system's choice holds.
-}
-const app = new App(document.querySelector<HTMLElement>('#page')!);
+applyKeptTheme();
+const app = new App(document.querySelector<HTMLElement>('#page')!, showPage);
 document.addEventListener('keydown', (event) => handleKey(app, event));
 void app.start();
