@@ -112,8 +112,8 @@ def test_turned_and_resized_windows_too(file: Path) -> None:
 
 
 def test_the_graph_gets_sizes_that_it_takes(tmp_path: Path) -> None:
-    """Multiples of 3 of which half are whole, and 24 at least; what is added is cut off again."""
-    info = info_of(MODEL, stride=3, least_size=24)
+    """Multiples of 6, and 24 at least; what is added is cut off again."""
+    info = info_of(MODEL, stride=6, least_size=24)
     model = OnnxModel.open(write_onnx(tmp_path / "m.onnx", MODEL, info), "cpu")
     session, seen = model.session, []
 

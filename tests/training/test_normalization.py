@@ -59,9 +59,11 @@ def test_all_splits_are_learned_from(
     shown: set[str] = set()
     begin, step = run_state.begin, SegmentationTask.training_step
 
-    def note_facts(out: Path, config: RunConfig, facts: run_state.SplitStatistics) -> None:
+    def note_facts(
+        out: Path, config: RunConfig, facts: run_state.SplitStatistics, painted: Any
+    ) -> None:
         found.append(facts)
-        begin(out, config, facts)
+        begin(out, config, facts, painted)
 
     def note_scenes(self: SegmentationTask, batch: Batch, batch_idx: int) -> dict[str, Any]:
         shown.update(batch.scene_ids)

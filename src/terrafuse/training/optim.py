@@ -136,8 +136,9 @@ def create_optimizer(
 ) -> Optimizer:
     """Create AdamW, Adam or SGD over `groups`, at the peak learning rates.
 
-    It is torch's fused one where that exists: all parameters in one call, equal but for rounding. A
-    checkpoint holds whether it was, so that a run begun with another goes on with that.
+    Adam and AdamW are torch's fused ones: all parameters in one call, equal but for rounding. A
+    checkpoint holds whether it was, so that a run begun with another goes on with that. Fused SGD
+    fails where parameters begin to learn after others (torch 2.15), as after `head_first_steps`.
 
     Args:
         parameters: The model's parameters by name.
@@ -152,14 +153,11 @@ def create_optimizer(
         }
         for group in groups
     ]
-    fused = _can_be_fused(parameters[name] for group in groups for name in group.names) or None
     if config.optimizer == "sgd":
-        optimizer: Optimizer = torch.optim.SGD(
-            settings, lr=config.lr, momentum=config.momentum, fused=fused
-        )
-    else:
-        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        optimizer = kind(settings, lr=config.lr, amsgrad=config.amsgrad, fused=fused)
+        return torch.optim.SGD(settings, lr=config.lr, momentum=config.momentum)
+    fused = _can_be_fused(parameters[name] for group in groups for name in group.names) or None
+    kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+    optimizer: Optimizer = kind(settings, lr=config.lr, amsgrad=config.amsgrad, fused=fused)
     # In mixed precision a fused one would undo the loss scale within its step, which is too late
     # for clipping. Without this, Lightning undoes it before, as for any other.
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]

@@ -92,7 +92,7 @@ def check_address(address: str, name: str, limits: Limits | None = None) -> None
     """
     for driver in dict.fromkeys(_SIGNATURES.values()):
         try:
-            with without_warnings():
+            with without_warnings(), rasterio.Env(**_ALONE):
                 dataset = rasterio.open(gdal_path(address), driver=driver)
         except RasterioError:
             continue
