@@ -18,12 +18,12 @@ from fastapi.responses import StreamingResponse as Streaming
 
 import terrafuse.web
 from terrafuse.web.access.guard import SECURITY_HEADERS
-from terrafuse.web.access.tokens import Right
+from terrafuse.web.access.tokens import LOCAL, Right, User
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
-from terrafuse.web.service.refusals import Refusal, answer_refusals
-from terrafuse.web.service.users import LOCAL, User
 from terrafuse.web.service.viewing import add_page
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
@@ -156,7 +156,7 @@ class FakeService:
 def fake_app(service: FakeService) -> FastAPI:
     """The addresses."""
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
 
     @app.middleware("http")
     async def ask_for_token(request: Request, call_next: Any) -> Response:

@@ -26,7 +26,8 @@ from starlette.testclient import TestClient
 
 from made_maps import write_map
 from terrafuse.web.access.tokens import User
-from terrafuse.web.service.refusals import Refusal, answer_refusals
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.tiles import router
 
 COLOURS = {0: (10, 20, 30), 1: (200, 100, 0), 2: (0, 250, 100)}
@@ -60,7 +61,7 @@ class Jobs:
 
 def app_of(folder: Path) -> FastAPI:
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
     app.state.service = Jobs(folder)
     app.include_router(router)
 

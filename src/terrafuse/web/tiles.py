@@ -37,8 +37,8 @@ from terrafuse.errors import cut
 from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import current_user
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import Fault
-from terrafuse.web.service.refusals import Refusal
 
 SIZE = 256
 #: Level of WebMercatorQuad, with pixels of 9 mm.

@@ -18,7 +18,7 @@ from terrafuse.web.access.sessions import Sessions
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import User, add_token, remove_token
 from terrafuse.web.access.users import current_user
-from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.refusals import answer_refusals
 
 
 def app_with(access: Access) -> FastAPI:

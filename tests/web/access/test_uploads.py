@@ -26,7 +26,7 @@ from terrafuse.web.access import rasters
 from terrafuse.web.access.rasters import Limits, check_raster
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.uploads import Uploads, uploads_router
-from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.service.answers import answer_errors
 
 HERE = Affine(10, 0, 500000, 0, -10, 4200000)
 
@@ -72,7 +72,7 @@ def uploads(tmp_path: Path) -> Uploads:
 def served(uploads: Uploads) -> TestClient:
     """A client; the header X-User says who asks, X-May what is allowed."""
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
     app.include_router(uploads_router(uploads))
 
     @app.middleware("http")

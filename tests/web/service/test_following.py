@@ -18,15 +18,15 @@ from made_service import MadeService, made_service, write_rasters
 from range_server import serving
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.locking import machine
+from terrafuse.web.access.tokens import User
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service import checks
 from terrafuse.web.service import serving as running
 from terrafuse.web.service.database import VERSION, Database
 from terrafuse.web.service.jobs import MOST_DEATHS, MOST_SILENCES, Queue
 from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.models import ModelShelf
-from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.settings import ServiceSettings
-from terrafuse.web.service.users import User
 from terrafuse.web.service.workers import Supervisor
 
 RASTERS = {"s2": "s2.tif", "s1": "s1.tif"}
@@ -231,7 +231,7 @@ def test_databases(tmp_path: Path) -> None:
 def test_a_database_that_is_gone_for_a_while(
     served: MadeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = "web.service.refusals:_no_database | try again in a minute"
+    place = "web.service.answers:_no_database | try again in a minute"
 
     def fail(*_: object, **__: object) -> None:
         raise OperationalError("SELECT", {}, Exception("gone"))

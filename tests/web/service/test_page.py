@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from starlette.middleware.base import RequestResponseEndpoint
 
 from terrafuse.web.access.tokens import User
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router
-from terrafuse.web.service.refusals import answer_refusals
 from terrafuse.web.service.viewing import add_page
 
 
@@ -16,7 +16,7 @@ def _client(user: User | None = None) -> TestClient:
     app = FastAPI()
     app.include_router(router)
     add_page(app)
-    answer_refusals(app)
+    answer_errors(app)
 
     @app.middleware("http")
     async def know(request: Request, call_next: RequestResponseEndpoint) -> Response:

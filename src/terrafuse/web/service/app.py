@@ -25,7 +25,11 @@ from terrafuse.version import VERSION
 from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
+from terrafuse.web.access.tokens import User
 from terrafuse.web.access.uploads import uploads_router
+from terrafuse.web.access.users import current_user, sees
+from terrafuse.web.refusals import Refusal, fault
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.events import job_events
@@ -35,10 +39,8 @@ from terrafuse.web.service.jobs import JobRow, to_message
 from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
 from terrafuse.web.service.metrics import Timing, describe_metrics
 from terrafuse.web.service.pages import list_addresses
-from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.state import Service, service_of
-from terrafuse.web.service.users import User, current_user, sees
 from terrafuse.web.service.viewing import Viewers, add_page
 
 Asking = Annotated[User, Depends(current_user)]
@@ -74,7 +76,7 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.service = service
-    answer_refusals(app)
+    answer_errors(app)
     app.include_router(router)
     app.include_router(uploads_router(service.uploads))
     app.include_router(tiles.router)

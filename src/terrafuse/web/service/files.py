@@ -10,9 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from terrafuse.errors import DataError, cut
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import current_user
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import Fault, Message
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User, current_user
 
 #: Names that are listed, of the formats that `check_kind` takes.
 SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2")

@@ -29,10 +29,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from terrafuse.errors import cut
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import sees
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User, sees
 
 JobRow = Row[Any]
 #: What a worker hears when it says how far it is.

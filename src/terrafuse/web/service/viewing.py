@@ -13,10 +13,11 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from terrafuse.web.access.users import current_user
+from terrafuse.web.refusals import Refusal, fault
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.folders import VIEW
-from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.state import Service
-from terrafuse.web.service.users import current_user
 from terrafuse.web.viewer.app import page_routes, view_routes
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.subjects import find_subjects
@@ -68,7 +69,7 @@ class Viewers:
 
 def _viewer(folder: Path) -> ASGIApp:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    answer_refusals(app)
+    answer_errors(app)
     app.include_router(view_routes(Preparer(find_subjects(folder))))
     app.include_router(page_routes())
     return app
