@@ -19,12 +19,12 @@ from fastapi.responses import StreamingResponse as Streaming
 import terrafuse.web
 from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.tokens import LOCAL, Right, User
+from terrafuse.web.built_page import page_routes
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
-from terrafuse.web.service.viewing import add_page
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
 _PAGE_OF_JOBS = 20
@@ -177,7 +177,7 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_results(app, service)
     app.include_router(files_router(service.roots))
     app.include_router(asker_router)
-    add_page(app)
+    app.include_router(page_routes("jobs.html", "docs"))
     return app
 
 

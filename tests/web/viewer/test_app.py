@@ -24,8 +24,8 @@ from terrafuse.stopping import Stopped
 from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import add_token
+from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer import scenes
-from terrafuse.web.viewer.app import page_files
 from terrafuse.web.viewer.document import View, ViewIndex
 from terrafuse.web.viewer.serving import listen, open_viewer, serve_view
 from viewed import SIDE, make_scene, write_map
@@ -246,7 +246,7 @@ def test_what_fails_says_so(shown: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_page_is_served(client: TestClient) -> None:
-    files = page_files()
+    files = page_files("index.html")
     assert "index.html" in files
     for name, path in files.items():
         assert client.get(f"/{name}").content == path.read_bytes()
