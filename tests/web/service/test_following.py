@@ -196,6 +196,8 @@ def test_a_stac_item_of_an_allowed_host(place: Path, tmp_path: Path) -> None:
         assert not any("s2.tif" in path for _, path, _ in server.requests), "nothing was opened"
         by_item = served.submit(item=server.url("item.json"))
         by_address = served.submit(rasters={n: server.url(f) for n, f in RASTERS.items()})
+        asked = {path.rpartition("/")[2] for _, path, _ in server.requests}
+        assert asked == {"item.json", "elsewhere.json", *RASTERS.values()}, "nothing beside them"
         by_path = served.submit(rasters=RASTERS)
         for _ in range(3):
             served.worker.run_once()
