@@ -21,8 +21,9 @@ from remedies import refused, said
 from small_methods import SMALL
 from terrafuse import api, web
 from terrafuse.data import load_manifest
+from terrafuse.web.listening import listen
 from terrafuse.web.viewer import copies, preparing
-from terrafuse.web.viewer.serving import listen, open_viewer
+from terrafuse.web.viewer.serving import open_viewer
 from terrafuse.web.viewer.static import write_page
 from terrafuse.web.viewer.subjects import find_subjects
 from terrafuse.web.viewer.why import explain_pixel
@@ -158,15 +159,15 @@ def test_what_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_ports_and_hosts() -> None:
-    with refused("web.viewer.serving:listen | is no port; give a number from 1 to"):
-        listen("127.0.0.1", -1, print)
-    with listen("127.0.0.1", 0, print) as found:
+    with refused("web.listening:listen | is no port; give a number from 1 to"):
+        listen("127.0.0.1", -1)
+    with listen("127.0.0.1", 0) as found:
         free = found.getsockname()[1]
-    listen("127.0.0.1", free, print).close()
-    place = "web.viewer.serving:listen | Choose another --port, or a --host of this machine"
+    listen("127.0.0.1", free).close()
+    place = "web.listening:listen | Choose another --port, or a --host of this machine"
     with refused(place):
-        listen("192.0.2.1", free, print)
-    listen("127.0.0.1", 0, print).close()
+        listen("192.0.2.1", free)
+    listen("127.0.0.1", 0).close()
 
 
 def test_numbers_in_addresses(map_: Path) -> None:

@@ -266,21 +266,6 @@ def test_models(place: Path, tmp_path: Path) -> None:
     assert list(ModelShelf([f"mine={copied}"]).models) == ["mine"]
 
 
-def test_ports_and_hosts() -> None:
-    place = (
-        "web.service.serving:_listen | Choose another --port, or an address of this machine as "
-        "--host"
-    )
-    listen = running._listen
-    with listen("127.0.0.1", 0) as first:
-        taken = first.getsockname()[1]
-        for host, port in (("127.0.0.1", taken), ("203.0.113.7", 0)):
-            with pytest.raises(ConfigError, match=place.partition(" | ")[2]):
-                listen(host, port)
-        with listen("127.0.0.1", 0) as second:
-            assert second.getsockname()[1] != taken
-
-
 def test_workers_elsewhere(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = "web.service.serving:run_workers | Give both the same --database postgresql://"
     folder = "web.service.serving:run_workers | Give the same as to 'terrafuse serve'"
