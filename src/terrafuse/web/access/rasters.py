@@ -31,6 +31,8 @@ _SIGNATURES = {
     b"\xffO\xffQ": "JP2OpenJPEG",  # a bare codestream
 }
 KINDS = "GeoTIFF (COG), PNG, JPEG, JPEG 2000"
+#: Ends of the names of such files.
+SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2")
 #: Formats that are decoded window by window; of others the whole image may be in memory.
 _BY_BLOCKS = ("GTiff",)
 #: GDAL looks at no file beside the raster: of a web server, each would be a request that holds up

@@ -22,7 +22,6 @@ from starlette.concurrency import run_in_threadpool
 
 from terrafuse.errors import cut
 from terrafuse.version import VERSION
-from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import User
@@ -31,6 +30,7 @@ from terrafuse.web.access.users import current_user, sees
 from terrafuse.web.built_page import page_routes
 from terrafuse.web.ranges import send_file
 from terrafuse.web.refusals import Refusal, fault
+from terrafuse.web.service import tiles
 from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
@@ -65,8 +65,10 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         OutputError: Folder or database cannot be used.
         WeightsError: A model cannot be read.
     """
-    access = Access(host=settings.host, names=settings.names, tokens=settings.tokens)
     service = Service(settings)
+    access = Access(
+        settings.host, settings.names, settings.tokens, upload_bytes=service.uploads.most_bytes
+    )
     app = FastAPI(
         title="terrafuse",
         summary="Maps by trained models, as jobs.",

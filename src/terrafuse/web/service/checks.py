@@ -213,16 +213,6 @@ def scene_of_item(info: RunInfo, address: str, hosts: Sequence[str]) -> Scene:
     return open_item(info, item)
 
 
-def plain_statistics(model: ServedModel) -> Mapping[str, object]:
-    """Statistics of the training, but of what is rescaled or encoded, as `TrainedModel` has it."""
-    rules = model.info.rules
-    return {
-        name: statistics
-        for name, statistics in model.info.statistics.items()
-        if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
-    }
-
-
 def as_asked(message: str) -> str:
     """A message with the remedies of the command line as those of a request."""
     out, rest = "", message
@@ -247,7 +237,7 @@ def _check_values(
 ) -> None:
     check_values(
         [scene.convert_values(conversions)],
-        plain_statistics(model),  # type: ignore[arg-type]
+        model.info.plain_statistics,
         conversions,
         trust=trust,
     )

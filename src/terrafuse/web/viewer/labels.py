@@ -40,7 +40,8 @@ from terrafuse.errors import (
 )
 from terrafuse.maps import SampleFile, read_labels, read_sample, write_labels
 from terrafuse.web.refusals import Refusal
-from terrafuse.web.viewer.document import ClassEntry, Labelling, Place, Places, Sampling
+from terrafuse.web.viewer.document import Labelling, Place, Places, Sampling
+from terrafuse.web.viewer.layers import class_entries
 
 #: Characters of the id of a polygon.
 MOST_ID = 100
@@ -73,10 +74,7 @@ def labelling_of(
     split = _split_of(manifest, scene)
     scheme = manifest.scheme
     return Labelling(
-        classes=tuple(
-            ClassEntry(value=number, name=name, colour=colour)
-            for number, (name, colour) in enumerate(zip(scheme.names, scheme.colors, strict=True))
-        ),
+        classes=class_entries(scheme.names, scheme.colors),
         href=href,
         file=painted_path(manifest.path).name,
         split=split,

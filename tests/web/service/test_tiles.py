@@ -28,7 +28,7 @@ from made_maps import write_map
 from terrafuse.web.access.tokens import User
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.answers import answer_errors
-from terrafuse.web.tiles import router
+from terrafuse.web.service.tiles import router
 
 COLOURS = {0: (10, 20, 30), 1: (200, 100, 0), 2: (0, 250, 100)}
 HALF = 20037508.342789244
@@ -317,7 +317,7 @@ def test_as_qgis_reads_them(tmp_path: Path) -> None:
 
 def test_small_tiles_are_read_from_overviews(tmp_path: Path) -> None:
     """Values of a coarse tile are those of the overview that fits, not of every pixel."""
-    from terrafuse.web.tiles import open_layer
+    from terrafuse.web.service.tiles import open_layer
 
     path = tmp_path / "class_map.tif"
     make_map(tmp_path)
@@ -338,7 +338,7 @@ def test_small_tiles_are_read_from_overviews(tmp_path: Path) -> None:
 
 
 FOLLOWED = (
-    "web.tiles:open_layer | Download results/",
-    "web.tiles:open_layer | Open the job's page, or download",
-    "web.tiles:open_layer | Run the job again",
+    "web.service.tiles:open_layer | Download results/",
+    "web.service.tiles:open_layer | Open the job's page, or download",
+    "web.service.tiles:open_layer | Run the job again",
 )
