@@ -331,7 +331,6 @@ def test_addresses_of_other_formats(tmp_path: Path) -> None:
 FOLLOWED = (
     "web.access.uploads:Uploads._refuse | Send less",
     "web.access.uploads:Uploads._refuse | Remove some",
-    "web.access.uploads:_check_declared | Send less",
     "web.access.uploads:Uploads._find | Send the raster again",
     "web.access.rasters:_open | Convert it to one",
     "web.access.rasters:_open | Check that it is complete",
