@@ -81,7 +81,9 @@ def test_the_scene_of_a_map(tmp_path: Path, map_: Path) -> None:
     record = '{"scene": "a", "inputs": {"model": "../run", "scene": "../gone.yaml#a"}}'
     (map_ / "prediction.json").write_text(record)
     (gone,) = find_subjects(map_).subjects.values()
-    said("web.viewer.subjects:_of_map | . Name it with --scene dataset.yaml#id", gone.notes[0])
+    said(
+        "web.viewer.subjects:_mapped_scene | . Name it with --scene dataset.yaml#id", gone.notes[0]
+    )
     (named,) = find_subjects(map_, scenes=[f"{manifest}#a"]).subjects.values()
     assert named.notes == ()
     assert named.scene is not None
@@ -182,7 +184,7 @@ def test_a_raster_that_is_gone(map_: Path) -> None:
     client = client_of(map_)
     away = map_ / "confidence.old"
     (map_ / "confidence.tif").rename(away)
-    place = "web.viewer.app:view_routes.raster | was removed meanwhile. Start the viewer again"
+    place = "web.viewer.app:_file_routes.raster | was removed meanwhile. Start the viewer again"
     said(place, client.get("/v/map/rasters/confidence.tif").json()["error"])
     ids = [one["id"] for one in client_of(map_).get("/v/map/view.json").json()["layers"]]
     assert ids == ["class_map"]
@@ -190,7 +192,7 @@ def test_a_raster_that_is_gone(map_: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*values.*")
 def test_why(tmp_path: Path, map_: Path) -> None:
-    place = "web.viewer.app:view_routes.why | Look at the run itself: terrafuse view RUN"
+    place = "web.viewer.app:_pixel_routes.why | Look at the run itself: terrafuse view RUN"
     said(place, client_of(map_).get("/v/map/why?row=0&col=0").json()["error"])
     run = make_run(tmp_path / "own")
     data = run.parent / "data"

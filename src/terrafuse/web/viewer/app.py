@@ -86,7 +86,14 @@ def answer_errors(app: FastAPI, veil: Callable[[str], str] = str) -> None:
 
 
 def view_routes(preparer: Preparer) -> APIRouter:
-    """Routes of the documents and rasters of scenes."""
+    """Routes of the documents of scenes, of their files, and of single pixels."""
+    router = APIRouter()
+    for part in (_document_routes, _file_routes, _pixel_routes):
+        router.include_router(part(preparer))
+    return router
+
+
+def _document_routes(preparer: Preparer) -> APIRouter:
     router = APIRouter()
 
     @router.get("/index.json")
@@ -106,6 +113,12 @@ def view_routes(preparer: Preparer) -> APIRouter:
     def progress(id: str) -> dict[str, Any]:
         return dict(preparer.progress(id))
 
+    return router
+
+
+def _file_routes(preparer: Preparer) -> APIRouter:
+    router = APIRouter()
+
     @router.api_route("/v/{id}/rasters/{name}", methods=["GET", "HEAD"])
     def raster(id: str, name: str, request: Request) -> Response:
         path = _raster_of(preparer.ready(id), name)
@@ -121,6 +134,12 @@ def view_routes(preparer: Preparer) -> APIRouter:
         if picture is None:
             raise Refusal(404, f"scene '{id}' has no such place")
         return Response(picture, media_type="image/png")
+
+    return router
+
+
+def _pixel_routes(preparer: Preparer) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/v/{id}/pixel")
     def pixel(id: str, row: int = Query(), col: int = Query()) -> JSONResponse:
