@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from terrafuse.errors import DataError
-from terrafuse.web.access.roots import resolve
 from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.files import files_router, list_folder
+from terrafuse.web.service.roots import resolve
 
 
 @pytest.fixture

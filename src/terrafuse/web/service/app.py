@@ -25,7 +25,6 @@ from terrafuse.version import VERSION
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.uploads import uploads_router
 from terrafuse.web.access.users import current_user, sees
 from terrafuse.web.built_page import page_routes
 from terrafuse.web.ranges import send_file
@@ -43,6 +42,7 @@ from terrafuse.web.service.metrics import Timing, describe_metrics
 from terrafuse.web.service.pages import list_addresses
 from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.state import Service, service_of
+from terrafuse.web.service.uploads import uploads_router
 from terrafuse.web.service.viewing import Viewers
 
 Asking = Annotated[User, Depends(current_user)]

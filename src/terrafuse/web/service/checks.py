@@ -14,15 +14,15 @@ from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import DataError, TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
-from terrafuse.web.access.rasters import check_address, check_kind
-from terrafuse.web.access.roots import resolve
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.uploads import PREFIX, Uploads
 from terrafuse.web.access.users import require
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.models import ModelShelf, ServedModel
+from terrafuse.web.service.rasters import check_address, check_kind
+from terrafuse.web.service.roots import resolve
 from terrafuse.web.service.settings import ServiceSettings
+from terrafuse.web.service.uploads import PREFIX, Uploads
 from terrafuse.web.service.veil import Veil, names_given
 from terrafuse.weights import RunInfo
 

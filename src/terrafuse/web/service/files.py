@@ -10,12 +10,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from terrafuse.errors import DataError, cut
-from terrafuse.web.access.rasters import SUFFIXES
-from terrafuse.web.access.roots import LONGEST, inside
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import current_user
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import Message
+from terrafuse.web.service.rasters import SUFFIXES
+from terrafuse.web.service.roots import LONGEST, inside
 
 _MOST_ENTRIES = 1000
 _MOST_SEEN = 100_000

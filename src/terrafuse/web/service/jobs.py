@@ -31,11 +31,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from terrafuse.errors import cut
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.uploads import PREFIX
 from terrafuse.web.access.users import sees
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
+from terrafuse.web.service.uploads import PREFIX
 
 JobRow = Row[Any]
 #: What a worker hears when it says how far it is.

@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import Request
 
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.uploads import Uploads
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.events import Watch
@@ -18,6 +17,7 @@ from terrafuse.web.service.jobs import JobRow, Queue, find_row
 from terrafuse.web.service.metrics import Durations
 from terrafuse.web.service.models import ModelShelf, ServedModel
 from terrafuse.web.service.settings import ServiceSettings
+from terrafuse.web.service.uploads import Uploads
 from terrafuse.web.service.workers import Supervisor
 
 #: Between looks for uploads that are too old.

@@ -20,11 +20,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from terrafuse.errors import DataError, OutputError, cut, write_failure
-from terrafuse.web.access.rasters import KINDS, Limits, check_raster
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import current_user, require
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import Upload
+from terrafuse.web.service.rasters import KINDS, Limits, check_raster
 from terrafuse.writing import partial_folder
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
