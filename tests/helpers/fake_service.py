@@ -11,12 +11,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.responses import StreamingResponse as Streaming
 
 import terrafuse.web
+from loopback import serving_app
 from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.tokens import LOCAL, Right, User
 from terrafuse.web.built_page import page_routes
@@ -295,17 +295,8 @@ def _add_results(app: FastAPI, service: FakeService) -> None:
 @contextmanager
 def serving_fake(service: FakeService) -> Iterator[str]:
     """Serve it on a free port of loopback; yields the address of its page."""
-    config = uvicorn.Config(fake_app(service), port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the fake service did not start")
-    service.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    try:
-        yield service.address
-    finally:
-        service.breaks += 1
-        server.should_exit = True
-        thread.join(10)
+    with serving_app(fake_app(service)) as service.address:
+        try:
+            yield service.address
+        finally:
+            service.breaks += 1

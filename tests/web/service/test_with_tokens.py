@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-import uvicorn
 
+from loopback import serving_app
 from made_runs import make_run
 from made_service import make_worker, write_rasters
 from terrafuse.client import Client
@@ -33,9 +33,6 @@ def serving(folder: Path, tokens: Path) -> Iterator[str]:
             workers=0, tokens=tokens,
         )
     )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=3)
-    )
     ending = threading.Event()
     worker = make_worker(app.state.service, "worker")
 
@@ -43,21 +40,15 @@ def serving(folder: Path, tokens: Path) -> Iterator[str]:
         while not ending.wait(0.05):
             worker.run_once()
 
-    threads = [threading.Thread(target=target, daemon=True) for target in (server.run, work)]
-    for thread in threads:
+    thread = threading.Thread(target=work, daemon=True)
+    with serving_app(app, lifespan="on") as address:
         thread.start()
-    try:
-        while not server.started:
-            threads[0].join(0.01)
-            assert threads[0].is_alive()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        ending.set()
-        server.should_exit = True
-        for thread in threads:
+        try:
+            yield address.rstrip("/")
+        finally:
+            ending.set()
             thread.join()
-        worker.database.close()
+            worker.database.close()
 
 
 @pytest.fixture(scope="module")
