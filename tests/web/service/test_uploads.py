@@ -108,7 +108,7 @@ def test_rasters_are_kept_as_sent(client: TestClient, uploads: Uploads, driver: 
     assert client.get("/api/uploads").json() == [upload]
     path = uploads.path(User("ana"), f"upload:{upload['id']}")
     assert path.read_bytes() == content
-    assert uploads.name(User("ana"), f"upload:{upload['id']}") == "a b.tif"
+    assert uploads.get(User("ana"), upload["id"]).name == "a b.tif"
     assert client.delete(answer.headers["location"]).status_code == 204
     assert client.get(answer.headers["location"]).status_code == 404
     assert client.get("/api/uploads").json() == []

@@ -21,7 +21,7 @@ def protect(app: FastAPI, access: Access) -> None:
     """
     tokens = sessions = None
     if access.tokens is not None:
-        tokens, sessions = TokenFile(access.tokens), Sessions(access.session_hours)
+        tokens, sessions = TokenFile(access.tokens), Sessions()
         app.include_router(login_router(tokens, sessions))
     for part in reversed(access_middleware(access, tokens, sessions)):
         app.add_middleware(part.cls, *part.args, **part.kwargs)

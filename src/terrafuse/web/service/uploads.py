@@ -70,14 +70,6 @@ class Uploads:
         os.utime(raster, (now, now))
         return raster
 
-    def name(self, user: User, spec: str) -> str:
-        """The name under which an upload was sent.
-
-        Raises:
-            DataError: The user has no such upload.
-        """
-        return self.get(user, spec.removeprefix(PREFIX)).name
-
     def get(self, user: User, id: str) -> Upload:
         """The record of an upload.
 

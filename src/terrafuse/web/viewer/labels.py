@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from terrafuse.api.datasets import TRAIN_SPLITS
-from terrafuse.data import Grid, Manifest, load_manifest
+from terrafuse.data import Grid, Manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
     PaintedLayer,
@@ -82,15 +82,15 @@ def labelling_of(
     )
 
 
-def labels_router(manifest: Manifest | Path | str, scenes: Mapping[str, str]) -> APIRouter:
+def labels_router(manifest: Manifest, scenes: Mapping[str, str]) -> APIRouter:
     """Routes `/NAME/labels` of painted polygons: GET and PUT of GeoJSON in scene pixels.
 
     Args:
-        manifest: The data set, beside which they are kept, or its path.
+        manifest: Of the data set, beside which they are kept.
         scenes: Name in addresses → id of the scene.
     """
     router = APIRouter()
-    store = _Store(manifest if isinstance(manifest, Manifest) else load_manifest(manifest))
+    store = _Store(manifest)
 
     @router.get("/{name}/labels")
     def get_labels(name: str) -> Response:
@@ -107,14 +107,11 @@ def labels_router(manifest: Manifest | Path | str, scenes: Mapping[str, str]) ->
     return router
 
 
-def sampling_of(
-    path: str | Path, *, href: str = "sample", grid: Grid | None = None
-) -> tuple[Sampling, Places]:
+def sampling_of(path: str | Path, *, grid: Grid | None = None) -> tuple[Sampling, Places]:
     """A reference sample to be labelled, and its points as places, in the order of its ids.
 
     Args:
         path: GeoPackage of `terrafuse sample`.
-        href: Address of the routes of `sample_router`, relative to the view's document.
         grid: Of the scene that is shown; None: that of the map it was drawn from.
 
     Raises:
@@ -136,7 +133,7 @@ def sampling_of(
     )
     sampling = Sampling(
         classes=sample.classes,
-        href=href,
+        href="sample",  # of `sample_router`, beside the view's document
         file=Path(path).name,
         ids=tuple(range(1, len(pixels) + 1)),
         is_blind=is_blind,
