@@ -37,11 +37,16 @@ def channels(color: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
+def hex_color(channels: Sequence[float]) -> str:
+    """The colour "#rrggbb" of red, green and blue, 0 to 255; what follows them is left out."""
+    return "#" + "".join(f"{round(value):02x}" for value in channels[:3])
+
+
 def _mixed(color: str, round_: int) -> str:
     """A colour for the classes after the first: lighter in odd rounds, darker in even ones."""
     share = 0.15 + 0.065 * ((round_ + 1) // 2 * 4 % 11)  # neighbouring rounds differ most
     aim = 255 if round_ % 2 else 0
-    return "#" + "".join(f"{round(v + (aim - v) * share):02x}" for v in channels(color))
+    return hex_color([v + (aim - v) * share for v in channels(color)])
 
 
 #: Where a manifest gives no colours: one for each class that there can be.

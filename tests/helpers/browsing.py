@@ -1,11 +1,10 @@
-"""Chromium, a viewer's server on loopback, and a page that may speak to nobody else."""
+"""Chromium, and a page of a server on loopback that may speak to nobody else."""
 
 from __future__ import annotations
 
 import io
 import re
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
+
+from loopback import serving_app as serving_app
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 _SECONDS = 40
@@ -33,23 +33,6 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@contextmanager
-def serving_app(app: Any) -> Iterator[str]:
-    """Serve an application at a free port of loopback; yields its address."""
-    config = uvicorn.Config(app, port=0, log_level="error", access_log=False, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-        if not thread.is_alive():
-            raise AssertionError("the server did not start")
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/"
-    server.should_exit = True
-    thread.join()
 
 
 @dataclass

@@ -11,20 +11,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from fastapi.responses import StreamingResponse as Streaming
 
 import terrafuse.web
+from loopback import serving_app
 from terrafuse.web.access.guard import SECURITY_HEADERS
-from terrafuse.web.access.tokens import Right
+from terrafuse.web.access.tokens import LOCAL, Right, User
+from terrafuse.web.built_page import page_routes
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
-from terrafuse.web.service.refusals import Refusal, answer_refusals
-from terrafuse.web.service.users import LOCAL, User
-from terrafuse.web.service.viewing import add_page
 
 PAGE = Path(terrafuse.web.__file__).parent / "page"
 _PAGE_OF_JOBS = 20
@@ -156,7 +156,7 @@ class FakeService:
 def fake_app(service: FakeService) -> FastAPI:
     """The addresses."""
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
 
     @app.middleware("http")
     async def ask_for_token(request: Request, call_next: Any) -> Response:
@@ -177,7 +177,7 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_results(app, service)
     app.include_router(files_router(service.roots))
     app.include_router(asker_router)
-    add_page(app)
+    app.include_router(page_routes("jobs.html", "docs"))
     return app
 
 
@@ -295,17 +295,8 @@ def _add_results(app: FastAPI, service: FakeService) -> None:
 @contextmanager
 def serving_fake(service: FakeService) -> Iterator[str]:
     """Serve it on a free port of loopback; yields the address of its page."""
-    config = uvicorn.Config(fake_app(service), port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        if not thread.is_alive():
-            raise RuntimeError("the fake service did not start")
-    service.address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
-    try:
-        yield service.address
-    finally:
-        service.breaks += 1
-        server.should_exit = True
-        thread.join(10)
+    with serving_app(fake_app(service)) as service.address:
+        try:
+            yield service.address
+        finally:
+            service.breaks += 1

@@ -14,13 +14,13 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
+import made_maps
+from made_maps import NAMES, TEN_M, UTM
 
 SIDE = 192
-NAMES = ("sea", "wet land", "ice")
 #: Name → CRS and transform.
 GRIDS: dict[str, tuple[str | None, Affine]] = {
-    "utm": ("EPSG:32633", Affine(10, 0, 500_000, 0, -10, 5_000_000)),
+    "utm": (UTM, TEN_M),
     "degrees": ("EPSG:4326", Affine(1e-4, 0, 179.99, 0, -1e-4, -16.2)),
     "rotated": (
         "EPSG:3035",
@@ -92,8 +92,11 @@ def write_map(
     folder: Path, classes: NDArray[Any], grid: str = "utm", **products: NDArray[Any]
 ) -> Path:
     """Write a map as ours are: indices of classes, other products in levels."""
-    tags = {NAMES_TAG: json.dumps(NAMES), VALUES_TAG: json.dumps([0, 1, 2])}
-    write(folder / "class_map.tif", classes[None].astype(np.uint8), grid, nodata=255, tags=tags)
+    crs, transform = GRIDS[grid]
+    made_maps.write_map(
+        folder / "class_map.tif", classes, crs=crs, transform=transform,
+        confidence=products.pop("confidence", None),
+    )  # fmt: skip
     for name, values in products.items():
         own: dict[str, Any] = {"nodata": 255}
         if name == "attribution":

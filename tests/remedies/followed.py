@@ -496,7 +496,8 @@ EXEMPT: dict[str, tuple[str, ...]] = {
 NO_INSTRUCTION: tuple[str, ...] = (
     "web.service.app: | Not now; try again",  # of the description of an answer
     "web.service.jobs:Queue._now | SELECT",
-    "web.viewer.serving:serve_view | whoever has a token can look at these rasters",
+    "web.listening:warn_of_others | whoever has a token can",
+    "web.viewer.serving:serve_view | look at these rasters and change what is painted on them",
     "api.comparing:_notes | say nothing about other seeds",
     "reports.comparison_tables:_how | Values in %, differences in points",
     "reports.sweep_tables:_what_is_told | Differences with intervals",

@@ -21,8 +21,9 @@ from remedies import refused, said
 from small_methods import SMALL
 from terrafuse import api, web
 from terrafuse.data import load_manifest
+from terrafuse.web.listening import listen
 from terrafuse.web.viewer import copies, preparing
-from terrafuse.web.viewer.serving import listen, open_viewer
+from terrafuse.web.viewer.serving import open_viewer
 from terrafuse.web.viewer.static import write_page
 from terrafuse.web.viewer.subjects import find_subjects
 from terrafuse.web.viewer.why import explain_pixel
@@ -80,7 +81,9 @@ def test_the_scene_of_a_map(tmp_path: Path, map_: Path) -> None:
     record = '{"scene": "a", "inputs": {"model": "../run", "scene": "../gone.yaml#a"}}'
     (map_ / "prediction.json").write_text(record)
     (gone,) = find_subjects(map_).subjects.values()
-    said("web.viewer.subjects:_of_map | . Name it with --scene dataset.yaml#id", gone.notes[0])
+    said(
+        "web.viewer.subjects:_mapped_scene | . Name it with --scene dataset.yaml#id", gone.notes[0]
+    )
     (named,) = find_subjects(map_, scenes=[f"{manifest}#a"]).subjects.values()
     assert named.notes == ()
     assert named.scene is not None
@@ -158,15 +161,15 @@ def test_what_takes_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_ports_and_hosts() -> None:
-    with refused("web.viewer.serving:listen | is no port; give a number from 1 to"):
-        listen("127.0.0.1", -1, print)
-    with listen("127.0.0.1", 0, print) as found:
+    with refused("web.listening:listen | is no port; give a number from 1 to"):
+        listen("127.0.0.1", -1)
+    with listen("127.0.0.1", 0) as found:
         free = found.getsockname()[1]
-    listen("127.0.0.1", free, print).close()
-    place = "web.viewer.serving:listen | Choose another --port, or a --host of this machine"
+    listen("127.0.0.1", free).close()
+    place = "web.listening:listen | Choose another --port, or a --host of this machine"
     with refused(place):
-        listen("192.0.2.1", free, print)
-    listen("127.0.0.1", 0, print).close()
+        listen("192.0.2.1", free)
+    listen("127.0.0.1", 0).close()
 
 
 def test_numbers_in_addresses(map_: Path) -> None:
@@ -181,7 +184,7 @@ def test_a_raster_that_is_gone(map_: Path) -> None:
     client = client_of(map_)
     away = map_ / "confidence.old"
     (map_ / "confidence.tif").rename(away)
-    place = "web.viewer.app:view_routes.raster | was removed meanwhile. Start the viewer again"
+    place = "web.viewer.app:_file_routes.raster | was removed meanwhile. Start the viewer again"
     said(place, client.get("/v/map/rasters/confidence.tif").json()["error"])
     ids = [one["id"] for one in client_of(map_).get("/v/map/view.json").json()["layers"]]
     assert ids == ["class_map"]
@@ -189,7 +192,7 @@ def test_a_raster_that_is_gone(map_: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*values.*")
 def test_why(tmp_path: Path, map_: Path) -> None:
-    place = "web.viewer.app:view_routes.why | Look at the run itself: terrafuse view RUN"
+    place = "web.viewer.app:_pixel_routes.why | Look at the run itself: terrafuse view RUN"
     said(place, client_of(map_).get("/v/map/why?row=0&col=0").json()["error"])
     run = make_run(tmp_path / "own")
     data = run.parent / "data"

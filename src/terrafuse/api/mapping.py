@@ -23,7 +23,6 @@ from terrafuse.data.value_scale import check_values
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.maps import picture_and_item
 from terrafuse.memory import explaining_memory
-from terrafuse.modalities import BandStatistics
 from terrafuse.prediction import (
     DEFAULT_PRODUCTS,
     Calibration,
@@ -319,21 +318,9 @@ class TrainedModel(ABC):
         Raises:
             DataError: They clearly are, and are not trusted.
         """
-        doubts = check_values(scenes, self.plain_statistics(), conversions or {}, trust=trust)
+        doubts = check_values(scenes, self.info.plain_statistics, conversions or {}, trust=trust)
         warn_of(doubts)
         return doubts
-
-    def plain_statistics(self) -> dict[str, BandStatistics]:
-        """Statistics of the training, but of what is rescaled or encoded.
-
-        That has the same range whatever the file holds.
-        """
-        rules = self.info.rules
-        return {
-            name: statistics
-            for name, statistics in self.info.statistics.items()
-            if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
-        }
 
     def checked(self, conversions: Conversions | None) -> Conversions:
         """Refuse conversions of modalities that the model does not have.

@@ -216,7 +216,7 @@ class Run(TrainedModel):
             first = first_scenes(chosen)
             look = _Look(
                 frozenset(scene.id for scene in first),
-                None if is_own else self.plain_statistics(),
+                None if is_own else self.info.plain_statistics,
                 conversions,
                 len(chosen),
                 trust_values,

@@ -49,6 +49,21 @@ Setting = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Host = Annotated[
+    str, typer.Option(help="Address to listen at; others than loopback need --tokens.")
+]
+HostNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--name",
+        help="Further name by which browsers reach it, as behind a reverse proxy; repeatable.",
+        metavar="HOST",
+    ),
+]
+Tokens = Annotated[
+    Path | None,
+    typer.Option(help="File of tokens that let people in (terrafuse token add).", metavar="FILE"),
+]
 CropSize = Annotated[
     int | None, typer.Option(help="Side of the windows in scene pixels; default: the run's.")
 ]

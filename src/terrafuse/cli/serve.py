@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from terrafuse.cli.options import Device, fetched
+from terrafuse.cli.options import Device, Host, HostNames, Tokens, fetched
 from terrafuse.extras import from_extra
 
 Served = Annotated[
@@ -41,23 +41,10 @@ UrlHosts = Annotated[
 def serve(
     runs: Served,
     data: DataFolder = Path("service"),
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any that is free.")] = 8766,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Further name by which it is reached, as behind a reverse proxy; repeatable.",
-            metavar="HOST",
-        ),
-    ] = None,
-    tokens: Annotated[
-        Path | None,
-        typer.Option(
-            help="File of tokens (terrafuse token add); needed where others than this machine are "
-            "let in.",
-            metavar="FILE",
-        ),
-    ] = None,
+    name: HostNames = None,
+    tokens: Tokens = None,
     root: Annotated[
         list[Path] | None,
         typer.Option(help="Folder whose rasters jobs may name; repeatable.", metavar="DIR"),

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from terrafuse.cli.options import Host, HostNames, Tokens, fetched
+
 
 def view(
     target: Annotated[
@@ -17,19 +19,17 @@ def view(
             metavar="MAP|RUN|dataset.yaml",
         ),
     ],
+    host: Host = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="To listen on; where it is taken, the next free one.")
+        int,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port; where it is taken, the next free one; 0: any that is free.",
+        ),
     ] = 8765,
-    host: Annotated[
-        str, typer.Option(help="To listen on; others than loopback need --tokens.")
-    ] = "127.0.0.1",
-    tokens: Annotated[
-        Path | None, typer.Option(help="File of tokens that let people in (terrafuse token add).")
-    ] = None,
-    name: Annotated[
-        list[str] | None,
-        typer.Option(help="Further name by which browsers reach the page, repeatable."),
-    ] = None,
+    name: HostNames = None,
+    tokens: Tokens = None,
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
     ] = True,
@@ -56,7 +56,6 @@ def view(
 ) -> None:
     """Show a map, a run or a data set as a page in the browser, on this machine."""
     from terrafuse import web
-    from terrafuse.cli.options import fetched
     from terrafuse.progress import Display
 
     target = fetched(target)

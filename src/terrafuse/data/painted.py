@@ -536,17 +536,15 @@ def _layers_of(database: sqlite3.Connection, path: Path) -> Iterator[tuple[str, 
 def _layer_of(
     database: sqlite3.Connection, table: str, geometry: str, crs: str | None, path: Path
 ) -> PaintedLayer:
-    names = [row[1] for row in database.execute(f"PRAGMA table_info({_quoted(table)})")]
+    columns = database.execute(f"PRAGMA table_info({_quoted(table)})").fetchall()
+    names = [column[1] for column in columns]
     if "class" not in names:
         raise DataError(
             f"layer '{cut(table)}' of '{path}' has no column 'class'; it has "
             f"{', '.join(map(cut, names))}. Name the one that holds the class so, or remove the "
             "layer"
         )
-    key = next(
-        (row[1] for row in database.execute(f"PRAGMA table_info({_quoted(table)})") if row[5]),
-        "rowid",
-    )
+    key = next((column[1] for column in columns if column[5]), "rowid")  # the primary one
     query = f"SELECT * FROM {_quoted(table)} ORDER BY {_quoted(key)}"  # noqa: S608 - quoted
     ids: dict[str, None] = {}
     classes, shapes, more = [], [], []
@@ -572,8 +570,7 @@ def _wkb(blob: bytes | None, where: str) -> bytes | None:
         return None
     if blob[:2] != b"GP":
         raise ValueError(f"{where} is no geometry")
-    envelope = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}[blob[3] >> 1 & 0b111]
-    shape = shapely.force_2d(shapely.from_wkb(blob[8 + envelope :]))
+    shape = shapely.force_2d(_shape(blob))
     if shape.is_empty:
         return None
     if shape.geom_type not in ("Polygon", "MultiPolygon"):
@@ -679,6 +676,7 @@ def _add_functions(database: sqlite3.Connection) -> None:
 
 
 def _shape(blob: bytes) -> Any:
+    """The geometry behind the header of a GeoPackage's, which may have an envelope."""
     envelope = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}[blob[3] >> 1 & 0b111]
     return shapely.from_wkb(blob[8 + envelope :])
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window as RasterWindow
 
+from terrafuse.classes import hex_color
 from terrafuse.data.handles import pool, read_bands
 from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile
@@ -91,7 +92,7 @@ def find_codes(files: Iterable[RasterFile], *, patience: int | None = None) -> C
 def _colors(file: RasterFile, values: Sequence[int]) -> tuple[str, ...]:
     if file.palette is None or max(values, default=0) > 255:
         return ()
-    colors = tuple("#{:02x}{:02x}{:02x}".format(*file.palette[value]) for value in values)
+    colors = tuple(hex_color(file.palette[value]) for value in values)
     return colors if len(set(colors)) == len(colors) else ()
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
-from terrafuse.classes import DEFAULT_COLORS, ClassScheme
+from terrafuse.classes import DEFAULT_COLORS, ClassScheme, hex_color
 from terrafuse.data import Grid
 from terrafuse.data.handles import without_warnings
 from terrafuse.errors import ConfigError, DataError, RasterReadError, TerrafuseError, cut
@@ -325,7 +325,7 @@ def _colors(dataset: Any, values: tuple[int, ...]) -> tuple[str, ...]:
     except ValueError:
         palette = {}
     return tuple(
-        "#{:02x}{:02x}{:02x}".format(*palette[value][:3])
+        hex_color(palette[value])
         if value in palette
         else DEFAULT_COLORS[index % len(DEFAULT_COLORS)]
         for index, value in enumerate(values)

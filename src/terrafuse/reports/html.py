@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from terrafuse.classes import ClassScheme
+from terrafuse.classes import ClassScheme, hex_color
 from terrafuse.reports.figures import recolor
 from terrafuse.reports.previews import VOID_COLOR
 from terrafuse.reports.tables import Cell
@@ -147,7 +147,7 @@ class Report:
 
     def add_legend(self, scheme: ClassScheme) -> None:
         """Add a legend of the classes and their colours."""
-        void = "#{:02x}{:02x}{:02x}".format(*VOID_COLOR)
+        void = hex_color(VOID_COLOR)
         named = [*zip(scheme.names, scheme.colors, strict=True), ("no label", void)]
         items = "".join(
             f'<li><span style="background:{color}"></span>{escape(name)}</li>'

@@ -65,6 +65,20 @@ class RunInfo:
     version: str = VERSION
     code: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    @property
+    def plain_statistics(self) -> dict[str, BandStatistics]:
+        """Statistics of the training, but of what is rescaled or encoded.
+
+        That has the same range whatever the file holds.
+        """
+        return {
+            name: statistics
+            for name, statistics in self.statistics.items()
+            if not (
+                self.rules.get(name, {}).get("rescale") or self.rules.get(name, {}).get("encoding")
+            )
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `model.json`."""
         own = {

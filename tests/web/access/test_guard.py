@@ -18,7 +18,7 @@ from terrafuse.web.access.sessions import Sessions
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import User, add_token, remove_token
 from terrafuse.web.access.users import current_user
-from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.refusals import answer_refusals
 
 
 def app_with(access: Access) -> FastAPI:
@@ -333,7 +333,7 @@ def test_buckets_forget_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_requests_that_come_too_fast() -> None:
-    """web.access.guard: | ask less often"""
+    """web.access.guard:_too_fast | ask less often"""
     client = client_of(Access(requests_per_second=0.001, burst=2))
     assert [client.get("/who").status_code for _ in range(2)] == [200, 200]
     answer = client.get("/who")
@@ -353,7 +353,7 @@ def test_tokens_of_headers() -> None:
 FOLLOWED = (
     "web.access.guard:SameOrigin | Open this server's own page",
     "web.access.guard:BodyLimit | Send the body's length",
-    "web.access.guard:BodyLimit | and this one is longer. Send less",
-    "web.access.guard:Authentication | Send one as",
+    "web.access.guard:BodyLimit._too_long | and this one is longer. Send less",
+    "web.access.guard:Authentication._refuse | Send one as",
     "web.access.users:current_user | Send one as",
 )

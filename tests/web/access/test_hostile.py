@@ -218,6 +218,14 @@ def test_a_job_says_nothing_to_others(place: Path, tmp_path: Path) -> None:
         # Its owner hears of it, and that there is no map yet.
         assert served.client.get(f"/api/jobs/{id}").json()["state"] == "queued"
         assert served.client.get(f"/api/jobs/{id}/tilejson.json").status_code == 409
+        served.worker.run_once()
+        for target in ("", "index.json", "v/scene/view.json", "v/scene/rasters/class_map.tif"):
+            assert served.client.get(f"/view/{id}/{target}").status_code == 200, target
+            answer = served.client.get(f"/view/{id}/{target}", headers=ben)
+            assert answer.status_code == 404, target
+            assert f"there is no job '{id}'" in served.error(answer, 404)
+            stranger = served.client.get(f"/view/{id}/{target}", headers={"Authorization": ""})
+            assert "no valid token" in served.error(stranger, 401)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from made_runs import make_run
 from made_service import MadeService, act_at_window, made_service, make_worker, write_rasters
 from small_units import make_units_small
 from terrafuse import api
+from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.tokens import add_token
 
 SIDE = 192  # 3 × 3 units of 64
@@ -416,13 +418,14 @@ def test_addresses_that_there_are_not(served: MadeService) -> None:
 
 
 def test_the_viewer_on_a_finished_map(served: MadeService, place: Path) -> None:
-    id = served.submit(rasters=rasters("small/"))
+    id = served.submit(rasters=rasters("small/"), title="Wet places")
     assert "has no results yet" in served.error(served.client.get(f"/view/{id}/"), 409)
     served.worker.run_once()
     address = served.job(id)["view"]
     assert served.client.get(address.rstrip("/"), follow_redirects=False).status_code == 307
     assert "<html" in served.client.get(address).text
     index = served.client.get(f"{address}index.json").json()
+    assert index["title"] == "Wet places"
     (entry,) = index["views"]
     assert served.client.post(address + entry["make"]).status_code == 200
     view = wait_for_view(served, address, entry)
@@ -433,6 +436,33 @@ def test_the_viewer_on_a_finished_map(served: MadeService, place: Path) -> None:
     assert served.client.get(raster, headers={"Range": "bytes=0-99"}).content == whole[:100]
     assert str(place) not in json.dumps(view)
     assert "there is no job 'x'" in served.error(served.client.get("/view/x/index.json"), 404)
+    # As safe as the rest, and nobody paints there.
+    assert view["labelling"] is None
+    for target in ("", "index.json", "none", "v/none/view.json"):
+        answer = served.client.get(address + target)
+        assert dict(SECURITY_HEADERS).items() <= dict(answer.headers).items(), target
+        strange = served.client.get(address + target, headers={"Host": "evil.example"})
+        assert "this server is not" in served.error(strange, 421)
+    assert "unknown scene 'none'" in served.error(
+        served.client.get(f"{address}v/none/view.json"), 404
+    )
+    for labels in ("paint/0/results/labels", f"v/{entry['id']}/labels", f"v/{entry['id']}/sample"):
+        served.error(served.client.put(address + labels, json={}), 404)
+
+
+def test_the_viewer_names_no_path_of_the_server(served: MadeService, place: Path) -> None:
+    gone = place / "rasters" / "gone"
+    write_rasters(gone, 8)
+    id = served.submit(rasters=rasters("gone/"))
+    served.worker.run_once()
+    shutil.rmtree(gone)
+    address = served.job(id)["view"]
+    (entry,) = served.client.get(f"{address}index.json").json()["views"]
+    served.client.post(address + entry["make"])
+    (note,) = wait_for_view(served, address, entry)["notes"]
+    assert note.startswith("the rasters of the scene cannot be opened: ")
+    assert "'gone/s2.tif'" in note
+    assert str(place) not in note
 
 
 def wait_for_view(served: MadeService, address: str, entry: dict[str, Any]) -> dict[str, Any]:

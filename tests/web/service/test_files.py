@@ -10,9 +10,9 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from terrafuse.errors import DataError
-from terrafuse.web.access.roots import resolve
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.files import files_router, list_folder
-from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.service.roots import resolve
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_other_folders_are_refused(path: str, roots: tuple[Path, Path]) -> None:
 def test_the_route(roots: tuple[Path, Path]) -> None:
     app = FastAPI()
     app.include_router(files_router(roots))
-    answer_refusals(app)
+    answer_errors(app)
     with TestClient(app) as client:
         answer = client.get("/api/files", params={"path": "2024"})
         assert answer.status_code == 200

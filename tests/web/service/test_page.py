@@ -7,16 +7,16 @@ from fastapi.testclient import TestClient
 from starlette.middleware.base import RequestResponseEndpoint
 
 from terrafuse.web.access.tokens import User
+from terrafuse.web.built_page import page_routes
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router
-from terrafuse.web.service.refusals import answer_refusals
-from terrafuse.web.service.viewing import add_page
 
 
 def _client(user: User | None = None) -> TestClient:
     app = FastAPI()
     app.include_router(router)
-    add_page(app)
-    answer_refusals(app)
+    app.include_router(page_routes("jobs.html", "docs"))
+    answer_errors(app)
 
     @app.middleware("http")
     async def know(request: Request, call_next: RequestResponseEndpoint) -> Response:

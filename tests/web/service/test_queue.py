@@ -10,13 +10,13 @@ import pytest
 
 from postgres_server import postgres_server
 from terrafuse.errors import ConfigError, OutputError
+from terrafuse.web.access.tokens import User
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service import database as tables
 from terrafuse.web.service import jobs
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.jobs import MOST_DEATHS, MOST_SILENCES, Claim, Queue, to_message
 from terrafuse.web.service.messages import JobRequest, ResultFile
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User
 
 MODELS = ["flood"]
 WHERE = {"host": "here", "boot": "1", "pid": 1, "started": "1"}

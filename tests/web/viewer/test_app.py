@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
-import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +22,10 @@ from terrafuse.stopping import Stopped
 from terrafuse.web.access.guard import SECURITY_HEADERS
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import add_token
+from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer import scenes
-from terrafuse.web.viewer.app import page_files
 from terrafuse.web.viewer.document import View, ViewIndex
-from terrafuse.web.viewer.serving import listen, open_viewer, serve_view
+from terrafuse.web.viewer.serving import open_viewer, serve_view
 from viewed import SIDE, make_scene, write_map
 
 ADDRESS = "http://127.0.0.1:8765"
@@ -201,6 +199,22 @@ def test_polygons_are_kept_beside_the_manifest(client: TestClient, shown: Path) 
     assert (shown / "data" / view["labelling"]["file"]).exists()
 
 
+def test_a_body_has_a_limit_that_polygons_of_a_scene_keep(shown: Path) -> None:
+    apps: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "terrafuse.web.viewer.serving.run_app", lambda app, *_, **__: apps.append(app)
+        )
+        scene = f"{shown / 'data' / 'dataset.yaml'}#a"
+        serve_view(shown / "map", scenes=[scene], port=0, browser=False, say=lambda _: None)
+    own = TestClient(apps[0], base_url=ADDRESS)
+    for size, status in ((2 << 20, 400), ((64 << 20) + 1, 413)):
+        headers = {"if-match": "*", "content-length": str(size)}
+        answer = own.put("/paint/0/map/labels", content=b"no JSON", headers=headers)
+        assert answer.status_code == status
+        assert list(answer.json()) == ["error"]
+
+
 def test_what_takes_long_is_asked_for(shown: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("terrafuse.web.viewer.preparing.SOON", 10)
     data = shown / "data"
@@ -246,36 +260,13 @@ def test_what_fails_says_so(shown: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_page_is_served(client: TestClient) -> None:
-    files = page_files()
+    files = page_files("index.html")
     assert "index.html" in files
     for name, path in files.items():
         assert client.get(f"/{name}").content == path.read_bytes()
     page = client.get("/")
     assert page.content == files["index.html"].read_bytes()
     assert page.headers["content-type"].startswith("text/html")
-
-
-@pytest.fixture
-def taken() -> Iterator[int]:
-    with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
-        busy.listen()
-        yield busy.getsockname()[1]
-
-
-def test_the_next_free_port_is_taken(taken: int) -> None:
-    said: list[str] = []
-    with listen("127.0.0.1", taken, said.append) as found:
-        port = found.getsockname()[1]
-    assert taken < port <= taken + 50
-    assert said == [f"port {taken} is in use; this is {port}"]
-
-
-def test_ports_and_hosts_that_are_none() -> None:
-    with pytest.raises(ConfigError, match="--port 70000 is no port"):
-        listen("127.0.0.1", 70_000, print)
-    with pytest.raises(OutputError, match=r"cannot listen on '192.0.2.1', port 8765"):
-        listen("192.0.2.1", 8765, print)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +285,7 @@ def test_the_address_is_said_and_a_signal_ends_it(
     tokens = tmp_path / "tokens.json"
     add_token(tokens, "ann")
     serve_view(shown / "map", host=host, tokens=tokens, port=0, browser=False, say=said.append)
-    assert said[-1].startswith("map: http://127.0.0.1:" if host != "0.0.0.0" else "map: http://")
+    assert said[-1].startswith(f"map: http://{'localhost' if host == '0.0.0.0' else host}:")
     assert len(said) == (1 if host == "127.0.0.1" else 2)
     if len(said) == 2:
-        assert "whoever has a token" in said[0]
+        assert "whoever has a token can look at these rasters" in said[0]

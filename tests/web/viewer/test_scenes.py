@@ -12,12 +12,13 @@ import rasterio
 import rasterio.shutil
 from numpy.typing import NDArray
 
+from made_maps import NAMES
 from terrafuse.data import load_manifest
 from terrafuse.errors import DataError
 from terrafuse.web.viewer.document import Layer, View
 from terrafuse.web.viewer.scenes import Plan, Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
-from viewed import GRIDS, NAMES, SIDE, make_scene, write, write_map
+from viewed import GRIDS, SIDE, make_scene, write, write_map
 
 
 def shown(collection: Collection) -> Shown:

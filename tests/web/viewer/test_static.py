@@ -14,7 +14,7 @@ pytest.importorskip("fastapi", reason="the extra web is not installed")
 
 from terrafuse import web
 from terrafuse.errors import OutputError
-from terrafuse.web.viewer.app import page_files
+from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer.document import View, ViewIndex
 from terrafuse.web.viewer.serving import open_viewer
 from terrafuse.web.viewer.static import write_page
@@ -67,7 +67,7 @@ def test_scripts_hold_the_same(made: Path) -> None:
 
 
 def test_nothing_leads_elsewhere(made: Path) -> None:
-    own = set(page_files())
+    own = set(page_files("index.html"))
     for path in made.rglob("*"):
         name = path.relative_to(made).as_posix()
         if path.suffix in (".json", ".js", ".html") and name not in own:
@@ -76,7 +76,7 @@ def test_nothing_leads_elsewhere(made: Path) -> None:
             assert str(made.parent) not in text, name
             assert "../" not in text, name
     for name in own:
-        assert (made / name).read_bytes() == page_files()[name].read_bytes()
+        assert (made / name).read_bytes() == page_files("index.html")[name].read_bytes()
 
 
 def test_large_rasters_are_for_servers(made: Path, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
-"""Who may ask, for what, and how much: tokens, limits, headers, allowed folders, uploads."""
+"""Who may ask, and how much: tokens, sessions, limits, headers."""
 
 from __future__ import annotations
 
-from terrafuse.web.access.tokens import LOCAL, TokenFile, User, add_token
-
-__all__ = ["LOCAL", "TokenFile", "User", "add_token"]
+__all__: list[str] = []

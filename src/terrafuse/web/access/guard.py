@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 import socket
 import time
@@ -20,12 +19,14 @@ from urllib.parse import quote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from terrafuse.errors import ConfigError, cut
 from terrafuse.web.access.sessions import COOKIE, Sessions
 from terrafuse.web.access.settings import OPEN_PATHS, Access
 from terrafuse.web.access.tokens import LOCAL, TokenFile, User, is_loopback
+from terrafuse.web.refusals import fault
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -48,13 +49,15 @@ _STRANGERS_RATE, _STRANGERS_BURST = 1.0, 20
 _MOST_BUCKETS = 10_000
 
 
-def access_middleware(access: Access, sessions: Sessions | None = None) -> list[Middleware]:
+def access_middleware(
+    access: Access, tokens: TokenFile | None, sessions: Sessions | None
+) -> list[Middleware]:
     """Middleware for an app of Starlette or FastAPI, in order.
 
     Args:
-        sessions: Of browsers, shared with the login page; None: without one.
+        tokens: Of users, shared with the login page; None: everybody is the user "local".
+        sessions: Of browsers, likewise; None: without one.
     """
-    tokens = TokenFile(access.tokens) if access.tokens else None
     return [
         Middleware(SecurityHeaders),
         Middleware(HostCheck, names=host_names(access.host, access.names)),
@@ -76,26 +79,6 @@ def host_names(host: str, names: Iterable[str] = ()) -> frozenset[str]:
         own = {socket.gethostname().lower(), socket.getfqdn().lower()}
         return frozenset({*allowed, *own, "localhost", "*"})
     return frozenset({*allowed, plain})
-
-
-async def refuse(
-    scope: Scope, send: Send, status: int, message: str, headers: Iterable[tuple[str, str]] = ()
-) -> None:
-    """Answer with the product's own message."""
-    body = json.dumps({"error": message}).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [
-                (b"content-type", b"application/json"),
-                (b"content-length", str(len(body)).encode()),
-                *((name.encode(), value.encode("latin-1")) for name, value in headers),
-            ],
-        }
-    )
-    is_head = scope["method"] == "HEAD"
-    await send({"type": "http.response.body", "body": b"" if is_head else body})
 
 
 class SecurityHeaders:
@@ -137,13 +120,12 @@ class HostCheck:
             given = Headers(scope=scope).getlist("host")
             name = _host_name(given[0]) if len(given) == 1 else None
             if name is None or not self._is_allowed(name):
-                await refuse(
-                    scope,
-                    send,
+                answer = fault(
                     421,
                     f"this server is not '{cut(', '.join(given))}'. Call it by the address that it "
                     "printed, or start it with --name HOST for each further name",
                 )
+                await answer(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -188,13 +170,12 @@ class SameOrigin:
         if scope["type"] == "http" and scope["method"] not in _SAFE_METHODS:
             headers = Headers(scope=scope)
             if not _is_same_origin(headers):
-                await refuse(
-                    scope,
-                    send,
+                answer = fault(
                     403,
                     "a page of another origin cannot change anything here. Open this server's own "
                     "page, or use a program with a token",
                 )
+                await answer(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -223,9 +204,10 @@ class BodyLimit:
         counted = _Counted(receive, send, most)
         declared = Headers(scope=scope).get("content-length")
         if declared is not None and not (declared.isascii() and declared.isdigit()):
-            await refuse(scope, send, 400, "Content-Length is no number. Send the body's length")
+            answer = fault(400, "Content-Length is no number. Send the body's length")
+            await answer(scope, receive, send)
         elif declared is not None and int(declared[:20]) > most:
-            await self._refuse(scope, send, most)
+            await self._too_long(most)(scope, receive, send)
         else:
             try:
                 await self.app(scope, counted.receive, counted.send)
@@ -233,17 +215,12 @@ class BodyLimit:
                 if not counted.is_too_long:
                     raise
             if counted.is_too_long and not counted.has_begun:
-                await self._refuse(scope, send, most)
+                await self._too_long(most)(scope, receive, send)
 
-    async def _refuse(self, scope: Scope, send: Send, most: int) -> None:
+    def _too_long(self, most: int) -> Response:
         what = "an upload" if most == self.most_upload else "a request"
-        await refuse(
-            scope,
-            send,
-            413,
-            f"{what} may have {most:,} bytes, and this one is longer. Send less",
-            [("connection", "close")],
-        )
+        message = f"{what} may have {most:,} bytes, and this one is longer. Send less"
+        return fault(413, message, {"connection": "close"})
 
 
 class TooLongError(Exception):
@@ -280,9 +257,7 @@ class Authentication:
     GDAL offer. The user is put where `current_user` finds it.
     """
 
-    def __init__(
-        self, app: ASGIApp, tokens: TokenFile | None = None, sessions: Sessions | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, tokens: TokenFile | None, sessions: Sessions | None) -> None:
         self.app, self.tokens, self.sessions = app, tokens, sessions
         self.strangers = Buckets(_STRANGERS_RATE, _STRANGERS_BURST)
 
@@ -301,13 +276,13 @@ class Authentication:
             user = self._user(headers, self.tokens)
         except ConfigError:
             message = "the service cannot read its tokens. Tell whoever runs it to look at the log"
-            await refuse(scope, send, 503, message)
+            await fault(503, message)(scope, receive, send)
             return
         if user is not None or scope["path"] in OPEN_PATHS:
             state["user"] = user
             await self.app(scope, receive, send)
             return
-        await self._refuse_stranger(scope, send, headers)
+        await self._refuse(scope, headers)(scope, receive, send)
 
     def _user(self, headers: Headers, tokens: TokenFile) -> User | None:
         token = presented_token(headers.get("authorization", ""))
@@ -316,24 +291,20 @@ class Authentication:
         name = self.sessions.name(_cookie(headers)) if self.sessions else None
         return tokens.named(name) if name else None
 
-    async def _refuse_stranger(self, scope: Scope, send: Send, headers: Headers) -> None:
+    def _refuse(self, scope: Scope, headers: Headers) -> Response:
+        """The answer to somebody without a token."""
         wait = self.strangers.take((scope.get("client") or ("", 0))[0])
         if wait:
-            await refuse_for_now(scope, send, wait)
-            return
+            return _too_fast(wait)
         is_page = scope["method"] == "GET" and "text/html" in headers.get("accept", "")
         if is_page and self.sessions is not None:
             target = f"/login?next={quote(scope['path'], safe='/')}"
-            location = [("location", target), ("cache-control", "no-store")]
-            await refuse(scope, send, 303, "log in first", location)
-            return
-        await refuse(
-            scope,
-            send,
+            return fault(303, "log in first", {"location": target, "cache-control": "no-store"})
+        return fault(
             401,
             "no valid token was given. Send one as 'Authorization: Bearer TOKEN'; whoever runs the "
             "service makes them with 'terrafuse token add'",
-            [("www-authenticate", 'Bearer realm="terrafuse"')],
+            {"www-authenticate": 'Bearer realm="terrafuse"'},
         )
 
 
@@ -405,18 +376,12 @@ class RateLimit:
             name = user.name if user else f"address:{(scope.get('client') or ('', 0))[0]}"
             wait = 0.0 if scope["path"] in ("/health", "/ready") else self.buckets.take(name)
             if wait:
-                await refuse_for_now(scope, send, wait)
+                await _too_fast(wait)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
-async def refuse_for_now(scope: Scope, send: Send, wait: float) -> None:
-    """Answer that requests come too fast."""
+def _too_fast(wait: float) -> Response:
     seconds = max(1, math.ceil(wait))
-    await refuse(
-        scope,
-        send,
-        429,
-        f"requests come too fast. Wait {seconds} s, and ask less often",
-        [("retry-after", str(seconds))],
-    )
+    message = f"requests come too fast. Wait {seconds} s, and ask less often"
+    return fault(429, message, {"retry-after": str(seconds)})

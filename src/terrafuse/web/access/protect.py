@@ -19,9 +19,9 @@ def protect(app: FastAPI, access: Access) -> None:
     Raises:
         ConfigError: The file of tokens cannot be used.
     """
-    sessions = None
+    tokens = sessions = None
     if access.tokens is not None:
-        sessions = Sessions(access.session_hours)
-        app.include_router(login_router(TokenFile(access.tokens), sessions))
-    for part in reversed(access_middleware(access, sessions)):
+        tokens, sessions = TokenFile(access.tokens), Sessions()
+        app.include_router(login_router(tokens, sessions))
+    for part in reversed(access_middleware(access, tokens, sessions)):
         app.add_middleware(part.cls, *part.args, **part.kwargs)

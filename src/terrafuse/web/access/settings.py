@@ -24,7 +24,6 @@ class Access:
         burst: Requests that may come at once.
         body_bytes: Most of a request, but for uploads.
         upload_bytes: Most of an upload.
-        session_hours: How long a browser stays logged in.
 
     Raises:
         ConfigError: Other machines are let in and there is no token.
@@ -37,7 +36,6 @@ class Access:
     burst: int = 400
     body_bytes: int = 1 << 20
     upload_bytes: int = 2 << 30
-    session_hours: float = 12.0
 
     def __post_init__(self) -> None:
         check_host(self.host, self.tokens)

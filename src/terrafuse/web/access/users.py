@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import Request
 
 from terrafuse.web.access.tokens import LOCAL, Right, User
-from terrafuse.web.service.refusals import Refusal
+from terrafuse.web.refusals import Refusal
 
 #: What a right is for, as messages say it.
 _FOR: dict[Right, str] = {
@@ -40,3 +40,8 @@ def require(user: User, right: Right) -> None:
             f"the token of '{user.name}' does not allow {_FOR[right]}. Ask whoever runs the "
             f"service for one that was made with --may {right}",
         )
+
+
+def sees(user: User, owner: str | None) -> bool:
+    """Whether a user may know of the jobs of another one; None: of everybody's."""
+    return user.name == owner or "all" in user.may

@@ -22,10 +22,15 @@ from starlette.concurrency import run_in_threadpool
 
 from terrafuse.errors import cut
 from terrafuse.version import VERSION
-from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
-from terrafuse.web.access.uploads import uploads_router
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import current_user, sees
+from terrafuse.web.built_page import page_routes
+from terrafuse.web.ranges import send_file
+from terrafuse.web.refusals import Refusal, fault
+from terrafuse.web.service import tiles
+from terrafuse.web.service.answers import answer_errors
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.events import job_events
@@ -35,11 +40,10 @@ from terrafuse.web.service.jobs import JobRow, to_message
 from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
 from terrafuse.web.service.metrics import Timing, describe_metrics
 from terrafuse.web.service.pages import list_addresses
-from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.service.settings import ServiceSettings
 from terrafuse.web.service.state import Service, service_of
-from terrafuse.web.service.users import User, current_user, sees
-from terrafuse.web.service.viewing import Viewers, add_page
+from terrafuse.web.service.uploads import uploads_router
+from terrafuse.web.service.viewing import Viewers
 
 Asking = Annotated[User, Depends(current_user)]
 #: Of the log that one request gets.
@@ -61,8 +65,10 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         OutputError: Folder or database cannot be used.
         WeightsError: A model cannot be read.
     """
-    access = Access(host=settings.host, names=settings.names, tokens=settings.tokens)
     service = Service(settings)
+    access = Access(
+        settings.host, settings.names, settings.tokens, upload_bytes=service.uploads.most_bytes
+    )
     app = FastAPI(
         title="terrafuse",
         summary="Maps by trained models, as jobs.",
@@ -74,14 +80,14 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.service = service
-    answer_refusals(app)
+    answer_errors(app)
     app.include_router(router)
     app.include_router(uploads_router(service.uploads))
     app.include_router(tiles.router)
     app.include_router(files_router(settings.roots))
     app.include_router(asker_router)
     app.mount("/view", Viewers(service))
-    add_page(app)
+    app.include_router(page_routes("jobs.html", "docs"))
     protect(app, access)
     app.add_middleware(Timing, durations=service.durations)
     return app
@@ -219,7 +225,9 @@ def read_log(id: str, service: Served, user: Asking) -> str:
 
 @router.get("/api/jobs/{id}/results/{name}", response_class=FileResponse)
 @router.head("/api/jobs/{id}/results/{name}", include_in_schema=False)
-def send_result(id: str, name: str, service: Served, user: Asking) -> FileResponse:
+def send_result(
+    id: str, name: str, request: Request, service: Served, user: Asking
+) -> FileResponse:
     """A file of a finished map; parts of it by Range."""
     folder = service.finished(id, user)
     names = [file.name for file in to_message(service.job(id, user)).results]
@@ -228,7 +236,7 @@ def send_result(id: str, name: str, service: Served, user: Asking) -> FileRespon
         raise Refusal(404, f"job {id} has no result '{cut(name)}'; there are: {known}")
     path = folder / name
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return FileResponse(path, media_type=media_type)
+    return send_file(request, path, media_type)
 
 
 @router.get("/health")

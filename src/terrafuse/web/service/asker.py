@@ -6,8 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from terrafuse.web.access.tokens import LOCAL, User
+from terrafuse.web.access.users import current_user
 from terrafuse.web.service.messages import Message
-from terrafuse.web.service.users import LOCAL, User, current_user
 
 router = APIRouter()
 

@@ -14,14 +14,15 @@ from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import DataError, TerrafuseError, cut
 from terrafuse.prediction import MapSettings, WindowSettings
-from terrafuse.web.access.rasters import check_address, check_kind
-from terrafuse.web.access.roots import resolve
-from terrafuse.web.access.uploads import PREFIX, Uploads
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import require
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.models import ModelShelf, ServedModel
-from terrafuse.web.service.refusals import Refusal
+from terrafuse.web.service.rasters import check_address, check_kind
+from terrafuse.web.service.roots import resolve
 from terrafuse.web.service.settings import ServiceSettings
-from terrafuse.web.service.users import User, require
+from terrafuse.web.service.uploads import PREFIX, Uploads
 from terrafuse.web.service.veil import Veil, names_given
 from terrafuse.weights import RunInfo
 
@@ -212,16 +213,6 @@ def scene_of_item(info: RunInfo, address: str, hosts: Sequence[str]) -> Scene:
     return open_item(info, item)
 
 
-def plain_statistics(model: ServedModel) -> Mapping[str, object]:
-    """Statistics of the training, but of what is rescaled or encoded, as `TrainedModel` has it."""
-    rules = model.info.rules
-    return {
-        name: statistics
-        for name, statistics in model.info.statistics.items()
-        if not (rules.get(name, {}).get("rescale") or rules.get(name, {}).get("encoding"))
-    }
-
-
 def as_asked(message: str) -> str:
     """A message with the remedies of the command line as those of a request."""
     out, rest = "", message
@@ -246,7 +237,7 @@ def _check_values(
 ) -> None:
     check_values(
         [scene.convert_values(conversions)],
-        plain_statistics(model),  # type: ignore[arg-type]
+        model.info.plain_statistics,
         conversions,
         trust=trust,
     )

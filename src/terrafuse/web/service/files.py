@@ -10,15 +10,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query
 
 from terrafuse.errors import DataError, cut
-from terrafuse.web.service.messages import Fault, Message
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User, current_user
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import current_user
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.messages import Message
+from terrafuse.web.service.rasters import SUFFIXES
+from terrafuse.web.service.roots import LONGEST, inside
 
-#: Names that are listed, of the formats that `check_kind` takes.
-SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2")
 _MOST_ENTRIES = 1000
 _MOST_SEEN = 100_000
-_LONGEST = 4096
 
 
 class FolderEntry(Message):
@@ -58,10 +58,10 @@ def files_router(roots: Sequence[Path]) -> APIRouter:
     """
     router = APIRouter()
 
-    @router.get("/api/files", responses={404: {"model": Fault}})
+    @router.get("/api/files")
     def list_files(
         _: Annotated[User, Depends(current_user)],
-        path: Annotated[str, Query(max_length=_LONGEST)] = "",
+        path: Annotated[str, Query(max_length=LONGEST)] = "",
     ) -> FolderListing:
         """List folders and rasters that jobs may name."""
         try:
@@ -87,7 +87,7 @@ def list_folder(path: str, roots: Sequence[Path]) -> FolderListing:
     is_found = not plain
     for root in roots:
         real = root.resolve()
-        folder = _inside(real / plain, real)
+        folder = inside(real / plain, real)
         if folder is None or not folder.is_dir():
             continue
         is_found = True
@@ -148,7 +148,7 @@ def _note(
 ) -> None:
     """Put an entry where it belongs, if anywhere."""
     try:
-        if entry.is_symlink() and _inside(Path(entry.path), root) is None:
+        if entry.is_symlink() and inside(Path(entry.path), root) is None:
             return
         if entry.is_dir():
             folders[entry.name] = FolderEntry(name=entry.name, path=path)
@@ -157,15 +157,6 @@ def _note(
             rasters[entry.name] = RasterEntry(name=entry.name, path=path, bytes=size)
     except OSError:
         return
-
-
-def _inside(candidate: Path, root: Path) -> Path | None:
-    """The place with all links followed, where it lies in the root."""
-    try:
-        found = candidate.resolve(strict=True)
-    except (OSError, RuntimeError, ValueError):
-        return None
-    return found if found.is_relative_to(root) else None
 
 
 def _key(name: str) -> tuple[str, str]:

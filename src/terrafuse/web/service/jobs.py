@@ -18,6 +18,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Row,
+    Select,
     and_,
     delete,
     func,
@@ -29,10 +30,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from terrafuse.errors import cut
+from terrafuse.web.access.tokens import User
+from terrafuse.web.access.users import sees
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.database import FACTS, JOBS, USERS, WORKERS, Database, now
 from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
-from terrafuse.web.service.refusals import Refusal
-from terrafuse.web.service.users import User, sees
+from terrafuse.web.service.uploads import PREFIX
 
 JobRow = Row[Any]
 #: What a worker hears when it says how far it is.
@@ -41,7 +44,7 @@ Answer = Literal["go on", "cancel", "lost"]
 MOST_DEATHS, MOST_SILENCES = 3, 10
 _HELD = ("running", "cancelling")
 _WAITING = ("queued", *_HELD)
-#: Counters that only grow, in the table of facts.
+#: Facts: whether a model maps without a modality, and counters that only grow.
 _MISSING = "supports_missing:"
 UNITS, SECONDS = "units_done", "mapping_seconds"
 
@@ -98,14 +101,7 @@ class Queue:
         """
         id = secrets.token_hex(8)
         with self.database.deciding() as db:
-            waiting = _count(db, JOBS.c.user == user.name, JOBS.c.state.in_(_WAITING))
-            if waiting >= max_queued:
-                raise Refusal(
-                    429,
-                    f"{user.name} has {waiting} jobs that have not ended, and may have "
-                    f"{max_queued}. Wait for one, or cancel one",
-                    {"Retry-After": "30"},
-                )
+            _check_quota(db, user.name, max_queued)
             self._remember_user(db, user.name, max_running)
             db.execute(
                 insert(JOBS).values(
@@ -187,14 +183,7 @@ class Queue:
                 raise Refusal(
                     409, f"job {id} is {row.state}; only cancelled and failed jobs are resumed"
                 )
-            waiting = _count(db, JOBS.c.user == row.user, JOBS.c.state.in_(_WAITING))
-            if waiting >= max_queued:
-                raise Refusal(
-                    429,
-                    f"{row.user} has {waiting} jobs that have not ended, and may have "
-                    f"{max_queued}. Wait for one, or cancel one",
-                    {"Retry-After": "30"},
-                )
+            _check_quota(db, row.user, max_queued)
             _set(db, id, state="queued", ended=None, error=None, deaths=0, silences=0)
             return _row(db, id)
 
@@ -219,7 +208,7 @@ class Queue:
         for request in requests:
             for given in request.rasters.values():
                 names |= {given} if isinstance(given, str) else set(given)
-        return {name.removeprefix("upload:") for name in names if name.startswith("upload:")}
+        return {name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)}
 
     def ended_before(self, moment: float) -> list[str]:
         """Jobs that ended before a moment."""
@@ -238,26 +227,8 @@ class Queue:
 
         Users take turns: next is who got a worker the longest ago. Of a user, the oldest job.
         """
-        running = (
-            select(func.count())
-            .select_from(JOBS.alias("others"))
-            .where(
-                text(
-                    "others.state IN ('running', 'cancelling') AND others.\"user\" = jobs.\"user\""
-                )
-            )
-            .scalar_subquery()
-        )
-        turn = func.coalesce(USERS.c.turn, 0)
         with self.database.deciding() as db:
-            found = db.execute(
-                select(JOBS.c.id, JOBS.c.user)
-                .select_from(JOBS.outerjoin(USERS, USERS.c.name == JOBS.c.user))
-                .where(JOBS.c.state == "queued", JOBS.c.model.in_(models))
-                .where(running < func.coalesce(USERS.c.max_running, 1))
-                .order_by(JOBS.c.priority.desc(), turn, JOBS.c.seq)
-                .limit(1)
-            ).one_or_none()
+            found = db.execute(_next_job(models)).one_or_none()
             if found is None:
                 return None
             moment = self._now(db)
@@ -534,6 +505,25 @@ def _row(db: Connection, id: str) -> JobRow:
     return row
 
 
+def _next_job(models: Sequence[str]) -> Select[Any]:
+    """Query of the job that is to be claimed next, as `Queue.claim` says."""
+    others = JOBS.alias("others")
+    running = (
+        select(func.count())
+        .where(others.c.state.in_(_HELD), others.c.user == JOBS.c.user)
+        .correlate(JOBS)
+        .scalar_subquery()
+    )
+    return (
+        select(JOBS.c.id, JOBS.c.user)
+        .select_from(JOBS.outerjoin(USERS, USERS.c.name == JOBS.c.user))
+        .where(JOBS.c.state == "queued", JOBS.c.model.in_(models))
+        .where(running < func.coalesce(USERS.c.max_running, 1))
+        .order_by(JOBS.c.priority.desc(), func.coalesce(USERS.c.turn, 0), JOBS.c.seq)
+        .limit(1)
+    )
+
+
 def _is_held(claim: Claim) -> ColumnElement[bool]:
     return and_(
         JOBS.c.id == claim.id,
@@ -556,8 +546,21 @@ def _set(db: Connection, id: str, **values: Any) -> None:
     db.execute(update(JOBS).where(JOBS.c.id == id).values(**values))
 
 
-def _count(db: Connection, *where: ColumnElement[bool]) -> int:
-    return db.scalar(select(func.count()).select_from(JOBS).where(*where)) or 0
+def _check_quota(db: Connection, user: str, most: int) -> None:
+    """Refuse a further job of a user who has as many as may be.
+
+    Raises:
+        Refusal: 429.
+    """
+    own = (JOBS.c.user == user, JOBS.c.state.in_(_WAITING))
+    waiting = db.scalar(select(func.count()).select_from(JOBS).where(*own)) or 0
+    if waiting >= most:
+        raise Refusal(
+            429,
+            f"{user} has {waiting} jobs that have not ended, and may have {most}. Wait for one, "
+            "or cancel one",
+            {"Retry-After": "30"},
+        )
 
 
 def _grow(db: Connection, name: str, by: float) -> None:

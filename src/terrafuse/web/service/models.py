@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from terrafuse.errors import ConfigError, cut, unknown_name
-from terrafuse.web.service.refusals import Refusal
+from terrafuse.web.refusals import Refusal
 from terrafuse.weights import RunInfo, read_run_info
 from terrafuse.weights.onnx_file import names_onnx, read_onnx
 from terrafuse.weights.portable import PortableInfo

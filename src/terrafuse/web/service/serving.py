@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from logging.config import dictConfig
 
 from terrafuse.errors import ConfigError, OutputError
@@ -22,9 +19,6 @@ from terrafuse.web.service.workers import Supervisor
 #: Fact of a database: the machine of its server.
 SERVER_HOST = "server_host"
 _STOPPED = "jobs are kept, and go on when the service is started again"
-#: So long may answers take that are being sent when the server is to end.
-_ENDING_SECONDS = 3
-_BACKLOG = 2048
 
 
 def run_service(settings: ServiceSettings, say: Callable[[str], None]) -> None:
@@ -34,31 +28,23 @@ def run_service(settings: ServiceSettings, say: Callable[[str], None]) -> None:
         say: Prints a line for whoever starts it.
 
     Raises:
-        ConfigError: A setting is wrong, or the port is taken.
-        OutputError: Folder or database cannot be used.
+        ConfigError: A setting is wrong.
+        OutputError: Folder, database or port cannot be used.
         WeightsError: A model cannot be read.
     """
-    import uvicorn
-
+    from terrafuse.web.listening import address_of, listen, run_app, warn_of_others
     from terrafuse.web.service.app import create_service_app  # workers need neither
 
-    with when_stopped(_STOPPED), _listen(settings.host, settings.port) as listener:
-        port = listener.getsockname()[1]
-        app = create_service_app(replace(settings, port=port))
+    with when_stopped(_STOPPED), listen(settings.host, settings.port) as listening:
+        app = create_service_app(settings)
         service = app.state.service
         service.database.set_fact(SERVER_HOST, machine().host)
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        say(f"terrafuse serves {', '.join(sorted(service.shelf.models))} at http://{host}:{port}/")
+        warn_of_others(settings.host, "have maps made", say)
+        names = ", ".join(sorted(service.shelf.models))
+        say(f"terrafuse serves {names} at {address_of(listening, settings.host)}")
         if not settings.roots:
             say("jobs can name uploads only: no folder is given by --root")
-        config = uvicorn.Config(
-            app,
-            log_config=log_config(),
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=_ENDING_SECONDS,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        run_app(app, listening, log_config=log_config())
 
 
 def run_workers(settings: ServiceSettings, say: Callable[[str], None]) -> None:
@@ -91,20 +77,3 @@ def run_workers(settings: ServiceSettings, say: Callable[[str], None]) -> None:
         finally:
             supervisor.stop()
             database.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        if sys.platform != "win32":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"cannot listen at {host}:{port}: {error.strerror or error}. Choose another --port, or "
-            "an address of this machine as --host"
-        ) from error
-    return listener

@@ -8,16 +8,16 @@ from typing import Any
 
 from fastapi import Request
 
-from terrafuse.web.access.uploads import Uploads
+from terrafuse.web.access.tokens import User
+from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.events import Watch
 from terrafuse.web.service.folders import Folders
 from terrafuse.web.service.jobs import JobRow, Queue, find_row
 from terrafuse.web.service.metrics import Durations
 from terrafuse.web.service.models import ModelShelf, ServedModel
-from terrafuse.web.service.refusals import Refusal
 from terrafuse.web.service.settings import ServiceSettings
-from terrafuse.web.service.users import User
+from terrafuse.web.service.uploads import Uploads
 from terrafuse.web.service.workers import Supervisor
 
 #: Between looks for uploads that are too old.

@@ -1,23 +1,26 @@
-"""The page of jobs, and the viewer on each finished map: `/view/{id}/`."""
+"""The viewer on each finished map: `/view/{id}/`."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import OrderedDict
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
 
-from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from terrafuse.web.access.users import current_user
+from terrafuse.web.refusals import Refusal, fault
 from terrafuse.web.service.folders import VIEW
-from terrafuse.web.service.refusals import Refusal, answer_refusals, fault
+from terrafuse.web.service.jobs import JobRow
+from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.state import Service
-from terrafuse.web.service.users import current_user
-from terrafuse.web.viewer.app import page_routes, view_routes
+from terrafuse.web.service.veil import Veil, names_given
+from terrafuse.web.viewer.app import bare_viewer_app
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.subjects import find_subjects
 
@@ -59,39 +62,20 @@ class Viewers:
         folder = self._service.finished(id, user)
         with self._lock:
             if id not in self._apps:
-                self._apps[id] = _viewer(folder / VIEW if (folder / VIEW).is_dir() else folder)
+                self._apps[id] = self._viewer(folder, self._service.job(id, user))
             self._apps.move_to_end(id)
             while len(self._apps) > _MOST_VIEWERS:
                 self._apps.popitem(last=False)
             return self._apps[id]
 
-
-def _viewer(folder: Path) -> ASGIApp:
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    answer_refusals(app)
-    app.include_router(view_routes(Preparer(find_subjects(folder))))
-    app.include_router(page_routes())
-    return app
-
-
-def add_page(app: FastAPI) -> None:
-    """Add the page of jobs: its files are known from the start."""
-    folder = Path(str(resources.files("terrafuse.web"))) / "page"
-    files = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.stem not in ("index", "viewer")
-    }
-
-    @app.get("/", include_in_schema=False)
-    def page() -> Response:
-        return _send("jobs.html")
-
-    @app.get("/assets/{name}", include_in_schema=False)
-    def file(name: str) -> Response:
-        return _send(f"assets/{name}")
-
-    def _send(name: str) -> Response:
-        if name not in files:
-            raise Refusal(404, "this installation has no page; /docs lists the addresses")
-        return FileResponse(files[name], headers={"cache-control": "no-cache"})
+    def _viewer(self, folder: Path, row: JobRow) -> ASGIApp:
+        """The viewer on a map, without labels; its messages name no path of the server."""
+        collection = find_subjects(folder / VIEW if (folder / VIEW).is_dir() else folder)
+        given = names_given(JobRequest.model_validate_json(row.request), json.loads(row.rasters))
+        models = {place: name for name, place in self._service.shelf.places.items()}
+        return bare_viewer_app(
+            Preparer(
+                replace(collection, title=row.title or f"Job {row.id}"),
+                veil=Veil({**models, str(folder): "results", **given}),
+            )
+        )

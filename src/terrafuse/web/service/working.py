@@ -334,7 +334,9 @@ def _keep_inside(path: Path) -> None:
     except (OSError, ValueError, LookupError, TypeError):
         return
     item["assets"] = {
-        key: asset for key, asset in assets.items() if "/" not in str(asset["href"]).lstrip("./")
+        key: asset
+        for key, asset in assets.items()
+        if "/" not in str(asset["href"]).removeprefix("./")
     }
     item["links"] = [one for one in item.get("links", ()) if "://" in str(one.get("href"))]
     path.write_text(json.dumps(item, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

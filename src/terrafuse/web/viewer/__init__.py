@@ -2,6 +2,4 @@
 
 from __future__ import annotations
 
-from terrafuse.web.viewer.document import View, ViewIndex
-
-__all__ = ["View", "ViewIndex"]
+__all__: list[str] = []

@@ -5,44 +5,40 @@ Files are found by ids only: no part of an address is ever a path of this machin
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from importlib import resources
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, Response
-from starlette.exceptions import HTTPException
+from fastapi.responses import JSONResponse, Response
 
+from terrafuse.data.painted import StalePolygonsError
 from terrafuse.errors import (
     DataError,
-    InUseError,
+    LabelError,
     MissingDependencyError,
+    OutputError,
     SceneNotFoundError,
     TerrafuseError,
-    cut,
 )
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
+from terrafuse.web.built_page import page_routes
+from terrafuse.web.ranges import send_file
+from terrafuse.web.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.viewer.document import ViewIndex
 from terrafuse.web.viewer.preparing import NotReadyError, Preparer
 from terrafuse.web.viewer.scenes import Shown, check_pixel
 
-_TIFF = "image/tiff"
-_RANGES = re.compile(
-    r"bytes=\s*(\d{1,18}-\d{0,18}|-\d{1,18})(\s*,\s*(\d{1,18}-\d{0,18}|-\d{1,18})){0,31}"
-)
+#: Error → status of its answer; the first that fits counts. Others are 400.
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (
     (SceneNotFoundError, 404),
     (NotReadyError, 409),
-    (InUseError, 409),
+    (StalePolygonsError, 412),
+    (OutputError, 409),
+    (LabelError, 422),
     (MissingDependencyError, 501),
-)
-_PLACEHOLDER = (
-    "<!doctype html><meta charset=utf-8><title>terrafuse</title><p>The page is not part of this "
-    "installation. Its documents are there: <a href=index.json>index.json</a>."
 )
 
 
@@ -59,20 +55,45 @@ def create_viewer_app(
     Raises:
         ConfigError: The file of tokens cannot be used.
     """
-    app = FastAPI(title="terrafuse view", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(TerrafuseError, _refuse)
-    app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_exception_handler(RequestValidationError, _refuse_values)
-    for router in routers:
-        app.include_router(router)
-    app.include_router(view_routes(preparer))
+    app = bare_viewer_app(preparer, routers)
     protect(app, access or Access())
-    app.include_router(page_routes())  # last: it takes every address that is left
     return app
 
 
+def bare_viewer_app(preparer: Preparer, routers: Sequence[APIRouter] = ()) -> FastAPI:
+    """The server of a page, without access control: within an app that has it."""
+    app = FastAPI(title="terrafuse view", docs_url=None, redoc_url=None, openapi_url=None)
+    answer_errors(app, preparer.veil)
+    for router in (*routers, view_routes(preparer), page_routes("index.html", "index.json")):
+        app.include_router(router)
+    return app
+
+
+def answer_errors(app: FastAPI, veil: Callable[[str], str] = str) -> None:
+    """Have an app answer errors with the product's own message.
+
+    Args:
+        veil: Makes of a message what those who look at the page may read.
+    """
+
+    def refuse(_: Request, error: Exception) -> JSONResponse:
+        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
+        return fault(status, veil(str(error)))
+
+    answer_refusals(app)
+    app.add_exception_handler(TerrafuseError, refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_values)
+
+
 def view_routes(preparer: Preparer) -> APIRouter:
-    """Routes of the documents and rasters of scenes."""
+    """Routes of the documents of scenes, of their files, and of single pixels."""
+    router = APIRouter()
+    for part in (_document_routes, _file_routes, _pixel_routes):
+        router.include_router(part(preparer))
+    return router
+
+
+def _document_routes(preparer: Preparer) -> APIRouter:
     router = APIRouter()
 
     @router.get("/index.json")
@@ -92,26 +113,33 @@ def view_routes(preparer: Preparer) -> APIRouter:
     def progress(id: str) -> dict[str, Any]:
         return dict(preparer.progress(id))
 
+    return router
+
+
+def _file_routes(preparer: Preparer) -> APIRouter:
+    router = APIRouter()
+
     @router.api_route("/v/{id}/rasters/{name}", methods=["GET", "HEAD"])
     def raster(id: str, name: str, request: Request) -> Response:
         path = _raster_of(preparer.ready(id), name)
         if path is None:
-            return _answer(404, f"scene '{id}' has no such raster")
+            raise Refusal(404, f"scene '{id}' has no such raster")
         if not path.is_file():
-            return _answer(
-                404, f"the raster '{name}' was removed meanwhile. Start the viewer again"
-            )
-        wanted = request.headers.get("range")
-        if wanted is not None and not _is_range(wanted):
-            return _answer(416, f"'{cut(wanted)}' is no range of bytes, such as bytes=0-1023")
-        return FileResponse(path, media_type=_TIFF, headers={"cache-control": "no-cache"})
+            raise Refusal(404, f"the raster '{name}' was removed meanwhile. Start the viewer again")
+        return send_file(request, path, "image/tiff", {"cache-control": "no-cache"})
 
     @router.get("/v/{id}/places/{name}")
     def thumbnail(id: str, name: str) -> Response:
         picture = preparer.ready(id).thumbnail(f"places/{name}")
         if picture is None:
-            return _answer(404, f"scene '{id}' has no such place")
+            raise Refusal(404, f"scene '{id}' has no such place")
         return Response(picture, media_type="image/png")
+
+    return router
+
+
+def _pixel_routes(preparer: Preparer) -> APIRouter:
+    router = APIRouter()
 
     @router.get("/v/{id}/pixel")
     def pixel(id: str, row: int = Query(), col: int = Query()) -> JSONResponse:
@@ -132,72 +160,12 @@ def view_routes(preparer: Preparer) -> APIRouter:
     return router
 
 
-def page_routes() -> APIRouter:
-    """Routes of the page's own files, all of which are known from the start."""
-    router = APIRouter()
-    files = page_files()
-
-    @router.get("/")
-    def page() -> Response:
-        if "index.html" not in files:
-            return Response(_PLACEHOLDER, media_type="text/html; charset=utf-8")
-        return FileResponse(files["index.html"])
-
-    @router.get("/{name:path}")
-    def file(name: str) -> Response:
-        if name not in files:
-            return _answer(404, "there is no such page")
-        return FileResponse(files[name], headers={"cache-control": "no-cache"})
-
-    return router
-
-
-def page_files() -> dict[str, Path]:
-    """The built page: address → file; none where it is not installed.
-
-    The page of jobs, which lies beside it, is the service's.
-    """
-    folder = Path(str(resources.files("terrafuse.web"))) / "page"
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.stem != "jobs"
-    }
-
-
 def _raster_of(shown: Shown, name: str) -> Path | None:
     layer, dot, end = name.rpartition(".")
     return shown.rasters.get(layer) if dot and end == "tif" else None
 
 
-def _is_range(text: str) -> bool:
-    """Tell whether a header names ranges of bytes, none of which ends before it begins."""
-    if not _RANGES.fullmatch(text):
-        return False
-    pairs = (one.strip().split("-") for one in text.partition("=")[2].split(","))
-    return all(not (first and last) or int(first) <= int(last) for first, last in pairs)
-
-
-def _answer(status: int, text: str) -> JSONResponse:
-    return JSONResponse({"error": text}, status_code=status)
-
-
-def _refuse(request: Request, error: Exception) -> JSONResponse:
-    """The product's own message; a failure to read or write is the server's."""
-    del request
-    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
-    return JSONResponse({"error": str(error)}, status_code=status)
-
-
-def _refuse_http(request: Request, error: Exception) -> JSONResponse:
-    del request
-    assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    return JSONResponse({"error": f"{error.detail}"}, error.status_code, headers)
-
-
-def _refuse_values(request: Request, error: Exception) -> JSONResponse:
-    del request
+def _refuse_values(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    return _answer(422, f"'{first['loc'][-1]}': {first['msg']}. Give whole numbers: ?row=0&col=0")
+    return fault(422, f"'{first['loc'][-1]}': {first['msg']}. Give whole numbers: ?row=0&col=0")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data import Grid
 from terrafuse.data.handles import without_warnings
@@ -352,10 +353,16 @@ def read_window(
     path: Path, window: Window, shape: tuple[int, int], nodata: float | None = None
 ) -> tuple[Pixels, Pixels]:
     """A window of a raster in so many pixels, as `read_small`."""
-    place = rasterio.windows.Window(window.col, window.row, window.width, window.height)
     with without_warnings(), rasterio.open(path) as dataset:
-        values: Pixels = dataset.read(window=place, out_shape=(dataset.count, *shape))
+        values: Pixels = dataset.read(
+            window=raster_window(window), out_shape=(dataset.count, *shape)
+        )
         return values, known_pixels(values, _tags(dataset, nodata))
+
+
+def raster_window(window: Window) -> RasterWindow:
+    """A window as rasterio has it."""
+    return RasterWindow(window.col, window.row, window.width, window.height)
 
 
 def _tags(dataset: Any, nodata: float | None) -> Sequence[float | None]:

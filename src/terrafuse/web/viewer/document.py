@@ -165,6 +165,11 @@ class Layer(Part):
     ramp: Literal["viridis", "magma", "gray", "blues"] = "viridis"
     is_shown: bool = False
 
+    @property
+    def nodata_value(self) -> float | None:
+        """`nodata` as a number."""
+        return None if self.nodata is None else float(self.nodata)
+
 
 class Place(Part):
     """A rectangle of scene pixels worth a look.

@@ -7,25 +7,24 @@ undo each other's work: the second is refused, and reads again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import shapely
-from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from terrafuse.api.datasets import TRAIN_SPLITS
-from terrafuse.data import Grid, Manifest, load_manifest
+from terrafuse.data import Grid, Manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
     PaintedLayer,
     PaintedPolygon,
-    StalePolygonsError,
     checked_shape,
     painted_path,
     pixel_shapes,
@@ -35,42 +34,25 @@ from terrafuse.data.painted import (
 from terrafuse.errors import (
     DataError,
     LabelError,
-    OutputError,
     SceneNotFoundError,
-    TerrafuseError,
     cut,
     unknown_name,
 )
 from terrafuse.maps import SampleFile, read_labels, read_sample, write_labels
-from terrafuse.web.viewer.document import ClassEntry, Labelling, Place, Places, Sampling
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.viewer.document import Labelling, Place, Places, Sampling
+from terrafuse.web.viewer.layers import class_entries
 
-#: Bytes of a body that is read.
-MOST_BYTES = 64 << 20
 #: Characters of the id of a polygon.
 MOST_ID = 100
 _GEOJSON = "application/geo+json"
-#: Error → status of its answer; the first that fits counts.
-_STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (
-    (LabelError, 422),
-    (SceneNotFoundError, 404),
-    (StalePolygonsError, 412),
-    (OutputError, 409),
-    (DataError, 409),
-    (TerrafuseError, 400),
-)
 
 
-class _RefusedError(Exception):
-    """A request that is not carried out.
+async def _read_body(request: Request) -> bytes:
+    return await request.body()
 
-    Args:
-        status: Of HTTP.
-        message: Says why, and what to do.
-    """
 
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+Body = Annotated[bytes, Depends(_read_body)]
 
 
 def labelling_of(
@@ -92,10 +74,7 @@ def labelling_of(
     split = _split_of(manifest, scene)
     scheme = manifest.scheme
     return Labelling(
-        classes=tuple(
-            ClassEntry(value=number, name=name, colour=colour)
-            for number, (name, colour) in enumerate(zip(scheme.names, scheme.colors, strict=True))
-        ),
+        classes=class_entries(scheme.names, scheme.colors),
         href=href,
         file=painted_path(manifest.path).name,
         split=split,
@@ -103,42 +82,36 @@ def labelling_of(
     )
 
 
-def labels_router(manifest: Manifest | Path | str, scenes: Mapping[str, str]) -> APIRouter:
+def labels_router(manifest: Manifest, scenes: Mapping[str, str]) -> APIRouter:
     """Routes `/NAME/labels` of painted polygons: GET and PUT of GeoJSON in scene pixels.
 
     Args:
-        manifest: The data set, beside which they are kept, or its path.
+        manifest: Of the data set, beside which they are kept.
         scenes: Name in addresses → id of the scene.
     """
     router = APIRouter()
-    store = _Store(manifest if isinstance(manifest, Manifest) else load_manifest(manifest))
+    store = _Store(manifest)
 
     @router.get("/{name}/labels")
     def get_labels(name: str) -> Response:
         """Painted polygons of a scene, in the order in which they are drawn."""
-        return _answer(lambda: store.collection(_scene_of(scenes, name)))
+        with _of_the_file():
+            return store.collection(_scene_of(scenes, name))
 
     @router.put("/{name}/labels")
-    async def put_labels(name: str, request: Request) -> Response:
+    def put_labels(name: str, request: Request, body: Body) -> Response:
         """Replace the painted polygons of a scene."""
-
-        def save(body: bytes) -> Response:
-            scene = _scene_of(scenes, name)
-            return store.save(scene, _parsed(body), _expected(request))
-
-        return await _with_body(request, save)
+        with _of_the_file():
+            return store.save(_scene_of(scenes, name), _parsed(body), _expected(request))
 
     return router
 
 
-def sampling_of(
-    path: str | Path, *, href: str = "sample", grid: Grid | None = None
-) -> tuple[Sampling, Places]:
+def sampling_of(path: str | Path, *, grid: Grid | None = None) -> tuple[Sampling, Places]:
     """A reference sample to be labelled, and its points as places, in the order of its ids.
 
     Args:
         path: GeoPackage of `terrafuse sample`.
-        href: Address of the routes of `sample_router`, relative to the view's document.
         grid: Of the scene that is shown; None: that of the map it was drawn from.
 
     Raises:
@@ -160,7 +133,7 @@ def sampling_of(
     )
     sampling = Sampling(
         classes=sample.classes,
-        href=href,
+        href="sample",  # of `sample_router`, beside the view's document
         file=Path(path).name,
         ids=tuple(range(1, len(pixels) + 1)),
         is_blind=is_blind,
@@ -179,19 +152,15 @@ def sample_router(path: str | Path) -> APIRouter:
     @router.get("/sample")
     def get_sample() -> Response:
         """Reference class of every point; null without."""
-        return _answer(lambda: _sample_labels(path))
+        return _sample_labels(path)
 
     @router.put("/sample")
-    async def put_sample(request: Request) -> Response:
+    def put_sample(body: Body) -> Response:
         """Set the reference class of some points."""
-
-        def save(body: bytes) -> Response:
-            labels = _labels_in(_parsed(body))
-            with turn:
-                write_labels(path, labels)
-                return _sample_labels(path)
-
-        return await _with_body(request, save)
+        labels = _labels_in(_parsed(body))
+        with turn:
+            write_labels(path, labels)
+            return _sample_labels(path)
 
     return router
 
@@ -214,7 +183,7 @@ class _Store:
     def save(self, scene: str, values: Any, expected: str | None) -> Response:
         """Keep the polygons of a GeoJSON collection in place of those of a scene."""
         if expected is None:
-            raise _RefusedError(
+            raise Refusal(
                 428, "the request has no 'If-Match': send the ETag of the polygons that were read"
             )
         grid = self._grid(scene)
@@ -393,7 +362,7 @@ def _split_of(manifest: Manifest, scene: str) -> str | None:
 
 def _scene_of(scenes: Mapping[str, str], name: str) -> str:
     if name not in scenes:
-        raise _RefusedError(404, f"there is no scene '{cut(name)}' here")
+        raise Refusal(404, f"there is no scene '{cut(name)}' here")
     return scenes[name]
 
 
@@ -410,28 +379,19 @@ def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise _RefusedError(400, f"the body is no JSON: {cut(error)}") from None
+        raise Refusal(400, f"the body is no JSON: {cut(error)}") from None
 
 
-async def _with_body(request: Request, act: Callable[[bytes], Response]) -> Response:
-    """Read a body up to a limit, and act on it in a thread."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BYTES:
-            return _refusal(413, f"the body is larger than {MOST_BYTES >> 20} MB; send less")
-    return await run_in_threadpool(lambda: _answer(lambda: act(bytes(body))))
+@contextmanager
+def _of_the_file() -> Iterator[None]:
+    """Tell what is wrong with the file from what is wrong with a request.
 
-
-def _answer(act: Callable[[], Response]) -> Response:
+    Raises:
+        Refusal: 409: the file cannot be used as it is.
+    """
     try:
-        return act()
-    except _RefusedError as error:
-        return _refusal(error.status, str(error))
-    except TerrafuseError as error:
-        status = next(status for kind, status in _STATUS if isinstance(error, kind))
-        return _refusal(status, str(error))
-
-
-def _refusal(status: int, message: str) -> Response:
-    return JSONResponse({"error": message}, status_code=status)
+        yield
+    except (LabelError, SceneNotFoundError):
+        raise
+    except DataError as error:
+        raise Refusal(409, str(error)) from error

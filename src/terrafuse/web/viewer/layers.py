@@ -141,6 +141,21 @@ def names_layer(
     return _layer(raster, look, "names", (Band(name=look.id),), names=entries)
 
 
+def class_entries(
+    names: Sequence[str], colours: Sequence[str], values: Sequence[int] | None = None
+) -> tuple[ClassEntry, ...]:
+    """Classes of a legend.
+
+    Args:
+        values: In class layers; default: the positions.
+    """
+    numbers = range(len(names)) if values is None else values
+    return tuple(
+        ClassEntry(value=value, name=name, colour=colour.lower())
+        for value, name, colour in zip(numbers, names, colours, strict=True)
+    )
+
+
 def _layer(
     raster: Raster,
     look: Look,

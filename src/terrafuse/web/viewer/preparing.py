@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from terrafuse.errors import SceneNotFoundError, TerrafuseError, unknown_name
@@ -43,6 +43,7 @@ class Preparer:
         collection: What the page is of.
         finish: Changes each view at the end.
         say: Takes notes for whoever started the server.
+        veil: Makes of a message what those who look at the page may read.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Preparer:
         *,
         finish: Finish | None = None,
         say: Callable[[str], None] | None = None,
+        veil: Callable[[str], str] = str,
     ) -> None:
-        self.collection = collection
+        self.collection, self.veil = collection, veil
         self._finish, self._say = finish, say
         self._works = {id: _Work() for id in collection.subjects}
         self._one_at_a_time, self._beginning = threading.Lock(), threading.Lock()
@@ -165,7 +167,7 @@ class Preparer:
         try:
             self.shown(id)
         except (TerrafuseError, OSError, MemoryError) as error:
-            work.error = str(error)
+            work.error = self.veil(str(error))
             work.state = "failed"
             if self._say:
                 self._say(f"{self.collection.subjects[id].title}: {error}")
@@ -178,4 +180,6 @@ class Preparer:
 
     def _show(self, subject: Subject, work: _Work, plan: Plan, progress: Progress | None) -> None:
         shown = plan.show(progress)
+        notes = tuple(map(self.veil, shown.view.notes))
+        shown = replace(shown, view=shown.view.model_copy(update={"notes": notes}))
         work.shown = self._finish(subject, shown) if self._finish else shown

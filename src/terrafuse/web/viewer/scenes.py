@@ -38,6 +38,7 @@ from terrafuse.web.viewer.copies import (
     byte_encoding,
     class_encoding,
     float_encoding,
+    raster_window,
     read_small,
     suits,
 )
@@ -47,6 +48,7 @@ from terrafuse.web.viewer.layers import (
     Channel,
     Look,
     RampName,
+    class_entries,
     class_layer,
     first_bands,
     image_layer,
@@ -216,9 +218,10 @@ def _values_at(path: Path, layer: Layer, row: int, col: int) -> list[float | Non
         if own[0] >= dataset.height or own[1] >= dataset.width:
             return [None] * dataset.count
         stored = dataset.read(window=RasterWindow(own[1], own[0], 1, 1))[:, 0, 0].tolist()
-    nodata = None if layer.nodata is None else float(layer.nodata)
     return [
-        None if value == nodata or not np.isfinite(value) else value * band.factor + band.summand
+        None
+        if value == layer.nodata_value or not np.isfinite(value)
+        else value * band.factor + band.summand
         for value, band in zip(stored, layer.bands, strict=True)
     ]
 
@@ -314,19 +317,11 @@ class Plan:
     def _find_classes(self) -> tuple[ClassEntry, ...]:
         raster = self._class_map
         if raster is not None:
-            return tuple(
-                ClassEntry(value=value, name=name, colour=colour.lower())
-                for value, name, colour in zip(
-                    raster.values, raster.names, raster.colors, strict=True
-                )
-            )
+            return class_entries(raster.names, raster.colors, raster.values)
         scheme = self._of_scene.scheme
         if scheme is None:
             return ()
-        return tuple(
-            ClassEntry(value=k, name=name, colour=colour)
-            for k, (name, colour) in enumerate(zip(scheme.names, scheme.colors, strict=True))
-        )
+        return class_entries(scheme.names, scheme.colors)
 
     def _plan_modalities(self) -> None:
         scene = self._scene
@@ -435,7 +430,7 @@ class Plan:
                 ]
 
                 def read(window: Window) -> NDArray[np.uint8]:
-                    place = RasterWindow(window.col, window.row, window.width, window.height)
+                    place = raster_window(window)
                     own, other = (dataset.read(1, window=place) for dataset in sources)
                     found = np.where(own == other, EQUAL, DIFFERENT).astype(np.uint8)
                     found[(other == truth_nodata) | ~np.isin(own, named)] = 0
@@ -484,10 +479,9 @@ class Plan:
             return tuple(
                 entry.model_copy(update=written.get(entry.name, {})) for entry in self._classes
             )
-        nodata = None if layer.nodata is None else float(layer.nodata)
         is_small = layer.height * layer.width <= _COUNTED
         most = max(layer.height, layer.width) if is_small else _OVERVIEW
-        stored, known = read_small(rasters[layer.id], most, nodata)
+        stored, known = read_small(rasters[layer.id], most, layer.nodata_value)
         if not is_small:
             self._notes.append("areas are estimated from an overview of the map")
         return _areas(self._classes, stored[0], known[0], self.grid)
@@ -517,7 +511,7 @@ class Plan:
         named = {one.id: one for one in layers}
         classes = [(entry.value, entry.name) for entry in self._classes]
         mapped = mapped_classes(
-            blocks, rasters["class_map"], classes, _number(named["class_map"].nodata)
+            blocks, rasters["class_map"], classes, named["class_map"].nodata_value
         )
         found: list[Places] = []
         doubt = next((named[n] for n in ("entropy", "confidence", "confidence_float32")
@@ -528,7 +522,7 @@ class Plan:
                 rasters[doubt.id],
                 doubt.bands[0].factor,
                 is_confidence=doubt.role == "confidence",
-                nodata=_number(doubt.nodata),
+                nodata=doubt.nodata_value,
                 mapped=mapped,
             )
             found.append(Places(id="uncertain", title="Most uncertain", places=tuple(own)))
@@ -541,10 +535,6 @@ class Plan:
             title = "Decided by one modality"
             found.append(Places(id="modality", title=title, places=tuple(own)))
         return tuple(one for one in found if one.places)
-
-
-def _number(nodata: float | str | None) -> float | None:
-    return None if nodata is None else float(nodata)
 
 
 def _areas(
@@ -697,7 +687,7 @@ def _copy_stored(
     @contextmanager
     def reading() -> Iterator[Reader]:
         with without_warnings(), rasterio.open(file.path) as dataset:
-            yield lambda w: dataset.read(window=RasterWindow(w.col, w.row, w.width, w.height))
+            yield lambda w: dataset.read(window=raster_window(w))
 
     about = kind, state(file.path), encoding, _plain_grid(grid)
     return store.copy(kind, about, grid, encoding, reading, names=file.descriptions)

@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import uvicorn
 from fastapi import FastAPI
 
-from terrafuse.errors import ConfigError, OutputError
 from terrafuse.stopping import Stopped
 from terrafuse.web.access.settings import Access
-from terrafuse.web.access.tokens import is_loopback
+from terrafuse.web.listening import Say, address_of, listen, run_app, warn_of_others
 from terrafuse.web.viewer.app import create_viewer_app
 from terrafuse.web.viewer.painting import painting_of
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.subjects import find_subjects
 
-#: Where the viewer listens if nothing else is said.
-HOST, PORT = "127.0.0.1", 8765
 # Ports after the wanted one that are tried.
 _MORE_PORTS = 50
-_LAST_PORT = 65_535
-# For answers that are under way at the end.
-_PATIENCE_S = 2
 # Most of a request: polygons of a scene.
 _BODY_BYTES = 64 << 20
-
-Say = Callable[[str], None]
 
 
 def serve_view(
     target: str | Path,
     *,
-    port: int = PORT,
-    host: str = HOST,
+    port: int = 8765,
+    host: str = "127.0.0.1",
     tokens: str | Path | None = None,
     names: Sequence[str] = (),
     browser: bool = True,
@@ -70,24 +60,15 @@ def serve_view(
     """
     access = Access(host, tuple(names), Path(tokens) if tokens else None, body_bytes=_BODY_BYTES)
     preparer, app = open_viewer(target, access, scenes=scenes, map_=map_, subsets=subsets, say=say)
-    listening = listen(host, port, say)
-    address = f"http://{_in_address(host)}:{listening.getsockname()[1]}/"
-    if not is_loopback(host):
-        say(
-            f"--host {host}: whoever has a token can look at these rasters and change what is "
-            "painted on them. Tokens and rasters travel unencrypted unless a proxy with TLS stands "
-            "before this server"
-        )
+    listening = listen(host, port, more=_MORE_PORTS, say=say)
+    address = address_of(listening, host)
+    warn_of_others(host, "look at these rasters and change what is painted on them", say)
     say(f"{preparer.collection.title}: {address} (Ctrl-C ends it)")
     if browser and can_open_browser():
         threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="off",
-        timeout_graceful_shutdown=_PATIENCE_S,
-    )  # fmt: skip
     # What uvicorn was told to end by, it tells again once it has ended.
     with listening, suppress(KeyboardInterrupt, Stopped):
-        uvicorn.Server(config).run(sockets=[listening])
+        run_app(app, listening, log_level="warning")
 
 
 def open_viewer(
@@ -112,50 +93,8 @@ def open_viewer(
     return preparer, create_viewer_app(preparer, access, routers=routers)
 
 
-def listen(host: str, port: int, say: Say) -> socket.socket:
-    """Listen on a port, or on the next free one, which is said.
-
-    Raises:
-        ConfigError: It is no port.
-        OutputError: There is none, or the host is not this machine's.
-    """
-    if not 0 <= port <= _LAST_PORT:
-        raise ConfigError(f"--port {port} is no port; give a number from 1 to {_LAST_PORT}, or 0")
-    reason: OSError | None = None
-    for candidate in range(port, min(port + _MORE_PORTS, _LAST_PORT) + 1) if port else (0,):
-        try:
-            family, kind, _, _, address = socket.getaddrinfo(
-                host, candidate, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            found = socket.socket(family, kind)
-        except OSError as error:
-            reason = error
-            break
-        try:
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            found.bind(address)
-            found.listen(128)
-        except OSError as error:
-            found.close()
-            reason = error
-            continue
-        if port and candidate != port:
-            say(f"port {port} is in use; this is {candidate}")
-        return found
-    why = getattr(reason, "strerror", None) or reason
-    raise OutputError(
-        f"cannot listen on '{host}', port {port}: {why}. Choose another --port, or a --host of "
-        "this machine"
-    )
-
-
 def can_open_browser() -> bool:
     """Tell whether there is a screen: a browser in the terminal would hide what is said."""
     if sys.platform.startswith(("darwin", "win")):
         return True
     return any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
-
-
-def _in_address(host: str) -> str:
-    host = "localhost" if host in ("0.0.0.0", "::") else host  # noqa: S104 - compared, not bound
-    return f"[{host}]" if ":" in host else host

@@ -18,7 +18,7 @@ from terrafuse.errors import OutputError, write_failure
 from terrafuse.locking import file_lock
 from terrafuse.progress import Progress
 from terrafuse.stopping import deferred
-from terrafuse.web.viewer.app import page_files
+from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer.document import FORMAT
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.scenes import Shown
@@ -122,7 +122,7 @@ def _put(folder: Path, out: Path, old: Path) -> None:
 
 
 def _copy_page(folder: Path) -> None:
-    files = page_files()
+    files = page_files("index.html")
     for name, file in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

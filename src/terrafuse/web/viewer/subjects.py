@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -206,52 +206,62 @@ def _of_map(path: Path, named: str | None, explainers: dict[Path, Explainer]) ->
     folder = path if path.is_dir() else path.parent
     record = _read_json(folder / RECORD) if path.is_dir() else {}
     inputs = _inputs_of(folder, record)
-    notes: list[str] = []
-    opening: Callable[[], Scene] | None = None
-    as_trained: Callable[[TrainedModel], Scene] | None = None
-    beside: list[Path] = []
     of_scene: dict[str, Any] = {}
+    beside: list[Path] = []
     if named is not None or "scene" in inputs:
-        from terrafuse.api.inputs import split_scene_name
-
-        manifest_path, id = split_scene_name(named or str(inputs["scene"]))
-        try:
-            manifest = load_manifest(manifest_path)
-        except (TerrafuseError, OSError) as error:
-            if named is not None:
-                raise
-            notes.append(
-                f"the scene of the map cannot be opened any more: {error}. Name it with --scene "
-                "dataset.yaml#id"
-            )
-        else:
-            opening = partial(_scene_of, manifest, id)
-            as_trained = partial(_trained_scene, manifest_path=manifest_path, id=id)
-            beside.append(manifest_path.parent)
-            of_scene = {"manifest": manifest, "scene_id": id}
-            of_scene["split"] = {e.id: e.split for e in manifest.entries}.get(id)
+        of_scene = _mapped_scene(named, str(inputs.get("scene")))
+        beside = [of_scene["manifest"].path.parent] if "manifest" in of_scene else []
     elif "rasters" in inputs:
-        model_place = inputs.get("model")
-        opening = partial(_scene_of_rasters, model_place, inputs["rasters"], str(inputs["id"]))
-        as_trained = partial(_trained_rasters, rasters=inputs["rasters"])
+        model, rasters = inputs.get("model"), inputs["rasters"]
+        of_scene = {
+            "scene": partial(_scene_of_rasters, model, rasters, str(inputs["id"])),
+            "as_trained": partial(_trained_rasters, rasters=rasters),
+        }
     elif path.is_dir():
-        notes.append(
+        note = (
             "what the map was made of is not known; its own layers are shown. Name its scene with "
             "--scene dataset.yaml#id"
         )
+        of_scene = {"notes": (note,)}
     explainer = _explainer(inputs.get("model"), record, explainers)
     title = str(record.get("scene") or path.resolve().stem)
     return Subject(
         id=plain_id(title),
         title=title,
         store=Store(*beside, folder),
-        scene=opening,
         map=path,
         explainer=explainer,
-        as_trained=as_trained,
-        notes=tuple(notes),
         **of_scene,
     )
+
+
+def _mapped_scene(named: str | None, recorded: str) -> dict[str, Any]:
+    """What a subject has of the scene of a manifest, "dataset.yaml#id"; else a note.
+
+    Args:
+        named: By the user; None: the one that the map records.
+        recorded: By the map.
+    """
+    from terrafuse.api.inputs import split_scene_name
+
+    manifest_path, id = split_scene_name(named or recorded)
+    try:
+        manifest = load_manifest(manifest_path)
+    except (TerrafuseError, OSError) as error:
+        if named is not None:
+            raise
+        note = (
+            f"the scene of the map cannot be opened any more: {error}. Name it with --scene "
+            "dataset.yaml#id"
+        )
+        return {"notes": (note,)}
+    return {
+        "scene": partial(_scene_of, manifest, id),
+        "as_trained": partial(_trained_scene, manifest_path=manifest_path, id=id),
+        "manifest": manifest,
+        "scene_id": id,
+        "split": {entry.id: entry.split for entry in manifest.entries}.get(id),
+    }
 
 
 def _explainer(

@@ -57,10 +57,6 @@ def _window(place: Place, layer: Layer) -> Window:
     return Window(row, col, height, width)
 
 
-def _nodata(layer: Layer) -> float | None:
-    return None if layer.nodata is None else float(layer.nodata)
-
-
 def _enlarged(picture: Picture) -> Picture:
     rows, cols = (np.arange(SIDE) * size // SIDE for size in picture.shape[:2])
     enlarged: Picture = picture[rows][:, cols]
@@ -70,7 +66,7 @@ def _enlarged(picture: Picture) -> Picture:
 def _draw_image(place: Place, path: Path, layer: Layer) -> Picture:
     window = _window(place, layer)
     shape = min(window.height, SIDE), min(window.width, SIDE)
-    stored, known = read_window(path, window, shape, _nodata(layer))
+    stored, known = read_window(path, window, shape, layer.nodata_value)
     picture = np.full((*shape, 4), 255, np.uint8)
     rgb = layer.rgb if len(layer.rgb) == 3 else layer.rgb[:1] * 3
     for n, number in enumerate(rgb):
@@ -87,7 +83,7 @@ def _draw_image(place: Place, path: Path, layer: Layer) -> Picture:
 def _draw_classes(place: Place, path: Path, layer: Layer, entries: Sequence[ClassEntry]) -> Picture:
     window = _window(place, layer)
     shape = min(window.height, SIDE), min(window.width, SIDE)
-    stored, known = read_window(path, window, shape, _nodata(layer))
+    stored, known = read_window(path, window, shape, layer.nodata_value)
     picture = np.zeros((*shape, 4), np.uint8)
     for entry in entries:
         picture[(stored[0] == entry.value) & known[0]] = (*channels(entry.colour), 255)

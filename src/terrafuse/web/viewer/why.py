@@ -33,13 +33,10 @@ class Explainer:
 
     Args:
         load: Loads the model.
-        names: Of the classes, as the map has them; None: those of the model.
     """
 
-    def __init__(
-        self, load: Callable[[], TrainedModel], names: Sequence[str] | None = None
-    ) -> None:
-        self._load, self._names = load, names
+    def __init__(self, load: Callable[[], TrainedModel]) -> None:
+        self._load = load
         self._lock = threading.Lock()
         self._model: TrainedModel | None = None
         self._predictor: ScenePredictor | None = None
@@ -72,7 +69,7 @@ class Explainer:
                 self._predictor, _ = self.model.predictor()
             if key not in self._scenes:
                 self._scenes = {key: opening(self.model)}
-            names = self._names or self.model.info.scheme.names
+            names = self.model.info.scheme.names
             return explain_pixel(self._predictor, self._scenes[key], row, col, names)
 
 

@@ -1,12 +1,9 @@
-"""The page on serving: its curl lines and its Python, against a service that runs."""
+"""The client against a service that runs, with tokens."""
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +11,15 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-import uvicorn
 
+from loopback import serving_app
 from made_runs import make_run
 from made_service import make_worker, write_rasters
-from terrafuse import api
 from terrafuse.client import Client
 from terrafuse.errors import ServiceError
 from terrafuse.web.access.tokens import add_token
 from terrafuse.web.service.app import create_service_app
 from terrafuse.web.service.settings import ServiceSettings
-
-PAGE = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
 
 pytestmark = pytest.mark.slow
 
@@ -39,9 +33,6 @@ def serving(folder: Path, tokens: Path) -> Iterator[str]:
             workers=0, tokens=tokens,
         )
     )  # fmt: skip
-    server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_config=None, timeout_graceful_shutdown=3)
-    )
     ending = threading.Event()
     worker = make_worker(app.state.service, "worker")
 
@@ -49,25 +40,15 @@ def serving(folder: Path, tokens: Path) -> Iterator[str]:
         while not ending.wait(0.05):
             worker.run_once()
 
-    threads = [threading.Thread(target=target, daemon=True) for target in (server.run, work)]
-    for thread in threads:
+    thread = threading.Thread(target=work, daemon=True)
+    with serving_app(app, lifespan="on") as address:
         thread.start()
-    try:
-        while not server.started:
-            threads[0].join(0.01)
-            assert threads[0].is_alive()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        ending.set()
-        server.should_exit = True
-        for thread in threads:
+        try:
+            yield address.rstrip("/")
+        finally:
+            ending.set()
             thread.join()
-        worker.database.close()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+            worker.database.close()
 
 
 @pytest.fixture(scope="module")
@@ -86,56 +67,12 @@ def service(place: Path) -> Iterator[tuple[str, str]]:
         yield url, secret
 
 
-def expected(place: Path, out: Path) -> bytes:
-    rasters = {name: place / "rasters" / f"{name}.tif" for name in ("s1", "s2")}
-    api.open_model(place / "run").predict(out, rasters=rasters)
-    return (out / "class_map.tif").read_bytes()
-
-
 @pytest.fixture
 def desk(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder, with a raster to send."""
     shutil.copy(place / "rasters" / "s1.tif", tmp_path / "s1.tif")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
-def test_the_pages_curl_lines(
-    service: tuple[str, str], place: Path, desk: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    url, token = service
-    (lines,) = blocks("sh")
-    lines = lines.replace("python3 -c", f"{sys.executable} -c")
-    found = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", lines],
-        cwd=desk, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "URL": url, "TOKEN": token, "no_proxy": "127.0.0.1"},
-    )  # fmt: skip
-    assert found.returncode == 0, found.stdout + found.stderr
-    assert "event: end\ndata: done" in found.stdout
-    assert '"tilejson":"3.0.0"' in found.stdout
-    map_of_predict = expected(place, tmp_path_factory.mktemp("curl"))
-    assert (desk / "class_map.tif").read_bytes() == map_of_predict
-
-
-def test_the_pages_python(
-    service: tuple[str, str],
-    place: Path,
-    desk: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
-    url, token = service
-    monkeypatch.setenv("TERRAFUSE_TOKEN", token)
-    (code,) = blocks("python")
-    assert "http://127.0.0.1:8766" in code
-    exec(compile(code.replace("http://127.0.0.1:8766", url), "serve.md", "exec"), {})
-    assert "1 of 1" in capsys.readouterr().out
-    map_of_predict = expected(place, tmp_path_factory.mktemp("python"))
-    assert (desk / "map" / "class_map.tif").read_bytes() == map_of_predict
-    assert not [path for path in (desk / "map").iterdir() if path.name.startswith(".")]
 
 
 def test_the_client_and_the_service_agree(

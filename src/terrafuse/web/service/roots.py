@@ -8,7 +8,7 @@ from pathlib import Path
 
 from terrafuse.errors import DataError, cut
 
-_LONGEST = 4096
+LONGEST = 4096
 
 
 def resolve(name: str, roots: Sequence[Path]) -> Path:
@@ -33,7 +33,7 @@ def resolve(name: str, roots: Sequence[Path]) -> Path:
             "raster (POST /api/uploads) and name it as upload:ID"
         )
     for candidate, root in _candidates(name, roots):
-        found = _inside(candidate, root)
+        found = inside(candidate, root)
         if found is not None:
             return _checked(found, name)
     raise DataError(
@@ -43,9 +43,9 @@ def resolve(name: str, roots: Sequence[Path]) -> Path:
 
 
 def _check_text(name: str) -> None:
-    if not name or len(name) > _LONGEST or not name.isprintable():
+    if not name or len(name) > LONGEST or not name.isprintable():
         raise DataError(
-            f"'{cut(name)}' is no name of a file: 1 to {_LONGEST} characters without control "
+            f"'{cut(name)}' is no name of a file: 1 to {LONGEST} characters without control "
             "characters are allowed"
         )
     if name.startswith("\\\\") or ".." in name.replace("\\", "/").split("/"):
@@ -69,7 +69,7 @@ def _candidates(name: str, roots: Sequence[Path]) -> Iterator[tuple[Path, Path]]
                 break
 
 
-def _inside(candidate: Path, root: Path) -> Path | None:
+def inside(candidate: Path, root: Path) -> Path | None:
     """The file with all links followed, where it lies in the folder."""
     try:
         found = candidate.resolve(strict=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import uvicorn
 from affine import Affine
 from fastapi import FastAPI
 from fastapi.responses import FileResponse
@@ -24,10 +20,12 @@ from rasterio.transform import from_bounds
 from rasterio.warp import reproject, transform_bounds
 from starlette.testclient import TestClient
 
+from loopback import serving_app
 from made_maps import write_map
 from terrafuse.web.access.tokens import User
-from terrafuse.web.service.refusals import Refusal, answer_refusals
-from terrafuse.web.tiles import router
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.answers import answer_errors
+from terrafuse.web.service.tiles import router
 
 COLOURS = {0: (10, 20, 30), 1: (200, 100, 0), 2: (0, 250, 100)}
 HALF = 20037508.342789244
@@ -60,7 +58,7 @@ class Jobs:
 
 def app_of(folder: Path) -> FastAPI:
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
     app.state.service = Jobs(folder)
     app.include_router(router)
 
@@ -253,23 +251,6 @@ def test_awkward_places(tmp_path: Path, where: str) -> None:
         assert client.get(f"/api/jobs/m/tiles/class_map/{place}.png").status_code == 200
 
 
-@contextmanager
-def running(app: FastAPI) -> Iterator[str]:
-    """A real server on loopback."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, lifespan="off"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            thread.join(0.01)
-            assert thread.is_alive()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
 XYZ = """<GDAL_WMS><Service name="TMS"><ServerUrl>{url}</ServerUrl></Service><DataWindow>
 <UpperLeftX>-20037508.34</UpperLeftX><UpperLeftY>20037508.34</UpperLeftY>
 <LowerRightX>20037508.34</LowerRightX><LowerRightY>-20037508.34</LowerRightY>
@@ -282,10 +263,10 @@ def test_as_qgis_reads_them(tmp_path: Path) -> None:
     """XYZ by GDAL's driver of tiles, the COG by range requests."""
     folder = tmp_path / "map"
     client = make_map(folder)
-    with running(app_of(folder)) as url:
+    with serving_app(app_of(folder)) as url:
         about = client.get("/api/jobs/m/tilejson.json").json()
         z = about["maxzoom"]
-        tiles = about["tiles"][0].replace("http://testserver", url)
+        tiles = about["tiles"][0].replace("http://testserver/", url)
         for key in "xyz":
             tiles = tiles.replace(f"{{{key}}}", f"${{{key}}}")
         x, y = middle_tile(folder / "class_map.tif", z)
@@ -307,7 +288,7 @@ def test_as_qgis_reads_them(tmp_path: Path) -> None:
         assert (seen[3] == 0)[~known].mean() > 0.98
         with (
             rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_HTTP_TIMEOUT="20"),
-            rasterio.open(f"/vsicurl/{url}/api/jobs/m/results/class_map.tif") as far,
+            rasterio.open(f"/vsicurl/{url}api/jobs/m/results/class_map.tif") as far,
             rasterio.open(folder / "class_map.tif") as near,
         ):
             assert far.profile == near.profile
@@ -316,7 +297,7 @@ def test_as_qgis_reads_them(tmp_path: Path) -> None:
 
 def test_small_tiles_are_read_from_overviews(tmp_path: Path) -> None:
     """Values of a coarse tile are those of the overview that fits, not of every pixel."""
-    from terrafuse.web.tiles import open_layer
+    from terrafuse.web.service.tiles import open_layer
 
     path = tmp_path / "class_map.tif"
     make_map(tmp_path)
@@ -337,7 +318,7 @@ def test_small_tiles_are_read_from_overviews(tmp_path: Path) -> None:
 
 
 FOLLOWED = (
-    "web.tiles:open_layer | Download results/",
-    "web.tiles:open_layer | Open the job's page, or download",
-    "web.tiles:open_layer | Run the job again",
+    "web.service.tiles:open_layer | Download results/",
+    "web.service.tiles:open_layer | Open the job's page, or download",
+    "web.service.tiles:open_layer | Run the job again",
 )

@@ -14,17 +14,17 @@ from collections.abc import AsyncIterator, Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from terrafuse.errors import DataError, OutputError, cut, write_failure
-from terrafuse.web.access.rasters import KINDS, Limits, check_raster
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import current_user, require
-from terrafuse.web.service.messages import Fault, Upload
-from terrafuse.web.service.refusals import Refusal
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.messages import Upload
+from terrafuse.web.service.rasters import KINDS, Limits, check_raster
 from terrafuse.writing import partial_folder
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
@@ -69,14 +69,6 @@ class Uploads:
         now = self.clock()
         os.utime(raster, (now, now))
         return raster
-
-    def name(self, user: User, spec: str) -> str:
-        """The name under which an upload was sent.
-
-        Raises:
-            DataError: The user has no such upload.
-        """
-        return self.get(user, spec.removeprefix(PREFIX)).name
 
     def get(self, user: User, id: str) -> Upload:
         """The record of an upload.
@@ -231,9 +223,6 @@ async def _write(
     return size, digest.hexdigest()
 
 
-_FAULTS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Fault} for status in (401, 403, 404, 413, 422, 429)
-}
 _BODY = {
     "required": True,
     "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
@@ -242,7 +231,7 @@ _BODY = {
 
 def uploads_router(uploads: Uploads) -> APIRouter:
     """Routes to send, list and remove rasters."""
-    router = APIRouter(prefix="/api/uploads", tags=["uploads"], responses=_FAULTS)
+    router = APIRouter(prefix="/api/uploads", tags=["uploads"])
 
     @router.post(
         "",
@@ -258,7 +247,6 @@ def uploads_router(uploads: Uploads) -> APIRouter:
         name: Annotated[str, Query(max_length=200)] = "raster",
     ) -> Upload:
         require(user, "upload")
-        _check_declared(request, uploads)
         upload = await uploads.take(user, cut(name, 200), request.stream())
         response.headers["location"] = f"/api/uploads/{upload.id}"
         return upload
@@ -278,13 +266,6 @@ def uploads_router(uploads: Uploads) -> APIRouter:
             uploads.remove(user, id)
 
     return router
-
-
-def _check_declared(request: Request, uploads: Uploads) -> None:
-    """Refuse at once what says itself that it is too long."""
-    declared = request.headers.get("content-length", "0")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > uploads.most_bytes:
-        raise Refusal(413, f"an upload may have {uploads.most_bytes:,} bytes. Send less")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from terrafuse.data.handles import pool, without_warnings
 from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.remote import OPENING
 from terrafuse.errors import DataError, RasterReadError, cut, first_line
 
 #: How files begin → driver of GDAL that reads one file and opens nothing else, neither files nor
@@ -30,10 +31,14 @@ _SIGNATURES = {
     b"\xffO\xffQ": "JP2OpenJPEG",  # a bare codestream
 }
 KINDS = "GeoTIFF (COG), PNG, JPEG, JPEG 2000"
+#: Ends of the names of such files.
+SUFFIXES = (".tif", ".tiff", ".gtif", ".png", ".jpg", ".jpeg", ".jp2")
 #: Formats that are decoded window by window; of others the whole image may be in memory.
 _BY_BLOCKS = ("GTiff",)
-#: GDAL looks at no file beside the raster.
-_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+#: GDAL looks at no file beside the raster: of a web server, each would be a request that holds up
+#: all threads.
+_NO_SIDE_CARS = {"GDAL_PAM_ENABLED": "NO"}
+_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", **_NO_SIDE_CARS}
 _PROBE = 64
 
 
@@ -92,7 +97,7 @@ def check_address(address: str, name: str, limits: Limits | None = None) -> None
     """
     for driver in dict.fromkeys(_SIGNATURES.values()):
         try:
-            with without_warnings(), rasterio.Env(**_ALONE):
+            with rasterio.Env(**OPENING, **_NO_SIDE_CARS), without_warnings():
                 dataset = rasterio.open(gdal_path(address), driver=driver)
         except RasterioError:
             continue

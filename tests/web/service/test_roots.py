@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from terrafuse.errors import DataError
-from terrafuse.web.access.roots import resolve
+from terrafuse.web.service.roots import resolve
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_without_roots_no_file_is_read(place: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """web.access.roots:_checked | Ask whoever runs the service"""
+    """web.service.roots:_checked | Ask whoever runs the service"""
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -162,8 +162,8 @@ def test_random_paths_end_inside_or_nowhere(place: Path) -> None:
 
 #: The test above and this module's others do what these say.
 FOLLOWED = (
-    "web.access.roots:resolve | Send the raster",
-    "web.access.roots:resolve | Give a path relative to",
-    "web.access.roots:_check_text | Give a path relative to one",
-    "web.access.roots:_checked | Name one raster",
+    "web.service.roots:resolve | Send the raster",
+    "web.service.roots:resolve | Give a path relative to",
+    "web.service.roots:_check_text | Give a path relative to one",
+    "web.service.roots:_checked | Name one raster",
 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import rasterio
@@ -32,13 +32,14 @@ from rasterio.warp import transform, transform_bounds
 from rio_tiler.colormap import cmap
 from rio_tiler.models import ImageData
 
+from terrafuse.classes import hex_color
 from terrafuse.data.handles import without_warnings
 from terrafuse.errors import cut
 from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import current_user
-from terrafuse.web.service.messages import Fault
-from terrafuse.web.service.refusals import Refusal
+from terrafuse.web.refusals import Refusal
+from terrafuse.web.service.state import service_of
 
 SIZE = 256
 #: Level of WebMercatorQuad, with pixels of 9 mm.
@@ -81,26 +82,18 @@ class TileJson(BaseModel):
     legend: list[LegendEntry]
 
 
-class Finished(Protocol):
-    """What the service is to this module."""
-
-    def finished(self, id: str, user: User) -> FilePath:
-        """The folder of a user's finished map; raises a refusal where there is none."""
-
-
 Layer = Annotated[str, Query(max_length=64, description="A map of the job, such as confidence.")]
 Zoom = Annotated[int, Path(ge=0, le=DEEPEST)]
 Number = Annotated[int, Path(ge=0, lt=2**DEEPEST)]
-_FAULTS: dict[int | str, dict[str, Any]] = {404: {"model": Fault}, 409: {"model": Fault}}
 
-router = APIRouter(prefix="/api/jobs/{id}", tags=["tiles"], responses=_FAULTS)
+router = APIRouter(prefix="/api/jobs/{id}", tags=["tiles"])
 
 
 def finished_map(
     id: str, request: Request, user: Annotated[User, Depends(current_user)]
 ) -> FilePath:
     """The folder of the job's finished map; a dependency of the routes."""
-    return cast("Finished", request.app.state.service).finished(id, user)
+    return service_of(request).finished(id, user)
 
 
 Folder = Annotated[FilePath, Depends(finished_map)]
@@ -289,14 +282,12 @@ def _legend(dataset: Any) -> list[LegendEntry]:
     tags = dataset.tags()
     if _has_palette(dataset) and NAMES_TAG in tags and VALUES_TAG in tags:
         pairs = zip(json.loads(tags[NAMES_TAG]), json.loads(tags[VALUES_TAG]), strict=True)
-        return [LegendEntry(name=name, colour=_hex(colours[value])) for name, value in pairs]
+        return [LegendEntry(name=name, colour=hex_color(colours[value])) for name, value in pairs]
     top = 255 if dataset.nodata is None else 254
     ends = [(value, dataset.offsets[0] + value * dataset.scales[0]) for value in (0, top)]
-    return [LegendEntry(name=f"{shown:g}", colour=_hex(colours[value])) for value, shown in ends]
-
-
-def _hex(rgba: tuple[int, int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgba[:3])
+    return [
+        LegendEntry(name=f"{shown:g}", colour=hex_color(colours[value])) for value, shown in ends
+    ]
 
 
 @cache

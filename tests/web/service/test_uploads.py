@@ -22,11 +22,11 @@ from starlette.testclient import TestClient
 
 from range_server import serving
 from terrafuse.errors import DataError
-from terrafuse.web.access import rasters
-from terrafuse.web.access.rasters import Limits, check_raster
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.uploads import Uploads, uploads_router
-from terrafuse.web.service.refusals import answer_refusals
+from terrafuse.web.service import rasters
+from terrafuse.web.service.answers import answer_errors
+from terrafuse.web.service.rasters import Limits, check_raster
+from terrafuse.web.service.uploads import Uploads, uploads_router
 
 HERE = Affine(10, 0, 500000, 0, -10, 4200000)
 
@@ -72,7 +72,7 @@ def uploads(tmp_path: Path) -> Uploads:
 def served(uploads: Uploads) -> TestClient:
     """A client; the header X-User says who asks, X-May what is allowed."""
     app = FastAPI()
-    answer_refusals(app)
+    answer_errors(app)
     app.include_router(uploads_router(uploads))
 
     @app.middleware("http")
@@ -108,7 +108,7 @@ def test_rasters_are_kept_as_sent(client: TestClient, uploads: Uploads, driver: 
     assert client.get("/api/uploads").json() == [upload]
     path = uploads.path(User("ana"), f"upload:{upload['id']}")
     assert path.read_bytes() == content
-    assert uploads.name(User("ana"), f"upload:{upload['id']}") == "a b.tif"
+    assert uploads.get(User("ana"), upload["id"]).name == "a b.tif"
     assert client.delete(answer.headers["location"]).status_code == 204
     assert client.get(answer.headers["location"]).status_code == 404
     assert client.get("/api/uploads").json() == []
@@ -316,7 +316,7 @@ def test_what_a_killed_server_left_goes(uploads: Uploads, client: TestClient) ->
 
 
 def test_addresses_of_other_formats(tmp_path: Path) -> None:
-    """web.access.rasters:check_address | Check the address"""
+    """web.service.rasters:check_address | Check the address"""
     (tmp_path / "good.tif").write_bytes(raster())
     (tmp_path / "trap.tif").write_bytes(VRT)
     with serving(tmp_path) as server, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
@@ -329,15 +329,14 @@ def test_addresses_of_other_formats(tmp_path: Path) -> None:
 
 
 FOLLOWED = (
-    "web.access.uploads:Uploads._refuse | Send less",
-    "web.access.uploads:Uploads._refuse | Remove some",
-    "web.access.uploads:_check_declared | Send less",
-    "web.access.uploads:Uploads._find | Send the raster again",
-    "web.access.rasters:_open | Convert it to one",
-    "web.access.rasters:_open | Check that it is complete",
-    "web.access.rasters:_check_size | send at most",
-    "web.access.rasters:_check_size | Cut it into parts",
-    "web.access.rasters:_check_size | formats that are decoded as a whole. Convert it",
-    "web.access.rasters:_check_size | Convert it to a tiled GeoTIFF",
-    "web.access.rasters:_probe | Check that it is complete",
+    "web.service.uploads:Uploads._refuse | Send less",
+    "web.service.uploads:Uploads._refuse | Remove some",
+    "web.service.uploads:Uploads._find | Send the raster again",
+    "web.service.rasters:_open | Convert it to one",
+    "web.service.rasters:_open | Check that it is complete",
+    "web.service.rasters:_check_size | send at most",
+    "web.service.rasters:_check_size | Cut it into parts",
+    "web.service.rasters:_check_size | formats that are decoded as a whole. Convert it",
+    "web.service.rasters:_check_size | Convert it to a tiled GeoTIFF",
+    "web.service.rasters:_probe | Check that it is complete",
 )
