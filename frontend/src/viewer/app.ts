@@ -463,6 +463,7 @@ export class App {
     this.measured = '';
     this.tools.clearMeasures();
     this.tools.choose(this.tools.tool === tool ? 'look' : tool);
+    if (!this.tools.isLooking) this.maps?.focus();
   }
 
   // ---- The sample

@@ -282,6 +282,11 @@ export class SceneMaps {
     this.centre = [x + dx * this.resolution, y + dy * this.resolution];
   }
 
+  /** Let keys go to the map: a button that was just pressed would take Enter for itself. */
+  focus(): void {
+    this.panes[0]?.map.getTargetElement()?.focus({ preventScroll: true });
+  }
+
   zoom(factor: number): void {
     this.olView.adjustResolution(1 / factor);
   }

@@ -348,6 +348,7 @@ def test_polygons_are_drawn_undone_and_saved(shown: Shown, made: Made) -> None:
     page.mouse.down()
     page.mouse.move(left + 120, top, steps=6)
     page.mouse.up()
+    page.wait_for_selector("[data-polygons]:not([data-polygons='1'])")
     page.wait_for_selector("[data-save=saved]")
     classes = {each["properties"]["class"] for each in _labels(shown)["features"]}
     assert classes == {NAMES[0], NAMES[1]}
@@ -428,6 +429,7 @@ def test_keyboard_alone(shown: Shown) -> None:
     page.keyboard.press("f")
     page.wait_for_selector("[data-panes='4']")
     page.keyboard.press("g")
+    assert page.evaluate("() => document.activeElement.classList.contains('map')")
     for step in ("Enter", "ArrowRight", "Enter", "ArrowDown", "Enter"):
         page.keyboard.press(step)
     page.keyboard.press("Space")
