@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,6 +97,14 @@ class Shown:
         red, green, blue = self.colours()[row, col]
         return int(red), int(green), int(blue)
 
+    def becomes(self, x: float, y: float, wanted: Callable[[tuple[int, int, int]], bool]) -> bool:
+        """Whether a colour is as wanted, now or after some of the next frames."""
+        for _ in range(_FRAMES):
+            if wanted(self.colour(x, y)):
+                return True
+            self.settle()
+        return False
+
     def stored(self) -> dict[str, list[float]]:
         """The stored values that the page has read, by layer."""
         self.page.wait_for_function(
@@ -110,6 +118,10 @@ class Shown:
     def rasters(self) -> int:
         """Number of requests for rasters so far."""
         return sum(1 for each in self.requests if re.search(r"\.tif(\.js)?$", each))
+
+
+# Pictures that are looked at before a colour is wrong: a browser on a busy machine paints late.
+_FRAMES = 20
 
 
 @contextmanager

@@ -342,9 +342,7 @@ def begun(settings: TrainingConfig, *, fused: bool) -> Any:
     return found, parameters
 
 
-@pytest.mark.parametrize(
-    "values", [{}, {"amsgrad": True}, {"optimizer": "adam"}], ids=str
-)
+@pytest.mark.parametrize("values", [{}, {"amsgrad": True}, {"optimizer": "adam"}], ids=str)
 def test_fused_steps_are_those_of_the_plain_optimiser(values: dict[str, Any]) -> None:
     settings = config(lr=0.05, **values)
     fused, plain = (walk(*begun(settings, fused=own), range(20)) for own in (True, False))

@@ -459,7 +459,10 @@ export class App {
   chooseTool(tool: Tool): void {
     if (!this.tools) return;
     const isDrawing = tool !== 'look' && tool !== 'distance' && tool !== 'area';
-    if (isDrawing && !this.labels?.isReady) return;
+    if (isDrawing && !this.labels?.isReady) {
+      if (this.labels) this.say('The saved polygons have not been read yet. Choose the tool once they are.');
+      return;
+    }
     this.measured = '';
     this.tools.clearMeasures();
     this.tools.choose(this.tools.tool === tool ? 'look' : tool);

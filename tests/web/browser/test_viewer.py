@@ -167,21 +167,21 @@ def test_swipe(shown: Shown, made: Made) -> None:
     page.keyboard.press("s")
     page.wait_for_selector(".swipe:not([hidden])")
     shown.settle()
-    assert shown.colour(100, 20) == at[100]  # class map on the right
-    assert shown.colour(-100, 20) != at[-100]  # photo on the left
+    assert shown.becomes(100, 20, lambda colour: colour == at[100])  # class map on the right
+    assert shown.becomes(-100, 20, lambda colour: colour != at[-100])  # photo on the left
     bar, box = page.locator(".swipe").bounding_box(), shown.box()
     page.mouse.move(bar["x"] + bar["width"] / 2, box["y"] + 200)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2 - 150, box["y"] + 200, steps=4)
     page.mouse.up()
     shown.settle()
-    assert shown.colour(-100, 20) == at[-100]
+    assert shown.becomes(-100, 20, lambda colour: colour == at[-100])
     before = float(page.get_attribute(".swipe", "aria-valuenow"))
     page.keyboard.press("ArrowRight")
     assert float(page.get_attribute(".swipe", "aria-valuenow")) == pytest.approx(before + 2)
     page.select_option("select[aria-label='Layer on the right']", "radar")
     shown.settle()
-    assert shown.colour(100, 20) != at[100]
+    assert shown.becomes(100, 20, lambda colour: colour != at[100])
 
 
 def test_classes_stretch_and_bands_are_painted_again_without_reading(
@@ -428,6 +428,8 @@ def test_keyboard_alone(shown: Shown) -> None:
     page.wait_for_selector("dialog[open]", state="detached")
     page.keyboard.press("f")
     page.wait_for_selector("[data-panes='4']")
+    page.keyboard.press("v")
+    page.wait_for_selector("[data-save=saved]")  # what was painted before has been read
     page.keyboard.press("g")
     assert page.evaluate("() => document.activeElement.classList.contains('map')")
     for step in ("Enter", "ArrowRight", "Enter", "ArrowDown", "Enter"):
