@@ -116,6 +116,15 @@ def test_an_own_folder_is_replaced_and_no_other(made: Path, tmp_path: Path) -> N
         web.write_static(source, out / "index.json")
 
 
+def test_the_folder_one_is_in(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "page"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    web.write_static(made.parent / "map", ".")
+    assert (out / "index.html").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["page"]
+
+
 def test_a_broken_scene_is_left_out_and_said(tmp_path: Path) -> None:
     manifest = make_scene(tmp_path / "data")
     values = yaml.safe_load(manifest.read_text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,7 +60,7 @@ def write_page(
         OutputError: The folder holds something else, or cannot be written.
         DataError: No scene can be shown.
     """
-    out = Path(out)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - links are refused, not followed
     notes: list[str] = []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
