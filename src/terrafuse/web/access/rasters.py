@@ -15,6 +15,7 @@ from rasterio.windows import Window
 from terrafuse.data.handles import pool, without_warnings
 from terrafuse.data.names import gdal_path
 from terrafuse.data.raster_file import RasterFile, inspect_raster
+from terrafuse.data.remote import OPENING
 from terrafuse.errors import DataError, RasterReadError, cut, first_line
 
 #: How files begin → driver of GDAL that reads one file and opens nothing else, neither files nor
@@ -92,7 +93,8 @@ def check_address(address: str, name: str, limits: Limits | None = None) -> None
     """
     for driver in dict.fromkeys(_SIGNATURES.values()):
         try:
-            with without_warnings():
+            # Without a look for what lies beside it, in which GDAL lets no other thread run.
+            with without_warnings(), rasterio.Env(**OPENING):
                 dataset = rasterio.open(gdal_path(address), driver=driver)
         except RasterioError:
             continue

@@ -26,6 +26,7 @@ from terrafuse.web import tiles
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.uploads import uploads_router
+from terrafuse.web.sent_files import SentFile
 from terrafuse.web.service.asker import router as asker_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.events import job_events
@@ -219,7 +220,7 @@ def read_log(id: str, service: Served, user: Asking) -> str:
 
 @router.get("/api/jobs/{id}/results/{name}", response_class=FileResponse)
 @router.head("/api/jobs/{id}/results/{name}", include_in_schema=False)
-def send_result(id: str, name: str, service: Served, user: Asking) -> FileResponse:
+def send_result(id: str, name: str, service: Served, user: Asking) -> SentFile:
     """A file of a finished map; parts of it by Range."""
     folder = service.finished(id, user)
     names = [file.name for file in to_message(service.job(id, user)).results]
@@ -228,7 +229,9 @@ def send_result(id: str, name: str, service: Served, user: Asking) -> FileRespon
         raise Refusal(404, f"job {id} has no result '{cut(name)}'; there are: {known}")
     path = folder / name
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return FileResponse(path, media_type=media_type)
+    answer = SentFile(path, media_type=media_type)
+    answer.gone = f"result '{name}' of job {id} is not there any more. Submit the job again"
+    return answer
 
 
 @router.get("/health")

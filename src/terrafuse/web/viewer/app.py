@@ -26,6 +26,7 @@ from terrafuse.errors import (
 )
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
+from terrafuse.web.sent_files import SentFile
 from terrafuse.web.viewer.document import ViewIndex
 from terrafuse.web.viewer.preparing import NotReadyError, Preparer
 from terrafuse.web.viewer.scenes import Shown, check_pixel
@@ -97,14 +98,12 @@ def view_routes(preparer: Preparer) -> APIRouter:
         path = _raster_of(preparer.ready(id), name)
         if path is None:
             return _answer(404, f"scene '{id}' has no such raster")
-        if not path.is_file():
-            return _answer(
-                404, f"the raster '{name}' was removed meanwhile. Start the viewer again"
-            )
         wanted = request.headers.get("range")
         if wanted is not None and not _is_range(wanted):
             return _answer(416, f"'{cut(wanted)}' is no range of bytes, such as bytes=0-1023")
-        return FileResponse(path, media_type=_TIFF, headers={"cache-control": "no-cache"})
+        answer = SentFile(path, media_type=_TIFF, headers={"cache-control": "no-cache"})
+        answer.gone = f"the raster '{name}' was removed meanwhile. Start the viewer again"
+        return answer
 
     @router.get("/v/{id}/places/{name}")
     def thumbnail(id: str, name: str) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from terrafuse.errors import SceneNotFoundError, TerrafuseError, unknown_name
@@ -43,6 +43,7 @@ class Preparer:
         collection: What the page is of.
         finish: Changes each view at the end.
         say: Takes notes for whoever started the server.
+        hide: Takes out of notes and errors what readers of the page must not see.
     """
 
     def __init__(
@@ -51,9 +52,10 @@ class Preparer:
         *,
         finish: Finish | None = None,
         say: Callable[[str], None] | None = None,
+        hide: Callable[[str], str] = str,
     ) -> None:
         self.collection = collection
-        self._finish, self._say = finish, say
+        self._finish, self._say, self._hide = finish, say, hide
         self._works = {id: _Work() for id in collection.subjects}
         self._one_at_a_time, self._beginning = threading.Lock(), threading.Lock()
 
@@ -165,7 +167,7 @@ class Preparer:
         try:
             self.shown(id)
         except (TerrafuseError, OSError, MemoryError) as error:
-            work.error = str(error)
+            work.error = self._hide(str(error))
             work.state = "failed"
             if self._say:
                 self._say(f"{self.collection.subjects[id].title}: {error}")
@@ -178,4 +180,6 @@ class Preparer:
 
     def _show(self, subject: Subject, work: _Work, plan: Plan, progress: Progress | None) -> None:
         shown = plan.show(progress)
+        notes = tuple(map(self._hide, shown.view.notes))
+        shown = replace(shown, view=shown.view.model_copy(update={"notes": notes}))
         work.shown = self._finish(subject, shown) if self._finish else shown
