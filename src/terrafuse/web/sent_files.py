@@ -12,7 +12,7 @@ class SentFile(FileResponse):
     Args of `FileResponse`; set `gone` to what is said then.
     """
 
-    gone = "the file was removed meanwhile. Ask again"
+    gone = "the file was removed meanwhile"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""

@@ -274,6 +274,14 @@ def test_the_quota_is_shared_by_a_users_uploads(client: TestClient, uploads: Upl
     assert client.post("/api/uploads", content=content).status_code == 201
 
 
+def test_the_quota_holds_to_the_byte(uploads: Uploads) -> None:
+    content, client = raster(), served(uploads)
+    uploads.quota_bytes = len(content) - 1
+    assert client.post("/api/uploads", content=content).status_code == 413
+    uploads.quota_bytes = len(content)
+    assert client.post("/api/uploads", content=content).status_code == 201
+
+
 def test_uploads_at_the_same_time_share_the_quota(uploads: Uploads) -> None:
     """What is still arriving counts, and no longer when it ends."""
     ana = User("ana")

@@ -351,12 +351,15 @@ def test_a_damaged_product_is_left_out_and_said(tmp_path: Path, where: str) -> N
     folder = write_map(tmp_path / "map", noise % 3, confidence=noise, entropy=noise)
     if where == "pixels":
         as_cog(folder / "confidence.tif")
+    whole = (folder / "confidence.tif").read_bytes()
     cut(folder / "confidence.tif", 0.6)
     view = shown(find_subjects(folder)).view
     assert [one.id for one in view.layers] == ["class_map", "entropy"]
     assert view.places[0].id == "uncertain"
     assert "confidence.tif' cannot be" in view.notes[-1]
     assert "cannot be written" not in view.notes[-1]
+    (folder / "confidence.tif").write_bytes(whole)
+    assert [one.id for one in shown(find_subjects(folder)).view.layers][1] == "confidence"
 
 
 def test_a_map_that_is_damaged_as_it_lies_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
