@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from terrafuse.data import load_manifest
 from terrafuse.errors import DataError
+from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.viewer.document import Layer, View
 from terrafuse.web.viewer.scenes import Plan, Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
@@ -433,3 +434,27 @@ def test_numbers_too_large_to_be_squared(tmp_path: Path) -> None:
     photo = layer_of(shown(find_subjects(manifest)).view, "photo")
     assert photo.components is None
     assert photo.bands[0].most == pytest.approx(values[0].max())
+
+
+def test_truth_has_the_values_of_the_map(tmp_path: Path) -> None:
+    """Which are no indices where a map has other values, in another order."""
+    manifest = make_scene(tmp_path / "data")
+    with rasterio.open(tmp_path / "data" / "labels.tif", "r+") as labels:
+        codes = labels.read(1)
+        truth = codes // 10
+        codes[5, 5:9] = 255  # nobody knows whether the map is wrong there
+        labels.write(codes, 1)
+    values = np.array([7, 3, 5], np.uint8)  # of sea, wet land, ice
+    mapped = values[truth]
+    mapped[0, :2] = 3 if truth[0, 0] != 1 else 5
+    tags = {
+        NAMES_TAG: json.dumps(["wet land", "ice", "sea"]),
+        VALUES_TAG: json.dumps([3, 5, 7]),
+    }
+    write(tmp_path / "map" / "class_map.tif", mapped[None], "utm", nodata=255, tags=tags)
+    found = shown(find_subjects(tmp_path / "map", scenes=[f"{manifest}#a"]))
+    shown_truth = values_of(found, "truth")[0]
+    assert np.isnan(shown_truth[5, 5:9]).all()
+    assert np.array_equal(shown_truth[codes != 255], values[truth][codes != 255])
+    difference = values_of(found, "difference")[0]
+    assert [int((difference == value).sum()) for value in (1, 2)] == [SIDE * SIDE - 6, 2]
