@@ -296,6 +296,24 @@ def test_a_disk_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_takes_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As /proc, which its owner may write as far as its mode says."""
+    monkeypatch.setattr(locking, "_ORPHANS_SECONDS", 0.0)
+    tries = []
+
+    def nowhere(path: Path, holder: Holder) -> None:
+        tries.append(path)
+        assert len(tries) < 1000
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(locking, "_create", nowhere)
+    with (
+        pytest.raises(OutputError, match=r"out' cannot be written: No such file or directory"),
+        file_lock(tmp_path / "out", "view"),
+    ):
+        pass
+
+
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):

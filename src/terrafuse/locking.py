@@ -355,6 +355,8 @@ def _acquire(path: Path, target: Path, holder: Holder) -> tuple[int, Holder | No
         try:
             descriptor = _create(path, holder)
         except FileNotFoundError:  # the last one has just removed the empty folder
+            if time.monotonic() > give_up:  # a folder that takes no files, as /proc
+                raise
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         if descriptor is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 from fastapi.testclient import TestClient
 from rasterio.transform import from_origin
 
@@ -106,6 +107,17 @@ def write_rasters(
         ) as file:  # fmt: skip
             file.write(rng.normal(mean, spread, (count, side, side)).astype(np.float32))
     return {name: f"{name}.tif" for name in means}
+
+
+def write_vrt(raster: Path) -> Path:
+    """A file of text beside a raster that names it by its whole path."""
+    path = raster.with_suffix(".vrt")
+    rasterio.shutil.copy(raster, path, driver="VRT")
+    text = path.read_text()
+    relative = f'relativeToVRT="1">{raster.name}<'
+    assert relative in text
+    path.write_text(text.replace(relative, f'relativeToVRT="0">{raster}<'))
+    return path
 
 
 def act_at_window(

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 #: Test → places whose remedy it follows.
 FOLLOWED: dict[str, tuple[str, ...]] = {
+    "tests/web/viewer/test_labels.py::test_a_class_that_was_renamed_stops_no_painting": (
+        "web.viewer.labels:_Store._check_manifest | Start the viewer again",
+    ),
+    "tests/web/viewer/test_scenes.py::test_a_damaged_product_is_left_out_and_said": (
+        "web.viewer.scenes:_told_damage | fetch it again",
+    ),
     "tests/web/service/test_files.py::test_the_route": (
         "web.service.files:list_folder | Begin with /api/files",
         "web.service.files:_plain | Begin with /api/files",

@@ -159,6 +159,7 @@ def open_class_raster(
     *,
     classes: Mapping[str, int] | None = None,
     confidence: str | Path | None = None,
+    beside: bool = True,
 ) -> ClassRaster:
     """Find out what a class map holds, without reading its pixels.
 
@@ -167,6 +168,7 @@ def open_class_raster(
         classes: Name → pixel value, where the raster does not say so, or instead of what it says;
             all other values are no class.
         confidence: Raster of the confidence; default: `confidence.tif` beside `class_map.tif`.
+        beside: Whether that default is looked for.
 
     Raises:
         RasterReadError: It cannot be read.
@@ -196,9 +198,10 @@ def open_class_raster(
             raise ConfigError(f"--classes: a value of '{path}' has two names; give each one name")
         nodata = _nodata_of(dataset, path, values, given=classes is not None)
         colors = _colors(dataset, values)
-    beside = path.with_name(f"{CONFIDENCE}{path.suffix}")
-    if confidence is None and path.stem == CLASS_MAP and path.suffix in _ENDS and beside.exists():
-        confidence = beside
+    own = path.with_name(f"{CONFIDENCE}{path.suffix}")
+    is_ours = path.stem == CLASS_MAP and path.suffix in _ENDS
+    if confidence is None and beside and is_ours and own.exists():
+        confidence = own
     if confidence is not None:
         _check_confidence(Path(confidence), path, grid)
     return ClassRaster(

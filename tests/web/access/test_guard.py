@@ -268,6 +268,8 @@ def test_over_tls_the_cookie_stays_there(tokens: Path) -> None:
     "target",
     [
         "//evil.example",
+        "///evil.example",
+        "////evil.example/a",
         "http://evil.example",
         "/\\evil.example",
         "evil",

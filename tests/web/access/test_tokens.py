@@ -126,9 +126,10 @@ FOLLOWED = (
 def test_a_file_that_others_may_write(path: Path) -> None:
     """web.access.tokens:read_tokens | Run: chmod 600"""
     secret, _ = add_token(path, "ana")
-    path.chmod(0o620)
-    with pytest.raises(ConfigError, match=r"others may write .* Run: chmod 600"):
-        TokenFile(path)
+    for mode in (0o620, 0o602):  # of its group, and everybody
+        path.chmod(mode)
+        with pytest.raises(ConfigError, match=r"others may write .* Run: chmod 600"):
+            TokenFile(path)
     path.chmod(0o600)
     assert TokenFile(path).user(secret) is not None
 

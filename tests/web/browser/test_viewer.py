@@ -494,3 +494,41 @@ def colours_of(shown: Shown) -> list[tuple[int, ...]]:
         "all => all.map(each => getComputedStyle(each).backgroundColor)"
     )
     return [tuple(map(int, text.strip("rgb()").split(","))) for text in texts]
+
+
+HOSTILE = (
+    "<script>window.stolen = 1</script>", "<img src=x onerror='window.stolen = 2'>", 'a "b" #1 %41',
+)  # fmt: skip
+
+
+def test_names_are_text(browser: Any, made: Made, tmp_path: Path) -> None:
+    """Of folders, scenes, classes and bands: in the page as served, and opened from disk."""
+    data = tmp_path / "d <i>#1% ü'"
+    write(data / "x.tif", made.photo, "utm")
+    write(data / "labels.tif", made.classes[None], "utm", nodata=255)
+    manifest = {
+        "classes": [{"name": name, "code": k} for k, name in enumerate(HOSTILE)],
+        "modalities": {"x": {"kind": "optical", "bands": [*HOSTILE, "ü"]}},
+        "scenes": [
+            {"id": id, "split": "train", "x": "x.tif", "labels": "labels.tif"} for id in HOSTILE
+        ],
+    }
+    path = data / "dataset.yaml"
+    path.write_text(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+    web.write_static(path, tmp_path / "p #1 % <b>")
+    _, app = open_viewer(path)
+    with serving_app(app) as address:
+        for place in (address, static_page(tmp_path / "p #1 % <b>")):
+            with looking(browser, place) as shown:
+                page = shown.page
+                for number, id in enumerate(HOSTILE):
+                    select = page.locator(".scene select")
+                    select.select_option(index=number)
+                    assert id in select.locator("option").nth(number).inner_text()
+                    shown.settle()
+                    shown.click(3, 3)
+                    page.wait_for_selector("[data-read=x][data-stored]")
+                    text = page.locator("body").inner_text()
+                    assert all(name in text for name in HOSTILE)
+                    assert page.evaluate("() => window.stolen") is None
+                    assert page.locator("body script, img[src=x], body i, body b").count() == 0

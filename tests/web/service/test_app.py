@@ -13,7 +13,14 @@ import pytest
 import rasterio
 
 from made_runs import make_run
-from made_service import MadeService, act_at_window, made_service, make_worker, write_rasters
+from made_service import (
+    MadeService,
+    act_at_window,
+    made_service,
+    make_worker,
+    write_rasters,
+    write_vrt,
+)
 from small_units import make_units_small
 from terrafuse import api
 from terrafuse.web.access.guard import SECURITY_HEADERS
@@ -220,6 +227,89 @@ def test_a_deleted_job_leaves_nothing(served: MadeService) -> None:
     assert served.client.delete(f"/api/jobs/{id}").status_code == 204
     assert list(served.service.folders.jobs.iterdir()) == []
     assert served.client.get(f"/api/jobs/{id}").status_code == 404
+
+
+def test_results_that_have_gone_are_no_fault_of_the_service(
+    served: MadeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = served.submit(rasters=rasters("small/"))
+    served.worker.run_once()
+    address = f"/api/jobs/{id}/results/class_map.tif"
+    folder = served.service.folders.results(id)
+    assert served.client.head(address).status_code == 200
+    # Removed between the look for it and its first byte.
+    original = served.service.finished
+
+    def remove(id: str, user: Any) -> Path:
+        found = original(id, user)
+        (folder / "class_map.tif").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(served.service, "finished", remove)
+    for headers in ({}, {"Range": "bytes=0-9"}):
+        error = served.error(served.client.get(address, headers=headers), 404)
+        assert (
+            error
+            == f"result 'class_map.tif' of job {id} is not there any more. Submit the job again"
+        )
+    assert served.client.get(address.replace("class_map", "confidence")).status_code == 200
+
+
+def test_the_viewer_tells_no_path_of_the_server(served: MadeService, place: Path) -> None:
+    write_rasters(place / "rasters" / "short", 64)
+    id = served.submit(rasters=rasters("short/"), title="Wet places")
+    served.worker.run_once()
+    (place / "rasters" / "short" / "s1.tif").unlink()
+    address = served.job(id)["view"]
+    index = served.client.get(f"{address}index.json").json()
+    assert index["title"] == "Wet places"
+    (entry,) = index["views"]
+    served.client.post(address + entry["make"])
+    view = wait_for_view(served, address, entry)
+    assert any("s1.tif" in note for note in view["notes"])
+    shutil.rmtree(served.service.folders.results(id))
+    texts = [json.dumps(view)]
+    for path in ("pixel?row=1&col=1", "rasters/class_map.tif", "why?row=1&col=1"):
+        answer = served.client.get(f"{address}v/{entry['id']}/{path}")
+        assert answer.status_code in (400, 404), path
+        texts.append(answer.text)
+    again = served.submit(rasters=rasters("small/"))
+    served.worker.run_once()
+    shutil.rmtree(served.service.folders.results(again))
+    texts.append(served.client.get(f"/view/{again}/index.json").text)
+    assert "does not exist" in texts[-1]
+    for text in texts:
+        assert str(place) not in text
+        assert str(served.service.settings.data) not in text
+    assert "unknown scene" in served.error(served.client.get(f"{address}v/x/view.json"), 404)
+
+
+def test_what_was_put_in_a_rasters_place_is_not_read(
+    served: MadeService, place: Path, tmp_path: Path
+) -> None:
+    """A VRT or a link could name any file of the machine."""
+    secret = tmp_path / "secret"
+    write_rasters(secret, 64)
+    folder = place / "rasters" / "swapped"
+    vrt = write_vrt(secret / "s2.tif")
+    for swap, said in (
+        (lambda path: path.write_bytes(vrt.read_bytes()), "is none of the formats"),
+        (lambda path: path.symlink_to(secret / "s2.tif"), "has become a link since"),
+    ):
+        write_rasters(folder, 64)
+        id = served.submit(rasters=rasters("swapped/"))
+        (folder / "s2.tif").unlink()
+        swap(folder / "s2.tif")
+        served.worker.run_once()
+        job = served.job(id)
+        assert job["state"] == "failed"
+        assert said in job["error"]
+        assert "'swapped/s2.tif'" in job["error"]
+        (folder / "s2.tif").unlink()
+    write_rasters(folder, 64)  # as the message says
+    again = served.submit(rasters=rasters("swapped/"))
+    served.worker.run_once()
+    assert served.job(again)["state"] == "done"
 
 
 def test_ended_jobs_are_removed_after_their_days(

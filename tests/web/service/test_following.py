@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from made_runs import make_run
-from made_service import MadeService, made_service, write_rasters
+from made_service import MadeService, made_service, write_rasters, write_vrt
 from range_server import serving
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.locking import machine
@@ -206,6 +206,35 @@ def test_a_stac_item_of_an_allowed_host(place: Path, tmp_path: Path) -> None:
         ]
         assert [served.job(id)["error"] for id in (by_item, by_address, by_path)] == [None] * 3
         assert found[0] == found[1] == found[2]
+
+
+def test_items_name_no_files_that_could_name_others(place: Path, tmp_path: Path) -> None:
+    """A VRT on a host that is allowed, which names a file of this machine."""
+    rasters, secret = place / "rasters", tmp_path / "secret"
+    write_rasters(secret, 64)
+    (rasters / "s1.vrt").write_bytes(write_vrt(secret / "s1.tif").read_bytes())
+    bands = ("blue", "green", "red", "nir")
+    assets = {
+        "s2": {"href": "s2.tif", "bands": [{"name": band} for band in bands]},
+        "s1": {"href": "s1.vrt", "bands": [{"name": "vv"}]},
+    }
+    item = {"type": "Feature", "stac_version": "1.1.0", "id": "T32", "assets": assets}
+    (rasters / "vrt.json").write_text(json.dumps(item))
+    with (
+        serving(rasters) as server,
+        made_service(
+            place / "run", tmp_path / "data", rasters, url_hosts=(server.address,)
+        ) as served,
+    ):
+        error = refused(served, "", item=server.url("vrt.json"))
+        assert "s1.vrt' cannot be read, or is none of the formats that are taken" in error
+        refused(served, "", rasters={**RASTERS, "s1": server.url("s1.vrt")})
+
+
+def test_a_modality_without_name(served: MadeService) -> None:
+    claim = "web.service.checks:Checker._rasters | Name it as the model does"
+    refused(served, claim, rasters={"": "s2.tif"})
+    served.submit(rasters=RASTERS)
 
 
 def test_databases(tmp_path: Path) -> None:

@@ -199,6 +199,30 @@ def test_a_silent_worker_loses_its_job_and_changes_nothing(queue: Queue, clock: 
     assert queue.beat(new, 2, 9) == "go on"
 
 
+def test_a_clock_that_is_set_back_keeps_no_job(queue: Queue, clock: Clock) -> None:
+    queue.enrol("w", MODELS, WHERE)
+    id = add(queue)
+    claim = claimed(queue)
+    clock.now -= 86_400
+    assert queue.expire() == []
+    assert queue.beat(claim, 0, None) == "go on"
+    clock.now += 29
+    queue.expire()
+    assert (state(queue, id), queue.alive_workers()) == ("running", 1)
+    clock.now += 2
+    queue.expire()
+    assert (state(queue, id), queue.alive_workers()) == ("queued", 0)
+    assert queue.beat(claim, 1, 2) == "lost"
+    # A worker that falls silent before it has told the new time.
+    silent = claimed(queue, "v")
+    clock.now -= 86_400
+    queue.expire()
+    clock.now += 31
+    queue.expire()
+    assert state(queue, id) == "queued"
+    assert queue.beat(silent, 1, 2) == "lost"
+
+
 def test_a_job_that_kills_its_worker_three_times_fails(queue: Queue) -> None:
     id = add(queue)
     for number in range(MOST_DEATHS):

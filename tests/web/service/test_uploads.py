@@ -274,6 +274,14 @@ def test_the_quota_is_shared_by_a_users_uploads(client: TestClient, uploads: Upl
     assert client.post("/api/uploads", content=content).status_code == 201
 
 
+def test_the_quota_holds_to_the_byte(uploads: Uploads) -> None:
+    content, client = raster(), served(uploads)
+    uploads.quota_bytes = len(content) - 1
+    assert client.post("/api/uploads", content=content).status_code == 413
+    uploads.quota_bytes = len(content)
+    assert client.post("/api/uploads", content=content).status_code == 201
+
+
 def test_uploads_at_the_same_time_share_the_quota(uploads: Uploads) -> None:
     """What is still arriving counts, and no longer when it ends."""
     ana = User("ana")
@@ -319,7 +327,7 @@ def test_addresses_of_other_formats(tmp_path: Path) -> None:
     """web.service.rasters:check_address | Check the address"""
     (tmp_path / "good.tif").write_bytes(raster())
     (tmp_path / "trap.tif").write_bytes(VRT)
-    with serving(tmp_path) as server, rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+    with serving(tmp_path) as server:  # of this process: nothing may hold it up
         rasters.check_address(server.url("good.tif"), "good.tif")
         for name in ("trap.tif", "none.tif"):
             with pytest.raises(DataError, match=r"cannot be read, or is none.*Check the address"):

@@ -16,7 +16,7 @@ from rasterio.crs import CRS
 from terrafuse.config import DataConfig
 from terrafuse.data import Grid, Manifest, load_manifest, open_dataset
 from terrafuse.data.painted import painted_path, read_layer
-from terrafuse.errors import DataError, SceneNotFoundError
+from terrafuse.errors import DataError, LabelError, SceneNotFoundError
 from terrafuse.maps import DrawnPixels, SampleFile, Stratum, read_labels, read_sample, write_sample
 from terrafuse.samples import Window
 
@@ -124,6 +124,39 @@ def test_the_second_of_two_pages_is_refused_and_loses_nothing(client: TestClient
     removed = put(client, tag=first.headers["ETag"])
     assert (removed.json()["features"] == [] and removed.headers["ETag"] != tag) or removed
     assert len(client.get("/views/1/labels").json()["features"]) == 1
+
+
+def test_a_class_that_was_renamed_stops_no_painting(client: TestClient, manifest: Manifest) -> None:
+    old = put(client, feature("p", "mine", square(0, 0, 3, 3)))
+    text = manifest.path.read_text()
+    manifest.path.write_text(text.replace("mine", "quarry"))
+    # The viewer that was started before would go on in classes that there are no more.
+    error = put(client, feature("q", "crop", square(5, 5, 9, 9)), tag=old.headers["ETag"])
+    assert error.status_code == 409
+    assert error.json()["error"] == (
+        "'dataset.yaml' has other classes than when this viewer was started, or cannot be read. "
+        "Start the viewer again"
+    )
+    assert client.get(ADDRESS).json()["features"] == old.json()["features"]
+    app = fastapi.FastAPI()
+    answer_errors(app)
+    app.include_router(labels_router(load_manifest(manifest.path), {"0": "a/1"}), prefix="/views")
+    again = TestClient(app)
+    (found,) = again.get(ADDRESS).json()["features"]
+    both = put(again, found, feature("q", "crop", square(5, 5, 9, 9)), tag=old.headers["ETag"])
+    assert both.status_code == 200
+    (note,) = both.json()["notes"]
+    assert note.startswith("class 'mine' is not in the manifest any more")
+    with pytest.raises(LabelError, match="unknown class 'mine'"):
+        open_dataset(DataConfig(manifest=manifest.path))
+    other = put(again, feature("p", "pit", square(0, 0, 3, 3)), tag=both.headers["ETag"])
+    assert other.status_code == 422
+    # As the note says.
+    painted = feature("p", "quarry", square(0, 0, 3, 3))
+    assert put(again, painted, tag=both.headers["ETag"]).json()["notes"] == []
+    assert open_dataset(DataConfig(manifest=manifest.path)).painted is not None
+    manifest.path.write_text(manifest.path.read_text() + "\n# a remark\n")
+    assert put(again, painted).status_code == 200
 
 
 def test_what_is_changed_of_a_polygon_is_said(client: TestClient) -> None:

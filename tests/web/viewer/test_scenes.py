@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from made_maps import NAMES
 from terrafuse.data import load_manifest
 from terrafuse.errors import DataError
+from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.viewer.document import Layer, View
 from terrafuse.web.viewer.scenes import Plan, Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
@@ -303,3 +304,158 @@ def test_points_of_a_sample_are_places(tmp_path: Path) -> None:
     (folder / "class_map.tif").unlink()
     with pytest.raises(DataError, match=r"is not there: no .* Name it with --map"):
         find_subjects(tmp_path / "points.gpkg")
+
+
+def test_layers_of_modalities_have_ids_of_their_own(tmp_path: Path) -> None:
+    manifest = make_scene(tmp_path / "data")
+    text = manifest.read_text().replace("photo", "class_map").replace("radar", "truth")
+    manifest.write_text(
+        text.replace("class_map.tif", "photo.tif").replace("truth.tif", "radar.tif")
+    )
+    folder = write_map(tmp_path / "map", np.ones((SIDE, SIDE)))
+    found = shown(find_subjects(folder, scenes=[f"{manifest}#a"]))
+    roles = {one.id: (one.role, one.title) for one in found.view.layers}
+    assert roles["modality_class_map"] == ("modality", "class_map")
+    assert roles["class_map"] == ("class_map", "Class map")
+    assert roles["modality_truth"] == ("modality", "truth")
+    assert roles["truth"][0] == "truth"
+    assert len({one.href.lower() for one in found.view.layers}) == len(found.view.layers) == 6
+    assert (values_of(found, "class_map") == 1).all()
+    assert len(found.values(20, 20)["values"]["modality_class_map"]) == 4
+    alone = shown(find_subjects(manifest))
+    # Areas are those of the labels, not of the modality of that name.
+    assert sum(entry.pixels or 0 for entry in alone.view.classes) == SIDE * SIDE
+
+
+def test_modalities_that_differ_in_case_only(tmp_path: Path) -> None:
+    manifest = make_scene(tmp_path)
+    text = manifest.read_text().replace("heights:", "PHOTO:")
+    manifest.write_text(text)
+    hrefs = [one.href for one in shown(find_subjects(manifest)).view.layers]
+    assert hrefs == [f"rasters/{id}.tif" for id in ("photo", "radar", "modality_PHOTO", "truth")]
+
+
+def cut(path: Path, share: float) -> None:
+    """Leave the beginning of a file."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+
+
+def as_cog(path: Path, **options: str) -> None:
+    """Have the pixels of a raster lie at its end."""
+    source = path.rename(path.with_suffix(".source"))
+    rasterio.shutil.copy(source, path, driver="COG", compress="deflate", blocksize=128, **options)
+
+
+@pytest.mark.parametrize("where", ["header", "pixels"])
+def test_a_damaged_product_is_left_out_and_said(tmp_path: Path, where: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 200, (SIDE, SIDE))
+    folder = write_map(tmp_path / "map", noise % 3, confidence=noise, entropy=noise)
+    if where == "pixels":
+        as_cog(folder / "confidence.tif")
+    whole = (folder / "confidence.tif").read_bytes()
+    cut(folder / "confidence.tif", 0.6)
+    view = shown(find_subjects(folder)).view
+    assert [one.id for one in view.layers] == ["class_map", "entropy"]
+    assert view.places[0].id == "uncertain"
+    assert "confidence.tif' cannot be" in view.notes[-1]
+    assert "cannot be written" not in view.notes[-1]
+    (folder / "confidence.tif").write_bytes(whole)
+    assert [one.id for one in shown(find_subjects(folder)).view.layers][1] == "confidence"
+
+
+def test_a_map_that_is_damaged_as_it_lies_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    manifest = make_scene(tmp_path / "data")
+    noise = np.random.default_rng(0).integers(0, 3, (SIDE, SIDE))
+    folder = write_map(tmp_path / "map", noise, confidence=noise * 80)
+    as_cog(folder / "class_map.tif")
+    cut(folder / "class_map.tif", 0.7)
+    view = shown(find_subjects(folder, scenes=[f"{manifest}#a"])).view
+    assert [one.id for one in view.layers[:4]] == ["photo", "radar", "heights", "class_map"]
+    assert [entry.pixels for entry in view.classes] == [None] * 3
+    (places,) = view.places
+    assert "mapped as" not in places.places[0].text
+    told = [note.partition(" ")[0] for note in view.notes if "class_map.tif' cannot be" in note]
+    assert told == ["Difference", "areas", "values", "classes"]
+    assert not any("cannot be written" in note for note in view.notes)
+
+
+def test_without_its_damaged_map_the_scene_is_shown(tmp_path: Path) -> None:
+    side = 1200  # no overviews: it is copied
+    noise = np.random.default_rng(0).integers(0, 3, (side, side))
+    folder = write_map(tmp_path / "map", noise, confidence=noise)
+    as_cog(folder / "class_map.tif", overviews="none")
+    cut(folder / "class_map.tif", 0.7)
+    view = shown(find_subjects(folder)).view
+    assert [one.id for one in view.layers] == ["confidence"]
+    assert (view.why, view.places) == (None, ())
+    assert any(note.startswith("Class map cannot be shown: ") for note in view.notes)
+    (folder / "confidence.tif").unlink()
+    with pytest.raises(DataError, match=r"nothing of 'map' can be shown: .*class_map\.tif"):
+        shown(find_subjects(folder))
+
+
+def test_numbers_that_are_not_drawn_are_said(tmp_path: Path) -> None:
+    folder = write_map(tmp_path / "map", np.zeros((SIDE, SIDE)))
+    write(folder / "entropy.tif", np.zeros((1, SIDE, SIDE), np.complex64), "utm")
+    view = shown(find_subjects(folder)).view
+    assert [one.id for one in view.layers] == ["class_map"]
+    assert view.notes[-1] == (
+        "entropy.tif cannot be shown: it holds complex64, and only real numbers are drawn"
+    )
+
+
+def test_values_beyond_the_classes_are_said(tmp_path: Path) -> None:
+    classes = np.zeros((SIDE, SIDE))
+    classes[:, :48] = 77
+    classes[:, 48:96] = 255
+    folder = write_map(tmp_path / "map", classes)
+    (note,) = (n for n in shown(find_subjects(folder)).view.notes if "none of its classes" in n)
+    assert note == (
+        "the map has values that are none of its classes: 77 (33.3% of its pixels); they are not "
+        "drawn"
+    )
+
+
+def test_pixels_that_were_abstained_from_are_in_the_legend(tmp_path: Path) -> None:
+    classes = np.zeros((SIDE, SIDE))
+    classes[:3] = 254
+    folder = write_map(tmp_path / "map", classes)
+    with rasterio.open(folder / "class_map.tif", "r+") as dataset:
+        dataset.update_tags(abstained="254")
+    view = shown(find_subjects(folder)).view
+    assert [(c.name, c.value, c.pixels) for c in view.classes[3:]] == [("abstained", 254, 3 * SIDE)]
+    assert not any("none of its classes" in note for note in view.notes)
+
+
+def test_numbers_too_large_to_be_squared(tmp_path: Path) -> None:
+    manifest = make_scene(tmp_path)
+    values = np.random.default_rng(0).normal(size=(4, SIDE, SIDE)) * 1e200
+    write(tmp_path / "photo.tif", values, "utm")
+    photo = layer_of(shown(find_subjects(manifest)).view, "photo")
+    assert photo.components is None
+    assert photo.bands[0].most == pytest.approx(values[0].max())
+
+
+def test_truth_has_the_values_of_the_map(tmp_path: Path) -> None:
+    """Which are no indices where a map has other values, in another order."""
+    manifest = make_scene(tmp_path / "data")
+    with rasterio.open(tmp_path / "data" / "labels.tif", "r+") as labels:
+        codes = labels.read(1)
+        truth = codes // 10
+        codes[5, 5:9] = 255  # nobody knows whether the map is wrong there
+        labels.write(codes, 1)
+    values = np.array([7, 3, 5], np.uint8)  # of sea, wet land, ice
+    mapped = values[truth]
+    mapped[0, :2] = 3 if truth[0, 0] != 1 else 5
+    tags = {
+        NAMES_TAG: json.dumps(["wet land", "ice", "sea"]),
+        VALUES_TAG: json.dumps([3, 5, 7]),
+    }
+    write(tmp_path / "map" / "class_map.tif", mapped[None], "utm", nodata=255, tags=tags)
+    found = shown(find_subjects(tmp_path / "map", scenes=[f"{manifest}#a"]))
+    shown_truth = values_of(found, "truth")[0]
+    assert np.isnan(shown_truth[5, 5:9]).all()
+    assert np.array_equal(shown_truth[codes != 255], values[truth][codes != 255])
+    difference = values_of(found, "difference")[0]
+    assert [int((difference == value).sum()) for value in (1, 2)] == [SIDE * SIDE - 6, 2]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("fastapi", reason="the extra web is not installed")
 
 from terrafuse import web
-from terrafuse.errors import OutputError
+from terrafuse.errors import DataError, OutputError
 from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer.document import View, ViewIndex
 from terrafuse.web.viewer.serving import open_viewer
@@ -113,3 +114,30 @@ def test_an_own_folder_is_replaced_and_no_other(made: Path, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["page"]
     with pytest.raises(OutputError, match=r"is no folder. Choose another name for --static"):
         web.write_static(source, out / "index.json")
+
+
+def test_the_folder_one_is_in(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "page"
+    out.mkdir()
+    monkeypatch.chdir(out)
+    web.write_static(made.parent / "map", ".")
+    assert (out / "index.html").exists()
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".lock"] == ["page"]
+
+
+def test_a_broken_scene_is_left_out_and_said(tmp_path: Path) -> None:
+    manifest = make_scene(tmp_path / "data")
+    values = yaml.safe_load(manifest.read_text())
+    (sound,) = values["scenes"]
+    values["scenes"] = [{**sound, "id": "gone", "photo": "none.tif"}, sound]
+    manifest.write_text(yaml.safe_dump(values))
+    (note,) = web.write_static(manifest, tmp_path / "page")
+    assert note.startswith("gone is left out: nothing of 'gone' can be shown: ")
+    index = ViewIndex.model_validate_json((tmp_path / "page" / "index.json").read_text())
+    assert [entry.id for entry in index.views] == ["a"]
+    assert [path.name for path in (tmp_path / "page" / "v").iterdir()] == ["a"]
+    values["scenes"] = values["scenes"][:1]
+    manifest.write_text(yaml.safe_dump(values))
+    with pytest.raises(DataError, match="nothing of 'gone' can be shown"):
+        web.write_static(manifest, tmp_path / "page")
+    assert (tmp_path / "page" / "v" / "a" / "view.json").exists()

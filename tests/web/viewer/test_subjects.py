@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from terrafuse.errors import ConfigError, DataError, SceneNotFoundError, TerrafuseError
 from terrafuse.web.viewer.subjects import find_subjects, plain_id
@@ -40,6 +41,23 @@ def test_ids_are_plain_and_differ() -> None:
     for id in found:
         assert id.replace("_", "").replace("-", "").isalnum()
         assert len(id) < 80
+
+
+def test_ids_are_folders_on_any_disk(tmp_path: Path) -> None:
+    """Also where disks fold case, drop a dot at the end, or call devices by names."""
+    manifest = make_scene(tmp_path)
+    values = yaml.safe_load(manifest.read_text())
+    (scene,) = values["scenes"]
+    ids = ["North", "north", "north.", "con", "NUL.b", "console"]
+    values["scenes"] = [{**scene, "id": id} for id in ids]
+    manifest.write_text(yaml.safe_dump(values))
+    found = find_subjects(manifest).subjects
+    assert [subject.scene_id for subject in found.values()] == ids
+    first, second, third, device, other, plain = found
+    assert (first, second, plain) == ("North", "north-2", "console")
+    assert third.startswith("north-")
+    assert device.startswith("con-")
+    assert other.startswith("NUL_b-")
 
 
 @pytest.mark.parametrize(

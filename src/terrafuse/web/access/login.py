@@ -82,6 +82,8 @@ def _local(target: str) -> str:
         parts = urlsplit(target)
     except ValueError:
         return "/"
-    is_local = target.startswith("/") and not (parts.scheme or parts.netloc)
+    # Browsers take any number of slashes for the two before a host.
+    is_local = target.startswith("/") and not target.startswith("//")
+    is_local = is_local and not (parts.scheme or parts.netloc)
     plain = target.isprintable() and target.isascii() and "\\" not in target
     return target if is_local and plain else "/"

@@ -236,7 +236,8 @@ def send_result(
         raise Refusal(404, f"job {id} has no result '{cut(name)}'; there are: {known}")
     path = folder / name
     media_type = MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return send_file(request, path, media_type)
+    gone = f"result '{name}' of job {id} is not there any more. Submit the job again"
+    return send_file(request, path, media_type, gone=gone)
 
 
 @router.get("/health")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from terrafuse.api.inputs import open_item, open_rasters
@@ -108,6 +109,8 @@ class Checker:
                     422, f"'item' {cut(request.item)} is no address of a STAC item (.json)"
                 )
             return {"": [request.item]}
+        if "" in request.rasters:
+            raise Refusal(422, "'rasters' has a modality without name. Name it as the model does")
         return {name: self._resolve(name, given, user) for name, given in request.rasters.items()}
 
     def _open(self, model: ServedModel, rasters: Mapping[str, Sequence[str]]) -> Scene:
@@ -201,16 +204,38 @@ def scene_of_item(info: RunInfo, address: str, hosts: Sequence[str]) -> Scene:
     """Open the rasters of a STAC item, once it is known that all are on hosts that are allowed.
 
     Raises:
-        DataError: One is not: an item may name files of anybody; or the item is none, or does not
-            suit the model.
+        DataError: One is not: an item may name files of anybody; or is none of the known formats,
+            which could name others; or the item is none, or does not suit the model.
     """
     item = read_item(address)
-    for modality in info.modalities:
-        for file in choose_assets(item, modality).files if has_any(item, modality) else ():
-            problem = allowed_address(file, hosts)
-            if problem:
-                raise DataError(problem)
+    held = [modality for modality in info.modalities if has_any(item, modality)]
+    files = [file for modality in held for file in choose_assets(item, modality).files]
+    for file in files:
+        problem = allowed_address(file, hosts)
+        if problem:
+            raise DataError(problem)
+    for file in files:
+        check_address(file, _bare(file))
     return open_item(info, item)
+
+
+def check_again(rasters: Mapping[str, Sequence[str]]) -> None:
+    """Check rasters before they are read, as others may have been put in their places since.
+
+    Raises:
+        DataError: One is none of the known formats now, too large, or a link to elsewhere.
+    """
+    for path in (path for paths in rasters.values() for path in paths):
+        if path.startswith(_WEB):
+            check_address(path, _bare(path))
+            continue
+        place = Path(path)
+        if place.is_symlink():  # they were followed when the job was submitted
+            raise DataError(
+                f"'{path}' has become a link since the job was submitted. Submit the job again"
+            )
+        if place.exists():  # what is gone is said by who reads it
+            check_kind(place, path)
 
 
 def as_asked(message: str) -> str:

@@ -375,6 +375,11 @@ class Queue:
         """Take the jobs whose worker has not been heard of any more; as `bury`."""
         with self.database.deciding() as db:
             moment = self._now(db)
+            # Of before the clock was set back: nobody would miss a silent worker until then.
+            latest = moment + self.lease_seconds
+            held = JOBS.c.state.in_(_HELD)
+            db.execute(update(JOBS).where(held, JOBS.c.lease > latest).values(lease=latest))
+            db.execute(update(WORKERS).where(WORKERS.c.seen > moment).values(seen=moment))
             late = select(JOBS).where(JOBS.c.state.in_(_HELD), JOBS.c.lease < moment)
             failed = []
             for row in list(db.execute(late)):

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from terrafuse.errors import TerrafuseError
 from terrafuse.web.access.users import current_user
 from terrafuse.web.refusals import Refusal, fault
 from terrafuse.web.service.folders import VIEW
@@ -20,7 +21,7 @@ from terrafuse.web.service.jobs import JobRow
 from terrafuse.web.service.messages import JobRequest
 from terrafuse.web.service.state import Service
 from terrafuse.web.service.veil import Veil, names_given
-from terrafuse.web.viewer.app import bare_viewer_app
+from terrafuse.web.viewer.app import bare_viewer_app, status_of
 from terrafuse.web.viewer.preparing import Preparer
 from terrafuse.web.viewer.subjects import find_subjects
 
@@ -50,6 +51,9 @@ class Viewers:
             app = await run_in_threadpool(self._find, id, Request(scope))
         except Refusal as refusal:
             await fault(refusal.status, str(refusal))(scope, receive, send)
+            return
+        except TerrafuseError as error:
+            await fault(status_of(error), Veil({})(str(error)))(scope, receive, send)
             return
         if not slash:  # addresses of the page are relative
             await RedirectResponse(f"{scope['path']}/", 307)(scope, receive, send)

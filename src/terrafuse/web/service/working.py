@@ -31,7 +31,7 @@ from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.errors import TerrafuseError
 from terrafuse.locking import machine, process_start
 from terrafuse.web.access.secrets import log_config
-from terrafuse.web.service.checks import as_asked, scene_of_item
+from terrafuse.web.service.checks import as_asked, check_again, scene_of_item
 from terrafuse.web.service.database import Database
 from terrafuse.web.service.folders import RECORD, Folders, hide_inputs, kept_units, list_results
 from terrafuse.web.service.jobs import Answer, Claim, Queue
@@ -262,6 +262,7 @@ class Worker:
     def _scene(self, claim: Claim, model: api.TrainedModel) -> dict[str, Any]:
         """What is mapped, as `predict` takes it."""
         if claim.request.item is None:
+            check_again(claim.rasters)
             return {"rasters": claim.rasters}
         return {"scene": scene_of_item(model.info, claim.request.item, self.settings.url_hosts)}
 

@@ -77,12 +77,16 @@ def answer_errors(app: FastAPI, veil: Callable[[str], str] = str) -> None:
     """
 
     def refuse(_: Request, error: Exception) -> JSONResponse:
-        status = next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
-        return fault(status, veil(str(error)))
+        return fault(status_of(error), veil(str(error)))
 
     answer_refusals(app)
     app.add_exception_handler(TerrafuseError, refuse)
     app.add_exception_handler(RequestValidationError, _refuse_values)
+
+
+def status_of(error: Exception) -> int:
+    """The status that tells browsers of an error of ours."""
+    return next((code for kind, code in _STATUS if isinstance(error, kind)), 400)
 
 
 def view_routes(preparer: Preparer) -> APIRouter:
@@ -124,9 +128,8 @@ def _file_routes(preparer: Preparer) -> APIRouter:
         path = _raster_of(preparer.ready(id), name)
         if path is None:
             raise Refusal(404, f"scene '{id}' has no such raster")
-        if not path.is_file():
-            raise Refusal(404, f"the raster '{name}' was removed meanwhile. Start the viewer again")
-        return send_file(request, path, "image/tiff", {"cache-control": "no-cache"})
+        gone = f"the raster '{name}' was removed meanwhile. Start the viewer again"
+        return send_file(request, path, "image/tiff", {"cache-control": "no-cache"}, gone=gone)
 
     @router.get("/v/{id}/places/{name}")
     def thumbnail(id: str, name: str) -> Response:

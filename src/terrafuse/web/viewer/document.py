@@ -17,6 +17,7 @@ Role = Literal[
     "modality", "class_map", "truth", "difference", "confidence", "entropy", "probability",
     "attribution", "subset", "other",
 ]  # fmt: skip
+PlacesId = Literal["uncertain", "wrong", "modality", "sample"]
 
 
 class Part(BaseModel):
@@ -192,7 +193,7 @@ class Place(Part):
 class Places(Part):
     """A list of places: most uncertain, most wrong, decided by one modality; points of a sample."""
 
-    id: Literal["uncertain", "wrong", "modality", "sample"]
+    id: PlacesId
     title: str
     places: tuple[Place, ...]
 

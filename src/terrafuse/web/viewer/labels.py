@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from terrafuse.api.datasets import TRAIN_SPLITS
-from terrafuse.data import Grid, Manifest
+from terrafuse.data import Grid, Manifest, load_manifest
 from terrafuse.data.painted import (
     MOST_VERTICES,
     PaintedLayer,
@@ -35,6 +35,7 @@ from terrafuse.errors import (
     DataError,
     LabelError,
     SceneNotFoundError,
+    TerrafuseError,
     cut,
     unknown_name,
 )
@@ -175,6 +176,10 @@ class _Store:
 
     manifest: Manifest
     _grids: dict[str, Grid] = field(default_factory=dict)
+    _seen: tuple[int, int] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._seen = _state_of(self.manifest.path)
 
     def collection(self, scene: str) -> Response:
         """The polygons of a scene as GeoJSON."""
@@ -186,8 +191,19 @@ class _Store:
             raise Refusal(
                 428, "the request has no 'If-Match': send the ETag of the polygons that were read"
             )
-        grid = self._grid(scene)
-        polygons, notes = _polygons_in(values, grid, self.manifest.scheme.names)
+        self._check_manifest()
+        grid, names = self._grid(scene), self.manifest.scheme.names
+        # Of a class that was renamed since; refusing them would refuse all that is painted beside.
+        before = read_layer(painted_path(self.manifest.path), scene).classes
+        stale = [name for name in dict.fromkeys(before) if name and name not in names]
+        polygons, notes = _polygons_in(values, grid, (*names, *stale))
+        used = {polygon.name for polygon in polygons}
+        notes += [
+            f"class '{cut(name)}' is not in the manifest any more, and training refuses its "
+            "polygons. Paint over them, or erase them"
+            for name in stale
+            if name in used
+        ]
         kept = write_layer(
             painted_path(self.manifest.path), scene, grid, polygons,
             expected=None if expected == "*" else expected,
@@ -209,12 +225,41 @@ class _Store:
         headers = {"ETag": f'"{layer.etag}"', "Cache-Control": "no-store"}
         return JSONResponse(content, headers=headers, media_type=_GEOJSON)
 
+    def _check_manifest(self) -> None:
+        """Refuse what is painted in classes of a manifest that was changed since.
+
+        Raises:
+            Refusal: Its classes differ, or it cannot be read.
+        """
+        state = _state_of(self.manifest.path)
+        if state == self._seen:
+            return
+        try:
+            is_same = load_manifest(self.manifest.path).scheme == self.manifest.scheme
+        except TerrafuseError:
+            is_same = False
+        if not is_same:
+            raise Refusal(
+                409,
+                f"'{self.manifest.path.name}' has other classes than when this viewer was started, "
+                "or cannot be read. Start the viewer again",
+            )
+        self._seen = state
+
     def _grid(self, scene: str) -> Grid:
         if scene not in self._grids:
             opened = self.manifest.unpainted().scene(scene)
             self._grids[scene] = opened.grid
             opened.close()
         return self._grids[scene]
+
+
+def _state_of(path: Path) -> tuple[int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns
 
 
 def _plain(shape: Any) -> dict[str, Any]:

@@ -234,14 +234,17 @@ def find_components(values: Float) -> Components | None:
     """Three principal components of bands (C, h, w), with signs that do not hang on chance.
 
     Returns:
-        None: there are too few pixels, or they are all alike.
+        None: there are too few pixels, they are all alike, or too large to be squared.
     """
     pixels = values.reshape(len(values), -1).T
     pixels = pixels[~np.isnan(pixels).any(axis=1)]
     if len(pixels) <= len(values):
         return None
-    mean = pixels.mean(axis=0)
-    variances, vectors = np.linalg.eigh(np.cov(pixels, rowvar=False))
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, spread = pixels.mean(axis=0), np.cov(pixels, rowvar=False)
+    if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+        return None
+    variances, vectors = np.linalg.eigh(spread)
     axes = vectors[:, ::-1][:, :_COMPONENTS].T
     if not np.isfinite(axes).all() or variances[-1] <= 0:
         return None

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.classes import DEFAULT_COLORS, DISTINCT_COLORS, ClassScheme
@@ -23,7 +24,7 @@ from terrafuse.data import Grid, Manifest, ReadingRules, Scene
 from terrafuse.data.handles import without_warnings
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.remote import state
-from terrafuse.errors import DataError, TerrafuseError
+from terrafuse.errors import DataError, RasterReadError, TerrafuseError, first_line
 from terrafuse.maps.class_raster import ClassRaster, open_class_raster
 from terrafuse.modalities import Modality
 from terrafuse.prediction.areas import AREAS_CSV, AreaCount
@@ -42,7 +43,7 @@ from terrafuse.web.viewer.copies import (
     read_small,
     suits,
 )
-from terrafuse.web.viewer.document import ClassEntry, Layer, Place, Places, Role, View
+from terrafuse.web.viewer.document import ClassEntry, Layer, Place, Places, PlacesId, Role, View
 from terrafuse.web.viewer.ground import describe_ground
 from terrafuse.web.viewer.layers import (
     Channel,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from terrafuse.api.mapping import TrainedModel
     from terrafuse.web.viewer.why import Explainer
 
+_T = TypeVar("_T")
 #: Values of the difference between map and truth; 0 where one of them has no class.
 EQUAL, DIFFERENT = 1, 2
 #: Folder of a map in which those of subsets of its modalities lie, each named "sar+dsm".
@@ -93,6 +95,7 @@ _RAMPS: Mapping[str, RampName] = {"entropy": "magma", "confidence": "viridis"}
 # Classes of up to so many pixels are counted one by one.
 _COUNTED = 1 << 24
 _OVERVIEW = 2048
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def check_pixel(view: View, row: int, col: int) -> None:
 def _values_at(path: Path, layer: Layer, row: int, col: int) -> list[float | None]:
     """Physical values of a layer at a pixel of the scene."""
     own = int((row + 0.5) / layer.pixels[0]), int((col + 0.5) / layer.pixels[1])
-    with without_warnings(), rasterio.open(path) as dataset:
+    with _told_damage(path), without_warnings(), rasterio.open(path) as dataset:
         if own[0] >= dataset.height or own[1] >= dataset.width:
             return [None] * dataset.count
         stored = dataset.read(window=RasterWindow(own[1], own[0], 1, 1))[:, 0, 0].tolist()
@@ -268,10 +271,12 @@ class Plan:
             progress: Called with (pixels done, pixels in all) of the copies.
         """
         self._prepare(progress)
+        described = self._described()
         planned = sorted(self._planned, key=lambda one: _ORDER.index(one.look.role))
         rasters = {one.look.id: one.raster.path for one in planned}
-        layers = tuple(one.describe(one.raster, one.look) for one in planned)
+        layers = tuple(described[one.look.id] for one in planned)
         classes = self._counted(layers, rasters)
+        self._note_strangers(layers, rasters)
         subject = self._subject
         can_tell = subject.explainer is not None and subject.as_trained is not None
         view = View(
@@ -293,7 +298,7 @@ class Plan:
 
     def _open_map(self) -> ClassRaster | None:
         path = self._subject.map
-        return None if path is None else open_class_raster(path)
+        return None if path is None else open_class_raster(path, beside=False)
 
     def _open_scene(self) -> Scene | None:
         """The scene, if it can be opened and lies on the grid of the map."""
@@ -332,10 +337,21 @@ class Plan:
             except (TerrafuseError, OSError) as error:
                 self._notes.append(f"{modality.name} cannot be shown: {error}")
                 continue
-            look = planned.look
-            if modality is present[0]:
-                look = Look(look.id, look.title, look.role, look.nodata, is_shown=True)
+            own = planned.look
+            id = self._free_id(own.id)
+            look = Look(id, own.title, own.role, own.nodata, is_shown=modality is present[0])
             self._planned.append(_Planned(look, planned.raster, planned.describe))
+
+    def _free_id(self, name: str) -> str:
+        """Id of a modality's layer: its name, unless another layer has it or may have it.
+
+        Layers of maps are called as their products; some disks fold case.
+        """
+        taken = {*PRODUCTS, "truth", "difference", *(one.look.id for one in self._planned)}
+        folded, id = {other.lower() for other in taken}, name
+        while id.lower() in folded or id.lower().startswith("subset_"):
+            id = f"modality_{id}"
+        return id
 
     def _plan_map(self) -> None:
         raster = self._class_map
@@ -353,7 +369,7 @@ class Plan:
         for own in sorted((folder / SUBSETS).glob(f"*/class_map{_ENDS[0]}")):
             names = own.parent.name
             look = Look(f"subset_{names}", f"Class map of {names} alone", "subset", nodata)
-            found = open_class_raster(own)
+            found = open_class_raster(own, beside=False)
             if (found.names, found.values) == (raster.names, raster.values):
                 self._add_class_map(found, look)
 
@@ -431,7 +447,8 @@ class Plan:
 
                 def read(window: Window) -> NDArray[np.uint8]:
                     place = raster_window(window)
-                    own, other = (dataset.read(1, window=place) for dataset in sources)
+                    with _told_damage(raster.path):
+                        own, other = (dataset.read(1, window=place) for dataset in sources)
                     found = np.where(own == other, EQUAL, DIFFERENT).astype(np.uint8)
                     found[(other == truth_nodata) | ~np.isin(own, named)] = 0
                     return found
@@ -457,14 +474,62 @@ class Plan:
                 if progress:
                     progress(start + done, total)
 
-            try:
-                one.raster.prepare(None if is_there else tell)
-            except DataError as error:
-                self._planned.remove(one)
-                self._notes.append(f"{one.look.title} cannot be shown: {error}")
-                if one.look.id == "truth":
-                    self._planned = [p for p in self._planned if p.look.id != "difference"]
+            if one in self._planned:  # it may have gone with what it is made of
+                try:
+                    one.raster.prepare(None if is_there else tell)
+                except DataError as error:
+                    self._leave_out(one, error)
             before += 0 if is_there else one.raster.area
+
+    def _described(self) -> dict[str, Layer]:
+        """Layers by id; what is damaged is left out, and said.
+
+        Raises:
+            DataError: Nothing is left.
+        """
+        found = {}
+        for one in list(self._planned):
+            if one not in self._planned:
+                continue
+            try:
+                with _told_damage(one.raster.path):
+                    found[one.look.id] = one.describe(one.raster, one.look)
+            except DataError as error:
+                self._leave_out(one, error)
+        if not self._planned:
+            raise DataError(
+                f"nothing of '{self._subject.title}' can be shown: {'; '.join(self._notes)}"
+            )
+        return found
+
+    def _leave_out(self, one: _Planned, error: DataError) -> None:
+        """Take a layer out, with what is made of it."""
+        self._notes.append(f"{one.look.title} cannot be shown: {error}")
+        gone = {one.look.id} | ({"difference"} if one.look.id in ("truth", "class_map") else set())
+        self._planned = [other for other in self._planned if other.look.id not in gone]
+        if one.look.id == "class_map":
+            self._class_map = None
+
+    def _note_strangers(self, layers: Sequence[Layer], rasters: Mapping[str, Path]) -> None:
+        """Say which values of the map are none of its classes: the page draws none of them."""
+        layer = next((one for one in layers if one.id == "class_map"), None)
+        if layer is None:
+            return
+        path = rasters[layer.id]
+        look = partial(read_small, path, _OVERVIEW, layer.nodata_value)
+        read = self._tried("values that are no class", path, look)
+        if read is None:
+            return
+        values = read[0][0][read[1][0]]
+        strange = np.setdiff1d(values, [entry.value for entry in self._classes])
+        if strange.size:
+            share = float(np.isin(values, strange).mean())
+            named = ", ".join(map(str, strange[:_MOST_NAMED].tolist()))
+            more = f" and {strange.size - _MOST_NAMED} more" if strange.size > _MOST_NAMED else ""
+            self._notes.append(
+                f"the map has values that are none of its classes: {named}{more} ({share:.1%} of "
+                "its pixels); they are not drawn"
+            )
 
     def _counted(
         self, layers: Sequence[Layer], rasters: Mapping[str, Path]
@@ -481,7 +546,11 @@ class Plan:
             )
         is_small = layer.height * layer.width <= _COUNTED
         most = max(layer.height, layer.width) if is_small else _OVERVIEW
-        stored, known = read_small(rasters[layer.id], most, layer.nodata_value)
+        path = rasters[layer.id]
+        read = self._tried("areas", path, partial(read_small, path, most, layer.nodata_value))
+        if read is None:
+            return self._classes
+        stored, known = read
         if not is_small:
             self._notes.append("areas are estimated from an overview of the map")
         return _areas(self._classes, stored[0], known[0], self.grid)
@@ -510,31 +579,62 @@ class Plan:
         blocks = Blocks.of(self.grid.height, self.grid.width)
         named = {one.id: one for one in layers}
         classes = [(entry.value, entry.name) for entry in self._classes]
-        mapped = mapped_classes(
-            blocks, rasters["class_map"], classes, named["class_map"].nodata_value
-        )
-        found: list[Places] = []
+        own = rasters["class_map"], classes, named["class_map"].nodata_value
+        mapped = self._tried("classes of places", own[0], partial(mapped_classes, blocks, *own))
+        found: list[tuple[PlacesId, str, Sequence[Place] | None]] = []
         doubt = next((named[n] for n in ("entropy", "confidence", "confidence_float32")
                       if n in named), None)  # fmt: skip
         if doubt is not None:
-            own = uncertain_places(
+            path, factor = rasters[doubt.id], doubt.bands[0].factor
+            look = partial(
+                uncertain_places,
                 blocks,
-                rasters[doubt.id],
-                doubt.bands[0].factor,
+                path,
+                factor,
                 is_confidence=doubt.role == "confidence",
                 nodata=doubt.nodata_value,
                 mapped=mapped,
             )
-            found.append(Places(id="uncertain", title="Most uncertain", places=tuple(own)))
+            found.append(("uncertain", "Most uncertain", self._tried("places", path, look)))
         if "difference" in named:
-            own = wrong_places(blocks, rasters["difference"], DIFFERENT, mapped)
-            found.append(Places(id="wrong", title="Most wrong", places=tuple(own)))
-        if "attribution" in named:
-            names = _modalities_of(rasters["attribution"])
-            own = modality_places(blocks, rasters["attribution"], names) if names else []
+            path = rasters["difference"]
+            look = partial(wrong_places, blocks, path, DIFFERENT, mapped)
+            found.append(("wrong", "Most wrong", self._tried("places", path, look)))
+        if "attribution" in named and (names := _modalities_of(rasters["attribution"])):
+            path = rasters["attribution"]
+            look = partial(modality_places, blocks, path, names)
             title = "Decided by one modality"
-            found.append(Places(id="modality", title=title, places=tuple(own)))
-        return tuple(one for one in found if one.places)
+            found.append(("modality", title, self._tried("places", path, look)))
+        return tuple(
+            Places(id=id, title=title, places=tuple(places))
+            for id, title, places in found
+            if places
+        )
+
+    def _tried(self, what: str, path: Path, look: Callable[[], _T]) -> _T | None:
+        """What a raster tells; None, and a note, if it is damaged."""
+        try:
+            with _told_damage(path):
+                return look()
+        except RasterReadError as error:
+            self._notes.append(f"{what} are left out: {error}")
+            return None
+
+
+@contextmanager
+def _told_damage(path: Path) -> Iterator[None]:
+    """Say of a raster that GDAL cannot read which one it is.
+
+    Raises:
+        RasterReadError: It cannot be read.
+    """
+    try:
+        yield
+    except RasterioError as error:
+        raise RasterReadError(
+            f"'{path}' cannot be decoded: {first_line(error.__cause__ or error)}. The file is "
+            "damaged or incomplete: fetch it again"
+        ) from error
 
 
 def _areas(
@@ -686,8 +786,15 @@ def _copy_stored(
 
     @contextmanager
     def reading() -> Iterator[Reader]:
-        with without_warnings(), rasterio.open(file.path) as dataset:
-            yield lambda w: dataset.read(window=raster_window(w))
+        path = Path(file.path)
+        with _told_damage(path), without_warnings(), rasterio.open(path) as dataset:
+
+            def read(window: Window) -> NDArray[Any]:
+                place = raster_window(window)
+                with _told_damage(path):  # before what writes takes it for its own failure
+                    return np.asarray(dataset.read(window=place))
+
+            yield read
 
     about = kind, state(file.path), encoding, _plain_grid(grid)
     return store.copy(kind, about, grid, encoding, reading, names=file.descriptions)
@@ -696,7 +803,13 @@ def _copy_stored(
 def _plan_product(
     store: Store, product: Product, path: Path, file: RasterFile, grid: Grid
 ) -> _Planned:
-    """Plan the layer of a product of a map."""
+    """Plan the layer of a product of a map.
+
+    Raises:
+        DataError: It holds no numbers that can be drawn.
+    """
+    if file.dtypes[0].startswith("complex"):
+        raise DataError(f"it holds {file.dtypes[0]}, and only real numbers are drawn")
     raster = suits(file, grid) or _copy_stored(
         store, product.name, file, grid, _stored_encoding(file, product.reduction)
     )

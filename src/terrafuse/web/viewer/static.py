@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from terrafuse.errors import OutputError, write_failure
+from terrafuse.errors import DataError, OutputError, TerrafuseError, write_failure
 from terrafuse.locking import file_lock
 from terrafuse.progress import Progress
 from terrafuse.stopping import deferred
@@ -53,13 +54,13 @@ def write_page(
         most_embedded: Bytes of rasters that pages opened from disk show, at most.
 
     Returns:
-        What pages opened from disk cannot show.
+        What pages opened from disk cannot show, and scenes that are left out.
 
     Raises:
         OutputError: The folder holds something else, or cannot be written.
-        TerrafuseError: A scene cannot be shown.
+        DataError: No scene can be shown.
     """
-    out = Path(out)
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - links are refused, not followed
     notes: list[str] = []
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -67,19 +68,30 @@ def write_page(
             _check_own(out)
             folder = partial / "page"
             _copy_page(folder)
-            ids = list(preparer.collection.subjects)
-            for n, id in enumerate(ids):
-                notes += _write_scene(folder, f"v/{id}", preparer.shown(id), most_embedded)
+            subjects = preparer.collection.subjects
+            written: set[str] = set()
+            for n, (id, subject) in enumerate(subjects.items()):
+                try:
+                    shown = preparer.shown(id)
+                except DataError as error:
+                    if n + 1 == len(subjects) and not written:
+                        raise
+                    notes.append(f"{subject.title} is left out: {error}")
+                else:
+                    written.add(id)
+                    notes += _write_scene(folder, f"v/{id}", shown, most_embedded)
                 if progress:
-                    progress(n + 1, len(ids))
+                    progress(n + 1, len(subjects))
             index = preparer.index(is_static=True)
+            views = tuple(entry for entry in index.views if entry.id in written)
+            index = index.model_copy(update={"views": views})
             _write_document(folder, "index.json", index.model_dump(mode="json"))
             names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()]
             write_json(folder / CONTENT, {"format": FORMAT, "files": sorted(names)})
             _put(folder, out, partial / "old")
+    except TerrafuseError:  # some are also OSErrors
+        raise
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(
             f"'{out}' cannot be written: {write_failure(error, out.parent)}"
         ) from error

@@ -51,7 +51,9 @@ MODEL_JSON = "model.json"
 MANIFEST = "dataset.yaml"
 _MANIFESTS = (".yaml", ".yml")
 _SAMPLE = ".gpkg"
-_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]([A-Za-z0-9._-]{0,78}[A-Za-z0-9_-])?")
+# Names that Windows gives to devices, whatever follows a dot.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -170,19 +172,24 @@ def _scene_of(manifest: Manifest, id: str) -> Scene:
 
 
 def _by_id(subjects: Iterator[Subject]) -> dict[str, Subject]:
-    """Subjects by id; of two with one, the later gets a number."""
+    """Subjects by id; of two with one, the later gets a number.
+
+    Some disks take ids that differ in case only for one.
+    """
     found: dict[str, Subject] = {}
+    taken: set[str] = set()
     for subject in subjects:
         id, n = subject.id, 2
-        while id in found:
+        while id.lower() in taken:
             id, n = f"{subject.id}-{n}", n + 1
+        taken.add(id.lower())
         found[id] = replace(subject, id=id)
     return found
 
 
 def plain_id(text: str) -> str:
-    """A name for addresses and folders: the text itself where it is plain."""
-    if _PLAIN.fullmatch(text) and ".." not in text:
+    """A name for addresses and folders of any disk: the text itself where it is plain."""
+    if _PLAIN.fullmatch(text) and ".." not in text and not _DEVICE.fullmatch(text):
         return text
     digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
     start = re.sub(r"[^A-Za-z0-9_-]+", "_", text)[:60].strip("_")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from rasterio.errors import RasterioError
 
 from terrafuse.classes import channels
 from terrafuse.samples import Window
@@ -36,8 +38,9 @@ def draw_place(
         classes: Raster and layer of the right half; None: there is none.
         entries: Classes of the view.
     """
-    halves = [_draw_image(place, *image)] if image else []
-    halves += [_draw_classes(place, *classes, entries)] if classes else []
+    halves = [_or_empty(partial(_draw_image, place, *image))] if image else []
+    if classes:
+        halves.append(_or_empty(partial(_draw_classes, place, *classes, entries)))
     width = max(1, len(halves)) * (SIDE + _GAP) - _GAP
     picture = np.zeros((SIDE, width, 4), np.uint8)
     for n, half in enumerate(halves):
@@ -45,6 +48,14 @@ def draw_place(
     out = io.BytesIO()
     Image.fromarray(picture, "RGBA").save(out, format="PNG", optimize=True)
     return out.getvalue()
+
+
+def _or_empty(draw: Callable[[], Picture]) -> Picture:
+    """A half; an empty one of a raster that is damaged there, which the page says by itself."""
+    try:
+        return draw()
+    except RasterioError:
+        return np.zeros((SIDE, SIDE, 4), np.uint8)
 
 
 def _window(place: Place, layer: Layer) -> Window:
