@@ -241,8 +241,7 @@ PAGES: dict[str, Page] = {
     "serve": Page(
         nothing,
         skip={
-            "terrafuse serve": "it ends with a signal; tests/web/test_serve_page.py asks one",
-            "from pathlib import Path": "of a service; tests/web/test_serve_page.py runs it",
+            "terrafuse serve": "it ends with a signal; test_with_tokens.py asks one",
         },
     ),
     "share": Page(trained, hub=True),
