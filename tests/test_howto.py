@@ -230,7 +230,7 @@ PAGES: dict[str, Page] = {
     "big-scenes": Page(trained),
     "view": Page(mapped),
     "after-the-map": Page(trained),
-    "export": Page(trained, skip={"pip install": "the environment of the tests has it"}),
+    "export": Page(trained),
     "runtime": Page(
         exported,
         skip={
