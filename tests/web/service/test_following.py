@@ -315,6 +315,16 @@ def test_workers_elsewhere(place: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert Supervisor(settings, Queue(own)).numbers == []
 
 
+def test_a_root_is_a_folder(tmp_path: Path) -> None:
+    place = "web.service.settings:ServiceSettings.__post_init__ | Name one whose rasters jobs may"
+    (tmp_path / "file").touch()
+    for root in ("gone", "file"):
+        with pytest.raises(ConfigError, match=f"--root '.*{root}' is no folder") as told:
+            ServiceSettings(models=("run",), data=tmp_path, roots=(tmp_path, tmp_path / root))
+        assert place.partition(" | ")[2] in str(told.value)
+    assert ServiceSettings(models=("run",), data=tmp_path, roots=(tmp_path,)).roots == (tmp_path,)
+
+
 def test_folders_that_there_are_not(served: MadeService) -> None:
     for path, place in {
         "none": "web.service.files:list_folder | Begin with /api/files, which lists them",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from terrafuse.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class ServiceSettings:
@@ -28,6 +30,9 @@ class ServiceSettings:
         max_pixels: Of a scene grid.
         min_free_bytes: Disk below which the service is not ready.
         lease_seconds: A job whose worker has not been heard of for so long is given to another.
+
+    Raises:
+        ConfigError: One of the roots is no folder.
     """
 
     models: tuple[str, ...]
@@ -47,6 +52,14 @@ class ServiceSettings:
     max_pixels: int = 4_000_000_000
     min_free_bytes: int = 1 << 30
     lease_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for root in self.roots:
+            if not root.is_dir():
+                raise ConfigError(
+                    f"--root '{root}' is no folder. Name one whose rasters jobs may name, or leave "
+                    "it out"
+                )
 
     @property
     def database_url(self) -> str:
