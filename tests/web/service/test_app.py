@@ -504,6 +504,11 @@ def test_addresses_that_there_are_not(served: MadeService) -> None:
     assert "does not take PUT" in served.error(served.client.put("/api/jobs"), 405)
     assert "there is no job 'x'" in served.error(served.client.get("/api/jobs/x"), 404)
     broken = served.client.post("/api/jobs", content=b"{", headers={"content-type": "text/json"})
+    cut_off = served.client.post(
+        "/api/jobs", content=b'{"model":', headers={"content-type": "application/json"}
+    )
+    assert cut_off.status_code == 422
+    assert "the body is no JSON at character 9: Expecting value" in cut_off.json()["error"]
     assert "is not as /openapi.json says" in served.error(broken, 422)
 
 

@@ -43,8 +43,12 @@ def _describe(faults: Sequence[Mapping[str, Any]]) -> str:
     """One message of what pydantic finds wrong: where, what, and the value received."""
     parts = []
     for one in faults[:_MOST_FAULTS]:
+        if one["type"] == "json_invalid":
+            why = one.get("ctx", {}).get("error", "it ends too early")
+            parts.append(f"the body is no JSON at character {one['loc'][-1]}: {why}")
+            continue
         place = ".".join(cut(part) for part in one["loc"] if part != "body") or "the body"
-        found = "" if one["type"] in ("missing", "json_invalid") else f", not {shown(one['input'])}"
+        found = "" if one["type"] == "missing" else f", not {shown(one['input'])}"
         parts.append(f"'{place}': {one['msg'][:1].lower()}{one['msg'][1:]}{found}")
     more = len(faults) - len(parts)
     rest = f", and {more} more" if more > 0 else ""
