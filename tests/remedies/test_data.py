@@ -33,6 +33,35 @@ def rio(*words: object) -> None:
 # Keys of the manifest
 
 
+@pytest.mark.parametrize(("tag", "value"), [("scale", 0.0), ("offset", float("inf"))])
+def test_a_scale_tag_that_leaves_no_value(place: Any, tag: str, value: float) -> None:
+    path = place.folder / "train_a.tif"
+    with rasterio.open(path, "r+") as dataset:
+        setattr(dataset, f"{tag}s", (float(tag == "scale"), value))
+    with refused("data.rasters:_check_tags | to read values as stored, set") as error:
+        place.open()
+    key, number = error.find(r"set '(value_\w+: \d)'").split(": ")
+    place.modality()[key] = int(number)
+    np.testing.assert_array_equal(place.read()["a"], place.pixels())
+    del place.modality()[key]
+    place.entry()["a"] = error.find(r"give '(vrt://[^']*)'")
+    np.testing.assert_array_equal(place.read()["a"], place.pixels())
+
+
+def test_data_tagged_alpha_before_the_bands(place: Any) -> None:
+    values = np.concatenate([place.pixels(), place.pixels("val", "a")[:1]])
+    path = place.raster("train_a.tif", values, photometric="minisblack", alpha="yes")
+    with rasterio.open(path) as dataset:
+        assert [color.name for color in dataset.colorinterp].index("alpha") == 1
+    with refused("data.rasters:_settle_alpha | Pick them with 'read_bands'") as error:
+        place.open()
+    place.modality()["read_bands"] = [1, 2]
+    np.testing.assert_array_equal(place.read()["a"], place.pixels())
+    del place.modality()["read_bands"]
+    place.entry()["a"] = error.find(r"as in '(vrt://[^']*)'")
+    np.testing.assert_array_equal(place.read()["a"], place.pixels())
+
+
 def test_numbers_per_band(place: Any) -> None:
     a = place.modality()
     a["read_bands"] = [1, 2, 2]

@@ -169,7 +169,9 @@ class RasterSource:
         #: Which bands are read and why.
         self.choice = choice
         self.files = tuple(
-            _settle_alpha(file, [band for i, band in picked if i == position])
+            _settle_alpha(
+                file, [band for i, band in picked if i == position], choice.is_named, where
+            )
             for position, file in enumerate(files)
         )
         self.grid = grid
@@ -399,6 +401,7 @@ class _Part:
             ],
             np.float64,
         )
+        _check_tags(self.tags, share, where)
         self._tags = None if (self.tags == [1, 0]).all() else self.tags.astype(np.float32)
 
     def read(self, window: Window) -> _Read:
@@ -468,6 +471,20 @@ def _own(given: PerBand | None, channel: int, tag: float) -> float:
     return given[channel] if isinstance(given, tuple) else given
 
 
+def _check_tags(tags: NDArray[np.float64], share: _Share, where: str) -> None:
+    """Refuse a scale tag of 0, which some writers mean as none, and tags that are no numbers."""
+    for source, (scale, offset) in zip(share.sources, tags, strict=True):
+        if scale == 0 or not np.isfinite([scale, offset]).all():
+            path = share.file.path
+            tag, value = ("offset", offset) if np.isfinite(scale) and scale else ("scale", scale)
+            none = int(tag == "scale")
+            raise BandError(
+                f"{where}: the {tag} tag of band {source.index} of '{path}' is {value:g}, which leaves "
+                f"no value; to read values as stored, set 'value_{tag}: {none}' on the modality in "
+                f"the manifest; to a trained model, give 'vrt://{path}?a_{tag}={none}'"
+            )
+
+
 def pick_bands(
     modality: Modality, files: Sequence[RasterFile], rules: ReadingRules, where: str
 ) -> BandChoice:
@@ -511,11 +528,30 @@ def pick_bands(
     return choice
 
 
-def _settle_alpha(file: RasterFile, picked: Sequence[int]) -> RasterFile:
-    """Treat the file's alpha band as data if it is among the bands picked, or holds data."""
+def _settle_alpha(file: RasterFile, picked: Sequence[int], is_told: bool, where: str) -> RasterFile:
+    """Treat the file's alpha band as data if it is among the bands picked, or holds data.
+
+    Args:
+        is_told: Whether the bands were picked by number or name.
+
+    Raises:
+        BandError: It was left out, but holds data and lies before bands that were picked: by their
+            order, names of the modality stand for other bands then.
+    """
     if any(file.alpha[band - 1] for band in picked):
         return file.with_alpha_as_data()
-    return file.with_alpha_judged() if picked else file
+    judged = file.with_alpha_judged() if picked else file
+    if any(file.alpha) and not any(judged.alpha) and not is_told:
+        tagged = file.alpha.index(True) + 1
+        if tagged < max(picked):
+            raise BandError(
+                f"{where}: band {tagged} of '{file.path}', which has {file.count}, is tagged alpha "
+                f"but holds data, so that it is not clear which {len(picked)} are meant. Pick "
+                "them with 'read_bands' in the manifest (1-based numbers); to a trained model, name "
+                f"the bands with the file, as in 'vrt://{file.path}?bands="
+                f"{','.join(str(n + 1) for n in range(len(picked)))}'"
+            )
+    return judged
 
 
 def _find_band(
