@@ -479,9 +479,9 @@ def _check_tags(tags: NDArray[np.float64], share: _Share, where: str) -> None:
             tag, value = ("offset", offset) if np.isfinite(scale) and scale else ("scale", scale)
             none = int(tag == "scale")
             raise BandError(
-                f"{where}: the {tag} tag of band {source.index} of '{path}' is {value:g}, which leaves "
-                f"no value; to read values as stored, set 'value_{tag}: {none}' on the modality in "
-                f"the manifest; to a trained model, give 'vrt://{path}?a_{tag}={none}'"
+                f"{where}: the {tag} tag of band {source.index} of '{path}' is {value:g}, which "
+                f"leaves no value; to read values as stored, set 'value_{tag}: {none}' on the "
+                f"modality in the manifest; to a trained model, give 'vrt://{path}?a_{tag}={none}'"
             )
 
 
