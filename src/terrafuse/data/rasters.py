@@ -547,8 +547,8 @@ def _settle_alpha(file: RasterFile, picked: Sequence[int], is_told: bool, where:
             raise BandError(
                 f"{where}: band {tagged} of '{file.path}', which has {file.count}, is tagged alpha "
                 f"but holds data, so that it is not clear which {len(picked)} are meant. Pick "
-                "them with 'read_bands' in the manifest (1-based numbers); to a trained model, name "
-                f"the bands with the file, as in 'vrt://{file.path}?bands="
+                "them with 'read_bands' in the manifest (1-based numbers); to a trained model, "
+                f"name the bands with the file, as in 'vrt://{file.path}?bands="
                 f"{','.join(str(n + 1) for n in range(len(picked)))}'"
             )
     return judged
