@@ -48,6 +48,17 @@ def test_a_scale_tag_that_leaves_no_value(place: Any, tag: str, value: float) ->
     np.testing.assert_array_equal(place.read()["a"], place.pixels())
 
 
+def test_rules_of_labels_in_a_scene(place: Any) -> None:
+    expected = place.read()["labels"]
+    path = place.entry()["labels"]
+    place.entry()["labels"] = {"path": path, "nodata": 7}
+    with refused("data.schema:_SceneSettings._rules_are_for_all | with 'labels' of the manifest, beside"):
+        place.load()
+    place.values["labels"] = {"nodata": 7}
+    place.entry()["labels"] = path
+    np.testing.assert_array_equal(place.read()["labels"], expected)
+
+
 def test_data_tagged_alpha_before_the_bands(place: Any) -> None:
     values = np.concatenate([place.pixels(), place.pixels("val", "a")[:1]])
     path = place.raster("train_a.tif", values, photometric="minisblack", alpha="yes")

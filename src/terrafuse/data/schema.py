@@ -209,6 +209,17 @@ class _SceneSettings(BaseModel):
     value_scale: dict[str, PerBand] = Field(default_factory=dict)
     value_offset: dict[str, PerBand] = Field(default_factory=dict)
 
+    @field_validator("labels", "labels_eroded", mode="before")
+    @classmethod
+    def _rules_are_for_all(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            known = ", ".join(LabelSettings.model_fields)
+            raise ValueError(
+                f"it is the path of a file. Set how all labels are read ({known}) with 'labels' of "
+                "the manifest, beside 'classes', and give the path here"
+            )
+        return value
+
     @field_validator("window", "value_scale", "value_offset", mode="before")
     @classmethod
     def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
