@@ -321,6 +321,9 @@ def test_faults_of_polygons_are_named(tmp_path: Path, open_labels: Callable[...,
     path = write_polygons(tmp_path / "l.geojson", polygons, ["7", "lake"])
     with pytest.raises(LabelError, match=r"not in the class scheme: 'lake' \(1 polygons\)"):
         open_labels(path, attribute="kind")
+    write_polygons(path, polygons, ["7", "Wet"])
+    with pytest.raises(LabelError, match=r": 'Wet' \(1 polygons, nearly 'wet'\)"):
+        open_labels(path, attribute="kind")
     with pytest.raises(ConfigError, match=r"unknown attribute of .* 'kid'. Did you mean 'kind'"):
         open_labels(path, attribute="kid")
     with pytest.raises(ConfigError, match=r"may be dry, wet.*'labels.attribute' \(fields: kind\)"):

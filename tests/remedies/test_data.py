@@ -52,7 +52,9 @@ def test_rules_of_labels_in_a_scene(place: Any) -> None:
     expected = place.read()["labels"]
     path = place.entry()["labels"]
     place.entry()["labels"] = {"path": path, "nodata": 7}
-    with refused("data.schema:_SceneSettings._rules_are_for_all | with 'labels' of the manifest, beside"):
+    with refused(
+        "data.schema:_SceneSettings._rules_are_for_all | with 'labels' of the manifest, beside"
+    ):
         place.load()
     place.values["labels"] = {"nodata": 7}
     place.entry()["labels"] = path

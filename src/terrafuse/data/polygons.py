@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import warnings
 from collections import Counter
@@ -712,7 +713,7 @@ def _classes(codes: NDArray[Any], table: dict[VoidCode, int], where: str) -> NDA
     unknown = Counter(key for key in keys if key not in table)
     if unknown:
         most = unknown.most_common(5)
-        listed = ", ".join(f"{_written(key)} ({n} polygons)" for key, n in most)
+        listed = ", ".join(f"{_written(k)} ({n} polygons{_near(k, table)})" for k, n in most)
         known = ", ".join(map(_written, list(table)[:20]))
         void = ", ".join(_written(key) for key, _ in most)
         raise LabelError(
@@ -720,6 +721,13 @@ def _classes(codes: NDArray[Any], table: dict[VoidCode, int], where: str) -> NDA
             f"to a class ('code') or to 'void' in the manifest ('void: [{void}]')"
         )
     return np.array([table[key] for key in keys], np.intp)
+
+
+def _near(key: Any, table: dict[VoidCode, int]) -> str:
+    """Name the class or code that a text is but for case or a slip of the pen."""
+    names = {code.casefold(): code for code in table if isinstance(code, str)}
+    found = difflib.get_close_matches(key.casefold(), names, 1, 0.8) if isinstance(key, str) else []
+    return f", nearly {_written(names[found[0]])}" if found else ""
 
 
 def _written(key: Any) -> str:
