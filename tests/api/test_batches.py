@@ -117,6 +117,7 @@ def test_resume_tells_apart_all_that_makes_a_map(
     for further in (
         {},
         {"tta": ["flips"]},
+        {"tta": ["turns"]},  # as many passes
         {"abstain": 0.9},
         {"sieve": 4},
         {"values": "index"},
