@@ -56,10 +56,11 @@ lint: $(STAMP) ## Format and lint, without changing files.
 types: $(STAMP) ## mypy, strict.
 	$(BIN)/mypy
 
-# What .venv has, and the page's lock file. Asks registries, and so is no test.
+# What .venv has, and the page's lock file. Asks registries, and so is no test. `--strict`: of a
+# registry that knows of no vulnerabilities, "No known vulnerabilities found" would be no news.
 audit: $(STAMP) ## Look for published vulnerabilities of what we depend on.
 	$(UV) pip freeze --python $(BIN)/python --exclude-editable | sed 's/+[a-z0-9.]*$$//' > $(VENV)/installed.txt
-	$(UV) tool run pip-audit --requirement $(VENV)/installed.txt --no-deps --disable-pip
+	$(UV) tool run pip-audit --strict --requirement $(VENV)/installed.txt --no-deps --disable-pip
 	npm --prefix frontend audit --package-lock-only --audit-level=high
 
 format: $(STAMP) ## Format the code and mend what the linter can.

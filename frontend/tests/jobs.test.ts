@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { readCards } from '../src/jobs/card';
+import type { ModelCard } from '../src/jobs/card';
 import { addSources, emptyDraft, fromRequest, problems, removeSource, toggled, toRequest } from '../src/jobs/draft';
 import { follow, type Source } from '../src/jobs/events';
 import { bytes, duration, percent, progress, share, when } from '../src/jobs/format';
@@ -31,17 +31,20 @@ function job(id: string, parts: Partial<Job> = {}): Job {
 }
 
 const at = (second: number) => `2026-03-01T10:00:${String(second).padStart(2, '0')}Z`;
-const [both] = readCards([
-  {
-    name: 'both',
-    modalities: [
-      { name: 'optical', bands: ['red', 'nir'], unit: 'reflectance' },
-      { name: 'sar', bands: ['VV'], unit: null },
-    ],
-    classes: [{ name: 'water', color: '#0000ff' }],
-    supports_missing: false,
-  },
-]);
+const both: ModelCard = {
+  name: 'both',
+  method: 'late_fusion',
+  modalities: [
+    { name: 'optical', kind: 'optical', bands: ['red', 'nir'], unit: 'reflectance' },
+    { name: 'sar', kind: 'sar', bands: ['VV'], unit: null },
+  ],
+  classes: [{ name: 'water', color: '#0000ff' }],
+  scores: {},
+  licence: null,
+  crop_size: 256,
+  overlap: 64,
+  supports_missing: false,
+};
 const raster = (value: string) => ({ value, label: value, bytes: null });
 
 describe('figures', () => {
@@ -80,19 +83,19 @@ describe('the draft', () => {
   it('names what is missing, in the order of the form', () => {
     const draft = { ...emptyDraft('both'), products: [] };
     expect(problems(draft, null).map((each) => each.field)).toEqual(['model']);
-    expect(problems(draft, both!).map((each) => each.field)).toEqual(['input:optical', 'input:sar', 'products']);
+    expect(problems(draft, both).map((each) => each.field)).toEqual(['input:optical', 'input:sar', 'products']);
     const filled = addSources(addSources(draft, 'optical', [raster('a.tif')]), 'sar', [raster('b.tif')]);
-    expect(problems({ ...filled, products: ['class_map'] }, both!)).toEqual([]);
-    const found = problems({ ...filled, products: ['entropy'], outputs: ['polygons', 'areas'] }, both!);
+    expect(problems({ ...filled, products: ['class_map'] }, both)).toEqual([]);
+    const found = problems({ ...filled, products: ['entropy'], outputs: ['polygons', 'areas'] }, both);
     expect(found).toEqual([
       { field: 'outputs', text: 'Polygons and areas are made of the class map: choose it too.' },
     ]);
   });
   it('asks for one raster at least of models that map without a modality', () => {
-    const [lenient] = readCards({ models: [{ ...both, supports_missing: true }] });
+    const lenient = { ...both, supports_missing: true };
     const draft = emptyDraft('both');
-    expect(problems(draft, lenient!).map((each) => each.field)).toEqual(['input:optical']);
-    expect(problems(addSources(draft, 'sar', [raster('b.tif')]), lenient!)).toEqual([]);
+    expect(problems(draft, lenient).map((each) => each.field)).toEqual(['input:optical']);
+    expect(problems(addSources(draft, 'sar', [raster('b.tif')]), lenient)).toEqual([]);
   });
   it('keeps a raster once', () => {
     let draft = addSources(emptyDraft('both'), 'sar', [raster('a'), raster('b'), raster('a')]);
@@ -105,7 +108,7 @@ describe('the draft', () => {
     draft = addSources(draft, 'sar', [raster('upload:1')]);
     draft = addSources(draft, 'dsm', [raster('not taken')]);
     draft = { ...draft, title: ' North ', convert: { sar: ' db ', optical: ' ', dsm: '2' } };
-    expect(toRequest(draft, both!)).toEqual({
+    expect(toRequest(draft, both)).toEqual({
       model: 'both',
       rasters: { optical: ['a', 'b'], sar: 'upload:1' },
       products: ['class_map', 'confidence'],
@@ -115,7 +118,32 @@ describe('the draft', () => {
       title: 'North',
       convert: { sar: 'db' },
       trust_values: false,
+      item: null,
+      crop_size: null,
+      overlap: null,
     });
+  });
+  it('names rasters, or an item that does', () => {
+    const draft = { ...emptyDraft('both'), item: ' https://a.org/item.json ', convert: { sar: 'db' } };
+    expect(problems(draft, both)).toEqual([]);
+    expect(toRequest(draft, both)).toMatchObject({
+      rasters: {},
+      item: 'https://a.org/item.json',
+      convert: { sar: 'db' },
+    });
+    const twice = addSources(draft, 'sar', [raster('b.tif')]);
+    expect(problems(twice, both).map((each) => each.field)).toEqual(['item']);
+    expect(problems({ ...draft, item: ' ' }, both).map((each) => each.field)).toEqual([
+      'input:optical', 'input:sar',
+    ]);
+  });
+  it('takes windows of whole pixels', () => {
+    const draft = { ...emptyDraft('both'), item: 'https://a.org/item.json', overlap: 0 };
+    expect(problems(draft, both)).toEqual([]);
+    expect(toRequest(draft, both)).toMatchObject({ crop_size: null, overlap: 0 });
+    for (const sizes of [{ cropSize: 12.5 }, { overlap: NaN }]) {
+      expect(problems({ ...draft, ...sizes }, both).map((each) => each.field)).toEqual(['windows']);
+    }
   });
   it('comes back from the request it became', () => {
     const request = {
@@ -128,8 +156,13 @@ describe('the draft', () => {
       title: 'North',
       convert: { sar: 'db' },
       trust_values: true,
+      item: null,
+      crop_size: 128,
+      overlap: 0,
     };
-    expect(toRequest(fromRequest(request), both!)).toEqual(request);
+    expect(toRequest(fromRequest(request), both)).toEqual(request);
+    const byItem = { ...request, rasters: {}, item: 'https://a.org/item.json' };
+    expect(toRequest(fromRequest(byItem), both)).toEqual(byItem);
   });
   it('keeps the order of a list when one is switched', () => {
     expect(toggled(['c', 'a'], 'b', true, ['a', 'b', 'c'])).toEqual(['a', 'b', 'c']);

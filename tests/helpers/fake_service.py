@@ -22,7 +22,7 @@ from terrafuse.web.access.tokens import LOCAL, Right, User
 from terrafuse.web.built_page import page_routes
 from terrafuse.web.refusals import Refusal
 from terrafuse.web.service.answers import answer_errors
-from terrafuse.web.service.asker import router as asker_router
+from terrafuse.web.service.asker import asker_router
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.messages import ENDED, Job, JobList, JobRequest, ResultFile, Upload
 
@@ -49,6 +49,7 @@ CARDS: list[dict[str, Any]] = [
             {"name": "buildings", "code": 5, "color": "#b5384b"},
         ],
         "crop_size": 256,
+        "overlap": 64,
         "scores": {
             "optical+sar+dsm": {"oa": 0.6907, "miou": 0.5598, "mf1": 0.7006},
             "optical+sar": {"oa": 0.6512, "miou": 0.5034, "mf1": 0.6555},
@@ -62,6 +63,8 @@ CARDS: list[dict[str, Any]] = [
         "method": "segformer",
         "modalities": [{"name": "optical", "kind": "optical", "bands": ["red", "green", "blue"]}],
         "classes": [{"name": "water", "code": 0, "color": "#3b7dd8"}],
+        "crop_size": 512,
+        "overlap": 128,
         "scores": {},
         "licence": None,
         "supports_missing": False,
@@ -78,6 +81,7 @@ class FakeService:
         preview: PNG of finished jobs.
         token: That is asked for; "": none is.
         may: What its user may.
+        url_hosts: Whose addresses it reads.
         requests: Method and path of every request.
     """
 
@@ -85,6 +89,7 @@ class FakeService:
     preview: Path | None = None
     token: str = ""
     may: frozenset[Right] = frozenset(("upload",))
+    url_hosts: tuple[str, ...] = ()
     address: str = ""
     jobs: dict[str, Job] = field(default_factory=dict)
     uploads: dict[str, bytes] = field(default_factory=dict)
@@ -176,7 +181,7 @@ def fake_app(service: FakeService) -> FastAPI:
     _add_jobs(app, service)
     _add_results(app, service)
     app.include_router(files_router(service.roots))
-    app.include_router(asker_router)
+    app.include_router(asker_router(service.url_hosts))
     app.include_router(page_routes("jobs.html", "docs"))
     return app
 

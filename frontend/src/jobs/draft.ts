@@ -18,6 +18,8 @@ export const TTA = ['flips', 'turns', 'scales'] as const;
 export interface Draft {
   model: string | null;
   inputs: Record<string, Source[]>;
+  /** Address of a STAC item that names the rasters instead; '': none. */
+  item: string;
   products: string[];
   outputs: Output[];
   priority: number;
@@ -26,10 +28,13 @@ export interface Draft {
   /** Modality → how its values become those of the training; see `predict --convert`. */
   convert: Record<string, string>;
   trustValues: boolean;
+  /** Of windows, in pixels; null: the model's. */
+  cropSize: number | null;
+  overlap: number | null;
 }
 
 export interface Problem {
-  /** Of the form: "model", "products", "outputs" or "input:NAME". */
+  /** Of the form: "model", "item", "products", "outputs", "windows" or "input:NAME". */
   field: string;
   text: string;
 }
@@ -38,6 +43,7 @@ export function emptyDraft(model: string | null): Draft {
   return {
     model,
     inputs: {},
+    item: '',
     products: ['class_map', 'confidence'],
     outputs: ['preview'],
     priority: 0,
@@ -45,6 +51,8 @@ export function emptyDraft(model: string | null): Draft {
     tta: [],
     convert: {},
     trustValues: false,
+    cropSize: null,
+    overlap: null,
   };
 }
 
@@ -72,23 +80,32 @@ export function toggled<T>(list: readonly T[], name: T, isOn: boolean, all: read
 /** What keeps the draft from being sent, in the form's order. */
 export function problems(draft: Draft, card: ModelCard | null): Problem[] {
   if (!card) return [{ field: 'model', text: 'Choose a model.' }];
-  const found: Problem[] = [];
-  for (const modality of card.modalities) {
-    if (modality.required && !draft.inputs[modality.name]?.length) {
-      const text = `Choose a raster of ${modality.name}, or upload one.`;
-      found.push({ field: `input:${modality.name}`, text });
-    }
-  }
-  const named = card.modalities.some((each) => draft.inputs[each.name]?.length);
-  const first = card.modalities[0];
-  if (!found.length && !named && first) {
-    const text = 'Choose a raster of one modality at least.';
-    found.push({ field: `input:${first.name}`, text });
-  }
+  const found = rasterProblems(draft, card);
   if (!draft.products.length) found.push({ field: 'products', text: 'Choose a map.' });
   else if (draft.outputs.length && !draft.products.includes('class_map')) {
     const text = `${draft.outputs.join(' and ')} are made of the class map: choose it too.`;
     found.push({ field: 'outputs', text: text.charAt(0).toUpperCase() + text.slice(1) });
+  }
+  const { cropSize, overlap } = draft;
+  if ([cropSize, overlap].some((each) => each !== null && !Number.isInteger(each))) {
+    found.push({ field: 'windows', text: 'Sizes of windows are whole numbers of pixels.' });
+  }
+  return found;
+}
+
+/** What is missing of the rasters, or named twice: by modality, and by an item. */
+function rasterProblems(draft: Draft, card: ModelCard): Problem[] {
+  const named = card.modalities.filter((each) => draft.inputs[each.name]?.length);
+  if (draft.item.trim()) {
+    const text = 'The item names the rasters: clear this field, or remove those chosen above.';
+    return named.length ? [{ field: 'item', text }] : [];
+  }
+  const found = card.modalities
+    .filter((each) => !card.supports_missing && !named.includes(each))
+    .map(({ name }) => ({ field: `input:${name}`, text: `Choose a raster of ${name}, or upload one.` }));
+  const first = card.modalities[0];
+  if (!found.length && !named.length && first) {
+    found.push({ field: `input:${first.name}`, text: 'Choose a raster of one modality at least.' });
   }
   return found;
 }
@@ -101,12 +118,15 @@ export function toRequest(draft: Draft, card: ModelCard): JobRequest {
     if (values.length === 1) rasters[name] = values[0] as string;
     else if (values.length) rasters[name] = values;
   }
+  const item = draft.item.trim() || null;
+  const taken = new Set(item ? card.modalities.map((each) => each.name) : Object.keys(rasters));
   const convert = Object.entries(draft.convert)
     .map(([name, text]): [string, string] => [name, text.trim()])
-    .filter(([name, text]) => text && name in rasters);
+    .filter(([name, text]) => text && taken.has(name));
   return {
     model: card.name,
     rasters,
+    item,
     products: draft.products,
     outputs: draft.outputs,
     tta: draft.tta,
@@ -114,6 +134,8 @@ export function toRequest(draft: Draft, card: ModelCard): JobRequest {
     title: draft.title.trim(),
     convert: Object.fromEntries(convert),
     trust_values: draft.trustValues,
+    crop_size: draft.cropSize,
+    overlap: draft.overlap,
   };
 }
 
@@ -127,6 +149,7 @@ export function fromRequest(request: JobRequest): Draft {
   return {
     ...draft,
     inputs,
+    item: request.item ?? '',
     products: request.products ?? draft.products,
     outputs: request.outputs ?? draft.outputs,
     priority: request.priority ?? 0,
@@ -134,5 +157,7 @@ export function fromRequest(request: JobRequest): Draft {
     tta: request.tta ?? [],
     convert: request.convert ?? {},
     trustValues: request.trust_values ?? false,
+    cropSize: request.crop_size ?? null,
+    overlap: request.overlap ?? null,
   };
 }

@@ -1,7 +1,7 @@
 /** The form: model, rasters, products. */
 import { fill, h } from '../shared/html';
-import type { JobRequest } from '../shared/contract';
-import type { ModelCard, ModelModality } from './card';
+import type { Asker, JobRequest } from '../shared/contract';
+import { PRODUCTS, type ModelCard, type ModelModality } from './card';
 import { chooseRasters } from './dialogs';
 import {
   addSources,
@@ -46,11 +46,29 @@ export class JobForm {
   /** Uploads under way, which a submission waits for. */
   private readonly sending = new Map<string, AbortController>();
   private asked = false;
-  private may: ReadonlySet<string> = new Set(['priority', 'upload', 'urls']);
+  private may: ReadonlySet<string> = new Set(['priority', 'upload']);
 
   private readonly model = h('select', { id: 'model', name: 'model' });
   private readonly card = h('details', { class: 'card' });
   private readonly inputs = h('div', { class: 'inputs' });
+  private readonly item = h('input', {
+    type: 'text',
+    id: 'item',
+    autocomplete: 'off',
+    spellcheck: 'false',
+    placeholder: 'https://…/item.json',
+    maxlength: 2000,
+    'aria-describedby': 'item-note problem-item',
+  });
+  private readonly itemNote = h('p', { class: 'muted note', id: 'item-note' });
+  private readonly byItem = h(
+    'div',
+    { class: 'stack by-item', hidden: true },
+    h('label', { for: 'item' }, 'Or a STAC item that names them'),
+    this.item,
+    this.itemNote,
+    h('p', { class: 'error', id: 'problem-item', 'data-problem': 'item' }),
+  );
   private readonly products = h('div', { class: 'choices' });
   private readonly outputs = h('div', { class: 'choices' });
   private readonly title = h('input', {
@@ -69,6 +87,22 @@ export class JobForm {
   });
   private readonly tta = h('div', { class: 'choices' });
   private readonly conversions = h('div', { class: 'stack' });
+  private readonly cropSize = h('input', {
+    type: 'number',
+    id: 'crop-size',
+    min: 1,
+    max: 65536,
+    step: 1,
+    'aria-describedby': 'problem-windows',
+  });
+  private readonly overlap = h('input', {
+    type: 'number',
+    id: 'overlap',
+    min: 0,
+    max: 65536,
+    step: 1,
+    'aria-describedby': 'problem-windows',
+  });
   private readonly trust = h('input', { type: 'checkbox', id: 'trust' });
   private readonly further = h(
     'details',
@@ -81,6 +115,14 @@ export class JobForm {
       h('legend', {}, 'Values of another scale than the training’s'),
       this.conversions,
       h('label', { class: 'choice' }, this.trust, h('span', {}, 'map them as they are')),
+    ),
+    h(
+      'fieldset',
+      {},
+      h('legend', {}, 'Windows, in pixels (left empty: the model’s)'),
+      h('div', { class: 'labelled' }, h('label', { for: 'crop-size' }, 'side'), this.cropSize),
+      h('div', { class: 'labelled' }, h('label', { for: 'overlap' }, 'overlap'), this.overlap),
+      h('p', { class: 'error', id: 'problem-windows', 'data-problem': 'windows' }),
     ),
   );
   private readonly submit = h('button', { type: 'submit', class: 'primary large' }, 'Make the map');
@@ -96,6 +138,9 @@ export class JobForm {
     this.priority.addEventListener('input', () => {
       this.change({ priority: Math.round(this.priority.valueAsNumber) || 0 });
     });
+    this.item.addEventListener('input', () => this.change({ item: this.item.value }));
+    this.cropSize.addEventListener('input', () => this.change({ cropSize: pixels(this.cropSize) }));
+    this.overlap.addEventListener('input', () => this.change({ overlap: pixels(this.overlap) }));
     this.trust.addEventListener('change', () => this.change({ trustValues: this.trust.checked }));
     this.element = h(
       'form',
@@ -104,7 +149,7 @@ export class JobForm {
       h('label', { for: 'model' }, 'Model'),
       this.model,
       this.card,
-      h('fieldset', {}, h('legend', {}, 'Rasters'), this.inputs),
+      h('fieldset', {}, h('legend', {}, 'Rasters'), this.inputs, this.byItem),
       h('fieldset', {}, h('legend', {}, 'Maps'), this.products),
       h('fieldset', {}, h('legend', {}, 'Beside them'), this.outputs),
       h(
@@ -136,9 +181,11 @@ export class JobForm {
   }
 
   /** Leave out what the reader may not. */
-  setRights(may: ReadonlySet<string>): void {
-    this.may = may;
-    this.priority.max = may.has('priority') ? '10' : '0';
+  setRights({ may, url_hosts: hosts }: Asker): void {
+    this.may = new Set(may);
+    this.priority.max = this.may.has('priority') ? '10' : '0';
+    this.byItem.hidden = hosts.length === 0;
+    fill(this.itemNote, `of ${hosts.join(', ')}`);
     this.show();
   }
 
@@ -165,17 +212,21 @@ export class JobForm {
     const card = this.chosen;
     this.model.value = this.draft.model ?? '';
     this.title.value = this.draft.title;
+    this.item.value = this.draft.item;
+    this.cropSize.value = String(this.draft.cropSize ?? '');
+    this.cropSize.placeholder = String(card?.crop_size ?? '');
+    this.overlap.value = String(this.draft.overlap ?? '');
+    this.overlap.placeholder = String(card?.overlap ?? '');
     this.priority.value = String(this.draft.priority);
     if (card) fill(this.card, ...describe(card));
     this.card.hidden = !card;
     fill(this.inputs, card?.modalities.map((each) => this.input(each)) ?? []);
-    const products = card?.products ?? [];
-    this.draft.products = products.filter((each) => this.draft.products.includes(each));
+    this.draft.products = PRODUCTS.filter((each) => this.draft.products.includes(each));
     fill(
       this.products,
-      products.map((name) =>
+      PRODUCTS.map((name) =>
         check(name, PRODUCT_NOTES[name], this.draft.products.includes(name), (isOn) =>
-          this.change({ products: toggled(this.draft.products, name, isOn, products) }),
+          this.change({ products: toggled(this.draft.products, name, isOn, PRODUCTS) }),
         ),
       ),
     );
@@ -197,8 +248,7 @@ export class JobForm {
     );
     fill(this.conversions, card?.modalities.map((each) => this.conversion(each.name)) ?? []);
     this.trust.checked = this.draft.trustValues;
-    this.further.open ||=
-      this.draft.trustValues || this.draft.tta.length > 0 || Object.keys(this.draft.convert).length > 0;
+    this.further.open ||= hasFurther(this.draft);
     this.showProblems();
   }
 
@@ -242,7 +292,7 @@ export class JobForm {
           'div',
           {},
           h('strong', {}, name),
-          modality.required ? null : h('span', { class: 'tag' }, 'optional'),
+          this.chosen?.supports_missing ? h('span', { class: 'tag' }, 'optional') : null,
           h('div', { class: 'muted' }, `${modality.bands.join(', ')}${unit}`),
         ),
         h('div', { class: 'buttons' }, browse, this.may.has('upload') ? upload : null, file),
@@ -357,22 +407,32 @@ export class JobForm {
     fill(this.submit, this.sending.size ? 'Sending rasters …' : 'Make the map');
   }
 
+  /** Lead to what keeps the draft from being sent. */
+  private focusOn(field: string): void {
+    if (field === 'item') this.item.focus();
+    if (field === 'windows') {
+      this.further.open = true;
+      this.cropSize.focus();
+    }
+    const modality = field.replace('input:', '');
+    const row = this.element.querySelector<HTMLElement>(`[data-modality="${CSS.escape(modality)}"]`);
+    row?.querySelector('button')?.focus();
+  }
+
   private async send(): Promise<void> {
     const card = this.chosen;
     this.asked = true;
     const found = problems(this.draft, card);
     this.showProblems();
     if (found.length || !card) {
-      const field = found[0]?.field.replace('input:', '') ?? '';
-      const row = this.element.querySelector<HTMLElement>(`[data-modality="${CSS.escape(field)}"]`);
-      row?.querySelector('button')?.focus();
+      this.focusOn(found[0]?.field ?? '');
       return;
     }
     this.submit.disabled = true;
     try {
       await this.made(toRequest(this.draft, card));
       this.asked = false;
-      this.draft = { ...this.draft, inputs: {}, title: '', convert: {}, trustValues: false };
+      this.draft = { ...this.draft, inputs: {}, item: '', title: '', convert: {}, trustValues: false };
       this.show();
     } catch (error) {
       fill(this.error, (error as Error).message);
@@ -380,6 +440,19 @@ export class JobForm {
       this.submit.disabled = this.sending.size > 0;
     }
   }
+}
+
+/** Whether anything is set that stands under "More settings". */
+function hasFurther(draft: Draft): boolean {
+  const isCut = draft.cropSize !== null || draft.overlap !== null;
+  return isCut || draft.trustValues || draft.tta.length > 0 || Object.keys(draft.convert).length > 0;
+}
+
+/** What a field of pixels holds; null: nothing. */
+function pixels(field: HTMLInputElement): number | null {
+  // Of what is no number, browsers say that there is nothing.
+  if (field.validity.badInput) return NaN;
+  return field.value === '' ? null : field.valueAsNumber;
 }
 
 function check(
@@ -454,8 +527,7 @@ const SCORES: Record<string, string> = { miou: 'mean IoU', oa: 'accuracy', mf1: 
 function facts(card: ModelCard): [string, string][] {
   const rows: [string, string][] = [];
   if (card.method) rows.push(['Method', card.method]);
-  if (card.licences.length) rows.push(['Licence', card.licences.join(', ')]);
-  if (card.crop_size) rows.push(['Window', `${card.crop_size} × ${card.crop_size} pixels`]);
-  for (const [name, text] of Object.entries(card.limits)) rows.push([name.replaceAll('_', ' '), text]);
+  if (card.licence) rows.push(['Licence', card.licence]);
+  rows.push(['Windows', `${card.crop_size} × ${card.crop_size} pixels, overlap ${card.overlap}`]);
   return rows;
 }

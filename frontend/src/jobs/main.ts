@@ -85,7 +85,7 @@ class Page {
     try {
       this.form.setModels(await this.service.models());
       const asker = await this.service.asker();
-      this.form.setRights(new Set(asker.may));
+      this.form.setRights(asker);
       this.who.hidden = this.signOut.hidden = !asker.has_session;
       fill(this.who, asker.name);
     } catch (error) {

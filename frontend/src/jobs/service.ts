@@ -1,6 +1,6 @@
 /** The service's addresses, relative to the page. */
 import type { Asker, FolderListing, Job, JobList, JobRequest, Upload } from '../shared/contract';
-import { readCards, type ModelCard } from './card';
+import type { ModelCard } from './card';
 
 /** What the service refused, in its own words. */
 export class Refused extends Error {
@@ -24,8 +24,8 @@ export class Service {
     readonly base = `${root}api/`,
   ) {}
 
-  async models(): Promise<ModelCard[]> {
-    return readCards(await this.call('models'));
+  models(): Promise<ModelCard[]> {
+    return this.call('models') as Promise<ModelCard[]>;
   }
 
   asker(): Promise<Asker> {

@@ -430,10 +430,12 @@ export interface FolderListing {
  * Args:
  *     name: Of the token; "local" without tokens.
  *     may: Of "priority", "upload", "urls", "all".
+ *     url_hosts: Whose rasters and STAC items they may name by address.
  *     has_session: Whether there is anything to sign out of.
  */
 export interface Asker {
   name: string;
   may: string[];
+  url_hosts: string[];
   has_session: boolean;
 }

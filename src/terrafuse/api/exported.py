@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +54,8 @@ class ExportedModel(TrainedModel):
         return self.model.calibration
 
     def windows(self, **given: Any) -> WindowSettings:
-        """See `TrainedModel`; windows of another size overlap by a quarter, unless told."""
-        found = {name: value for name, value in given.items() if value is not None}
-        if "crop_size" in found and "overlap" not in found:
-            found["overlap"] = found["crop_size"] // 4
-        return replace(self.model.windows, **found, is_batch_chosen="batch_size" in found)
+        """See `TrainedModel`."""
+        return self.model.windows.changed(**given)
 
     def _model_on(self, device: str, workers: WorkerSettings) -> SceneModel:
         """See `TrainedModel`."""

@@ -123,10 +123,7 @@ class OnnxModel(SceneModel):
         Raises:
             WeightsError: They are damaged.
         """
-        try:
-            return WindowSettings(**self.info.windows, is_batch_chosen=False)
-        except (TypeError, ConfigError) as error:
-            raise damaged(str(self.file.path), fault_of(error)) from None
+        return WindowSettings.of_export(self.info, str(self.file.path))
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from terrafuse.config import RunConfig
 from terrafuse.errors import ConfigError
 from terrafuse.prediction.lattice import Blending, check_windows
+from terrafuse.weights.portable import PortableInfo, damaged
+from terrafuse.weights.run_info import fault_of
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
@@ -81,6 +83,35 @@ class WindowSettings:
             precision=precision or "32-true",
             is_batch_chosen=bool(batch_size or config.prediction.batch_size),
         )
+
+    @classmethod
+    def of_export(cls, info: PortableInfo, place: str) -> WindowSettings:
+        """Return the settings that an exported model records.
+
+        Args:
+            info: Of the model.
+            place: Its file, for messages.
+
+        Raises:
+            WeightsError: They are damaged.
+        """
+        try:
+            return cls(**info.windows, is_batch_chosen=False)
+        except (TypeError, ConfigError) as error:
+            raise damaged(place, fault_of(error)) from None
+
+    def changed(self, **given: Any) -> WindowSettings:
+        """Return these settings, each replaced by the argument given for it that is not None.
+
+        Windows of another size overlap by a quarter, unless told.
+
+        Raises:
+            ConfigError: The values contradict each other.
+        """
+        found = {name: value for name, value in given.items() if value is not None}
+        if "crop_size" in found and "overlap" not in found:
+            found["overlap"] = found["crop_size"] // 4
+        return replace(self, **found, is_batch_chosen="batch_size" in found)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as recorded in `prediction.json` and `metrics.json`."""

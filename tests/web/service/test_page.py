@@ -9,12 +9,12 @@ from starlette.middleware.base import RequestResponseEndpoint
 from terrafuse.web.access.tokens import User
 from terrafuse.web.built_page import page_routes
 from terrafuse.web.service.answers import answer_errors
-from terrafuse.web.service.asker import router
+from terrafuse.web.service.asker import asker_router
 
 
 def _client(user: User | None = None) -> TestClient:
     app = FastAPI()
-    app.include_router(router)
+    app.include_router(asker_router(("data.org",)))
     app.include_router(page_routes("jobs.html", "docs"))
     answer_errors(app)
 
@@ -39,8 +39,12 @@ def test_the_page_and_its_files_are_served_and_nothing_else() -> None:
     assert client.post("/").status_code == 405
 
 
-def test_the_page_knows_who_asks() -> None:
-    local = {"name": "local", "may": ["all", "priority", "upload", "urls"], "has_session": False}
-    assert _client().get("/api/me").json() == local
+def test_the_page_knows_who_asks_and_what_they_may_name() -> None:
+    assert _client().get("/api/me").json() == {
+        "name": "local",
+        "may": ["all", "priority", "upload", "urls"],
+        "url_hosts": ["data.org"],
+        "has_session": False,
+    }
     ann = _client(User("ann", frozenset(("upload",)))).get("/api/me").json()
-    assert ann == {"name": "ann", "may": ["upload"], "has_session": True}
+    assert ann == {"name": "ann", "may": ["upload"], "url_hosts": [], "has_session": True}

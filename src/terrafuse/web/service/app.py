@@ -31,7 +31,7 @@ from terrafuse.web.ranges import send_file
 from terrafuse.web.refusals import Refusal, fault
 from terrafuse.web.service import tiles
 from terrafuse.web.service.answers import answer_errors
-from terrafuse.web.service.asker import router as asker_router
+from terrafuse.web.service.asker import asker_router
 from terrafuse.web.service.checks import Checker
 from terrafuse.web.service.events import job_events
 from terrafuse.web.service.files import files_router
@@ -85,7 +85,7 @@ def create_service_app(settings: ServiceSettings) -> FastAPI:
     app.include_router(uploads_router(service.uploads))
     app.include_router(tiles.router)
     app.include_router(files_router(settings.roots))
-    app.include_router(asker_router)
+    app.include_router(asker_router(settings.url_hosts))
     app.mount("/view", Viewers(service))
     app.include_router(page_routes("jobs.html", "docs"))
     protect(app, access)

@@ -14,7 +14,7 @@ from terrafuse.data.stac import choose_assets, has_any, names_item, read_item
 from terrafuse.data.value_conversion import ValueConversion
 from terrafuse.data.value_scale import check_values
 from terrafuse.errors import DataError, TerrafuseError, cut
-from terrafuse.prediction import MapSettings, WindowSettings
+from terrafuse.prediction import MapSettings
 from terrafuse.web.access.tokens import User
 from terrafuse.web.access.users import require
 from terrafuse.web.refusals import Refusal
@@ -278,9 +278,7 @@ def _check_settings(request: JobRequest, model: ServedModel) -> MapSettings:
             f"{', '.join(request.outputs)} are made of the class map; add 'class_map' to "
             "'products', or leave 'outputs' empty",
         )
-    size = request.crop_size or model.info.crop_size
-    if request.overlap is not None:
-        WindowSettings(size, request.overlap)
+    model.windows(crop_size=request.crop_size, overlap=request.overlap)
     return settings
 
 

@@ -9,7 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from terrafuse.config import load_run_config
+from terrafuse.config.base import STORED_CONFIG
 from terrafuse.errors import ConfigError, cut, unknown_name
+from terrafuse.prediction import WindowSettings
 from terrafuse.web.refusals import Refusal
 from terrafuse.weights import RunInfo, read_run_info
 from terrafuse.weights.onnx_file import names_onnx, read_onnx
@@ -42,6 +45,23 @@ class ServedModel:
         from terrafuse.methods import find_method  # torch takes seconds to import
 
         return find_method(self.info.method).supports_missing
+
+    def windows(self, *, crop_size: int | None, overlap: int | None) -> WindowSettings:
+        """Return the settings of windows that a worker will map with.
+
+        Args:
+            crop_size: Side of the windows in scene pixels; None, here and below: the model's.
+            overlap: Scene pixels shared by neighbouring windows.
+
+        Raises:
+            ConfigError: The values contradict each other.
+            WeightsError: The model does not say its own any more.
+        """
+        if self.portable is not None:
+            own = WindowSettings.of_export(self.portable, str(self.path))
+            return own.changed(crop_size=crop_size, overlap=overlap)
+        config = load_run_config(self.path / STORED_CONFIG)
+        return WindowSettings.of_run(config, crop_size=crop_size, overlap=overlap)
 
     @property
     def card(self) -> dict[str, Any]:
