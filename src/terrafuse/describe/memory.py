@@ -376,10 +376,10 @@ def _refuse_whole(whole: int, sizes: Sequence[tuple[int, int]]) -> None:
 
 
 def _smaller(model: SensorModel, crop: int) -> Iterator[int]:
-    """Crop sizes below one, in steps of a quarter to a third."""
+    """Crop sizes below one: in steps of a quarter to a third, far below by halves."""
     step = lcm(window_alignment(list(model.modalities)), 16)
     last = crop
-    for share in (3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, 1 / 8, 1 / 16):
+    for share in (3 / 4, 1 / 2, 3 / 8, 1 / 4, 3 / 16, *(0.5**n for n in range(3, 13))):
         size = int(crop * share) // step * step
         if 0 < size < last:
             yield size

@@ -155,6 +155,43 @@ def test_what_is_missing_and_what_the_service_refuses_is_said(
         expect(sar).to_contain_text("north/sar.tif")
 
 
+def test_a_stac_item_and_other_windows(browser: Any, service: FakeService) -> None:
+    with opened(browser, service) as page:
+        expect(page.get_by_role("group", name="dsm")).to_be_visible()
+        expect(page.get_by_label("Or a STAC item")).to_be_hidden()  # no host is allowed
+    service.may, service.url_hosts = frozenset(("urls",)), ("data.org", "data.net:8443")
+    service.token = "tf_secret"
+    with opened(browser, service) as page:
+        page.get_by_label("Token").fill("tf_secret")
+        page.keyboard.press("Enter")
+        item = page.get_by_label("Or a STAC item")
+        expect(item).to_have_accessible_description("of data.org, data.net:8443")
+        item.fill(" https://data.org/a/item.json ")
+        choose(page, "optical")
+        page.get_by_text("More settings").click()
+        page.get_by_label("side", exact=True).fill("12.5")
+        send = page.get_by_role("button", name="Make the map")
+        send.click()
+        expect(page.get_by_text("clear this field, or remove those chosen")).to_be_visible()
+        expect(item).to_be_focused()
+        page.get_by_role("button", name="Remove north/optical.tif").click()
+        expect(page.get_by_text("clear this field, or remove those chosen")).to_be_hidden()
+        send.click()
+        expect(page.get_by_text("Sizes of windows are whole numbers of pixels.")).to_be_visible()
+        expect(page.get_by_label("side", exact=True)).to_be_focused()
+        page.get_by_label("side", exact=True).fill("128")
+        page.get_by_label("overlap", exact=True).fill("0")
+        send.click()
+        expect(page.get_by_role("article")).to_have_count(1)
+        (made,) = service.jobs.values()
+        assert made.request == JobRequest(
+            model="all_modalities", item="https://data.org/a/item.json", crop_size=128, overlap=0
+        )
+        page.get_by_role("button", name="Again with changes").click()
+        expect(item).to_have_value("https://data.org/a/item.json")
+        expect(page.get_by_label("overlap", exact=True)).to_have_value("0")
+
+
 def test_rasters_are_uploaded_by_button_and_by_dropping(
     browser: Any, service: FakeService, tmp_path: Path
 ) -> None:

@@ -24,7 +24,8 @@ from made_service import (
 from small_units import make_units_small
 from terrafuse import api
 from terrafuse.web.access.guard import SECURITY_HEADERS
-from terrafuse.web.access.tokens import add_token
+from terrafuse.web.access.tokens import add_token, remove_token
+from terrafuse.web.service.events import Watch
 
 SIDE = 192  # 3 × 3 units of 64
 
@@ -327,6 +328,7 @@ def test_ended_jobs_are_removed_after_their_days(
 
 def test_pages_of_jobs(served: MadeService) -> None:
     ids = [served.submit(rasters=rasters("small/")) for _ in range(3)]
+    assert "'query.model'" in served.error(served.client.get("/api/jobs?model=%00"), 422)
     first = served.client.get("/api/jobs?limit=2").json()
     assert [job["id"] for job in first["jobs"]] == [ids[2], ids[1]]
     rest = served.client.get(f"/api/jobs?limit=2&cursor={first['next']}").json()
@@ -334,6 +336,30 @@ def test_pages_of_jobs(served: MadeService) -> None:
     served.client.post(f"/api/jobs/{ids[1]}/cancel")
     waiting = served.client.get("/api/jobs?state=queued&model=run").json()["jobs"]
     assert [job["id"] for job in waiting] == [ids[2], ids[0]]
+
+
+def test_a_stream_of_events_ends_with_its_token(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tmp_path / "tokens.json"
+    secret, _ = add_token(tokens, "ann")
+    waits = []
+
+    async def wait(*_: object) -> None:
+        waits.append(1)
+        assert len(waits) < 4
+        if len(waits) == 2:
+            remove_token(tokens, "ann")
+
+    monkeypatch.setattr(Watch, "wait", wait)
+    with made_service(
+        place / "run", tmp_path / "data", place / "rasters", token=secret, tokens=tokens
+    ) as served:
+        id = served.submit(rasters=rasters())
+        told = served.client.get(f"/api/jobs/{id}/events").text
+        assert told.count("still there") == 2, "it goes on for as long as the token is there"
+        assert "event: end" not in told, "the job has not ended: a page comes back, and is refused"
+        served.error(served.client.get(f"/api/jobs/{id}/events"), 401)
 
 
 @pytest.mark.parametrize(
@@ -366,6 +392,7 @@ def test_pages_of_jobs(served: MadeService) -> None:
         ({"crop_size": 0}, 422, "'crop_size'"),
         ({"rasters": 5}, 422, "'rasters'"),
         ({"what": 1}, 422, "'what'"),
+        ({"title": "a\0b"}, 422, "'title'"),
     ],
 )
 def test_what_is_refused_before_it_is_queued(

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from made_runs import make_run
 from made_service import MadeService, made_service, write_rasters, write_vrt
 from range_server import serving
+from terrafuse.describe import memory
 from terrafuse.errors import ConfigError, OutputError
 from terrafuse.locking import machine
 from terrafuse.web.access.tokens import User
@@ -113,6 +114,18 @@ def test_smaller_windows_are_taken(served: MadeService) -> None:
     served.worker.run_once()
     record = served.client.get(f"/api/jobs/{id}/results/prediction.json").json()
     assert record["windows"]["crop_size"] == 16
+
+
+def test_windows_beyond_the_memory(served: MadeService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: 400_000_000)
+    id = served.submit(rasters=RASTERS, crop_size=65536)
+    served.worker.run_once()
+    error = served.job(id)["error"]
+    found = re.search(r'Try "crop_size": (\d+), "overlap": (\d+) \(about \d+ MB\)', error)
+    assert found, error
+    id = served.submit(rasters=RASTERS, crop_size=int(found[1]), overlap=int(found[2]))
+    served.worker.run_once()
+    assert served.job(id)["state"] == "done"
 
 
 def test_jobs_that_there_are_not(served: MadeService) -> None:

@@ -15,7 +15,7 @@ from terrafuse.web.refusals import Refusal
 from terrafuse.web.service import database as tables
 from terrafuse.web.service import jobs
 from terrafuse.web.service.database import Database
-from terrafuse.web.service.jobs import MOST_DEATHS, MOST_SILENCES, Claim, Queue, to_message
+from terrafuse.web.service.jobs import MOST_DEATHS, MOST_SILENCES, Claim, Queue, find_row, to_message
 from terrafuse.web.service.messages import JobRequest, ResultFile
 
 MODELS = ["flood"]
@@ -85,6 +85,12 @@ def state(queue: Queue, id: str) -> str:
     row = queue.get(id)
     assert row is not None
     return str(row.state)
+
+
+def test_there_is_no_job_of_an_id_that_a_database_cannot_hold(queue: Queue) -> None:
+    for id in ("\0", "a" * 15 + "\0", "none"):
+        with pytest.raises(Refusal, match="there is no job"):
+            find_row(queue, id, User("ann"))
 
 
 def test_a_job_passes_through_the_states(queue: Queue, clock: Clock) -> None:

@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Any
@@ -280,6 +281,7 @@ class Authentication:
             return
         if user is not None or scope["path"] in OPEN_PATHS:
             state["user"] = user
+            state["is_let_in"] = partial(self._is_still, user, headers, self.tokens)
             await self.app(scope, receive, send)
             return
         await self._refuse(scope, headers)(scope, receive, send)
@@ -290,6 +292,13 @@ class Authentication:
             return tokens.user(token)
         name = self.sessions.name(_cookie(headers)) if self.sessions else None
         return tokens.named(name) if name else None
+
+    def _is_still(self, user: User | None, headers: Headers, tokens: TokenFile) -> bool:
+        """Whether a request would be let in again as the same user."""
+        try:
+            return self._user(headers, tokens) == user
+        except ConfigError:
+            return False
 
     def _refuse(self, scope: Scope, headers: Headers) -> Response:
         """The answer to somebody without a token."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fastapi import Request
 
 from terrafuse.web.access.tokens import LOCAL, Right, User
@@ -26,6 +28,12 @@ def current_user(request: Request) -> User:
     if user is None:
         raise Refusal(401, "no valid token was given. Send one as 'Authorization: Bearer TOKEN'")
     return user
+
+
+def is_let_in(request: Request) -> bool:
+    """Whether who asked would be let in now: tokens are removed while long answers are sent."""
+    check: Callable[[], bool] | None = getattr(request.state, "is_let_in", None)
+    return check is None or check()
 
 
 def require(user: User, right: Right) -> None:

@@ -25,7 +25,7 @@ from terrafuse.version import VERSION
 from terrafuse.web.access.protect import protect
 from terrafuse.web.access.settings import Access
 from terrafuse.web.access.tokens import User
-from terrafuse.web.access.users import current_user, sees
+from terrafuse.web.access.users import current_user, is_let_in, sees
 from terrafuse.web.built_page import page_routes
 from terrafuse.web.ranges import send_file
 from terrafuse.web.refusals import Refusal, fault
@@ -37,7 +37,14 @@ from terrafuse.web.service.events import job_events
 from terrafuse.web.service.files import files_router
 from terrafuse.web.service.folders import MEDIA_TYPES
 from terrafuse.web.service.jobs import JobRow, to_message
-from terrafuse.web.service.messages import Fault, Job, JobList, JobRequest, JobState
+from terrafuse.web.service.messages import (
+    WITHOUT_NUL,
+    Fault,
+    Job,
+    JobList,
+    JobRequest,
+    JobState,
+)
 from terrafuse.web.service.metrics import Timing, describe_metrics
 from terrafuse.web.service.pages import list_addresses
 from terrafuse.web.service.settings import ServiceSettings
@@ -150,7 +157,7 @@ def list_jobs(
     service: Served,
     user: Asking,
     state: JobState | None = None,
-    model: Annotated[str | None, Query(max_length=200)] = None,
+    model: Annotated[str | None, Query(max_length=200, pattern=WITHOUT_NUL)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
     cursor: Annotated[int | None, Query(ge=0, lt=1 << 62)] = None,
 ) -> JobList:
@@ -203,9 +210,12 @@ async def follow(
     def read() -> JobRow | None:
         return service.queue.get(id)
 
+    def is_over() -> bool:
+        return service.is_stopping or not is_let_in(request)
+
     await run_in_threadpool(service.job, id, user)
     known = int(last) if last is not None and last.isascii() and last.isdigit() else None
-    events = job_events(service.watch, read, id, known, lambda: service.is_stopping)
+    events = job_events(service.watch, read, id, known, is_over)
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,13 @@ _MOST_FILES = 64
 _LONGEST = 2000
 #: Of polygons, previews and records.
 _SMALL_FILES_BYTES = 16 << 20
+#: Options of the command line in remedies → fields of requests. Batches are sized by the workers.
+_FIELDS = {
+    r"'--convert ([^'=]*)=([^']*)'": r'"convert": {"\1": "\2"}',
+    r"'--trust-values'": '"trust_values": true',
+    r"--crop-size (\d+) --overlap (\d+) --batch-size \d+": r'"crop_size": \1, "overlap": \2',
+    r"a --batch-size below \d+ or a --crop-size below": 'a "crop_size" below',
+}
 _SIZES = {"uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2}
 
 
@@ -240,13 +248,9 @@ def check_again(rasters: Mapping[str, Sequence[str]]) -> None:
 
 def as_asked(message: str) -> str:
     """A message with the remedies of the command line as those of a request."""
-    out, rest = "", message
-    while "'--convert " in rest:
-        before, _, rest = rest.partition("'--convert ")
-        option, _, rest = rest.partition("'")
-        name, _, conversion = option.partition("=")
-        out += f'{before}"convert": {{"{name}": "{conversion}"}}'
-    return (out + rest).replace("'--trust-values'", '"trust_values": true')
+    for option, field in _FIELDS.items():
+        message = re.sub(option, field, message)
+    return message
 
 
 @contextmanager

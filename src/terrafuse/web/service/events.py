@@ -81,18 +81,18 @@ async def job_events(
     read: Callable[[], JobRow | None],
     id: str,
     last: int | None,
-    is_stopping: Callable[[], bool],
+    is_over: Callable[[], bool],
 ) -> AsyncGenerator[str, None]:
     """Yield the events of a job: its state now, each change, and an end.
 
     Args:
         read: Reads the job; None: it was deleted.
         last: Revision that is known already.
-        is_stopping: Whether the server is to end; the page comes back then.
+        is_over: Whether to end before the job does; who is let in comes back then.
     """
     known = -1 if last is None else last
     yield "retry: 2000\n\n"
-    while not is_stopping():
+    while not is_over():
         row = await run_in_threadpool(read)
         if row is None:
             yield "event: end\ndata: deleted\n\n"

@@ -8,6 +8,7 @@ is part of all that a worker says.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from terrafuse.web.service.messages import ENDED, Job, JobRequest, ResultFile
 from terrafuse.web.service.uploads import PREFIX
 
 JobRow = Row[Any]
+_ID_BYTES = 8
+_ID = re.compile(rf"[0-9a-f]{{{2 * _ID_BYTES}}}", re.ASCII)
 #: What a worker hears when it says how far it is.
 Answer = Literal["go on", "cancel", "lost"]
 #: So often may a job's worker die, or fall silent, without a new unit in between.
@@ -99,7 +102,7 @@ class Queue:
         Raises:
             Refusal: The user has as many jobs as may be.
         """
-        id = secrets.token_hex(8)
+        id = secrets.token_hex(_ID_BYTES)
         with self.database.deciding() as db:
             _check_quota(db, user.name, max_queued)
             self._remember_user(db, user.name, max_running)
@@ -493,7 +496,7 @@ def find_row(queue: Queue, id: str, user: User) -> JobRow:
     Raises:
         Refusal: There is none.
     """
-    row = queue.get(id)
+    row = queue.get(id) if _ID.fullmatch(id) else None
     if row is None or not sees(user, row.user):
         raise Refusal(404, f"there is no job '{cut(id)}'; GET /api/jobs lists those that there are")
     return row

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 JobState = Literal["queued", "running", "cancelling", "cancelled", "failed", "done"]
 #: States that a job does not leave by itself.
 ENDED: tuple[JobState, ...] = ("cancelled", "failed", "done")
+#: PostgreSQL keeps no text with U+0000.
+WITHOUT_NUL = r"^[^\x00]*$"
 
 
 class Message(BaseModel):
@@ -46,7 +48,7 @@ class JobRequest(Message):
     crop_size: int | None = Field(None, ge=1, le=65536)
     overlap: int | None = Field(None, ge=0, le=65536)
     priority: int = Field(0, ge=-10, le=10)
-    title: str = Field("", max_length=200)
+    title: str = Field("", max_length=200, pattern=WITHOUT_NUL)
     convert: dict[str, str] = Field(default_factory=dict, max_length=32)
     trust_values: bool = False
 
