@@ -57,6 +57,6 @@ test('what was asked for last is read first', async () => {
 });
 
 test('the bar of the scale has a round length that fits', () => {
-  expect(scaleBar(10)).toEqual({ length: 1000, pixels: 100 });
+  expect(scaleBar(10)).toEqual({ length: 500, pixels: 50 });
   expect(scaleBar(0.4)).toEqual({ length: 20, pixels: 50 });
 });

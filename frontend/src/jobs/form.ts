@@ -114,6 +114,7 @@ export class JobForm {
       {},
       h('legend', {}, 'Values of another scale than the training’s'),
       this.conversions,
+      h('p', { class: 'muted note', id: 'convert-note' }, 'FACTOR, or FACTOR,OFFSET, or db, or linear'),
       h('label', { class: 'choice' }, this.trust, h('span', {}, 'map them as they are')),
     ),
     h(
@@ -258,7 +259,8 @@ export class JobForm {
       type: 'text',
       id: `convert-${name}`,
       value: this.draft.convert[name] ?? '',
-      placeholder: 'as they are; or FACTOR,OFFSET, db, linear',
+      placeholder: 'as they are',
+      'aria-describedby': 'convert-note',
       autocomplete: 'off',
     });
     field.addEventListener('input', () => {

@@ -144,9 +144,9 @@ function northText(angle: number): string {
   return degrees === 0 ? 'North is up' : `North is ${Math.abs(degrees)}° ${degrees > 0 ? 'right' : 'left'} of up`;
 }
 
-/** A round length that fits 120 pixels of the page. */
+/** A round length that fits 80 pixels of the page, beside the coordinates. */
 export function scaleBar(metresPerPixel: number): { length: number; pixels: number } {
-  const most = metresPerPixel * 120;
+  const most = metresPerPixel * 80;
   const power = 10 ** Math.floor(Math.log10(most));
   const length = [5, 2, 1].map((each) => each * power).find((each) => each <= most) ?? power;
   return { length: Number(length.toPrecision(1)), pixels: length / metresPerPixel };

@@ -143,7 +143,7 @@
     >
     <span class="where number">${c.map(e=>Q`<span>${e}</span>`)}</span>
     ${e.measured?Q`<span class="measured number" role="status">${e.measured}</span>`:$}
-  `}function qE(e){let t=Math.round(e*180/Math.PI);return t===0?`North is up`:`North is ${Math.abs(t)}° ${t>0?`right`:`left`} of up`}function JE(e){let t=e*120,n=10**Math.floor(Math.log10(t)),r=[5,2,1].map(e=>e*n).find(e=>e<=t)??n;return{length:Number(r.toPrecision(1)),pixels:r/e}}function YE(e){let{making:t,fault:n}=e;if(n)return Q`<p class="fault"><strong>Nothing to show.</strong> ${n}</p>`;if(t){let{done:e,total:n}=t;return Q`<div class="making">
+  `}function qE(e){let t=Math.round(e*180/Math.PI);return t===0?`North is up`:`North is ${Math.abs(t)}° ${t>0?`right`:`left`} of up`}function JE(e){let t=e*80,n=10**Math.floor(Math.log10(t)),r=[5,2,1].map(e=>e*n).find(e=>e<=t)??n;return{length:Number(r.toPrecision(1)),pixels:r/e}}function YE(e){let{making:t,fault:n}=e;if(n)return Q`<p class="fault"><strong>Nothing to show.</strong> ${n}</p>`;if(t){let{done:e,total:n}=t;return Q`<div class="making">
       <p>This scene is being mapped${n?Q`: ${e} of ${n} parts`:` …`}</p>
       <progress max=${n??$} value=${n?e:$} aria-label="Mapping"></progress>
     </div>`}if(!e.view)return Q`<p class="making">Reading the scene …</p>`;let r=e.state.layers.filter(t=>t.isShown&&e.errors.has(t.id));return Q`
