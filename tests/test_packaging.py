@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -122,7 +122,10 @@ def test_the_image_of_the_service_is_the_images_child() -> None:
     assert f'org.opencontainers.image.version="{VERSION}"' in text
     entry = json.loads(next(li for li in lines if li.startswith("ENTRYPOINT"))[11:])
     assert entry[:2] == ["terrafuse", "serve"]
-    assert "--tokens" in entry  # it listens to all addresses
+    tokens = entry[entry.index("--tokens") + 1]  # it listens to all addresses
+    # A file that is mounted alone stays the old one when `terrafuse token` replaces it.
+    assert f':{PurePosixPath(tokens).parent}:ro"' in text
+    assert f":{tokens}" not in text
     known = options_of("serve")
     assert {word for word in entry if word.startswith("--")} <= known
     health = next(li for li in lines if "CMD [" in li and li.startswith("HEALTHCHECK"))

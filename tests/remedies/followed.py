@@ -12,7 +12,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
         "web.viewer.labels:_Store._check_manifest | Start the viewer again",
     ),
     "tests/web/viewer/test_scenes.py::test_a_damaged_product_is_left_out_and_said": (
-        "web.viewer.scenes:_told_damage | fetch it again",
+        "web.viewer.copies:told_damage | fetch it again",
     ),
     "tests/web/service/test_files.py::test_the_route": (
         "web.service.files:list_folder | Begin with /api/files",

@@ -114,4 +114,9 @@ def serve_worker(
 
 def _models(runs: list[str]) -> tuple[str, ...]:
     """Models as they are given; those of the hub are fetched."""
-    return tuple(str(fetched(Path(one))) if one.startswith("hf:") else one for one in runs)
+    return tuple(_model(one) for one in runs)
+
+
+def _model(given: str) -> str:
+    name, separator, place = given.rpartition("=")
+    return f"{name}{separator}{fetched(Path(place))}" if place.startswith("hf:") else given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -68,6 +69,21 @@ def test_a_removed_token_is_refused_at_once(path: Path) -> None:
     assert file.named("ben") == file.user(other)
     with pytest.raises(ConfigError, match=r"unknown token 'anna'.*Known: ben"):
         remove_token(path, "anna")
+
+
+def test_readers_of_the_file_stay_its_readers(path: Path) -> None:
+    """A service that runs as another user would refuse everybody after the next token."""
+    add_token(path, "ana")
+    path.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(path, 1234, 5678)
+    before = path.stat()
+    add_token(path, "bob")
+    remove_token(path, "ana")
+    after = path.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (
+        before.st_mode, before.st_uid, before.st_gid,
+    )  # fmt: skip
 
 
 def test_every_hash_is_compared_in_constant_time(

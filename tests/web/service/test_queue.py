@@ -15,7 +15,14 @@ from terrafuse.web.refusals import Refusal
 from terrafuse.web.service import database as tables
 from terrafuse.web.service import jobs
 from terrafuse.web.service.database import Database
-from terrafuse.web.service.jobs import MOST_DEATHS, MOST_SILENCES, Claim, Queue, find_row, to_message
+from terrafuse.web.service.jobs import (
+    MOST_DEATHS,
+    MOST_SILENCES,
+    Claim,
+    Queue,
+    find_row,
+    to_message,
+)
 from terrafuse.web.service.messages import JobRequest, ResultFile
 
 MODELS = ["flood"]

@@ -17,7 +17,8 @@ from terrafuse.data import load_manifest
 from terrafuse.errors import DataError
 from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.viewer.document import Layer, View
-from terrafuse.web.viewer.scenes import Plan, Shown
+from terrafuse.web.viewer.scenes import Plan
+from terrafuse.web.viewer.shown import Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
 from viewed import GRIDS, SIDE, make_scene, write, write_map
 

@@ -14,6 +14,7 @@ import re
 import secrets
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -93,7 +94,8 @@ def add_token(
     """Make a token and keep its hash; returns the token, which nothing can show again.
 
     Args:
-        path: File of tokens; made if need be, readable for its owner only.
+        path: File of tokens; made if need be, readable for its owner only. Who may read one that
+            is there may read the new one.
         may: As in `User`, like the following ones.
 
     Raises:
@@ -193,12 +195,13 @@ def _right(word: object) -> Right:
 
 
 def _write(path: Path, tokens: tuple[Token, ...]) -> None:
-    """Replace the file by one that only its owner reads."""
+    """Replace the file by one that its readers read, at first its owner alone."""
     text = json.dumps({"format": 1, "tokens": [asdict(token) for token in tokens]}, indent=2)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            _let_read(descriptor, path)
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -208,6 +211,17 @@ def _write(path: Path, tokens: tuple[Token, ...]) -> None:
         raise OutputError(
             f"'{path}' cannot be written: {write_failure(error, path.parent)}"
         ) from error
+
+
+def _let_read(descriptor: int, before: Path) -> None:
+    """Give a new file the readers of the one before: a service may run as another user."""
+    try:
+        known = before.stat()
+    except FileNotFoundError:
+        return
+    with suppress(PermissionError):
+        os.fchown(descriptor, known.st_uid, known.st_gid)
+    os.fchmod(descriptor, known.st_mode & 0o644)
 
 
 @dataclass

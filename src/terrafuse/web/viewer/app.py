@@ -29,7 +29,7 @@ from terrafuse.web.ranges import send_file
 from terrafuse.web.refusals import Refusal, answer_refusals, fault
 from terrafuse.web.viewer.document import ViewIndex
 from terrafuse.web.viewer.preparing import NotReadyError, Preparer
-from terrafuse.web.viewer.scenes import Shown, check_pixel
+from terrafuse.web.viewer.shown import Shown, check_pixel
 
 #: Error → status of its answer; the first that fits counts. Others are 400.
 _STATUS: tuple[tuple[type[TerrafuseError], int], ...] = (

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import isnan, nan
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterWindow
 
 from terrafuse.data import Grid
@@ -28,7 +29,7 @@ from terrafuse.data.handles import without_warnings
 from terrafuse.data.kept import FOLDER
 from terrafuse.data.names import is_part
 from terrafuse.data.raster_file import RasterFile
-from terrafuse.errors import OutputError
+from terrafuse.errors import OutputError, RasterReadError, first_line
 from terrafuse.prediction.cog import (
     TILE,
     UNIT,
@@ -377,3 +378,19 @@ def known_pixels(values: Pixels, nodata: Sequence[float | None]) -> NDArray[np.b
         if none is not None and not isnan(none):
             known[band] &= values[band] != none
     return known
+
+
+@contextmanager
+def told_damage(path: Path) -> Iterator[None]:
+    """Say of a raster that GDAL cannot read which one it is.
+
+    Raises:
+        RasterReadError: It cannot be read.
+    """
+    try:
+        yield
+    except RasterioError as error:
+        raise RasterReadError(
+            f"'{path}' cannot be decoded: {first_line(error.__cause__ or error)}. The file is "
+            "damaged or incomplete: fetch it again"
+        ) from error

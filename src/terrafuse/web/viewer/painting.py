@@ -16,7 +16,8 @@ from terrafuse.web.viewer.labels import (
     sampling_of,
 )
 from terrafuse.web.viewer.preparing import Finish
-from terrafuse.web.viewer.scenes import Shown, Subject
+from terrafuse.web.viewer.scenes import Subject
+from terrafuse.web.viewer.shown import Shown
 from terrafuse.web.viewer.subjects import Collection
 
 

@@ -11,7 +11,8 @@ from terrafuse.errors import SceneNotFoundError, TerrafuseError, unknown_name
 from terrafuse.progress import Progress
 from terrafuse.version import VERSION
 from terrafuse.web.viewer.document import Entry, ViewIndex
-from terrafuse.web.viewer.scenes import SOON, Plan, Shown, Subject
+from terrafuse.web.viewer.scenes import SOON, Plan, Subject
+from terrafuse.web.viewer.shown import Shown
 from terrafuse.web.viewer.subjects import Collection
 
 #: Changes a view before it is shown, such as by what can be painted on it.

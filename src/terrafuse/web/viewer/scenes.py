@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,46 +14,31 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
-from rasterio.windows import Window as RasterWindow
 
-from terrafuse.classes import DEFAULT_COLORS, DISTINCT_COLORS, ClassScheme
-from terrafuse.data import Grid, Manifest, ReadingRules, Scene
+from terrafuse.classes import ClassScheme
+from terrafuse.data import Grid, Manifest, Scene
 from terrafuse.data.handles import without_warnings
 from terrafuse.data.raster_file import RasterFile, inspect_raster
 from terrafuse.data.remote import state
-from terrafuse.errors import DataError, RasterReadError, TerrafuseError, first_line
+from terrafuse.errors import DataError, RasterReadError, TerrafuseError
 from terrafuse.maps.class_raster import ClassRaster, open_class_raster
-from terrafuse.modalities import Modality
 from terrafuse.prediction.areas import AREAS_CSV, AreaCount
-from terrafuse.prediction.cog import Encoding
-from terrafuse.prediction.product_table import PRODUCTS, Product
+from terrafuse.prediction.product_table import PRODUCTS
 from terrafuse.progress import Progress
 from terrafuse.samples import IGNORE_INDEX, Window
 from terrafuse.web.viewer.copies import (
     Raster,
     Reader,
     Store,
-    byte_encoding,
     class_encoding,
-    float_encoding,
     raster_window,
     read_small,
     suits,
+    told_damage,
 )
 from terrafuse.web.viewer.document import ClassEntry, Layer, Place, Places, PlacesId, Role, View
 from terrafuse.web.viewer.ground import describe_ground
-from terrafuse.web.viewer.layers import (
-    Channel,
-    Look,
-    RampName,
-    class_entries,
-    class_layer,
-    first_bands,
-    image_layer,
-    names_layer,
-    number_layer,
-)
+from terrafuse.web.viewer.layers import Look, class_entries, class_layer, names_layer
 from terrafuse.web.viewer.places import (
     Blocks,
     mapped_classes,
@@ -63,7 +46,16 @@ from terrafuse.web.viewer.places import (
     uncertain_places,
     wrong_places,
 )
-from terrafuse.web.viewer.thumbnails import draw_place
+from terrafuse.web.viewer.planned import (
+    Planned,
+    copy_stored,
+    modalities_of,
+    plain_grid,
+    plan_modality,
+    plan_product,
+    stored_encoding,
+)
+from terrafuse.web.viewer.shown import Shown
 
 if TYPE_CHECKING:
     from terrafuse.api.mapping import TrainedModel
@@ -77,21 +69,10 @@ SUBSETS = "subsets"
 #: Copies of fewer pixels in all are made without being asked for.
 SOON = 1 << 24
 _ENDS = (".tif", ".vrt")
-_ROLES: Mapping[str, Role] = {
-    "class_map": "class_map",
-    "confidence": "confidence",
-    "confidence_float32": "confidence",
-    "entropy": "entropy",
-    "probabilities": "probability",
-    "probabilities_float32": "probability",
-    "attribution": "attribution",
-    "attribution_margin": "attribution",
-}
 _ORDER: tuple[Role, ...] = (
     "modality", "class_map", "truth", "difference", "confidence", "entropy", "probability",
     "attribution", "subset", "other",
 )  # fmt: skip
-_RAMPS: Mapping[str, RampName] = {"entropy": "magma", "confidence": "viridis"}
 # Classes of up to so many pixels are counted one by one.
 _COUNTED = 1 << 24
 _OVERVIEW = 2048
@@ -135,100 +116,6 @@ class Subject:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A layer that is going to be.
-
-    Args:
-        look: Of the layer.
-        raster: That it is of; it may have to be made.
-        describe: Describes it, once its raster is there.
-    """
-
-    look: Look
-    raster: Raster
-    describe: Callable[[Raster, Look], Layer]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A scene that is ready.
-
-    Args:
-        view: What the page reads.
-        rasters: Layer → its file.
-        grid: Of the scene.
-    """
-
-    view: View
-    rasters: Mapping[str, Path]
-    grid: Grid
-    _drawn: dict[str, bytes] = field(default_factory=dict, compare=False)
-
-    @property
-    def thumbnails(self) -> dict[str, Place]:
-        """Address of a thumbnail → its place."""
-        listed = (place for one in self.view.places for place in one.places)
-        return {place.thumbnail: place for place in listed if place.thumbnail is not None}
-
-    def thumbnail(self, address: str) -> bytes | None:
-        """The PNG at an address; None: there is no such place."""
-        if address not in self._drawn:
-            place = self.thumbnails.get(address)
-            if place is None:
-                return None
-            image = self._first("image")
-            self._drawn[address] = draw_place(
-                place, image, self._first("classes"), self.view.classes
-            )
-        return self._drawn[address]
-
-    def values(self, row: int, col: int) -> dict[str, Any]:
-        """Values of every layer at a pixel, as rasterio reads them; None = no data.
-
-        Raises:
-            DataError: The pixel lies outside.
-        """
-        check_pixel(self.view, row, col)
-        x, y = self.grid.transform * (col + 0.5, row + 0.5)
-        found = {one.id: _values_at(self.rasters[one.id], one, row, col) for one in
-                 self.view.layers}  # fmt: skip
-        return {"row": row, "col": col, "x": x, "y": y, "values": found}
-
-    def _first(self, kind: str) -> tuple[Path, Layer] | None:
-        return next(
-            ((self.rasters[one.id], one) for one in self.view.layers if one.kind == kind), None
-        )
-
-
-def check_pixel(view: View, row: int, col: int) -> None:
-    """Refuse pixels outside a scene.
-
-    Raises:
-        DataError: It is.
-    """
-    if not (0 <= row < view.height and 0 <= col < view.width):
-        raise DataError(
-            f"row {row}, column {col} is outside the scene; rows are 0 to {view.height - 1}, "
-            f"columns 0 to {view.width - 1}"
-        )
-
-
-def _values_at(path: Path, layer: Layer, row: int, col: int) -> list[float | None]:
-    """Physical values of a layer at a pixel of the scene."""
-    own = int((row + 0.5) / layer.pixels[0]), int((col + 0.5) / layer.pixels[1])
-    with _told_damage(path), without_warnings(), rasterio.open(path) as dataset:
-        if own[0] >= dataset.height or own[1] >= dataset.width:
-            return [None] * dataset.count
-        stored = dataset.read(window=RasterWindow(own[1], own[0], 1, 1))[:, 0, 0].tolist()
-    return [
-        None
-        if value == layer.nodata_value or not np.isfinite(value)
-        else value * band.factor + band.summand
-        for value, band in zip(stored, layer.bands, strict=True)
-    ]
-
-
 class Plan:
     """Layers of a scene, of which no pixel has been read yet.
 
@@ -249,7 +136,7 @@ class Plan:
             raise DataError(f"nothing of '{subject.title}' can be shown: {reason}")
         self.grid = self._class_map.grid if self._class_map else self._of_scene.grid
         self._classes = self._find_classes()
-        self._planned: list[_Planned] = []
+        self._planned: list[Planned] = []
         self._plan_modalities()
         self._plan_map()
         self._plan_truth()
@@ -333,14 +220,14 @@ class Plan:
         present = [m for m in scene.modalities if m.name not in scene.missing] if scene else []
         for modality in present:
             try:
-                planned = _plan_modality(self._subject.store, self._of_scene, modality)
+                planned = plan_modality(self._subject.store, self._of_scene, modality)
             except (TerrafuseError, OSError) as error:
                 self._notes.append(f"{modality.name} cannot be shown: {error}")
                 continue
             own = planned.look
             id = self._free_id(own.id)
             look = Look(id, own.title, own.role, own.nodata, is_shown=modality is present[0])
-            self._planned.append(_Planned(look, planned.raster, planned.describe))
+            self._planned.append(Planned(look, planned.raster, planned.describe))
 
     def _free_id(self, name: str) -> str:
         """Id of a modality's layer: its name, unless another layer has it or may have it.
@@ -365,7 +252,7 @@ class Plan:
         for name, product in PRODUCTS.items():
             path = _product_file(folder, name)
             if path is not None and not product.is_class_map:
-                self._add(path, partial(_plan_product, self._subject.store, product))
+                self._add(path, partial(plan_product, self._subject.store, product))
         for own in sorted((folder / SUBSETS).glob(f"*/class_map{_ENDS[0]}")):
             names = own.parent.name
             look = Look(f"subset_{names}", f"Class map of {names} alone", "subset", nodata)
@@ -375,13 +262,13 @@ class Plan:
 
     def _add_class_map(self, raster: ClassRaster, look: Look) -> None:
         file = inspect_raster(raster.path, f"map '{raster.path}'")
-        encoding = partial(_stored_encoding, file, "mode")
-        served = suits(file, self.grid) or _copy_stored(
+        encoding = partial(stored_encoding, file, "mode")
+        served = suits(file, self.grid) or copy_stored(
             self._subject.store, look.id, file, self.grid, encoding()
         )
-        self._planned.append(_Planned(look, served, class_layer))
+        self._planned.append(Planned(look, served, class_layer))
 
-    def _add(self, path: Path, planning: Callable[[Path, RasterFile, Grid], _Planned]) -> None:
+    def _add(self, path: Path, planning: Callable[[Path, RasterFile, Grid], Planned]) -> None:
         """Plan a raster of the map, if it can be read."""
         try:
             file = inspect_raster(path, f"map '{path.parent}'")
@@ -402,7 +289,7 @@ class Plan:
         made_of = scene.made_of
         about = (
             "truth", made_of.labels, made_of.label_rules, made_of.scheme, table.tobytes(),
-            _plain_grid(self.grid), [state(str(p)) for p in scene.paths().get("labels", ())],
+            plain_grid(self.grid), [state(str(p)) for p in scene.paths().get("labels", ())],
             _area_state(scene),
         )  # fmt: skip
 
@@ -412,7 +299,7 @@ class Plan:
 
         truth = self._subject.store.copy("truth", about, self.grid, class_encoding(nodata), reading)
         look = Look("truth", "Truth (labels)", "truth", nodata, self._class_map is None)
-        self._planned.append(_Planned(look, truth, class_layer))
+        self._planned.append(Planned(look, truth, class_layer))
         mapped = next((one.raster for one in self._planned if one.look.id == "class_map"), None)
         if mapped is not None and self._class_map is not None:
             self._plan_difference(mapped, truth, nodata, about)
@@ -447,7 +334,7 @@ class Plan:
 
                 def read(window: Window) -> NDArray[np.uint8]:
                     place = raster_window(window)
-                    with _told_damage(raster.path):
+                    with told_damage(raster.path):
                         own, other = (dataset.read(1, window=place) for dataset in sources)
                     found = np.where(own == other, EQUAL, DIFFERENT).astype(np.uint8)
                     found[(other == truth_nodata) | ~np.isin(own, named)] = 0
@@ -462,7 +349,7 @@ class Plan:
         names = {EQUAL: "as the truth", DIFFERENT: "otherwise"}
         colours = {EQUAL: "#969692", DIFFERENT: "#c82828"}
         describe = partial(names_layer, names=names, colours=colours)
-        self._planned.append(_Planned(look, difference, describe))
+        self._planned.append(Planned(look, difference, describe))
 
     def _prepare(self, progress: Progress | None) -> None:
         """Make the copies; what cannot be made is left out, and said."""
@@ -492,7 +379,7 @@ class Plan:
             if one not in self._planned:
                 continue
             try:
-                with _told_damage(one.raster.path):
+                with told_damage(one.raster.path):
                     found[one.look.id] = one.describe(one.raster, one.look)
             except DataError as error:
                 self._leave_out(one, error)
@@ -502,7 +389,7 @@ class Plan:
             )
         return found
 
-    def _leave_out(self, one: _Planned, error: DataError) -> None:
+    def _leave_out(self, one: Planned, error: DataError) -> None:
         """Take a layer out, with what is made of it."""
         self._notes.append(f"{one.look.title} cannot be shown: {error}")
         gone = {one.look.id} | ({"difference"} if one.look.id in ("truth", "class_map") else set())
@@ -600,7 +487,7 @@ class Plan:
             path = rasters["difference"]
             look = partial(wrong_places, blocks, path, DIFFERENT, mapped)
             found.append(("wrong", "Most wrong", self._tried("places", path, look)))
-        if "attribution" in named and (names := _modalities_of(rasters["attribution"])):
+        if "attribution" in named and (names := modalities_of(rasters["attribution"])):
             path = rasters["attribution"]
             look = partial(modality_places, blocks, path, names)
             title = "Decided by one modality"
@@ -614,27 +501,11 @@ class Plan:
     def _tried(self, what: str, path: Path, look: Callable[[], _T]) -> _T | None:
         """What a raster tells; None, and a note, if it is damaged."""
         try:
-            with _told_damage(path):
+            with told_damage(path):
                 return look()
         except RasterReadError as error:
             self._notes.append(f"{what} are left out: {error}")
             return None
-
-
-@contextmanager
-def _told_damage(path: Path) -> Iterator[None]:
-    """Say of a raster that GDAL cannot read which one it is.
-
-    Raises:
-        RasterReadError: It cannot be read.
-    """
-    try:
-        yield
-    except RasterioError as error:
-        raise RasterReadError(
-            f"'{path}' cannot be decoded: {first_line(error.__cause__ or error)}. The file is "
-            "damaged or incomplete: fetch it again"
-        ) from error
 
 
 def _areas(
@@ -670,191 +541,6 @@ def _product_file(folder: Path, name: str) -> Path | None:
     return next((p for end in _ENDS if (p := folder / f"{name}{end}").exists()), None)
 
 
-def _plain_grid(grid: Grid) -> tuple[object, ...]:
-    crs = grid.crs.to_wkt() if grid.crs else None
-    return grid.height, grid.width, *grid.transform[:6], crs
-
-
 def _area_state(scene: Scene) -> object:
     area = scene.made_of.label_rules.area
     return None if area is None else state(area)
-
-
-def _plan_modality(store: Store, scene: Scene, modality: Modality) -> _Planned:
-    """Plan the layer of a modality: its file where it suits, else a copy of what is read."""
-    source = scene.source(modality.name)
-    made_of = scene.made_of
-    rules = made_of.rules.get(modality.name) or ReadingRules.for_kind(modality.kind)
-    title = modality.name
-    served = _as_it_lies(scene, modality, rules)
-    if served is not None:
-        raster, channels, nodata = served
-        places = [channels.index(c) for c in channels if c.name in modality.bands]
-        order = {channels[n].name: n for n in places}
-        rgb = tuple(order[modality.bands[b]] for b in first_bands(modality))
-        look = Look(modality.name, title, "modality", nodata)
-        return _Planned(look, raster, partial(image_layer, channels=channels, rgb=rgb))
-    grid = scene.grid.scaled(modality.scale_ratio)
-    is_bytes = (
-        rules.rescale is None
-        and rules.encoding is None
-        and all(dtype == "uint8" for file in source.files for dtype in file.dtypes)
-        and bool((source.tags == [1, 0]).all())
-        and all(grid.offset_in(file.grid) is not None for file in source.files)
-    )
-    bands = len(modality.bands)
-    encoding = byte_encoding(bands) if is_bytes else float_encoding(bands)
-    about = (
-        modality, rules, [state(file.path) for file in source.files], source.numbers,
-        source.tags.tolist(), _plain_grid(grid), _plain_grid(scene.grid),
-    )  # fmt: skip
-
-    @contextmanager
-    def reading() -> Iterator[Reader]:
-        def read(window: Window) -> NDArray[Any]:
-            values, _ = source.read(window)
-            if is_bytes:
-                return np.where(np.isnan(values), encoding.nodata, values).astype(np.uint16)
-            return values
-
-        yield read
-        source.close()
-
-    pixels = float(modality.scale_ratio), float(modality.scale_ratio)
-    raster = store.copy(
-        modality.name, about, grid, encoding, reading, names=modality.bands, pixels=pixels
-    )
-    channels = [_channel(modality, band) for band in range(bands)]
-    look = Look(modality.name, title, "modality", encoding.nodata)
-    return _Planned(
-        look, raster, partial(image_layer, channels=channels, rgb=first_bands(modality))
-    )
-
-
-def _channel(modality: Modality, band: int, factor: float = 1.0, summand: float = 0.0) -> Channel:
-    waves = modality.wavelengths_um
-    um = waves[band] if waves else None
-    return Channel(modality.bands[band], modality.unit, um, factor, summand)
-
-
-def _as_it_lies(
-    scene: Scene, modality: Modality, rules: ReadingRules
-) -> tuple[Raster, list[Channel], float | None] | None:
-    """The file of a modality with all its bands and its nodata value, where the page can read it.
-
-    Bands that are no part of the modality are called as the file calls them.
-    """
-    source = scene.source(modality.name)
-    if len(source.files) != 1 or rules.rescale or rules.encoding or rules.page is not None:
-        return None
-    (file,) = source.files
-    raster = suits(file, scene.grid)
-    nodata = set(source.nodata)
-    if raster is None or len(nodata) != 1 or any(file.alpha):
-        return None
-    channels = [
-        Channel(f"band {n + 1}" + (f" ({text})" if text else ""), None, None, scale, offset)
-        for n, (text, scale, offset) in enumerate(
-            zip(file.descriptions, file.scales, file.offsets, strict=True)
-        )
-    ]
-    for band, (number, (factor, summand)) in enumerate(
-        zip(source.numbers, source.tags.tolist(), strict=True)
-    ):
-        channels[number - 1] = _channel(modality, band, factor, summand)
-    (found,) = nodata
-    if found is None and file.dtypes[0].startswith("float"):
-        found = nan
-    return raster, channels, found
-
-
-def _stored_encoding(file: RasterFile, reduction: Any) -> Encoding:
-    """Encoding of a copy of a raster as it is stored."""
-    dtype = file.dtypes[0]
-    nodata = file.nodata[0]
-    if nodata is None:
-        nodata = nan if dtype.startswith("float") else float(np.iinfo(dtype).max)
-    predictor = "3" if dtype.startswith("float") else "2" if reduction == "average" else "1"
-    creation = {"compress": "DEFLATE", "zlevel": "1", "predictor": predictor}
-    return Encoding(dtype, nodata, reduction, creation, file.count)
-
-
-def _copy_stored(
-    store: Store, kind: str, file: RasterFile, grid: Grid, encoding: Encoding
-) -> Raster:
-    """A copy of a raster's stored values."""
-
-    @contextmanager
-    def reading() -> Iterator[Reader]:
-        path = Path(file.path)
-        with _told_damage(path), without_warnings(), rasterio.open(path) as dataset:
-
-            def read(window: Window) -> NDArray[Any]:
-                place = raster_window(window)
-                with _told_damage(path):  # before what writes takes it for its own failure
-                    return np.asarray(dataset.read(window=place))
-
-            yield read
-
-    about = kind, state(file.path), encoding, _plain_grid(grid)
-    return store.copy(kind, about, grid, encoding, reading, names=file.descriptions)
-
-
-def _plan_product(
-    store: Store, product: Product, path: Path, file: RasterFile, grid: Grid
-) -> _Planned:
-    """Plan the layer of a product of a map.
-
-    Raises:
-        DataError: It holds no numbers that can be drawn.
-    """
-    if file.dtypes[0].startswith("complex"):
-        raise DataError(f"it holds {file.dtypes[0]}, and only real numbers are drawn")
-    raster = suits(file, grid) or _copy_stored(
-        store, product.name, file, grid, _stored_encoding(file, product.reduction)
-    )
-    nodata = file.nodata[0]
-    if nodata is None:
-        nodata = nan if file.dtypes[0].startswith("float") else None
-    role = _ROLES.get(product.name, "other")
-    look = Look(product.name, product.name.replace("_", " ").capitalize(), role, nodata)
-    channels = [
-        Channel(text or product.name, None, None, scale, offset)
-        for text, scale, offset in zip(file.descriptions, file.scales, file.offsets, strict=True)
-    ]
-    if product.per_class:
-        return _Planned(look, raster, partial(image_layer, channels=channels))
-    names = _names_of(path) if product.tells else {}
-    if names:
-        return _Planned(look, raster, partial(names_layer, names=names, colours=_colours(names)))
-    ramp = _RAMPS.get(role, "blues" if role == "other" else "viridis")
-    return _Planned(look, raster, partial(number_layer, channel=channels[0], ramp=ramp))
-
-
-def _names_of(path: Path) -> dict[int, str]:
-    """Value → text, as the tags of a product of sets or of modalities say it."""
-    with without_warnings(), rasterio.open(path) as dataset:
-        tags = dataset.tags()
-    try:
-        if "class_bits" in tags or path.stem == "sources":
-            bits = json.loads(tags.get("class_bits") or tags["modalities"])
-            return {
-                value: "+".join(n for n, bit in bits.items() if value & int(bit))
-                for value in range(1, 2 ** len(bits))
-            }
-        return {int(value): str(name) for value, name in json.loads(tags["modalities"]).items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _modalities_of(path: Path) -> dict[int, str]:
-    """Value of the attribution → its modality; without that of no single one."""
-    return {value: name for value, name in _names_of(path).items() if value}
-
-
-def _colours(names: Mapping[int, str]) -> dict[int, str]:
-    """Grey for the value 0, colours for the others."""
-    others = [value for value in names if value]
-    palette = DISTINCT_COLORS if len(others) <= len(DISTINCT_COLORS) else DEFAULT_COLORS
-    found = {value: palette[n % len(palette)] for n, value in enumerate(others)}
-    return found | {0: "#c8c8c4"}

@@ -22,7 +22,7 @@ from terrafuse.stopping import deferred
 from terrafuse.web.built_page import page_files
 from terrafuse.web.viewer.document import FORMAT
 from terrafuse.web.viewer.preparing import Preparer
-from terrafuse.web.viewer.scenes import Shown
+from terrafuse.web.viewer.shown import Shown
 from terrafuse.writing import is_trace, partial_folder, write_json
 
 #: Rasters of more bytes have no script: pages opened from disk cannot show them.
