@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -282,6 +284,21 @@ def test_the_quota_holds_to_the_byte(uploads: Uploads) -> None:
     assert client.post("/api/uploads", content=content).status_code == 201
 
 
+def test_a_full_disk_is_no_quota(
+    client: TestClient, uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, free = raster(), [0]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    for free[0] in (-1, len(content) - 1):  # below what is spared, too
+        answer = client.post("/api/uploads", content=content)
+        assert answer.status_code == 413
+        told = f"the service's disk has room for {max(free[0], 0):,} more bytes. Ask whoever runs"
+        assert told in answer.json()["error"]
+        assert not left(uploads)
+    free[0] = len(content)  # who runs it has made room
+    assert client.post("/api/uploads", content=content).status_code == 201
+
+
 def test_uploads_at_the_same_time_share_the_quota(uploads: Uploads) -> None:
     """What is still arriving counts, and no longer when it ends."""
     ana = User("ana")
@@ -338,6 +355,7 @@ def test_addresses_of_other_formats(tmp_path: Path) -> None:
 
 FOLLOWED = (
     "web.service.uploads:Uploads._refuse | Send less",
+    "web.service.uploads:Uploads._refuse | Ask whoever runs it to make room",
     "web.service.uploads:Uploads._refuse | Remove some",
     "web.service.uploads:Uploads._find | Send the raster again",
     "web.service.rasters:_open | Convert it to one",

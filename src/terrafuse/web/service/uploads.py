@@ -122,8 +122,10 @@ class Uploads:
             with partial_folder(home, id) as partial, self._counting(user) as count:
                 inner = partial / id
                 inner.mkdir()
-                room = min(self.most_bytes, self._room(user, used))
-                size, digest = await _write(inner / _RASTER, body, count, room, self._refuse(room))
+                free = shutil.disk_usage(partial).free - self.spare_bytes
+                room = min(self.most_bytes, self._room(user, used), free)
+                refusal = self._refuse(room, free)
+                size, digest = await _write(inner / _RASTER, body, count, room, refusal)
                 await run_in_threadpool(check_raster, inner / _RASTER, name, self.limits)
                 upload = Upload(id=id, name=name, bytes=size, sha256=digest)
                 record = json.dumps(upload.model_dump(), ensure_ascii=False)
@@ -157,13 +159,17 @@ class Uploads:
             self._arriving += Counter()  # forget those at 0
 
     def _room(self, user: User, used: int) -> int:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free - self.spare_bytes
-        return min(self.quota_bytes - used - self._arriving[user.name], free)
+        return self.quota_bytes - used - self._arriving[user.name]
 
-    def _refuse(self, room: int) -> Refusal:
+    def _refuse(self, room: int, free: int) -> Refusal:
         if room >= self.most_bytes:
             return Refusal(413, f"an upload may have {self.most_bytes:,} bytes. Send less")
+        if room == free:
+            return Refusal(
+                413,
+                f"the service's disk has room for {max(free, 0):,} more bytes. Ask whoever runs it "
+                "to make room, or send less",
+            )
         return Refusal(
             413,
             f"there is room for {max(room, 0):,} more bytes of uploads of yours. Remove some "
