@@ -250,6 +250,23 @@ def test_limits_are_checked_before_pixels_are_decoded(
         check_raster(path, "bomb.png")
 
 
+@pytest.mark.parametrize("driver", ["GTiff", "PNG", "JPEG"])
+def test_a_file_is_opened_as_what_it_begins_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, driver: str
+) -> None:
+    """Any other driver may read further files, or addresses."""
+    (tmp_path / "a").write_bytes(raster(driver))
+    opened, real = [], rasterio.open
+
+    def watched(path: Path, **options: Any) -> Any:
+        opened.append(options.get("driver"))
+        return real(path, **options)
+
+    monkeypatch.setattr(rasterio, "open", watched)
+    rasters.check_kind(tmp_path / "a", "a")
+    assert opened == [driver]
+
+
 def test_nothing_beside_a_raster_is_read(tmp_path: Path) -> None:
     """A world file or statistics that somebody else has put there."""
     path = tmp_path / "a.png"

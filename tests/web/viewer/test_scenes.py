@@ -17,6 +17,7 @@ from terrafuse.data import load_manifest
 from terrafuse.errors import DataError
 from terrafuse.prediction.class_values import NAMES_TAG, VALUES_TAG
 from terrafuse.web.viewer.document import Layer, View
+from terrafuse.web.viewer.places import MOST_PLACES, Blocks
 from terrafuse.web.viewer.scenes import Plan
 from terrafuse.web.viewer.shown import Shown
 from terrafuse.web.viewer.subjects import Collection, find_subjects
@@ -161,9 +162,15 @@ def test_places_by_hand(tmp_path: Path) -> None:
     assert found.thumbnail("places/wrong-9.png") is None
 
 
-def test_places_are_spread_before_they_are_neighbours() -> None:
-    from terrafuse.web.viewer.places import MOST_PLACES, Blocks
+def test_places_are_known_by_half() -> None:
+    blocks = Blocks.of(64, 48)  # squares of 32, of which those on the right are cut
+    known = np.zeros((2, 2, 32 * 32), bool)
+    known[0, 0, :511] = known[1, 0, :512] = known[0, 1, :255] = known[1, 1, :256] = True
+    mean = blocks.mean(np.full(known.shape, 0.5), known)
+    assert np.array_equal(mean, [[np.nan, np.nan], [0.5, 0.5]], equal_nan=True)
 
+
+def test_places_are_spread_before_they_are_neighbours() -> None:
     blocks = Blocks(512, 512, 64, 1)
     score = np.full((8, 8), np.nan)
     score[2, 2:5] = 0.9, 0.8, 0.7
