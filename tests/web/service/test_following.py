@@ -116,6 +116,7 @@ def test_smaller_windows_are_taken(served: MadeService) -> None:
     assert record["windows"]["crop_size"] == 16
 
 
+@pytest.mark.slow
 def test_windows_beyond_the_memory(served: MadeService, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda: 400_000_000)
     id = served.submit(rasters=RASTERS, crop_size=65536)
