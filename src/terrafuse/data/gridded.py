@@ -52,6 +52,11 @@ class GriddedBands:
             for band in self.bands
         )
 
+    @property
+    def stored_dtypes(self) -> set[np.dtype[Any]]:
+        """Types of the bands in the file."""
+        return {self._dtype(band) for band in self.bands}
+
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from terrafuse.config import AugmentConfig
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import LINEAR_UNITS, BandStatistics, Modality, window_alignment
-from terrafuse.samples import IGNORE_INDEX, Sample
+from terrafuse.samples import IGNORE_INDEX, Sample, as_physical, flippable
 
 _DB_PER_NEPER = 10 / math.log(10)
 #: Shift in dB and speckle of radar, where its unit gives them a meaning.
@@ -68,7 +68,9 @@ class Augment:
         sample = turn_sample(sample, *self._draw_turn(sample, generator))
         images = dict(sample.images)
         for modality in self.modalities:
-            images[modality.name] = self._photometric(modality, images[modality.name], generator)
+            if any(_photometry_of(self.config, modality).values()):
+                image = as_physical(images[modality.name], sample.valid[modality.name])
+                images[modality.name] = self._photometric(modality, image, generator)
         return replace(sample, images=images)
 
     def _draw_turn(self, sample: Sample, generator: Generator) -> tuple[bool, bool, int]:
@@ -221,7 +223,7 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
     """
     if (sample.window.height, sample.window.width) == (size, size):
         return sample
-    images = {}
+    images, sample = {}, sample.physical()
     for m in modalities:
         resized = _pick_nearest if m.kind == "structure" else _resize
         images[m.name] = resized(sample.images[m.name], m.size_at(size))
@@ -234,6 +236,8 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
 
 def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, size: int) -> Sample:
     """Pad a sample of `shown` scene pixels to `size`, with a border without data and labels.
+
+    Integers there are 0, and not valid.
 
     Where the border cannot be equal on both sides, it is smaller before than after in every
     modality, so that all stay co-registered.
@@ -248,7 +252,9 @@ def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, siz
     for m in modalities:
         first, last = map(m.size_at, sides)
         around = (first, last, first, last)
-        images[m.name] = F.pad(sample.images[m.name], around, value=torch.nan)
+        image = flippable(sample.images[m.name])
+        border = torch.nan if image.is_floating_point() else 0
+        images[m.name] = F.pad(image, around, value=border).view(sample.images[m.name].dtype)
         valid[m.name] = F.pad(sample.valid[m.name], around, value=False)
     labels = sample.labels
     if labels is not None:
@@ -263,7 +269,8 @@ def turn_sample(sample: Sample, flip_rows: bool, flip_cols: bool, quarters: int)
         return sample
 
     def turn(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(axes), quarters, (-2, -1)).contiguous()
+        turned = torch.rot90(flippable(x).flip(axes), quarters, (-2, -1))
+        return turned.contiguous().view(x.dtype)
 
     return replace(
         sample,

@@ -111,7 +111,7 @@ def training_indexing(
 
 
 class TrainingDataset(CropDataset[Sample]):
-    """Augmented crops with labels.
+    """Augmented crops with labels; images that nothing changes the values of stay as stored.
 
     Args:
         config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
@@ -147,7 +147,7 @@ class TrainingDataset(CropDataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         generator = sample_generator(self.seed, index)
         scene, window, shown = self.draw(index, generator)
-        sample = self.dropout(scene.read(window), generator)
+        sample = self.dropout(scene.read(window, stored=True), generator)
         return self.augment(sample, generator, shown=shown)
 
 

@@ -244,9 +244,12 @@ class SegmentationTask(LearningTask):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move the batch to the device of this process."""
+        """Move the batch to the device of this process; integers become float32 there."""
         del dataloader_idx
-        return batch.to(device)
+        # Types of integers that other devices lack are none on processors and CUDA.
+        if device.type in ("cpu", "cuda"):
+            return batch.to(device).physical()
+        return batch.physical().to(device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch, and its terms."""
