@@ -81,9 +81,7 @@ def test_whatever_has_no_data(
     parts = [values] if files == 1 else [values[:1], values[1:]]
     if mixed and files == 2:
         parts[1] = parts[1].astype(np.uint8)
-    paths = [
-        make_raster(folder / f"{i}.tif", part, nodata=nodata) for i, part in enumerate(parts)
-    ]
+    paths = [make_raster(folder / f"{i}.tif", part, nodata=nodata) for i, part in enumerate(parts)]
     scene = open_one(paths, ReadingRules(nodata_rule=rule))
     dtype = assert_same(scene, Window(*corner, 5, 6))
     if mixed and files == 2:

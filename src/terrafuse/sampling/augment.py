@@ -237,13 +237,12 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
 def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, size: int) -> Sample:
     """Pad a sample of `shown` scene pixels to `size`, with a border without data and labels.
 
-    Integers there are 0, and not valid.
-
     Where the border cannot be equal on both sides, it is smaller before than after in every
     modality, so that all stay co-registered.
     """
     if shown == size:
         return sample
+    sample = sample.physical()
     alignment = window_alignment(list(modalities))
     before = (size - shown) // 2 // alignment * alignment
 
@@ -252,9 +251,7 @@ def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, siz
     for m in modalities:
         first, last = map(m.size_at, sides)
         around = (first, last, first, last)
-        image = flippable(sample.images[m.name])
-        border = torch.nan if image.is_floating_point() else 0
-        images[m.name] = F.pad(image, around, value=border).view(sample.images[m.name].dtype)
+        images[m.name] = F.pad(sample.images[m.name], around, value=torch.nan)
         valid[m.name] = F.pad(sample.valid[m.name], around, value=False)
     labels = sample.labels
     if labels is not None:
