@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +72,7 @@ class Sample:
             modality has a mask too, false everywhere.
         labels: Int64 tensor (H, W) of class indices, 255 = ignore; None without labels.
         window: Position on the scene's grid.
+        draws: Random numbers of changes still to be made, by name (`sampling.changes`).
     """
 
     images: Mapping[str, Tensor]
@@ -79,6 +80,7 @@ class Sample:
     labels: Tensor | None
     window: Window
     scene_id: str
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
 
     def physical(self) -> Sample:
         """Return the sample with images in float32, NaN where there is no data."""
@@ -105,6 +107,7 @@ class Batch:
     Args:
         factors: Factor on each loss, float32 (number of losses,), where several batches make a
             training step; None: 1.
+        draws: Of the samples, stacked.
     """
 
     images: dict[str, Tensor]
@@ -113,16 +116,11 @@ class Batch:
     windows: tuple[Window, ...]
     scene_ids: tuple[str, ...]
     factors: Tensor | None = None
+    draws: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        return replace(
-            self,
-            images={m: x.to(device, non_blocking=True) for m, x in self.images.items()},
-            valid={m: x.to(device, non_blocking=True) for m, x in self.valid.items()},
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            factors=None if self.factors is None else self.factors.to(device, non_blocking=True),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True))
 
     def physical(self) -> Batch:
         """Return the batch with images in float32, NaN where there is no data."""
@@ -131,11 +129,16 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by the data loader)."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            images={m: x.pin_memory() for m, x in self.images.items()},
-            valid={m: x.pin_memory() for m, x in self.valid.items()},
-            labels=None if self.labels is None else self.labels.pin_memory(),
+            images={m: move(x) for m, x in self.images.items()},
+            valid={m: move(x) for m, x in self.valid.items()},
+            labels=None if self.labels is None else move(self.labels),
+            factors=None if self.factors is None else move(self.factors),
+            draws={name: move(x) for name, x in self.draws.items()},
         )
 
 
@@ -148,6 +151,8 @@ def as_physical(image: Tensor, valid: Tensor) -> Tensor:
     """
     if image.is_floating_point():
         return image
+    if image.device.type == "cpu" and bool(valid.all()):  # an accelerator would have to wait
+        return image.float()
     return image.float().masked_fill_(~valid, np.nan)
 
 
@@ -169,6 +174,7 @@ def collate(samples: list[Sample]) -> Batch:
         labels=stack([s.labels for s in samples if s.labels is not None]) if labelled else None,
         windows=tuple(sample.window for sample in samples),
         scene_ids=tuple(sample.scene_id for sample in samples),
+        draws={name: stack([s.draws[name] for s in samples]) for name in first.draws},
     )
 
 

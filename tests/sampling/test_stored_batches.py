@@ -18,7 +18,7 @@ from terrafuse.data.statistics import compute_statistics
 from terrafuse.modalities import Modality
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.sampling import training_loader
-from terrafuse.sampling.augment import turn_sample
+from terrafuse.sampling.changes import turn_sample
 
 OPTICAL = Modality("s2", ("red", "nir"), kind="optical")
 SAR = Modality("s1", ("vv",), kind="sar", scale=2.0)

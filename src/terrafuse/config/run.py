@@ -39,6 +39,10 @@ _STRATEGY = re.compile(
 )
 
 
+#: Where samples are augmented, once the device is known.
+AugmentPlace = Literal["reader", "device"]
+
+
 class AugmentConfig(Settings):
     """Random augmentation of training samples, in register over all modalities."""
 
@@ -179,6 +183,12 @@ class DataConfig(Settings):
         0, ge=0, le=_MOST_SEED, description="Seed of the choice that `label_share` makes."
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    augment_on: Literal["auto", "reader", "device"] = Field(
+        "auto",
+        description="Where samples are flipped, turned and changed in value: one by one in the "
+        "data-loading processes, or in batches on the device that trains; auto: on the device if "
+        "it is a GPU with CUDA. Zoom is always done by the processes.",
+    )
     modality_dropout: float | dict[str, float] = Field(
         0.0,
         description="Share of samples that keep only some modalities (a proper non-empty subset, "

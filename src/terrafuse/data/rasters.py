@@ -270,7 +270,7 @@ class RasterSource:
         missing |= fill & (fill | missing).all(axis=0)
         if not missing.any():
             return image, np.ones(shape[1:], bool)
-        everywhere = missing.all(axis=0)
+        everywhere = np.asarray(missing.all(axis=0))
         if (missing == everywhere).all():
             return image, ~everywhere
         single = image.astype(np.float32)

@@ -12,7 +12,7 @@ import torch
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from terrafuse.config import DataConfig
+from terrafuse.config import AugmentPlace, DataConfig
 from terrafuse.cores import usable_cores
 from terrafuse.data.handles import block_cache, cache_limit, limit_resources
 from terrafuse.data.scene import Scene
@@ -40,6 +40,7 @@ class CropDataset(Dataset[_T]):
 
     Args:
         config: Crop size, sampling, augmentation.
+        augment_on: "device": samples are not changed yet, but carry the numbers for `change_batch`.
         **wanted: Requirements on crops, see `WindowSampler`.
     """
 
@@ -51,10 +52,12 @@ class CropDataset(Dataset[_T]):
         config: DataConfig,
         *,
         seed: int,
+        augment_on: AugmentPlace = "reader",
         **wanted: Any,
     ) -> None:
         self.scenes, self.modalities = list(scenes), tuple(modalities)
         self.config, self.seed = config, seed
+        self.augment_on = augment_on
         self.alignment = window_alignment(list(modalities))
         self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
         self.sampler = WindowSampler(
@@ -87,6 +90,12 @@ class CropDataset(Dataset[_T]):
             zoom, shown = 1.0, self._align(shown * zoom)
         scene, window = self.sampler.draw(index, self._read_size(zoom))
         return self.scenes[scene], window, shown
+
+    def augmented(self, sample: Sample, generator: Generator, shown: int) -> Sample:
+        """Augment a sample, as far as that is not left to the device."""
+        if self.augment_on == "device":
+            return self.augment.prepare(sample, generator, shown=shown)
+        return self.augment(sample, generator, shown=shown)
 
     def _read_size(self, zoom: float) -> int:
         return _read_size(self.config, self.alignment, zoom)
@@ -133,6 +142,7 @@ class TrainingDataset(CropDataset[Sample]):
         config: DataConfig,
         *,
         seed: int,
+        augment_on: AugmentPlace = "reader",
         require_all: bool = False,
         kept: KeptIndexes | None = None,
         progress: Progress | None = None,
@@ -140,15 +150,16 @@ class TrainingDataset(CropDataset[Sample]):
         names = [modality.name for modality in modalities]
         self.dropout = ModalityDropout(config.modality_dropout, names)
         super().__init__(
-            scenes, modalities, statistics, config, seed=seed, require_all=require_all,
-            require_usable=config.label_share < 1, kept=kept, progress=progress,
+            scenes, modalities, statistics, config, seed=seed, augment_on=augment_on,
+            require_all=require_all, require_usable=config.label_share < 1, kept=kept,
+            progress=progress,
         )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
         generator = sample_generator(self.seed, index)
         scene, window, shown = self.draw(index, generator)
         sample = self.dropout(scene.read(window, stored=True), generator)
-        return self.augment(sample, generator, shown=shown)
+        return self.augmented(sample, generator, shown)
 
 
 class BatchIndices(Sampler[list[int]]):
@@ -218,6 +229,7 @@ def training_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    augment_on: AugmentPlace = "reader",
     require_all: bool = False,
     kept: KeptIndexes | None = None,
     progress: Progress | None = None,
@@ -231,6 +243,7 @@ def training_loader(
         steps: Optimiser steps of the whole training.
         accumulate: Batches per optimiser step.
         start_step: Optimiser steps already done.
+        augment_on: See `CropDataset`.
         require_all: See `TrainingDataset`.
         kept: See `TrainingDataset`.
         progress: See `TrainingDataset`.
@@ -243,8 +256,8 @@ def training_loader(
         DataError, LabelError: There is nothing to train on.
     """
     dataset = TrainingDataset(
-        scenes, modalities, statistics, config, seed=seed, require_all=require_all, kept=kept,
-        progress=progress,
+        scenes, modalities, statistics, config, seed=seed, augment_on=augment_on,
+        require_all=require_all, kept=kept, progress=progress,
     )  # fmt: skip
     batches = range(start_step * accumulate, steps * accumulate)
     return create_loader(dataset, batches, config, collate, rank=rank, world_size=world_size)
