@@ -171,6 +171,12 @@ class DataConfig(Settings):
         description="Where crops come from: anywhere with data and labels; around pixels of "
         "uniformly drawn classes; a regular grid; or anywhere in a uniformly drawn scene.",
     )
+    crop_order: Literal["random", "near"] = Field(
+        "random",
+        description="Order of crops: as they are drawn; or those of up to 4,096 in a row by their "
+        "places, so that blocks of compressed files that do not fit into memory are decoded less "
+        "often.",
+    )
     label_share: float = Field(
         1.0,
         gt=0,

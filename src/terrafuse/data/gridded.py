@@ -57,6 +57,14 @@ class GriddedBands:
         """Types of the bands in the file."""
         return {self._dtype(band) for band in self.bands}
 
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together: of the file, or of what is resampled."""
+        with pool.borrow(self.spec) as dataset:
+            shapes = dataset.block_shapes
+            rows, cols = shapes[0 if self.offset is None else self.bands[0].index - 1]
+        return int(rows), int(cols)
+
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

@@ -224,6 +224,15 @@ class RasterSource:
         found = self._gather(lambda part: [[b.nodata, b.fill] for b in part.bands.bands], object)
         return tuple(own if own is not None else fill for own, fill in found.tolist())
 
+    @property
+    def block_shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of a block of each file, in pixels of the modality's grid.
+
+        Raises:
+            RasterReadError: A file cannot be opened.
+        """
+        return [part.bands.block_shape for part in self._parts]
+
     def _gather(self, get: Callable[[_Part], Any], dtype: Any) -> NDArray[Any]:
         found = {
             channel: row

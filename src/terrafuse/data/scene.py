@@ -292,6 +292,25 @@ class Scene:
         return {name: notice for name, notice in notices.items() if notice is not None}
 
     @property
+    def block_shape(self) -> tuple[int, int]:
+        """Scene pixels, rows and columns, of the largest blocks that its rasters are decoded by.
+
+        Files of one block do not count; if there are no others, it is the scene.
+
+        Raises:
+            RasterReadError: A file cannot be opened.
+        """
+        found = [
+            (max(1, round(rows * m.scale)), max(1, round(cols * m.scale)))
+            for m in self.modalities
+            if m.name in self._sources
+            for rows, cols in self._sources[m.name].block_shapes
+        ]
+        whole = (self.grid.height, self.grid.width)
+        parts = [shape for shape in found if shape[0] < whole[0] or shape[1] < whole[1]]
+        return max(parts, key=lambda shape: shape[0] * shape[1], default=whole)
+
+    @property
     def made_of(self) -> SceneFiles:
         """Its files as they are named, and the rules by which they are read."""
         return self._files

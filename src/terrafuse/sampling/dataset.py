@@ -23,6 +23,7 @@ from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.sampling.augment import Augment, ModalityDropout
 from terrafuse.sampling.crops import CropIndexing, KeptIndexes, WindowSampler
+from terrafuse.sampling.near_order import NearOrder
 from terrafuse.stopping import shield_worker, starting_workers
 
 _T = TypeVar("_T")
@@ -37,6 +38,8 @@ _CACHED_PART = 4
 
 class CropDataset(Dataset[_T]):
     """A data set of crops of scenes. Item `index` depends on the seed and on `index` only.
+
+    Batches take the items in another order where `order` is set.
 
     Args:
         config: Crop size, sampling, augmentation.
@@ -58,6 +61,9 @@ class CropDataset(Dataset[_T]):
         self.scenes, self.modalities = list(scenes), tuple(modalities)
         self.config, self.seed = config, seed
         self.augment_on = augment_on
+        #: Position in the training → item; None: they are the same.
+        self.order: Callable[[int], int] | None = None
+        self._block_shapes: dict[int, tuple[int, int]] = {}
         self.alignment = window_alignment(list(modalities))
         self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
         self.sampler = WindowSampler(
@@ -76,7 +82,8 @@ class CropDataset(Dataset[_T]):
         """Return the items of a batch, or the error raised: torch calls this in its workers."""
         # As a value: torch would turn the worker's traceback into the message of an exception.
         try:
-            return [self[index] for index in indices]
+            items = map(self.order, indices) if self.order else indices
+            return [self[index] for index in items]
         except TerrafuseError as error:
             return [error]
 
@@ -85,11 +92,30 @@ class CropDataset(Dataset[_T]):
 
         That is the whole crop, unless a zoom below 1 shows the window inside a border.
         """
+        scene, window, shown = self._draw_window(index, generator)
+        return self.scenes[scene], window, shown
+
+    def place_of(self, index: int) -> tuple[int, int, int]:
+        """Return the position of an item's scene, and row and column of the block at its centre.
+
+        A block is one of the scene's files; a scene no larger than a crop counts as one.
+        """
+        scene, window, _ = self._draw_window(index, sample_generator(self.seed, index))
+        crop_index = self.sampler.crop_indexes[scene]
+        if max(crop_index.height, crop_index.width) <= self.config.crop_size:
+            return scene, 0, 0
+        if scene not in self._block_shapes:
+            self._block_shapes[scene] = self.scenes[scene].block_shape
+        height, width = self._block_shapes[scene]
+        row, col = window.row + window.height // 2, window.col + window.width // 2
+        return scene, row // height, col // width
+
+    def _draw_window(self, index: int, generator: Generator) -> tuple[int, Window, int]:
         zoom, shown = _draw_zoom(self.config.augment.scale, generator), self.config.crop_size
         if zoom < 1 and self.config.augment.zoom_out == "pad":
             zoom, shown = 1.0, self._align(shown * zoom)
         scene, window = self.sampler.draw(index, self._read_size(zoom))
-        return self.scenes[scene], window, shown
+        return scene, window, shown
 
     def augmented(self, sample: Sample, generator: Generator, shown: int) -> Sample:
         """Augment a sample, as far as that is not left to the device."""
@@ -276,10 +302,13 @@ def create_loader(
 
     Args:
         batches: Numbers of the batches within the whole training.
-        config: Samples per batch, workers.
+        config: Samples per batch, their order, workers.
         join: Samples → batch.
     """
     size = config.batch_size
+    if config.crop_order == "near":
+        total = batches.stop * size * world_size
+        dataset.order = NearOrder(dataset.place_of, total, dataset.seed)
     indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
     workers = default_workers() if config.workers is None else config.workers
     return TrainingLoader(
