@@ -7,6 +7,9 @@ labels uint8) is read in the same random windows with the cache that a reading p
 time, so that other work on the machine counts little: over all crops, and over the second half, in
 which the cache is filled. Crops are compared bit by bit with those read first. Target: three times
 the first rate.
+
+`--near` reads them in the order of `data.crop_order: near` as well, as one of `--workers` processes
+does, which takes one of as many batches of eight; the time to sort does not count.
 """
 
 from __future__ import annotations
@@ -30,9 +33,11 @@ from terrafuse.data.handles import limit_resources, pool
 from terrafuse.memory import free_memory
 from terrafuse.modalities import Modality
 from terrafuse.samples import Window
+from terrafuse.sampling.near_order import NearOrder
 
 BANDS = 4
 BEFORE_MB = 64
+BATCH = 8
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tiles 512": {"tiled": True, "blockxsize": 512, "blockysize": 512},
     "tiles 256": {"tiled": True, "blockxsize": 256, "blockysize": 256},
@@ -48,17 +53,22 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[256, 1024], help="MB")
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=list(LAYOUTS))
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--near", action="store_true", help="compare the orders of crops instead")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1], help="with --near")
+    parser.add_argument("--group", type=int, default=4096, help="with --near: crops put in order")
     options = parser.parse_args()
     decoded = options.size**2 * BANDS * 2 / 2**20
     print(f"{date.today()}, {processor()}, GDAL {rasterio.__gdal_version__}")
     print(f"{options.size}² pixels, {BANDS} bands, {decoded:.0f} MB decoded; {options.crops} crops")
     print(f"{(free_memory() or 0) / 2**20:.0f} MB of memory free")
-    print(f"{'blocks':10} {'cache MB':>9} {'crops/s':>8} {'filled':>8} {'times':>6} {'filled':>7}")
+    heads = ("random/s", "near/s", "times") if options.near else ("crops/s", "filled", "times")
+    print(f"{'blocks':10} {'cache MB':>9} {heads[0]:>8} {heads[1]:>8} {heads[2]:>6} ", end="")
+    print(f"{'workers' if options.near else 'filled':>7}")
     for layout in options.layouts:
         with tempfile.TemporaryDirectory() as folder:
             path = write_file(Path(folder) / "a.tif", options.size, LAYOUTS[layout])
             scene = scene_from_rasters([Modality("m", tuple("abcd"))], {"m": path})
-            show(layout, scene, options)
+            (show_orders if options.near else show)(layout, scene, options)
 
 
 def show(layout: str, scene: Scene, options: argparse.Namespace) -> None:
@@ -83,6 +93,31 @@ def show(layout: str, scene: Scene, options: argparse.Namespace) -> None:
             f"{overall / before[0]:6.1f} {filled / before[1]:7.1f}",
             flush=True,
         )
+
+
+def show_orders(layout: str, scene: Scene, options: argparse.Namespace) -> None:
+    """Compare orders of the crops: rates over the second half, where caches are filled."""
+    windows = choose_windows(options.crops, options.crop, options.size)
+    height, width = scene.block_shape
+    places = [
+        (0, (w.row + w.height // 2) // height, (w.col + w.width // 2) // width) for w in windows
+    ]
+    order = NearOrder(places.__getitem__, len(windows), 0)
+    order.size = options.group
+    near = [windows[order(position)] for position in range(len(windows))]
+    for workers in options.workers:
+        own = [i for i in range(len(windows)) if i // BATCH % workers == 0]
+        for cache in [BEFORE_MB, *options.budgets]:
+            rates: list[list[float]] = [[], []]
+            for _ in range(options.repeats):
+                for found, ordered in zip(rates, (windows, near), strict=True):
+                    found.append(measure(scene, [ordered[i] for i in own], cache)[0][1])
+            before, after = map(statistics.median, rates)
+            print(
+                f"{layout:10} {cache:9} {before:8.1f} {after:8.1f} {after / before:6.1f} "
+                f"{workers:7}",
+                flush=True,
+            )
 
 
 def choose_windows(crops: int, crop: int, size: int) -> list[Window]:

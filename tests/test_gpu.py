@@ -26,6 +26,8 @@ from terrafuse.contract.inputs import random_images
 from terrafuse.errors import TrainingError
 from terrafuse.methods import METHODS, load_segmenter
 from terrafuse.prediction import ScenePredictor, WindowSettings
+from terrafuse.samples import Batch
+from terrafuse.sampling import change_batch
 from terrafuse.training import train
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log
@@ -136,6 +138,37 @@ def run_file(tmp_path: Path) -> Path:
     }  # fmt: skip
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     return tmp_path / "run.yaml"
+
+
+def test_a_batch_of_integers_is_changed_as_on_the_processor() -> None:
+    """All types of integers, values up to their limits, every turn, gaps off centre."""
+    rng = torch.Generator().manual_seed(0)
+    images, draws = {}, {}
+    for dtype in (torch.uint8, torch.int8, torch.uint16, torch.int16):
+        limits, name = torch.iinfo(dtype), str(dtype)[6:]
+        values = torch.rand(8, 2, 24, 24, generator=rng) * (limits.max - limits.min) + limits.min
+        images[name] = values.round().to(dtype)
+        draws[f"{name}.band_factor"] = torch.rand(8, 2, 1, 1, generator=rng) + 0.5
+        draws[f"{name}.shift"] = torch.rand(8, 1, 1, 1, generator=rng)
+        draws[f"{name}.blur_sigma_px"] = 2 * torch.rand(8, generator=rng).double().round(decimals=1)
+        draws[f"{name}.log_noise"] = torch.randn(8, 2, 24, 24, generator=rng) / 10
+    draws["turn"] = torch.tensor([(n % 2, n // 4, n % 4) for n in range(8)])
+    known = torch.rand(8, 24, 24, generator=rng) < 0.9
+    known[:, :7, 12:] = False
+    labels = torch.randint(5, (8, 24, 24), generator=rng)
+    batch = Batch(images, dict.fromkeys(images, known), labels, (), (), draws=draws)
+    moved = batch.pin_memory() if DEVICE == "cuda" else batch
+    expected, found = change_batch(batch), change_batch(moved.to(DEVICE))
+    assert torch.equal(found.labels.cpu(), expected.labels)
+    for name, image in expected.images.items():
+        assert found.images[name].device.type == DEVICE
+        torch.testing.assert_close(
+            found.images[name].cpu(), image, rtol=1e-4, atol=0.1, equal_nan=True
+        )
+        assert torch.equal(found.valid[name].cpu(), expected.valid[name])
+    plain, on_device = batch.physical(), batch.to(DEVICE).physical()
+    for name, image in plain.images.items():
+        assert torch.equal(on_device.images[name].cpu().nan_to_num(-1), image.nan_to_num(-1))
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,11 +65,14 @@ class Sample:
 
     Args:
         images: Per modality, float32 tensor (C_m, H_m, W_m) in physical units; NaN where a band
-            has no data.
+            has no data. In a training sample also integers as they are stored, uint8, int8, uint16
+            or int16, whose bands all have data where `valid` is True, and none elsewhere
+            (`as_physical`).
         valid: Per modality, bool tensor (H_m, W_m), true where any band has data. An absent
             modality has a mask too, false everywhere.
         labels: Int64 tensor (H, W) of class indices, 255 = ignore; None without labels.
         window: Position on the scene's grid.
+        draws: Random numbers of changes still to be made, by name (`sampling.changes`).
     """
 
     images: Mapping[str, Tensor]
@@ -77,13 +80,21 @@ class Sample:
     labels: Tensor | None
     window: Window
     scene_id: str
+    draws: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def physical(self) -> Sample:
+        """Return the sample with images in float32, NaN where there is no data."""
+        images = {m: as_physical(x, self.valid[m]) for m, x in self.images.items()}
+        return replace(self, images=images)
 
     def without(self, names: set[str] | frozenset[str]) -> Sample:
         """Return the sample with these modalities absent: NaN and nowhere valid."""
         import torch
 
         images = {
-            m: torch.full_like(x, torch.nan) if m in names else x for m, x in self.images.items()
+            # Of integers, the mask says it.
+            m: torch.full_like(x, torch.nan) if m in names and x.is_floating_point() else x
+            for m, x in self.images.items()
         }
         valid = {m: torch.zeros_like(x) if m in names else x for m, x in self.valid.items()}
         return replace(self, images=images, valid=valid)
@@ -96,6 +107,7 @@ class Batch:
     Args:
         factors: Factor on each loss, float32 (number of losses,), where several batches make a
             training step; None: 1.
+        draws: Of the samples, stacked.
     """
 
     images: dict[str, Tensor]
@@ -104,38 +116,65 @@ class Batch:
     windows: tuple[Window, ...]
     scene_ids: tuple[str, ...]
     factors: Tensor | None = None
+    draws: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch with its tensors on `device`."""
-        return replace(
-            self,
-            images={m: x.to(device, non_blocking=True) for m, x in self.images.items()},
-            valid={m: x.to(device, non_blocking=True) for m, x in self.valid.items()},
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
-            factors=None if self.factors is None else self.factors.to(device, non_blocking=True),
-        )
+        return self._each(lambda x: x.to(device, non_blocking=True))
+
+    def physical(self) -> Batch:
+        """Return the batch with images in float32, NaN where there is no data."""
+        images = {m: as_physical(x, self.valid[m].unsqueeze(1)) for m, x in self.images.items()}
+        return replace(self, images=images)
 
     def pin_memory(self) -> Batch:
         """Return the batch in page-locked memory (called by the data loader)."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> Batch:
         return replace(
             self,
-            images={m: x.pin_memory() for m, x in self.images.items()},
-            valid={m: x.pin_memory() for m, x in self.valid.items()},
-            labels=None if self.labels is None else self.labels.pin_memory(),
+            images={m: move(x) for m, x in self.images.items()},
+            valid={m: move(x) for m, x in self.valid.items()},
+            labels=None if self.labels is None else move(self.labels),
+            factors=None if self.factors is None else move(self.factors),
+            draws={name: move(x) for name, x in self.draws.items()},
         )
 
 
+def as_physical(image: Tensor, valid: Tensor) -> Tensor:
+    """Return an image in float32, NaN where there is no data.
+
+    Args:
+        image: Float32, or integers as they are stored (…, C, H, W).
+        valid: Bool, to be spread over its bands; not looked at where the image is float32.
+    """
+    if image.is_floating_point():
+        return image
+    if image.device.type == "cpu" and bool(valid.all()):  # an accelerator would have to wait
+        return image.float()
+    return image.float().masked_fill_(~valid, np.nan)
+
+
 def collate(samples: list[Sample]) -> Batch:
-    """Stack samples of equal size into a batch, of tensors or arrays as they are."""
+    """Stack samples of equal size into a batch, of tensors or arrays as they are.
+
+    Images of a modality stay integers if those of all samples are, where they have data at all.
+    """
     first = samples[0]
     stack = _stack_of(first)
     labelled = all(sample.labels is not None for sample in samples)
+    images = {
+        m: _alike([s.images[m] for s in samples], [s.valid[m] for s in samples])
+        for m in first.images
+    }
     return Batch(
-        images={m: stack([s.images[m] for s in samples]) for m in first.images},
+        images={m: stack(xs) for m, xs in images.items()},
         valid={m: stack([s.valid[m] for s in samples]) for m in first.valid},
         labels=stack([s.labels for s in samples if s.labels is not None]) if labelled else None,
         windows=tuple(sample.window for sample in samples),
         scene_ids=tuple(sample.scene_id for sample in samples),
+        draws={name: stack([s.draws[name] for s in samples]) for name in first.draws},
     )
 
 
@@ -147,13 +186,32 @@ def as_arrays(sample: Sample) -> Sample:
     return replace(sample, images=images, valid=valid, labels=labels)
 
 
+def flippable(x: Tensor) -> Tensor:
+    """Return the same memory in a type that torch flips and stacks from 2.6 on: uint16 as int16."""
+    import torch
+
+    return x.view(torch.int16) if x.dtype == torch.uint16 else x
+
+
+def _alike(images: list[Any], valid: list[Any]) -> list[Any]:
+    """Return images (C, H, W) of one type, by the masks (H, W) of their data."""
+    if len({image.dtype for image in images}) == 1:
+        return images
+    kept = {image.dtype for image in images if not image.is_floating_point()}
+    pairs = list(zip(images, valid, strict=True))
+    if len(kept) == 1 and not any(x.is_floating_point() and known.any() for x, known in pairs):
+        (dtype,) = kept  # which an image that is NaN everywhere takes as zeros
+        return [(~x.isnan()).to(dtype) if x.is_floating_point() else x for x in images]
+    return [as_physical(image, known) for image, known in pairs]
+
+
 def _stack_of(sample: Sample) -> Any:
     held = [*sample.images.values(), *sample.valid.values(), sample.labels]
     if any(isinstance(array, np.ndarray) for array in held):
         return np.stack
     import torch  # tensors are there, so it is
 
-    return torch.stack
+    return lambda xs: torch.stack([flippable(x) for x in xs]).view(xs[0].dtype)
 
 
 def blocks(height: int, width: int, size: int, alignment: int = 1) -> list[Window]:

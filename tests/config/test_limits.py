@@ -138,6 +138,7 @@ def test_a_senseless_setting_of_training_is_refused_with_its_line(
         ("label_share: 1.5", "less than or equal to 1"),
         ("label_share: .nan", "finite number"),
         ("workers: 1e6", "less than or equal to 1024"),
+        ("augment_on: gpu", "'auto', 'reader' or 'device'"),
         ("block_cache_mb: -1", "greater than or equal to 0"),
         ("block_cache_mb: 0.5", "integer"),
         ("block_cache_mb: 1e9", "less than or equal to 16777216"),

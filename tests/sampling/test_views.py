@@ -14,7 +14,7 @@ from terrafuse.config import AugmentConfig, DataConfig
 from terrafuse.errors import DataError
 from terrafuse.modalities import BandStatistics, Modality
 from terrafuse.samples import Batch, Window
-from terrafuse.sampling import Views, ViewsDataset, views_loader
+from terrafuse.sampling import Views, ViewsDataset, change_batch, views_loader
 from terrafuse.sampling.crops import WindowSampler
 from terrafuse.sampling.views import crop_sample
 
@@ -174,3 +174,24 @@ def test_usable_pixels_are_those_with_data() -> None:
     (survey,) = sampler.crop_indexes
     assert survey.total == 48 * 16
     assert survey.labelled == 48 * 64
+
+
+def test_views_are_changed_on_the_device_as_by_the_reader() -> None:
+    settings = config(augment=AugmentConfig(scale=(0.5, 2.0)))
+    reader, device = (
+        views_loader(
+            [scene()], MODALITIES, STATISTICS, settings, Views(2, (0.3, 1.0)),
+            seed=1, steps=3, augment_on=place,
+        )
+        for place in ("reader", "device")
+    )  # fmt: skip
+    turned = 0
+    for expected, found in zip(reader, device, strict=True):
+        for one, other in zip(expected, found, strict=True):
+            assert other.draws
+            changed = change_batch(other)
+            for name, image in one.images.items():
+                turned += not torch.equal(image, other.images[name])
+                torch.testing.assert_close(changed.images[name], image, equal_nan=True)
+                assert torch.equal(changed.valid[name], one.valid[name])
+    assert turned

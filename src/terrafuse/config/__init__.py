@@ -2,6 +2,7 @@
 
 from terrafuse.config.run import (
     AugmentConfig,
+    AugmentPlace,
     DataConfig,
     EvaluationConfig,
     FixedStatistics,
@@ -16,6 +17,7 @@ from terrafuse.config.run import (
 
 __all__ = [
     "AugmentConfig",
+    "AugmentPlace",
     "DataConfig",
     "EvaluationConfig",
     "FixedStatistics",

@@ -39,6 +39,10 @@ _STRATEGY = re.compile(
 )
 
 
+#: Where samples are augmented, once the device is known.
+AugmentPlace = Literal["reader", "device"]
+
+
 class AugmentConfig(Settings):
     """Random augmentation of training samples, in register over all modalities."""
 
@@ -167,6 +171,12 @@ class DataConfig(Settings):
         description="Where crops come from: anywhere with data and labels; around pixels of "
         "uniformly drawn classes; a regular grid; or anywhere in a uniformly drawn scene.",
     )
+    crop_order: Literal["random", "near"] = Field(
+        "random",
+        description="Order of crops: as they are drawn; or those of up to 4,096 in a row by their "
+        "places, so that blocks of compressed files that do not fit into memory are decoded less "
+        "often.",
+    )
     label_share: float = Field(
         1.0,
         gt=0,
@@ -179,6 +189,12 @@ class DataConfig(Settings):
         0, ge=0, le=_MOST_SEED, description="Seed of the choice that `label_share` makes."
     )
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    augment_on: Literal["auto", "reader", "device"] = Field(
+        "auto",
+        description="Where samples are flipped, turned and changed in value: one by one in the "
+        "data-loading processes, or in batches on the device that trains; auto: on the device if "
+        "it is a GPU with CUDA. Zoom is always done by the processes.",
+    )
     modality_dropout: float | dict[str, float] = Field(
         0.0,
         description="Share of samples that keep only some modalities (a proper non-empty subset, "

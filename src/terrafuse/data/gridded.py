@@ -52,6 +52,19 @@ class GriddedBands:
             for band in self.bands
         )
 
+    @property
+    def stored_dtypes(self) -> set[np.dtype[Any]]:
+        """Types of the bands in the file."""
+        return {self._dtype(band) for band in self.bands}
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns that are decoded together: of the file, or of what is resampled."""
+        with pool.borrow(self.spec) as dataset:
+            shapes = dataset.block_shapes
+            rows, cols = shapes[0 if self.offset is None else self.bands[0].index - 1]
+        return int(rows), int(cols)
+
     def read(
         self, window: Window, shape: tuple[int, int] | None = None
     ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:

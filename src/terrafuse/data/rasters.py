@@ -30,6 +30,8 @@ from terrafuse.samples import Window, blocks
 RESCALED_UNIT = "scene range"
 
 _BLOCK = 512
+# Bytes of integers that are worth keeping: larger ones take as much as float32, which rounds them.
+_MOST_STORED = 2
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,9 @@ class RasterSource:
         shares = _share_out(self.files, picked, rules, self._is_joint)
         for share in shares:
             self._parts.append(_Part(share, shares, rules, grid, reference, where))
+        #: Type of integers of one or two bytes that `read_stored` returns; None where there is
+        #: none, since values are made of what is stored.
+        self.stored_dtype = self._find_stored_dtype()
 
     @property
     def tags(self) -> NDArray[np.float64]:
@@ -219,6 +224,15 @@ class RasterSource:
         found = self._gather(lambda part: [[b.nodata, b.fill] for b in part.bands.bands], object)
         return tuple(own if own is not None else fill for own, fill in found.tolist())
 
+    @property
+    def block_shapes(self) -> list[tuple[int, int]]:
+        """Rows and columns of a block of each file, in pixels of the modality's grid.
+
+        Raises:
+            RasterReadError: A file cannot be opened.
+        """
+        return [part.bands.block_shape for part in self._parts]
+
     def _gather(self, get: Callable[[_Part], Any], dtype: Any) -> NDArray[Any]:
         found = {
             channel: row
@@ -242,6 +256,35 @@ class RasterSource:
         if self._rescale == "scene_range":
             self._scene_range().rescale(image)
         return image, valid
+
+    def read_stored(self, window: Window) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Read a window as integers, of a source with a `stored_dtype`.
+
+        They are what `read` returns, in a smaller type: where a pixel has data, all its bands must
+        have some. Where a band lacks data alone, only NaN can say so.
+
+        Returns:
+            Integers (C, h, w), of any value where the mask is False; or float32 as of `read`. Bool
+            (h, w), True where any band has data.
+
+        Raises:
+            RasterReadError: Pixels cannot be decoded.
+        """
+        assert self.stored_dtype is not None
+        shape = (self._channels, window.height, window.width)
+        image, missing = np.zeros(shape, self.stored_dtype), np.zeros(shape, bool)
+        fill = np.zeros(shape, bool)
+        for part in self._parts:
+            part.read_stored(window, image, missing, fill)
+        missing |= fill & (fill | missing).all(axis=0)
+        if not missing.any():
+            return image, np.ones(shape[1:], bool)
+        everywhere = np.asarray(missing.all(axis=0))
+        if (missing == everywhere).all():
+            return image, ~everywhere
+        single = image.astype(np.float32)
+        np.copyto(single, np.nan, where=missing)
+        return single, ~everywhere
 
     def is_surely_empty(self, window: Window) -> bool:
         """Tell whether no pixel of a window has data, where that is certain without reading any."""
@@ -271,6 +314,12 @@ class RasterSource:
         """Close the files that this process has open."""
         for file in self.files:
             pool.forget(gdal_path(file.path))
+
+    def _find_stored_dtype(self) -> np.dtype[Any] | None:
+        if self._encoder is not None or self._rescale is not None:
+            return None
+        found = {part.stored_dtype for part in self._parts}
+        return found.pop() if len(found) == 1 else None
 
     def _scene_range(self) -> SceneRange:
         if self._range is None:
@@ -414,6 +463,42 @@ class _Part:
         if inner == window:
             return found._replace(complete=self.bands.complete)
         return _within(shape, inner.slices(window), found)
+
+    @property
+    def stored_dtype(self) -> np.dtype[Any] | None:
+        """Type of stored integers of one or two bytes that are physical values as they are."""
+        found = self.bands.stored_dtypes
+        if self._tags is not None or self.bands.offset is None or len(found) != 1:
+            return None
+        (dtype,) = found
+        return dtype if dtype.kind in "iu" and dtype.itemsize <= _MOST_STORED else None
+
+    def read_stored(
+        self,
+        window: Window,
+        image: NDArray[Any],
+        missing: NDArray[np.bool_],
+        fill: NDArray[np.bool_],
+    ) -> None:
+        """Read a window of the target grid into the part's channels of arrays (C, h, w).
+
+        Args:
+            image: Receives stored integers.
+            missing: Zeros; receives where there are none.
+            fill: Zeros; receives where there are none if all other bands have none either.
+        """
+        inner = None if self.bands.extent is None else window.intersection(self.bands.extent)
+        if inner != window:
+            missing[self.channels] = True
+        if inner is None:
+            return
+        place = inner.slices(window)
+        values, hidden = self.bands.read(inner)
+        image[self.channels, *place] = values
+        missing[self.channels, *place] = False if hidden is None else hidden
+        found = self.bands.find_fill(values)
+        if found is not None:
+            fill[self.channels, *place] = found
 
     def read_decimated(self, step: int, shape: tuple[int, int]) -> _Read:
         """Float32 (C, *shape) with NaN: a pixel of every step."""

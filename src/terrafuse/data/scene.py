@@ -292,6 +292,25 @@ class Scene:
         return {name: notice for name, notice in notices.items() if notice is not None}
 
     @property
+    def block_shape(self) -> tuple[int, int]:
+        """Scene pixels, rows and columns, of the largest blocks that its rasters are decoded by.
+
+        Files of one block do not count; if there are no others, it is the scene.
+
+        Raises:
+            RasterReadError: A file cannot be opened.
+        """
+        found = [
+            (max(1, round(rows * m.scale)), max(1, round(cols * m.scale)))
+            for m in self.modalities
+            if m.name in self._sources
+            for rows, cols in self._sources[m.name].block_shapes
+        ]
+        whole = (self.grid.height, self.grid.width)
+        parts = [shape for shape in found if shape[0] < whole[0] or shape[1] < whole[1]]
+        return max(parts, key=lambda shape: shape[0] * shape[1], default=whole)
+
+    @property
     def made_of(self) -> SceneFiles:
         """Its files as they are named, and the rules by which they are read."""
         return self._files
@@ -335,7 +354,9 @@ class Scene:
         named = [*files.paths(), *(path for path in further if path is not None)]
         return [*(state(str(local_file(path) or path)) for path in named), *self._painted_state()]
 
-    def read(self, window: Window, *, labels: bool = True, arrays: bool = False) -> Sample:
+    def read(
+        self, window: Window, *, labels: bool = True, arrays: bool = False, stored: bool = False
+    ) -> Sample:
         """Read images, validity and labels of a window.
 
         Args:
@@ -343,6 +364,8 @@ class Scene:
                 `alignment`.
             labels: Whether to read labels, if there are any.
             arrays: Give NumPy arrays instead of tensors, for which torch is imported.
+            stored: Leave images integers where they are stored as such, and are physical values
+                (see `Sample`).
 
         Returns:
             Images (C_m, H_m, W_m) float32 in physical units, NaN without data; valid (H_m, W_m);
@@ -355,8 +378,12 @@ class Scene:
         give = _same if arrays else _tensor_maker()
         images, valid = {}, {}
         for modality in self.modalities:
-            reading = partial(self._read_modality, modality, window)
-            image, known = self._recall(modality.name, window, reading)
+            if stored and self._keeps_integers(modality.name):
+                part = own_window(modality, window)
+                image, known = self._sources[modality.name].read_stored(part)
+            else:
+                reading = partial(self._read_modality, modality, window)
+                image, known = self._recall(modality.name, window, reading)
             images[modality.name] = give(image)
             valid[modality.name] = give(known)
         read = self.read_labels(window) if labels and self.has_labels else None
@@ -502,6 +529,11 @@ class Scene:
     def _recall(self, name: str, window: Window, read: Callable[[], _T]) -> _T:
         """Return what is remembered of a window of a modality or of labels, or read it."""
         return read() if self._memory is None else self._memory.get((name, window), read)
+
+    def _keeps_integers(self, name: str) -> bool:
+        source = self._sources.get(name)
+        is_stored = source is not None and source.stored_dtype is not None
+        return is_stored and name not in self._conversions
 
     def _read_modality(
         self, modality: Modality, window: Window

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from terrafuse.sampling.augment import describe_augmentation, random_changes
+    from terrafuse.sampling.changes import change_batch
     from terrafuse.sampling.dataset import (
         TrainingDataset,
         TrainingLoader,
@@ -27,6 +28,7 @@ else:  # each with the libraries that it needs, and no others
         __name__,
         {
             "terrafuse.sampling.augment": ("describe_augmentation", "random_changes"),
+            "terrafuse.sampling.changes": ("change_batch",),
             "terrafuse.sampling.dataset": (
                 "TrainingDataset",
                 "TrainingLoader",
@@ -55,6 +57,7 @@ __all__ = [
     "TrainingLoader",
     "Views",
     "ViewsDataset",
+    "change_batch",
     "describe_augmentation",
     "label_units",
     "labelled_scenes",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -15,6 +15,7 @@ from terrafuse.config import AugmentConfig
 from terrafuse.errors import ConfigError, unknown_name
 from terrafuse.modalities import LINEAR_UNITS, BandStatistics, Modality, window_alignment
 from terrafuse.samples import IGNORE_INDEX, Sample
+from terrafuse.sampling.changes import TURN, change_sample, filter_known
 
 _DB_PER_NEPER = 10 / math.log(10)
 #: Shift in dB and speckle of radar, where its unit gives them a meaning.
@@ -61,60 +62,92 @@ class Augment:
             shown: Side, in scene pixels, of the part of the crop that shows the sample's window,
                 inside a border without data; default: all of it.
         """
+        return change_sample(self.prepare(sample, generator, shown=shown))
+
+    def prepare(self, sample: Sample, generator: Generator, *, shown: int | None = None) -> Sample:
+        """Bring a sample to the crop size, and draw the numbers by which it is still to be changed.
+
+        Args:
+            shown: As of `__call__`.
+
+        Returns:
+            What `change_sample` or, in a batch, `change_batch` changes.
+        """
         if self.crop_size is not None:
             shown = self.crop_size if shown is None else shown
             sample = resize_sample(sample, self.modalities, shown)
             sample = frame_sample(sample, self.modalities, shown, self.crop_size)
-        sample = turn_sample(sample, *self._draw_turn(sample, generator))
-        images = dict(sample.images)
-        for modality in self.modalities:
-            images[modality.name] = self._photometric(modality, images[modality.name], generator)
-        return replace(sample, images=images)
+        draws = self._draw_turn(sample, generator)
+        for m in self.modalities:
+            draws |= {
+                f"{m.name}.{name}": value
+                for name, value in self._draw_values(m, sample.images[m.name], generator).items()
+            }
+        return replace(sample, draws=draws)
 
-    def _draw_turn(self, sample: Sample, generator: Generator) -> tuple[bool, bool, int]:
+    def _draw_turn(self, sample: Sample, generator: Generator) -> dict[str, Tensor]:
         rows, cols, quarters = (int(torch.randint(n, (), generator=generator)) for n in (2, 2, 4))
         if sample.window.height != sample.window.width:
             quarters -= quarters % 2  # a quarter turn would change the shape
         flip, rotate = self.config.flip, self.config.rotate
         flip_rows = flip in (True, "vertical") and bool(rows)
         flip_cols = flip in (True, "horizontal") and bool(cols)
-        return flip_rows, flip_cols, quarters if rotate else 0
+        if not flip and not rotate:
+            return {}
+        return {TURN: torch.tensor([flip_rows, flip_cols, quarters if rotate else 0])}
 
-    def _photometric(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+    def _draw_values(
+        self, modality: Modality, image: Tensor, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Draw the changes of values of an image (C, H, W), as `change_values` takes them."""
         if modality.kind == "optical":
-            return self._change_optical(modality, image, generator)
+            return self._draw_optical(modality, generator)
         if modality.kind == "sar":
-            return self._change_sar(modality, image, generator)
+            return self._draw_sar(modality, image, generator)
         if modality.kind == "elevation" and self.config.elevation_shift_m:
-            return image + self.config.elevation_shift_m * _symmetric(generator)
-        return image
+            return {"shift": _one(self.config.elevation_shift_m * _symmetric(generator))}
+        return {}
 
-    def _change_optical(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+    def _draw_optical(self, modality: Modality, generator: Generator) -> dict[str, Tensor]:
         config, bands = self.config, (len(modality.bands), 1, 1)
+        draws = {}
         if config.gain:
             common, each = _symmetric(generator), _symmetric(generator, bands)
-            image = image * (1 + config.gain * common) * (1 + config.gain * each)
+            draws["factor"] = _one(1 + config.gain * common)
+            draws["band_factor"] = 1 + config.gain * each
         if config.offset:
             shift = config.offset * _symmetric(generator, bands)
-            image = image + shift * self._std[modality.name].view(bands)
+            draws["shift"] = shift * self._std[modality.name].view(bands)
         if config.blur_sigma_px:
             sigma, blurred = torch.rand(2, generator=generator).tolist()
-            if blurred < 0.5:
-                image = blur(image, config.blur_sigma_px * sigma)
-        return image
+            sigma_px = config.blur_sigma_px * sigma if blurred < 0.5 else 0.0
+            draws["blur_sigma_px"] = torch.tensor(sigma_px, dtype=torch.float64)
+        return draws
 
-    def _change_sar(self, modality: Modality, image: Tensor, generator: Generator) -> Tensor:
+    def _draw_sar(
+        self, modality: Modality, image: Tensor, generator: Generator
+    ) -> dict[str, Tensor]:
         unit = _unit_of(modality)
         most_db, speckle = radar_changes(self.config, modality)
+        draws = {}
         if most_db:
             shift_db = most_db * _symmetric(generator)
             # Decibels are defined on power; an amplitude is its root.
             per_decade = LINEAR_UNITS.get(unit, 10.0)
-            image = image + shift_db if unit == "db" else image * 10 ** (shift_db / per_decade)
+            is_db = unit == "db"
+            draws["shift" if is_db else "factor"] = _one(
+                shift_db if is_db else 10 ** (shift_db / per_decade)
+            )
         if speckle:
             noise = torch.randn(image.shape, generator=generator)
-            image = _add_speckle(image, noise, speckle, in_db=unit == "db")
-        return image
+            if unit == "db":
+                draws["noise"] = _DB_PER_NEPER * speckle * noise
+            else:
+                # Log-normal of mean 1 and this standard deviation: positive, and radiometry is
+                # preserved.
+                spread = math.sqrt(math.log1p(speckle**2))
+                draws["log_noise"] = spread * noise - spread**2 / 2
+        return draws
 
 
 class ModalityDropout:
@@ -221,7 +254,7 @@ def resize_sample(sample: Sample, modalities: Sequence[Modality], size: int) -> 
     """
     if (sample.window.height, sample.window.width) == (size, size):
         return sample
-    images = {}
+    images, sample = {}, sample.physical()
     for m in modalities:
         resized = _pick_nearest if m.kind == "structure" else _resize
         images[m.name] = resized(sample.images[m.name], m.size_at(size))
@@ -240,6 +273,7 @@ def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, siz
     """
     if shown == size:
         return sample
+    sample = sample.physical()
     alignment = window_alignment(list(modalities))
     before = (size - shown) // 2 // alignment * alignment
 
@@ -256,36 +290,6 @@ def frame_sample(sample: Sample, modalities: Sequence[Modality], shown: int, siz
     return replace(sample, images=images, valid=valid, labels=labels)
 
 
-def turn_sample(sample: Sample, flip_rows: bool, flip_cols: bool, quarters: int) -> Sample:
-    """Flip a sample, then turn it counter-clockwise by quarters; exact."""
-    axes = [axis for axis, flip in ((-2, flip_rows), (-1, flip_cols)) if flip]
-    if not axes and not quarters:
-        return sample
-
-    def turn(x: Tensor) -> Tensor:
-        return torch.rot90(x.flip(axes), quarters, (-2, -1)).contiguous()
-
-    return replace(
-        sample,
-        images={name: turn(image) for name, image in sample.images.items()},
-        valid={name: turn(valid) for name, valid in sample.valid.items()},
-        labels=None if sample.labels is None else turn(sample.labels),
-    )
-
-
-def blur(image: Tensor, sigma_px: float) -> Tensor:
-    """Blur an image (C, H, W) with a Gaussian over pixels with data; NaN stays NaN."""
-    # The kernel ends at three sigmas; the mirrored border must be shorter than the image.
-    radius = min(math.ceil(3 * sigma_px), min(image.shape[-2:]) - 1)
-    if sigma_px <= 0 or radius < 1:
-        return image
-    kernel, sigmas = [2 * radius + 1] * 2, [sigma_px] * 2
-    from torchvision.transforms.v2.functional import gaussian_blur  # seconds to import
-
-    blurred, _ = _filter_known(image, lambda x: gaussian_blur(x, kernel, sigmas))
-    return torch.where(image.isnan(), torch.nan, blurred)
-
-
 def _pick_nearest(image: Tensor, size: int) -> Tensor:
     # "exact" takes the pixel under the centre; plain nearest would shift by half a pixel.
     return F.interpolate(image[None], (size, size), mode="nearest-exact")[0]
@@ -294,27 +298,9 @@ def _pick_nearest(image: Tensor, size: int) -> Tensor:
 def _resize(image: Tensor, size: int) -> Tensor:
     from torchvision.transforms.v2.functional import resize  # seconds to import
 
-    resized, weight = _filter_known(image, lambda x: resize(x, [size, size]))
+    resized, weight = filter_known(image, lambda x: resize(x, [size, size]))
     # Half of the area must have data, so that the border of the data does not move.
     return torch.where(weight > 0.499, resized, torch.nan)
-
-
-def _filter_known(image: Tensor, linear: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Apply a linear filter over pixels with data; return the share of its weight on them too."""
-    known = ~image.isnan()
-    if bool(known.all()):
-        return linear(image), torch.ones(())
-    weight = linear(known.to(image.dtype))
-    filtered = linear(torch.where(known, image, 0.0))
-    return filtered / weight.clamp_min(1e-6), weight
-
-
-def _add_speckle(image: Tensor, noise: Tensor, std: float, *, in_db: bool) -> Tensor:
-    if in_db:
-        return image + _DB_PER_NEPER * std * noise
-    # Log-normal of mean 1 and this standard deviation: positive, and radiometry is preserved.
-    spread = math.sqrt(math.log1p(std**2))
-    return image * torch.exp(spread * noise - spread**2 / 2)
 
 
 def _unit_of(modality: Modality) -> str:
@@ -324,6 +310,11 @@ def _unit_of(modality: Modality) -> str:
 def _symmetric(generator: Generator, shape: tuple[int, ...] = ()) -> Tensor:
     """Draw uniformly from -1 to 1."""
     return 2 * torch.rand(shape, generator=generator) - 1
+
+
+def _one(number: Tensor) -> Tensor:
+    """A number for all bands and pixels, (1, 1, 1)."""
+    return number.view(1, 1, 1)
 
 
 def _parse_subsets(

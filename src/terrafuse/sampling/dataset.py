@@ -12,7 +12,7 @@ import torch
 from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from terrafuse.config import DataConfig
+from terrafuse.config import AugmentPlace, DataConfig
 from terrafuse.cores import usable_cores
 from terrafuse.data.handles import block_cache, cache_limit, limit_resources
 from terrafuse.data.scene import Scene
@@ -23,6 +23,7 @@ from terrafuse.progress import Progress
 from terrafuse.samples import Batch, Sample, Window, collate
 from terrafuse.sampling.augment import Augment, ModalityDropout
 from terrafuse.sampling.crops import CropIndexing, KeptIndexes, WindowSampler
+from terrafuse.sampling.near_order import NearOrder
 from terrafuse.stopping import shield_worker, starting_workers
 
 _T = TypeVar("_T")
@@ -38,8 +39,11 @@ _CACHED_PART = 4
 class CropDataset(Dataset[_T]):
     """A data set of crops of scenes. Item `index` depends on the seed and on `index` only.
 
+    Batches take the items in another order where `order` is set.
+
     Args:
         config: Crop size, sampling, augmentation.
+        augment_on: "device": samples are not changed yet, but carry the numbers for `change_batch`.
         **wanted: Requirements on crops, see `WindowSampler`.
     """
 
@@ -51,10 +55,15 @@ class CropDataset(Dataset[_T]):
         config: DataConfig,
         *,
         seed: int,
+        augment_on: AugmentPlace = "reader",
         **wanted: Any,
     ) -> None:
         self.scenes, self.modalities = list(scenes), tuple(modalities)
         self.config, self.seed = config, seed
+        self.augment_on = augment_on
+        #: Position in the training → item; None: they are the same.
+        self.order: Callable[[int], int] | None = None
+        self._block_shapes: dict[int, tuple[int, int]] = {}
         self.alignment = window_alignment(list(modalities))
         self.augment = Augment(config.augment, modalities, statistics, crop_size=config.crop_size)
         self.sampler = WindowSampler(
@@ -73,7 +82,8 @@ class CropDataset(Dataset[_T]):
         """Return the items of a batch, or the error raised: torch calls this in its workers."""
         # As a value: torch would turn the worker's traceback into the message of an exception.
         try:
-            return [self[index] for index in indices]
+            items = map(self.order, indices) if self.order else indices
+            return [self[index] for index in items]
         except TerrafuseError as error:
             return [error]
 
@@ -82,11 +92,36 @@ class CropDataset(Dataset[_T]):
 
         That is the whole crop, unless a zoom below 1 shows the window inside a border.
         """
+        scene, window, shown = self._draw_window(index, generator)
+        return self.scenes[scene], window, shown
+
+    def place_of(self, index: int) -> tuple[int, int, int]:
+        """Return the position of an item's scene, and row and column of the block at its centre.
+
+        A block is one of the scene's files; a scene no larger than a crop counts as one.
+        """
+        scene, window, _ = self._draw_window(index, sample_generator(self.seed, index))
+        crop_index = self.sampler.crop_indexes[scene]
+        if max(crop_index.height, crop_index.width) <= self.config.crop_size:
+            return scene, 0, 0
+        if scene not in self._block_shapes:
+            self._block_shapes[scene] = self.scenes[scene].block_shape
+        height, width = self._block_shapes[scene]
+        row, col = window.row + window.height // 2, window.col + window.width // 2
+        return scene, row // height, col // width
+
+    def _draw_window(self, index: int, generator: Generator) -> tuple[int, Window, int]:
         zoom, shown = _draw_zoom(self.config.augment.scale, generator), self.config.crop_size
         if zoom < 1 and self.config.augment.zoom_out == "pad":
             zoom, shown = 1.0, self._align(shown * zoom)
         scene, window = self.sampler.draw(index, self._read_size(zoom))
-        return self.scenes[scene], window, shown
+        return scene, window, shown
+
+    def augmented(self, sample: Sample, generator: Generator, shown: int) -> Sample:
+        """Augment a sample, as far as that is not left to the device."""
+        if self.augment_on == "device":
+            return self.augment.prepare(sample, generator, shown=shown)
+        return self.augment(sample, generator, shown=shown)
 
     def _read_size(self, zoom: float) -> int:
         return _read_size(self.config, self.alignment, zoom)
@@ -111,7 +146,7 @@ def training_indexing(
 
 
 class TrainingDataset(CropDataset[Sample]):
-    """Augmented crops with labels.
+    """Augmented crops with labels; images that nothing changes the values of stay as stored.
 
     Args:
         config: Crop size, sampling, augmentation, modality dropout. With a `label_share` below 1,
@@ -133,6 +168,7 @@ class TrainingDataset(CropDataset[Sample]):
         config: DataConfig,
         *,
         seed: int,
+        augment_on: AugmentPlace = "reader",
         require_all: bool = False,
         kept: KeptIndexes | None = None,
         progress: Progress | None = None,
@@ -140,15 +176,16 @@ class TrainingDataset(CropDataset[Sample]):
         names = [modality.name for modality in modalities]
         self.dropout = ModalityDropout(config.modality_dropout, names)
         super().__init__(
-            scenes, modalities, statistics, config, seed=seed, require_all=require_all,
-            require_usable=config.label_share < 1, kept=kept, progress=progress,
+            scenes, modalities, statistics, config, seed=seed, augment_on=augment_on,
+            require_all=require_all, require_usable=config.label_share < 1, kept=kept,
+            progress=progress,
         )  # fmt: skip
 
     def __getitem__(self, index: int) -> Sample:
         generator = sample_generator(self.seed, index)
         scene, window, shown = self.draw(index, generator)
-        sample = self.dropout(scene.read(window), generator)
-        return self.augment(sample, generator, shown=shown)
+        sample = self.dropout(scene.read(window, stored=True), generator)
+        return self.augmented(sample, generator, shown)
 
 
 class BatchIndices(Sampler[list[int]]):
@@ -218,6 +255,7 @@ def training_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    augment_on: AugmentPlace = "reader",
     require_all: bool = False,
     kept: KeptIndexes | None = None,
     progress: Progress | None = None,
@@ -231,6 +269,7 @@ def training_loader(
         steps: Optimiser steps of the whole training.
         accumulate: Batches per optimiser step.
         start_step: Optimiser steps already done.
+        augment_on: See `CropDataset`.
         require_all: See `TrainingDataset`.
         kept: See `TrainingDataset`.
         progress: See `TrainingDataset`.
@@ -243,8 +282,8 @@ def training_loader(
         DataError, LabelError: There is nothing to train on.
     """
     dataset = TrainingDataset(
-        scenes, modalities, statistics, config, seed=seed, require_all=require_all, kept=kept,
-        progress=progress,
+        scenes, modalities, statistics, config, seed=seed, augment_on=augment_on,
+        require_all=require_all, kept=kept, progress=progress,
     )  # fmt: skip
     batches = range(start_step * accumulate, steps * accumulate)
     return create_loader(dataset, batches, config, collate, rank=rank, world_size=world_size)
@@ -263,10 +302,13 @@ def create_loader(
 
     Args:
         batches: Numbers of the batches within the whole training.
-        config: Samples per batch, workers.
+        config: Samples per batch, their order, workers.
         join: Samples → batch.
     """
     size = config.batch_size
+    if config.crop_order == "near":
+        total = batches.stop * size * world_size
+        dataset.order = NearOrder(dataset.place_of, total, dataset.seed)
     indices = BatchIndices(batches.start, batches.stop, size, rank=rank, world_size=world_size)
     workers = default_workers() if config.workers is None else config.workers
     return TrainingLoader(

@@ -9,7 +9,7 @@ from math import sqrt
 import torch
 from torch import Generator
 
-from terrafuse.config import DataConfig
+from terrafuse.config import AugmentPlace, DataConfig
 from terrafuse.data.grid import own_window
 from terrafuse.data.scene import Scene
 from terrafuse.modalities import BandStatistics, Modality
@@ -63,12 +63,13 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
         views: Views,
         *,
         seed: int,
+        augment_on: AugmentPlace = "reader",
         progress: Progress | None = None,
     ) -> None:
         self.views = views
         super().__init__(
-            scenes, modalities, statistics, config, seed=seed, require_all=views.require_all,
-            use_labels=False, progress=progress,
+            scenes, modalities, statistics, config, seed=seed, augment_on=augment_on,
+            require_all=views.require_all, use_labels=False, progress=progress,
         )  # fmt: skip
 
     def __getitem__(self, index: int) -> tuple[Sample, ...]:
@@ -76,7 +77,7 @@ class ViewsDataset(CropDataset[tuple[Sample, ...]]):
         scene, window, shown = self.draw(index, generator)
         sample = scene.read(window, labels=False)
         return tuple(
-            self.augment(self._draw_part(sample, generator), generator, shown=shown)
+            self.augmented(self._draw_part(sample, generator), generator, shown)
             for _ in range(self.views.count)
         )
 
@@ -127,6 +128,7 @@ def views_loader(
     start_step: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    augment_on: AugmentPlace = "reader",
     progress: Progress | None = None,
 ) -> TrainingLoader[tuple[Batch, ...]]:
     """Create a loader of all pretraining batches from `start_step` on: a `Batch` per view.
@@ -138,11 +140,13 @@ def views_loader(
         accumulate: Batches per optimiser step.
         start_step: Optimiser steps already done.
         rank: Number of the process that the loader is for.
+        augment_on: See `CropDataset`.
         progress: See `ViewsDataset`.
     """
     dataset = ViewsDataset(
-        scenes, modalities, statistics, config, views, seed=seed, progress=progress
-    )
+        scenes, modalities, statistics, config, views, seed=seed, augment_on=augment_on,
+        progress=progress,
+    )  # fmt: skip
     batches = range(start_step * accumulate, steps * accumulate)
     return create_loader(dataset, batches, config, collate_views, rank=rank, world_size=world_size)
 

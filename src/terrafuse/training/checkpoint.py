@@ -78,6 +78,7 @@ class LastCheckpoint(Callback):  # type: ignore[misc]  # Lightning is not typed 
             decay_rule=module.decay_rule,
             step_rule=module.step_rule,
             step_samples=self.samples * trainer.world_size,
+            augment_on=module.augment_on,
         )
         checkpoint["terrafuse"] = position_fields(position)
 

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from lightning.pytorch import Trainer
 from torch import nn
 
-from terrafuse.config import DataConfig, LearningConfig
+from terrafuse.config import AugmentPlace, DataConfig, LearningConfig
+from terrafuse.describe.memory import training_device
 from terrafuse.errors import StoppedError, TerrafuseError
 from terrafuse.memory import explaining_memory
 from terrafuse.progress import Display
@@ -81,6 +82,18 @@ def open_log(out: Path, position: Position) -> RunLog | None:
     if not run_state.is_first_process():
         return None
     return RunLog(out / run_state.LOG, last_step=position.step)
+
+
+def augment_place(data: DataConfig, training: LearningConfig, position: Position) -> AugmentPlace:
+    """Return where samples of a run are augmented.
+
+    A run goes on as it was begun, on whatever device it is resumed: the two differ by rounding.
+    """
+    if position.augment_on is not None:
+        return position.augment_on
+    if data.augment_on != "auto":
+        return data.augment_on
+    return "device" if training_device(training).type == "cuda" else "reader"
 
 
 def fit_task(

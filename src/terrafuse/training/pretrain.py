@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from terrafuse.backbones import save_backbone
+from terrafuse.config import AugmentPlace
 from terrafuse.config.pretrain import PretrainConfig, load_pretrain_config
 from terrafuse.data import Manifest, Scene, apply_normalization, compute_statistics, open_dataset
 from terrafuse.describe.costs import shape_images
@@ -29,13 +30,13 @@ from terrafuse.stopping import when_stopped
 from terrafuse.training import run_state
 from terrafuse.training.callbacks import StepLog, StepProgress, is_due, is_step_end
 from terrafuse.training.checkpoint import LastCheckpoint
-from terrafuse.training.fitting import fit_task, open_log, run_training, to_fit
+from terrafuse.training.fitting import augment_place, fit_task, open_log, run_training, to_fit
 from terrafuse.training.optim import DECAY_RULE
 from terrafuse.training.pictures import FIGURES, save_curves
 from terrafuse.training.processes import told_once
 from terrafuse.training.quiet import quiet_lightning
 from terrafuse.training.run_state import Position, SplitStatistics
-from terrafuse.training.task import LearningTask, LoaderFactory
+from terrafuse.training.task import LearningTask, LoaderFactory, bring
 from terrafuse.training.train import check_crop_size
 from terrafuse.training.trainer import check_trainer
 from terrafuse.version import VERSION
@@ -129,6 +130,11 @@ class _Run:
     pretrainer: Pretrainer
     display: Display
 
+    @property
+    def augment_on(self) -> AugmentPlace:
+        """Where samples are augmented."""
+        return augment_place(self.config.data, self.config.training, self.position)
+
 
 class PretrainingTask(LearningTask):
     """Training step of an objective, on the sum of its losses.
@@ -137,6 +143,7 @@ class PretrainingTask(LearningTask):
         config: Optimiser, schedule, seed.
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
+        augment_on: Where the loader lets samples be augmented.
     """
 
     def __init__(
@@ -145,8 +152,9 @@ class PretrainingTask(LearningTask):
         config: PretrainConfig,
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
+        augment_on: AugmentPlace = "reader",
     ) -> None:
-        super().__init__(pretrainer, config.training, loader, decay_rule)
+        super().__init__(pretrainer, config.training, loader, decay_rule, augment_on=augment_on)
         self.pretrainer = pretrainer
 
     @property
@@ -157,9 +165,9 @@ class PretrainingTask(LearningTask):
     def transfer_batch_to_device(
         self, batch: tuple[Batch, ...], device: torch.device, dataloader_idx: int
     ) -> tuple[Batch, ...]:
-        """Move all views to the device of this process."""
+        """Move all views to the device of this process, and change them there."""
         del dataloader_idx
-        return tuple(view.to(device) for view in batch)
+        return tuple(bring(view, device) for view in batch)
 
     def terms(self, batch: tuple[Batch, ...]) -> dict[str, Tensor]:
         """Return the losses by name, and their sum."""
@@ -269,8 +277,8 @@ def _fit(run: _Run) -> signal.Signals | None:
         KeepLast(run.out / run_state.KEPT, run.config),
         last,
     ]
-    loader, rule = _loader_factory(run, last), run.position.decay_rule
-    task = PretrainingTask(to_fit(run.pretrainer, training), run.config, loader, rule)
+    loader, rule, place = _loader_factory(run, last), run.position.decay_rule, run.augment_on
+    task = PretrainingTask(to_fit(run.pretrainer, training), run.config, loader, rule, place)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
@@ -287,6 +295,7 @@ def _loader_factory(run: _Run, last: LastCheckpoint) -> LoaderFactory:
         start_step=run.position.step,
         steps=training.steps,
         accumulate=training.accumulate,
+        augment_on=run.augment_on,
     )
 
     def create(rank: int, world_size: int) -> Any:

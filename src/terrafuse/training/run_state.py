@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from terrafuse.config import DataConfig, load_run_config
+from terrafuse.config import AugmentPlace, DataConfig, load_run_config
 from terrafuse.config.base import STORED_CONFIG, Settings
 from terrafuse.config.yaml_writing import to_yaml
 from terrafuse.data import Manifest
@@ -96,6 +96,7 @@ class Position:
         decay_rule: Rule of weight decay it was begun with (`training.optim`).
         step_rule: Rule of the batches of a step it was begun with.
         step_samples: Samples of a step in all processes; None: not known.
+        augment_on: Where its samples are augmented; None before the first checkpoint.
     """
 
     step: int = 0
@@ -104,6 +105,7 @@ class Position:
     decay_rule: int = DECAY_RULE
     step_rule: int = STEP_RULE
     step_samples: int | None = None
+    augment_on: AugmentPlace | None = None
 
 
 def check_startable(
@@ -265,7 +267,7 @@ def read_position(out: Path) -> Position:
     rules = {name: own.get(name, 1) for name in ("decay_rule", "step_rule")}
     return Position(
         own["step"], own["is_done"], own["world_size"],
-        step_samples=own.get("step_samples"), **rules,
+        step_samples=own.get("step_samples"), augment_on=own.get("augment_on", "reader"), **rules,
     )  # fmt: skip
 
 

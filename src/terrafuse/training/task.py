@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from terrafuse.backbones.synced_norm import share_batches, sync_batch_norms
-from terrafuse.config import LearningConfig, TrainingConfig
+from terrafuse.config import AugmentPlace, LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
+from terrafuse.sampling import change_batch
 from terrafuse.segmenter import Segmenter, SensorModel
 from terrafuse.training.features import FeatureCache, feature_budget
 from terrafuse.training.losses import WeightedSum
@@ -45,6 +46,7 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
+        augment_on: Where the loader lets samples be augmented.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class LearningTask(lightning.LightningModule):  # type: ignore[misc]  # is not t
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
         step_rule: int = STEP_RULE,
+        augment_on: AugmentPlace = "reader",
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.augment_on = config, augment_on
         self.decay_rule, self.step_rule = decay_rule, step_rule
         self._loader = loader
         # Before a strategy replaces the tensors by flat shards, which have lost their shapes.
@@ -165,6 +168,7 @@ class SegmentationTask(LearningTask):
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
+        augment_on: Where the loader lets samples be augmented.
     """
 
     def __init__(
@@ -175,8 +179,9 @@ class SegmentationTask(LearningTask):
         loader: LoaderFactory,
         decay_rule: int = DECAY_RULE,
         step_rule: int = STEP_RULE,
+        augment_on: AugmentPlace = "reader",
     ) -> None:
-        super().__init__(segmenter, config, loader, decay_rule, step_rule)
+        super().__init__(segmenter, config, loader, decay_rule, step_rule, augment_on)
         self.segmenter, self.settings = segmenter, config
         self.features: FeatureCache | None = None
         self.loss = loss
@@ -244,9 +249,9 @@ class SegmentationTask(LearningTask):
     def transfer_batch_to_device(
         self, batch: Batch, device: torch.device, dataloader_idx: int
     ) -> Batch:
-        """Move the batch to the device of this process."""
+        """Move the batch to the device of this process, and change it there."""
         del dataloader_idx
-        return batch.to(device)
+        return bring(batch, device)
 
     def terms(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss of a batch, and its terms."""
@@ -332,6 +337,13 @@ class StepBatches:
     def _of(self, batch: Batch) -> Tensor:
         assert batch.labels is not None
         return self.denominators(batch.labels)
+
+
+def bring(batch: Batch, device: torch.device) -> Batch:
+    """Move a batch to a device, where integers become float32 and samples are augmented."""
+    if device.type not in ("cpu", "cuda"):  # which may have no such integers
+        batch = batch.physical()
+    return change_batch(batch.to(device))
 
 
 def step_seed(seed: int, batch_idx: int, rank: int) -> int:

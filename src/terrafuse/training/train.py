@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from terrafuse.config import DataConfig, RunConfig
+from terrafuse.config import AugmentPlace, DataConfig, RunConfig
 from terrafuse.data import (
     Grid,
     Manifest,
@@ -46,7 +46,7 @@ from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.features import check_features
-from terrafuse.training.fitting import fit_task, open_log, run_training, to_fit
+from terrafuse.training.fitting import augment_place, fit_task, open_log, run_training, to_fit
 from terrafuse.training.log import RunLog
 from terrafuse.training.losses import WeightedSum, check_losses, create_loss
 from terrafuse.training.pictures import FIGURES, SamplePicture, save_curves
@@ -143,6 +143,11 @@ class _Run:
     loss: WeightedSum
     kept: KeptFacts
     display: Display
+
+    @property
+    def augment_on(self) -> AugmentPlace:
+        """Where samples are augmented."""
+        return augment_place(self.config.data, self.config.training, self.position)
 
 
 def check_settings(config: RunConfig, *, meets: bool = False) -> int:
@@ -363,7 +368,7 @@ def _fit(run: _Run) -> signal.Signals | None:
     loader = _loader_factory(run, before=last.listen)
     rules = run.position.decay_rule, run.position.step_rule
     segmenter = to_fit(run.segmenter, training)
-    task = SegmentationTask(segmenter, run.loss, training, loader, *rules)
+    task = SegmentationTask(segmenter, run.loss, training, loader, *rules, run.augment_on)
     return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
@@ -413,6 +418,7 @@ def _loader_factory(run: _Run, before: Callable[[], None]) -> LoaderFactory:
         start_step=run.position.step,
         steps=training.steps,
         accumulate=training.accumulate,
+        augment_on=run.augment_on,
         require_all=not run.segmenter.supports_missing,
         kept=run.kept.indexes,
     )
