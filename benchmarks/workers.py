@@ -100,8 +100,8 @@ def main() -> None:
     load = ", ".join(f"{n:.1f}" for n in os.getloadavg())
     print(f"terrafuse {VERSION}, {datetime.date.today()}, {processor()}, load at the start {load}")
     print(
-        "| scene | rounds | workers | s | times as fast | windows/s at steady state | times as fast "
-        "| CPU-s | at best |"
+        "| scene | rounds | workers | s | times as fast | windows/s at steady state "
+        "| times as fast | CPU-s | at best |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     torch.manual_seed(0)
