@@ -1,11 +1,13 @@
 """What more workers bring: a scene mapped by one, two … processes in turn.
 
-    python benchmarks/workers.py [--workers 1 2] [--rounds 3] [--rows 6144] [--model resnet18]
+    python benchmarks/workers.py [--workers 1 2] [--rounds 3] [--rows 4096] [--model resnet18]
 
 Every model runs in one thread, so that one worker leaves the other cores idle. Seconds are those of
 the whole command, the start of the workers included, and of the steady state: windows per second
 between the first and the last tenth of them. Rounds take turns, because other work on the machine
-counts here.
+counts here, and a row is printed after each: with the medians up to then. CPU-seconds are those of
+the command and its workers; their growth is what dividing costs, whatever else the machine does, so
+that workers on cores of their own could be as many times as fast as is given under "at best".
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -39,10 +42,11 @@ SCHEME = ClassScheme(tuple(f"class {i}" for i in range(8)))
 
 
 class Taken(NamedTuple):
-    """Seconds of a map, and windows per second while all workers run."""
+    """Seconds of a map, windows per second while all workers run, and CPU-seconds of them all."""
 
     seconds: float
     steady: float
+    cpu_seconds: float
 
 
 def make_scene(folder: Path, rows: int, cols: int) -> Scene:
@@ -66,12 +70,19 @@ def measure(predictor: ScenePredictor, scene: Scene, out: Path, workers: int) ->
     def watch(done: int, total: int) -> None:
         told.append((time.perf_counter(), done / total))
 
-    start = time.perf_counter()
+    start, before = time.perf_counter(), cpu_seconds()
     predictor.predict(scene, out, scheme=SCHEME, workers=WorkerSettings(workers), progress=watch)
     seconds = time.perf_counter() - start
     inside = [(at, share) for at, share in told if 0.1 <= share <= 0.9]
     (first, low), (last, high) = inside[0], inside[-1]
-    return Taken(seconds, (high - low) * len(predictor.lattice(scene)) / max(last - first, 1e-9))
+    steady = (high - low) * len(predictor.lattice(scene)) / max(last - first, 1e-9)
+    return Taken(seconds, steady, cpu_seconds() - before)
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those of its children that have ended."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(own.ru_utime + own.ru_stime for own in used)
 
 
 def main() -> None:
@@ -80,7 +91,7 @@ def main() -> None:
     )
     parser.add_argument("--workers", nargs="*", type=int, default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs="*", default=[8192], help="of the scenes")
+    parser.add_argument("--rows", type=int, nargs="*", default=[4096], help="of the scenes")
     parser.add_argument("--cols", type=int, default=512)
     parser.add_argument("--model", default="resnet18")
     args = parser.parse_args()
@@ -88,8 +99,11 @@ def main() -> None:
     warnings.simplefilter("ignore")
     load = ", ".join(f"{n:.1f}" for n in os.getloadavg())
     print(f"terrafuse {VERSION}, {datetime.date.today()}, {processor()}, load at the start {load}")
-    print("| scene | workers | s | times as fast | windows/s at steady state | times as fast |")
-    print("|---|---:|---:|---:|---:|---:|")
+    print(
+        "| scene | rounds | workers | s | times as fast | windows/s at steady state "
+        "| times as fast | CPU-s | at best |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     torch.manual_seed(0)
     options = {"backbone": args.model, "decoder": "upernet"}
     model = create_segmenter("single", [MODALITY], len(SCHEME.names), options)
@@ -104,21 +118,23 @@ def main() -> None:
                     found[workers].append(measure(predictor, scene, out, workers))
                     taken = found[workers][-1].seconds
                     print(f"round {turn + 1}, {workers} workers: {taken:.1f} s", file=sys.stderr)
-        show(rows, args.cols, found)
+                show(f"{rows} × {args.cols}", turn + 1, found)
     print(f"load at the end {', '.join(f'{n:.1f}' for n in os.getloadavg())}")
 
 
-def show(rows: int, cols: int, found: dict[int, list[Taken]]) -> None:
+def show(scene: str, rounds: int, found: dict[int, list[Taken]]) -> None:
     """A row per number of workers: medians of the rounds, against the first."""
     medians = {
         workers: Taken(*(statistics.median(column) for column in zip(*own, strict=True)))
         for workers, own in found.items()
     }
-    one = next(iter(medians.values()))
+    first, one = next(iter(medians.items()))
     for workers, own in medians.items():
         print(
-            f"| {rows} × {cols} | {workers} | {own.seconds:.1f} | {one.seconds / own.seconds:.2f} "
-            f"| {own.steady:.1f} | {own.steady / one.steady:.2f} |",
+            f"| {scene} | {rounds} | {workers} | {own.seconds:.1f} "
+            f"| {one.seconds / own.seconds:.2f} "
+            f"| {own.steady:.1f} | {own.steady / one.steady:.2f} | {own.cpu_seconds:.1f} "
+            f"| {workers / first * one.cpu_seconds / own.cpu_seconds:.2f} |",
             flush=True,
         )
 

@@ -137,6 +137,7 @@ class SensorModel(nn.Module):
         images: Mapping[str, Tensor],
         valid: Mapping[str, Tensor],
         padded: tuple[int, int],
+        whole: frozenset[str] | None = None,
     ) -> Inputs:
         """Normalise and pad images and their valid masks.
 
@@ -145,8 +146,10 @@ class SensorModel(nn.Module):
                 modalities may be omitted.
             valid: Per modality bool (N, H_m, W_m); modalities may be omitted.
             padded: Size of the padded scene window.
+            whole: Modalities known to have data everywhere; None: it is found out.
         """
-        prepared = {m.name: self._prepare(m, images, valid, padded) for m in self.modalities}
+        whole = _whole(images, valid) if whole is None else whole
+        prepared = {m.name: self._prepare(m, images, valid, padded, whole) for m in self.modalities}
         return Inputs.of(prepared, padded)
 
     def _prepare(
@@ -155,6 +158,7 @@ class SensorModel(nn.Module):
         images: Mapping[str, Tensor],
         valid: Mapping[str, Tensor],
         padded: tuple[int, int],
+        whole: frozenset[str],
     ) -> tuple[Tensor, Tensor]:
         target = self._target_size(modality, padded)
         if modality.name not in images:
@@ -165,7 +169,7 @@ class SensorModel(nn.Module):
         image, mask = images[modality.name], valid.get(modality.name)
         # Modality pixels covered by the padded window, possibly fractional.
         own = [Fraction(length) / modality.scale_ratio for length in padded]
-        if [*target] == own == [*image.shape[-2:]] and _is_whole(image, mask):
+        if [*target] == own == [*image.shape[-2:]] and modality.name in whole:
             full = torch.ones((), dtype=torch.bool, device=image.device)
             return self.normalize(modality.name, image), full.expand(len(image), 1, *target)
         image = self.normalize(modality.name, image)
@@ -279,8 +283,10 @@ class Segmenter(SensorModel, ABC):
         """
         height, width = self._check(images)
         padded = (round_up(height, self.stride), round_up(width, self.stride))
-        self._check_present(images, valid or {})
-        output = self.segment(self.prepare(images, valid or {}, padded))
+        valid = valid or {}
+        whole = _whole(images, valid)
+        self._check_present(images, valid, whole)
+        output = self.segment(self.prepare(images, valid, padded, whole))
         return SegmenterOutput(
             logits=_to_window(output.logits, padded, (height, width)),
             aux_logits=tuple(_to_window(x, padded, (height, width)) for x in output.aux_logits),
@@ -368,14 +374,16 @@ class Segmenter(SensorModel, ABC):
         )
         return height, width
 
-    def _check_present(self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> None:
+    def _check_present(
+        self, images: Mapping[str, Tensor], valid: Mapping[str, Tensor], whole: frozenset[str]
+    ) -> None:
         if self.supports_missing or is_traced():
             return
         # At the original scale: at the method's, a few valid pixels may be averaged away.
         masks = {
             name: _has_data(image, valid.get(name))
             for name, image in images.items()
-            if not _is_whole(image, valid.get(name))
+            if name not in whole
         }
         absent = [n for n, mask in masks.items() if not mask.flatten(1).any(dim=1).all()]
         if absent:
@@ -399,6 +407,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _whole(images: Mapping[str, Tensor], valid: Mapping[str, Tensor]) -> frozenset[str]:
+    """Names of the images that have data everywhere."""
+    return frozenset(name for name, x in images.items() if _is_whole(x, valid.get(name)))
 
 
 def _is_whole(image: Tensor, valid: Tensor | None) -> bool:

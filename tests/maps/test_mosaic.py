@@ -12,6 +12,7 @@ import rasterio
 from affine import Affine
 
 from made_maps import NAMES, TEN_M, write_map
+from small_units import UNIT, make_units_small
 from terrafuse.api import mosaic
 from terrafuse.errors import ConfigError, DataError, GridMismatchError, OutputError
 from terrafuse.locking import folder_lock
@@ -60,6 +61,28 @@ def test_by_confidence(tmp_path: Path) -> None:
         "by": "confidence",
         "maps": [{"file": str(a), "resampled": False}, {"file": str(b), "resampled": False}],
     }
+
+
+def test_in_tiles_it_has_the_same_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_units_small(put=monkeypatch.setattr)
+    rng = np.random.default_rng(0)
+    classes, levels = rng.integers(0, 3, (2, 70, 150)), rng.integers(0, 255, (2, 70, 150))
+    paths = [
+        write_map(
+            tmp_path / name / "class_map.tif", classes[i].tolist(), confidence=levels[i].tolist(),
+            transform=TEN_M * Affine.translation(9 * i, -3 * i),
+        )
+        for i, name in enumerate("ab")
+    ]  # fmt: skip
+    one = mosaic(paths, tmp_path / "one")
+    with pytest.raises(ConfigError, match=f"tiles is 50; give .* multiple of {UNIT}"):
+        mosaic(paths, tmp_path / "many", tiles=50)
+    many = mosaic(paths, tmp_path / "many", tiles=UNIT)
+    assert many.class_map.name == "class_map.vrt"
+    assert sum(path.suffix == ".tif" for path in many.parts) == 2 * 2 * 3
+    for name in ("class_map", "confidence"):
+        assert np.array_equal(read(many[name]), read(one[name]))
+    assert open_class_raster(many.class_map).scheme == open_class_raster(one.class_map).scheme
 
 
 @pytest.mark.parametrize(

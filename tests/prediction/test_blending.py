@@ -335,6 +335,10 @@ def test_largest_is_the_first_maximum(num_classes: int) -> None:
     best, index = largest(scores.float())
     assert torch.equal(best, scores.float().amax(dim=0))
     assert np.array_equal(index.numpy(), scores.numpy().argmax(axis=0))
+    best, index = largest(scores.float().masked_fill(scores == 2, torch.nan))
+    unknown = (scores == 2).any(dim=0)
+    assert torch.equal(best.isnan(), unknown)
+    assert int(index.max()) < num_classes  # others look up a class there
 
 
 @settings(max_examples=60, deadline=None)

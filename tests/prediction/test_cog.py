@@ -113,6 +113,12 @@ def test_averages_by_hand() -> None:
     assert FLOATS.reduce(floats).tolist() == [[1.5]]
 
 
+def test_averages_of_bytes_without_gaps_are_those_of_numpy() -> None:
+    rows = np.random.default_rng(0).integers(0, 255, (200, 302)).astype(np.uint8)
+    means = rows.reshape(100, 2, 151, 2).mean(axis=(1, 3))
+    assert np.array_equal(SHARES.reduce(rows), np.rint(means))
+
+
 def test_an_odd_end_counts_what_is_there() -> None:
     rows = np.array([[1, 1, 8], [1, 1, 8], [6, 4, 2]], np.uint8)
     assert CODES.reduce(rows).tolist() == [[1, 8], [6, 2]]

@@ -39,6 +39,7 @@ class StubRay:
         self.cpus, self.refused = cpus, refused
         self.started_with: dict[str, Any] = {}
         self.ready = True
+        self.failure: Exception = ConnectionError("Could not connect\nlong story")
 
     def is_initialized(self) -> bool:
         return bool(self.started_with)
@@ -46,7 +47,7 @@ class StubRay:
     def init(self, **options: Any) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Ray does, in its own way
         if options["address"] == self.refused:
-            raise ConnectionError("Could not connect\nlong story")
+            raise self.failure
         self.started_with = options
 
     def shutdown(self) -> None:
@@ -125,6 +126,9 @@ def test_a_cluster_that_cannot_be_used(stub: StubRay, tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"'far:6379' cannot be used: Could not connect\. Give the --ray-address"
     ):
+        predict(tmp_path / "map", workers=crew)
+    stub.failure = Exception("The current node timed out during startup.")
+    with pytest.raises(ConfigError, match=r"cannot be used: The current node timed out"):
         predict(tmp_path / "map", workers=crew)
     with pytest.raises(ConfigError, match=r"has 2 CPUs, and 3 workers need 3\. Give fewer --work"):
         predict(tmp_path / "map", workers=WorkerSettings(3, engine="ray"))

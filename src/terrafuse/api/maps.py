@@ -62,6 +62,7 @@ def mosaic(
     *,
     by: str | None = None,
     like: str | Path | None = None,
+    tiles: int | None = None,
     progress: Progress | None = None,
 ) -> Products:
     """Join class maps into one, on the grid of the first.
@@ -76,13 +77,15 @@ def mosaic(
         by: Which class a pixel gets where maps overlap: that of the largest "confidence", or of
             the "first" or "last" map; default: confidence where all maps have it, else last.
         like: Raster whose grid the mosaic gets.
+        tiles: Side of the files that products are divided into, as of `predict`; None: one file
+            each.
         progress: Called with (rows done, rows in all).
 
     Raises:
-        ConfigError: No such rule.
+        ConfigError: No such rule, or tiles of a side that is not allowed.
         DataError: A map is none, or has other classes than the first.
         GridMismatchError: A map cannot be brought onto the grid.
         OutputError: The folder cannot be written, or holds one of the maps.
     """
     with when_stopped(_STOPPED):
-        return mosaic_maps(maps, out, by=by, like=like, progress=progress)
+        return mosaic_maps(maps, out, by=by, like=like, tiles=tiles, progress=progress)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from terrafuse.cli.options import Tiles
+
 MapFile = Annotated[
     Path,
     typer.Argument(help="A class map, or the folder of one.", metavar="MAP"),
@@ -79,12 +81,14 @@ def mosaic(
     like: Annotated[
         Path | None, typer.Option(help="Raster whose grid it gets; default: the first map's.")
     ] = None,
+    tiles: Tiles = None,
 ) -> None:
     """Join class maps of overlapping scenes into one."""
     from terrafuse import api
     from terrafuse.progress import Display
 
     with Display() as display:
-        made = api.mosaic(maps, out, by=by, like=like, progress=display.stage("joining"))
+        progress = display.stage("joining")
+        made = api.mosaic(maps, out, by=by, like=like, tiles=tiles, progress=progress)
     for file in made.files.values():
         typer.echo(f"wrote {file}")

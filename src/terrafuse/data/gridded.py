@@ -45,14 +45,6 @@ class GriddedBands:
     where: str
 
     @property
-    def complete(self) -> bool:
-        """True if every pixel is certain to have data."""
-        return self.offset is not None and all(
-            band.finite and not band.masked and band.nodata is None and band.fill is None
-            for band in self.bands
-        )
-
-    @property
     def stored_dtypes(self) -> set[np.dtype[Any]]:
         """Types of the bands in the file."""
         return {self._dtype(band) for band in self.bands}
@@ -184,12 +176,9 @@ class GriddedBands:
         self, values: NDArray[Any], mask: NDArray[np.bool_] | None
     ) -> NDArray[np.bool_] | None:
         found = [] if all(band.finite for band in self.bands) else [_not_finite(values)]
-        tags = {band.nodata for band in self.bands}
-        if len(tags) == 1:
-            (tag,) = tags
-            found += [] if tag is None else [equals_nodata(values, tag)]
-        else:
-            found += [_equal_per_band(values, [band.nodata for band in self.bands])]
+        tags = [band.nodata for band in self.bands]
+        if any(tag is not None for tag in tags):
+            found += [_equal_per_band(values, tags)]
         masks = [mask for mask in (*found, mask) if mask is not None]
         return reduce(np.logical_or, masks) if masks else None
 
@@ -294,6 +283,8 @@ def _not_finite(values: NDArray[Any]) -> NDArray[np.bool_] | None:
 
 
 def _equal_per_band(values: NDArray[Any], tags: Sequence[float | None]) -> NDArray[np.bool_]:
+    if tags[0] is not None and len(set(tags)) == 1:
+        return equals_nodata(values, tags[0])
     hits = np.zeros(values.shape, bool)
     for band, tag in enumerate(tags):
         if tag is not None:

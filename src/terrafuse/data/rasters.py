@@ -461,7 +461,7 @@ class _Part:
             return _Read(np.full(shape, np.nan, np.float32), complete=False)
         found = self._read(inner)
         if inner == window:
-            return found._replace(complete=self.bands.complete)
+            return found
         return _within(shape, inner.slices(window), found)
 
     @property
@@ -519,9 +519,10 @@ class _Part:
         values, hidden = self.bands.read(window, shape)
         fill = self.bands.find_fill(values)
         image = self._to_physical(values)
-        if hidden is not None:
+        is_hidden = hidden is not None and bool(hidden.any())
+        if is_hidden:
             np.copyto(image, np.nan, where=hidden)
-        return _Read(image, complete=False, fill=fill)
+        return _Read(image, complete=not is_hidden and fill is None, fill=fill)
 
     def _to_physical(self, values: NDArray[Any]) -> NDArray[np.float32]:
         if np.iscomplexobj(values):

@@ -25,6 +25,7 @@ from terrafuse.prediction import (
     PRODUCTS,
     Beside,
     Lattice,
+    MapSettings,
     Products,
     Strip,
     open_map,
@@ -54,12 +55,13 @@ def mosaic_maps(
     *,
     by: str | None = None,
     like: str | Path | None = None,
+    tiles: int | None = None,
     progress: Progress | None = None,
 ) -> Products:
     """Write the mosaic of class maps; see `terrafuse.api.mosaic`.
 
     Raises:
-        ConfigError: No such rule.
+        ConfigError: No such rule, or tiles of a side that is not allowed.
         DataError: A map is none, has other classes than the first, or has no confidence to go by.
         GridMismatchError: A map cannot be brought onto the grid.
         OutputError: The folder cannot be written, or holds one of the maps.
@@ -97,6 +99,7 @@ def mosaic_maps(
         },
     }
     products = [PRODUCTS[name] for name in names]
+    settings = MapSettings(tuple(names), tiles=tiles)
     lattice = Lattice(grid.height, grid.width, _ROWS, 0)
     plan = plan_units(lattice, len(scheme.names))
     with (
@@ -110,6 +113,7 @@ def mosaic_maps(
             plan=plan,
             key=facts,
             abstains=any(one.abstains for one in maps),
+            settings=settings,
             is_kept=False,
         ) as writer,
     ):

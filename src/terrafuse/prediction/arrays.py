@@ -49,6 +49,10 @@ class Arrays(ABC):
         """Return a copy."""
 
     @abstractmethod
+    def equal(self, x: Array, y: Array) -> Array:
+        """Tell where values are equal, bool; shapes are broadcast."""
+
+    @abstractmethod
     def as_bytes(self, mask: Array) -> Array:
         """Return a mask as uint8, in the same memory."""
 
@@ -121,6 +125,10 @@ class NumPyArrays(Arrays):
     def copy(self, x: Array) -> Array:
         """See `Arrays`."""
         return x.copy()
+
+    def equal(self, x: Array, y: Array) -> Array:
+        """See `Arrays`."""
+        return np.equal(x, y)
 
     def as_bytes(self, mask: Array) -> Array:
         """See `Arrays`."""

@@ -236,10 +236,11 @@ class Accumulator:
             part = slice(rows.start - start, rows.stop - start)
             votes = None if self._votes is None else self._votes[:, ring, self._own]
             final = self._finish(ring, rows, votes)
-            unknown = ~self._known[ring, self._own]
+            known = self._known[ring, self._own]
+            unknown = None if bool(known.all()) else ~known
             for product in products:
                 values = product.compute(final)
-                if product.is_masked:
+                if product.is_masked and unknown is not None:
                     values = self.arrays.filled(values, unknown, product.nodata)
                 layers[product.name][..., part, :] = self.arrays.to_numpy(values)
             self._forget(ring)
@@ -292,8 +293,8 @@ class Accumulator:
         """Return buffer rows in the form that products are computed from."""
         sums = self._sums[:, ring, self._own]
         best, index = largest(sums)
-        known = self._known[ring, self._own]
-        if (self.arrays.lib.isnan(best) & known).any():
+        lib, known = self.arrays.lib, self._known[ring, self._own]
+        if lib.isnan(lib.amax(best)) and (lib.isnan(best) & known).any():
             raise ModelError(
                 "the model returns NaN scores for pixels with data; its weights are broken, or "
                 "precision '16-mixed' overflows: use '32-true'"
@@ -340,18 +341,17 @@ def largest(scores: Array) -> tuple[Array, Array]:
         scores: Float (K, …), K at most 255.
 
     Returns:
-        Maximum (…) and uint8 index (…).
+        Maximum (…) and uint8 index (…); where a score is NaN, NaN and the last index.
     """
-    arrays = arrays_of(scores)
-    best = arrays.copy(scores[0])
-    index = arrays.zeros(best.shape, "uint8")
-    for k in range(1, scores.shape[0]):
-        # k increases, so the larger index is that of the later and better class.
-        better = arrays.as_bytes(scores[k] > best)
-        better *= k
-        arrays.lib.maximum(index, better, out=index)
-        arrays.lib.maximum(best, scores[k], out=best)
-    return best, index
+    arrays, count = arrays_of(scores), scores.shape[0]
+    best = arrays.lib.amax(scores, axis=0)
+    # Of equal ones the first has the largest rank. In bytes, of which a processor takes many at
+    # once.
+    ranks = np.arange(count, 0, -1, dtype=np.uint8).reshape(-1, *[1] * (scores.ndim - 1))
+    ranked = arrays.as_bytes(arrays.equal(scores, best))
+    ranked *= arrays.put(ranks)
+    rank = arrays.clip(arrays.lib.amax(ranked, axis=0), 1, None)  # 0 where one is NaN
+    return best, count - rank
 
 
 def _side_weights(lattice: Lattice) -> NDArray[np.float32]:

@@ -56,6 +56,14 @@ class ClassValues:
             table[ABSTAINED] = self.abstained
         return table
 
+    @property
+    def is_index(self) -> bool:
+        """Whether the values are what `lookup` takes."""
+        indices = (*range(len(self.values)), IGNORE_INDEX)
+        own = () if self.abstained is None else ((ABSTAINED, self.abstained),)
+        pairs = (*zip(indices, (*self.values, self.nodata), strict=True), *own)
+        return all(index == value for index, value in pairs)
+
     def tags(self, names: tuple[str, ...]) -> dict[str, str]:
         """Tags that say so in a raster."""
         own = {} if self.abstained is None else {ABSTAINED_TAG: str(self.abstained)}

@@ -106,7 +106,7 @@ class Encoding:
         padding = [(0, length % 2) for length in rows.shape]
         if any(after for _, after in padding):
             rows = np.pad(rows, padding, constant_values=self.nodata)
-        quarters = [rows[i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        quarters = [np.ascontiguousarray(rows[i::2, j::2]) for i in (0, 1) for j in (0, 1)]
         halved = _mode if self.reduction == "mode" else _average
         reduced: Rows = halved(quarters, self.nodata)
         return reduced
@@ -115,8 +115,9 @@ class Encoding:
 def _mode(quarters: Sequence[Rows], nodata: float) -> Rows:
     """The most frequent value of each four, the first of equally frequent ones."""
     a, b, c, d = quarters
-    pair = np.where((b == c) | (b == d), b, np.where(c == d, c, a))
-    best = np.where((a == b) | (a == c) | (a == d), a, pair)
+    best = _choose(c == d, c, a)
+    best = _choose((b == c) | (b == d), b, best)
+    best = _choose((a == b) | (a == c) | (a == d), a, best)
     empty = best == nodata
     if not empty.any():
         return best
@@ -126,9 +127,19 @@ def _mode(quarters: Sequence[Rows], nodata: float) -> Rows:
     return best
 
 
+def _choose(mask: NDArray[np.bool_], x: Rows, y: Rows) -> Rows:
+    """As `np.where`, of bytes in a third of its time."""
+    if x.dtype != np.uint8:
+        return np.where(mask, x, y)
+    chosen: Rows = y ^ ((x ^ y) & -mask.view(np.uint8))
+    return chosen
+
+
 def _average(quarters: Sequence[Rows], nodata: float) -> Rows:
     """The mean of those of each four that have data; halves go to the even number."""
     dtype = quarters[0].dtype
+    if dtype == np.uint8 and not any((quarter == nodata).any() for quarter in quarters):
+        return _average_bytes(quarters)
     wide = np.float64 if dtype.itemsize > 2 else np.float32
     known = [~np.isnan(q) if np.isnan(nodata) else q != nodata for q in quarters]
     total = np.zeros(quarters[0].shape, wide)
@@ -142,6 +153,16 @@ def _average(quarters: Sequence[Rows], nodata: float) -> Rows:
     mean[count == 0] = nodata
     reduced: Rows = mean.astype(dtype)
     return reduced
+
+
+def _average_bytes(quarters: Sequence[Rows]) -> Rows:
+    """The mean of four bytes that all have data, likewise."""
+    total = quarters[0].astype(np.uint16)
+    for quarter in quarters[1:]:
+        total += quarter
+    # 2 would round halves up; 1 rounds them down, and is enough where the result is even.
+    total += 1 + ((total >> 2) & 1)
+    return (total >> 2).astype(np.uint8)
 
 
 class Level:

@@ -271,6 +271,7 @@ class MapWriter:
         self._tiling = Tiling(grid.height, grid.width, tiles) if tiles else None
         self.scheme = scheme
         self.values = values
+        self._are_indices = values.is_index
         self.job = job
         self._grid = grid
         self._products = tuple(products)
@@ -394,9 +395,9 @@ class MapWriter:
         self._has_data = self._has_data or telling.has_data(rows[telling.name])
         for product in self._products:
             values = rows[product.name]
-            self._writers[product.name].write(
-                self.values.lookup[values] if product.is_class_map else values
-            )
+            if product.is_class_map and not self._are_indices:
+                values = self.values.lookup[values]
+            self._writers[product.name].write(values)
 
     def finish(
         self,

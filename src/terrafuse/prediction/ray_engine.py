@@ -236,7 +236,7 @@ def connect(ray: Any, address: str | None, *, cpus: int, store_bytes: int = _STO
             ray.init(
                 address=address or "local", log_to_driver=False, logging_level="error", **local
             )
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Ray raises it bare where its processes start too slowly
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError(
             f"the Ray cluster at '{address or 'this machine'}' cannot be used: {reason}. Give the "

@@ -51,6 +51,12 @@ class TorchArrays(Arrays):
         """See `Arrays`."""
         return x.clone()
 
+    def equal(self, x: Array, y: Array) -> Array:
+        """See `Arrays`."""
+        if self.is_near:  # NumPy compares twice as fast
+            return torch.from_numpy(np.equal(x.numpy(), y.numpy()))
+        return x == y
+
     def as_bytes(self, mask: Array) -> Array:
         """See `Arrays`."""
         return mask.view(torch.uint8)
