@@ -21,6 +21,7 @@ from terrafuse.config import LearningConfig, TrainingConfig
 from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.training.compiling import CompiledSegment
 from terrafuse.training.features import FeatureCache, feature_budget
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
@@ -165,6 +166,9 @@ class SegmentationTask(LearningTask):
         loader: Creates the batches once rank and world size are known.
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
+
+    Attributes:
+        compiled: Form of the segmenter that batches are trained with, if it is compiled.
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class SegmentationTask(LearningTask):
         super().__init__(segmenter, config, loader, decay_rule, step_rule)
         self.segmenter, self.settings = segmenter, config
         self.features: FeatureCache | None = None
+        self.compiled: CompiledSegment | None = None
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
@@ -253,7 +258,10 @@ class SegmentationTask(LearningTask):
         assert batch.labels is not None
         if self._shares_norms:
             share_batches(self.segmenter, shares=self._has_same_modalities(batch))
-        with self.features.training() if self.features else nullcontext():
+        with (
+            self.features.training() if self.features else nullcontext(),
+            self.compiled.training(batch) if self.compiled else nullcontext(),
+        ):
             output = self.segmenter(batch.images, batch.valid)
         if self.features:
             self.features.check_used(self.segmenter)
