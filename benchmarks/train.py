@@ -70,7 +70,7 @@ SIZE, SCENES = 256, 24
 _MOST_PARAMETERS = 250_000_000
 #: Steps that do not count: caches fill, and batches read ahead are used up.
 WARM = 6
-TRANSCRIBED = ("mfnet", "cmx", "upseg")
+TRANSCRIBED = ("mfnet", "cmx", "upseg", "vsgnet", "croma")
 
 
 @dataclass
