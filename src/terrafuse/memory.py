@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from terrafuse.errors import NotEnoughMemoryError
+
+# Parameters of glibc's mallopt, and the values at which it ends by itself in a long run.
+_TRIM, _MMAP = -1, -3
+_OWN = {_TRIM: 64 << 20, _MMAP: 32 << 20}
+# Blocks from this size on go back to the system at once, so that gaps between them waste nothing.
+_LARGE = 64 << 20
 
 # Words of libraries that raise RuntimeError or errors of their own when memory ends.
 _WORDS = re.compile(
@@ -79,6 +87,27 @@ def explaining_memory(what: str, remedy: str | Callable[[], str]) -> Iterator[No
         raise NotEnoughMemoryError(
             f"{what} needs more memory than there is: {told}. {advice}"
         ) from None
+
+
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let the C library keep what is freed within this block, to hand it out again.
+
+    By itself glibc gives the end of its heap back to the system, and asks for it again in the next
+    step of training: the system then clears page after page. Other C libraries are left alone.
+    """
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "mallopt"):
+        yield
+        return
+    library.mallopt(_MMAP, _LARGE)
+    library.mallopt(_TRIM, 2**31 - 1)
+    try:
+        yield
+    finally:
+        for parameter, value in _OWN.items():
+            library.mallopt(parameter, value)
+        library.malloc_trim(0)
 
 
 def _available(root: Path) -> int | None:

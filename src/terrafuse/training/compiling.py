@@ -135,8 +135,10 @@ def explaining_compilation(method: str) -> Iterator[None]:
         compiler = sys.modules.get("torch._dynamo.exc")  # takes seconds to import
         if compiler is None or not isinstance(error, compiler.TorchDynamoException):
             raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), "")
+        # A first line of "backend='…' raised:" says nothing of the cause.
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if line and not line.endswith("raised:")), "")
         raise ConfigError(
             f"method '{method}' cannot be compiled here: {type(error).__name__}: "
-            f"{reason.strip()[:200]}. Set training.compile to false"
+            f"{reason[:200]}. Set training.compile to false"
         ) from error

@@ -15,7 +15,7 @@ from torch import nn
 
 from terrafuse.config import DataConfig, LearningConfig
 from terrafuse.errors import StoppedError, TerrafuseError
-from terrafuse.memory import explaining_memory
+from terrafuse.memory import explaining_memory, keeping_freed_memory
 from terrafuse.progress import Display
 from terrafuse.training import run_state
 from terrafuse.training.checkpoint import LastCheckpoint
@@ -62,6 +62,7 @@ def run_training(
         explaining_memory("training", remedy),
         quiet_lightning(),
         fitting_threads(),
+        keeping_freed_memory(),
         Display(progress) as display,
     ):
         run = prepare(display)
