@@ -2,6 +2,7 @@
 
     python benchmarks/train.py [--methods cmx mfnet …] [--rounds 2] [--steps 24]
     python benchmarks/train.py --layouts FILE
+    python benchmarks/train.py --compile [--methods …] [--rounds 4]
 
 Rows are the methods at the small sizes of the tests; data are made up: 24 scenes of 256 × 256
 pixels, GeoTIFF, deflate. Rounds alternate between three ways in one process:
@@ -30,7 +31,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
@@ -58,6 +59,7 @@ from terrafuse.modalities import Modality
 from terrafuse.samples import Batch
 from terrafuse.segmenter import Segmenter
 from terrafuse.training import train
+from terrafuse.training.compiling import CompiledSegment
 from terrafuse.training.losses import create_loss
 from terrafuse.training.task import SegmentationTask
 from terrafuse.version import VERSION
@@ -70,7 +72,7 @@ SIZE, SCENES = 256, 24
 _MOST_PARAMETERS = 250_000_000
 #: Steps that do not count: caches fill, and batches read ahead are used up.
 WARM = 6
-TRANSCRIBED = ("mfnet", "cmx", "upseg")
+TRANSCRIBED = ("mfnet", "cmx", "upseg", "vsgnet", "croma")
 
 
 @dataclass
@@ -121,6 +123,7 @@ class Row:
         ]
 
 
+_COMPILED = ["method", "compiling, CPU s", "as written, ms", "compiled, ms", "share"]
 _HEADS = [
     "method", "samples per CPU s", "alone, ms", "whole, ms", "share", "of transcription",
     "reader, ms", "waited, ms", "first step, CPU s", "again", "peak, MB",
@@ -346,6 +349,11 @@ def measure(method: str, options: dict[str, Any], args: argparse.Namespace) -> R
     return row
 
 
+def measure_row(method: str, options: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """`measure`, for another process to read."""
+    return vars(measure(method, options, args))
+
+
 def layout_rows(
     methods: list[str], sizes: str
 ) -> Iterator[tuple[str, Callable[[], Segmenter], int, int]]:
@@ -433,6 +441,40 @@ def write_layouts(methods: list[str], sizes: str, rounds: int, path: Path) -> No
         path.write_text(f'{text},\n  "rows": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
 
 
+def _cpu_of_all() -> float:
+    """CPU seconds of this process and of the compilers that it has started."""
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + others.ru_utime + others.ru_stime
+
+
+def measure_compiled(method: str, options: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """Compile a small model, and compare forward and backward passes; the cells of a row."""
+    segmenter = Case(method, options).start().train()
+    images = random_images(segmenter.modalities, (args.crop, args.crop), args.batch)
+    batch = Batch(images, {}, None, (), ())
+
+    def step(use: AbstractContextManager[None]) -> None:
+        with use:
+            output = segmenter(images)
+        maps = (output.logits, *output.aux_logits)
+        (sum(x.logsumexp(1).mean() for x in maps) + sum(output.losses.values())).backward()
+        segmenter.zero_grad()
+
+    step(nullcontext())
+    compiled, start = CompiledSegment(segmenter), _cpu_of_all()
+    step(compiled.training(batch))
+    first = _cpu_of_all() - start
+    plain, other = [], []
+    for _ in range(args.rounds):
+        for use, seconds in ((nullcontext, plain), (partial(compiled.training, batch), other)):
+            start = time.process_time()
+            step(use())
+            seconds.append(time.process_time() - start)
+    share = min(other) / min(plain)
+    times = [f"{1e3 * min(seconds):.1f}" for seconds in (plain, other)]
+    return [method, f"{first:.0f}", *times, f"{share:.2f}"]
+
+
 def _peak_mb() -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
@@ -448,6 +490,7 @@ def main() -> None:
     parser.add_argument("--crop", type=int, default=SIZE)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--training", default="{}", help="further settings of training, as JSON")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile instead")
     parser.add_argument("--layouts", type=Path, help="measure layouts instead, into this file")
     parser.add_argument("--sizes", default="both", choices=["small", "paper", "both"])
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -458,10 +501,12 @@ def main() -> None:
         return
     if args.one:
         warnings.simplefilter("ignore")
-        print(json.dumps(vars(measure(args.one, SMALL[args.one][0], args))))
+        measured = measure_compiled if args.compile else measure_row
+        print(json.dumps(measured(args.one, SMALL[args.one][0], args)))
         return
     print(f"{date.today()}, {processor()}, torch {torch.__version__}, terrafuse {VERSION}")
-    print(f"| {' | '.join(_HEADS)} |\n|---{'|---:' * (len(_HEADS) - 1)}|")
+    heads = _COMPILED if args.compile else _HEADS
+    print(f"| {' | '.join(heads)} |\n|---{'|---:' * (len(heads) - 1)}|")
     shares = []
     for method in args.methods:
         command = [sys.executable, *sys.argv, "--one", method]
@@ -470,7 +515,11 @@ def main() -> None:
             lines = found.stderr.strip().splitlines() or [f"exit code {found.returncode}"]
             print(f"| {method} | failed: {lines[-1][:200]} |", flush=True)
             continue
-        row = Row(**json.loads(found.stdout.splitlines()[-1]))
+        values = json.loads(found.stdout.splitlines()[-1])
+        if args.compile:
+            print(f"| {' | '.join(values)} |", flush=True)
+            continue
+        row = Row(**values)
         shares.append(row.share)
         print(f"| {' | '.join(row.cells(args.batch))} |", flush=True)
     if shares:

@@ -25,7 +25,7 @@ def learning(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize("method", ["cmx", "mfnet", "upseg"])
+@pytest.mark.parametrize("method", ["cmx", "croma", "mfnet", "upseg", "vsgnet"])
 def test_a_transcription_has_the_parameters_of_the_method(method: str) -> None:
     options = SMALL[method][0]
     case = Case(method, options)

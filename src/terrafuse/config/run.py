@@ -352,6 +352,11 @@ class TrainingConfig(LearningConfig):
     aux_weight: float = Field(
         0.4, ge=0, le=_MOST_WEIGHT, description="Weight of auxiliary heads, if there are any."
     )
+    compile: bool | Literal["auto"] = Field(
+        False,
+        description="Compile the model for training with torch.compile; auto: where it was "
+        "measured to save time.",
+    )
     cache_features: bool = Field(
         False,
         description="Keep what frozen backbones make of each window, where nothing random is "

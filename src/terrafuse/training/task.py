@@ -22,6 +22,7 @@ from terrafuse.errors import TrainingError
 from terrafuse.samples import Batch
 from terrafuse.sampling import change_batch
 from terrafuse.segmenter import Segmenter, SensorModel
+from terrafuse.training.compiling import CompiledSegment
 from terrafuse.training.features import FeatureCache, feature_budget
 from terrafuse.training.losses import WeightedSum
 from terrafuse.training.optim import (
@@ -169,6 +170,9 @@ class SegmentationTask(LearningTask):
         decay_rule: Rule of weight decay that the run was begun with.
         step_rule: Rule of the batches of a step that the run was begun with.
         augment_on: Where the loader lets samples be augmented.
+
+    Attributes:
+        compiled: Form of the segmenter that batches are trained with, if it is compiled.
     """
 
     def __init__(
@@ -184,6 +188,7 @@ class SegmentationTask(LearningTask):
         super().__init__(segmenter, config, loader, decay_rule, step_rule, augment_on)
         self.segmenter, self.settings = segmenter, config
         self.features: FeatureCache | None = None
+        self.compiled: CompiledSegment | None = None
         self.loss = loss
         self._syncs, self._shares_norms = config.sync_batchnorm, False
         self.aux_weight = config.aux_weight
@@ -258,7 +263,10 @@ class SegmentationTask(LearningTask):
         assert batch.labels is not None
         if self._shares_norms:
             share_batches(self.segmenter, shares=self._has_same_modalities(batch))
-        with self.features.training() if self.features else nullcontext():
+        with (
+            self.features.training() if self.features else nullcontext(),
+            self.compiled.training(batch) if self.compiled else nullcontext(),
+        ):
             output = self.segmenter(batch.images, batch.valid)
         if self.features:
             self.features.check_used(self.segmenter)

@@ -45,6 +45,12 @@ from terrafuse.training import run_state, survey
 from terrafuse.training.building import build_segmenter
 from terrafuse.training.callbacks import HeadFirst, StepLog, StepProgress, WeightAverage
 from terrafuse.training.checkpoint import LastCheckpoint
+from terrafuse.training.compiling import (
+    CompiledSegment,
+    check_compile,
+    decide_compile,
+    explaining_compilation,
+)
 from terrafuse.training.features import check_features
 from terrafuse.training.fitting import augment_place, fit_task, open_log, run_training, to_fit
 from terrafuse.training.log import RunLog
@@ -123,7 +129,7 @@ def _train(
             run_state.tidy(out)
             return out
         position = run_state.read_position(out) if resume else Position()
-        prepare = partial(_prepare, config, out, position, fresh)
+        prepare = partial(_prepare, config, out, position, processes, fresh)
         run_training(prepare, _fit, _finish, position=position, progress=progress)
     return out
 
@@ -141,6 +147,7 @@ class _Run:
     facts: SplitStatistics
     segmenter: Segmenter
     loss: WeightedSum
+    compiles: bool
     kept: KeptFacts
     display: Display
 
@@ -169,11 +176,13 @@ def check_settings(config: RunConfig, *, meets: bool = False) -> int:
     check_monitor(training)
     check_scene_windows(config)
     with quiet_lightning():
-        return check_trainer(training, meets=meets)
+        processes = check_trainer(training, meets=meets)
+    check_compile(config, processes)
+    return processes
 
 
 def _prepare(
-    config: RunConfig, out: Path, position: Position, fresh: bool, display: Display
+    config: RunConfig, out: Path, position: Position, processes: int, fresh: bool, display: Display
 ) -> _Run:
     manifest = open_dataset(run_state.painted_as_begun(config.data, out))
     check_crop_size(config.data, manifest)
@@ -213,18 +222,21 @@ def _prepare(
         segmenter.set_pixel_size(pixel_size)
     counts = torch.tensor(facts.class_counts)
     loss = create_loss(config.training.losses, manifest.scheme, counts)
+    compiles, reason = decide_compile(config, processes, training_device(config.training))
     if run_state.is_first_process():
         for backbone in segmenter.backbones():
             if backbone.pretrained and backbone.pretrained.note:
                 display.say(f"{backbone.pretrained.source}: {backbone.pretrained.note}")
         for line in describe_augmentation(config.data.augment, segmenter.modalities):
             display.say(f"augmentation, {line}")
+        if reason:
+            display.say(f"training.compile: {reason}")
         for line in _tell_painted(config.data, manifest, labelled, is_new=is_new):
             display.say(line)
         run_state.begin(out, config, facts, manifest.painted)
     return _Run(
-        config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, kept,
-        display,
+        config, out, position, manifest, train_scenes, val_scenes, facts, segmenter, loss, compiles,
+        kept, display,
     )  # fmt: skip
 
 
@@ -369,7 +381,10 @@ def _fit(run: _Run) -> signal.Signals | None:
     rules = run.position.decay_rule, run.position.step_rule
     segmenter = to_fit(run.segmenter, training)
     task = SegmentationTask(segmenter, run.loss, training, loader, *rules, run.augment_on)
-    return fit_task(task, callbacks, run.out, run.position, run.config.data)
+    if run.compiles:
+        task.compiled = CompiledSegment(segmenter)
+    with explaining_compilation(run.config.method.name):
+        return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
 
 def _create_callbacks(run: _Run, log: RunLog | None) -> list[Any]:
