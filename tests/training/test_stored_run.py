@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from torch import Tensor
 
 from stored_run import make_data, write_config
 from terrafuse import api
@@ -49,6 +51,8 @@ def test_a_stored_checkpoint_resumes_to_the_weights_of_a_run_never_stopped(
     config: Path, tmp_path: Path
 ) -> None:
     run = bring("stopped", tmp_path)
+    stored = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
+    begun = {name.removeprefix("segmenter."): value for name, value in stored.items()}
     with (
         pytest.warns(UserWarning, match=r"run.yaml: 'method\.backbone_options\.taps' is called"),
         pytest.warns(UserWarning, match="begun when nodata was judged band by band"),
@@ -56,5 +60,11 @@ def test_a_stored_checkpoint_resumes_to_the_weights_of_a_run_never_stopped(
         api.train(config, run, resume=True, progress=False)
     resumed, whole = read_state(run), read_state(STORED / "whole")
     assert resumed.keys() == whole.keys()
-    for name, value in whole.items():
-        torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    # Processors differ by rounding, and steps make more of it: by 0.0008 of the way that is left
+    # from the checkpoint on. Without the optimiser's means it is 0.05.
+    assert distance(resumed, whole) < 0.005 * distance(begun, whole)
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Between two models, over all of their parameters and statistics."""
+    return math.dist(*(torch.cat([s[k].double().flatten() for k in other]) for s in (one, other)))
