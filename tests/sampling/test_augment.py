@@ -15,12 +15,11 @@ from terrafuse.samples import Sample, Window
 from terrafuse.sampling.augment import (
     Augment,
     ModalityDropout,
-    blur,
     describe_augmentation,
     frame_sample,
     resize_sample,
-    turn_sample,
 )
+from terrafuse.sampling.changes import blur, turn_sample
 
 FINE = Modality("rgb", ("r", "g"), kind="optical")
 COARSE = Modality("s1", ("vv",), kind="sar", scale=2.0)

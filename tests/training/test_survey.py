@@ -43,7 +43,7 @@ class Found:
         ):
             warnings.simplefilter("always")
             patch.setattr(Segmenter, "set_pixel_size", lambda _, size: sizes.append(size))
-            run = training._prepare(config, out, Position(), fresh, display)
+            run = training._prepare(config, out, Position(), 1, fresh, display)
             loader = training._loader_factory(run, lambda: None)(0, 1)
         ours = [w for w in caught if issubclass(w.category, UserWarning)]
         self.warned = [(w.category, str(w.message)) for w in ours]
