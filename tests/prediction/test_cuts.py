@@ -133,6 +133,7 @@ def kill_at(process: int, folder: Path, least: int, seconds: float) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it may have threads
+@pytest.mark.filterwarnings("ignore:there is work for 1 of 2 workers:UserWarning")
 def test_a_run_with_two_workers_may_be_killed_at_any_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
