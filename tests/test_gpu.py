@@ -20,6 +20,7 @@ import yaml
 from array_scene import ArrayScene, make_modality
 from made_rasters import TWO_SENSORS, make_rasters
 from small_methods import SMALL
+from stopped_runs import stop_after
 from terrafuse.config import load_run_config
 from terrafuse.contract import Case
 from terrafuse.contract.inputs import random_images
@@ -29,7 +30,6 @@ from terrafuse.prediction import ScenePredictor, WindowSettings
 from terrafuse.samples import Batch
 from terrafuse.sampling import change_batch
 from terrafuse.training import train
-from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log
 
 DEVICE = "cuda"
@@ -177,17 +177,9 @@ def test_training_is_resumed_and_used_on_another_device(
 ) -> None:
     config = load_run_config(run_file, {"training.precision": precision})
     train(config, tmp_path / "straight", progress=False)
-    original = LastCheckpoint.on_train_batch_end
-
-    def stop(self: LastCheckpoint, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step == 4:
-            self._request_stop(2, None)
-        original(self, trainer, *args, **kwargs)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(LastCheckpoint, "on_train_batch_end", stop)
-        with pytest.raises(TrainingError, match="after step 4 of 6"):
-            train(config, tmp_path / "run", progress=False)
+    stop_after(monkeypatch, 4)
+    with pytest.raises(TrainingError, match="after step 4 of 6"):
+        train(config, tmp_path / "run", progress=False)
     train(config, tmp_path / "run", resume=True, progress=False)
     logs = [read_log(tmp_path / name / "log.csv") for name in ("straight", "run")]
     assert [row["step"] for row in logs[0]] == [row["step"] for row in logs[1]]

@@ -132,7 +132,7 @@ def test_check_says_that_an_alpha_band_is_data_and_its_remedy_holds(make_set, ok
     found = [f for f in check(ok, tagged) if f["code"] == "alpha"]
     assert [f["severity"] for f in found] == ["note", "note"]
     assert "band 4 of" in found[0]["message"]
-    assert "tagged alpha, but read as a band of data: it hides no" in found[0]["message"]
+    assert "tagged alpha, but taken for data: it hides no" in found[0]["message"]
     assert "add its name to 'bands'" in found[0]["remedy"]
     four = make_set("four", photometric="rgb", alpha="yes")
     found = [f for f in check(ok, four) if f["code"] == "alpha"]

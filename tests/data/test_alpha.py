@@ -112,7 +112,7 @@ def test_opacity_hides_pixels_and_data_does_not(
     path = write(make_raster, tmp_path / f"a{suffix}", values)
     file = inspect_raster(path, "x")
     assert file.alpha == (False, False, False, not is_data)
-    expected = f"band 4 of '{path}' is tagged alpha, but read as a band of data: it hides no pixels"
+    expected = f"band 4 of '{path}' is tagged alpha, but taken for data: it hides no pixels"
     assert file.notices == ({"alpha": expected} if is_data else {})
     shown = np.ones(band.shape, bool) if is_data else band > 0
     # Three bands of the file: the colours, hidden or not.

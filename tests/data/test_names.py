@@ -22,6 +22,7 @@ from terrafuse.data.names import (
     is_remote,
     local_file,
     moved_name,
+    with_option,
 )
 from terrafuse.data.polygons import is_vector
 from terrafuse.errors import RasterReadError
@@ -217,3 +218,23 @@ def test_rasters_and_vectors_are_told_by_their_names() -> None:
     assert is_vector("a.gpkg|layername=b")
     assert not is_vector("GPKG:a.gpkg:table")
     assert not is_vector("a.tif")
+
+
+def test_an_option_is_added_to_any_name(make_raster: MakeRaster, tmp_path: Path) -> None:
+    values = np.arange(48, dtype=np.uint8).reshape(3, 4, 4)
+    path = make_raster(tmp_path / "a.tif", values)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.scales = (0.5, 0.25, 0.125)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "a.tif")
+    for name, bands in (
+        (str(path), [0, 1, 2]),
+        (f"/vsizip/{tmp_path}/a.zip/a.tif", [0, 1, 2]),
+        (f"vrt://{path}", [0, 1, 2]),
+        (f"vrt://{path}?bands=3,1", [2, 0]),
+        (f"vrt://{path}?a_scale=7&bands=2", [1]),
+    ):
+        modality = Modality("m", tuple(f"b{n}" for n in bands))
+        scene = scene_from_rasters([modality], {"m": with_option(name, "a_scale=1")})
+        read = scene.read(scene.full_window).images["m"]
+        np.testing.assert_array_equal(read, values[bands], err_msg=name)

@@ -24,8 +24,9 @@ from terrafuse.modalities import Modality
 from terrafuse.weights import load_strict
 
 #: As the stored tensors are to be compared.
-# Processors differ by up to 2e-5 in the scores.
-CLOSE: dict[str, float] = {"rtol": 1e-5, "atol": 4e-5}
+CLOSE: dict[str, float] = {"rtol": 1e-5, "atol": 1e-5}
+#: What the encoders make, and what comes after them, in which processors differ by up to 1.8e-5.
+CLOSE_EARLY, CLOSE_LATE = CLOSE | {"atol": 3e-6}, CLOSE | {"atol": 3e-5}
 SAR = Modality("s1", ("VV", "VH"), "sar")
 BANDS = ("B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B9", "B10", "B11", "B12")
 MS = Modality("s2", BANDS, "optical")
@@ -81,7 +82,7 @@ def test_every_stage_is_the_original() -> None:
         decoder.norm_out.register_forward_hook(keep(f"decoder{number}.norm_up"))
     model.expand.register_forward_hook(keep("decoder1.up_tokens_0_512"))
     logits = model({"s1": stored["in.s1"], "s2": stored["in.s2"]}).logits
-    torch.testing.assert_close(logits, stored["out.logits"], **CLOSE)
+    torch.testing.assert_close(logits, stored["out.logits"], **CLOSE_LATE)
     block = branches["s1"].stages[0].layers_0.blocks[1]
     found["backbone1.layers0.blocks1.attn_mask"] = block.get_attn_mask(torch.zeros(1, 16, 16, 6))
     found["backbone1.layers0.blocks1.relative_position_index"] = (
@@ -92,7 +93,8 @@ def test_every_stage_is_the_original() -> None:
     for name, value in expected.items():
         own = found[name]
         own = own.flatten(1, 2) if own.ndim == 4 else own  # the original has rows of tokens
-        torch.testing.assert_close(own[:, :512], value, **CLOSE, msg=name)
+        close = CLOSE_EARLY if name.startswith("backbone") else CLOSE_LATE
+        torch.testing.assert_close(own[:, :512], value, **close, msg=name)
 
 
 @torch.no_grad()

@@ -265,7 +265,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     ),
     "tests/doctor/test_remedies.py::test_bands_of_a_file_for_a_trained_model": (
         "data.rasters:_beside | give the files of the other bands too",
-        "data.rasters:_beside | name the bands with the file, as in 'vrt://",
+        "data.rasters:_beside | name the bands with the file, as in '",
     ),
     "tests/doctor/test_remedies.py::test_the_scale_that_sizes_have": (
         "data.placement:_right_scale | set that in the manifest, give sizes that fit,",

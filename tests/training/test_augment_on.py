@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from stopped_runs import stop_after
 from terrafuse.config import RunConfig
 from terrafuse.errors import ConfigError, TrainingError
 from terrafuse.samples import Batch
 from terrafuse.training import fitting, run_state, train
-from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.fitting import augment_place
 from terrafuse.training.run_state import Position, read_position
 from terrafuse.training.task import SegmentationTask
@@ -45,18 +45,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, float]]:
     monkeypatch.setattr(SegmentationTask, "transfer_batch_to_device", moved)
     monkeypatch.setattr(SegmentationTask, "training_step", stepped)
     return found
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original, waiting = LastCheckpoint.on_train_batch_end, [step]
-
-    def end(self: LastCheckpoint, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step in waiting:
-            waiting.clear()
-            self._request_stop(2, None)
-        original(self, trainer, *args, **kwargs)
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", end)
 
 
 def use_a_gpu(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from stopped_runs import stop_after
 from terrafuse.config.base import parse_settings
 from terrafuse.config.pretrain import PretrainConfig
 from terrafuse.errors import ConfigError, TrainingError
 from terrafuse.training import train
-from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.log import read_log
 from terrafuse.training.pictures import SamplePicture
 from terrafuse.training.run_state import check_startable
@@ -39,20 +39,6 @@ def give_scores(monkeypatch: pytest.MonkeyPatch, by_step: Mapping[int, float | N
         return {"miou": by_step[trainer.global_step]}
 
     monkeypatch.setattr(Validation, "_score", score)
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let the run be stopped once, after this step."""
-    original = LastCheckpoint.on_train_batch_end
-    waiting = [step]
-
-    def end(self: LastCheckpoint, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step in waiting:
-            waiting.clear()
-            self._request_stop(2, None)
-        original(self, trainer, *args, **kwargs)
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", end)
 
 
 def weights_by_step(monkeypatch: pytest.MonkeyPatch) -> dict[int, torch.Tensor]:

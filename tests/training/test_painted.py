@@ -16,6 +16,7 @@ import yaml
 from rasterio import features
 
 from remedies import refused
+from stopped_runs import stop_after
 from terrafuse.api import load
 from terrafuse.api.efficiency import _subject
 from terrafuse.api.run_facts import _data
@@ -35,7 +36,6 @@ from terrafuse.data.painted import (
 from terrafuse.errors import ConfigError, TrainingError
 from terrafuse.landscape import make_landscape
 from terrafuse.training import run_state, train
-from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.weights import read_state
 
 Make = Callable[..., Any]
@@ -57,19 +57,6 @@ def manifest(make_dataset: Make) -> Path:
     del values["scenes"][1]["labels"]
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Let one training end after a step, as a signal would."""
-    original, waiting = LastCheckpoint.on_train_batch_end, [step]
-
-    def end(self: LastCheckpoint, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step in waiting:
-            waiting.clear()
-            self._request_stop(2, None)
-        original(self, trainer, *args, **kwargs)
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", end)
 
 
 def test_a_scene_without_labels_teaches_a_class_that_no_label_has(

@@ -11,10 +11,10 @@ import pytest
 import rasterio
 import torch
 
+from stopped_runs import stop_after
 from terrafuse.config import RunConfig
 from terrafuse.errors import TrainingError
 from terrafuse.training import train
-from terrafuse.training.checkpoint import LastCheckpoint
 from terrafuse.training.task import SegmentationTask
 from terrafuse.weights import read_state
 
@@ -62,18 +62,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(SegmentationTask, "transfer_batch_to_device", moved)
     monkeypatch.setattr(SegmentationTask, "training_step", stepped)
     return found
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    original, waiting = LastCheckpoint.on_train_batch_end, [step]
-
-    def end(self: LastCheckpoint, trainer: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.global_step in waiting:
-            waiting.clear()
-            self._request_stop(2, None)
-        original(self, trainer, *args, **kwargs)
-
-    monkeypatch.setattr(LastCheckpoint, "on_train_batch_end", end)
 
 
 @pytest.mark.parametrize("training", [{}, {"accumulate": 2}])

@@ -112,6 +112,16 @@ def is_part(name: str) -> bool:
     return parts is None or bool(parts.before or parts.after)
 
 
+def with_option(name: str, option: str) -> str:
+    """Return the name by which GDAL reads a raster with an option of vrt:// ("bands=1,2")."""
+    given = ""
+    if name.startswith(_VRT):
+        name, _, given = name.removeprefix(_VRT).partition("?")
+    key = option.partition("=")[0]
+    kept = [own for own in given.split("&") if own and own.partition("=")[0] != key]
+    return f"{_VRT}{name}?{'&'.join([*kept, option])}"
+
+
 def split_layer(name: str) -> tuple[str, str | None]:
     """A file and the layer named with it: "a.gpkg|layername=fields" → ("a.gpkg", "fields")."""
     found = _LAYER.match(name)

@@ -152,8 +152,8 @@ class RasterFile:
         if self.alpha != self.alpha_tags:
             band = self.alpha_tags.index(True) + 1
             found["alpha"] = (
-                f"band {band} of '{self.path}' is tagged alpha, but read as a band of data: it "
-                "hides no pixels"
+                f"band {band} of '{self.path}' is tagged alpha, but taken for data: it hides no "
+                "pixels"
             )
         if self.unreadable:
             found["band-names"] = f"'{self.path}' is read without band names: {self.unreadable}"

@@ -19,7 +19,7 @@ from terrafuse.data.encoding import Encoder, EncodingName, check_generator
 from terrafuse.data.grid import Grid
 from terrafuse.data.gridded import GriddedBands, place, usable_nodata
 from terrafuse.data.handles import pool
-from terrafuse.data.names import gdal_path
+from terrafuse.data.names import gdal_path, with_option
 from terrafuse.data.raster_file import PageRule, RasterFile
 from terrafuse.data.warping import BandSource, witness
 from terrafuse.errors import BandError
@@ -567,7 +567,8 @@ def _check_tags(tags: NDArray[np.float64], share: _Share, where: str) -> None:
             raise BandError(
                 f"{where}: the {tag} tag of band {source.index} of '{path}' is {value:g}, which "
                 f"leaves no value; to read values as stored, set 'value_{tag}: {none}' on the "
-                f"modality in the manifest; to a trained model, give 'vrt://{path}?a_{tag}={none}'"
+                "modality in the manifest; to a trained model, give "
+                f"'{with_option(path, f'a_{tag}={none}')}'"
             )
 
 
@@ -628,14 +629,13 @@ def _settle_alpha(file: RasterFile, picked: Sequence[int], is_told: bool, where:
         return file.with_alpha_as_data()
     judged = file.with_alpha_judged() if picked else file
     if any(file.alpha) and not any(judged.alpha) and not is_told:
-        tagged = file.alpha.index(True) + 1
+        tagged, example = file.alpha.index(True) + 1, with_option(file.path, _first(len(picked)))
         if tagged < max(picked):
             raise BandError(
                 f"{where}: band {tagged} of '{file.path}', which has {file.count}, is tagged alpha "
                 f"but holds data, so that it is not clear which {len(picked)} are meant. Pick "
                 "them with 'read_bands' in the manifest (1-based numbers); to a trained model, "
-                f"name the bands with the file, as in 'vrt://{file.path}?bands="
-                f"{','.join(str(n + 1) for n in range(len(picked)))}'"
+                f"name the bands with the file, as in '{example}'"
             )
     return judged
 
@@ -672,7 +672,7 @@ def _wrong_count(
     hint = ""
     if files[0].palette is not None and len(modality.bands) == 3:
         hint = "; it stores colours in a palette: name it so that they are taken, as in "
-        hint += f"'vrt://{files[0].path}?expand=rgb'"
+        hint += f"'{with_option(files[0].path, 'expand=rgb')}'"
     return (
         f"{where}: wrong number of bands: {listed}, but {declared}. In a manifest, correct "
         "'bands', or pick with 'read_bands' (1-based numbers or descriptions); "
@@ -685,11 +685,13 @@ def _beside(modality: Modality, files: Sequence[RasterFile]) -> str:
     wanted = len(modality.bands)
     if sum(file.count for file in files) < wanted:
         return "to a trained model, give the files of the other bands too"
-    numbers = ",".join(map(str, range(1, wanted + 1)))
-    return (
-        f"to a trained model, name the bands with the file, as in 'vrt://{files[0].path}?bands="
-        f"{numbers}'"
-    )
+    example = with_option(files[0].path, _first(wanted))
+    return f"to a trained model, name the bands with the file, as in '{example}'"
+
+
+def _first(count: int) -> str:
+    """The first bands, as an option of vrt://."""
+    return f"bands={','.join(map(str, range(1, count + 1)))}"
 
 
 def _band_source(file: RasterFile, number: int, rules: ReadingRules, is_joint: bool) -> BandSource:
