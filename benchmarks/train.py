@@ -461,7 +461,7 @@ def measure_compiled(method: str, options: dict[str, Any], args: argparse.Namesp
         segmenter.zero_grad()
 
     step(nullcontext())
-    compiled, start = CompiledSegment(segmenter), _cpu_of_all()
+    compiled, start = CompiledSegment(segmenter, torch.device("cpu")), _cpu_of_all()
     step(compiled.training(batch))
     first = _cpu_of_all() - start
     plain, other = [], []
@@ -512,8 +512,8 @@ def main() -> None:
         command = [sys.executable, *sys.argv, "--one", method]
         found = subprocess.run(command, capture_output=True, text=True, env=os.environ)
         if found.returncode:
-            lines = found.stderr.strip().splitlines() or [f"exit code {found.returncode}"]
-            print(f"| {method} | failed: {lines[-1][:200]} |", flush=True)
+            last = (found.stderr.strip().splitlines() or [""])[-1]
+            print(f"| {method} | exit code {found.returncode}: {last[:200]} |", flush=True)
             continue
         values = json.loads(found.stdout.splitlines()[-1])
         if args.compile:

@@ -111,7 +111,7 @@ def test_enmap_bands_without_data(tmp_path):
     root = shared_data("enmap_potsdam")
     scenes = []
     for split in ("train", "val", "test"):
-        for line in (root / "splits" / f"{split}.txt").read_text().split():
+        for line in (root / "splits" / f"{split}.txt").read_text().split()[:5]:
             name = line.removesuffix(".tif")
             files = {k: f"{k}/{name}.tif" for k in ("vnir", "swir")}
             scenes.append({"id": name, "split": split, "labels": f"label/{name}.tif"} | files)

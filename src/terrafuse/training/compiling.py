@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -103,11 +104,18 @@ class CompiledSegment:
     sizes, and copies of the model. Batches in which a sample lacks a modality run as written: a
     graph would mask what is absent instead of skipping it, so that zeros entered batch norms, and
     every set of modalities would be one more graph.
+
+    Args:
+        device: That it is trained on.
     """
 
-    def __init__(self, segmenter: Segmenter) -> None:
+    def __init__(self, segmenter: Segmenter, device: torch.device) -> None:
         self.segmenter = segmenter
-        self._compiled = torch.compile(segmenter.segment, dynamic=False)
+        # On processors torch's compiler would lay images out with channels last. In torch 2.15 the
+        # backward pass of strided 1 x 1 convolutions with few channels then writes beyond its
+        # memory, and the process ends sooner or later.
+        options: dict[str, Any] = {"layout_optimization": False} if device.type == "cpu" else {}
+        self._compiled = torch.compile(segmenter.segment, dynamic=False, options=options)
 
     @contextmanager
     def training(self, batch: Batch) -> Iterator[None]:

@@ -382,7 +382,7 @@ def _fit(run: _Run) -> signal.Signals | None:
     segmenter = to_fit(run.segmenter, training)
     task = SegmentationTask(segmenter, run.loss, training, loader, *rules, run.augment_on)
     if run.compiles:
-        task.compiled = CompiledSegment(segmenter)
+        task.compiled = CompiledSegment(segmenter, training_device(training))
     with explaining_compilation(run.config.method.name):
         return fit_task(task, callbacks, run.out, run.position, run.config.data)
 
