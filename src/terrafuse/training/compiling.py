@@ -112,7 +112,7 @@ class CompiledSegment:
     def __init__(self, segmenter: Segmenter, device: torch.device) -> None:
         self.segmenter = segmenter
         # On processors torch's compiler would lay images out with channels last. In torch 2.15 the
-        # backward pass of strided 1 x 1 convolutions with few channels then writes beyond its
+        # backward pass of strided 1 x 1 convolutions with less than 16 channels writes beyond its
         # memory, and the process ends sooner or later.
         options: dict[str, Any] = {"layout_optimization": False} if device.type == "cpu" else {}
         self._compiled = torch.compile(segmenter.segment, dynamic=False, options=options)
