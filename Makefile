@@ -41,7 +41,7 @@ test-all: $(STAMP) ## The tests with the slow ones.
 # Kinds of inputs are the files in tests/fuzz; FUZZ=2000 tries fewer of each.
 fuzz: $(STAMP) ## Mutated inputs of every kind, 10,000 each (FUZZ=n).
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 tests/fuzz -m fuzz \
-		--fuzz-inputs $(FUZZ) --show-capture=no $(ARGS)
+		--fuzz-inputs $(FUZZ) --show-capture=no -o faulthandler_timeout=0 $(ARGS)
 
 check: lint types test docs ## Everything that must hold before a change is proposed.
 

@@ -155,6 +155,8 @@ ELSEWHERE = {
     "terrafuse sweep configs/": "tables of published data",
     "terrafuse evaluate runs/flood --label-efficiency": "the page docs/howto/label-efficiency.md",
     "terrafuse data describe": "a published data set; tests/layouts",
+    "terrafuse view": "a server; tests/web/browser/test_viewer.py uses its page",
+    "terrafuse serve": "a server; tests/web/browser/test_service.py uses its page",
     "terrafuse compare": "runs of several seeds; tests/api/test_comparing.py",
     "terrafuse areas": "of a sample that somebody has labelled; the page docs/howto/areas.md",
     "terrafuse push": "a hub; the page docs/howto/share.md is run against one on loopback",

@@ -50,14 +50,13 @@ def _images(
     }
 
 
-# Every tuning on every kind of plain transformer; odd sizes take turns.
+# Every tuning on every kind of plain transformer; one to three modalities and odd sizes take turns.
 SIZES = ((33, 47), (5, 70))
 TUNED = [*TUNINGS, "adapter+lora"]
 MATRIX = [
-    (tuning, backbone, count, SIZES[(i + j + count) % 2])
+    (tuning, backbone, (i + j) % 3 + 1, SIZES[(i + j // 2) % 2])
     for i, tuning in enumerate(TUNED)
     for j, backbone in enumerate(("samvit", "dinov2", "vit"))
-    for count in (1, 2, 3)
 ]
 
 
