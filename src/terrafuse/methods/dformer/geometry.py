@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from terrafuse.errors import ModelError
 from terrafuse.fusion.guided import convolve
+from terrafuse.tracing import split_dim
 
 #: A head's decay is 1 − 2^−(2 + …) per pixel of distance.
 _FIRST_DECAY = 2.0
@@ -158,15 +159,27 @@ class GeometryAttention(nn.Module):
         v = self._to_heads(value)  # (N, heads, H, W, d)
         if self.split:
             by_row, by_col = (mask.to(q.dtype) for mask in masks)
-            v = F.scaled_dot_product_attention(q, k, v, by_row)
+            v = _attend_lines(q, k, v, by_row)
             q, k, v = (t.transpose(2, 3) for t in (q, k, v))  # (N, heads, W, H, d)
-            v = F.scaled_dot_product_attention(q, k, v, by_col).transpose(2, 3)
+            v = _attend_lines(q, k, v, by_col).transpose(2, 3)
         else:
             q, k, flat = (t.flatten(2, 3) for t in (q, k, v))  # (N, heads, H·W, d)
-            v = F.scaled_dot_product_attention(q, k, flat, masks[0].to(q.dtype)).view(v.shape)
+            v = _attend(q, k, flat, masks[0].to(q.dtype)).view(v.shape)
         y = v.permute(0, 2, 3, 1, 4).flatten(3)  # (N, H, W, C)
         result: Tensor = self.proj(y + convolve(self.local, value))
         return result
 
     def _to_heads(self, x: Tensor) -> Tensor:
         return x.view(*x.shape[:3], self.num_heads, -1).permute(0, 3, 1, 2, 4)
+
+
+def _attend_lines(q: Tensor, k: Tensor, v: Tensor, masks: Tensor) -> Tensor:
+    """Attend within each line (N, heads, lines, L, d), with masks (N, heads, lines, L, L)."""
+    # Fused kernels and ONNX have four dimensions.
+    found = _attend(*(x.flatten(1, 2) for x in (q, k, v, masks)))
+    return split_dim(found, 1, (v.shape[1], v.shape[2]))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, masks: Tensor) -> Tensor:
+    # A graph is recorded with the strides of one kernel, and run with those of another.
+    return F.scaled_dot_product_attention(q, k, v, masks).contiguous()
