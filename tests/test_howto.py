@@ -264,7 +264,13 @@ PAGES: dict[str, Page] = {
             "terrafuse evaluate RUN": "a training of hours on published data",
         },
     ),
-    "scores": Page(scored, skip={"terrafuse sweep configs/ombria": _PUBLISHED}),
+    "scores": Page(
+        scored,
+        skip={
+            "terrafuse sweep configs/ombria": _PUBLISHED,
+            "terrafuse evaluate runs/first --devices 2": "two GPUs",
+        },
+    ),
     "label-efficiency": Page(flood),
     "pretrain": Page(
         two_sensors,
