@@ -269,6 +269,7 @@ PAGES: dict[str, Page] = {
         skip={
             "terrafuse sweep configs/ombria": _PUBLISHED,
             "terrafuse evaluate runs/first --devices 2": "two GPUs",
+            "terrafuse evaluate runs/first --shard": "tests/cli/test_other_data.py",
         },
     ),
     "label-efficiency": Page(flood),

@@ -29,6 +29,7 @@ from terrafuse.training.compiling import (
     Measured,
     check_compile,
     decide_compile,
+    find_compiler,
 )
 from terrafuse.training.log import read_log
 
@@ -213,6 +214,7 @@ def test_auto_goes_by_what_was_measured(
     # 30 s are made up for after 30 / (0.1 · (1 − 0.7)) = 1000 steps.
     table = {"cmx": Measured(30, 100, 0.7), "mfnet": Measured(30, 100, 0.95)}
     monkeypatch.setattr(compiling, "ON_PROCESSORS", table)
+    monkeypatch.setattr(compiling, "find_compiler", lambda: "c++")
     manifest = make_dataset()
 
     def auto(method: str, steps: int = 1000, device: torch.device = CPU, **data: Any) -> Any:
@@ -231,6 +233,23 @@ def test_auto_goes_by_what_was_measured(
     assert "not measured on such a device" in auto("cmx", device=torch.device("cuda"))[1]
     assert "run as written" in auto("cmx", modality_dropout=0.2)[1]
     assert not any(auto(name)[0] for name in ("mfnet", "upseg"))
+    monkeypatch.setattr(compiling, "find_compiler", lambda: None)
+    assert auto("cmx") == (False, "off: no C++ compiler is found")
+
+
+def test_the_compiler_is_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("g++", "mine"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "mine")
+    assert find_compiler() == str(tmp_path / "mine")
+    monkeypatch.delenv("CXX")
+    assert find_compiler() == str(tmp_path / "g++")
+    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    assert find_compiler() is None
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +42,10 @@ class Measured:
 
 #: What "auto" goes by: `python benchmarks/train.py --compile`, in the documentation with date and
 #: machine. Methods that are not here, and GPUs, were not measured.
-ON_PROCESSORS: dict[str, Measured] = {}
+ON_PROCESSORS = {
+    "late_fusion": Measured(129, 265, 0.77),
+    "single": Measured(43, 222, 0.77),
+}
 
 
 def decide_compile(config: RunConfig, processes: int, device: torch.device) -> tuple[bool, str]:
@@ -67,9 +72,17 @@ def decide_compile(config: RunConfig, processes: int, device: torch.device) -> t
         return False, f"off: not measured for method '{method}'"
     if found.share > 1 - _LEAST_GAIN:
         return False, f"off: for method '{method}' a compiled step takes {found.share:.2f} of one"
+    if not find_compiler():
+        return False, "off: no C++ compiler is found"
     if config.training.steps < found.pays_after():
         return False, f"off: compiling is made up for after about {found.pays_after()} steps"
     return True, f"on: a compiled step takes {found.share:.2f} of one, as measured"
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that torch's compiler takes on a processor; None if there is none."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def check_compile(config: RunConfig, processes: int) -> None:
