@@ -93,6 +93,7 @@ def test_the_runtime_alone_maps_and_says_what_it_lacks(
     folder: Path, terrafuse: Callable[..., str]
 ) -> None:
     assert "CC0-1.0" in terrafuse("describe", "model.onnx")
+    (folder / "run.yaml").write_text("data: {manifest: d.yaml}\nmethod: {name: single}\n")
     for words in (["train", "run.yaml", "--out", "r"], ["predict", "run", "-r", "a=b", "-o", "m"]):
         said = terrafuse(*words, code=2)
         assert "this needs the package 'torch'" in said

@@ -185,6 +185,13 @@ def test_lists(verb, command_line):
     assert command_line(verb)[0] == 0
 
 
+def test_names_are_whole_on_a_narrow_screen(command_line, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = command_line("methods")[1]
+    assert "early_fusion" in out
+    assert "…" not in out
+
+
 def test_schema_and_version(command_line):
     assert "training" in json.loads(command_line("schema")[1])["properties"]
     assert command_line("--version")[1].startswith("terrafuse ")

@@ -19,10 +19,11 @@ _MOST_SCENES = 20
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print a row per mapping, with the keys as header."""
+    """Print a row per mapping, with the keys as header; the first is a name to be copied."""
     table = Table(title=title)
-    for key in rows[0] if rows else []:
-        table.add_column(str(key).replace("_", " "))
+    for position, key in enumerate(rows[0] if rows else []):
+        heading = str(key).replace("_", " ")
+        table.add_column(heading, no_wrap=position == 0, overflow="fold")
     for row in rows:
         table.add_row(*(_text(value) for value in row.values()))
     Console().print(table)
