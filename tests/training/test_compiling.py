@@ -45,10 +45,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Graphs that were compiled; a compiler that does nothing stands in for torch's."""
     found: list[Any] = []
 
-    def keep(graph: Any, inputs: Any, options: dict[str, Any]) -> Any:
-        del inputs
-        # Channels last is where torch 2.15 writes beyond its memory.
-        assert options == {"layout_optimization": False}
+    def keep(graph: Any, inputs: Any, **options: Any) -> Any:
+        del inputs, options
         found.append(graph)
         return graph.forward
 
@@ -240,16 +238,29 @@ def test_auto_goes_by_what_was_measured(
 def test_the_compiler_is_the_one_that_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("g++", "mine"):
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("g++", "clang++", "mine"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("CXX", "mine")
+    monkeypatch.setenv("CXX", "mine -O1")
     assert find_compiler() == str(tmp_path / "mine")
     monkeypatch.delenv("CXX")
     assert find_compiler() == str(tmp_path / "g++")
-    monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
+    (tmp_path / "g++").unlink()  # torch calls no other instead
     assert find_compiler() is None
+
+
+@pytest.mark.parametrize(
+    ("device", "options"), [("cpu", {"layout_optimization": False}), ("cuda", {})]
+)
+def test_images_keep_their_layout_on_processors(
+    device: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(torch, "compile", lambda _, **settings: given.update(settings))
+    CompiledSegment(Case("single", RESNET).make(), torch.device(device))
+    assert given["options"] == options
 
 
 @pytest.mark.slow

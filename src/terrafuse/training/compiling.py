@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -80,9 +81,10 @@ def decide_compile(config: RunConfig, processes: int, device: torch.device) -> t
 
 
 def find_compiler() -> str | None:
-    """The C++ compiler that torch's compiler takes on a processor; None if there is none."""
-    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((found for name in names if name and (found := shutil.which(name))), None)
+    """The C++ compiler that torch's compiler calls on a processor; None if it is not there."""
+    default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    program, *_ = shlex.split(os.environ.get("CXX") or default)
+    return shutil.which(program)
 
 
 def check_compile(config: RunConfig, processes: int) -> None:
