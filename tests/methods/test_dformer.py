@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -317,3 +318,21 @@ def test_misspelt_names_are_named() -> None:
             3,
             {"backbone": "dformer_v2_small", "backbone_options": {"num_heads": [7, 7, 7, 7]}},
         )
+
+
+def test_attention_has_the_four_dimensions_of_fused_kernels_and_onnx(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(*tensors: Tensor) -> Tensor:
+        seen.extend(x.ndim for x in tensors)
+        return attend(*tensors)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    sizes = {"channels": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4]}
+    segmenter = tiny(backbone="dformer_v2_small", backbone_options=sizes)
+    segmenter({"rgb": torch.randn(1, 3, 64, 96), "depth": torch.randn(1, 1, 64, 96)})
+    # Along rows and columns in three stages, over all pixels in the last; with masks.
+    assert seen == [4] * (2 * 3 + 1) * 4
