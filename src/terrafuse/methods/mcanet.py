@@ -28,7 +28,6 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -44,8 +43,9 @@ from terrafuse.weights import rename
 
 #: Values of one attention map held in memory at once (64 MiB in float32).
 VALUES_AT_ONCE = 2**24
-#: Values of a product of attention maps that are taken for 0 are below it; flat ones are L^(-M).
-_LEAST_SHARE = 1e-18
+#: Logarithm below which a share is 0 in any row, since Y, a product of sums of shares, would be
+#: subnormal; of flat maps of M modalities it is -M ln(L).
+_LEAST_LOGARITHM = -44.0
 #: Chunks of the attention map of which a graph holds one at once; their size follows the window.
 TRACED_CHUNKS = 16
 
@@ -137,31 +137,27 @@ class CrossAttention(nn.Module):
     ) -> Tensor:
         """Queries of a chunk (N, C', R), keys and values of all pixels (N, C', L) → (N, C', R)."""
         scores = [
-            self.scale * q.transpose(1, 2) @ k for q, k in zip(queries, keys, strict=True)
+            _normal_gradients(self.scale * q.transpose(1, 2) @ k)
+            for q, k in zip(queries, keys, strict=True)
         ]  # (N, R, L) each
         if self.renormalized:
-            shared = _attention(torch.stack(scores).sum(dim=0), 1)
+            logarithms = torch.stack(scores).sum(dim=0).log_softmax(dim=-1)
         else:
-            shared = reduce(torch.mul, [_attention(s, len(scores)) for s in scores])
-        shared = F.threshold(shared, _LEAST_SHARE, 0.0)
+            logarithms = reduce(torch.add, [s.log_softmax(dim=-1) for s in scores])
+        shared = _shares(logarithms)
         return reduce(torch.mul, [_normal_gradients(v @ shared.transpose(1, 2)) for v in values])
 
 
 # Scores are unscaled sums over hundreds of channels: most of what a softmax makes of them, of
 # products of it and of their gradients would lie below float32's normal numbers, with which
-# processors calculate up to fifty times slower. What no sum over pixels tells from 0 is 0 instead.
+# processors calculate up to fifty times slower. What a sum does not tell from 0 is 0 instead.
 
 
-def _attention(scores: Tensor, factors: int) -> Tensor:
-    """Softmax over the last dimension, as one of so many factors.
-
-    Scores far below their row's largest are raised, to 1e-12 of its value (3e-10 from three
-    factors on), and have no gradient.
-    """
-    least = -max(56 / factors, 22)
-    scores = _normal_gradients(scores)
-    below = scores - scores.amax(dim=-1, keepdim=True).detach()
-    return below.clamp_min(least).softmax(dim=-1)
+def _shares(logarithms: Tensor) -> Tensor:
+    """Shares by their logarithms (…, L); those below 1e-12 of their row's largest are 0."""
+    largest = logarithms.detach().amax(dim=-1, keepdim=True)
+    least = (largest - 28).clamp_min(_LEAST_LOGARITHM)
+    return logarithms.masked_fill(logarithms < least, -torch.inf).exp()
 
 
 def _normal_gradients(x: Tensor) -> Tensor:
