@@ -19,6 +19,9 @@ CODE := src tests benchmarks docs frontend/scripts
 # scores.py and ladder.py train for hours; mutants.py and kills.py run tests and commands for hours.
 BENCHMARKS := $(filter-out $(addprefix benchmarks/,scores.py ladder.py mutants.py kills.py),$(wildcard benchmarks/*.py))
 
+# Where byte code is not kept, every process that a test starts compiles torch anew, for 10 seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-all fuzz mutants check audit lint types format web-types docs docs-serve notebooks wheel runtime-wheel web web-test web-lock bench clean distclean
 
