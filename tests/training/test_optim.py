@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -367,21 +368,30 @@ def test_a_checkpoint_of_before_goes_on_unfused_bit_by_bit(name: str) -> None:
     assert all(map(torch.equal, walk(resumed, parameters, range(4, 9)), expected))
 
 
-def test_gradients_are_clipped_in_their_own_units_in_mixed_precision() -> None:
-    """As Lightning does it: undo the loss scale, clip, step."""
-    settings = config(lr=0.1, optimizer="sgd", momentum=0.0, weight_decay=0.0)
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_gradients_are_clipped_in_their_own_units_in_mixed_precision(name: str) -> None:
+    """As Lightning does it: undo the loss scale before the step, clip, step."""
     weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
-    model = SensorModel([Modality("x", ("b",))])
-    model.weight = weight
-    optimizer = create_optimizer({"weight": weight}, parameter_groups(model, settings), settings)
-    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
-    scaler = precision.scaler
-    assert scaler is not None
-    scaler.scale((weight**2).sum() / 2).backward()  # its gradient is the weight, of length 5
-    scaler.unscale_(optimizer)
-    precision.clip_gradients(optimizer, 1.0)
-    scaler.step(optimizer)
-    torch.testing.assert_close(weight.detach(), torch.tensor([[3 - 0.06, 4 - 0.08]]))
+    optimizer = create_optimizer(
+        {"weight": weight},
+        [SimpleNamespace(names=("weight",), lr_factor=1.0, weight_decay=0.0)],  # type: ignore[list-item]
+        config(lr=0.1, optimizer=name),
+    )
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    model = SimpleNamespace(automatic_optimization=False)
+
+    def clip(*_: Any) -> None:
+        precision.clip_gradients(optimizer, 1.0)
+        torch.testing.assert_close(weight.grad, torch.tensor([[0.6, 0.8]]))
+
+    with patch.object(precision, "_after_closure", clip):
+        precision.optimizer_step(
+            optimizer,
+            model,
+            lambda: scaler.scale((weight**2).sum() / 2).backward(),  # its gradient is the weight
+        )
+    assert (weight < torch.tensor([[3.0, 4.0]])).all()
 
 
 def test_sgd_step_by_hand() -> None:
