@@ -167,7 +167,7 @@ def test_no_evidence_names_the_command(runs: list[Path], tmp_path: Path) -> None
     (tmp_path / "old/model.json").write_text("{}")
     with pytest.raises(ScoresError, match=r"old/evidence.npz.*terrafuse evaluate RUN"):
         api.compare([*runs, tmp_path / "old"])
-    with pytest.raises(ScoresError, match=r"evidence_events.npz"):
+    with pytest.raises(ScoresError, match=r"evidence_events.npz' \(but evidence.npz\)"):
         api.compare(runs, evidence="metrics_events.json")
 
 

@@ -284,9 +284,11 @@ def read_evidence(path: Path, tables: Sequence[TableName] = TABLES) -> Evidence:
                 )
             return _unpack(described, arrays, tables)
     except FileNotFoundError:
+        others = ", ".join(sorted(p.name for p in path.parent.glob("*.npz")))
         raise ScoresError(
-            f"there is no '{path}': these scores were made before counts were kept per block, or "
-            "not at all. Evaluate the run (terrafuse evaluate RUN)"
+            f"there is no '{path}'{f' (but {others})' if others else ''}: these scores were made "
+            "before counts were kept per block, or not at all. Evaluate the run (terrafuse "
+            "evaluate RUN)"
         ) from None
     except (OSError, ValueError, LookupError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ScoresError(f"'{path}' is damaged ({error}). Evaluate the run again") from None

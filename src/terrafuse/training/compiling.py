@@ -83,7 +83,7 @@ def decide_compile(config: RunConfig, processes: int, device: torch.device) -> t
 def find_compiler() -> str | None:
     """The C++ compiler that torch's compiler calls on a processor; None if it is not there."""
     default = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    program, *_ = shlex.split(os.environ.get("CXX") or default)
+    program, *_ = shlex.split(os.environ.get("CXX", "")) or [default]
     return shutil.which(program)
 
 
