@@ -21,7 +21,7 @@ from terrafuse.evaluation.comparison import (
     holm,
     letters,
 )
-from terrafuse.evaluation.comparison.counts import score_sums, tallies
+from terrafuse.evaluation.comparison.counts import limits_of, score_sums, tallies
 from terrafuse.evaluation.comparison.spread import RunScores
 from terrafuse.evaluation.resampling import MOST_GROUPS, BlockBootstrap
 from terrafuse.evaluation.score_table import SCORES, score_values
@@ -203,6 +203,16 @@ def test_few_blocks_tell_nothing() -> None:
     assert effect.to_dict()["p"] is None
     (effect,) = compare([np.r_[a, 0.9, 0.9]], [np.r_[b, 0.1, 0.1]]).effects
     assert effect.better == "A"
+
+
+def test_intervals_end_where_the_score_does() -> None:
+    """Of seeds that find a class or do not; Student's t of two reaches beyond all scores."""
+    found, missed = np.full(30, 0.9), np.full(30, 0.01)
+    compared = compare([found, missed], [missed, found])
+    values, (effect,) = compared.values["A"]["oa"], compared.effects
+    assert (values.low, values.high) == (0, 1)
+    assert (effect.difference.low, effect.difference.high) == (-1, 1)
+    assert (limits_of("kappa"), limits_of("iou:bare")) == ((-1, 1), (0, 1))
 
 
 def test_a_class_in_few_blocks_tells_nothing_of_itself() -> None:

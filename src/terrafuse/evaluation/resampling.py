@@ -48,6 +48,11 @@ class Interval:
         values = {"value": self.value, "low": self.low, "high": self.high}
         return {name: None if np.isnan(x) else float(x) for name, x in values.items()}
 
+    def within(self, least: float, most: float) -> Interval:
+        """Return it without what the value cannot be."""
+        low, high = (float(np.clip(x, least, most)) for x in (self.low, self.high))
+        return Interval(self.value, low, high)
+
 
 @dataclass(frozen=True)
 class BlockBootstrap:

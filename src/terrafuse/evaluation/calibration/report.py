@@ -70,8 +70,8 @@ def _of_subset(
     drawn = reliability_sums(bootstrap.drawn(counts))
     sums = drawn[0]
 
-    def interval(compute: Callable[[Floats], Floats]) -> dict[str, float | None]:
-        return bootstrap.interval_of(compute(drawn)).to_dict()
+    def interval(compute: Callable[[Floats], Floats], least: float = 0) -> dict[str, float | None]:
+        return bootstrap.interval_of(compute(drawn)).within(least, 1).to_dict()
 
     pixels, right, confidence = sums.sum(axis=0)
     coverage, risk = risk_curve(sums)
@@ -81,7 +81,7 @@ def _of_subset(
         "mean_confidence": float(confidence / pixels) if pixels else None,
         "ece": {str(bins): _ece(drawn, bootstrap, bins) for bins in BINS},
         "mce": plain(maximum_error(sums)[None])[0],
-        "overconfidence": interval(overconfidence),
+        "overconfidence": interval(overconfidence, -1),
         "confident_errors": {
             "of_pixels": interval(lambda x: confident_errors(x)[0]),
             "of_errors": interval(lambda x: confident_errors(x)[1]),

@@ -59,13 +59,16 @@ def _of_subset(
     shares = np.where(known, counts[:, 1] / np.maximum(counts[:, 0], 1), 0.0)
     of_blocks = np.stack([known, shares], axis=1).astype(np.float64)
 
-    def interval(values: NDArray[Any], top: int, bottom: int) -> dict[str, float | None]:
+    def interval(
+        values: NDArray[Any], top: int, bottom: int, most: float = 1
+    ) -> dict[str, float | None]:
         drawn = bootstrap.drawn(values)
-        return bootstrap.interval_of(ratio(drawn[:, top], drawn[:, bottom])).to_dict()
+        found = bootstrap.interval_of(ratio(drawn[:, top], drawn[:, bottom]))
+        return found.within(0, most).to_dict()
 
     return {
         "covered_per_block": interval(of_blocks, 1, 0),
         "covered_pixels": interval(counts, 1, 0),
-        "mean_size": interval(counts, 2, 0),
+        "mean_size": interval(counts, 2, 0, np.inf),
         "of_one_class": interval(counts, 3, 0),
     }

@@ -11,7 +11,13 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from terrafuse.evaluation.comparison.counts import Rule, RunCounts, family_of, is_higher_better
+from terrafuse.evaluation.comparison.counts import (
+    Rule,
+    RunCounts,
+    family_of,
+    is_higher_better,
+    limits_of,
+)
 from terrafuse.evaluation.comparison.flips import SignFlips
 from terrafuse.evaluation.comparison.holm import holm
 from terrafuse.evaluation.comparison.spread import RunScores, Spread, Variance
@@ -169,7 +175,10 @@ def compare_settings(
         )
         effects += list(_effects(a, b, columns, spread, bootstrap, flips))
     values = {
-        name: dict(zip(columns, _intervals(spread, bootstrap), strict=True))
+        name: {
+            column: interval.within(*limits_of(column))
+            for column, interval in zip(columns, _intervals(spread, bootstrap), strict=True)
+        }
         for name, spread in spreads.items()
     }
     numbers = {name: len(runs) for name, runs in settings.items()}
@@ -233,11 +242,12 @@ def _effects(
         zip(columns, _intervals(spread, bootstrap), strict=True)
     ):
         can = _can_tell(spread, m)
+        least, most = limits_of(column)
         yield Effect(
             a,
             b,
             column,
-            interval,
+            interval.within(least - most, most - least),
             p=float(p[m]) if can else nan,
             p_holm=nan,
             detectable=float(needed[m] * np.sqrt(variance.total[m])) if can else nan,

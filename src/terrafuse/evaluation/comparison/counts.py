@@ -209,6 +209,12 @@ def is_higher_better(column: str) -> bool:
     return kind is None or kind.higher_is_better
 
 
+def limits_of(column: str) -> tuple[float, float]:
+    """Smallest and largest possible value of a column."""
+    kind = SCORES.get(column)
+    return (kind.low, kind.high) if kind else (0.0, 1.0)
+
+
 def family_of(column: str) -> str:
     """Name of the table that a column's comparisons stand in, over which p is corrected."""
     return column.partition(":")[0]

@@ -49,7 +49,10 @@ def confidence_rows(
         rows.append(
             {
                 "subset": list(subset),
-                **{name: bootstrap.interval_of(own).to_dict() for name, own in values.items()},
+                **{
+                    name: bootstrap.interval_of(own).within(0, 1).to_dict()
+                    for name, own in values.items()
+                },
                 "fall": fall(full, values, bootstrap),
                 "abstention": _abstention(drawn[0]),
                 "reliability": _bins(drawn[0]),
