@@ -206,13 +206,19 @@ def test_half_of_a_torch_archive(run: api.Run) -> None:
 @pytest.mark.usefixtures("recorded")
 def test_int8_and_what_it_costs(run: api.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, np.ndarray]] = []
-    quantize = exporting.quantize
+    scored: list[str] = []
+    quantize, evaluate = exporting.quantize, exporting.evaluate_scenes
 
     def spied(path: Path, out: Path, inputs: Any, **options: Any) -> None:
         given.extend(inputs)
         quantize(path, out, inputs, **options)
 
+    def spied_scores(model: Any, **options: Any) -> dict[str, Any]:
+        scored.append(type(model).__name__)
+        return evaluate(model, **options)
+
     monkeypatch.setattr(exporting, "quantize", spied)
+    monkeypatch.setattr(exporting, "evaluate_scenes", spied_scores)
     told: list[object] = []
     made = api.export(run, int8=True, stage=told.append, progress=lambda *done: told.append(done))
     assert told == [
@@ -247,6 +253,7 @@ def test_int8_and_what_it_costs(run: api.Run, monkeypatch: pytest.MonkeyPatch) -
         expected = (found[0].argmax(axis=0) == labels).mean()
         assert checked[own]["oa"] == pytest.approx(expected)
     assert not np.array_equal(scores, torch_scores(run, images))
+    assert len(set(scored)) == 2  # not one model twice; labels may be the same
 
 
 @pytest.mark.usefixtures("recorded")
